@@ -1,0 +1,109 @@
+"""Make the project's virtual environment and become a module in it: `python -m local.install [--dev] [MODULE [ARG …]]`.
+
+Needs nothing but Python's own library.  Two at once in one checkout: the second waits, and finds the work done.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from local.errors import PIP_HINT, CannotRun
+from local.locks import lock
+from local.progress import CommandFailed, Report, run_with_progress
+from local.screen import Screen
+from local.signals import Stopped, raise_when_stopped
+
+_ROOT = Path(__file__).parent.parent
+_HOME = _ROOT / ".venv"
+_PYTHON = _HOME / "bin" / "python"
+
+
+def main() -> int:
+    """Prepare, then become the module named.  1 with a message when that cannot be."""
+    arguments = sys.argv[1:]
+    dev = arguments[:1] == ["--dev"]
+    raise_when_stopped()
+    try:
+        prepare(_ROOT / "requirements" / ("dev.txt" if dev else "run.txt"), Screen(sys.stdout))
+    except CannotRun as error:
+        print(f"rowdrop: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        return 130
+    if module := arguments[dev:]:
+        os.execv(_PYTHON, [str(_PYTHON), "-m", *module])  # noqa: S606
+    return 0
+
+
+def prepare(requirements: Path, report: Report) -> None:
+    """Have `.venv` hold these hash-pinned packages.  Quick when it does.  Raises `CannotRun`."""
+    wait = "Another start is making .venv: waiting, {:.0f} s …"
+    with lock(_ROOT / ".venv.lock", lambda seconds: report(wait.format(seconds))):
+        stamp = _HOME / f"installed-{requirements.stem}"
+        checksum = hashlib.sha256(requirements.read_bytes()).hexdigest()
+        if _runs() and stamp.exists() and stamp.read_text() == checksum:
+            return
+        _make(report)
+        # Gone while pip works: an installation that was cut off is begun again from nothing.
+        stamp.unlink(missing_ok=True)
+        _install(requirements, report)
+        stamp.write_text(checksum)
+
+
+def _runs() -> bool:
+    """Whether the environment's Python still is there: an upgrade of the system's may have taken it."""
+    try:
+        return subprocess.run([_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def _make(report: Report) -> None:
+    if _runs() and any(_HOME.glob("installed-*")):
+        return
+    if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        raise CannotRun(
+            f"{sys.executable} (Python {version}) lacks venv.\n"
+            f"On Debian and Ubuntu: apt install python{version}-venv (or python3-venv).\n"
+            "Or let PYTHON name another one."
+        )
+    command = [sys.executable, "-m", "venv", "--clear", str(_HOME)]
+    _run(command, report, lambda seconds: f"Making a virtual environment in .venv: {seconds:.0f} s …", "")
+
+
+def _install(requirements: Path, report: Report) -> None:
+    packages = sum("==" in line for line in requirements.read_text().splitlines())
+    # The list is complete and each file is pinned by its hash, so pip has nothing to resolve.
+    pip = [str(_PYTHON), "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    command = [*pip, "--disable-pip-version-check", "--no-input", "-r", str(requirements)]
+    _run(command, report, lambda seconds: f"Installing {packages} packages into .venv: {seconds:.0f} s …", PIP_HINT)
+    report(f"Installed {packages} packages into .venv.")
+
+
+def _run(command: list[str], report: Report, progress: Callable[[float], str], hint: str) -> None:
+    started = time.monotonic()
+    environment = os.environ | {"PIP_USER": "0"}
+    try:
+        run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started))
+    except CommandFailed as error:
+        said = "\n".join(f"    {line}" for line in error.lines[-12:])
+        raise CannotRun(f"{error}:\n{said}\n{_mend(error.lines, hint)}") from error
+
+
+def _mend(lines: list[str], hint: str) -> str:
+    text = "\n".join(lines)
+    if "No space left" in text:
+        return "The disk is full: .venv needs about 700 MB."
+    if "No matching distribution" in text:
+        return f"There may be no packages for this kind of machine or Python (PYTHON names another one).\n{hint}"
+    return hint
+
+
+if __name__ == "__main__":
+    sys.exit(main())

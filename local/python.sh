@@ -1,0 +1,21 @@
+# Sets `python` to a Python that can run Rowdrop ($PYTHON, or the first that fits); says what to do when there is none.
+# shellcheck shell=bash
+python=
+candidates=(python3 python3.14 python3.13 python3.12 python3.11)
+[ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+for fits in "import venv, ensurepip" "pass"; do # one without venv only when there is no other: local.install explains it
+    for candidate in "${candidates[@]}"; do
+        if [ -z "$python" ] && command -v "$candidate" >/dev/null && "$candidate" -c \
+            "import sys; $fits; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" 2>/dev/null; then
+            python=$candidate
+        fi
+    done
+done
+if [ -z "$python" ]; then
+    echo "rowdrop: needs Python 3.11, 3.12, 3.13 or 3.14." >&2
+    for candidate in "${candidates[@]}"; do
+        version=$("$candidate" --version 2>&1) && echo "  $candidate is $version: too old or too new" >&2
+    done
+    echo "Install one (apt install python3 python3-venv; brew install python@3.13), or name it: PYTHON=/path/to/python3.12" >&2
+    exit 1
+fi

@@ -1,0 +1,80 @@
+"""Twenty invented users to begin with: `python -m local.sample` drops them into the source bucket.
+
+Every key begins with `sample-`, so they are easily removed again: `python -m local.sample --remove`, or with any S3
+client all keys with that prefix.  The rows go as they came, by the events of the bucket.
+"""
+
+import io
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+
+from shared.settings import InvalidSettings, Settings
+
+PREFIX = "sample-"
+USERS = 20
+"""How many rows the sample makes.  One more file, `sample-broken.csv`, shows what a reject looks like."""
+
+_FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+_LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
+_DAY_MS = 86_400_000
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    """Key and content of every file of the sample, always the same; about half of the users have an image."""
+    for number in range(1, USERS + 1):
+        stem = f"{PREFIX}{number:04}"
+        first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
+        birthts = (number * 997 - 5_000) * _DAY_MS
+        yield f"{stem}.csv", f"first_name,last_name,birthts\n{first},{last},{birthts}\n".encode()
+        if number % 2:
+            yield f"{stem}.png", _png(40 * number % 256, 90 * number % 256, 160)
+    yield f"{PREFIX}broken.csv", b"first_name,last_name,birthts\nKlara,Lang,yesterday\n"
+
+
+def drop(minio: Minio, bucket: str) -> None:
+    """Put all of the sample into `bucket`.  Raises what minio raises."""
+    for key, content in files():
+        minio.put_object(bucket, key, io.BytesIO(content), len(content))
+
+
+def remove(minio: Minio, bucket: str) -> None:
+    """Delete every key of `bucket` that begins with `sample-`.  Raises what minio raises."""
+    found = [DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)]
+    for error in minio.remove_objects(bucket, found):
+        raise OSError(f"{error.name} could not be removed: {error.message}")
+
+
+def main() -> int:
+    """Drop the sample, or remove it; the servers come from the environment, as for every process of Rowdrop."""
+    try:
+        settings = Settings.from_environment()
+    except InvalidSettings as error:
+        print(f"rowdrop: {error}\n(run.sh keeps these in $ROWDROP_DIR/.env)", file=sys.stderr)
+        return 1
+    url = urlsplit(settings.minio_endpoint)
+    keys = settings.minio_access_key, settings.minio_secret_key
+    minio = Minio(url.netloc, *keys, secure=url.scheme == "https", region=settings.region)
+    (remove if "--remove" in sys.argv[1:] else drop)(minio, settings.source_bucket)
+    return 0
+
+
+def _png(red: int, green: int, blue: int) -> bytes:
+    """An image of 8 by 8 pixels in one colour (PNG, ISO/IEC 15948)."""
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes((red, green, blue)) * 8) * 8)
+    chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

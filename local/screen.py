@@ -1,0 +1,34 @@
+"""What the person who started Rowdrop sees."""
+
+import shutil
+import time
+from typing import TextIO
+
+
+class Screen:
+    """Prints lines.  One that ends in "…" is progress: on a terminal the next line takes its place."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._in_progress = False
+        self._next_progress = 0.0
+
+    def __call__(self, text: str) -> None:
+        """Print a line at once.  Into a file or pipe, progress is printed every ten seconds only."""
+        if text.endswith("…"):
+            self._progress(text)
+            return
+        self._out.write(("\r\x1b[K" if self._in_progress else "") + text + "\n")
+        self._out.flush()
+        self._in_progress = False
+
+    def _progress(self, text: str) -> None:
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write("\r\x1b[K" + text[:width])
+            self._in_progress = True
+        elif time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + 10
+            self._out.write(text + "\n")
+        self._out.flush()

@@ -1,0 +1,249 @@
+"""The objects of one bucket: conditional reads and writes by obstore, and what "not there" may mean.
+
+Absent is `NoSuchKey` and nothing else: a missing bucket, a refused key, an error or a time-out of the server is
+`StoreUnavailable`, so that no reader takes an outage for a deletion.  obstore raises the same `FileNotFoundError` for a
+missing key and a missing bucket; the S3 error code in the answer's body tells them apart, which is why absence is
+asked for by GET and never by HEAD (an answer to HEAD has no body).
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import obstore
+from minio import Minio
+from minio.error import MinioException
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotModifiedError, PreconditionError
+from obstore.store import S3Store
+from urllib3.exceptions import HTTPError
+
+from shared.settings import Settings
+
+LIST_PAGE = 1000
+"""Keys in one answer of S3's ListObjectsV2, its maximum."""
+
+
+class ObjectNotFound(Exception):
+    """The server said `NoSuchKey`."""
+
+
+class NotModified(Exception):
+    """The object still has the ETag that the caller knows."""
+
+
+class PreconditionFailed(Exception):
+    """A conditional write found another object, or none, in its place."""
+
+
+class StoreUnavailable(Exception):
+    """Anything else: no answer, no access, no bucket.  Nothing is known about the object; try again later."""
+
+
+class StoredObject(NamedTuple):
+    """An object that was read: its bytes, ETag without quotes, LastModified in whole seconds since 1970 UTC."""
+
+    body: bytes
+    etag: str
+    last_modified: int
+
+
+class ObjectInfo(NamedTuple):
+    """An object that was listed; fields as in `StoredObject`, `size` in bytes."""
+
+    key: str
+    etag: str
+    last_modified: int
+    size: int
+
+
+class ObjectStore(Protocol):
+    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads."""
+
+    bucket: str
+
+    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        """Read an object; of one larger than `most` bytes only a beginning that is longer than that.
+
+        Raises `ObjectNotFound`, or `NotModified` when its ETag is `if_none_match`.
+        """
+
+    def exists(self, key: str) -> bool:
+        """Whether the key is there, in one round trip and without its bytes."""
+
+    def last_modified(self, key: str) -> int:
+        """LastModified in whole seconds since 1970 UTC.  Raises `ObjectNotFound`."""
+
+    def etag(self, key: str) -> str | None:
+        """The object's ETag without quotes, or None when there is no such key."""
+
+    def put(self, key: str, body: bytes) -> str:
+        """Write unconditionally; returns the new ETag."""
+
+    def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        """Write if the object there has the ETag `expected` (None: if there is none); returns the new ETag.
+
+        Raises `PreconditionFailed`.  After `StoreUnavailable` the write may or may not have happened, or happen later.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove a key; one that is not there is no error."""
+
+    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+        """All objects whose key is greater than `after`, in ascending order of UTF-8 bytes, about 1,000 at a time."""
+
+
+class S3ObjectStore:
+    """`ObjectStore` on any S3-compatible server.  Connections are kept open; the first is made by the first call."""
+
+    def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
+        self.bucket = bucket
+        self._store = S3Store(
+            bucket,
+            endpoint=endpoint,
+            access_key_id=access_key,
+            secret_access_key=secret_key,
+            region=region,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
+            retry_config={
+                "max_retries": 2,
+                "retry_timeout": timedelta(seconds=5),
+                "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
+            },
+        )
+        url = urlsplit(endpoint)
+        self._minio = Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region)
+
+    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        options: obstore.GetOptions = {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
+        try:
+            answer = obstore.get(self._store, key, options=options)
+            meta = answer.meta
+            body = _beginning(answer, most) if most and meta["size"] > most else bytes(answer.bytes())
+            return StoredObject(body, _etag(meta["e_tag"]), _seconds(meta["last_modified"]))
+        except NotModifiedError:
+            raise NotModified(key) from None
+        except (BaseError, FileNotFoundError) as error:
+            raise self._failure(key, error) from error
+
+    def exists(self, key: str) -> bool:
+        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
+        try:
+            obstore.get(self._store, key, options={"if_none_match": "*"}).bytes()
+        except NotModifiedError:
+            return True
+        except (BaseError, FileNotFoundError) as error:
+            failure = self._failure(key, error)
+            if isinstance(failure, ObjectNotFound):
+                return False
+            raise failure from error
+        return True
+
+    def last_modified(self, key: str) -> int:
+        return _seconds(self._head(key)["last_modified"])
+
+    def etag(self, key: str) -> str | None:
+        try:
+            return _etag(self._head(key)["e_tag"])
+        except ObjectNotFound:
+            return None
+
+    def _head(self, key: str) -> "obstore.ObjectMeta":
+        try:
+            return obstore.head(self._store, key)
+        except FileNotFoundError:
+            if self.exists(key):  # it came between the two requests: as well "not yet there" as not
+                raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
+            raise ObjectNotFound(key) from None
+        except BaseError as error:
+            raise self._failure(key, error) from error
+
+    def put(self, key: str, body: bytes) -> str:
+        return self._put(key, body, "overwrite")
+
+    def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        return self._put(key, body, "create" if expected is None else {"e_tag": f'"{expected}"'})
+
+    def _put(self, key: str, body: bytes, mode: "obstore.PutMode") -> str:
+        try:  # one request whatever the size: a multipart upload cannot be conditional
+            return _etag(obstore.put(self._store, key, body, mode=mode, use_multipart=False)["e_tag"])
+        except (PreconditionError, AlreadyExistsError) as error:
+            if "<Code>NoSuchBucket</Code>" in str(error):
+                raise self._failure(key, error) from error
+            raise PreconditionFailed(key) from None
+        except (BaseError, FileNotFoundError) as error:
+            raise self._failure(key, error) from error
+
+    def delete(self, key: str) -> None:
+        try:
+            obstore.delete(self._store, key)
+        except (BaseError, FileNotFoundError) as error:
+            failure = self._failure(key, error)
+            if not isinstance(failure, ObjectNotFound):
+                raise failure from error
+
+    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+        try:
+            for page in self._store.list(offset=after or None, chunk_size=LIST_PAGE):
+                yield [_info(meta) for meta in page]
+                after = page[-1]["path"]
+        except (
+            InvalidPathError
+        ):  # a key that obstore cannot name, such as one with a control character: list on by minio
+            yield from self._objects_by_minio(after)
+        except (BaseError, FileNotFoundError) as error:
+            raise StoreUnavailable(f"{self.bucket}: {_first_line(error)}") from error
+
+    def _objects_by_minio(self, after: str) -> Iterator[list[ObjectInfo]]:
+        page: list[ObjectInfo] = []
+        try:
+            for found in self._minio.list_objects(self.bucket, recursive=True, start_after=after or None):
+                page.append(
+                    ObjectInfo(found.object_name, _etag(found.etag), _seconds(found.last_modified), found.size or 0)
+                )
+                if len(page) == LIST_PAGE:
+                    yield page
+                    page = []
+        except (MinioException, HTTPError) as error:
+            raise StoreUnavailable(f"{self.bucket}: {_first_line(error)}") from error
+        if page:
+            yield page
+
+    def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
+        if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
+            return ObjectNotFound(key)
+        return StoreUnavailable(f"{self.bucket}/{key}: {_first_line(error)}")
+
+
+def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
+    """The store of one bucket of the servers that `settings` names."""
+    return S3ObjectStore(
+        bucket, settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key, settings.region
+    )
+
+
+def _beginning(answer: "obstore.GetResult", most: int) -> bytes:
+    body = bytearray()
+    for chunk in answer.stream(min_chunk_size=most):
+        body += bytes(chunk)
+        if len(body) > most:
+            break
+    return bytes(body)
+
+
+def _info(meta: "obstore.ObjectMeta") -> ObjectInfo:
+    return ObjectInfo(meta["path"], _etag(meta["e_tag"]), _seconds(meta["last_modified"]), meta["size"])
+
+
+def _etag(quoted: str | None) -> str:
+    return (quoted or "").strip('"')
+
+
+def _seconds(moment: datetime | None) -> int:
+    # LIST tells milliseconds and HEAD whole seconds: both are cut, or the two would disagree for ever.
+    return int(moment.timestamp()) if moment else 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:300]

@@ -1,0 +1,253 @@
+"""The published table as what it is in the bucket: the bytes of output.csv.  Pure.
+
+UTF-8, lines ended by LF, fields quoted by RFC 4180 only where they must be, no line break inside a field: so a line is
+a record.  Lines are sorted by user id by code point, which is the order of the ids' UTF-8 bytes: so a user is found by
+bisecting the bytes, and a million rows cost no more memory than the file itself.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from shared.keys import UserFile, classify, csv_key
+from shared.records import Row
+
+COLUMNS = ("user_id", "first_name", "last_name", "birthts", "img_path")
+HEADER: bytes = b"user_id,first_name,last_name,birthts,img_path\n"
+
+_TEXT = pa.large_string()
+_TYPES = dict.fromkeys(COLUMNS, _TEXT) | {"birthts": pa.int64()}
+# A line must fit into one block: a user's CSV has at most 1,000,000 bytes, and UTF-16 may grow by half in UTF-8.
+_BLOCK_BYTES = 4 << 20
+
+_QUOTED = re.compile(rb'"([^"]*(?:""[^"]*)*)"')
+_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",]*))(?:,|$)')
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
+
+
+class InvalidOutputCsv(ValueError):
+    """These bytes are no output.csv; says what is wrong, and where."""
+
+
+def encode_row(row: Row) -> bytes:
+    """The line of a row, its LF included.  Raises `ValueError` if a field cannot stand in a line."""
+    fields = (row.user_id, row.first_name, row.last_name, str(row.birthts), row.img_path)
+    line = ",".join(fields)
+    if "\n" in line or "\r" in line:
+        raise ValueError("a field contains a line break")
+    if '"' in line or line.count(",") != len(fields) - 1:
+        line = ",".join(map(_quoted, fields))
+    return f"{line}\n".encode()
+
+
+def _quoted(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"' if '"' in field or "," in field else field
+
+
+def decode_row(line: bytes) -> Row:
+    """The row of a line, with or without its LF.  Raises `InvalidOutputCsv`."""
+    try:
+        text = line.removesuffix(b"\n").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidOutputCsv(f"not UTF-8 at byte {error.start + 1} of the line") from None
+    fields = text.split(",") if '"' not in text else _unquoted(text)
+    if len(fields) != len(COLUMNS) or "\n" in text or "\r" in text:
+        raise InvalidOutputCsv(f"not a line of {len(COLUMNS)} fields")
+    if not _WHOLE_NUMBER.fullmatch(fields[3]):
+        raise InvalidOutputCsv("birthts is not a whole number")
+    return Row(fields[0], fields[1], fields[2], int(fields[3]), fields[4])
+
+
+def _unquoted(text: str) -> list[str]:
+    fields, position = [], 0
+    while len(fields) < len(COLUMNS):
+        found = _FIELD.match(text, position)
+        if found is None:
+            raise InvalidOutputCsv("a quote is out of place")
+        fields.append(found[2] if found[1] is None else found[1].replace('""', '"'))
+        position = found.end()
+    return fields if position == len(text) and text[-1] != "," else [*fields, text[position:]]
+
+
+class OutputCsv:
+    """An output.csv; immutable.  Sorted and without duplicates: of a file that no publisher wrote see `repair`."""
+
+    __slots__ = ("_rows", "body")
+
+    body: bytes
+
+    def __init__(self, body: bytes = HEADER) -> None:
+        """Take the bytes as they are.  Raises `InvalidOutputCsv` without our header, or when the last line is cut."""
+        if not body.startswith(HEADER):
+            raise InvalidOutputCsv(f"line 1 is not {HEADER.decode().rstrip()}")
+        if not body.endswith(b"\n"):
+            raise InvalidOutputCsv("the last line is not ended")
+        self.body = body
+        self._rows: int | None = None
+
+    @classmethod
+    def repair(cls, body: bytes) -> "OutputCsv":
+        """What can be read of a file that anyone may have edited, as a publisher would have written it.
+
+        Lines in any order; what is no row of a possible user goes, and of several lines of one user all but the last.
+        Without our header nothing can be read.  A file that needs none of this comes back with the very same `body`,
+        at a second per million rows.
+        """
+        if is_proper(body):
+            return cls(body)
+        lines: dict[str, bytes] = {}
+        header, *rest = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        if header.removesuffix(b"\r") + b"\n" == HEADER:
+            for line in rest:
+                row = _possible_row(line.removesuffix(b"\r"))
+                if row:
+                    lines[row.user_id] = encode_row(row)
+        return cls(HEADER + b"".join(lines[user_id] for user_id in sorted(lines)))
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        if self._rows is None:
+            self._rows = self.body.count(b"\n") - 1
+        return self._rows
+
+    def get(self, user_id: str) -> Row | None:
+        """A user's row.  Raises `InvalidOutputCsv` if that line is not one of ours."""
+        start, end = self._find(user_id.encode(), len(HEADER))
+        return decode_row(self.body[start:end]) if end > start else None
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, in order.  Raises `InvalidOutputCsv` at a line that is not one of ours."""
+        lines = io.BytesIO(self.body)
+        lines.seek(len(HEADER))
+        return map(decode_row, lines)
+
+    def replace(self, changes: Mapping[str, Row | None]) -> "OutputCsv":
+        """A table with these users' rows set, or taken away (None); itself if that changes nothing.
+
+        Copies the bytes once, and parses only the few ids that bisecting meets.  Raises `ValueError` if a row cannot
+        be a line, or is another user's.
+        """
+        view, parts = memoryview(self.body), list[bytes | memoryview]()
+        rows, copied, position = len(self), 0, len(HEADER)
+        for user_id, row in sorted(changes.items()):
+            if row and row.user_id != user_id:
+                raise ValueError("a row is filed under another user's id")
+            line = encode_row(row) if row else b""
+            start, position = self._find(user_id.encode(), position)
+            if view[start:position] != line:
+                parts += view[copied:start], line
+                copied = position
+                rows += bool(line) - (position > start)
+        return _trusted(b"".join([*parts, view[copied:]]), rows) if parts else self
+
+    def _find(self, user_id: bytes, low: int) -> tuple[int, int]:
+        """Where the user's line begins and ends, at `low` or after; without one, twice the place it would have."""
+        body, high = self.body, len(self.body)
+        while low < high:
+            middle = (low + high) // 2
+            start = body.rfind(b"\n", low, middle) + 1 or low
+            end = body.index(b"\n", middle) + 1
+            found = _user_id(body, start, end)
+            if found == user_id:
+                return start, end
+            if found < user_id:
+                low = end
+            else:
+                high = start
+        return low, low
+
+
+def _trusted(body: bytes, rows: int) -> OutputCsv:
+    output = OutputCsv(body)
+    output._rows = rows
+    return output
+
+
+def _user_id(body: bytes, start: int, end: int) -> bytes:
+    quoted = _QUOTED.match(body, start, end) if body[start] == ord('"') else None
+    return quoted[1].replace(b'""', b'"') if quoted else body[start : body.find(b",", start, end)]
+
+
+def _possible_row(line: bytes) -> Row | None:
+    try:
+        row = decode_row(line)
+    except InvalidOutputCsv:
+        return None
+    return row if isinstance(classify(csv_key(row.user_id)), UserFile) else None
+
+
+def read_frame(body: bytes) -> pd.DataFrame:
+    """The table in columns: text exactly as written ("0001", "NA" and "" too), `birthts` as int64.
+
+    Raises `InvalidOutputCsv` if these bytes are not an output.csv whose every line is a row.
+    """
+    OutputCsv(body)
+    try:
+        table = pa.table({name: pa.array([], kind) for name, kind in _TYPES.items()})
+        if len(body) > len(HEADER):
+            table = pa_csv.read_csv(pa.BufferReader(body), **_options(use_threads=True))
+    except pa.ArrowInvalid as error:
+        raise InvalidOutputCsv(str(error)) from None
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def is_proper(body: bytes) -> bool:
+    """Whether a publisher could have written these bytes: our header, sorted, no duplicates, quoted as we quote.
+
+    Looks at every line, at a second per million rows, and holds a few MB at a time.
+    """
+    if not body.startswith(HEADER):
+        return False
+    whole, position, last = pa.py_buffer(body), len(HEADER), ""
+    try:
+        batches = pa_csv.open_csv(pa.BufferReader(body), **_options(use_threads=False)) if whole.size > position else ()
+        for batch in batches:
+            lines = _lines(batch)
+            if not (_ascending(batch["user_id"], last) and whole.slice(position, lines.size).equals(lines)):
+                return False
+            position, last = position + lines.size, batch["user_id"][-1].as_py()
+    except pa.ArrowInvalid:
+        return False
+    return position == whole.size
+
+
+def _options(*, use_threads: bool) -> dict[str, Any]:
+    return {
+        "read_options": pa_csv.ReadOptions(
+            column_names=COLUMNS, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=use_threads
+        ),
+        "convert_options": pa_csv.ConvertOptions(column_types=_TYPES, null_values=[], strings_can_be_null=False),
+    }
+
+
+def _ascending(user_ids: Any, last: str) -> bool:
+    if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f/]")).as_py():
+        return False  # nobody's: see `shared.keys`
+    before = pa.concat_arrays([pa.array([last], _TEXT), user_ids[:-1]])
+    return bool(pc.all(pc.less(before, user_ids)).as_py())
+
+
+def _lines(batch: Any) -> Any:
+    """The buffer of these rows' lines, each as `encode_row` writes it."""
+    columns = [
+        column.cast(_TEXT) if name == "birthts" else _quoted_column(column)
+        for name, column in zip(COLUMNS, batch.columns, strict=True)
+    ]
+    lines = pc.binary_join_element_wise(*columns, pa.scalar(",", _TEXT))
+    ended = pc.binary_join_element_wise(lines, pa.scalar("", _TEXT), pa.scalar("\n", _TEXT))
+    return ended.buffers()[2].slice(0, pc.sum(pc.binary_length(ended)).as_py())
+
+
+def _quoted_column(column: Any) -> Any:
+    quote, special = pa.scalar('"', _TEXT), pc.match_substring_regex(column, '[",]')
+    if not pc.any(special).as_py():
+        return column
+    doubled = pc.replace_substring(column, '"', '""')
+    return pc.if_else(special, pc.binary_join_element_wise(quote, doubled, quote, pa.scalar("", _TEXT)), column)

@@ -1,0 +1,32 @@
+"""Hold repeated work to a share of the time.  Pure: the clock is an argument."""
+
+from collections.abc import Callable
+
+
+class Pace:
+    """A bucket of seconds of work: `share` of a second flows in every second, up to `burst_s`; work takes out.
+
+    So work on an idle system begins at once, and what goes on and on gets `share` of the time, whatever the length of
+    its pieces.  `clock` gives seconds that only grow.  Not for several threads.
+    """
+
+    def __init__(self, share: float, burst_s: float, clock: Callable[[], float]) -> None:
+        if not (0 < share <= 1 and burst_s >= 0):
+            raise ValueError("share must be above 0 and at most 1, burst_s not negative")
+        self._share, self._burst_s, self._clock = share, burst_s, clock
+        self._left_s, self._at = burst_s, clock()
+
+    def wait_s(self) -> float:
+        """Seconds until the next piece of work may begin; 0 for at once."""
+        self._flow_in()
+        return max(0.0, -self._left_s / self._share)
+
+    def spent(self, seconds: float) -> None:
+        """Take out what a piece of work took."""
+        self._flow_in()
+        self._left_s -= seconds
+
+    def _flow_in(self) -> None:
+        now = self._clock()
+        self._left_s = min(self._burst_s, self._left_s + (now - self._at) * self._share)
+        self._at = now

@@ -1,0 +1,139 @@
+"""The records of full rebuilds in Redis: at most one runs and one waits; anyone may ask how far it is.
+
+rebuild:<id>      hash: state, queued_at, started_at, finished_at, total, error; kept for a week
+rebuild:queued    the id of the one that waits       rebuild:running   the id of the one that runs
+pages:rebuild     list: its pages of users not yet begun (JSON)       since:rebuild   its users not yet published
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+PAGE_USERS = 1000
+PAGES = "pages:rebuild"
+DIRTY_SINCE = "since:rebuild"
+KEPT_S = 7 * 24 * 3600
+
+_REQUEST = """
+local waiting = redis.call('GET', KEYS[1])
+if waiting then return {waiting, 0} end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'queued', 'queued_at', ARGV[2])
+redis.call('EXPIRE', 'rebuild:' .. ARGV[1], ARGV[3])
+return {ARGV[1], 1}
+"""
+_START = """
+local running = redis.call('GET', KEYS[2])
+if running then return running end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'running', 'started_at', ARGV[2])
+return ARGV[1]
+"""
+_FINISH = """
+local id = redis.call('GET', KEYS[1])
+if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'total') == 0 then return false end
+if redis.call('LLEN', KEYS[2]) > 0 or redis.call('ZCARD', KEYS[3]) > 0 then return false end
+redis.call('HSET', 'rebuild:' .. id, 'state', 'done', 'finished_at', ARGV[1])
+redis.call('DEL', KEYS[1])
+return id
+"""
+_FAIL = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildStatus:
+    """How far a rebuild is: `state` queued, running, done or failed; users `done` of `total`; times in Unix seconds."""
+
+    task_id: str
+    state: str
+    done: int
+    total: int | None
+    queued_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+
+
+class Rebuilds:
+    """The records of rebuilds.  Every method raises `redis.exceptions.RedisError` when Redis is away."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+        self._request = client.register_script(_REQUEST)
+        self._start = client.register_script(_START)
+        self._finish = client.register_script(_FINISH)
+        self._fail = client.register_script(_FAIL)
+
+    def request(self, now: float) -> tuple[str, bool]:
+        """The id of the rebuild that waits, and whether this call has queued it."""
+        task_id, new = self._request(["rebuild:queued"], [secrets.token_hex(8), now, KEPT_S])
+        return _text(task_id), bool(new)
+
+    def start(self, task_id: str, now: float) -> bool:
+        """Take the waiting rebuild up.  True if it now runs (or already did); False if another runs, or it is over."""
+        running = self._start(["rebuild:queued", "rebuild:running"], [task_id, now])
+        return running is not None and _text(running) == task_id
+
+    def named(self, task_id: str) -> bool:
+        """Whether the rebuild has its users' names, in pages."""
+        return bool(self._redis.hexists(f"rebuild:{task_id}", "total"))
+
+    def set_pages(self, task_id: str, pages: list[str], total: int) -> None:
+        """Record all pages of a rebuild in one step; those of an interrupted earlier try are replaced."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(PAGES)
+            for page in pages:
+                pipe.rpush(PAGES, page)
+            pipe.hset(f"rebuild:{task_id}", "total", total)
+            pipe.execute()
+
+    def add_total(self, task_id: str, found: int) -> None:
+        """Count users in that were found on the way."""
+        self._redis.hincrby(f"rebuild:{task_id}", "total", found)
+
+    def finish(self, now: float) -> str | None:
+        """Call the running rebuild done if nothing of it is left; its id, or None."""
+        task_id = self._finish(["rebuild:running", PAGES, DIRTY_SINCE], [now])
+        return _text(task_id) if task_id else None
+
+    def fail(self, task_id: str, reason: str, now: float) -> None:
+        """Give a running rebuild up.  Its users stay dirty, and are read again by the ordinary way."""
+        self._fail(["rebuild:running", PAGES], [task_id, now, reason])
+
+    def queued(self) -> str | None:
+        """The id of the rebuild that waits."""
+        return _maybe(self._redis.get("rebuild:queued"))
+
+    def running(self) -> str | None:
+        """The id of the rebuild that runs."""
+        return _maybe(self._redis.get("rebuild:running"))
+
+    def get(self, task_id: str) -> RebuildStatus | None:
+        """The record of a rebuild, or None if there is none of this id (any more)."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            record, pages, dirty = pipe.hgetall(f"rebuild:{task_id}").llen(PAGES).zcard(DIRTY_SINCE).execute()
+        if not record:
+            return None
+        fields = {_text(name): _text(value) for name, value in record.items()}
+        state, total = fields["state"], int(fields["total"]) if "total" in fields else None
+        left = pages * PAGE_USERS + dirty if state == "running" else 0
+        done = 0 if total is None else max(0, total - left)
+        times = [float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")]
+        return RebuildStatus(task_id, state, done, total, times[0], times[1], times[2], fields.get("error"))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _maybe(value: bytes | str | None) -> str | None:
+    return None if value is None else _text(value)

@@ -1,0 +1,51 @@
+"""rejects.csv: the CSVs that could not be used, one a line.  Pure."""
+
+import csv
+import io
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from operator import attrgetter
+
+from shared.records import Reject
+
+HEADER = "key,user_id,reason,line,since,etag,rules"
+
+
+class InvalidRejectsCsv(ValueError):
+    """These bytes are no rejects.csv."""
+
+
+def encode(rejects: Iterable[Reject]) -> bytes:
+    """UTF-8, LF, RFC 4180 quoting, sorted by user id by code point.  A record is always one line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for reject in sorted(rejects, key=attrgetter("user_id")):
+        line = "" if reject.line is None else reject.line
+        since = datetime.fromtimestamp(reject.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        reason = " ".join(reject.reason.splitlines())
+        writer.writerow((reject.key, reject.user_id, reason, line, since, reject.etag, reject.rules))
+    return f"{HEADER}\n{text.getvalue()}".encode()
+
+
+def decode(body: bytes) -> dict[str, Reject]:
+    """The rejects by user id.  Lines that are none are left out: a sweep finds whoever is missing.
+
+    Raises `InvalidRejectsCsv` on another header, or when the bytes are not UTF-8.
+    """
+    try:
+        header, *lines = body.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidRejectsCsv(f"not UTF-8 at byte {error.start + 1}") from None
+    if header != HEADER:
+        raise InvalidRejectsCsv(f"line 1 is not {HEADER}")
+    rejects = filter(None, map(_decode_line, lines))
+    return {reject.user_id: reject for reject in rejects}
+
+
+def _decode_line(text: str) -> Reject | None:
+    try:
+        key, user_id, reason, line, since, etag, rules = next(csv.reader([text], strict=True))
+        when = datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return Reject(key, user_id, reason, int(line) if line else None, int(when.timestamp()), etag, rules)
+    except (csv.Error, ValueError, StopIteration):
+        return None

@@ -1,0 +1,82 @@
+"""The only reader of the environment: every setting by its standard name, each also as `<NAME>_FILE`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from environs import EnvValidationError, FileAwareEnv
+
+
+class InvalidSettings(Exception):
+    """Some environment variables are missing or wrong; the message names all of them at once, and no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the servers are and how Rowdrop behaves.  Secrets never show in `repr`."""
+
+    minio_endpoint: str
+    minio_access_key: str = field(repr=False)
+    minio_secret_key: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    source_bucket: str = "src-data"
+    output_bucket: str = "processed-data"
+    region: str = "us-east-1"
+    sweep_interval_s: int = 3600
+    minio_prometheus_token: str = field(default="", repr=False)
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Read the process's environment.  Raises `InvalidSettings`, whose message tells what to set."""
+        env = FileAwareEnv(eager=False)
+        settings = cls(
+            minio_endpoint=env.str("MINIO_ENDPOINT", validate=_http_url),
+            minio_access_key=env.str("MINIO_ACCESS_KEY", validate=_not_empty),
+            minio_secret_key=env.str("MINIO_SECRET_KEY", validate=_not_empty),
+            redis_url=env.str("REDIS_URL", validate=_plain_redis_url),
+            source_bucket=env.str("SOURCE_BUCKET", "src-data", validate=_not_empty),
+            output_bucket=env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
+            region=env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
+            sweep_interval_s=env.int("SWEEP_INTERVAL_S", 3600, validate=_positive),
+            minio_prometheus_token=env.str("MINIO_PROMETHEUS_TOKEN", ""),
+            log_level=env.str("LOG_LEVEL", "INFO", validate=_log_level),
+        )
+        try:
+            env.seal()
+        except EnvValidationError as error:
+            messages: Any = error.error_messages
+            wrong = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in messages.items())
+            raise InvalidSettings(f"the environment is not complete:{wrong}") from None
+        if settings.source_bucket == settings.output_bucket:
+            raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be two buckets, not one")
+        return settings
+
+
+def _not_empty(value: str) -> None:
+    if not value:
+        raise ValueError("must not be empty")
+
+
+def _positive(value: int) -> None:
+    if value <= 0:
+        raise ValueError("must be a number above 0")
+
+
+def _http_url(value: str) -> None:
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.path not in {"", "/"}:
+        raise ValueError("must be a URL such as http://127.0.0.1:9000")
+
+
+def _plain_redis_url(value: str) -> None:
+    url = urlsplit(value)
+    if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
+        raise ValueError(
+            "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
+        )
+
+
+def _log_level(value: str) -> None:
+    if value not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")

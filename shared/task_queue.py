@@ -1,0 +1,80 @@
+"""The Celery application as both sides see it: where the messages go, and the tasks by name.
+
+The API enqueues by name and never imports the worker.  A message is only a hint: what is to be done stands in Redis
+(`dirty`, `staged`, the rebuild's record), so that a lost message costs a delay and never a row.
+"""
+
+from collections.abc import Sequence
+
+from celery import Celery
+
+EVENTS_QUEUE = "events"
+BULK_QUEUE = "bulk"
+
+REFRESH = "refresh"
+REFRESH_PAGE = "refresh_page"
+SWEEP = "sweep"
+REBUILD = "rebuild"
+
+VISIBILITY_TIMEOUT_S = 300
+TASK_TIME_LIMIT_S = 270
+
+
+def create_celery(redis_url: str) -> Celery:
+    """A Celery application on `redis_url`.  Opens no connection; raises nothing."""
+    celery = Celery("rowdrop", broker=redis_url)
+    celery.conf.update(
+        task_default_queue=BULK_QUEUE,
+        task_routes={REFRESH: {"queue": EVENTS_QUEUE}},
+        # A task is acknowledged when it is done; a killed worker's task comes back after the visibility timeout.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_time_limit=TASK_TIME_LIMIT_S,
+        task_soft_time_limit=TASK_TIME_LIMIT_S - 15,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        task_send_sent_event=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        worker_soft_shutdown_timeout=20.0,
+        worker_enable_soft_shutdown_on_idle=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 3,
+            "health_check_interval": 5,
+        },
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+    )
+    return celery
+
+
+class TaskQueue:
+    """Puts messages on Celery's queues.  Every method raises `kombu.exceptions.OperationalError` when Redis is away."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+
+    def refresh(self, user_ids: Sequence[str]) -> None:
+        """Have these users (1 to 500) read anew, ahead of all bulk work."""
+        self._celery.send_task(REFRESH, [list(user_ids)], queue=EVENTS_QUEUE)
+
+    def refresh_page(self) -> None:
+        """Have the next page of bulk work done."""
+        self._celery.send_task(REFRESH_PAGE, queue=BULK_QUEUE)
+
+    def sweep(self, cause: str) -> None:
+        """Have the bucket compared with what is published; `cause` is shown to the operator."""
+        self._celery.send_task(SWEEP, [cause], queue=BULK_QUEUE)
+
+    def rebuild(self, task_id: str) -> None:
+        """Have the rebuild of this id started or resumed."""
+        self._celery.send_task(REBUILD, [task_id], queue=BULK_QUEUE)

@@ -1,0 +1,76 @@
+"""A real MinIO and a real Redis for the tests: started once, on free ports, in a folder of their own."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from minio import Minio
+from redis import Redis
+
+from local.ports import free_port
+from local.servers import MinioServer, RedisServer, find_minio
+from shared.object_store import S3ObjectStore
+
+USER, PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
+    with RedisServer(servers_folder / "redis", free_port(), secrets.token_hex(8)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio_server(servers_folder: Path, redis_server: RedisServer) -> Iterator[MinioServer]:
+    server = MinioServer(
+        servers_folder / "minio", free_port(), free_port(), USER, PASSWORD,
+        redis_server.port, redis_server.password, find_minio(),
+    )  # fmt: skip
+    with server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator["Redis"]:
+    with Redis.from_url(redis_server.url, socket_timeout=10) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def minio_client(minio_server: MinioServer) -> Minio:
+    return Minio(urlsplit(minio_server.endpoint).netloc, USER, PASSWORD, secure=False)
+
+
+def new_bucket(client: Minio) -> str:
+    bucket = f"test-{secrets.token_hex(6)}"
+    client.make_bucket(bucket)
+    return bucket
+
+
+@pytest.fixture
+def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
+    """A new and empty bucket."""
+    return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+
+
+@pytest.fixture
+def no_bucket(minio_server: MinioServer) -> S3ObjectStore:
+    return S3ObjectStore("no-such-bucket", minio_server.endpoint, USER, PASSWORD, "us-east-1")
+
+
+@pytest.fixture
+def stranger(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
+    return S3ObjectStore(store.bucket, minio_server.endpoint, USER, "not-the-password", "us-east-1")
+
+
+@pytest.fixture
+def nowhere() -> S3ObjectStore:
+    return S3ObjectStore("src-data", f"http://127.0.0.1:{free_port()}", USER, PASSWORD, "us-east-1")

@@ -1,0 +1,134 @@
+"""What Rowdrop relies on in an object store, on a real MinIO: conditional writes, and what absence means."""
+
+import string
+
+import pytest
+from minio import Minio
+
+from shared.object_store import (
+    NotModified,
+    ObjectNotFound,
+    ObjectStore,
+    PreconditionFailed,
+    S3ObjectStore,
+    StoreUnavailable,
+)
+
+MINIO_KEYS = [
+    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv", ".hidden.csv",
+    "..csv", "a..b.csv", 'q"q.csv', "a#b?c.csv", "a&b=c;d.csv", "~a*b'(c)!.csv", "[x]{y}|^`.csv", "a,b.csv", ":x.csv",
+    " lead.csv", "tail .csv", "dir/x.csv", "a\\b.csv", "\u202eabc.csv", "x" * 200 + ".csv",
+]  # fmt: skip
+
+
+def keys_of(store: ObjectStore, after: str = "") -> list[str]:
+    return [found.key for page in store.objects(after) for found in page]
+
+
+def test_an_object_is_read_as_it_was_written(store: S3ObjectStore) -> None:
+    etag = store.put("a.csv", b"body")
+    stored = store.get("a.csv")
+    assert (stored.body, stored.etag) == (b"body", etag)
+    assert stored.last_modified == store.last_modified("a.csv") > 0
+
+
+@pytest.mark.parametrize("key", MINIO_KEYS)
+def test_every_key_that_minio_takes_is_written_listed_read_and_removed(store: S3ObjectStore, key: str) -> None:
+    store.put(key, b"x")
+    assert keys_of(store) == [key]
+    assert store.get(key).body == b"x"
+    assert store.exists(key)
+    store.delete(key)
+    assert keys_of(store) == []
+
+
+@pytest.mark.parametrize("character", ["\x01", "\t", "\n", "\x7f"])
+def test_a_key_with_a_control_character_does_not_stop_the_listing(
+    store: S3ObjectStore, minio_client: Minio, character: str
+) -> None:
+    import io
+
+    hostile = f"m{character}.csv"
+    minio_client.put_object(store.bucket, hostile, io.BytesIO(b"x"), 1)
+    for key in ("a.csv", "z.csv"):
+        store.put(key, b"x")
+    assert keys_of(store) == ["a.csv", hostile, "z.csv"]
+
+
+def test_a_missing_key_is_not_found(store: S3ObjectStore) -> None:
+    for read in (store.get, store.last_modified):
+        with pytest.raises(ObjectNotFound):
+            read("nobody.csv")
+    assert not store.exists("nobody.csv")
+    assert store.etag("nobody.csv") is None
+    store.delete("nobody.csv")
+
+
+def test_a_missing_bucket_is_unavailable_and_never_a_missing_key(no_bucket: S3ObjectStore) -> None:
+    calls = (no_bucket.get, no_bucket.exists, no_bucket.last_modified, no_bucket.etag, keys_of_bucket(no_bucket))
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            call("a.csv")
+    for expected in (None, "0" * 32):
+        with pytest.raises(StoreUnavailable):
+            no_bucket.replace("a.csv", b"x", expected)
+
+
+def keys_of_bucket(store: ObjectStore):  # type: ignore[no-untyped-def]
+    return lambda _: keys_of(store)
+
+
+def test_a_refused_key_pair_is_unavailable(stranger: S3ObjectStore) -> None:
+    for call in (stranger.get, stranger.exists, stranger.etag, keys_of_bucket(stranger)):
+        with pytest.raises(StoreUnavailable):
+            call("a.csv")
+
+
+def test_a_server_that_is_not_there_is_unavailable(nowhere: S3ObjectStore) -> None:
+    for call in (nowhere.get, nowhere.exists, nowhere.etag, keys_of_bucket(nowhere)):
+        with pytest.raises(StoreUnavailable):
+            call("a.csv")
+
+
+def test_a_known_etag_is_not_read_again(store: S3ObjectStore) -> None:
+    etag = store.put("a.csv", b"1")
+    with pytest.raises(NotModified):
+        store.get("a.csv", if_none_match=etag)
+    store.put("a.csv", b"2")
+    assert store.get("a.csv", if_none_match=etag).body == b"2"
+
+
+def test_an_object_is_replaced_only_while_it_is_the_expected_one(store: S3ObjectStore) -> None:
+    first = store.replace("o", b"1", None)
+    with pytest.raises(PreconditionFailed):
+        store.replace("o", b"2", None)
+    second = store.replace("o", b"2", first)
+    with pytest.raises(PreconditionFailed):
+        store.replace("o", b"3", first)
+    assert store.get("o").body == b"2"
+    store.delete("o")
+    with pytest.raises(PreconditionFailed):
+        store.replace("o", b"3", second)
+
+
+def test_the_same_bytes_have_the_same_etag(store: S3ObjectStore) -> None:
+    # Why If-Match alone orders nothing, and a publisher needs a token as well.
+    first = store.put("o", b"1")
+    store.put("o", b"2")
+    assert store.put("o", b"1") == first
+
+
+def test_of_a_large_object_only_the_beginning_is_read(store: S3ObjectStore) -> None:
+    store.put("big.csv", b"x" * 3_000_000)
+    body = store.get("big.csv", most=1000).body
+    assert 1000 < len(body) < 2_000_000
+    assert len(store.get("big.csv", most=3_000_000).body) == 3_000_000
+
+
+def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S3ObjectStore) -> None:
+    keys = [f"{letter}{number}.csv" for letter in string.ascii_letters for number in range(25)]
+    for key in keys:
+        store.put(key, b"x")
+    assert keys_of(store) == sorted(keys)
+    assert keys_of(store, after="m") == sorted(key for key in keys if key > "m")
+    assert all(len(page) <= 1000 for page in store.objects())

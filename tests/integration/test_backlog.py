@@ -1,0 +1,260 @@
+"""The state protocol's steps on a real Redis, each with the hole that it closes."""
+
+import json
+
+import pytest
+from redis import Redis
+
+from shared.records import CsvVersion, Outcome, Person, ValidCsv
+from worker.backlog import FAST, SAFE, WAKE_BULK, WAKE_LIVE, Backlog, LeaseLost, Notice, Page, new_token
+
+NOW = 1_795_000_000.0
+
+
+@pytest.fixture
+def backlog(redis: "Redis") -> Backlog:
+    return Backlog(redis)
+
+
+def reading(user_id: str, name: str = "Ada") -> Outcome:
+    return Outcome(user_id, ValidCsv(CsvVersion(f"{user_id}.csv", "e", 1), Person(name, "B", 1)), None)
+
+
+def said(redis: "Redis", source: str, *raws: bytes) -> None:
+    for raw in raws:
+        redis.rpush(source, raw)
+
+
+def mark(backlog: Backlog, *users: str) -> None:
+    backlog.mark(users, "event", NOW)
+
+
+def publish_everything(backlog: Backlog) -> int:
+    token = new_token()
+    assert backlog.begin(token) is not None
+    return backlog.clean(token, "etag", "rej", 1, backlog.batch(token), NOW)
+
+
+# -- MARK -----------------------------------------------------------------------------------------------------------
+def test_an_event_leaves_its_list_in_the_step_that_marks_its_user(redis: "Redis", backlog: Backlog) -> None:
+    said(redis, FAST, b"1", b"2")
+    assert backlog.note_events(FAST, [Notice(b"1", ["u"]), Notice(b"2", ["v"])], NOW) == ["u", "v"]
+    assert redis.llen(FAST) == 0
+    assert backlog.dirty_users() == {"u", "v"}
+
+
+def test_only_what_was_peeked_is_popped(redis: "Redis", backlog: Backlog) -> None:
+    # Peeked [1]; then Redis was emptied, and MinIO has pushed [2]: popping by count would lose it.
+    said(redis, FAST, b"2")
+    assert backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW) == ["u"]
+    assert redis.lrange(FAST, 0, -1) == [b"2"]
+
+
+def test_two_listeners_that_peeked_the_same_lose_nothing(redis: "Redis", backlog: Backlog) -> None:
+    said(redis, FAST, b"1", b"2")
+    backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW)
+    assert backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW) == ["u"]
+    assert redis.lrange(FAST, 0, -1) == [b"2"]
+
+
+def test_a_safe_copy_of_a_noted_event_marks_nobody(redis: "Redis", backlog: Backlog) -> None:
+    said(redis, FAST, b"1")
+    said(redis, SAFE, b"1")
+    backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW)
+    assert backlog.note_events(SAFE, [Notice(b"1", ["u"])], NOW) == []
+    assert redis.llen(SAFE) == 0
+
+
+def test_safe_copies_are_counted_so_that_no_change_hides_behind_one(redis: "Redis", backlog: Backlog) -> None:
+    # Fast told once of two like events (the other was lost): the second safe copy marks.
+    said(redis, FAST, b"1")
+    said(redis, SAFE, b"1", b"1")
+    backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW)
+    assert backlog.note_events(SAFE, [Notice(b"1", ["u"]), Notice(b"1", ["u"])], NOW) == ["u"]
+
+
+def test_a_safe_event_without_a_fast_one_marks(redis: "Redis", backlog: Backlog) -> None:
+    said(redis, SAFE, b"1")
+    assert backlog.note_events(SAFE, [Notice(b"1", ["u"])], NOW) == ["u"]
+
+
+def test_an_undecodable_event_is_kept_with_its_reason_and_stops_nobody(redis: "Redis", backlog: Backlog) -> None:
+    said(redis, FAST, b"\xff{", b"2")
+    notices = [Notice(b"\xff{", (), "not JSON"), Notice(b"2", ["v"])]
+    assert backlog.note_events(FAST, notices, NOW) == ["v"]
+    (letter,) = map(json.loads, redis.lrange("dead_letters", 0, -1))
+    assert (letter["reason"], letter["since"]) == ("not JSON", int(NOW))
+
+
+def test_every_mark_renews_the_mark_and_keeps_the_slot(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    first = backlog.note(["u"])["u"]
+    mark(backlog, "u")
+    second = backlog.note(["u"])["u"]
+    assert first.mark != second.mark
+    assert first.slot == second.slot
+
+
+# -- STAGE ----------------------------------------------------------------------------------------------------------
+def test_a_slow_reader_does_not_replace_a_newer_reading(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    slow, quick = backlog.note(["u"])["u"], backlog.note(["u"])["u"]
+    assert backlog.stage([(quick, reading("u", "new"))]) == []
+    assert backlog.stage([(slow, reading("u", "old"))]) == ["u"]
+    token = new_token()
+    backlog.begin(token)
+    assert backlog.batch(token)["u"].outcome == reading("u", "new")
+
+
+def test_a_slow_reader_is_refused_after_the_publish_too(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    slow, quick = backlog.note(["u"])["u"], backlog.note(["u"])["u"]
+    backlog.stage([(quick, reading("u"))])
+    publish_everything(backlog)
+    assert backlog.stage([(slow, reading("u", "old"))]) == []
+    assert backlog.staged_count() == 0
+
+
+def test_a_reading_is_refused_when_redis_was_emptied_meanwhile(redis: "Redis", backlog: Backlog) -> None:
+    mark(backlog, "u")
+    note = backlog.note(["u"])["u"]
+    redis.flushall()
+    backlog.stage([(note, reading("u", "old"))])
+    assert backlog.staged_count() == 0
+    mark(backlog, "u")
+    assert backlog.stage([(note, reading("u", "old"))]) == ["u"]
+
+
+def test_a_clean_user_is_not_noted(backlog: Backlog) -> None:
+    assert backlog.note(["nobody"]) == {}
+
+
+def test_staging_wakes_the_publisher_once(redis: "Redis", backlog: Backlog) -> None:
+    for user in ("u", "v"):
+        mark(backlog, user)
+        backlog.stage([(backlog.note([user])[user], reading(user))])
+    assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (1, 0)
+
+
+def test_bulk_readings_wake_by_a_list_of_their_own(redis: "Redis", backlog: Backlog) -> None:
+    backlog.mark(["u"], "sweep", NOW)
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (0, 1)
+
+
+# -- BEGIN, BATCH, CLEAN --------------------------------------------------------------------------------------------
+def test_there_is_one_writer_at_a_time(backlog: Backlog) -> None:
+    assert backlog.begin("one") is not None
+    assert backlog.begin("two") is None
+    backlog.release("two", evidence=False)
+    assert backlog.begin("three") is None
+    backlog.release("one", evidence=False)
+    assert backlog.begin("four") is not None
+
+
+def test_a_replaced_writer_reads_no_batch(redis: "Redis", backlog: Backlog) -> None:
+    backlog.begin("one")
+    redis.delete("writer")
+    backlog.begin("two")
+    with pytest.raises(LeaseLost):
+        backlog.batch("one")
+
+
+def test_a_replaced_writer_cleans_nothing_and_leaves_evidence(redis: "Redis", backlog: Backlog) -> None:
+    mark(backlog, "u")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    redis.set("epoch", "ok:run")
+    backlog.begin("one")
+    batch = backlog.batch("one")
+    redis.delete("writer")
+    with pytest.raises(LeaseLost):
+        backlog.clean("one", "e", "r", 1, batch, NOW)
+    assert backlog.dirty_users() == {"u"}
+    assert backlog.epoch() is None
+
+
+def test_a_published_user_is_clean(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    assert publish_everything(backlog) == 0
+    assert backlog.dirty_users() == set()
+    assert backlog.overdue("event", NOW + 1, 10) == []
+
+
+def test_a_user_marked_after_the_reading_stays_dirty(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    mark(backlog, "u")
+    publish_everything(backlog)
+    assert backlog.dirty_users() == {"u"}
+
+
+def test_a_user_read_again_during_the_publish_stays_staged(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u", "old"))])
+    backlog.begin("one")
+    batch = backlog.batch("one")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u", "new"))])
+    assert backlog.clean("one", "e", "r", 1, batch, NOW) == 1
+    assert backlog.dirty_users() == {"u"}
+
+
+def test_more_users_than_one_chunk_are_all_published(backlog: Backlog) -> None:
+    users = [f"u{number}" for number in range(1234)]
+    mark(backlog, *users)
+    notes = backlog.note(users)
+    backlog.stage([(notes[user], reading(user)) for user in users])
+    assert publish_everything(backlog) == 0
+    assert backlog.dirty_users() == set()
+    assert backlog.published().etag == "etag"
+
+
+# -- what may be lost -----------------------------------------------------------------------------------------------
+def test_a_user_whose_message_was_lost_is_overdue_until_read(backlog: Backlog) -> None:
+    mark(backlog, "u")
+    assert backlog.overdue("event", NOW - 1, 10) == []
+    assert backlog.overdue("event", NOW + 1, 10) == ["u"]
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    assert backlog.overdue("event", NOW + 1, 10) == []
+    mark(backlog, "u")
+    assert backlog.overdue("event", NOW + 1, 10) == ["u"]
+
+
+def test_evidence_during_a_sweep_makes_its_commit_fail(backlog: Backlog) -> None:
+    backlog.begin_sweep("one")
+    backlog.add_evidence("test")
+    assert not backlog.commit_sweep("one", None, ("e", "r"), "run", {"last_at": 1})
+    assert backlog.epoch() is None
+
+
+def test_a_sweep_without_new_evidence_sets_the_epoch(backlog: Backlog) -> None:
+    backlog.begin_sweep("one")
+    assert backlog.commit_sweep("one", None, ("e", "r"), "run", {"last_at": 1})
+    assert backlog.epoch() == "ok:run"
+
+
+def test_a_sweep_vouches_only_if_no_publisher_recorded_anything_meanwhile(backlog: Backlog) -> None:
+    before = backlog.published().by
+    backlog.begin_sweep("one")
+    publish_everything(backlog)
+    backlog.commit_sweep("one", before, ("orphan", "orphan"), "run", {"last_at": 1})
+    assert backlog.published().etag == "etag"
+    by = backlog.published().by
+    backlog.begin_sweep("two")
+    backlog.commit_sweep("two", by, ("seen", "seen-too"), "run", {"last_at": 1})
+    assert backlog.published().etag == "seen"
+
+
+def test_a_page_of_a_rebuild_is_marked_as_it_is_taken(redis: "Redis", backlog: Backlog) -> None:
+    redis.rpush("pages:rebuild", Page(["ü", "v"], "", None).to_json())
+    assert backlog.take_page("rebuild", NOW) == Page(["ü", "v"], "", None)
+    assert backlog.dirty_users() == {"ü", "v"}
+    assert backlog.take_page("rebuild", NOW) is None
+
+
+def test_of_a_page_of_a_sweep_only_who_is_still_dirty_is_left(backlog: Backlog) -> None:
+    backlog.mark(["u"], "sweep", NOW)
+    backlog.add_pages("sweep", [Page(["u", "v"])])
+    page = backlog.take_page("sweep", NOW)
+    assert page is not None
+    assert page.user_ids == ["u"]

@@ -1,0 +1,127 @@
+"""The servers that run.sh, the tests and the benchmarks start."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from minio import Minio
+from minio.notificationconfig import NotificationConfig, QueueConfig
+from redis import Redis
+
+from local.errors import CannotRun
+from local.ports import free_port
+from local.servers import MinioServer, RedisServer, find_minio
+
+USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "a folder" / "redis", free_port(), PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture
+def own_minio(tmp_path: Path, own_redis: RedisServer) -> Iterator[MinioServer]:
+    server = MinioServer(
+        tmp_path / "a folder" / "minio", free_port(), free_port(), USER, PASSWORD,
+        own_redis.port, own_redis.password, find_minio(),
+    )  # fmt: skip
+    with server:
+        yield server
+
+
+def connect(server: RedisServer) -> "Redis":
+    return Redis(port=server.port, password=server.password, decode_responses=True)
+
+
+def until(condition: Callable[[], bool], patience_s: float = 15) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)
+
+
+def subscribed(minio: MinioServer, bucket: str) -> Minio:
+    """A client of `minio`, with a bucket whose new objects both targets tell."""
+    client = Minio(urlsplit(minio.endpoint).netloc, USER, PASSWORD, secure=False)
+    client.make_bucket(bucket)
+    created = ["s3:ObjectCreated:*"]
+    rules = [
+        QueueConfig(queue=f"arn:minio:sqs::{name}:redis", events=created, config_id=name) for name in ("FAST", "SAFE")
+    ]
+    client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=rules))
+    return client
+
+
+def test_redis_answers_only_to_its_password_and_keeps_what_it_cannot_hold(own_redis: RedisServer) -> None:
+    with connect(own_redis) as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+    assert own_redis.url.startswith("redis://:")
+    assert PASSWORD not in " ".join(own_redis.command())
+    assert (own_redis.folder / "redis.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_redis_has_its_data_after_a_stop_and_a_start(own_redis: RedisServer) -> None:
+    with connect(own_redis) as client:
+        client.set("kept", "yes")
+    own_redis.stop()
+    own_redis.start()
+    with connect(own_redis) as client:
+        assert client.get("kept") == "yes"
+
+
+def test_a_drop_is_told_by_both_targets_also_after_minio_was_killed(
+    own_redis: RedisServer, own_minio: MinioServer
+) -> None:
+    client = subscribed(own_minio, "told")
+    own_minio.kill()
+    own_minio.start()
+    own_minio.wait_ready()
+    client.put_object("told", "0001.csv", io.BytesIO(b"x"), 1)
+    with connect(own_redis) as redis:
+        until(lambda: redis.llen("events:fast") == 1 and redis.llen("events:safe") == 1)
+        assert redis.lrange("events:fast", 0, -1) == redis.lrange("events:safe", 0, -1)
+
+
+def test_an_event_of_a_redis_outage_arrives_by_the_safe_target(own_redis: RedisServer, own_minio: MinioServer) -> None:
+    client = subscribed(own_minio, "outage")
+    own_redis.kill()
+    client.put_object("outage", "0001.csv", io.BytesIO(b"x"), 1)
+    own_redis.start()
+    with connect(own_redis) as redis:
+        until(lambda: redis.llen("events:safe") == 1)
+
+
+def test_a_torn_event_file_is_gone_when_minio_starts(own_minio: MinioServer) -> None:
+    until(lambda: any(own_minio.queue_dir.iterdir()))
+    target = next(own_minio.queue_dir.iterdir())
+    own_minio.kill()
+    (target / "torn.event").touch()
+    (target / "whole.event").write_text("not empty")
+    own_minio.start()
+    own_minio.wait_ready()
+    assert not (target / "torn.event").exists()
+
+
+def test_secrets_are_not_on_minios_command_line(own_minio: MinioServer) -> None:
+    assert PASSWORD not in " ".join(own_minio.command())
+
+
+def test_a_server_that_cannot_start_says_why(own_redis: RedisServer, tmp_path: Path) -> None:
+    second = RedisServer(tmp_path / "second", own_redis.port, PASSWORD)
+    with pytest.raises(CannotRun, match=r"Redis ended with code 1:(.|\n)*in use"):
+        second.start()
+    second.stop()
+
+
+def test_stopping_what_is_stopped_or_was_never_started_is_harmless(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis", free_port(), PASSWORD)
+    server.stop()
+    server.start()
+    server.kill()
+    server.stop()

@@ -1,0 +1,118 @@
+"""Which server programs are taken, and what is said of those that are passed over."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from local.errors import CannotRun
+from local.minio_binary import find_minio, release_of, user_cache
+from local.minio_build import MODULE_VERSION
+from local.redis_binary import find_redis
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on PATH, empty."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("MINIO_BINARY", raising=False)
+    return folder
+
+
+def program(path: Path, answer: str) -> Path:
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def silent(_: str) -> None:
+    """Nobody is told."""
+
+
+@pytest.mark.parametrize("answer", ["Redis server v=6.2.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"])
+def test_a_redis_on_path_that_is_new_enough_is_taken(path: Path, answer: str) -> None:
+    redis = program(path / "redis-server", answer)
+    assert find_redis() == redis
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"), [("Redis server v=6.0.16 sha=0:0", "6.0"), ("what?", "unknown version")]
+)
+def test_a_redis_that_is_too_old_is_passed_over_with_the_reason(path: Path, answer: str, version: str) -> None:
+    told: list[str] = []
+    old = program(path / "redis-server", answer)
+    assert find_redis(told.append) != old
+    assert str(old) in told[0]
+    assert version in told[0]
+    assert "6.2" in told[0]
+
+
+def test_without_any_redis_the_installed_valkey_is_taken(path: Path) -> None:
+    assert find_redis().name == "valkey-server"
+
+
+def test_a_minio_on_path_that_is_new_enough_is_taken(path: Path, tmp_path: Path) -> None:
+    minio = program(path / "minio", "minio version RELEASE.2025-09-07T16-13-09Z (commit-id=07c3a42)")
+    assert find_minio(tmp_path / "cache", silent) == minio
+
+
+def test_a_minio_that_is_too_old_is_passed_over_for_the_one_built_before(path: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    program(path / "minio", "minio version RELEASE.2024-01-05T22-17-24Z")
+    built = built_before(tmp_path)
+    assert find_minio(tmp_path, told.append) == built
+    assert "2024-01, needed is 2025-09 or newer" in told[0]
+
+
+def test_minio_binary_is_taken_before_all_others(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
+    asked_for = program(tmp_path / "my minio", "minio version RELEASE.2026-01-01T00-00-00Z")
+    monkeypatch.setenv("MINIO_BINARY", str(asked_for))
+    assert find_minio(tmp_path / "cache", silent) == asked_for
+
+
+@pytest.mark.parametrize("answer", [None, "minio version RELEASE.2023-03-20T20-16-18Z"])
+def test_a_minio_binary_that_cannot_serve_is_an_error(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None
+) -> None:
+    asked_for = program(tmp_path / "minio", answer) if answer else tmp_path / "no-such-program"
+    monkeypatch.setenv("MINIO_BINARY", str(asked_for))
+    with pytest.raises(CannotRun, match="MINIO_BINARY"):
+        find_minio(tmp_path / "cache", silent)
+
+
+def test_a_minio_made_by_go_install_tells_its_month_by_its_module(tmp_path: Path) -> None:
+    minio = program(tmp_path / "minio", "minio version DEVELOPMENT.GOGET (commit-id=DEVELOPMENT.GOGET)")
+    with minio.open("ab") as file:
+        file.write(b"exit 0\n\x00path\tx\nmod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n")
+    assert release_of(minio) == "2026-02"
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_way_out(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotRun, match=r"XDG_CACHE_HOME(.|\n)*MINIO_BINARY"):
+        find_minio(tmp_path / "file" / "cache", silent)
+
+
+def test_a_build_that_fails_shows_what_go_said_and_the_ways_out_and_leaves_nothing(path: Path, tmp_path: Path) -> None:
+    go = program(path / "go", "go version go1.25.1 linux/amd64")
+    go.write_text(go.read_text() + '[ "$1" = version ] || { echo "dial tcp: i/o timeout"; exit 1; }\n')
+    cache = tmp_path / "cache"
+    with pytest.raises(CannotRun) as failure:
+        find_minio(cache, silent)
+    for word in ("dial tcp: i/o timeout", "HTTPS_PROXY", "GOPROXY", "MINIO_BINARY", "MINIO_ENDPOINT"):
+        assert word in str(failure.value)
+    assert [entry.suffix for entry in cache.iterdir()] == [".lock"]
+
+
+def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert user_cache() == Path("/somewhere/rowdrop")
+
+
+def built_before(cache: Path) -> Path:
+    """What a build would have left in the cache for this machine."""
+    name = f"minio-{MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
+    return program(cache / name, "minio version DEVELOPMENT.GOGET")

@@ -1,0 +1,76 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.left_overs import living, stop_all
+
+SLEEP = "import sys, time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that a test has started; none outlives it."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def start(started: list[subprocess.Popen[bytes]], code: str, pid_file: Path, words: str) -> subprocess.Popen[bytes]:
+    """Start it as a group leader, as supervisor does, and write its pid file; return once it runs."""
+    command = [sys.executable, "-c", code, "a-word", words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    started.append(process)
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    pid_file.write_text(f"{process.pid}\na-word\n{words}\n")
+    return process
+
+
+def nobody(_: list[str]) -> None:
+    """Nobody is told."""
+
+
+def test_what_is_left_is_told_and_stopped(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    told: list[list[str]] = []
+    process = start(started, SLEEP, tmp_path / "one.pid", "marked")
+    stop_all(tmp_path, ["one", "two"], 10, told.append)
+    assert told == [["one"]]
+    assert process.wait(5) == -15
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    process = start(started, STUBBORN, tmp_path / "one.pid", "marked")
+    stop_all(tmp_path, ["one"], 0.3, nobody)
+    assert process.wait(5) == -9
+
+
+def test_a_stranger_with_the_same_number_is_left_alone(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    process = start(started, SLEEP, tmp_path / "one.pid", "a-stranger")
+    (tmp_path / "one.pid").write_text(f"{process.pid}\nsome other words\n")
+    stop_all(tmp_path, ["one"], 10, nobody)
+    assert process.poll() is None
+
+
+def test_children_whose_leader_was_killed_are_found(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    forking = "import os; os.fork(); " + SLEEP
+    process = start(started, forking, tmp_path / "one.pid", "marked")
+    os.kill(process.pid, 9)
+    process.wait()
+    assert living(tmp_path, ["one"]) == {"one": process.pid}
+    stop_all(tmp_path, ["one"], 0.3, nobody)
+    assert living(tmp_path, ["one"]) == {}
+
+
+@pytest.mark.parametrize("content", ["", "not a number\nwords\n"])
+def test_a_pid_file_cut_short_is_no_process(tmp_path: Path, content: str) -> None:
+    (tmp_path / "one.pid").write_text(content)
+    assert living(tmp_path, ["one"]) == {}

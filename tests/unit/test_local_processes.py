@@ -1,0 +1,90 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.errors import CannotRun
+from local.locks import try_lock
+from local.processes import Program, Supervisor
+from local.progress import CommandFailed, run_with_progress
+from local.screen import Screen
+from local.servers import tail
+
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+
+
+def test_a_folder_with_odd_and_many_characters_in_its_name_will_do(tmp_path: Path) -> None:
+    folder = tmp_path / f'it\'s "100%" #1; $HOME {"x" * 90}'
+    folder.mkdir()
+    supervisor = Supervisor(
+        folder, [Program("one", [*SLEEP, "server"], is_server=True), Program("two", [*SLEEP, "app"])]
+    )
+    try:
+        supervisor.start({})
+        supervisor.start_app()
+        states = supervisor.states()
+        assert states is not None
+        assert states.keys() == {"one", "two"}
+    finally:
+        supervisor.stop()
+    assert supervisor.states() is None
+
+
+def test_supervisor_that_cannot_start_says_why(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, [Program("no:such\nname", ["true"], is_server=True)])
+    with pytest.raises(CannotRun, match="supervisor does not start"):
+        supervisor.start({})
+    supervisor.stop()
+
+
+def test_a_lock_is_held_by_one_only_and_free_when_its_holder_is_gone(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
+        assert try_lock(first)
+        assert not try_lock(second)
+        first.close()
+        assert try_lock(second)
+
+
+def test_a_command_is_reported_on_while_it_runs() -> None:
+    told: list[str] = []
+    code = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
+    run_with_progress([sys.executable, "-c", code], {}, told.append, lambda lines: f"{len(lines)} …")
+    assert told == ["1 …"]
+
+
+def test_a_command_that_fails_hands_over_what_it_said() -> None:
+    code = "print('disk full'); raise SystemExit(3)"
+    with pytest.raises(CommandFailed) as failure:
+        run_with_progress([sys.executable, "-c", code], {}, print, str)
+    assert failure.value.lines == ["disk full"]
+
+
+def test_an_interrupted_command_is_taken_along(tmp_path: Path) -> None:
+    code = f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()));"
+
+    def interrupt(_: list[str]) -> str:
+        if (tmp_path / "pid").exists():
+            raise KeyboardInterrupt
+        return ""
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with_progress([sys.executable, "-c", f"{code} import time; time.sleep(600)"], {}, lambda _: None, interrupt)
+    pid = (tmp_path / "pid").read_text()
+    assert subprocess.run(["kill", "-0", pid], check=False, stderr=subprocess.DEVNULL).returncode  # noqa: S607
+
+
+def test_progress_does_not_flood_a_file() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    for second in range(5):
+        screen(f"building, {second} s …")
+    screen("built")
+    assert out.getvalue() == "building, 0 s …\nbuilt\n"
+
+
+def test_the_tail_of_a_log_is_its_end_and_says_when_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("".join(f"{number}\n" for number in range(100)))
+    assert tail(tmp_path / "log", 2) == "    98\n    99"
+    assert "nothing in" in tail(tmp_path / "none")

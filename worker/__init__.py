@@ -1,0 +1,1 @@
+"""From a bucket event to output.csv: listener, refresh, publish, sweep, rebuild."""

@@ -1,0 +1,352 @@
+"""The to-do list in Redis: who is dirty, what was read, who may write; every atomic step with its promise.
+
+    events:fast, events:safe   list   what MinIO said, not yet noted
+    dirty                      hash   user -> "mark|slot": `mark` renewed by every mark, `slot` by every accepted reading
+    since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
+    staged                     hash   user -> "mark|slot|outcome": read, not yet published
+    writer                     string the token of the publisher that may write, with a lease
+    published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
+    epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
+    seen:<digest>              string fast events whose safe copy has not come yet
+    dead_letters               list   events that could not be decoded, with their reasons
+
+Tokens are random and only ever compared for equality: they need no order, so nothing goes wrong when Redis is emptied
+or falls back.  Each step is one Lua script in `worker/lua/`; an outage raises `redis.exceptions.RedisError`.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from redis import Redis
+from redis.commands.core import Script
+
+from shared.records import Outcome
+
+FAST, SAFE = "events:fast", "events:safe"
+CAUSES = ("event", "sweep", "rebuild")
+PAGES = {"sweep": "pages:sweep", "rebuild": "pages:rebuild"}
+WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
+
+CHUNK = 500
+"""Users in one script call: a few milliseconds in which Redis does nothing else."""
+LEASE_MS = 5000
+SEEN_S = 600
+MOST_DEAD_LETTERS = 1000
+
+_SINCE = [f"since:{cause}" for cause in CAUSES]
+
+_Item = TypeVar("_Item")
+
+
+class Notice(NamedTuple):
+    """One entry of an event list as the listener understood it: whom to mark, or why it could not be decoded."""
+
+    raw: bytes
+    user_ids: Sequence[str]
+    dead_letter: str | None = None
+
+
+class Note(NamedTuple):
+    """A dirty user's tokens as they were before its files were read."""
+
+    mark: bytes
+    slot: bytes
+
+
+class Staged(NamedTuple):
+    """A reading that waits for its publish; `tokens` is "mark|slot" as it was accepted."""
+
+    tokens: bytes
+    outcome: Outcome
+
+
+class Published(NamedTuple):
+    """What the last publisher recorded; None for what was never recorded."""
+
+    by: str | None
+    etag: str | None
+    rej_etag: str | None
+
+
+class Page(NamedTuple):
+    """A page of bulk work: users, and (for a rebuild) the range of keys in which it looks for users nobody named."""
+
+    user_ids: Sequence[str]
+    after: str | None = None
+    until: str | None = None
+
+    def to_json(self) -> str:
+        """The page as it lies in Redis."""
+        return json.dumps({"users": list(self.user_ids), "after": self.after, "until": self.until})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Page":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(fields["users"], fields["after"], fields["until"])
+
+
+class LeaseLost(Exception):
+    """Another publisher may be writing by now."""
+
+
+def new_token() -> str:
+    """72 random bits, which never come again."""
+    return secrets.token_hex(9)
+
+
+class Backlog:
+    """The to-do list.  `client` must not decode answers: event lists may hold any bytes."""
+
+    def __init__(self, client: "Redis") -> None:
+        self.redis: Any = client
+        load = _loader(client)
+        self._mark, self._stage, self._take_page = load("mark"), load("stage"), load("take_page")
+        self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
+        self._commit = load("commit")
+
+    # -- events in ---------------------------------------------------------------------------------------------------
+    def wait_for_event(self, seconds: float) -> bytes | None:
+        """Wait until MinIO has said something by the fast way.  Takes nothing: the head moves onto itself."""
+        raw: bytes | None = self.redis.blmove(FAST, FAST, seconds, "LEFT", "LEFT")
+        return raw
+
+    def peek(self, count: int, queue: str) -> tuple[list[bytes], list[bytes], int]:
+        """The first `count` entries of the fast and of the safe list, and the length of a Celery queue."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            fast, safe, length = pipe.lrange(FAST, 0, count - 1).lrange(SAFE, 0, count - 1).llen(queue).execute()
+        return fast, safe, length
+
+    def probe_came(self, key: str) -> bool:
+        """Whether the event of this probe key has come, to a listener or to the head of either list."""
+        if self.redis.get("probe") == key.encode():
+            return True
+        waiting = self.redis.lrange(FAST, -50, -1) + self.redis.lrange(SAFE, -50, -1)
+        return any(key.encode() in raw for raw in waiting)
+
+    def note_probe(self, key: str) -> None:
+        """The event of a probe key has come."""
+        self.redis.set("probe", key, ex=60)
+
+    def note_events(self, source: str, notices: Sequence[Notice], now: float) -> list[str]:
+        """MARK the users of these entries of `source` and pop what was peeked, in one step.
+
+        Returns whom to refresh.  A safe copy of an event that came the fast way marks nobody.
+        """
+        arguments: list[Any] = []
+        for notice in notices:
+            letter = "" if notice.dead_letter is None else _dead_letter(notice, now)
+            digest = hashlib.sha1(notice.raw, usedforsecurity=False).digest()
+            arguments += [notice.raw, digest, letter, len(notice.user_ids), *notice.user_ids]
+        return self._run_mark(source, source.removeprefix("events:"), "event", arguments, now)
+
+    def mark(self, user_ids: Sequence[str], cause: str, now: float) -> None:
+        """MARK users that a sweep or a rebuild names."""
+        for chunk in _chunks(user_ids):
+            self._run_mark("", "", cause, ["", "", "", len(chunk), *chunk], now)
+
+    def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
+        keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:"]
+        marked = self._mark(keys, [new_token(), now, kind, SEEN_S, MOST_DEAD_LETTERS, *arguments])
+        return [user.decode() for user in marked]
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    def note(self, user_ids: Sequence[str]) -> dict[str, Note]:
+        """NOTE, before any reading: the tokens of those of the users that are dirty."""
+        notes = {}
+        for chunk in _chunks(user_ids):
+            for user, value in zip(chunk, self.redis.hmget("dirty", chunk), strict=True):
+                if value is not None:
+                    notes[user] = Note(*value.split(b"|", 1))
+        return notes
+
+    def stage(self, readings: Sequence[tuple[Note, Outcome]]) -> list[str]:
+        """STAGE what was read.  Returns the users to note and read again: another reading was accepted meanwhile."""
+        again = []
+        for chunk in _chunks(readings):
+            arguments: list[Any] = [new_token()]
+            for note, outcome in chunk:
+                arguments += [outcome.user_id, note.mark, note.slot, outcome.to_json()]
+            answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK], arguments)
+            again += [
+                outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
+            ]
+        return again
+
+    # -- bulk work in pages ------------------------------------------------------------------------------------------
+    def add_pages(self, cause: str, pages: Iterable[Page]) -> None:
+        """Queue pages of users for `take_page`."""
+        for page in pages:
+            self.redis.rpush(PAGES[cause], page.to_json())
+
+    def take_page(self, cause: str, now: float) -> Page | None:
+        """The next page, with those of its users that are dirty: all, marked now (rebuild), or still (sweep)."""
+        arguments = [new_token(), now, "1" if cause == "rebuild" else "0"]
+        answer = self._take_page([PAGES[cause], "dirty", f"since:{cause}"], arguments)
+        if not answer:
+            return None
+        page = Page.from_json(answer[0].decode())
+        return page._replace(user_ids=[user.decode() for user in answer[1:]])
+
+    def pages_left(self) -> int:
+        """Pages of bulk work that nobody has begun."""
+        return sum(self.redis.llen(pages) for pages in PAGES.values())
+
+    # -- publishing --------------------------------------------------------------------------------------------------
+    def wait_for_wake(self, keys: Sequence[str], seconds: float) -> bool:
+        """Wait until something was staged."""
+        return self.redis.blpop(list(keys), seconds) is not None
+
+    def wake_publisher(self) -> None:
+        """Have the publisher look, whether or not something was staged."""
+        self.redis.rpush(WAKE_LIVE, "1")
+
+    def begin(self, token: str) -> tuple[str | None, str | None] | None:
+        """BEGIN: become the writer.  The ETags recorded as published, or None while another's lease runs."""
+        etags = self._begin(["writer", "published", WAKE_LIVE, WAKE_BULK], [token, LEASE_MS])
+        return None if etags is None else (_text(etags[0]), _text(etags[1]))
+
+    def batch(self, token: str) -> dict[str, Staged]:
+        """BATCH: everything staged; each chunk read begins the lease anew.  Raises `LeaseLost`."""
+        batch: dict[str, Staged] = {}
+        cursor = b"0"
+        while True:
+            answer = self._batch(["writer", "staged"], [token, cursor, CHUNK, LEASE_MS])
+            if answer is None:
+                raise LeaseLost
+            cursor, entries = answer
+            for user, entry in zip(entries[::2], entries[1::2], strict=True):
+                batch[user.decode()] = _staged(user.decode(), entry)
+            if cursor == b"0":
+                return batch
+
+    def renew(self, token: str) -> None:
+        """Begin the lease anew.  Raises `LeaseLost`."""
+        script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+        if not self.redis.eval(script, 1, "writer", token, LEASE_MS):
+            raise LeaseLost
+
+    def clean(self, token: str, etag: str, rej_etag: str, rows: int, batch: Mapping[str, Staged], now: float) -> int:
+        """CLEAN: record what was published, forget what it made clean.  Returns how much is staged still.
+
+        Raises `LeaseLost`, after noting that as evidence.
+        """
+        keys = ["writer", "published", "staged", "dirty", "epoch", WAKE_LIVE, *_SINCE]
+        chunks = list(_chunks(list(batch.items()))) or [[]]
+        left = 0
+        for number, chunk in enumerate(chunks, 1):
+            arguments: list[Any] = [token, etag, rej_etag, now, rows, "1" if number == len(chunks) else "0"]
+            for user, staged in chunk:
+                arguments += [user, staged.tokens]
+            left = self._clean(keys, arguments)
+            if left < 0:
+                raise LeaseLost
+        return left
+
+    def release(self, token: str, *, evidence: bool) -> None:
+        """Stop being the writer without having recorded anything; `evidence` asks for a sweep."""
+        script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+        self.redis.eval(script, 1, "writer", token)
+        if evidence:
+            self.redis.delete("epoch")
+
+    def staged_count(self) -> int:
+        """Users read and not yet published."""
+        return int(self.redis.hlen("staged"))
+
+    def dirty_count(self) -> int:
+        """Users marked and not yet clean."""
+        return int(self.redis.hlen("dirty"))
+
+    def dirty_users(self) -> set[str]:
+        """Everyone who is dirty now."""
+        return {user.decode() for user in self.redis.hkeys("dirty")}
+
+    def overdue(self, cause: str, before: float, most: int) -> list[str]:
+        """Users marked before `before` for this cause whose last mark has not been read: their message may be lost."""
+        users = [
+            user.decode()
+            for user in self.redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=most)
+        ]
+        if not users:
+            return []
+        dirty, staged = self.redis.hmget("dirty", users), self.redis.hmget("staged", users)
+        return [u for u, d, s in zip(users, dirty, staged, strict=True) if d and (not s or _mark_of(s) != _mark_of(d))]
+
+    # -- what is known to be lost ------------------------------------------------------------------------------------
+    def published(self) -> Published:
+        """What the last publisher recorded."""
+        return Published(*map(_text, self.redis.hmget("published", "by", "etag", "rej_etag")))
+
+    def writer_active(self) -> bool:
+        """Whether some publisher's lease runs."""
+        return bool(self.redis.exists("writer"))
+
+    def run_id(self) -> str:
+        """The id of this run of the Redis server: another one means that it was restarted, perhaps with less in it."""
+        return str(self.redis.info("server")["run_id"])
+
+    def epoch(self) -> str | None:
+        """`ok:<run_id>` while nothing is known to be lost, `s:<token>` while a sweep looks, None on evidence."""
+        return _text(self.redis.get("epoch"))
+
+    def add_evidence(self, cause: str) -> None:
+        """Something may have been lost: have a sweep look."""
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.delete("epoch").set("evidence", cause).execute()
+
+    def begin_sweep(self, token: str) -> None:
+        """Say that a sweep looks, before its LIST.  Evidence found from now on makes its commit fail."""
+        self.redis.set("epoch", f"s:{token}")
+
+    def commit_sweep(
+        self,
+        token: str,
+        by: str | None,
+        compared: tuple[str | None, str | None],
+        run_id: str,
+        record: Mapping[str, Any],
+    ) -> bool:
+        """COMMIT a sweep whose users are all marked.  False if new evidence came up since it began."""
+        pairs = [item for pair in record.items() for item in pair]
+        arguments = [token, by or "", compared[0] or "", compared[1] or "", run_id, *pairs]
+        return bool(self._commit(["epoch", "published", "sweep"], arguments))
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counter that the operator sees."""
+        if amount:
+            self.redis.hincrby("counters", name, amount)
+
+
+def _loader(client: "Redis") -> Callable[[str], Script]:
+    def load(name: str) -> Script:
+        return client.register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+
+    return load
+
+
+def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def _dead_letter(notice: Notice, now: float) -> str:
+    shown = notice.raw[:200].decode(errors="replace")
+    return json.dumps({"reason": notice.dead_letter, "since": int(now), "key": None, "raw": shown})
+
+
+def _staged(user_id: str, entry: bytes) -> Staged:
+    mark, slot, outcome = entry.split(b"|", 2)
+    return Staged(mark + b"|" + slot, Outcome.from_json(user_id, outcome.decode()))
+
+
+def _mark_of(tokens: bytes) -> bytes:
+    return tokens.split(b"|", 1)[0]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()

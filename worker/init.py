@@ -1,0 +1,125 @@
+"""Prepare the servers: `python -m worker.init`.  Makes the buckets, has MinIO send its events to Redis, and proves it.
+
+It adds its notification rules to those it finds and changes nothing else.  Where MinIO has no Redis target of ours it
+prints the lines to set, and Rowdrop goes on with sweeps alone.  May be run as often as one likes.
+"""
+
+import io
+import logging
+import secrets
+import sys
+import time
+from urllib.parse import urlsplit
+
+from minio import Minio
+from minio.error import S3Error
+from minio.notificationconfig import NotificationConfig, QueueConfig
+
+from shared.settings import InvalidSettings, Settings
+from worker.backlog import FAST, SAFE
+from worker.wiring import Wiring
+
+logger = logging.getLogger(__name__)
+
+EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+TARGETS = {"FAST": FAST, "SAFE": SAFE}
+PROBE_PREFIX = ".rowdrop-probe-"
+PROBE_WAIT_S = 10.0
+
+
+def arn(target: str) -> str:
+    """The name under which MinIO knows the Redis target with this id."""
+    return f"arn:minio:sqs::{target}:redis"
+
+
+class Init:
+    """Prepares the servers that `settings` names."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring, self._settings = wiring, wiring.settings
+        url = urlsplit(self._settings.minio_endpoint)
+        self._minio = Minio(
+            url.netloc,
+            self._settings.minio_access_key,
+            self._settings.minio_secret_key,
+            secure=url.scheme == "https",
+            region=self._settings.region,
+        )
+
+    def run(self) -> None:
+        """Make everything ready.  Raises what an unreachable server raises."""
+        for bucket in (self._settings.source_bucket, self._settings.output_bucket):
+            if not self._minio.bucket_exists(bucket):
+                self._minio.make_bucket(bucket, self._settings.region)
+                print(f"created {bucket}", flush=True)
+        try:
+            self._subscribe()
+        except S3Error as error:
+            if error.code not in {"InvalidArgument", "ARNNotification"} and "ARN" not in str(error):
+                raise
+            print(_lines_to_set(self._settings), flush=True)
+            return
+        if not self._probe():
+            print(_lines_to_set(self._settings), flush=True)
+
+    def _subscribe(self) -> None:
+        bucket = self._settings.source_bucket
+        config = self._minio.get_bucket_notification(bucket)
+        queues = list(config.queue_config_list or [])
+        missing = [target for target in TARGETS if arn(target) not in {queue.queue for queue in queues}]
+        if missing:
+            queues += [QueueConfig(EVENTS, f"rowdrop-{target.lower()}", queue=arn(target)) for target in missing]
+            self._minio.set_bucket_notification(
+                bucket,
+                NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list),
+            )
+
+    def _probe(self) -> bool:
+        """Put a key of our own and wait until its event is in Redis; the listener passes such keys over."""
+        key = PROBE_PREFIX + secrets.token_hex(6)
+        bucket = self._settings.source_bucket
+        self._minio.put_object(bucket, key, io.BytesIO(b""), 0)
+        try:
+            until = time.monotonic() + PROBE_WAIT_S
+            while time.monotonic() < until:
+                if self._wiring.backlog.probe_came(key):
+                    return True
+                time.sleep(0.05)
+            return False
+        finally:
+            self._minio.remove_object(bucket, key)
+
+
+def _lines_to_set(settings: Settings) -> str:
+    url = urlsplit(settings.redis_url)
+    lines = [
+        "MinIO does not send its events to this Redis, so that changes show only after a sweep.",
+        "For rows within milliseconds start MinIO with these variables, then run `python -m worker.init` again:",
+    ]
+    for target, key in TARGETS.items():
+        lines += [
+            f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
+            f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
+            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}=<the password in REDIS_URL>",
+            f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
+            f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
+        ]
+    lines += [
+        "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder of its own on MinIO's disk>",
+        "  MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE=1000000",
+        "  MINIO_SYNC_BOOT=on",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prepare the servers that the environment names; exit 1 with the reason if they cannot be."""
+    try:
+        wiring = Wiring.from_environment()
+    except InvalidSettings as error:
+        sys.exit(str(error))
+    Init(wiring).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The listener's process: `python -m worker.listener`.  From MinIO's notifications to dirty users and refresh messages.
+
+Peek a batch, decode it, then mark the users and pop exactly what was peeked in one step: a kill at any point repeats
+work and loses none, and a second listener does no harm.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from shared.keys import Ignored, UserFile, classify
+
+from shared.task_queue import EVENTS_QUEUE, TaskQueue
+from worker.backlog import CHUNK, FAST, SAFE, Backlog, Notice
+from worker.events import InvalidEvent, decode
+from worker.evidence import Watch
+from worker.ignored import IgnoredKeys
+from worker.init import PROBE_PREFIX
+from worker.wiring import Wiring
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+MOST_MESSAGES_AHEAD = 2
+LINGER_S = 0.02
+QUIET_S = 0.01
+"""Without an event for so long, the next one is taken for a single drop."""
+MOST_LINGER_S = 1.0
+
+
+class Listener:
+    """Turns what MinIO says into dirty users.  `clock` gives Unix seconds."""
+
+    def __init__(
+        self, backlog: Backlog, tasks: TaskQueue, ignored: IgnoredKeys, source_bucket: str, clock: Callable[[], float]
+    ) -> None:
+        self._backlog, self._tasks, self._ignored = backlog, tasks, ignored
+        self._bucket, self._clock = source_bucket, clock
+        self._peeked = 0.0
+
+    def run_forever(self) -> None:
+        """Listen until the process is told to stop.  An outage of Redis is waited out."""
+        while True:
+            try:
+                self.run_once(IDLE_S)
+            except (RedisError, OperationalError) as error:
+                logger.warning("listening waits: %s", error)
+                time.sleep(1.0)
+
+    def run_once(self, wait_s: float) -> int:
+        """Wait up to `wait_s` seconds for an event, then note all that have come; how many users were marked."""
+        began = time.monotonic()
+        first = self._backlog.wait_for_event(wait_s)
+        now = time.monotonic()
+        if first and now - began > QUIET_S and now - self._peeked < IDLE_S:
+            fast, safe = [first], list[bytes]()  # a single drop is handed on at once; what comes with it goes next
+        else:
+            fast, safe = self._peek()
+            self._peeked = now
+        users = self._note(FAST, fast) + self._note(SAFE, safe)
+        if users:
+            self._tasks.refresh(list(dict.fromkeys(users))[:CHUNK])
+            for start in range(CHUNK, len(users), CHUNK):
+                self._tasks.refresh(users[start : start + CHUNK])
+        return len(users)
+
+    def _peek(self) -> tuple[list[bytes], list[bytes]]:
+        # While workers have enough to do, events gather in their list: fewer and larger readings, and a user whose CSV
+        # and image come together is read once.  Bounded, so that dead workers do not keep users from being marked.
+        began = time.monotonic()
+        while True:
+            fast, safe, ahead = self._backlog.peek(CHUNK, EVENTS_QUEUE)
+            enough = len(fast) >= CHUNK or ahead < MOST_MESSAGES_AHEAD
+            if enough or time.monotonic() - began > MOST_LINGER_S:
+                return fast, safe
+            time.sleep(LINGER_S)
+
+    def _note(self, source: str, raws: Sequence[bytes]) -> list[str]:
+        if not raws:
+            return []
+        return self._backlog.note_events(source, [self._notice(raw) for raw in raws], self._clock())
+
+    def _notice(self, raw: bytes) -> Notice:
+        try:
+            events = decode(raw)
+        except InvalidEvent as error:
+            logger.warning("an event could not be decoded: %s", error)
+            return Notice(raw, (), str(error))
+        users = []
+        for event in events:
+            if event.bucket != self._bucket:
+                continue
+            if event.key.startswith(PROBE_PREFIX):
+                self._backlog.note_probe(event.key)
+                continue
+            match classify(event.key):
+                case UserFile(user_id, _):
+                    users.append(user_id)
+                case Ignored(reason):
+                    self._ignored.noticed(event.key, reason, event.name, self._clock())
+        return Notice(raw, users)
+
+
+def main() -> None:
+    """Run the listener, and beside it the watch, on the servers that the environment names."""
+    wiring = Wiring.from_environment()
+    watch = Watch(
+        wiring.backlog_of_its_own(),
+        wiring.output,
+        wiring.tasks,
+        wiring.rebuilds,
+        wiring.server_figures,
+        wiring.settings,
+    )
+    threading.Thread(target=watch.run_forever, name="watch", daemon=True).start()
+    Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time).run_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+-- MARK: note users as dirty and take the events that said so from their list, in one step.
+--
+-- KEYS  1 the event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters  5 seen: prefix of the counts of events
+-- ARGV  1 token  2 now (Unix seconds)  3 'fast', 'safe' or ''  4 seconds a count is kept  5 most dead letters kept
+--       then per event: raw, its digest, dead letter ('' if it could be decoded), number of users, users ...
+-- Returns the users that were marked.
+--
+-- Only what was peeked is popped: if the head is another event by now, another listener has marked it, or the list was
+-- emptied and filled anew; the users are marked all the same, which costs a reading and can lose nothing.
+-- A safe copy is passed over only while its fast twin has been counted and not yet met its copy; unsure means mark.
+local list, dirty, since, dead, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local token, now, kind, kept, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local marked, given = {}, {}
+
+local function mark(user)
+  if given[user] then return end
+  given[user] = true
+  local old = redis.call('HGET', dirty, user)
+  local slot = old and string.match(old, '|(.*)$') or token
+  redis.call('HSET', dirty, user, token .. '|' .. slot)
+  redis.call('ZADD', since, 'NX', now, user)
+  marked[#marked + 1] = user
+end
+
+local i, head = 6, list ~= ''
+while i <= #ARGV do
+  local raw, digest, letter, users = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  i = i + 4
+  local popped = false
+  if head then
+    if redis.call('LINDEX', list, 0) == raw then
+      redis.call('LPOP', list)
+      popped = true
+    else
+      head = false
+    end
+  end
+  local copy = false
+  if popped and kind == 'fast' then
+    redis.call('INCR', seen .. digest)
+    redis.call('EXPIRE', seen .. digest, kept)
+  elseif popped and kind == 'safe' then
+    local count = tonumber(redis.call('GET', seen .. digest) or '0')
+    if count > 1 then
+      redis.call('DECR', seen .. digest)
+    elseif count == 1 then
+      redis.call('DEL', seen .. digest)
+    end
+    copy = count > 0
+  end
+  if letter ~= '' and popped and not copy then
+    redis.call('RPUSH', dead, letter)
+    redis.call('LTRIM', dead, -most, -1)
+  end
+  for j = i, i + users - 1 do
+    if not copy then mark(ARGV[j]) end
+  end
+  i = i + users
+end
+return marked

@@ -1,0 +1,251 @@
+"""Merge what is staged into output.csv and rejects.csv.
+
+One writer, conditional writes, and nothing is called clean before both files are confirmed.  The ETag of an object is
+the MD5 of its bytes, so `If-Match` alone orders nothing (A, B, A passes): the writer's token is checked when it begins,
+at each chunk it reads and when it cleans, and whatever a replaced writer may have overwritten is evidence for a sweep.
+On any refusal or doubt the table *and* the batch are forgotten and read anew.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from shared.manifest import Fact, InvalidManifest, Manifest
+from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
+
+from shared import rejects as rejects_csv
+from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed, StoredObject
+from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
+from worker.backlog import Backlog, LeaseLost, Staged, new_token
+
+logger = logging.getLogger(__name__)
+
+OUTPUT, REJECTS, MANIFEST = "output.csv", "rejects.csv", "manifest.parquet"
+MANIFEST_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is published: both files as last read or written, with their ETags (None: there is no such object).
+
+    `mended`: what lies in the bucket is not quite this, because it had been edited by hand.
+    """
+
+    output: OutputCsv
+    output_etag: str | None
+    rejects: Mapping[str, Reject]
+    rejects_etag: str | None
+    mended: bool = False
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a batch does to a table; a value of None takes the user's line away."""
+
+    rows: dict[str, Row | None] = field(default_factory=dict)
+    rejects: dict[str, Reject | None] = field(default_factory=dict)
+    facts: dict[str, Fact | None] = field(default_factory=dict)
+
+
+class Publisher:
+    """The writer of one output bucket.  `clock` gives Unix seconds."""
+
+    def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
+        self._store, self._backlog, self._source_bucket, self._clock = store, backlog, source_bucket, clock
+        self._table: Table | None = None
+        self._manifest: Manifest | None = None
+        self._unwritten: dict[str, Fact | None] = {}
+        self._manifest_written = clock()
+
+    def publish(self) -> int:
+        """Publish everything staged.  Returns how much is staged by now, or -1 if another publisher is at it.
+
+        Raises `StoreUnavailable`, `redis.exceptions.RedisError`: then nothing was called clean, and all of it is tried
+        again at the next call.
+        """
+        token = new_token()
+        recorded = self._backlog.begin(token)
+        if recorded is None:
+            return -1
+        try:
+            return self._publish(token, recorded)
+        except PreconditionFailed as error:
+            logger.info("%s was written by another; publishing anew", error)
+            self._forget(token, evidence=False)
+        except LeaseLost:
+            logger.warning("%s lost its lease while publishing; a sweep will look", token)
+            self._forget(token, evidence=True)
+        except BaseException:
+            self._forget(token, evidence=True)
+            raise
+        return 1
+
+    def _publish(self, token: str, recorded: tuple[str | None, str | None]) -> int:
+        table = self._load(recorded)
+        batch = self._backlog.batch(token)
+        if not batch and table.output_etag and table.rejects_etag and not table.mended:
+            self._backlog.release(token, evidence=False)
+            return 0
+        changes = merge(
+            table, {user: staged.outcome for user, staged in batch.items()}, self._fact, self._source_bucket
+        )
+        self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
+        left = self._backlog.clean(
+            token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock()
+        )
+        self._unwritten.update(changes.facts)
+        self._report(batch, table)
+        return left
+
+    def _report(self, batch: Mapping[str, Staged], table: Table) -> None:
+        first = next(iter(batch), "nobody")
+        logger.info(
+            "%s and %d more published rows=%d rejects=%d",
+            first,
+            max(0, len(batch) - 1),
+            len(table.output),
+            len(table.rejects),
+        )
+
+    def _forget(self, token: str, *, evidence: bool) -> None:
+        self._table = None
+        self._backlog.release(token, evidence=evidence)
+
+    # -- the table ---------------------------------------------------------------------------------------------------
+    def _load(self, recorded: tuple[str | None, str | None]) -> Table:
+        table = self._table
+        if table is None or (table.output_etag, table.rejects_etag) != recorded:
+            table = self._table = self._read_table()
+            if (table.output_etag, table.rejects_etag) != recorded:
+                # No publisher recorded these: edited or deleted by hand, or written by one that died.
+                self._backlog.add_evidence("output.csv or rejects.csv is not what was last published")
+                table = self._table = _mended(table)
+        return table
+
+    def _read_table(self) -> Table:
+        try:
+            stored = self._store.get(REJECTS)
+            rejects: Mapping[str, Reject] = _decoded_rejects(stored.body)
+            rejects_etag: str | None = stored.etag
+        except ObjectNotFound:
+            rejects, rejects_etag = {}, None
+        try:
+            stored = self._store.get(OUTPUT)
+            return Table(*_decoded_output(stored), rejects, rejects_etag)
+        except ObjectNotFound:
+            rows = {row.user_id: row for row in self._memo().to_output_rows(self._source_bucket)}
+            return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
+
+    def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
+        output = table.output.replace(changes.rows)
+        rejects = _changed(table.rejects, changes.rejects)
+        output_etag = self._confirm(
+            OUTPUT, output.body, table.output_etag, changed=table.mended or output.body != table.output.body
+        )
+        rejects_etag = table.rejects_etag
+        if rejects != table.rejects or rejects_etag is None:
+            renew_lease()
+            rejects_etag = self._store.replace(REJECTS, rejects_csv.encode(rejects.values()), rejects_etag)
+        elif self._store.etag(REJECTS) != rejects_etag:
+            raise PreconditionFailed(REJECTS)
+        return Table(output, output_etag, rejects, rejects_etag)
+
+    def _confirm(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
+        """Have `body` there, by a write or (nothing changed) by a look; raises `PreconditionFailed`."""
+        if changed or etag is None:
+            return self._store.replace(key, body, etag)
+        if self._store.etag(key) != etag:
+            raise PreconditionFailed(key)
+        return etag
+
+    # -- the manifest ------------------------------------------------------------------------------------------------
+    def _memo(self) -> Manifest:
+        if self._manifest is None:
+            try:
+                self._manifest = Manifest.decode(self._store.get(MANIFEST).body)
+            except (ObjectNotFound, InvalidManifest) as error:
+                logger.info("no manifest to begin with (%s); sweeps will read every file once", error)
+                self._manifest = Manifest.empty()
+        return self._manifest
+
+    def _fact(self, user_id: str) -> Fact | None:
+        return self._unwritten[user_id] if user_id in self._unwritten else self._memo().get(user_id)
+
+    def manifest_due(self, *, idle: bool) -> bool:
+        """Whether there is something new for the manifest, and it is a good time to write it."""
+        return bool(self._unwritten) and (idle or self._clock() - self._manifest_written > MANIFEST_EVERY_S)
+
+    def write_manifest(self) -> None:
+        """Write the manifest, unconditionally: an older, newer or missing one does no harm.
+
+        Raises `StoreUnavailable`.
+        """
+        merged = self._memo().merged(self._unwritten)
+        self._store.put(MANIFEST, merged.encode())
+        self._manifest, self._unwritten, self._manifest_written = merged, {}, self._clock()
+
+
+def merge(
+    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], source_bucket: str
+) -> Changes:
+    """What these outcomes change.  Pure but for `fact`, which tells what a user's last valid CSV said.
+
+    A valid CSV makes the row and closes the reject; no CSV leaves neither; an invalid one is a reject and keeps the row
+    that is published, but for the image, until it is fixed or deleted.
+    """
+    changes = Changes()
+    for user_id, outcome in outcomes.items():
+        img_path = f"{source_bucket}/{outcome.image}" if outcome.image else ""
+        match outcome.csv:
+            case ValidCsv(version, person):
+                row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
+                changes.rows[user_id], changes.rejects[user_id] = row, None
+                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, held=False)
+            case InvalidCsv():
+                changes.rejects[user_id] = _reject(user_id, outcome.csv, table.rejects.get(user_id))
+                held = table.output.get(user_id)
+                changes.rows[user_id] = held and Row(user_id, held.first_name, held.last_name, held.birthts, img_path)
+                changes.facts[user_id] = held and _held_fact(held, outcome.image, fact(user_id))
+            case None:
+                changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
+    return changes
+
+
+def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
+    # The same bytes copied onto themselves are no new reject.
+    since = known.since if known and known.etag == csv.version.etag else csv.version.since
+    return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
+
+
+def _held_fact(row: Row, image: str | None, known: Fact | None) -> Fact:
+    version = known.version if known else CsvVersion("", "", 0)
+    return Fact(row.user_id, version, Person(row.first_name, row.last_name, row.birthts), image, held=True)
+
+
+def _changed(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:
+    if all(rejects.get(user_id) == reject for user_id, reject in changes.items()):
+        return rejects
+    changed = {**rejects, **changes}
+    return {user_id: reject for user_id, reject in changed.items() if reject is not None}
+
+
+def _decoded_output(stored: StoredObject) -> tuple[OutputCsv, str]:
+    try:
+        return OutputCsv(stored.body), stored.etag
+    except InvalidOutputCsv as error:
+        logger.warning("output.csv was edited by hand (%s); making it anew", error)
+        return OutputCsv.repair(stored.body), stored.etag
+
+
+def _mended(table: Table) -> Table:
+    # A file that no publisher recorded may be in any order; lines are found by bisection, so it is put right first.
+    output = OutputCsv.repair(table.output.body)
+    return replace(table, output=output, mended=table.output_etag is not None and output.body != table.output.body)
+
+
+def _decoded_rejects(body: bytes) -> Mapping[str, Reject]:
+    try:
+        return rejects_csv.decode(body)
+    except rejects_csv.InvalidRejectsCsv as error:
+        logger.warning("rejects.csv was edited by hand (%s); making it anew", error)
+        return {}

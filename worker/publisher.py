@@ -1,0 +1,83 @@
+"""The publisher's process: `python -m worker.publisher`.  Publishes as soon as something is staged.
+
+A single drop is published at once; whatever arrives while a write is under way goes into the next one together.  Under
+a steady load publishing is held to a share of the time, a smaller one for bulk work, so that the rest gets the machine.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+from shared.pace import Pace
+
+from shared.object_store import StoreUnavailable
+from worker.backlog import WAKE_BULK, WAKE_LIVE, Backlog
+from worker.publish import Publisher
+from worker.wiring import Wiring
+
+logger = logging.getLogger(__name__)
+
+LIVE_SHARE, BULK_SHARE, BURST_S = 0.35, 0.2, 0.1
+IDLE_S = 5.0
+MANIFEST_IDLE_S = 1.0
+
+
+class PublisherLoop:
+    """Wakes, waits its turn, publishes.  `after_publish` is called when something was published or nothing is left."""
+
+    def __init__(self, publisher: Publisher, backlog: Backlog, after_publish: Callable[[], None]) -> None:
+        self._publisher, self._backlog, self._after_publish = publisher, backlog, after_publish
+        self._live = Pace(LIVE_SHARE, BURST_S, time.monotonic)
+        self._bulk = Pace(BULK_SHARE, BURST_S, time.monotonic)
+
+    def run_forever(self) -> None:
+        """Publish until the process is told to stop.  An outage of a server is waited out, with nothing given up."""
+        left: int | None = None
+        while True:
+            try:
+                # At first, and after an outage: whatever a publisher has left that did not get to its end.
+                left = self.run_once(self._backlog.staged_count() if left is None else left)
+            except (RedisError, StoreUnavailable) as error:
+                logger.warning("publishing waits: %s", error)
+                time.sleep(1.0)
+                left = None
+
+    def run_once(self, left: int) -> int:
+        """Wait for work (not at all if some is `left`) and for its turn, and publish it; how much is left by now."""
+        if not left and not self._wait():
+            return self._backlog.staged_count()  # usually none: a wake-up that got lost is found here
+        if left < 0:
+            time.sleep(0.2)
+        time.sleep(self._live.wait_s())
+        began = time.monotonic()
+        left = self._publisher.publish()
+        spent = time.monotonic() - began
+        self._live.spent(spent)
+        self._bulk.spent(spent)
+        self._after_publish()
+        if self._publisher.manifest_due(idle=False):
+            self._publisher.write_manifest()
+        return left
+
+    def _wait(self) -> bool:
+        turn = self._bulk.wait_s()
+        if turn and self._backlog.wait_for_wake([WAKE_LIVE], turn):
+            return True
+        idle = MANIFEST_IDLE_S if self._publisher.manifest_due(idle=True) else IDLE_S
+        if self._backlog.wait_for_wake([WAKE_LIVE, WAKE_BULK], idle):
+            return True
+        if self._publisher.manifest_due(idle=True):
+            self._publisher.write_manifest()
+        return False
+
+
+def main() -> None:
+    """Run the publisher of the servers that the environment names."""
+    wiring = Wiring.from_environment()
+    publisher = Publisher(wiring.output, wiring.backlog, wiring.settings.source_bucket, time.time)
+    PublisherLoop(publisher, wiring.backlog, wiring.rebuild.finish).run_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The Celery tasks.  Each only translates a message into a call: a message names users, what is there is read now.
+
+A failure of a server is tried again with growing pauses; when that ends, the users are still dirty, and the watch
+enqueues them anew.
+"""
+
+from functools import cache
+from typing import Any
+
+from celery import shared_task
+from redis.exceptions import RedisError
+
+from shared.object_store import StoreUnavailable
+from shared.task_queue import REBUILD, REFRESH, REFRESH_PAGE, SWEEP
+from worker.wiring import Wiring
+
+RETRIED: dict[str, Any] = {
+    "autoretry_for": (StoreUnavailable, RedisError),
+    "retry_backoff": 1,
+    "retry_backoff_max": 30,
+    "retry_jitter": True,
+    "max_retries": 8,
+}
+
+
+@cache
+def wiring() -> Wiring:
+    """The parts of this process, made at its first task: after the fork of a prefork pool."""
+    return Wiring.from_environment()
+
+
+@shared_task(name=REFRESH, **RETRIED)
+def refresh(user_ids: list[str]) -> None:
+    """Read these users' files and stage what they say."""
+    wiring().refresher.refresh(user_ids)
+
+
+@shared_task(name=REFRESH_PAGE, **RETRIED)
+def refresh_page() -> None:
+    """Do the next page of a sweep or rebuild."""
+    wiring().bulk.next_page()
+
+
+@shared_task(name=SWEEP, **RETRIED)
+def sweep(cause: str) -> None:
+    """Compare the bucket with what is published."""
+    wiring().sweep.run(cause)
+
+
+@shared_task(name=REBUILD, **RETRIED)
+def rebuild(task_id: str) -> None:
+    """Begin a full rebuild, or go on with one."""
+    wiring().rebuild.start(task_id)

@@ -1,0 +1,113 @@
+"""The one place that builds the worker's parts and clients.  Nothing is connected before it is used."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared import logs
+from shared.object_store import S3ObjectStore, open_store
+from shared.rebuilds import Rebuilds
+from shared.settings import Settings
+from shared.task_queue import TaskQueue, create_celery
+from worker.backlog import Backlog
+from worker.ignored import IgnoredKeys
+from worker.rebuild import BulkWork, Rebuild
+from worker.refresh import Refresher
+from worker.server_figures import ServerFigures
+from worker.sweep import Sweep
+
+READERS = 32
+"""Requests to MinIO at a time from one process; more are not faster on one server."""
+
+
+class Wiring:
+    """The parts of one process.  They hold connections and threads: make it after a fork, never before."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_environment(cls) -> "Wiring":
+        """Read the settings and set up the log.  Raises `InvalidSettings`."""
+        settings = Settings.from_environment()
+        logs.configure(settings.log_level)
+        return cls(settings)
+
+    def connect(self) -> "Redis":
+        """A client of its own, for a thread that waits in Redis."""
+        return Redis.from_url(
+            self.settings.redis_url,
+            socket_timeout=10,
+            socket_connect_timeout=3,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 1),
+        )
+
+    @cached_property
+    def redis(self) -> "Redis":
+        """The process's client; it does not decode answers."""
+        return self.connect()
+
+    @cached_property
+    def source(self) -> S3ObjectStore:
+        """The bucket that people drop files into."""
+        return open_store(self.settings, self.settings.source_bucket)
+
+    @cached_property
+    def output(self) -> S3ObjectStore:
+        """The bucket that holds what is published."""
+        return open_store(self.settings, self.settings.output_bucket)
+
+    @cached_property
+    def backlog(self) -> Backlog:
+        """The to-do list."""
+        return Backlog(self.redis)
+
+    def backlog_of_its_own(self) -> Backlog:
+        """The to-do list for another thread."""
+        return Backlog(self.connect())
+
+    @cached_property
+    def tasks(self) -> TaskQueue:
+        """Where messages are put."""
+        return TaskQueue(create_celery(self.settings.redis_url))
+
+    @cached_property
+    def rebuilds(self) -> Rebuilds:
+        """The records of rebuilds."""
+        return Rebuilds(self.redis)
+
+    @cached_property
+    def ignored(self) -> IgnoredKeys:
+        """The list of ignored keys."""
+        return IgnoredKeys(self.redis)
+
+    @cached_property
+    def server_figures(self) -> ServerFigures:
+        """What MinIO tells of itself."""
+        return ServerFigures(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
+
+    @cached_property
+    def refresher(self) -> Refresher:
+        """Reads users' files."""
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        return Refresher(self.source, self.backlog, pool, time.time)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """Compares the bucket with what is published."""
+        return Sweep(self.source, self.output, self.backlog, self.tasks, self.ignored, self.server_figures)
+
+    @cached_property
+    def rebuild(self) -> Rebuild:
+        """Reads everyone anew."""
+        return Rebuild(self.output, self.backlog, self.tasks, self.rebuilds)
+
+    @cached_property
+    def bulk(self) -> BulkWork:
+        """Does the pages of sweeps and rebuilds."""
+        return BulkWork(self.refresher, self.backlog, self.tasks, self.rebuild)
