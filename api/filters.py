@@ -87,7 +87,9 @@ def birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
     months = days.astype("datetime64[M]")
     since_1970 = months.astype(np.int64)
     day = (days - months).astype(np.int64) + 1
-    birthday: NDArray[np.int32] = ((1970 + since_1970 // 12) * _YEAR + (since_1970 % 12 + 1) * 32 + day).astype(np.int32)
+    birthday: NDArray[np.int32] = ((1970 + since_1970 // 12) * _YEAR + (since_1970 % 12 + 1) * 32 + day).astype(
+        np.int32
+    )
     return birthday
 
 

@@ -68,7 +68,7 @@ def app(folder: Path, api_port: int) -> list[Program]:
         Program("worker-bulk", [*celery, "worker", "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]),
         Program("beat", [*celery, "beat", "-s", str(folder / "beat-schedule")]),
         Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]),
-        Program("flower", [*celery, "flower"], stop_s=3),
+        Program("flower", [*celery, "flower"], stop_s=5),
     ]
 
 

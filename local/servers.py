@@ -180,6 +180,7 @@ class RedisServer(_Server):
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
+            "set-proc-title no",  # the command line is how a start after a crash knows this process again
         ]
         write_private(self._config, "\n".join(lines) + "\n")
 

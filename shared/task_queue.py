@@ -63,6 +63,10 @@ class TaskQueue:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self._celery.close()
+
     def refresh(self, user_ids: Sequence[str]) -> None:
         """Have these users (1 to 500) read anew, ahead of all bulk work."""
         self._celery.send_task(REFRESH, [list(user_ids)], queue=EVENTS_QUEUE)

@@ -11,7 +11,6 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from minio import Minio
 from minio.error import S3Error
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
@@ -37,14 +36,7 @@ class Init:
 
     def __init__(self, wiring: Wiring) -> None:
         self._wiring, self._settings = wiring, wiring.settings
-        url = urlsplit(self._settings.minio_endpoint)
-        self._minio = Minio(
-            url.netloc,
-            self._settings.minio_access_key,
-            self._settings.minio_secret_key,
-            secure=url.scheme == "https",
-            region=self._settings.region,
-        )
+        self._minio = wiring.init_client()
 
     def run(self) -> None:
         """Make everything ready.  Raises what an unreachable server raises."""

@@ -3,7 +3,9 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from urllib.parse import urlsplit
 
+from minio import Minio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -37,6 +39,12 @@ class Wiring:
         logs.configure(settings.log_level)
         return cls(settings)
 
+    def close(self) -> None:
+        """Give the connections and threads back."""
+        self.redis.close()
+        self.tasks.close()
+        self.readers.shutdown()
+
     def connect(self) -> "Redis":
         """A client of its own, for a thread that waits in Redis."""
         return Redis.from_url(
@@ -46,6 +54,12 @@ class Wiring:
             health_check_interval=15,
             retry=Retry(NoBackoff(), 1),
         )
+
+    def init_client(self) -> Minio:
+        """A client for what concerns whole buckets: making them, and their notifications."""
+        url = urlsplit(self.settings.minio_endpoint)
+        access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
+        return Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=self.settings.region)
 
     @cached_property
     def redis(self) -> "Redis":
@@ -92,10 +106,14 @@ class Wiring:
         return ServerFigures(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
 
     @cached_property
+    def readers(self) -> ThreadPoolExecutor:
+        """Threads that read from MinIO side by side."""
+        return ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+
+    @cached_property
     def refresher(self) -> Refresher:
         """Reads users' files."""
-        pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
-        return Refresher(self.source, self.backlog, pool, time.time)
+        return Refresher(self.source, self.backlog, self.readers, time.time)
 
     @cached_property
     def sweep(self) -> Sweep:

@@ -1,5 +1,6 @@
 """`./run.sh` as a user has it: what it says, what it leaves, and how it stands what is done to it."""
 
+import functools
 import http.client
 import json
 import os
@@ -14,8 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-
-from local.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "REDIS_PORT", "FLOWER_PORT")
@@ -99,20 +98,30 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def process(folder: Path, words: str) -> psutil.Process:
-    """The eldest process with these words in its command line."""
+def named(folder: Path, words: str) -> list[psutil.Process]:
+    """Those with these words in their command line, the eldest first."""
     found = [process for process in processes(folder) if words in " ".join(process.cmdline())]
-    return min(found, key=psutil.Process.create_time)
+    return sorted(found, key=psutil.Process.create_time)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A data folder whose processes do not outlive the test, even if the test fails."""
-    folder = tmp_path / "data"
+    yield from cleaned(tmp_path / "data")
+
+
+@pytest.fixture
+def second_folder(tmp_path: Path) -> Iterator[Path]:
+    """Another one."""
+    yield from cleaned(tmp_path / "other data")
+
+
+def cleaned(folder: Path) -> Iterator[Path]:
     yield folder
-    for left in processes(folder):
-        left.kill()
-    psutil.wait_procs(processes(folder), timeout=10)
+    left = processes(folder)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 def test_the_first_run_shows_the_sample_and_the_second_finds_its_data(folder: Path) -> None:
@@ -145,28 +154,22 @@ def test_what_dies_is_restarted_and_what_a_killed_run_left_is_stopped_by_the_nex
     run = Run(folder, "--empty").ready()
     assert run.users() == []
     for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
-        victim = process(folder, words)
+        victim = named(folder, words)[0]
         victim.kill()
         victim.wait(10)
-        until(lambda words=words: process(folder, words).is_running())  # type: ignore[misc]
+    for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
+        until(functools.partial(named, folder, words))
     until(run.is_healthy)
 
-    left = processes(folder)
+    left, kept = processes(folder), run.credentials
     run.process.kill()
     run.process.wait()
-    process(folder, "supervisord").kill()
+    named(folder, "supervisord")[0].kill()
     second = Run(folder, "--empty").ready()
     assert "Stopping what a killed run left" in second.output
     assert [process for process in left if process.is_running()] == []
-    assert second.credentials == run.credentials if hasattr(run, "credentials") else True
+    assert second.credentials == kept
     assert second.end(signal.SIGHUP) == 0
-    assert processes(folder) == []
-
-
-def test_a_run_whose_supervisor_dies_stops_the_rest_and_says_so(folder: Path) -> None:
-    run = Run(folder, "--empty").ready()
-    process(folder, "supervisord").kill()
-    assert "supervisor ended by itself" in run.refused()
     assert processes(folder) == []
 
 
@@ -197,5 +200,14 @@ def test_an_unknown_argument_is_answered_by_the_usage(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_two_copies_run_side_by_side(tmp_path: Path, folder: Path) -> None:
-    assert free_port()
+def test_two_copies_run_side_by_side_and_one_whose_supervisor_dies_stops_the_rest_of_its_own(
+    folder: Path, second_folder: Path
+) -> None:
+    first = Run(folder, "--empty").ready()
+    second = Run(second_folder, "--empty").ready()
+    assert not {first.credentials[name] for name in PORTS} & {second.credentials[name] for name in PORTS}
+    named(second_folder, "supervisord")[0].kill()
+    assert "supervisor ended by itself" in second.refused()
+    assert processes(second_folder) == []
+    assert first.is_healthy()
+    assert first.end(signal.SIGTERM) == 0

@@ -1,0 +1,76 @@
+"""GET /errors: what did not make it into the table, or only in part, and why.
+
+`rejected`: a CSV that could not be used.  `held`: the same, while the row published before is kept.  `ignored`: a key
+that is no user's file (the first hundred; all are counted in a header).  `dead_letter`: an event nobody understood.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import falcon
+from falcon import Request, Response
+
+from api.figures import Trouble
+from api.filters import single_values
+from api.refusals import nothing_yet
+from api.times import iso
+from api.view import CurrentView, View
+from shared.records import Reject
+
+
+class ErrorsResource:
+    """The list; from memory, so that it is there while Redis or MinIO is away."""
+
+    def __init__(self, current: CurrentView) -> None:
+        self._current = current
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Everything that went wrong with somebody's file and is not mended yet."""
+        single_values(request.params, ())
+        view = self._current()
+        if view.table is None:
+            raise nothing_yet()
+        problems = list(errors(view))
+        response.content_type = falcon.MEDIA_JSON
+        response.data = _lines(problems)
+        response.set_header("X-Total-Count", str(len(problems)))
+        response.set_header("X-Ignored-Count", str(view.figures.ignored_total if view.figures else 0))
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+def errors(view: View) -> Iterable[dict[str, Any]]:
+    """One entry a problem: rejects by user, then ignored keys, then dead letters."""
+    for reject in view.rejects.values():
+        yield _reject(reject, view.table is not None and view.table.has_row(reject.user_id))
+    if view.figures:
+        yield from (_trouble("ignored", trouble) for trouble in view.figures.ignored)
+        yield from (_trouble("dead_letter", trouble) for trouble in view.figures.dead_letters)
+
+
+def _reject(reject: Reject, is_held: bool) -> dict[str, Any]:
+    return {
+        "key": reject.key,
+        "user_id": reject.user_id,
+        "kind": "held" if is_held else "rejected",
+        "reason": reject.reason,
+        "line": reject.line,
+        "since": iso(reject.since),
+    }
+
+
+def _trouble(kind: str, trouble: Trouble) -> dict[str, Any]:
+    return {
+        "key": trouble.key,
+        "user_id": None,
+        "kind": kind,
+        "reason": trouble.reason,
+        "line": None,
+        "since": iso(trouble.since),
+    }
+
+
+def _lines(problems: list[dict[str, Any]]) -> bytes:
+    return ("[" + ",\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems) + "]\n").encode()

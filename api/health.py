@@ -1,0 +1,101 @@
+"""/health/live: can GETs be answered?  /health/ready: does the pipeline keep up, and is nothing known to be lost?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+from falcon import Request, Response
+
+from api.times import iso
+from api.view import CurrentView, View, held
+
+STALE_S = 15.0
+SLOW_S = 60.0
+BROKEN_S = 60.0
+BLIND = "MinIO does not tell whether it lost events (no access to its metrics): a sweep every 5 minutes stands in"
+
+
+class LiveResource:
+    """GET /health/live."""
+
+    def __init__(self, current: CurrentView) -> None:
+        self._current = current
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """200 once a table is in memory, whatever happens afterwards."""
+        live = self._current().table is not None
+        response.media = {"live": live}
+        response.status = falcon.HTTP_200 if live else falcon.HTTP_503
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+class ReadyResource:
+    """GET /health/ready.  `clock` gives Unix seconds."""
+
+    def __init__(self, current: CurrentView, sweep_interval_s: float, clock: Callable[[], float]) -> None:
+        self._current, self._sweep_interval_s, self._clock = current, sweep_interval_s, clock
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """200 if all is well, else 503 with a sentence for each thing that is not."""
+        answer = readiness(self._current(), self._sweep_interval_s, self._clock())
+        response.media = answer
+        response.status = falcon.HTTP_200 if answer["ready"] else falcon.HTTP_503
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
+    """What /health/ready answers.  Ages in seconds, times by ISO 8601 in UTC; None for what is not known."""
+    figures, held_rows = view.figures, len(held(view))
+    reasons = [*_outages(view, now), *(_delays(view, sweep_interval_s, now) if view.redis_error is None else [])]
+    return {
+        "ready": not reasons,
+        "reasons": reasons,
+        "warnings": [BLIND] if figures and not figures.sees_losses else [],
+        "snapshot_age_s": _age(view.looked_at, now),
+        "redis_age_s": _age(view.heard_at, now),
+        "dirty_users": dict(figures.dirty) if figures else None,
+        "oldest_dirty_age_s": _age(figures.oldest_event, now) if figures else None,
+        "last_publish_at": iso(figures.published_at) if figures else None,
+        "last_sweep_at": iso(figures.sweep_at) if figures else None,
+        "rows": None if view.table is None else len(view.table),
+        "rejected": len(view.rejects) - held_rows,
+        "held": held_rows,
+        "ignored": figures.ignored_total if figures else None,
+        "dead_letters": len(figures.dead_letters) if figures else None,
+    }
+
+
+def _outages(view: View, now: float) -> list[str]:
+    reasons = []
+    if view.table is None:
+        reasons.append("nothing is published yet: no output.csv could be read so far")
+    if view.store_error:
+        reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
+    elif view.looked_at is not None and now - view.looked_at > STALE_S:
+        reasons.append(f"output.csv was last looked at {now - view.looked_at:.0f} s ago: MinIO hangs")
+    if view.redis_error:
+        reasons.append(f"Redis does not answer: {view.redis_error}")
+    elif view.heard_at is None or now - view.heard_at > STALE_S:
+        reasons.append("Redis has not answered lately")
+    return reasons
+
+
+def _delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
+    figures, reasons = view.figures, []
+    if figures is None:
+        return []
+    if figures.oldest_event is not None and now - figures.oldest_event > SLOW_S:
+        reasons.append(f"a change has not been published for {now - figures.oldest_event:.0f} s")
+    if figures.sweep_at is not None and now - figures.sweep_at > 2 * sweep_interval_s:
+        reasons.append(f"the last sweep was {now - figures.sweep_at:.0f} s ago, more than two intervals")
+    if view.broken_since is not None and now - view.broken_since > BROKEN_S:
+        reasons.append("something may have been lost, and no sweep has been able to make sure for a minute")
+    return reasons
+
+
+def _age(moment: float | None, now: float) -> float | None:
+    return None if moment is None else round(max(0.0, now - moment), 3)

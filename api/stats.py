@@ -1,0 +1,70 @@
+"""GET /stats: how many rows there are, and how old their people are on average."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from falcon import Request, Response
+from numpy.typing import NDArray
+
+from api.conditional import etag_of, not_modified
+from api.data import published_table, utc_date
+from api.filters import Filters, ages
+from api.snapshot import Table
+from api.view import CurrentView
+
+NO_OBJECTS = "Filter returned no objects"
+
+
+class StatsResource:
+    """The statistics.  `clock` gives Unix seconds."""
+
+    def __init__(self, current: CurrentView, clock: Callable[[], float]) -> None:
+        self._current, self._clock = current, clock
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Statistics of the rows that pass the filters."""
+        filters = Filters.parse(request.params)
+        table = published_table(self._current)
+        today = utc_date(self._clock())
+        etag = etag_of("stats", table.etag, filters.given(), today.isoformat())
+        if not not_modified(request, response, etag):
+            response.data = _answer(table, filters, today, etag)
+
+    on_head = on_get
+
+
+def _answer(table: Table, filters: Filters, today: date, etag: str) -> bytes:
+    answer = table.answers.get(etag)
+    if answer is None:
+        answer = json.dumps(statistics(table, filters, today)).encode() + b"\n"
+        table.answers.keep(etag, answer)
+    return answer
+
+
+def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:
+    """Of the rows that pass: count, mean age (full years, 2 decimals), mean birth date (whole ms since 1970 UTC)."""
+    mask = filters.mask(table.has_image, table.birthday, today)
+    count, given = int(np.count_nonzero(mask)), filters.given()
+    if not count:
+        return {
+            "count": 0,
+            "average_age": None,
+            "average_birthts": None,
+            "filters": given,
+            "message": NO_OBJECTS,
+        }
+    return {
+        "count": count,
+        "average_age": round(int(ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
+        "average_birthts": round(Fraction(_exact_sum(table.birthts[mask]), count)),
+        "filters": given,
+    }
+
+
+def _exact_sum(values: NDArray[np.int64]) -> int:
+    # 37,000 birth dates in the year 9999 are more milliseconds than an int64 holds.
+    return (int((values >> 20).sum()) << 20) + int((values & 0xFFFFF).sum())

@@ -1,0 +1,46 @@
+"""`gunicorn api.wsgi:app -c api/gunicorn_conf.py`: builds the application from the environment, and nothing else.
+
+It may be imported before gunicorn forks: no connection is open and no thread runs until a worker calls
+`follower.start()`.
+"""
+
+import time
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from api.app import create_app
+from api.follower import Connections, Follower
+from api.presence import Presence
+from api.tasks import RebuildDesk
+from shared import logs
+from shared.object_store import open_store
+from shared.rebuilds import Rebuilds
+from shared.settings import Settings
+from shared.task_queue import TaskQueue, create_celery
+
+REDIS_TIMEOUT_S = 1.5
+MOST_WAITING = 2
+"""Requests in one process that wait for a rebuild; gunicorn gives it four threads."""
+
+
+def _redis(url: str) -> "Redis":
+    # No second try: a client is told of an outage within its five seconds, and the follower tries again anyway.
+    return Redis.from_url(
+        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
+
+
+settings = Settings.from_environment()
+logs.configure(settings.log_level)
+client = _redis(settings.redis_url)
+follower = Follower(lambda: Connections(open_store(settings, settings.output_bucket), _redis(settings.redis_url)))
+desk = RebuildDesk(
+    Rebuilds(client),
+    TaskQueue(create_celery(settings.redis_url)).rebuild,
+    Presence(client),
+    MOST_WAITING,
+    time.time,
+)
+app = create_app(lambda: follower.view, desk, settings.sweep_interval_s)

@@ -1,0 +1,31 @@
+"""The worker's parts on real servers, driven step by step: nothing runs beside the test."""
+
+from collections.abc import Iterator
+
+import pytest
+from minio import Minio
+from redis import Redis
+
+from local.servers import MinioServer, RedisServer
+from shared.settings import Settings
+from tests.conftest import PASSWORD, USER, new_bucket
+from tests.integration.stepping import Stepping
+
+
+@pytest.fixture
+def settings(redis: "Redis", minio_server: MinioServer, redis_server: RedisServer, minio_client: Minio) -> Settings:
+    return Settings(
+        minio_endpoint=minio_server.endpoint,
+        minio_access_key=USER,
+        minio_secret_key=PASSWORD,
+        redis_url=redis_server.url,
+        source_bucket=new_bucket(minio_client),
+        output_bucket=new_bucket(minio_client),
+    )
+
+
+@pytest.fixture
+def rowdrop(settings: Settings) -> Iterator[Stepping]:
+    stepping = Stepping(settings)
+    yield stepping
+    stepping.close()

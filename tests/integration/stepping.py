@@ -1,0 +1,92 @@
+"""Rowdrop one step at a time, for tests that force an order of things."""
+
+import time
+from collections.abc import Sequence
+
+from shared.object_store import ObjectNotFound
+from shared.output_csv import OutputCsv
+from shared.records import Reject, Row
+from shared.settings import Settings
+from shared.task_queue import BULK_QUEUE
+from worker.check import check
+from worker.publish import OUTPUT, Publisher
+from worker.sweep import read_published
+from worker.wiring import Wiring
+
+HEADER = "first_name,last_name,birthts"
+
+
+def csv_of(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000) -> bytes:
+    return f"{HEADER}\n{first_name},{last_name},{birthts}\n".encode()
+
+
+class Stepping:
+    """The worker's parts of one pair of buckets."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.wiring = Wiring(settings)
+        self.source, self.output, self.backlog = self.wiring.source, self.wiring.output, self.wiring.backlog
+        self.publisher = self.new_publisher()
+
+    def close(self) -> None:
+        self.wiring.close()
+
+    def new_publisher(self) -> Publisher:
+        """A publisher that knows nothing yet, as after a restart."""
+        return Publisher(self.output, self.backlog, self.source.bucket, time.time)
+
+    def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
+        """Put a CSV and images, without any event."""
+        self.source.put(f"{user_id}.csv", csv_of() if body is None else body)
+        for extension in images:
+            self.source.put(f"{user_id}.{extension}", b"image")
+
+    def mark(self, *user_ids: str, cause: str = "event") -> None:
+        self.backlog.mark(user_ids, cause, time.time())
+
+    def refresh(self, *user_ids: str) -> None:
+        """Mark and read these users."""
+        self.mark(*user_ids)
+        self.wiring.refresher.refresh(user_ids)
+
+    def publish(self) -> None:
+        """Publish until nothing is staged."""
+        while self.publisher.publish():
+            pass
+
+    def land(self, *user_ids: str) -> None:
+        """Mark, read and publish these users."""
+        self.refresh(*user_ids)
+        self.publish()
+
+    def sweep(self, cause: str = "test") -> int:
+        """Sweep, do what it found and publish; how many users it marked."""
+        marked = self.wiring.sweep.run(cause)
+        self.do_bulk_work()
+        return marked
+
+    def do_bulk_work(self) -> None:
+        """Do all pages that wait, and publish."""
+        while self.wiring.bulk.next_page():
+            pass
+        self.publish()
+        self.backlog.redis.delete(BULK_QUEUE)  # the messages that said so
+
+    def rows(self) -> dict[str, Row]:
+        return {row.user_id: row for row in OutputCsv(self.body()).rows()}
+
+    def body(self) -> bytes:
+        return self.output.get(OUTPUT).body
+
+    def has_output(self) -> bool:
+        try:
+            self.output.get(OUTPUT)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def rejects(self) -> dict[str, Reject]:
+        return read_published(self.output).rejects
+
+    def differences(self) -> list[str]:
+        return check(self.source, self.output)
