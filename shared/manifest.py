@@ -10,7 +10,6 @@ if its ETag is the CSV's of now and its fields are the published row's.  Held as
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -63,7 +62,7 @@ class Manifest:
 
     __slots__ = ("_table",)
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: pa.Table) -> None:
         """Take a `pyarrow.Table` of the manifest's columns; `decode` and `merged` are the ways to get one."""
         self._table = table
 
@@ -125,7 +124,7 @@ class Manifest:
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)
 
 
-def _table(facts: Iterable[Fact]) -> Any:
+def _table(facts: Iterable[Fact]) -> pa.Table:
     rows = [
         (
             fact.user_id,
@@ -147,7 +146,7 @@ def _table(facts: Iterable[Fact]) -> Any:
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
 
 
-def _facts(table: Any) -> Iterator[Fact]:
+def _facts(table: pa.Table) -> Iterator[Fact]:
     for batch in table.to_batches(max_chunksize=10_000):
         for user, source, etag, since, first, last, birthts, image, _, held, _ in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
