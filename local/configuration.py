@@ -91,7 +91,7 @@ def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callabl
     own_redis = given.get("REDIS_URL") in {None, kept.get("REDIS_URL")}
     unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if not own_minio else set()
     unused |= {"REDIS_PORT"} if not own_redis else set()
-    values = dict(given)
+    values = {name: value for name, value in given.items() if name not in unused}
     values.update(_ports(given, kept, set(PORTS) - unused, report))
     values.setdefault("FLOWER_USER", "rowdrop")
     values.setdefault("FLOWER_PASSWORD", kept.get("FLOWER_PASSWORD") or secrets.token_urlsafe(18))

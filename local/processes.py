@@ -76,7 +76,7 @@ class Supervisor:
     """Supervisor with these programs in `folder`.  The process that made it stays responsible: it must `stop`."""
 
     def __init__(self, folder: Path, programs: Sequence[Program]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._programs = programs
         self._socket = _socket_path(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,10 +84,10 @@ class Supervisor:
     def start(self, environment: Mapping[str, str]) -> None:
         """Start supervisor and the servers.  Raises `CannotRun` when it does not come up."""
         self._write_files()
-        with (self._folder / "logs" / "supervisord.out").open("wb") as out:
+        with (self.folder / "logs" / "supervisord.out").open("wb") as out:
             self._process = subprocess.Popen(
                 ["/bin/sh", str(self._script(_SUPERVISOR))],
-                cwd=self._folder,
+                cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -97,7 +97,7 @@ class Supervisor:
         deadline = time.monotonic() + 15
         while self.states() is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise CannotRun(f"supervisor does not start:\n{tail(self._folder / 'logs' / 'supervisord.out')}")
+                raise CannotRun(f"supervisor does not start:\n{tail(self.folder / 'logs' / 'supervisord.out')}")
             time.sleep(0.05)
 
     def start_app(self) -> None:
@@ -114,7 +114,7 @@ class Supervisor:
 
     def log(self, name: str) -> Path:
         """What this program printed, the last 10 MB of it; older parts lie beside it."""
-        return self._folder / "logs" / f"{name}.log"
+        return self.folder / "logs" / f"{name}.log"
 
     def wait(self) -> None:
         """Sleep until supervisor ends, which it does not by itself."""
@@ -127,8 +127,8 @@ class Supervisor:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
-        stop_left_overs(self._folder, lambda _: None)
-        if self._socket.parent != self._folder:
+        stop_left_overs(self.folder, lambda _: None)
+        if self._socket.parent != self.folder:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()
 
@@ -136,12 +136,12 @@ class Supervisor:
         return ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, f"unix://{self._socket}"))
 
     def _script(self, name: str) -> Path:
-        return self._folder / "start" / f"{name}.sh"
+        return self.folder / "start" / f"{name}.sh"
 
     def _write_files(self) -> None:
         for name in ("logs", "start", "pids"):
-            (self._folder / name).mkdir(exist_ok=True)
-        conf = self._folder / "supervisord.conf"
+            (self.folder / name).mkdir(exist_ok=True)
+        conf = self.folder / "supervisord.conf"
         write_private(conf, _conf(self._programs, self._socket))
         supervisord = Program(_SUPERVISOR, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
         for program in (supervisord, *self._programs):
@@ -149,8 +149,8 @@ class Supervisor:
 
     def _write_script(self, program: Program) -> None:
         words = [shlex.quote(word) for word in program.command]
-        directory = self._folder if program.name == _SUPERVISOR else ROOT
-        pid_file = shlex.quote(str(self._folder / "pids" / f"{program.name}.pid"))
+        directory = self.folder if program.name == _SUPERVISOR else ROOT
+        pid_file = shlex.quote(str(self.folder / "pids" / f"{program.name}.pid"))
         lines = [
             "# Written by run.sh at each start.",
             f"cd {shlex.quote(str(directory))} || exit 1",

@@ -1,25 +1,22 @@
 """The command behind run.sh: find the servers, start everything, say where it is, stop everything."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from local import configuration as config
+from local.banner import banner
 from local.configuration import Configuration
 from local.errors import CannotRun
-from local.locks import try_lock
+from local.locks import lock, try_lock
 from local.processes import ROOT, Supervisor, app, servers, stop_left_overs
+from local.readiness import ports_of, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
-from local.servers import MinioServer, RedisServer, find_minio, find_redis, http_get, tail
+from local.servers import MinioServer, RedisServer, find_minio, find_redis, tail
 from local.signals import Stopped, ignore_signals, raise_when_stopped
-
-_SERVER_WAIT_S = 120.0
-_READY_WAIT_S = 60.0
 
 
 def main() -> int:
@@ -70,36 +67,48 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 def _run(folder: Path, given: dict[str, str], with_sample: bool, screen: Screen) -> None:
     stop_left_overs(folder, lambda names: screen(f"Stopping what a killed run left: {', '.join(names)}"))
-    configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
-    config.keep(configuration, folder / ".env")
-    redis, minio = _servers(folder, configuration, screen)
-    supervisor = Supervisor(folder, [*servers(redis, minio), *app(folder, configuration.port("API_PORT"))])
-    environment = _environment(configuration, folder)
-    try:
-        supervisor.start(environment | (minio.environment() if minio else {}))
-        _wait_for_servers(supervisor, redis, minio, screen)
-        sample = _init(environment, configuration, screen) and with_sample
-        if sample:
-            _python("local.sample", environment)
-        supervisor.start_app()
-        _wait_for_app(supervisor, configuration, sample, screen)
-        screen(_banner(folder, configuration))
-        supervisor.wait()
-        raise CannotRun(f"supervisor ended by itself:\n{tail(supervisor.log('supervisord'))}")
-    finally:
-        ignore_signals()
-        screen("Stopping: Rowdrop, MinIO, Redis …")
-        supervisor.stop()
+    redis_binary, minio_binary = _find_servers(folder, given, screen)
+    with ExitStack() as choosing_ports:
+        choosing_ports.enter_context(_lock_against_other_starts(screen))
+        configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
+        config.keep(configuration, folder / ".env")
+        redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
+        supervisor = Supervisor(folder, [*servers(redis, minio), *app(folder, configuration.port("API_PORT"))])
+        try:
+            sample = _start(supervisor, configuration, (redis, minio), with_sample, screen)
+            choosing_ports.close()
+            wait_for_app(supervisor, configuration, sample, screen)
+            screen(banner(folder, configuration))
+            supervisor.wait()
+            raise CannotRun(f"supervisor ended by itself:\n{tail(supervisor.log('supervisord'))}")
+        finally:
+            ignore_signals()
+            screen("Stopping: Rowdrop, MinIO, Redis …")
+            supervisor.stop()
+
+
+def _find_servers(folder: Path, given: dict[str, str], screen: Screen) -> tuple[Path | None, Path | None]:
+    """The programs of the servers that are to be ours.  A wrong setting is told before MinIO is built, not after."""
+    wanted = config.configure(given, config.kept_in(folder / ".env"), lambda _: None)
+    redis = find_redis(screen) if wanted.own_redis else None
+    minio = find_minio(report=screen) if wanted.own_minio else None
+    return redis, minio
+
+
+def _lock_against_other_starts(screen: Screen) -> AbstractContextManager[None]:
+    """From choosing ports until they are taken only one start at a time: two would choose the same."""
+    wait = "Another Rowdrop is starting: waiting, {:.0f} s …"
+    return lock(ROOT / ".start.lock", lambda seconds: screen(wait.format(seconds)))
 
 
 def _servers(
-    folder: Path, configuration: Configuration, screen: Screen
+    folder: Path, configuration: Configuration, redis_binary: Path | None, minio_binary: Path | None
 ) -> tuple[RedisServer | None, MinioServer | None]:
     address, redis, minio = configuration.redis, None, None
-    if configuration.own_redis:
-        redis = RedisServer(folder / "redis", address.port, address.password, find_redis(screen))
+    if redis_binary:
+        redis = RedisServer(folder / "redis", address.port, address.password, redis_binary)
         redis.prepare()
-    if configuration.own_minio:
+    if minio_binary:
         minio = MinioServer(
             folder=folder / "minio",
             port=configuration.port("MINIO_PORT"),
@@ -110,10 +119,30 @@ def _servers(
             redis_port=address.port,
             redis_user=address.user,
             redis_password=address.password,
-            binary=find_minio(report=screen),
+            binary=minio_binary,
         )
         minio.prepare()
     return redis, minio
+
+
+def _start(
+    supervisor: Supervisor,
+    configuration: Configuration,
+    own: tuple[RedisServer | None, MinioServer | None],
+    with_sample: bool,
+    screen: Screen,
+) -> bool:
+    """Start all, in order; whether there are rows of the sample to be waited for."""
+    redis, minio = own
+    environment = _environment(configuration, supervisor.folder)
+    supervisor.start(environment | (minio.environment() if minio else {}))
+    wait_for_servers(supervisor, redis, minio, screen)
+    sample = _init(environment, configuration, screen) and with_sample
+    if sample:
+        _python("local.sample", environment)
+    supervisor.start_app()
+    wait_for_ports(ports_of(configuration))
+    return sample
 
 
 def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
@@ -125,20 +154,6 @@ def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
         "FLOWER_ADDRESS": "127.0.0.1",
         "FLOWER_BASIC_AUTH": f"{values['FLOWER_USER']}:{values['FLOWER_PASSWORD']}",
     }
-
-
-def _wait_for_servers(
-    supervisor: Supervisor, redis: RedisServer | None, minio: MinioServer | None, screen: Screen
-) -> None:
-    for name, server in (("redis", redis), ("minio", minio)):
-        started = time.monotonic()
-        while server and not server.is_ready():
-            waited = time.monotonic() - started
-            if waited > _SERVER_WAIT_S:
-                raise CannotRun(f"{name} is not ready after {waited:.0f} s:\n{tail(supervisor.log(name))}")
-            if waited > 2:
-                screen(f"Waiting for {name}: {waited:.0f} s …")
-            time.sleep(0.05)
 
 
 def _init(environment: dict[str, str], configuration: Configuration, screen: Screen) -> bool:
@@ -158,84 +173,6 @@ def _python(module: str, environment: dict[str, str]) -> str:
     if done.returncode:
         raise CannotRun(f"python -m {module} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
-
-
-def _wait_for_app(supervisor: Supervisor, configuration: Configuration, sample: bool, screen: Screen) -> None:
-    """Return when a drop would become a row, and the sample has.  Takes long: say once why, and go on waiting."""
-    port = configuration.port("API_PORT")
-    started = time.monotonic()
-    told = False
-    while (missing := _missing(port, sample)) is not None:
-        waited = time.monotonic() - started
-        if waited > _READY_WAIT_S and not told:
-            told = True
-            screen(_complaint(supervisor, missing, waited))
-        screen(f"Waiting until Rowdrop is ready: {waited:.0f} s …")
-        time.sleep(1 if told else 0.1)
-
-
-def _missing(port: int, sample: bool) -> str | None:
-    status, body = http_get(port, "/health/ready")
-    if status != 200:
-        return f"GET /health/ready: {body.decode(errors='replace') or 'no answer'}"
-    if sample:
-        status, body = http_get(port, "/data")
-        rows = json.loads(body) if status == 200 else []
-        if not any(str(row["user_id"]).startswith("sample-") for row in rows):
-            return f"GET /data shows no row of the sample (status {status})"
-    return None
-
-
-def _complaint(supervisor: Supervisor, missing: str, waited: float) -> str:
-    """What is not ready, with the log that matters: of a program that does not run, else of the API."""
-    states = supervisor.states() or {}
-    down = {name: state for name, state in states.items() if state != "RUNNING"}
-    lines = [f"Not ready after {waited:.0f} s.  {missing}"]
-    for name in down or {"api": ""}:
-        lines.append(f"  {name} {down.get(name, '')}: the end of {supervisor.log(name)}")
-        lines.append(tail(supervisor.log(name)))
-    return "\n".join([*lines, "Waiting on; Ctrl-C stops."])
-
-
-def _banner(folder: Path, configuration: Configuration) -> str:
-    values = configuration.values
-    credentials = _short(folder / ".env")
-    lines = [
-        "",
-        "Rowdrop is ready.  Ctrl-C stops it; the data stays.",
-        "",
-        f"  API           http://127.0.0.1:{values['API_PORT']}/data   (also /stats, /errors, /health/ready)",
-        f"  S3            {values['MINIO_ENDPOINT']}   drop into {configuration.source_bucket}",
-        f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}",
-        f"  Credentials   {credentials}",
-        f"  Logs          {_short(folder / 'logs')}",
-        "",
-        "Drop a file, get a row:",
-        "",
-        *_example(credentials, configuration),
-        "",
-    ]
-    if configuration.own_minio:
-        lines.insert(5, f"  Console       http://127.0.0.1:{values['MINIO_CONSOLE_PORT']}")
-    return "\n".join(lines)
-
-
-def _example(credentials: str, configuration: Configuration) -> list[str]:
-    bucket, port = configuration.source_bucket, configuration.values["API_PORT"]
-    source = (
-        f"  . {credentials}" if configuration.own_minio else "  # MINIO_ENDPOINT, MINIO_ACCESS_KEY, …: as you gave them"
-    )
-    return [
-        source,
-        "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
-        '  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY" \\',
-        f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',
-        f"  curl -s http://127.0.0.1:{port}/data",
-    ]
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 if __name__ == "__main__":

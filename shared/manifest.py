@@ -75,7 +75,8 @@ class Manifest:
     def decode(cls, body: bytes) -> "Manifest":
         """The inverse of `encode`; facts of other rules included.  Raises `InvalidManifest` on anything not ours."""
         try:
-            table = pq.read_table(pa.BufferReader(body))
+            table = pq.ParquetFile(pa.BufferReader(body)).read()
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise InvalidManifest(f"no Parquet file: {error}") from None
         if not table.schema.equals(_SCHEMA):

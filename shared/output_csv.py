@@ -65,7 +65,7 @@ def decode_row(line: bytes) -> Row:
 
 
 def _unquoted(text: str) -> list[str]:
-    fields, position = [], 0
+    fields, position = list[str](), 0
     while len(fields) < len(COLUMNS):
         found = _FIELD.match(text, position)
         if found is None:
@@ -209,13 +209,15 @@ def is_proper(body: bytes) -> bool:
     try:
         batches = pa_csv.open_csv(pa.BufferReader(body), **_options(use_threads=False)) if whole.size > position else ()
         for batch in batches:
+            if not batch.num_rows:
+                continue  # nothing but blank lines, which are not ours
             lines = _lines(batch)
             if not (_ascending(batch["user_id"], last) and whole.slice(position, lines.size).equals(lines)):
                 return False
             position, last = position + lines.size, batch["user_id"][-1].as_py()
     except pa.ArrowInvalid:
         return False
-    return position == whole.size
+    return bool(position == whole.size)
 
 
 def _options(*, use_threads: bool) -> dict[str, Any]:
@@ -227,14 +229,14 @@ def _options(*, use_threads: bool) -> dict[str, Any]:
     }
 
 
-def _ascending(user_ids: Any, last: str) -> bool:
+def _ascending(user_ids: pa.Array, last: str) -> bool:
     if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f/]")).as_py():
         return False  # nobody's: see `shared.keys`
     before = pa.concat_arrays([pa.array([last], _TEXT), user_ids[:-1]])
     return bool(pc.all(pc.less(before, user_ids)).as_py())
 
 
-def _lines(batch: Any) -> Any:
+def _lines(batch: pa.RecordBatch) -> pa.Buffer:
     """The buffer of these rows' lines, each as `encode_row` writes it."""
     columns = [
         column.cast(_TEXT) if name == "birthts" else _quoted_column(column)
@@ -245,7 +247,7 @@ def _lines(batch: Any) -> Any:
     return ended.buffers()[2].slice(0, pc.sum(pc.binary_length(ended)).as_py())
 
 
-def _quoted_column(column: Any) -> Any:
+def _quoted_column(column: pa.Array) -> pa.Array:
     quote, special = pa.scalar('"', _TEXT), pc.match_substring_regex(column, '[",]')
     if not pc.any(special).as_py():
         return column

@@ -1,7 +1,7 @@
-"""The to-do list in Redis: who is dirty, what was read, who may write; every atomic step with its promise.
+"""The to-do list in Redis: who is dirty, what was read of them, who may write.  Every atomic step and its promise.
 
     events:fast, events:safe   list   what MinIO said, not yet noted
-    dirty                      hash   user -> "mark|slot": `mark` renewed by every mark, `slot` by every accepted reading
+    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings
     since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
     staged                     hash   user -> "mark|slot|outcome": read, not yet published
     writer                     string the token of the publisher that may write, with a lease
@@ -185,7 +185,7 @@ class Backlog:
 
     def take_page(self, cause: str, now: float) -> Page | None:
         """The next page, with those of its users that are dirty: all, marked now (rebuild), or still (sweep)."""
-        arguments = [new_token(), now, "1" if cause == "rebuild" else "0"]
+        arguments: list[Any] = [new_token(), now, "1" if cause == "rebuild" else "0"]
         answer = self._take_page([PAGES[cause], "dirty", f"since:{cause}"], arguments)
         if not answer:
             return None

@@ -51,7 +51,7 @@ def decode(raw: bytes) -> list[Event]:
     return events
 
 
-def _event(record: Any) -> Event:
+def _event(record: dict[str, Any]) -> Event:
     s3 = record["s3"]
     bucket, key, name = s3["bucket"]["name"], s3["object"]["key"], record["eventName"]
     if not (type(bucket) is type(key) is type(name) is str):

@@ -32,10 +32,10 @@ def arn(target: str) -> str:
 
 
 class Init:
-    """Prepares the servers that `settings` names."""
+    """Prepares the servers of `wiring`; waits `probe_wait_s` seconds for the event that proves it."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        self._wiring, self._settings = wiring, wiring.settings
+    def __init__(self, wiring: Wiring, probe_wait_s: float = PROBE_WAIT_S) -> None:
+        self._wiring, self._settings, self._probe_wait_s = wiring, wiring.settings, probe_wait_s
         self._minio = wiring.init_client()
 
     def run(self) -> None:
@@ -58,7 +58,7 @@ class Init:
         bucket = self._settings.source_bucket
         config = self._minio.get_bucket_notification(bucket)
         queues = list(config.queue_config_list or [])
-        missing = [target for target in TARGETS if arn(target) not in {queue.queue for queue in queues}]
+        missing = [target for target in TARGETS if not any(_is_ours(queue, target) for queue in queues)]
         if missing:
             queues += [QueueConfig(EVENTS, f"rowdrop-{target.lower()}", queue=arn(target)) for target in missing]
             self._minio.set_bucket_notification(
@@ -72,7 +72,7 @@ class Init:
         bucket = self._settings.source_bucket
         self._minio.put_object(bucket, key, io.BytesIO(b""), 0)
         try:
-            until = time.monotonic() + PROBE_WAIT_S
+            until = time.monotonic() + self._probe_wait_s
             while time.monotonic() < until:
                 if self._wiring.backlog.probe_came(key):
                     return True
@@ -80,6 +80,12 @@ class Init:
             return False
         finally:
             self._minio.remove_object(bucket, key)
+
+
+def _is_ours(queue: QueueConfig, target: str) -> bool:
+    """Whether a rule sends all that happens to this target; one of somebody's for some keys alone does not."""
+    unfiltered = not (queue.prefix_filter_rule or queue.suffix_filter_rule)
+    return queue.queue == arn(target) and unfiltered and set(EVENTS) <= set(queue.events)
 
 
 def _lines_to_set(settings: Settings) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from shared.keys import Ignored, UserFile, classify
 
+from shared.keys import Ignored, UserFile, classify
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.backlog import CHUNK, FAST, SAFE, Backlog, Notice
 from worker.events import InvalidEvent, decode

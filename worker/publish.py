@@ -10,11 +10,10 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
-
 from shared import rejects as rejects_csv
+from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed, StoredObject
+from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
 from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
 from worker.backlog import Backlog, LeaseLost, Staged, new_token
 
@@ -204,8 +203,8 @@ def merge(
             case InvalidCsv():
                 changes.rejects[user_id] = _reject(user_id, outcome.csv, table.rejects.get(user_id))
                 held = table.output.get(user_id)
-                changes.rows[user_id] = held and Row(user_id, held.first_name, held.last_name, held.birthts, img_path)
-                changes.facts[user_id] = held and _held_fact(held, outcome.image, fact(user_id))
+                changes.rows[user_id] = replace(held, img_path=img_path) if held else None
+                changes.facts[user_id] = _held_fact(held, outcome.image, fact(user_id)) if held else None
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
-from shared.pace import Pace
 
 from shared.object_store import StoreUnavailable
+from shared.pace import Pace
 from worker.backlog import WAKE_BULK, WAKE_LIVE, Backlog
 from worker.publish import Publisher
 from worker.wiring import Wiring

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from shared.records import Person
 
@@ -18,6 +19,8 @@ MIN_BIRTHTS, MAX_BIRTHTS = -62_135_596_800_000, 253_402_300_799_999
 
 MOST_QUOTED = 40
 """So many characters of a user's file may appear in a reason."""
+MOST_COUNTED = 100
+"""Of a file with more records than this it is enough to know that."""
 
 # Blanks between a closing quote and the comma, which the csv module would not take.  A quote that nothing closes
 # matches to the end, so that the time stays linear.
@@ -39,16 +42,12 @@ def parse(body: bytes) -> Person:
     """The person of a user's CSV.  Raises `InvalidUserFile`, and nothing else, whatever the bytes."""
     if len(body) > MAX_CSV_BYTES:
         raise InvalidUserFile(f"larger than {MAX_CSV_BYTES:,} bytes")
-    records = list(_records(_decoded(body)))
-    if not records:
+    records = _records(_decoded(body))
+    header_line, header = next(records, (0, []))
+    if not header_line:
         raise InvalidUserFile("the file is empty")
-    (header_line, header), *people = records
     positions = _positions(header, header_line)
-    if not people:
-        raise InvalidUserFile("only a header, no record", header_line)
-    if len(people) > 1:
-        raise InvalidUserFile(f"{len(people)} records instead of one", people[1][0])
-    line, fields = people[0]
+    line, fields = _only(records, header_line)
     _check_length(fields, header, line)
     first_name, last_name, birthts = (_field(fields[positions[name]], name, line) for name in COLUMNS)
     return Person(first_name, last_name, _birthts(birthts, line))
@@ -116,11 +115,24 @@ def _why_missing(missing: Sequence[str], header: Sequence[str]) -> str:
     return f"missing {columns} {', '.join(missing)}; found: {_excerpt(', '.join(map(str.strip, header)))}"
 
 
+def _only(people: Iterator[Record], header_line: int) -> Record:
+    first = next(people, None)
+    if first is None:
+        raise InvalidUserFile("only a header, no record", header_line)
+    second = next(people, None)
+    if second:
+        count = 2 + sum(1 for _ in islice(people, MOST_COUNTED - 1))
+        many = f"more than {MOST_COUNTED}" if count > MOST_COUNTED else count
+        raise InvalidUserFile(f"{many} records instead of one", second[0])
+    return first
+
+
 def _check_length(fields: Sequence[str], header: Sequence[str], line: int) -> None:
-    if len(fields) > len(header):
+    missing = "" if len(fields) >= len(header) else header[len(fields)].strip()
+    if missing:
+        raise InvalidUserFile(f"missing value for {_excerpt(missing)}", line)
+    if len(fields) != len(header):
         raise InvalidUserFile(f"{len(fields)} fields, but the header has {len(header)} columns", line)
-    if len(fields) < len(header):
-        raise InvalidUserFile(f"missing value for {_excerpt(header[len(fields)].strip())}", line)
 
 
 def _field(written: str, name: str, line: int) -> str:
@@ -134,7 +146,7 @@ def _birthts(written: str, line: int) -> int:
     if not written:
         raise InvalidUserFile("birthts: empty", line)
     if not re.fullmatch(r"-?[0-9]{1,15}", written):
-        reason = f"birthts: not a whole number of milliseconds, of at most 15 digits: '{_excerpt(written)}'"
+        reason = f"birthts: not a whole number of milliseconds (at most 15 digits): '{_excerpt(written)}'"
         raise InvalidUserFile(reason, line)
     birthts = int(written)
     if not MIN_BIRTHTS <= birthts <= MAX_BIRTHTS:

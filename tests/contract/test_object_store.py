@@ -1,6 +1,8 @@
 """What Rowdrop relies on in an object store, on a real MinIO: conditional writes, and what absence means."""
 
+import io
 import string
+from collections.abc import Callable
 
 import pytest
 from minio import Minio
@@ -15,8 +17,8 @@ from shared.object_store import (
 )
 
 MINIO_KEYS = [
-    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv", ".hidden.csv",
-    "..csv", "a..b.csv", 'q"q.csv', "a#b?c.csv", "a&b=c;d.csv", "~a*b'(c)!.csv", "[x]{y}|^`.csv", "a,b.csv", ":x.csv",
+    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
+    ".hidden.csv", "..csv", "a..b.csv", 'q"q.csv', "a#b?c.csv", "a&b=c;d.csv", "~a*b'(c)!.csv", "[x]{y}|^`.csv", "a,b.csv", ":x.csv",
     " lead.csv", "tail .csv", "dir/x.csv", "a\\b.csv", "\u202eabc.csv", "x" * 200 + ".csv",
 ]  # fmt: skip
 
@@ -46,8 +48,6 @@ def test_every_key_that_minio_takes_is_written_listed_read_and_removed(store: S3
 def test_a_key_with_a_control_character_does_not_stop_the_listing(
     store: S3ObjectStore, minio_client: Minio, character: str
 ) -> None:
-    import io
-
     hostile = f"m{character}.csv"
     minio_client.put_object(store.bucket, hostile, io.BytesIO(b"x"), 1)
     for key in ("a.csv", "z.csv"):
@@ -74,7 +74,7 @@ def test_a_missing_bucket_is_unavailable_and_never_a_missing_key(no_bucket: S3Ob
             no_bucket.replace("a.csv", b"x", expected)
 
 
-def keys_of_bucket(store: ObjectStore):  # type: ignore[no-untyped-def]
+def keys_of_bucket(store: ObjectStore) -> Callable[[str], list[str]]:
     return lambda _: keys_of(store)
 
 

@@ -1,0 +1,48 @@
+"""What run.sh prints when all is ready: where everything is, and how to drop a first file."""
+
+from pathlib import Path
+
+from local.configuration import Configuration
+from local.processes import ROOT
+
+_THEIRS = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: as you gave them"
+
+
+def banner(folder: Path, configuration: Configuration) -> str:
+    """The text, without any secret.  `folder`: the data folder of this run."""
+    values = configuration.values
+    console = [f"  Console       http://127.0.0.1:{values['MINIO_CONSOLE_PORT']}"] if configuration.own_minio else []
+    return "\n".join(
+        [
+            "",
+            "Rowdrop is ready.  Ctrl-C stops it; the data stays.",
+            "",
+            f"  API           http://127.0.0.1:{values['API_PORT']}/data   (also /stats, /errors, /health/ready)",
+            f"  S3            {values['MINIO_ENDPOINT']}   (drop into {configuration.source_bucket})",
+            *console,
+            f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}",
+            f"  Credentials   {_short(folder / '.env')}",
+            f"  Logs          {_short(folder / 'logs')}",
+            "",
+            "Drop a file, get a row:",
+            "",
+            *_example(folder, configuration),
+            "",
+        ]
+    )
+
+
+def _example(folder: Path, configuration: Configuration) -> list[str]:
+    bucket, port = configuration.source_bucket, configuration.values["API_PORT"]
+    return [
+        f"  . {_short(folder / '.env')}" if configuration.own_minio else f"  {_THEIRS}",
+        "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
+        '  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY" \\',
+        f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',
+        f"  curl -s http://127.0.0.1:{port}/data",
+    ]
+
+
+def _short(path: Path) -> str:
+    """As a shell in the checkout can use it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

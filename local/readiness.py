@@ -1,0 +1,98 @@
+"""Wait until what was started can be used, and say why when it cannot."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+
+from local.configuration import PORTS, Configuration
+from local.errors import CannotRun
+from local.ports import is_free
+from local.processes import Supervisor
+from local.progress import Report
+from local.servers import MinioServer, RedisServer, http_get, tail
+
+_SERVER_WAIT_S = 120.0
+_PORTS_WAIT_S = 30.0
+_QUIET_S = 60.0
+_POLL_S = 0.1
+
+
+def wait_for_servers(
+    supervisor: Supervisor, redis: RedisServer | None, minio: MinioServer | None, report: Report
+) -> None:
+    """Return when those that are ours can be used.  Raises `CannotRun`, with the end of the log, when one cannot."""
+    if redis:
+        _wait_for("redis", redis.is_ready, supervisor, report)
+    if minio:
+        _wait_for("minio", minio.is_ready, supervisor, report)
+
+
+def wait_for_ports(ports: Iterable[int]) -> None:
+    """Return when all are taken, or after 30 s: the programs that do not come up are told of later."""
+    deadline = time.monotonic() + _PORTS_WAIT_S
+    left = set(ports)
+    while left := {port for port in left if is_free(port)}:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_S)
+
+
+def wait_for_app(supervisor: Supervisor, configuration: Configuration, with_sample: bool, report: Report) -> None:
+    """Return when a drop would become a row, and with a sample when it has.
+
+    When that takes long, report once what is missing, with the log that matters, and go on waiting.
+    """
+    port = configuration.port("API_PORT")
+    started = time.monotonic()
+    told = False
+    while (missing := _missing(port, with_sample)) is not None:
+        waited = time.monotonic() - started
+        if waited > _QUIET_S and not told:
+            told = True
+            report(_complaint(supervisor, missing, waited))
+        report(f"Waiting until Rowdrop is ready: {waited:.0f} s …")
+        time.sleep(1 if told else _POLL_S)
+
+
+def ports_of(configuration: Configuration) -> list[int]:
+    """Those that our processes listen on in this run."""
+    return [configuration.port(name) for name in PORTS if name in configuration.values]
+
+
+def _wait_for(name: str, is_ready: Callable[[], bool], supervisor: Supervisor, report: Report) -> None:
+    started = time.monotonic()
+    while not is_ready():
+        waited = time.monotonic() - started
+        if waited > _SERVER_WAIT_S or (waited > 5 and _fails(name, supervisor)):
+            raise CannotRun(f"{name} does not start:\n{tail(supervisor.log(name))}")
+        if waited > 2:
+            report(f"Waiting for {name}: {waited:.0f} s …")
+        time.sleep(_POLL_S)
+
+
+def _fails(name: str, supervisor: Supervisor) -> bool:
+    """Whether it ended, and is to be tried again: a server that works has no reason to at its start."""
+    return (supervisor.states() or {}).get(name) in {"BACKOFF", "FATAL", None}
+
+
+def _missing(port: int, with_sample: bool) -> str | None:
+    status, body = http_get(port, "/health/ready")
+    if status != 200:
+        return f"GET /health/ready: {body.decode(errors='replace') or 'no answer'}"
+    if with_sample:
+        status, body = http_get(port, "/data")
+        rows = json.loads(body) if status == 200 else []
+        if not any(str(row["user_id"]).startswith("sample-") for row in rows):
+            return f"GET /data shows no row of the sample (status {status})"
+    return None
+
+
+def _complaint(supervisor: Supervisor, missing: str, waited: float) -> str:
+    """What is not ready, with the log that matters: of each program that does not run, else of the API."""
+    states = supervisor.states() or {}
+    down = {name: state for name, state in states.items() if state != "RUNNING"}
+    lines = [f"Not ready after {waited:.0f} s.  {missing}"]
+    for name in down or {"api": ""}:
+        lines.append(f"  {name} {down.get(name, '')}: the end of {supervisor.log(name)}")
+        lines.append(tail(supervisor.log(name)))
+    return "\n".join([*lines, "Waiting on; Ctrl-C stops."])

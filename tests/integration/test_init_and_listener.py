@@ -1,0 +1,175 @@
+"""From MinIO's own notifications to dirty users, on a real MinIO and Redis."""
+
+import io
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+
+from local.ports import free_port
+from local.servers import RedisServer
+from shared.settings import Settings
+from shared.task_queue import EVENTS_QUEUE
+from tests.integration.stepping import Stepping, csv_of
+from worker.backlog import FAST, SAFE
+from worker.init import Init
+from worker.listener import Listener
+
+
+@pytest.fixture
+def listener(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> Listener:
+    Init(rowdrop.wiring).run()
+    assert capsys.readouterr().out == ""  # both buckets were there, and the probe's event came
+    wiring = rowdrop.wiring
+    listener = Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
+    until_quiet(rowdrop, listener)
+    wiring.redis.delete(EVENTS_QUEUE)
+    return listener
+
+
+def until_quiet(rowdrop: Stepping, listener: Listener, patience_s: float = 20) -> None:
+    """Listen until every fast event has had its safe copy: no count is left over."""
+    deadline = time.monotonic() + patience_s
+    while rowdrop.wiring.redis.llen(FAST) or any(rowdrop.wiring.redis.scan_iter("seen:*")):
+        listener.run_once(0.1)
+        assert time.monotonic() < deadline
+
+
+def messages(rowdrop: Stepping) -> int:
+    return int(rowdrop.wiring.redis.llen(EVENTS_QUEUE))
+
+
+def test_init_makes_the_buckets_once_and_says_so(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = f"{settings.source_bucket}-new", f"{settings.output_bucket}-new"
+    stepping = Stepping(replace(settings, source_bucket=source, output_bucket=output))
+    Init(stepping.wiring).run()
+    assert capsys.readouterr().out == f"created {source}\ncreated {output}\n"
+    Init(stepping.wiring).run()
+    assert capsys.readouterr().out == ""
+    stepping.close()
+
+
+def test_init_keeps_the_rules_that_it_finds(rowdrop: Stepping, minio_client: Minio) -> None:
+    from minio.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
+
+    bucket = rowdrop.source.bucket
+    theirs = QueueConfig(
+        ["s3:ObjectAccessed:*"],
+        "theirs",
+        suffix_filter_rule=SuffixFilterRule(".txt"),
+        queue="arn:minio:sqs::FAST:redis",
+    )
+    minio_client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=[theirs]))
+    Init(rowdrop.wiring).run()
+    found = minio_client.get_bucket_notification(bucket).queue_config_list
+    assert {(queue.config_id, queue.queue) for queue in found} >= {
+        ("theirs", "arn:minio:sqs::FAST:redis"),
+        ("rowdrop-fast", "arn:minio:sqs::FAST:redis"),
+        ("rowdrop-safe", "arn:minio:sqs::SAFE:redis"),
+    }
+
+
+def test_without_an_event_init_prints_what_to_set(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # MinIO sends its events to one Redis, Rowdrop is told of another.
+    with RedisServer(tmp_path / "other", free_port(), "other-password") as other:
+        stepping = Stepping(replace(settings, redis_url=other.url))
+        Init(stepping.wiring, probe_wait_s=0.5).run()
+        said = capsys.readouterr().out
+        stepping.close()
+    assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in said
+    assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in said
+    assert "other-password" not in said
+
+
+@pytest.mark.parametrize("user", ["0001", "a b+c%20", "é", "e\u0301", "😀", 'q"q', ".hidden", "a.b"])
+def test_a_put_marks_its_user_whatever_the_name(rowdrop: Stepping, listener: Listener, user: str) -> None:
+    rowdrop.drop(user)
+    assert listener.run_once(5) == 1
+    assert rowdrop.backlog.dirty_users() == {user}
+    assert messages(rowdrop) == 1
+
+
+def test_a_put_is_noted_once_although_it_is_told_twice(rowdrop: Stepping, listener: Listener) -> None:
+    rowdrop.drop("u")
+    assert listener.run_once(5) == 1
+    until_quiet(rowdrop, listener)
+    assert messages(rowdrop) == 1
+    assert rowdrop.wiring.redis.llen(SAFE) == 0
+
+
+def test_an_event_that_came_only_by_the_safe_way_is_noted(rowdrop: Stepping, listener: Listener) -> None:
+    rowdrop.drop("u")
+    deadline = time.monotonic() + 20
+    while not rowdrop.wiring.redis.llen(SAFE):
+        rowdrop.wiring.redis.delete(FAST)
+        assert time.monotonic() < deadline
+    rowdrop.wiring.redis.delete(FAST)
+    listener.run_once(0.1)
+    assert rowdrop.backlog.dirty_users() == {"u"}
+
+
+def test_a_delete_and_an_image_mark_their_user_too(rowdrop: Stepping, listener: Listener) -> None:
+    rowdrop.source.put("u.jpeg", b"x")
+    assert listener.run_once(5) == 1
+    rowdrop.source.delete("u.jpeg")
+    assert listener.run_once(5) == 1
+
+
+def test_csv_and_image_dropped_together_are_read_together(rowdrop: Stepping, listener: Listener) -> None:
+    for number in range(20):
+        rowdrop.drop(f"u{number}", images=["png"])
+    deadline = time.monotonic() + 10
+    while rowdrop.wiring.redis.llen(FAST) < 40:
+        assert time.monotonic() < deadline
+    while rowdrop.wiring.redis.llen(FAST):
+        listener.run_once(0.1)
+    assert messages(rowdrop) <= 2
+    assert len(rowdrop.backlog.dirty_users()) == 20
+
+
+def test_a_poison_message_is_kept_as_a_dead_letter_and_stops_nobody(rowdrop: Stepping, listener: Listener) -> None:
+    redis = rowdrop.wiring.redis
+    for raw in (b"", b"{", b"null", b"[]", b"\xff\xfe", b'[{"Event":[{"s3":1}]}]', b"x" * 2_000_000):
+        redis.rpush(FAST, raw)
+    rowdrop.drop("u")
+    while redis.llen(FAST):
+        listener.run_once(0.1)
+    assert rowdrop.backlog.dirty_users() == {"u"}
+    letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
+    assert len(letters) == 7
+    assert all(letter["reason"] and len(letter["raw"]) <= 200 for letter in letters)
+
+
+def test_an_ignored_key_is_listed_at_once_and_marks_nobody(rowdrop: Stepping, listener: Listener) -> None:
+    rowdrop.source.put("1.CSV", csv_of())
+    listener.run_once(5)
+    redis: Any = rowdrop.wiring.redis
+    assert b"rename" in redis.hget("ignored", "1.CSV")
+    assert int(redis.get("ignored:total")) == 1
+    assert rowdrop.backlog.dirty_users() == set()
+    rowdrop.source.delete("1.CSV")
+    listener.run_once(5)
+    assert redis.hlen("ignored") == 0
+
+
+def test_another_bucket_marks_nobody(rowdrop: Stepping, listener: Listener, minio_client: Minio) -> None:
+    minio_client.put_object(rowdrop.output.bucket, "u.csv", io.BytesIO(b"x"), 1)
+    rowdrop.drop("v")
+    listener.run_once(5)
+    assert rowdrop.backlog.dirty_users() == {"v"}
+
+
+def test_events_that_come_after_the_listener_peeked_are_left_for_the_next_time(
+    rowdrop: Stepping, listener: Listener
+) -> None:
+    # A listener that is killed between any two steps leaves its events in the list.
+    rowdrop.drop("u")
+    assert rowdrop.backlog.wait_for_event(5) is not None
+    assert rowdrop.wiring.redis.llen(FAST) == 1
+    assert listener.run_once(5) == 1
