@@ -23,10 +23,11 @@ from shared import rejects
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore, StoreUnavailable
 from shared.output_csv import InvalidOutputCsv
 from shared.pace import Pace
+from shared.published import OUTPUT, REJECTS
 
 logger = logging.getLogger(__name__)
 
-OUTPUT, REJECTS = "output.csv", "rejects.csv"
+
 POLL_S = 2.0
 RECONNECT_S = 1.0
 SHARE, BURST_S, LONGEST_TURN_S = 0.25, 0.1, 1.0

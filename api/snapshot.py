@@ -11,6 +11,7 @@ from threading import Lock
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from api.difference import Kept, difference
@@ -103,10 +104,13 @@ class Table:
 
     def rows_json(self, mask: NDArray[np.bool_]) -> bytes:
         """The JSON array of the rows that the mask names."""
-        edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-        starts, stops = self._rows[edges[::2]].tolist(), self._rows[edges[1::2]].tolist()
-        view = memoryview(self.json)
-        return _array([view[start : stop - 2] for start, stop in zip(starts, stops, strict=True)])
+        buffers = [None, pa.py_buffer(self._rows), pa.py_buffer(self.json)]
+        # A million rows seen as an Arrow column, without a copy: picking from it takes nanoseconds a row.
+        rows = pa.Array.from_buffers(pa.large_binary(), len(self), buffers).filter(pa.array(mask))
+        if not len(rows):
+            return _array([])
+        _, offsets, text = rows.buffers()
+        return _array([memoryview(text)[: np.frombuffer(offsets, np.int64)[len(rows)] - 2]])
 
     def _part(self, kept: Kept) -> _Part:
         first, last = np.searchsorted(self._lines, kept).tolist()

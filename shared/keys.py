@@ -48,7 +48,7 @@ def _why_ignored(key: str, user_id: str, extension: str) -> str:
         return "its name contains a control character, such as a tab or a line break"
     if "/" in key:
         return "it lies in a folder; only files at the top of the bucket are read"
-    if extension.lower() not in EXTENSIONS:
+    if "." not in key or extension.lower() not in EXTENSIONS:
         return f"it is neither a .csv nor an image (.{', .'.join(IMAGE_EXTENSIONS)})"
     if not user_id:
         return f"there is no user id before .{extension}"

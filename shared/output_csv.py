@@ -27,7 +27,7 @@ _TYPES = dict.fromkeys(COLUMNS, _TEXT) | {"birthts": pa.int64()}
 _BLOCK_BYTES = 4 << 20
 
 _QUOTED = re.compile(rb'"([^"]*(?:""[^"]*)*)"')
-_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",]*))(?:,|$)')
+_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",]*)),')
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
@@ -65,14 +65,14 @@ def decode_row(line: bytes) -> Row:
 
 
 def _unquoted(text: str) -> list[str]:
-    fields, position = list[str](), 0
-    while len(fields) < len(COLUMNS):
-        found = _FIELD.match(text, position)
+    fields, position, ended = list[str](), 0, f"{text},"
+    while position < len(ended):
+        found = _FIELD.match(ended, position)
         if found is None:
             raise InvalidOutputCsv("a quote is out of place")
         fields.append(found[2] if found[1] is None else found[1].replace('""', '"'))
         position = found.end()
-    return fields if position == len(text) and text[-1] != "," else [*fields, text[position:]]
+    return fields
 
 
 class OutputCsv:
@@ -212,9 +212,12 @@ def is_proper(body: bytes) -> bool:
             if not batch.num_rows:
                 continue  # nothing but blank lines, which are not ours
             lines = _lines(batch)
-            if not (_ascending(batch["user_id"], last) and whole.slice(position, lines.size).equals(lines)):
+            end = position + lines.size
+            if end > whole.size or not whole.slice(position, lines.size).equals(lines):
                 return False
-            position, last = position + lines.size, batch["user_id"][-1].as_py()
+            if not _ascending(batch["user_id"], last):
+                return False
+            position, last = end, batch["user_id"][-1].as_py()
     except pa.ArrowInvalid:
         return False
     return bool(position == whole.size)

@@ -18,15 +18,17 @@ class Pace:
 
     def wait_s(self) -> float:
         """Seconds until the next piece of work may begin; 0 for at once."""
-        self._flow_in()
+        self._flow_in(self._clock())
         return max(0.0, -self._left_s / self._share)
 
     def spent(self, seconds: float) -> None:
-        """Take out what a piece of work took."""
-        self._flow_in()
-        self._left_s -= seconds
-
-    def _flow_in(self) -> None:
+        """Take out what a piece of work took that has just ended."""
         now = self._clock()
+        # What flows in during the work pays for the work, so the brim counts at its beginning.
+        self._flow_in(max(self._at, now - seconds))
+        self._left_s -= seconds
+        self._flow_in(now)
+
+    def _flow_in(self, now: float) -> None:
         self._left_s = min(self._burst_s, self._left_s + (now - self._at) * self._share)
         self._at = now

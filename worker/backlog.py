@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from redis import Redis
 from redis.commands.core import Script
 
+from shared.rebuilds import PAGE_USERS
 from shared.records import Outcome
 
 FAST, SAFE = "events:fast", "events:safe"
@@ -88,6 +89,12 @@ class Page(NamedTuple):
         """The inverse of `to_json`."""
         fields = json.loads(text)
         return cls(fields["users"], fields["after"], fields["until"])
+
+
+def pages(user_ids: Iterable[str]) -> list[Page]:
+    """Users in pages, neighbours in the bucket together, so that one short LIST serves a page."""
+    users = sorted(user_ids, key=lambda user_id: f"{user_id}.")
+    return [Page(users[start : start + PAGE_USERS]) for start in range(0, len(users), PAGE_USERS)]
 
 
 class LeaseLost(Exception):

@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from shared.keys import newest_image
-from shared.output_csv import OutputCsv
-
 from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
+from shared.output_csv import OutputCsv
+from shared.published import OUTPUT, REJECTS
 from shared.records import InvalidCsv, Reject, Row, ValidCsv
 from shared.settings import InvalidSettings
-from worker.publish import OUTPUT, REJECTS
+from worker.published_files import read_published
 from worker.refresh import Listing, judge
-from worker.sweep import read_published
 from worker.user_csv import MAX_CSV_BYTES
 from worker.wiring import READERS, Wiring
 

@@ -12,13 +12,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.object_store import ObjectStore, StoreUnavailable
+from shared.published import OUTPUT, REJECTS
 from shared.rebuilds import Rebuilds
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.backlog import CHUNK, Backlog, Page
-from worker.publish import OUTPUT, REJECTS
 from worker.server_figures import ServerFigures
-from worker.sweep import SweepRecord
+from worker.sweep_record import SweepRecord
 
 logger = logging.getLogger(__name__)
 

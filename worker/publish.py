@@ -14,12 +14,12 @@ from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed, StoredObject
 from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
+from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
 from worker.backlog import Backlog, LeaseLost, Staged, new_token
 
 logger = logging.getLogger(__name__)
 
-OUTPUT, REJECTS, MANIFEST = "output.csv", "rejects.csv", "manifest.parquet"
 MANIFEST_EVERY_S = 10.0
 
 

@@ -8,14 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from shared.output_csv import OutputCsv
-
 from shared.object_store import ObjectStore
+from shared.output_csv import OutputCsv
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
-from worker.backlog import Backlog, Page
+from worker.backlog import Backlog, Page, pages
+from worker.published_files import read_published
 from worker.refresh import Refresher, span
-from worker.sweep import pages, read_published
 
 logger = logging.getLogger(__name__)
 

@@ -5,72 +5,25 @@ the LIST, then who is dirty, then the published files.  Whoever is dirty at that
 of them may be older than the LIST.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
-from redis import Redis
-from shared.keys import Ignored, UserFile, classify, newest_image
-from shared.manifest import InvalidManifest, Manifest
-from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv, read_frame
 
-from shared import rejects as rejects_csv
-from shared.object_store import ObjectNotFound, ObjectStore
-from shared.rebuilds import PAGE_USERS
-from shared.records import RULES_VERSION, Reject
+from shared.keys import Ignored, UserFile, classify, newest_image
+from shared.object_store import ObjectStore
+from shared.output_csv import read_frame
+from shared.records import RULES_VERSION
 from shared.task_queue import TaskQueue
-from worker.backlog import Backlog, Page, new_token
+from worker.backlog import Backlog, new_token, pages
 from worker.ignored import SHOWN, IgnoredKeys
-from worker.publish import MANIFEST, OUTPUT, REJECTS
+from worker.published_files import PublishedFiles, read_published
 from worker.server_figures import ServerFigures
+from worker.sweep_record import SweepRecord
 
 logger = logging.getLogger(__name__)
-
-ALIVE_MS = 60_000
-QUEUED_S = 120
-
-
-class SweepRecord:
-    """What is known of sweeps in Redis: hash `sweep` (the last one), `sweep:alive`, `sweep:queued`, `evidence`."""
-
-    def __init__(self, client: "Redis") -> None:
-        self._redis: Any = client
-
-    def get(self, field: str) -> str | None:
-        """A figure of the last sweep."""
-        value = self._redis.hget("sweep", field)
-        return None if value is None else value.decode()
-
-    def request(self, tasks: TaskQueue, cause: str) -> None:
-        """Enqueue a sweep, unless one waits already."""
-        if self._redis.set("sweep:queued", cause, nx=True, ex=QUEUED_S):
-            tasks.sweep(cause)
-
-    def begin(self, token: str) -> bool:
-        """Be the sweep that runs; False if another does."""
-        self._redis.delete("sweep:queued")
-        return bool(self._redis.set("sweep:alive", token, nx=True, px=ALIVE_MS))
-
-    def still_alive(self) -> None:
-        """Say so, at least once a minute."""
-        self._redis.pexpire("sweep:alive", ALIVE_MS)
-
-    def end(self, token: str) -> None:
-        """Be no longer the sweep that runs."""
-        if self._redis.get("sweep:alive") == token.encode():
-            self._redis.delete("sweep:alive")
-
-    def alive(self) -> bool:
-        """Whether a sweep runs."""
-        return bool(self._redis.exists("sweep:alive"))
-
-    def evidence(self) -> str | None:
-        """Why the next sweep is due."""
-        value = self._redis.get("evidence")
-        return None if value is None else value.decode()
 
 
 class Listed(NamedTuple):
@@ -132,7 +85,7 @@ class Sweep:
         logger.info("sweep (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
         return len(marked)
 
-    def _hand_on(self, marked: list[str], published: "PublishedFiles") -> None:
+    def _hand_on(self, marked: list[str], published: PublishedFiles) -> None:
         self._backlog.add_pages("sweep", pages(marked))
         for _ in range(min(2, self._backlog.pages_left())):
             self._tasks.refresh_page()
@@ -156,39 +109,6 @@ class Sweep:
                 else:
                     listed.images.setdefault(file.user_id, []).append((found.key, found.last_modified))
         return listed._replace(ignored_total=ignored_total, objects=total)
-
-
-class PublishedFiles(NamedTuple):
-    """What lies in the output bucket; an object that is not there, or not ours to read, counts as empty."""
-
-    output: bytes
-    output_etag: str | None
-    rejects: dict[str, Reject]
-    rejects_etag: str | None
-    manifest: Manifest
-
-
-def read_published(store: ObjectStore) -> PublishedFiles:
-    """Read output.csv, rejects.csv and the manifest.  Raises `StoreUnavailable`."""
-    output, rejects, manifest = HEADER, dict[str, Reject](), Manifest.empty()
-    output_etag = rejects_etag = None
-    with contextlib.suppress(ObjectNotFound):
-        stored = store.get(OUTPUT)
-        output, output_etag = _readable(stored.body), stored.etag
-    with contextlib.suppress(ObjectNotFound, rejects_csv.InvalidRejectsCsv):
-        stored = store.get(REJECTS)
-        rejects_etag = stored.etag
-        rejects = dict(rejects_csv.decode(stored.body))
-    with contextlib.suppress(ObjectNotFound, InvalidManifest):
-        manifest = Manifest.decode(store.get(MANIFEST).body)
-    return PublishedFiles(output, output_etag, rejects, rejects_etag, manifest)
-
-
-def _readable(body: bytes) -> bytes:
-    try:
-        return OutputCsv(body).body
-    except InvalidOutputCsv:
-        return OutputCsv.repair(body).body
 
 
 def not_fine(listed: Listed, published: PublishedFiles, source_bucket: str) -> set[str]:
@@ -227,9 +147,3 @@ def _source_frame(listed: Listed, source_bucket: str) -> pd.DataFrame:
     frame = pd.DataFrame({"etag": pd.Series(listed.etags, dtype="str")})
     frame["img_path"] = pd.Series(images, dtype="str").reindex(frame.index).fillna("")
     return frame
-
-
-def pages(user_ids: Iterable[str]) -> list[Page]:
-    """Users in pages, neighbours in the bucket together, so that one short LIST serves a page."""
-    users = sorted(user_ids, key=lambda user_id: f"{user_id}.")
-    return [Page(users[start : start + PAGE_USERS]) for start in range(0, len(users), PAGE_USERS)]

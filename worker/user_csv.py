@@ -22,9 +22,9 @@ MOST_QUOTED = 40
 MOST_COUNTED = 100
 """Of a file with more records than this it is enough to know that."""
 
-# Blanks between a closing quote and the comma, which the csv module would not take.  A quote that nothing closes
-# matches to the end, so that the time stays linear.
-_AFTER_QUOTE = re.compile(r'("(?:[^"]|"")*+"?)(?:[ \t]+(?=[,\r\n]|\Z))?')
+# A quoted field with the blanks around it, which the csv module would not take.  A quote that nothing closes matches to
+# the end, so that the time stays linear.
+_QUOTED = re.compile(r'(?:(?<![^,\r\n])[ \t]+)?("(?:[^"]|"")*+"?)(?:[ \t]+(?=[,\r\n]|\Z))?')
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 Record = tuple[int, list[str]]
@@ -73,7 +73,7 @@ def _line_of(text_before: str) -> int:
 
 def _records(text: str) -> Iterator[Record]:
     """Each record with the line it begins in; blank lines are none."""
-    reader = csv.reader(io.StringIO(_AFTER_QUOTE.sub(r"\1", text), newline=""), strict=True, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(_QUOTED.sub(r"\1", text), newline=""), strict=True, skipinitialspace=True)
     line = 1
     try:
         for fields in reader:

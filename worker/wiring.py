@@ -1,8 +1,13 @@
-"""The one place that builds the worker's parts and clients.  Nothing is connected before it is used."""
+"""The one place that builds the worker's parts and clients.  Nothing is connected before it is used.
+
+Whatever needs pandas and pyarrow is imported when it is first used: a process that only listens or reads single drops
+does without their 60 MB.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from minio import Minio
@@ -17,10 +22,12 @@ from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from worker.backlog import Backlog
 from worker.ignored import IgnoredKeys
-from worker.rebuild import BulkWork, Rebuild
 from worker.refresh import Refresher
 from worker.server_figures import ServerFigures
-from worker.sweep import Sweep
+
+if TYPE_CHECKING:
+    from worker.rebuild import BulkWork, Rebuild
+    from worker.sweep import Sweep
 
 READERS = 32
 """Requests to MinIO at a time from one process; more are not faster on one server."""
@@ -116,16 +123,22 @@ class Wiring:
         return Refresher(self.source, self.backlog, self.readers, time.time)
 
     @cached_property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> "Sweep":
         """Compares the bucket with what is published."""
+        from worker.sweep import Sweep  # noqa: PLC0415
+
         return Sweep(self.source, self.output, self.backlog, self.tasks, self.ignored, self.server_figures)
 
     @cached_property
-    def rebuild(self) -> Rebuild:
+    def rebuild(self) -> "Rebuild":
         """Reads everyone anew."""
+        from worker.rebuild import Rebuild  # noqa: PLC0415
+
         return Rebuild(self.output, self.backlog, self.tasks, self.rebuilds)
 
     @cached_property
-    def bulk(self) -> BulkWork:
+    def bulk(self) -> "BulkWork":
         """Does the pages of sweeps and rebuilds."""
+        from worker.rebuild import BulkWork  # noqa: PLC0415
+
         return BulkWork(self.refresher, self.backlog, self.tasks, self.rebuild)

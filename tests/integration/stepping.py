@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from shared.object_store import ObjectNotFound
 from shared.output_csv import OutputCsv
+from shared.published import OUTPUT
 from shared.records import Reject, Row
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from worker.check import check
-from worker.publish import OUTPUT, Publisher
-from worker.sweep import read_published
+from worker.publish import Publisher
+from worker.published_files import read_published
 from worker.wiring import Wiring
 
 HEADER = "first_name,last_name,birthts"

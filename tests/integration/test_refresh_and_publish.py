@@ -5,9 +5,9 @@ import time
 import pytest
 
 from shared.object_store import StoreUnavailable
+from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import Row
 from tests.integration.stepping import Stepping, csv_of
-from worker.publish import MANIFEST, OUTPUT, REJECTS
 
 
 def img(rowdrop: Stepping, key: str) -> str:

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import Stepping, csv_of
 from worker.evidence import OVERDUE_S, Watch
-from worker.publish import MANIFEST, OUTPUT, REJECTS
 
 
 @pytest.fixture

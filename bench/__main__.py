@@ -1,0 +1,164 @@
+"""Measure a Rowdrop that is started for it, and print every figure beside its floor and its goal."""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from bench import burst, idle, rebuild, sweep, web
+from bench.drop import DropBench
+from bench.figures import Figure, table
+from bench.machine import facts
+from bench.rowdrop import Rowdrop, TookTooLong, running
+from bench.users import Users
+from local.errors import CannotRun
+from local.screen import Screen
+from local.signals import Stopped, raise_when_stopped
+from shared.object_store import StoreUnavailable
+
+NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle")
+FEW_USERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured: `rounds` of drops; `pairs` of rebuilds and of sweeps; seconds and rounds of the rest."""
+
+    users: int
+    rounds: int
+    rebuilds: int = 3
+    sweeps: int = 5
+    web_rounds: int = 3
+    web_s: float = 1.0
+    quiet_s: float = 20.0
+    idle_s: float = 60.0
+
+    @property
+    def few(self) -> int:
+        """The small number of users, below the large one."""
+        return max(1, min(FEW_USERS, self.users // 2))
+
+
+class Bench:
+    """One run over everything that is asked for.  What was measured is in `figures`, also when it was broken off."""
+
+    def __init__(self, rowdrop: Rowdrop, size: Size, names: set[str], seed: int, report: Callable[[str], None]) -> None:
+        self._rowdrop, self._size, self._names, self._report = rowdrop, size, names, report
+        self._users, self._chance = Users(rowdrop.settings.source_bucket), random.Random(seed)
+        self.figures: list[Figure] = []
+        self.idle: list[idle.Share] = []
+
+    def run(self) -> None:
+        """Measure at few users, then drop many, and measure again."""
+        size, rowdrop = self._size, self._rowdrop
+        if self._names & {"drop", "web"}:
+            burst.drop_all(rowdrop, self._users, size.few)
+            self._at(size.few, 1.6, 2.0)
+        self._report(f"{size.users:,} users dropped at once")
+        if "burst" in self._names:
+            self.figures += burst.figures(rowdrop, self._users, size.users)
+        else:
+            burst.drop_all(rowdrop, self._users, size.users)
+        self._at(size.users, 1.3, None)
+        for found in self._of_many():
+            self.figures += found
+
+    def _at(self, count: int, p50: float, p99: float | None) -> None:
+        self._rowdrop.settle()
+        if "drop" in self._names:
+            self._report(f"single drops, {count:,} users")
+            drops = DropBench(self._rowdrop, self._users, count, self._chance)
+            self.figures += drops.run(self._size.rounds, p50, p99)
+            self._rowdrop.settle()
+        if "web" in self._names:
+            self._report(f"GET /data and /stats, {count:,} users")
+            self.figures += web.figures(self._rowdrop, count, self._size.web_rounds, self._size.web_s)
+
+    def _of_many(self) -> Iterator[list[Figure]]:
+        size = self._size
+        self._rowdrop.settle()
+        if "rebuild" in self._names:
+            self._report("rebuilds")
+            yield rebuild.figures(self._rowdrop, size.users, size.rebuilds)
+        if "sweep" in self._names:
+            self._report("sweeps")
+            yield sweep.figures(self._rowdrop, size.users, size.sweeps)
+        if "idle" in self._names:
+            self._report(f"idle, {size.quiet_s + size.idle_s:.0f} s")
+            self.idle = idle.shares(self._rowdrop, size.quiet_s, size.idle_s)
+            yield idle.figures(self.idle, size.users, size.idle_s)
+
+
+def main() -> int:
+    """Run.  0 when all was measured, whatever came out; 1 when it could not be; 130 when it was stopped."""
+    asked = _arguments()
+    size = Size(asked.users, asked.drops)
+    if asked.quick:
+        size = Size(asked.users, asked.drops, 1, 1, 1, 0.1, 1.0, 2.0)
+    screen = Screen(sys.stderr)
+    raise_when_stopped()
+    try:
+        with running(screen) as rowdrop:
+            return _measure(rowdrop, size, asked, screen)
+    except CannotRun as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        return 130
+
+
+def _measure(rowdrop: Rowdrop, size: Size, asked: argparse.Namespace, screen: Screen) -> int:
+    machine = facts(rowdrop) | {"seed": str(asked.seed)}
+    print("\n".join(f"{name:<8}{value}" for name, value in machine.items()), flush=True)
+    bench = Bench(rowdrop, size, set(asked.only or NAMES), asked.seed, screen)
+    try:
+        bench.run()
+    except (TookTooLong, AssertionError, StoreUnavailable, RedisError, OSError) as error:
+        screen(f"bench: {error}")
+        return 1
+    finally:
+        _print(bench)
+        if asked.json:
+            asked.json.write_text(json.dumps(_document(machine, bench), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _print(bench: Bench) -> None:
+    print(f"\n{table(bench.figures)}")
+    if bench.idle:
+        print(f"\nidle, each process:\n{idle.lines(bench.idle)}")
+
+
+def _document(machine: dict[str, str], bench: Bench) -> dict[str, object]:
+    return {
+        "machine": machine,
+        "figures": [figure.to_dict() for figure in bench.figures],
+        "idle": [share._asdict() for share in bench.idle],
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--users", type=_positive, default=10_000, help="how many users are many (10,000)")
+    parser.add_argument("--drops", type=_positive, default=200, help="rounds of single drops at each size (200)")
+    parser.add_argument("--quick", action="store_true", help="everything else once and briefly: does it run at all?")
+    parser.add_argument("--only", action="append", choices=NAMES, help="one measurement; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--seed", type=int, default=1, help="of the choices by chance (1)")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

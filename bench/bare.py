@@ -1,0 +1,72 @@
+"""The floors: the bare requests that the work cannot do without, by the fastest client there is (obstore)."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import obstore
+from obstore.store import S3Store
+
+from bench.rowdrop import Rowdrop
+from bench.users import IMAGE
+from shared.object_store import LIST_PAGE
+from shared.settings import Settings
+from worker.publish import OUTPUT
+
+READERS = 32
+
+
+class BareDrop:
+    """What one drop costs in bare requests, in a bucket of which MinIO tells nobody anything."""
+
+    def __init__(self, rowdrop: Rowdrop) -> None:
+        self._store = rowdrop.new_bucket()
+        self._image = "image.png"
+        self._store.put(self._image, IMAGE)
+
+    def run(self, key: str, csv: bytes, output: bytes) -> float:
+        """PUT the CSV, GET it, HEAD an image, PUT an output.csv, one after the other; seconds."""
+        began = time.perf_counter()
+        self._store.put(key, csv)
+        self._store.get(key)
+        self._store.last_modified(self._image)
+        self._store.put(OUTPUT, output)
+        return time.perf_counter() - began
+
+
+class BareReads:
+    """The source bucket read as a whole."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = S3Store(
+            settings.source_bucket,
+            endpoint=settings.minio_endpoint,
+            access_key_id=settings.minio_access_key,
+            secret_access_key=settings.minio_secret_key,
+            region=settings.region,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+    def list_all(self) -> float:
+        """LIST all objects; seconds."""
+        began = time.perf_counter()
+        for _ in self._keys():
+            pass
+        return time.perf_counter() - began
+
+    def list_and_get(self) -> float:
+        """LIST all objects, then GET every CSV, 32 at a time; seconds."""
+        began = time.perf_counter()
+        csvs = [key for keys in self._keys() for key in keys if key.endswith(".csv")]
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(self._get, csvs):
+                pass
+        return time.perf_counter() - began
+
+    def _keys(self) -> Iterator[list[str]]:
+        for batch in self._store.list(chunk_size=LIST_PAGE, return_arrow=True):
+            yield batch.column("path").to_pylist()
+
+    def _get(self, key: str) -> bytes:
+        return bytes(obstore.get(self._store, key).bytes())

@@ -1,0 +1,47 @@
+"""Thousands of users dropped at once: how long until all of them are in output.csv."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from bench.figures import Figure, at_most
+from bench.rowdrop import Rowdrop
+from bench.users import Users
+from bench.watch import OutputWatch
+from shared.object_store import ObjectStore
+
+CLIENTS = 16
+_PATIENCE_S = 600.0
+
+Files = Sequence[tuple[str, bytes]]
+
+
+def put_all(store: ObjectStore, files: Files) -> float:
+    """PUT all of these, 16 at a time; seconds."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for _ in pool.map(lambda file: store.put(*file), files):
+            pass
+    return time.perf_counter() - began
+
+
+def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float]:
+    """Drop CSV and image of `count` users; seconds for the PUTs, and until output.csv has all that they say."""
+    files, watch = users.everyone(count), OutputWatch(rowdrop)
+    began = time.perf_counter()
+    puts = put_all(rowdrop.source, files)
+    took = watch.wait(users.etag, _PATIENCE_S) - began
+    watch.verify(users.output.body)
+    return puts, took
+
+
+def figures(rowdrop: Rowdrop, users: Users, count: int) -> list[Figure]:
+    """Drop `count` users at once, and the same files into a bucket that nobody watches."""
+    puts, took = drop_all(rowdrop, users, count)
+    rowdrop.settle()
+    unwatched = put_all(rowdrop.new_bucket(), users.everyone(count))
+    samples = f"{2 * count:,} PUTs, {CLIENTS} at a time"
+    return [
+        Figure(f"{count:,} users at once → output.csv (floor: the PUTs)", took, "s", puts, at_most(1.4), samples),
+        Figure(f"the PUTs of {count:,} users, without notifications", unwatched, "s", None, None, samples),
+    ]

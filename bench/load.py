@@ -1,0 +1,65 @@
+"""How many requests a second a web server answers.
+
+The client shares the processors with the server, so it must be lean or it is what is measured: one thread, bare sockets
+that stay open, requests that are ready-made bytes, and answers of which only the length is looked at.
+"""
+
+import itertools
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+
+from local.ports import HOST
+
+CONNECTIONS = 16
+_HEAD = re.compile(rb"HTTP/1\.1 (\d{3})")
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+
+
+def request(path: str, if_none_match: str | None = None) -> bytes:
+    """A GET as it goes over the wire."""
+    condition = f"If-None-Match: {if_none_match}\r\n" if if_none_match else ""
+    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{condition}\r\n".encode()
+
+
+def requests_per_second(port: int, requests: Sequence[bytes], status: int, seconds: float) -> float:
+    """Ask by 16 connections side by side, the requests in turn.  Raises `AssertionError` on any other status."""
+    connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTIONS)]
+    try:
+        turns, answered = itertools.cycle(requests), 0
+        _round(connections, turns, status)
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            _round(connections, turns, status)
+            answered += len(connections)
+        return answered / (time.perf_counter() - began)
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def _round(connections: Sequence[socket.socket], turns: Iterable[bytes], status: int) -> None:
+    for connection, asked in zip(connections, turns, strict=False):
+        connection.sendall(asked)
+    for connection in connections:
+        _answer(connection, status)
+
+
+def _answer(connection: socket.socket, status: int) -> None:
+    head = b""
+    while (end := head.find(b"\r\n\r\n")) < 0:
+        head += _received(connection)
+    found, length = _HEAD.match(head), _LENGTH.search(head, 0, end + 2)
+    if found is None or int(found[1]) != status:
+        raise AssertionError(f"{status} was expected, not {head[:200]!r}")
+    left = (int(length[1]) if length and status != 304 else 0) - (len(head) - end - 4)
+    while left > 0:
+        left -= len(_received(connection))
+
+
+def _received(connection: socket.socket) -> bytes:
+    part = connection.recv(1 << 20)
+    if not part:
+        raise ConnectionError("the server closed a connection in the middle of an answer")
+    return part

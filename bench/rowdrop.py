@@ -1,0 +1,187 @@
+"""A Rowdrop of the benchmark's own: what ./run.sh starts, in a temporary folder and on free ports."""
+
+import http.client
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from minio import Minio
+from redis import Redis
+
+from local.configuration import PORTS, kept_in
+from local.errors import CannotRun
+from local.ports import HOST, free_port
+from local.processes import ROOT
+from local.servers import find_minio, find_redis, http_get, tail
+from local.signals import ignore_signals
+from shared.object_store import S3ObjectStore, open_store
+from shared.settings import Settings
+from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
+from worker.backlog import FAST, SAFE, Backlog
+
+Report = Callable[[str], None]
+
+_START_S = 120.0
+_STOP_S = 60.0
+_OURS = ("MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "LOG_", "API_")
+_QUIET_S = 1.0
+
+
+class TookTooLong(Exception):
+    """Something did not come about in the time it may take."""
+
+
+class Rowdrop:
+    """The one that runs: where its servers are, and clients for them.  `pid` is the process that all others are of."""
+
+    def __init__(self, folder: Path, pid: int, minio_binary: Path) -> None:
+        kept = kept_in(folder / ".env")
+        self.folder, self.pid, self.minio_binary = folder, pid, minio_binary
+        self.settings = Settings(
+            kept["MINIO_ENDPOINT"], kept["MINIO_ACCESS_KEY"], kept["MINIO_SECRET_KEY"], kept["REDIS_URL"]
+        )
+        self.api_port = int(kept["API_PORT"])
+        self.redis: Any = Redis.from_url(self.settings.redis_url, socket_timeout=10)
+        self.tasks = TaskQueue(create_celery(self.settings.redis_url))
+        self.source = self.store(self.settings.source_bucket)
+        self.output = self.store(self.settings.output_bucket)
+        self._backlog = Backlog(self.redis)
+
+    def store(self, bucket: str) -> S3ObjectStore:
+        """The objects of a bucket."""
+        return open_store(self.settings, bucket)
+
+    def new_bucket(self) -> S3ObjectStore:
+        """A new bucket, about which MinIO tells nobody anything."""
+        settings, bucket = self.settings, f"bench-{secrets.token_hex(4)}"
+        address = urlsplit(settings.minio_endpoint).netloc
+        client = Minio(address, settings.minio_access_key, settings.minio_secret_key, secure=False)
+        client.make_bucket(bucket)
+        return self.store(bucket)
+
+    def connect_api(self) -> http.client.HTTPConnection:
+        """A connection to the API, to be kept open; its first request opens it."""
+        return http.client.HTTPConnection(HOST, self.api_port, timeout=10)
+
+    def settle(self, patience_s: float = 180.0) -> None:
+        """Wait until nothing is left to do, and a sweep finds everything fine.  Raises `TookTooLong`."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            self._wait_until_quiet(deadline)
+            if self.sweep(deadline - time.monotonic()) == 0 and not self._busy():
+                return
+
+    def sweep(self, patience_s: float = 60.0) -> int:
+        """Have a sweep done and wait for its end; how many users it marked.  Raises `TookTooLong`."""
+        before = self.redis.hget("sweep", "last_at")
+        self.tasks.sweep("bench")
+        until(lambda: self.redis.hget("sweep", "last_at") != before, patience_s, "a sweep", 0.002)
+        return int(self.redis.hget("sweep", "last_marked"))
+
+    def _wait_until_quiet(self, deadline: float) -> None:
+        quiet_since = time.monotonic()
+        while (now := time.monotonic()) - quiet_since < _QUIET_S:
+            if now > deadline:
+                raise TookTooLong(f"there is still work to do: {self._busy()}")
+            if self._busy():
+                quiet_since = now
+            time.sleep(0.05)
+
+    def _busy(self) -> dict[str, int]:
+        """What is left to do, and how much of it."""
+        counts = {
+            "dirty": self._backlog.dirty_count(),
+            "staged": self._backlog.staged_count(),
+            "pages": self._backlog.pages_left(),
+            "sweep": self.redis.exists("sweep:alive", "sweep:queued"),
+            "events on disk": sum(1 for _ in (self.folder / "minio" / "queue").rglob("*.event*")),
+            **{name: self.redis.llen(name) for name in (FAST, SAFE, EVENTS_QUEUE, BULK_QUEUE)},
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+@contextmanager
+def running(report: Report) -> Iterator[Rowdrop]:
+    """Start it, give it, and stop it whatever happens; nothing of it is left then.  Raises `CannotRun`."""
+    _use_minio_of_checkout()
+    binary, _ = find_minio(report=report), find_redis(report)
+    folder = Path(tempfile.mkdtemp(prefix="rowdrop-bench-"))
+    try:
+        with (folder / "run.out").open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "local.run", "--empty"],
+                cwd=ROOT,
+                env=_environment(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to pass on, when we are done with it
+            )
+        try:
+            report("Starting a Rowdrop for the benchmark …")
+            _wait_ready(process, folder)
+            yield Rowdrop(folder, process.pid, binary)
+        finally:
+            ignore_signals()
+            report("Stopping it …")
+            _stop(process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _use_minio_of_checkout() -> None:
+    asked_for = dotenv_values(ROOT / ".env").get("MINIO_BINARY")
+    if asked_for:
+        os.environ.setdefault("MINIO_BINARY", asked_for)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours, with its own ports, and with nothing of what the user set for another Rowdrop: empty counts as not set."""
+    inherited = {**dotenv_values(ROOT / ".env", interpolate=False), **os.environ}
+    unset = {name: "" for name in inherited if name.startswith(_OURS) and name != "MINIO_BINARY"}
+    ports: dict[str, str] = {}
+    for name in PORTS:
+        while (port := str(free_port())) in ports.values():
+            pass
+        ports[name] = port
+    return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder)}
+
+
+def _wait_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    def is_ready() -> bool:
+        if process.poll() is not None:
+            raise CannotRun(f"Rowdrop does not start:\n{tail(folder / 'run.out')}")
+        port = kept_in(folder / ".env").get("API_PORT")
+        return port is not None and http_get(int(port), "/health/ready")[0] == 200
+
+    try:
+        until(is_ready, _START_S, "a Rowdrop that is ready", 0.1)
+    except TookTooLong as error:
+        raise CannotRun(f"{error}:\n{tail(folder / 'run.out')}") from error
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_S)
+    process.kill()
+    process.wait()
+
+
+def until(condition: Callable[[], object], patience_s: float, what: str, pause_s: float) -> None:
+    """Wait until this is true, looking every `pause_s` seconds.  Raises `TookTooLong`, which says that `what` is."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TookTooLong(f"waited {patience_s:.0f} s for {what}")
+        time.sleep(pause_s)

@@ -1,0 +1,24 @@
+"""A sweep that finds nothing changed, against the LIST that it cannot do without."""
+
+import time
+
+from bench.bare import BareReads
+from bench.figures import Figure, at_most, median
+from bench.rowdrop import Rowdrop
+
+
+def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
+    """Sweep `pairs` times, from the request to its end; a LIST before each."""
+    bare = BareReads(rowdrop.settings)
+    floors, times = list[float](), list[float]()
+    for _ in range(pairs):
+        floors.append(bare.list_all())
+        began = time.perf_counter()
+        marked = rowdrop.sweep()
+        times.append(time.perf_counter() - began)
+        if marked:
+            raise AssertionError(f"nothing was changed, but a sweep marked {marked} users")
+    name = f"sweep, nothing changed, {2 * count:,} objects (floor: LIST)"
+    return [
+        Figure(name, 1000 * median(times), "ms", 1000 * median(floors), at_most(1.1), f"{pairs} pairs"),
+    ]

@@ -1,0 +1,74 @@
+"""The users that the benchmark drops, and the output.csv that must come of them, to the byte."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shared.keys import csv_key, image_key
+from shared.output_csv import OutputCsv
+from shared.records import Row
+
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(1016)
+"""Nobody looks into it."""
+
+_FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+_LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
+_EARLIEST_MS = -789_000_000_000
+_RANGE_MS = 1 << 41
+_STEP = 0x9E3779B97F4A7C15
+
+
+class Change(NamedTuple):
+    """A CSV to drop.  When it is published, output.csv has this ETag; no other row has this `birthts`."""
+
+    key: str
+    body: bytes
+    birthts: int
+    etag: str
+
+
+class Users:
+    """Users numbered from 0, with a CSV and an image each.  Every CSV that is made differs from all before it."""
+
+    def __init__(self, source_bucket: str) -> None:
+        self._bucket, self._made = source_bucket, 0
+        self.output = OutputCsv()
+        """What output.csv must be when all that was made is published."""
+
+    @staticmethod
+    def user_id(number: int) -> str:
+        """The id of a user."""
+        return f"{number:06}"
+
+    @property
+    def etag(self) -> str:
+        """The ETag of `output`: MinIO's of an object written by one PUT is the MD5 of its bytes."""
+        return hashlib.md5(self.output.body, usedforsecurity=False).hexdigest()
+
+    def everyone(self, count: int) -> list[tuple[str, bytes]]:
+        """All files of `count` users, new ones or made anew: key and content, each user's CSV before its image."""
+        rows = {self.user_id(number): self._row(number) for number in range(count)}
+        self.output = self.output.replace(rows)
+        return [file for row in rows.values() for file in _files(row)]
+
+    def change(self, number: int) -> Change:
+        """A new CSV for this user."""
+        row = self._row(number)
+        self.output = self.output.replace({row.user_id: row})
+        return Change(csv_key(row.user_id), _csv(row), row.birthts, self.etag)
+
+    def _row(self, number: int) -> Row:
+        self._made += 1
+        user_id, made = self.user_id(number), self._made
+        birthts = made * _STEP % _RANGE_MS + _EARLIEST_MS  # an odd step: each comes once, at any age up to 80
+        names = _FIRST_NAMES[made % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
+        return Row(user_id, *names, birthts, f"{self._bucket}/{image_key(user_id, 'png')}")
+
+
+def _files(row: Row) -> Iterator[tuple[str, bytes]]:
+    yield csv_key(row.user_id), _csv(row)
+    yield image_key(row.user_id, "png"), IMAGE
+
+
+def _csv(row: Row) -> bytes:
+    return f"first_name,last_name,birthts\n{row.first_name},{row.last_name},{row.birthts}\n".encode()

@@ -1,0 +1,83 @@
+"""GET /data and GET /stats in requests a second, against constant answers of the same length on the same stack."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from api import gunicorn_conf
+from bench.figures import Figure, Goal, at_least, median
+from bench.load import request, requests_per_second
+from bench.rowdrop import Rowdrop, until
+from local.ports import HOST, free_port
+from local.processes import ROOT
+from local.servers import http_get
+
+
+class Question(NamedTuple):
+    """What is asked of the API, in turn; how it is to be answered, and with what bytes."""
+
+    name: str
+    requests: Sequence[bytes]
+    status: int
+    body: bytes
+    goal: Goal | None
+
+
+def figures(rowdrop: Rowdrop, count: int, rounds: int, seconds: float) -> list[Figure]:
+    """Ask each question for `seconds`, and its constant for as long, `rounds` times in turn."""
+    questions = [*_questions(rowdrop, "/data"), *_questions(rowdrop, "/stats")]
+    found = []
+    with _constants(rowdrop.folder / "constants", questions) as port:
+        for number, question in enumerate(questions):
+            rates, floors = list[float](), list[float]()
+            for _ in range(rounds):
+                floors.append(requests_per_second(port, [request(f"/{number}")], 200, seconds))
+                rates.append(requests_per_second(rowdrop.api_port, question.requests, question.status, seconds))
+            name, samples = f"{question.name}, {count:,} users", f"{rounds} pairs of {seconds:g} s"
+            found.append(Figure(name, median(rates), "req/s", median(floors), question.goal, samples))
+    return found
+
+
+def _questions(rowdrop: Rowdrop, path: str) -> Iterator[Question]:
+    connection = rowdrop.connect_api()
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body, etag = answer.read(), answer.headers["ETag"]
+    # More different questions than a run asks twice before the API has forgotten the first of them.
+    filters = [f"is_image_exists=true&min_age={low}&max_age={high}" for low in range(60) for high in range(low, 90)]
+    connection.request("GET", f"{path}?{filters[45]}")
+    filtered = connection.getresponse().read()
+    connection.close()
+    yield Question(f"GET {path}", [request(path)], 200, body, at_least(0.9))
+    yield Question(f"GET {path}, 304", [request(path, etag)], 304, b"", at_least(0.9))
+    yield Question(f"GET {path}, filtered, each new", [request(f"{path}?{f}") for f in filters], 200, filtered, None)
+
+
+@contextmanager
+def _constants(folder: Path, questions: Sequence[Question]) -> Iterator[int]:
+    """A server of these answers, as gunicorn serves the API: its port.  Routes are numbered."""
+    folder.mkdir(exist_ok=True)
+    for number, question in enumerate(questions):
+        (folder / str(number)).write_bytes(question.body)
+    port = free_port()
+    with (folder.parent / "constants.out").open("wb") as out:
+        process = subprocess.Popen(
+            _command(port), cwd=ROOT, env=os.environ | {"BENCH_CONSTANTS": str(folder)}, stdout=out, stderr=out
+        )
+    try:
+        until(lambda: http_get(port, "/0")[0] == 200, 30, "gunicorn", 0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _command(port: int) -> list[str]:
+    conf = gunicorn_conf
+    size = ["--worker-class", conf.worker_class, "--workers", str(conf.workers), "--threads", str(conf.threads)]
+    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--preload", *size]
+    return [*gunicorn, "--keep-alive", str(conf.keepalive), "--bind", f"{HOST}:{port}", "bench.constant:app"]

@@ -1,0 +1,83 @@
+"""Small builders for tests: what differs is said, the rest is some valid value."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote_plus
+
+from shared.manifest import Fact
+from shared.records import CsvVersion, Person, Reject, Row
+
+CAPTURED = Path(__file__).parent / "captured"
+"""Notifications as a real MinIO pushed them, one a file."""
+
+COLUMNS = ("first_name", "last_name", "birthts")
+BIRTHTS = 946_674_000_000
+SINCE = 1_795_638_688
+ETAG = "f5edf5a9b97bd7999144e7448fb9b1e5"
+
+
+def person(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = BIRTHTS) -> Person:
+    return Person(first_name, last_name, birthts)
+
+
+def row(
+    user_id: str = "1",
+    first_name: str = "Ivan",
+    last_name: str = "Ivanov",
+    birthts: int = BIRTHTS,
+    img_path: str | None = None,
+) -> Row:
+    """A row; `img_path` None: that of the user's png."""
+    return Row(user_id, first_name, last_name, birthts, f"src-data/{user_id}.png" if img_path is None else img_path)
+
+
+def rows(*user_ids: str) -> dict[str, Row]:
+    return {user_id: row(user_id) for user_id in user_ids}
+
+
+def reject(
+    user_id: str = "1", reason: str = "birthts: empty", line: int | None = 2, since: int = SINCE, etag: str = ETAG
+) -> Reject:
+    return Reject(f"{user_id}.csv", user_id, reason, line, since, etag)
+
+
+def version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
+    return CsvVersion(f"{user_id}.csv", etag, SINCE)
+
+
+def fact(
+    user_id: str = "1", image: str | None = "", *, held: bool = False, source: str = "", names: Person | None = None
+) -> Fact:
+    """A fact; `image` empty: the user's png; `source` empty: the user's own CSV."""
+    image = f"{user_id}.png" if image == "" else image
+    csv = CsvVersion(source or f"{user_id}.csv", ETAG, SINCE)
+    return Fact(user_id, csv, names or person(), image, held)
+
+
+def csv_text(
+    fields: Mapping[str, str] = MappingProxyType({}),
+    separator: str = ",",
+    end: str = "\n",
+    order: Sequence[str] = COLUMNS,
+) -> str:
+    """A user's CSV with these fields, and others' defaults; `order` names the columns that it has."""
+    values = {"first_name": "Ivan", "last_name": "Ivanov", "birthts": str(BIRTHTS), **fields}
+    return f"{separator.join(order)}{end}{separator.join(values[name] for name in order)}{end}"
+
+
+def csv_body(fields: Mapping[str, str] = MappingProxyType({}), encoding: str = "utf-8", end: str = "\n") -> bytes:
+    """The same as bytes; `encoding` with a byte order mark: utf-8-sig, utf-16."""
+    return csv_text(fields, end=end).encode(encoding)
+
+
+def notification(key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put") -> bytes:
+    """A notification of MinIO with the parts that matter; `key` is the object's, not yet encoded."""
+    s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "eTag": ETAG}}
+    event = {"Event": [{"eventName": name, "s3": s3}], "EventTime": "2026-11-25T20:31:28.000Z"}
+    return json.dumps([event]).encode()
+
+
+def captured(name: str) -> bytes:
+    return (CAPTURED / f"{name}.json").read_bytes()

@@ -1,0 +1,276 @@
+"""What each route answers, from a view that stands still.  Redis is away here, as nobody listens on its port."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from falcon.testing import Result, TestClient
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from api.app import create_app
+from api.figures import Figures, Trouble
+from api.presence import Presence
+from api.snapshot import EMPTY
+from api.tasks import RebuildDesk
+from api.view import View
+from local.ports import free_port
+from shared.output_csv import HEADER
+from shared.rebuilds import Rebuilds
+from shared.records import Reject
+
+NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()
+OUTPUT = HEADER + (
+    b"0001,Ivan,Ivanov,946674000000,\n"  # 1999-12-31: 26 years old
+    b"0002,Zo\xc3\xab,,1150329600000,src-data/0002.png\n"  # 2006-06-15: 20 today
+    b"0003,Ann,Lee,-1,src-data/0003.jpg\n"  # 1969-12-31: 56
+)
+FIGURES = Figures(
+    ignored=(Trouble("1.CSV", "rename it", 0),),
+    ignored_total=300,
+    dead_letters=(Trouble(None, "not JSON", 60),),
+    dirty={"event": 0, "sweep": 0, "rebuild": 0},
+    oldest_event=None,
+    published_at=NOON,
+    sweep_at=NOON,
+    whole=True,
+    sees_losses=True,
+)
+REJECTS = {
+    user_id: Reject(f"{user_id}.csv", user_id, "birthts: not a number", 2, 1767225600, "e")
+    for user_id in ("0003", "0009")
+}
+VIEW = View(EMPTY.updated(OUTPUT, "etag-1"), REJECTS, FIGURES, looked_at=NOON, heard_at=NOON)
+
+
+class Service:
+    """The application with what it shows and its time as plain attributes."""
+
+    def __init__(self) -> None:
+        self.view, self.now = VIEW, NOON
+        self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
+        desk = RebuildDesk(Rebuilds(self.redis), lambda task_id: None, Presence(self.redis), 2, lambda: self.now)
+        self.client = TestClient(create_app(lambda: self.view, desk, 3600, lambda: self.now))
+
+    def get(self, path: str, **headers: str) -> Result:
+        return self.client.simulate_get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.redis.close()
+
+
+def ids(result: Result) -> list[str]:
+    assert result.status_code == 200
+    return [row["user_id"] for row in result.json]
+
+
+def test_data_is_an_array_of_users_with_their_five_fields(service: Service) -> None:
+    result = service.get("/data")
+    assert result.headers["content-type"] == "application/json"
+    assert result.json[:2] == [
+        {"user_id": "0001", "first_name": "Ivan", "last_name": "Ivanov", "birthts": 946674000000, "img_path": None},
+        {
+            "user_id": "0002",
+            "first_name": "Zoë",
+            "last_name": "",
+            "birthts": 1150329600000,
+            "img_path": "src-data/0002.png",
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("is_image_exists=True", ["0002", "0003"]),
+        ("is_image_exists=0", ["0001"]),
+        ("min_age=20", ["0001", "0002", "0003"]),
+        ("min_age=21", ["0001", "0003"]),
+        ("max_age=26", ["0001", "0002"]),
+        ("max_age=25", ["0002"]),
+        ("min_age=21&max_age=30&is_image_exists=false", ["0001"]),
+        ("min_age=30&max_age=20", []),
+    ],
+)
+def test_filters_pick_rows(service: Service, query: str, expected: list[str]) -> None:
+    assert ids(service.get(f"/data?{query}")) == expected
+    assert ids(service.get(f"/data?{query}")) == expected  # the kept answer
+
+
+def test_ages_follow_the_date_at_the_moment_asked(service: Service) -> None:
+    assert ids(service.get("/data?max_age=19")) == []
+    service.now = NOON - 86400
+    assert ids(service.get("/data?max_age=19")) == ["0002"]
+
+
+def test_stats_tell_count_mean_age_and_mean_birth_date(service: Service) -> None:
+    assert service.get("/stats").json == {
+        "count": 3,
+        "average_age": 34.0,
+        "average_birthts": round((946674000000 + 1150329600000 - 1) / 3),
+        "filters": {},
+    }
+
+
+def test_stats_name_the_filters_given_and_round_to_two_decimals(service: Service) -> None:
+    stats = service.get("/stats?min_age=0&is_image_exists=TRUE").json
+    assert stats["filters"] == {"min_age": 0, "is_image_exists": True}
+    service.now = datetime(2026, 6, 14, tzinfo=UTC).timestamp()
+    assert service.get("/stats").json["average_age"] == 33.67
+
+
+def test_stats_of_nobody_are_nulls_and_a_message(service: Service) -> None:
+    assert service.get("/stats?min_age=200").json == {
+        "count": 0,
+        "average_age": None,
+        "average_birthts": None,
+        "filters": {"min_age": 200},
+        "message": "Filter returned no objects",
+    }
+
+
+def test_the_mean_birth_date_is_exact_whatever_the_sum(service: Service) -> None:
+    last = 253402300799999
+    rows = b"".join(b"%06d,,,%d,\n" % (n, last) for n in range(40_000))
+    service.view = View(EMPTY.updated(HEADER + rows, "e"))
+    assert service.get("/stats").json["average_birthts"] == last
+
+
+@pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/"])
+def test_a_trailing_slash_changes_nothing(service: Service, path: str) -> None:
+    assert service.get(path.rstrip("/") + "/").content == service.get(path).content
+
+
+@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/stats", "/errors", "/health/live", "/"])
+def test_head_tells_what_get_would(service: Service, path: str) -> None:
+    head, get = service.client.simulate_head(path), service.get(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    assert head.headers == get.headers
+
+
+@pytest.mark.parametrize("path", ["/data", "/stats"])
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*", '"a,b" ,W/{}'])
+def test_who_has_it_already_gets_a_304(service: Service, path: str, form: str) -> None:
+    etag = service.get(path).headers["etag"]
+    assert not etag.startswith("W/")
+    result = service.get(path, If_None_Match=form.format(etag))
+    assert (result.status_code, result.content, result.headers["etag"]) == (304, b"", etag)
+
+
+def test_another_etag_gets_the_whole_answer(service: Service) -> None:
+    assert service.get("/data", If_None_Match='"other"').status_code == 200
+
+
+def etags(service: Service) -> dict[str, str]:
+    paths = ("/data", "/data?is_image_exists=1", "/data?min_age=1", "/data?max_age=1", "/stats", "/stats?min_age=1")
+    return {path: service.get(path).headers["etag"] for path in paths}
+
+
+def test_etags_differ_by_route_and_filter_but_not_by_spelling(service: Service) -> None:
+    found = etags(service)
+    assert len(set(found.values())) == len(found)
+    assert service.get("/data?is_image_exists=TRUE").headers["etag"] == found["/data?is_image_exists=1"]
+
+
+def test_every_etag_changes_with_the_version(service: Service) -> None:
+    before = etags(service)
+    service.view = View(EMPTY.updated(OUTPUT, "etag-2"))
+    assert not set(before.values()) & set(etags(service).values())
+
+
+def test_only_the_etags_of_answers_with_an_age_change_with_the_date(service: Service) -> None:
+    before = etags(service)
+    service.now += 86400
+    after = etags(service)
+    assert {path for path in before if before[path] == after[path]} == {"/data", "/data?is_image_exists=1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data?min_age=old", "min_age"),
+        ("/data?sort=age", "sort"),
+        ("/data?min_age=1&min_age=2", "min_age"),
+        ("/stats?max_age=", "max_age"),
+        ("/stats?is_image_exists=yes", "is_image_exists"),
+        ("/errors?kind=held", "kind"),
+        ("/tasks/1?wait=1", "wait"),
+    ],
+)
+def test_a_wrong_parameter_is_a_400_that_names_it(service: Service, path: str, name: str) -> None:
+    result = service.get(path)
+    assert result.status_code == 400
+    assert result.json["parameter"] == name
+    assert name in result.json["description"]
+    assert result.json["allowed"]
+
+
+@pytest.mark.parametrize("wait", ["601", "-1", "1.5", "", "x", "٣", "0000"])
+def test_a_wrong_wait_is_a_400_that_says_how_long_one_may_wait(service: Service, wait: str) -> None:
+    result = service.client.simulate_post("/data", params={"wait": wait})
+    assert result.status_code == 400
+    assert (result.json["parameter"], "from 0 to 600" in result.json["allowed"]) == ("wait", True)
+
+
+@pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/data?min_age=3"])
+def test_before_the_first_publish_it_is_503_and_never_an_empty_list(service: Service, path: str) -> None:
+    service.view = View(figures=FIGURES)
+    result = service.get(path)
+    assert result.status_code == 503
+    assert int(result.headers["retry-after"]) > 0
+    assert result.json["title"] == "Nothing is published yet"
+
+
+def test_an_empty_output_is_an_empty_list(service: Service) -> None:
+    service.view = View(EMPTY.updated(HEADER, "e"))
+    assert service.get("/data").json == []
+    assert service.get("/stats").json["count"] == 0
+
+
+def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) -> None:
+    result = service.get("/errors")
+    reject: dict[str, Any] = {"reason": "birthts: not a number", "line": 2, "since": "2026-01-01T00:00:00Z"}
+    other: dict[str, Any] = {"user_id": None, "line": None}
+    assert result.json == [
+        {"key": "0003.csv", "user_id": "0003", "kind": "held"} | reject,
+        {"key": "0009.csv", "user_id": "0009", "kind": "rejected"} | reject,
+        {"key": "1.CSV", "kind": "ignored", "reason": "rename it", "since": "1970-01-01T00:00:00Z"} | other,
+        {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"} | other,
+    ]
+    assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")])
+def test_what_needs_redis_is_503_without_it(service: Service, method: str, path: str) -> None:
+    result = service.client.simulate_request(method, path)
+    assert (result.status_code, result.json["title"]) == (503, "Redis does not answer")
+    assert int(result.headers["retry-after"]) > 0
+
+
+def test_other_addresses_and_methods_are_refused_in_json(service: Service) -> None:
+    nowhere, wrong = service.get("/nowhere", Accept="text/html"), service.client.simulate_delete("/data")
+    assert (nowhere.status_code, wrong.status_code) == (404, 405)
+    assert json.loads(nowhere.content)["title"] == "404 Not Found"
+    assert "GET, HEAD, POST" in wrong.headers["allow"]
+    assert wrong.json["description"]
+
+
+def test_the_index_lists_every_route_with_a_sentence(service: Service) -> None:
+    routes = service.get("/").json["routes"]
+    assert {route["path"] for route in routes} >= {"/data", "/stats", "/errors", "/tasks/{task_id}", "/health/ready"}
+    assert all(route["description"].endswith(".") for route in routes)
+
+
+def test_live_is_503_until_there_is_a_table_and_200_ever_after(service: Service) -> None:
+    service.view = View()
+    assert service.get("/health/live").status_code == 503
+    service.view = View(VIEW.table, store_error="no answer", redis_error="no answer")
+    assert service.get("/health/live").status_code == 200

@@ -1,0 +1,81 @@
+"""When the service is ready, and what it says when it is not."""
+
+from dataclasses import replace
+
+import pytest
+
+from api.figures import Figures
+from api.health import readiness
+from api.snapshot import EMPTY
+from api.view import View
+from shared.output_csv import HEADER
+from shared.records import Reject
+
+NOW = 1_800_000_000.0
+HOUR = 3600.0
+FIGURES = Figures(
+    ignored=(),
+    ignored_total=7,
+    dead_letters=(),
+    dirty={"event": 0, "sweep": 0, "rebuild": 0},
+    oldest_event=None,
+    published_at=NOW - 90,
+    sweep_at=NOW - 1800,
+    whole=True,
+    sees_losses=True,
+)
+REJECTS = {user_id: Reject(f"{user_id}.csv", user_id, "why", None, 0, "e") for user_id in ("1", "2", "3")}
+VIEW = View(EMPTY.updated(HEADER + b"2,,,0,\n", "e"), REJECTS, FIGURES, looked_at=NOW - 1, heard_at=NOW - 1)
+
+
+def test_all_well_is_ready_with_the_figures() -> None:
+    answer = readiness(VIEW, HOUR, NOW)
+    assert (answer["ready"], answer["reasons"], answer["warnings"]) == (True, [], [])
+    assert (answer["rows"], answer["rejected"], answer["held"], answer["ignored"]) == (1, 2, 1, 7)
+    assert answer["last_publish_at"] == "2027-01-15T07:58:30Z"
+    assert answer["oldest_dirty_age_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("view", "reason"),
+    [
+        (View(figures=FIGURES, looked_at=NOW, heard_at=NOW), "nothing is published yet"),
+        (replace(VIEW, store_error="connection refused"), "cannot be read: connection refused"),
+        (replace(VIEW, looked_at=NOW - 20), "last looked at 20 s ago"),
+        (replace(VIEW, redis_error="connection refused"), "Redis does not answer: connection refused"),
+        (replace(VIEW, heard_at=NOW - 20), "Redis has not answered lately"),
+        (replace(VIEW, figures=None, heard_at=None), "Redis has not answered lately"),
+        (replace(VIEW, figures=replace(FIGURES, oldest_event=NOW - 61)), "has not been published for 61 s"),
+        (replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7201)), "the last sweep was 7201 s ago"),
+        (replace(VIEW, broken_since=NOW - 61), "something may have been lost"),
+    ],
+)
+def test_each_thing_that_is_not_well_is_a_reason_of_its_own(view: View, reason: str) -> None:
+    answer = readiness(view, HOUR, NOW)
+    assert not answer["ready"]
+    (sentence,) = answer["reasons"]
+    assert reason in sentence
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        replace(VIEW, figures=replace(FIGURES, oldest_event=NOW - 59)),
+        replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7199)),
+        replace(VIEW, figures=replace(FIGURES, whole=False), broken_since=NOW - 59),
+        replace(VIEW, figures=replace(FIGURES, sweep_at=None)),
+    ],
+)
+def test_what_mends_itself_in_time_is_no_reason(view: View) -> None:
+    assert readiness(view, HOUR, NOW)["ready"]
+
+
+def test_a_minio_that_hides_its_losses_is_a_warning_only() -> None:
+    answer = readiness(replace(VIEW, figures=replace(FIGURES, sees_losses=False)), HOUR, NOW)
+    assert answer["ready"]
+    assert "every 5 minutes" in answer["warnings"][0]
+
+
+def test_with_redis_away_its_old_figures_accuse_nobody() -> None:
+    view = replace(VIEW, redis_error="gone", figures=replace(FIGURES, oldest_event=NOW - 900, sweep_at=NOW - 90_000))
+    assert len(readiness(view, HOUR, NOW)["reasons"]) == 1
