@@ -27,7 +27,6 @@ from shared.published import OUTPUT, REJECTS
 
 logger = logging.getLogger(__name__)
 
-
 POLL_S = 2.0
 RECONNECT_S = 1.0
 SHARE, BURST_S, LONGEST_TURN_S = 0.25, 0.1, 1.0
@@ -45,7 +44,7 @@ class Follower:
 
     def __init__(self, connect: Callable[[], Connections], clock: Callable[[], float] = time.time) -> None:
         self._connect, self._clock = connect, clock
-        self._stop = threading.Event()
+        self._stop, self._looked = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._rounds: Rounds | None = None
 
@@ -54,13 +53,14 @@ class Follower:
         """What this process knows now."""
         return self._rounds.view if self._rounds else View()
 
-    def start(self) -> None:
-        """Begin to follow, in a thread of this process."""
+    def start(self, wait_s: float = 0.0) -> None:
+        """Begin to follow, in a thread of this process; return after its first look, or so many seconds."""
         connections = self._connect()
         self._rounds = rounds = Rounds(connections, self._clock)
         arguments = (rounds, _Messages(connections.redis))
         self._thread = threading.Thread(target=self._run, args=arguments, name="follower", daemon=True)
         self._thread.start()
+        self._looked.wait(wait_s)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Follow no longer, and tell the other processes."""
@@ -79,6 +79,7 @@ class Follower:
             except Exception:
                 # A thread that died would let the process serve old rows for ever, and calmly.
                 logger.exception("could not follow what is published; trying again")
+            self._looked.set()
             pace.spent(min(time.monotonic() - began, LONGEST_TURN_S))
             if not messages.wait(POLL_S):
                 self._stop.wait(RECONNECT_S)

@@ -13,6 +13,9 @@ accesslog = None
 errorlog = "-"
 
 
+FIRST_LOOK_S = 10.0
+
+
 def when_ready(server: object) -> None:
     """Keep the collector's hands off what was imported before the forks, so that it stays shared."""
     gc.collect()
@@ -20,10 +23,14 @@ def when_ready(server: object) -> None:
 
 
 def post_worker_init(worker: object) -> None:
-    """Threads and connections do not survive a fork, so each worker begins its own."""
+    """Begin this worker's threads and connections, which would not survive a fork.
+
+    It takes requests only when it has something to answer them with, so that one that replaces another is not noticed;
+    with MinIO away it does not wait for ever.
+    """
     from api.wsgi import follower  # noqa: PLC0415  imported by now, and never by the arbiter's reading of this file
 
-    follower.start()
+    follower.start(FIRST_LOOK_S)
 
 
 def worker_exit(server: object, worker: object) -> None:

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -14,7 +15,7 @@ from bench import burst, idle, rebuild, sweep, web
 from bench.drop import DropBench
 from bench.figures import Figure, table
 from bench.machine import facts
-from bench.rowdrop import Rowdrop, TookTooLong, running
+from bench.rowdrop import Rowdrop, TookTooLong, UnexpectedResult, running
 from bench.users import Users
 from local.errors import CannotRun
 from local.screen import Screen
@@ -118,7 +119,7 @@ def _measure(rowdrop: Rowdrop, size: Size, asked: argparse.Namespace, screen: Sc
     bench = Bench(rowdrop, size, set(asked.only or NAMES), asked.seed, screen)
     try:
         bench.run()
-    except (TookTooLong, AssertionError, StoreUnavailable, RedisError, OSError) as error:
+    except (TookTooLong, UnexpectedResult, StoreUnavailable, RedisError, HTTPException, OSError) as error:
         screen(f"bench: {error}")
         return 1
     finally:

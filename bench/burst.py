@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from bench.figures import Figure, at_most
 from bench.rowdrop import Rowdrop
 from bench.users import Users
-from bench.watch import OutputWatch
+from bench.watch import ObjectWatch
 from shared.object_store import ObjectStore
+from shared.published import OUTPUT
 
 CLIENTS = 16
 _PATIENCE_S = 600.0
@@ -25,21 +26,22 @@ def put_all(store: ObjectStore, files: Files) -> float:
     return time.perf_counter() - began
 
 
-def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float]:
-    """Drop CSV and image of `count` users; seconds for the PUTs, and until output.csv has all that they say."""
-    files, watch = users.everyone(count), OutputWatch(rowdrop)
+def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float, Files]:
+    """Drop CSV and image of `count` users; seconds for the PUTs, and until output.csv has all that these files say."""
+    files = users.everyone(count)
+    watch = ObjectWatch(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT)
     began = time.perf_counter()
     puts = put_all(rowdrop.source, files)
     took = watch.wait(users.etag, _PATIENCE_S) - began
-    watch.verify(users.output.body)
-    return puts, took
+    rowdrop.verify_output(users.output.body)
+    return puts, took, files
 
 
 def figures(rowdrop: Rowdrop, users: Users, count: int) -> list[Figure]:
     """Drop `count` users at once, and the same files into a bucket that nobody watches."""
-    puts, took = drop_all(rowdrop, users, count)
+    puts, took, files = drop_all(rowdrop, users, count)
     rowdrop.settle()
-    unwatched = put_all(rowdrop.new_bucket(), users.everyone(count))
+    unwatched = put_all(rowdrop.new_bucket(), files)
     samples = f"{2 * count:,} PUTs, {CLIENTS} at a time"
     return [
         Figure(f"{count:,} users at once → output.csv (floor: the PUTs)", took, "s", puts, at_most(1.4), samples),

@@ -13,7 +13,8 @@ from bench.bare import BareDrop
 from bench.figures import Figure, above_floor, at_most, percentile
 from bench.rowdrop import Rowdrop, TookTooLong
 from bench.users import Change, Users
-from bench.watch import OutputWatch
+from bench.watch import ObjectWatch
+from shared.published import OUTPUT
 
 WARM_UP = 5
 _POLL_S = 0.003
@@ -25,7 +26,7 @@ class DropBench:
 
     def __init__(self, rowdrop: Rowdrop, users: Users, count: int, chance: random.Random) -> None:
         self._rowdrop, self._users, self._count, self._chance = rowdrop, users, count, chance
-        self._watch, self._bare = OutputWatch(rowdrop), BareDrop(rowdrop)
+        self._watch, self._bare = ObjectWatch(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT), BareDrop(rowdrop)
         self._api = rowdrop.connect_api()
         self._known: str | None = None
 
@@ -71,17 +72,16 @@ class DropBench:
         return self._users.change(self._chance.randrange(self._count))
 
     def _bare_drop(self) -> float:
-        # Of users nobody has: a change of `users` would have to be published.
         number = self._chance.randrange(self._count)
         csv = f"first_name,last_name,birthts\nIvan,Ivanov,{self._chance.randrange(10**12)}\n".encode()
-        return self._bare.run(f"{Users.user_id(number)}.csv", csv, self._users.output.body)
+        return self._bare.run(f"{Users.user_id(number)}.csv", csv, self._users.output.body, self._users.etag)
 
     def _drop_seen_in_output(self) -> float:
         change = self._next()
         began = time.perf_counter()
         self._rowdrop.source.put(change.key, change.body)
         took = self._watch.wait(change.etag) - began
-        self._watch.verify(self._users.output.body)
+        self._rowdrop.verify_output(self._users.output.body)
         return took
 
     def _drop_seen_in_data(self) -> float:

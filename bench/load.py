@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 
+from bench.rowdrop import UnexpectedResult
 from local.ports import HOST
 
 CONNECTIONS = 16
@@ -24,7 +25,7 @@ def request(path: str, if_none_match: str | None = None) -> bytes:
 
 
 def requests_per_second(port: int, requests: Sequence[bytes], status: int, seconds: float) -> float:
-    """Ask by 16 connections side by side, the requests in turn.  Raises `AssertionError` on any other status."""
+    """Ask by 16 connections side by side, the requests in turn.  Raises `UnexpectedResult` on any other status."""
     connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTIONS)]
     try:
         turns, answered = itertools.cycle(requests), 0
@@ -52,7 +53,7 @@ def _answer(connection: socket.socket, status: int) -> None:
         head += _received(connection)
     found, length = _HEAD.match(head), _LENGTH.search(head, 0, end + 2)
     if found is None or int(found[1]) != status:
-        raise AssertionError(f"{status} was expected, not {head[:200]!r}")
+        raise UnexpectedResult(f"{status} was expected, not {head[:200]!r}")
     left = (int(length[1]) if length and status != 304 else 0) - (len(head) - end - 4)
     while left > 0:
         left -= len(_received(connection))

@@ -45,4 +45,4 @@ def _processor() -> str:
 
 def _said_by(binary: Path) -> str:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-    return said.partition("\n")[0].removeprefix("minio version ")[:60]
+    return said.partition("\n")[0].partition(" version ")[2].partition(" ")[0]

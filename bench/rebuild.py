@@ -4,7 +4,7 @@ import json
 
 from bench.bare import READERS, BareReads
 from bench.figures import Figure, at_most, median
-from bench.rowdrop import Rowdrop, until
+from bench.rowdrop import Rowdrop, UnexpectedResult, until
 from shared.rebuilds import Rebuilds
 
 _PATIENCE_S = 600.0
@@ -36,5 +36,5 @@ def _rebuild(rowdrop: Rowdrop, rebuilds: Rebuilds) -> float:
     until(is_over, _PATIENCE_S, "a rebuild", 0.01)
     status = rebuilds.get(task_id)
     if status is None or status.state != "done" or not (status.finished_at and status.queued_at):
-        raise AssertionError(f"a rebuild failed: {status}")
+        raise UnexpectedResult(f"a rebuild failed: {status}")
     return status.finished_at - status.queued_at

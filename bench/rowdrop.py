@@ -25,6 +25,7 @@ from local.processes import ROOT
 from local.servers import find_minio, find_redis, http_get, tail
 from local.signals import ignore_signals
 from shared.object_store import S3ObjectStore, open_store
+from shared.published import OUTPUT
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from worker.backlog import FAST, SAFE, Backlog
@@ -41,6 +42,10 @@ class TookTooLong(Exception):
     """Something did not come about in the time it may take."""
 
 
+class UnexpectedResult(Exception):
+    """A server, or Rowdrop, did what it must not: then a figure would mean nothing."""
+
+
 class Rowdrop:
     """The one that runs: where its servers are, and clients for them.  `pid` is the process that all others are of."""
 
@@ -55,6 +60,7 @@ class Rowdrop:
         self.tasks = TaskQueue(create_celery(self.settings.redis_url))
         self.source = self.store(self.settings.source_bucket)
         self.output = self.store(self.settings.output_bucket)
+        self.objects_on_disk = folder / "minio" / "data"
         self._backlog = Backlog(self.redis)
 
     def store(self, bucket: str) -> S3ObjectStore:
@@ -72,6 +78,11 @@ class Rowdrop:
     def connect_api(self) -> http.client.HTTPConnection:
         """A connection to the API, to be kept open; its first request opens it."""
         return http.client.HTTPConnection(HOST, self.api_port, timeout=10)
+
+    def verify_output(self, body: bytes) -> None:
+        """Raise `UnexpectedResult` unless these bytes are the output.csv that a client gets."""
+        if self.output.get(OUTPUT).body != body:
+            raise UnexpectedResult(f"{OUTPUT} is not what the dropped files say")
 
     def settle(self, patience_s: float = 180.0) -> None:
         """Wait until nothing is left to do, and a sweep finds everything fine.  Raises `TookTooLong`."""
@@ -104,7 +115,7 @@ class Rowdrop:
             "staged": self._backlog.staged_count(),
             "pages": self._backlog.pages_left(),
             "sweep": self.redis.exists("sweep:alive", "sweep:queued"),
-            "events on disk": sum(1 for _ in (self.folder / "minio" / "queue").rglob("*.event*")),
+            "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
             **{name: self.redis.llen(name) for name in (FAST, SAFE, EVENTS_QUEUE, BULK_QUEUE)},
         }
         return {name: count for name, count in counts.items() if count}

@@ -4,7 +4,7 @@ import time
 
 from bench.bare import BareReads
 from bench.figures import Figure, at_most, median
-from bench.rowdrop import Rowdrop
+from bench.rowdrop import Rowdrop, UnexpectedResult
 
 
 def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
@@ -17,7 +17,7 @@ def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
         marked = rowdrop.sweep()
         times.append(time.perf_counter() - began)
         if marked:
-            raise AssertionError(f"nothing was changed, but a sweep marked {marked} users")
+            raise UnexpectedResult(f"nothing was changed, but a sweep marked {marked} users")
     name = f"sweep, nothing changed, {2 * count:,} objects (floor: LIST)"
     return [
         Figure(name, 1000 * median(times), "ms", 1000 * median(floors), at_most(1.1), f"{pairs} pairs"),

@@ -1,4 +1,4 @@
-"""When was output.csv replaced?  Seen on MinIO's disk, because asking MinIO would slow down what is measured.
+"""When was an object replaced?  Seen on MinIO's disk, because asking MinIO would slow down what is measured.
 
 While a GET or HEAD reads an object MinIO holds a read lock on it, and a PUT that finds the lock taken waits up to 50 ms
 before it tries again.  A client that asks every few milliseconds whether the row is there therefore delays the row.  So
@@ -8,28 +8,27 @@ what bytes must come; whoever wants to be sure asks with one GET afterwards, whe
 """
 
 import time
+from pathlib import Path
 
-from bench.rowdrop import Rowdrop, TookTooLong
-from worker.publish import OUTPUT
+from bench.rowdrop import TookTooLong
 
 _PAUSE_S = 0.0001
 
 
-class OutputWatch:
-    """Watches output.csv."""
+class ObjectWatch:
+    """Watches one object of the MinIO that keeps its data in this folder."""
 
-    def __init__(self, rowdrop: Rowdrop) -> None:
-        self._output = rowdrop.output
-        self._file = rowdrop.folder / "minio" / "data" / self._output.bucket / OUTPUT / "xl.meta"
+    def __init__(self, data: Path, bucket: str, key: str) -> None:
+        self._file = data / bucket / key / "xl.meta"
         self._seen: tuple[int, int] | None = None
 
     def wait(self, etag: str, patience_s: float = 30.0) -> float:
-        """Wait until output.csv has this ETag; the moment, by `time.perf_counter`.  Raises `TookTooLong`."""
+        """Wait until the object has this ETag; the moment, by `time.perf_counter`.  Raises `TookTooLong`."""
         deadline = time.monotonic() + patience_s
         self._seen = None
         while not self._has(etag):
             if time.monotonic() > deadline:
-                raise TookTooLong(f"waited {patience_s:.0f} s for a row in {OUTPUT}")
+                raise TookTooLong(f"waited {patience_s:.0f} s for a new {self._file.parent.name}")
             time.sleep(_PAUSE_S)
         return time.perf_counter()
 
@@ -43,8 +42,3 @@ class OutputWatch:
             return etag.encode() in self._file.read_bytes()
         except FileNotFoundError:
             return False
-
-    def verify(self, body: bytes) -> None:
-        """Raise `AssertionError` unless these bytes are what a client gets."""
-        if self._output.get(OUTPUT).body != body:
-            raise AssertionError(f"{OUTPUT} is not what the dropped files say")

@@ -11,10 +11,9 @@ from typing import Any
 
 from redis import Redis
 
-PAGE_USERS = 1000
-PAGES = "pages:rebuild"
 DIRTY_SINCE = "since:rebuild"
 KEPT_S = 7 * 24 * 3600
+ALIVE_MS = 60_000
 
 _REQUEST = """
 local waiting = redis.call('GET', KEYS[1])
@@ -35,8 +34,8 @@ return ARGV[1]
 """
 _FINISH = """
 local id = redis.call('GET', KEYS[1])
-if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'total') == 0 then return false end
-if redis.call('LLEN', KEYS[2]) > 0 or redis.call('ZCARD', KEYS[3]) > 0 then return false end
+if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'named') == 0 then return false end
+if redis.call('ZCARD', KEYS[2]) > 0 then return false end
 redis.call('HSET', 'rebuild:' .. id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
 return id
@@ -44,7 +43,7 @@ return id
 _FAIL = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1])
 return 1
 """
 
@@ -83,31 +82,44 @@ class Rebuilds:
         running = self._start(["rebuild:queued", "rebuild:running"], [task_id, now])
         return running is not None and _text(running) == task_id
 
+    def begin_naming(self, task_id: str) -> bool:
+        """Be the process that names the users; False if that was done, or another is at it."""
+        if self.named(task_id):
+            return False
+        return bool(self._redis.set("rebuild:alive", task_id, nx=True, px=ALIVE_MS))
+
+    def still_alive(self) -> None:
+        """Say that the naming goes on, at least once a minute."""
+        self._redis.pexpire("rebuild:alive", ALIVE_MS)
+
+    def end_naming(self) -> None:
+        """Be no longer the process that names the users, whether or not it was done."""
+        self._redis.delete("rebuild:alive")
+
+    def naming(self) -> bool:
+        """Whether a process is naming the users."""
+        return bool(self._redis.exists("rebuild:alive"))
+
+    def set_total(self, task_id: str, total: int) -> None:
+        """How many users the rebuild has, as far as is known."""
+        self._redis.hset(f"rebuild:{task_id}", "total", total)
+
+    def set_named(self, task_id: str) -> None:
+        """All users of the rebuild are marked, and on their way."""
+        self._redis.hset(f"rebuild:{task_id}", "named", 1)
+
     def named(self, task_id: str) -> bool:
-        """Whether the rebuild has its users' names, in pages."""
-        return bool(self._redis.hexists(f"rebuild:{task_id}", "total"))
-
-    def set_pages(self, task_id: str, pages: list[str], total: int) -> None:
-        """Record all pages of a rebuild in one step; those of an interrupted earlier try are replaced."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(PAGES)
-            for page in pages:
-                pipe.rpush(PAGES, page)
-            pipe.hset(f"rebuild:{task_id}", "total", total)
-            pipe.execute()
-
-    def add_total(self, task_id: str, found: int) -> None:
-        """Count users in that were found on the way."""
-        self._redis.hincrby(f"rebuild:{task_id}", "total", found)
+        """Whether `set_named` was called."""
+        return bool(self._redis.hexists(f"rebuild:{task_id}", "named"))
 
     def finish(self, now: float) -> str | None:
         """Call the running rebuild done if nothing of it is left; its id, or None."""
-        task_id = self._finish(["rebuild:running", PAGES, DIRTY_SINCE], [now])
+        task_id = self._finish(["rebuild:running", DIRTY_SINCE], [now])
         return _text(task_id) if task_id else None
 
     def fail(self, task_id: str, reason: str, now: float) -> None:
         """Give a running rebuild up.  Its users stay dirty, and are read again by the ordinary way."""
-        self._fail(["rebuild:running", PAGES], [task_id, now, reason])
+        self._fail(["rebuild:running"], [task_id, now, reason])
 
     def queued(self) -> str | None:
         """The id of the rebuild that waits."""
@@ -120,12 +132,12 @@ class Rebuilds:
     def get(self, task_id: str) -> RebuildStatus | None:
         """The record of a rebuild, or None if there is none of this id (any more)."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, pages, dirty = pipe.hgetall(f"rebuild:{task_id}").llen(PAGES).zcard(DIRTY_SINCE).execute()
+            record, dirty = pipe.hgetall(f"rebuild:{task_id}").zcard(DIRTY_SINCE).execute()
         if not record:
             return None
         fields = {_text(name): _text(value) for name, value in record.items()}
         state, total = fields["state"], int(fields["total"]) if "total" in fields else None
-        left = pages * PAGE_USERS + dirty if state == "running" else 0
+        left = dirty if state == "running" else 0
         done = 0 if total is None else max(0, total - left)
         times = [float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")]
         return RebuildStatus(task_id, state, done, total, times[0], times[1], times[2], fields.get("error"))

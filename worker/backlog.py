@@ -4,6 +4,7 @@
     dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings
     since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
     staged                     hash   user -> "mark|slot|outcome": read, not yet published
+    pages                      list   bulk work: users marked by a sweep or rebuild, a thousand an entry
     writer                     string the token of the publisher that may write, with a lease
     published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
     epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
@@ -17,19 +18,18 @@ or falls back.  Each step is one Lua script in `worker/lua/`; an outage raises `
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.commands.core import Script
 
-from shared.rebuilds import PAGE_USERS
 from shared.records import Outcome
 
 FAST, SAFE = "events:fast", "events:safe"
 CAUSES = ("event", "sweep", "rebuild")
-PAGES = {"sweep": "pages:sweep", "rebuild": "pages:rebuild"}
+PAGES = "pages"
 WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
 CHUNK = 500
@@ -73,28 +73,31 @@ class Published(NamedTuple):
     rej_etag: str | None
 
 
-class Page(NamedTuple):
-    """A page of bulk work: users, and (for a rebuild) the range of keys in which it looks for users nobody named."""
+class ListedUser(NamedTuple):
+    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key."""
 
-    user_ids: Sequence[str]
-    after: str | None = None
-    until: str | None = None
+    user_id: str
+    note: Note
+    has_csv: bool
+    image: str | None
+
+
+class Page(NamedTuple):
+    """A page of bulk work: users who were marked before, `listed` if a LIST has told of their files."""
+
+    user_ids: list[str] = []  # noqa: RUF012  never changed
+    listed: list[ListedUser] = []  # noqa: RUF012
 
     def to_json(self) -> str:
         """The page as it lies in Redis."""
-        return json.dumps({"users": list(self.user_ids), "after": self.after, "until": self.until})
+        listed = [[u.user_id, u.note.mark.decode(), u.note.slot.decode(), u.has_csv, u.image] for u in self.listed]
+        return json.dumps([list(self.user_ids), listed], ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "Page":
+    def from_json(cls, text: bytes) -> "Page":
         """The inverse of `to_json`."""
-        fields = json.loads(text)
-        return cls(fields["users"], fields["after"], fields["until"])
-
-
-def pages(user_ids: Iterable[str]) -> list[Page]:
-    """Users in pages, neighbours in the bucket together, so that one short LIST serves a page."""
-    users = sorted(user_ids, key=lambda user_id: f"{user_id}.")
-    return [Page(users[start : start + PAGE_USERS]) for start in range(0, len(users), PAGE_USERS)]
+        user_ids, listed = json.loads(text)
+        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), c, image) for u, m, s, c, image in listed])
 
 
 class LeaseLost(Exception):
@@ -112,7 +115,7 @@ class Backlog:
     def __init__(self, client: "Redis") -> None:
         self.redis: Any = client
         load = _loader(client)
-        self._mark, self._stage, self._take_page = load("mark"), load("stage"), load("take_page")
+        self._mark, self._stage = load("mark"), load("stage")
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
         self._commit = load("commit")
 
@@ -185,23 +188,18 @@ class Backlog:
         return again
 
     # -- bulk work in pages ------------------------------------------------------------------------------------------
-    def add_pages(self, cause: str, pages: Iterable[Page]) -> None:
-        """Queue pages of users for `take_page`."""
-        for page in pages:
-            self.redis.rpush(PAGES[cause], page.to_json())
+    def add_page(self, page: Page) -> None:
+        """Queue a page for `take_page`."""
+        self.redis.rpush(PAGES, page.to_json())
 
-    def take_page(self, cause: str, now: float) -> Page | None:
-        """The next page, with those of its users that are dirty: all, marked now (rebuild), or still (sweep)."""
-        arguments: list[Any] = [new_token(), now, "1" if cause == "rebuild" else "0"]
-        answer = self._take_page([PAGES[cause], "dirty", f"since:{cause}"], arguments)
-        if not answer:
-            return None
-        page = Page.from_json(answer[0].decode())
-        return page._replace(user_ids=[user.decode() for user in answer[1:]])
+    def take_page(self) -> Page | None:
+        """The next page.  If it gets lost, its users are still dirty, and found overdue."""
+        page = self.redis.lpop(PAGES)
+        return Page.from_json(page) if page else None
 
     def pages_left(self) -> int:
         """Pages of bulk work that nobody has begun."""
-        return sum(self.redis.llen(pages) for pages in PAGES.values())
+        return int(self.redis.llen(PAGES))
 
     # -- publishing --------------------------------------------------------------------------------------------------
     def wait_for_wake(self, keys: Sequence[str], seconds: float) -> bool:

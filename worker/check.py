@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from shared.keys import newest_image
+from shared.keys import csv_key
 from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT, REJECTS
 from shared.records import InvalidCsv, Reject, Row, ValidCsv
 from shared.settings import InvalidSettings
+from worker.listing import Listing
 from worker.published_files import read_published
-from worker.refresh import Listing, judge
+from worker.refresh import judge
 from worker.user_csv import MAX_CSV_BYTES
 from worker.wiring import READERS, Wiring
 
@@ -25,17 +26,17 @@ Expected = Mapping[str, tuple[ValidCsv | InvalidCsv, str]]
 
 def read_source(source: ObjectStore) -> Expected:
     """Every user who has a CSV: what it says, and the `img_path` that belongs to it.  Raises `StoreUnavailable`."""
-    listing = Listing({}, {})
+    listing = Listing()
     for objects in source.objects():
         listing.add(objects)
 
     def read(user_id: str) -> tuple[str, tuple[ValidCsv | InvalidCsv, str]] | None:
-        key = listing.csvs[user_id].key
+        key = csv_key(user_id)
         try:
             csv = judge(key, source.get(key, most=MAX_CSV_BYTES))
         except ObjectNotFound:  # deleted since it was listed
             return None
-        image = newest_image(listing.images.get(user_id, ()))
+        image = listing.image(user_id)
         return user_id, (csv, f"{source.bucket}/{image}" if image else "")
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -91,7 +91,7 @@ class Watch:
                 overdue = self._backlog.overdue(cause, now - OVERDUE_S, 2 * CHUNK)
                 if overdue:
                     self._backlog.count("enqueued_again", len(overdue))
-                    self._backlog.add_pages("sweep", [Page(overdue)])
+                    self._backlog.add_page(Page(user_ids=overdue))
 
     def push_bulk(self, now: float) -> None:
         """Get bulk work going again whose message was lost."""
@@ -101,7 +101,7 @@ class Watch:
             self._tasks.refresh_page()
         self._rebuilds.finish(now)
         running, queued = self._rebuilds.running(), self._rebuilds.queued()
-        if running and not self._rebuilds.named(running):
+        if running and not self._rebuilds.named(running) and not self._rebuilds.naming():
             self._tasks.rebuild(running)
         elif queued and not running:
             self._tasks.rebuild(queued)

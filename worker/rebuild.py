@@ -1,24 +1,21 @@
 """The full rebuild: the same refresh, for everyone.  It merges into what is published and never starts from empty.
 
-Everyone is who has a row, a reject or a mark, and whoever else is found in the bucket on the way: the pages cover the
-whole range of keys, each looks with its own LIST, begun after its users' tokens were noted.
+Everyone is who has a row, a reject or a mark, and whoever else is found in the bucket on the way.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from shared.object_store import ObjectStore
 from shared.output_csv import OutputCsv
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
-from worker.backlog import Backlog, Page, pages
+from worker.backlog import Backlog
+from worker.bulk import BulkWork
 from worker.published_files import read_published
-from worker.refresh import Refresher, span
 
 logger = logging.getLogger(__name__)
-
-PAGES_AHEAD = 2
 
 
 class Rebuild:
@@ -28,32 +25,39 @@ class Rebuild:
         self,
         output: ObjectStore,
         backlog: Backlog,
+        bulk: BulkWork,
         tasks: TaskQueue,
         rebuilds: Rebuilds,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._output, self._backlog, self._tasks, self._rebuilds, self._clock = output, backlog, tasks, rebuilds, clock
+        self._output, self._backlog, self._bulk, self._tasks = output, backlog, bulk, tasks
+        self._rebuilds, self._clock = rebuilds, clock
 
     def start(self, task_id: str) -> None:
-        """Take a queued rebuild up, or resume it: name everyone, in pages.  Raises `StoreUnavailable`."""
-        if not self._rebuilds.start(task_id, self._clock()) or self._rebuilds.named(task_id):
+        """Take a queued rebuild up, or resume one whose naming was interrupted.  Raises `StoreUnavailable`."""
+        if not self._rebuilds.start(task_id, self._clock()) or not self._rebuilds.begin_naming(task_id):
             return
+        try:
+            self._name(task_id)
+        finally:
+            self._rebuilds.end_naming()
+        self.finish()
+
+    def _name(self, task_id: str) -> None:
         published = read_published(self._output)
         users = {row.user_id for row in OutputCsv(published.output).rows()}
         users |= published.rejects.keys() | self._backlog.dirty_users()
-        ranges = covering(pages(users))
-        self._rebuilds.set_pages(task_id, [page.to_json() for page in ranges], len(users))
-        logger.info("rebuild %s users=%d", task_id, len(users))
-        for _ in range(min(PAGES_AHEAD, len(ranges))):
-            self._tasks.refresh_page()
+        self._mark(users, task_id, len(users))
+        others = self._bulk.enqueue(sorted(users), self._rebuilds.still_alive, whole=True)
+        # Their tokens are noted only now, so that LIST tells nothing of them: they are read by a later one.
+        self._mark(others, task_id, len(users) + len(others))
+        self._bulk.enqueue(others, self._rebuilds.still_alive)
+        self._rebuilds.set_named(task_id)
+        logger.info("rebuild %s users=%d others=%d", task_id, len(users), len(others))
 
-    def found(self, user_ids: Sequence[str]) -> None:
-        """Count in, and read, users whom nobody had named."""
-        running = self._rebuilds.running()
-        if running:
-            self._rebuilds.add_total(running, len(user_ids))
-        self._backlog.add_pages("sweep", pages(user_ids))
-        self._tasks.refresh_page()
+    def _mark(self, users: Collection[str], task_id: str, total: int) -> None:
+        self._backlog.mark(sorted(users), "rebuild", self._clock())
+        self._rebuilds.set_total(task_id, total)
 
     def finish(self) -> None:
         """Call the running rebuild done if nothing of it is left, and start the one that waits."""
@@ -63,54 +67,3 @@ class Rebuild:
             queued = self._rebuilds.queued()
             if queued:
                 self._tasks.rebuild(queued)
-
-
-class BulkWork:
-    """Does the pages that sweeps and rebuilds have queued, one a call; each call has the next one done."""
-
-    def __init__(
-        self,
-        refresher: Refresher,
-        backlog: Backlog,
-        tasks: TaskQueue,
-        rebuild: Rebuild,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._refresher, self._backlog, self._tasks, self._rebuild = refresher, backlog, tasks, rebuild
-        self._clock = clock
-
-    def next_page(self) -> bool:
-        """Do one page; False without one.  Raises `StoreUnavailable` after having queued what could not be read."""
-        for cause in ("rebuild", "sweep"):
-            page = self._backlog.take_page(cause, self._clock())
-            if page is not None:
-                self._do(page, cause)
-                return True
-        return False
-
-    def _do(self, page: Page, cause: str) -> None:
-        try:
-            found = self._refresher.refresh_page(page, cause)
-        except BaseException:
-            self._backlog.add_pages(cause, [page])
-            raise
-        if found:
-            self._rebuild.found(found)
-        self._rebuild.finish()
-        if self._backlog.pages_left():
-            self._tasks.refresh_page()
-
-
-def covering(parts: Sequence[Page]) -> list[Page]:
-    """The pages, each with a range of keys, so that together they cover every key there may be.
-
-    A page's range holds all files that its users may have, and reaches to where the next one begins.
-    """
-    if not parts:
-        return [Page([], "", None)]
-    begins = ["", *(f"{part.user_ids[0]}." for part in parts[1:])]
-    ends: list[str | None] = [
-        max(span(part.user_ids)[1], begin) for part, begin in zip(parts, begins[1:], strict=False)
-    ]
-    ends.append(None)
-    return [Page(part.user_ids, after, until) for part, after, until in zip(parts, begins, ends, strict=True)]

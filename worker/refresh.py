@@ -5,172 +5,136 @@ verb, order and ETag decide nothing: a user may be refreshed once or a hundred t
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from shared.keys import IMAGE_EXTENSIONS, UserFile, classify, csv_key, image_key, newest_image
-
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
+from shared.keys import IMAGE_EXTENSIONS, csv_key, image_key, newest_image
+from shared.object_store import ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
 from shared.records import CsvVersion, InvalidCsv, Outcome, ValidCsv
-from worker.backlog import Backlog, Page
+from worker.backlog import Backlog, ListedUser, Note
 from worker.user_csv import MAX_CSV_BYTES, InvalidUserFile, parse
 
 logger = logging.getLogger(__name__)
 
-MANY = 64
-"""From this many users on, one LIST of their range of keys costs less than three requests for each user's images."""
 MOST_READINGS = 5
 
+Csv = ValidCsv | InvalidCsv | None
 
-class Listing(NamedTuple):
-    """Part of the bucket as one LIST saw it: which users have a CSV, and their images as (key, LastModified in s)."""
-
-    csvs: dict[str, ObjectInfo]
-    images: dict[str, list[tuple[str, int]]]
-
-    def add(self, objects: Iterable[ObjectInfo]) -> None:
-        """Sort listed objects to their users; whatever belongs to no user is passed over."""
-        for found in objects:
-            file = classify(found.key)
-            if isinstance(file, UserFile):
-                if file.is_csv:
-                    self.csvs[file.user_id] = found
-                else:
-                    self.images.setdefault(file.user_id, []).append((found.key, found.last_modified))
+_Answer = TypeVar("_Answer")
 
 
 class Refresher:
-    """Refreshes users of one source bucket.  `pool` reads side by side; `clock` gives Unix seconds."""
+    """Refreshes users of one source bucket, with up to `readers` requests at a time by the threads of `pool`."""
 
-    def __init__(self, source: ObjectStore, backlog: Backlog, pool: Executor, clock: Callable[[], float]) -> None:
-        self._source, self._backlog, self._pool, self._clock = source, backlog, pool, clock
+    def __init__(self, source: ObjectStore, backlog: Backlog, pool: Executor, readers: int) -> None:
+        self._source, self._backlog, self._pool, self._readers = source, backlog, pool, readers
 
     def refresh(self, user_ids: Sequence[str]) -> None:
         """Read these users now and stage what was found.  Whoever is not dirty any more is left alone.
 
         Raises `StoreUnavailable` if some could not be read; they stay dirty, the others are staged.
         """
-        self._refresh(list(dict.fromkeys(user_ids)), self._read)
-
-    def refresh_page(self, page: Page, cause: str) -> list[str]:
-        """Refresh a page of bulk work; returns users that were found in its range of keys and that nobody had named.
-
-        These are marked dirty, not yet read.  Raises `StoreUnavailable` like `refresh`.
-        """
-        unnamed: list[str] = []
-
-        def read(user_ids: Sequence[str]) -> "Readings":
-            listing = self._list(page.after or "", page.until) or Listing({}, {})
-            unnamed.extend(sorted(listing.csvs.keys() - set(page.user_ids)))
-            self._backlog.mark(unnamed, cause, self._clock())
-            return self._read_listed(user_ids, listing)
-
-        if page.after is None:
-            self._refresh(page.user_ids, self._read)
-        elif page.user_ids:
-            self._refresh(page.user_ids, read)
-        else:
-            read([])
-        return list(dict.fromkeys(unnamed))
-
-    def _refresh(self, user_ids: Sequence[str], read: "Callable[[Sequence[str]], Readings]") -> None:
+        user_ids = list(dict.fromkeys(user_ids))
         for _ in range(MOST_READINGS):
-            notes = self._backlog.note(user_ids)
-            if not notes:
+            if not user_ids:
                 return
-            outcomes, failure = read(list(notes))
-            user_ids = self._backlog.stage([(notes[outcome.user_id], outcome) for outcome in outcomes])
-            self._backlog.count("readings_refused", len(user_ids))
-            if failure:
-                raise failure
-            read = self._read
+            notes = self._backlog.note(user_ids)
+            user_ids = self._stage(notes, self._read(list(notes)))
         if user_ids:
             logger.info("%d users were read by others %d times meanwhile; left dirty", len(user_ids), MOST_READINGS)
 
+    def refresh_listed(self, users: Sequence[ListedUser]) -> None:
+        """The same for users whose images, and whether they have a CSV, a LIST has told that began after their notes.
+
+        One request a user instead of four.  Whoever was read by another since then is read by `refresh`.
+        """
+        now = self._backlog.note([user.user_id for user in users])
+        fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
+        notes = {user.user_id: user.note for user in fresh}
+        again = self._stage(notes, self._read_listed(fresh))
+        self.refresh([*again, *(now.keys() - notes.keys())])
+
+    def _stage(self, notes: Mapping[str, Note], readings: Iterable[Outcome | StoreUnavailable]) -> list[str]:
+        outcomes: list[Outcome] = []
+        failure: StoreUnavailable | None = None
+        for reading in readings:
+            if isinstance(reading, StoreUnavailable):
+                failure = reading
+            else:
+                outcomes.append(reading)
+        again = self._backlog.stage([(notes[outcome.user_id], outcome) for outcome in outcomes])
+        self._backlog.count("readings_refused", len(again))
+        if failure:
+            raise failure
+        return again
+
     # -- reading -----------------------------------------------------------------------------------------------------
-    def _read(self, user_ids: Sequence[str]) -> "Readings":
-        if len(user_ids) >= MANY:
-            listing = self._list_span(user_ids)
-            if listing is not None:
-                return self._read_listed(user_ids, listing)
-        if len(user_ids) == 1:
-            return _gather([self._start_one(user_ids[0], self._read_csv)])
-        return _gather([self._start_one(user_id, self._csv_in_pool) for user_id in user_ids])
+    def _read(self, user_ids: Sequence[str]) -> Iterator[Outcome | StoreUnavailable]:
+        images = [image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
+        calls: list[Callable[[], Csv | bool]] = [partial(self._csv, user_id) for user_id in user_ids]
+        calls += [partial(self._source.exists, key) for key in images]
+        answers: list[Any] = self._ask(calls)
+        each = len(IMAGE_EXTENSIONS)
+        for number, user_id in enumerate(user_ids):
+            mine = slice(number * each, (number + 1) * each)
+            yield self._outcome(user_id, answers[number], images[mine], answers[len(user_ids) :][mine])
 
-    def _start_one(self, user_id: str, read_csv: "Callable[[str], Callable[[], Csv]]") -> "Reading":
-        # The images first, so that the CSV is read in this thread while the pool asks for them.
-        keys = [image_key(user_id, extension) for extension in IMAGE_EXTENSIONS]
-        asked = [self._pool.submit(self._source.exists, key) for key in keys]
-        csv = read_csv(user_id)
-
-        def image() -> str | None:
-            there = [key for key, answer in zip(keys, asked, strict=True) if answer.result()]
-            return there[0] if len(there) == 1 else newest_image(self._with_times(there))
-
-        return lambda: Outcome(user_id, csv(), image())
-
-    def _with_times(self, keys: Sequence[str]) -> list[tuple[str, int]]:
-        found = []
-        for key in keys:
-            try:
-                found.append((key, self._source.last_modified(key)))
-            except ObjectNotFound:  # deleted since it was asked for
-                continue
-        return found
-
-    def _read_csv(self, user_id: str) -> "Callable[[], Csv]":
+    def _outcome(
+        self, user_id: str, csv: Csv | StoreUnavailable, images: Sequence[str], there: Sequence[bool | StoreUnavailable]
+    ) -> Outcome | StoreUnavailable:
+        for answer in (csv, *there):
+            if isinstance(answer, StoreUnavailable):
+                return answer
         try:
-            csv = self._csv(user_id)
+            image = self._newest([key for key, exists in zip(images, there, strict=True) if exists])
         except StoreUnavailable as error:
-            failure = error
+            return error
+        return Outcome(user_id, cast(Csv, csv), image)
 
-            def fail() -> "Csv":
-                raise failure
+    def _read_listed(self, users: Sequence[ListedUser]) -> Iterator[Outcome | StoreUnavailable]:
+        calls = [partial(self._csv, user.user_id) if user.has_csv else _no_csv for user in users]
+        for user, csv in zip(users, self._ask(calls), strict=True):
+            yield csv if isinstance(csv, StoreUnavailable) else Outcome(user.user_id, csv, user.image)
 
-            return fail
-        return lambda: csv
+    def _ask(self, calls: Sequence[Callable[[], _Answer]]) -> list[_Answer | StoreUnavailable]:
+        """The answers of these calls, made side by side; each thread takes a share, as a task for each costs more."""
+        width = min(len(calls), self._readers)
+        answers: list[Any] = [None] * len(calls)
+        for first, share in enumerate(self._pool.map(_call_all, [calls[first::width] for first in range(width)])):
+            answers[first::width] = share
+        return answers
 
-    def _csv_in_pool(self, user_id: str) -> "Callable[[], Csv]":
-        answer: Future[Csv] = self._pool.submit(self._csv, user_id)
-        return answer.result
-
-    def _csv(self, user_id: str) -> "Csv":
+    def _csv(self, user_id: str) -> Csv:
         try:
             return judge(csv_key(user_id), self._source.get(csv_key(user_id), most=MAX_CSV_BYTES))
         except ObjectNotFound:
             return None
 
-    # -- reading by one LIST -----------------------------------------------------------------------------------------
-    def _list_span(self, user_ids: Sequence[str]) -> Listing | None:
-        """The range of keys in which these users' files lie, or None if it holds mostly other users' files."""
-        after, until = span(user_ids)
-        return self._list(after, until, most=6 * len(user_ids) + 1000)
-
-    def _list(self, after: str, until: str | None, most: int | None = None) -> Listing | None:
-        listing = Listing({}, {})
-        listed = 0
-        for objects in self._source.objects(after):
-            listing.add(objects)
-            listed += len(objects)
-            if until is not None and objects[-1].key > until:
-                break
-            if most is not None and listed > most:
-                return None
-        return listing
-
-    def _read_listed(self, user_ids: Sequence[str], listing: Listing) -> "Readings":
-        def start(user_id: str) -> "Reading":
-            csv = self._csv_in_pool(user_id) if user_id in listing.csvs else lambda: None
-            image = newest_image(listing.images.get(user_id, ()))
-            return lambda: Outcome(user_id, csv(), image)
-
-        return _gather([start(user_id) for user_id in user_ids])
+    def _newest(self, keys: Sequence[str]) -> str | None:
+        if len(keys) < 2:
+            return keys[0] if keys else None
+        found = []
+        for key in keys:
+            with suppress(ObjectNotFound):  # deleted since it was asked for
+                found.append((key, self._source.last_modified(key)))
+        return newest_image(found)
 
 
-Csv = ValidCsv | InvalidCsv | None
-Reading = Callable[[], Outcome]
-Readings = tuple[list[Outcome], StoreUnavailable | None]
+def _no_csv() -> Csv:
+    return None
+
+
+def _call_all(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer | StoreUnavailable]:
+    answers: list[_Answer | StoreUnavailable] = []
+    for call in calls:
+        try:
+            answers.append(call())
+        except StoreUnavailable as error:
+            answers.append(error)
+    return answers
 
 
 def judge(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
@@ -180,20 +144,3 @@ def judge(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
         return ValidCsv(version, parse(stored.body))
     except InvalidUserFile as error:
         return InvalidCsv(version, error.reason, error.line)
-
-
-def span(user_ids: Iterable[str]) -> tuple[str, str]:
-    """The smallest range (exclusive, inclusive) of keys that holds all files these users may have."""
-    stems = [f"{user_id}." for user_id in user_ids]
-    return min(stems), max(stem + max(IMAGE_EXTENSIONS) for stem in stems)
-
-
-def _gather(readings: Sequence[Reading]) -> Readings:
-    outcomes: list[Outcome] = []
-    failure: StoreUnavailable | None = None
-    for reading in readings:
-        try:
-            outcomes.append(reading())
-        except StoreUnavailable as error:
-            failure = error
-    return outcomes, failure

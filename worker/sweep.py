@@ -8,32 +8,21 @@ of them may be older than the LIST.
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pandas as pd
 
-from shared.keys import Ignored, UserFile, classify, newest_image
 from shared.object_store import ObjectStore
 from shared.output_csv import read_frame
 from shared.records import RULES_VERSION
-from shared.task_queue import TaskQueue
-from worker.backlog import Backlog, new_token, pages
+from worker.backlog import Backlog, new_token
+from worker.bulk import BulkWork
 from worker.ignored import SHOWN, IgnoredKeys
+from worker.listing import Listing
 from worker.published_files import PublishedFiles, read_published
 from worker.server_figures import ServerFigures
 from worker.sweep_record import SweepRecord
 
 logger = logging.getLogger(__name__)
-
-
-class Listed(NamedTuple):
-    """The source bucket as one LIST saw it."""
-
-    etags: dict[str, str]
-    images: dict[str, list[tuple[str, int]]]
-    ignored: dict[str, tuple[str, int]]
-    ignored_total: int
-    objects: int
 
 
 class Sweep:
@@ -44,12 +33,12 @@ class Sweep:
         source: ObjectStore,
         output: ObjectStore,
         backlog: Backlog,
-        tasks: TaskQueue,
+        bulk: BulkWork,
         ignored: IgnoredKeys,
         figures: ServerFigures,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._source, self._output, self._backlog, self._tasks = source, output, backlog, tasks
+        self._source, self._output, self._backlog, self._bulk = source, output, backlog, bulk
         self._ignored, self._figures, self._clock = ignored, figures, clock
         self._record = SweepRecord(backlog.redis)
 
@@ -81,37 +70,21 @@ class Sweep:
         }
         whole = self._backlog.commit_sweep(token, by, (published.output_etag, published.rejects_etag), run_id, record)
         self._ignored.replace(listed.ignored, listed.ignored_total)
-        self._hand_on(marked, published)
+        self._bulk.enqueue(marked, self._record.still_alive)
+        if not marked and None in {published.output_etag, published.rejects_etag}:
+            self._backlog.wake_publisher()  # an empty bucket, too, has an output.csv
         logger.info("sweep (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
         return len(marked)
 
-    def _hand_on(self, marked: list[str], published: PublishedFiles) -> None:
-        self._backlog.add_pages("sweep", pages(marked))
-        for _ in range(min(2, self._backlog.pages_left())):
-            self._tasks.refresh_page()
-        if not marked and None in {published.output_etag, published.rejects_etag}:
-            self._backlog.wake_publisher()  # an empty bucket, too, has an output.csv
-
-    def _list(self) -> Listed:
-        listed, total = Listed({}, {}, {}, 0, 0), 0
-        ignored_total = 0
+    def _list(self) -> Listing:
+        listing = Listing(shown=SHOWN)
         for objects in self._source.objects():
             self._record.still_alive()
-            total += len(objects)
-            for found in objects:
-                file = classify(found.key)
-                if isinstance(file, Ignored):
-                    ignored_total += 1
-                    if len(listed.ignored) < SHOWN:
-                        listed.ignored[found.key] = (file.reason, found.last_modified)
-                elif isinstance(file, UserFile) and file.is_csv:
-                    listed.etags[file.user_id] = found.etag
-                else:
-                    listed.images.setdefault(file.user_id, []).append((found.key, found.last_modified))
-        return listed._replace(ignored_total=ignored_total, objects=total)
+            listing.add(objects)
+        return listing
 
 
-def not_fine(listed: Listed, published: PublishedFiles, source_bucket: str) -> set[str]:
+def not_fine(listed: Listing, published: PublishedFiles, source_bucket: str) -> set[str]:
     """The users of whom it is not certain that their published row is what the bucket says.  Pure.
 
     Fine is a user without a CSV who has neither row nor reject; and one with a CSV whose row names the image of the
@@ -140,10 +113,8 @@ def not_fine(listed: Listed, published: PublishedFiles, source_bucket: str) -> s
     return set(everyone[~fine.fillna(False).astype(bool)])
 
 
-def _source_frame(listed: Listed, source_bucket: str) -> pd.DataFrame:
-    images = {
-        user: f"{source_bucket}/{newest_image(found)}" for user, found in listed.images.items() if user in listed.etags
-    }
-    frame = pd.DataFrame({"etag": pd.Series(listed.etags, dtype="str")})
+def _source_frame(listed: Listing, source_bucket: str) -> pd.DataFrame:
+    images = {user: f"{source_bucket}/{listed.image(user)}" for user in listed.images.keys() & listed.csvs.keys()}
+    frame = pd.DataFrame({"etag": pd.Series(listed.csvs, dtype="str")})
     frame["img_path"] = pd.Series(images, dtype="str").reindex(frame.index).fillna("")
     return frame

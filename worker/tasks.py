@@ -21,6 +21,8 @@ RETRIED: dict[str, Any] = {
     "retry_jitter": True,
     "max_retries": 8,
 }
+LONG: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
+"""Of tasks that hold a lease: a second delivery while the first one works finds that, and leaves."""
 
 
 @cache
@@ -41,13 +43,13 @@ def refresh_page() -> None:
     wiring().bulk.next_page()
 
 
-@shared_task(name=SWEEP, **RETRIED)
+@shared_task(name=SWEEP, **LONG, **RETRIED)
 def sweep(cause: str) -> None:
     """Compare the bucket with what is published."""
     wiring().sweep.run(cause)
 
 
-@shared_task(name=REBUILD, **RETRIED)
+@shared_task(name=REBUILD, **LONG, **RETRIED)
 def rebuild(task_id: str) -> None:
     """Begin a full rebuild, or go on with one."""
     wiring().rebuild.start(task_id)

@@ -4,7 +4,6 @@ Whatever needs pandas and pyarrow is imported when it is first used: a process t
 does without their 60 MB.
 """
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,12 +20,13 @@ from shared.rebuilds import Rebuilds
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from worker.backlog import Backlog
+from worker.bulk import BulkWork
 from worker.ignored import IgnoredKeys
 from worker.refresh import Refresher
 from worker.server_figures import ServerFigures
 
 if TYPE_CHECKING:
-    from worker.rebuild import BulkWork, Rebuild
+    from worker.rebuild import Rebuild
     from worker.sweep import Sweep
 
 READERS = 32
@@ -120,25 +120,23 @@ class Wiring:
     @cached_property
     def refresher(self) -> Refresher:
         """Reads users' files."""
-        return Refresher(self.source, self.backlog, self.readers, time.time)
+        return Refresher(self.source, self.backlog, self.readers, READERS)
+
+    @cached_property
+    def bulk(self) -> BulkWork:
+        """Does the pages of sweeps and rebuilds."""
+        return BulkWork(self.source, self.refresher, self.backlog, self.tasks)
 
     @cached_property
     def sweep(self) -> "Sweep":
         """Compares the bucket with what is published."""
         from worker.sweep import Sweep  # noqa: PLC0415
 
-        return Sweep(self.source, self.output, self.backlog, self.tasks, self.ignored, self.server_figures)
+        return Sweep(self.source, self.output, self.backlog, self.bulk, self.ignored, self.server_figures)
 
     @cached_property
     def rebuild(self) -> "Rebuild":
         """Reads everyone anew."""
         from worker.rebuild import Rebuild  # noqa: PLC0415
 
-        return Rebuild(self.output, self.backlog, self.tasks, self.rebuilds)
-
-    @cached_property
-    def bulk(self) -> "BulkWork":
-        """Does the pages of sweeps and rebuilds."""
-        from worker.rebuild import BulkWork  # noqa: PLC0415
-
-        return BulkWork(self.refresher, self.backlog, self.tasks, self.rebuild)
+        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds)

@@ -6,7 +6,19 @@ import pytest
 from redis import Redis
 
 from shared.records import CsvVersion, Outcome, Person, ValidCsv
-from worker.backlog import FAST, SAFE, WAKE_BULK, WAKE_LIVE, Backlog, LeaseLost, Notice, Page, new_token
+from worker.backlog import (
+    FAST,
+    SAFE,
+    WAKE_BULK,
+    WAKE_LIVE,
+    Backlog,
+    LeaseLost,
+    ListedUser,
+    Note,
+    Notice,
+    Page,
+    new_token,
+)
 
 NOW = 1_795_000_000.0
 
@@ -245,16 +257,12 @@ def test_a_sweep_vouches_only_if_no_publisher_recorded_anything_meanwhile(backlo
     assert backlog.published().etag == "seen"
 
 
-def test_a_page_of_a_rebuild_is_marked_as_it_is_taken(redis: "Redis", backlog: Backlog) -> None:
-    redis.rpush("pages:rebuild", Page(["ü", "v"], "", None).to_json())
-    assert backlog.take_page("rebuild", NOW) == Page(["ü", "v"], "", None)
-    assert backlog.dirty_users() == {"ü", "v"}
-    assert backlog.take_page("rebuild", NOW) is None
-
-
-def test_of_a_page_of_a_sweep_only_who_is_still_dirty_is_left(backlog: Backlog) -> None:
-    backlog.mark(["u"], "sweep", NOW)
-    backlog.add_pages("sweep", [Page(["u", "v"])])
-    page = backlog.take_page("sweep", NOW)
-    assert page is not None
-    assert page.user_ids == ["u"]
+def test_a_page_comes_back_as_it_was_queued(backlog: Backlog) -> None:
+    listed = Page(
+        listed=[ListedUser("ü", Note(b"m", b"s"), True, "ü.png"), ListedUser("v", Note(b"m", b"s"), False, None)]
+    )
+    for page in (Page(user_ids=["😀", 'q"']), listed):
+        backlog.add_page(page)
+        assert backlog.pages_left() == 1
+        assert backlog.take_page() == page
+    assert backlog.take_page() is None

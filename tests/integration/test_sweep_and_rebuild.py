@@ -4,9 +4,11 @@ import time
 
 import pytest
 
+from shared.object_store import StoreUnavailable
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import Stepping, csv_of
+from worker.bulk import BulkWork
 from worker.evidence import OVERDUE_S, Watch
 
 
@@ -142,6 +144,7 @@ def test_a_rebuild_keeps_held_rows(rowdrop: Stepping) -> None:
 
 
 def test_one_rebuild_runs_and_one_waits_and_never_more(rowdrop: Stepping) -> None:
+    published(rowdrop, "u")
     rebuilds = rowdrop.wiring.rebuilds
     first, new = rebuilds.request(time.time())
     assert (rebuilds.request(time.time()), new) == ((first, False), True)
@@ -256,3 +259,57 @@ def test_watch_and_sweep_do_not_call_each_other_for_ever(rowdrop: Stepping, watc
     for _ in range(3):
         watch.look_for_evidence()
     assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+
+
+# -- bulk work ------------------------------------------------------------------------------------------------------
+def in_pages_of(rowdrop: Stepping, users: int) -> None:
+    wiring = rowdrop.wiring
+    wiring.bulk = BulkWork(wiring.source, wiring.refresher, wiring.backlog, wiring.tasks, page_users=users)
+
+
+def test_many_users_are_read_by_one_list_to_the_same_rows(rowdrop: Stepping) -> None:
+    users = ["a", "a.b", "a.k", "gone", *(f"u{number}" for number in range(60))]
+    for number, user in enumerate(users):
+        rowdrop.drop(user, csv_of(f"N{number}"), images=["jpg", "png", "jpeg"][: number % 4])
+    rowdrop.land(*users)
+    one_by_one = rowdrop.rows()
+    rowdrop.source.delete("gone.csv")
+    in_pages_of(rowdrop, 7)
+    rebuild(rowdrop)
+    del one_by_one["gone"]
+    assert rowdrop.rows() == one_by_one
+    assert rowdrop.differences() == []
+
+
+def test_a_user_read_by_another_after_the_list_is_read_anew(rowdrop: Stepping) -> None:
+    # The LIST saw no image; then the image came, its event was read and published, and the page is done only now.
+    published(rowdrop, "u")
+    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
+    rowdrop.wiring.rebuild.start(task_id)
+    rowdrop.source.put("u.png", b"x")
+    rowdrop.land("u")
+    rowdrop.do_bulk_work()
+    assert rowdrop.rows()["u"].img_path.endswith("u.png")
+
+
+def test_pages_do_not_pile_up_in_redis(rowdrop: Stepping) -> None:
+    in_pages_of(rowdrop, 2)
+    for number in range(30):
+        rowdrop.drop(f"u{number}")
+    rowdrop.wiring.sweep.run("test")
+    assert 0 < rowdrop.backlog.pages_left() <= 4
+    rowdrop.do_bulk_work()
+    assert len(rowdrop.rows()) == 30
+
+
+def test_a_page_that_could_not_be_read_is_kept(rowdrop: Stepping) -> None:
+    published(rowdrop, "u")
+    rowdrop.drop("u", csv_of("New"))
+    rowdrop.wiring.sweep.run("test")
+    client = rowdrop.wiring.init_client()
+    client.remove_object(rowdrop.source.bucket, "u.csv")
+    client.remove_bucket(rowdrop.source.bucket)
+    with pytest.raises(StoreUnavailable):
+        rowdrop.wiring.bulk.next_page()
+    assert rowdrop.backlog.pages_left() == 1
+    assert list(rowdrop.rows()) == ["u"]

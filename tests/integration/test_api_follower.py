@@ -1,0 +1,234 @@
+"""What one API process knows, on a real MinIO and Redis, in order and through outages."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import enumerate as running_threads
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from api.figures import Trouble, read_figures
+from api.follower import Connections, Follower, Rounds
+from api.presence import SNAPSHOTS, Presence
+from local.ports import free_port
+from local.servers import RedisServer
+from shared.object_store import S3ObjectStore
+from shared.output_csv import HEADER
+from shared.published import OUTPUT, REJECTS
+from shared.records import Reject
+from shared.rejects import encode
+from tests.api_process import eventually
+
+ONE = HEADER + b"1,Ann,Lee,0,\n"
+TWO = HEADER + b"1,Ann,Lee,0,\n2,Zo\xc3\xab,,5,src-data/2.png\n"
+REJECT = Reject("2.csv", "2", "no header", None, 1_700_000_000, "abc")
+
+
+@pytest.fixture
+def no_redis() -> Iterator["Redis"]:
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+@pytest.fixture
+def rounds(store: S3ObjectStore, redis: "Redis") -> Rounds:
+    return Rounds(Connections(store, redis), time.time)
+
+
+def rows(rounds: Rounds) -> list[str]:
+    assert rounds.view.table is not None
+    return [row["user_id"] for row in json.loads(rounds.view.table.json)]
+
+
+def test_before_the_first_publish_there_is_no_table_and_a_reason(rounds: Rounds) -> None:
+    rounds.run()
+    assert rounds.view.table is None
+    assert rounds.view.store_error == "there is no output.csv"
+
+
+def test_a_publish_is_shown_by_the_next_look(rounds: Rounds, store: S3ObjectStore) -> None:
+    store.put(OUTPUT, ONE)
+    rounds.run()
+    assert rows(rounds) == ["1"]
+    store.put(OUTPUT, TWO)
+    store.put(REJECTS, encode([REJECT]))
+    rounds.run()
+    assert rows(rounds) == ["1", "2"]
+    assert rounds.view.rejects == {"2": REJECT}
+    assert rounds.view.store_error is None
+
+
+def test_what_did_not_change_is_the_same_object(rounds: Rounds, store: S3ObjectStore) -> None:
+    store.put(OUTPUT, ONE)
+    rounds.run()
+    table = rounds.view.table
+    rounds.run()
+    assert rounds.view.table is table
+
+
+def test_a_removed_output_csv_is_served_on(rounds: Rounds, store: S3ObjectStore) -> None:
+    store.put(OUTPUT, ONE)
+    rounds.run()
+    store.delete(OUTPUT)
+    rounds.run()
+    assert rows(rounds) == ["1"]
+    assert rounds.view.store_error == "there is no output.csv"
+
+
+def test_an_output_csv_spoilt_by_hand_is_not_shown_and_a_mended_one_is(rounds: Rounds, store: S3ObjectStore) -> None:
+    store.put(OUTPUT, ONE)
+    rounds.run()
+    store.put(OUTPUT, HEADER + b"what is this\n")
+    rounds.run()
+    assert rows(rounds) == ["1"]
+    assert rounds.view.store_error is not None
+    store.put(OUTPUT, TWO)
+    rounds.run()
+    assert rows(rounds) == ["1", "2"]
+    assert rounds.view.store_error is None
+
+
+def test_without_redis_the_table_is_read_all_the_same(store: S3ObjectStore, no_redis: "Redis") -> None:
+    store.put(OUTPUT, ONE)
+    rounds = Rounds(Connections(store, no_redis), time.time)
+    rounds.run()
+    assert rows(rounds) == ["1"]
+    assert rounds.view.redis_error is not None
+    assert rounds.view.heard_at is None
+
+
+def test_without_minio_redis_is_heard_all_the_same(nowhere: S3ObjectStore, redis: "Redis") -> None:
+    rounds = Rounds(Connections(nowhere, redis), time.time)
+    rounds.run()
+    assert rounds.view.figures is not None
+    assert rounds.view.store_error is not None
+    assert not Presence(redis).all_looked_since(1.0)
+
+
+def test_a_process_is_known_to_have_looked_after_its_look_only(
+    rounds: Rounds, store: S3ObjectStore, redis: "Redis"
+) -> None:
+    presence = Presence(redis)
+    rounds.run()
+    assert not presence.all_looked_since(1.0)  # there was nothing to be seen
+    store.put(OUTPUT, ONE)
+    published = presence.now()
+    rounds.run()
+    assert presence.all_looked_since(published)
+    assert not presence.all_looked_since(presence.now())
+
+
+def test_one_process_that_has_not_looked_is_waited_for(redis: "Redis") -> None:
+    quick, slow = Presence(redis), Presence(redis)
+    now = quick.sign(0.0)
+    quick.sign(now)
+    slow.sign(now - 10)
+    assert not quick.all_looked_since(now)
+    slow.leave()
+    assert quick.all_looked_since(now)
+
+
+def test_a_silent_process_is_taken_for_dead_and_forgotten(redis: "Redis") -> None:
+    presence = Presence(redis)
+    now = presence.sign(0.0)
+    presence.sign(now)
+    redis.hset(SNAPSHOTS, "dead", f"0.0 {now - 31}")
+    assert presence.all_looked_since(now)
+    assert redis.hlen(SNAPSHOTS) == 1
+
+
+def test_the_figures_are_what_the_pipeline_left_in_redis(redis: "Redis") -> None:
+    redis.hset("ignored", "1.CSV", json.dumps({"reason": "rename it", "since": 5}))
+    redis.set("ignored:total", 12)
+    redis.rpush("dead_letters", json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
+    redis.zadd("since:event", {"a": 100.5, "b": 99.5})
+    redis.zadd("since:rebuild", {"a": 1})
+    redis.hset("published", mapping={"by": "x", "time": "123.25"})
+    redis.hset("sweep", mapping={"last_at": "77.5", "figures": ""})
+    redis.set("epoch", "ok:run")
+    figures = read_figures(redis)
+    assert figures.ignored == (Trouble("1.CSV", "rename it", 5),)
+    assert figures.dead_letters == (Trouble(None, "not JSON", 6),)
+    assert (figures.ignored_total, figures.dirty) == (12, {"event": 2, "sweep": 0, "rebuild": 1})
+    assert (figures.oldest_event, figures.published_at, figures.sweep_at) == (99.5, 123.25, 77.5)
+    assert (figures.whole, figures.sees_losses) == (True, False)
+
+
+def test_an_empty_redis_has_figures_too(redis: "Redis") -> None:
+    figures = read_figures(redis)
+    assert (figures.ignored, figures.ignored_total, figures.oldest_event, figures.whole) == ((), 0, None, False)
+
+
+def test_evidence_of_loss_is_timed_from_when_it_was_first_heard(store: S3ObjectStore, redis: "Redis") -> None:
+    now = 1000.0
+    rounds = Rounds(Connections(store, redis), lambda: now)
+    rounds.run()
+    now = 1030.0
+    rounds.run()
+    assert rounds.view.broken_since == 1000.0
+    redis.set("epoch", "ok:run")
+    rounds.run()
+    assert rounds.view.broken_since is None
+
+
+def test_figures_are_remembered_while_redis_is_away(store: S3ObjectStore, tmp_path: Path) -> None:
+    with RedisServer(tmp_path, free_port(), "password") as server:
+        client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+        client.set("ignored:total", 3)
+        rounds = Rounds(Connections(store, client), time.time)
+        rounds.run()
+    rounds.run()
+    assert rounds.view.figures is not None
+    assert rounds.view.figures.ignored_total == 3
+    assert rounds.view.redis_error is not None
+    client.close()
+
+
+@pytest.fixture
+def follower(store: S3ObjectStore, redis_server: RedisServer, redis: "Redis") -> Iterator[Follower]:
+    with Redis.from_url(redis_server.url, socket_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
+        follower = Follower(lambda: Connections(store, client))
+        follower.start()
+        yield follower
+        follower.stop()
+
+
+def shows(follower: Follower, count: int) -> bool:
+    return follower.view.table is not None and len(follower.view.table) == count
+
+
+def test_a_follower_looks_when_told(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
+    eventually(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+    store.put(OUTPUT, ONE)
+    began = time.monotonic()
+    redis.publish("published", "etag")
+    eventually(lambda: shows(follower, 1))
+    assert time.monotonic() - began < 1.0  # and not by its turn, which comes every 2 s
+
+
+def test_a_follower_looks_untold(follower: Follower, store: S3ObjectStore) -> None:
+    store.put(OUTPUT, TWO)
+    eventually(lambda: shows(follower, 2))
+
+
+def test_a_follower_comes_through_a_lost_connection(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
+    eventually(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+    for client in redis.client_list():
+        if client["id"] != str(redis.client_id()):
+            redis.client_kill_filter(_id=client["id"])
+    store.put(OUTPUT, ONE)
+    eventually(lambda: shows(follower, 1))
+    eventually(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+
+
+def test_a_stopped_follower_leaves_neither_thread_nor_name(store: S3ObjectStore, redis: "Redis") -> None:
+    follower = Follower(lambda: Connections(store, redis))
+    follower.start()
+    eventually(lambda: redis.hlen(SNAPSHOTS) == 1)
+    follower.stop()
+    assert redis.hlen(SNAPSHOTS) == 0
+    assert "follower" not in {thread.name for thread in running_threads()}

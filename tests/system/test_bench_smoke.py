@@ -1,0 +1,52 @@
+"""`python -m bench`, as small as can be: it measures everything, says so, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+EXPECTED = (
+    "drop → output.csv, 10 users, p50",
+    "drop → output.csv, 20 users, p99",
+    "drop → GET /data, 20 users, p50",
+    "GET /data, 10 users",
+    "GET /data, 304, 20 users",
+    "GET /stats, filtered, each new, 20 users",
+    "20 users at once → output.csv",
+    "full rebuild, 20 users",
+    "sweep, nothing changed, 40 objects",
+    "idle, 20 users: processor",
+    "idle, 20 users: memory",
+)
+
+
+def started_by(command: list[str]) -> tuple[int, str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_small_run_prints_every_figure_beside_its_floor_and_leaves_no_process(tmp_path: Path) -> None:
+    file, folder = tmp_path / "figures.json", tmp_path / "temporary"
+    folder.mkdir()
+    size = ["--users", "20", "--drops", "3", "--quick", "--json", str(file)]
+    code, said = started_by(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
+    assert code == 0, said
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for name in EXPECTED:
+        assert name in said
+        assert [figure for figure in document["figures"] if figure["name"].startswith(name)], name
+    for figure in document["figures"]:
+        assert figure["measured"] >= 0
+        assert (figure["ratio"] is None) == (figure["floor"] is None)
+    assert {"api", "minio", "redis", "publisher", "worker"} <= {share["name"] for share in document["idle"]}
+    assert {"cores", "Python", "MinIO"} <= document["machine"].keys()
+    assert list(folder.iterdir()) == []
+    assert [line for process in psutil.process_iter(["cmdline"]) if str(folder) in (line := _line(process))] == []
+
+
+def _line(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or ())  # type: ignore[attr-defined]

@@ -1,0 +1,104 @@
+"""Bulk work: pages of a thousand users, for sweeps and rebuilds, beside the events and never before them.
+
+The pages of a large lot are made by one LIST that began after the users' tokens were noted; the LIST tells who has a
+CSV and which image, so that a user costs one request instead of four.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from shared.object_store import ObjectStore
+from shared.task_queue import TaskQueue
+from worker.backlog import Backlog, ListedUser, Note, Page
+from worker.listing import Listing
+from worker.refresh import Refresher
+
+MANY = 500
+"""From so many users on, a LIST of the whole bucket is worth its while."""
+PAGE_USERS = 1000
+PAGES_AHEAD = 4
+
+_Item = TypeVar("_Item")
+
+
+class BulkWork:
+    """Makes pages and does them."""
+
+    def __init__(
+        self,
+        source: ObjectStore,
+        refresher: Refresher,
+        backlog: Backlog,
+        tasks: TaskQueue,
+        page_users: int = PAGE_USERS,
+    ) -> None:
+        self._source, self._refresher, self._backlog, self._tasks = source, refresher, backlog, tasks
+        self._page_users = page_users
+
+    def enqueue(self, user_ids: Sequence[str], still_alive: Callable[[], None], *, whole: bool = False) -> list[str]:
+        """Have these users, all marked before, read by and by.
+
+        `whole` means to LIST the bucket even for a few, and returns users with a CSV that were found besides.
+        `still_alive` is called at every step.  Raises `StoreUnavailable`.
+        """
+        others: list[str] = []
+        if whole or len(user_ids) >= MANY:
+            pages = self._listed_pages(self._backlog.note(user_ids), others)
+        else:
+            pages = (Page(user_ids=chunk) for chunk in self._chunks(user_ids))
+        for page in pages:
+            still_alive()
+            if self._backlog.pages_left() < PAGES_AHEAD:
+                self._backlog.add_page(page)
+                self._tasks.refresh_page()
+            else:  # pages are made faster than they are done: lend a hand, so that they do not pile up in Redis
+                self._do(page)
+        return others
+
+    def next_page(self) -> bool:
+        """Do one page; False without one.  Raises `StoreUnavailable`, and the page is queued again."""
+        page = self._backlog.take_page()
+        if page is not None:
+            self._do(page)
+        return page is not None
+
+    def _do(self, page: Page) -> None:
+        try:
+            if page.listed:
+                self._refresher.refresh_listed(page.listed)
+            else:
+                self._refresher.refresh(page.user_ids)
+        except BaseException:
+            self._backlog.add_page(page)
+            raise
+
+    def _listed_pages(self, notes: Mapping[str, Note], others: list[str]) -> Iterator[Page]:
+        listing, ready, seen = Listing(), list[ListedUser](), set[str]()
+        for objects in self._source.objects():
+            listing.add(objects)
+            _sort(listing, objects[-1].key, notes, ready, others)
+            while len(ready) >= self._page_users:
+                page = ready[: self._page_users]
+                del ready[: self._page_users]
+                seen.update(user.user_id for user in page)
+                yield Page(listed=page)
+        _sort(listing, chr(0x10FFFF), notes, ready, others)
+        seen.update(user.user_id for user in ready)
+        ready += [ListedUser(user_id, note, False, None) for user_id, note in notes.items() if user_id not in seen]
+        for chunk in self._chunks(ready):
+            yield Page(listed=chunk)
+
+    def _chunks(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        for start in range(0, len(items), self._page_users):
+            yield list(items[start : start + self._page_users])
+
+
+def _sort(
+    listing: Listing, last_key: str, notes: Mapping[str, Note], ready: list[ListedUser], others: list[str]
+) -> None:
+    for user_id, (has_csv, image) in listing.take_complete(last_key).items():
+        note = notes.get(user_id)
+        if note:
+            ready.append(ListedUser(user_id, note, has_csv, image))
+        elif has_csv:
+            others.append(user_id)
