@@ -28,10 +28,14 @@ FEW_USERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: `rounds` of drops; `pairs` of rebuilds and of sweeps; seconds and rounds of the rest."""
+    """How much is measured: how often, and for how many seconds, each thing is done.
+
+    `rounds` of single drops come after `warm_up` rounds that do not count.
+    """
 
     users: int
     rounds: int
+    warm_up: int = 5
     rebuilds: int = 3
     sweeps: int = 5
     web_rounds: int = 3
@@ -74,8 +78,7 @@ class Bench:
         if "drop" in self._names:
             self._report(f"single drops, {count:,} users")
             drops = DropBench(self._rowdrop, self._users, count, self._chance)
-            self.figures += drops.run(self._size.rounds, p50, p99)
-            self._rowdrop.settle()
+            self.figures += drops.run(self._size.warm_up, self._size.rounds, p50, p99)
         if "web" in self._names:
             self._report(f"GET /data and /stats, {count:,} users")
             self.figures += web.figures(self._rowdrop, count, self._size.web_rounds, self._size.web_s)
@@ -100,7 +103,7 @@ def main() -> int:
     asked = _arguments()
     size = Size(asked.users, asked.drops)
     if asked.quick:
-        size = Size(asked.users, asked.drops, 1, 1, 1, 0.1, 1.0, 2.0)
+        size = Size(asked.users, asked.drops, 1, 1, 1, 1, 0.1, 1.0, 2.0)
     screen = Screen(sys.stderr)
     raise_when_stopped()
     try:
@@ -130,7 +133,8 @@ def _measure(rowdrop: Rowdrop, size: Size, asked: argparse.Namespace, screen: Sc
 
 
 def _print(bench: Bench) -> None:
-    print(f"\n{table(bench.figures)}")
+    if bench.figures:
+        print(f"\n{table(bench.figures)}")
     if bench.idle:
         print(f"\nidle, each process:\n{idle.lines(bench.idle)}")
 

@@ -16,7 +16,6 @@ from bench.users import Change, Users
 from bench.watch import ObjectWatch
 from shared.published import OUTPUT
 
-WARM_UP = 5
 _POLL_S = 0.003
 _PATIENCE_S = 30.0
 
@@ -30,9 +29,9 @@ class DropBench:
         self._api = rowdrop.connect_api()
         self._known: str | None = None
 
-    def run(self, rounds: int, goal_p50: float, goal_p99: float | None) -> list[Figure]:
-        """The figures of so many rounds; goals as ratios to the bare requests."""
-        self._rounds(WARM_UP)
+    def run(self, warm_up: int, rounds: int, goal_p50: float, goal_p99: float | None) -> list[Figure]:
+        """The figures of so many rounds, after some that do not count; goals as ratios to the bare requests."""
+        self._rounds(warm_up)
         floor, output, data = self._rounds(rounds)
         samples, users = f"{rounds} rounds", f"{self._count:,} users"
 

@@ -20,8 +20,7 @@ class Share(NamedTuple):
 
 
 def shares(rowdrop: Rowdrop, quiet_s: float, seconds: float) -> list[Share]:
-    """Watch every process for so long, after as much quiet."""
-    rowdrop.settle()
+    """Watch every process for `seconds`, after `quiet_s` seconds of nothing to do."""
     time.sleep(quiet_s)
     processes = _processes(rowdrop)
     before = {process: _cpu_s(process) for process in processes}

@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 _START_S = 120.0
 _STOP_S = 60.0
 _OURS = ("MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "LOG_", "API_")
-_QUIET_S = 1.0
+_QUIET_S = 0.5
 
 
 class TookTooLong(Exception):

@@ -92,7 +92,7 @@ def _run(command: list[str], report: Report, progress: Callable[[float], str], h
     try:
         run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started))
     except CommandFailed as error:
-        said = "\n".join(f"    {line}" for line in error.lines[-12:])
+        said = "\n".join(f"    {line}" for line in error.lines[-5:])
         raise CannotRun(f"{error}:\n{said}\n{_mend(error.lines, hint)}") from error
 
 
@@ -100,7 +100,7 @@ def _mend(lines: list[str], hint: str) -> str:
     text = "\n".join(lines)
     if "No space left" in text:
         return "The disk is full: .venv needs about 700 MB."
-    if "No matching distribution" in text:
+    if "No matching distribution" in text and "connection broken" not in text:
         return f"There may be no packages for this kind of machine or Python (PYTHON names another one).\n{hint}"
     return hint
 

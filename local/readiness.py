@@ -15,6 +15,7 @@ _SERVER_WAIT_S = 120.0
 _PORTS_WAIT_S = 30.0
 _QUIET_S = 60.0
 _POLL_S = 0.1
+_ASKED = 8
 
 
 def wait_for_servers(
@@ -61,24 +62,27 @@ def ports_of(configuration: Configuration) -> list[int]:
 
 def _wait_for(name: str, is_ready: Callable[[], bool], supervisor: Supervisor, report: Report) -> None:
     started = time.monotonic()
-    while not is_ready():
+    # Should another server have got the port, it is that one which answers, and ours which does not keep running.
+    while not (is_ready() and _state(name, supervisor) == "RUNNING"):
         waited = time.monotonic() - started
-        if waited > _SERVER_WAIT_S or (waited > 5 and _fails(name, supervisor)):
+        if waited > _SERVER_WAIT_S or (waited > 5 and _state(name, supervisor) not in {"STARTING", "RUNNING"}):
             raise CannotRun(f"{name} does not start:\n{tail(supervisor.log(name))}")
         if waited > 2:
             report(f"Waiting for {name}: {waited:.0f} s …")
         time.sleep(_POLL_S)
 
 
-def _fails(name: str, supervisor: Supervisor) -> bool:
-    """Whether it ended, and is to be tried again: a server that works has no reason to at its start."""
-    return (supervisor.states() or {}).get(name) in {"BACKOFF", "FATAL", None}
+def _state(name: str, supervisor: Supervisor) -> str | None:
+    return (supervisor.states() or {}).get(name)
 
 
 def _missing(port: int, with_sample: bool) -> str | None:
     status, body = http_get(port, "/health/ready")
     if status != 200:
         return f"GET /health/ready: {body.decode(errors='replace') or 'no answer'}"
+    # Several processes share the port, and each has to load its own table first.
+    if any(http_get(port, "/health/live")[0] != 200 for _ in range(_ASKED)):
+        return "GET /health/live: not every process of the API has a table yet"
     if with_sample:
         status, body = http_get(port, "/data")
         rows = json.loads(body) if status == 200 else []

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -96,9 +97,10 @@ def _find_servers(folder: Path, given: dict[str, str], screen: Screen) -> tuple[
 
 
 def _lock_against_other_starts(screen: Screen) -> AbstractContextManager[None]:
-    """From choosing ports until they are taken only one start at a time: two would choose the same."""
+    """From choosing ports until they are taken only one start of this user at a time: two would choose the same."""
     wait = "Another Rowdrop is starting: waiting, {:.0f} s …"
-    return lock(ROOT / ".start.lock", lambda seconds: screen(wait.format(seconds)))
+    path = Path(tempfile.gettempdir()) / f"rowdrop-{os.getuid()}.lock"
+    return lock(path, lambda seconds: screen(wait.format(seconds)))
 
 
 def _servers(

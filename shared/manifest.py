@@ -77,7 +77,7 @@ class Manifest:
         try:
             table = pq.ParquetFile(pa.BufferReader(body)).read()
             table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
             raise InvalidManifest(f"no Parquet file: {error}") from None
         if not table.schema.equals(_SCHEMA):
             raise InvalidManifest("other columns than a manifest has")

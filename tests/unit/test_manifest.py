@@ -1,5 +1,7 @@
 """The memo of facts."""
 
+import contextlib
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -136,6 +138,17 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 def test_other_bytes_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidManifest):
         Manifest.decode(body)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_manifest_with_some_bytes_changed_raises_nothing_but_the_refusal(data: st.DataObject) -> None:
+    body = bytearray(manifest_of(fact("1"), fact("2")).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidManifest):
+        manifest = Manifest.decode(bytes(body))
+        assert len(list(manifest.facts())) == len(manifest)
 
 
 @settings(max_examples=50)

@@ -234,7 +234,7 @@ def test_text_stays_text_and_nothing_is_missing(text: str) -> None:
 
 @pytest.mark.parametrize("lines", [b"1,a,b\n", b"1,a,b,x,c\n", b"1,a,b,,c\n", b"1,\xff,b,1,c\n", b"1,a,b,1,c"])
 def test_a_file_that_is_no_table_is_refused(lines: bytes) -> None:
-    with pytest.raises(InvalidOutputCsv):
+    with pytest.raises(InvalidOutputCsv, match=r"^(a line is not a row|the last line is not ended)$"):
         read_frame(HEADER + lines)
 
 

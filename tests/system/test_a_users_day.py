@@ -1,0 +1,212 @@
+"""What a data engineer does with Rowdrop, through MinIO and HTTP alone."""
+
+import csv
+import http.client
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+
+from tests.system.running import ROOT, Run, until
+
+SOURCE, OUTPUT = "src-data", "processed-data"
+FORM_OF_THE_PUBLIC_TASK = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
+
+
+def put(s3: Minio, key: str, body: bytes = b"image") -> None:
+    s3.put_object(SOURCE, key, io.BytesIO(body), len(body))
+
+
+def empty(s3: Minio) -> None:
+    names = [DeleteObject(found.object_name or "") for found in s3.list_objects(SOURCE, recursive=True)]
+    assert list(s3.remove_objects(SOURCE, names)) == []
+
+
+def output(s3: Minio) -> bytes:
+    answer = s3.get_object(OUTPUT, "output.csv")
+    try:
+        return answer.read()
+    finally:
+        answer.close()
+        answer.release_conn()
+
+
+def line_of(s3: Minio, user_id: str) -> str | None:
+    lines = output(s3).decode().splitlines()[1:]
+    return next((line for line in lines if line.startswith(f"{user_id},")), None)
+
+
+def get(rowdrop: Run, path: str) -> Any:  # noqa: ANN401
+    status, body = rowdrop.get(path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def row_of(rowdrop: Run, user_id: str) -> dict[str, Any]:
+    return next((row for row in get(rowdrop, "/data") if row["user_id"] == user_id), {})
+
+
+def errors_of(rowdrop: Run, user_id: str) -> list[Any]:
+    return [error for error in get(rowdrop, "/errors") if error["user_id"] == user_id]
+
+
+def post(rowdrop: Run, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70)
+    try:
+        connection.request("POST", path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def soon(condition: Callable[[], Any]) -> None:
+    """Within ten seconds: long before a sweep, so only the event can have done it."""
+    until(condition, patience_s=10)
+
+
+@pytest.fixture(autouse=True)
+def _empty_bucket(rowdrop: Run, s3: Minio) -> None:
+    empty(s3)
+    until(lambda: get(rowdrop, "/data") == [] and get(rowdrop, "/errors") == [])
+
+
+def test_a_user_comes_changes_breaks_mends_and_goes(rowdrop: Run, s3: Minio) -> None:
+    put(s3, "0001.csv", FORM_OF_THE_PUBLIC_TASK)
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,")
+    row = {"user_id": "0001", "first_name": "Ivan", "last_name": "Ivanov", "birthts": 946674000000, "img_path": None}
+    soon(lambda: row_of(rowdrop, "0001") == row)
+
+    put(s3, "0001.jpg")
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,src-data/0001.jpg")
+    soon(lambda: row_of(rowdrop, "0001").get("img_path") == "src-data/0001.jpg")
+
+    s3.remove_object(SOURCE, "0001.jpg")
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,")
+    soon(lambda: row_of(rowdrop, "0001") == row)
+
+    put(s3, "0001.csv", b"first_name;last_name;birthts\nIvan;Ivanov;1\n")
+    soon(lambda: errors_of(rowdrop, "0001"))
+    (error,) = errors_of(rowdrop, "0001")
+    assert (error["kind"], error["key"], error["line"]) == ("held", "0001.csv", 1)
+    assert "separated" in error["reason"]
+    assert line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,"
+
+    put(s3, "0001.csv", b"first_name,last_name,birthts\nIvan,Petrov,-1\n")
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Petrov,-1,")
+    soon(lambda: errors_of(rowdrop, "0001") == [])
+
+    s3.remove_object(SOURCE, "0001.csv")
+    soon(lambda: line_of(s3, "0001") is None)
+    soon(lambda: not row_of(rowdrop, "0001"))
+
+
+def test_a_hundred_users_at_once_are_right_in_every_field_and_a_rebuild_changes_no_byte(
+    rowdrop: Run, s3: Minio
+) -> None:
+    generator = random.Random(1)
+    expected = {}
+    for number in range(1000, 1100):
+        birthts = generator.randrange(-(10**12), 10**12)
+        has_image = generator.random() < 0.8
+        put(s3, f"{number}.csv", f"first_name, last_name, birthts\nName{number}, Family, {birthts}\n".encode())
+        if has_image:
+            put(s3, f"{number}.png")
+        path = f"src-data/{number}.png" if has_image else ""
+        expected[str(number)] = [str(number), f"Name{number}", "Family", str(birthts), path]
+    until(lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == [expected[u] for u in sorted(expected)])
+    before = output(s3)
+    status, answer = post(rowdrop, "/data?wait=60")
+    assert (status, answer["status"], answer["done"]) == (200, "updated", 100)
+    assert output(s3) == before
+    assert len(get(rowdrop, "/data")) == 100
+
+
+def test_filters_and_statistics_count_full_years_of_today(rowdrop: Run, s3: Minio) -> None:
+    today = datetime.now(UTC).date()
+
+    def born(years_ago: int, days: int = 0) -> int:
+        day = date(today.year - years_ago, today.month, min(today.day, 28)).toordinal() + days
+        return (day - date(1970, 1, 1).toordinal()) * 86_400_000
+
+    people = {"just-20": born(20, -3), "not-yet-20": born(20, 3), "old": born(80, -3)}
+    for user, birthts in people.items():
+        put(s3, f"{user}.csv", f"first_name,last_name,birthts\n,,{birthts}\n".encode())
+    put(s3, "old.png")
+    until(lambda: len(get(rowdrop, "/data")) == 3 and row_of(rowdrop, "old").get("img_path"))
+
+    def users(query: str) -> list[str]:
+        return [row["user_id"] for row in get(rowdrop, f"/data{query}")]
+
+    assert users("?min_age=20") == ["just-20", "old"]
+    assert users("/?max_age=19") == ["not-yet-20"]
+    assert users("?min_age=20&max_age=20&is_image_exists=FALSE") == ["just-20"]
+    assert users("?is_image_exists=1") == ["old"]
+    stats = get(rowdrop, "/stats?max_age=20")
+    assert (stats["count"], stats["average_age"], stats["filters"]) == (2, 19.5, {"max_age": 20})
+    assert stats["average_birthts"] == round((people["just-20"] + people["not-yet-20"]) / 2)
+    assert get(rowdrop, "/stats?min_age=500")["message"] == "Filter returned no objects"
+    status, refusal = rowdrop.get("/data?min_agee=1")
+    assert status == 400
+    assert b"min_agee" in refusal
+
+
+def test_ignored_keys_are_told_with_what_to_do(rowdrop: Run, s3: Minio) -> None:
+    put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
+    soon(
+        lambda: [error for error in get(rowdrop, "/errors") if error["key"] == "1.CSV" and "rename" in error["reason"]]
+    )
+    s3.remove_object(SOURCE, "1.CSV")
+    soon(lambda: get(rowdrop, "/errors") == [])
+
+
+def test_the_check_finds_nothing_and_names_what_was_edited_by_hand(rowdrop: Run, s3: Minio) -> None:
+    def check() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "worker.check"]
+        return subprocess.run(
+            command, cwd=ROOT, env=os.environ | rowdrop.credentials, capture_output=True, text=True, check=False
+        )
+
+    put(s3, "a.csv", FORM_OF_THE_PUBLIC_TASK)
+    put(s3, "b.csv", b"broken")
+    soon(lambda: errors_of(rowdrop, "b") and line_of(s3, "a"))
+    found = check()
+    assert (found.returncode, found.stdout) == (0, "0 differences\n")
+    edited = output(s3).replace(b"Ivanov", b"Edited")
+    s3.put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
+    found = check()
+    assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
+    until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # the watch and a sweep have mended it
+
+
+def test_flower_shows_the_tasks_to_who_knows_the_password(rowdrop: Run, s3: Minio) -> None:
+    put(s3, "a.csv", FORM_OF_THE_PUBLIC_TASK)
+    soon(lambda: line_of(s3, "a"))
+    import base64
+
+    known = rowdrop.credentials
+    sign_in = base64.b64encode(f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}".encode()).decode()
+
+    def tasks() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", int(known["FLOWER_PORT"]), timeout=10)
+        try:
+            connection.request(
+                "GET",
+                "/tasks/datatable?draw=1&start=0&length=50&search[value]=&order[0][column]=0"
+                "&order[0][dir]=asc&columns[0][data]=name",
+                headers={"Authorization": f"Basic {sign_in}"},
+            )
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    until(lambda: "refresh" in tasks())
