@@ -88,6 +88,8 @@ def _delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
     figures, reasons = view.figures, []
     if figures is None:
         return []
+    if figures.source_failure:
+        reasons.append(f"the source bucket cannot be read, nothing is removed meanwhile: {figures.source_failure}")
     if figures.oldest_event is not None and now - figures.oldest_event > SLOW_S:
         reasons.append(f"a change has not been published for {now - figures.oldest_event:.0f} s")
     if figures.sweep_at is not None and now - figures.sweep_at > 2 * sweep_interval_s:

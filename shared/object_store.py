@@ -6,6 +6,7 @@ missing key and a missing bucket; the S3 error code in the answer's body tells t
 asked for by GET and never by HEAD (an answer to HEAD has no body).
 """
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -20,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from shared.settings import Settings
 
+_S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
 
@@ -193,7 +195,7 @@ class S3ObjectStore:
         ):  # a key that obstore cannot name, such as one with a control character: list on by minio
             yield from self._objects_by_minio(after)
         except (BaseError, FileNotFoundError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
 
     def _objects_by_minio(self, after: str) -> Iterator[list[ObjectInfo]]:
         page: list[ObjectInfo] = []
@@ -206,14 +208,14 @@ class S3ObjectStore:
                     yield page
                     page = []
         except (MinioException, HTTPError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
         if page:
             yield page
 
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
             return ObjectNotFound(key)
-        return StoreUnavailable(f"{self.bucket}/{key}: {_first_line(error)}")
+        return StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}")
 
 
 def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
@@ -245,5 +247,8 @@ def _seconds(moment: datetime | None) -> int:
     return int(moment.timestamp()) if moment else 0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:300]
+def _said(error: Exception) -> str:
+    """What the server said, by S3's error code if it gave one; never a whole answer."""
+    text = str(error)
+    found = _S3_ERROR.search(text)
+    return ": ".join(found.groups()) if found else text.split("\n", 1)[0][:300]

@@ -9,6 +9,7 @@
     published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
     epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
     seen:<digest>              string fast events whose safe copy has not come yet
+    source_failure             string why the source bucket could not be read lately
     dead_letters               list   events that could not be decoded, with their reasons
 
 Tokens are random and only ever compared for equality: they need no order, so nothing goes wrong when Redis is emptied
@@ -36,6 +37,7 @@ CHUNK = 500
 """Users in one script call: a few milliseconds in which Redis does nothing else."""
 LEASE_MS = 5000
 SEEN_S = 600
+SHOWN_S = 60
 MOST_DEAD_LETTERS = 1000
 
 _SINCE = [f"since:{cause}" for cause in CAUSES]
@@ -320,6 +322,14 @@ class Backlog:
         pairs = [item for pair in record.items() for item in pair]
         arguments = [token, by or "", compared[0] or "", compared[1] or "", run_id, *pairs]
         return bool(self._commit(["epoch", "published", "sweep"], arguments))
+
+    def note_source_failure(self, reason: str) -> None:
+        """The source bucket could not be read; shown to the operator for a minute, or until `note_source_read`."""
+        self.redis.set("source_failure", reason, ex=SHOWN_S)
+
+    def note_source_read(self) -> None:
+        """It could be read again."""
+        self.redis.delete("source_failure")
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter that the operator sees."""

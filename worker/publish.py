@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed, StoredObject
-from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
+from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
+from shared.output_csv import HEADER, OutputCsv
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
 from worker.backlog import Backlog, LeaseLost, Staged, new_token
@@ -118,7 +118,6 @@ class Publisher:
             if (table.output_etag, table.rejects_etag) != recorded:
                 # No publisher recorded these: edited or deleted by hand, or written by one that died.
                 self._backlog.add_evidence("output.csv or rejects.csv is not what was last published")
-                table = self._table = _mended(table)
         return table
 
     def _read_table(self) -> Table:
@@ -130,7 +129,9 @@ class Publisher:
             rejects, rejects_etag = {}, None
         try:
             stored = self._store.get(OUTPUT)
-            return Table(*_decoded_output(stored), rejects, rejects_etag)
+            # A file edited by hand may be in any order; lines are found by bisection, so it is put right first.
+            output = OutputCsv.repair(stored.body)
+            return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
             rows = {row.user_id: row for row in self._memo().to_output_rows(self._source_bucket)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
@@ -226,20 +227,6 @@ def _changed(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]
         return rejects
     changed = {**rejects, **changes}
     return {user_id: reject for user_id, reject in changed.items() if reject is not None}
-
-
-def _decoded_output(stored: StoredObject) -> tuple[OutputCsv, str]:
-    try:
-        return OutputCsv(stored.body), stored.etag
-    except InvalidOutputCsv as error:
-        logger.warning("output.csv was edited by hand (%s); making it anew", error)
-        return OutputCsv.repair(stored.body), stored.etag
-
-
-def _mended(table: Table) -> Table:
-    # A file that no publisher recorded may be in any order; lines are found by bisection, so it is put right first.
-    output = OutputCsv.repair(table.output.body)
-    return replace(table, output=output, mended=table.output_etag is not None and output.body != table.output.body)
 
 
 def _decoded_rejects(body: bytes) -> Mapping[str, Reject]:

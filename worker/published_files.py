@@ -6,39 +6,38 @@ from typing import NamedTuple
 from shared import rejects as rejects_csv
 from shared.manifest import InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore
-from shared.output_csv import HEADER, InvalidOutputCsv, OutputCsv
+from shared.output_csv import HEADER, OutputCsv
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import Reject
 
 
 class PublishedFiles(NamedTuple):
-    """What lies in the output bucket; an object that is not there, or not ours to read, counts as empty."""
+    """What lies in the output bucket; an object that is not there, or not ours to read, counts as empty.
+
+    `output` is what can be read of output.csv, and `proper` whether that is all of it, byte for byte.
+    """
 
     output: bytes
     output_etag: str | None
     rejects: dict[str, Reject]
     rejects_etag: str | None
     manifest: Manifest
+    proper: bool
 
 
 def read_published(store: ObjectStore) -> PublishedFiles:
     """Read output.csv, rejects.csv and the manifest.  Raises `StoreUnavailable`."""
+    proper = True
     output, rejects, manifest = HEADER, dict[str, Reject](), Manifest.empty()
     output_etag = rejects_etag = None
     with contextlib.suppress(ObjectNotFound):
         stored = store.get(OUTPUT)
-        output, output_etag = _readable(stored.body), stored.etag
+        output, output_etag = OutputCsv.repair(stored.body).body, stored.etag
+        proper = output is stored.body
     with contextlib.suppress(ObjectNotFound, rejects_csv.InvalidRejectsCsv):
         stored = store.get(REJECTS)
         rejects_etag = stored.etag
         rejects = dict(rejects_csv.decode(stored.body))
     with contextlib.suppress(ObjectNotFound, InvalidManifest):
         manifest = Manifest.decode(store.get(MANIFEST).body)
-    return PublishedFiles(output, output_etag, rejects, rejects_etag, manifest)
-
-
-def _readable(body: bytes) -> bytes:
-    try:
-        return OutputCsv(body).body
-    except InvalidOutputCsv:
-        return OutputCsv.repair(body).body
+    return PublishedFiles(output, output_etag, rejects, rejects_etag, manifest, proper)

@@ -31,6 +31,7 @@ class Refresher:
 
     def __init__(self, source: ObjectStore, backlog: Backlog, pool: Executor, readers: int) -> None:
         self._source, self._backlog, self._pool, self._readers = source, backlog, pool, readers
+        self._failed = False
 
     def refresh(self, user_ids: Sequence[str]) -> None:
         """Read these users now and stage what was found.  Whoever is not dirty any more is left alone.
@@ -67,9 +68,17 @@ class Refresher:
                 outcomes.append(reading)
         again = self._backlog.stage([(notes[outcome.user_id], outcome) for outcome in outcomes])
         self._backlog.count("readings_refused", len(again))
-        if failure:
-            raise failure
+        self._tell(failure)
         return again
+
+    def _tell(self, failure: StoreUnavailable | None) -> None:
+        if failure:
+            self._failed = True
+            self._backlog.note_source_failure(str(failure))
+            raise failure
+        if self._failed:
+            self._failed = False
+            self._backlog.note_source_read()
 
     # -- reading -----------------------------------------------------------------------------------------------------
     def _read(self, user_ids: Sequence[str]) -> Iterator[Outcome | StoreUnavailable]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from shared.object_store import ObjectStore
+from shared.object_store import ObjectStore, StoreUnavailable
 from shared.output_csv import read_frame
 from shared.records import RULES_VERSION
 from worker.backlog import Backlog, new_token
@@ -71,16 +71,21 @@ class Sweep:
         whole = self._backlog.commit_sweep(token, by, (published.output_etag, published.rejects_etag), run_id, record)
         self._ignored.replace(listed.ignored, listed.ignored_total)
         self._bulk.enqueue(marked, self._record.still_alive)
-        if not marked and None in {published.output_etag, published.rejects_etag}:
+        if not published.proper or None in {published.output_etag, published.rejects_etag}:
             self._backlog.wake_publisher()  # an empty bucket, too, has an output.csv
         logger.info("sweep (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
         return len(marked)
 
     def _list(self) -> Listing:
         listing = Listing(shown=SHOWN)
-        for objects in self._source.objects():
-            self._record.still_alive()
-            listing.add(objects)
+        try:
+            for objects in self._source.objects():
+                self._record.still_alive()
+                listing.add(objects)
+        except StoreUnavailable as error:
+            self._backlog.note_source_failure(str(error))
+            raise
+        self._backlog.note_source_read()
         return listing
 
 

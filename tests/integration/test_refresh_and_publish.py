@@ -235,6 +235,19 @@ def test_output_csv_edited_by_hand_is_evidence_and_a_sweep_mends_it(rowdrop: Ste
     assert rowdrop.differences() == []
 
 
+def test_an_output_csv_that_is_only_out_of_order_is_put_right_too(rowdrop: Stepping) -> None:
+    for user in ("a", "b"):
+        rowdrop.drop(user)
+    rowdrop.land("a", "b")
+    rowdrop.publisher.write_manifest()
+    body = rowdrop.body()
+    header, a, b = body.splitlines(keepends=True)
+    for edited in (header + b + a, body + b"1,a,b\n", header.replace(b"\n", b"\r\n") + a + b, b"nonsense"):
+        rowdrop.output.put(OUTPUT, edited)
+        rowdrop.sweep()
+        assert rowdrop.body() == body
+
+
 def test_rejects_csv_is_written_before_anyone_is_called_clean(rowdrop: Stepping) -> None:
     rowdrop.drop("u")
     rowdrop.land("u")

@@ -1,0 +1,194 @@
+"""What README.md, docs/architecture.md and .env.example say of the code is so."""
+
+import ast
+import importlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import falcon.inspect
+import pytest
+from redis import Redis
+
+from api.app import create_app
+from api.index import ROUTES
+from api.presence import Presence
+from api.tasks import RebuildDesk
+from api.view import View
+from local.configuration import PORTS, configure
+from shared.rebuilds import Rebuilds
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+ENV_EXAMPLE = dict(re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8")))
+IN_CODE = re.compile(r"`([^`\n]+)`")
+NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
+
+
+def rows(text: str, header: str) -> Iterator[list[str]]:
+    """The cells of the table with this header."""
+    _, found, table = text.partition(f"| {header} |\n")
+    assert found, f"no table with the header {header}"
+    for line in table.splitlines()[1:]:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def documented_settings() -> dict[str, str]:
+    """Setting to default, as the README's table has it."""
+    return {name.strip("`"): default.strip("`") for name, default, _ in rows(README, "setting | default | what it is")}
+
+
+def settings_read() -> dict[str, str | None]:
+    """Every `env.<type>("NAME", default)` of shared/settings.py; None for a setting that must be given."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "shared" / "settings.py").read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("env")), [ast.Constant(str(name)), *rest]):
+                found[name] = str(ast.literal_eval(rest[0])) if rest else None
+    return found
+
+
+def words_of(*paths: Path) -> set[str]:
+    """Every string of these Python files that looks like the name of a setting."""
+    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in strings if NAME.fullmatch(text)}
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+def test_every_setting_that_is_read_is_in_the_readme_and_in_the_example() -> None:
+    read = settings_read().keys() | words_of(ROOT / "local" / "configuration.py")
+    assert read >= {"MINIO_ENDPOINT", "API_PORT", "LOG_LEVEL"}  # the search finds what there is
+    assert read <= documented_settings().keys()
+    assert read <= ENV_EXAMPLE.keys()
+
+
+def test_the_readme_and_the_example_name_the_same_settings() -> None:
+    assert documented_settings().keys() == ENV_EXAMPLE.keys()
+
+
+def test_every_setting_in_the_readme_is_read() -> None:
+    assert documented_settings().keys() <= words_of(ROOT / "shared" / "settings.py", *(ROOT / "local").glob("*.py"))
+
+
+def test_the_defaults_in_the_readme_are_those_of_the_code() -> None:
+    documented = documented_settings()
+    defaults = {name: default for name, default in settings_read().items() if default is not None}
+    generated = configure({}, {}, lambda _: None).values
+    expected = (
+        {name: default or "none" for name, default in defaults.items()}
+        | {name: str(port) for name, port in PORTS.items()}
+        | {name: generated[name] for name in ("MINIO_ROOT_USER", "FLOWER_USER")}
+    )
+    assert {name: documented[name] for name in expected} == expected
+
+
+def test_the_example_shows_the_defaults_that_the_readme_tells() -> None:
+    documented = documented_settings()
+    shown = settings_read() | dict.fromkeys(PORTS) | {"ROWDROP_DIR": None}
+    told = {name: documented[name] for name in shown if ENV_EXAMPLE[name]}
+    examples = {"MINIO_ENDPOINT", "REDIS_URL"}  # of servers that somebody has; they have no default
+    assert {name: ENV_EXAMPLE[name] for name in told if name not in examples} == {
+        name: default for name, default in told.items() if name not in examples
+    }
+
+
+def test_nothing_in_the_example_is_set() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def routes() -> Iterator[set[str]]:
+    """The methods and paths that the application answers, without HEAD, which comes with each GET."""
+    with Redis() as unused:
+        desk = RebuildDesk(Rebuilds(unused), lambda _: None, Presence(unused), 1, time.time)
+        app = create_app(View, desk, 3600)
+        yield {
+            f"{method.method} {route.path}"
+            for route in falcon.inspect.inspect_routes(app)
+            for method in route.methods
+            if not method.internal and method.method != "HEAD"
+        }
+
+
+def test_the_readme_has_every_route_and_no_other(routes: set[str]) -> None:
+    assert {name.strip("`") for name, _ in rows(README, "route | what it does")} == routes
+
+
+def test_the_api_lists_every_route_but_the_list_itself(routes: set[str]) -> None:
+    assert {f"{route['method']} {route['path']}" for route in ROUTES} | {"GET /"} == routes
+
+
+def test_every_parameter_is_in_the_readme() -> None:
+    assert all(name in README for route in ROUTES for name in route["parameters"])
+
+
+# -- files, keys, numbers ----------------------------------------------------------------------------------------------
+def files_named(text: str) -> set[str]:
+    """The files (`worker/app.py`, `run.sh`) and folders (`worker/lua/`) that a page names in code spans."""
+    return {word for word in IN_CODE.findall(text) if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    named = files_named(page.read_text(encoding="utf-8"))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_names_files_at_all() -> None:
+    assert len(files_named(ARCHITECTURE)) > 50
+
+
+@pytest.mark.parametrize("room", ["api", "shared", "worker"])
+def test_every_module_has_its_place_in_the_architecture(room: str) -> None:
+    modules = {f"{room}/{path.name}" for path in (ROOT / room).glob("*.py")} - {f"{room}/__init__.py"}
+    assert modules
+    assert sorted(modules - files_named(ARCHITECTURE)) == []
+
+
+def test_every_script_has_its_place_in_the_architecture() -> None:
+    assert [path.name for path in (ROOT / "worker" / "lua").glob("*.lua") if path.name not in ARCHITECTURE] == []
+
+
+def test_every_key_of_redis_in_the_architecture_is_one_of_the_code() -> None:
+    sources = [path for room in ("api", "shared", "worker") for path in (ROOT / room).glob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    keys = {key for cell, *_ in rows(ARCHITECTURE, "key | what | lost?") for key in IN_CODE.findall(cell)} - {"unacked"}
+    assert len(keys) > 20
+    # The code writes rebuild:<id> as f"rebuild:{task_id}", and since:event as f"since:{cause}".
+    parts = {re.sub(r"(<|(?<=^since:)).*", "", key) for key in keys}
+    patterns = [f"[\"']{part}" + ("" if part.endswith(":") else "[\"']") for part in sorted(parts)]
+    assert [pattern for pattern in patterns if not re.search(pattern, code)] == []
+
+
+@pytest.mark.parametrize(
+    "row", list(rows(ARCHITECTURE, "constant | value | what it is")), ids=lambda row: row[0].strip("`")
+)
+def test_every_number_in_the_architecture_is_the_codes(row: list[str]) -> None:
+    module, _, name = row[0].strip("`").rpartition(".")
+    assert repr(getattr(importlib.import_module(module), name)) == row[1]
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+def anchors(page: Path) -> set[str]:
+    """The fragments by which the headings of a page are reached."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_or_heading_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not fragment or fragment in anchors(target), link
