@@ -27,7 +27,8 @@ class Figures:
     """One reading; times in Unix seconds, None for "never" or "nobody".
 
     `dirty` counts users per cause that are not yet published; `whole` is whether nothing is known to be lost;
-    `sees_losses` is False where MinIO does not tell whether it lost events; `source_failure` is why the source bucket
+    `sees_losses` is False where MinIO does not tell whether it lost events; `notified` whether its events
+    reach Redis at all; `source_failure` is why the source bucket
     could not be read lately.
     """
 
@@ -40,6 +41,7 @@ class Figures:
     sweep_at: float | None
     whole: bool
     sees_losses: bool
+    notified: bool = True
     source_failure: str | None = None
 
 
@@ -50,9 +52,12 @@ def read_figures(client: "Redis") -> Figures:
         pipe.hgetall("ignored").get("ignored:total").lrange("dead_letters", -MOST_DEAD_LETTERS, -1)
         pipe.zrange("since:event", 0, 0, withscores=True).hget("published", "time")
         pipe.hmget("sweep", "last_at", "figures").get("epoch").get("source_failure")
+        pipe.get("notifications")
         for cause in CAUSES:
             pipe.zcard(f"since:{cause}")
-        ignored, total, letters, oldest, published, (sweep_at, server_figures), epoch, failure, *dirty = pipe.execute()
+        ignored, total, letters, oldest, published, (sweep_at, server_figures), epoch, failure, told, *dirty = (
+            pipe.execute()
+        )
     return Figures(
         ignored=tuple(_trouble(entry, _text(key)) for key, entry in sorted(ignored.items())),
         ignored_total=int(total or 0),
@@ -63,6 +68,7 @@ def read_figures(client: "Redis") -> Figures:
         sweep_at=_seconds(sweep_at),
         whole=_text(epoch or b"").startswith("ok:"),
         sees_losses=bool(server_figures) or sweep_at is None,
+        notified=_text(told or b"") != "none",
         source_failure=_text(failure) if failure else None,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
+from api.figures import Figures
 from api.times import iso
 from api.view import CurrentView, View, held
 
@@ -13,6 +14,10 @@ STALE_S = 15.0
 SLOW_S = 60.0
 BROKEN_S = 60.0
 BLIND = "MinIO does not tell whether it lost events (no access to its metrics): a sweep every 5 minutes stands in"
+
+SILENT = (
+    "MinIO's events do not reach Redis (python -m worker.init says what to set): changes show by a sweep, in 5 minutes"
+)
 
 
 class LiveResource:
@@ -54,7 +59,7 @@ def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]
     return {
         "ready": not reasons,
         "reasons": reasons,
-        "warnings": [BLIND] if figures and not figures.sees_losses else [],
+        "warnings": _warnings(figures),
         "snapshot_age_s": _age(view.looked_at, now),
         "redis_age_s": _age(view.heard_at, now),
         "dirty_users": dict(figures.dirty) if figures else None,
@@ -67,6 +72,12 @@ def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]
         "ignored": figures.ignored_total if figures else None,
         "dead_letters": len(figures.dead_letters) if figures else None,
     }
+
+
+def _warnings(figures: Figures | None) -> list[str]:
+    if figures is None:
+        return []
+    return [*([] if figures.sees_losses else [BLIND]), *([] if figures.notified else [SILENT])]
 
 
 def _outages(view: View, now: float) -> list[str]:

@@ -99,7 +99,7 @@ def _run(command: list[str], report: Report, progress: Callable[[float], str], h
 def _mend(lines: list[str], hint: str) -> str:
     text = "\n".join(lines)
     if "No space left" in text:
-        return "The disk is full: .venv needs about 700 MB."
+        return "The disk is full: .venv needs about 500 MB."
     if "No matching distribution" in text and "connection broken" not in text:
         return f"There may be no packages for this kind of machine or Python (PYTHON names another one).\n{hint}"
     return hint

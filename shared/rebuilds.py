@@ -1,8 +1,10 @@
 """The records of full rebuilds in Redis: at most one runs and one waits; anyone may ask how far it is.
 
-rebuild:<id>      hash: state, queued_at, started_at, finished_at, total, error; kept for a week
-rebuild:queued    the id of the one that waits       rebuild:running   the id of the one that runs
-pages:rebuild     list: its pages of users not yet begun (JSON)       since:rebuild   its users not yet published
+rebuild:<id>      hash     state, queued_at, started_at, finished_at, total, named, error; kept for a week
+rebuild:queued    string   the id of the one that waits
+rebuild:running   string   the id of the one that runs
+rebuild:alive     string   its id, for a minute at a time, while a process names its users
+since:rebuild     zset     its users that are not published yet
 """
 
 import secrets
@@ -118,7 +120,7 @@ class Rebuilds:
         return _text(task_id) if task_id else None
 
     def fail(self, task_id: str, reason: str, now: float) -> None:
-        """Give a running rebuild up.  Its users stay dirty, and are read again by the ordinary way."""
+        """Give a running rebuild up.  Whoever it has marked stays dirty, and is read again by the ordinary way."""
         self._fail(["rebuild:running"], [task_id, now, reason])
 
     def queued(self) -> str | None:

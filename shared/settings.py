@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from environs import EnvValidationError, FileAwareEnv
+from environs import EnvValidationError, FileAwareEnv, ValidationError
 
 
 class InvalidSettings(Exception):
@@ -29,54 +29,60 @@ class Settings:
     @classmethod
     def from_environment(cls) -> "Settings":
         """Read the process's environment.  Raises `InvalidSettings`, whose message tells what to set."""
-        env = FileAwareEnv(eager=False)
-        settings = cls(
-            minio_endpoint=env.str("MINIO_ENDPOINT", validate=_http_url),
-            minio_access_key=env.str("MINIO_ACCESS_KEY", validate=_not_empty),
-            minio_secret_key=env.str("MINIO_SECRET_KEY", validate=_not_empty),
-            redis_url=env.str("REDIS_URL", validate=_plain_redis_url),
-            source_bucket=env.str("SOURCE_BUCKET", "src-data", validate=_not_empty),
-            output_bucket=env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
-            region=env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
-            sweep_interval_s=env.int("SWEEP_INTERVAL_S", 3600, validate=_positive),
-            minio_prometheus_token=env.str("MINIO_PROMETHEUS_TOKEN", ""),
-            log_level=env.str("LOG_LEVEL", "INFO", validate=_log_level),
-        )
+        env = FileAwareEnv(eager=False, strip_whitespace=True)
         try:
+            settings = cls(**cls._values(env))
             env.seal()
         except EnvValidationError as error:
             messages: Any = error.error_messages
             wrong = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in messages.items())
             raise InvalidSettings(f"the environment is not complete:{wrong}") from None
+        except ValueError as error:  # a *_FILE that cannot be read
+            raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
             raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be two buckets, not one")
         return settings
 
+    @staticmethod
+    def _values(env: FileAwareEnv) -> dict[str, Any]:
+        return {
+            "minio_endpoint": env.str("MINIO_ENDPOINT", validate=_http_url),
+            "minio_access_key": env.str("MINIO_ACCESS_KEY", validate=_not_empty),
+            "minio_secret_key": env.str("MINIO_SECRET_KEY", validate=_not_empty),
+            "redis_url": env.str("REDIS_URL", validate=_plain_redis_url),
+            "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_not_empty),
+            "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
+            "region": env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
+            "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_positive),
+            "minio_prometheus_token": env.str("MINIO_PROMETHEUS_TOKEN", ""),
+            "log_level": env.str("LOG_LEVEL", "INFO", validate=_log_level),
+        }
+
 
 def _not_empty(value: str) -> None:
     if not value:
-        raise ValueError("must not be empty")
+        raise ValidationError("must not be empty")
 
 
 def _positive(value: int) -> None:
     if value <= 0:
-        raise ValueError("must be a number above 0")
+        raise ValidationError("must be a number above 0")
 
 
 def _http_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname or url.path not in {"", "/"}:
-        raise ValueError("must be a URL such as http://127.0.0.1:9000")
+        raise ValidationError("must be a URL such as http://127.0.0.1:9000")
 
 
 def _plain_redis_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
-        raise ValueError(
+        raise ValidationError(
             "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
         )
 
 
 def _log_level(value: str) -> None:
     if value not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        raise ValidationError("must be DEBUG, INFO, WARNING or ERROR")

@@ -9,6 +9,7 @@
     published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
     epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
     seen:<digest>              string fast events whose safe copy has not come yet
+    notifications              string "none" where MinIO's events do not reach this Redis
     source_failure             string why the source bucket could not be read lately
     dead_letters               list   events that could not be decoded, with their reasons
 
@@ -132,6 +133,17 @@ class Backlog:
         with self.redis.pipeline(transaction=False) as pipe:
             fast, safe, length = pipe.lrange(FAST, 0, count - 1).lrange(SAFE, 0, count - 1).llen(queue).execute()
         return fast, safe, length
+
+    def note_notifications(self, *, come: bool) -> None:
+        """Whether MinIO's events reach this Redis at all; if not, only sweeps see changes."""
+        if come:
+            self.redis.delete("notifications")
+        else:
+            self.redis.set("notifications", "none")
+
+    def notifications_come(self) -> bool:
+        """What init has found."""
+        return bool(self.redis.get("notifications") != b"none")
 
     def probe_came(self, key: str) -> bool:
         """Whether the event of this probe key has come, to a listener or to the head of either list."""
@@ -259,7 +271,7 @@ class Backlog:
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
         self.redis.eval(script, 1, "writer", token)
         if evidence:
-            self.redis.delete("epoch")
+            self.add_evidence("a publish was broken off")
 
     def staged_count(self) -> int:
         """Users read and not yet published."""

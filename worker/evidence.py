@@ -138,7 +138,7 @@ class Watch:
         """Have a sweep begun if something may be lost, or the last one is too long ago and beat does not see to it."""
         epoch = self._backlog.epoch()
         last = float(self._sweeps.get("last_at") or 0)
-        blind = not self._sweeps.get("figures")
+        blind = not self._sweeps.get("figures") or not self._backlog.notifications_come()
         longest = (
             min(BLIND_SWEEP_S, 2 * self._settings.sweep_interval_s) if blind else 2 * self._settings.sweep_interval_s
         )

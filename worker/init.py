@@ -44,27 +44,27 @@ class Init:
             if not self._minio.bucket_exists(bucket):
                 self._minio.make_bucket(bucket, self._settings.region)
                 print(f"created {bucket}", flush=True)
-        try:
-            self._subscribe()
-        except S3Error as error:
-            if error.code not in {"InvalidArgument", "ARNNotification"} and "ARN" not in str(error):
-                raise
-            print(_lines_to_set(self._settings), flush=True)
-            return
-        if not self._probe():
+        events_come = self._subscribe() and self._probe()
+        self._wiring.backlog.note_notifications(come=events_come)
+        if not events_come:
             print(_lines_to_set(self._settings), flush=True)
 
-    def _subscribe(self) -> None:
+    def _subscribe(self) -> bool:
+        """Add the rules that are missing; False if this MinIO has no target of ours."""
         bucket = self._settings.source_bucket
         config = self._minio.get_bucket_notification(bucket)
         queues = list(config.queue_config_list or [])
         missing = [target for target in TARGETS if not any(_is_ours(queue, target) for queue in queues)]
         if missing:
             queues += [QueueConfig(EVENTS, f"rowdrop-{target.lower()}", queue=arn(target)) for target in missing]
-            self._minio.set_bucket_notification(
-                bucket,
-                NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list),
-            )
+            rules = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
+            try:
+                self._minio.set_bucket_notification(bucket, rules)
+            except S3Error as error:
+                if "ARN" not in str(error):
+                    raise
+                return False
+        return True
 
     def _probe(self) -> bool:
         """Put a key of our own and wait until its event is in Redis; the listener passes such keys over."""
@@ -98,6 +98,7 @@ def _lines_to_set(settings: Settings) -> str:
         lines += [
             f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
             f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
+            *([f"  MINIO_NOTIFY_REDIS_USER_{target}={url.username}"] if url.username else []),
             f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}=<the password in REDIS_URL>",
             f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
             f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
@@ -106,6 +107,8 @@ def _lines_to_set(settings: Settings) -> str:
         "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder of its own on MinIO's disk>",
         "  MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE=1000000",
         "  MINIO_SYNC_BOOT=on",
+        "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or give Rowdrop a MINIO_PROMETHEUS_TOKEN)",
+        "  GOMAXPROCS=8   (more senders of events than cores: they starve in a burst else)",
     ]
     return "\n".join(lines)
 

@@ -59,6 +59,11 @@ class Rebuild:
         self._backlog.mark(sorted(users), "rebuild", self._clock())
         self._rebuilds.set_total(task_id, total)
 
+    def give_up(self, task_id: str, reason: str) -> None:
+        """Call a rebuild failed whose users could not be named, however often it was tried."""
+        logger.warning("rebuild %s failed: %s", task_id, reason)
+        self._rebuilds.fail(task_id, reason, self._clock())
+
     def finish(self) -> None:
         """Call the running rebuild done if nothing of it is left, and start the one that waits."""
         finished = self._rebuilds.finish(self._clock())

@@ -34,7 +34,7 @@ class SweepRecord:
 
     def begin(self, token: str) -> bool:
         """Be the sweep that runs; False if another does."""
-        self._redis.delete("sweep:queued")
+        self._redis.delete("sweep:queued", "evidence")
         return bool(self._redis.set("sweep:alive", token, nx=True, px=ALIVE_MS))
 
     def still_alive(self) -> None:

@@ -7,7 +7,7 @@ enqueues them anew.
 from functools import cache
 from typing import Any
 
-from celery import shared_task
+from celery import Task, shared_task
 from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
@@ -49,7 +49,15 @@ def sweep(cause: str) -> None:
     wiring().sweep.run(cause)
 
 
-@shared_task(name=REBUILD, **LONG, **RETRIED)
+class RebuildTask(Task):  # type: ignore[type-arg]
+    """A task whose record says so when it was tried in vain."""
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ANN401
+        """Celery calls this after the last try."""
+        wiring().rebuild.give_up(args[0], str(exc))
+
+
+@shared_task(name=REBUILD, base=RebuildTask, **LONG, **RETRIED)
 def rebuild(task_id: str) -> None:
     """Begin a full rebuild, or go on with one."""
     wiring().rebuild.start(task_id)

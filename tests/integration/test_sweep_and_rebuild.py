@@ -171,6 +171,18 @@ def test_a_rebuild_interrupted_before_its_pages_were_named_is_resumed(rowdrop: S
     assert status.state == "done"
 
 
+def test_a_rebuild_tried_in_vain_says_why_and_the_next_one_may_begin(rowdrop: Stepping) -> None:
+    published(rowdrop, "u")
+    rebuilds = rowdrop.wiring.rebuilds
+    task_id, _ = rebuilds.request(time.time())
+    assert rebuilds.start(task_id, time.time())
+    rowdrop.wiring.rebuild.give_up(task_id, "the output bucket is gone")
+    status = rebuilds.get(task_id)
+    assert status is not None
+    assert (status.state, status.error) == ("failed", "the output bucket is gone")
+    assert rebuild(rowdrop) != task_id
+
+
 # -- the watch ------------------------------------------------------------------------------------------------------
 def messages(rowdrop: Stepping, queue: str) -> int:
     return int(rowdrop.backlog.redis.llen(queue))
@@ -246,6 +258,16 @@ def test_a_sweep_long_overdue_is_begun_without_beat(rowdrop: Stepping, watch: Wa
     watch.sweep_if_due(now)
     assert messages(rowdrop, BULK_QUEUE) == 0
     watch.sweep_if_due(now + 2 * rowdrop.wiring.settings.sweep_interval_s + 1)
+    assert messages(rowdrop, BULK_QUEUE) == 1
+
+
+def test_without_events_the_bucket_is_swept_every_five_minutes(rowdrop: Stepping, watch: Watch) -> None:
+    rowdrop.sweep()
+    now = time.time()
+    watch.sweep_if_due(now + 301)
+    assert messages(rowdrop, BULK_QUEUE) == 0
+    rowdrop.backlog.note_notifications(come=False)
+    watch.sweep_if_due(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 

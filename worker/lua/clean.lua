@@ -7,6 +7,7 @@
 -- A user is clean only if its tokens are still those of the entry that was published: no later mark, no later reading.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('DEL', KEYS[5])
+  redis.call('SET', 'evidence', 'a publisher was replaced while it wrote')
   return -1
 end
 redis.call('HSET', KEYS[2], 'by', ARGV[1], 'etag', ARGV[2], 'rej_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])

@@ -1,0 +1,77 @@
+"""Settings come from the environment, all wrong ones are named at once, and no secret is ever shown."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.settings import InvalidSettings, Settings
+
+WHOLE = {
+    "MINIO_ENDPOINT": "http://127.0.0.1:9000",
+    "MINIO_ACCESS_KEY": "key",
+    "MINIO_SECRET_KEY": "a-secret",
+    "REDIS_URL": "redis://:redis-secret@127.0.0.1:6379/0",
+}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*WHOLE, "SWEEP_INTERVAL_S", "SOURCE_BUCKET", "OUTPUT_BUCKET", "LOG_LEVEL", "MINIO_PROMETHEUS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_defaults_are_those_of_the_readme() -> None:
+    settings = Settings.from_environment()
+    assert (settings.source_bucket, settings.output_bucket) == ("src-data", "processed-data")
+    assert settings.sweep_interval_s == 3600
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(Settings.from_environment())
+    assert "a-secret" not in shown
+    assert "redis-secret" not in shown
+
+
+def test_all_that_is_wrong_is_named_at_once_and_no_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MINIO_ENDPOINT")
+    monkeypatch.setenv("REDIS_URL", "rediss://:redis-secret@host/1")
+    monkeypatch.setenv("SWEEP_INTERVAL_S", "often")
+    with pytest.raises(InvalidSettings) as refused:
+        Settings.from_environment()
+    said = str(refused.value)
+    for name in ("MINIO_ENDPOINT", "REDIS_URL", "SWEEP_INTERVAL_S"):
+        assert name in said
+    assert "plain TCP" in said
+    assert "redis-secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MINIO_ENDPOINT", "127.0.0.1:9000"),
+        ("MINIO_ENDPOINT", "http://host/path"),
+        ("REDIS_URL", "redis://host/3"),
+        ("SWEEP_INTERVAL_S", "0"),
+        ("LOG_LEVEL", "LOUD"),
+        ("MINIO_SECRET_KEY", ""),
+        ("OUTPUT_BUCKET", "src-data"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=name):
+        Settings.from_environment()
+
+
+def test_a_secret_may_lie_in_a_file_with_a_line_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("from-a-file\n")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(file))
+    assert Settings.from_environment().minio_secret_key == "from-a-file"
+    file.unlink()
+    with pytest.raises(InvalidSettings, match="MINIO_SECRET_KEY_FILE"):
+        Settings.from_environment()
