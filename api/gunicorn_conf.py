@@ -12,7 +12,6 @@ graceful_timeout = 5
 accesslog = None
 errorlog = "-"
 
-
 FIRST_LOOK_S = 10.0
 
 

@@ -5,7 +5,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def main() -> int:
     asked = _arguments()
     size = Size(asked.users, asked.drops)
     if asked.quick:
-        size = Size(asked.users, asked.drops, 1, 1, 1, 1, 0.1, 1.0, 2.0)
+        size = replace(size, warm_up=1, rebuilds=1, sweeps=1, web_rounds=1, web_s=0.1, quiet_s=1.0, idle_s=2.0)
     screen = Screen(sys.stderr)
     raise_when_stopped()
     try:

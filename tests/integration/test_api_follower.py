@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import enumerate as running_threads
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -16,7 +17,7 @@ from api.follower import Connections, Follower, Rounds
 from api.presence import SNAPSHOTS, Presence
 from local.ports import free_port
 from local.servers import RedisServer
-from shared.object_store import S3ObjectStore
+from shared.object_store import S3ObjectStore, StoredObject
 from shared.output_csv import HEADER
 from shared.published import OUTPUT, REJECTS
 from shared.records import Reject
@@ -120,6 +121,36 @@ def test_a_process_is_known_to_have_looked_after_its_look_only(
     rounds.run()
     assert presence.all_looked_since(published)
     assert not presence.all_looked_since(presence.now())
+
+
+class Overtaken:
+    """A store whose output.csv is replaced right after each time it was read."""
+
+    def __init__(self, store: S3ObjectStore, presence: Presence) -> None:
+        self.bucket, self._store, self._presence = store.bucket, store, presence
+        self.replaced_at = 0.0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the store's other methods, as they are
+        return getattr(self._store, name)
+
+    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        stored = self._store.get(key, if_none_match, most)
+        if key == OUTPUT:
+            self._store.put(OUTPUT, TWO)
+            self.replaced_at = self._presence.now()
+        return stored
+
+
+def test_a_publish_that_comes_in_the_middle_of_a_look_is_not_taken_for_seen(
+    store: S3ObjectStore, redis: "Redis"
+) -> None:
+    presence = Presence(redis)
+    overtaken = Overtaken(store, presence)
+    store.put(OUTPUT, ONE)
+    rounds = Rounds(Connections(overtaken, redis), time.time)
+    rounds.run()
+    assert rows(rounds) == ["1"]
+    assert not presence.all_looked_since(overtaken.replaced_at)
 
 
 def test_one_process_that_has_not_looked_is_waited_for(redis: "Redis") -> None:

@@ -102,6 +102,7 @@ def test_a_killed_process_is_replaced_and_no_get_notices(stage: Stage) -> None:
 
 
 def test_a_redis_that_is_gone_stops_no_get_and_refuses_posts_at_once(stage: Stage) -> None:
+    assert {stage.api.post("/data").status for _ in range(10)} == {202}
     stage.redis_server.kill()
     eventually(lambda: stage.api.get("/health/ready").status == 503)
     began = time.monotonic()
@@ -115,6 +116,9 @@ def test_a_redis_that_is_gone_stops_no_get_and_refuses_posts_at_once(stage: Stag
     eventually(lambda: stage.every_process_shows(0))
     stage.redis_server.start()
     eventually(lambda: stage.api.get("/health/ready").status == 200)
+    with Redis.from_url(stage.redis_server.url) as redis:
+        redis.flushall()  # so that the next one must be queued, over connections made before
+    assert {stage.api.post("/data").status for _ in range(10)} == {202}
     stage.publish(ROWS)
     eventually(lambda: stage.every_process_shows(1))
 
