@@ -38,7 +38,7 @@ client = _redis(settings.redis_url)
 follower = Follower(lambda: Connections(open_store(settings, settings.output_bucket), _redis(settings.redis_url)))
 desk = RebuildDesk(
     Rebuilds(client),
-    TaskQueue(create_celery(settings.redis_url)).rebuild,
+    TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S)).rebuild,
     Presence(client),
     MOST_WAITING,
     time.time,

@@ -7,6 +7,7 @@ The API enqueues by name and never imports the worker.  A message is only a hint
 from collections.abc import Sequence
 
 from celery import Celery
+from kombu import Queue
 
 EVENTS_QUEUE = "events"
 BULK_QUEUE = "bulk"
@@ -20,11 +21,18 @@ VISIBILITY_TIMEOUT_S = 300
 TASK_TIME_LIMIT_S = 270
 
 
-def create_celery(redis_url: str) -> Celery:
-    """A Celery application on `redis_url`.  Opens no connection; raises nothing."""
+def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
+    """A Celery application on `redis_url`, which waits `timeout_s` seconds for an answer.  Opens no connection."""
     celery = Celery("rowdrop", broker=redis_url)
     celery.conf.update(
         task_default_queue=BULK_QUEUE,
+        # No acknowledgement for refreshes: `dirty` knows of a lost one, sooner than a redelivery would come, and the
+        # two transactions a message are a twentieth of a drop's time.
+        task_queues=[
+            Queue(EVENTS_QUEUE, routing_key=EVENTS_QUEUE, no_ack=True),
+            Queue(BULK_QUEUE, routing_key=BULK_QUEUE),
+        ],
+        task_create_missing_queues=False,
         task_routes={REFRESH: {"queue": EVENTS_QUEUE}},
         # A task is acknowledged when it is done; a killed worker's task comes back after the visibility timeout.
         task_acks_late=True,
@@ -48,8 +56,8 @@ def create_celery(redis_url: str) -> Celery:
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            "socket_timeout": 10,
-            "socket_connect_timeout": 3,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": min(3, timeout_s),
             "health_check_interval": 5,
         },
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},

@@ -68,6 +68,14 @@ class Staged(NamedTuple):
     outcome: Outcome
 
 
+class Begun(NamedTuple):
+    """What a publisher begins with: the ETags recorded as published (None: nothing was), and all that is staged."""
+
+    etag: str | None
+    rej_etag: str | None
+    batch: dict[str, Staged]
+
+
 class Published(NamedTuple):
     """What the last publisher recorded; None for what was never recorded."""
 
@@ -224,24 +232,24 @@ class Backlog:
         """Have the publisher look, whether or not something was staged."""
         self.redis.rpush(WAKE_LIVE, "1")
 
-    def begin(self, token: str) -> tuple[str | None, str | None] | None:
-        """BEGIN: become the writer.  The ETags recorded as published, or None while another's lease runs."""
-        etags = self._begin(["writer", "published", WAKE_LIVE, WAKE_BULK], [token, LEASE_MS])
-        return None if etags is None else (_text(etags[0]), _text(etags[1]))
+    def begin(self, token: str) -> Begun | None:
+        """BEGIN: become the writer, and read all that is staged; None while another's lease runs.
 
-    def batch(self, token: str) -> dict[str, Staged]:
-        """BATCH: everything staged; each chunk read begins the lease anew.  Raises `LeaseLost`."""
-        batch: dict[str, Staged] = {}
-        cursor = b"0"
-        while True:
+        Each chunk read begins the lease anew.  Raises `LeaseLost`.
+        """
+        keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK]
+        answer = self._begin(keys, [token, LEASE_MS, CHUNK])
+        if answer is None:
+            return None
+        etag, rej_etag, cursor, entries = answer
+        batch = dict(_staged(entries))
+        while cursor != b"0":
             answer = self._batch(["writer", "staged"], [token, cursor, CHUNK, LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
-            for user, entry in zip(entries[::2], entries[1::2], strict=True):
-                batch[user.decode()] = _staged(user.decode(), entry)
-            if cursor == b"0":
-                return batch
+            batch.update(_staged(entries))
+        return Begun(_text(etag), _text(rej_etag), batch)
 
     def renew(self, token: str) -> None:
         """Begin the lease anew.  Raises `LeaseLost`."""
@@ -366,9 +374,10 @@ def _dead_letter(notice: Notice, now: float) -> str:
     return json.dumps({"reason": notice.dead_letter, "since": int(now), "key": None, "raw": shown})
 
 
-def _staged(user_id: str, entry: bytes) -> Staged:
-    mark, slot, outcome = entry.split(b"|", 2)
-    return Staged(mark + b"|" + slot, Outcome.from_json(user_id, outcome.decode()))
+def _staged(entries: Sequence[bytes]) -> Iterator[tuple[str, Staged]]:
+    for user, entry in zip(entries[::2], entries[1::2], strict=True):
+        mark, slot, outcome = entry.split(b"|", 2)
+        yield user.decode(), Staged(mark + b"|" + slot, Outcome.from_json(user.decode(), outcome.decode()))
 
 
 def _mark_of(tokens: bytes) -> bytes:

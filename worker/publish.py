@@ -16,7 +16,7 @@ from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.output_csv import HEADER, OutputCsv
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
-from worker.backlog import Backlog, LeaseLost, Staged, new_token
+from worker.backlog import Backlog, Begun, LeaseLost, Staged, new_token
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,9 @@ class Publisher:
         again at the next call.
         """
         token = new_token()
-        recorded = self._backlog.begin(token)
-        if recorded is None:
-            return -1
         try:
-            return self._publish(token, recorded)
+            begun = self._backlog.begin(token)
+            return -1 if begun is None else self._publish(token, begun)
         except PreconditionFailed as error:
             logger.info("%s was written by another; publishing anew", error)
             self._forget(token, evidence=False)
@@ -79,9 +77,8 @@ class Publisher:
             raise
         return 1
 
-    def _publish(self, token: str, recorded: tuple[str | None, str | None]) -> int:
-        table = self._load(recorded)
-        batch = self._backlog.batch(token)
+    def _publish(self, token: str, begun: Begun) -> int:
+        table, batch = self._load((begun.etag, begun.rej_etag)), begun.batch
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
             self._backlog.release(token, evidence=False)
             return 0

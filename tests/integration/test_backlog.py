@@ -1,6 +1,7 @@
 """The state protocol's steps on a real Redis, each with the hole that it closes."""
 
 import json
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -17,6 +18,7 @@ from worker.backlog import (
     Note,
     Notice,
     Page,
+    Staged,
     new_token,
 )
 
@@ -43,8 +45,15 @@ def mark(backlog: Backlog, *users: str) -> None:
 
 def publish_everything(backlog: Backlog) -> int:
     token = new_token()
-    assert backlog.begin(token) is not None
-    return backlog.clean(token, "etag", "rej", 1, backlog.batch(token), NOW)
+    begun = backlog.begin(token)
+    assert begun is not None
+    return backlog.clean(token, "etag", "rej", 1, begun.batch, NOW)
+
+
+def begin(backlog: Backlog, token: str) -> dict[str, Staged]:
+    begun = backlog.begin(token)
+    assert begun is not None
+    return begun.batch
 
 
 # -- MARK -----------------------------------------------------------------------------------------------------------
@@ -113,9 +122,7 @@ def test_a_slow_reader_does_not_replace_a_newer_reading(backlog: Backlog) -> Non
     slow, quick = backlog.note(["u"])["u"], backlog.note(["u"])["u"]
     assert backlog.stage([(quick, reading("u", "new"))]) == []
     assert backlog.stage([(slow, reading("u", "old"))]) == ["u"]
-    token = new_token()
-    backlog.begin(token)
-    assert backlog.batch(token)["u"].outcome == reading("u", "new")
+    assert begin(backlog, "one")["u"].outcome == reading("u", "new")
 
 
 def test_a_slow_reader_is_refused_after_the_publish_too(backlog: Backlog) -> None:
@@ -164,20 +171,34 @@ def test_there_is_one_writer_at_a_time(backlog: Backlog) -> None:
     assert backlog.begin("four") is not None
 
 
-def test_a_replaced_writer_reads_no_batch(redis: "Redis", backlog: Backlog) -> None:
-    backlog.begin("one")
-    redis.delete("writer")
-    backlog.begin("two")
+def test_a_writer_replaced_between_two_chunks_reads_no_further(redis: "Redis", backlog: Backlog) -> None:
+    users = [f"u{number}" for number in range(1200)]
+    mark(backlog, *users)
+    notes = backlog.note(users)
+    backlog.stage([(notes[user], reading(user)) for user in users])
+
+    class Replaced(Backlog):
+        """Another publisher takes over after the first chunk, as if this one had been stopped beyond its lease."""
+
+        def __init__(self, client: "Redis") -> None:
+            super().__init__(client)
+            further = self._batch
+
+            def batch(*arguments: Any) -> Any:  # noqa: ANN401
+                redis.set("writer", "two")
+                return further(*arguments)
+
+            self._batch = batch  # type: ignore[assignment]
+
     with pytest.raises(LeaseLost):
-        backlog.batch("one")
+        Replaced(redis).begin("one")
 
 
 def test_a_replaced_writer_cleans_nothing_and_leaves_evidence(redis: "Redis", backlog: Backlog) -> None:
     mark(backlog, "u")
     backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
     redis.set("epoch", "ok:run")
-    backlog.begin("one")
-    batch = backlog.batch("one")
+    batch = begin(backlog, "one")
     redis.delete("writer")
     with pytest.raises(LeaseLost):
         backlog.clean("one", "e", "r", 1, batch, NOW)
@@ -204,8 +225,7 @@ def test_a_user_marked_after_the_reading_stays_dirty(backlog: Backlog) -> None:
 def test_a_user_read_again_during_the_publish_stays_staged(backlog: Backlog) -> None:
     mark(backlog, "u")
     backlog.stage([(backlog.note(["u"])["u"], reading("u", "old"))])
-    backlog.begin("one")
-    batch = backlog.batch("one")
+    batch = begin(backlog, "one")
     backlog.stage([(backlog.note(["u"])["u"], reading("u", "new"))])
     assert backlog.clean("one", "e", "r", 1, batch, NOW) == 1
     assert backlog.dirty_users() == {"u"}
