@@ -38,8 +38,8 @@ class Size:
     warm_up: int = 5
     rebuilds: int = 3
     sweeps: int = 5
-    web_rounds: int = 6
-    web_s: float = 0.5
+    web_rounds: int = 30
+    web_s: float = 0.1
     quiet_s: float = 20.0
     idle_s: float = 60.0
 

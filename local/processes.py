@@ -60,11 +60,14 @@ def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Progra
 def app(folder: Path, api_port: int) -> list[Program]:
     """Rowdrop's own processes.  Addresses and secrets come by the environment."""
     celery = [_PYTHON, "-m", "celery", "-A", "worker.app"]
+    events = [*celery, "worker", "-Q", "events", "--pool", "solo"]
     gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
     return [
         Program("listener", [_PYTHON, "-m", "worker.listener"]),
         Program("publisher", [_PYTHON, "-m", "worker.publisher"]),
-        Program("worker", [*celery, "worker", "-Q", "events", "--pool", "solo", "-n", "events@%h"]),
+        # Two, so that drops go on while one is stuck.
+        Program("worker", [*events, "-n", "events@%h"]),
+        Program("worker-2", [*events, "-n", "events-2@%h"]),
         Program("worker-bulk", [*celery, "worker", "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]),
         Program("beat", [*celery, "beat", "-s", str(folder / "beat-schedule")]),
         Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]),

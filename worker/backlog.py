@@ -243,13 +243,21 @@ class Backlog:
             return None
         etag, rej_etag, cursor, entries = answer
         batch = dict(_staged(entries))
-        while cursor != b"0":
+        if cursor != b"0":
+            batch |= self.batch(token, cursor)
+        return Begun(_text(etag), _text(rej_etag), batch)
+
+    def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
+        """BATCH: what is staged, from `cursor` on; each chunk begins the lease anew.  Raises `LeaseLost`."""
+        batch: dict[str, Staged] = {}
+        while True:
             answer = self._batch(["writer", "staged"], [token, cursor, CHUNK, LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
             batch.update(_staged(entries))
-        return Begun(_text(etag), _text(rej_etag), batch)
+            if cursor == b"0":
+                return batch
 
     def renew(self, token: str) -> None:
         """Begin the lease anew.  Raises `LeaseLost`."""

@@ -78,7 +78,12 @@ class Publisher:
         return 1
 
     def _publish(self, token: str, begun: Begun) -> int:
-        table, batch = self._load((begun.etag, begun.rej_etag)), begun.batch
+        table, batch = self._table, begun.batch
+        if table is None or (table.output_etag, table.rejects_etag) != (begun.etag, begun.rej_etag):
+            table = self._load((begun.etag, begun.rej_etag))
+            # The batch must be younger than the ETags: else a writer that slept in between, and was replaced, would
+            # put its old batch over what the other one wrote, and no If-Match would stop it.
+            batch = self._backlog.batch(token)
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
             self._backlog.release(token, evidence=False)
             return 0
@@ -109,12 +114,10 @@ class Publisher:
 
     # -- the table ---------------------------------------------------------------------------------------------------
     def _load(self, recorded: tuple[str | None, str | None]) -> Table:
-        table = self._table
-        if table is None or (table.output_etag, table.rejects_etag) != recorded:
-            table = self._table = self._read_table()
-            if (table.output_etag, table.rejects_etag) != recorded:
-                # No publisher recorded these: edited or deleted by hand, or written by one that died.
-                self._backlog.add_evidence("output.csv or rejects.csv is not what was last published")
+        table = self._table = self._read_table()
+        if (table.output_etag, table.rejects_etag) != recorded:
+            # No publisher recorded these: edited or deleted by hand, or written by one that died.
+            self._backlog.add_evidence("output.csv or rejects.csv is not what was last published")
         return table
 
     def _read_table(self) -> Table:

@@ -8,6 +8,7 @@ from shared.object_store import StoreUnavailable
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import Row
 from tests.integration.stepping import Stepping, csv_of
+from worker.backlog import LeaseLost
 
 
 def img(rowdrop: Stepping, key: str) -> str:
@@ -284,3 +285,19 @@ def test_the_manifest_says_what_each_row_was_made_of(rowdrop: Stepping) -> None:
     assert fact is not None
     assert (fact.version.source, fact.version.etag) == ("u.csv", rowdrop.source.etag("u.csv"))
     assert (fact.person.first_name, fact.image, fact.held) == ("Ada", "u.png", False)
+
+
+def test_a_publisher_replaced_before_it_has_read_the_files_writes_nothing(rowdrop: Stepping) -> None:
+    # P1 begins, with what is staged; it sleeps, is replaced, and the other publishes newer rows; then P1 reads the
+    # files.  Its batch is older than their ETags, which would let it pass.
+    rowdrop.drop("u", csv_of("Old"))
+    rowdrop.refresh("u")
+    begun = rowdrop.backlog.begin("one")
+    assert begun is not None
+    rowdrop.backlog.release("one", evidence=False)
+    rowdrop.drop("u", csv_of("New"))
+    rowdrop.land("u")
+    body = rowdrop.body()
+    with pytest.raises(LeaseLost):
+        rowdrop.new_publisher()._publish("one", begun)
+    assert rowdrop.body() == body

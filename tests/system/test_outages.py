@@ -14,12 +14,14 @@ from tests.system.test_a_users_day import FORM_OF_THE_PUBLIC_TASK, SOURCE, get, 
 
 
 @contextmanager
-def frozen(process: psutil.Process) -> Iterator[None]:
-    process.send_signal(signal.SIGSTOP)
+def frozen(*processes: psutil.Process) -> Iterator[None]:
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        process.send_signal(signal.SIGCONT)
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 def test_gets_go_on_and_posts_say_so_while_redis_is_away(rowdrop: Run, s3: Minio) -> None:
@@ -60,13 +62,19 @@ def test_what_is_dropped_while_each_process_dies_is_published_all_the_same(rowdr
     until(rowdrop.is_healthy, patience_s=90)
 
 
+def test_a_worker_that_hangs_keeps_nobody_waiting(rowdrop: Run, s3: Minio) -> None:
+    with frozen(named(rowdrop.folder, "-Q events")[0]):
+        for number in range(10):
+            put(s3, f"hang-{number}.csv", FORM_OF_THE_PUBLIC_TASK)
+        until(lambda: output(s3).count(b"hang-") == 10, patience_s=90)
+
+
 def test_a_bucket_renamed_while_drops_are_pending_takes_not_one_row_along(rowdrop: Run, s3: Minio) -> None:
     for number in range(20):
         put(s3, f"pending-{number:02d}.csv", FORM_OF_THE_PUBLIC_TASK)
     until(lambda: output(s3).count(b"pending-") == 20)
-    worker = named(rowdrop.folder, "-Q events")[0]
     data = rowdrop.folder / "minio" / "data"
-    with frozen(worker):
+    with frozen(*named(rowdrop.folder, "-Q events")):
         for number in range(20):
             put(s3, f"pending-{number:02d}.csv", b"first_name,last_name,birthts\nNew,Name,1\n")
         (data / SOURCE).rename(data / "renamed")
