@@ -41,7 +41,9 @@ def figures(rowdrop: Rowdrop, users: Users, count: int) -> list[Figure]:
     """Drop `count` users at once, and the same files into a bucket that nobody watches."""
     puts, took, files = drop_all(rowdrop, users, count)
     rowdrop.settle()
-    unwatched = put_all(rowdrop.new_bucket(), files)
+    bucket = rowdrop.new_bucket()
+    unwatched = put_all(bucket, files)
+    rowdrop.remove(bucket)
     name, samples = f"{count:,} users at once → output.csv", f"{2 * count:,} PUTs, {CLIENTS} at a time"
     return [
         Figure(f"{name} (floor: its PUTs)", took, "s", puts, at_most(1.4), samples),

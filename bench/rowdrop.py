@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from redis import Redis
 
 from local.configuration import PORTS, kept_in
@@ -60,6 +61,8 @@ class Rowdrop:
         self.tasks = TaskQueue(create_celery(self.settings.redis_url))
         self.source = self.store(self.settings.source_bucket)
         self.output = self.store(self.settings.output_bucket)
+        address = urlsplit(self.settings.minio_endpoint).netloc
+        self._minio = Minio(address, self.settings.minio_access_key, self.settings.minio_secret_key, secure=False)
         self.objects_on_disk = folder / "minio" / "data"
         self._backlog = Backlog(self.redis)
 
@@ -69,11 +72,16 @@ class Rowdrop:
 
     def new_bucket(self) -> S3ObjectStore:
         """A new bucket, about which MinIO tells nobody anything."""
-        settings, bucket = self.settings, f"bench-{secrets.token_hex(4)}"
-        address = urlsplit(settings.minio_endpoint).netloc
-        client = Minio(address, settings.minio_access_key, settings.minio_secret_key, secure=False)
-        client.make_bucket(bucket)
+        bucket = f"bench-{secrets.token_hex(4)}"
+        self._minio.make_bucket(bucket)
         return self.store(bucket)
+
+    def remove(self, store: S3ObjectStore) -> None:
+        """Remove a bucket with all that is in it: MinIO would go on looking after it."""
+        objects = [DeleteObject(info.key) for page in store.objects() for info in page]
+        for error in self._minio.remove_objects(store.bucket, objects):
+            raise UnexpectedResult(f"{error.name} could not be removed: {error.message}")
+        self._minio.remove_bucket(store.bucket)
 
     def connect_api(self) -> http.client.HTTPConnection:
         """A connection to the API, to be kept open; its first request opens it."""

@@ -1,9 +1,15 @@
 """What mends a loss: the sweep, the rebuild, the watch; on a real MinIO and Redis."""
 
+import io
 import time
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from shared import rejects as rejects_csv
+from shared.manifest import Manifest
 from shared.object_store import StoreUnavailable
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
@@ -71,6 +77,34 @@ def test_a_sweep_without_a_manifest_reads_everyone_once(rowdrop: Stepping) -> No
     assert rowdrop.sweep() == 2
     rowdrop.publisher.write_manifest()
     assert rowdrop.sweep() == 0
+
+
+def test_a_broken_csv_replaced_by_another_broken_one_is_found(rowdrop: Stepping) -> None:
+    rowdrop.drop("u", b"broken")
+    rowdrop.land("u")
+    rowdrop.drop("u", b"first_name\nbroken otherwise\n")
+    assert rowdrop.sweep() == 1
+    assert rowdrop.differences() == []
+
+
+def test_after_a_release_with_other_rules_nothing_that_was_remembered_is_believed(rowdrop: Stepping) -> None:
+    published(rowdrop, "good", "bad")
+    rowdrop.drop("bad", b"broken")
+    rowdrop.land("bad")
+    rowdrop.publisher.write_manifest()
+    assert rowdrop.sweep() == 0
+    rejects = [replace(reject, rules="0") for reject in rowdrop.rejects().values()]
+    rowdrop.output.put(REJECTS, rejects_csv.encode(rejects))
+    assert rowdrop.sweep() == 1
+    table = pq.read_table(io.BytesIO(rowdrop.output.get(MANIFEST).body))
+    rules = table.schema.field("rules")
+    column = pa.array(["0"] * len(table)).cast(rules.type)
+    older = table.set_column(table.schema.get_field_index("rules"), rules, column)
+    sink = io.BytesIO()
+    pq.write_table(older, sink)
+    rowdrop.output.put(MANIFEST, sink.getvalue())
+    assert Manifest.decode(sink.getvalue()).get("good") is not None
+    assert rowdrop.sweep() == 1
 
 
 def test_rows_of_users_long_gone_are_removed_although_nobody_names_them(rowdrop: Stepping) -> None:
