@@ -55,6 +55,7 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "unacked_restore_interval": 5,
+            "priority_steps": [0],  # no priorities: one list a queue to wait at, instead of four
             "unacked_restore_throttle": 1,
             "socket_timeout": timeout_s,
             "socket_connect_timeout": min(3, timeout_s),

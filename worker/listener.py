@@ -116,6 +116,7 @@ def main() -> None:
         wiring.settings,
     )
     threading.Thread(target=watch.run_forever, name="watch", daemon=True).start()
+    wiring.settle()
     Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time).run_forever()
 
 

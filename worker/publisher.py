@@ -76,6 +76,7 @@ def main() -> None:
     """Run the publisher of the servers that the environment names."""
     wiring = Wiring.from_environment()
     publisher = Publisher(wiring.output, wiring.backlog, wiring.settings.source_bucket, time.time)
+    wiring.settle()
     PublisherLoop(publisher, wiring.backlog, wiring.rebuild.finish).run_forever()
 
 

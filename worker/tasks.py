@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from celery import Task, shared_task
+from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
@@ -27,8 +28,14 @@ LONG: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
 
 @cache
 def wiring() -> Wiring:
-    """The parts of this process, made at its first task: after the fork of a prefork pool."""
+    """The parts of this process."""
     return Wiring.from_environment()
+
+
+@worker_process_init.connect
+def prepare(**_: object) -> None:
+    """Make the parts before the first task, and after the fork of a prefork pool; no server is asked for anything."""
+    wiring().settle()
 
 
 @shared_task(name=REFRESH, **RETRIED)

@@ -4,6 +4,7 @@ Whatever needs pandas and pyarrow is imported when it is first used: a process t
 does without their 60 MB.
 """
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -45,6 +46,11 @@ class Wiring:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
         return cls(settings)
+
+    def settle(self) -> None:
+        """Call when all is loaded: the garbage collector need not look through it again, in the midst of a drop."""
+        gc.collect()
+        gc.freeze()
 
     def close(self) -> None:
         """Give the connections and threads back."""

@@ -252,6 +252,17 @@ def test_a_user_whose_message_was_lost_is_overdue_until_read(backlog: Backlog) -
     assert backlog.overdue("event", NOW + 1, 10) == ["u"]
 
 
+def test_the_waiting_of_a_user_marked_again_and_again_begins_anew_with_each_publish(backlog: Backlog) -> None:
+    # Else a key that is written without a pause would look like one that nobody reads.
+    mark(backlog, "u")
+    backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
+    mark(backlog, "u")
+    begun = begin(backlog, "one")
+    backlog.clean("one", "e", "r", 1, begun, NOW + 100)
+    assert backlog.overdue("event", NOW + 50, 10) == []
+    assert backlog.overdue("event", NOW + 150, 10) == ["u"]
+
+
 def test_evidence_during_a_sweep_makes_its_commit_fail(backlog: Backlog) -> None:
     backlog.begin_sweep("one")
     backlog.add_evidence("test")
