@@ -136,11 +136,17 @@ class Backlog:
         raw: bytes | None = self.redis.blmove(FAST, FAST, seconds, "LEFT", "LEFT")
         return raw
 
-    def peek(self, count: int, queue: str) -> tuple[list[bytes], list[bytes], int]:
-        """The first `count` entries of the fast and of the safe list, and the length of a Celery queue."""
+    def waiting(self, source: str, queue: str) -> tuple[int, int]:
+        """The length of an event list, and of a Celery queue."""
         with self.redis.pipeline(transaction=False) as pipe:
-            fast, safe, length = pipe.lrange(FAST, 0, count - 1).lrange(SAFE, 0, count - 1).llen(queue).execute()
-        return fast, safe, length
+            events, messages = pipe.llen(source).llen(queue).execute()
+        return events, messages
+
+    def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
+        """The first `count` entries of the fast and of the safe list."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            fast, safe = pipe.lrange(FAST, 0, count - 1).lrange(SAFE, 0, count - 1).execute()
+        return fast, safe
 
     def note_notifications(self, *, come: bool) -> None:
         """Whether MinIO's events reach this Redis at all; if not, only sweeps see changes."""

@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.keys import Ignored, UserFile, classify
+from shared.pace import Pace
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.backlog import CHUNK, FAST, SAFE, Backlog, Notice
 from worker.events import InvalidEvent, decode
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 IDLE_S = 1.0
 MOST_MESSAGES_AHEAD = 2
 LINGER_S = 0.02
+GATHER_S, QUICK_BATCHES = 0.2, 10
+"""In a burst, events gather for so long, after the first batches."""
 QUIET_S = 0.01
 """Without an event for so long, the next one is taken for a single drop."""
 MOST_LINGER_S = 1.0
@@ -39,7 +42,9 @@ class Listener:
     ) -> None:
         self._backlog, self._tasks, self._ignored = backlog, tasks, ignored
         self._bucket, self._clock = source_bucket, clock
+        self._batches = Pace(1.0, QUICK_BATCHES * GATHER_S, time.monotonic, GATHER_S)
         self._peeked = 0.0
+        self._more = False
 
     def run_forever(self) -> None:
         """Listen until the process is told to stop.  An outage of Redis is waited out."""
@@ -53,30 +58,31 @@ class Listener:
     def run_once(self, wait_s: float) -> int:
         """Wait up to `wait_s` seconds for an event, then note all that have come; how many users were marked."""
         began = time.monotonic()
-        first = self._backlog.wait_for_event(wait_s)
+        first = None if self._more else self._backlog.wait_for_event(wait_s)
         now = time.monotonic()
         if first and now - began > QUIET_S and now - self._peeked < IDLE_S:
             fast, safe = [first], list[bytes]()  # a single drop is handed on at once; what comes with it goes next
         else:
             fast, safe = self._peek()
             self._peeked = now
-        users = self._note(FAST, fast) + self._note(SAFE, safe)
-        if users:
-            self._tasks.refresh(list(dict.fromkeys(users))[:CHUNK])
-            for start in range(CHUNK, len(users), CHUNK):
-                self._tasks.refresh(users[start : start + CHUNK])
+            self._more = CHUNK in {len(fast), len(safe)}
+        users = list(dict.fromkeys(self._note(FAST, fast) + self._note(SAFE, safe)))
+        for start in range(0, len(users), CHUNK):
+            self._tasks.refresh(users[start : start + CHUNK])
         return len(users)
 
     def _peek(self) -> tuple[list[bytes], list[bytes]]:
-        # While workers have enough to do, events gather in their list: fewer and larger readings, and a user whose CSV
-        # and image come together is read once.  Bounded, so that dead workers do not keep users from being marked.
+        # In a burst, and while workers have enough to do, events gather in their list: fewer and larger readings, and a
+        # user whose CSV and image come together is read once.  Bounded, so that dead workers do not keep users from
+        # being marked.
         began = time.monotonic()
-        while True:
-            fast, safe, ahead = self._backlog.peek(CHUNK, EVENTS_QUEUE)
-            enough = len(fast) >= CHUNK or ahead < MOST_MESSAGES_AHEAD
-            if enough or time.monotonic() - began > MOST_LINGER_S:
-                return fast, safe
+        while time.monotonic() - began < MOST_LINGER_S:
+            waiting, ahead = self._backlog.waiting(FAST, EVENTS_QUEUE)
+            if waiting >= CHUNK or (ahead < MOST_MESSAGES_AHEAD and not self._batches.wait_s()):
+                break
             time.sleep(LINGER_S)
+        self._batches.spent(GATHER_S)
+        return self._backlog.peek(CHUNK)
 
     def _note(self, source: str, raws: Sequence[bytes]) -> list[str]:
         if not raws:

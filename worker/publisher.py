@@ -18,7 +18,7 @@ from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
-LIVE_SHARE, BULK_SHARE, BURST_S = 0.35, 0.2, 0.1
+LIVE_SHARE, BULK_SHARE, BURST_S, LONGEST_WAIT_S = 0.35, 0.2, 0.1, 2.0
 IDLE_S = 5.0
 MANIFEST_IDLE_S = 1.0
 
@@ -28,8 +28,8 @@ class PublisherLoop:
 
     def __init__(self, publisher: Publisher, backlog: Backlog, after_publish: Callable[[], None]) -> None:
         self._publisher, self._backlog, self._after_publish = publisher, backlog, after_publish
-        self._live = Pace(LIVE_SHARE, BURST_S, time.monotonic)
-        self._bulk = Pace(BULK_SHARE, BURST_S, time.monotonic)
+        self._live = Pace(LIVE_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
+        self._bulk = Pace(BULK_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
 
     def run_forever(self) -> None:
         """Publish until the process is told to stop.  An outage of a server is waited out, with nothing given up."""

@@ -55,6 +55,18 @@ def test_work_without_end_gets_its_share_whatever_the_length_of_its_pieces(piece
     assert share - 1e-6 < worked < share + 0.1 + piece_s + 1e-6
 
 
+def test_nobody_waits_longer_than_was_said_whatever_went_before() -> None:
+    # A publisher that pays off a minute's burst before it publishes a sweep's rows would look as if it hung.
+    clock = Clock()
+    pace = Pace(0.2, 0.1, clock, 2.0)
+    for _ in range(100):
+        clock.now += 1
+        pace.spent(1.0)
+    assert pace.wait_s() == pytest.approx(2.0)
+    clock.now += 2.0
+    assert pace.wait_s() == pytest.approx(0, abs=1e-9)
+
+
 def test_a_long_rest_earns_no_more_than_one_burst() -> None:
     clock = Clock()
     pace = Pace(0.5, 0.1, clock)
