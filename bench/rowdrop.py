@@ -104,7 +104,11 @@ class Rowdrop:
         """Have a sweep done and wait for its end; how many users it marked.  Raises `TookTooLong`."""
         before = self.redis.hget("sweep", "last_at")
         self.tasks.sweep("bench")
-        until(lambda: self.redis.hget("sweep", "last_at") != before, patience_s, "a sweep", 0.002)
+
+        def ended() -> bool:
+            return self.redis.hget("sweep", "last_at") != before and not self.redis.exists("sweep:alive")
+
+        until(ended, patience_s, "a sweep", 0.002)
         return int(self.redis.hget("sweep", "last_marked"))
 
     def _wait_until_quiet(self, deadline: float) -> None:
