@@ -1,5 +1,7 @@
 """The sweep: compare the whole bucket with what is published, and mark whoever is not fine.  One LIST; no GET.
 
+Of itself every hour, at every start and on evidence of a loss; by hand: `python -m worker.sweep`.
+
 In this order, each step for a reason: figures and epoch before the LIST (whatever is lost later is seen later), then
 the LIST, then who is dirty, then the published files.  Whoever is dirty at that moment is marked again: what is staged
 of them may be older than the LIST.
@@ -21,6 +23,7 @@ from worker.listing import Listing
 from worker.published_files import PublishedFiles, read_published
 from worker.server_figures import ServerFigures
 from worker.sweep_record import SweepRecord
+from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
@@ -123,3 +126,14 @@ def _source_frame(listed: Listing, source_bucket: str) -> pd.DataFrame:
     frame = pd.DataFrame({"etag": pd.Series(listed.csvs, dtype="str")})
     frame["img_path"] = pd.Series(images, dtype="str").reindex(frame.index).fillna("")
     return frame
+
+
+def main() -> None:
+    """Have a sweep begun now, by the workers of the servers that the environment names."""
+    wiring = Wiring.from_environment()
+    SweepRecord(wiring.redis).request(wiring.tasks, "by hand")
+    wiring.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import Stepping, csv_of
 from worker.bulk import BulkWork
 from worker.evidence import OVERDUE_S, Watch
+from worker.sweep import main as sweep_by_hand
 
 
 @pytest.fixture
@@ -369,3 +370,14 @@ def test_a_page_that_could_not_be_read_is_kept(rowdrop: Stepping) -> None:
         rowdrop.wiring.bulk.next_page()
     assert rowdrop.backlog.pages_left() == 1
     assert list(rowdrop.rows()) == ["u"]
+
+
+def test_a_sweep_by_hand_is_enqueued_once(rowdrop: Stepping, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = rowdrop.wiring.settings
+    monkeypatch.setenv("MINIO_ENDPOINT", settings.minio_endpoint)
+    monkeypatch.setenv("MINIO_ACCESS_KEY", settings.minio_access_key)
+    monkeypatch.setenv("MINIO_SECRET_KEY", settings.minio_secret_key)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    sweep_by_hand()
+    sweep_by_hand()
+    assert messages(rowdrop, BULK_QUEUE) == 1
