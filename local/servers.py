@@ -245,6 +245,8 @@ class MinioServer(_Server):
             # MinIO sends events with as many senders as this says; with one a core they starve in a burst of PUTs.
             "GOMAXPROCS": "8",
             "MINIO_PROMETHEUS_AUTH_TYPE": "public",
+            # MinIO looks through all objects again and again, for quotas and life cycles that nobody has set here.
+            "MINIO_SCANNER_SPEED": "slowest",
             "MINIO_BROWSER": "on",
             "MINIO_UPDATE": "off",
             "MINIO_CALLHOME_ENABLE": "off",
