@@ -276,7 +276,7 @@ class Backlog:
 
         Raises `LeaseLost`, after noting that as evidence.
         """
-        keys = ["writer", "published", "staged", "dirty", "epoch", WAKE_LIVE, *_SINCE]
+        keys = ["writer", "published", "staged", "dirty", "epoch", *_SINCE]
         chunks = list(_chunks(list(batch.items()))) or [[]]
         left = 0
         for number, chunk in enumerate(chunks, 1):

@@ -165,10 +165,8 @@ def test_another_bucket_marks_nobody(rowdrop: Stepping, listener: Listener, mini
     assert rowdrop.backlog.dirty_users() == {"v"}
 
 
-def test_events_that_come_after_the_listener_peeked_are_left_for_the_next_time(
-    rowdrop: Stepping, listener: Listener
-) -> None:
-    # A listener that is killed between any two steps leaves its events in the list.
+def test_waiting_for_an_event_takes_nothing_from_the_list(rowdrop: Stepping, listener: Listener) -> None:
+    # A listener that is killed between waiting and marking leaves its events there.
     rowdrop.drop("u")
     assert rowdrop.backlog.wait_for_event(5) is not None
     assert rowdrop.wiring.redis.llen(FAST) == 1
