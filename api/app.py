@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from api.data import DataResource
 from api.errors import ErrorsResource
 from api.filters import WrongParameter
+from api.guard import WriteGuard
 from api.health import LiveResource, ReadyResource
 from api.index import IndexResource
 from api.refusals import as_json, on_outage, on_wrong_parameter, to_json
@@ -22,11 +23,12 @@ from api.view import CurrentView
 def create_app(
     current: CurrentView,
     desk: RebuildDesk,
+    guard: WriteGuard,
     sweep_interval_s: float,
     clock: Callable[[], float] = time.time,
 ) -> "falcon.App[falcon.Request, falcon.Response]":
     """The WSGI application that serves `current()`; `clock` gives Unix seconds."""
-    app = falcon.App()
+    app = falcon.App(middleware=[guard])
     app.req_options.strip_url_path_trailing_slash = True
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = JSONHandler(dumps=to_json)
     app.set_error_serializer(as_json)

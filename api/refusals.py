@@ -10,6 +10,10 @@ from falcon import Request, Response
 from api.filters import WrongParameter
 
 RETRY_AFTER_S = 2
+WRITES_REFUSED = (
+    "other machines can reach this API and no API_TOKEN is set, so every write is refused.  "
+    "Set API_TOKEN, or a BIND_ADDRESS that only this machine reaches."
+)
 
 
 class WrongParameterAnswer(falcon.HTTPBadRequest):

@@ -4,6 +4,7 @@ It may be imported before gunicorn forks: no connection is open and no thread ru
 `follower.start()`.
 """
 
+import logging
 import time
 
 from redis import Redis
@@ -12,7 +13,9 @@ from redis.retry import Retry
 
 from api.app import create_app
 from api.follower import Connections, Follower
+from api.guard import WriteGuard
 from api.presence import Presence
+from api.refusals import WRITES_REFUSED
 from api.tasks import RebuildDesk
 from shared import logs
 from shared.object_store import open_store
@@ -43,4 +46,7 @@ desk = RebuildDesk(
     MOST_WAITING,
     time.time,
 )
-app = create_app(lambda: follower.view, desk, settings.sweep_interval_s)
+guard = WriteGuard(settings.api_token, is_reachable_from_outside=settings.is_reachable_from_outside)
+if guard.refuses_all:
+    logging.getLogger(__name__).warning("BIND_ADDRESS is %s: %s", settings.bind_address, WRITES_REFUSED)
+app = create_app(lambda: follower.view, desk, guard, settings.sweep_interval_s)

@@ -57,7 +57,7 @@ def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Progra
     return table
 
 
-def app(folder: Path, api_port: int) -> list[Program]:
+def app(api_port: int) -> list[Program]:
     """Rowdrop's own processes.  Addresses and secrets come by the environment."""
     celery = [_PYTHON, "-m", "celery", "-A", "worker.app"]
     events = [*celery, "worker", "-Q", "events", "--pool", "solo"]
@@ -69,9 +69,9 @@ def app(folder: Path, api_port: int) -> list[Program]:
         Program("worker", [*events, "-n", "events@%h"]),
         Program("worker-2", [*events, "-n", "events-2@%h"]),
         Program("worker-bulk", [*celery, "worker", "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]),
-        Program("beat", [*celery, "beat", "-s", str(folder / "beat-schedule")]),
+        Program("beat", [*celery, "beat"]),
         Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]),
-        Program("flower", [*celery, "flower"], stop_s=5),
+        Program("flower", [*celery, "flower", "--conf=worker/flower_conf.py"], stop_s=5),
     ]
 
 

@@ -74,7 +74,7 @@ def _run(folder: Path, given: dict[str, str], with_sample: bool, screen: Screen)
         configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
         config.keep(configuration, folder / ".env")
         redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
-        supervisor = Supervisor(folder, [*servers(redis, minio), *app(folder, configuration.port("API_PORT"))])
+        supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
         try:
             sample = _start(supervisor, configuration, (redis, minio), with_sample, screen)
             choosing_ports.close()
@@ -139,9 +139,7 @@ def _start(
     environment = _environment(configuration, supervisor.folder)
     supervisor.start(environment | (minio.environment() if minio else {}))
     wait_for_servers(supervisor, redis, minio, screen)
-    sample = _init(environment, configuration, screen) and with_sample
-    if sample:
-        _python("local.sample", environment)
+    sample = _init(environment, configuration, with_sample, screen)
     supervisor.start_app()
     wait_for_ports(ports_of(configuration))
     return sample
@@ -154,26 +152,26 @@ def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
         "ROWDROP_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
         "FLOWER_ADDRESS": "127.0.0.1",
-        "FLOWER_BASIC_AUTH": f"{values['FLOWER_USER']}:{values['FLOWER_PASSWORD']}",
+        "BIND_ADDRESS": "127.0.0.1",  # whatever is set for docker compose: here nothing listens elsewhere
     }
 
 
-def _init(environment: dict[str, str], configuration: Configuration, screen: Screen) -> bool:
-    """Have buckets and notifications made; whether the source bucket is new."""
+def _init(environment: dict[str, str], configuration: Configuration, with_sample: bool, screen: Screen) -> bool:
+    """Have buckets and notifications made; whether the source bucket is new and has the sample."""
     screen("Preparing buckets and notifications …")
-    said = _python("worker.init", environment).splitlines()
+    said = _python(["worker.init", *(["--sample", "yes"] if with_sample else [])], environment).splitlines()
     for line in said:
         screen(line)
-    return f"created {configuration.source_bucket}" in said
+    return with_sample and f"created {configuration.source_bucket}" in said
 
 
-def _python(module: str, environment: dict[str, str]) -> str:
+def _python(arguments: list[str], environment: dict[str, str]) -> str:
     """Run a module of ours to its end and return what it printed.  Raises `CannotRun` with that when it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", module], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise CannotRun(f"python -m {module} failed:\n{done.stdout}{done.stderr}")
+        raise CannotRun(f"python -m {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 

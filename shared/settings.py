@@ -1,10 +1,14 @@
 """The only reader of the environment: every setting by its standard name, each also as `<NAME>_FILE`."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from environs import EnvValidationError, FileAwareEnv, ValidationError
+
+LONGEST_PUBLISH_INTERVAL_S = 20
+"""Above it, who waits to be published would be taken for forgotten (after 30 s) and read again."""
 
 
 class InvalidSettings(Exception):
@@ -23,8 +27,14 @@ class Settings:
     output_bucket: str = "processed-data"
     region: str = "us-east-1"
     sweep_interval_s: int = 3600
+    publish_min_interval_s: float = 0.0
     minio_prometheus_token: str = field(default="", repr=False)
     log_level: str = "INFO"
+    api_token: str = field(default="", repr=False)
+    bind_address: str = "127.0.0.1"
+    flower_user: str = "rowdrop"
+    flower_password: str = field(default="", repr=False)
+    progress_file: str = ""
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -43,6 +53,11 @@ class Settings:
             raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be two buckets, not one")
         return settings
 
+    @property
+    def is_reachable_from_outside(self) -> bool:
+        """Whether more than this machine can reach what is served."""
+        return not ip_address(self.bind_address.strip("[]")).is_loopback
+
     @staticmethod
     def _values(env: FileAwareEnv) -> dict[str, Any]:
         return {
@@ -54,8 +69,14 @@ class Settings:
             "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
             "region": env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
             "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_positive),
+            "publish_min_interval_s": env.float("PUBLISH_MIN_INTERVAL_S", 0, validate=_publish_interval),
             "minio_prometheus_token": env.str("MINIO_PROMETHEUS_TOKEN", ""),
             "log_level": env.str("LOG_LEVEL", "INFO", validate=_log_level),
+            "api_token": env.str("API_TOKEN", ""),
+            "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_ip_address),
+            "flower_user": env.str("FLOWER_USER", "rowdrop"),
+            "flower_password": env.str("FLOWER_PASSWORD", ""),
+            "progress_file": env.str("PROGRESS_FILE", ""),
         }
 
 
@@ -67,6 +88,18 @@ def _not_empty(value: str) -> None:
 def _positive(value: int) -> None:
     if value <= 0:
         raise ValidationError("must be a number above 0")
+
+
+def _publish_interval(value: float) -> None:
+    if not 0 <= value <= LONGEST_PUBLISH_INTERVAL_S:
+        raise ValidationError(f"must be a number of seconds from 0 to {LONGEST_PUBLISH_INTERVAL_S}")
+
+
+def _ip_address(value: str) -> None:
+    try:
+        ip_address(value.strip("[]"))
+    except ValueError:
+        raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
 
 
 def _http_url(value: str) -> None:

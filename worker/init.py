@@ -2,8 +2,12 @@
 
 It adds its notification rules to those it finds and changes nothing else.  Where MinIO has no Redis target of ours it
 prints the lines to set, and Rowdrop goes on with sweeps alone.  May be run as often as one likes.
+
+With `--sample yes` the invented users of `worker/sample.py` go into a source bucket that it has just made, never into
+another.
 """
 
+import argparse
 import io
 import logging
 import secrets
@@ -11,10 +15,13 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from minio.error import S3Error
+from minio.error import S3Error, ServerError
 from minio.notificationconfig import NotificationConfig, QueueConfig
+from redis.exceptions import RedisError
+from urllib3.exceptions import HTTPError
 
 from shared.settings import InvalidSettings, Settings
+from worker import sample
 from worker.backlog import FAST, SAFE
 from worker.wiring import Wiring
 
@@ -34,20 +41,51 @@ def arn(target: str) -> str:
 class Init:
     """Prepares the servers of `wiring`; waits `probe_wait_s` seconds for the event that proves it."""
 
-    def __init__(self, wiring: Wiring, probe_wait_s: float = PROBE_WAIT_S) -> None:
+    def __init__(self, wiring: Wiring, probe_wait_s: float = PROBE_WAIT_S, *, with_sample: bool = False) -> None:
         self._wiring, self._settings, self._probe_wait_s = wiring, wiring.settings, probe_wait_s
+        self._with_sample = with_sample
         self._minio = wiring.init_client()
 
     def run(self) -> None:
         """Make everything ready.  Raises what an unreachable server raises."""
-        for bucket in (self._settings.source_bucket, self._settings.output_bucket):
-            if not self._minio.bucket_exists(bucket):
-                self._minio.make_bucket(bucket, self._settings.region)
-                print(f"created {bucket}", flush=True)
+        source, output = self._settings.source_bucket, self._settings.output_bucket
+        is_new = self._make_bucket(source)
+        self._make_bucket(output)
         events_come = self._subscribe() and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)
         if not events_come:
             print(_lines_to_set(self._settings), flush=True)
+        if is_new and self._with_sample:
+            sample.drop(self._minio, source)
+
+    def wait_for_servers(self, wait_s: float) -> None:
+        """Return once MinIO and Redis answer.  After `wait_s` seconds, or at once if MinIO refuses the keys, raises."""
+        until = time.monotonic() + wait_s
+        told = False
+        while (error := self._unavailable()) is not None:
+            if time.monotonic() > until or _is_refusal(error):
+                raise error
+            if not told:
+                print(f"waiting for MinIO and Redis: {error}", flush=True)
+                told = True
+            time.sleep(0.5)
+
+    def _unavailable(self) -> Exception | None:
+        """What MinIO or Redis says instead of an answer."""
+        try:
+            self._minio.bucket_exists(self._settings.source_bucket)
+            self._wiring.redis.ping()
+        except (HTTPError, RedisError, S3Error, ServerError) as error:
+            return error
+        return None
+
+    def _make_bucket(self, bucket: str) -> bool:
+        """Whether it had to be made."""
+        if self._minio.bucket_exists(bucket):
+            return False
+        self._minio.make_bucket(bucket, self._settings.region)
+        print(f"created {bucket}", flush=True)
+        return True
 
     def _subscribe(self) -> bool:
         """Add the rules that are missing; False if this MinIO has no target of ours."""
@@ -80,6 +118,11 @@ class Init:
             return False
         finally:
             self._minio.remove_object(bucket, key)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether waiting would not help: MinIO does not know the key, or not with this secret, or forbids it."""
+    return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 def _is_ours(queue: QueueConfig, target: str) -> bool:
@@ -115,11 +158,20 @@ def _lines_to_set(settings: Settings) -> str:
 
 def main() -> None:
     """Prepare the servers that the environment names; exit 1 with the reason if they cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m worker.init", description="Prepare buckets and notifications.")
+    parser.add_argument(
+        "--sample", choices=("yes", "no"), default="no", help="drop a sample into a source bucket that is new"
+    )
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait so long for the servers")
+    arguments = parser.parse_args()
     try:
-        wiring = Wiring.from_environment()
+        init = Init(Wiring.from_environment(), with_sample=arguments.sample == "yes")
+        init.wait_for_servers(arguments.wait)
+        init.run()
     except InvalidSettings as error:
         sys.exit(str(error))
-    Init(wiring).run()
+    except (HTTPError, RedisError, S3Error, ServerError) as error:
+        sys.exit(f"the servers cannot be prepared: {error}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from worker.events import InvalidEvent, decode
 from worker.evidence import Watch
 from worker.ignored import IgnoredKeys
 from worker.init import PROBE_PREFIX
+from worker.progress import Progress
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,12 @@ class Listener:
         self._peeked = 0.0
         self._more = False
 
-    def run_forever(self) -> None:
+    def run_forever(self, progress: Progress) -> None:
         """Listen until the process is told to stop.  An outage of Redis is waited out."""
         while True:
             try:
                 self.run_once(IDLE_S)
+                progress.made()
             except (RedisError, OperationalError) as error:
                 logger.warning("listening waits: %s", error)
                 time.sleep(1.0)
@@ -123,7 +125,8 @@ def main() -> None:
     )
     threading.Thread(target=watch.run_forever, name="watch", daemon=True).start()
     wiring.settle()
-    Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time).run_forever()
+    listener = Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
+    listener.run_forever(Progress(wiring.settings.progress_file))
 
 
 if __name__ == "__main__":

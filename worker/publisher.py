@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from shared.object_store import StoreUnavailable
 from shared.pace import Pace
 from worker.backlog import WAKE_BULK, WAKE_LIVE, Backlog
+from worker.progress import Progress
 from worker.publish import Publisher
 from worker.wiring import Wiring
 
@@ -24,20 +25,27 @@ MANIFEST_IDLE_S = 1.0
 
 
 class PublisherLoop:
-    """Wakes, waits its turn, publishes.  `after_publish` is called when something was published or nothing is left."""
+    """Wakes, waits its turn, publishes, at most once in `min_interval_s` seconds.
 
-    def __init__(self, publisher: Publisher, backlog: Backlog, after_publish: Callable[[], None]) -> None:
+    `after_publish` is called when something was published or nothing is left.
+    """
+
+    def __init__(
+        self, publisher: Publisher, backlog: Backlog, after_publish: Callable[[], None], min_interval_s: float = 0.0
+    ) -> None:
         self._publisher, self._backlog, self._after_publish = publisher, backlog, after_publish
+        self._min_interval_s, self._began = min_interval_s, float("-inf")
         self._live = Pace(LIVE_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
         self._bulk = Pace(BULK_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
 
-    def run_forever(self) -> None:
+    def run_forever(self, progress: Progress) -> None:
         """Publish until the process is told to stop.  An outage of a server is waited out, with nothing given up."""
         left: int | None = None
         while True:
             try:
                 # At first, and after an outage: whatever a publisher has left that did not get to its end.
                 left = self.run_once(self._backlog.staged_count() if left is None else left)
+                progress.made()
             except (RedisError, StoreUnavailable) as error:
                 logger.warning("publishing waits: %s", error)
                 time.sleep(1.0)
@@ -49,10 +57,10 @@ class PublisherLoop:
             return self._backlog.staged_count()  # usually none: a wake-up that got lost is found here
         if left < 0:
             time.sleep(0.2)
-        time.sleep(self._live.wait_s())
-        began = time.monotonic()
+        time.sleep(max(self._live.wait_s(), self._began + self._min_interval_s - time.monotonic()))
+        self._began = time.monotonic()
         left = self._publisher.publish()
-        spent = time.monotonic() - began
+        spent = time.monotonic() - self._began
         self._live.spent(spent)
         self._bulk.spent(spent)
         self._after_publish()
@@ -77,7 +85,9 @@ def main() -> None:
     wiring = Wiring.from_environment()
     publisher = Publisher(wiring.output, wiring.backlog, wiring.settings.source_bucket, time.time)
     wiring.settle()
-    PublisherLoop(publisher, wiring.backlog, wiring.rebuild.finish).run_forever()
+    interval_s = wiring.settings.publish_min_interval_s
+    loop = PublisherLoop(publisher, wiring.backlog, wiring.rebuild.finish, interval_s)
+    loop.run_forever(Progress(wiring.settings.progress_file))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from falcon.testing import Result, TestClient
 from redis import Redis
 
 from api.app import create_app
+from api.guard import WriteGuard
 from api.presence import Presence
 from api.tasks import RebuildDesk
 from api.view import View
@@ -28,7 +29,7 @@ class Office:
         self.other = Presence(redis)
         self.look()
         desk = RebuildDesk(self.rebuilds, TaskQueue(self._celery).rebuild, Presence(redis), 2, time.time)
-        self.client = TestClient(create_app(View, desk, 3600))
+        self.client = TestClient(create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), 3600))
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:

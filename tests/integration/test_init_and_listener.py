@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 from minio import Minio
+from minio.error import S3Error
+from redis.exceptions import ConnectionError
 
 from local.ports import free_port
 from local.servers import RedisServer
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.integration.stepping import Stepping, csv_of
+from worker import sample
 from worker.backlog import FAST, SAFE
 from worker.init import Init
 from worker.listener import Listener
@@ -171,3 +175,50 @@ def test_waiting_for_an_event_takes_nothing_from_the_list(rowdrop: Stepping, lis
     assert rowdrop.backlog.wait_for_event(5) is not None
     assert rowdrop.wiring.redis.llen(FAST) == 1
     assert listener.run_once(5) == 1
+
+
+def test_init_drops_the_sample_into_a_bucket_that_it_has_just_made_and_into_no_other(settings: Settings) -> None:
+    old = Stepping(settings)
+    new = Stepping(replace(settings, source_bucket=f"{settings.source_bucket}-fresh"))
+    Init(old.wiring, with_sample=True).run()
+    Init(new.wiring, with_sample=True).run()
+    keys = {entry.key for objects in new.source.objects() for entry in objects}
+    assert keys == {key for key, _ in sample.files()}
+    assert [entry for objects in old.source.objects() for entry in objects] == []
+    old.close()
+    new.close()
+
+
+def test_init_without_a_sample_leaves_a_new_bucket_empty(settings: Settings) -> None:
+    new = Stepping(replace(settings, source_bucket=f"{settings.source_bucket}-fresh"))
+    Init(new.wiring).run()
+    assert [entry for objects in new.source.objects() for entry in objects] == []
+    new.close()
+
+
+def test_init_waits_for_a_server_that_is_still_starting(settings: Settings, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path, free_port(), "a-password")
+    late = Stepping(replace(settings, redis_url=redis.url))
+    starting = threading.Timer(1.0, redis.start)
+    starting.start()
+    try:
+        Init(late.wiring).wait_for_servers(30)
+        assert late.wiring.redis.ping()
+    finally:
+        starting.join()
+        redis.stop()
+        late.close()
+
+
+def test_init_does_not_wait_for_a_server_that_refuses_its_keys(settings: Settings) -> None:
+    stranger = Stepping(replace(settings, minio_secret_key="another-secret"))
+    with pytest.raises(S3Error, match=r"SignatureDoesNotMatch|AccessDenied|Forbidden"):
+        Init(stranger.wiring).wait_for_servers(3600)
+    stranger.close()
+
+
+def test_init_gives_up_on_a_server_that_does_not_come(settings: Settings) -> None:
+    lonely = Stepping(replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0"))
+    with pytest.raises(ConnectionError):
+        Init(lonely.wiring).wait_for_servers(0)
+    lonely.close()

@@ -9,6 +9,7 @@ from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import Row
 from tests.integration.stepping import Stepping, csv_of
 from worker.backlog import LeaseLost
+from worker.publisher import PublisherLoop
 
 
 def img(rowdrop: Stepping, key: str) -> str:
@@ -301,3 +302,15 @@ def test_a_publisher_replaced_before_it_has_read_the_files_writes_nothing(rowdro
     with pytest.raises(LeaseLost):
         rowdrop.new_publisher()._publish("one", begun)
     assert rowdrop.body() == body
+
+
+def test_with_a_least_interval_a_second_publish_waits_for_its_time(rowdrop: Stepping) -> None:
+    loop = PublisherLoop(rowdrop.publisher, rowdrop.backlog, lambda: None, min_interval_s=2.5)
+    times = []
+    for user_id in ("a", "b"):
+        rowdrop.drop(user_id)
+        rowdrop.refresh(user_id)
+        loop.run_once(1)
+        times.append(rowdrop.output.last_modified(OUTPUT))
+    assert times[1] - times[0] >= 2  # whole seconds
+    assert rowdrop.rows().keys() == {"a", "b"}

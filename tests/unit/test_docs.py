@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from api.app import create_app
+from api.guard import WriteGuard
 from api.index import ROUTES
 from api.presence import Presence
 from api.tasks import RebuildDesk
@@ -24,6 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 ENV_EXAMPLE = dict(re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8")))
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 IN_CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
 
@@ -41,6 +43,20 @@ def rows(text: str, header: str) -> Iterator[list[str]]:
 def documented_settings() -> dict[str, str]:
     """Setting to default, as the README's table has it."""
     return {name.strip("`"): default.strip("`") for name, default, _ in rows(README, "setting | default | what it is")}
+
+
+def compose_settings() -> dict[str, str]:
+    """Setting to default, as the table of docs/operations.md has it: what only docker-compose.yml reads."""
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    return {
+        name.strip("`"): default.strip("`")
+        for name, default, _ in rows(operations, "compose setting | default | what it is")
+    }
+
+
+def compose_variables() -> dict[str, str]:
+    """Variable to default, as docker-compose.yml reads them."""
+    return dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
 
 
 def settings_read() -> dict[str, str | None]:
@@ -69,7 +85,19 @@ def test_every_setting_that_is_read_is_in_the_readme_and_in_the_example() -> Non
 
 
 def test_the_readme_and_the_example_name_the_same_settings() -> None:
-    assert documented_settings().keys() == ENV_EXAMPLE.keys()
+    assert documented_settings().keys() | compose_settings().keys() == ENV_EXAMPLE.keys()
+
+
+def test_every_variable_of_docker_compose_is_documented_with_its_default() -> None:
+    documented = documented_settings() | compose_settings()
+    variables = compose_variables()
+    assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search finds what there is
+    assert variables.keys() <= documented.keys()
+    told = {name: default for name, default in variables.items() if default and name != "MINIO_ENDPOINT"}
+    assert {name: documented[name] for name in told} == told
+    assert compose_settings().keys() <= variables.keys()
+    shown = {name: default for name, default in ENV_EXAMPLE.items() if default and name in compose_settings()}
+    assert shown == {name: compose_settings()[name] for name in shown}
 
 
 def test_every_setting_in_the_readme_is_read() -> None:
@@ -84,6 +112,7 @@ def test_the_defaults_in_the_readme_are_those_of_the_code() -> None:
         {name: default or "none" for name, default in defaults.items()}
         | {name: str(port) for name, port in PORTS.items()}
         | {name: generated[name] for name in ("MINIO_ROOT_USER", "FLOWER_USER")}
+        | {"FLOWER_PASSWORD": "generated"}
     )
     assert {name: documented[name] for name in expected} == expected
 
@@ -109,7 +138,7 @@ def routes() -> Iterator[set[str]]:
     """The methods and paths that the application answers, without HEAD, which comes with each GET."""
     with Redis() as unused:
         desk = RebuildDesk(Rebuilds(unused), lambda _: None, Presence(unused), 1, time.time)
-        app = create_app(View, desk, 3600)
+        app = create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), 3600)
         yield {
             f"{method.method} {route.path}"
             for route in falcon.inspect.inspect_routes(app)

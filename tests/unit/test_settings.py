@@ -75,3 +75,34 @@ def test_a_secret_may_lie_in_a_file_with_a_line_end(monkeypatch: pytest.MonkeyPa
     file.unlink()
     with pytest.raises(InvalidSettings, match="MINIO_SECRET_KEY_FILE"):
         Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("address", "outside"),
+    [
+        ("127.0.0.1", False),
+        ("127.8.0.1", False),
+        ("[::1]", False),
+        ("0.0.0.0", True),  # noqa: S104
+        ("192.0.2.1", True),
+        ("[::]", True),
+    ],
+)
+def test_who_can_reach_what_is_served(monkeypatch: pytest.MonkeyPatch, address: str, outside: bool) -> None:
+    monkeypatch.setenv("BIND_ADDRESS", address)
+    assert Settings.from_environment().is_reachable_from_outside is outside
+
+
+def test_a_bind_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIND_ADDRESS", "everywhere")
+    with pytest.raises(InvalidSettings, match=r"BIND_ADDRESS.*must be an IP address"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("seconds", ["-1", "21"])
+def test_a_publish_interval_must_be_short_enough_to_keep_promises(
+    monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("PUBLISH_MIN_INTERVAL_S", seconds)
+    with pytest.raises(InvalidSettings, match=r"PUBLISH_MIN_INTERVAL_S.*from 0 to 20"):
+        Settings.from_environment()

@@ -1,6 +1,6 @@
-"""Twenty invented users to begin with: `python -m local.sample` drops them into the source bucket.
+"""Twenty invented users to begin with: `python -m worker.sample` drops them into the source bucket.
 
-Every key begins with `sample-`, so they are easily removed again: `python -m local.sample --remove`, or with any S3
+Every key begins with `sample-`, so they are easily removed again: `python -m worker.sample --remove`, or with any S3
 client all keys with that prefix.  The rows go as they came, by the events of the bucket.
 """
 
@@ -9,12 +9,12 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from shared.settings import InvalidSettings, Settings
+from worker.wiring import Wiring
 
 PREFIX = "sample-"
 USERS = 20
@@ -57,9 +57,7 @@ def main() -> int:
     except InvalidSettings as error:
         print(f"rowdrop: {error}\n(run.sh keeps these in $ROWDROP_DIR/.env)", file=sys.stderr)
         return 1
-    url = urlsplit(settings.minio_endpoint)
-    keys = settings.minio_access_key, settings.minio_secret_key
-    minio = Minio(url.netloc, *keys, secure=url.scheme == "https", region=settings.region)
+    minio = Wiring(settings).init_client()
     (remove if "--remove" in sys.argv[1:] else drop)(minio, settings.source_bucket)
     return 0
 

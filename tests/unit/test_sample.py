@@ -1,7 +1,7 @@
 import struct
 import zlib
 
-from local.sample import PREFIX, USERS, files
+from worker.sample import PREFIX, USERS, files
 
 
 def test_the_sample_is_the_same_each_time() -> None:

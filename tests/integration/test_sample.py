@@ -2,8 +2,8 @@ import io
 
 from minio import Minio
 
-from local.sample import drop, files, remove
 from shared.object_store import S3ObjectStore
+from worker.sample import drop, files, remove
 
 
 def keys(client: Minio, bucket: str) -> set[str]:

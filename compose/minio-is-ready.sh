@@ -1,0 +1,10 @@
+#!/bin/sh
+# Whether MinIO takes and gives objects: /minio/health/cluster says 200.  The other two addresses say so too early.
+if command -v curl >/dev/null; then
+    exec curl -fsS -m 5 -o /dev/null http://127.0.0.1:9000/minio/health/cluster
+fi
+exec bash -c '
+    exec 3<>/dev/tcp/127.0.0.1/9000
+    printf "GET /minio/health/cluster HTTP/1.0\r\nHost: minio\r\n\r\n" >&3
+    read -r -t 5 answer <&3
+    [[ $answer == *" 200 "* ]]'

@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# docker-compose.yml for real: builds, brings everything up, drops files, kills and restarts each container under load,
+# scales, takes it down and up again, and compares what is published with the bucket.  Under 12 minutes, with the images
+# built; it leaves no container and no volume behind.
+#
+# Needs an engine that `docker info` finds, docker-compose 1.29 or newer (or compose v2), and curl.  ENGINE_UP may name a
+# command that starts an engine.  Without one it checks the files alone, and says so.  COMPOSE names another compose.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+began=$SECONDS
+
+if ! docker info >/dev/null 2>&1 && [ -n "${ENGINE_UP:-}" ]; then
+    echo "starting an engine: $ENGINE_UP"
+    bash -c "$ENGINE_UP"
+fi
+if [ -z "${COMPOSE:-}" ]; then
+    if docker compose version >/dev/null 2>&1; then COMPOSE="docker compose"; else COMPOSE=docker-compose; fi
+fi
+if ! docker info >/dev/null 2>&1; then
+    echo "compose.sh: no Docker Engine answers here, so nothing is started.  Only the files are checked."
+    if $COMPOSE version >/dev/null 2>&1; then $COMPOSE config >/dev/null; fi
+    . local/python.sh
+    "$python" -m local.install --dev
+    exec .venv/bin/python -m pytest -q tests/unit/test_compose_files.py
+fi
+
+# -- tools -------------------------------------------------------------------------------------------------------------
+project=rowdrop-test-$$
+export COMPOSE_PROJECT_NAME=$project COMPOSE_HTTP_TIMEOUT=180
+export API_PORT=${API_PORT:-18080} MINIO_PORT=${MINIO_PORT:-19000} MINIO_CONSOLE_PORT=${MINIO_CONSOLE_PORT:-19001} FLOWER_PORT=${FLOWER_PORT:-15555}
+api=http://127.0.0.1:$API_PORT
+logs=$(mktemp -d) && : >"$logs/no.env"
+compose() { $COMPOSE --env-file "$logs/no.env" "$@"; } # not the checkout's own settings
+quiet() { "$@" >>"$logs/compose.log" 2>&1; }
+passed=0
+ok() { passed=$((passed + 1)); printf '%4d s  ok  %s\n' $((SECONDS - began)) "$1"; }
+failed() {
+    echo "compose.sh: FAILED: $1" >&2
+    compose ps >&2 || true
+    compose logs --tail 25 >&2 || true
+    tail -20 "$logs/compose.log" >&2
+    exit 1
+}
+finish() {
+    [ -z "${load:-}" ] || wait "$load" 2>/dev/null || true
+    compose down -v --remove-orphans -t 5 >/dev/null 2>&1 || true
+    rm -rf "$logs"
+}
+trap finish EXIT
+until_() { # SECONDS WHAT COMMAND…: wait for a condition
+    local until=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        [ $SECONDS -lt $until ] || failed "$what"
+        sleep 0.5
+    done
+}
+get() { curl -fsS -m 10 "$api$1" 2>/dev/null; }
+status() { curl -s -m 10 -o /dev/null -w '%{http_code}' "$@"; }
+has_rows() { [ "$(get /data | grep -o '"user_id"' | wc -l)" -eq "$1" ]; }
+container() { compose ps -q "$1" | head -1; }
+started() { docker inspect -f '{{.State.StartedAt}} {{.State.Running}}' "$1"; }
+came_back() { [ "$(started "$1")" != "$2" ] && [[ "$(started "$1")" == *true ]]; }
+python_() { compose run --rm --no-deps -T init python "$@"; }
+is_consistent() { python_ -m worker.check >"$logs/check" 2>&1; }
+drop() { python_ - "$@" <tests/compose_drops.py; }
+healthy() { ! docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker inspect -f '{{.State.Health.Status}}' | grep -qvx healthy; }
+memory() {
+    docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker stats --no-stream --format '{{.Name}} {{.MemUsage}}' |
+        sed "s/$project[-_]//" | awk '{printf "        %-16s %s\n", $1, $2}' | sort
+}
+
+# -- up ----------------------------------------------------------------------------------------------------------------
+services=(minio redis listener worker worker-bulk publisher beat flower api)
+quiet compose build || failed "building"
+up=$SECONDS
+quiet compose up -d || failed "up"
+until_ 120 "GET /data shows the 20 rows of the sample" has_rows 20
+ok "up -d to the sample's 20 rows in GET /data: $((SECONDS - up)) s"
+docker images --format '        {{.Repository}}:{{.Tag}} {{.Size}}' | grep 'rowdrop-'
+
+compose run --rm --no-deps -T secrets python -m worker.credentials --show >"$logs/credentials" 2>/dev/null
+grep -q '^MINIO_SECRET_KEY=' "$logs/credentials" || failed "the credentials can be shown"
+. "$logs/credentials"
+[ ${#MINIO_SECRET_KEY} -ge 24 ] && [ ${#FLOWER_PASSWORD} -ge 20 ] || failed "secrets are long"
+ok "credentials were generated, and are shown to the operator"
+[ "$(status "http://127.0.0.1:$FLOWER_PORT/")" = 401 ] && [ "$(status -u "$FLOWER_USER:$FLOWER_PASSWORD" "http://127.0.0.1:$FLOWER_PORT/")" = 200 ] || failed "Flower asks for its password"
+[ "$(status "http://127.0.0.1:$MINIO_PORT/minio/v2/metrics/cluster")" = 403 ] || failed "MinIO's metrics are closed"
+[ -z "$(docker port "$(container redis)")" ] || failed "Redis is not published"
+ok "Flower and MinIO's metrics are closed, Redis is not published"
+get /health/ready | grep -q '"warnings": \[\]' || failed "MinIO's events and metrics reach Rowdrop"
+ok "no warning: events come, and MinIO's metrics can be read"
+quiet python_ -m worker.sample --remove || failed "removing the sample"
+until_ 60 "the sample is gone" has_rows 0
+ok "the sample is removed by one command"
+until_ 150 "every container is healthy" healthy
+ok "every container is healthy; memory, idle:"
+memory
+
+# -- drops, and memory under them ------------------------------------------------------------------------------------
+drop 0 1000 60 >"$logs/load" 2>&1 &
+load=$!
+sleep 12
+memory >"$logs/memory"
+wait $load || failed "dropping: $(cat "$logs/load")"
+load=
+until_ 90 "what is published is what the bucket says" is_consistent
+ok "$(grep dropped "$logs/load"), all of them published; memory meanwhile:"
+cat "$logs/memory"
+
+# -- kill, scale, restart, under load ---------------------------------------------------------------------------------
+drop 10000 14000 25 >"$logs/load" 2>&1 &
+load=$!
+for service in "${services[@]}"; do
+    id=$(container "$service")
+    before=$(started "$id")
+    docker exec "$id" sh -c 'kill -9 -1' >/dev/null 2>&1 || true
+    until_ 60 "$service comes back after kill -9" came_back "$id" "$before"
+done
+ok "each of ${#services[@]} containers came back after kill -9 of all in it"
+quiet compose up -d --no-recreate --scale worker=8 || failed "scaling"
+[ "$(compose ps -q worker | wc -l)" -eq 8 ] || failed "eight workers run"
+ok "--scale worker=8"
+for service in "${services[@]}"; do quiet compose restart -t 30 "$service" || failed "restarting $service"; done
+ok "each service was restarted"
+wait $load || failed "dropping: $(cat "$logs/load")"
+load=
+until_ 120 "what is published is what the bucket says, after kills and restarts" is_consistent
+ok "$(grep dropped "$logs/load") under kills, scaling and restarts: $(tail -1 "$logs/check")"
+
+# -- down and up --------------------------------------------------------------------------------------------------------
+get /data >"$logs/before"
+quiet compose down -t 30 || failed "down"
+quiet compose up -d || failed "up again"
+until_ 120 "the API is back" get /health/live >/dev/null
+until_ 60 "the same rows after down and up" bash -c "curl -fsS $api/data | cmp -s - '$logs/before'"
+compose run --rm --no-deps -T secrets python -m worker.credentials --show 2>/dev/null | cmp -s - "$logs/credentials" || failed "the same credentials"
+until_ 60 "consistent after down and up" is_consistent
+ok "down and up: the same rows, the same credentials"
+
+# -- who may write ------------------------------------------------------------------------------------------------------
+[ "$(status -X POST "$api/data")" = 202 ] || failed "POST /data on loopback"
+BIND_ADDRESS=0.0.0.0 quiet compose up -d --no-deps api || failed "BIND_ADDRESS"
+until_ 60 "the API is back" get /health/live >/dev/null
+[ "$(status -X POST "$api/data")" = 403 ] || failed "a write is refused without a token"
+compose logs api 2>&1 | grep -q "no API_TOKEN is set" || failed "the log says that writes are refused"
+ok "reachable from outside without a token: writes are refused, and the log says so"
+export API_TOKEN=a-token-of-the-test
+quiet compose run --rm --no-deps -T secrets
+BIND_ADDRESS=0.0.0.0 quiet compose up -d --no-deps --force-recreate api
+until_ 60 "the API is back" get /health/live >/dev/null
+[ "$(status -X POST "$api/data")" = 401 ] && [ "$(status -X POST -H "Authorization: Bearer $API_TOKEN" "$api/data")" = 202 ] || failed "the token opens"
+ok "with a token: 401 without it, 202 with it"
+
+# -- a folder that cannot be written -------------------------------------------------------------------------------------
+mkdir "$logs/data" && chmod 755 "$logs/data"
+if MINIO_VOLUME=$logs/data compose run --rm --no-deps -T secrets >"$logs/said" 2>&1; then failed "a folder that cannot be written is refused"; fi
+grep -q "chown -R 10001:10001 $logs/data" "$logs/said" || failed "the command that mends the folder: $(cat "$logs/said")"
+ok "a folder that cannot be written is named, with the command that mends it"
+
+echo "compose.sh: $passed checks passed in $((SECONDS - began)) s"

@@ -1,0 +1,151 @@
+"""docker-compose.yml and the Dockerfiles, as far as no engine is needed; tests/compose.sh runs them."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local.minio_build import MODULE_VERSION
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILES = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("Dockerfile.*")}
+LONG_RUNNING = {"minio", "redis", "listener", "worker", "worker-bulk", "publisher", "beat", "flower", "api"}
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
+
+
+def test_all_services_are_there() -> None:
+    assert SERVICES.keys() == LONG_RUNNING | {"secrets", "init"}
+
+
+def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:
+    assert COMPOSE.keys() == {"services", "volumes", "x-hardened", "x-settings", "x-progress", "x-worker"}
+    known = {
+        "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init",
+        "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt", "stop_grace_period",
+        "tmpfs", "user", "volumes",
+    }  # fmt: skip
+    assert {key for service in SERVICES.values() for key in service} <= known
+    variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)
+    assert [text for text in variables if not re.fullmatch(r"[A-Z_]+:-[^$?+]*", text)] == []  # no nesting, no ${A:+x}
+
+
+@each_service
+def test_each_service_is_hardened(service: dict[str, Any]) -> None:
+    assert service["user"] == "10001:10001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert service["mem_limit"]
+    assert service["pids_limit"] <= 500
+    assert [mount.rpartition(":")[2] for mount in service["tmpfs"]] == ["size=64m"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+@pytest.mark.parametrize("name", sorted(LONG_RUNNING))
+def test_what_runs_on_has_a_health_check_and_is_started_again(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"]
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > 20  # Celery's soft shutdown
+
+
+def test_no_health_check_is_a_ping() -> None:
+    checks = {
+        name: str(service["healthcheck"].get("test")) for name, service in SERVICES.items() if "healthcheck" in service
+    }
+    assert not any(re.search(r"(?i)\bping\b|pgrep|pidof", check) for check in checks.values())
+    assert "/health/live" in checks["api"]
+    for name in ("listener", "worker", "worker-bulk", "publisher", "beat"):
+        assert "/progress) -lt 60" in re.sub(r"\)+", ")", checks[name])
+
+
+@each_service
+def test_ports_are_on_loopback_unless_asked_otherwise(service: dict[str, Any]) -> None:
+    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in service.get("ports", []))
+
+
+def test_redis_is_not_published() -> None:
+    assert "ports" not in SERVICES["redis"]
+
+
+def test_there_is_no_secret_in_the_file() -> None:
+    given = SERVICES["secrets"]["environment"]
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|SECRET|TOKEN|ACCESS_KEY|REDIS_URL", variable):
+                expected = f"${{{variable}:-}}" if name == "secrets" else "/run/rowdrop/"
+                assert str(value).startswith(expected), (name, variable)
+    assert given["MINIO_ROOT_PASSWORD"] == "${MINIO_ROOT_PASSWORD:-}"
+
+
+def test_no_server_starts_before_its_credentials_are_there() -> None:
+    waits = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
+    assert waits.pop("secrets") == set()
+    for name in ("minio", "redis", "init"):
+        assert waits.pop(name) == {"secrets"}
+    assert set(map(frozenset, waits.values())) == {frozenset({"init"})}
+
+
+def test_only_secrets_writes_where_the_credentials_are() -> None:
+    mounts = {
+        name: [v for v in service["volumes"] if v.startswith("credentials:")] for name, service in SERVICES.items()
+    }
+    assert mounts.pop("secrets") == ["credentials:/run/rowdrop"]
+    assert all(mount == ["credentials:/run/rowdrop:ro"] for mount in mounts.values())
+
+
+def test_base_images_have_a_tag() -> None:
+    for name, text in DOCKERFILES.items():
+        defaults = dict(re.findall(r"(?m)^ARG (\w+)=(\S+)", text))
+        stages = set(re.findall(r"(?m)^FROM \S+ AS (\w+)", text))
+        for image in re.findall(r"(?m)^FROM (\S+)", text):
+            plain = defaults.get(image.strip("${}"), image)
+            assert plain in stages or re.fullmatch(r"[\w./-]+:[\w.-]+", plain), name
+            assert not plain.endswith(":latest"), name
+    assert "${REDIS_IMAGE:-redis:7.4-bookworm}" in TEXT
+
+
+def test_the_dockerfiles_are_for_the_classic_builder_too() -> None:
+    for name, text in DOCKERFILES.items():
+        assert not re.search(r"--mount=|COPY --chmod|<<|# *syntax=", text), name
+
+
+def test_our_images_run_as_nobody_in_particular_and_say_what_they_are() -> None:
+    for name, text in DOCKERFILES.items():
+        assert re.search(r"(?m)^USER 10001:10001$", text), name
+        assert "org.opencontainers.image.title" in text, name
+
+
+def test_packages_are_installed_by_hash() -> None:
+    script = (ROOT / "compose" / "install-packages.sh").read_text(encoding="utf-8")
+    assert "--require-hashes" in script
+    assert "--no-cache-dir" in script
+
+
+def test_the_version_is_the_projects() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    ours = {service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")}
+    assert ours == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
+    for name in ("Dockerfile.worker", "Dockerfile.api"):
+        assert f'image.version="{version}"' in DOCKERFILES[name]
+
+
+def test_minio_is_built_from_the_same_source_as_without_containers() -> None:
+    assert f"github.com/minio/minio@{MODULE_VERSION}" in DOCKERFILES["Dockerfile.minio"]
+
+
+@pytest.mark.parametrize("side", ["api", "worker"])
+def test_an_image_gets_the_same_versions_as_everyone_else(side: str) -> None:
+    def pins(name: str) -> set[str]:
+        return set(
+            re.findall(r"(?m)^[\w.-]+(?:\[\w+\])?==\S+", (ROOT / "requirements" / name).read_text(encoding="utf-8"))
+        )
+
+    assert pins(f"{side}.txt")
+    assert pins(f"{side}.txt") <= pins("run.txt")

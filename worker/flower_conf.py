@@ -1,0 +1,9 @@
+"""How Flower is served: `celery -A worker.app flower --conf=worker/flower_conf.py`.  Address and port: FLOWER_*."""
+
+from shared.settings import InvalidSettings, Settings
+
+_settings = Settings.from_environment()
+if not _settings.flower_password:
+    raise InvalidSettings("FLOWER_PASSWORD must be set: Flower can stop and repeat tasks")
+
+basic_auth = [f"{_settings.flower_user}:{_settings.flower_password}"]
