@@ -14,7 +14,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "REDIS_PORT", "FLOWER_PORT")
-READY = "Rowdrop is ready"
+READY = "Rowdrop is ready."
 
 
 def until(condition: Callable[[], Any], patience_s: float = 60) -> None:
