@@ -64,7 +64,9 @@ came_back() { [ "$(started "$1")" != "$2" ] && [[ "$(started "$1")" == *true ]];
 python_() { compose run --rm --no-deps -T init python "$@"; }
 is_consistent() { python_ -m worker.check >"$logs/check" 2>&1; }
 drop() { python_ - "$@" <tests/compose_drops.py; }
-healthy() { ! docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker inspect -f '{{.State.Health.Status}}' | grep -qvx healthy; }
+healthy() { # all of them, by the word alone: "unhealthy" has it in it, too
+    ! docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker inspect -f '{{.State.Health.Status}}' | grep -qvx healthy
+}
 memory() {
     docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker stats --no-stream --format '{{.Name}} {{.MemUsage}}' |
         sed "s/$project[-_]//" | awk '{printf "        %-16s %s\n", $1, $2}' | sort
