@@ -16,6 +16,11 @@ def configure(level: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"level": level, "handlers": ["stderr"]},
             # A line for every message received and done would be most of the log, and a tenth of a drop's time.
-            "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace")},
+            # And of each try that is made again; what cannot be done in the end is told by whoever wanted it.
+            "loggers": {
+                "celery.worker.strategy": {"level": "WARNING"},
+                "celery.app.trace": {"level": "WARNING"},
+                "urllib3.connectionpool": {"level": "ERROR"},
+            },
         }
     )
