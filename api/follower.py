@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Unpack
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.figures import read_figures
+from api.consistency import Consistency
+from api.figures import Figures, read_figures
 from api.presence import CHANNEL, Presence
 from api.snapshot import EMPTY
 from api.view import News, View
@@ -99,6 +100,7 @@ class Rounds:
         self.view = View()
         self._looked = 0.0
         self._rejects_etag: str | None = None
+        self._consistency = Consistency()
 
     def run(self) -> None:
         """Look once at everything.  An outage is noted in the view."""
@@ -142,19 +144,40 @@ class Rounds:
         try:
             return self.presence.sign(self._looked)
         except RedisError as error:
-            self._show(redis_error=str(error))
+            self._lose_redis(error)
             return None
 
     def _listen(self) -> None:
+        asked_at = self._clock()
         try:
             self.presence.sign(self._looked)
             figures = read_figures(self._redis)
         except RedisError as error:
-            self._show(redis_error=str(error))
+            self._lose_redis(error)
             return
         now = self._clock()
-        broken_since = None if figures.whole else self.view.broken_since or now
-        self._show(figures=figures, heard_at=now, broken_since=broken_since, redis_error=None)
+        table = self.view.table
+        if self.view.store_error is None:
+            self._consistency.update(figures, table.etag if table else None, asked_at)
+        self._show(
+            figures=figures,
+            heard_at=now,
+            broken_since=None if figures.sound else self.view.broken_since or now,
+            stuck_since=self._stuck_since(figures, now),
+            consistent_as_of=self._consistency.as_of,
+            redis_error=None,
+        )
+
+    def _stuck_since(self, figures: Figures, now: float) -> float | None:
+        known = self.view.figures
+        if not figures.waiting:
+            return None
+        goes_on = known is None or known.heads != figures.heads
+        return now if goes_on else self.view.stuck_since or now
+
+    def _lose_redis(self, error: RedisError) -> None:
+        self._consistency.redis_is_away()
+        self._show(redis_error=str(error), stuck_since=None)
 
 
 class _Messages:

@@ -18,6 +18,10 @@ BLIND = "MinIO does not tell whether it lost events (no access to its metrics): 
 SILENT = (
     "MinIO's events do not reach Redis (python -m worker.init says what to set): changes show by a sweep, in 5 minutes"
 )
+STUCK = (
+    "{} copies of events wait on MinIO's disk and do not get on (restart MinIO; is there a broken file in its queue "
+    "folder?): a sweep every 5 minutes stands in"
+)
 
 
 class LiveResource:
@@ -64,20 +68,35 @@ def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]
         "redis_age_s": _age(view.heard_at, now),
         "dirty_users": dict(figures.dirty) if figures else None,
         "oldest_dirty_age_s": _age(figures.oldest_event, now) if figures else None,
+        "consistent_as_of": iso(view.consistent_as_of),
         "last_publish_at": iso(figures.published_at) if figures else None,
         "last_sweep_at": iso(figures.sweep_at) if figures else None,
+        "last_sweep": _last_sweep(figures),
+        "events_waiting": figures.waiting if figures else None,
         "rows": None if view.table is None else len(view.table),
         "rejected": len(view.rejects) - held_rows,
         "held": held_rows,
         "ignored": figures.ignored_total if figures else None,
         "dead_letters": len(figures.dead_letters) if figures else None,
+        "lost_and_healed": {"count": figures.healed, "since": iso(figures.counting_since)} if figures else None,
+        "evidence": {"counts": dict(figures.evidence), "since": iso(figures.counting_since)} if figures else None,
     }
+
+
+def _last_sweep(figures: Figures | None) -> dict[str, Any] | None:
+    sweep = figures.sweep if figures else None
+    return sweep and {"at": iso(sweep.at), "cause": sweep.cause, "objects": sweep.objects, "marked": sweep.marked}
 
 
 def _warnings(figures: Figures | None) -> list[str]:
     if figures is None:
         return []
-    return [*([] if figures.sees_losses else [BLIND]), *([] if figures.notified else [SILENT])]
+    stuck = figures.stuck_copies
+    return [
+        *([] if figures.sees_losses else [BLIND]),
+        *([] if figures.notified else [SILENT]),
+        *([STUCK.format(stuck)] if stuck else []),
+    ]
 
 
 def _outages(view: View, now: float) -> list[str]:
@@ -101,6 +120,9 @@ def _delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
         return []
     if figures.source_failure:
         reasons.append(f"the source bucket cannot be read, nothing is removed meanwhile: {figures.source_failure}")
+    if view.stuck_since is not None and now - view.stuck_since > SLOW_S:
+        waits = f"{figures.waiting} events wait, and none was noted for {now - view.stuck_since:.0f} s"
+        reasons.append(f"{waits}: the listener does not get on")
     if figures.oldest_event is not None and now - figures.oldest_event > SLOW_S:
         reasons.append(f"a change has not been published for {now - figures.oldest_event:.0f} s")
     if figures.sweep_at is not None and now - figures.sweep_at > 2 * sweep_interval_s:

@@ -14,7 +14,8 @@ class View:
     """Times are in Unix seconds; None where it did not happen yet.
 
     `looked_at` is the last whole look at MinIO, `heard_at` the last answer of Redis, `broken_since` when this process
-    first heard that something may be lost; the errors are those of the last try, None if it went well.
+    first heard that something may be lost, `stuck_since` since when the same event waits first in its list;
+    `consistent_as_of` is explained in `api.consistency`.  The errors are those of the last try, None if it went well.
     """
 
     table: Table | None = None
@@ -25,6 +26,8 @@ class View:
     store_error: str | None = None
     redis_error: str | None = None
     broken_since: float | None = None
+    stuck_since: float | None = None
+    consistent_as_of: float | None = None
 
 
 class News(TypedDict, total=False):
@@ -38,6 +41,8 @@ class News(TypedDict, total=False):
     store_error: str | None
     redis_error: str | None
     broken_since: float | None
+    stuck_since: float | None
+    consistent_as_of: float | None
 
 
 CurrentView = Callable[[], View]

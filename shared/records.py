@@ -8,6 +8,12 @@ RULES_VERSION = "1"
 """Version of the cleaning rules.  Rejects and the manifest carry it; after a release with another version every
 sweep believes nothing that was remembered, and reads again."""
 
+QUARANTINED = (
+    "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
+    "and once more by each sweep"
+)
+"""The reason of a reject that was made without reading the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Person:

@@ -13,6 +13,7 @@ EVENTS_QUEUE = "events"
 BULK_QUEUE = "bulk"
 
 REFRESH = "refresh"
+REFRESH_ALONE = "refresh_alone"
 REFRESH_PAGE = "refresh_page"
 SWEEP = "sweep"
 REBUILD = "rebuild"
@@ -78,16 +79,23 @@ class TaskQueue:
 
     def refresh(self, user_ids: Sequence[str]) -> None:
         """Have these users (1 to 500) read anew, ahead of all bulk work."""
-        self._celery.send_task(REFRESH, [list(user_ids)], queue=EVENTS_QUEUE)
+        self._send(EVENTS_QUEUE, REFRESH, list(user_ids))
+
+    def refresh_alone(self, user_id: str, queue: str) -> None:
+        """Have a user read anew, over whom a worker may have died."""
+        self._send(queue, REFRESH_ALONE, user_id)
 
     def refresh_page(self) -> None:
         """Have the next page of bulk work done."""
-        self._celery.send_task(REFRESH_PAGE, queue=BULK_QUEUE)
+        self._send(BULK_QUEUE, REFRESH_PAGE)
 
     def sweep(self, cause: str) -> None:
         """Have the bucket compared with what is published; `cause` is shown to the operator."""
-        self._celery.send_task(SWEEP, [cause], queue=BULK_QUEUE)
+        self._send(BULK_QUEUE, SWEEP, cause)
 
     def rebuild(self, task_id: str) -> None:
         """Have the rebuild of this id started or resumed."""
-        self._celery.send_task(REBUILD, [task_id], queue=BULK_QUEUE)
+        self._send(BULK_QUEUE, REBUILD, task_id)
+
+    def _send(self, queue: str, task: str, *arguments: object) -> None:
+        self._celery.send_task(task, arguments, queue=queue)

@@ -8,10 +8,17 @@
     writer                     string the token of the publisher that may write, with a lease
     published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
     epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
+    evidence:new               set    kinds of evidence that came up since the last sweep began
+    evidence:looked            set    kinds of evidence that a sweep looks into, until one has come to its end
     seen:<digest>              string fast events whose safe copy has not come yet
     notifications              string "none" where MinIO's events do not reach this Redis
     source_failure             string why the source bucket could not be read lately
+    safe_queue                 string how many safe copies wait on MinIO's disk and do not get on
     dead_letters               list   events that could not be decoded, with their reasons
+    readings                   hash   token -> the users that a worker is reading; left by one that died over them
+    alone                      hash   users to be read alone, as a worker may have died over them: `worker.trials`
+    unexplained                hash   users whom a sweep found to differ, and no event told of: `worker.healed`
+    counters                   hash   figures for the operator; `since` is when the counting began
 
 Tokens are random and only ever compared for equality: they need no order, so nothing goes wrong when Redis is emptied
 or falls back.  Each step is one Lua script in `worker/lua/`; an outage raises `redis.exceptions.RedisError`.
@@ -19,15 +26,19 @@ or falls back.  Each step is one Lua script in `worker/lua/`; an outage raises `
 
 import hashlib
 import json
+import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.commands.core import Script
 
-from shared.records import Outcome
+from shared.records import QUARANTINED, InvalidCsv, Outcome
+from worker.events import MAX_EVENT_BYTES, Cut
+
+logger = logging.getLogger(__name__)
 
 FAST, SAFE = "events:fast", "events:safe"
 CAUSES = ("event", "sweep", "rebuild")
@@ -40,6 +51,27 @@ LEASE_MS = 5000
 SEEN_S = 600
 SHOWN_S = 60
 MOST_DEAD_LETTERS = 1000
+SHOWN_BYTES = 200
+"""So much of an event is kept in its dead letter."""
+MOST_PEEKED_BYTES = 16 << 20
+"""When so many bytes of events were looked at, the rest of a batch goes into the next one."""
+MOST_UNEXPLAINED = 100_000
+"""So many users are remembered as found to differ by a sweep; further ones are mended without being counted."""
+
+EVIDENCE = {
+    "minio_restarted": "MinIO was started anew",
+    "events_skipped": "MinIO skipped events, as its queue in memory was full",
+    "events_failed": "MinIO failed to send events",
+    "safe_queue_stalled": "MinIO's queue of safe copies does not get on",
+    "redis_restarted": "Redis was started anew",
+    "redis_emptied": "Redis was emptied",
+    "files_changed": "output.csv or rejects.csv is not what was last published",
+    "publish_broken_off": "a publish was broken off",
+    "publisher_replaced": "a publisher was replaced while it wrote",
+}
+"""The kinds of evidence of a loss.  All of it has one effect: a sweep, as soon as the watch sees it."""
+NOTHING_KNOWN = "nothing_known"
+"""What a sweep looks into when there is no epoch and no evidence: the first sweep of all."""
 
 _SINCE = [f"since:{cause}" for cause in CAUSES]
 
@@ -69,11 +101,15 @@ class Staged(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What a publisher begins with: the ETags recorded as published (None: nothing was), and all that is staged."""
+    """What a publisher begins with: the ETags recorded as published (None: nothing was), and all that is staged.
+
+    `watched`: somebody wants to know whether readings changed what was published (see CLEAN).
+    """
 
     etag: str | None
     rej_etag: str | None
     batch: dict[str, Staged]
+    watched: bool = False
 
 
 class Published(NamedTuple):
@@ -126,15 +162,16 @@ class Backlog:
     def __init__(self, client: "Redis") -> None:
         self.redis: Any = client
         load = _loader(client)
+        self._peek: str = load("peek").script  # type: ignore[assignment]
         self._mark, self._stage = load("mark"), load("stage")
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
-        self._commit = load("commit")
+        self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
     # -- events in ---------------------------------------------------------------------------------------------------
     def wait_for_event(self, seconds: float) -> bytes | None:
         """Wait until MinIO has said something by the fast way.  Takes nothing: the head moves onto itself."""
         raw: bytes | None = self.redis.blmove(FAST, FAST, seconds, "LEFT", "LEFT")
-        return raw
+        return Cut(raw[:SHOWN_BYTES]) if raw and len(raw) > MAX_EVENT_BYTES else raw
 
     def waiting(self, source: str, queue: str) -> tuple[int, int]:
         """The length of an event list, and of a Celery queue."""
@@ -143,10 +180,13 @@ class Backlog:
         return events, messages
 
     def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
-        """The first `count` entries of the fast and of the safe list."""
+        """PEEK: the first entries of the fast and of the safe list; at most `count`, fewer of large ones."""
+        arguments = [count, MAX_EVENT_BYTES, SHOWN_BYTES, MOST_PEEKED_BYTES]
         with self.redis.pipeline(transaction=False) as pipe:
-            fast, safe = pipe.lrange(FAST, 0, count - 1).lrange(SAFE, 0, count - 1).execute()
-        return fast, safe
+            for events in (FAST, SAFE):  # by EVAL: in a pipeline, EVALSHA costs a round trip more
+                pipe.eval(self._peek, 1, events, *arguments)
+            fast, safe = pipe.execute()
+        return _whole_or_cut(fast), _whole_or_cut(safe)
 
     def note_notifications(self, *, come: bool) -> None:
         """Whether MinIO's events reach this Redis at all; if not, only sweeps see changes."""
@@ -173,43 +213,68 @@ class Backlog:
     def note_events(self, source: str, notices: Sequence[Notice], now: float) -> list[str]:
         """MARK the users of these entries of `source` and pop what was peeked, in one step.
 
-        Returns whom to refresh.  A safe copy of an event that came the fast way marks nobody.
+        Returns whom to refresh; who is to be read alone is left to the watch.  A safe copy of an event that came the
+        fast way marks nobody.
         """
         arguments: list[Any] = []
         for notice in notices:
             letter = "" if notice.dead_letter is None else _dead_letter(notice, now)
             digest = hashlib.sha1(notice.raw, usedforsecurity=False).digest()
-            arguments += [notice.raw, digest, letter, len(notice.user_ids), *notice.user_ids]
+            cut = isinstance(notice.raw, Cut)
+            arguments += ["" if cut else notice.raw, digest, letter]
+            arguments += [-1] if cut else [len(notice.user_ids), *notice.user_ids]
         return self._run_mark(source, source.removeprefix("events:"), "event", arguments, now)
 
-    def mark(self, user_ids: Sequence[str], cause: str, now: float) -> None:
-        """MARK users that a sweep or a rebuild names."""
+    def mark(self, user_ids: Sequence[str], cause: str, now: float, *, unexplained: bool = False) -> None:
+        """MARK users that a sweep or a rebuild names.
+
+        `unexplained`: a sweep found them to differ from what is published, and knows of no reason.
+        """
+        kind = "unexplained" if unexplained else "named"
         for chunk in _chunks(user_ids):
-            self._run_mark("", "", cause, ["", "", "", len(chunk), *chunk], now)
+            self._run_mark("", kind, cause, ["", "", "", len(chunk), *chunk], now)
 
     def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
-        keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:"]
-        marked = self._mark(keys, [new_token(), now, kind, SEEN_S, MOST_DEAD_LETTERS, *arguments])
+        keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
+        limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
+        marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
         return [user.decode() for user in marked]
 
     # -- reading -----------------------------------------------------------------------------------------------------
-    def note(self, user_ids: Sequence[str]) -> dict[str, Note]:
-        """NOTE, before any reading: the tokens of those of the users that are dirty."""
+    def note(self, user_ids: Sequence[str], reading: str = "") -> dict[str, Note]:
+        """NOTE, before any reading: the tokens of those of the users that are dirty.
+
+        With the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading`
+        is given the token.  What is left of a reading that never came to its end sets its users apart.
+        """
         notes = {}
-        for chunk in _chunks(user_ids):
-            for user, value in zip(chunk, self.redis.hmget("dirty", chunk), strict=True):
-                if value is not None:
-                    notes[user] = Note(*value.split(b"|", 1))
+        with self.redis.pipeline(transaction=False) as pipe:
+            if reading:
+                pipe.hset("readings", reading, json.dumps(list(user_ids), ensure_ascii=False))
+            for chunk in _chunks(user_ids):
+                pipe.hmget("dirty", chunk)
+            answers = pipe.execute()[1 if reading else 0 :]
+        for user, value in zip(user_ids, (value for values in answers for value in values), strict=True):
+            if value is not None:
+                notes[user] = Note(*value.split(b"|", 1))
         return notes
 
-    def stage(self, readings: Sequence[tuple[Note, Outcome]]) -> list[str]:
-        """STAGE what was read.  Returns the users to note and read again: another reading was accepted meanwhile."""
+    def end_reading(self, reading: str) -> None:
+        """The reading came to its end without anything to be staged."""
+        self.redis.hdel("readings", reading)
+
+    def stage(self, readings: Sequence[tuple[Note, Outcome]], reading: str = "") -> list[str]:
+        """STAGE what was read, and end the reading of this token.
+
+        Returns the users to note and read again: another reading was accepted meanwhile.
+        """
         again = []
-        for chunk in _chunks(readings):
-            arguments: list[Any] = [new_token()]
+        chunks = list(_chunks(readings)) or [[]]
+        for number, chunk in enumerate(chunks, 1):
+            arguments: list[Any] = [new_token(), reading if number == len(chunks) else ""]
             for note, outcome in chunk:
                 arguments += [outcome.user_id, note.mark, note.slot, outcome.to_json()]
-            answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK], arguments)
+            answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings"], arguments)
             again += [
                 outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
             ]
@@ -243,15 +308,15 @@ class Backlog:
 
         Each chunk read begins the lease anew.  Raises `LeaseLost`.
         """
-        keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK]
+        keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK, "unexplained", "alone"]
         answer = self._begin(keys, [token, LEASE_MS, CHUNK])
         if answer is None:
             return None
-        etag, rej_etag, cursor, entries = answer
+        etag, rej_etag, watched, cursor, entries = answer
         batch = dict(_staged(entries))
         if cursor != b"0":
             batch |= self.batch(token, cursor)
-        return Begun(_text(etag), _text(rej_etag), batch)
+        return Begun(_text(etag), _text(rej_etag), batch, bool(watched))
 
     def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
         """BATCH: what is staged, from `cursor` on; each chunk begins the lease anew.  Raises `LeaseLost`."""
@@ -271,19 +336,29 @@ class Backlog:
         if not self.redis.eval(script, 1, "writer", token, LEASE_MS):
             raise LeaseLost
 
-    def clean(self, token: str, etag: str, rej_etag: str, rows: int, batch: Mapping[str, Staged], now: float) -> int:
+    def clean(
+        self,
+        token: str,
+        etag: str,
+        rej_etag: str,
+        rows: int,
+        batch: Mapping[str, Staged],
+        now: float,
+        changed: Collection[str] | None = None,
+    ) -> int:
         """CLEAN: record what was published, forget what it made clean.  Returns how much is staged still.
 
+        `changed`: those of the batch whose row or reject was another before; to be told if `Begun.watched`.
         Raises `LeaseLost`, after noting that as evidence.
         """
-        keys = ["writer", "published", "staged", "dirty", "epoch", *_SINCE]
+        keys = ["writer", "published", "staged", "dirty", "epoch", "evidence:new", "counters", "unexplained", "alone"]
         chunks = list(_chunks(list(batch.items()))) or [[]]
         left = 0
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [token, etag, rej_etag, now, rows, "1" if number == len(chunks) else "0"]
             for user, staged in chunk:
-                arguments += [user, staged.tokens]
-            left = self._clean(keys, arguments)
+                arguments += [user, staged.tokens, _what_it_did(user, staged.outcome, changed)]
+            left = self._clean([*keys, *_SINCE], arguments)
             if left < 0:
                 raise LeaseLost
         return left
@@ -293,7 +368,7 @@ class Backlog:
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
         self.redis.eval(script, 1, "writer", token)
         if evidence:
-            self.add_evidence("a publish was broken off")
+            self.add_evidence("publish_broken_off")
 
     def staged_count(self) -> int:
         """Users read and not yet published."""
@@ -313,10 +388,21 @@ class Backlog:
             user.decode()
             for user in self.redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=most)
         ]
-        if not users:
-            return []
-        dirty, staged = self.redis.hmget("dirty", users), self.redis.hmget("staged", users)
-        return [u for u, d, s in zip(users, dirty, staged, strict=True) if d and (not s or _mark_of(s) != _mark_of(d))]
+        return self.unread(users)
+
+    def unread(self, user_ids: Sequence[str]) -> list[str]:
+        """Those of the users who are dirty, and whose last mark has not been read."""
+        unread = []
+        for chunk in _chunks(user_ids):
+            dirty, staged = self.redis.hmget("dirty", chunk), self.redis.hmget("staged", chunk)
+            users = zip(chunk, dirty, staged, strict=True)
+            unread += [user for user, d, s in users if d and (not s or _mark_of(s) != _mark_of(d))]
+        return unread
+
+    def told_by_events(self, user_ids: Sequence[str]) -> set[str]:
+        """Those of the users who are dirty by an event."""
+        scores = self.redis.zmscore("since:event", user_ids) if user_ids else []
+        return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
 
     # -- what is known to be lost ------------------------------------------------------------------------------------
     def published(self) -> Published:
@@ -335,14 +421,25 @@ class Backlog:
         """`ok:<run_id>` while nothing is known to be lost, `s:<token>` while a sweep looks, None on evidence."""
         return _text(self.redis.get("epoch"))
 
-    def add_evidence(self, cause: str) -> None:
-        """Something may have been lost: have a sweep look."""
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.delete("epoch").set("evidence", cause).execute()
+    def add_evidence(self, kind: str) -> None:
+        """EVIDENCE: something may have been lost, so have a sweep look; `kind` is one of `EVIDENCE`.
 
-    def begin_sweep(self, token: str) -> None:
-        """Say that a sweep looks, before its LIST.  Evidence found from now on makes its commit fail."""
-        self.redis.set("epoch", f"s:{token}")
+        Logged, and counted for the operator, once for each kind until a sweep begins.
+        """
+        if self._evidence(["epoch", "evidence:new", "counters"], [kind]):
+            logger.warning("%s: %s; a sweep will look", kind, EVIDENCE.get(kind, "something may have been lost"))
+
+    def evidence(self) -> set[str]:
+        """The kinds of evidence that no sweep has looked into, to its end."""
+        return {kind.decode() for kind in self.redis.sunion("evidence:new", "evidence:looked")}
+
+    def begin_sweep(self, token: str) -> set[str]:
+        """SWEEP BEGINS, before its LIST.  Evidence found from now on makes its commit fail.
+
+        Returns the kinds of evidence that it looks into; "nothing_known" is one too.
+        """
+        kinds = self._sweep_begins(["epoch", "evidence:new", "evidence:looked"], [token])
+        return {kind.decode() for kind in kinds}
 
     def commit_sweep(
         self,
@@ -355,7 +452,7 @@ class Backlog:
         """COMMIT a sweep whose users are all marked.  False if new evidence came up since it began."""
         pairs = [item for pair in record.items() for item in pair]
         arguments = [token, by or "", compared[0] or "", compared[1] or "", run_id, *pairs]
-        return bool(self._commit(["epoch", "published", "sweep"], arguments))
+        return bool(self._commit(["epoch", "published", "sweep", "evidence:looked"], arguments))
 
     def note_source_failure(self, reason: str) -> None:
         """The source bucket could not be read; shown to the operator for a minute, or until `note_source_read`."""
@@ -365,10 +462,25 @@ class Backlog:
         """It could be read again."""
         self.redis.delete("source_failure")
 
+    def note_safe_queue(self, length: int) -> None:
+        """So many safe copies wait on MinIO's disk and do not get on (0: they do); shown to the operator."""
+        if length:
+            self.redis.set("safe_queue", length, ex=SHOWN_S)
+        else:
+            self.redis.delete("safe_queue")
+
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter that the operator sees."""
         if amount:
             self.redis.hincrby("counters", name, amount)
+
+    def counted(self, name: str) -> int:
+        """What `count` has come to."""
+        return int(self.redis.hget("counters", name) or 0)
+
+    def begin_counting(self, now: float) -> None:
+        """Note since when there are counters, unless that is known."""
+        self.redis.hsetnx("counters", "since", now)
 
 
 def _loader(client: "Redis") -> Callable[[str], Script]:
@@ -383,8 +495,20 @@ def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
         yield items[start : start + CHUNK]
 
 
+def _whole_or_cut(entries: Sequence[bytes | list[bytes]]) -> list[bytes]:
+    return [Cut(entry[0]) if isinstance(entry, list) else entry for entry in entries]
+
+
+def _what_it_did(user_id: str, outcome: Outcome, changed: Collection[str] | None) -> str:
+    if changed is None:
+        return ""
+    if isinstance(outcome.csv, InvalidCsv) and outcome.csv.reason == QUARANTINED:
+        return "verdict"
+    return "changed" if user_id in changed else "same"
+
+
 def _dead_letter(notice: Notice, now: float) -> str:
-    shown = notice.raw[:200].decode(errors="replace")
+    shown = notice.raw[:SHOWN_BYTES].decode(errors="replace")
     return json.dumps({"reason": notice.dead_letter, "since": int(now), "key": None, "raw": shown})
 
 

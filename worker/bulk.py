@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from shared.object_store import ObjectStore
-from shared.task_queue import TaskQueue
+from shared.task_queue import BULK_QUEUE, TaskQueue
 from worker.backlog import Backlog, ListedUser, Note, Page
 from worker.listing import Listing
 from worker.refresh import Refresher
+from worker.trials import Trials
 
 MANY = 500
 """From so many users on, a LIST of the whole bucket is worth its while."""
@@ -33,7 +34,7 @@ class BulkWork:
         page_users: int = PAGE_USERS,
     ) -> None:
         self._source, self._refresher, self._backlog, self._tasks = source, refresher, backlog, tasks
-        self._page_users = page_users
+        self._page_users, self._trials = page_users, Trials(backlog.redis)
 
     def enqueue(self, user_ids: Sequence[str], still_alive: Callable[[], None], *, whole: bool = False) -> list[str]:
         """Have these users, all marked before, read by and by.
@@ -41,6 +42,11 @@ class BulkWork:
         `whole` means to LIST the bucket even for a few, and returns users with a CSV that were found besides.
         `still_alive` is called at every step.  Raises `StoreUnavailable`.
         """
+        alone = self._trials.users()
+        for user_id in alone.intersection(user_ids):
+            self._tasks.refresh_alone(user_id, BULK_QUEUE)
+        if alone:
+            user_ids = [user_id for user_id in user_ids if user_id not in alone]
         others: list[str] = []
         if whole or len(user_ids) >= MANY:
             pages = self._listed_pages(self._backlog.note(user_ids), others)
@@ -53,7 +59,7 @@ class BulkWork:
                 self._tasks.refresh_page()
             else:  # pages are made faster than they are done: lend a hand, so that they do not pile up in Redis
                 self._do(page)
-        return others
+        return [user_id for user_id in others if user_id not in alone]
 
     def next_page(self) -> bool:
         """Do one page; False without one.  Raises `StoreUnavailable`, and the page is queued again."""

@@ -1,7 +1,8 @@
 """Is what is published what the bucket says?  `python -m worker.check` reads everything anew and compares.
 
-It uses neither Redis nor the manifest.  Exit status 0: no difference; 1: some, one a line; 2: it could not look.  While
-files are being dropped a difference may be one that is just on its way: look again.
+It uses neither Redis nor the manifest, and does not read what is quarantined, which might end it.  Exit status 0: no
+difference; 1: some, one a line; 2: it could not look.  While files are being dropped a difference may be one that is
+just on its way: look again.
 """
 
 import sys
@@ -13,7 +14,7 @@ from shared.keys import csv_key
 from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT, REJECTS
-from shared.records import InvalidCsv, Reject, Row, ValidCsv
+from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.settings import InvalidSettings
 from worker.listing import Listing
 from worker.published_files import read_published
@@ -24,16 +25,23 @@ from worker.wiring import READERS, Wiring
 Expected = Mapping[str, tuple[ValidCsv | InvalidCsv, str]]
 
 
-def read_source(source: ObjectStore) -> Expected:
-    """Every user who has a CSV: what it says, and the `img_path` that belongs to it.  Raises `StoreUnavailable`."""
+def read_source(source: ObjectStore, quarantined: Mapping[str, str]) -> Expected:
+    """Every user who has a CSV: what it says, and the `img_path` that belongs to it.  Raises `StoreUnavailable`.
+
+    Of `quarantined` users, a CSV of the ETag given here is not read, and taken for a reject.
+    """
     listing = Listing()
     for objects in source.objects():
         listing.add(objects)
 
     def read(user_id: str) -> tuple[str, tuple[ValidCsv | InvalidCsv, str]] | None:
-        key = csv_key(user_id)
+        key, etag = csv_key(user_id), listing.csvs[user_id]
         try:
-            csv = judge(key, source.get(key, most=MAX_CSV_BYTES))
+            csv: ValidCsv | InvalidCsv
+            if quarantined.get(user_id) == etag:
+                csv = InvalidCsv(CsvVersion(key, etag, 0), QUARANTINED, None)
+            else:
+                csv = judge(key, source.get(key, most=MAX_CSV_BYTES))
         except ObjectNotFound:  # deleted since it was listed
             return None
         image = listing.image(user_id)
@@ -73,8 +81,8 @@ def _difference(wanted: Row, row: Row | None) -> str:
 
 def check(source: ObjectStore, output: ObjectStore) -> list[str]:
     """The differences between the two buckets.  Raises `StoreUnavailable`."""
-    expected = read_source(source)
     published = read_published(output)
+    expected = read_source(source, published.quarantined())
     found = [] if published.output_etag else [f"there is no {OUTPUT}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).rows()}
     return found + list(differences(expected, rows, published.rejects))

@@ -12,7 +12,12 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 MAX_EVENT_BYTES = 1_000_000
-"""A key has at most 1,024 bytes, and a record some hundred more."""
+MAX_KEY_BYTES = 1024
+"""S3's limit; nobody can ask for an object with a longer one, nor for one without end."""
+
+
+class Cut(bytes):
+    """The beginning of an entry that is longer than `MAX_EVENT_BYTES`."""
 
 
 class InvalidEvent(Exception):
@@ -34,7 +39,7 @@ class Event:
 
 def decode(raw: bytes) -> list[Event]:
     """The events of one entry, at least one.  Raises `InvalidEvent`, and nothing else, whatever the bytes."""
-    if len(raw) > MAX_EVENT_BYTES:
+    if isinstance(raw, Cut) or len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent(f"longer than {MAX_EVENT_BYTES:,} bytes")
     try:
         entries = json.loads(raw)
@@ -58,5 +63,7 @@ def _event(record: dict[str, Any]) -> Event:
         raise TypeError
     key = unquote_plus(key, errors="strict")
     # JSON can spell half a surrogate pair, which no UTF-8 can, and Redis would refuse it later.
-    f"{bucket}{key}{name}".encode()
+    f"{bucket}{name}".encode()
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidEvent(f"a key is longer than {MAX_KEY_BYTES:,} bytes")
     return Event(bucket, key, name)

@@ -70,7 +70,7 @@ class Publisher:
             logger.info("%s was written by another; publishing anew", error)
             self._forget(token, evidence=False)
         except LeaseLost:
-            logger.warning("%s lost its lease while publishing; a sweep will look", token)
+            logger.warning("%s lost its lease while publishing", token)
             self._forget(token, evidence=True)
         except BaseException:
             self._forget(token, evidence=True)
@@ -90,9 +90,10 @@ class Publisher:
         changes = merge(
             table, {user: staged.outcome for user, staged in batch.items()}, self._fact, self._source_bucket
         )
+        changed = _changed_users(table, changes) if begun.watched else None
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
         left = self._backlog.clean(
-            token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock()
+            token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
         )
         self._unwritten.update(changes.facts)
         self._report(batch, table)
@@ -117,7 +118,7 @@ class Publisher:
         table = self._table = self._read_table()
         if (table.output_etag, table.rejects_etag) != recorded:
             # No publisher recorded these: edited or deleted by hand, or written by one that died.
-            self._backlog.add_evidence("output.csv or rejects.csv is not what was last published")
+            self._backlog.add_evidence("files_changed")
         return table
 
     def _read_table(self) -> Table:
@@ -209,6 +210,12 @@ def merge(
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
+
+
+def _changed_users(table: Table, changes: Changes) -> set[str]:
+    """Those whose row or reject will be another one than it is."""
+    rows = (user_id for user_id, row in changes.rows.items() if row != table.output.get(user_id))
+    return {*rows, *(user_id for user_id, reject in changes.rejects.items() if reject != table.rejects.get(user_id))}
 
 
 def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:

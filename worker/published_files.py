@@ -8,7 +8,7 @@ from shared.manifest import InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore
 from shared.output_csv import HEADER, OutputCsv
 from shared.published import MANIFEST, OUTPUT, REJECTS
-from shared.records import Reject
+from shared.records import QUARANTINED, Reject
 
 
 class PublishedFiles(NamedTuple):
@@ -23,6 +23,11 @@ class PublishedFiles(NamedTuple):
     rejects_etag: str | None
     manifest: Manifest
     proper: bool
+
+    def quarantined(self) -> dict[str, str]:
+        """The users whose CSV is a reject that nobody has read, with its ETag."""
+        rejects = self.rejects.items()
+        return {user_id: reject.etag for user_id, reject in rejects if reject.reason == QUARANTINED}
 
 
 def read_published(store: ObjectStore) -> PublishedFiles:

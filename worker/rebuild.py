@@ -14,6 +14,7 @@ from shared.task_queue import TaskQueue
 from worker.backlog import Backlog
 from worker.bulk import BulkWork
 from worker.published_files import read_published
+from worker.trials import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Rebuild:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._output, self._backlog, self._bulk, self._tasks = output, backlog, bulk, tasks
-        self._rebuilds, self._clock = rebuilds, clock
+        self._rebuilds, self._clock, self._trials = rebuilds, clock, Trials(backlog.redis)
 
     def start(self, task_id: str) -> None:
         """Take a queued rebuild up, or resume one whose naming was interrupted.  Raises `StoreUnavailable`."""
@@ -45,6 +46,7 @@ class Rebuild:
 
     def _name(self, task_id: str) -> None:
         published = read_published(self._output)
+        self._trials.remember(published.quarantined())
         users = {row.user_id for row in OutputCsv(published.output).rows()}
         users |= published.rejects.keys() | self._backlog.dirty_users()
         self._mark(users, task_id, len(users))

@@ -6,17 +6,26 @@ from urllib.parse import urljoin
 
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from urllib3.exceptions import HTTPError
 
 STARTED = "minio_node_process_starttime_seconds"
-COUNTERS = ("minio_notify_events_skipped_total", "minio_notify_events_errors_total")
+COUNTERS = {
+    "minio_notify_events_skipped_total": "events_skipped",
+    "minio_notify_events_errors_total": "events_failed",
+}
+QUEUE_LENGTH, SAFE_TARGET = "minio_notify_target_queue_length", "SAFE"
 
 
 class ServerFigures:
     """Reads MinIO's own figures from `/minio/v2/metrics/cluster`.
 
     It answers without a token only if MinIO runs with `MINIO_PROMETHEUS_AUTH_TYPE=public`; else `token` is needed.
+    What it answers may be 10 seconds old.
     """
+
+    safe_queue: int = 0
+    """How many safe copies waited on MinIO's disk, by the last `read`."""
 
     def __init__(self, endpoint: str, token: str) -> None:
         self._url = urljoin(endpoint, "/minio/v2/metrics/cluster")
@@ -34,11 +43,35 @@ class ServerFigures:
             return None
         if answer.status != 200:
             return None
-        return json.dumps(sorted(_figures(answer.data.decode(errors="replace"))))
+        samples = list(_samples(answer.data.decode(errors="replace")))
+        self.safe_queue = sum(int(sample.value) for sample in samples if sample.name == QUEUE_LENGTH)
+        return json.dumps(
+            sorted((s.name, s.labels.get("server", ""), s.value) for s in samples if s.name != QUEUE_LENGTH)
+        )
 
 
-def _figures(text: str) -> Iterator[tuple[str, str, float]]:
+def _samples(text: str) -> Iterator[Sample]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == STARTED or sample.name in COUNTERS:
-                yield sample.name, sample.labels.get("server", ""), sample.value
+            is_ours = sample.name != QUEUE_LENGTH or sample.labels.get("target_id") == SAFE_TARGET
+            if sample.name in {STARTED, QUEUE_LENGTH, *COUNTERS} and is_ours:
+                yield sample
+
+
+def evidence(known: str, now: str) -> list[str]:
+    """Of what kinds of loss two answers of `ServerFigures.read` are evidence; none if they are the same.  Pure."""
+    if known == now:
+        return []
+    before, after = _by_place(known), _by_place(now)
+    places = before.keys() | after.keys()
+    differs = {name for name, server in places if before.get((name, server)) != after.get((name, server))}
+    if STARTED in differs or not differs:  # with a new process, the counters begin anew
+        return ["minio_restarted"]
+    return sorted(COUNTERS[name] for name in differs)
+
+
+def _by_place(figures: str) -> dict[tuple[str, str], float]:
+    try:
+        return {(name, server): value for name, server, value in json.loads(figures)}
+    except (ValueError, TypeError):  # written by another release
+        return {}

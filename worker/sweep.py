@@ -4,7 +4,8 @@ Of itself every hour, at every start and on evidence of a loss; by hand: `python
 
 In this order, each step for a reason: figures and epoch before the LIST (whatever is lost later is seen later), then
 the LIST, then who is dirty, then the published files.  Whoever is dirty at that moment is marked again: what is staged
-of them may be older than the LIST.
+of them may be older than the LIST.  Who differs, and was dirty neither before nor after the LIST, may have been lost:
+see `worker.healed`.
 """
 
 import logging
@@ -16,13 +17,14 @@ import pandas as pd
 from shared.object_store import ObjectStore, StoreUnavailable
 from shared.output_csv import read_frame
 from shared.records import RULES_VERSION
-from worker.backlog import Backlog, new_token
+from worker.backlog import NOTHING_KNOWN, Backlog, new_token
 from worker.bulk import BulkWork
 from worker.ignored import SHOWN, IgnoredKeys
 from worker.listing import Listing
 from worker.published_files import PublishedFiles, read_published
 from worker.server_figures import ServerFigures
 from worker.sweep_record import SweepRecord
+from worker.trials import Trials
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Sweep:
     ) -> None:
         self._source, self._output, self._backlog, self._bulk = source, output, backlog, bulk
         self._ignored, self._figures, self._clock = ignored, figures, clock
-        self._record = SweepRecord(backlog.redis)
+        self._record, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
 
     def run(self, cause: str) -> int:
         """Sweep once.  Returns how many users were marked, -1 if another sweep runs.  Raises `StoreUnavailable`."""
@@ -58,12 +60,18 @@ class Sweep:
     def _run(self, token: str, cause: str) -> int:
         began = self._clock()
         figures, run_id, by = self._figures.read(), self._backlog.run_id(), self._backlog.published().by
-        self._backlog.begin_sweep(token)
+        cause = ", ".join(sorted(self._backlog.begin_sweep(token) - {NOTHING_KNOWN})) or cause
+        dirty_before = self._backlog.dirty_users()
         listed = self._list()
         dirty = self._backlog.dirty_users()
         published = read_published(self._output)
-        marked = sorted(not_fine(listed, published, self._source.bucket) | dirty)
-        self._backlog.mark(marked, "sweep", self._clock())
+        wrong = not_fine(listed, published, self._source.bucket)
+        unexplained = wrong - dirty - dirty_before - _of_other_rules(published) if published.output_etag else set()
+        pardoned = published.quarantined()
+        self._trials.pardon(pardoned)  # the verdict may be wrong, and nobody would ever notice
+        marked = sorted(wrong | dirty | pardoned.keys())
+        self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
+        self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {
             "last_at": began,
             "last_cause": cause,
@@ -119,6 +127,16 @@ def not_fine(listed: Listing, published: PublishedFiles, source_bucket: str) -> 
     believed = (rejected == source["etag"]) | (same & has_row & ~in_rejects)
     fine = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_right & believed)
     return set(everyone[~fine.fillna(False).astype(bool)])
+
+
+def _of_other_rules(published: PublishedFiles) -> set[str]:
+    """The users whose row or reject was made by other rules than today's: they may change without having been lost."""
+    facts = published.manifest.frame()
+    rejects = published.rejects.items()
+    return {
+        *facts.loc[facts["rules"] != RULES_VERSION, "user_id"],
+        *(user_id for user_id, reject in rejects if reject.rules != RULES_VERSION),
+    }
 
 
 def _source_frame(listed: Listing, source_bucket: str) -> pd.DataFrame:

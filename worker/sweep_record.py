@@ -3,7 +3,6 @@
 sweep          hash     of the last one: last_at (Unix seconds), last_cause, last_objects, last_marked, figures
 sweep:alive    string   the token of the one that runs, for a minute at a time
 sweep:queued   string   the cause of the one that waits
-evidence       string   why the next one is due
 """
 
 from typing import Any
@@ -17,7 +16,7 @@ QUEUED_S = 120
 
 
 class SweepRecord:
-    """What is known of sweeps in Redis: hash `sweep` (the last one), `sweep:alive`, `sweep:queued`, `evidence`."""
+    """What is known of sweeps in Redis: hash `sweep` (the last one), `sweep:alive`, `sweep:queued`."""
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
@@ -34,7 +33,7 @@ class SweepRecord:
 
     def begin(self, token: str) -> bool:
         """Be the sweep that runs; False if another does."""
-        self._redis.delete("sweep:queued", "evidence")
+        self._redis.delete("sweep:queued")
         return bool(self._redis.set("sweep:alive", token, nx=True, px=ALIVE_MS))
 
     def still_alive(self) -> None:
@@ -50,7 +49,6 @@ class SweepRecord:
         """Whether a sweep runs."""
         return bool(self._redis.exists("sweep:alive"))
 
-    def evidence(self) -> str | None:
-        """Why the next sweep is due."""
-        value = self._redis.get("evidence")
-        return None if value is None else value.decode()
+    def waits(self) -> bool:
+        """Whether one was asked for, and has not begun."""
+        return bool(self._redis.exists("sweep:queued"))

@@ -1,18 +1,20 @@
-"""The Celery tasks.  Each only translates a message into a call: a message names users, what is there is read now.
+"""The Celery application and its tasks.
 
+Each task only translates a message into a call: a message names users, what is there is read now.
 A failure of a server is tried again with growing pauses; when that ends, the users are still dirty, and the watch
 enqueues them anew.
 """
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
-from celery import Task, shared_task
+from celery import Celery, Task
 from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
-from shared.task_queue import REBUILD, REFRESH, REFRESH_PAGE, SWEEP
+from shared.settings import Settings
+from shared.task_queue import BULK_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP, create_celery
 from worker.wiring import Wiring
 
 RETRIED: dict[str, Any] = {
@@ -24,47 +26,63 @@ RETRIED: dict[str, Any] = {
 }
 LONG: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
 """Of tasks that hold a lease: a second delivery while the first one works finds that, and leaves."""
+_OURS: dict[str, Any] = {"shared": False}
+"""Tasks of this application, and of no other in the process."""
 
 
-@cache
-def wiring() -> Wiring:
-    """The parts of this process."""
-    return Wiring.from_environment()
+def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
+    """The application with its tasks, and its one schedule: the sweep that needs no evidence.
+
+    `wiring` returns the parts of this process, the same at each call.
+    """
+    celery = create_celery(settings.redis_url)
+    _add_tasks(celery, wiring)
+    celery.conf.beat_schedule = {
+        "sweep": {
+            "task": SWEEP,
+            "schedule": float(settings.sweep_interval_s),
+            "args": ("schedule",),
+            "options": {"queue": BULK_QUEUE, "expires": settings.sweep_interval_s},
+        }
+    }
+    return celery
 
 
-@worker_process_init.connect
-def prepare(**_: object) -> None:
-    """Make the parts before the first task, and after the fork of a prefork pool; no server is asked for anything."""
-    wiring().settle()
+def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
+    def prepare(**_: object) -> None:
+        # Before the first task, and after the fork of a prefork pool; no server is asked for anything.
+        wiring().settle()
 
+    worker_process_init.connect(prepare, weak=False)
 
-@shared_task(name=REFRESH, **RETRIED)
-def refresh(user_ids: list[str]) -> None:
-    """Read these users' files and stage what they say."""
-    wiring().refresher.refresh(user_ids)
+    @celery.task(name=REFRESH, **RETRIED, **_OURS)
+    def refresh(user_ids: list[str]) -> None:
+        """Read these users' files and stage what they say."""
+        wiring().refresher.refresh(user_ids)
 
+    @celery.task(name=REFRESH_ALONE, **RETRIED, **_OURS)
+    def refresh_alone(user_id: str) -> None:
+        """The same for one over whom a worker may have died."""
+        wiring().refresher.refresh_alone(user_id)
 
-@shared_task(name=REFRESH_PAGE, **RETRIED)
-def refresh_page() -> None:
-    """Do the next page of a sweep or rebuild."""
-    wiring().bulk.next_page()
+    @celery.task(name=REFRESH_PAGE, **RETRIED, **_OURS)
+    def refresh_page() -> None:
+        """Do the next page of a sweep or rebuild."""
+        wiring().bulk.next_page()
 
+    @celery.task(name=SWEEP, **LONG, **RETRIED, **_OURS)
+    def sweep(cause: str) -> None:
+        """Compare the bucket with what is published."""
+        wiring().sweep.run(cause)
 
-@shared_task(name=SWEEP, **LONG, **RETRIED)
-def sweep(cause: str) -> None:
-    """Compare the bucket with what is published."""
-    wiring().sweep.run(cause)
+    class RebuildTask(Task):  # type: ignore[type-arg]
+        """A task whose record says so when it was tried in vain."""
 
+        def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ANN401
+            """Celery calls this after the last try."""
+            wiring().rebuild.give_up(args[0], str(exc))
 
-class RebuildTask(Task):  # type: ignore[type-arg]
-    """A task whose record says so when it was tried in vain."""
-
-    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ANN401
-        """Celery calls this after the last try."""
-        wiring().rebuild.give_up(args[0], str(exc))
-
-
-@shared_task(name=REBUILD, base=RebuildTask, **LONG, **RETRIED)
-def rebuild(task_id: str) -> None:
-    """Begin a full rebuild, or go on with one."""
-    wiring().rebuild.start(task_id)
+    @celery.task(name=REBUILD, base=RebuildTask, **LONG, **RETRIED, **_OURS)
+    def rebuild(task_id: str) -> None:
+        """Begin a full rebuild, or go on with one."""
+        wiring().rebuild.start(task_id)

@@ -6,6 +6,7 @@ does without their 60 MB.
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -35,10 +36,13 @@ READERS = 32
 
 
 class Wiring:
-    """The parts of one process.  They hold connections and threads: make it after a fork, never before."""
+    """The parts of one process.  They hold connections and threads: make it after a fork, never before.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    `deadline` is entered for each reading, and may end the process.
+    """
+
+    def __init__(self, settings: Settings, deadline: AbstractContextManager[None] | None = None) -> None:
+        self.settings, self._deadline = settings, deadline
 
     @classmethod
     def from_environment(cls) -> "Wiring":
@@ -126,7 +130,7 @@ class Wiring:
     @cached_property
     def refresher(self) -> Refresher:
         """Reads users' files."""
-        return Refresher(self.source, self.backlog, self.readers, READERS)
+        return Refresher(self.source, self.backlog, self.readers, READERS, self._deadline)
 
     @cached_property
     def bulk(self) -> BulkWork:

@@ -12,7 +12,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.figures import Trouble, read_figures
+from api.consistency import MARGIN_S
+from api.figures import LastSweep, Trouble, read_figures
 from api.follower import Connections, Follower, Rounds
 from api.presence import SNAPSHOTS, Presence
 from local.ports import free_port
@@ -23,6 +24,7 @@ from shared.published import OUTPUT, REJECTS
 from shared.records import Reject
 from shared.rejects import encode
 from tests.api_process import eventually
+from worker.backlog import Backlog
 
 ONE = HEADER + b"1,Ann,Lee,0,\n"
 TWO = HEADER + b"1,Ann,Lee,0,\n2,Zo\xc3\xab,,5,src-data/2.png\n"
@@ -178,20 +180,117 @@ def test_the_figures_are_what_the_pipeline_left_in_redis(redis: "Redis") -> None
     redis.rpush("dead_letters", json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
     redis.zadd("since:event", {"a": 100.5, "b": 99.5})
     redis.zadd("since:rebuild", {"a": 1})
-    redis.hset("published", mapping={"by": "x", "time": "123.25"})
-    redis.hset("sweep", mapping={"last_at": "77.5", "figures": ""})
+    redis.hset("published", mapping={"by": "x", "time": "123.25", "etag": "e"})
+    sweep = {"last_at": "77.5", "figures": "", "last_cause": "start", "last_objects": 9, "last_marked": 2}
+    redis.hset("sweep", mapping=sweep)  # type: ignore[arg-type]
     redis.set("epoch", "ok:run")
+    redis.set("safe_queue", 5)
+    redis.rpush("events:fast", "1", "2")
+    redis.rpush("events:safe", "3")
+    counters = {"since": "55.5", "evidence:redis_emptied": 1, "lost_and_healed": 4, "enqueued_again": 9}
+    redis.hset("counters", mapping=counters)  # type: ignore[arg-type]
     figures = read_figures(redis)
     assert figures.ignored == (Trouble("1.CSV", "rename it", 5),)
     assert figures.dead_letters == (Trouble(None, "not JSON", 6),)
     assert (figures.ignored_total, figures.dirty) == (12, {"event": 2, "sweep": 0, "rebuild": 1})
     assert (figures.oldest_event, figures.published_at, figures.sweep_at) == (99.5, 123.25, 77.5)
-    assert (figures.whole, figures.sees_losses) == (True, False)
+    assert (figures.whole, figures.sound, figures.sees_losses) == (True, True, False)
+    assert figures.sweep == LastSweep(77.5, "start", 9, 2)
+    assert (figures.waiting, figures.published_etag, figures.stuck_copies) == (3, "e", 5)
+    assert (figures.evidence, figures.healed, figures.counting_since) == ({"redis_emptied": 1}, 4, 55.5)
 
 
 def test_an_empty_redis_has_figures_too(redis: "Redis") -> None:
     figures = read_figures(redis)
     assert (figures.ignored, figures.ignored_total, figures.oldest_event, figures.whole) == ((), 0, None, False)
+    assert (figures.sound, figures.sweep, figures.waiting, figures.healed) == (False, None, 0, 0)
+
+
+def test_a_sweep_without_evidence_is_no_doubt_and_one_for_a_reason_is(redis: "Redis") -> None:
+    backlog = Backlog(redis)
+    backlog.begin_sweep("first")
+    assert not read_figures(redis).sound  # nothing was known before it
+    assert backlog.commit_sweep("first", None, (None, None), "run", {"last_at": 1})
+    backlog.begin_sweep("hourly")
+    figures = read_figures(redis)
+    assert (figures.whole, figures.sound) == (False, True)
+    backlog.add_evidence("files_changed")
+    assert not read_figures(redis).sound
+    backlog.begin_sweep("for a reason")
+    assert not read_figures(redis).sound
+    assert backlog.commit_sweep("for a reason", None, (None, None), "run", {"last_at": 1})
+    assert read_figures(redis).sound
+
+
+def test_it_is_known_as_of_when_the_table_is_complete(store: S3ObjectStore, redis: "Redis") -> None:
+    now = 1000.0
+    rounds = Rounds(Connections(store, redis), lambda: now)
+    etag = store.put(OUTPUT, ONE)
+    redis.hset("published", "etag", etag)
+    rounds.run()
+    assert rounds.view.consistent_as_of is None  # no sweep has been yet
+    redis.set("epoch", "ok:run")
+    rounds.run()
+    assert rounds.view.consistent_as_of == now - MARGIN_S
+    redis.hset("published", "etag", "published, and not seen by this process")
+    now = 2000.0
+    rounds.run()
+    assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
+    redis.delete("epoch")
+    rounds.run()
+    assert rounds.view.consistent_as_of is None
+
+
+def test_nothing_new_is_known_while_output_csv_cannot_be_read(store: S3ObjectStore, redis: "Redis") -> None:
+    now = 1000.0
+    rounds = Rounds(Connections(store, redis), lambda: now)
+    redis.hset("published", "etag", store.put(OUTPUT, ONE))
+    redis.set("epoch", "ok:run")
+    rounds.run()
+    store.delete(OUTPUT)
+    now = 2000.0
+    rounds.run()
+    assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
+
+
+def test_nothing_new_is_known_right_after_redis_was_away(store: S3ObjectStore, tmp_path: Path) -> None:
+    now = 1000.0
+    etag = store.put(OUTPUT, ONE)
+    with RedisServer(tmp_path, free_port(), "password") as server:
+        client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+        rounds = Rounds(Connections(store, client), lambda: now)
+
+        def look() -> float | None:
+            client.hset("published", "etag", etag)
+            client.set("epoch", "ok:run")
+            rounds.run()
+            return rounds.view.consistent_as_of
+
+        assert look() == 1000.0 - MARGIN_S
+        server.kill()
+        rounds.run()
+        server.start()
+        now = 1100.0
+        assert look() == 1000.0 - MARGIN_S
+        now = 1100.0 + MARGIN_S
+        assert look() == 1100.0
+        client.close()
+
+
+def test_the_same_event_at_the_head_of_its_list_is_noticed(store: S3ObjectStore, redis: "Redis") -> None:
+    now = 1000.0
+    rounds = Rounds(Connections(store, redis), lambda: now)
+    redis.rpush("events:fast", "1", "2", "3")
+    rounds.run()
+    now = 1050.0
+    rounds.run()
+    assert rounds.view.stuck_since == 1000.0
+    redis.lpop("events:fast")  # somebody notes events
+    rounds.run()
+    assert rounds.view.stuck_since == 1050.0
+    redis.delete("events:fast")
+    rounds.run()
+    assert rounds.view.stuck_since is None
 
 
 def test_evidence_of_loss_is_timed_from_when_it_was_first_heard(store: S3ObjectStore, redis: "Redis") -> None:

@@ -13,13 +13,16 @@ from minio import Minio
 from minio.error import S3Error
 from redis.exceptions import ConnectionError
 
+from api.figures import read_figures
 from local.ports import free_port
 from local.servers import RedisServer
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
+from tests.factories import notification
 from tests.integration.stepping import Stepping, csv_of
 from worker import sample
-from worker.backlog import FAST, SAFE
+from worker.backlog import CHUNK, FAST, MOST_DEAD_LETTERS, SAFE
+from worker.events import Cut
 from worker.init import Init
 from worker.listener import Listener
 
@@ -137,17 +140,84 @@ def test_csv_and_image_dropped_together_are_read_together(rowdrop: Stepping, lis
     assert len(rowdrop.backlog.dirty_users()) == 20
 
 
-def test_a_poison_message_is_kept_as_a_dead_letter_and_stops_nobody(rowdrop: Stepping, listener: Listener) -> None:
+POISON = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"\xff\xfe",
+    b"\x00" * 50,
+    b'[{"Event":[{"s3":1}]}]',
+    b"[" * 900_000,
+    b"1" * 5_000,
+    b"x" * 1_000_001,
+    b"x" * 10_000_000,
+    notification().replace(b'"1.csv"', b'"%FF.csv"'),
+    notification().replace(b'"1.csv"', b'"\\ud800.csv"'),
+    notification().replace(b'"src-data"', b"[7]"),
+    notification("x" * 100_000 + ".csv"),
+]
+
+
+def test_poison_messages_are_kept_as_dead_letters_and_stop_nobody(
+    rowdrop: Stepping, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
     redis = rowdrop.wiring.redis
-    for raw in (b"", b"{", b"null", b"[]", b"\xff\xfe", b'[{"Event":[{"s3":1}]}]', b"x" * 2_000_000):
-        redis.rpush(FAST, raw)
+    for source in (FAST, SAFE):
+        for raw in POISON:
+            redis.rpush(source, raw)
     rowdrop.drop("u")
-    while redis.llen(FAST):
+    deadline = time.monotonic() + 20
+    while redis.llen(FAST) or redis.llen(SAFE):
         listener.run_once(0.1)
+        assert time.monotonic() < deadline
     assert rowdrop.backlog.dirty_users() == {"u"}
     letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
-    assert len(letters) == 7
-    assert all(letter["reason"] and len(letter["raw"]) <= 200 for letter in letters)
+    assert len(letters) == len(POISON)  # the copies that came by the safe way are no news
+    now = time.time()
+    assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
+    assert max(len(letter["raw"]) for letter in letters) == 200
+    assert [letter["raw"][:3] for letter in letters if "longer than 1,000,000" in letter["reason"]] == ["xxx", "xxx"]
+    shown = read_figures(redis).dead_letters
+    assert [(trouble.reason, trouble.since) for trouble in shown] == [(x["reason"], x["since"]) for x in letters]
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_poison_that_comes_alone_is_a_dead_letter_too(rowdrop: Stepping, listener: Listener) -> None:
+    # The first event after a pause is not peeked with others.
+    for raw in POISON:
+        time.sleep(0.02)
+        waiting = threading.Timer(0.05, rowdrop.wiring.redis.rpush, (FAST, raw))
+        waiting.start()
+        listener.run_once(5)
+        waiting.join()
+    assert rowdrop.wiring.redis.llen("dead_letters") == len(POISON)
+    assert rowdrop.wiring.redis.llen(FAST) == 0
+
+
+def test_the_newest_dead_letters_are_kept(rowdrop: Stepping, listener: Listener) -> None:
+    redis = rowdrop.wiring.redis
+    redis.rpush(FAST, *(b"%d: not JSON" % number for number in range(MOST_DEAD_LETTERS + 50)))
+    while redis.llen(FAST):
+        listener.run_once(0.1)
+    letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
+    assert len(letters) == MOST_DEAD_LETTERS
+    assert letters[-1]["raw"] == f"{MOST_DEAD_LETTERS + 49}: not JSON"
+
+
+def test_large_events_are_taken_a_few_at_a_time(rowdrop: Stepping) -> None:
+    # Else a listener, and Redis, would have to hold all of them at once.
+    redis = rowdrop.wiring.redis
+    redis.rpush(FAST, *(b"x" * 900_000 for _ in range(40)))
+    redis.rpush(SAFE, *(b"y" * 5_000_000 for _ in range(10)), b"small")
+    fast, safe = rowdrop.backlog.peek(CHUNK)
+    assert len(fast) == 19
+    assert [len(raw) for raw in safe] == [200] * 4
+    assert all(isinstance(raw, Cut) for raw in safe)
+    redis.lpush(FAST, b"z" * 5_000_000)
+    first = rowdrop.backlog.wait_for_event(1)
+    assert isinstance(first, Cut)
+    assert first == b"z" * 200
 
 
 def test_an_ignored_key_is_listed_at_once_and_marks_nobody(rowdrop: Stepping, listener: Listener) -> None:

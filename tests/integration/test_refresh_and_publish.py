@@ -10,6 +10,7 @@ from shared.records import Row
 from tests.integration.stepping import Stepping, csv_of
 from worker.backlog import LeaseLost
 from worker.publisher import PublisherLoop
+from worker.refresh import call_all
 
 
 def img(rowdrop: Stepping, key: str) -> str:
@@ -150,6 +151,38 @@ def test_users_far_apart_in_a_large_bucket_are_read_too(rowdrop: Stepping) -> No
     rowdrop.land(*users)
     assert set(rowdrop.rows()) == set(users)
     assert all(row.img_path for row in rowdrop.rows().values())
+
+
+@pytest.mark.parametrize("letters", [250, 251])  # 251 and ".jpeg" are a byte too many for a disk, and for MinIO
+def test_a_name_as_long_as_the_bucket_takes_gives_a_row(rowdrop: Stepping, letters: int) -> None:
+    user = "x" * letters
+    rowdrop.drop(user, images=["png"])
+    rowdrop.land(user)
+    assert rowdrop.rows()[user].img_path == img(rowdrop, f"{user}.png")
+    assert rowdrop.differences() == []
+
+
+def test_a_name_that_no_object_can_have_is_a_user_without_files(rowdrop: Stepping) -> None:
+    for user in ("x" * 300, "é" * 200, "x" * 1000):
+        rowdrop.land(user)
+    assert rowdrop.backlog.dirty_users() == set()
+
+
+def test_a_csv_may_have_a_million_bytes_and_no_more(rowdrop: Stepping) -> None:
+    for user, size in (("a", 1_000_000), ("b", 1_000_001), ("c", 3_000_000)):
+        rowdrop.drop(user, csv_of() + b"\n" * (size - len(csv_of())))
+    rowdrop.land(*"abc")
+    assert list(rowdrop.rows()) == ["a"]
+    assert {reject.reason for reject in rowdrop.rejects().values()} == {"larger than 1,000,000 bytes"}
+
+
+@pytest.mark.parametrize("first", "=+-@")
+def test_what_a_spreadsheet_would_take_for_a_formula_is_published_as_it_was_written(
+    rowdrop: Stepping, first: str
+) -> None:
+    rowdrop.drop("u", csv_of(f"{first}1+1"))
+    rowdrop.land("u")
+    assert rowdrop.rows()["u"].first_name == f"{first}1+1"
 
 
 def test_a_user_who_is_not_dirty_is_not_read(rowdrop: Stepping) -> None:
@@ -314,3 +347,11 @@ def test_with_a_least_interval_a_second_publish_waits_for_its_time(rowdrop: Step
         times.append(rowdrop.output.last_modified(OUTPUT))
     assert times[1] - times[0] >= 2  # whole seconds
     assert rowdrop.rows().keys() == {"a", "b"}
+
+
+def test_when_a_reading_has_taken_too_long_the_rest_is_left_for_another_time() -> None:
+    # Else a message of 500 users would go on for a quarter of an hour at a MinIO that does not answer.
+    asked: list[int] = []
+    answers = call_all([lambda: asked.append(1)], time.monotonic() - 1)
+    assert isinstance(answers[0], StoreUnavailable)
+    assert asked == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.figures import Figures
+from api.figures import Figures, LastSweep
 from api.health import readiness
 from api.snapshot import EMPTY
 from api.view import View
@@ -23,6 +23,10 @@ FIGURES = Figures(
     sweep_at=NOW - 1800,
     whole=True,
     sees_losses=True,
+    sweep=LastSweep(NOW - 1800, "redis_emptied", 70_000, 3),
+    evidence={"redis_emptied": 1},
+    healed=2,
+    counting_since=NOW - 3600,
 )
 REJECTS = {user_id: Reject(f"{user_id}.csv", user_id, "why", None, 0, "e") for user_id in ("1", "2", "3")}
 VIEW = View(EMPTY.updated(HEADER + b"2,,,0,\n", "e"), REJECTS, FIGURES, looked_at=NOW - 1, heard_at=NOW - 1)
@@ -34,6 +38,26 @@ def test_all_well_is_ready_with_the_figures() -> None:
     assert (answer["rows"], answer["rejected"], answer["held"], answer["ignored"]) == (1, 2, 1, 7)
     assert answer["last_publish_at"] == "2027-01-15T07:58:30Z"
     assert answer["oldest_dirty_age_s"] is None
+
+
+def test_it_tells_how_far_it_is_consistent_and_what_was_healed() -> None:
+    answer = readiness(replace(VIEW, consistent_as_of=NOW - 30), HOUR, NOW)
+    assert answer["consistent_as_of"] == "2027-01-15T07:59:30Z"
+    assert answer["last_sweep_at"] == "2027-01-15T07:30:00Z"
+    assert answer["last_sweep"] == {
+        "at": "2027-01-15T07:30:00Z",
+        "cause": "redis_emptied",
+        "objects": 70_000,
+        "marked": 3,
+    }
+    assert answer["lost_and_healed"] == {"count": 2, "since": "2027-01-15T07:00:00Z"}
+    assert answer["evidence"] == {"counts": {"redis_emptied": 1}, "since": "2027-01-15T07:00:00Z"}
+
+
+def test_with_redis_never_heard_nothing_of_it_is_told() -> None:
+    answer = readiness(View(VIEW.table, looked_at=NOW), HOUR, NOW)
+    unknown = ("consistent_as_of", "last_sweep", "lost_and_healed", "evidence", "events_waiting", "dirty_users")
+    assert [answer[name] for name in unknown] == [None] * len(unknown)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +72,7 @@ def test_all_well_is_ready_with_the_figures() -> None:
         (replace(VIEW, figures=replace(FIGURES, oldest_event=NOW - 61)), "has not been published for 61 s"),
         (replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7201)), "the last sweep was 7201 s ago"),
         (replace(VIEW, broken_since=NOW - 61), "something may have been lost"),
+        (replace(VIEW, figures=replace(FIGURES, waiting=7), stuck_since=NOW - 61), "7 events wait, and none was noted"),
     ],
 )
 def test_each_thing_that_is_not_well_is_a_reason_of_its_own(view: View, reason: str) -> None:
@@ -64,6 +89,8 @@ def test_each_thing_that_is_not_well_is_a_reason_of_its_own(view: View, reason: 
         replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7199)),
         replace(VIEW, figures=replace(FIGURES, whole=False), broken_since=NOW - 59),
         replace(VIEW, figures=replace(FIGURES, sweep_at=None)),
+        replace(VIEW, figures=replace(FIGURES, waiting=9999), stuck_since=NOW - 59),
+        replace(VIEW, figures=replace(FIGURES, dirty={"event": 0, "sweep": 10**6, "rebuild": 10**6})),
     ],
 )
 def test_what_mends_itself_in_time_is_no_reason(view: View) -> None:
@@ -74,6 +101,12 @@ def test_a_minio_that_hides_its_losses_is_a_warning_only() -> None:
     answer = readiness(replace(VIEW, figures=replace(FIGURES, sees_losses=False)), HOUR, NOW)
     assert answer["ready"]
     assert "every 5 minutes" in answer["warnings"][0]
+
+
+def test_safe_copies_that_do_not_get_on_are_a_warning_only() -> None:
+    answer = readiness(replace(VIEW, figures=replace(FIGURES, stuck_copies=12)), HOUR, NOW)
+    assert answer["ready"]
+    assert answer["warnings"][0].startswith("12 copies of events wait on MinIO's disk")
 
 
 def test_with_redis_away_its_old_figures_accuse_nobody() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import captured, notification
-from worker.events import MAX_EVENT_BYTES, Event, InvalidEvent, decode
+from worker.events import MAX_EVENT_BYTES, MAX_KEY_BYTES, Cut, Event, InvalidEvent, decode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -47,6 +47,11 @@ def test_a_key_is_decoded_exactly_once(key: str) -> None:
     assert decode(notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
 
 
+def test_a_key_as_long_as_s3_allows_comes_through() -> None:
+    key = "x" * (MAX_KEY_BYTES - 4) + ".csv"
+    assert decode(notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_key_comes_through(key: str) -> None:
     assert decode(notification(key))[0].key == key
@@ -76,6 +81,14 @@ def test_several_events_of_one_entry_are_all_told() -> None:
         (notification().replace(b'"1.csv"', b'"%FF.csv"'), "a name is not UTF-8"),
         (notification().replace(b'"1.csv"', b'"\\ud800.csv"'), "a name is not UTF-8"),
         (b" " * (MAX_EVENT_BYTES + 1), "longer than 1,000,000 bytes"),
+        (Cut(notification()), "longer than 1,000,000 bytes"),
+        (b'[{"Event":' + b"[" * 900_000, "not JSON"),
+        (b'[{"Event":[{"s3":{"bucket":' + b'{"name":' * 100_000, "not JSON"),
+        (b"\x00" * 100, "not JSON"),
+        (notification().replace(b'"1.csv"', b"1" * 5_000), "not JSON"),
+        (notification().replace(b'"1.csv"', b"1e999999"), "not a notification"),
+        (notification("x" * MAX_KEY_BYTES + ".csv"), "a key is longer than 1,024 bytes"),
+        (notification("é" * (MAX_KEY_BYTES // 2) + ".csv"), "a key is longer than 1,024 bytes"),
     ],
 )
 def test_anything_else_is_refused_with_its_reason(raw: bytes, reason: str) -> None:

@@ -1,25 +1,37 @@
 -- CLEAN: record what was published and forget what it made clean, as the current writer.
 --
--- KEYS  1 writer  2 published  3 staged  4 dirty  5 epoch  6.. since:<cause>
--- ARGV  1 token  2 etag  3 rej_etag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk  then user, 'mark|slot' ...
+-- KEYS  1 writer  2 published  3 staged  4 dirty  5 epoch  6 evidence:new  7 counters  8 unexplained  9 alone
+--       10.. since:<cause>
+-- ARGV  1 token  2 etag  3 rej_etag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
+--       then user, 'mark|slot', what its reading did ...: 'changed' or 'same' (what was published), 'verdict' (a reject
+--       without having been read), or '' if nobody was unexplained or to be read alone at BEGIN
 -- Returns -1 if the lease was lost (then somebody may have been overwritten: evidence), else the number still staged.
 --
 -- A user is clean only if its tokens are still those of the entry that was published: no later mark, no later reading.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('DEL', KEYS[5])
-  redis.call('SET', 'evidence', 'a publisher was replaced while it wrote')
+  if redis.call('SADD', KEYS[6], 'publisher_replaced') == 1 then
+    redis.call('HINCRBY', KEYS[7], 'evidence:publisher_replaced', 1)
+  end
   return -1
 end
 redis.call('HSET', KEYS[2], 'by', ARGV[1], 'etag', ARGV[2], 'rej_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])
-for i = 7, #ARGV, 2 do
-  local user, tokens = ARGV[i], ARGV[i + 1]
+for i = 7, #ARGV, 3 do
+  local user, tokens, did = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local entry = redis.call('HGET', KEYS[3], user)
   if entry and string.sub(entry, 1, #tokens + 1) == tokens .. '|' then redis.call('HDEL', KEYS[3], user) end
   if redis.call('HGET', KEYS[4], user) == tokens then
     redis.call('HDEL', KEYS[4], user)
-    for k = 6, #KEYS do redis.call('ZREM', KEYS[k], user) end
+    for k = 10, #KEYS do redis.call('ZREM', KEYS[k], user) end
+    if did == 'changed' or did == 'same' then redis.call('HDEL', KEYS[9], user) end -- it was read: no poison
   else -- marked or read again meanwhile: dirty still, but its waiting begins anew
-    for k = 6, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
+    for k = 10, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
+  end
+  if did == 'same' then
+    redis.call('HDEL', KEYS[8], user) -- it did not differ after all: the memo was behind
+  elseif did ~= '' then
+    local found = redis.call('HGET', KEYS[8], user)
+    if found and string.sub(found, 1, 1) ~= '+' then redis.call('HSET', KEYS[8], user, '+' .. found) end
   end
 end
 local left = redis.call('HLEN', KEYS[3])

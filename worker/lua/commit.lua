@@ -1,6 +1,6 @@
 -- COMMIT: call everything known to be lost before a sweep's LIST marked, if nothing new became known since.
 --
--- KEYS  1 epoch  2 published  3 sweep
+-- KEYS  1 epoch  2 published  3 sweep  4 evidence:looked
 -- ARGV  1 the sweep's token  2 published.by as it was before the LIST ('' if absent)  3 etag  4 rej_etag of the objects
 --       that were compared  5 run_id of Redis as it was before the LIST  then fields and values for the hash `sweep`
 -- Returns 1 if the epoch is good again, 0 if evidence came up meanwhile (then another sweep is due).
@@ -13,4 +13,5 @@ end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], 'ok:' .. ARGV[5])
+redis.call('DEL', KEYS[4])
 return 1

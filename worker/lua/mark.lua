@@ -1,16 +1,19 @@
 -- MARK: note users as dirty and take the events that said so from their list, in one step.
 --
 -- KEYS  1 the event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters  5 seen: prefix of the counts of events
--- ARGV  1 token  2 now (Unix seconds)  3 'fast', 'safe' or ''  4 seconds a count is kept  5 most dead letters kept
---       then per event: raw, its digest, dead letter ('' if it could be decoded), number of users, users ...
--- Returns the users that were marked.
+--       6 unexplained  7 alone  8 counters
+-- ARGV  1 token  2 now (Unix seconds)  3 'fast', 'safe', 'named' (no event), or 'unexplained' (a sweep found them to
+--       differ)  4 seconds a count is kept  5 most dead letters kept  6 most unexplained users kept  7 bytes of the
+--       longest event  then per event: raw, its digest, dead letter ('' if it could be decoded), number of users (-1:
+--       too long an event, whose raw is not given), users ...
+-- Returns the users that were marked, but for those who are to be read alone: the watch sees to them.
 --
 -- Only what was peeked is popped: if the head is another event by now, another listener has marked it, or the list was
 -- emptied and filled anew; the users are marked all the same, which costs a reading and can lose nothing.
 -- A safe copy is passed over only while its fast twin has been counted and not yet met its copy; unsure means mark.
 local list, dirty, since, dead, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, now, kind, kept, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local marked, given = {}, {}
+local marked, given, clean, safe = {}, {}, {}, 0
 
 local function mark(user)
   if given[user] then return end
@@ -20,15 +23,21 @@ local function mark(user)
   redis.call('HSET', dirty, user, token .. '|' .. slot)
   redis.call('ZADD', since, 'NX', now, user)
   marked[#marked + 1] = user
+  clean[user] = not old
 end
 
-local i, head = 6, list ~= ''
+local function too_long() -- the head, too, is one that nobody reads whole: all of them end in the same way
+  local there = redis.call('LINDEX', list, 0)
+  return there and #there > tonumber(ARGV[7])
+end
+
+local i, head = 8, list ~= ''
 while i <= #ARGV do
   local raw, digest, letter, users = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   i = i + 4
   local popped = false
   if head then
-    if redis.call('LINDEX', list, 0) == raw then
+    if redis.call('LINDEX', list, 0) == raw or (users < 0 and too_long()) then
       redis.call('LPOP', list)
       popped = true
     else
@@ -40,6 +49,7 @@ while i <= #ARGV do
     redis.call('INCR', seen .. digest)
     redis.call('EXPIRE', seen .. digest, kept)
   elseif popped and kind == 'safe' then
+    safe = safe + 1
     local count = tonumber(redis.call('GET', seen .. digest) or '0')
     if count > 1 then
       redis.call('DECR', seen .. digest)
@@ -55,6 +65,23 @@ while i <= #ARGV do
   for j = i, i + users - 1 do
     if not copy then mark(ARGV[j]) end
   end
-  i = i + users
+  i = i + math.max(users, 0)
 end
-return marked
+if safe > 0 then redis.call('HINCRBY', KEYS[8], 'safe_events', safe) end
+
+if kind == 'unexplained' then -- who is dirty already is on the way: an event told, or an earlier sweep
+  local time = redis.call('TIME')[1]
+  local room = tonumber(ARGV[6]) - redis.call('HLEN', KEYS[6])
+  for _, user in ipairs(marked) do
+    if clean[user] and room > 0 then room = room - redis.call('HSET', KEYS[6], user, time) end
+  end
+  return {}
+end
+-- Almost always neither is there; an event explains why a user differed.
+if redis.call('EXISTS', KEYS[6], KEYS[7]) == 0 then return marked end
+local together = {}
+for _, user in ipairs(marked) do
+  if since == 'since:event' then redis.call('HDEL', KEYS[6], user) end
+  if redis.call('HEXISTS', KEYS[7], user) == 0 then together[#together + 1] = user end
+end
+return together

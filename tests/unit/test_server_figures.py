@@ -1,0 +1,78 @@
+"""What MinIO tells of itself, and of what two such answers are evidence."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from worker.server_figures import STARTED, ServerFigures, evidence
+
+SKIPPED, ERRORS = "minio_notify_events_skipped_total", "minio_notify_events_errors_total"
+
+
+def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server: str = "a:9000") -> str:
+    return json.dumps([[STARTED, server, started], [SKIPPED, server, skipped], [ERRORS, server, errors]])
+
+
+@pytest.mark.parametrize(
+    ("now", "kinds"),
+    [
+        (figures(), []),
+        (figures(started=2.5), ["minio_restarted"]),
+        (figures(started=2.5, errors=3), ["minio_restarted"]),  # the counters of a new process begin anew
+        (figures(skipped=1), ["events_skipped"]),
+        (figures(errors=1), ["events_failed"]),
+        (figures(errors=1, skipped=1), ["events_failed", "events_skipped"]),
+        (json.dumps([*json.loads(figures()), *json.loads(figures(server="b:9000"))]), ["minio_restarted"]),
+        ("[]", ["minio_restarted"]),
+        ("[1, 2]", ["minio_restarted"]),
+    ],
+)
+def test_each_difference_is_evidence_of_its_kind(now: str, kinds: list[str]) -> None:
+    assert evidence(figures(), now) == kinds
+
+
+@pytest.mark.parametrize(("known", "now"), [("[0, 0]", "[0, 1]"), ("", figures()), ("null", "7"), ("{", "}")])
+def test_whatever_another_release_has_written_a_difference_is_evidence(known: str, now: str) -> None:
+    assert evidence(known, now) == ["minio_restarted"]
+    assert evidence(known, known) == []
+
+
+METRICS = """\
+# HELP minio_notify_target_queue_length Number of events currently staged in the queue_dir configured for the target
+# TYPE minio_notify_target_queue_length gauge
+minio_notify_target_queue_length{server="a:9000",target_id="FAST",target_name="redis"} 1
+minio_notify_target_queue_length{server="a:9000",target_id="SAFE",target_name="redis"} 20
+minio_notify_target_queue_length{server="b:9000",target_id="SAFE",target_name="redis"} 3
+minio_notify_target_queue_length{server="a:9000",target_id="theirs",target_name="kafka"} 500
+# HELP minio_node_process_starttime_seconds Start time for MinIO process per node, time in seconds since Unix epoc
+# TYPE minio_node_process_starttime_seconds gauge
+minio_node_process_starttime_seconds{server="a:9000"} 1.79565412914e+09
+"""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(METRICS.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Metrics) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_of_all_queues_that_of_our_safe_copies_is_told(endpoint: str) -> None:
+    figures = ServerFigures(endpoint, "")
+    assert json.loads(figures.read() or "") == [[STARTED, "a:9000", 1795654129.14]]
+    assert figures.safe_queue == 23

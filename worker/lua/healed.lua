@@ -1,0 +1,15 @@
+-- HEALED: count users whom a sweep found to differ, whose row has been put right since, and of whom no event told.
+-- KEYS  1 unexplained  2 events:fast  3 events:safe  4 counters
+-- ARGV  1 seconds that an event may take  then users ...
+-- Returns those that were counted; nobody while events wait, as theirs may be among them.
+if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {} end
+local now, counted = tonumber(redis.call('TIME')[1]), {}
+for i = 2, #ARGV do
+  local found = redis.call('HGET', KEYS[1], ARGV[i])
+  if found and string.sub(found, 1, 1) == '+' and math.abs(now - string.sub(found, 2)) >= tonumber(ARGV[1]) then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+    counted[#counted + 1] = ARGV[i]
+  end
+end
+if #counted > 0 then redis.call('HINCRBY', KEYS[4], 'lost_and_healed', #counted) end
+return counted

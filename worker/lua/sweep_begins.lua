@@ -1,0 +1,10 @@
+-- SWEEP BEGINS: before its LIST.  Evidence found from now on makes its COMMIT fail.
+-- KEYS  1 epoch  2 evidence:new  3 evidence:looked        ARGV  1 the sweep's token
+-- Returns the kinds of evidence that it looks into; they stay in `evidence:looked` until a sweep's COMMIT succeeds.
+if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
+  redis.call('SADD', KEYS[3], 'nothing_known') -- the first sweep of all, or Redis was emptied
+end
+redis.call('SUNIONSTORE', KEYS[3], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[1], 's:' .. ARGV[1])
+return redis.call('SMEMBERS', KEYS[3])
