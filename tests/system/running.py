@@ -96,8 +96,15 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 def named(folder: Path, words: str) -> list[psutil.Process]:
     """Those with these words in their command line, the eldest first."""
-    found = [process for process in processes(folder) if words in " ".join(process.cmdline())]
+    found = [process for process in processes(folder) if words in _command_line(process)]
     return sorted(found, key=psutil.Process.create_time)
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return ""
 
 
 def cleaned(folder: Path) -> Iterator[Path]:
