@@ -85,6 +85,7 @@ class Publisher:
             # put its old batch over what the other one wrote, and no If-Match would stop it.
             batch = self._backlog.batch(token)
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
+            self._look(table)
             self._backlog.release(token, evidence=False)
             return 0
         changes = merge(
@@ -150,6 +151,11 @@ class Publisher:
         elif self._store.etag(REJECTS) != rejects_etag:
             raise PreconditionFailed(REJECTS)
         return Table(output, output_etag, rejects, rejects_etag)
+
+    def _look(self, table: Table) -> None:
+        """Nothing is staged, but somebody woke us: perhaps a sweep, because a file is gone that holds nobody's line."""
+        if (self._store.etag(OUTPUT), self._store.etag(REJECTS)) != (table.output_etag, table.rejects_etag):
+            raise PreconditionFailed(f"{OUTPUT} or {REJECTS}")
 
     def _confirm(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
         """Have `body` there, by a write or (nothing changed) by a look; raises `PreconditionFailed`."""

@@ -283,6 +283,18 @@ def test_an_output_csv_that_is_only_out_of_order_is_put_right_too(rowdrop: Stepp
         assert rowdrop.body() == body
 
 
+@pytest.mark.parametrize("key", [OUTPUT, REJECTS])
+def test_a_file_without_anybodys_line_that_was_deleted_by_hand_comes_back(rowdrop: Stepping, key: str) -> None:
+    # The publisher lives, and there is nothing to publish: its table in memory says that all is well.
+    rowdrop.sweep()
+    written = rowdrop.output.etag(key)
+    rowdrop.output.delete(key)
+    rowdrop.sweep()
+    assert rowdrop.output.etag(key) == written
+    rowdrop.sweep()
+    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+
+
 def test_rejects_csv_is_written_before_anyone_is_called_clean(rowdrop: Stepping) -> None:
     rowdrop.drop("u")
     rowdrop.land("u")
