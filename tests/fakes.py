@@ -1,0 +1,124 @@
+"""Stand-ins for what lies outside, each proven by the tests that the real one passes (`tests/faults/test_fakes.py`).
+
+Redis has none: its scripts are the protocol, so every test has a real one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import Redis
+
+from shared.object_store import (
+    LIST_PAGE,
+    NotModified,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    PreconditionFailed,
+    StoredObject,
+    StoreUnavailable,
+)
+from shared.task_queue import TaskQueue
+from worker.server_figures import ServerFigures
+
+
+@dataclass
+class FakeObjectStore(ObjectStore):
+    """A bucket in memory.  `clock` gives Unix seconds; `reachable` False is an outage, or a bucket that is gone."""
+
+    bucket: str
+    clock: Callable[[], float]
+    reachable: bool = True
+    stored: dict[str, StoredObject] = field(default_factory=dict)
+
+    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        found = self._found(key)
+        if found.etag == if_none_match:
+            raise NotModified(key)
+        return found if most is None or len(found.body) <= most else found._replace(body=found.body[: most + 1])
+
+    def exists(self, key: str) -> bool:
+        return key in self._reached()
+
+    def last_modified(self, key: str) -> int:
+        return self._found(key).last_modified
+
+    def etag(self, key: str) -> str | None:
+        found = self._reached().get(key)
+        return found and found.etag
+
+    def put(self, key: str, body: bytes) -> str:
+        return self.put_at(key, body, self.clock())
+
+    def put_at(self, key: str, body: bytes, modified: float) -> str:
+        """Write with a LastModified of its own, as the upload of a tar does."""
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        self._reached()[key] = StoredObject(body, etag, int(modified))
+        return etag
+
+    def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        if self.etag(key) != expected:
+            raise PreconditionFailed(key)
+        return self.put(key, body)
+
+    def delete(self, key: str) -> None:
+        self._reached().pop(key, None)
+
+    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+        # The listing is of one moment; what MinIO lists may change between two pages.
+        found = sorted((key for key in self._reached() if key.encode() > after.encode()), key=str.encode)
+        listed = [ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._of(found)]
+        return (listed[start : start + LIST_PAGE] for start in range(0, len(listed), LIST_PAGE))
+
+    def _of(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:
+        return ((key, self.stored[key]) for key in keys)
+
+    def _found(self, key: str) -> StoredObject:
+        found = self._reached().get(key)
+        if found is None:
+            raise ObjectNotFound(key)
+        return found
+
+    def _reached(self) -> dict[str, StoredObject]:
+        if not self.reachable:
+            raise StoreUnavailable(f"{self.bucket}: out of reach")
+        return self.stored
+
+
+class FakeTaskQueue(TaskQueue):
+    """Messages as JSON in the Redis lists that Celery uses, so that their number, and FLUSHALL, mean the same."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _send(self, queue: str, task: str, *arguments: object) -> None:
+        self._redis.lpush(queue, json.dumps([task, arguments]))
+
+
+class FakeFigures(ServerFigures):
+    """What MinIO tells of itself, as the test sets it: None where the server does not tell."""
+
+    def __init__(self, told: Callable[[], str | None]) -> None:
+        self._told = told
+
+    def read(self) -> str | None:
+        return self._told()
+
+
+class InlineExecutor(Executor):
+    """Runs each call at once in the caller's thread: readings side by side become readings one after the other."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":  # noqa: ANN401
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  the caller of `result` is told, as by any executor
+            future.set_exception(error)
+        return future

@@ -1,0 +1,75 @@
+"""The two forms of these tests, and worlds to have histories in."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+from minio import Minio
+from redis import Redis
+
+from local.servers import MinioServer, RedisServer
+from shared.object_store import S3ObjectStore
+from tests.conftest import PASSWORD, USER, new_bucket
+from tests.faults.form import Form
+from tests.faults.parts import Parts
+from tests.faults.servers import FakeServers, RealServers
+from tests.faults.world import World
+from tests.integration.conftest import rowdrop, settings
+
+__all__ = ["rowdrop", "settings"]
+
+NewWorld = Callable[[type[Parts]], World]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", choices=("short", "long"), default="short", help="how many generated cases are run")
+    parser.addoption("--faults-seed", type=int, default=None, help="which ones (0; in the long form drawn)")
+
+
+def _form(config: pytest.Config) -> Form:
+    long = config.getoption("--faults", "short") == "long"
+    seed = config.getoption("--faults-seed", None)
+    if seed is None:
+        seed = random.randrange(1 << 32) if long else 0
+        config.option.faults_seed = seed
+    return Form(long, seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    form = _form(config)
+    return f"faults: the {'long' if form.long else 'short'} form, seed {form.seed}"
+
+
+@pytest.fixture(scope="session")
+def form(pytestconfig: pytest.Config) -> Form:
+    return _form(pytestconfig)
+
+
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """No warnings, of which histories have millions; errors are none of them."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def new_world(redis: "Redis", redis_server: RedisServer) -> NewWorld:
+    """Makes worlds on fakes, each on an empty Redis."""
+    return lambda parts: World(redis, redis_server.url, FakeServers, parts)
+
+
+@pytest.fixture
+def new_real_world(
+    redis: "Redis", redis_server: RedisServer, minio_server: MinioServer, minio_client: Minio
+) -> NewWorld:
+    """Makes worlds on a real MinIO, each with buckets of its own."""
+
+    def store() -> S3ObjectStore:
+        return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+
+    def servers(_: Callable[[], float]) -> RealServers:
+        return RealServers(store(), store(), minio_client, redis)
+
+    return lambda parts: World(redis, redis_server.url, servers, parts)

@@ -1,0 +1,163 @@
+"""Rowdrop's own parts, put together as `worker/wiring.py` does, on ports that stop at each request.
+
+A rule of the protocol is taken away by a subclass that builds one of them otherwise: see `tests/faults/removals.py`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import ClassVar, TypeVar
+
+from redis.commands.core import Script
+
+from shared.object_store import ObjectStore
+from shared.rebuilds import Rebuilds
+from shared.settings import Settings
+from tests.fakes import FakeTaskQueue, InlineExecutor
+from tests.faults.stepped import LUA, SteppedBacklog, SteppedRedis
+from worker.bulk import BulkWork
+from worker.evidence import Watch
+from worker.ignored import IgnoredKeys
+from worker.listener import Listener
+from worker.publish import Publisher
+from worker.rebuild import Rebuild
+from worker.refresh import Refresher
+from worker.server_figures import ServerFigures
+from worker.sweep import Sweep
+
+READERS = 8
+
+BacklogT = TypeVar("BacklogT", bound=SteppedBacklog)
+Edits = Mapping[str, Sequence[tuple[str, str]]]
+"""Script to what is replaced in it."""
+
+
+class Parts:
+    """The parts of one history."""
+
+    edits: ClassVar[Edits] = {}
+
+    def __init__(
+        self,
+        redis: SteppedRedis,
+        source: ObjectStore,
+        output: ObjectStore,
+        figures: ServerFigures,
+        clock: Callable[[], float],
+    ) -> None:
+        self.redis, self.source, self.output, self.figures, self.clock = redis, source, output, figures, clock
+        self.settings = Settings("http://not.used", "", "", "", source.bucket, output.bucket)
+
+    # -- Redis -------------------------------------------------------------------------------------------------------
+    def new_backlog(self) -> SteppedBacklog:
+        """The to-do list, with the scripts edited if a rule is taken away."""
+        return self.edit(SteppedBacklog(self.redis))
+
+    def edit(self, backlog: BacklogT) -> BacklogT:
+        """Edit the scripts of a to-do list."""
+        for name, replacements in self.edits.items():
+            setattr(backlog, f"_{name}", self.redis.register_script(edited(self.redis, name, replacements)))
+        return backlog
+
+    @cached_property
+    def backlog(self) -> SteppedBacklog:
+        return self.new_backlog()
+
+    @cached_property
+    def tasks(self) -> FakeTaskQueue:
+        return FakeTaskQueue(self.redis)
+
+    @cached_property
+    def rebuilds(self) -> Rebuilds:
+        return Rebuilds(self.redis)
+
+    @cached_property
+    def ignored(self) -> IgnoredKeys:
+        return IgnoredKeys(self.redis)
+
+    def scripts(self) -> list[Script]:
+        """Those that belong to this history."""
+        parts = (self.backlog, self.rebuilds)
+        return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
+
+    # -- what one process sees of it, so that this alone can be altered ------------------------------------------------
+    @cached_property
+    def listener_backlog(self) -> SteppedBacklog:
+        return self.backlog
+
+    @cached_property
+    def refresher_backlog(self) -> SteppedBacklog:
+        return self.backlog
+
+    @cached_property
+    def refresher_source(self) -> ObjectStore:
+        return self.source
+
+    def new_publisher_backlog(self) -> SteppedBacklog:
+        return self.backlog
+
+    def new_publisher_output(self) -> ObjectStore:
+        return self.output
+
+    @cached_property
+    def sweep_backlog(self) -> SteppedBacklog:
+        return self.backlog
+
+    @cached_property
+    def sweep_source(self) -> ObjectStore:
+        return self.source
+
+    @cached_property
+    def sweep_output(self) -> ObjectStore:
+        return self.output
+
+    @cached_property
+    def watch_backlog(self) -> SteppedBacklog:
+        return self.backlog
+
+    @cached_property
+    def watch_output(self) -> ObjectStore:
+        return self.output
+
+    @cached_property
+    def watch_figures(self) -> ServerFigures:
+        return self.figures
+
+    # -- the processes -----------------------------------------------------------------------------------------------
+    @cached_property
+    def refresher(self) -> Refresher:
+        return Refresher(self.refresher_source, self.refresher_backlog, InlineExecutor(), READERS)
+
+    @cached_property
+    def bulk(self) -> BulkWork:
+        return BulkWork(self.source, self.refresher, self.backlog, self.tasks)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        source, output, backlog = self.sweep_source, self.sweep_output, self.sweep_backlog
+        return Sweep(source, output, backlog, self.bulk, self.ignored, self.figures, self.clock)
+
+    @cached_property
+    def rebuild(self) -> Rebuild:
+        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds, self.clock)
+
+    def new_listener(self) -> Listener:
+        return Listener(self.listener_backlog, self.tasks, self.ignored, self.source.bucket, self.clock)
+
+    def new_publisher(self) -> Publisher:
+        output, backlog = self.new_publisher_output(), self.new_publisher_backlog()
+        return Publisher(output, backlog, self.source.bucket, self.clock)
+
+    def new_watch(self) -> Watch:
+        backlog, output, figures = self.watch_backlog, self.watch_output, self.watch_figures
+        return Watch(backlog, output, self.tasks, self.rebuilds, figures, self.settings, self.clock)
+
+
+def edited(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:
+    """A script with one place of it altered; fails if that place is not there any more."""
+    text = (LUA / f"{name}.lua").read_text()
+    for old, new in replacements:
+        assert text.count(old) == 1, f"{name}.lua has {text.count(old)} times {old!r}"
+        text = text.replace(old, new)
+    redis.aliases[hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()] = name.upper()
+    return text

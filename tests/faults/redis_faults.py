@@ -1,0 +1,60 @@
+"""What may happen to a Redis, and its time."""
+
+from typing import Any
+
+from redis import Redis
+
+from tests.faults.monitor import Monitor
+from tests.faults.oracle import Oracle
+
+_PASS_TIME = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left <= tonumber(ARGV[1]) then
+    redis.call('DEL', key)
+  elseif left >= 0 then
+    redis.call('PEXPIRE', key, left - ARGV[1])
+  end
+end
+"""
+
+
+class RedisFaults:
+    """`run` counts the starts of the server."""
+
+    def __init__(self, redis: "Redis", monitor: Monitor, oracle: Oracle) -> None:
+        self._redis: Any = redis
+        self._monitor, self._oracle = monitor, oracle
+        self._saved: dict[bytes, tuple[bytes, int]] = {}
+        self.run = 1
+
+    def pass_time(self, seconds: float) -> None:
+        """Whatever expires in that time does."""
+        self._redis.eval(_PASS_TIME, 0, int(seconds * 1000))
+        if not self._redis.exists("writer"):
+            self._monitor.lease_lost()
+
+    def empty(self) -> None:
+        """FLUSHALL."""
+        self._redis.flushall()
+        self._monitor.lease_lost()
+
+    def save(self) -> None:
+        """The append-only file has come to this point."""
+        keys = self._redis.keys("*")
+        with self._redis.pipeline() as pipe:
+            for key in keys:
+                pipe.dump(key).pttl(key)
+            answers = pipe.execute()
+        self._saved = {key: (answers[2 * place], answers[2 * place + 1]) for place, key in enumerate(keys)}
+
+    def fall_back(self) -> None:
+        """Killed and started again with what was saved last; what was forgotten may show older rows for a moment."""
+        with self._redis.pipeline() as pipe:
+            pipe.flushall()
+            for key, (dumped, left) in self._saved.items():
+                pipe.restore(key, max(0, left), dumped)
+            pipe.execute()
+        self.run += 1
+        self._monitor.lease_lost()
+        self._oracle.doubt()

@@ -1,0 +1,181 @@
+"""The ports through which an actor of `tests/faults/actors.py` speaks to its servers: each request is a stop."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.commands.core import Script
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+import worker.backlog
+from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
+from tests.faults.actors import perform
+from worker.backlog import CHUNK, FAST, Backlog
+from worker.server_figures import ServerFigures
+
+LUA = Path(worker.backlog.__file__).parent / "lua"
+_TEXTS = {path.stem.upper(): path.read_text() for path in LUA.glob("*.lua")}
+_SCRIPTS = {hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _TEXTS.items()}
+
+
+def load_scripts(redis: "Redis", others: Iterable[Script]) -> None:
+    """Have the server know all scripts, so that a first call makes as many requests as any other."""
+    wanted = {**{sha: _TEXTS[name] for sha, name in _SCRIPTS.items()}, **{s.sha: s.script for s in others}}
+    known: Any = redis.script_exists(*wanted)
+    for is_known, script in zip(known, wanted.values(), strict=True):
+        if not is_known:
+            redis.script_load(script)
+
+
+def _unavailable() -> Exception:
+    return StoreUnavailable("the answer did not come in time")
+
+
+def _cut() -> Exception:
+    return RedisConnectionError("the connection was cut")
+
+
+class SteppedStore(ObjectStore):
+    """A bucket under the name of `name`; `reachable` False is an outage.
+
+    `writing` is told of each write (key, and the ETag that the writer believes to be there) before it is done, and its
+    answer is called after.  `late` gets the writes that are to land later.  `listing` is called at each LIST.
+    """
+
+    def __init__(
+        self,
+        inner: ObjectStore,
+        name: str,
+        writing: Callable[[str, str | None], Callable[[], None]],
+        late: Callable[[Callable[[], object]], None],
+        listing: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.inner, self.name, self.bucket, self.reachable = inner, name, inner.bucket, True
+        self._writing, self._late, self._listing = writing, late, listing
+
+    def _reached(self) -> ObjectStore:
+        if not self.reachable:
+            raise _unavailable()
+        return self.inner
+
+    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        return perform(f"{self.name} GET {key}", lambda: self._reached().get(key, if_none_match, most), _unavailable)
+
+    def exists(self, key: str) -> bool:
+        return perform(f"{self.name} EXISTS {key}", lambda: self._reached().exists(key), _unavailable)
+
+    def last_modified(self, key: str) -> int:
+        return perform(f"{self.name} HEAD {key}", lambda: self._reached().last_modified(key), _unavailable)
+
+    def etag(self, key: str) -> str | None:
+        return perform(f"{self.name} HEAD {key}", lambda: self._reached().etag(key), _unavailable)
+
+    def put(self, key: str, body: bytes) -> str:
+        return self._write(key, lambda: self.inner.put(key, body), self.inner.etag(key))
+
+    def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        return self._write(key, lambda: self.inner.replace(key, body, expected), expected)
+
+    def _write(self, key: str, write: Callable[[], str], expected: str | None) -> str:
+        def written() -> str:
+            after = self._writing(key, expected)
+            etag = write()
+            after()
+            return etag
+
+        return perform(f"{self.name} PUT {key}", written, _unavailable, self._late)
+
+    def delete(self, key: str) -> None:
+        perform(f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _unavailable)
+
+    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+        def listed() -> list[list[ObjectInfo]]:
+            self._listing()
+            return list(self._reached().objects(after))
+
+        yield from perform(f"{self.name} LIST", listed, _unavailable)
+
+
+class _SteppedPipeline(Pipeline):
+    def execute(self, raise_on_error: bool = True) -> Any:  # noqa: ANN401
+        commands = list(self.command_stack)
+        names = " ".join(str(command[0][0]) for command in commands)
+
+        def execute() -> Any:  # noqa: ANN401
+            self.command_stack = list(commands)
+            return super(_SteppedPipeline, self).execute(raise_on_error)
+
+        return perform(f"redis {names}", execute, _cut)
+
+
+class SteppedRedis(Redis):
+    """A client each of whose round trips is a stop.  `run_id` gives what the server says of its own run; `seen` is told
+    of each command (name, arguments) before it is done, and its answer is called with the server's."""
+
+    run_id: Callable[[], str] = staticmethod(lambda: "run")
+    seen: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(lambda _, __: lambda _: None)
+    aliases: ClassVar[dict[str, str]] = {}
+    """Scripts that stand for one of ours, by their digests."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        name = self._name_of(args)
+
+        def execute() -> Any:  # noqa: ANN401
+            after = self.seen(name, args)
+            answer = super(SteppedRedis, self).execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            after(answer)
+            return answer
+
+        return perform(f"redis {name}", execute, _cut)
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ANN401
+        return _SteppedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def info(self, *args: Any, **options: Any) -> dict[str, str]:  # noqa: ANN401
+        return perform("redis INFO", lambda: {"run_id": self.run_id()}, _cut)
+
+    def _name_of(self, args: tuple[Any, ...]) -> str:
+        match args:
+            case ["EVALSHA", sha, *_]:
+                return self.aliases.get(sha) or _SCRIPTS.get(sha, "SCRIPT")
+            case ["EVAL", script, *_]:
+                return "RENEW" if "PEXPIRE" in script else "RELEASE"
+        return " ".join(str(argument) for argument in args[:2] if isinstance(argument, str))
+
+
+class SteppedBacklog(Backlog):
+    """The to-do list without its waiting, which would hold a test up and changes nothing.
+
+    `most_peeked` stands for how many events had come when the listener looked.
+    """
+
+    most_peeked = CHUNK
+
+    def wait_for_event(self, seconds: float) -> bytes | None:
+        return None
+
+    def waiting(self, source: str, queue: str) -> tuple[int, int]:
+        return CHUNK, 0
+
+    def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
+        return super().peek(min(count, self.most_peeked))
+
+
+class SteppedFigures(ServerFigures):
+    """Figures whose reading is a stop."""
+
+    def __init__(self, inner: ServerFigures) -> None:
+        self._inner = inner
+
+    def read(self) -> str | None:
+        return perform("minio FIGURES", self._inner.read, _unavailable)
+
+    @property
+    def safe_queue(self) -> int:  # type: ignore[override]
+        return self._inner.safe_queue
+
+
+__all__ = ["FAST", "SteppedBacklog", "SteppedFigures", "SteppedRedis", "SteppedStore"]

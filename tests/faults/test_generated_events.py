@@ -1,0 +1,112 @@
+"""Whatever lies in an event list: events, or a dead letter with its reason; and its neighbours are noted."""
+
+import json
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from redis import Redis
+
+from tests.factories import CAPTURED, captured, notification
+from tests.fakes import FakeTaskQueue
+from tests.faults.form import Form
+from worker.backlog import FAST, MOST_DEAD_LETTERS, Backlog
+from worker.events import InvalidEvent, decode
+from worker.ignored import IgnoredKeys
+from worker.listener import Listener
+
+LONGEST_REASON = 200
+REAL = [captured(path.stem) for path in sorted(CAPTURED.glob("*.json"))]
+ODD_JSON = [b"NaN", b"-Infinity", b'"\\ud800"', b"1e999", b"null", b"{}", b"[]", b'"%FF"', b'"%zz"', b'"\\u0000"', b"1"]
+DEEP = b"[" * 100_000
+LONG = b'[{"Event":[{"s3":"' + b"x" * 10_000_000 + b'"}]}]'
+
+
+@st.composite
+def torn(draw: st.DrawFn) -> bytes:
+    """A real notification, torn, spoiled, or with other values in it."""
+    raw = draw(st.sampled_from(REAL))
+    match draw(st.sampled_from(["cut", "spoil", "value", "key"])):
+        case "cut":
+            return raw[: draw(st.integers(0, len(raw) - 1))]
+        case "spoil":
+            place = draw(st.integers(0, len(raw) - 1))
+            return raw[:place] + draw(st.binary(max_size=3)) + raw[place + 1 :]
+        case "value":
+            name = draw(
+                st.sampled_from([b'"key"', b'"name"', b'"bucket"', b'"object"', b'"s3"', b'"Event"', b'"eventName"'])
+            )
+            place = raw.find(name) + len(name) + 1
+            return raw[:place] + draw(st.sampled_from(ODD_JSON)) + b"," + raw[place:]
+    return notification(draw(st.text(max_size=30)) or "x").replace(b"%", draw(st.sampled_from([b"%", b"%F", b""])))
+
+
+RAWS = torn() | torn() | st.sampled_from([*ODD_JSON, *REAL]) | st.binary(max_size=100)
+
+
+def test_every_entry_gives_events_or_a_reason(form: Form) -> None:
+    @hypothesis.seed(form.seed)
+    @form.settings(short=1000, long=10_000)
+    @example(b"")
+    @example(DEEP)
+    @example(LONG)
+    @example(LONG[:900_000])
+    @example(notification("1.csv", bucket="another"))
+    @example(b'[{"Event":[{"eventName":"x","s3":{"bucket":{"name":"b"},"object":{"key":"%ED%A0%80"}}}]}]')
+    @example(json.dumps([{"Event": [{"s3": {"bucket": {"name": "\ud83d"}, "object": {"key": "k"}}}]}]).encode())
+    @given(RAWS)
+    def is_understood(raw: bytes) -> None:
+        reason = reason_against(raw)
+        assert reason is None or 0 < len(reason) <= LONGEST_REASON
+
+    is_understood()
+
+
+def reason_against(raw: bytes) -> str | None:
+    """Why it cannot be decoded; None if it can, and then into what Redis and MinIO can take."""
+    try:
+        events = decode(raw)
+    except InvalidEvent as refusal:
+        return refusal.reason
+    assert events
+    for event in events:
+        f"{event.bucket}{event.key}{event.name}".encode()
+    return None
+
+
+@pytest.fixture
+def listen(redis: "Redis") -> Callable[[], None]:
+    """Notes all that lies in the fast list."""
+    listener = Listener(Backlog(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
+
+    def until_empty() -> None:
+        while redis.llen(FAST):
+            listener.run_once(0.1)
+
+    return until_empty
+
+
+def test_among_poison_every_other_event_marks_its_user(form: Form, redis: "Redis", listen: Callable[[], None]) -> None:
+    @hypothesis.seed(form.seed)
+    @form.settings(short=30, long=300)
+    @given(st.lists(RAWS | st.sampled_from([b"", DEEP]), max_size=12))
+    def neighbours_are_marked(raws: list[bytes]) -> None:
+        redis.flushall()
+        for number, raw in enumerate(raws):
+            redis.rpush(FAST, raw, notification(f"neighbour-{number}.csv"))
+        listen()
+        dirty = Backlog(redis).dirty_users()
+        assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
+        assert redis.llen("dead_letters") == sum(reason_against(raw) is not None for raw in raws)
+
+    neighbours_are_marked()
+
+
+def test_dead_letters_are_bounded_and_short(redis: "Redis", listen: Callable[[], None]) -> None:
+    redis.rpush(FAST, LONG, *[b"x" * 1000] * (MOST_DEAD_LETTERS + 10))
+    listen()
+    letters = redis.lrange("dead_letters", 0, -1)
+    assert len(letters) == MOST_DEAD_LETTERS
+    assert max(map(len, letters)) < 1000

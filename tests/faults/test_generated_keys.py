@@ -1,0 +1,105 @@
+"""Whatever a key that MinIO takes: a row, a reject, or ignored with a reason; by MinIO's own event, and by a sweep."""
+
+import io
+import json
+import time
+import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from minio import Minio
+from minio.error import S3Error
+
+from shared.keys import Ignored, UserFile, classify
+from tests.factories import csv_body
+from tests.faults.form import Form
+from tests.integration.stepping import Stepping
+from worker.ignored import SHOWN
+from worker.init import Init
+from worker.listener import Listener
+
+PATIENCE_S = 30
+ODD_KEYS = [
+    "a b.csv", "a+b.csv", "a%20b.csv", "%.csv", "100%25.csv", "a&b=c.csv", "a#b?c.csv", " .csv", "\u00a0.csv",
+    unicodedata.normalize("NFC", "é.csv"), unicodedata.normalize("NFD", "é.csv"), "\u202eabc.csv", "👩‍👩‍👧.csv",
+    ".hidden.csv", "..csv", "...csv", ".csv", "csv", "a.b.csv", "a..csv", "-.csv", "=1+1.csv", "1.CSV", "x.Csv",
+    "folder/1.csv", "a/../b.csv", "./a.csv", "//a.csv", "..", "a/..", "/", "a\\b.csv", "a\tb.csv", "a\nb.csv",
+    "a\x7fb.csv", "\x01.csv", "\u2028.csv", "\x85.csv", 'q"q.csv', "q,q.csv", "'.csv", "ctrl\x00.csv",
+    "x" * 251 + ".csv", "é" * 125 + ".csv", "x" * 1020 + ".csv", "d/" * 510 + "csv", ("x" * 200 + "/") * 5 + "a.csv",
+    "1.csv.csv", "1.png.csv",
+]  # fmt: skip
+STEMS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+KEYS = st.sampled_from(ODD_KEYS) | STEMS.map("{}.csv".format) | st.text(max_size=30) | STEMS.map("{}/x.csv".format)
+
+
+@pytest.fixture
+def listener(rowdrop: Stepping) -> Listener:
+    Init(rowdrop.wiring).run()
+    wiring = rowdrop.wiring
+    return Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
+
+
+def test_every_key_that_minio_takes_makes_a_row_or_is_ignored_with_a_reason(
+    form: Form,
+    rowdrop: Stepping,
+    listener: Listener,
+    minio_client: Minio,
+) -> None:
+    @hypothesis.seed(form.seed)
+    @form.settings(short=5, long=40, shrink=False)
+    @given(st.lists(KEYS, min_size=30, max_size=60, unique=True))
+    def come_to_rest(keys: list[str]) -> None:
+        before = users_of(keys_of(rowdrop))
+        for key in keys:
+            put_if_taken(minio_client, rowdrop.source.bucket, key)
+        there = keys_of(rowdrop)  # "//a.csv" and "./a.csv" have come as "a.csv"
+        new = users_of(there) - before
+        until_marked(rowdrop, listener, new)
+        rowdrop.wiring.refresher.refresh(sorted(new))
+        rowdrop.publish()
+        assert rowdrop.rows().keys() >= new
+        rowdrop.publisher.write_manifest()
+        rowdrop.sweep()
+        assert rowdrop.rows().keys() == users_of(there)
+        assert rowdrop.differences() == []
+        all_ignored(rowdrop, [key for key in there if isinstance(classify(key), Ignored)])
+
+    come_to_rest()
+
+
+def put_if_taken(client: Minio, bucket: str, key: str) -> None:
+    """Put it there, if MinIO will have it."""
+    body = csv_body({"first_name": "Ada"})
+    with suppress(S3Error, ValueError):
+        client.put_object(bucket, key, io.BytesIO(body), len(body))
+
+
+def keys_of(rowdrop: Stepping) -> list[str]:
+    return [found.key for page in rowdrop.source.objects() for found in page]
+
+
+def users_of(keys: Iterable[str]) -> set[str]:
+    """Those who have a CSV among these keys."""
+    return {file.user_id for file in map(classify, keys) if isinstance(file, UserFile) and file.is_csv}
+
+
+def until_marked(rowdrop: Stepping, listener: Listener, users: set[str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not rowdrop.backlog.dirty_users() >= users:
+        listener.run_once(0.1)
+        assert time.monotonic() < deadline, f"no event of {users - rowdrop.backlog.dirty_users()}"
+
+
+def all_ignored(rowdrop: Stepping, keys: list[str]) -> None:
+    """The first hundred are listed with their reasons, and all are counted."""
+    redis: Any = rowdrop.wiring.redis
+    assert int(redis.get("ignored:total")) == len(keys)
+    listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall("ignored").items()}
+    assert len(listed) == min(len(keys), SHOWN)
+    assert all(listed.values())
+    assert listed.keys() <= set(keys)
