@@ -63,6 +63,7 @@ EVIDENCE = {
     "events_skipped": "MinIO skipped events, as its queue in memory was full",
     "events_failed": "MinIO failed to send events",
     "safe_queue_stalled": "MinIO's queue of safe copies does not get on",
+    "rules_missing": "MinIO had no rules any more to send events by",
     "redis_restarted": "Redis was started anew",
     "redis_emptied": "Redis was emptied",
     "files_changed": "output.csv or rejects.csv is not what was last published",
