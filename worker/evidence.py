@@ -126,9 +126,8 @@ class Watch:
         """Refresh, each by a message of its own, whoever is dirty and to be read alone."""
         trials = self._trials.all()
         waiting = [user_id for user_id, trial in trials.items() if not trial.attempt]
-        unread = self._backlog.unread(waiting)
-        dirty = self._backlog.note(waiting).keys() if waiting else ()
-        self._trials.acquit(user for user in waiting if user not in dirty and not trials[user].is_guilty)
+        unread = list(self._backlog.note(waiting))
+        self._trials.acquit(user for user in waiting if user not in unread and not trials[user].is_guilty)
         for queue, user_ids in self._by_queue(unread).items():
             if user_ids and not self._queue_length(queue):
                 for user_id in user_ids[:CHUNK]:
