@@ -65,7 +65,7 @@ def _kill_at(stage: Stage, live: Live, point: str) -> float:
         if "worker-bulk" in point:
             (live.sweep if "sweep" in point or "mark" in point else lambda: timed_post(live))()
         try:
-            until(lambda: live.obeyed, 60, f"somebody dies at {point}")
+            until(lambda: live.obeyed, 180, f"somebody dies at {point}")  # a rebuild may wait for another
         except NotInTime as error:
             stage.finding.failures.append(str(error))
         killed = time.monotonic()

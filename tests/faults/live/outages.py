@@ -28,12 +28,12 @@ def minio_killed_without_copies(stage: Stage) -> None:
 
 
 def _kill_minio(stage: Stage, *, safe: bool) -> None:
-    rounds = 6 if stage.long else 1
+    rounds = 6 if stage.long else 2
     slowest = 0.0
     with stage.rowdrop(safe=safe) as live:
         for number in range(rounds):
             stage.seed += number
-            with stage.traffic(live, users=400, writers=8, per_second=400) as (traffic, _):
+            with stage.traffic(live, users=400, writers=8, per_second=4_000) as (traffic, _):
                 time.sleep(4)
                 live.minio_server.kill()
                 time.sleep(1)
@@ -261,7 +261,7 @@ def _folder_of_the_source(live: Live) -> Path:
 
 SCENARIOS = {
     "kill -9 of MinIO": Scenario(
-        minio_killed, "every acknowledged object in the output 60 s after it is back", ("sweeps",)
+        minio_killed, "every acknowledged object in the output 60 s after it is back", ("care of events",)
     ),
     "kill -9 of MinIO without copies on disk": Scenario(minio_killed_without_copies, "the same", ("sweeps",)),
     "kill -9 of Redis": Scenario(redis_killed, "consuming in 30 s, right in 90 s", ("sweeps",)),

@@ -36,6 +36,7 @@ from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from tests.conftest import PASSWORD, USER
 from tests.faults.live.proxy import Proxy
+from tests.faults.live.removed import REMOVED
 from worker.backlog import Backlog
 from worker.check import check
 from worker.notifications import EVENTS, arn
@@ -67,6 +68,18 @@ class FastOnlyMinio(MinioServer):
         return {name: value for name, value in super().environment().items() if not name.endswith("_SAFE")}
 
 
+class BareMinio(FastOnlyMinio):
+    """A MinIO as it is when nobody has set anything for it."""
+
+    def environment(self) -> dict[str, str]:
+        """Without what makes it send events in time, and look at its rules before it takes files."""
+        return {
+            name: value
+            for name, value in super().environment().items()
+            if name not in {"MINIO_SYNC_BOOT", "GOMAXPROCS"}
+        }
+
+
 class Live:
     """`with Live(folder)`: started and ready, stopped at the end.
 
@@ -88,7 +101,7 @@ class Live:
         redis_folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder, self._twice, self._without, self._safe = folder, twice, without, safe
+        self.folder, self._twice, self._without = folder, twice, without
         self._environment = environment or {}
         self._stack = ExitStack()
         self.faults = folder / "faults"
@@ -96,7 +109,8 @@ class Live:
         self.redis_server = RedisServer(redis_folder or folder / "redis", free_port(), PASSWORD)
         self.proxy = Proxy(self.redis_server.port) if proxied else None
         redis_port = self.proxy.port if self.proxy else self.redis_server.port
-        kind = MinioServer if safe else FastOnlyMinio
+        self._safe = safe and without != "care of events"
+        kind = BareMinio if without == "care of events" else MinioServer if safe else FastOnlyMinio
         self.minio_server = kind(
             minio_folder or folder / "minio", free_port(), free_port(), USER, PASSWORD, redis_port, PASSWORD,
             find_minio(),
@@ -138,6 +152,7 @@ class Live:
         )
         self.backlog = Backlog(self.redis)
         self.tasks = TaskQueue(create_celery(self.redis_server.url))
+        self._stack.callback(self.tasks.close)
         root = replace(self.settings, minio_access_key=USER, minio_secret_key=PASSWORD)
         self.source = open_store(root, root.source_bucket)
         self.output = open_store(root, root.output_bucket)
@@ -152,6 +167,8 @@ class Live:
         until(lambda: self.get("/health/live")[0] == 200, 120, "the API is there")
         self.put("first.csv", b"first_name,last_name,birthts\nFirst,User,1\n")
         until(lambda: "first" in self.rows(), 120, "the first row")
+        until(self.quiet, 120, "the first sweep")
+        (self.faults / REMOVED).touch()
 
     def _prepare(self, settings: Settings) -> None:
         environment = self._process_environment(settings, "")
@@ -195,6 +212,7 @@ class Live:
     def client(self, access_key: str, secret_key: str) -> Minio:
         """A client that does not try again by itself: an error is one write that may or may not have been done."""
         http = PoolManager(num_pools=4, maxsize=16, timeout=Timeout(connect=2, read=5), retries=False)
+        self._stack.callback(http.clear)
         address = urlsplit(self.settings.minio_endpoint).netloc
         return Minio(address, access_key, secret_key, secure=False, region="us-east-1", http_client=http)
 

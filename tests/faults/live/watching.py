@@ -4,7 +4,7 @@ import http.client
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from local.ports import HOST
 from shared.object_store import NotModified, ObjectNotFound, StoreUnavailable
@@ -19,7 +19,7 @@ class Eyes:
     """Reads output.csv again and again, and asks the API, while it is `with`.
 
     `stale` are rows that were older than the one seen before, or never true; `doubled` users with two lines;
-    `answers` what GET /data answered, by status (None: nothing within 2 s).
+    `answers` what GET /data answered, by status (None: nothing within 10 s).
     """
 
     def __init__(self, live: Live, traffic: Traffic) -> None:
@@ -66,9 +66,9 @@ class Eyes:
             self._newest[row.user_id] = version
 
     def _ask(self) -> None:
-        connection = http.client.HTTPConnection(HOST, self._live.api_port, timeout=2)
-        while not self._stop.wait(0.05):
-            self.answers[self._status(connection)] += 1
+        with closing(http.client.HTTPConnection(HOST, self._live.api_port, timeout=10)) as connection:
+            while not self._stop.wait(0.05):
+                self.answers[self._status(connection)] += 1
 
     def _status(self, connection: http.client.HTTPConnection) -> int | None:
         try:

@@ -22,7 +22,7 @@ from shared.object_store import S3ObjectStore
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
-from tests.faults.live.removed import remove
+from tests.faults.live.removed import prepare_to_remove
 from worker.backlog import Backlog
 
 PORTS: dict[type, tuple[str, ...]] = {
@@ -110,7 +110,7 @@ class _Clock:
 def main() -> None:
     """Run the module that the command line names."""
     name, module, *arguments = sys.argv[1:]
-    remove(os.environ.get("FAULTS_WITHOUT", ""))
+    prepare_to_remove(os.environ.get("FAULTS_WITHOUT", ""))
     Wrapped(name, Path(os.environ["FAULTS_FOLDER"])).install()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
