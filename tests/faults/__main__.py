@@ -1,8 +1,9 @@
 """`python -m tests.faults`: the long form of the fault tests, and a report.
 
 By default everything: random histories, generated files, keys and events; each fault on a whole Rowdrop; and each fault
-once more without what keeps it from doing harm.  `--only` plays some faults alone.  Exit status 1 unless all is as
-promised and everything taken away was noticed.
+once more without what keeps it from doing harm.  `--only` plays some faults alone; with `--results` a run adds what it
+finds to a file, in place of what was found there before, and the report tells all that is in it.  Exit status 1 unless
+all is as promised and everything taken away was noticed.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from local.processes import ROOT
-from tests.faults.live.report import is_caught, one_line, report
+from tests.faults.live.report import one_line, report
+from tests.faults.live.results import Results
 from tests.faults.live.scenario import Finding
 from tests.faults.live.scenarios import SCENARIOS, play
 
@@ -26,15 +28,21 @@ def main() -> int:
     options = _options()
     names = [name for name in SCENARIOS if any(word in name for word in options.only)] if options.only else [*SCENARIOS]
     print(f"seed {options.seed}", flush=True)
-    histories, histories_pass = ({}, True) if options.only else _generated(options.seed)
-    findings = [] if options.without_only else [_told(play(name, options.seed, long=options.long)) for name in names]
-    without = [] if options.with_only else _without(names, options.seed)
+    results = Results(Path(options.results) if options.results else None)
+    if options.generated or not (options.only or options.with_only or options.without_only):
+        results.generated(*_generated(options.seed))
+    if not (options.without_only or options.generated):
+        for name in names:
+            results.add(_told(play(name, options.seed, long=options.long)))
+    if not (options.with_only or options.generated):
+        # In the short form: most of the time is spent on waiting for what does not come.
+        for name in names:
+            for remedy in SCENARIOS[name].remedies:
+                results.add(_told(play(name, options.seed, long=False, without=remedy)))
     if options.report:
-        Path(options.report).write_text(report(findings, without, histories), encoding="utf-8")
-    failed = [finding.name for finding in findings if finding.failures]
-    unnoticed = [f"{finding.name} without {finding.without}" for finding in without if not is_caught(finding)]
-    print(json.dumps({"failed": failed, "unnoticed": unnoticed, "generated cases pass": histories_pass}))
-    return int(bool(failed or unnoticed or not histories_pass))
+        Path(options.report).write_text(report(results), encoding="utf-8")
+    print(json.dumps(results.summary()))
+    return int(results.wrong)
 
 
 def _options() -> argparse.Namespace:
@@ -42,8 +50,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 20), help="which cases; drawn by default")
     parser.add_argument("--only", nargs="*", default=[], metavar="WORDS", help="faults whose names have these in them")
     parser.add_argument("--short", dest="long", action="store_false", help="each in its short form")
+    parser.add_argument("--generated", action="store_true", help="only the generated cases")
     parser.add_argument("--with-only", action="store_true", help="nothing is taken away")
     parser.add_argument("--without-only", action="store_true", help="only with something taken away")
+    parser.add_argument("--results", metavar="FILE", help="keep what is found there, and report all that is in it")
     parser.add_argument("--report", metavar="FILE", help="write the report there, as Markdown")
     return parser.parse_args()
 
@@ -55,11 +65,6 @@ def _told(finding: Finding) -> Finding:
     for failure in finding.failures:
         print(f"    ! {failure}", flush=True)
     return finding
-
-
-def _without(names: list[str], seed: int) -> list[Finding]:
-    """Each in its short form: most of the time is spent on waiting for what does not come."""
-    return [_told(play(name, seed, long=False, without=each)) for name in names for each in SCENARIOS[name].remedies]
 
 
 def _generated(seed: int) -> tuple[dict[str, str], bool]:

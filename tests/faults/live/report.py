@@ -2,13 +2,14 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import psutil
 
 from local.processes import ROOT
 from tests.faults.live.removed import REMEDIES
+from tests.faults.live.results import Results
 from tests.faults.live.scenario import Finding
 
 HEAD = """\
@@ -24,14 +25,14 @@ fault is played on a whole Rowdrop with servers of its own, while files are drop
 """
 
 
-def report(findings: Sequence[Finding], without: Sequence[Finding], histories: Mapping[str, str]) -> str:
+def report(results: Results) -> str:
     """The whole report, as Markdown."""
-    parts = [HEAD, _machine(), _table(findings), _figures(findings)]
-    if histories:
-        rows = [f"| {name} | {said} |" for name, said in histories.items()]
+    parts = [HEAD, _machine(), _table(results.findings), _figures(results.findings)]
+    if results.histories:
+        rows = [f"| {name} | {said} |" for name, said in results.histories.items()]
         parts.append("\n".join(["## Generated cases\n", "| what | cases |", "|---|---|", *rows]) + "\n")
-    if without:
-        parts.append(_without(without))
+    if results.without:
+        parts.append(_without(results.without))
     return "\n".join(parts)
 
 
@@ -43,11 +44,6 @@ def one_line(finding: Finding) -> str:
         f"{finding.name}{removed} (seed {finding.seed}): acknowledged {finding.acknowledged}, lost {finding.lost}, "
         f"doubled {finding.doubled}, stale {finding.stale}, converged {converged}"
     )
-
-
-def is_caught(finding: Finding) -> bool:
-    """Whether it was seen that something is missing."""
-    return bool(finding.failures)
 
 
 def _machine() -> str:
@@ -91,6 +87,6 @@ def _without(findings: Sequence[Finding]) -> str:
         "|---|---|---|",
     ]
     for finding in findings:
-        noticed = finding.failures[0] if is_caught(finding) else "**no**"
+        noticed = finding.failures[0] if finding.failures else "**no**"
         lines.append(f"| {finding.name} | {REMEDIES[finding.without][0]} | {noticed.replace('|', '/')} |")
     return "\n".join([*lines, ""])
