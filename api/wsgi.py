@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.follower import Connections, Follower
 from api.guard import WriteGuard
 from api.presence import Presence
@@ -49,4 +50,5 @@ desk = RebuildDesk(
 guard = WriteGuard(settings.api_token, is_reachable_from_outside=settings.is_reachable_from_outside)
 if guard.refuses_all:
     logging.getLogger(__name__).warning("BIND_ADDRESS is %s: %s", settings.bind_address, WRITES_REFUSED)
-app = create_app(lambda: follower.view, desk, guard, settings.sweep_interval_s)
+browsers = BrowserGuard(settings.allowed_hosts, settings.cors_origins)
+app = create_app(lambda: follower.view, desk, guard, browsers, settings.sweep_interval_s)

@@ -10,9 +10,17 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from redis import Redis
+
+from api.presence import SNAPSHOTS, Presence
 from local.ports import HOST, free_port
+from local.servers import MinioServer, RedisServer
+from shared.object_store import S3ObjectStore
+from shared.output_csv import HEADER
+from tests.conftest import PASSWORD, USER
 
 ROOT = Path(__file__).parent.parent
+ROWS = HEADER + b"0001,Ivan,Ivanov,946674000000,\n"
 
 
 class Answer(NamedTuple):
@@ -90,6 +98,39 @@ class ApiProcess:
         except OSError:
             return False
         return True
+
+
+class Stage:
+    """One API with a Redis of its own and a bucket of its own."""
+
+    def __init__(self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path) -> None:
+        self.redis_server, self.bucket = redis, bucket
+        self.store = S3ObjectStore(bucket, minio.endpoint, USER, PASSWORD, "us-east-1")
+        self.api = ApiProcess(
+            {
+                "MINIO_ENDPOINT": minio.endpoint,
+                "MINIO_ACCESS_KEY": USER,
+                "MINIO_SECRET_KEY": PASSWORD,
+                "REDIS_URL": redis.url,
+                "OUTPUT_BUCKET": bucket,
+            },
+            log,
+        )
+
+    def publish(self, body: bytes) -> None:
+        self.store.put("output.csv", body)
+        with Redis.from_url(self.redis_server.url) as redis:
+            redis.publish("published", "etag")
+
+    def both_processes_follow(self) -> bool:
+        """Whether both are known, and have looked."""
+        with Redis.from_url(self.redis_server.url) as redis:
+            return redis.hlen(SNAPSHOTS) == 2 and Presence(redis).all_looked_since(1.0)
+
+    def every_process_shows(self, count: int) -> bool:
+        """Whether twenty answers in a row, whoever gave them, have so many rows."""
+        answers = [self.api.get("/data") for _ in range(20)]
+        return all(answer.status == 200 and len(answer.json) == count for answer in answers)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:

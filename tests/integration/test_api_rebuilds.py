@@ -6,10 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import DEFAULT_HOST, Result, TestClient
 from redis import Redis
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.presence import Presence
 from api.tasks import RebuildDesk
@@ -29,7 +30,9 @@ class Office:
         self.other = Presence(redis)
         self.look()
         desk = RebuildDesk(self.rebuilds, TaskQueue(self._celery).rebuild, Presence(redis), 2, time.time)
-        self.client = TestClient(create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), 3600))
+        self.client = TestClient(
+            create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), BrowserGuard([DEFAULT_HOST]), 3600)
+        )
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import DEFAULT_HOST, Result, TestClient
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.figures import Figures, Trouble
 from api.guard import WriteGuard
 from api.presence import Presence
@@ -47,16 +48,17 @@ REJECTS = {
 VIEW = View(EMPTY.updated(OUTPUT, "etag-1"), REJECTS, FIGURES, looked_at=NOON, heard_at=NOON)
 
 OPEN = WriteGuard("", is_reachable_from_outside=False)
+NAMED = BrowserGuard([DEFAULT_HOST])
 
 
 class Service:
     """The application with what it shows and its time as plain attributes."""
 
-    def __init__(self, guard: WriteGuard = OPEN) -> None:
+    def __init__(self, guard: WriteGuard = OPEN, browsers: BrowserGuard = NAMED) -> None:
         self.view, self.now = VIEW, NOON
         self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
         desk = RebuildDesk(Rebuilds(self.redis), lambda task_id: None, Presence(self.redis), 2, lambda: self.now)
-        self.client = TestClient(create_app(lambda: self.view, desk, guard, 3600, lambda: self.now))
+        self.client = TestClient(create_app(lambda: self.view, desk, guard, browsers, 3600, lambda: self.now))
 
     def get(self, path: str, **headers: str) -> Result:
         return self.client.simulate_get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
@@ -212,7 +214,7 @@ def test_a_wrong_parameter_is_a_400_that_names_it(service: Service, path: str, n
     result = service.get(path)
     assert result.status_code == 400
     assert result.json["parameter"] == name
-    assert name in result.json["description"]
+    assert name in result.json["detail"]
     assert result.json["allowed"]
 
 
@@ -261,9 +263,9 @@ def test_what_needs_redis_is_503_without_it(service: Service, method: str, path:
 def test_other_addresses_and_methods_are_refused_in_json(service: Service) -> None:
     nowhere, wrong = service.get("/nowhere", Accept="text/html"), service.client.simulate_delete("/data")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
-    assert json.loads(nowhere.content)["title"] == "404 Not Found"
+    assert json.loads(nowhere.content)["title"] == "No such route"
     assert "GET, HEAD, POST" in wrong.headers["allow"]
-    assert wrong.json["description"]
+    assert wrong.json["detail"]
 
 
 def test_the_index_lists_every_route_with_a_sentence(service: Service) -> None:
@@ -299,7 +301,7 @@ def post(service: Service, authorization: str | None = None) -> Result:
 def test_reachable_from_outside_and_without_a_token_every_write_is_refused(guarded: Service) -> None:
     answer = post(guarded, "Bearer anything")
     assert answer.status_code == 403
-    assert "API_TOKEN" in answer.json["description"]
+    assert "API_TOKEN" in answer.json["detail"]
     assert guarded.get("/data").status_code == 200
 
 

@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.index import ROUTES
 from api.presence import Presence
@@ -138,7 +139,7 @@ def routes() -> Iterator[set[str]]:
     """The methods and paths that the application answers, without HEAD, which comes with each GET."""
     with Redis() as unused:
         desk = RebuildDesk(Rebuilds(unused), lambda _: None, Presence(unused), 1, time.time)
-        app = create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), 3600)
+        app = create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), BrowserGuard(), 3600)
         yield {
             f"{method.method} {route.path}"
             for route in falcon.inspect.inspect_routes(app)
