@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from api.browsers import BrowserGuard
-from api.data import DataResource
+from api.data import DataResource, UserResource
 from api.errors import ErrorsResource
 from api.filters import WrongParameter
 from api.guard import WriteGuard
@@ -42,6 +42,7 @@ def create_app(
     app.add_error_handler(OperationalError, on_outage)
     app.add_route("/", IndexResource())
     app.add_route("/data", DataResource(current, desk, clock))
+    app.add_route("/data/{user_id}", UserResource(current))
     app.add_route("/stats", StatsResource(current, clock))
     app.add_route("/tasks/{task_id}", TaskResource(desk))
     app.add_route("/errors", ErrorsResource(current))

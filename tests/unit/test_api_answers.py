@@ -153,7 +153,7 @@ def test_a_trailing_slash_changes_nothing(service: Service, path: str) -> None:
     assert service.get(path.rstrip("/") + "/").content == service.get(path).content
 
 
-@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/stats", "/errors", "/health/live", "/"])
+@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/data/0001", "/stats", "/errors", "/health/live", "/"])
 def test_head_tells_what_get_would(service: Service, path: str) -> None:
     head, get = service.client.simulate_head(path), service.get(path)
     assert head.status_code == 200
@@ -203,6 +203,7 @@ def test_only_the_etags_of_answers_with_an_age_change_with_the_date(service: Ser
     [
         ("/data?min_age=old", "min_age"),
         ("/data?sort=age", "sort"),
+        ("/data?order=age", "order"),
         ("/data?min_age=1&min_age=2", "min_age"),
         ("/stats?max_age=", "max_age"),
         ("/stats?is_image_exists=yes", "is_image_exists"),
@@ -251,6 +252,13 @@ def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) ->
         {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"} | other,
     ]
     assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
+
+
+def test_errors_come_in_pages(service: Service) -> None:
+    result = service.get("/errors?limit=1&offset=1")
+    assert [error["key"] for error in result.json] == ["0009.csv"]
+    assert result.headers["x-total-count"] == "4"
+    assert '</errors?limit=1&offset=2>; rel="next"' in result.headers["link"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")])
