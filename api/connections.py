@@ -62,13 +62,14 @@ class ClientSocket(socket.socket):
     """A client's connection.  For gunicorn "blocking" means: used by a thread, which never waits for long."""
 
     unsent: memoryview | None = None
+    body_until = 0.0
 
     def setblocking(self, flag: bool) -> None:
         self.settimeout(PATIENCE_S if flag else 0)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """What has come, at most `size` bytes.  Raises `TimeoutError` after `RECEIVE_S`."""
-        until = time.monotonic() + RECEIVE_S
+        """What has come, at most `size` bytes.  Raises `TimeoutError` after `RECEIVE_S`, or when the body is late."""
+        until = min(time.monotonic() + RECEIVE_S, self.body_until)
         while True:
             try:
                 return super().recv(size, flags)
@@ -137,9 +138,11 @@ class Connection(TConn):  # type: ignore[misc]
         return len(self.held) >= self._whole_at
 
     def _body_length(self, head: bytes) -> int:
-        length = _LENGTH.search(head)
-        self.is_streamed = bool(_STREAMED.search(head) or (length and int(length[1]) > MOST_GATHERED_BYTES))
-        return 0 if self.is_streamed or length is None else int(length[1])
+        found = _LENGTH.search(head)
+        length = int(found[1]) if found else 0
+        self.is_streamed = bool(_STREAMED.search(head)) or length > MOST_GATHERED_BYTES
+        self.sock.body_until = time.monotonic() + SEND_S + length / SLOWEST_BYTES_A_S
+        return 0 if self.is_streamed else length
 
     @property
     def is_too_long(self) -> bool:

@@ -1,4 +1,4 @@
-"""GET /data: the published rows.  POST /data: have all of them read anew.  GET /data/{user_id}: one of them."""
+"""GET /data: the published rows.  POST /data: have all of them read anew.  /data/{user_id}: the same for one."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -8,6 +8,7 @@ from falcon import Request, Response
 
 from api.conditional import etag_of, not_modified
 from api.filters import single_values
+from api.refreshes import RefreshDesk
 from api.refusals import Problem, nothing_yet
 from api.rows import Ready, prepare
 from api.snapshot import Table
@@ -42,10 +43,10 @@ class DataResource:
 
 
 class UserResource:
-    """GET /data/{user_id}."""
+    """GET and POST /data/{user_id}."""
 
-    def __init__(self, current: CurrentView) -> None:
-        self._current = current
+    def __init__(self, current: CurrentView, desk: RefreshDesk) -> None:
+        self._current, self._desk = current, desk
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """The user's row, an object as in the array."""
@@ -55,6 +56,10 @@ class UserResource:
             response.content_type, response.data = falcon.MEDIA_JSON, answer
 
     on_head = on_get
+
+    def on_post(self, request: Request, response: Response, user_id: str) -> None:
+        """Have the user's files read anew, and wait for it if asked to."""
+        self._desk.answer(request, response, user_id)
 
 
 def row_of(view: View, user_id: str) -> bytes:

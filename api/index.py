@@ -4,9 +4,10 @@ from typing import Any
 
 from falcon import Request, Response
 
+from api.files import A_KEY, A_PAGE
 from api.filters import A_TRUTH, AN_AGE
 from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, SOME_FIELDS
-from api.tasks import A_WAIT
+from api.waiting import A_WAIT
 
 _FILTERS = {"is_image_exists": A_TRUTH, "min_age": AN_AGE, "max_age": AN_AGE}
 _PAGING = {"limit": A_NUMBER, "offset": A_NUMBER}
@@ -20,6 +21,12 @@ def _route(method: str, path: str, description: str, parameters: dict[str, str] 
 ROUTES = (
     _route("GET", "/data", "The published rows: a JSON array of users, or another format.", _ROWS),
     _route("GET", "/data/{user_id}", "One user's row."),
+    _route("POST", "/data/{user_id}", "Read one user's files anew; with wait as above.", {"wait": A_WAIT}),
+    _route("GET", "/data/{user_id}/image", "The image of the row, if it is PNG, JPEG, GIF or WebP."),
+    _route("GET", "/files", "The files in the source bucket.", {"prefix": A_KEY, "after": A_KEY, "limit": A_PAGE}),
+    _route("GET", "/files/{name}", "A file."),
+    _route("PUT", "/files/{name}", "Drop a file; its row follows."),
+    _route("DELETE", "/files/{name}", "Delete a file; its row follows."),
     _route("GET", "/stats", "Count, average age and average birth date of the rows.", _FILTERS),
     _route(
         "POST", "/data", "Read every user's files anew; with wait, answer when that is published.", {"wait": A_WAIT}

@@ -33,6 +33,11 @@ KINDS = {
         "Refused to another site",
         "A page of another site asked, by somebody's browser.  `CORS_ORIGINS` lists the origins that may.",
     ),
+    "no-raster-image": Kind(
+        403,
+        "Not an image that is shown",
+        "The bytes are none of PNG, JPEG, GIF and WebP, whatever the file's name says.",
+    ),
     "no-such-route": Kind(404, "No such route", "There is nothing at this address; `GET /` lists what there is."),
     "no-such-user": Kind(
         404, "No such user", "The user has no row.  If there is a reject, the detail gives its reason."
@@ -46,14 +51,8 @@ KINDS = {
     ),
     "too-slow": Kind(408, "The request took too long", "The client did not send its request in the time there is."),
     "no-length": Kind(411, "The length is missing", "An upload needs `Content-Length`; chunks are not taken."),
-    "precondition": Kind(412, "Another file is there", "`If-Match` or `If-None-Match` of an upload does not hold."),
     "too-large": Kind(413, "Too large", "The body is larger than may be sent here; `most_bytes` says how much may."),
     "address-too-long": Kind(414, "The address is too long", "Path and query string may have 8 kB."),
-    "no-raster-image": Kind(
-        415,
-        "Not an image that is shown",
-        "The bytes are none of PNG, JPEG, GIF and WebP, whatever the file's name says.",
-    ),
     "wrong-range": Kind(416, "No such range", "The bytes asked for by `Range` are not there."),
     "wrong-expectation": Kind(417, "Not an expectation that is met", "`Expect` may only say `100-continue`."),
     "other-host": Kind(

@@ -71,11 +71,12 @@ class ApiProcess:
         assert self._process is not None
         return self._process.pid
 
-    def ask(self, method: str, path: str, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """One request."""
         connection = HTTPConnection(HOST, self.port, timeout=60)
         try:
-            connection.request(method, path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+            sent = {name.replace("_", "-"): text for name, text in headers.items()}
+            connection.request(method, path, body, sent)
             response = connection.getresponse()
             body = response.read()
             return Answer(response.status, {name.lower(): text for name, text in response.getheaders()}, body)
@@ -84,7 +85,7 @@ class ApiProcess:
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET."""
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, None, **headers)
 
     def post(self, path: str) -> Answer:
         """POST without a body."""
@@ -101,11 +102,14 @@ class ApiProcess:
 
 
 class Stage:
-    """One API with a Redis of its own and a bucket of its own."""
+    """One API with a Redis of its own and buckets of its own; `source` may be one that is not there."""
 
-    def __init__(self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path) -> None:
+    def __init__(
+        self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
+    ) -> None:
         self.redis_server, self.bucket = redis, bucket
         self.store = S3ObjectStore(bucket, minio.endpoint, USER, PASSWORD, "us-east-1")
+        self.source = S3ObjectStore(source, minio.endpoint, USER, PASSWORD, "us-east-1")
         self.api = ApiProcess(
             {
                 "MINIO_ENDPOINT": minio.endpoint,
@@ -113,6 +117,7 @@ class Stage:
                 "MINIO_SECRET_KEY": PASSWORD,
                 "REDIS_URL": redis.url,
                 "OUTPUT_BUCKET": bucket,
+                "SOURCE_BUCKET": source,
             },
             log,
         )

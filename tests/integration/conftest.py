@@ -37,7 +37,8 @@ def rowdrop(settings: Settings) -> Iterator[Stepping]:
 @pytest.fixture
 def stage(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[Stage]:
     with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
-        stage = Stage(minio_server, new_bucket(minio_client), redis, tmp_path / "api.log")
+        buckets = new_bucket(minio_client), new_bucket(minio_client)
+        stage = Stage(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])
         stage.store.put("output.csv", ROWS)
         with stage.api:
             eventually(stage.both_processes_follow)

@@ -13,11 +13,10 @@ from api.app import create_app
 from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.presence import Presence
-from api.tasks import RebuildDesk
-from api.view import View
 from local.servers import RedisServer
 from shared.rebuilds import Rebuilds
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
+from tests.api_parts import api_parts
 from tests.api_process import eventually
 
 
@@ -29,10 +28,9 @@ class Office:
         self._celery = create_celery(url)
         self.other = Presence(redis)
         self.look()
-        desk = RebuildDesk(self.rebuilds, TaskQueue(self._celery).rebuild, Presence(redis), 2, time.time)
-        self.client = TestClient(
-            create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), BrowserGuard([DEFAULT_HOST]), 3600)
-        )
+        parts = api_parts(redis, queue=TaskQueue(self._celery))
+        guard = WriteGuard("", is_reachable_from_outside=False)
+        self.client = TestClient(create_app(parts, BrowserGuard([DEFAULT_HOST]), guard))
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:
@@ -164,7 +162,7 @@ def test_more_than_two_in_a_process_do_not_wait(office: Office) -> None:
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
         assert (result.status_code, result.json["status"], result.json["task_id"]) == (202, "queued", task_id)
-        assert "ask for the task" in result.json["message"]
+        assert "look at Location" in result.json["message"]
     office.finish(task_id)
     eventually(lambda: office.look() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]

@@ -15,14 +15,13 @@ from api.app import create_app
 from api.browsers import BrowserGuard
 from api.figures import Figures, Trouble
 from api.guard import WriteGuard
-from api.presence import Presence
 from api.snapshot import EMPTY
-from api.tasks import RebuildDesk
 from api.view import View
 from local.ports import free_port
 from shared.output_csv import HEADER
-from shared.rebuilds import Rebuilds
 from shared.records import Reject
+from tests.api_parts import api_parts
+from tests.fakes import FakeObjectStore
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()
 OUTPUT = HEADER + (
@@ -57,8 +56,9 @@ class Service:
     def __init__(self, guard: WriteGuard = OPEN, browsers: BrowserGuard = NAMED) -> None:
         self.view, self.now = VIEW, NOON
         self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
-        desk = RebuildDesk(Rebuilds(self.redis), lambda task_id: None, Presence(self.redis), 2, lambda: self.now)
-        self.client = TestClient(create_app(lambda: self.view, desk, guard, browsers, 3600, lambda: self.now))
+        self.files = FakeObjectStore("src-data", lambda: self.now)
+        parts = api_parts(self.redis, lambda: self.view, self.files, clock=lambda: self.now)
+        self.client = TestClient(create_app(parts, browsers, guard, lambda: self.now))
 
     def get(self, path: str, **headers: str) -> Result:
         return self.client.simulate_get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})

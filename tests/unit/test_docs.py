@@ -3,7 +3,6 @@
 import ast
 import importlib
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,8 @@ from api.app import create_app
 from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.index import ROUTES
-from api.presence import Presence
-from api.tasks import RebuildDesk
-from api.view import View
 from local.configuration import PORTS, configure
-from shared.rebuilds import Rebuilds
+from tests.api_parts import api_parts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -138,10 +134,9 @@ def test_nothing_in_the_example_is_set() -> None:
 def routes() -> Iterator[set[str]]:
     """The methods and paths that the application answers, without HEAD, which comes with each GET."""
     with Redis() as unused:
-        desk = RebuildDesk(Rebuilds(unused), lambda _: None, Presence(unused), 1, time.time)
-        app = create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), BrowserGuard(), 3600)
+        app = create_app(api_parts(unused), BrowserGuard(), WriteGuard("", is_reachable_from_outside=False))
         yield {
-            f"{method.method} {route.path}"
+            f"{method.method} {route.path.replace(':path', '')}"
             for route in falcon.inspect.inspect_routes(app)
             for method in route.methods
             if not method.internal and method.method != "HEAD"
