@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from api.browsers import BrowserGuard
 from api.data import DataResource, UserResource
+from api.docs import DocsResource
 from api.errors import ErrorsResource
 from api.files import FileResource, FilesResource
 from api.filters import WrongParameter
@@ -18,6 +19,7 @@ from api.guard import WriteGuard
 from api.health import LiveResource, ReadyResource
 from api.image import ImageResource
 from api.index import IndexResource
+from api.openapi import OpenApiResource
 from api.refreshes import RefreshDesk
 from api.refusals import as_problem, on_fault, on_outage, on_store_outage, on_wrong_parameter, to_json
 from api.stats import StatsResource
@@ -64,6 +66,8 @@ def _add_refusals(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
 def _add_routes(app: "falcon.App[falcon.Request, falcon.Response]", parts: Parts, clock: Callable[[], float]) -> None:
     current = parts.current
     app.add_route("/", IndexResource())
+    app.add_route("/openapi.json", OpenApiResource())
+    app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(current, parts.rebuilds, clock))
     app.add_route("/data/{user_id}", UserResource(current, parts.refreshes))
     app.add_route("/data/{user_id}/image", ImageResource(current, parts.transfers))

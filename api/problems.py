@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+MEDIA_PROBLEM = "application/problem+json"
+
 
 class Kind(NamedTuple):
     """A kind of problem: its HTTP status, its title, and for /docs when it comes up."""

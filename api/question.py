@@ -126,24 +126,23 @@ def _search(values: Mapping[str, str]) -> str | None:
 
 
 def _order(values: Mapping[str, str]) -> Order:
-    names = _listed(values, "sort", AN_ORDER, lambda name: name.removeprefix("-"))
-    return tuple((name.removeprefix("-"), name.startswith("-")) for name in names)
+    order: dict[str, bool] = {}
+    for name in _listed(values, "sort", AN_ORDER, lambda name: name.removeprefix("-")):
+        order.setdefault(name.removeprefix("-"), name.startswith("-"))  # a field decides once
+    return tuple(order.items())
 
 
 def _fields(values: Mapping[str, str]) -> tuple[str, ...]:
-    return _listed(values, "fields", SOME_FIELDS, str)
+    return tuple(dict.fromkeys(_listed(values, "fields", SOME_FIELDS, str)))
 
 
 def _listed(values: Mapping[str, str], parameter: str, allowed: str, column: Callable[[str], str]) -> tuple[str, ...]:
     if parameter not in values:
         return ()
     names = tuple(values[parameter].split(","))
-    columns = [column(name) for name in names]
-    unknown = next((name for name, found in zip(names, columns, strict=True) if found not in COLUMNS), None)
+    unknown = next((name for name in names if column(name) not in COLUMNS), None)
     if unknown is not None:
         raise WrongParameter(parameter, f"there is no field {unknown[:40]!r}", allowed)
-    if len(set(columns)) < len(columns):
-        raise WrongParameter(parameter, "a field is named twice", allowed)
     return names
 
 

@@ -13,9 +13,8 @@ import falcon
 from falcon import Request, Response
 
 from api.filters import WrongParameter
-from api.problems import KINDS, OF_A_STATUS
+from api.problems import KINDS, MEDIA_PROBLEM, OF_A_STATUS
 
-MEDIA_PROBLEM = "application/problem+json"
 RETRY_AFTER_S = 2
 WRITES_REFUSED = (
     "other machines can reach this API and no API_TOKEN is set, so every write is refused.  "

@@ -102,6 +102,11 @@ def test_fields_come_alone_and_in_the_order_asked_for(service: Service) -> None:
     assert service.get("/data?fields=birthts&format=csv&limit=1").content == b"birthts\n946674000000\n"
 
 
+def test_a_field_that_is_named_twice_counts_once(service: Service) -> None:
+    assert service.get("/data?sort=user_id,-user_id,user_id").content == service.get("/data?sort=user_id").content
+    assert service.get("/data?fields=user_id,user_id").content == service.get("/data?fields=user_id").content
+
+
 def test_all_of_it_goes_together(service: Service) -> None:
     result = service.get("/data?q=e&min_age=20&sort=-birthts&fields=user_id&limit=2&offset=1")
     assert result.json == [{"user_id": 'a"b,c'}, {"user_id": "0003"}]
@@ -423,8 +428,8 @@ def test_a_users_etag_changes_with_the_row_and_not_with_others(service: Service)
     [
         ("limit=-1", "limit"), ("limit=", "limit"), ("limit=1e3", "limit"), ("limit=9999999999", "limit"),
         ("offset=x", "offset"), ("limit=1&limit=2", "limit"), ("sort=", "sort"), ("sort=age", "sort"),
-        ("sort=--user_id", "sort"), ("sort=user_id,-user_id", "sort"), ("fields=", "fields"),
-        ("fields=user_id,user_id", "fields"), ("fields=password", "fields"), ("q=", "q"), ("q=%20", "q"),
+        ("sort=--user_id", "sort"), ("fields=", "fields"),
+        ("fields=user_id,", "fields"), ("fields=password", "fields"), ("q=", "q"), ("q=%20", "q"),
         ("q=" + "x" * 201, "q"), ("format=xml", "format"), ("format=", "format"), ("page=2", "page"),
     ],
 )  # fmt: skip
