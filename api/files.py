@@ -17,14 +17,14 @@ from api.refreshes import row_address
 from api.refusals import Problem
 from api.times import iso
 from api.transfers import Span, Transfers
-from shared.keys import LONGEST_KEY, Ignored, UserFile, classify, is_possible, refusal_of
+from shared.keys import LONGEST_KEY, Ignored, UserFile, can_be_looked_for, classify, is_possible, refusal_of
 from shared.object_store import ObjectInfo, ObjectNotFound
 
 MOST_LISTED = 1000
 MAX_CSV_BYTES = 1_000_000
 """A larger CSV would be a reject."""
 A_PAGE = f"a whole number of files, from 1 to {MOST_LISTED}"
-A_KEY = f"a name or the beginning of one, at most {LONGEST_KEY} characters"
+A_KEY = f"a name or the beginning of one, at most {LONGEST_KEY} characters; no part between slashes is . or .. or empty"
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -88,6 +88,8 @@ class FileResource:
         length = request.content_length
         if length is None:
             raise Problem("no-length", "Send Content-Length with the file; chunks are not taken.")
+        if not length:
+            raise Problem("wrong-request", "The request has no body; with curl send the file by -T.")
         most = min(MAX_CSV_BYTES, self._most) if name.endswith(".csv") else self._most
         if length > most:
             raise Problem("too-large", f"The file may have {most:,} bytes, and has {length:,}.", most_bytes=most)
@@ -155,6 +157,6 @@ def _limit(values: Mapping[str, str]) -> int:
 
 def _key(values: Mapping[str, str], name: str) -> str:
     text = values.get(name, "")
-    if len(text) > LONGEST_KEY:
-        raise WrongParameter(name, "too long", A_KEY)
+    if len(text) > LONGEST_KEY or not can_be_looked_for(text):
+        raise WrongParameter(name, "no server lists by it", A_KEY)
     return text

@@ -12,9 +12,12 @@ from api.problems import MEDIA_PROBLEM
 from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, FORMATS, LONGEST_SEARCH, SOME_FIELDS
 from api.schemas import Schema, a_list, number, ref, text
 from api.waiting import A_WAIT, LONGEST_WAIT_S
-from shared.keys import LONGEST_KEY
+from shared.keys import EXTENSIONS, LONGEST_KEY, LONGEST_NAME
 from shared.output_csv import COLUMNS
 
+_PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
+READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(sorted(EXTENSIONS))})$"
+"""The names that `shared.keys.refusal_of` lets pass."""
 _FILTERS = [
     in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), A_TRUTH),
     in_query("min_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
@@ -25,7 +28,7 @@ _PAGING = [
     in_query("offset", number(minimum=0, maximum=999_999_999), A_NUMBER),
 ]
 _ORDERS = [f"{sign}{name}" for name in COLUMNS for sign in ("", "-")]
-_LIST: Schema = {"type": "array", "minItems": 1, "uniqueItems": True}
+_LIST: Schema = {"type": "array", "minItems": 1}
 _ROWS = [
     *_FILTERS,
     in_query("q", text(minLength=1, maxLength=LONGEST_SEARCH, pattern=r"\S"), A_SEARCH),
@@ -35,9 +38,12 @@ _ROWS = [
     in_query("format", text(enum=list(FORMATS)), A_FORMAT),
 ]
 _WAIT = [in_query("wait", number(minimum=0, maximum=LONGEST_WAIT_S), A_WAIT)]
-_USER = in_path("user_id", "The user: a file's name without its extension.", pattern=r"^[^\x00-\x1f\x7f/]+$")
+_USER = in_path(
+    "user_id", "The user: a file's name without its extension.", maxLength=LONGEST_NAME - 4, pattern=_PRINTABLE
+)
 _NAME = in_path("name", "The file's name, percent-encoded.", maxLength=LONGEST_KEY)
-_KEY = text(maxLength=LONGEST_KEY)
+_NEW_NAME = in_path("name", "The file's name: what Rowdrop reads.", maxLength=LONGEST_NAME, pattern=READABLE)
+_KEY = text(maxLength=LONGEST_KEY, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
 _LISTING = [
     in_query("prefix", _KEY, f"{A_KEY}: only files whose names begin so"),
     in_query("after", _KEY, f"{A_KEY}: only files whose names come after it"),
@@ -145,7 +151,7 @@ PATHS: dict[str, dict[str, Document]] = {
             "Drop a file.  Its row follows.",
             {"202": answer("It is in the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
             (*WRITES, "wrong-name", "no-length", "too-large", _NO_STORE, "busy"),
-            [_NAME],
+            [_NEW_NAME],
             'curl -T 0001.csv "$api/files/0001.csv"',
             {
                 "required": True,

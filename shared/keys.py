@@ -63,6 +63,12 @@ def is_possible(key: str) -> bool:
     return is_short and not _CONTROL.search(key) and not {"", ".", ".."}.intersection(parts)
 
 
+def can_be_looked_for(beginning: str) -> bool:
+    """Whether a server lists what begins so, or comes after it: MinIO refuses a few, though keys may begin so."""
+    parts = beginning.split("/")
+    return "\0" not in beginning and "//" not in beginning and not {".", ".."}.intersection(parts)
+
+
 def _why_ignored(key: str, user_id: str, extension: str) -> str:
     if _CONTROL.search(key):
         return "its name contains a control character, such as a tab or a line break"

@@ -106,7 +106,12 @@ def test_a_file_has_a_largest_size_by_what_it_is(service: Service, name: str, mo
 def test_a_file_without_a_length_is_refused(service: Service) -> None:
     result = service.client.simulate_put("/files/1.csv")
     assert (result.status_code, kind(result)) == (411, "no-length")
-    assert put(service, "1.csv", b"", **{"Content-Length": "0"}).status_code == 202
+
+
+def test_an_empty_file_is_taken_for_a_mistake(service: Service) -> None:
+    result = put(service, "1.csv", b"", **{"Content-Length": "0"})
+    assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert service.files.stored == {}
 
 
 @pytest.mark.parametrize("size", [10, PIECE_BYTES + 10])
@@ -229,7 +234,17 @@ def test_the_list_comes_in_pages_by_how_names_begin(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "after=" + "x" * 1025, "offset=1", "prefix=a&prefix=b"]
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "after=" + "x" * 1025,
+        "offset=1",
+        "prefix=a&prefix=b",
+        "prefix=..",
+        "after=a//b",
+    ],
 )
 def test_a_wrong_question_about_files_is_a_400(service: Service, query: str) -> None:
     assert kind(service.get(f"/files?{query}")) == "wrong-parameter"
