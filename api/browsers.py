@@ -29,7 +29,6 @@ _PREFLIGHT_S = "600"
 HEADERS = (
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("cross-origin-resource-policy", "same-origin"),
-    ("referrer-policy", "no-referrer"),
     ("x-content-type-options", "nosniff"),
 )
 """On every answer.  A page that is meant for browsers says itself what it loads."""

@@ -12,7 +12,7 @@ from api.describe import Document
 from api.filters import single_values
 from api.formats import MEDIA_TYPES
 from api.operations import PATHS
-from api.page import POLICY, html_page
+from api.page import HEADERS, html_page
 from api.problems import KINDS
 
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
@@ -35,7 +35,7 @@ class DocsResource:
         body = page()
         if not not_modified(request, response, etag_of("docs", body)):
             response.content_type, response.data = MEDIA_TYPES["html"], body
-            response.set_header("Content-Security-Policy", POLICY)
+            response.set_headers(HEADERS)
 
     on_head = on_get
 

@@ -40,7 +40,7 @@ class FilesResource:
         values = single_values(request.params, ("prefix", "after", "limit"))
         limit = _limit(values)
         # One more than is shown tells whether there are others.
-        found = self._transfers.store.page(_key(values, "prefix"), _key(values, "after"), limit + 1)
+        found = self._transfers.page(_key(values, "prefix"), _key(values, "after"), limit + 1)
         shown = found[:limit]
         response.media = [_file(info) for info in shown]
         response.set_header("Cache-Control", "no-store")
@@ -99,9 +99,8 @@ class FileResource:
     def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Remove the file.  The row follows when the bucket's event was dealt with."""
         single_values(request.params, ())
-        if not (is_possible(name) and self._transfers.store.exists(name)):
+        if not (is_possible(name) and self._transfers.remove(name)):
             raise _no_such_file(name)
-        self._transfers.store.delete(name)
         _accepted(response, name, {"status": "deleted"})
 
 

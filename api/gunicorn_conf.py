@@ -4,7 +4,7 @@ import gc
 
 worker_class = "api.connections.Worker"
 workers = 2
-threads = 8  # four of them may be busy with large files, two with waiting for a rebuild
+threads = 12  # six of them may wait for the object store, and two for a rebuild
 preload_app = True  # the libraries' memory is shared by the workers
 control_socket_disable = True
 keepalive = 15

@@ -31,8 +31,9 @@ pre { padding: .8em; overflow-x: auto; }
 .quiet { color: var(--quiet); }
 """
 _HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-"""The Content-Security-Policy of our pages: nothing is loaded but this style."""
+_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+HEADERS = (("content-security-policy", _POLICY), ("referrer-policy", "no-referrer"))
+"""Of our pages: nothing is loaded but this style, and who is linked to does not learn what was searched for."""
 
 _HEADINGS = {
     "user_id": "User",

@@ -65,7 +65,7 @@ def _headers(request: Request, question: Question, kind: str, is_gzip: bool, tot
     if kind in _FILE_NAME:
         headers.append(("content-disposition", f'attachment; filename="{_FILE_NAME[kind]}"'))
     if kind == "html":
-        headers.append(("content-security-policy", page.POLICY))
+        headers += page.HEADERS
     if link := links("/data", request.params, question.page, total):
         headers.append(("link", link))
     return tuple(headers)

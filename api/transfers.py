@@ -6,6 +6,7 @@ until the client has all but its end, and few may do so at a time.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import BoundedSemaphore
@@ -15,12 +16,23 @@ from falcon import Request, Response
 
 from api.conditional import not_modified
 from api.refusals import Problem, later
-from shared.object_store import FileStore, NotModified, ObjectNotFound, PreconditionFailed, Segment, StoreUnavailable
+from shared.object_store import (
+    FileStore,
+    NotModified,
+    ObjectInfo,
+    ObjectNotFound,
+    PreconditionFailed,
+    Segment,
+    StoreUnavailable,
+)
 
 PIECE_BYTES = 1 << 20
 MOST_TRANSFERS = 4
-"""In one process, of those that hold a thread."""
-_BUSY = f"{MOST_TRANSFERS} larger files are on their way in this process; try again."
+"""Larger objects that are on their way in one process."""
+MOST_AT_WORK = 6
+"""Threads of one process that the store may keep waiting at a time, those of larger objects included."""
+PLACE_S = 0.5
+"""Seconds that a request waits for such a place; with a store that answers it is there within milliseconds."""
 
 
 class Span(NamedTuple):
@@ -36,13 +48,26 @@ class Transfers:
     Every method may raise `StoreUnavailable`, or a `Problem`.
     """
 
-    def __init__(self, connect: Callable[[], FileStore], most: int = MOST_TRANSFERS) -> None:
-        self._connect, self._room = connect, BoundedSemaphore(most)
+    def __init__(self, connect: Callable[[], FileStore]) -> None:
+        self._connect = connect
+        self._places, self._large = BoundedSemaphore(MOST_AT_WORK), BoundedSemaphore(MOST_TRANSFERS)
 
     @cached_property
-    def store(self) -> FileStore:
-        """The bucket."""
+    def _store(self) -> FileStore:
         return self._connect()
+
+    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+        """The first objects whose key begins so and comes after that."""
+        with self._place():
+            return self._store.page(prefix, after, most)
+
+    def remove(self, key: str) -> bool:
+        """Delete an object; False if there was none."""
+        with self._place():
+            there = self._store.exists(key)
+            if there:
+                self._store.delete(key)
+            return there
 
     def first(self, key: str, request: Request, response: Response) -> Segment | None:
         """The object's first piece; None if the client has the object, and the answer is a 304.
@@ -52,7 +77,8 @@ class Transfers:
         known = request.get_header("If-None-Match", default="").strip()
         is_one = known.count('"') == 2 and known.startswith('"') and known.endswith('"')
         try:
-            found = self.store.segment(key, 0, PIECE_BYTES, if_none_match=known.strip('"') if is_one else None)
+            with self._place():
+                found = self._store.segment(key, 0, PIECE_BYTES, if_none_match=known.strip('"') if is_one else None)
         except NotModified:
             not_modified(request, response, known)
             return None
@@ -69,8 +95,9 @@ class Transfers:
         response.content_length = span.stop - span.start
         if request.method == "HEAD":
             return
-        self._enter()
-        response.stream = _Pieces(self.store, key, first, span, self._room.release)
+        place = ExitStack()
+        place.enter_context(self._large_place())
+        response.stream = _Pieces(self._store, key, first, span, place.close)
 
     def receive(self, request: Request, key: str, length: int) -> str:
         """Write the request's body of `length` bytes; the new ETag."""
@@ -87,18 +114,31 @@ class Transfers:
         body: bytes = request.stream.read(length)
         if len(body) < length:
             raise EOFError
-        return self.store.put(key, body)
+        with self._place():
+            return self._store.put(key, body)
 
     def _upload(self, request: Request, key: str, length: int) -> str:
-        self._enter()
-        try:
-            return self.store.upload(key, request.stream, length)
-        finally:
-            self._room.release()
+        with self._large_place():
+            return self._store.upload(key, request.stream, length)
 
-    def _enter(self) -> None:
-        if not self._room.acquire(blocking=False):
-            raise later("busy", _BUSY)
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(timeout=PLACE_S):
+            raise later("busy", "The object store is slow, and as many requests wait for it as may; try again.")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    @contextmanager
+    def _large_place(self) -> Iterator[None]:
+        if not self._large.acquire(blocking=False):
+            raise later("busy", f"{MOST_TRANSFERS} larger files are on their way in this process; try again.")
+        try:
+            with self._place():
+                yield
+        finally:
+            self._large.release()
 
 
 class _Pieces(Iterator[bytes]):

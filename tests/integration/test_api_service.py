@@ -120,6 +120,34 @@ def test_a_minio_that_is_gone_stops_no_get(minio_client: Minio, tmp_path: Path, 
             stack.__exit__()
 
 
+def test_a_minio_that_hangs_keeps_no_get_of_rows_waiting(
+    minio_client: Minio, tmp_path: Path, minio_server: MinioServer
+) -> None:
+    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
+        minio = MinioServer(
+            tmp_path / "minio", free_port(), free_port(), USER, PASSWORD,
+            redis.port, redis.password, minio_server.binary,
+        )  # fmt: skip
+        with minio, ThreadPoolExecutor(40) as threads:
+            for bucket in ("output", "source"):
+                Minio(f"127.0.0.1:{minio.port}", USER, PASSWORD, secure=False).make_bucket(bucket)
+            stage = Stage(minio, "output", redis, tmp_path / "api.log", "source")
+            stage.store.put("output.csv", ROWS)
+            with stage.api:
+                eventually(stage.both_processes_follow)
+                minio_process = psutil.Process(minio.pid)
+                minio_process.suspend()
+                try:
+                    asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
+                    eventually(lambda: any(answer.done() for answer in asked))  # those that found no place
+                    began = time.monotonic()
+                    assert stage.every_process_shows(1)
+                    assert time.monotonic() - began < 2
+                finally:
+                    minio_process.resume()
+                assert {answer.result().status for answer in asked} <= {404, 503}
+
+
 def test_after_a_post_that_waited_no_process_shows_an_older_version(stage: Stage) -> None:
     with Redis.from_url(stage.redis_server.url) as redis, ThreadPoolExecutor(1) as threads:
         rebuilds = Rebuilds(redis)
