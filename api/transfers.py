@@ -31,7 +31,7 @@ MOST_TRANSFERS = 4
 """Larger objects that are on their way in one process."""
 MOST_AT_WORK = 6
 """Threads of one process that the store may keep waiting at a time, those of larger objects included."""
-PLACE_S = 0.5
+PLACE_S = 0.25
 """Seconds that a request waits for such a place; with a store that answers it is there within milliseconds."""
 
 
