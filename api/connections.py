@@ -12,6 +12,7 @@ import re
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -61,8 +62,9 @@ _STATUS: dict[type[Exception], int] = {
 class ClientSocket(socket.socket):
     """A client's connection.  For gunicorn "blocking" means: used by a thread, which never waits for long."""
 
-    unsent: memoryview | None = None
-    body_until = 0.0
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.unsent, self.body_until = deque[memoryview](), 0.0
 
     def setblocking(self, flag: bool) -> None:
         self.settimeout(PATIENCE_S if flag else 0)
@@ -78,22 +80,28 @@ class ClientSocket(socket.socket):
                     raise
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401  whatever has bytes
-        """Send it, or keep in `unsent` what the client does not take at once.  What was kept before goes first."""
-        if self.unsent:
+        """Send it, or keep in `unsent` what the client does not take at once.
+
+        Two parts may be kept, the head and the body of an answer; who has more to send waits for the client.
+        """
+        if len(self.unsent) > 1:
             self._send_unsent()
-        self.unsent, until = memoryview(data), time.monotonic() + PATIENCE_S
+        self.unsent.append(memoryview(data))
+        until = time.monotonic() + PATIENCE_S
         try:
-            while self.unsent:
+            while self.unsent and time.monotonic() <= until:
                 self.send_some()
-                if time.monotonic() > until:
-                    return
         except (TimeoutError, BlockingIOError):
             return
 
     def send_some(self) -> None:
-        """Send as much of `unsent` as the client takes now."""
-        if self.unsent:
-            self.unsent = self.unsent[self.send(self.unsent) :] or None
+        """Send as much of the first part of `unsent` as the client takes now."""
+        part = self.unsent[0]
+        sent = self.send(part) if part else 0
+        if sent < len(part):
+            self.unsent[0] = part[sent:]
+        else:
+            self.unsent.popleft()
 
     def _send_unsent(self) -> None:
         until = time.monotonic() + SEND_S
@@ -233,7 +241,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._drop(next(iter(self._sending)))
         self._sending[conn] = None
         conn.sock.setblocking(False)
-        seconds = SEND_S + len(conn.sock.unsent) / SLOWEST_BYTES_A_S
+        seconds = SEND_S + sum(map(len, conn.sock.unsent)) / SLOWEST_BYTES_A_S
         self._wait(conn, selectors.EVENT_WRITE, partial(self._on_writable, fs), seconds)
 
     def _on_writable(self, fs: "Future[bool]", conn: Connection) -> None:

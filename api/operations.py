@@ -8,7 +8,6 @@ from api.describe import ANYTHING, JSON, WRITES, Document, answer, in_path, in_q
 from api.files import A_KEY, A_PAGE, MOST_LISTED
 from api.filters import A_TRUTH, AN_AGE
 from api.formats import MEDIA_TYPES
-from api.problems import MEDIA_PROBLEM
 from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, FORMATS, LONGEST_SEARCH, SOME_FIELDS
 from api.schemas import Schema, a_list, number, ref, text
 from api.waiting import A_WAIT, LONGEST_WAIT_S
@@ -80,9 +79,8 @@ PATHS: dict[str, dict[str, Document]] = {
             {
                 "200": answer("Done, and every API process shows it.", {JSON: ref("Rebuild")}, _LOCATION),
                 "202": answer("Queued, or not done within the time.", {JSON: ref("Rebuild")}, _LOCATION),
-                "500": answer("It failed.", {JSON: ref("Rebuild"), MEDIA_PROBLEM: ref("Problem")}, _LOCATION),
             },
-            (*WRITES, _NO_REDIS, "task-lost"),
+            (*WRITES, _NO_REDIS, "task-lost", "rebuild-failed"),
             _WAIT,
             'curl -X POST "$api/data?wait=60"',
         ),

@@ -64,6 +64,7 @@ KINDS = {
     ),
     "headers-too-long": Kind(431, "The headers are too long", "There may be 64 of 8 kB each, and 32 kB in all."),
     "our-fault": Kind(500, "A fault of Rowdrop", "Something failed that must not; the log says what."),
+    "rebuild-failed": Kind(500, "The rebuild failed", "It was tried in vain; the detail says why, `task_id` which."),
     "wrong-coding": Kind(501, "Not a transfer coding that is known", "`Transfer-Encoding` may only say `chunked`."),
     "nothing-published": Kind(
         503, "Nothing is published yet", "No output.csv could be read so far; `/health/ready` says why."

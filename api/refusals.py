@@ -61,6 +61,11 @@ def lost() -> Problem:
     return later("task-lost", detail)
 
 
+def failed(task_id: str, reason: str) -> Problem:
+    """500: a rebuild could not be done."""
+    return Problem("rebuild-failed", f"The rebuild {task_id} failed: {reason}", task_id=task_id)
+
+
 def on_wrong_parameter(request: Request, response: Response, error: WrongParameter, params: dict[str, Any]) -> NoReturn:
     """Error handler: a query string that cannot be understood."""
     raise Problem("wrong-parameter", str(error), parameter=error.name, allowed=error.allowed)

@@ -85,16 +85,15 @@ SCHEMAS: dict[str, Schema] = {
     "Rebuild": an_object(
         {
             "task_id": text(),
-            "status": text(enum=["queued", "running", "done", "failed", "updated"]),
+            "status": text(enum=["queued", "running", "done", "updated"]),
             "done": _COUNT,
             "total": maybe(_COUNT),
             "queued_at": maybe(_TIME),
             "started_at": maybe(_TIME),
             "finished_at": maybe(_TIME),
-            "error": text(),
             "message": text(),
         },
-        ("done", "total", "queued_at", "started_at", "finished_at", "error", "message"),
+        ("done", "total", "queued_at", "started_at", "finished_at", "message"),
         "`updated`: every API process shows the result.  All but the first two only after waiting.",
     ),
     "Refresh": an_object(
@@ -183,6 +182,7 @@ SCHEMAS: dict[str, Schema] = {
             "parameter": text("the parameter that is wrong"),
             "allowed": {"description": "what is allowed", "type": ["string", "array"], "items": text()},
             "most_bytes": number("how much may be sent", minimum=1),
+            "task_id": text("the rebuild that failed"),
         },
         "additionalProperties": False,
     },

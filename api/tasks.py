@@ -8,7 +8,7 @@ import falcon
 from falcon import Request, Response
 
 from api.filters import single_values
-from api.refusals import lost, no_such_task
+from api.refusals import failed, lost, no_such_task
 from api.times import iso
 from api.waiting import BUSY, NOT_SHOWN, Waiting, wait_seconds
 from shared.rebuilds import Rebuilds, RebuildStatus
@@ -59,12 +59,12 @@ class RebuildDesk:
 
 
 def _tell(status: RebuildStatus, shown: bool, response: Response) -> None:
+    if status.state == "failed":
+        raise failed(status.task_id, status.error or "")
     answer = progress(status)
     state = answer.pop("state")
     answer["status"] = "updated" if shown else state
-    if status.state == "failed":
-        response.status = falcon.HTTP_500
-    elif shown:
+    if shown:
         response.status = falcon.HTTP_200
     elif status.state == "done":
         answer["message"] = NOT_SHOWN

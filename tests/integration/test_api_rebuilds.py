@@ -145,8 +145,8 @@ def test_a_failed_rebuild_is_a_500_with_the_reason(office: Office) -> None:
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.fail(task_id, "src-data: access denied", time.time())
     result = answer.result(5)
-    assert (result.status_code, result.json["status"]) == (500, "failed")
-    assert result.json["error"] == "src-data: access denied"
+    assert (result.status_code, result.json["type"], result.json["task_id"]) == (500, "/docs#rebuild-failed", task_id)
+    assert "src-data: access denied" in result.json["detail"]
 
 
 def test_a_rebuild_that_is_lost_while_waited_for_is_a_503(office: Office) -> None:
