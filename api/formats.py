@@ -19,8 +19,8 @@ MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
 }
 
-_OPEN, _CLOSE, _COMMA, _NEW_LINE = 0, 2 * len(COLUMNS), 2 * len(COLUMNS) + 1, 2 * len(COLUMNS) + 2
-"""Of the pieces of a row that are not fields; the field with number n is piece 2 n + 1."""
+_OPEN, _CLOSE = 0, 2 * len(COLUMNS)
+"""The braces of a row among its pieces; the field with number n is piece 2 n + 1."""
 
 
 def json_array(rows: Rows, fields: Sequence[str] = ()) -> bytes:

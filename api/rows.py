@@ -49,7 +49,8 @@ def prepare(table: Table, request: Request, today: date) -> tuple[Ready, Selecti
         question = question.for_browsers()
     is_gzip = kind != "parquet" and takes_gzip(request.env.get("HTTP_ACCEPT_ENCODING"))
     day = today.isoformat() if question.filters.by_age else None
-    etag = etag_of("data", table.etag, question.rows, kind, is_gzip, day)
+    words = sorted(request.params.items()) if kind == "html" else None  # the page's links repeat them
+    etag = etag_of("data", table.etag, question.rows, kind, is_gzip, day, words)
     selection = select(table, question, today)
     headers = _headers(request, question, kind, is_gzip, selection.total)
     return Ready(question, kind, is_gzip, today, etag, headers, request.params), selection

@@ -385,6 +385,11 @@ def test_the_page_shows_a_part_of_many_rows_and_leads_to_the_others(service: Ser
     assert f"1 to {MOST_ROWS_OF_A_PAGE:,} of 2,500" in service.get("/data?format=html&limit=2000").text
 
 
+def test_two_pages_with_other_links_have_other_etags(service: Service) -> None:
+    one, other = service.get("/data?format=html"), service.get("/data", Accept=BROWSER)
+    assert (one.content == other.content) == (one.headers["etag"] == other.headers["etag"])
+
+
 def test_a_form_that_was_left_blank_asks_for_everything(service: Service) -> None:
     assert "5 users" in service.get("/data?q=&min_age=&max_age=&is_image_exists=&format=html").text
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.connections import PATIENCE_S, ClientSocket
+from api.client_socket import PATIENCE_S, ClientSocket
 
 Pair = tuple[ClientSocket, socket.socket]
 
