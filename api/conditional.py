@@ -5,8 +5,10 @@ import re
 
 from falcon import HTTP_304, Request, Response
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Version of the answers' form; a release that changes it changes every ETag."""
+Headers = tuple[tuple[str, str], ...]
+"""Of an answer; names in lower case."""
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -16,12 +18,17 @@ def etag_of(*parts: object) -> str:
     return f'"{digest[:32]}"'
 
 
-def not_modified(request: Request, response: Response, etag: str) -> bool:
-    """Give the answer its ETag; True if the client has it already, and the answer is a 304."""
-    response.set_header("ETag", etag)
-    response.set_header("Cache-Control", "no-cache")  # may be kept, but is asked for again: it may have changed
-    known = request.get_header("If-None-Match")
-    if known is None or not (known.strip() == "*" or etag in _ENTITY_TAG.findall(known)):
+def not_modified(request: Request, response: Response, etag: str, headers: Headers = ()) -> bool:
+    """Give the answer its ETag, and `headers`; True if the client has it already, and the answer is a 304."""
+    # It may be kept, but is to be asked for again: it may have changed.
+    response.set_headers((("etag", etag), ("cache-control", "no-cache"), *headers))
+    if not is_known(request, etag):
         return False
     response.status = HTTP_304
     return True
+
+
+def is_known(request: Request, etag: str) -> bool:
+    """Whether `If-None-Match` says that the client has what has this ETag."""
+    known = request.env.get("HTTP_IF_NONE_MATCH")
+    return known is not None and (known == etag or known.strip() == "*" or etag in _ENTITY_TAG.findall(known))

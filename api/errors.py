@@ -13,6 +13,8 @@ from falcon import Request, Response
 
 from api.figures import Trouble
 from api.filters import single_values
+from api.links import links
+from api.question import PAGING, Page
 from api.refusals import nothing_yet
 from api.times import iso
 from api.view import CurrentView, View
@@ -27,14 +29,16 @@ class ErrorsResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """Everything that went wrong with somebody's file and is not mended yet."""
-        single_values(request.params, ())
+        page = Page.of(single_values(request.params, PAGING))
         view = self._current()
         if view.table is None:
             raise nothing_yet()
         problems = list(errors(view))
         response.content_type = falcon.MEDIA_JSON
-        response.data = _lines(problems)
+        response.data = _lines(problems[page.slice])
         response.set_header("X-Total-Count", str(len(problems)))
+        if link := links("/errors", request.params, page, len(problems)):
+            response.set_header("Link", link)
         response.set_header("X-Ignored-Count", str(view.figures.ignored_total if view.figures else 0))
         response.set_header("Cache-Control", "no-store")
 

@@ -17,6 +17,7 @@ _AGE = re.compile(r"-?[0-9]{1,5}")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _YEAR = 512
 
+FILTERS = ("is_image_exists", "min_age", "max_age")
 AN_AGE = "a whole number of years, at most five digits"
 A_TRUTH = "true or false in any case, 1 or 0"
 
@@ -40,13 +41,22 @@ class Filters:
     @classmethod
     def parse(cls, parameters: Mapping[str, str | list[str]]) -> "Filters":
         """Read a query string's parameters.  Raises `WrongParameter`."""
-        values = single_values(parameters, ("is_image_exists", "min_age", "max_age"))
+        return cls.of(single_values(parameters, FILTERS))
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> "Filters":
+        """Read single values, those of other parameters left aside.  Raises `WrongParameter`."""
         return cls(_truth(values, "is_image_exists"), _age(values, "min_age"), _age(values, "max_age"))
 
     @property
     def by_age(self) -> bool:
         """Whether the answer changes with the date."""
         return self.min_age is not None or self.max_age is not None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether some rows may not pass."""
+        return self.by_age or self.is_image_exists is not None
 
     def given(self) -> dict[str, bool | int]:
         """The filters that are set."""
@@ -59,9 +69,10 @@ class Filters:
 
     def mask(self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date) -> NDArray[np.bool_]:
         """Which rows pass, on this date."""
-        mask = np.ones(len(birthday), np.bool_)
         if self.is_image_exists is not None:
-            mask &= has_image == self.is_image_exists
+            mask: NDArray[np.bool_] = has_image == self.is_image_exists
+        else:
+            mask = np.ones(len(birthday), np.bool_)
         if self.min_age is not None:
             mask &= birthday <= _day(today) - _YEAR * self.min_age
         if self.max_age is not None:

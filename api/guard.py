@@ -2,12 +2,11 @@
 
 import hmac
 
-import falcon
 from falcon import Request, Response
 
-from api.refusals import WRITES_REFUSED
+from api.browsers import READING
+from api.refusals import WRITES_REFUSED, Problem
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _BEARER = "bearer "
 
 
@@ -31,13 +30,10 @@ class WriteGuard:
         if request.method in READING:
             return
         if self.refuses_all:
-            raise falcon.HTTPForbidden(title="Writes are refused", description=WRITES_REFUSED)
+            raise Problem("writes-refused", WRITES_REFUSED)
         if self._token and not self._is_shown_by(request.get_header("Authorization") or ""):
-            raise falcon.HTTPUnauthorized(
-                title="The token is missing or wrong",
-                description="Send the API_TOKEN of this Rowdrop with the request, as Authorization: Bearer <token>.",
-                challenges=["Bearer"],
-            )
+            detail = "Send the API_TOKEN of this Rowdrop with the request, as Authorization: Bearer <token>."
+            raise Problem("token", detail, {"WWW-Authenticate": "Bearer"})
 
     def _is_shown_by(self, authorization: str) -> bool:
         is_bearer = authorization[: len(_BEARER)].lower() == _BEARER

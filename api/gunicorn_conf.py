@@ -2,12 +2,15 @@
 
 import gc
 
-worker_class = "gthread"
+worker_class = "api.connections.Worker"
 workers = 2
-threads = 4
+threads = 12  # six of them may wait for the object store, and two for a rebuild
 preload_app = True  # the libraries' memory is shared by the workers
 control_socket_disable = True
 keepalive = 15
+worker_connections = 500  # in one process; one more takes the place of whoever has said nothing for longest
+limit_request_line = 8190
+limit_request_fields = 64
 graceful_timeout = 5
 accesslog = None
 errorlog = "-"

@@ -7,6 +7,7 @@ import falcon
 from falcon import Request, Response
 
 from api.figures import Figures
+from api.filters import single_values
 from api.times import iso
 from api.view import CurrentView, View, held
 
@@ -32,6 +33,7 @@ class LiveResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """200 once a table is in memory, whatever happens afterwards."""
+        single_values(request.params, ())
         live = self._current().table is not None
         response.media = {"live": live}
         response.status = falcon.HTTP_200 if live else falcon.HTTP_503
@@ -48,6 +50,7 @@ class ReadyResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """200 if all is well, else 503 with a sentence for each thing that is not."""
+        single_values(request.params, ())
         answer = readiness(self._current(), self._sweep_interval_s, self._clock())
         response.media = answer
         response.status = falcon.HTTP_200 if answer["ready"] else falcon.HTTP_503

@@ -1,37 +1,37 @@
-"""GET /: what can be asked here."""
+"""GET /: what can be asked here, in short."""
 
 from typing import Any
 
 from falcon import Request, Response
 
-from api.filters import A_TRUTH, AN_AGE
-from api.tasks import A_WAIT
-
-_FILTERS = {"is_image_exists": A_TRUTH, "min_age": AN_AGE, "max_age": AN_AGE}
+from api.filters import single_values
+from api.operations import PATHS
 
 
-def _route(method: str, path: str, description: str, parameters: dict[str, str] | None = None) -> dict[str, Any]:
-    return {"method": method, "path": path, "description": description, "parameters": parameters or {}}
-
-
-ROUTES = (
-    _route("GET", "/data", "The published rows: a JSON array of users.", _FILTERS),
-    _route("GET", "/stats", "Count, average age and average birth date of the rows.", _FILTERS),
-    _route(
-        "POST", "/data", "Read every user's files anew; with wait, answer when that is published.", {"wait": A_WAIT}
-    ),
-    _route("GET", "/tasks/{task_id}", "How far such a rebuild is."),
-    _route("GET", "/errors", "Files that could not be used, keys that are ignored, events not understood."),
-    _route("GET", "/health/live", "200 when the routes above that start with GET can be answered."),
-    _route("GET", "/health/ready", "200 when the pipeline keeps up and nothing is known to be lost; else the reasons."),
-)
+def routes() -> list[dict[str, Any]]:
+    """Every route with a sentence and its parameters, in the order of the description."""
+    return [
+        {
+            "method": method.upper(),
+            "path": path,
+            "description": operation["summary"],
+            "parameters": {
+                parameter["name"]: parameter["description"]
+                for parameter in operation.get("parameters", ())
+                if parameter["in"] == "query"
+            },
+        }
+        for path, methods in PATHS.items()
+        for method, operation in methods.items()
+    ]
 
 
 class IndexResource:
     """The list of routes."""
 
     def on_get(self, request: Request, response: Response) -> None:
-        """Every route, with a sentence and its parameters."""
-        response.media = {"service": "Rowdrop", "routes": ROUTES}
+        """Every route, and where to read more."""
+        single_values(request.params, ())
+        response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": routes()}
 
     on_head = on_get

@@ -4,16 +4,18 @@ The JSON of every row is made once, when its line is new; so following a publish
 costs copying.  A row takes its line, its JSON and 29 bytes.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from json import JSONEncoder
-from threading import Lock
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from api.answers import MOST_QUESTIONS, Answers, Prepared
+from api.compression import Blocks
 from api.difference import Kept, difference
 from api.filters import birthdays
 from shared.output_csv import COLUMNS, HEADER, InvalidOutputCsv, OutputCsv, decode_row, read_frame
@@ -22,12 +24,12 @@ _BULK_LINES = 2000
 """From here on reading columns is cheaper than reading lines one by one."""
 _LINES_A_PIECE = 15
 """As many lines are read in the time that it takes to handle one more piece."""
-_KEPT_ANSWERS_BYTES = 32 << 20
 
 _json = JSONEncoder(ensure_ascii=False).encode
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Fields = tuple[str, str, str, int, str]
+_NO_BLOCKS: Mapping[str, Blocks] = MappingProxyType({})
 
 
 class _Part(NamedTuple):
@@ -41,40 +43,34 @@ class _Part(NamedTuple):
     has_image: NDArray[np.bool_]
 
 
-class Answers:
-    """Answers that were made before, the least recently used forgotten first.  For many threads."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The JSON of some rows, one after the other: the `n`th is `text[starts[n]:starts[n + 1]]`, two bytes of which are
+    what stands between two rows (",\\n"); behind the row at `last` they are the end of the array ("]\\n")."""
 
-    def __init__(self, most_bytes: int = _KEPT_ANSWERS_BYTES) -> None:
-        self._most = self._left = most_bytes
-        self._lock, self._kept = Lock(), OrderedDict[object, bytes]()
+    text: bytes | memoryview
+    starts: NDArray[np.int64]
+    last: int
 
-    def get(self, key: object) -> bytes | None:
-        """The answer kept for this question."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def keep(self, key: object, answer: bytes) -> None:
-        """Keep an answer, unless it is larger than all room there is."""
-        with self._lock:
-            if key in self._kept or len(answer) > self._most:
-                return
-            self._kept[key] = answer
-            self._left -= len(answer)
-            while self._left < 0:
-                self._left += len(self._kept.popitem(last=False)[1])
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.starts) - 1
 
 
 class Table:
     """One version of output.csv, ready to be asked.
 
     `json` is the answer to an unfiltered GET /data; `birthts`, `birthday` (see `api.filters`) and `has_image` have one
-    entry a row; `etag` is the object's.
+    entry a row; `etag` is the object's.  `prepared`, `answers` and `questions` keep what was made of it, `blocks` what
+    was compressed of it or the one before.
     """
 
-    def __init__(self, output: OutputCsv, etag: str, parts: Sequence[_Part] = ()) -> None:
-        self.etag, self.answers, self._output = etag, Answers(), output
+    def __init__(
+        self, output: OutputCsv, etag: str, parts: Sequence[_Part] = (), blocks: Mapping[str, Blocks] = _NO_BLOCKS
+    ) -> None:
+        self.etag, self._output = etag, output
+        self.prepared, self.answers, self.questions = Prepared(), Answers(), Answers(MOST_QUESTIONS)
+        self.blocks: dict[str, Blocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(blocks)
         lengths = _joined([part.line_lengths for part in parts], np.int64)
         self._lines = len(HEADER) + np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         self.birthts = _joined([part.birthts for part in parts], np.int64)
@@ -93,24 +89,60 @@ class Table:
         pieces = list(difference(self._output.body, body, len(HEADER)))
         if len(pieces) * _LINES_A_PIECE > len(output):
             pieces = [body[len(HEADER) :]] if len(output) else []
-        return Table(output, etag, [self._part(piece) if isinstance(piece, Kept) else _read(piece) for piece in pieces])
+        parts = [self._part(piece) if isinstance(piece, Kept) else _read(piece) for piece in pieces]
+        return Table(output, etag, parts, self.blocks)
 
     def has_row(self, user_id: str) -> bool:
         """Whether this user has a row."""
-        try:
-            return self._output.get(user_id) is not None
-        except InvalidOutputCsv:
-            return False
+        return self.row_of(user_id) is not None
 
-    def rows_json(self, mask: NDArray[np.bool_]) -> bytes:
-        """The JSON array of the rows that the mask names."""
-        buffers = [None, pa.py_buffer(self._rows), pa.py_buffer(self.json)]
-        # A million rows seen as an Arrow column, without a copy: picking from it takes nanoseconds a row.
-        rows = pa.Array.from_buffers(pa.large_binary(), len(self), buffers).filter(pa.array(mask))
-        if not len(rows):
-            return _array([])
-        _, offsets, text = rows.buffers()
-        return _array([memoryview(text)[: np.frombuffer(offsets, np.int64)[len(rows)] - 2]])
+    @property
+    def csv(self) -> bytes:
+        """The file itself."""
+        return self._output.body
+
+    @property
+    def columns(self) -> pa.Table:
+        """The rows as Arrow columns, text as `large_string`; made when it is first asked for."""
+        return self.prepared.get("columns", lambda: pa.Table.from_pandas(read_frame(self.csv), preserve_index=False))
+
+    def row_of(self, user_id: str) -> int | None:
+        """The number of this user's row; None without one."""
+        try:
+            start = self._output.start_of(user_id)
+        except InvalidOutputCsv:
+            return None
+        return None if start is None else int(np.searchsorted(self._lines, start))
+
+    def row_json(self, number: int) -> bytes:
+        """The JSON object of one row, and a line's end."""
+        return self.json[self._rows[number] : self._rows[number + 1] - 2] + b"\n"
+
+    def starts(self, kind: str) -> NDArray[np.int64]:
+        """Where the rows start in the whole table as `json`, `ndjson` or `csv`, and where the last one ends."""
+        match kind:
+            case "csv":
+                return self._lines
+            case "ndjson":  # a byte less between two rows, and none before the first
+                return self._rows - 1 - np.arange(len(self) + 1)
+            case _:
+                return self._rows
+
+    def pick(self, rows: NDArray[np.int64] | None) -> Rows:
+        """The JSON of the rows with these numbers, in this order; None: of all."""
+        if rows is None:
+            return Rows(self.json, self._rows, len(self) - 1)
+        column = self.prepared.get("json", lambda: _column(self.json, self._rows))
+        text, starts = _taken(column, rows)
+        last = len(self) - 1
+        if len(rows) and rows[-1] == last:
+            return Rows(text, starts, len(rows) - 1)
+        found = (rows == last).nonzero()[0]
+        return Rows(text, starts, int(found[0]) if len(found) else -1)
+
+    def pick_lines(self, rows: NDArray[np.int64]) -> memoryview:
+        """The lines of output.csv of the rows with these numbers, in this order."""
+        return _taken(self.prepared.get("lines", lambda: _column(self.csv, self._lines)), rows)[0]
 
     def _part(self, kept: Kept) -> _Part:
         first, last = np.searchsorted(self._lines, kept).tolist()
@@ -155,6 +187,17 @@ def _fields(lines: bytes, each: Sequence[bytes]) -> Iterable[Fields]:
     if len(frame) != len(each):
         raise InvalidOutputCsv("some lines are no rows")
     return zip(*(frame[name].tolist() for name in COLUMNS), strict=True)
+
+
+def _column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
+    """A million rows seen as an Arrow column, without a copy: picking from it takes nanoseconds a row."""
+    return pa.Array.from_buffers(pa.large_binary(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(text)])
+
+
+def _taken(column: pa.Array, rows: NDArray[np.int64]) -> tuple[memoryview, NDArray[np.int64]]:
+    _, ends, taken = column.take(pa.array(rows)).buffers()
+    found = np.frombuffer(ends, np.int64)[: len(rows) + 1] if ends else np.zeros(1, np.int64)
+    return memoryview(taken or b"")[: int(found[-1])], found
 
 
 def _array(parts: Iterable[bytes | memoryview]) -> bytes:

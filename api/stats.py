@@ -6,12 +6,13 @@ from datetime import date
 from fractions import Fraction
 from typing import Any
 
+import falcon
 import numpy as np
 from falcon import Request, Response
 from numpy.typing import NDArray
 
 from api.conditional import etag_of, not_modified
-from api.data import published_table, utc_date
+from api.data import DAY_S, published_table, utc_date
 from api.filters import Filters, ages
 from api.snapshot import Table
 from api.view import CurrentView
@@ -27,22 +28,23 @@ class StatsResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """Statistics of the rows that pass the filters."""
-        filters = Filters.parse(request.params)
-        table = published_table(self._current)
-        today = utc_date(self._clock())
-        etag = etag_of("stats", table.etag, filters.given(), today.isoformat())
+        table, now = published_table(self._current), self._clock()
+        asked = "stats", request.query_string, now // DAY_S
+        ready: tuple[str, bytes] | None = table.questions.get(asked)
+        if ready is None:
+            ready = _answer(table, Filters.parse(request.params), utc_date(now))
+            table.questions.keep(asked, ready, 1)
+        etag, answer = ready
         if not not_modified(request, response, etag):
-            response.data = _answer(table, filters, today, etag)
+            response.content_type, response.data = falcon.MEDIA_JSON, answer
 
     on_head = on_get
 
 
-def _answer(table: Table, filters: Filters, today: date, etag: str) -> bytes:
-    answer = table.answers.get(etag)
-    if answer is None:
-        answer = json.dumps(statistics(table, filters, today)).encode() + b"\n"
-        table.answers.keep(etag, answer)
-    return answer
+def _answer(table: Table, filters: Filters, today: date) -> tuple[str, bytes]:
+    """ETag and bytes."""
+    etag = etag_of("stats", table.etag, filters.given(), today.isoformat())
+    return etag, json.dumps(statistics(table, filters, today)).encode() + b"\n"
 
 
 def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:

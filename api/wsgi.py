@@ -11,21 +11,26 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.app import create_app
+from api.app import Parts, create_app
+from api.browsers import BrowserGuard
 from api.follower import Connections, Follower
 from api.guard import WriteGuard
 from api.presence import Presence
+from api.refreshes import RefreshDesk
 from api.refusals import WRITES_REFUSED
 from api.tasks import RebuildDesk
+from api.transfers import Transfers
+from api.waiting import Waiting
 from shared import logs
 from shared.object_store import open_store
 from shared.rebuilds import Rebuilds
+from shared.requests import Requests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 
 REDIS_TIMEOUT_S = 1.5
 MOST_WAITING = 2
-"""Requests in one process that wait for a rebuild; gunicorn gives it four threads."""
+"""Requests in one process that wait for a rebuild or a refresh."""
 
 
 def _redis(url: str) -> "Redis":
@@ -39,14 +44,17 @@ settings = Settings.from_environment()
 logs.configure(settings.log_level)
 client = _redis(settings.redis_url)
 follower = Follower(lambda: Connections(open_store(settings, settings.output_bucket), _redis(settings.redis_url)))
-desk = RebuildDesk(
-    Rebuilds(client),
-    TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S)).rebuild,
-    Presence(client),
-    MOST_WAITING,
-    time.time,
+queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
+waiting = Waiting(Presence(client), MOST_WAITING)
+parts = Parts(
+    current=lambda: follower.view,
+    rebuilds=RebuildDesk(Rebuilds(client), queue.rebuild, waiting, time.time),
+    refreshes=RefreshDesk(Requests(client), queue.refresh_asked, waiting),
+    transfers=Transfers(lambda: open_store(settings, settings.source_bucket)),
+    max_upload_bytes=settings.max_upload_mb * 1_000_000,
+    sweep_interval_s=settings.sweep_interval_s,
 )
 guard = WriteGuard(settings.api_token, is_reachable_from_outside=settings.is_reachable_from_outside)
 if guard.refuses_all:
     logging.getLogger(__name__).warning("BIND_ADDRESS is %s: %s", settings.bind_address, WRITES_REFUSED)
-app = create_app(lambda: follower.view, desk, guard, settings.sweep_interval_s)
+app = create_app(parts, BrowserGuard(settings.allowed_hosts, settings.cors_origins), guard)

@@ -9,6 +9,11 @@ IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 
 EXTENSIONS = frozenset({"csv", *IMAGE_EXTENSIONS})
 
+LONGEST_NAME = 255
+"""Bytes of a name that a disk can hold, and so MinIO."""
+LONGEST_KEY = 1024
+"""Bytes of a key, by S3."""
+
 # An object-store client cannot address a name with control characters.  U+0085 or U+2028 end no line by RFC 4180, so
 # they may stand in a user id as any other character.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -41,6 +46,27 @@ def classify(key: str) -> UserFile | Ignored:
     if user_id and extension in EXTENSIONS and not _CONTROL_OR_FOLDER.search(key):
         return UserFile(user_id, extension)
     return Ignored(_why_ignored(key, user_id, extension))
+
+
+def refusal_of(key: str) -> str | None:
+    """Why a file of this name must not be put into the bucket: it would not be read.  None if it would."""
+    if len(key.encode()) > LONGEST_NAME:
+        return f"its name has more than {LONGEST_NAME} bytes, which no disk can hold"
+    found = classify(key)
+    return found.reason if isinstance(found, Ignored) else None
+
+
+def is_possible(key: str) -> bool:
+    """Whether an object of this name can be there and be addressed; a server's answer to others is an error."""
+    parts = key.split("/")
+    is_short = len(key.encode()) <= LONGEST_KEY and all(len(part.encode()) <= LONGEST_NAME for part in parts)
+    return is_short and not _CONTROL.search(key) and not {"", ".", ".."}.intersection(parts)
+
+
+def can_be_looked_for(beginning: str) -> bool:
+    """Whether a server lists what begins so, or comes after it: MinIO refuses a few, though keys may begin so."""
+    parts = beginning.split("/")
+    return "\0" not in beginning and "//" not in beginning and not {".", ".."}.intersection(parts)
 
 
 def _why_ignored(key: str, user_id: str, extension: str) -> str:

@@ -9,7 +9,8 @@ asked for by GET and never by HEAD (an answer to HEAD has no body).
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import obstore
@@ -17,11 +18,13 @@ from minio import Minio
 from minio.error import MinioException
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotModifiedError, PreconditionError
 from obstore.store import S3Store
+from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
+_SIGNED_FOR = timedelta(minutes=10)
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
 
@@ -57,6 +60,22 @@ class ObjectInfo(NamedTuple):
     etag: str
     last_modified: int
     size: int
+
+
+class Segment(NamedTuple):
+    """A piece of an object; `size` is that of the whole object in bytes, `etag` without quotes."""
+
+    body: bytes
+    etag: str
+    last_modified: int
+    size: int
+
+
+class Readable(Protocol):
+    """Bytes that come by and by."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, none at the end."""
 
 
 class ObjectStore(Protocol):
@@ -95,8 +114,45 @@ class ObjectStore(Protocol):
         """All objects whose key is greater than `after`, in ascending order of UTF-8 bytes, about 1,000 at a time."""
 
 
+class FileStore(Protocol):
+    """What the API asks of the source bucket beside that: files of any size.  May raise `StoreUnavailable`."""
+
+    bucket: str
+
+    def exists(self, key: str) -> bool:
+        """As of an `ObjectStore`."""
+
+    def put(self, key: str, body: bytes) -> str:
+        """As of an `ObjectStore`."""
+
+    def delete(self, key: str) -> None:
+        """As of an `ObjectStore`."""
+
+    def segment(
+        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+    ) -> Segment:
+        """Read `length` bytes from `start` on, or as many as there are.  For objects of any size, piece by piece.
+
+        Raises `ObjectNotFound`; `PreconditionFailed` when the object is not the one with the ETag `if_match` (any
+        more); `NotModified` when it is the one with `if_none_match`.  Beyond the end of an object there are no bytes.
+        """
+
+    def upload(self, key: str, body: Readable, length: int) -> str:
+        """Write `length` bytes unconditionally, as they are read; returns the new ETag.
+
+        They are never all in memory, and the object is there whole or not at all.  Raises what `body.read` raises, and
+        `EOFError` when it ends too early.
+        """
+
+    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+        """The first `most` objects whose key begins with `prefix` and is greater than `after`, in order of bytes."""
+
+
 class S3ObjectStore:
-    """`ObjectStore` on any S3-compatible server.  Connections are kept open; the first is made by the first call."""
+    """`ObjectStore` and `FileStore` on any S3-compatible server.
+
+    Connections are kept open; the first is made by the first call.
+    """
 
     def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
         self.bucket = bucket
@@ -116,6 +172,7 @@ class S3ObjectStore:
         )
         url = urlsplit(endpoint)
         self._minio = Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region)
+        self._http = PoolManager(timeout=Timeout(connect=2, read=15))
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
         options: obstore.GetOptions = {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
@@ -212,6 +269,56 @@ class S3ObjectStore:
         if page:
             yield page
 
+    def segment(
+        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+    ) -> Segment:
+        options: obstore.GetOptions = {"range": (start, start + length)}
+        if if_match is not None:
+            options["if_match"] = f'"{if_match}"'
+        if if_none_match is not None:
+            options["if_none_match"] = f'"{if_none_match}"'
+        try:
+            answer = obstore.get(self._store, key, options=options)
+            meta, body = answer.meta, bytes(answer.bytes())
+        except PreconditionError:
+            raise PreconditionFailed(key) from None
+        except NotModifiedError:
+            raise NotModified(key) from None
+        except (BaseError, FileNotFoundError) as error:
+            if "<Code>InvalidRange</Code>" not in str(error):
+                raise self._failure(key, error) from error
+            meta, body = self._head(key), b""
+        return Segment(body, _etag(meta["e_tag"]), _seconds(meta["last_modified"]), meta["size"])
+
+    def upload(self, key: str, body: Readable, length: int) -> str:
+        # One PUT whose body is passed on as it comes: minio-py and obstore would hold it, or cut it into parts.
+        url = self._minio.get_presigned_url("PUT", self.bucket, key, expires=_SIGNED_FOR)
+        counted: Any = _Counted(body, length)
+        try:
+            answer = self._http.request(
+                "PUT", url, body=counted, headers={"Content-Length": str(length)}, retries=False, redirect=False
+            )
+        except (HTTPError, OSError) as error:
+            if counted.failure is not None:
+                raise counted.failure from None
+            raise StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}") from error
+        if answer.status != 200:
+            raise StoreUnavailable(f"{self.bucket}/{key}: {_said(Exception(answer.data.decode(errors='replace')))}")
+        return _etag(answer.headers.get("ETag"))
+
+    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+        # obstore takes a prefix for a folder's name.
+        try:
+            found = self._minio.list_objects(
+                self.bucket, prefix=prefix or None, recursive=True, start_after=after or None
+            )
+            return [
+                ObjectInfo(info.object_name, _etag(info.etag), _seconds(info.last_modified), info.size or 0)
+                for info in islice(found, most)
+            ]
+        except (MinioException, HTTPError) as error:
+            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
             return ObjectNotFound(key)
@@ -223,6 +330,28 @@ def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
     return S3ObjectStore(
         bucket, settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key, settings.region
     )
+
+
+class _Counted:
+    """A body that must have so many bytes; remembers why it could not be read."""
+
+    def __init__(self, body: Readable, length: int) -> None:
+        self._body, self._left = body, length
+        self.failure: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.  Raises what the body raises, or `EOFError`."""
+        size = self._left if size < 0 else min(size, self._left)
+        try:
+            part = self._body.read(size) if size else b""
+        except Exception as error:
+            self.failure = error
+            raise OSError("the body cannot be read") from error
+        if size and not part:
+            self.failure = EOFError(f"{self._left} bytes are missing")
+            raise OSError("the body ends too early")
+        self._left -= len(part)
+        return part
 
 
 def _beginning(answer: "obstore.GetResult", most: int) -> bytes:

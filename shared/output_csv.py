@@ -121,6 +121,11 @@ class OutputCsv:
         start, end = self._find(user_id.encode(), len(HEADER))
         return decode_row(self.body[start:end]) if end > start else None
 
+    def start_of(self, user_id: str) -> int | None:
+        """Where in `body` the user's line begins; None without one."""
+        start, end = self._find(user_id.encode(), len(HEADER))
+        return start if end > start else None
+
     def rows(self) -> Iterator[Row]:
         """All rows, in order.  Raises `InvalidOutputCsv` at a line that is not one of ours."""
         lines = io.BytesIO(self.body)

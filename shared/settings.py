@@ -1,11 +1,15 @@
 """The only reader of the environment: every setting by its standard name, each also as `<NAME>_FILE`."""
 
+import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from environs import EnvValidationError, FileAwareEnv, ValidationError
+
+_HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 LONGEST_PUBLISH_INTERVAL_S = 20
 """Above it, who waits to be published would be taken for forgotten (after 30 s) and read again."""
@@ -35,6 +39,9 @@ class Settings:
     flower_user: str = "rowdrop"
     flower_password: str = field(default="", repr=False)
     progress_file: str = ""
+    max_upload_mb: int = 20
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -77,7 +84,14 @@ class Settings:
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
             "progress_file": env.str("PROGRESS_FILE", ""),
+            "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_positive),
+            "allowed_hosts": _words(env.str("ALLOWED_HOSTS", "", validate=_host_names)),
+            "cors_origins": _words(env.str("CORS_ORIGINS", "", validate=_origins)),
         }
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple((text or "").replace(",", " ").split())  # None: it was wrong, which is told at the end
 
 
 def _not_empty(value: str) -> None:
@@ -100,6 +114,16 @@ def _ip_address(value: str) -> None:
         ip_address(value.strip("[]"))
     except ValueError:
         raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
+
+
+def _host_names(value: str) -> None:
+    if not all(_HOST_NAME.fullmatch(name) for name in _words(value)):
+        raise ValidationError("must be host names without scheme and port, such as rowdrop.example.org, *.example.org")
+
+
+def _origins(value: str) -> None:
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in _words(value)):
+        raise ValidationError("must be origins such as https://example.org or http://localhost:3000, or *")
 
 
 def _http_url(value: str) -> None:

@@ -15,6 +15,7 @@ BULK_QUEUE = "bulk"
 REFRESH = "refresh"
 REFRESH_ALONE = "refresh_alone"
 REFRESH_PAGE = "refresh_page"
+REFRESH_ASKED = "refresh_asked"
 SWEEP = "sweep"
 REBUILD = "rebuild"
 
@@ -34,7 +35,7 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
             Queue(BULK_QUEUE, routing_key=BULK_QUEUE),
         ],
         task_create_missing_queues=False,
-        task_routes={REFRESH: {"queue": EVENTS_QUEUE}},
+        task_routes={REFRESH: {"queue": EVENTS_QUEUE}, REFRESH_ASKED: {"queue": EVENTS_QUEUE}},
         # A task is acknowledged when it is done; a killed worker's task comes back after the visibility timeout.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -88,6 +89,10 @@ class TaskQueue:
     def refresh_page(self) -> None:
         """Have the next page of bulk work done."""
         self._send(BULK_QUEUE, REFRESH_PAGE)
+
+    def refresh_asked(self, user_id: str, request_id: str) -> None:
+        """Have a user marked and read anew because somebody asks for it; see `shared.requests`."""
+        self._send(EVENTS_QUEUE, REFRESH_ASKED, user_id, request_id)
 
     def sweep(self, cause: str) -> None:
         """Have the bucket compared with what is published; `cause` is shown to the operator."""

@@ -10,9 +10,17 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from redis import Redis
+
+from api.presence import SNAPSHOTS, Presence
 from local.ports import HOST, free_port
+from local.servers import MinioServer, RedisServer
+from shared.object_store import S3ObjectStore
+from shared.output_csv import HEADER
+from tests.conftest import PASSWORD, USER
 
 ROOT = Path(__file__).parent.parent
+ROWS = HEADER + b"0001,Ivan,Ivanov,946674000000,\n"
 
 
 class Answer(NamedTuple):
@@ -63,11 +71,12 @@ class ApiProcess:
         assert self._process is not None
         return self._process.pid
 
-    def ask(self, method: str, path: str, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """One request."""
         connection = HTTPConnection(HOST, self.port, timeout=60)
         try:
-            connection.request(method, path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+            sent = {name.replace("_", "-"): text for name, text in headers.items()}
+            connection.request(method, path, body, sent)
             response = connection.getresponse()
             body = response.read()
             return Answer(response.status, {name.lower(): text for name, text in response.getheaders()}, body)
@@ -76,7 +85,7 @@ class ApiProcess:
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET."""
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, None, **headers)
 
     def post(self, path: str) -> Answer:
         """POST without a body."""
@@ -90,6 +99,43 @@ class ApiProcess:
         except OSError:
             return False
         return True
+
+
+class Stage:
+    """One API with a Redis of its own and buckets of its own; `source` may be one that is not there."""
+
+    def __init__(
+        self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
+    ) -> None:
+        self.redis_server, self.bucket = redis, bucket
+        self.store = S3ObjectStore(bucket, minio.endpoint, USER, PASSWORD, "us-east-1")
+        self.source = S3ObjectStore(source, minio.endpoint, USER, PASSWORD, "us-east-1")
+        self.api = ApiProcess(
+            {
+                "MINIO_ENDPOINT": minio.endpoint,
+                "MINIO_ACCESS_KEY": USER,
+                "MINIO_SECRET_KEY": PASSWORD,
+                "REDIS_URL": redis.url,
+                "OUTPUT_BUCKET": bucket,
+                "SOURCE_BUCKET": source,
+            },
+            log,
+        )
+
+    def publish(self, body: bytes) -> None:
+        self.store.put("output.csv", body)
+        with Redis.from_url(self.redis_server.url) as redis:
+            redis.publish("published", "etag")
+
+    def both_processes_follow(self) -> bool:
+        """Whether both are known, and have looked."""
+        with Redis.from_url(self.redis_server.url) as redis:
+            return redis.hlen(SNAPSHOTS) == 2 and Presence(redis).all_looked_since(1.0)
+
+    def every_process_shows(self, count: int) -> bool:
+        """Whether twenty answers in a row, whoever gave them, have so many rows."""
+        answers = [self.api.get("/data") for _ in range(20)]
+        return all(answer.status == 200 and len(answer.json) == count for answer in answers)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:

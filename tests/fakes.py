@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from redis import Redis
@@ -19,6 +20,8 @@ from shared.object_store import (
     ObjectNotFound,
     ObjectStore,
     PreconditionFailed,
+    Readable,
+    Segment,
     StoredObject,
     StoreUnavailable,
 )
@@ -73,6 +76,29 @@ class FakeObjectStore(ObjectStore):
         found = sorted((key for key in self._reached() if key.encode() > after.encode()), key=str.encode)
         listed = [ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._of(found)]
         return (listed[start : start + LIST_PAGE] for start in range(0, len(listed), LIST_PAGE))
+
+    def segment(
+        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+    ) -> Segment:
+        found = self._found(key)
+        if found.etag == if_none_match:
+            raise NotModified(key)
+        if if_match not in {None, found.etag}:
+            raise PreconditionFailed(key)
+        return Segment(found.body[start : start + length], found.etag, found.last_modified, len(found.body))
+
+    def upload(self, key: str, body: Readable, length: int) -> str:
+        read = b""
+        while len(read) < length:
+            part = body.read(length - len(read))
+            if not part:
+                raise EOFError(f"{length - len(read)} bytes are missing")
+            read += part
+        return self.put(key, read)
+
+    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+        found = (info for page in self.objects(after) for info in page if info.key.startswith(prefix))
+        return list(islice(found, most))
 
     def _of(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:
         return ((key, self.stored[key]) for key in keys)

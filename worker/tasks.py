@@ -5,6 +5,7 @@ A failure of a server is tried again with growing pauses; when that ends, the us
 enqueues them anew.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,16 @@ from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
-from shared.task_queue import BULK_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP, create_celery
+from shared.task_queue import (
+    BULK_QUEUE,
+    REBUILD,
+    REFRESH,
+    REFRESH_ALONE,
+    REFRESH_ASKED,
+    REFRESH_PAGE,
+    SWEEP,
+    create_celery,
+)
 from worker.wiring import Wiring
 
 RETRIED: dict[str, Any] = {
@@ -64,6 +74,14 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
     def refresh_alone(user_id: str) -> None:
         """The same for one over whom a worker may have died."""
         wiring().refresher.refresh_alone(user_id)
+
+    @celery.task(name=REFRESH_ASKED, **RETRIED, **_OURS)
+    def refresh_asked(user_id: str, request_id: str) -> None:
+        """Mark a user of whom somebody asks it, and read the files."""
+        parts = wiring()
+        parts.backlog.mark([user_id], "event", time.time())
+        parts.requests.note_marked(request_id)
+        parts.refresher.refresh_alone(user_id)  # this user may be one to be read alone
 
     @celery.task(name=REFRESH_PAGE, **RETRIED, **_OURS)
     def refresh_page() -> None:

@@ -20,6 +20,7 @@ from urllib3 import PoolManager, Timeout
 from shared import logs
 from shared.object_store import S3ObjectStore, open_store
 from shared.rebuilds import Rebuilds
+from shared.requests import Requests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from worker.backlog import Backlog
@@ -120,6 +121,11 @@ class Wiring:
     def rebuilds(self) -> Rebuilds:
         """The records of rebuilds."""
         return Rebuilds(self.redis)
+
+    @cached_property
+    def requests(self) -> Requests:
+        """What becomes of requests to read one user."""
+        return Requests(self.redis)
 
     @cached_property
     def ignored(self) -> IgnoredKeys:

@@ -133,3 +133,105 @@ def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S
     assert keys_of(store) == sorted(keys)
     assert keys_of(store, after="m") == sorted(key for key in keys if key > "m")
     assert all(len(page) <= 1000 for page in store.objects())
+
+
+# -- for the API -------------------------------------------------------------------------------------------------------
+class Slowly:
+    """A body that comes in small parts, and may break off."""
+
+    def __init__(self, body: bytes, failure: Exception | None = None) -> None:
+        self._body, self._failure = io.BytesIO(body), failure
+
+    def read(self, size: int, /) -> bytes:
+        part = self._body.read(min(size, 1000))
+        if not part and self._failure:
+            raise self._failure
+        return part
+
+
+def test_an_object_is_read_piece_by_piece(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"0123456789")
+    first = store.segment("o", 0, 4)
+    assert first == (b"0123", etag, store.last_modified("o"), 10)
+    assert store.segment("o", 4, 4, if_match=etag).body == b"4567"
+    assert store.segment("o", 8, 4, if_match=etag).body == b"89"
+    assert store.segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
+
+
+def test_an_empty_object_has_an_empty_piece(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"")
+    assert store.segment("o", 0, 4)[:2] == (b"", etag)
+
+
+def test_pieces_of_two_versions_are_not_put_together(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"0123456789")
+    store.put("o", b"abcdefghij")
+    with pytest.raises(PreconditionFailed):
+        store.segment("o", 4, 4, if_match=etag)
+
+
+def test_a_piece_of_what_is_known_is_not_read_again(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"0123456789")
+    with pytest.raises(NotModified):
+        store.segment("o", 0, 4, if_none_match=etag)
+    assert store.segment("o", 0, 4, if_none_match="0" * 32).body == b"0123"
+
+
+def test_a_piece_of_what_is_not_there_is_not_found(store: S3ObjectStore, no_bucket: S3ObjectStore) -> None:
+    with pytest.raises(ObjectNotFound):
+        store.segment("nobody.png", 0, 4)
+    with pytest.raises(StoreUnavailable):
+        no_bucket.segment("nobody.png", 0, 4)
+
+
+@pytest.mark.parametrize("key", MINIO_KEYS)
+def test_every_key_that_minio_takes_is_uploaded(store: S3ObjectStore, key: str) -> None:
+    store.upload(key, Slowly(b"x" * 5000), 5000)
+    assert store.get(key).body == b"x" * 5000
+
+
+def test_an_upload_is_one_object_as_any_other(store: S3ObjectStore) -> None:
+    body = b"0123456789" * 300_000
+    etag = store.upload("o", Slowly(body), len(body))
+    assert etag == store.put("same", body)
+    assert store.get("o").body == body
+    assert store.upload("empty", Slowly(b""), 0) == store.put("same", b"")
+
+
+def test_an_upload_that_breaks_off_changes_nothing(store: S3ObjectStore) -> None:
+    store.put("o", b"before")
+    with pytest.raises(TimeoutError, match="slow"):
+        store.upload("o", Slowly(b"x" * 3000, TimeoutError("slow")), 4000)
+    with pytest.raises(EOFError):
+        store.upload("o", Slowly(b"x" * 3000), 4000)
+    assert store.get("o").body == b"before"
+
+
+def test_no_more_of_a_body_is_uploaded_than_was_said(store: S3ObjectStore) -> None:
+    store.upload("o", Slowly(b"x" * 5000), 3000)
+    assert len(store.get("o").body) == 3000
+
+
+def test_an_upload_to_where_nothing_can_be_written_is_unavailable(
+    no_bucket: S3ObjectStore, stranger: S3ObjectStore, nowhere: S3ObjectStore
+) -> None:
+    for where in (no_bucket, stranger, nowhere):
+        with pytest.raises(StoreUnavailable):
+            where.upload("o", Slowly(b"x" * 5000), 5000)
+        with pytest.raises(StoreUnavailable):
+            where.page("", "", 10)
+
+
+def test_keys_are_listed_in_pages_by_how_they_begin(store: S3ObjectStore) -> None:
+    for key in ("a.csv", "ab.csv", "ab.png", "abc.csv", "b.csv", "é.csv"):
+        store.put(key, b"xyz")
+
+    def keys(prefix: str, after: str, most: int) -> list[str]:
+        return [found.key for found in store.page(prefix, after, most)]
+
+    assert keys("", "", 2) == ["a.csv", "ab.csv"]
+    assert keys("ab", "", 10) == ["ab.csv", "ab.png", "abc.csv"]
+    assert keys("ab", "ab.csv", 1) == ["ab.png"]
+    assert keys("é", "", 10) == ["é.csv"]
+    assert keys("x", "", 10) == keys("", "é.csv", 10) == []
+    assert [found.size for found in store.page("", "", 10)] == [3] * 6

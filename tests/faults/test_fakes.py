@@ -76,6 +76,7 @@ def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> 
     queue.refresh_alone("c", EVENTS_QUEUE)
     queue.refresh_alone("d", BULK_QUEUE)
     queue.refresh_page()
+    queue.refresh_asked("e", "an id")
     queue.sweep("a cause")
     queue.rebuild("an id")
     found = {}

@@ -6,17 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import DEFAULT_HOST, Result, TestClient
 from redis import Redis
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.presence import Presence
-from api.tasks import RebuildDesk
-from api.view import View
 from local.servers import RedisServer
 from shared.rebuilds import Rebuilds
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
+from tests.api_parts import api_parts
 from tests.api_process import eventually
 
 
@@ -28,8 +28,9 @@ class Office:
         self._celery = create_celery(url)
         self.other = Presence(redis)
         self.look()
-        desk = RebuildDesk(self.rebuilds, TaskQueue(self._celery).rebuild, Presence(redis), 2, time.time)
-        self.client = TestClient(create_app(View, desk, WriteGuard("", is_reachable_from_outside=False), 3600))
+        parts = api_parts(redis, queue=TaskQueue(self._celery))
+        guard = WriteGuard("", is_reachable_from_outside=False)
+        self.client = TestClient(create_app(parts, BrowserGuard([DEFAULT_HOST]), guard))
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:
@@ -144,8 +145,8 @@ def test_a_failed_rebuild_is_a_500_with_the_reason(office: Office) -> None:
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.fail(task_id, "src-data: access denied", time.time())
     result = answer.result(5)
-    assert (result.status_code, result.json["status"]) == (500, "failed")
-    assert result.json["error"] == "src-data: access denied"
+    assert (result.status_code, result.json["type"], result.json["task_id"]) == (500, "/docs#rebuild-failed", task_id)
+    assert "src-data: access denied" in result.json["detail"]
 
 
 def test_a_rebuild_that_is_lost_while_waited_for_is_a_503(office: Office) -> None:
@@ -161,7 +162,7 @@ def test_more_than_two_in_a_process_do_not_wait(office: Office) -> None:
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
         assert (result.status_code, result.json["status"], result.json["task_id"]) == (202, "queued", task_id)
-        assert "ask for the task" in result.json["message"]
+        assert "look at Location" in result.json["message"]
     office.finish(task_id)
     eventually(lambda: office.look() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]

@@ -4,68 +4,21 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-import pytest
 from minio import Minio
 from redis import Redis
 
-from api.presence import SNAPSHOTS, Presence
+from api.presence import SNAPSHOTS
+from api.transfers import MOST_AT_WORK
 from local.ports import free_port
 from local.servers import MinioServer, RedisServer
-from shared.object_store import S3ObjectStore
 from shared.output_csv import HEADER
 from shared.rebuilds import Rebuilds
-from tests.api_process import ApiProcess, eventually
-from tests.conftest import PASSWORD, USER, new_bucket
-
-ROWS = HEADER + b"0001,Ivan,Ivanov,946674000000,\n"
-
-
-class Stage:
-    """One API with a Redis of its own and a bucket of its own."""
-
-    def __init__(self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path) -> None:
-        self.redis_server, self.bucket = redis, bucket
-        self.store = S3ObjectStore(bucket, minio.endpoint, USER, PASSWORD, "us-east-1")
-        self.api = ApiProcess(
-            {
-                "MINIO_ENDPOINT": minio.endpoint,
-                "MINIO_ACCESS_KEY": USER,
-                "MINIO_SECRET_KEY": PASSWORD,
-                "REDIS_URL": redis.url,
-                "OUTPUT_BUCKET": bucket,
-            },
-            log,
-        )
-
-    def publish(self, body: bytes) -> None:
-        self.store.put("output.csv", body)
-        with Redis.from_url(self.redis_server.url) as redis:
-            redis.publish("published", "etag")
-
-    def both_processes_follow(self) -> bool:
-        """Whether both are known, and have looked."""
-        with Redis.from_url(self.redis_server.url) as redis:
-            return redis.hlen(SNAPSHOTS) == 2 and Presence(redis).all_looked_since(1.0)
-
-    def every_process_shows(self, count: int) -> bool:
-        """Whether twenty answers in a row, whoever gave them, have so many rows."""
-        answers = [self.api.get("/data") for _ in range(20)]
-        return all(answer.status == 200 and len(answer.json) == count for answer in answers)
-
-
-@pytest.fixture
-def stage(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[Stage]:
-    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
-        stage = Stage(minio_server, new_bucket(minio_client), redis, tmp_path / "api.log")
-        stage.store.put("output.csv", ROWS)
-        with stage.api:
-            eventually(stage.both_processes_follow)
-            yield stage
+from tests.api_process import ROWS, ApiProcess, Stage, eventually
+from tests.conftest import PASSWORD, USER
 
 
 def test_it_serves_what_is_published_and_follows(stage: Stage) -> None:
@@ -166,6 +119,35 @@ def test_a_minio_that_is_gone_stops_no_get(minio_client: Minio, tmp_path: Path, 
                 eventually(lambda: stage.every_process_shows(0))
         finally:
             stack.__exit__()
+
+
+def test_a_minio_that_hangs_keeps_no_get_of_rows_waiting(
+    minio_client: Minio, tmp_path: Path, minio_server: MinioServer
+) -> None:
+    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
+        minio = MinioServer(
+            tmp_path / "minio", free_port(), free_port(), USER, PASSWORD,
+            redis.port, redis.password, minio_server.binary,
+        )  # fmt: skip
+        with minio, ThreadPoolExecutor(40) as threads:
+            for bucket in ("output", "source"):
+                Minio(f"127.0.0.1:{minio.port}", USER, PASSWORD, secure=False).make_bucket(bucket)
+            stage = Stage(minio, "output", redis, tmp_path / "api.log", "source")
+            stage.store.put("output.csv", ROWS)
+            with stage.api:
+                eventually(stage.both_processes_follow)
+                minio_process = psutil.Process(minio.pid)
+                minio_process.suspend()
+                try:
+                    asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
+                    # Those that found no place are refused; the others wait for MinIO.
+                    eventually(lambda: sum(answer.done() for answer in asked) >= 40 - 2 * MOST_AT_WORK)
+                    began = time.monotonic()
+                    assert stage.every_process_shows(1)
+                    assert time.monotonic() - began < 2
+                finally:
+                    minio_process.resume()
+                assert {answer.result().status for answer in asked} <= {404, 503}
 
 
 def test_after_a_post_that_waited_no_process_shows_an_older_version(stage: Stage) -> None:

@@ -6,22 +6,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import DEFAULT_HOST, Result, TestClient
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.app import create_app
+from api.browsers import BrowserGuard
 from api.figures import Figures, Trouble
 from api.guard import WriteGuard
-from api.presence import Presence
 from api.snapshot import EMPTY
-from api.tasks import RebuildDesk
 from api.view import View
 from local.ports import free_port
 from shared.output_csv import HEADER
-from shared.rebuilds import Rebuilds
 from shared.records import Reject
+from tests.api_parts import api_parts
+from tests.fakes import FakeObjectStore
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()
 OUTPUT = HEADER + (
@@ -47,16 +47,18 @@ REJECTS = {
 VIEW = View(EMPTY.updated(OUTPUT, "etag-1"), REJECTS, FIGURES, looked_at=NOON, heard_at=NOON)
 
 OPEN = WriteGuard("", is_reachable_from_outside=False)
+NAMED = BrowserGuard([DEFAULT_HOST])
 
 
 class Service:
     """The application with what it shows and its time as plain attributes."""
 
-    def __init__(self, guard: WriteGuard = OPEN) -> None:
+    def __init__(self, guard: WriteGuard = OPEN, browsers: BrowserGuard = NAMED) -> None:
         self.view, self.now = VIEW, NOON
         self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
-        desk = RebuildDesk(Rebuilds(self.redis), lambda task_id: None, Presence(self.redis), 2, lambda: self.now)
-        self.client = TestClient(create_app(lambda: self.view, desk, guard, 3600, lambda: self.now))
+        self.files = FakeObjectStore("src-data", lambda: self.now)
+        parts = api_parts(self.redis, lambda: self.view, self.files, clock=lambda: self.now)
+        self.client = TestClient(create_app(parts, browsers, guard, lambda: self.now))
 
     def get(self, path: str, **headers: str) -> Result:
         return self.client.simulate_get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
@@ -151,7 +153,7 @@ def test_a_trailing_slash_changes_nothing(service: Service, path: str) -> None:
     assert service.get(path.rstrip("/") + "/").content == service.get(path).content
 
 
-@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/stats", "/errors", "/health/live", "/"])
+@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/data/0001", "/stats", "/errors", "/health/live", "/"])
 def test_head_tells_what_get_would(service: Service, path: str) -> None:
     head, get = service.client.simulate_head(path), service.get(path)
     assert head.status_code == 200
@@ -201,6 +203,7 @@ def test_only_the_etags_of_answers_with_an_age_change_with_the_date(service: Ser
     [
         ("/data?min_age=old", "min_age"),
         ("/data?sort=age", "sort"),
+        ("/data?order=age", "order"),
         ("/data?min_age=1&min_age=2", "min_age"),
         ("/stats?max_age=", "max_age"),
         ("/stats?is_image_exists=yes", "is_image_exists"),
@@ -212,7 +215,7 @@ def test_a_wrong_parameter_is_a_400_that_names_it(service: Service, path: str, n
     result = service.get(path)
     assert result.status_code == 400
     assert result.json["parameter"] == name
-    assert name in result.json["description"]
+    assert name in result.json["detail"]
     assert result.json["allowed"]
 
 
@@ -251,6 +254,13 @@ def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) ->
     assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
 
 
+def test_errors_come_in_pages(service: Service) -> None:
+    result = service.get("/errors?limit=1&offset=1")
+    assert [error["key"] for error in result.json] == ["0009.csv"]
+    assert result.headers["x-total-count"] == "4"
+    assert '</errors?limit=1&offset=2>; rel="next"' in result.headers["link"]
+
+
 @pytest.mark.parametrize(("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")])
 def test_what_needs_redis_is_503_without_it(service: Service, method: str, path: str) -> None:
     result = service.client.simulate_request(method, path)
@@ -261,9 +271,9 @@ def test_what_needs_redis_is_503_without_it(service: Service, method: str, path:
 def test_other_addresses_and_methods_are_refused_in_json(service: Service) -> None:
     nowhere, wrong = service.get("/nowhere", Accept="text/html"), service.client.simulate_delete("/data")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
-    assert json.loads(nowhere.content)["title"] == "404 Not Found"
+    assert json.loads(nowhere.content)["title"] == "No such route"
     assert "GET, HEAD, POST" in wrong.headers["allow"]
-    assert wrong.json["description"]
+    assert wrong.json["detail"]
 
 
 def test_the_index_lists_every_route_with_a_sentence(service: Service) -> None:
@@ -299,7 +309,7 @@ def post(service: Service, authorization: str | None = None) -> Result:
 def test_reachable_from_outside_and_without_a_token_every_write_is_refused(guarded: Service) -> None:
     answer = post(guarded, "Bearer anything")
     assert answer.status_code == 403
-    assert "API_TOKEN" in answer.json["description"]
+    assert "API_TOKEN" in answer.json["detail"]
     assert guarded.get("/data").status_code == 200
 
 

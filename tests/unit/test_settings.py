@@ -106,3 +106,32 @@ def test_a_publish_interval_must_be_short_enough_to_keep_promises(
     monkeypatch.setenv("PUBLISH_MIN_INTERVAL_S", seconds)
     with pytest.raises(InvalidSettings, match=r"PUBLISH_MIN_INTERVAL_S.*from 0 to 20"):
         Settings.from_environment()
+
+
+def test_names_and_origins_are_lists_by_blanks_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment().allowed_hosts == ()
+    monkeypatch.setenv("ALLOWED_HOSTS", "rowdrop.example.org, *.lab.example.org api")
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example.org:8443,http://[::1]:3000")
+    settings = Settings.from_environment()
+    assert settings.allowed_hosts == ("rowdrop.example.org", "*.lab.example.org", "api")
+    assert settings.cors_origins == ("https://app.example.org:8443", "http://[::1]:3000")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALLOWED_HOSTS", "http://rowdrop.example.org"),
+        ("ALLOWED_HOSTS", "rowdrop.example.org:8080"),
+        ("ALLOWED_HOSTS", "*example.org"),
+        ("CORS_ORIGINS", "app.example.org"),
+        ("CORS_ORIGINS", "https://app.example.org/"),
+        ("CORS_ORIGINS", "https://*.example.org"),
+        ("MAX_UPLOAD_MB", "0"),
+    ],
+)
+def test_what_is_no_name_or_origin_is_refused_with_an_example(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=name):
+        Settings.from_environment()

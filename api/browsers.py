@@ -1,0 +1,128 @@
+"""What another site's page may do to this API by way of somebody's browser: nothing, unless its origin is allowed.
+
+Three guards, none of which a program such as curl meets:
+
+- `Host` must be a name of ours, or a page could reach us under a name of its own that it has let point here (DNS
+  rebinding) and read everything.  An address is no name, so it cannot be rebound, and is always allowed.
+- A request that a browser says comes from another site (`Sec-Fetch-Site`, or `Origin`) is refused, but for following
+  a link; so nobody's page can write, or find out by trying what there is.
+- An origin of `CORS_ORIGINS` may do both.  `*` lets every page read, and none write.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from ipaddress import ip_address
+
+from falcon import HTTP_204, Request, Response
+
+from api.refusals import Problem
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", re.IGNORECASE)
+_OURS = frozenset({"same-origin", "none"})
+_EXPOSED = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
+_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
+_PREFLIGHT_S = "600"
+
+HEADERS = (
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("x-content-type-options", "nosniff"),
+)
+"""On every answer.  A page that is meant for browsers says itself what it loads."""
+
+
+class BrowserGuard:
+    """Falcon middleware in front of everything.
+
+    `allowed_hosts`: names beside the loopback ones; `*.example.org` for all below one, `*` for any name.
+    `cors_origins`: origins (`https://example.org:8443`) whose pages may read and write; `*`: any page may read.
+    """
+
+    def __init__(self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()) -> None:
+        self._is_ours: Callable[[str], bool] = lru_cache(256)(_HostRule(allowed_hosts).allows)
+        self._origins = frozenset(origin.lower() for origin in cors_origins)
+
+    def process_request(self, request: Request, response: Response) -> None:
+        """Let pass, answer a preflight request, or raise a 421 or 403."""
+        env = request.env
+        if not self._is_ours(env.get("HTTP_HOST", "")):
+            raise Problem("other-host", _NOT_OURS.format(env["HTTP_HOST"][:80]))
+        if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
+            self._check_site(request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE"))
+
+    def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
+        """Give the answer its headers."""
+        own_policy = response.get_header("Content-Security-Policy")
+        response.set_headers(HEADERS)
+        if own_policy:
+            response.set_header("Content-Security-Policy", own_policy)
+        if self._origins - {"*"}:
+            response.append_header("Vary", "Origin")
+
+    def _check_site(self, request: Request, response: Response, origin: str | None, site: str | None) -> None:
+        if origin and self._may(origin.lower(), request):
+            self._allow(origin, request, response)
+        elif site in _OURS or (site is None and _is_own(origin, request)) or _follows_a_link(request):
+            return
+        else:
+            raise Problem("cross-site", _CROSS_SITE.format((origin or "another site")[:80]))
+
+    def _may(self, origin: str, request: Request) -> bool:
+        if origin in self._origins:
+            return True
+        asked = request.get_header("Access-Control-Request-Method") or request.method
+        return "*" in self._origins and asked in READING
+
+    def _allow(self, origin: str, request: Request, response: Response) -> None:
+        response.set_header("Access-Control-Allow-Origin", origin if origin.lower() in self._origins else "*")
+        response.set_header("Access-Control-Expose-Headers", _EXPOSED)
+        if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
+            response.set_header("Access-Control-Allow-Methods", _METHODS)
+            response.set_header("Access-Control-Allow-Headers", _REQUEST_HEADERS)
+            response.set_header("Access-Control-Max-Age", _PREFLIGHT_S)
+            response.status, response.complete = HTTP_204, True
+
+
+class _HostRule:
+    def __init__(self, allowed: Collection[str]) -> None:
+        names = {name.lower() for name in allowed}
+        self._any = "*" in names
+        self._names = names | {"localhost"}
+        self._endings = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
+
+    def allows(self, host: str) -> bool:
+        """Whether a `Host` header names us; without one no browser has asked."""
+        if self._any or not host:
+            return True
+        found = _HOST.fullmatch(host)
+        if not found:
+            return False
+        name = found[1].lower()
+        return name in self._names or name.endswith(self._endings) or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_own(origin: str | None, request: Request) -> bool:
+    """Of a browser that sends no `Sec-Fetch-Site`.  The scheme is a proxy's business."""
+    return origin is None or origin.partition("://")[2].lower() == request.env.get("HTTP_HOST", "").lower()
+
+
+def _follows_a_link(request: Request) -> bool:
+    env = request.env
+    if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
+        return False
+    return env.get("HTTP_SEC_FETCH_MODE") == "navigate" and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+
+
+_NOT_OURS = "{!r} is no name of this API.  Add it to ALLOWED_HOSTS, or ask by an address such as 127.0.0.1."
+_CROSS_SITE = "A page of {!r} may not use this API.  If it is yours, add its origin to CORS_ORIGINS."

@@ -1,0 +1,68 @@
+"""Words of OpenAPI that the description of the routes is put together from.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api.problems import KINDS, MEDIA_PROBLEM
+from api.schemas import Schema, ref, text
+
+JSON = "application/json"
+_EVERYWHERE = ("wrong-request", "cross-site", "too-slow", "address-too-long", "wrong-expectation", "other-host")
+_EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
+WRITES = ("token", "writes-refused")
+ANYTHING: Schema = {}
+"""Bytes that no schema can tell about."""
+
+Document = dict[str, Any]
+
+
+def in_query(name: str, schema: Schema, description: str, **more: object) -> Document:
+    """A parameter of the query string."""
+    return {"name": name, "in": "query", "description": description, "schema": schema, **more}
+
+
+def in_path(name: str, description: str, **more: object) -> Document:
+    """A parameter in the path."""
+    schema = {**text(minLength=1), **more}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def answer(description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None) -> Document:
+    """An answer: its contents by media type, its headers with what they mean."""
+    found: Document = {"description": description}
+    if content:
+        found["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
+    if headers:
+        found["headers"] = {name: {"description": meaning, "schema": text()} for name, meaning in headers.items()}
+    return found
+
+
+def _refusals(kinds: Sequence[str]) -> Document:
+    by_status: dict[str, list[str]] = {}
+    for kind in kinds:
+        by_status.setdefault(str(KINDS[kind].status), []).append(KINDS[kind].title)
+    return {status: answer("; ".join(titles), {MEDIA_PROBLEM: ref("Problem")}) for status, titles in by_status.items()}
+
+
+def operation(
+    summary: str,
+    answers: Mapping[str, Document],
+    refusals: Sequence[str] = (),
+    parameters: Sequence[Document] = (),
+    sample: str = "",
+    body: Document | None = None,
+) -> Document:
+    """What one method of one route does; `refusals` are the kinds of problems that only some operations have."""
+    every = dict.fromkeys((*refusals, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
+    found: Document = {
+        "summary": summary,
+        "responses": _refusals(list(every)) | dict(answers),
+        "x-codeSamples": [{"lang": "Shell", "source": sample}],
+    }
+    if parameters:
+        found["parameters"] = list(parameters)
+    if body:
+        found["requestBody"] = body
+    if set(WRITES) & set(refusals):
+        found["security"] = [{}, {"token": []}]
+    return found

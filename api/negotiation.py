@@ -1,0 +1,47 @@
+"""Which format and which coding a client wants (RFC 9110, 12.5.1 and 12.5.3)."""
+
+import re
+from functools import lru_cache
+
+from falcon.util.mediatypes import best_match
+
+_FORMAT_OF = {
+    "application/json": "json",
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "text/csv": "csv",
+    "application/vnd.apache.parquet": "parquet",
+    "application/x-parquet": "parquet",
+    "text/html": "html",
+}
+_GZIP = re.compile(r"(?i)(?:^|,)\s*(gzip|x-gzip|\*)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?(?=,|$)")
+
+MEDIA_TYPES = tuple(_FORMAT_OF)
+"""In the order in which they are preferred when a client has no preference."""
+
+
+@lru_cache(256)
+def format_of(accept: str | None) -> str | None:
+    """The format that `Accept` prefers; None if it accepts none of ours."""
+    if not accept:
+        return "json"
+    try:
+        return _FORMAT_OF.get(best_match(MEDIA_TYPES, accept))
+    except ValueError:  # it cannot be understood
+        return None
+
+
+@lru_cache(256)
+def takes_gzip(accept_encoding: str | None) -> bool:
+    """Whether `Accept-Encoding` names gzip, and does not rule it out."""
+    found = {name.lower(): weight for name, weight in _GZIP.findall(accept_encoding or "")}
+    weight = found.get("gzip", found.get("x-gzip", found.get("*")))
+    return weight is not None and (not weight or _is_positive(weight))
+
+
+def _is_positive(weight: str) -> bool:
+    try:
+        return float(weight) > 0
+    except ValueError:
+        return False

@@ -1,0 +1,69 @@
+"""GET /openapi.json: the description of the API, OpenAPI 3.1."""
+
+import json
+from functools import cache
+
+from falcon import MEDIA_JSON, Request, Response
+
+from api import schemas
+from api.conditional import etag_of, not_modified
+from api.describe import Document
+from api.filters import single_values
+from api.operations import PATHS
+
+
+class OpenApiResource:
+    """The description."""
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """The same bytes until another release."""
+        single_values(request.params, ())
+        body = encoded()
+        if not not_modified(request, response, etag_of("openapi", body)):
+            response.content_type, response.data = MEDIA_JSON, body
+
+    on_head = on_get
+
+
+@cache
+def encoded() -> bytes:
+    """The description as it is sent."""
+    return json.dumps(document(), ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def _head_of(operation: Document) -> Document:
+    """HEAD answers as GET does, without a body."""
+    answers = {
+        status: {name: part for name, part in answer.items() if name != "content"}
+        for status, answer in operation["responses"].items()
+    }
+    summary = f"The headers of: {operation['summary']}"
+    return {name: part for name, part in operation.items() if name != "x-codeSamples"} | {
+        "summary": summary,
+        "responses": answers,
+    }
+
+
+def document() -> Document:
+    """The whole description."""
+    paths = {
+        path: methods | ({"head": _head_of(methods["get"])} if "get" in methods else {})
+        for path, methods in PATHS.items()
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rowdrop",
+            "version": "1",
+            "description": "Drop a file, get a row.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.SCHEMAS,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "The API_TOKEN, if one is set."}
+            },
+        },
+    }

@@ -1,0 +1,227 @@
+"""Every route: what it takes and what it answers, as OpenAPI says it.  Pure.
+
+Kept by hand, and by tests true in both directions: every route and parameter is here and none beside them, and every
+answer of the running service is valid by it.
+"""
+
+from api.describe import ANYTHING, JSON, WRITES, Document, answer, in_path, in_query, operation
+from api.files import A_KEY, A_PAGE, MOST_LISTED
+from api.filters import A_TRUTH, AN_AGE
+from api.formats import MEDIA_TYPES
+from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, FORMATS, LONGEST_SEARCH, SOME_FIELDS
+from api.schemas import Schema, a_list, number, ref, text
+from api.waiting import A_WAIT, LONGEST_WAIT_S
+from shared.keys import EXTENSIONS, LONGEST_KEY, LONGEST_NAME
+from shared.output_csv import COLUMNS
+
+_PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
+READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(sorted(EXTENSIONS))})$"
+"""The names that `shared.keys.refusal_of` lets pass."""
+_FILTERS = [
+    in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), A_TRUTH),
+    in_query("min_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
+    in_query("max_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
+]
+_PAGING = [
+    in_query("limit", number(minimum=0, maximum=999_999_999), A_NUMBER),
+    in_query("offset", number(minimum=0, maximum=999_999_999), A_NUMBER),
+]
+_ORDERS = [f"{sign}{name}" for name in COLUMNS for sign in ("", "-")]
+_LIST: Schema = {"type": "array", "minItems": 1}
+_ROWS = [
+    *_FILTERS,
+    in_query("q", text(minLength=1, maxLength=LONGEST_SEARCH, pattern=r"\S"), A_SEARCH),
+    in_query("sort", _LIST | {"items": text(enum=_ORDERS)}, AN_ORDER, style="form", explode=False),
+    in_query("fields", _LIST | {"items": text(enum=list(COLUMNS))}, SOME_FIELDS, style="form", explode=False),
+    *_PAGING,
+    in_query("format", text(enum=list(FORMATS)), A_FORMAT),
+]
+_WAIT = [in_query("wait", number(minimum=0, maximum=LONGEST_WAIT_S), A_WAIT)]
+_USER = in_path(
+    "user_id", "The user: a file's name without its extension.", maxLength=LONGEST_NAME - 4, pattern=_PRINTABLE
+)
+_NAME = in_path("name", "The file's name, percent-encoded.", maxLength=LONGEST_KEY)
+_NEW_NAME = in_path("name", "The file's name: what Rowdrop reads.", maxLength=LONGEST_NAME, pattern=READABLE)
+_KEY = text(maxLength=LONGEST_KEY, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
+_LISTING = [
+    in_query("prefix", _KEY, f"{A_KEY}: only files whose names begin so"),
+    in_query("after", _KEY, f"{A_KEY}: only files whose names come after it"),
+    in_query("limit", number(minimum=1, maximum=MOST_LISTED), A_PAGE),
+]
+
+_ETAG = {"ETag": "its version; send it as If-None-Match, and get a 304 while it is the same"}
+_COUNTED = {"X-Total-Count": "how many there are on all pages", "Link": "other pages (RFC 8288)"}
+_LOCATION = {"Location": "where to look"}
+
+
+_NOT_MODIFIED = {"304": answer("It has not changed.", {}, _ETAG)}
+_ALL_FORMATS: dict[str, Schema] = {
+    JSON: a_list(ref("SomeFields")),
+    MEDIA_TYPES["ndjson"]: ANYTHING,
+    "text/csv": ANYTHING,
+    MEDIA_TYPES["parquet"]: ANYTHING,
+    "text/html": ANYTHING,
+}
+_A_FILE: dict[str, Schema] = {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}
+_NO_ROWS, _NO_STORE, _NO_REDIS = "nothing-published", "store-away", "redis-away"
+
+PATHS: dict[str, dict[str, Document]] = {
+    "/data": {
+        "get": operation(
+            "The published rows: a JSON array of users, or another format.",
+            {"200": answer("The rows.", _ALL_FORMATS, _ETAG | _COUNTED)} | _NOT_MODIFIED,
+            ("no-such-format", _NO_ROWS),
+            _ROWS,
+            'curl "$api/data?min_age=18&sort=last_name&limit=10"',
+        ),
+        "post": operation(
+            "Read every user's files anew; with wait, answer when that is published.",
+            {
+                "200": answer("Done, and every API process shows it.", {JSON: ref("Rebuild")}, _LOCATION),
+                "202": answer("Queued, or not done within the time.", {JSON: ref("Rebuild")}, _LOCATION),
+            },
+            (*WRITES, _NO_REDIS, "task-lost", "rebuild-failed"),
+            _WAIT,
+            'curl -X POST "$api/data?wait=60"',
+        ),
+    },
+    "/data/{user_id}": {
+        "get": operation(
+            "One user's row.",
+            {"200": answer("The row.", {JSON: ref("User")}, _ETAG)} | _NOT_MODIFIED,
+            ("no-such-user", _NO_ROWS),
+            [_USER],
+            'curl "$api/data/0001"',
+        ),
+        "post": operation(
+            "Read one user's files anew; with wait, answer when that is published.",
+            {
+                "200": answer("Done, and every API process shows it.", {JSON: ref("Refresh")}, _LOCATION),
+                "202": answer("Queued, or not done within the time.", {JSON: ref("Refresh")}, _LOCATION),
+            },
+            (*WRITES, "wrong-name", _NO_REDIS),
+            [_USER, *_WAIT],
+            'curl -X POST "$api/data/0001?wait=10"',
+        ),
+    },
+    "/data/{user_id}/image": {
+        "get": operation(
+            "The image of a user's row, if it is PNG, JPEG, GIF or WebP by what is in it.",
+            {"200": answer("The image.", {"image/*": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
+            ("no-raster-image", "no-such-user", "no-such-image", _NO_ROWS, _NO_STORE, "busy"),
+            [_USER],
+            'curl "$api/data/0001/image" -o image',
+        ),
+    },
+    "/stats": {
+        "get": operation(
+            "Count, average age and average birth date of the rows.",
+            {"200": answer("The statistics.", {JSON: ref("Statistics")}, _ETAG)} | _NOT_MODIFIED,
+            (_NO_ROWS,),
+            _FILTERS,
+            'curl "$api/stats?is_image_exists=true"',
+        ),
+    },
+    "/files": {
+        "get": operation(
+            "The files in the source bucket, by name.",
+            {"200": answer("The files.", {JSON: a_list(ref("File"))}, {"Link": "the next page (RFC 8288)"})},
+            (_NO_STORE,),
+            _LISTING,
+            'curl "$api/files?prefix=00&limit=10"',
+        ),
+    },
+    "/files/{name}": {
+        "get": operation(
+            "A file as it is.",
+            {
+                "200": answer("The file.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG),
+                "206": answer(
+                    "The bytes of Range.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG
+                ),
+            }
+            | _NOT_MODIFIED,
+            ("no-such-file", "wrong-range", _NO_STORE, "busy"),
+            [_NAME],
+            'curl "$api/files/0001.csv"',
+        ),
+        "put": operation(
+            "Drop a file.  Its row follows.",
+            {"202": answer("It is in the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
+            (*WRITES, "wrong-name", "no-length", "too-large", _NO_STORE, "busy"),
+            [_NEW_NAME],
+            'curl -T 0001.csv "$api/files/0001.csv"',
+            {
+                "required": True,
+                "description": "The file.",
+                "content": {"application/octet-stream": {"schema": ANYTHING}},
+            },
+        ),
+        "delete": operation(
+            "Delete a file.  Its row follows.",
+            {"202": answer("It is gone from the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
+            (*WRITES, "no-such-file", _NO_STORE),
+            [_NAME],
+            'curl -X DELETE "$api/files/0001.csv"',
+        ),
+    },
+    "/tasks/{task_id}": {
+        "get": operation(
+            "How far a rebuild is.",
+            {"200": answer("The task.", {JSON: ref("Task")})},
+            ("no-such-task", _NO_REDIS),
+            [in_path("task_id", "As POST /data gave it.")],
+            'curl "$api/tasks/$task_id"',
+        ),
+    },
+    "/errors": {
+        "get": operation(
+            "Files that could not be used, keys that are ignored, events not understood.",
+            {
+                "200": answer(
+                    "The problems.",
+                    {JSON: a_list(ref("Trouble"))},
+                    _COUNTED | {"X-Ignored-Count": "how many keys are ignored"},
+                )
+            },
+            (_NO_ROWS,),
+            _PAGING,
+            'curl "$api/errors"',
+        ),
+    },
+    "/health/live": {
+        "get": operation(
+            "Whether rows can be served.",
+            {"200": answer("Yes.", {JSON: ref("Live")}), "503": answer("Not yet.", {JSON: ref("Live")})},
+            sample='curl "$api/health/live"',
+        ),
+    },
+    "/health/ready": {
+        "get": operation(
+            "Whether the pipeline keeps up and nothing is known to be lost; else the reasons.",
+            {"200": answer("Yes.", {JSON: ref("Readiness")}), "503": answer("No.", {JSON: ref("Readiness")})},
+            sample='curl "$api/health/ready"',
+        ),
+    },
+    "/": {
+        "get": operation(
+            "The routes, in short.",
+            {"200": answer("The routes.", {JSON: ref("Index")})},
+            sample='curl "$api/"',
+        ),
+    },
+    "/openapi.json": {
+        "get": operation(
+            "This description.",
+            {"200": answer("OpenAPI 3.1.", {JSON: {"type": "object"}}, _ETAG)} | _NOT_MODIFIED,
+            sample='curl "$api/openapi.json"',
+        ),
+    },
+    "/docs": {
+        "get": operation(
+            "The same as a page.",
+            {"200": answer("The page.", {"text/html": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
+            sample='curl "$api/docs"',
+        ),
+    },
+}

@@ -1,0 +1,41 @@
+"""The API's parts for tests that need the application and no server beside what they bring themselves."""
+
+import time
+from collections.abc import Callable
+
+from redis import Redis
+
+from api.app import Parts
+from api.presence import Presence
+from api.refreshes import RefreshDesk
+from api.tasks import RebuildDesk
+from api.transfers import Transfers
+from api.view import View
+from api.waiting import Waiting
+from shared.object_store import FileStore
+from shared.rebuilds import Rebuilds
+from shared.requests import Requests
+from shared.task_queue import TaskQueue
+from tests.fakes import FakeObjectStore, FakeTaskQueue
+
+MOST_UPLOAD_BYTES = 3_000_000
+
+
+def api_parts(
+    redis: "Redis",
+    view: Callable[[], View] = View,
+    files: FileStore | None = None,
+    queue: TaskQueue | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Parts:
+    """The parts; without `files` over an empty bucket in memory, without `queue` over one that Celery cannot read."""
+    waiting, tasks = Waiting(Presence(redis), 2), queue or FakeTaskQueue(redis)
+    store = files or FakeObjectStore("src-data", clock)
+    return Parts(
+        current=view,
+        rebuilds=RebuildDesk(Rebuilds(redis), tasks.rebuild, waiting, clock),
+        refreshes=RefreshDesk(Requests(redis), tasks.refresh_asked, waiting),
+        transfers=Transfers(lambda: store),
+        max_upload_bytes=MOST_UPLOAD_BYTES,
+        sweep_interval_s=3600,
+    )

@@ -1,0 +1,86 @@
+"""The examples of the README and of /docs, run as they are written, against a running Rowdrop."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.system.running import ROOT, Run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OF_THE_API = [block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block]
+# A row comes milliseconds after its file: a request is tried again until it is answered with a success.
+PREPARED = """set -euo pipefail
+curl() {
+    for _ in $(seq 100); do
+        command curl --fail "$@" && return
+        sleep 0.1
+    done
+    echo "in vain: curl $*" >&2
+    return 1
+}
+"""
+
+
+def run(script: str, folder: Path, rowdrop: Run) -> str:
+    (folder / "var").mkdir(exist_ok=True)
+    (folder / "var" / ".env").write_bytes((rowdrop.folder / ".env").read_bytes())
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", "-c", PREPARED + script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def routes_used(script: str) -> set[str]:
+    """Method and path of every request that a script makes of the API, the path's parts that vary left out."""
+    found = set()
+    for line in script.splitlines():
+        method = "PUT" if " -T " in line else next(iter(re.findall(r"-X (\w+)", line)), "GET")
+        for path in re.findall(r'"\$api(/[^"?]*)', line):
+            found.add(f"{method} {re.sub(r'(?<=/)(?:[0-9]{4}[.a-z]*|[$]task)', '{}', path)}")
+    return found
+
+
+def test_the_readme_shows_how_to_ask_each_route(rowdrop: Run) -> None:
+    status, body = rowdrop.get("/")
+    assert status == 200
+    listed = re.findall(r'"method": "(\w+)",\s+"path": "([^"]+)"', body.decode())
+    routes = {f"{method} {re.sub(r'{.*?}', '{}', path)}" for method, path in listed}
+    assert routes_used("\n".join(OF_THE_API)) == routes
+
+
+def test_the_examples_of_the_readme_do_what_they_say(rowdrop: Run, tmp_path: Path) -> None:
+    said = run("".join(OF_THE_API), tmp_path, rowdrop)
+    assert '"user_id":"0002","first_name":"Ann"' in said
+    assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "0002.csv").read_bytes()
+    assert (tmp_path / "image").read_bytes() == (tmp_path / "0002.png").read_bytes()
+
+
+@pytest.fixture
+def samples(rowdrop: Run) -> list[str]:
+    """Those of /docs, which come in an order in which they can be run."""
+    status, body = rowdrop.get("/docs")
+    assert status == 200
+    return [text.replace("&quot;", '"').replace("&amp;", "&") for text in re.findall("<pre>(.*?)</pre>", body.decode())]
+
+
+def test_the_examples_of_the_page_do_what_they_say(rowdrop: Run, samples: list[str], tmp_path: Path) -> None:
+    (tmp_path / "0001.csv").write_text("first_name,last_name,birthts\nAnn,Lee,0\n")
+    (tmp_path / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    begin = """
+. var/.env
+api=http://127.0.0.1:$API_PORT
+curl -s -T 0001.csv "$api/files/0001.csv"
+curl -s -T 0001.png "$api/files/0001.png"
+task_id=$(curl -s -X POST "$api/data" | sed -n 's/.*"task_id": "\\(.*\\)",*/\\1/p')
+"""
+    assert len(samples) > 15
+    run(begin + "\n".join(samples), tmp_path, rowdrop)

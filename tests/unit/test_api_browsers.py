@@ -1,0 +1,161 @@
+"""What a page of another site may do by way of somebody's browser: nothing, unless its origin is allowed."""
+
+from collections.abc import Iterator
+
+import pytest
+from falcon.testing import Result
+
+from api.browsers import BrowserGuard
+from tests.unit.test_api_answers import OPEN, Service
+
+APP = "https://app.example.org"
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    service = Service(OPEN, getattr(request, "param", BrowserGuard()))
+    yield service
+    service.redis.close()
+
+
+def asked(service: Service, method: str = "GET", host: str = "localhost", **headers: str) -> Result:
+    sent = {name.replace("_", "-"): text for name, text in headers.items()}
+    return service.client.simulate_request(method, "/data", headers={"Host": host, **sent})
+
+
+def told(result: Result) -> tuple[int, str]:
+    return result.status_code, result.json["type"].removeprefix("/docs#")
+
+
+# -- by which name -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LOCALHOST:8080", "localhost.", "rowdrop.localhost", "127.0.0.1", "127.0.0.1:8080", "192.0.2.7:80",
+        "[::1]", "[::1]:8080", "[2001:db8::7]", "",
+    ],
+)  # fmt: skip
+def test_loopback_names_and_addresses_are_ours(service: Service, host: str) -> None:
+    assert asked(service, host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
+        "localhost:8080.evil.example", "localhost:x", "[::1].evil.example", "[evil]", "local host", "a,localhost",
+        "127.1", "2130706433",
+    ],
+)  # fmt: skip
+def test_another_name_is_none_of_ours(service: Service, host: str) -> None:
+    assert told(asked(service, host=host)) == (421, "other-host")
+    assert told(asked(service, "POST", host=host)) == (421, "other-host")
+
+
+@pytest.mark.parametrize("service", [BrowserGuard(["Rowdrop.example.org", "*.lab.example.org"])], indirect=True)
+def test_allowed_names_are_ours_and_nothing_beside_them(service: Service) -> None:
+    for host in ("rowdrop.example.org", "ROWDROP.example.org:8080", "a.lab.example.org", "a.b.lab.example.org"):
+        assert asked(service, host=host).status_code == 200
+    for host in ("example.org", "x.rowdrop.example.org", "lab.example.org", "xlab.example.org"):
+        assert asked(service, host=host).status_code == 421
+
+
+@pytest.mark.parametrize("service", [BrowserGuard(["*"])], indirect=True)
+def test_a_star_is_every_name(service: Service) -> None:
+    assert asked(service, host="whatever.example").status_code == 200
+
+
+# -- from which site ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Sec_Fetch_Site": "cross-site", "Origin": "null"},
+        {"Origin": "null"},
+        {"Origin": APP},
+        {"Origin": "http://localhost:3000"},
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"},
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"},
+        {"Sec_Fetch_Site": "what is this"},
+    ],
+)
+def test_another_sites_page_is_refused(service: Service, method: str, headers: dict[str, str]) -> None:
+    result = asked(service, method, **headers)
+    assert result.status_code == 403
+    assert "access-control-allow-origin" not in result.headers
+
+
+def test_another_site_cannot_write_by_a_link_or_a_form(service: Service) -> None:
+    form = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert told(asked(service, "POST", **form)) == (403, "cross-site")
+    assert asked(service, "POST", Origin=APP, **form).status_code == 403
+
+
+def test_a_link_may_be_followed(service: Service) -> None:
+    headers = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert asked(service, **headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec_Fetch_Site": "none"},
+        {"Sec_Fetch_Site": "same-origin"},
+        {"Sec_Fetch_Site": "same-origin", "Origin": "https://behind.a.proxy.example"},
+        {"Origin": "http://localhost"},
+    ],
+)
+def test_our_own_pages_and_programs_may_read_and_write(service: Service, headers: dict[str, str]) -> None:
+    assert asked(service, **headers).status_code == 200
+    assert asked(service, "POST", **headers).status_code == 503  # as far as Redis, which is away in these tests
+
+
+# -- CORS --------------------------------------------------------------------------------------------------------------
+ALLOWED = BrowserGuard(cors_origins=[APP])
+ANY = BrowserGuard(cors_origins=["*"])
+
+
+@pytest.mark.parametrize("service", [ALLOWED], indirect=True)
+def test_an_allowed_origin_reads_and_writes(service: Service) -> None:
+    result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
+    assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, APP)
+    assert "X-Total-Count" in result.headers["access-control-expose-headers"]
+    assert "Origin" in result.headers["vary"]
+    assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 503
+
+
+@pytest.mark.parametrize("service", [ALLOWED], indirect=True)
+def test_another_origin_gets_nothing(service: Service) -> None:
+    for origin in (APP + ":8443", "http://app.example.org", "https://app.example.org.evil.example", "null"):
+        assert asked(service, Origin=origin, Sec_Fetch_Site="cross-site").status_code == 403
+    assert "Origin" in asked(service).headers["vary"]
+
+
+@pytest.mark.parametrize("service", [ALLOWED], indirect=True)
+def test_an_allowed_origin_is_told_beforehand_what_it_may(service: Service) -> None:
+    result = asked(service, "OPTIONS", Origin=APP, Sec_Fetch_Site="cross-site", Access_Control_Request_Method="PUT")
+    assert (result.status_code, result.content) == (204, b"")
+    assert "PUT" in result.headers["access-control-allow-methods"]
+    assert "Authorization" in result.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("service", [ANY], indirect=True)
+def test_a_star_lets_every_page_read_and_none_write(service: Service) -> None:
+    result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
+    assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, "*")
+    assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
+    assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT").status_code == 403
+    assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET").status_code == 204
+
+
+# -- headers -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", ["/data", "/nowhere", "/data?wrong=1"])
+def test_every_answer_tells_browsers_to_make_nothing_else_of_it(service: Service, path: str) -> None:
+    headers = service.client.simulate_get(path, headers={"Host": "localhost"}).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["cross-origin-resource-policy"] == "same-origin"

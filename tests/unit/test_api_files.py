@@ -1,0 +1,334 @@
+"""Files and images over HTTP, over a bucket in memory: names, sizes, types, ranges, and what is said about them."""
+
+from collections.abc import Iterator
+
+import pytest
+from falcon.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api import files
+from api.image import raster_type
+from api.snapshot import EMPTY
+from api.transfers import PIECE_BYTES
+from api.view import View
+from shared.keys import refusal_of
+from shared.output_csv import HEADER
+from tests.api_parts import MOST_UPLOAD_BYTES
+from tests.unit.test_api_answers import Service
+from worker import refresh, user_csv
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
+LARGE = PNG + bytes(2 * PIECE_BYTES)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.redis.close()
+
+
+def put(service: Service, name: str, body: bytes | None = b"x", **headers: str) -> Result:
+    return service.client.simulate_put(f"/files/{name}", body=body, headers=headers)
+
+
+def kind(result: Result) -> str:
+    assert result.headers["content-type"] == "application/problem+json"
+    found: str = result.json["type"]
+    return found.removeprefix("/docs#")
+
+
+# -- putting and deleting ----------------------------------------------------------------------------------------------
+def test_a_file_is_put_and_the_answer_says_where_to_look(service: Service) -> None:
+    result = put(service, "0001.csv", b"a,b")
+    assert service.files.get("0001.csv").body == b"a,b"
+    assert (result.status_code, result.headers["location"]) == (202, "/data/0001")
+    assert result.json == {
+        "name": "0001.csv",
+        "user_id": "0001",
+        "status": "stored",
+        "size": 3,
+        "etag": service.files.etag("0001.csv"),
+        "look_at": "/data/0001",
+    }
+
+
+def test_a_file_is_deleted_and_the_answer_says_where_to_look(service: Service) -> None:
+    service.files.put("ü/1.png", b"x")
+    service.files.put("ü.png", b"x")
+    result = service.client.simulate_delete("/files/ü.png")
+    assert (result.status_code, result.headers["location"]) == (202, "/data/%C3%BC")
+    assert service.client.simulate_delete("/files/ü/1.png").status_code == 202  # one that is ignored goes as well
+    assert service.files.stored == {}
+    assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("1.CSV", "rename it to 1.csv"),
+        ("1.txt", "neither a .csv nor an image"),
+        ("dir/1.csv", "in a folder"),
+        (".csv", "no user id"),
+        ("a%09b.csv", "control character"),
+        ("x" * 252 + ".csv", "255 bytes"),
+        ("%FF.csv", "UTF-8"),
+    ],
+)
+def test_a_name_that_would_be_ignored_is_refused_with_the_reason(service: Service, name: str, reason: str) -> None:
+    result = put(service, name)
+    assert (result.status_code, kind(result)) == (400, "wrong-name")
+    assert reason in result.json["detail"]
+    assert service.files.stored == {}
+
+
+@given(st.text(min_size=1, max_size=20).map(lambda text: f"{text}.csv"))
+def test_what_is_taken_is_what_the_pipeline_reads(name: str) -> None:
+    if refusal_of(name) is None:
+        assert len(name.encode()) <= refresh.LONGEST_NAME
+
+
+def test_the_limits_are_those_of_the_pipeline() -> None:
+    assert files.MAX_CSV_BYTES == user_csv.MAX_CSV_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("1.csv", files.MAX_CSV_BYTES), ("1.png", MOST_UPLOAD_BYTES), ("1.jpeg", MOST_UPLOAD_BYTES)]
+)
+def test_a_file_has_a_largest_size_by_what_it_is(service: Service, name: str, most: int) -> None:
+    assert put(service, name, b"x" * most).status_code == 202
+    result = put(service, name, b"x" * (most + 1))
+    assert (result.status_code, kind(result), result.json["most_bytes"]) == (413, "too-large", most)
+    assert len(service.files.get(name).body) == most
+
+
+def test_a_file_without_a_length_is_refused(service: Service) -> None:
+    result = service.client.simulate_put("/files/1.csv")
+    assert (result.status_code, kind(result)) == (411, "no-length")
+
+
+def test_an_empty_file_is_taken_for_a_mistake(service: Service) -> None:
+    result = put(service, "1.csv", b"", **{"Content-Length": "0"})
+    assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert service.files.stored == {}
+
+
+@pytest.mark.parametrize("size", [10, PIECE_BYTES + 10])
+def test_a_file_that_ends_before_its_length_is_not_stored(service: Service, size: int) -> None:
+    result = put(service, "1.png", b"x" * (size - 5), **{"Content-Length": str(size)})
+    assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert service.files.stored == {}
+
+
+# -- getting -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("body", [b"", b"short", LARGE])
+def test_a_file_is_given_back_as_it_is(service: Service, body: bytes) -> None:
+    etag = service.files.put("1.png", body)
+    result = service.get("/files/1.png")
+    assert (result.status_code, result.content, result.headers["etag"]) == (200, body, f'"{etag}"')
+    assert result.headers["content-length"] == str(len(body))
+    head = service.client.simulate_head("/files/1.png")
+    assert (head.status_code, head.content, head.headers) == (200, b"", result.headers)
+    for form in (f'"{etag}"', f'W/"{etag}"', f'"other", "{etag}"', "*"):
+        assert service.get("/files/1.png", If_None_Match=form).status_code == 304
+    assert service.get("/files/1.png", If_None_Match='"other"').status_code == 200
+
+
+def test_a_file_is_to_be_kept_and_not_shown(service: Service) -> None:
+    service.files.put("é.png", b"<script>")
+    headers = service.get("/files/é.png").headers
+    assert headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A9.png"
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/files/nobody.csv", "/files/a/../b", "/files/%09", "/files/" + "x" * 300, "/files/a//b"]
+)
+def test_what_is_not_there_is_a_404(service: Service, path: str) -> None:
+    for method in ("GET", "HEAD", "DELETE"):
+        assert service.client.simulate_request(method, path).status_code == 404
+
+
+@pytest.mark.parametrize("body", [PNG, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-9", 5, 10),
+        ("bytes=5-", 5, None),
+        ("bytes=-4", -4, None),
+        ("bytes=3-99999999", 3, None),
+        ("bytes=-99999999", 0, None),
+    ],
+)
+def test_some_bytes_of_a_file(service: Service, body: bytes, asked: str, start: int, stop: int | None) -> None:
+    service.files.put("1.png", body)
+    result = service.get("/files/1.png", Range=asked)
+    expected = body[start:stop]
+    assert (result.status_code, result.content) == (206, expected)
+    first = body.index(expected) if len(expected) > 1 else 0
+    if len(body) < 100:
+        assert result.headers["content-range"] == f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+
+
+def test_bytes_across_pieces(service: Service) -> None:
+    body = bytes(range(256)) * (3 * PIECE_BYTES // 256)
+    service.files.put("1.png", body)
+    start, last = PIECE_BYTES - 10, 2 * PIECE_BYTES + 10
+    result = service.get("/files/1.png", Range=f"bytes={start}-{last}")
+    assert result.content == body[start : last + 1]
+
+
+@pytest.mark.parametrize("asked", ["bytes=99-", "bytes=18-20", "bytes=5-4", "bytes=-0"])
+def test_bytes_that_are_not_there(service: Service, asked: str) -> None:
+    service.files.put("1.png", PNG)
+    result = service.get("/files/1.png", Range=asked)
+    assert (result.status_code, result.headers["content-range"]) == (416, "bytes */18")
+
+
+@pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=0-1,3-4", "lines=1-2", "bytes=x-y"])
+def test_a_range_that_is_none_of_ours_is_no_range(service: Service, asked: str) -> None:
+    service.files.put("1.png", PNG)
+    assert service.get("/files/1.png", Range=asked).status_code == 200
+
+
+def test_a_range_of_another_version_is_no_range(service: Service) -> None:
+    etag = service.files.put("1.png", PNG)
+    assert service.get("/files/1.png", Range="bytes=0-1", If_Range=f'"{etag}"').status_code == 206
+    assert service.get("/files/1.png", Range="bytes=0-1", If_Range='"other"').status_code == 200
+
+
+# -- the list ----------------------------------------------------------------------------------------------------------
+def names(result: Result) -> list[str]:
+    assert result.status_code == 200
+    return [file["name"] for file in result.json]
+
+
+def test_the_list_says_what_each_file_is(service: Service) -> None:
+    etag = service.files.put("0001.csv", b"abc")
+    service.files.put("1.CSV", b"")
+    found, ignored = service.get("/files").json
+    assert found == {
+        "name": "0001.csv",
+        "user_id": "0001",
+        "size": 3,
+        "etag": etag,
+        "last_modified": "2026-06-15T12:00:00Z",
+        "ignored": None,
+    }
+    assert (ignored["name"], ignored["user_id"]) == ("1.CSV", None)
+    assert "rename it" in ignored["ignored"]
+
+
+def test_the_list_comes_in_pages_by_how_names_begin(service: Service) -> None:
+    for name in ("a.csv", "b1.csv", "b2 &.csv", "b3.csv", "c.csv"):
+        service.files.put(name, b"")
+    result = service.get("/files?prefix=b&limit=2")
+    assert names(result) == ["b1.csv", "b2 &.csv"]
+    assert result.headers["link"] == '</files?prefix=b&limit=2&after=b2+%26.csv>; rel="next"'
+    result = service.get("/files?prefix=b&limit=2&after=b2+%26.csv")
+    assert names(result) == ["b3.csv"]
+    assert "link" not in result.headers
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "after=" + "x" * 1025,
+        "offset=1",
+        "prefix=a&prefix=b",
+        "prefix=..",
+        "after=a//b",
+    ],
+)
+def test_a_wrong_question_about_files_is_a_400(service: Service, query: str) -> None:
+    assert kind(service.get(f"/files?{query}")) == "wrong-parameter"
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+IMAGES = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
+    "image/gif": b"GIF89a\x01\x00",
+    "image/webp": b"RIFF\x00\x00\x00\x00WEBPVP8 ",
+}
+NO_IMAGES = {
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+    "html": b"<html><script>alert(1)</script>",
+    "empty": b"",
+    "wave": b"RIFF\x00\x00\x00\x00WAVEfmt ",
+    "bmp": b"BM\x00\x00",
+    "pdf": b"%PDF-1.7",
+    "nearly": b"\x89PNG\r\n",
+}
+
+
+def shown(service: Service, body: bytes) -> Result:
+    service.files.put("0002.png", body)
+    return service.get("/data/0002/image")
+
+
+@pytest.mark.parametrize(("media_type", "body"), list(IMAGES.items()))
+def test_a_raster_image_is_shown_as_what_is_in_it(service: Service, media_type: str, body: bytes) -> None:
+    result = shown(service, body)
+    assert (result.status_code, result.headers["content-type"], result.content) == (200, media_type, body)
+    assert result.headers["x-content-type-options"] == "nosniff"
+    assert result.headers["content-disposition"].startswith("inline")
+    etag = result.headers["etag"]
+    assert service.get("/data/0002/image", If_None_Match=etag).status_code == 304
+    head = service.client.simulate_head("/data/0002/image")
+    assert (head.status_code, head.content, head.headers) == (200, b"", result.headers)
+
+
+@pytest.mark.parametrize("body", NO_IMAGES.values(), ids=NO_IMAGES.keys())
+def test_what_is_no_raster_image_is_not_shown_whatever_its_name(service: Service, body: bytes) -> None:
+    result = shown(service, body)
+    assert (result.status_code, kind(result)) == (403, "no-raster-image")
+
+
+def test_a_large_image_is_shown_whole(service: Service) -> None:
+    assert shown(service, LARGE).content == LARGE
+
+
+def test_a_user_without_a_row_or_an_image_has_none_to_show(service: Service) -> None:
+    assert kind(service.get("/data/nobody/image")) == "no-such-user"
+    assert kind(service.get("/data/0001/image")) == "no-such-image"
+    assert kind(service.get("/data/0002/image")) == "no-such-image"  # deleted since
+    service.view = View()
+    assert kind(service.get("/data/0002/image")) == "nothing-published"
+
+
+def test_of_a_row_whose_image_is_a_folders_the_image_is_found(service: Service) -> None:
+    service.view = View(EMPTY.updated(HEADER + b"1,,,0,src-data/a b/1.png\n", "e"))
+    service.files.put("a b/1.png", PNG)
+    assert service.get("/data/1/image").content == PNG
+
+
+@given(st.binary(max_size=20))
+def test_no_text_is_taken_for_an_image(body: bytes) -> None:
+    if raster_type(body):
+        assert any(body.startswith(image[:3]) for image in IMAGES.values())
+
+
+# -- outages -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/files"),
+        ("GET", "/files/1.csv"),
+        ("PUT", "/files/1.csv"),
+        ("DELETE", "/files/1.csv"),
+        ("GET", "/data/0002/image"),
+    ],
+)
+def test_without_the_store_files_are_a_503_and_rows_are_there(service: Service, method: str, path: str) -> None:
+    service.files.reachable = False
+    result = service.client.simulate_request(method, path, body=b"x" if method == "PUT" else None)
+    assert (result.status_code, kind(result)) == (503, "store-away")
+    assert int(result.headers["retry-after"]) > 0
+    assert service.get("/data").status_code == 200

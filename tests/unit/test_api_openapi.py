@@ -1,0 +1,128 @@
+"""The description of the API is true in both directions: what is in it is so, and what is so is in it."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import falcon.inspect
+import pytest
+
+from api.openapi import document
+from api.operations import PATHS, READABLE
+from api.problems import KINDS
+from shared.keys import refusal_of
+from tests.unit.test_api_answers import Service
+
+METHODS = [(method, path) for path, methods in document()["paths"].items() for method in methods]
+each_operation = pytest.mark.parametrize(("method", "path"), METHODS)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.redis.close()
+
+
+def operation(method: str, path: str) -> Any:  # noqa: ANN401
+    return document()["paths"][path][method]
+
+
+def test_every_route_and_method_is_described_and_none_beside_them(service: Service) -> None:
+    routed = {
+        (method.method.lower(), route.path.replace(":path", ""))
+        for route in falcon.inspect.inspect_routes(service.client.app)
+        for method in route.methods
+        if not method.internal
+    }
+    assert routed == set(METHODS)
+
+
+@each_operation
+def test_a_route_has_the_parameters_that_are_described_and_none_beside_them(
+    service: Service, method: str, path: str
+) -> None:
+    described = [each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "query"]
+    address = re.sub(r"\{\w+\}", "x.csv", path)
+    result = service.client.simulate_request("GET" if method == "head" else method.upper(), f"{address}?no_such=1")
+    assert (result.status_code, result.json["parameter"]) == (400, "no_such")
+    assert result.json["allowed"] == f"the parameters {', '.join(described) or '(none)'}"
+
+
+@each_operation
+def test_a_path_has_the_parameters_that_are_described(method: str, path: str) -> None:
+    described = {each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "path"}
+    assert described == set(re.findall(r"\{(\w+)\}", path))
+
+
+@each_operation
+def test_every_operation_says_what_it_is_and_how_to_ask(method: str, path: str) -> None:
+    described = operation(method, path)
+    assert described["summary"].endswith(".")
+    if method != "head":
+        assert "curl " in described["x-codeSamples"][0]["source"]
+    assert all(answer["description"] for answer in described["responses"].values())
+
+
+def references(part: object) -> Iterator[str]:
+    if isinstance(part, dict):
+        yield from ([part["$ref"]] if "$ref" in part else [])
+        for value in part.values():
+            yield from references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from references(value)
+
+
+def test_every_reference_leads_to_a_schema_and_every_schema_is_used() -> None:
+    schemas = {f"#/components/schemas/{name}" for name in document()["components"]["schemas"]}
+    assert set(references(document()["paths"])) == schemas
+
+
+def test_it_is_served_as_json_and_kept_by_who_has_it(service: Service) -> None:
+    result = service.get("/openapi.json")
+    assert (result.json["openapi"], result.headers["content-type"]) == ("3.1.0", "application/json")
+    assert result.json == json.loads(json.dumps(document()))
+    assert service.get("/openapi.json", If_None_Match=result.headers["etag"]).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1.csv", "é.png", "a b.jpg", "1.jpeg", ".csv", "1.CSV", "a/1.csv", "1.txt", "1", "a\t.csv", "1.zip", "1.tar",
+        "1.tar.gz", "1.tgz", "1.gif",
+    ],
+)  # fmt: skip
+def test_names_that_may_be_put_are_described_as_they_are(name: str) -> None:
+    assert bool(re.search(READABLE, name)) == (refusal_of(name) is None)
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+def test_the_page_tells_every_route_parameter_and_problem(service: Service) -> None:
+    text = service.get("/docs").text
+    for path, methods in PATHS.items():
+        for method, described in methods.items():
+            assert f"<code>{method.upper()} {path}</code>" in text
+            assert all(f"<code>{each['name']}</code>" in text for each in described.get("parameters", ()))
+    assert all(f'id="{kind}"' in text for kind in KINDS)
+
+
+def test_the_page_works_offline_and_runs_nothing(service: Service) -> None:
+    result = service.get("/docs")
+    assert result.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in result.headers["content-security-policy"]
+    assert not re.search(r"<script|<link|<img|https?://|url\(|@import", result.text)
+    assert service.get("/docs", If_None_Match=result.headers["etag"]).status_code == 304
+
+
+def test_every_problem_leads_to_its_explanation(service: Service) -> None:
+    text = service.get("/docs").text
+    for path in ("/nowhere", "/data?x=1", "/data/nobody", "/tasks/1"):
+        assert f'id="{service.get(path).json["type"].removeprefix("/docs#")}"' in text
+
+
+def test_the_links_of_the_page_lead_somewhere_on_it(service: Service) -> None:
+    text = service.get("/docs").text
+    targets = set(re.findall(r'id="([^"]+)"', text))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= targets

@@ -1,0 +1,444 @@
+"""What may be asked of GET /data: a page, an order, a search, some fields, a format; and GET /data/{user_id}."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from falcon.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api import formats
+from api.compression import cuts, gzip_in_blocks
+from api.question import MOST_ROWS_OF_A_PAGE, Question
+from api.selection import select
+from api.snapshot import EMPTY, Table
+from api.view import View
+from shared.output_csv import COLUMNS, HEADER, encode_row
+from shared.records import Row
+from tests.unit.test_api_answers import REJECTS, Service
+
+TODAY = date(2026, 6, 15)
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+def body(rows: Sequence[Row]) -> bytes:
+    return HEADER + b"".join(map(encode_row, rows))
+
+
+PEOPLE = [
+    Row("0001", "Ivan", "Ivanov", 946674000000, ""),
+    Row("0002", "Zoë", "", 1150329600000, "src-data/0002.png"),
+    Row("0003", "Ann", "Lee", -1, "src-data/0003.jpg"),
+    Row("0004", "ann marie", 'O"Neil, Jr', 5, ""),
+    Row('a"b,c', "<b>Bob</b>", "Lee", 5, 'src-data/a"b,c.png'),
+]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    service.view = View(EMPTY.updated(body(PEOPLE), "etag-1"), REJECTS)
+    yield service
+    service.redis.close()
+
+
+def ids(result: Result) -> list[str]:
+    assert result.status_code == 200, result.text
+    return [row["user_id"] for row in result.json]
+
+
+# -- an order, a search, some fields -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("user_id", ["0001", "0002", "0003", "0004", 'a"b,c']),
+        ("-user_id", ['a"b,c', "0004", "0003", "0002", "0001"]),
+        ("birthts", ["0003", "0004", 'a"b,c', "0001", "0002"]),
+        ("-birthts", ["0002", "0001", "0004", 'a"b,c', "0003"]),
+        ("last_name,first_name", ["0002", "0001", 'a"b,c', "0003", "0004"]),
+        ("last_name,-first_name", ["0002", "0001", "0003", 'a"b,c', "0004"]),
+        ("img_path", ["0001", "0004", "0002", "0003", 'a"b,c']),
+    ],
+)
+def test_rows_come_in_the_order_asked_for_and_else_by_user(service: Service, sort: str, expected: list[str]) -> None:
+    result = service.get(f"/data?sort={sort}")
+    assert ids(result) == expected
+    assert result.content.count(b"\n") == len(PEOPLE)
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"),
+    [
+        ("ann", ["0003", "0004"]),
+        ("LEE", ["0003", 'a"b,c']),
+        ("lee ann", ["0003"]),
+        ("ZOË", ["0002"]),
+        ("ivan", ["0001"]),
+        ("b>", ['a"b,c']),
+        ("0001", []),
+        ("nobody", []),
+    ],
+)
+def test_a_search_finds_names_that_contain_every_word_in_any_case(
+    service: Service, q: str, expected: list[str]
+) -> None:
+    result = service.get("/data?" + urlencode({"q": q}))
+    assert ids(result) == expected
+    assert result.headers["x-total-count"] == str(len(expected))
+
+
+def test_fields_come_alone_and_in_the_order_asked_for(service: Service) -> None:
+    result = service.get("/data?fields=last_name,user_id&limit=2")
+    assert result.content == (b'[{"last_name":"Ivanov","user_id":"0001"},\n{"last_name":"","user_id":"0002"}]\n')
+    assert service.get("/data?fields=birthts&format=csv&limit=1").content == b"birthts\n946674000000\n"
+
+
+def test_a_field_that_is_named_twice_counts_once(service: Service) -> None:
+    assert service.get("/data?sort=user_id,-user_id,user_id").content == service.get("/data?sort=user_id").content
+    assert service.get("/data?fields=user_id,user_id").content == service.get("/data?fields=user_id").content
+
+
+def test_all_of_it_goes_together(service: Service) -> None:
+    result = service.get("/data?q=e&min_age=20&sort=-birthts&fields=user_id&limit=2&offset=1")
+    assert result.json == [{"user_id": 'a"b,c'}, {"user_id": "0003"}]
+    assert result.headers["x-total-count"] == "3"
+
+
+# -- a page ------------------------------------------------------------------------------------------------------------
+def links(result: Result) -> dict[str, str]:
+    found = {}
+    for part in result.headers.get("link", "").split(", "):
+        if part:
+            target, _, relation = part.partition("; ")
+            found[relation.removeprefix('rel="').rstrip('"')] = target.strip("<>")
+    return found
+
+
+@pytest.mark.parametrize("query", ["limit=2", "limit=1&q=e", "limit=3&sort=-user_id", "limit=2&min_age=1", "limit=9"])
+def test_who_follows_next_sees_every_row_once(service: Service, query: str) -> None:
+    wanted = ids(service.get("/data?" + query.partition("&")[2]))
+    seen, path = [], f"/data?{query}"
+    while path:
+        result = service.get(path)
+        seen += ids(result)
+        assert result.headers["x-total-count"] == str(len(wanted))
+        path = links(result).get("next", "")
+    assert seen == wanted
+
+
+def test_links_lead_to_the_first_last_previous_and_next_page_of_the_same_question(service: Service) -> None:
+    found = links(service.get("/data?limit=2&offset=2&q=%C3%AB&format=json"))
+    assert found["first"] == found["prev"] == "/data?limit=2&offset=0&q=%C3%AB&format=json"
+    found = links(service.get("/data?limit=2&offset=2"))
+    assert found == {
+        "first": "/data?limit=2&offset=0",
+        "prev": "/data?limit=2&offset=0",
+        "next": "/data?limit=2&offset=4",
+        "last": "/data?limit=2&offset=4",
+    }
+    assert set(links(service.get("/data?limit=2&offset=4"))) == {"first", "prev", "last"}
+    assert links(service.get("/data")) == {}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("limit=0", 0), ("offset=99", 0), ("offset=3", 2), ("limit=99", 5), ("limit=2&offset=4", 1), ("offset=5", 0)],
+)
+def test_a_page_is_what_there_is_of_it(service: Service, query: str, expected: int) -> None:
+    result = service.get(f"/data?{query}")
+    assert (len(result.json), result.headers["x-total-count"]) == (expected, "5")
+
+
+# -- a format ----------------------------------------------------------------------------------------------------------
+def test_without_a_wish_and_for_curl_it_is_json(service: Service) -> None:
+    for accept in ("*/*", "application/json", "application/*", "*/*;q=0.1", "text/html;q=0.1,*/*"):
+        assert service.get("/data", Accept=accept).headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("accept", "name", "media_type"),
+    [
+        ("application/x-ndjson", "ndjson", "application/x-ndjson"),
+        ("application/ndjson", "ndjson", "application/x-ndjson"),
+        ("text/csv", "csv", "text/csv; charset=utf-8; header=present"),
+        ("application/vnd.apache.parquet", "parquet", "application/vnd.apache.parquet"),
+        ("text/csv;q=0.5, application/json;q=0.4", "csv", "text/csv; charset=utf-8; header=present"),
+        (BROWSER, "html", "text/html; charset=utf-8"),
+    ],
+)
+def test_a_format_is_asked_for_by_accept_or_by_name(service: Service, accept: str, name: str, media_type: str) -> None:
+    by_accept, by_name = service.get("/data", Accept=accept), service.get(f"/data?format={name}", Accept="*/*")
+    assert by_accept.headers["content-type"] == by_name.headers["content-type"] == media_type
+    if name != "html":  # whose links say what was asked
+        assert by_accept.content == by_name.content
+    assert "Accept" in by_accept.headers["vary"]
+    assert by_accept.headers["etag"] != service.get("/data").headers["etag"]
+
+
+@pytest.mark.parametrize("accept", ["image/png", "text/plain", "nonsense", "application/json;q=0"])
+def test_a_format_that_is_none_of_ours_is_refused_with_those_that_are(service: Service, accept: str) -> None:
+    result = service.get("/data", Accept=accept)
+    assert (result.status_code, result.json["type"]) == (406, "/docs#no-such-format")
+    assert "text/csv" in result.json["allowed"]
+    assert service.get("/data?format=json", Accept=accept).status_code == 200
+
+
+def test_csv_is_output_csv_itself(service: Service) -> None:
+    assert service.get("/data?format=csv").content == body(PEOPLE)
+    assert service.get("/data?format=csv&q=lee").content == body([PEOPLE[2], PEOPLE[4]])
+
+
+def test_of_nobody_each_format_is_empty_and_whole(service: Service) -> None:
+    nobody = {name: service.get(f"/data?q=nobody&format={name}").content for name in ("json", "ndjson", "csv")}
+    assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": HEADER}
+    assert pq.read_table(io.BytesIO(service.get("/data?q=nobody&format=parquet").content)).num_rows == 0
+    service.view = View(EMPTY.updated(HEADER, "e"))
+    for name, expected in nobody.items():
+        assert service.get(f"/data?format={name}").content == expected
+
+
+def test_parquet_has_types_and_nulls(service: Service) -> None:
+    table = pq.read_table(io.BytesIO(service.get("/data?format=parquet").content))
+    assert {field.name: str(field.type) for field in table.schema} == {
+        name: "int64" if name == "birthts" else "string" for name in COLUMNS
+    }
+    assert table["img_path"].to_pylist()[:2] == [None, "src-data/0002.png"]
+
+
+# -- every question by a second, slow way ------------------------------------------------------------------------------
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=6)
+names = st.sampled_from(["Ann", "ann", "Éva", 'O"N', ",", '","first_name":', "a}", "\\", ""]) | texts
+tables = st.dictionaries(
+    st.text('01",é\U0001f600', min_size=1, max_size=3),
+    st.tuples(names, names, st.sampled_from([0, 1, -1, 946674000000]), st.sampled_from(["", "src-data/x.png"])),
+    max_size=12,
+).map(lambda users: [Row(user_id, *rest) for user_id, rest in sorted(users.items())])
+some_fields = st.lists(st.sampled_from(COLUMNS), unique=True, max_size=5)
+orders = st.lists(st.sampled_from(COLUMNS), unique=True, max_size=3).flatmap(
+    lambda columns: st.tuples(*(st.sampled_from([name, f"-{name}"]) for name in columns))
+)
+questions = st.fixed_dictionaries(
+    {},
+    optional={
+        "is_image_exists": st.sampled_from(["true", "false"]),
+        "max_age": st.sampled_from(["30", "50"]),
+        "q": st.sampled_from(["ann", "n", 'o"', "é"]),
+        "sort": orders.filter(bool).map(",".join),
+        "fields": some_fields.filter(bool).map(",".join),
+        "limit": st.integers(0, 15).map(str),
+        "offset": st.integers(0, 15).map(str),
+    },
+)
+
+
+def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
+    """The same in plain Python."""
+    question = Question.parse(asked)
+    found = [
+        row for row in rows if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
+    ]
+    filters = question.filters
+    if filters.is_image_exists is not None:
+        found = [row for row in found if bool(row.img_path) == filters.is_image_exists]
+    if filters.max_age is not None:
+        found = [row for row in found if filters.max_age >= (26 if row.birthts > 1 else 56)]
+    for name, is_reverse in reversed(question.order):
+        found.sort(key=lambda row: getattr(row, name), reverse=is_reverse)
+    return [{name: getattr(row, name) for name in question.fields or COLUMNS} for row in found[question.page.slice]]
+
+
+def in_each_format(table: Table, question: Question) -> Iterator[list[dict[str, Any]]]:
+    rows = select(table, question, TODAY).rows
+    picked, fields = table.pick(rows), question.fields
+    yield from (
+        [without_null(row) for row in json.loads(formats.json_array(picked, fields))],
+        [without_null(json.loads(line)) for line in formats.ndjson(picked, fields).splitlines()],
+        [whole(row) for row in csv.DictReader(io.StringIO(formats.csv(table, rows, fields).decode(), newline=""))],
+        [without_null(row) for row in pq.read_table(io.BytesIO(formats.parquet(table, rows, fields))).to_pylist()],
+    )
+
+
+def without_null(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value or "" if name == "img_path" else value for name, value in row.items()}
+
+
+def whole(row: dict[str, str]) -> dict[str, Any]:
+    return {name: int(value) if name == "birthts" else value for name, value in row.items()}
+
+
+@given(tables, questions)
+def test_every_question_is_answered_rightly_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
+    table = EMPTY.updated(body(rows), "e")
+    expected = slowly(rows, asked)
+    for found in in_each_format(table, Question.parse(asked)):
+        assert found == expected
+
+
+# -- gzip --------------------------------------------------------------------------------------------------------------
+def many(count: int) -> list[Row]:
+    return [
+        Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 7919, f"src-data/{n:06}.png" if n % 3 else "") for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("query", ["", "format=ndjson", "format=csv", "q=zo", "format=html", "limit=0"])
+def test_gzip_says_the_same_under_another_etag(service: Service, query: str) -> None:
+    service.view = View(EMPTY.updated(body(many(3000)), "e"))
+    plain, packed = service.get(f"/data?{query}"), service.get(f"/data?{query}", Accept_Encoding="br, gzip")
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.content) == plain.content
+    assert packed.headers["etag"] != plain.headers["etag"]
+    assert "Accept-Encoding" in packed.headers["vary"]
+    assert service.get(f"/data?{query}", Accept_Encoding="gzip").content == packed.content
+    etag = packed.headers["etag"]
+    assert service.get(f"/data?{query}", Accept_Encoding="gzip", If_None_Match=etag).status_code == 304
+
+
+@pytest.mark.parametrize("coding", ["identity", "br", "gzip;q=0", "gzip; q=0.0", "*;q=0", ""])
+def test_who_does_not_take_gzip_gets_none(service: Service, coding: str) -> None:
+    assert "content-encoding" not in service.get("/data", Accept_Encoding=coding).headers
+
+
+def test_after_a_change_only_what_changed_is_compressed_anew() -> None:
+    rows = many(30_000)
+    before = EMPTY.updated(body(rows), "e")
+    _, known = gzip_in_blocks(before.json, cuts(before.starts("json"), before.birthts), {})
+    rows[20_000] = Row("020000", "changed", "", 0, "")
+    rows[10:10] = [Row("0000095", "new", "", 0, "")]
+    after = before.updated(body(rows), "f")
+    packed, blocks = gzip_in_blocks(after.json, cuts(after.starts("json"), after.birthts), known)
+    assert gzip.decompress(packed) == after.json
+    assert len(blocks) > 15
+    assert len(blocks.keys() - known.keys()) <= 4
+
+
+@pytest.mark.parametrize("kind", ["json", "ndjson", "csv"])
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_rows_start_where_a_table_says(kind: str, count: int) -> None:
+    table = EMPTY.updated(body(many(count)), "e")
+    text = {"json": table.json, "ndjson": formats.ndjson(table.pick(None)), "csv": table.csv}[kind]
+    starts = table.starts(kind)
+    assert len(starts) == count + 1
+    if count:
+        assert starts[-1] == len(text)
+        for number in (0, count // 2, count - 1):
+            assert f"{number:06}" in text[starts[number] : starts[number + 1]].decode()
+
+
+def test_rows_that_are_all_alike_are_compressed_in_blocks_too() -> None:
+    rows = [Row(f"{n:06}", "Ann", "Lee", 0, "") for n in range(40_000)]
+    table = EMPTY.updated(body(rows), "e")
+    packed, blocks = gzip_in_blocks(table.json, cuts(table.starts("json"), table.birthts), {})
+    assert gzip.decompress(packed) == table.json
+    assert 4 < len(blocks) < 100
+
+
+@given(st.binary(max_size=500), st.lists(st.integers(0, 500)))
+def test_blocks_are_one_valid_stream_wherever_they_are_cut(text: bytes, places: list[int]) -> None:
+    chosen = np.array(sorted({place for place in places if place <= len(text)}), np.int64)
+    packed, _ = gzip_in_blocks(text, chosen, {})
+    assert gzip.decompress(packed) == text
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+def test_a_browser_gets_a_page_with_the_rows(service: Service) -> None:
+    result = service.get("/data", Accept=BROWSER)
+    assert result.text.startswith("<!doctype html>")
+    assert "31 December 1999" in result.text
+    assert '<a href="/data/0002/image">' in result.text
+    assert "5 users" in result.text
+
+
+def test_what_users_wrote_is_text_on_the_page_and_nothing_else(service: Service) -> None:
+    result = service.get("/data?q=%3Cb%3Ebob&format=html")
+    assert "&lt;b&gt;Bob&lt;/b&gt;" in result.text
+    assert "<b>" not in result.text
+    assert 'value="&lt;b&gt;bob"' in result.text
+    assert 'href="/data/a%22b%2Cc/image"' in result.text
+
+
+def test_the_page_runs_no_script_and_loads_nothing(service: Service) -> None:
+    result = service.get("/data?format=html")
+    policy = result.headers["content-security-policy"]
+    assert "script-src" not in policy
+    assert "default-src 'none'" in policy
+    assert "<script" not in result.text
+    assert "http://" not in result.text.replace('charset="utf-8"', "")
+    assert "https://" not in result.text
+
+
+def test_the_page_shows_a_part_of_many_rows_and_leads_to_the_others(service: Service) -> None:
+    service.view = View(EMPTY.updated(body(many(2500)), "e"))
+    result = service.get("/data?format=html")
+    assert "1 to 100 of 2,500" in result.text
+    assert 'href="/data?format=html&amp;offset=100"' in result.text
+    assert f"1 to {MOST_ROWS_OF_A_PAGE:,} of 2,500" in service.get("/data?format=html&limit=2000").text
+
+
+def test_two_pages_with_other_links_have_other_etags(service: Service) -> None:
+    one, other = service.get("/data?format=html"), service.get("/data", Accept=BROWSER)
+    assert (one.content == other.content) == (one.headers["etag"] == other.headers["etag"])
+
+
+def test_a_form_that_was_left_blank_asks_for_everything(service: Service) -> None:
+    assert "5 users" in service.get("/data?q=&min_age=&max_age=&is_image_exists=&format=html").text
+
+
+def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
+    result = service.get("/data?format=html&sort=-birthts&fields=birthts,first_name")
+    assert result.text.index("Zo") < result.text.index("Ivan")
+    assert "Ivanov" not in result.text
+
+
+# -- one user ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("row", PEOPLE, ids=lambda row: row.user_id)
+def test_a_user_is_an_object_as_in_the_array(service: Service, row: Row) -> None:
+    result = service.client.simulate_get("/data/" + row.user_id)
+    assert (result.status_code, result.headers["content-type"]) == (200, "application/json")
+    assert result.json in service.get("/data").json
+    assert result.json["user_id"] == row.user_id
+    head = service.client.simulate_head("/data/" + row.user_id)
+    assert (head.status_code, head.content, head.headers) == (200, b"", result.headers)
+
+
+def test_a_user_without_a_row_is_a_404_that_says_what_is_known(service: Service) -> None:
+    result = service.get("/data/nobody")
+    assert (result.status_code, result.json["type"]) == (404, "/docs#no-such-user")
+    result = service.get("/data/0009")
+    assert result.status_code == 404
+    assert "0009.csv, line 2: birthts: not a number" in result.json["detail"]
+
+
+def test_a_users_etag_changes_with_the_row_and_not_with_others(service: Service) -> None:
+    etag = service.get("/data/0001").headers["etag"]
+    assert service.get("/data/0001", If_None_Match=etag).status_code == 304
+    service.view = View(EMPTY.updated(body(PEOPLE[:3]), "etag-2"))
+    assert service.get("/data/0001", If_None_Match=etag).status_code == 304
+    service.view = View(EMPTY.updated(body([Row("0001", "Iwan", "", 0, "")]), "etag-3"))
+    assert service.get("/data/0001", If_None_Match=etag).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("limit=-1", "limit"), ("limit=", "limit"), ("limit=1e3", "limit"), ("limit=9999999999", "limit"),
+        ("offset=x", "offset"), ("limit=1&limit=2", "limit"), ("sort=", "sort"), ("sort=age", "sort"),
+        ("sort=--user_id", "sort"), ("fields=", "fields"),
+        ("fields=user_id,", "fields"), ("fields=password", "fields"), ("q=", "q"), ("q=%20", "q"),
+        ("q=" + "x" * 201, "q"), ("format=xml", "format"), ("format=", "format"), ("page=2", "page"),
+    ],
+)  # fmt: skip
+def test_a_wrong_question_is_a_400_that_names_the_parameter(service: Service, query: str, name: str) -> None:
+    result = service.get(f"/data?{query}")
+    assert (result.status_code, result.json["parameter"]) == (400, name)
+    assert result.headers["content-type"] == "application/problem+json"
