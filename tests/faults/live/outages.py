@@ -241,14 +241,17 @@ def source_removed(stage: Stage) -> None:
 
 
 def keys_revoked(stage: Stage) -> None:
-    """Rowdrop's keys are no good any more."""
+    """Rowdrop's keys are no good for the source any more."""
     keys = "rowdrop-itself", "its-own-password"
 
     def fault(live: Live) -> Callable[[], None]:
-        live.admin.user_disable(keys[0])
+        resources = [f"arn:aws:s3:::{live.output.bucket}", f"arn:aws:s3:::{live.output.bucket}/*"]
+        statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
+        live.admin.policy_add("output-only", policy={"Version": "2012-10-17", "Statement": [statement]})
+        live.admin.policy_set("output-only", user=keys[0])
 
         def mend() -> None:
-            live.admin.user_enable(keys[0])
+            live.admin.policy_set("readwrite", user=keys[0])
 
         return mend
 

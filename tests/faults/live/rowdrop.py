@@ -172,6 +172,9 @@ class Live:
         until(self.quiet, 120, "the first sweep")
         (self.faults / REMOVED).touch()
 
+    def _api_is_there(self) -> bool:
+        return all(self.get("/health/live")[0] == 200 for _ in range(20))
+
     def _prepare(self, settings: Settings) -> None:
         environment = self._process_environment(settings, "")
         subprocess.run(
