@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import shared.task_queue
 import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
-from worker.backlog import Backlog, Note
+from worker.backlog import Backlog, Note, Notice
 from worker.evidence import Watch
 from worker.sweep_record import SweepRecord
 
@@ -51,6 +52,33 @@ def _absence() -> None:
         return lambda _store, key, _error: ObjectNotFound(key)
 
     _replace(S3ObjectStore, "_failure", not_found)
+
+
+def _step() -> None:
+    def pop_and_then_mark(_: Call) -> Call:
+        def note_events(backlog: Backlog, source: str, notices: Sequence[Notice], now: float) -> list[str]:
+            users = [user_id for notice in notices for user_id in notice.user_ids]
+            for _ in notices:
+                backlog.redis.lpop(source)
+            backlog.mark(users, "event", now)
+            return users
+
+        return note_events
+
+    _replace(Backlog, "note_events", pop_and_then_mark)
+
+
+def _reconnecting() -> None:
+    def without(original: Call) -> Call:
+        def create_celery(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+            celery = original(*args, **options)
+            celery.conf.update(broker_connection_retry=False)
+            return celery
+
+        return create_celery
+
+    # From the start on: a worker reads this once.
+    shared.task_queue.create_celery = without(shared.task_queue.create_celery)
 
 
 def _read_marks() -> None:
@@ -101,6 +129,8 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
         _sweeps,
     ),
     "absence": ("that absent means NoSuchKey alone", _absence),
+    "step": ("that an event leaves its list only in the step that marks its users", _step),
+    "reconnecting": ("that workers connect to Redis anew", _reconnecting),
     "read marks": ("that who was read since its last mark is not read again", _read_marks),
     "writer": ("that there is one writer, and that it writes conditionally", _writer),
     "dead letters": ("that events which cannot be decoded are set aside", _dead_letters),
