@@ -394,6 +394,13 @@ def test_a_form_that_was_left_blank_asks_for_everything(service: Service) -> Non
     assert "5 users" in service.get("/data?q=&min_age=&max_age=&is_image_exists=&format=html").text
 
 
+def test_a_birth_date_that_is_no_date_is_shown_as_it_is(service: Service) -> None:
+    service.view = View(EMPTY.updated(HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e"))
+    text = service.get("/data?format=html").text
+    assert ">999999999999999<" in text
+    assert "1 January " in text
+
+
 def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
     result = service.get("/data?format=html&sort=-birthts&fields=birthts,first_name")
     assert result.text.index("Zo") < result.text.index("Ivan")
