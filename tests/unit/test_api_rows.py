@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from falcon.testing import Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api import formats
@@ -275,6 +275,7 @@ def whole(row: dict[str, str]) -> dict[str, Any]:
     return {name: int(value) if name == "birthts" else value for name, value in row.items()}
 
 
+@settings(deadline=None)
 @given(tables, questions)
 def test_every_question_is_answered_rightly_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
     table = EMPTY.updated(body(rows), "e")
