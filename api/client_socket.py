@@ -9,6 +9,7 @@ RECEIVE_S = 10.0
 """How long a thread waits for the next bytes of a body that is streamed."""
 PATIENCE_S = 0.2
 """How long a thread tries to send before it leaves the rest to the loop."""
+LITTLE_BYTES = 4096
 SEND_S = 20.0
 """How long a thread that streams waits until the client has taken what it was sent before."""
 
@@ -36,11 +37,17 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401  whatever has bytes
         """Send it, or keep in `unsent` what the client does not take at once.
 
-        Two parts may be kept, the head and the body of an answer; who has more to send waits for the client.
+        A little is kept for what comes next, as a head is sent together with its body: see `flush`.  Two parts may be
+        kept; who has more to send waits for the client.
         """
         if len(self.unsent) > 1:
             self._send_unsent()
         self.unsent.append(memoryview(data))
+        if len(self.unsent) > 1 or len(data) > LITTLE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was kept, as far as the client takes it at once.  Raises `OSError` when the client is gone."""
         until = time.monotonic() + PATIENCE_S
         try:
             while self.unsent and time.monotonic() <= until:
@@ -49,13 +56,12 @@ class ClientSocket(socket.socket):
             return
 
     def send_some(self) -> None:
-        """Send as much of the first part of `unsent` as the client takes now."""
-        part = self.unsent[0]
-        sent = self.send(part) if part else 0
-        if sent < len(part):
-            self.unsent[0] = part[sent:]
-        else:
-            self.unsent.popleft()
+        """Send as much of `unsent` as the client takes now."""
+        sent = self.sendmsg(self.unsent)
+        while self.unsent and sent >= len(self.unsent[0]):
+            sent -= len(self.unsent.popleft())
+        if sent:
+            self.unsent[0] = self.unsent[0][sent:]
 
     def _send_unsent(self) -> None:
         until = time.monotonic() + SEND_S

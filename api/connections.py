@@ -2,8 +2,9 @@
 
 As it comes, that worker gives a thread to whoever connects, for as long as the client takes to send its request and to
 receive the answer: eight slow clients, and nobody else is served.  Here a request comes to a thread when it is whole,
-and what a client is slow to take is sent by the worker's own loop.  In between only two things hold a thread, both
-with few at a time: uploads of more than `MOST_GATHERED_BYTES`, and objects that are streamed (see `api.transfers`).
+and what a client is slow to take is sent by the worker's own loop.  In between only two things hold a thread: uploads
+of more than `MOST_GATHERED_BYTES`, and objects that are streamed (see `api.transfers`).  They, and whatever else may
+have to wait for a server, have threads of their own.
 
 The life of a connection: gathering → answering (a thread) → sending → gathering again, or lingering until it is closed.
 """
@@ -13,7 +14,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,10 @@ LINGER_S = 2.0
 """How long what a client still sends is read and thrown away, so that it gets the last answer (RFC 9112, 9.6)."""
 LOOK_S = 0.25
 
+OTHER_THREADS = 8
+"""In one process, for requests that wait for others: the object store, Redis, a rebuild."""
+
+_FROM_MEMORY = re.compile(rb"(?:GET|HEAD) /(?!files|tasks|data/[^ ?]*/image)")
 _LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$")
 _STREAMED = re.compile(rb"(?im)^(?:transfer-encoding|expect):")
 _STATUS: dict[type[Exception], int] = {
@@ -61,7 +66,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.sock: ClientSocket
         self.init()  # for us it only makes the parser
         self.data_ready = True
-        self.held, self.is_streamed, self._head_end, self._whole_at = bytearray(), False, -1, 0
+        self.held, self._head_end, self._whole_at = bytearray(), -1, 0
+        self.is_streamed = self.may_wait = False
 
     def begin(self) -> None:
         """Forget the request that was answered; what came after it is the beginning of the next one."""
@@ -88,6 +94,7 @@ class Connection(TConn):  # type: ignore[misc]
         found = _LENGTH.search(head)
         length = int(found[1]) if found else 0
         self.is_streamed = bool(_STREAMED.search(head)) or length > MOST_GATHERED_BYTES
+        self.may_wait = self.is_streamed or not _FROM_MEMORY.match(head)
         self.sock.body_until = time.monotonic() + SEND_S + length / SLOWEST_BYTES_A_S
         return 0 if self.is_streamed else length
 
@@ -115,6 +122,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._deadlines = dict[Connection, float]()
         self._sending = dict[Connection, None]()
         self._looked = 0.0
+        self._others = ThreadPoolExecutor(OTHER_THREADS)
         super().init_process()
 
     # -- gathering ---------------------------------------------------------------------------------------------------
@@ -150,13 +158,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if conn.is_whole():
             self._forget(conn)
             conn.hand_over()
-            super().enqueue_req(conn)
+            self._answer(conn)
         elif conn.is_too_long:
             self._refuse(conn, 431)
         elif conn not in self._deadlines:
             self._wait(conn, selectors.EVENT_READ, self._on_readable, REQUEST_S)
 
     # -- answering, in a thread --------------------------------------------------------------------------------------
+    def _answer(self, conn: Connection) -> None:
+        # Few threads answer from memory, as more would only get in each other's way; what waits holds none of them.
+        answered = (self._others if conn.may_wait else self.tpool).submit(self.handle, conn)
+        answered.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def handle(self, conn: Connection) -> bool:
+        """Answer the request; whether the connection stays."""
+        stays = bool(super().handle(conn))
+        try:
+            conn.sock.flush()
+        except OSError:  # the client is gone
+            return False
+        return stays
+
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Whether the connection stays: not if a body is left that nobody wanted, for which one would have to wait."""
         return keepalive and conn.is_read() and bool(super()._keepalive_after(conn, keepalive))
@@ -252,7 +274,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._forget(conn)
         conn.held.clear()
         conn.sock.sendall(of_the_server(status))
-        self._linger(conn)
+        try:
+            conn.sock.flush()
+        except OSError:
+            self._drop(conn)
+        else:
+            self._linger(conn)
 
     def _forget(self, conn: Connection) -> None:
         if self._deadlines.pop(conn, None) is not None:

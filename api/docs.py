@@ -64,7 +64,7 @@ def _contents() -> str:
 def _route(method: str, path: str, operation: Document) -> str:
     sample = operation["x-codeSamples"][0]["source"]
     anchor = f' id="{_anchor(path)}"' if method == "GET" else ""
-    answers = ", ".join(f"{status} {escape(told['description'])}" for status, told in _own(operation))
+    answers = " ".join(f"<b>{status}</b> {escape(told['description'])}" for status, told in _own(operation))
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n<p>{escape(operation['summary'])}</p>\n"
         f'<pre>{escape(sample)}</pre>\n{_parameters(operation)}<p class="quiet">{answers}</p>\n'

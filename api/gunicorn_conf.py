@@ -4,7 +4,7 @@ import gc
 
 worker_class = "api.connections.Worker"
 workers = 2
-threads = 12  # six of them may wait for the object store, and two for a rebuild
+threads = 4  # for answers from memory; others have threads of their own (api/connections.py)
 preload_app = True  # the libraries' memory is shared by the workers
 control_socket_disable = True
 keepalive = 15

@@ -138,7 +138,10 @@ def _cells(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
 
 
 def _date(milliseconds: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %B %Y").lstrip("0")
+    try:
+        return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %B %Y").lstrip("0")
+    except OverflowError:  # somebody has edited output.csv
+        return str(milliseconds)
 
 
 def _footer(asked: Parameters) -> str:

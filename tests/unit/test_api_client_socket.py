@@ -28,12 +28,21 @@ def received(client: socket.socket, length: int) -> bytes:
     return found
 
 
-def test_what_the_client_takes_is_sent_at_once(pair: Pair) -> None:
+def test_a_head_is_sent_with_its_body(pair: Pair) -> None:
     server, client = pair
     server.sendall(b"head")
+    assert len(server.unsent) == 1
     server.sendall(b"body")
     assert not server.unsent
     assert received(client, 8) == b"headbody"
+
+
+def test_a_head_without_a_body_is_sent_at_the_end(pair: Pair) -> None:
+    server, client = pair
+    server.sendall(b"head")
+    server.flush()
+    assert not server.unsent
+    assert received(client, 4) == b"head"
 
 
 def test_what_the_client_does_not_take_is_kept_and_holds_nobody(pair: Pair) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from falcon.testing import Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api import formats
@@ -275,6 +275,7 @@ def whole(row: dict[str, str]) -> dict[str, Any]:
     return {name: int(value) if name == "birthts" else value for name, value in row.items()}
 
 
+@settings(deadline=None)
 @given(tables, questions)
 def test_every_question_is_answered_rightly_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
     table = EMPTY.updated(body(rows), "e")
@@ -392,6 +393,13 @@ def test_two_pages_with_other_links_have_other_etags(service: Service) -> None:
 
 def test_a_form_that_was_left_blank_asks_for_everything(service: Service) -> None:
     assert "5 users" in service.get("/data?q=&min_age=&max_age=&is_image_exists=&format=html").text
+
+
+def test_a_birth_date_that_is_no_date_is_shown_as_it_is(service: Service) -> None:
+    service.view = View(EMPTY.updated(HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e"))
+    text = service.get("/data?format=html").text
+    assert ">999999999999999<" in text
+    assert "1 January " in text
 
 
 def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
