@@ -80,11 +80,16 @@ class InvalidCsv:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key)."""
+    """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key).
+
+    `image_source` is empty for an image in the source bucket.  Else `image` is a copy in the output bucket, made of
+    this: a key of the source bucket, or a member of a bundle.
+    """
 
     user_id: str
     csv: ValidCsv | InvalidCsv | None
     image: str | None
+    image_source: str = ""
 
     def to_json(self) -> str:
         """The outcome as it lies in Redis between refresh and publish; `from_json` reads it back."""
@@ -95,18 +100,31 @@ class Outcome:
                 csv = [*_version(version), reason, line]
             case None:
                 csv = None
-        return json.dumps([csv, self.image], ensure_ascii=False, separators=(",", ":"))
+        image = [self.image, self.image_source] if self.image_source else [self.image]
+        return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, user_id: str, text: str) -> "Outcome":
         """The inverse of `to_json`."""
-        csv, image = json.loads(text)
+        csv, *image = json.loads(text)
         if csv is None:
-            return cls(user_id, None, image)
+            return cls(user_id, None, *image)
         version = CsvVersion(*csv[:3])
         if len(csv) == 6:
-            return cls(user_id, ValidCsv(version, Person(*csv[3:])), image)
-        return cls(user_id, InvalidCsv(version, *csv[3:]), image)
+            return cls(user_id, ValidCsv(version, Person(*csv[3:])), *image)
+        return cls(user_id, InvalidCsv(version, *csv[3:]), *image)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The names of the two buckets."""
+
+    source: str
+    output: str
+
+    def img_path(self, image: str | None, image_source: str) -> str:
+        """What output.csv says of an image, the fields as in `Outcome`."""
+        return f"{self.output if image_source else self.source}/{image}" if image else ""
 
 
 def _version(version: CsvVersion) -> tuple[str, str, int]:

@@ -35,6 +35,7 @@ class Settings:
     flower_user: str = "rowdrop"
     flower_password: str = field(default="", repr=False)
     progress_file: str = ""
+    copies_images: bool = False
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -77,6 +78,7 @@ class Settings:
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
             "progress_file": env.str("PROGRESS_FILE", ""),
+            "copies_images": env.str("IMAGES", "reference", validate=_images) == "copy",
         }
 
 
@@ -114,6 +116,11 @@ def _plain_redis_url(value: str) -> None:
         raise ValidationError(
             "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
         )
+
+
+def _images(value: str) -> None:
+    if value not in {"reference", "copy"}:
+        raise ValidationError("must be reference or copy")
 
 
 def _log_level(value: str) -> None:

@@ -17,6 +17,7 @@ REFRESH_ALONE = "refresh_alone"
 REFRESH_PAGE = "refresh_page"
 SWEEP = "sweep"
 REBUILD = "rebuild"
+UNPACK = "unpack"
 
 VISIBILITY_TIMEOUT_S = 300
 TASK_TIME_LIMIT_S = 270
@@ -92,6 +93,10 @@ class TaskQueue:
     def sweep(self, cause: str) -> None:
         """Have the bucket compared with what is published; `cause` is shown to the operator."""
         self._send(BULK_QUEUE, SWEEP, cause)
+
+    def unpack(self, key: str) -> None:
+        """Have the bundle under this key looked at."""
+        self._send(BULK_QUEUE, UNPACK, key)
 
     def rebuild(self, task_id: str) -> None:
         """Have the rebuild of this id started or resumed."""

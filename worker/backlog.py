@@ -1,8 +1,10 @@
 """The to-do list in Redis: who is dirty, what was read of them, who may write.  Every atomic step and its promise.
 
     events:fast, events:safe   list   what MinIO said, not yet noted
-    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings
+    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings;
+                                      a bundle is in it by the id of `shared.keys.bundle_id`
     since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
+    shelf                      string "token|etag": renewed after each change of bundles.json; etag "" for unknown
     staged                     hash   user -> "mark|slot|outcome": read, not yet published
     pages                      list   bulk work: users marked by a sweep or rebuild, a thousand an entry
     writer                     string the token of the publisher that may write, with a lease
@@ -41,7 +43,8 @@ from worker.events import MAX_EVENT_BYTES, Cut
 logger = logging.getLogger(__name__)
 
 FAST, SAFE = "events:fast", "events:safe"
-CAUSES = ("event", "sweep", "rebuild")
+CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
+"""Why a user is marked; "bundle": one was unpacked, or has gone.  "unpack" is for the bundles themselves."""
 PAGES = "pages"
 WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
@@ -93,6 +96,12 @@ class Note(NamedTuple):
     slot: bytes
 
 
+class Notes(dict[str, Note]):
+    """The tokens of those users that are dirty; and the token of the shelf, as it was not before those."""
+
+    shelf: bytes | None = None
+
+
 class Staged(NamedTuple):
     """A reading that waits for its publish; `tokens` is "mark|slot" as it was accepted."""
 
@@ -121,12 +130,13 @@ class Published(NamedTuple):
 
 
 class ListedUser(NamedTuple):
-    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key."""
+    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key and ETag."""
 
     user_id: str
     note: Note
     has_csv: bool
     image: str | None
+    image_etag: str = ""
 
 
 class Page(NamedTuple):
@@ -137,14 +147,14 @@ class Page(NamedTuple):
 
     def to_json(self) -> str:
         """The page as it lies in Redis."""
-        listed = [[u.user_id, u.note.mark.decode(), u.note.slot.decode(), u.has_csv, u.image] for u in self.listed]
+        listed = [[u, note.mark.decode(), note.slot.decode(), *files] for u, note, *files in self.listed]
         return json.dumps([list(self.user_ids), listed], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: bytes) -> "Page":
         """The inverse of `to_json`."""
         user_ids, listed = json.loads(text)
-        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), c, image) for u, m, s, c, image in listed])
+        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), *files) for u, m, s, *files in listed])
 
 
 class LeaseLost(Exception):
@@ -236,24 +246,26 @@ class Backlog:
 
     def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
         keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
+        keys.append("since:unpack")
         limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
         marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
         return [user.decode() for user in marked]
 
     # -- reading -----------------------------------------------------------------------------------------------------
-    def note(self, user_ids: Sequence[str], reading: str = "") -> dict[str, Note]:
+    def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
         """NOTE, before any reading: the tokens of those of the users that are dirty.
 
         With the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading`
         is given the token.  What is left of a reading that never came to its end sets its users apart.
         """
-        notes = {}
+        notes = Notes()
         with self.redis.pipeline(transaction=False) as pipe:
             if reading:
                 pipe.hset("readings", reading, json.dumps(list(user_ids), ensure_ascii=False))
             for chunk in _chunks(user_ids):
                 pipe.hmget("dirty", chunk)
-            answers = pipe.execute()[1 if reading else 0 :]
+            pipe.get("shelf")
+            *answers, notes.shelf = pipe.execute()[1 if reading else 0 :]
         for user, value in zip(user_ids, (value for values in answers for value in values), strict=True):
             if value is not None:
                 notes[user] = Note(*value.split(b"|", 1))
@@ -263,8 +275,10 @@ class Backlog:
         """The reading came to its end without anything to be staged."""
         self.redis.hdel("readings", reading)
 
-    def stage(self, readings: Sequence[tuple[Note, Outcome]], reading: str = "") -> list[str]:
-        """STAGE what was read, and end the reading of this token.
+    def stage(
+        self, readings: Sequence[tuple[Note, Outcome]], reading: str = "", copied: Collection[str] = ()
+    ) -> list[str]:
+        """STAGE what was read, and end the reading of this token; `copied` are users whose image it has copied.
 
         Returns the users to note and read again: another reading was accepted meanwhile.
         """
@@ -273,12 +287,34 @@ class Backlog:
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [new_token(), reading if number == len(chunks) else ""]
             for note, outcome in chunk:
-                arguments += [outcome.user_id, note.mark, note.slot, outcome.to_json()]
+                user_id = outcome.user_id
+                arguments += [user_id, note.mark, note.slot, outcome.to_json(), "1" if user_id in copied else ""]
             answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings"], arguments)
             again += [
                 outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
             ]
         return again
+
+    # -- the shelf of bundles ----------------------------------------------------------------------------------------
+    def shelf_token(self) -> bytes:
+        """The token of the shelf; a new one if there is none."""
+        self.redis.set("shelf", f"{new_token()}|", nx=True)
+        return bytes(self.redis.get("shelf") or b"")
+
+    def renew_shelf(self, etag: str | None, before: bytes | None = None) -> None:
+        """What readers have kept of the shelf is out of date; `etag` is what it has now (None: there is no shelf).
+
+        With `before`, only if the token is still that one.
+        """
+        script = (
+            "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
+        )
+        self.redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", before or "")
+
+    def shelf_etag(self) -> str | None:
+        """The ETag of the shelf as recorded ("-": there is none); None if nothing is recorded."""
+        _, _, etag = (self.redis.get("shelf") or b"").decode().partition("|")
+        return etag or None
 
     # -- bulk work in pages ------------------------------------------------------------------------------------------
     def add_page(self, page: Page) -> None:

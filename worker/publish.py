@@ -7,15 +7,15 @@ On any refusal or doubt the table *and* the batch are forgotten and read anew.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
+from shared.object_store import LIST_PAGE, ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.output_csv import HEADER, OutputCsv
-from shared.published import MANIFEST, OUTPUT, REJECTS
-from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
+from shared.published import IMAGES, MANIFEST, OUTPUT, REJECTS
+from shared.records import Buckets, CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
 from worker.backlog import Backlog, Begun, LeaseLost, Staged, new_token
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,10 @@ class Publisher:
     """The writer of one output bucket.  `clock` gives Unix seconds."""
 
     def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
-        self._store, self._backlog, self._source_bucket, self._clock = store, backlog, source_bucket, clock
+        self._store, self._backlog, self._clock = store, backlog, clock
+        self._buckets = Buckets(source_bucket, store.bucket)
+        self._copies = f"{store.bucket}/{IMAGES}/"
+        self._has_copies = True
         self._table: Table | None = None
         self._manifest: Manifest | None = None
         self._unwritten: dict[str, Fact | None] = {}
@@ -88,11 +91,12 @@ class Publisher:
             self._look(table)
             self._backlog.release(token, evidence=False)
             return 0
-        changes = merge(
-            table, {user: staged.outcome for user, staged in batch.items()}, self._fact, self._source_bucket
-        )
+        outcomes = {user: staged.outcome for user, staged in batch.items()}
+        changes = merge(table, outcomes, self._fact, self._buckets)
         changed = _changed_users(table, changes) if begun.watched else None
+        dropped = list(self._dropped_copies(table, changes))
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
+        self._delete_copies(dropped, token, batch)
         left = self._backlog.clean(
             token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
         )
@@ -117,6 +121,7 @@ class Publisher:
     # -- the table ---------------------------------------------------------------------------------------------------
     def _load(self, recorded: tuple[str | None, str | None]) -> Table:
         table = self._table = self._read_table()
+        self._has_copies = self._copies.encode() in table.output.body
         if (table.output_etag, table.rejects_etag) != recorded:
             # No publisher recorded these: edited or deleted by hand, or written by one that died.
             self._backlog.add_evidence("files_changed")
@@ -135,7 +140,7 @@ class Publisher:
             output = OutputCsv.repair(stored.body)
             return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
-            rows = {row.user_id: row for row in self._memo().to_output_rows(self._source_bucket)}
+            rows = {row.user_id: row for row in self._memo().to_output_rows(self._buckets)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
 
     def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
@@ -165,6 +170,27 @@ class Publisher:
             raise PreconditionFailed(key)
         return etag
 
+    # -- copies of images --------------------------------------------------------------------------------------------
+    def _dropped_copies(self, table: Table, changes: Changes) -> Iterator[tuple[str, str]]:
+        """The copies that a row names and will not name any more: user, key."""
+        if self._has_copies:
+            for user_id, row in changes.rows.items():
+                before = table.output.get(user_id)
+                path = before.img_path if before else ""
+                if path.startswith(self._copies) and (row is None or row.img_path != path):
+                    yield user_id, path.removeprefix(f"{self._buckets.output}/")
+        self._has_copies |= any(row and row.img_path.startswith(self._copies) for row in changes.rows.values())
+
+    def _delete_copies(self, dropped: Sequence[tuple[str, str]], token: str, batch: Mapping[str, Staged]) -> None:
+        """Delete what no row names any more.  Whoever was marked meanwhile is read again: its image may be back."""
+        for start in range(0, len(dropped), LIST_PAGE):
+            chunk = dropped[start : start + LIST_PAGE]
+            self._backlog.renew(token)
+            self._store.delete_many([key for _, key in chunk])
+            notes = self._backlog.note([user_id for user_id, _ in chunk])
+            marked = [user for user, note in notes.items() if note.mark + b"|" + note.slot != batch[user].tokens]
+            self._backlog.mark(marked, "event", self._clock())
+
     # -- the manifest ------------------------------------------------------------------------------------------------
     def _memo(self) -> Manifest:
         if self._manifest is None:
@@ -193,7 +219,7 @@ class Publisher:
 
 
 def merge(
-    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], source_bucket: str
+    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], buckets: Buckets
 ) -> Changes:
     """What these outcomes change.  Pure but for `fact`, which tells what a user's last valid CSV said.
 
@@ -202,17 +228,17 @@ def merge(
     """
     changes = Changes()
     for user_id, outcome in outcomes.items():
-        img_path = f"{source_bucket}/{outcome.image}" if outcome.image else ""
+        img_path = buckets.img_path(outcome.image, outcome.image_source)
         match outcome.csv:
             case ValidCsv(version, person):
                 row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
                 changes.rows[user_id], changes.rejects[user_id] = row, None
-                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, held=False)
+                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, False, outcome.image_source)
             case InvalidCsv():
                 changes.rejects[user_id] = _reject(user_id, outcome.csv, table.rejects.get(user_id))
                 held = table.output.get(user_id)
                 changes.rows[user_id] = replace(held, img_path=img_path) if held else None
-                changes.facts[user_id] = _held_fact(held, outcome.image, fact(user_id)) if held else None
+                changes.facts[user_id] = _held_fact(held, outcome, fact(user_id)) if held else None
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
@@ -230,9 +256,10 @@ def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
     return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
 
 
-def _held_fact(row: Row, image: str | None, known: Fact | None) -> Fact:
+def _held_fact(row: Row, outcome: Outcome, known: Fact | None) -> Fact:
     version = known.version if known else CsvVersion("", "", 0)
-    return Fact(row.user_id, version, Person(row.first_name, row.last_name, row.birthts), image, held=True)
+    person = Person(row.first_name, row.last_name, row.birthts)
+    return Fact(row.user_id, version, person, outcome.image, True, outcome.image_source)
 
 
 def _changed(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:

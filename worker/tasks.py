@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
-from shared.task_queue import BULK_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP, create_celery
+from shared.task_queue import BULK_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP, UNPACK, create_celery
 from worker.wiring import Wiring
 
 RETRIED: dict[str, Any] = {
@@ -74,6 +74,11 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
     def sweep(cause: str) -> None:
         """Compare the bucket with what is published."""
         wiring().sweep.run(cause)
+
+    @celery.task(name=UNPACK, **LONG, **RETRIED, **_OURS)
+    def unpack(key: str) -> None:
+        """Look at a bundle."""
+        wiring().unpacker.run(key)
 
     class RebuildTask(Task):  # type: ignore[type-arg]
         """A task whose record says so when it was tried in vain."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from shared.keys import bundle_id
 from shared.object_store import ObjectNotFound
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT
@@ -68,10 +69,22 @@ class Stepping:
 
     def do_bulk_work(self) -> None:
         """Do all pages that wait, and publish."""
-        while self.wiring.bulk.next_page():
+        while self.unpack_next() or self.wiring.bulk.next_page():
             pass
         self.publish()
         self.backlog.redis.delete(BULK_QUEUE)  # the messages that said so
+
+    def unpack_next(self) -> bool:
+        """Look at the bundle that waits longest; False if none waits."""
+        waiting = self.backlog.unread([bundle_id(key) for key in self.wiring.unpacks.waiting()])
+        if waiting:
+            self.wiring.unpacker.run(waiting[0][1:])
+        return bool(waiting)
+
+    def land_bundles(self, *keys: str) -> None:
+        """Mark these bundles, and do all that comes of it."""
+        self.mark(*map(bundle_id, keys))
+        self.do_bulk_work()
 
     def rows(self) -> dict[str, Row]:
         return {row.user_id: row for row in OutputCsv(self.body()).rows()}
@@ -90,4 +103,4 @@ class Stepping:
         return read_published(self.output).rejects
 
     def differences(self) -> list[str]:
-        return check(self.source, self.output)
+        return check(self.source, self.output, self.wiring.settings.copies_images)
