@@ -112,7 +112,7 @@ class Watch:
             if apart:
                 logger.warning("%s and %d more may have cost a worker; read one by one", apart[0], len(apart) - 1)
             # It may have copied images that are older by now than what was published.
-            self._backlog.mark([user_id for user_id in user_ids if user_id not in apart], "event", self._clock())
+            self._backlog.mark([user_id for user_id in user_ids if user_id not in apart], "bundle", self._clock())
 
     def enqueue_alone(self) -> None:
         """Refresh, each by a message of its own, whoever is dirty and to be read alone."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from minio import Minio
 
+from local.servers import MinioServer
 from shared.object_store import (
     NotModified,
     ObjectNotFound,
@@ -15,6 +16,7 @@ from shared.object_store import (
     S3ObjectStore,
     StoreUnavailable,
 )
+from tests.conftest import PASSWORD, USER, new_bucket
 
 MINIO_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
@@ -133,3 +135,68 @@ def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S
     assert keys_of(store) == sorted(keys)
     assert keys_of(store, after="m") == sorted(key for key in keys if key > "m")
     assert all(len(page) <= 1000 for page in store.objects())
+
+
+def test_an_object_is_copied_by_the_server_from_another_bucket(
+    store: S3ObjectStore, minio_server: MinioServer, minio_client: Minio
+) -> None:
+    other = S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+    for key in MINIO_KEYS:
+        etag = store.put(key, key.encode())
+        other.copy_from(store.bucket, key, f"images/{key}")
+        assert other.get(f"images/{key}").body == key.encode()
+        assert other.etag(f"images/{key}") == etag
+    with pytest.raises(ObjectNotFound):
+        other.copy_from(store.bucket, "nobody.png", "images/nobody.png")
+    with pytest.raises(StoreUnavailable):
+        other.copy_from("no-such-bucket", "a.png", "images/a.png")
+
+
+def test_a_range_is_read_of_the_version_that_is_asked_for(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"0123456789")
+    assert store.get_range("o", etag, 2, 5) == b"234"
+    assert store.get_range("o", etag, 8, 100) == b"89"
+    store.put("o", b"another")
+    with pytest.raises(PreconditionFailed):
+        store.get_range("o", etag, 2, 5)
+    store.delete("o")
+    with pytest.raises(ObjectNotFound):
+        store.get_range("o", etag, 2, 5)
+
+
+def test_an_objects_info_is_what_a_list_tells(store: S3ObjectStore) -> None:
+    store.put("a.csv", b"12345")
+    ((listed,),) = store.objects()
+    assert store.info("a.csv") == listed
+    assert store.info("nobody.csv") is None
+
+
+def test_a_folder_is_listed_by_itself(store: S3ObjectStore) -> None:
+    for key in ("a/1.csv", "a/2.csv", "ab/3.csv", "b/c/4.csv", "b/d/5.csv", "a.csv"):
+        store.put(key, b"x")
+    assert [info.key for page in store.objects(folder="a") for info in page] == ["a/1.csv", "a/2.csv"]
+    assert [info.key for page in store.objects("a/1.csv", "a") for info in page] == ["a/2.csv"]
+    assert (store.folders("b"), store.folders("nothing")) == (["c", "d"], [])
+
+
+def test_many_keys_are_deleted_at_once_whether_or_not_they_are_there(store: S3ObjectStore) -> None:
+    keys = [f"{number}.csv" for number in range(1200)]
+    for key in keys[:100]:
+        store.put(key, b"x")
+    store.put("stays.csv", b"x")
+    store.delete_many(keys)
+    store.delete_many([])
+    assert keys_of(store) == ["stays.csv"]
+
+
+def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: S3ObjectStore) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: no_bucket.info("a"),
+        lambda: no_bucket.get_range("a", "e", 0, 1),
+        lambda: no_bucket.copy_from("src-data", "a", "b"),
+        lambda: no_bucket.folders("a"),
+        lambda: no_bucket.delete_many(["a"]),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            call()

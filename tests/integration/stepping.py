@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from shared.keys import bundle_id
-from shared.object_store import ObjectNotFound
+from shared.object_store import ObjectNotFound, ObjectStore
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT
 from shared.records import Reject, Row
@@ -33,9 +33,9 @@ class Stepping:
     def close(self) -> None:
         self.wiring.close()
 
-    def new_publisher(self) -> Publisher:
-        """A publisher that knows nothing yet, as after a restart."""
-        return Publisher(self.output, self.backlog, self.source.bucket, time.time)
+    def new_publisher(self, output: ObjectStore | None = None) -> Publisher:
+        """A publisher that knows nothing yet, as after a restart; perhaps into a bucket seen through something."""
+        return Publisher(output or self.output, self.backlog, self.source.bucket, time.time)
 
     def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images, without any event."""
