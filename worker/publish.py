@@ -7,20 +7,23 @@ On any refusal or doubt the table *and* the batch are forgotten and read anew.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.object_store import LIST_PAGE, ObjectNotFound, ObjectStore, PreconditionFailed
+from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.output_csv import HEADER, OutputCsv
 from shared.published import IMAGES, MANIFEST, OUTPUT, REJECTS
 from shared.records import Buckets, CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
-from worker.backlog import Backlog, Begun, LeaseLost, Staged, new_token
+from worker.backlog import Backlog, Begun, LeaseLost, Note, Staged, new_token
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_EVERY_S = 10.0
+MOST_DELETED = 500
+"""Copies of images that are deleted in one publish: a drop must not wait for thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Publisher:
         self._store, self._backlog, self._clock = store, backlog, clock
         self._buckets = Buckets(source_bucket, store.bucket)
         self._copies = f"{store.bucket}/{IMAGES}/"
-        self._has_copies = True
+        self._has_copies, self._dropped = True, dict[str, str]()
         self._table: Table | None = None
         self._manifest: Manifest | None = None
         self._unwritten: dict[str, Fact | None] = {}
@@ -89,14 +92,15 @@ class Publisher:
             batch = self._backlog.batch(token)
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
             self._look(table)
+            self._delete_copies(table, token, batch)
             self._backlog.release(token, evidence=False)
             return 0
         outcomes = {user: staged.outcome for user, staged in batch.items()}
         changes = merge(table, outcomes, self._fact, self._buckets)
         changed = _changed_users(table, changes) if begun.watched else None
-        dropped = list(self._dropped_copies(table, changes))
+        self._note_dropped_copies(table, changes)
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
-        self._delete_copies(dropped, token, batch)
+        self._delete_copies(table, token, batch)
         left = self._backlog.clean(
             token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
         )
@@ -171,25 +175,39 @@ class Publisher:
         return etag
 
     # -- copies of images --------------------------------------------------------------------------------------------
-    def _dropped_copies(self, table: Table, changes: Changes) -> Iterator[tuple[str, str]]:
-        """The copies that a row names and will not name any more: user, key."""
+    @property
+    def has_dropped_copies(self) -> bool:
+        """Whether there are copies to be deleted: the next `publish` goes on with it, whatever is staged."""
+        return bool(self._dropped)
+
+    def _note_dropped_copies(self, table: Table, changes: Changes) -> None:
+        """Note the copies that a row names and will not name any more."""
         if self._has_copies:
             for user_id, row in changes.rows.items():
                 before = table.output.get(user_id)
                 path = before.img_path if before else ""
                 if path.startswith(self._copies) and (row is None or row.img_path != path):
-                    yield user_id, path.removeprefix(f"{self._buckets.output}/")
+                    self._dropped[path] = user_id
         self._has_copies |= any(row and row.img_path.startswith(self._copies) for row in changes.rows.values())
 
-    def _delete_copies(self, dropped: Sequence[tuple[str, str]], token: str, batch: Mapping[str, Staged]) -> None:
-        """Delete what no row names any more.  Whoever was marked meanwhile is read again: its image may be back."""
-        for start in range(0, len(dropped), LIST_PAGE):
-            chunk = dropped[start : start + LIST_PAGE]
-            self._backlog.renew(token)
-            self._store.delete_many([key for _, key in chunk])
-            notes = self._backlog.note([user_id for user_id, _ in chunk])
-            marked = [user for user, note in notes.items() if note.mark + b"|" + note.slot != batch[user].tokens]
-            self._backlog.mark(marked, "event", self._clock())
+    def _delete_copies(self, table: Table, token: str, batch: Mapping[str, Staged]) -> None:
+        """Delete some of what no row names any more, as the writer, so that nobody is called clean meanwhile.
+
+        Whoever else is dirty is read again: its image may be back, and its copy was made before this.
+        """
+        chunk = dict(islice(self._dropped.items(), MOST_DELETED))
+        if not chunk:
+            return
+        self._backlog.renew(token)
+        rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
+        unnamed = [path for path, row in rows.items() if row is None or row.img_path != path]
+        self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unnamed])
+        notes = self._backlog.note([chunk[path] for path in unnamed])
+        self._backlog.mark(
+            [user for user, note in notes.items() if not _is_of(note, batch.get(user))], "event", self._clock()
+        )
+        for path in chunk:
+            del self._dropped[path]
 
     # -- the manifest ------------------------------------------------------------------------------------------------
     def _memo(self) -> Manifest:
@@ -242,6 +260,11 @@ def merge(
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
+
+
+def _is_of(note: Note, staged: Staged | None) -> bool:
+    """Whether a user is dirty by nothing but what is being published."""
+    return staged is not None and note.mark + b"|" + note.slot == staged.tokens
 
 
 def _changed_users(table: Table, changes: Changes) -> set[str]:

@@ -52,8 +52,8 @@ class Stepping:
         self.wiring.refresher.refresh(user_ids)
 
     def publish(self) -> None:
-        """Publish until nothing is staged."""
-        while self.publisher.publish():
+        """Publish until nothing is staged, and nothing is to be deleted."""
+        while self.publisher.publish() or self.publisher.has_dropped_copies:
             pass
 
     def land(self, *user_ids: str) -> None:
