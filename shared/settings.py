@@ -36,6 +36,7 @@ class Settings:
     flower_password: str = field(default="", repr=False)
     progress_file: str = ""
     copies_images: bool = False
+    public_output: bool = False
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -79,6 +80,7 @@ class Settings:
             "flower_password": env.str("FLOWER_PASSWORD", ""),
             "progress_file": env.str("PROGRESS_FILE", ""),
             "copies_images": env.str("IMAGES", "reference", validate=_images) == "copy",
+            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_yes_or_no) in _YES,
         }
 
 
@@ -121,6 +123,14 @@ def _plain_redis_url(value: str) -> None:
 def _images(value: str) -> None:
     if value not in {"reference", "copy"}:
         raise ValidationError("must be reference or copy")
+
+
+_YES, _NO = {"true", "True", "TRUE", "1", "yes", "on"}, {"false", "False", "FALSE", "0", "no", "off"}
+
+
+def _yes_or_no(value: str) -> None:
+    if value not in _YES | _NO:
+        raise ValidationError("must be true or false")
 
 
 def _log_level(value: str) -> None:

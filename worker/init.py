@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from shared.settings import InvalidSettings, Settings
 from worker import sample
 from worker.backlog import FAST, SAFE
+from worker.public_output import set_public
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class Init:
         source, output = self._settings.source_bucket, self._settings.output_bucket
         is_new = self._make_bucket(source)
         self._make_bucket(output)
+        public = self._settings.public_output
+        if set_public(self._minio, output, public=public):
+            print(f"{output} can be read {'by anybody, without keys' if public else 'with keys only'}", flush=True)
         events_come = self._subscribe() and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)
         if not events_come:
