@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +23,7 @@ from shared.object_store import (
     ObjectStore,
     PreconditionFailed,
     StoredObject,
+    StoreUnavailable,
 )
 from shared.published import UNPACKED
 from shared.records import CsvVersion, InvalidCsv, Outcome
@@ -219,7 +220,7 @@ class Unpacker:
         return Shelved(info.etag, since, digest, since, len(index.users()), ignored)
 
     def _members(self, key: str, file: RangedFile, digest: str) -> Iterator[Member]:
-        with self._deadline:
+        with self._deadline, _faults_are_the_archives():
             archive = open_archive(key, file)
         members, done, told = archive.members(), 0, 0.0
         while True:
@@ -228,7 +229,8 @@ class Unpacker:
                 self._unpacks.still_alive()
                 self._unpacks.progress(digest, done, archive.total)
             with self._deadline:
-                member = next(members, None)
+                with _faults_are_the_archives():
+                    member = next(members, None)
                 if member is None:
                     break
                 yield member
@@ -275,6 +277,17 @@ class _Writing:
         written, size = self._under_way.popleft()
         self._bytes -= size
         written.result()
+
+
+@contextmanager
+def _faults_are_the_archives() -> Iterator[None]:
+    """A fault of ours over an archive is a reject of it: the same bytes would end in the same way for ever."""
+    try:
+        yield
+    except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidArchive(f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})") from error
 
 
 def open_archive(key: str, file: RangedFile) -> Archive:

@@ -124,6 +124,8 @@ def _entry(info: zipfile.ZipInfo, end: int) -> _Entry | None:
         raise InvalidArchive(f"it is encrypted, at least '{excerpt(path)}'")
     if stat.S_ISLNK(info.external_attr >> 16):
         raise no_file(path, "link")
+    if info.header_offset < 0:
+        raise _damaged(path)
     if info.header_offset + info.compress_size > end:
         raise InvalidArchive(f"members overlap: '{excerpt(path)}'")
     file = file_of(path)

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from shared.object_store import ObjectStore, StoreUnavailable
+from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.published import BUNDLES, IMAGES, REJECTS, UNPACKED
+from shared.records import InvalidCsv, ValidCsv
 from shared.task_queue import BULK_QUEUE
 from tests.archives import encrypted, tar_gz_of, tar_of, zip_of
 from tests.integration.stepping import Stepping, csv_of
 from worker.bundles import index_key
 from worker.evidence import OVERDUE_S, Watch
-from worker.shelf import read_shelf
-from worker.unpack import Unpacker
+from worker.refresh import judge
+from worker.shelf import Shelf, Shelved, digest_of, read_shelf
+from worker.unpack import MOST_TRIES, STUCK, Unpacker
 
 
 @pytest.fixture
@@ -241,6 +243,126 @@ def test_a_bundle_replaced_by_a_broken_one_keeps_what_it_had_until_it_is_fixed_o
     rowdrop.source.delete("u.zip")
     rowdrop.land_bundles("u.zip")
     assert (rowdrop.rows(), rowdrop.rejects()) == ({}, {})
+
+
+def test_an_archive_that_cost_three_workers_is_given_up_and_tried_once_more_by_each_sweep(rowdrop: Stepping) -> None:
+    drop(rowdrop, "u.zip", {"1.csv": csv_of()})
+    digest = digest_of("u.zip", rowdrop.source.etag("u.zip") or "")
+    for _ in range(MOST_TRIES):  # each of which was killed
+        rowdrop.wiring.unpacks.begin(digest, "u.zip", time.time())
+    rowdrop.land_bundles("u.zip")
+    assert rowdrop.rejects()["/u.zip"].reason == STUCK
+    rowdrop.land_bundles("u.zip")
+    assert rowdrop.rejects()["/u.zip"].reason == STUCK
+    assert rowdrop.differences() == []
+    rowdrop.sweep()
+    assert (list(rowdrop.rows()), rowdrop.rejects()) == (["1"], {})
+
+
+def test_a_fault_of_ours_over_a_csv_concerns_that_user_alone(rowdrop: Stepping) -> None:
+    def faulty(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+        if b"Poison" in stored.body:
+            raise RecursionError
+        return judge(key, stored)
+
+    wiring = rowdrop.wiring
+    drop(rowdrop, "u.zip", {"1.csv": csv_of(), "2.csv": csv_of("Poison")})
+    rowdrop.mark("/u.zip")
+    parts = rowdrop.output, rowdrop.backlog, wiring.bulk, wiring.tasks, wiring.unpacks, wiring.readers
+    Unpacker(rowdrop.source, *parts, judge=faulty).run("u.zip")
+    rowdrop.do_bulk_work()
+    assert list(rowdrop.rows()) == ["1"]
+    assert "fault of its own (RecursionError)" in rowdrop.rejects()["2"].reason
+
+
+def test_a_bundle_that_is_replaced_while_it_is_unpacked_ends_in_the_newer_one(rowdrop: Stepping) -> None:
+    drop(rowdrop, "u.zip", {f"{number}.png": bytes(1_000_000) for number in range(9)} | {"old.csv": csv_of("Old")})
+    rowdrop.source.put("u.tar", tar_of({f"{number}.png": bytes(1_000_000) for number in range(9)}))
+
+    class Replaced:
+        """A source whose archive is replaced after its first block was read."""
+
+        def __init__(self, source: ObjectStore) -> None:
+            self._source, self._left = source, 1
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            return getattr(self._source, name)
+
+        def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+            body = self._source.get_range(key, etag, start, end)
+            if self._left:
+                self._left = 0
+                drop(rowdrop, "u.tar", {"1.csv": csv_of("New")})
+            return body
+
+    wiring = rowdrop.wiring
+    parts = rowdrop.output, rowdrop.backlog, wiring.bulk, wiring.tasks, wiring.unpacks, wiring.readers
+    rowdrop.mark("/u.tar")
+    Unpacker(Replaced(rowdrop.source), *parts).run("u.tar")
+    rowdrop.do_bulk_work()
+    assert names(rowdrop) == {"1": "New"}
+
+
+def test_a_source_out_of_reach_leaves_the_bundle_as_it_is(rowdrop: Stepping) -> None:
+    land(rowdrop, "u.zip", {"1.csv": csv_of()})
+    client = rowdrop.wiring.init_client()
+    client.remove_object(rowdrop.source.bucket, "u.zip")
+    client.remove_bucket(rowdrop.source.bucket)
+    rowdrop.mark("/u.zip")
+    with pytest.raises(StoreUnavailable):
+        rowdrop.wiring.unpacker.run("u.zip")
+    assert rowdrop.backlog.dirty_users() == {"/u.zip"}
+    assert list(read_shelf(rowdrop.output)[0].bundles) == ["u.zip"]
+    assert not rowdrop.wiring.unpacks.alive()
+
+
+# -- the shelf's token -----------------------------------------------------------------------------------------------
+def test_a_reader_looks_at_the_shelf_again_when_its_token_is_another(rowdrop: Stepping) -> None:
+    other = Stepping(rowdrop.wiring.settings)  # a worker that has looked before there was a bundle
+    other.drop("9")
+    other.land("9")
+    land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
+    rowdrop.land_bundles("u.zip")
+    other.land("1")
+    assert names(other) == {"1": "One", "9": "Ivan"}
+    rowdrop.source.delete("u.zip")
+    rowdrop.land_bundles("u.zip")
+    rowdrop.backlog.redis.delete("shelf")  # Redis has forgotten it
+    other.land("1")
+    assert names(other) == {"9": "Ivan"}
+    other.close()
+
+
+def test_after_a_redis_that_fell_back_a_sweep_has_everyone_look_again(rowdrop: Stepping) -> None:
+    other = Stepping(rowdrop.wiring.settings)
+    other.drop("9")
+    other.land("9")
+    token = rowdrop.backlog.redis.get("shelf")
+    land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
+    rowdrop.backlog.redis.set("shelf", token)  # as it was when this worker looked
+    other.land("1")
+    assert names(other) == {"9": "Ivan"}  # it has used what it kept, and there is evidence that it may have
+    rowdrop.publisher = other.publisher
+    other.sweep()
+    assert names(other) == {"1": "One", "9": "Ivan"}
+    assert other.differences() == []
+    other.close()
+
+
+def test_a_write_of_the_shelf_that_lands_late_is_evidence(rowdrop: Stepping, watch: Watch) -> None:
+    land(rowdrop, "u.zip", {"1.csv": csv_of()})
+    rowdrop.sweep()
+    ghost = Shelf({"ghost.zip": Shelved("e", 1, "d" * 32, 1)})
+    rowdrop.output.put(BUNDLES, ghost.encode())
+    for _ in range(2):
+        watch.look_for_evidence()
+    assert rowdrop.backlog.epoch() is None
+    with pytest.raises(StoreUnavailable):  # what it names is not there
+        rowdrop.wiring.sweep.run("test")
+    rowdrop.do_bulk_work()
+    rowdrop.sweep()
+    assert list(read_shelf(rowdrop.output)[0].bundles) == ["u.zip"]
+    assert rowdrop.differences() == []
 
 
 # -- what is lost on the way -----------------------------------------------------------------------------------------
