@@ -1,6 +1,7 @@
 """The records of bundles that are unpacked, in Redis: one at a time; anyone may ask how far it is.
 
-unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, marked_at, error; kept for a week
+unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, ignored, marked_at, error; kept for
+                        a week
 unpack:all     zset     id -> when it was started (Unix seconds); the newest thousand
 unpack:alive   string   the token of the process that unpacks, for a minute at a time
 unpack:old     hash     bundle -> what was unpacked of it before, whose users are not all marked yet
@@ -32,7 +33,7 @@ class UnpackStatus:
 
     `state`: unpacking (`done` of `total` members; None while only the end of a tar tells how many there are),
     publishing (its members are visible, `published` of `users` have their rows), done; rejected or failed with an
-    `error`; removed, when the archive was deleted.
+    `error`; removed, when the archive was deleted.  `ignored` members are nobody's files.
     """
 
     task_id: str
@@ -42,6 +43,7 @@ class UnpackStatus:
     total: int | None
     users: int
     published: int
+    ignored: int
     started_at: float | None
     finished_at: float | None
     error: str | None
@@ -101,9 +103,9 @@ class Unpacks:
         told: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
         self._tell(task_id, told)
 
-    def visible(self, task_id: str, users: int, now: float) -> None:
+    def visible(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Its users are marked."""
-        self._tell(task_id, {"state": "publishing", "users": users, "marked_at": now})
+        self._tell(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
 
     def close(self, task_id: str, state: str, now: float, error: str = "") -> None:
         """Nothing more is to come: rejected, failed or removed."""
@@ -151,8 +153,10 @@ class Unpacks:
         times = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
         published = max(0, users - left)
         done = int(fields["done"])
+        ignored, error = int(fields.get("ignored", 0)), fields.get("error")
+        started_at, finished_at = times
         return UnpackStatus(
-            task_id, fields["bundle"], state, done, total, users, published, times[0], times[1], fields.get("error")
+            task_id, fields["bundle"], state, done, total, users, published, ignored, started_at, finished_at, error
         )
 
     def all(self) -> list[UnpackStatus]:

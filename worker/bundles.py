@@ -129,7 +129,7 @@ class Bundles:
 
     def _index(self, key: str, shelved: Shelved) -> BundleIndex:
         index = self._indexes.get(shelved.digest)
-        if index is None or index.since != shelved.since:
+        if index is None or index.since != shelved.visible_since:
             index = self._read(key, shelved)
             self._indexes[shelved.digest] = index
             kept = sum(len(found.body) for found in self._indexes.values())
@@ -141,6 +141,6 @@ class Bundles:
 
     def _read(self, key: str, shelved: Shelved) -> BundleIndex:
         try:
-            return BundleIndex(key, shelved.since, self._output.get(index_key(shelved.digest)).body)
+            return BundleIndex(key, shelved.visible_since, self._output.get(index_key(shelved.digest)).body)
         except (ObjectNotFound, InvalidIndex):
             raise self.missing(key) from None

@@ -128,7 +128,7 @@ class Unpacker:
         users = sorted({user for digest in {visible, *old} - {""} for user in self._users(digest)})
         self._backlog.mark(users, "bundle", self._clock())
         if after and not after.reason:
-            self._unpacks.visible(after.digest, after.users, self._clock())
+            self._unpacks.visible(after.digest, after.users, after.ignored, self._clock())
         self._bulk.enqueue(users, self._unpacks.still_alive)
         for digest in set(old) - {visible}:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
