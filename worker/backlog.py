@@ -66,6 +66,7 @@ EVIDENCE = {
     "events_skipped": "MinIO skipped events, as its queue in memory was full",
     "events_failed": "MinIO failed to send events",
     "safe_queue_stalled": "MinIO's queue of safe copies does not get on",
+    "rules_missing": "MinIO had no rules any more to send events by",
     "redis_restarted": "Redis was started anew",
     "redis_emptied": "Redis was emptied",
     "files_changed": "output.csv or rejects.csv is not what was last published",
@@ -173,7 +174,7 @@ class Backlog:
         self.redis: Any = client
         load = _loader(client)
         self._peek: str = load("peek").script  # type: ignore[assignment]
-        self._mark, self._stage = load("mark"), load("stage")
+        self._mark, self._note, self._stage = load("mark"), load("note"), load("stage")
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
         self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
@@ -253,22 +254,16 @@ class Backlog:
 
     # -- reading -----------------------------------------------------------------------------------------------------
     def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
-        """NOTE, before any reading: the tokens of those of the users that are dirty.
+        """NOTE, before any reading: the tokens of those of the users who are to be read.
 
-        With the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading`
-        is given the token.  What is left of a reading that never came to its end sets its users apart.
+        That is who is dirty, but for those who have been read since their last mark and wait to be published.  With
+        the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading` is
+        given the token.  What is left of a reading that never came to its end sets its users apart.
         """
-        notes = Notes()
-        with self.redis.pipeline(transaction=False) as pipe:
-            if reading:
-                pipe.hset("readings", reading, json.dumps(list(user_ids), ensure_ascii=False))
-            for chunk in _chunks(user_ids):
-                pipe.hmget("dirty", chunk)
-            pipe.get("shelf")
-            *answers, notes.shelf = pipe.execute()[1 if reading else 0 :]
-        for user, value in zip(user_ids, (value for values in answers for value in values), strict=True):
-            if value is not None:
-                notes[user] = Note(*value.split(b"|", 1))
+        notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
+        for chunk in _chunks(user_ids):
+            notes.shelf, *answers = self._note(["dirty", "staged", "readings", "shelf"], [reading, users, *chunk])
+            notes |= {user: Note(*tokens.split(b"|", 1)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
         return notes
 
     def end_reading(self, reading: str) -> None:
@@ -418,22 +413,21 @@ class Backlog:
         """Everyone who is dirty now."""
         return {user.decode() for user in self.redis.hkeys("dirty")}
 
+    def dirty(self, user_ids: Sequence[str]) -> dict[str, Note]:
+        """The tokens of those of the users who are dirty, whether they were read since or not."""
+        notes = dict[str, Note]()
+        for chunk in _chunks(user_ids):
+            tokens = zip(chunk, self.redis.hmget("dirty", chunk), strict=True)
+            notes |= {user: Note(*value.split(b"|", 1)) for user, value in tokens if value}
+        return notes
+
     def overdue(self, cause: str, before: float, most: int) -> list[str]:
         """Users marked before `before` for this cause whose last mark has not been read: their message may be lost."""
         users = [
             user.decode()
             for user in self.redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=most)
         ]
-        return self.unread(users)
-
-    def unread(self, user_ids: Sequence[str]) -> list[str]:
-        """Those of the users who are dirty, and whose last mark has not been read."""
-        unread = []
-        for chunk in _chunks(user_ids):
-            dirty, staged = self.redis.hmget("dirty", chunk), self.redis.hmget("staged", chunk)
-            users = zip(chunk, dirty, staged, strict=True)
-            unread += [user for user, d, s in users if d and (not s or _mark_of(s) != _mark_of(d))]
-        return unread
+        return list(self.note(users))
 
     def told_by_events(self, user_ids: Sequence[str]) -> set[str]:
         """Those of the users who are dirty by an event."""
@@ -552,10 +546,6 @@ def _staged(entries: Sequence[bytes]) -> Iterator[tuple[str, Staged]]:
     for user, entry in zip(entries[::2], entries[1::2], strict=True):
         mark, slot, outcome = entry.split(b"|", 2)
         yield user.decode(), Staged(mark + b"|" + slot, Outcome.from_json(user.decode(), outcome.decode()))
-
-
-def _mark_of(tokens: bytes) -> bytes:
-    return tokens.split(b"|", 1)[0]
 
 
 def _text(value: bytes | None) -> str | None:

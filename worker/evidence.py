@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
+from minio.error import MinioException
 from redis.exceptions import RedisError
+from urllib3.exceptions import HTTPError
 
 from shared.keys import bundle_key
 from shared.object_store import ObjectStore, StoreUnavailable
@@ -21,6 +23,7 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from shared.unpacks import Unpacks
 from worker.backlog import CHUNK, NOTHING_KNOWN, Backlog, Page
 from worker.healed import Healed
+from worker.notifications import Notifications, Rules
 from worker.server_figures import ServerFigures, evidence
 from worker.sweep_record import SweepRecord
 from worker.trials import Trials
@@ -41,7 +44,10 @@ LOOKS_STALLED = 3
 
 
 class Watch:
-    """Looks after the state protocol.  `clock` gives Unix seconds."""
+    """Looks after the state protocol.  `clock` gives Unix seconds.
+
+    `notifications`: MinIO's rules to be looked after; None leaves them alone.
+    """
 
     def __init__(
         self,
@@ -52,7 +58,9 @@ class Watch:
         figures: ServerFigures,
         settings: Settings,
         clock: Callable[[], float] = time.time,
+        notifications: Notifications | None = None,
     ) -> None:
+        self._notifications = notifications
         self._backlog, self._output, self._tasks, self._rebuilds = backlog, output, tasks, rebuilds
         self._figures, self._settings, self._clock = figures, settings, clock
         self._sweeps, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
@@ -92,6 +100,7 @@ class Watch:
         if self._backlog.staged_count():
             self._backlog.wake_publisher()
         self.look_for_evidence()
+        self.look_after_notifications()
         self.sweep_if_due(now)
         self._healed.count(self._sweeps.get("last_cause") or "")
 
@@ -118,9 +127,8 @@ class Watch:
         """Refresh, each by a message of its own, whoever is dirty and to be read alone."""
         trials = self._trials.all()
         waiting = [user_id for user_id, trial in trials.items() if not trial.attempt]
-        unread = self._backlog.unread(waiting)
-        dirty = self._backlog.note(waiting).keys() if waiting else ()
-        self._trials.acquit(user for user in waiting if user not in dirty and not trials[user].is_guilty)
+        unread = list(self._backlog.note(waiting))
+        self._trials.acquit(user for user in waiting if user not in unread and not trials[user].is_guilty)
         for queue, user_ids in self._by_queue(unread).items():
             if user_ids and not self._queue_length(queue):
                 for user_id in user_ids[:CHUNK]:
@@ -233,6 +241,18 @@ class Watch:
         if stalls or stalled:
             self._backlog.note_safe_queue(waiting if stalls else 0)
         return stalls and not stalled
+
+    def look_after_notifications(self) -> None:
+        """Have MinIO send its events again if its rules were taken away, or the bucket was removed and made anew."""
+        if not self._notifications or not self._backlog.notifications_come():
+            return
+        try:
+            if self._notifications.mend() is Rules.MISSING:
+                # Not before: it would be told again and again where rules cannot be added.  A process that dies in
+                # between is started anew, and that leads to a sweep, too.
+                self._backlog.add_evidence("rules_missing")
+        except (MinioException, HTTPError) as error:  # no such bucket, or not ours to ask
+            logger.debug("the notification rules cannot be looked at: %s", error)
 
     def sweep_if_due(self, now: float) -> None:
         """Have a sweep begun if something may be lost, or the last one is too long ago and beat does not see to it."""

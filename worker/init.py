@@ -16,27 +16,19 @@ import time
 from urllib.parse import urlsplit
 
 from minio.error import S3Error, ServerError
-from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
 from shared.settings import InvalidSettings, Settings
 from worker import sample
-from worker.backlog import FAST, SAFE
+from worker.notifications import TARGETS, Notifications, Rules
 from worker.public_output import set_public
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
-EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
-TARGETS = {"FAST": FAST, "SAFE": SAFE}
 PROBE_PREFIX = ".rowdrop-probe-"
 PROBE_WAIT_S = 10.0
-
-
-def arn(target: str) -> str:
-    """The name under which MinIO knows the Redis target with this id."""
-    return f"arn:minio:sqs::{target}:redis"
 
 
 class Init:
@@ -55,7 +47,8 @@ class Init:
         public = self._settings.public_output
         if set_public(self._minio, output, public=public):
             print(f"{output} can be read {'by anybody, without keys' if public else 'with keys only'}", flush=True)
-        events_come = self._subscribe() and self._probe()
+        notifications = Notifications(self._minio, source)
+        events_come = notifications.mend() is not Rules.NO_TARGET and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)
         if not events_come:
             print(_lines_to_set(self._settings), flush=True)
@@ -91,23 +84,6 @@ class Init:
         print(f"created {bucket}", flush=True)
         return True
 
-    def _subscribe(self) -> bool:
-        """Add the rules that are missing; False if this MinIO has no target of ours."""
-        bucket = self._settings.source_bucket
-        config = self._minio.get_bucket_notification(bucket)
-        queues = list(config.queue_config_list or [])
-        missing = [target for target in TARGETS if not any(_is_ours(queue, target) for queue in queues)]
-        if missing:
-            queues += [QueueConfig(EVENTS, f"rowdrop-{target.lower()}", queue=arn(target)) for target in missing]
-            rules = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
-            try:
-                self._minio.set_bucket_notification(bucket, rules)
-            except S3Error as error:
-                if "ARN" not in str(error):
-                    raise
-                return False
-        return True
-
     def _probe(self) -> bool:
         """Put a key of our own and wait until its event is in Redis; the listener passes such keys over."""
         key = PROBE_PREFIX + secrets.token_hex(6)
@@ -127,12 +103,6 @@ class Init:
 def _is_refusal(error: Exception) -> bool:
     """Whether waiting would not help: MinIO does not know the key, or not with this secret, or forbids it."""
     return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-
-
-def _is_ours(queue: QueueConfig, target: str) -> bool:
-    """Whether a rule sends all that happens to this target; one of somebody's for some keys alone does not."""
-    unfiltered = not (queue.prefix_filter_rule or queue.suffix_filter_rule)
-    return queue.queue == arn(target) and unfiltered and set(EVENTS) <= set(queue.events)
 
 
 def _lines_to_set(settings: Settings) -> str:

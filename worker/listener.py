@@ -127,6 +127,7 @@ def main() -> None:
         wiring.rebuilds,
         wiring.server_figures,
         wiring.settings,
+        notifications=wiring.notifications,
     )
     threading.Thread(target=watch.run_forever, name="watch", daemon=True).start()
     wiring.settle()

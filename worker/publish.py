@@ -202,7 +202,7 @@ class Publisher:
         rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
         unnamed = [path for path, row in rows.items() if row is None or row.img_path != path]
         self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unnamed])
-        notes = self._backlog.note([chunk[path] for path in unnamed])
+        notes = self._backlog.dirty([chunk[path] for path in unnamed])
         self._backlog.mark(
             [user for user, note in notes.items() if not _is_of(note, batch.get(user))], "event", self._clock()
         )

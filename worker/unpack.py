@@ -88,7 +88,7 @@ class Unpacker:
             self._look_at(key)
         finally:
             self._unpacks.give_back(token)
-        waiting = self._backlog.unread([bundle_id(other) for other in self._unpacks.waiting()])
+        waiting = list(self._backlog.note([bundle_id(other) for other in self._unpacks.waiting()]))
         others = [other for other in waiting if other != bundle_id(key)]
         if others:
             self._tasks.unpack(bundle_key(others[0]) or "")

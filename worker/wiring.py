@@ -15,6 +15,7 @@ from minio import Minio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from urllib3 import PoolManager, Timeout
 
 from shared import logs
 from shared.object_store import S3ObjectStore, open_store
@@ -27,6 +28,7 @@ from worker.bulk import BulkWork
 from worker.bundles import Bundles
 from worker.ignored import IgnoredKeys
 from worker.images import Copies
+from worker.notifications import Notifications
 from worker.refresh import Refresher
 from worker.server_figures import ServerFigures
 
@@ -76,11 +78,18 @@ class Wiring:
             retry=Retry(NoBackoff(), 1),
         )
 
-    def init_client(self) -> Minio:
+    def init_client(self, http_client: PoolManager | None = None) -> Minio:
         """A client for what concerns whole buckets: making them, and their notifications."""
         url = urlsplit(self.settings.minio_endpoint)
         access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
-        return Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=self.settings.region)
+        return Minio(
+            url.netloc,
+            access_key,
+            secret_key,
+            secure=url.scheme == "https",
+            region=self.settings.region,
+            http_client=http_client,
+        )
 
     @cached_property
     def redis(self) -> "Redis":
@@ -140,6 +149,12 @@ class Wiring:
     def server_figures(self) -> ServerFigures:
         """What MinIO tells of itself."""
         return ServerFigures(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
+
+    @cached_property
+    def notifications(self) -> Notifications:
+        """MinIO's rules for the source bucket, by a client that waits for nobody."""
+        http = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
+        return Notifications(self.init_client(http), self.settings.source_bucket)
 
     @cached_property
     def readers(self) -> ThreadPoolExecutor:

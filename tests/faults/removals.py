@@ -142,8 +142,11 @@ _edit(
 class _NotesAfterReading(Parts):
     class Backlog(SteppedBacklog):
         def stage(self, readings: Sequence[tuple[Note, Outcome]], *arguments: Any) -> list[str]:  # noqa: ANN401
-            now = self.note([outcome.user_id for _, outcome in readings])
-            return super().stage([(now.get(read.user_id, note), read) for note, read in readings], *arguments)
+            return super().stage([(self._tokens(read.user_id) or note, read) for note, read in readings], *arguments)
+
+        def _tokens(self, user_id: str) -> Note | None:
+            tokens = self.redis.hget("dirty", user_id)
+            return tokens and Note(*tokens.split(b"|", 1))
 
     @cached_property
     def refresher_backlog(self) -> SteppedBacklog:

@@ -19,7 +19,7 @@ from shared.object_store import ObjectStore
 from tests.factories import notification
 from tests.fakes import FakeObjectStore
 from worker.backlog import FAST
-from worker.init import EVENTS, arn
+from worker.notifications import EVENTS, arn
 
 EVENT_PATIENCE_S = 30
 

@@ -76,7 +76,7 @@ class Stepping:
 
     def unpack_next(self) -> bool:
         """Look at the bundle that waits longest; False if none waits."""
-        waiting = self.backlog.unread([bundle_id(key) for key in self.wiring.unpacks.waiting()])
+        waiting = list(self.backlog.note([bundle_id(key) for key in self.wiring.unpacks.waiting()]))
         if waiting:
             self.wiring.unpacker.run(waiting[0][1:])
         return bool(waiting)

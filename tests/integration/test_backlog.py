@@ -148,6 +148,19 @@ def test_a_clean_user_is_not_noted(backlog: Backlog) -> None:
     assert backlog.note(["nobody"]) == {}
 
 
+def test_who_was_read_since_the_last_mark_is_noted_again_only_after_another_one(backlog: Backlog) -> None:
+    for user in ("u", "v"):
+        mark(backlog, user)
+        backlog.stage([(backlog.note([user])[user], reading(user))])
+    mark(backlog, "v")
+    assert backlog.note(["u", "v"]).keys() == {"v"}
+
+
+def test_of_a_reading_with_nobody_to_read_nothing_is_noted(redis: "Redis", backlog: Backlog) -> None:
+    backlog.note(["nobody"], "a reading")
+    assert not redis.exists("readings")
+
+
 def test_staging_wakes_the_publisher_once(redis: "Redis", backlog: Backlog) -> None:
     for user in ("u", "v"):
         mark(backlog, user)
@@ -226,6 +239,7 @@ def test_a_user_read_again_during_the_publish_stays_staged(backlog: Backlog) -> 
     mark(backlog, "u")
     backlog.stage([(backlog.note(["u"])["u"], reading("u", "old"))])
     batch = begin(backlog, "one")
+    mark(backlog, "u")
     backlog.stage([(backlog.note(["u"])["u"], reading("u", "new"))])
     assert backlog.clean("one", "e", "r", 1, batch, NOW) == 1
     assert backlog.dirty_users() == {"u"}

@@ -4,10 +4,12 @@ import io
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from minio import Minio
+from minio.notificationconfig import NotificationConfig
 
 from local.ports import free_port
 from local.servers import MinioServer, RedisServer
@@ -20,6 +22,7 @@ from tests.integration.stepping import Stepping, csv_of
 from worker.backlog import EVIDENCE, FAST, LeaseLost, new_token
 from worker.evidence import LOOKS_STALLED, Watch
 from worker.init import Init
+from worker.notifications import Notifications
 from worker.server_figures import ServerFigures
 
 
@@ -244,6 +247,35 @@ class TestASafeQueueThatDoesNotGetOn:
         site.rowdrop.sweep()
         watch.sweep_if_due(time.time() + 301)
         assert sweeps_asked_for(site.rowdrop) == 1
+
+
+def test_rules_that_were_taken_away_are_added_again_and_looked_into(site: Site) -> None:
+    redis, wiring = site.rowdrop.wiring.redis, site.rowdrop.wiring
+    watch = Watch(
+        wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings,
+        notifications=wiring.notifications,
+    )  # fmt: skip
+    settle(site.rowdrop, watch)
+    wiring.init_client().set_bucket_notification("src-data", NotificationConfig())
+    site.put("unheard.csv")
+    for _ in range(2):
+        watch.tick()
+    assert (counts(site.rowdrop)["rules_missing"], sweeps_asked_for(site.rowdrop)) == (1, 1)
+    redis.delete(FAST)
+    site.put("heard.csv")
+    eventually(lambda: redis.llen(FAST))
+
+
+def test_a_bucket_that_is_away_has_no_rules_that_could_be_missing(site: Site) -> None:
+    wiring = site.rowdrop.wiring
+    settings = replace(wiring.settings, source_bucket="no-such-bucket")
+    watch = Watch(
+        wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, settings,
+        notifications=Notifications(wiring.init_client(), "no-such-bucket"),
+    )  # fmt: skip
+    settle(site.rowdrop, watch)
+    watch.tick()
+    assert counts(site.rowdrop) == {}
 
 
 def test_a_safe_queue_that_gets_on_is_no_evidence_however_long_it_is(rowdrop: Stepping) -> None:

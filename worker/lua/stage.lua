@@ -20,6 +20,8 @@ for i = 3, #ARGV, 5 do
   elseif not now then
     answers[#answers + 1] = 'gone'
   elseif string.match(now, '|(.*)$') ~= slot then
+    -- Likewise; with the mark that was read NOTE would pass this user over.
+    if ARGV[i + 4] == '1' then redis.call('HSET', dirty, user, token .. '|' .. string.match(now, '|(.*)$')) end
     answers[#answers + 1] = 'again'
   else
     redis.call('HSET', dirty, user, string.match(now, '^(.-)|') .. '|' .. token)

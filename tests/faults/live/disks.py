@@ -1,0 +1,102 @@
+"""A full disk: MinIO's, and Redis's.  Needs the right to mount a small file system in memory."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from minio.error import MinioException
+from redis.exceptions import RedisError
+from urllib3.exceptions import HTTPError
+
+from tests.faults.live.rowdrop import Live, until
+from tests.faults.live.scenario import Scenario, Stage
+from tests.faults.live.watching import timed_post
+
+MB = 1 << 20
+BACK_S = 90.0
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of so many megabytes.  Raises `subprocess.CalledProcessError` where that is not allowed."""
+    folder.mkdir(parents=True)
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Fill what is left of the disk; the file to be deleted."""
+    file = folder / "filler"
+    with file.open("wb", buffering=0) as out, suppress(OSError):
+        while True:
+            out.write(bytes(MB))
+    with file.open("ab", buffering=0) as out, suppress(OSError):
+        while True:
+            out.write(bytes(1024))
+    return file
+
+
+def minio_disk_full(stage: Stage) -> None:
+    """MinIO cannot write any more, neither what is dropped nor what is published."""
+    with (
+        small_disk(stage.folder / "disk", 600) as disk,
+        stage.rowdrop(minio_folder=disk / "minio") as live,
+        stage.traffic(live, users=200, per_second=100) as (traffic, eyes),
+    ):
+        time.sleep(3)
+        filler = fill(disk)
+        until(lambda: not _takes_files(live), 60, "MinIO refuses files")
+        time.sleep(10)
+        stage.finding.figures["writes refused"] = str(traffic.refused)
+        filler.unlink()
+        until(lambda: _takes_files(live), 120, "MinIO takes files again")
+        back = time.monotonic()
+        stage.converge(live, traffic, BACK_S, back)
+        stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
+
+
+def _takes_files(live: Live) -> bool:
+    try:
+        live.put("room.txt", bytes(100_000))
+    except (MinioException, HTTPError):
+        return False
+    return True
+
+
+def redis_disk_full(stage: Stage) -> None:
+    """Redis cannot write its append-only file any more, and refuses all that changes anything."""
+    with (
+        small_disk(stage.folder / "disk", 32) as disk,
+        stage.rowdrop(redis_folder=disk / "redis") as live,
+        stage.traffic(live, users=200, per_second=60) as (traffic, eyes),
+    ):
+        time.sleep(3)
+        filler = fill(disk)
+        until(lambda: not _takes_writes(live), 60, "Redis refuses writes")
+        status, took = timed_post(live)
+        stage.finding.expect(f"POST is answered {status} after {took:.1f} s", holds=status == 503 and took < 5)
+        time.sleep(10)
+        filler.unlink()
+        until(lambda: _takes_writes(live), 60, "Redis takes writes again")
+        back = time.monotonic()
+        stage.converge(live, traffic, BACK_S, back)
+        stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
+
+
+def _takes_writes(live: Live) -> bool:
+    try:
+        live.redis.set("room", bytes(10_000), ex=10)
+    except RedisError:
+        return False
+    return True
+
+
+SCENARIOS = {
+    "MinIO's disk full": Scenario(minio_disk_full, f"right {BACK_S:.0f} s after there is room again", ("watch",)),
+    "Redis's disk full": Scenario(redis_disk_full, "the same", ("watch",)),
+}

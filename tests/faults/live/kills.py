@@ -1,0 +1,87 @@
+"""kill -9 at named points of the listener, of refresh, publish, sweep and rebuild."""
+
+import time
+
+from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.task_queue import VISIBILITY_TIMEOUT_S
+from tests.faults.live.rowdrop import Live, NotInTime, until
+from tests.faults.live.scenario import Scenario, Stage
+from tests.faults.live.watching import timed_post
+
+POINTS = (
+    "listener after peek",
+    "listener before note_events",
+    "listener after note_events",
+    "listener before refresh",
+    "listener after refresh",
+    "worker before note",
+    "worker after note",
+    "worker after get",
+    "worker before stage",
+    "worker after stage",
+    "publisher after begin",
+    f"publisher before replace {OUTPUT}",
+    f"publisher after replace {OUTPUT}",
+    f"publisher before replace {REJECTS}",
+    f"publisher after replace {REJECTS}",
+    "publisher before clean",
+    "publisher after clean",
+    f"publisher before put {MANIFEST}",
+    f"publisher after put {MANIFEST}",
+    "worker-bulk after begin_sweep",
+    "worker-bulk before mark",
+    "worker-bulk after mark",
+    "worker-bulk before commit_sweep",
+    "worker-bulk after commit_sweep",
+    "worker-bulk after start",
+    "worker-bulk before set_named",
+    "worker-bulk after take_page",
+)
+SHORT = ("listener after note_events", "worker before stage", f"publisher after replace {OUTPUT}")
+REDELIVERED_S = VISIBILITY_TIMEOUT_S + 15.0
+
+
+def killed_at_named_points(stage: Stage) -> None:
+    """One after the other, each under traffic, and each until all is right again."""
+    points = POINTS if stage.long else SHORT
+    slowest = (0.0, "")
+    with stage.rowdrop() as live:
+        for number, point in enumerate(points):
+            stage.seed += number
+            took = _kill_at(stage, live, point)
+            slowest = max(slowest, (took, point))
+            if stage.finding.failures:
+                break
+        unknown = set(points) - live.points()
+        stage.finding.expect(f"nobody ever came to {unknown}", holds=not unknown)
+    stage.finding.figures["points"] = str(len(points))
+    stage.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
+
+
+def _kill_at(stage: Stage, live: Live, point: str) -> float:
+    with stage.traffic(live, users=60, per_second=30) as (traffic, _):
+        time.sleep(1)
+        live.order("kill", point)
+        if "worker-bulk" in point:
+            (live.sweep if "sweep" in point or "mark" in point else lambda: timed_post(live))()
+        try:
+            until(lambda: live.obeyed, 180, f"somebody dies at {point}")  # a rebuild may wait for another
+        except NotInTime as error:
+            stage.finding.failures.append(str(error))
+        killed = time.monotonic()
+        live.cancel()
+        time.sleep(1)
+        stage.converge(live, traffic, REDELIVERED_S, killed)
+        took = time.monotonic() - killed
+    stage.finding.failures = [f"{point}: {failure}" for failure in stage.finding.failures]
+    return took
+
+
+SCENARIOS = {
+    "kill -9 at named points": Scenario(
+        killed_at_named_points,
+        "0 lost, within the visibility timeout + 15 s",
+        remedies=("watch",),
+        short=True,
+    ),
+}

@@ -1,0 +1,69 @@
+"""What was found so far, kept in a file from one run to the next."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.faults.live.scenario import Finding
+
+
+class Results:
+    """Findings by fault and remedy taken away, the newest of each; in `file`, if there is one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.histories: dict[str, str] = {}
+        self.histories_pass = True
+        self._findings: dict[str, Finding] = {}
+        if file and file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            self.histories, self.histories_pass = kept["histories"], kept["histories_pass"]
+            self._findings = {_key(found): found for found in (Finding(**each) for each in kept["findings"])}
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding."""
+        self._findings[_key(finding)] = finding
+        self._keep()
+
+    def generated(self, histories: dict[str, str], passed: bool) -> None:
+        """Keep what generated cases said of themselves, and whether they passed."""
+        self.histories, self.histories_pass = histories, passed
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._file:
+            kept = {
+                "histories": self.histories,
+                "histories_pass": self.histories_pass,
+                "findings": [asdict(finding) for finding in self._findings.values()],
+            }
+            self._file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Those with nothing taken away."""
+        return [finding for finding in self._findings.values() if not finding.without]
+
+    @property
+    def without(self) -> list[Finding]:
+        """The others."""
+        return [finding for finding in self._findings.values() if finding.without]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something is not as promised, or was not noticed."""
+        summary = self.summary()
+        return bool(summary["failed"] or summary["unnoticed"] or not self.histories_pass)
+
+    def summary(self) -> dict[str, Any]:
+        """In short."""
+        return {
+            "failed": [finding.name for finding in self.findings if finding.failures],
+            "unnoticed": [f"{each.name} without {each.without}" for each in self.without if not each.failures],
+            "generated cases pass": self.histories_pass,
+        }
+
+
+def _key(finding: Finding) -> str:
+    return f"{finding.name} without {finding.without}"

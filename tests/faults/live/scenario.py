@@ -1,0 +1,114 @@
+"""What one fault is tried with, and what was found."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.live.rowdrop import Live, NotInTime, until
+from tests.faults.live.traffic import Traffic
+from tests.faults.live.watching import Eyes
+
+QUIET_S = 180.0
+"""All that is left, a sweep among it, is done within so many seconds after the rows are right."""
+WITHOUT_S = 75.0
+"""With something taken away nobody waits longer: with everything it never took so long."""
+
+
+@dataclass
+class Finding:
+    """What came of a fault.  `converged_s`: from the end of the fault until every row was right; None: never."""
+
+    name: str
+    seed: int
+    without: str = ""
+    bound_s: float = 0.0
+    acknowledged: int = 0
+    lost: int = 0
+    doubled: int = 0
+    stale: int = 0
+    converged_s: float | None = None
+    figures: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def expect(self, what: str, *, holds: bool) -> None:
+        """Note a failure unless it `holds`."""
+        if not holds:
+            self.failures.append(what)
+
+
+class Stage:
+    """Where a scenario is played: a folder, a seed, at full length or not, with one remedy taken away or none."""
+
+    def __init__(self, name: str, folder: Path, seed: int, *, long: bool, without: str = "") -> None:
+        self.folder, self.seed, self.long = folder, seed, long
+        self.finding = Finding(name, seed, without)
+        self._lives = 0
+
+    @contextmanager
+    def rowdrop(self, **options: Any) -> Iterator[Live]:  # noqa: ANN401
+        """A Rowdrop of its own."""
+        self._lives += 1
+        with Live(self.folder / f"{self._lives}", without=self.finding.without, **options) as live:
+            yield live
+
+    @contextmanager
+    def traffic(self, live: Live, **options: Any) -> Iterator[tuple[Traffic, Eyes]]:  # noqa: ANN401
+        """People who drop files, and what they see."""
+        traffic = Traffic(live, self.seed, **options)
+        with Eyes(live, traffic) as eyes, traffic:
+            yield traffic, eyes
+        self.finding.acknowledged += traffic.acknowledged
+        self.finding.stale += len(eyes.stale)
+        self.finding.doubled += len(eyes.doubled)
+        self.finding.failures += [f"stale: {stale}" for stale in eyes.stale[:5]]
+        self.finding.expect("a user has two lines", holds=not eyes.doubled)
+
+    def converge(self, live: Live, traffic: Traffic, bound_s: float, since: float | None = None) -> None:
+        """End the traffic and wait until every row is right, `bound_s` seconds after `since` (by the monotonic clock).
+
+        Then until nothing is left to do, and `worker.check` finds nothing.
+        """
+        since = time.monotonic() if since is None else since
+        if self.finding.without:
+            bound_s = min(bound_s, WITHOUT_S)
+        traffic.stop()
+        traffic.settle()
+        self.finding.bound_s = max(self.finding.bound_s, bound_s)
+        try:
+            until(lambda: not traffic.wrong(live.rows()), since + bound_s - time.monotonic(), "every row is right")
+        except NotInTime:
+            wrong = traffic.wrong(live.rows())
+            self.finding.lost += len(wrong)
+            self.finding.failures.append(f"{len(wrong)} rows are not right after {bound_s:.0f} s: {wrong[:3]}")
+            return
+        self.finding.converged_s = max(self.finding.converged_s or 0, time.monotonic() - since)
+        self.rest(live)
+
+    def rest(self, live: Live) -> None:
+        """Wait until nothing is left to do, and look at all with `worker.check`."""
+        try:
+            until(live.quiet, WITHOUT_S if self.finding.without else QUIET_S, "nothing is left to do")
+        except NotInTime as error:
+            self.finding.failures.append(str(error))
+        differences = live.differences()
+        self.finding.lost += len(differences)
+        self.finding.failures += differences[:5]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A fault.  `remedies`: what of `removed.REMEDIES` keeps it from doing harm, each for itself.
+
+    `short`: it is part of the short form of the tests.
+    """
+
+    play: Callable[[Stage], None]
+    promise: str
+    remedies: tuple[str, ...] = ()
+    short: bool = False
+
+
+Scenarios = Mapping[str, Scenario]
