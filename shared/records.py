@@ -83,13 +83,15 @@ class Outcome:
     """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key).
 
     `image_source` is empty for an image in the source bucket.  Else `image` is a copy in the output bucket, made of
-    this: a key of the source bucket, or a member of a bundle.
+    this: a key of the source bucket, or a member of a bundle.  `dropped` are copies that were made by readings which
+    this one supersedes, and which no row may ever have named.
     """
 
     user_id: str
     csv: ValidCsv | InvalidCsv | None
     image: str | None
     image_source: str = ""
+    dropped: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The outcome as it lies in Redis between refresh and publish; `from_json` reads it back."""
@@ -100,13 +102,16 @@ class Outcome:
                 csv = [*_version(version), reason, line]
             case None:
                 csv = None
-        image = [self.image, self.image_source] if self.image_source else [self.image]
+        image: list[Any] = [self.image]
+        if self.image_source or self.dropped:
+            image += [self.image_source, self.dropped]
         return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, user_id: str, text: str) -> "Outcome":
         """The inverse of `to_json`."""
-        csv, *image = json.loads(text)
+        csv, *rest = json.loads(text)
+        image = (*rest[:2], *map(tuple, rest[2:]))
         if csv is None:
             return cls(user_id, None, *image)
         version = CsvVersion(*csv[:3])

@@ -91,10 +91,14 @@ class Notice(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A dirty user's tokens as they were before its files were read."""
+    """A dirty user's tokens as they were before its files were read; and what is `staged` of an earlier reading.
+
+    That is the one which this reading is going to supersede: if another came in between, this one is refused.
+    """
 
     mark: bytes
     slot: bytes
+    staged: bytes = b""
 
 
 class Notes(dict[str, Note]):
@@ -263,7 +267,7 @@ class Backlog:
         notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
         for chunk in _chunks(user_ids):
             notes.shelf, *answers = self._note(["dirty", "staged", "readings", "shelf"], [reading, users, *chunk])
-            notes |= {user: Note(*tokens.split(b"|", 1)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
+            notes |= {user: Note(*tokens.split(b"|", 2)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
         return notes
 
     def end_reading(self, reading: str) -> None:

@@ -6,9 +6,10 @@ just on its way: look again.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 from shared.keys import bundle_key, csv_key
 from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
@@ -17,6 +18,7 @@ from shared.published import IMAGES, OUTPUT, REJECTS
 from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.settings import InvalidSettings
 from worker.check_bundles import BundleContents, read_bundles
+from worker.images import is_copy
 from worker.listing import Listing
 from worker.published_files import read_published
 from worker.refresh import judge
@@ -24,6 +26,14 @@ from worker.user_csv import MAX_CSV_BYTES
 from worker.wiring import READERS, Wiring
 
 Expected = Mapping[str, tuple[ValidCsv | InvalidCsv, str]]
+
+
+class Image(NamedTuple):
+    """The image that belongs to a user: `img_path`, and ETag and LastModified of what is there, or was copied."""
+
+    path: str
+    etag: str
+    since: int
 
 
 def list_source(source: ObjectStore) -> Listing:
@@ -58,10 +68,12 @@ def read_source(
         return dict(filter(None, pool.map(read, listing.csvs)))
 
 
-def expected(source: ObjectStore, output: ObjectStore, quarantined: Mapping[str, str], copies_images: bool) -> Expected:
+def expected(
+    source: ObjectStore, output: ObjectStore, quarantined: Mapping[str, str], copies_images: bool
+) -> tuple[Expected, list[Image]]:
     """Every user who has a CSV, of their own or in a bundle: what it says, and the `img_path` that belongs to it.
 
-    Bundles that are rejects are there by their ids.  Raises `StoreUnavailable`.
+    Bundles that are rejects are there by their ids.  And the images of all these users.  Raises `StoreUnavailable`.
     """
     listing = list_source(source)
     csvs = read_source(source, listing, quarantined)
@@ -69,18 +81,21 @@ def expected(source: ObjectStore, output: ObjectStore, quarantined: Mapping[str,
     for contents in read_bundles(source, output, listing.bundles):
         csvs = contents.csvs | csvs
         images = _images_of(contents, output) | images
-    return {user_id: (csv, images.get(user_id, "")) for user_id, csv in csvs.items()}
+    needed = [images[user_id] for user_id in csvs if user_id in images]
+    return {user_id: (csv, images[user_id].path if user_id in images else "") for user_id, csv in csvs.items()}, needed
 
 
-def _own_image(listing: Listing, user_id: str, stores: tuple[ObjectStore, ObjectStore], copies_images: bool) -> str:
+def _own_image(listing: Listing, user_id: str, stores: tuple[ObjectStore, ObjectStore], copies_images: bool) -> Image:
     image = listing.image(user_id)
-    key = image.key if image else ""
-    return f"{stores[1].bucket}/{IMAGES}/{key}" if copies_images else f"{stores[0].bucket}/{key}"
+    assert image is not None  # noqa: S101  whoever is asked for has one
+    bucket = f"{stores[1].bucket}/{IMAGES}" if copies_images else stores[0].bucket
+    return Image(f"{bucket}/{image.key}", image.etag, image.last_modified)
 
 
-def _images_of(contents: BundleContents, output: ObjectStore) -> dict[str, str]:
+def _images_of(contents: BundleContents, output: ObjectStore) -> dict[str, Image]:
+    folder = f"{output.bucket}/{IMAGES}"
     images = contents.images.items()
-    return {user_id: f"{output.bucket}/{IMAGES}/{user_id}.{extension}" for user_id, (extension, _) in images}
+    return {user_id: Image(f"{folder}/{user_id}.{extension}", etag, 0) for user_id, (extension, etag) in images}
 
 
 def differences(expected: Expected, rows: Mapping[str, Row], rejects: Mapping[str, Reject]) -> Iterator[str]:
@@ -116,24 +131,28 @@ def _difference(wanted: Row, row: Row | None) -> str:
 def check(source: ObjectStore, output: ObjectStore, copies_images: bool = False) -> list[str]:
     """The differences between the two buckets.  Raises `StoreUnavailable`."""
     published = read_published(output)
-    wanted = expected(source, output, published.quarantined(), copies_images)
+    wanted, images = expected(source, output, published.quarantined(), copies_images)
     found = [] if published.output_etag else [f"there is no {OUTPUT}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).rows()}
     return [
         *found,
         *differences(wanted, rows, published.rejects),
-        *wrong_copies(rows, {path for _, path in wanted.values()}, output),
+        *wrong_copies(rows, images, output),
     ]
 
 
-def wrong_copies(rows: Mapping[str, Row], wanted: Set[str], output: ObjectStore) -> Iterator[str]:
-    """One sentence for each row whose image is a copy that is not there, and each copy that nobody needs."""
+def wrong_copies(rows: Mapping[str, Row], images: Sequence[Image], output: ObjectStore) -> Iterator[str]:
+    """One sentence for each copy that is missing, is one of another image, or is needed by nobody."""
     folder = f"{output.bucket}/"
-    there = {f"{folder}{info.key}" for page in output.objects(folder=IMAGES) for info in page}
+    there = {f"{folder}{info.key}": info for page in output.objects(folder=IMAGES) for info in page}
+    wanted = {image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES}/")}
     named = {row.img_path: row.user_id for row in rows.values() if row.img_path.startswith(f"{folder}{IMAGES}/")}
-    for path in sorted(named.keys() - there):
+    for path in sorted(named.keys() - there.keys()):
         yield f"{named[path]}: its image {path} is not there"
-    for path in sorted(there - named.keys() - wanted):
+    for path in sorted(there.keys() & wanted.keys()):
+        if not is_copy(there[path], wanted[path].etag, wanted[path].since):
+            yield f"{named.get(path, path)}: {path} is a copy of another image"
+    for path in sorted(there.keys() - named.keys() - wanted.keys()):
         yield f"{path}: is no row's image"
 
 

@@ -98,7 +98,7 @@ class Publisher:
         outcomes = {user: staged.outcome for user, staged in batch.items()}
         changes = merge(table, outcomes, self._fact, self._buckets)
         changed = _changed_users(table, changes) if begun.watched else None
-        self._note_dropped_copies(table, changes)
+        self._note_dropped_copies(table, changes, outcomes)
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
         self._delete_copies(table, token, batch)
         left = self._backlog.clean(
@@ -180,8 +180,10 @@ class Publisher:
         """Whether there are copies to be deleted: the next `publish` goes on with it, whatever is staged."""
         return bool(self._dropped)
 
-    def _note_dropped_copies(self, table: Table, changes: Changes) -> None:
-        """Note the copies that a row names and will not name any more."""
+    def _note_dropped_copies(self, table: Table, changes: Changes, outcomes: Mapping[str, Outcome]) -> None:
+        """Note the copies that a row names and will not name any more; and those that none has ever named."""
+        for user_id, outcome in outcomes.items():
+            self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in outcome.dropped}
         if self._has_copies:
             for user_id, row in changes.rows.items():
                 before = table.output.get(user_id)

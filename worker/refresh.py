@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
@@ -68,13 +69,13 @@ class _Found:
 
 @dataclass(slots=True)
 class _Read:
-    """What came of a reading: the outcomes, whose images were copied, and who has changed and is to be read again.
+    """What came of a reading: the outcomes, whose images were copied where, and who is to be read again.
 
     `failure` is why some could not be read, if so.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
-    copied: set[str] = field(default_factory=set)
+    copied: dict[str, str] = field(default_factory=dict)
     again: list[str] = field(default_factory=list)
     failure: StoreUnavailable | None = None
 
@@ -110,11 +111,14 @@ class Refresher:
         Raises `StoreUnavailable` if some could not be read; they stay dirty, the others are staged.
         """
         user_ids = [user_id for user_id in dict.fromkeys(user_ids) if bundle_key(user_id) is None]
+        copies = dict[str, tuple[str, ...]]()
         for _ in range(MOST_READINGS):
             if not user_ids:
                 return
             with self._reading(user_ids) as (reading, notes):
-                user_ids = self._stage(notes, self._read(list(notes), notes.shelf), reading)
+                read = self._read(list(notes), notes.shelf)
+                user_ids = self._stage(notes, read, reading, copies)
+            copies |= {user: (*copies.get(user, ()), image) for user, image in read.copied.items()}
         if user_ids:
             logger.info("%d users were read by others %d times meanwhile; left dirty", len(user_ids), MOST_READINGS)
 
@@ -193,8 +197,18 @@ class Refresher:
                     self._backlog.end_reading(reading)
                 raise
 
-    def _stage(self, notes: Mapping[str, Note], read: _Read, reading: str = "") -> list[str]:
-        readings = [(notes[outcome.user_id], outcome) for outcome in read.outcomes]
+    def _stage(
+        self,
+        notes: Mapping[str, Note],
+        read: _Read,
+        reading: str = "",
+        copies: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> list[str]:
+        """`copies` are those that were made of users who are read again."""
+        readings = [
+            (notes[found.user_id], _superseding(found, notes[found.user_id], copies.get(found.user_id, ())))
+            for found in read.outcomes
+        ]
         again = self._backlog.stage(readings, reading, read.copied)
         self._backlog.count("readings_refused", len(again))
         self._tell(read.failure)
@@ -305,7 +319,7 @@ class Refresher:
             case StoreUnavailable():
                 read.failure = answer
             case made:
-                read.copied.update([user.user_id] if made else [])
+                read.copied |= {user.user_id: picture.image} if made else {}
                 read.outcomes.append(Outcome(user.user_id, user.csv, picture.image or None, picture.image_source))
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -338,6 +352,15 @@ class Refresher:
             with suppress(ObjectNotFound):  # deleted since it was asked for
                 found.append((key, self._source.last_modified(key)))
         return newest_image(found)
+
+
+def _superseding(found: Outcome, note: Note, copies: tuple[str, ...]) -> Outcome:
+    """The outcome with the copies that it supersedes: of the reading that is staged, and of some that were refused."""
+    if note.staged:
+        staged = Outcome.from_json(found.user_id, note.staged.decode())
+        copies += (*staged.dropped, *((staged.image,) if staged.image and staged.image_source else ()))
+    dropped = tuple(image for image in dict.fromkeys(copies) if image != found.image)
+    return replace(found, dropped=dropped) if dropped else found
 
 
 def _is_possible(key: str) -> bool:

@@ -90,6 +90,25 @@ def test_a_deleted_csv_takes_the_copy_along(copying: Stepping) -> None:
     assert copying.differences() == []
 
 
+def test_a_copy_that_no_row_ever_named_goes_too(copying: Stepping) -> None:
+    # It was made, and before its row was published the image was deleted.
+    copying.drop("1", images=["png"])
+    copying.refresh("1")
+    copying.source.delete("1.png")
+    copying.land("1")
+    assert copies(copying) == {}
+    copying.source.put("1.png", b"x")
+    copying.refresh("1")
+    copying.source.delete("1.png")
+    copying.source.put("1.jpg", b"x")
+    copying.refresh("1")
+    copying.source.delete("1.jpg")
+    copying.source.put("1.png", b"y")
+    copying.land("1")
+    assert list(copies(copying)) == ["images/1.png"]
+    assert copying.differences() == []
+
+
 def test_an_image_without_a_csv_is_not_copied(copying: Stepping) -> None:
     copying.source.put("1.png", b"x")
     copying.land("1")
