@@ -78,7 +78,10 @@ class FakeObjectStore(ObjectStore):
         return self.put(key, body)
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        self.put(to, self.others.get(bucket, self)._found(key).body)
+        there = self if bucket == self.bucket else self.others.get(bucket)
+        if there is None:
+            raise StoreUnavailable(f"{bucket}: no such bucket")
+        self.put(to, there._found(key).body)
 
     def delete(self, key: str) -> None:
         self._reached().pop(key, None)

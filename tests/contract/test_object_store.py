@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 from minio import Minio
 
-from local.servers import MinioServer
 from shared.object_store import (
     NotModified,
     ObjectNotFound,
@@ -16,7 +15,6 @@ from shared.object_store import (
     S3ObjectStore,
     StoreUnavailable,
 )
-from tests.conftest import PASSWORD, USER, new_bucket
 
 MINIO_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
@@ -137,19 +135,22 @@ def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S
     assert all(len(page) <= 1000 for page in store.objects())
 
 
-def test_an_object_is_copied_by_the_server_from_another_bucket(
-    store: S3ObjectStore, minio_server: MinioServer, minio_client: Minio
-) -> None:
-    other = S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+def test_an_object_is_copied_by_the_server_from_another_bucket(store: S3ObjectStore, beside: S3ObjectStore) -> None:
     for key in MINIO_KEYS:
         etag = store.put(key, key.encode())
-        other.copy_from(store.bucket, key, f"images/{key}")
-        assert other.get(f"images/{key}").body == key.encode()
-        assert other.etag(f"images/{key}") == etag
+        beside.copy_from(store.bucket, key, f"images/{key}")
+        assert beside.get(f"images/{key}").body == key.encode()
+        assert beside.etag(f"images/{key}") == etag
     with pytest.raises(ObjectNotFound):
-        other.copy_from(store.bucket, "nobody.png", "images/nobody.png")
+        beside.copy_from(store.bucket, "nobody.png", "images/nobody.png")
     with pytest.raises(StoreUnavailable):
-        other.copy_from("no-such-bucket", "a.png", "images/a.png")
+        beside.copy_from("no-such-bucket", "a.png", "images/a.png")
+
+
+def test_an_object_is_copied_within_its_bucket(store: S3ObjectStore) -> None:
+    etag = store.put("a/b.png", b"x")
+    store.copy_from(store.bucket, "a/b.png", "c/d.png")
+    assert store.etag("c/d.png") == etag
 
 
 def test_a_range_is_read_of_the_version_that_is_asked_for(store: S3ObjectStore) -> None:
