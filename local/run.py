@@ -1,11 +1,13 @@
 """The command behind run.sh: find the servers, start everything, say where it is, stop everything."""
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from local import configuration as config
@@ -27,9 +29,12 @@ def main() -> int:
     try:
         given = config.from_outside(os.environ, ROOT / ".env")
         os.environ.update(given)  # for what we look for and start, the checkout's .env is as good as the environment
-        folder = _folder(given)
+        folder, wanted = _folder(given), _wanted()
+        if wanted.load and _runs(folder):
+            _load(wanted.load, given | config.kept_in(folder / ".env"))
+            return 0
         with _only_one(folder):
-            _run(folder, given, "--empty" not in sys.argv[1:], screen)
+            _run(folder, given, wanted, screen)
     except CannotRun as error:
         screen("")
         print(f"rowdrop: {error}", file=sys.stderr)
@@ -37,6 +42,28 @@ def main() -> int:
     except Stopped:
         screen("Stopped.")
     return 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked for on the command line: the sample; the folder to be loaded."""
+
+    sample: bool
+    load: Path | None
+
+
+def _wanted() -> _Wanted:
+    parser = argparse.ArgumentParser(prog="./run.sh")
+    parser.add_argument("--empty", action="store_true")
+    parser.add_argument("--load", type=Path)
+    arguments = parser.parse_args()
+    return _Wanted(not (arguments.empty or arguments.load), arguments.load)
+
+
+def _runs(folder: Path) -> bool:
+    """Whether a Rowdrop runs there already."""
+    with (folder / "run.lock").open("a+") as file:
+        return not try_lock(file)
 
 
 def _folder(given: dict[str, str]) -> Path:
@@ -66,7 +93,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(folder: Path, given: dict[str, str], with_sample: bool, screen: Screen) -> None:
+def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -> None:
     stop_left_overs(folder, lambda names: screen(f"Stopping what a killed run left: {', '.join(names)}"))
     redis_binary, minio_binary = _find_servers(folder, given, screen)
     with ExitStack() as choosing_ports:
@@ -76,9 +103,12 @@ def _run(folder: Path, given: dict[str, str], with_sample: bool, screen: Screen)
         redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
         supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
         try:
-            sample = _start(supervisor, configuration, (redis, minio), with_sample, screen)
+            sample = _start(supervisor, configuration, (redis, minio), wanted.sample, screen)
             choosing_ports.close()
             wait_for_app(supervisor, configuration, sample, screen)
+            if wanted.load:
+                screen(f"Loading {wanted.load}:")
+                _load(wanted.load, _environment(configuration, folder))
             screen(banner(folder, configuration))
             supervisor.wait()
             raise CannotRun(f"supervisor ended by itself:\n{tail(supervisor.log('supervisord'))}")
@@ -163,6 +193,13 @@ def _init(environment: dict[str, str], configuration: Configuration, with_sample
     for line in said:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in said
+
+
+def _load(folder: Path, environment: Mapping[str, str]) -> None:
+    """Drop the files of a folder, with a progress bar.  Raises `CannotRun`."""
+    command = [sys.executable, "-m", "worker.load", str(folder.resolve())]
+    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+        raise CannotRun(f"{folder} was not loaded")
 
 
 def _python(arguments: list[str], environment: dict[str, str]) -> str:

@@ -1,4 +1,8 @@
-"""Which user, and which part of that user's data, a key of the source bucket is.  Pure."""
+"""Which user, and which part of that user's data, a key of the source bucket is; or that it is a bundle.  Pure.
+
+A bundle is an archive whose members are users' files.  In the to-do list it stands beside the users by an id that no
+user can have, as it contains a slash: `bundle_id`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -8,9 +12,14 @@ IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 """Images that count, in lower case.  Of two images as new as each other the first in this order wins."""
 
 EXTENSIONS = frozenset({"csv", *IMAGE_EXTENSIONS})
+BUNDLE_EXTENSIONS = ("zip", "tar", "tar.gz", "tgz")
 
 LONGEST_NAME = 255
-"""Bytes of a name that a disk can hold, and so MinIO."""
+"""Bytes of a name that a disk can hold, and so MinIO.  It does not say of a longer one that there is no such key."""
+
+_LITTER = frozenset({".DS_Store", "Thumbs.db"})
+"""What file managers leave beside people's files."""
+
 LONGEST_KEY = 1024
 """Bytes of a key, by S3."""
 
@@ -34,17 +43,26 @@ class UserFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """An archive of users' files, under this key."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """A key that is no user's file; `reason` is written for the person who dropped it."""
 
     reason: str
 
 
-def classify(key: str) -> UserFile | Ignored:
+def classify(key: str) -> UserFile | Bundle | Ignored:
     """Tell whose file this is, or why it is nobody's.  Any string is answered, none raises."""
     user_id, _, extension = key.rpartition(".")
     if user_id and extension in EXTENSIONS and not _CONTROL_OR_FOLDER.search(key):
         return UserFile(user_id, extension)
+    if _is_bundle(key) and not _CONTROL_OR_FOLDER.search(key):
+        return Bundle(key)
     return Ignored(_why_ignored(key, user_id, extension))
 
 
@@ -69,16 +87,55 @@ def can_be_looked_for(beginning: str) -> bool:
     return "\0" not in beginning and "//" not in beginning and not {".", ".."}.intersection(parts)
 
 
+def classify_member(path: str) -> UserFile | Bundle | Ignored | None:
+    """The same for a file in an archive, by the last part of its path; None for what file managers leave behind."""
+    *folders, name = path.split("/")
+    if "__MACOSX" in folders or name.startswith("._") or name in _LITTER:
+        return None
+    try:
+        too_long = len(name.encode()) > LONGEST_NAME
+    except UnicodeEncodeError:
+        return Ignored("its name is not UTF-8")
+    return Ignored(f"its name is longer than {LONGEST_NAME} bytes") if too_long else classify(name)
+
+
+def _is_bundle(key: str) -> bool:
+    return any(key.endswith(f".{extension}") and len(key) > len(extension) + 1 for extension in BUNDLE_EXTENSIONS)
+
+
 def _why_ignored(key: str, user_id: str, extension: str) -> str:
     if _CONTROL.search(key):
         return "its name contains a control character, such as a tab or a line break"
     if "/" in key:
         return "it lies in a folder; only files at the top of the bucket are read"
+    if key != key.lower() and _is_bundle(key.lower()):
+        return f"extensions are written in lower case; rename it to {_with_lower_extension(key)}"
     if "." not in key or extension.lower() not in EXTENSIONS:
-        return f"it is neither a .csv nor an image (.{', .'.join(IMAGE_EXTENSIONS)})"
+        images, bundles = ", .".join(IMAGE_EXTENSIONS), ", .".join(BUNDLE_EXTENSIONS)
+        return f"it is neither a .csv nor an image (.{images}) nor a bundle of them (.{bundles})"
     if not user_id:
         return f"there is no user id before .{extension}"
     return f"extensions are written in lower case; rename it to {user_id}.{extension.lower()}"
+
+
+def _with_lower_extension(key: str) -> str:
+    length = max(len(found) for found in BUNDLE_EXTENSIONS if key.lower().endswith(f".{found}"))
+    return key[:-length] + key[-length:].lower()
+
+
+def bundle_id(key: str) -> str:
+    """What a bundle is called among users: in `dirty`, in messages, in rejects."""
+    return f"/{key}"
+
+
+def bundle_key(user_id: str) -> str | None:
+    """The key of the bundle that is called so among users; None if it is a user."""
+    return user_id[1:] if user_id.startswith("/") else None
+
+
+def member_source(key: str, path: str) -> str:
+    """How a member of a bundle is named to people: in rejects and in the manifest."""
+    return f"{key}#{path}"
 
 
 def csv_key(user_id: str) -> str:

@@ -4,7 +4,8 @@ A fact stays true for ever, so the manifest may be older or newer than output.cs
 if its ETag is the CSV's of now and its fields are the published row's.  Held as Arrow columns, kept as Parquet.
 
     csv_source     where the CSV came from; empty for the user's own key, which spares half the text of a million rows
-    image          the image's key, empty without one; image_source is empty for the user's own key
+    image          the image's key, empty without one
+    image_source   empty if that is the user's own key; else the image is a copy of this, in the output bucket
     rules          the version of the cleaning rules by which the fields were made
 """
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.keys import csv_key
-from shared.records import RULES_VERSION, CsvVersion, Person, Row
+from shared.records import RULES_VERSION, Buckets, CsvVersion, Person, Row
 
 _SCHEMA = pa.schema(
     pa.field(name, kind, nullable=False)
@@ -46,8 +47,8 @@ class InvalidManifest(ValueError):
 class Fact:
     """What a user's published fields were made of.
 
-    `image` is the image's key.  `held`: the CSV that is there now is a reject, and these are the fields of the last
-    valid one.
+    `image` and `image_source` are as in `Outcome`.  `held`: the CSV that is there now is a reject, and these are the
+    fields of the last valid one.
     """
 
     user_id: str
@@ -55,6 +56,7 @@ class Fact:
     person: Person
     image: str | None
     held: bool
+    image_source: str = ""
 
 
 class Manifest:
@@ -118,10 +120,10 @@ class Manifest:
         frame: pd.DataFrame = self._table.to_pandas()
         return frame
 
-    def to_output_rows(self, source_bucket: str) -> Iterator[Row]:
+    def to_output_rows(self, buckets: Buckets) -> Iterator[Row]:
         """The rows that these facts made, to begin a lost output.csv with; in no order."""
         for fact in self.facts():
-            person, img_path = fact.person, f"{source_bucket}/{fact.image}" if fact.image else ""
+            person, img_path = fact.person, buckets.img_path(fact.image, fact.image_source)
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)
 
 
@@ -136,7 +138,7 @@ def _table(facts: Iterable[Fact]) -> pa.Table:
             fact.person.last_name,
             fact.person.birthts,
             fact.image or "",
-            "",
+            fact.image_source,
             fact.held,
             RULES_VERSION,
         )
@@ -149,8 +151,8 @@ def _table(facts: Iterable[Fact]) -> pa.Table:
 
 def _facts(table: pa.Table) -> Iterator[Fact]:
     for batch in table.to_batches(max_chunksize=10_000):
-        for user, source, etag, since, first, last, birthts, image, _, held, _ in zip(
+        for user, source, etag, since, first, last, birthts, image, image_source, held, _ in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
             version = CsvVersion(source or csv_key(user), etag, since)
-            yield Fact(user, version, Person(first, last, birthts), image or None, held)
+            yield Fact(user, version, Person(first, last, birthts), image or None, held, image_source)

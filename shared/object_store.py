@@ -7,8 +7,9 @@ asked for by GET and never by HEAD (an answer to HEAD has no body).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -25,6 +26,11 @@ from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
 _SIGNED_FOR = timedelta(minutes=10)
+_RETRIES: "obstore.store.RetryConfig" = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=5),
+    "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
+}
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
 
@@ -38,7 +44,7 @@ class NotModified(Exception):
 
 
 class PreconditionFailed(Exception):
-    """A conditional write found another object, or none, in its place."""
+    """A conditional write found another object, or none, in its place; a conditional read found another one."""
 
 
 class StoreUnavailable(Exception):
@@ -98,6 +104,15 @@ class ObjectStore(Protocol):
     def etag(self, key: str) -> str | None:
         """The object's ETag without quotes, or None when there is no such key."""
 
+    def info(self, key: str) -> ObjectInfo | None:
+        """What LIST would say of the object, or None when there is no such key."""
+
+    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end` (not included), of an object that has this ETag.
+
+        Raises `PreconditionFailed` when it has another one by now, `ObjectNotFound` when it is gone.
+        """
+
     def put(self, key: str, body: bytes) -> str:
         """Write unconditionally; returns the new ETag."""
 
@@ -107,11 +122,23 @@ class ObjectStore(Protocol):
         Raises `PreconditionFailed`.  After `StoreUnavailable` the write may or may not have happened, or happen later.
         """
 
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`."""
+
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
-        """All objects whose key is greater than `after`, in ascending order of UTF-8 bytes, about 1,000 at a time."""
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove keys in as few requests as may be; those that are not there are no error."""
+
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        """All objects whose key is greater than `after`, in ascending order of UTF-8 bytes, about 1,000 at a time.
+
+        Of a `folder` (named without the slash at its end) only what is in it; keys are whole all the same.
+        """
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in this one (each without a slash)."""
 
 
 class FileStore(Protocol):
@@ -156,20 +183,24 @@ class S3ObjectStore:
 
     def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
         self.bucket = bucket
-        self._store = S3Store(
-            bucket,
-            endpoint=endpoint,
-            access_key_id=access_key,
-            secret_access_key=secret_key,
-            region=region,
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
-            retry_config={
-                "max_retries": 2,
-                "retry_timeout": timedelta(seconds=5),
-                "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
-            },
-        )
+
+        def connect(bucket: str, endpoint: str, *, endpoint_names_bucket: bool) -> S3Store:
+            return S3Store(
+                bucket,
+                endpoint=endpoint,
+                access_key_id=access_key,
+                secret_access_key=secret_key,
+                region=region,
+                virtual_hosted_style_request=endpoint_names_bucket,
+                client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
+                retry_config=_RETRIES,
+            )
+
+        self._store = connect(bucket, endpoint, endpoint_names_bucket=False)
+        # obstore copies within one bucket.  An endpoint that names this bucket, and the other one as the store's, makes
+        # a store that writes here and copies from there.
+        here = f"{endpoint.rstrip('/')}/{bucket}"
+        self._copier = cache(lambda other: connect(other, here, endpoint_names_bucket=True))
         url = urlsplit(endpoint)
         self._minio = Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region)
         self._http = PoolManager(timeout=Timeout(connect=2, read=15))
@@ -218,6 +249,21 @@ class S3ObjectStore:
         except BaseError as error:
             raise self._failure(key, error) from error
 
+    def info(self, key: str) -> ObjectInfo | None:
+        try:
+            return _info(self._head(key))
+        except ObjectNotFound:
+            return None
+
+    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        try:
+            answer = obstore.get(self._store, key, options={"if_match": f'"{etag}"', "range": (start, end)})
+            return bytes(answer.bytes())
+        except PreconditionError:
+            raise PreconditionFailed(key) from None
+        except (BaseError, FileNotFoundError) as error:
+            raise self._failure(key, error) from error
+
     def put(self, key: str, body: bytes) -> str:
         return self._put(key, body, "overwrite")
 
@@ -234,6 +280,12 @@ class S3ObjectStore:
         except (BaseError, FileNotFoundError) as error:
             raise self._failure(key, error) from error
 
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        try:
+            obstore.copy(self._copier(bucket), key, to)
+        except (BaseError, FileNotFoundError) as error:
+            raise self._failure(key, error) from error
+
     def delete(self, key: str) -> None:
         try:
             obstore.delete(self._store, key)
@@ -242,22 +294,29 @@ class S3ObjectStore:
             if not isinstance(failure, ObjectNotFound):
                 raise failure from error
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+    def delete_many(self, keys: Sequence[str]) -> None:
         try:
-            for page in self._store.list(offset=after or None, chunk_size=LIST_PAGE):
+            if keys:
+                obstore.delete(self._store, keys)
+        except (BaseError, FileNotFoundError) as error:
+            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        try:
+            for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE):
                 yield [_info(meta) for meta in page]
                 after = page[-1]["path"]
         except (
             InvalidPathError
         ):  # a key that obstore cannot name, such as one with a control character: list on by minio
-            yield from self._objects_by_minio(after)
+            yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
         except (BaseError, FileNotFoundError) as error:
             raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
 
-    def _objects_by_minio(self, after: str) -> Iterator[list[ObjectInfo]]:
+    def _objects_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
         page: list[ObjectInfo] = []
         try:
-            for found in self._minio.list_objects(self.bucket, recursive=True, start_after=after or None):
+            for found in self._minio.list_objects(self.bucket, prefix or None, True, start_after=after or None):
                 page.append(
                     ObjectInfo(found.object_name, _etag(found.etag), _seconds(found.last_modified), found.size or 0)
                 )
@@ -318,6 +377,13 @@ class S3ObjectStore:
             ]
         except (MinioException, HTTPError) as error:
             raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+
+    def folders(self, folder: str) -> list[str]:
+        try:
+            found = obstore.list_with_delimiter(self._store, folder)
+        except (BaseError, FileNotFoundError) as error:
+            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):

@@ -80,11 +80,18 @@ class InvalidCsv:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key)."""
+    """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key).
+
+    `image_source` is empty for an image in the source bucket.  Else `image` is a copy in the output bucket, made of
+    this: a key of the source bucket, or a member of a bundle.  `dropped` are copies that were made by readings which
+    this one supersedes, and which no row may ever have named.
+    """
 
     user_id: str
     csv: ValidCsv | InvalidCsv | None
     image: str | None
+    image_source: str = ""
+    dropped: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The outcome as it lies in Redis between refresh and publish; `from_json` reads it back."""
@@ -95,18 +102,34 @@ class Outcome:
                 csv = [*_version(version), reason, line]
             case None:
                 csv = None
-        return json.dumps([csv, self.image], ensure_ascii=False, separators=(",", ":"))
+        image: list[Any] = [self.image]
+        if self.image_source or self.dropped:
+            image += [self.image_source, self.dropped]
+        return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, user_id: str, text: str) -> "Outcome":
         """The inverse of `to_json`."""
-        csv, image = json.loads(text)
+        csv, *rest = json.loads(text)
+        image = (*rest[:2], *map(tuple, rest[2:]))
         if csv is None:
-            return cls(user_id, None, image)
+            return cls(user_id, None, *image)
         version = CsvVersion(*csv[:3])
         if len(csv) == 6:
-            return cls(user_id, ValidCsv(version, Person(*csv[3:])), image)
-        return cls(user_id, InvalidCsv(version, *csv[3:]), image)
+            return cls(user_id, ValidCsv(version, Person(*csv[3:])), *image)
+        return cls(user_id, InvalidCsv(version, *csv[3:]), *image)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The names of the two buckets."""
+
+    source: str
+    output: str
+
+    def img_path(self, image: str | None, image_source: str) -> str:
+        """What output.csv says of an image, the fields as in `Outcome`."""
+        return f"{self.output if image_source else self.source}/{image}" if image else ""
 
 
 def _version(version: CsvVersion) -> tuple[str, str, int]:

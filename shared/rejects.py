@@ -1,4 +1,7 @@
-"""rejects.csv: the CSVs that could not be used, one a line.  Pure."""
+"""rejects.csv: the CSVs, and the bundles, that could not be used, one a line.  Pure.
+
+A bundle's line has no user_id; in memory it has the one of `shared.keys.bundle_id`, which is no user's.
+"""
 
 import csv
 import io
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from operator import attrgetter
 
+from shared.keys import bundle_id, bundle_key
 from shared.records import Reject
 
 HEADER = "key,user_id,reason,line,since,etag,rules"
@@ -23,7 +27,8 @@ def encode(rejects: Iterable[Reject]) -> bytes:
         line = "" if reject.line is None else reject.line
         since = datetime.fromtimestamp(reject.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         reason = " ".join(reject.reason.splitlines())
-        writer.writerow((reject.key, reject.user_id, reason, line, since, reject.etag, reject.rules))
+        user_id = "" if bundle_key(reject.user_id) else reject.user_id
+        writer.writerow((reject.key, user_id, reason, line, since, reject.etag, reject.rules))
     return f"{HEADER}\n{text.getvalue()}".encode()
 
 
@@ -46,6 +51,7 @@ def _decode_line(text: str) -> Reject | None:
     try:
         key, user_id, reason, line, since, etag, rules = next(csv.reader([text], strict=True))
         when = datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        return Reject(key, user_id, reason, int(line) if line else None, int(when.timestamp()), etag, rules)
+        place, user_id = int(line) if line else None, user_id or bundle_id(key)
+        return Reject(key, user_id, reason, place, int(when.timestamp()), etag, rules)
     except (csv.Error, ValueError, StopIteration):
         return None

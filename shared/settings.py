@@ -42,6 +42,8 @@ class Settings:
     max_upload_mb: int = 20
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    copies_images: bool = False
+    public_output: bool = False
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -87,6 +89,8 @@ class Settings:
             "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_positive),
             "allowed_hosts": _words(env.str("ALLOWED_HOSTS", "", validate=_host_names)),
             "cors_origins": _words(env.str("CORS_ORIGINS", "", validate=_origins)),
+            "copies_images": env.str("IMAGES", "reference", validate=_images) == "copy",
+            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_yes_or_no) in _YES,
         }
 
 
@@ -138,6 +142,19 @@ def _plain_redis_url(value: str) -> None:
         raise ValidationError(
             "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
         )
+
+
+def _images(value: str) -> None:
+    if value not in {"reference", "copy"}:
+        raise ValidationError("must be reference or copy")
+
+
+_YES, _NO = {"true", "True", "TRUE", "1", "yes", "on"}, {"false", "False", "FALSE", "0", "no", "off"}
+
+
+def _yes_or_no(value: str) -> None:
+    if value not in _YES | _NO:
+        raise ValidationError("must be true or false")
 
 
 def _log_level(value: str) -> None:

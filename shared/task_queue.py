@@ -18,6 +18,7 @@ REFRESH_PAGE = "refresh_page"
 REFRESH_ASKED = "refresh_asked"
 SWEEP = "sweep"
 REBUILD = "rebuild"
+UNPACK = "unpack"
 
 VISIBILITY_TIMEOUT_S = 300
 TASK_TIME_LIMIT_S = 270
@@ -97,6 +98,10 @@ class TaskQueue:
     def sweep(self, cause: str) -> None:
         """Have the bucket compared with what is published; `cause` is shown to the operator."""
         self._send(BULK_QUEUE, SWEEP, cause)
+
+    def unpack(self, key: str) -> None:
+        """Have the bundle under this key looked at."""
+        self._send(BULK_QUEUE, UNPACK, key)
 
     def rebuild(self, task_id: str) -> None:
         """Have the rebuild of this id started or resumed."""

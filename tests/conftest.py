@@ -62,6 +62,12 @@ def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
 
 
 @pytest.fixture
+def beside(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
+    """Another one of the same server."""
+    return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+
+
+@pytest.fixture
 def no_bucket(minio_server: MinioServer) -> S3ObjectStore:
     return S3ObjectStore("no-such-bucket", minio_server.endpoint, USER, PASSWORD, "us-east-1")
 

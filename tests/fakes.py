@@ -5,7 +5,7 @@ Redis has none: its scripts are the protocol, so every test has a real one.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -37,6 +37,8 @@ class FakeObjectStore(ObjectStore):
     clock: Callable[[], float]
     reachable: bool = True
     stored: dict[str, StoredObject] = field(default_factory=dict)
+    others: dict[str, "FakeObjectStore"] = field(default_factory=dict)
+    """Buckets of the same server, of which objects are copied here."""
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
         found = self._found(key)
@@ -54,6 +56,16 @@ class FakeObjectStore(ObjectStore):
         found = self._reached().get(key)
         return found and found.etag
 
+    def info(self, key: str) -> ObjectInfo | None:
+        held = self._reached().get(key)
+        return held and ObjectInfo(key, held.etag, held.last_modified, len(held.body))
+
+    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        found = self._found(key)
+        if found.etag != etag:
+            raise PreconditionFailed(key)
+        return found.body[start:end]
+
     def put(self, key: str, body: bytes) -> str:
         return self.put_at(key, body, self.clock())
 
@@ -68,12 +80,23 @@ class FakeObjectStore(ObjectStore):
             raise PreconditionFailed(key)
         return self.put(key, body)
 
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        there = self if bucket == self.bucket else self.others.get(bucket)
+        if there is None:
+            raise StoreUnavailable(f"{bucket}: no such bucket")
+        self.put(to, there._found(key).body)
+
     def delete(self, key: str) -> None:
         self._reached().pop(key, None)
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
+
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         # The listing is of one moment; what MinIO lists may change between two pages.
-        found = sorted((key for key in self._reached() if key.encode() > after.encode()), key=str.encode)
+        keys = [key for key in self._reached() if not folder or key.startswith(f"{folder}/")]
+        found = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
         listed = [ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._of(found)]
         return (listed[start : start + LIST_PAGE] for start in range(0, len(listed), LIST_PAGE))
 
@@ -99,6 +122,10 @@ class FakeObjectStore(ObjectStore):
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
         found = (info for page in self.objects(after) for info in page if info.key.startswith(prefix))
         return list(islice(found, most))
+
+    def folders(self, folder: str) -> list[str]:
+        rests = [key.removeprefix(f"{folder}/") for key in self._reached() if key.startswith(f"{folder}/")]
+        return sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
 
     def _of(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:
         return ((key, self.stored[key]) for key in keys)

@@ -1,8 +1,10 @@
 """The to-do list in Redis: who is dirty, what was read of them, who may write.  Every atomic step and its promise.
 
     events:fast, events:safe   list   what MinIO said, not yet noted
-    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings
+    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings;
+                                      a bundle is in it by the id of `shared.keys.bundle_id`
     since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
+    shelf                      string "token|etag": renewed after each change of bundles.json; etag "" for unknown
     staged                     hash   user -> "mark|slot|outcome": read, not yet published
     pages                      list   bulk work: users marked by a sweep or rebuild, a thousand an entry
     writer                     string the token of the publisher that may write, with a lease
@@ -41,7 +43,8 @@ from worker.events import MAX_EVENT_BYTES, Cut
 logger = logging.getLogger(__name__)
 
 FAST, SAFE = "events:fast", "events:safe"
-CAUSES = ("event", "sweep", "rebuild")
+CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
+"""Why a user is marked; "bundle": one was unpacked, or has gone.  "unpack" is for the bundles themselves."""
 PAGES = "pages"
 WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
@@ -88,10 +91,20 @@ class Notice(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A dirty user's tokens as they were before its files were read."""
+    """A dirty user's tokens as they were before its files were read; and what is `staged` of an earlier reading.
+
+    That is the one which this reading is going to supersede: if another came in between, this one is refused.
+    """
 
     mark: bytes
     slot: bytes
+    staged: bytes = b""
+
+
+class Notes(dict[str, Note]):
+    """The tokens of those users that are dirty; and the token of the shelf, as it was not before those."""
+
+    shelf: bytes | None = None
 
 
 class Staged(NamedTuple):
@@ -122,12 +135,13 @@ class Published(NamedTuple):
 
 
 class ListedUser(NamedTuple):
-    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key."""
+    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key and ETag."""
 
     user_id: str
     note: Note
     has_csv: bool
     image: str | None
+    image_etag: str = ""
 
 
 class Page(NamedTuple):
@@ -138,14 +152,14 @@ class Page(NamedTuple):
 
     def to_json(self) -> str:
         """The page as it lies in Redis."""
-        listed = [[u.user_id, u.note.mark.decode(), u.note.slot.decode(), u.has_csv, u.image] for u in self.listed]
+        listed = [[u, note.mark.decode(), note.slot.decode(), *files] for u, note, *files in self.listed]
         return json.dumps([list(self.user_ids), listed], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: bytes) -> "Page":
         """The inverse of `to_json`."""
         user_ids, listed = json.loads(text)
-        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), c, image) for u, m, s, c, image in listed])
+        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), *files) for u, m, s, *files in listed])
 
 
 class LeaseLost(Exception):
@@ -237,30 +251,33 @@ class Backlog:
 
     def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
         keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
+        keys.append("since:unpack")
         limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
         marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
         return [user.decode() for user in marked]
 
     # -- reading -----------------------------------------------------------------------------------------------------
-    def note(self, user_ids: Sequence[str], reading: str = "") -> dict[str, Note]:
+    def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
         """NOTE, before any reading: the tokens of those of the users who are to be read.
 
         That is who is dirty, but for those who have been read since their last mark and wait to be published.  With
         the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading` is
         given the token.  What is left of a reading that never came to its end sets its users apart.
         """
-        notes, users = dict[str, Note](), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
+        notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
         for chunk in _chunks(user_ids):
-            answers = self._note(["dirty", "staged", "readings"], [reading, users, *chunk])
-            notes |= {user: Note(*tokens.split(b"|", 1)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
+            notes.shelf, *answers = self._note(["dirty", "staged", "readings", "shelf"], [reading, users, *chunk])
+            notes |= {user: Note(*tokens.split(b"|", 2)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
         return notes
 
     def end_reading(self, reading: str) -> None:
         """The reading came to its end without anything to be staged."""
         self.redis.hdel("readings", reading)
 
-    def stage(self, readings: Sequence[tuple[Note, Outcome]], reading: str = "") -> list[str]:
-        """STAGE what was read, and end the reading of this token.
+    def stage(
+        self, readings: Sequence[tuple[Note, Outcome]], reading: str = "", copied: Collection[str] = ()
+    ) -> list[str]:
+        """STAGE what was read, and end the reading of this token; `copied` are users whose image it has copied.
 
         Returns the users to note and read again: another reading was accepted meanwhile.
         """
@@ -269,12 +286,34 @@ class Backlog:
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [new_token(), reading if number == len(chunks) else ""]
             for note, outcome in chunk:
-                arguments += [outcome.user_id, note.mark, note.slot, outcome.to_json()]
+                user_id = outcome.user_id
+                arguments += [user_id, note.mark, note.slot, outcome.to_json(), "1" if user_id in copied else ""]
             answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings"], arguments)
             again += [
                 outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
             ]
         return again
+
+    # -- the shelf of bundles ----------------------------------------------------------------------------------------
+    def shelf_token(self) -> bytes:
+        """The token of the shelf; a new one if there is none."""
+        self.redis.set("shelf", f"{new_token()}|", nx=True)
+        return bytes(self.redis.get("shelf") or b"")
+
+    def renew_shelf(self, etag: str | None, before: bytes | None = None) -> None:
+        """What readers have kept of the shelf is out of date; `etag` is what it has now (None: there is no shelf).
+
+        With `before`, only if the token is still that one.
+        """
+        script = (
+            "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
+        )
+        self.redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", before or "")
+
+    def shelf_etag(self) -> str | None:
+        """The ETag of the shelf as recorded ("-": there is none); None if nothing is recorded."""
+        _, _, etag = (self.redis.get("shelf") or b"").decode().partition("|")
+        return etag or None
 
     # -- bulk work in pages ------------------------------------------------------------------------------------------
     def add_page(self, page: Page) -> None:
@@ -377,6 +416,14 @@ class Backlog:
     def dirty_users(self) -> set[str]:
         """Everyone who is dirty now."""
         return {user.decode() for user in self.redis.hkeys("dirty")}
+
+    def dirty(self, user_ids: Sequence[str]) -> dict[str, Note]:
+        """The tokens of those of the users who are dirty, whether they were read since or not."""
+        notes = dict[str, Note]()
+        for chunk in _chunks(user_ids):
+            tokens = zip(chunk, self.redis.hmget("dirty", chunk), strict=True)
+            notes |= {user: Note(*value.split(b"|", 1)) for user, value in tokens if value}
+        return notes
 
     def overdue(self, cause: str, before: float, most: int) -> list[str]:
         """Users marked before `before` for this cause whose last mark has not been read: their message may be lost."""

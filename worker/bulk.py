@@ -7,6 +7,7 @@ CSV and which image, so that a user costs one request instead of four.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from shared.keys import bundle_id, bundle_key
 from shared.object_store import ObjectStore
 from shared.task_queue import BULK_QUEUE, TaskQueue
 from worker.backlog import Backlog, ListedUser, Note, Page
@@ -39,9 +40,13 @@ class BulkWork:
     def enqueue(self, user_ids: Sequence[str], still_alive: Callable[[], None], *, whole: bool = False) -> list[str]:
         """Have these users, all marked before, read by and by.
 
-        `whole` means to LIST the bucket even for a few, and returns users with a CSV that were found besides.
-        `still_alive` is called at every step.  Raises `StoreUnavailable`.
+        `whole` means to LIST the bucket even for a few, and returns users with a CSV, and bundles, that were found
+        besides.  `still_alive` is called at every step.  Raises `StoreUnavailable`.
         """
+        bundles = [key for key in map(bundle_key, user_ids) if key is not None]
+        if bundles:
+            self._tasks.unpack(bundles[0])  # whoever looks at one sees to it that the others are looked at
+            user_ids = [user_id for user_id in user_ids if bundle_key(user_id) is None]
         alone = self._trials.users()
         for user_id in alone.intersection(user_ids):
             self._tasks.refresh_alone(user_id, BULK_QUEUE)
@@ -91,6 +96,7 @@ class BulkWork:
         _sort(listing, chr(0x10FFFF), notes, ready, others)
         seen.update(user.user_id for user in ready)
         ready += [ListedUser(user_id, note, False, None) for user_id, note in notes.items() if user_id not in seen]
+        others += map(bundle_id, listing.bundles)
         for chunk in self._chunks(ready):
             yield Page(listed=chunk)
 
@@ -105,6 +111,6 @@ def _sort(
     for user_id, (has_csv, image) in listing.take_complete(last_key).items():
         note = notes.get(user_id)
         if note:
-            ready.append(ListedUser(user_id, note, has_csv, image))
+            ready.append(ListedUser(user_id, note, has_csv, *((image.key, image.etag) if image else (None, ""))))
         elif has_csv:
             others.append(user_id)

@@ -14,11 +14,13 @@ from minio.error import MinioException
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
+from shared.keys import bundle_key
 from shared.object_store import ObjectStore, StoreUnavailable
-from shared.published import OUTPUT, REJECTS
+from shared.published import BUNDLES, OUTPUT, REJECTS
 from shared.rebuilds import Rebuilds
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
+from shared.unpacks import Unpacks
 from worker.backlog import CHUNK, NOTHING_KNOWN, Backlog, Page
 from worker.healed import Healed
 from worker.notifications import Notifications, Rules
@@ -61,11 +63,8 @@ class Watch:
         self._notifications = notifications
         self._backlog, self._output, self._tasks, self._rebuilds = backlog, output, tasks, rebuilds
         self._figures, self._settings, self._clock = figures, settings, clock
-        self._sweeps, self._trials, self._healed = (
-            SweepRecord(backlog.redis),
-            Trials(backlog.redis),
-            Healed(backlog.redis),
-        )
+        self._sweeps, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
+        self._healed, self._unpacks = Healed(backlog.redis), Unpacks(backlog.redis)
         self._differed = self._had_epoch = False
         self._seen: dict[str, int] = {}
         self._queue, self._queue_looks, self._queue_stalls = (0, 0), 0, False
@@ -121,6 +120,8 @@ class Watch:
             apart = self._trials.set_apart(reading, user_ids)
             if apart:
                 logger.warning("%s and %d more may have cost a worker; read one by one", apart[0], len(apart) - 1)
+            # It may have copied images that are older by now than what was published.
+            self._backlog.mark([user_id for user_id in user_ids if user_id not in apart], "bundle", self._clock())
 
     def enqueue_alone(self) -> None:
         """Refresh, each by a message of its own, whoever is dirty and to be read alone."""
@@ -150,11 +151,15 @@ class Watch:
                 self._backlog.count("enqueued_again", len(overdue))
                 self._tasks.refresh(overdue)
         if not self._queue_length(BULK_QUEUE) and not self._backlog.pages_left():
-            for cause in ("sweep", "rebuild"):
+            for cause in ("sweep", "rebuild", "bundle"):
                 overdue = self._together(self._backlog.overdue(cause, now - OVERDUE_S, 2 * CHUNK))
                 if overdue:
                     self._backlog.count("enqueued_again", len(overdue))
                     self._backlog.add_page(Page(user_ids=overdue))
+
+        bundles = self._backlog.overdue("unpack", now - OVERDUE_S, CHUNK)
+        if bundles and not self._queue_length(BULK_QUEUE) and not self._unpacks.alive():
+            self._tasks.unpack(bundle_key(bundles[0]) or "")
 
     def _together(self, overdue: list[str]) -> list[str]:
         """Those who may be read together: neither set apart, nor among whom a reading may just have been broken off."""
@@ -214,7 +219,14 @@ class Watch:
         if self._backlog.writer_active():
             return False
         recorded = self._backlog.published()
-        return (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (recorded.etag, recorded.rej_etag)
+        return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (
+            recorded.etag,
+            recorded.rej_etag,
+        )
+
+    def _shelf_differs(self) -> bool:
+        recorded = self._backlog.shelf_etag()
+        return bool(recorded) and not self._unpacks.alive() and (self._output.etag(BUNDLES) or "-") != recorded
 
     def _queue_gets_stuck(self) -> bool:
         """Whether it is noticed now that safe copies wait on MinIO's disk and none of them comes."""

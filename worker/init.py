@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError
 from shared.settings import InvalidSettings, Settings
 from worker import sample
 from worker.notifications import TARGETS, Notifications, Rules
+from worker.public_output import set_public
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class Init:
         source, output = self._settings.source_bucket, self._settings.output_bucket
         is_new = self._make_bucket(source)
         self._make_bucket(output)
+        public = self._settings.public_output
+        if set_public(self._minio, output, public=public):
+            print(f"{output} can be read {'by anybody, without keys' if public else 'with keys only'}", flush=True)
         notifications = Notifications(self._minio, source)
         events_come = notifications.mend() is not Rules.NO_TARGET and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.keys import Ignored, UserFile, classify
+from shared.keys import Bundle, Ignored, UserFile, bundle_id, bundle_key, classify
 from shared.pace import Pace
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.backlog import CHUNK, FAST, SAFE, Backlog, Notice
@@ -68,10 +68,13 @@ class Listener:
             fast, safe = self._peek()
             self._peeked = now
             self._more = CHUNK in {len(fast), len(safe)}
-        users = list(dict.fromkeys(self._note(FAST, fast) + self._note(SAFE, safe)))
+        marked = list(dict.fromkeys(self._note(FAST, fast) + self._note(SAFE, safe)))
+        users = [user_id for user_id in marked if bundle_key(user_id) is None]
         for start in range(0, len(users), CHUNK):
             self._tasks.refresh(users[start : start + CHUNK])
-        return len(users)
+        for key in filter(None, map(bundle_key, marked)):
+            self._tasks.unpack(key)
+        return len(marked)
 
     def _peek(self) -> tuple[list[bytes], list[bytes]]:
         # In a burst, and while workers have enough to do, events gather in their list: fewer and larger readings, and a
@@ -107,6 +110,8 @@ class Listener:
             match classify(event.key):
                 case UserFile(user_id, _):
                     users.append(user_id)
+                case Bundle(key):
+                    users.append(bundle_id(key))
                 case Ignored(reason):
                     self._ignored.noticed(event.key, reason, event.name, self._clock())
         return Notice(raw, users)

@@ -9,18 +9,21 @@ On any refusal or doubt the table *and* the batch are forgotten and read anew.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.output_csv import HEADER, OutputCsv
-from shared.published import MANIFEST, OUTPUT, REJECTS
-from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
-from worker.backlog import Backlog, Begun, LeaseLost, Staged, new_token
+from shared.published import IMAGES, MANIFEST, OUTPUT, REJECTS
+from shared.records import Buckets, CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
+from worker.backlog import Backlog, Begun, LeaseLost, Note, Staged, new_token
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_EVERY_S = 10.0
+MOST_DELETED = 500
+"""Copies of images that are deleted in one publish: a drop must not wait for thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,10 @@ class Publisher:
     """The writer of one output bucket.  `clock` gives Unix seconds."""
 
     def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
-        self._store, self._backlog, self._source_bucket, self._clock = store, backlog, source_bucket, clock
+        self._store, self._backlog, self._clock = store, backlog, clock
+        self._buckets = Buckets(source_bucket, store.bucket)
+        self._copies = f"{store.bucket}/{IMAGES}/"
+        self._has_copies, self._dropped = True, dict[str, str]()
         self._table: Table | None = None
         self._manifest: Manifest | None = None
         self._unwritten: dict[str, Fact | None] = {}
@@ -86,13 +92,15 @@ class Publisher:
             batch = self._backlog.batch(token)
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
             self._look(table)
+            self._delete_copies(table, token, batch)
             self._backlog.release(token, evidence=False)
             return 0
-        changes = merge(
-            table, {user: staged.outcome for user, staged in batch.items()}, self._fact, self._source_bucket
-        )
+        outcomes = {user: staged.outcome for user, staged in batch.items()}
+        changes = merge(table, outcomes, self._fact, self._buckets)
         changed = _changed_users(table, changes) if begun.watched else None
+        self._note_dropped_copies(table, changes, outcomes)
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
+        self._delete_copies(table, token, batch)
         left = self._backlog.clean(
             token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
         )
@@ -117,6 +125,7 @@ class Publisher:
     # -- the table ---------------------------------------------------------------------------------------------------
     def _load(self, recorded: tuple[str | None, str | None]) -> Table:
         table = self._table = self._read_table()
+        self._has_copies = self._copies.encode() in table.output.body
         if (table.output_etag, table.rejects_etag) != recorded:
             # No publisher recorded these: edited or deleted by hand, or written by one that died.
             self._backlog.add_evidence("files_changed")
@@ -135,7 +144,7 @@ class Publisher:
             output = OutputCsv.repair(stored.body)
             return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
-            rows = {row.user_id: row for row in self._memo().to_output_rows(self._source_bucket)}
+            rows = {row.user_id: row for row in self._memo().to_output_rows(self._buckets)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
 
     def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
@@ -165,6 +174,43 @@ class Publisher:
             raise PreconditionFailed(key)
         return etag
 
+    # -- copies of images --------------------------------------------------------------------------------------------
+    @property
+    def has_dropped_copies(self) -> bool:
+        """Whether there are copies to be deleted: the next `publish` goes on with it, whatever is staged."""
+        return bool(self._dropped)
+
+    def _note_dropped_copies(self, table: Table, changes: Changes, outcomes: Mapping[str, Outcome]) -> None:
+        """Note the copies that a row names and will not name any more; and those that none has ever named."""
+        for user_id, outcome in outcomes.items():
+            self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in outcome.dropped}
+        if self._has_copies:
+            for user_id, row in changes.rows.items():
+                before = table.output.get(user_id)
+                path = before.img_path if before else ""
+                if path.startswith(self._copies) and (row is None or row.img_path != path):
+                    self._dropped[path] = user_id
+        self._has_copies |= any(row and row.img_path.startswith(self._copies) for row in changes.rows.values())
+
+    def _delete_copies(self, table: Table, token: str, batch: Mapping[str, Staged]) -> None:
+        """Delete some of what no row names any more, as the writer, so that nobody is called clean meanwhile.
+
+        Whoever else is dirty is read again: its image may be back, and its copy was made before this.
+        """
+        chunk = dict(islice(self._dropped.items(), MOST_DELETED))
+        if not chunk:
+            return
+        self._backlog.renew(token)
+        rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
+        unnamed = [path for path, row in rows.items() if row is None or row.img_path != path]
+        self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unnamed])
+        notes = self._backlog.dirty([chunk[path] for path in unnamed])
+        self._backlog.mark(
+            [user for user, note in notes.items() if not _is_of(note, batch.get(user))], "event", self._clock()
+        )
+        for path in chunk:
+            del self._dropped[path]
+
     # -- the manifest ------------------------------------------------------------------------------------------------
     def _memo(self) -> Manifest:
         if self._manifest is None:
@@ -193,7 +239,7 @@ class Publisher:
 
 
 def merge(
-    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], source_bucket: str
+    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], buckets: Buckets
 ) -> Changes:
     """What these outcomes change.  Pure but for `fact`, which tells what a user's last valid CSV said.
 
@@ -202,20 +248,25 @@ def merge(
     """
     changes = Changes()
     for user_id, outcome in outcomes.items():
-        img_path = f"{source_bucket}/{outcome.image}" if outcome.image else ""
+        img_path = buckets.img_path(outcome.image, outcome.image_source)
         match outcome.csv:
             case ValidCsv(version, person):
                 row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
                 changes.rows[user_id], changes.rejects[user_id] = row, None
-                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, held=False)
+                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, False, outcome.image_source)
             case InvalidCsv():
                 changes.rejects[user_id] = _reject(user_id, outcome.csv, table.rejects.get(user_id))
                 held = table.output.get(user_id)
                 changes.rows[user_id] = replace(held, img_path=img_path) if held else None
-                changes.facts[user_id] = _held_fact(held, outcome.image, fact(user_id)) if held else None
+                changes.facts[user_id] = _held_fact(held, outcome, fact(user_id)) if held else None
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
+
+
+def _is_of(note: Note, staged: Staged | None) -> bool:
+    """Whether a user is dirty by nothing but what is being published."""
+    return staged is not None and note.mark + b"|" + note.slot == staged.tokens
 
 
 def _changed_users(table: Table, changes: Changes) -> set[str]:
@@ -230,9 +281,10 @@ def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
     return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
 
 
-def _held_fact(row: Row, image: str | None, known: Fact | None) -> Fact:
+def _held_fact(row: Row, outcome: Outcome, known: Fact | None) -> Fact:
     version = known.version if known else CsvVersion("", "", 0)
-    return Fact(row.user_id, version, Person(row.first_name, row.last_name, row.birthts), image, held=True)
+    person = Person(row.first_name, row.last_name, row.birthts)
+    return Fact(row.user_id, version, person, outcome.image, True, outcome.image_source)
 
 
 def _changed(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:

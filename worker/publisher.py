@@ -72,6 +72,8 @@ class PublisherLoop:
         turn = self._bulk.wait_s()
         if turn and self._backlog.wait_for_wake([WAKE_LIVE], turn):
             return True
+        if self._publisher.has_dropped_copies:
+            return True
         idle = MANIFEST_IDLE_S if self._publisher.manifest_due(idle=True) else IDLE_S
         if self._backlog.wait_for_wake([WAKE_LIVE, WAKE_BULK], idle):
             return True

@@ -7,12 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
+from shared.keys import bundle_id, bundle_key
 from shared.object_store import ObjectStore
 from shared.output_csv import OutputCsv
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
 from worker.backlog import Backlog
 from worker.bulk import BulkWork
+from worker.bundles import Bundles
 from worker.published_files import read_published
 from worker.trials import Trials
 
@@ -30,7 +32,9 @@ class Rebuild:
         tasks: TaskQueue,
         rebuilds: Rebuilds,
         clock: Callable[[], float] = time.time,
+        bundles: Bundles | None = None,
     ) -> None:
+        self._bundles = bundles
         self._output, self._backlog, self._bulk, self._tasks = output, backlog, bulk, tasks
         self._rebuilds, self._clock, self._trials = rebuilds, clock, Trials(backlog.redis)
 
@@ -48,14 +52,27 @@ class Rebuild:
         published = read_published(self._output)
         self._trials.remember(published.quarantined())
         users = {row.user_id for row in OutputCsv(published.output).rows()}
-        users |= published.rejects.keys() | self._backlog.dirty_users()
-        self._mark(users, task_id, len(users))
+        users |= published.rejects.keys() | self._backlog.dirty_users() | self._in_bundles()
+        bundles = sum(1 for user_id in users if bundle_key(user_id))
+        self._mark(users, task_id, len(users) - bundles)
         others = self._bulk.enqueue(sorted(users), self._rebuilds.still_alive, whole=True)
         # Their tokens are noted only now, so that LIST tells nothing of them: they are read by a later one.
-        self._mark(others, task_id, len(users) + len(others))
+        others = sorted({*others} - users)
+        bundles += sum(1 for user_id in others if bundle_key(user_id))
+        self._mark(others, task_id, len(users) + len(others) - bundles)
         self._bulk.enqueue(others, self._rebuilds.still_alive)
         self._rebuilds.set_named(task_id)
         logger.info("rebuild %s users=%d others=%d", task_id, len(users), len(others))
+
+    def _in_bundles(self) -> set[str]:
+        """The bundles that are known, and whoever has a CSV in one of them."""
+        if self._bundles is None:
+            return set()
+        self._bundles.look(None)
+        users = {bundle_id(key) for key in self._bundles.shelf.bundles}
+        for _, _, index in self._bundles.indexes():
+            users.update(user_id for user_id, csv, _ in index.entries() if csv)
+        return users
 
     def _mark(self, users: Collection[str], task_id: str, total: int) -> None:
         self._backlog.mark(sorted(users), "rebuild", self._clock())

@@ -6,18 +6,22 @@ verb, order and ETag decide nothing: a user may be refreshed once or a hundred t
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
-from shared.keys import IMAGE_EXTENSIONS, csv_key, image_key, newest_image
-from shared.object_store import ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
+from shared.keys import IMAGE_EXTENSIONS, LONGEST_NAME, bundle_key, csv_key, image_key, newest_image
+from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
 from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Outcome, ValidCsv
-from worker.backlog import Backlog, ListedUser, Note, new_token
+from worker.backlog import Backlog, ListedUser, Note, Notes, new_token
+from worker.bundles import Bundles, Outdated
+from worker.images import Copies, Picture
 from worker.trials import Trials
 from worker.user_csv import MAX_CSV_BYTES, InvalidUserFile, parse
 
@@ -26,9 +30,6 @@ logger = logging.getLogger(__name__)
 MOST_READINGS = 5
 READ_S = 20.0
 """When a reading has taken so long, no further request is begun, and the rest is left for another time."""
-LONGEST_NAME = 255
-"""Bytes of a name that a disk can hold, and so MinIO.  It does not say of a longer one that there is no such key."""
-
 _TOO_LONG = f"not everybody was read within {READ_S:.0f} s"
 
 Csv = ValidCsv | InvalidCsv | None
@@ -46,10 +47,44 @@ def judge(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
         return InvalidCsv(version, error.reason, error.line)
 
 
+def judge_safely(judge: Judge, key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+    """The same by any judge, whose faults concern this CSV alone."""
+    try:
+        return judge(key, stored)
+    except MemoryError:  # not the file's fault, or not its alone
+        raise
+    except Exception as error:  # noqa: BLE001  the same bytes would end in the same way for ever
+        reason = f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
+        return InvalidCsv(CsvVersion(key, stored.etag, stored.last_modified), reason, None)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a user has, each None without: the CSV, and the image that counts."""
+
+    user_id: str
+    csv: Csv
+    picture: Picture | None
+
+
+@dataclass(slots=True)
+class _Read:
+    """What came of a reading: the outcomes, whose images were copied where, and who is to be read again.
+
+    `failure` is why some could not be read, if so.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    copied: dict[str, str] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    failure: StoreUnavailable | None = None
+
+
 class Refresher:
     """Refreshes users of one source bucket, with up to `readers` requests at a time by the threads of `pool`.
 
-    `deadline` is entered for each reading, and may end the process; `judge` makes of a CSV what it says.
+    `deadline` is entered for each reading, and may end the process; `judge` makes of a CSV what it says.  Without
+    `bundles` nobody has anything in bundles; without `copies` no image is copied.
     """
 
     def __init__(
@@ -60,8 +95,11 @@ class Refresher:
         readers: int,
         deadline: AbstractContextManager[None] | None = None,
         judge: Judge = judge,
+        bundles: Bundles | None = None,
+        copies: Copies | None = None,
     ) -> None:
         self._source, self._backlog, self._pool, self._readers = source, backlog, pool, readers
+        self._bundles, self._copies = bundles, copies
         self._deadline, self._judge = deadline or nullcontext(), judge
         self._trials = Trials(backlog.redis)
         self._failed = False
@@ -72,12 +110,15 @@ class Refresher:
 
         Raises `StoreUnavailable` if some could not be read; they stay dirty, the others are staged.
         """
-        user_ids = list(dict.fromkeys(user_ids))
+        user_ids = [user_id for user_id in dict.fromkeys(user_ids) if bundle_key(user_id) is None]
+        copies = dict[str, tuple[str, ...]]()
         for _ in range(MOST_READINGS):
             if not user_ids:
                 return
             with self._reading(user_ids) as (reading, notes):
-                user_ids = self._stage(notes, self._read(list(notes)), reading)
+                read = self._read(list(notes), notes.shelf)
+                user_ids = self._stage(notes, read, reading, copies)
+            copies |= {user: (*copies.get(user, ()), image) for user, image in read.copied.items()}
         if user_ids:
             logger.info("%d users were read by others %d times meanwhile; left dirty", len(user_ids), MOST_READINGS)
 
@@ -89,7 +130,7 @@ class Refresher:
         with self._reading([user.user_id for user in users]) as (reading, now):
             fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
             notes = {user.user_id: user.note for user in fresh}
-            again = self._stage(notes, self._read_listed(fresh), reading)
+            again = self._stage(notes, self._read_listed(fresh, now.shelf), reading)
         self.refresh([*again, *(now.keys() - notes.keys())])
 
     def refresh_alone(self, user_id: str) -> None:
@@ -107,8 +148,10 @@ class Refresher:
                 self.refresh([user_id])
             case "read":
                 self._attempt(user_id, attempt)
-            case "guilty":
-                self._quarantine(user_id, etag or "")
+            case "guilty" if etag is not None:
+                self._quarantine(user_id, etag)
+            case "guilty":  # there is nothing that could be blamed
+                self.refresh([user_id])
 
     def _attempt(self, user_id: str, attempt: str) -> None:
         logger.info("%s is read alone", user_id)
@@ -128,14 +171,12 @@ class Refresher:
             self._owed.pop()
 
     def _quarantine(self, user_id: str, etag: str) -> None:
-        note = self._backlog.note([user_id]).get(user_id)
-        if note is None:
+        notes = self._backlog.note([user_id])
+        if not notes:
             return
         since = self._answer(lambda: self._source.last_modified(csv_key(user_id)))
-        until = time.monotonic() + READ_S
-        images, there = self._images([user_id])
         csv = InvalidCsv(CsvVersion(csv_key(user_id), etag, since), QUARANTINED, None)
-        self._stage({user_id: note}, [self._outcome(user_id, csv, images, self._ask(there, until), until)])
+        self._stage(notes, self._read([user_id], notes.shelf, {user_id: csv}))
         logger.warning("%s is quarantined: a reject, unread", user_id)
 
     def _answer(self, call: Callable[[], _Answer]) -> _Answer:
@@ -145,7 +186,7 @@ class Refresher:
         return cast(_Answer, answer)
 
     @contextmanager
-    def _reading(self, user_ids: Sequence[str]) -> Iterator[tuple[str, dict[str, Note]]]:
+    def _reading(self, user_ids: Sequence[str]) -> Iterator[tuple[str, Notes]]:
         """NOTE, and what a kill or a hang would leave behind; any other end of the block takes it away."""
         reading = new_token()
         with self._deadline:
@@ -157,19 +198,21 @@ class Refresher:
                 raise
 
     def _stage(
-        self, notes: Mapping[str, Note], readings: Iterable[Outcome | StoreUnavailable], reading: str = ""
+        self,
+        notes: Mapping[str, Note],
+        read: _Read,
+        reading: str = "",
+        copies: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[str]:
-        outcomes: list[Outcome] = []
-        failure: StoreUnavailable | None = None
-        for read in readings:
-            if isinstance(read, StoreUnavailable):
-                failure = read
-            else:
-                outcomes.append(read)
-        again = self._backlog.stage([(notes[outcome.user_id], outcome) for outcome in outcomes], reading)
+        """`copies` are those that were made of users who are read again."""
+        readings = [
+            (notes[found.user_id], _superseding(found, notes[found.user_id], copies.get(found.user_id, ())))
+            for found in read.outcomes
+        ]
+        again = self._backlog.stage(readings, reading, read.copied)
         self._backlog.count("readings_refused", len(again))
-        self._tell(failure)
-        return again
+        self._tell(read.failure)
+        return again + read.again
 
     def _tell(self, failure: StoreUnavailable | None) -> None:
         if failure:
@@ -181,43 +224,105 @@ class Refresher:
             self._backlog.note_source_read()
 
     # -- reading -----------------------------------------------------------------------------------------------------
-    def _read(self, user_ids: Sequence[str]) -> Iterator[Outcome | StoreUnavailable]:
-        until = time.monotonic() + READ_S
-        images, there = self._images(user_ids)
-        calls: list[Callable[[], Csv | bool]] = [partial(self._csv, user_id) for user_id in user_ids]
-        answers: list[Any] = self._ask([*calls, *there], until)
-        each = len(IMAGE_EXTENSIONS)
+    def _read(self, user_ids: Sequence[str], shelf: bytes | None, known: Mapping[str, Csv] | None = None) -> _Read:
+        """Read these users; of those whose CSV is `known` only the images."""
+        until, read = time.monotonic() + READ_S, _Read()
+        keys = [image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
+        calls: list[Callable[[], Csv | bool]] = [self._how_to_get(user_id, known or {}) for user_id in user_ids]
+        calls += [partial(self._source.exists, key) if _is_possible(key) else _no_image for key in keys]
+        answers: list[Any] = self._ask(calls, until)
+        csvs, there, each = answers[: len(user_ids)], answers[len(user_ids) :], len(IMAGE_EXTENSIONS)
+        self._look(shelf)
+        found = []
         for number, user_id in enumerate(user_ids):
             mine = slice(number * each, (number + 1) * each)
-            yield self._outcome(user_id, answers[number], images[mine], answers[len(user_ids) :][mine], until)
+            images = dict(zip(keys[mine], there[mine], strict=True))
+            found += self._found(read, user_id, csvs[number], partial(self._own_picture, images, until))
+        return self._copied(read, found, None, until)
 
-    def _images(self, user_ids: Sequence[str]) -> tuple[list[str], list[Callable[[], bool]]]:
-        """The keys that these users' images may have, and for each how to ask if it is there."""
-        keys = [image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
-        return keys, [partial(self._source.exists, key) if _is_possible(key) else _no_image for key in keys]
+    def _how_to_get(self, user_id: str, known: Mapping[str, Csv]) -> Callable[[], Csv]:
+        return partial(known.get, user_id) if user_id in known else partial(self._csv, user_id)
 
-    def _outcome(
-        self,
-        user_id: str,
-        csv: Csv | StoreUnavailable,
-        images: Sequence[str],
-        there: Sequence[bool | StoreUnavailable],
-        until: float,
-    ) -> Outcome | StoreUnavailable:
-        for answer in (csv, *there):
+    def _own_picture(self, images: Mapping[str, bool | StoreUnavailable], until: float) -> Picture | None:
+        for answer in images.values():
             if isinstance(answer, StoreUnavailable):
-                return answer
-        try:
-            image = self._newest([key for key, exists in zip(images, there, strict=True) if exists], until)
-        except StoreUnavailable as error:
-            return error
-        return Outcome(user_id, cast(Csv, csv), image)
+                raise answer
+        key = self._newest([key for key, exists in images.items() if exists], until)
+        return self._picture(key)
 
-    def _read_listed(self, users: Sequence[ListedUser]) -> Iterator[Outcome | StoreUnavailable]:
+    def _picture(self, key: str | None, etag: str = "") -> Picture | None:
+        if key is None:
+            return None
+        return self._copies.own(key, etag) if self._copies else Picture(key)
+
+    def _read_listed(self, users: Sequence[ListedUser], shelf: bytes | None) -> _Read:
+        until, read = time.monotonic() + READ_S, _Read()
         calls = [partial(self._csv, user.user_id) if user.has_csv else _no_csv for user in users]
-        for user, csv in zip(users, self._ask(calls, time.monotonic() + READ_S), strict=True):
-            yield csv if isinstance(csv, StoreUnavailable) else Outcome(user.user_id, csv, user.image)
+        csvs = self._ask(calls, until)
+        self._look(shelf)
+        found = []
+        for user, csv in zip(users, csvs, strict=True):
+            found += self._found(read, user.user_id, csv, partial(self._picture, user.image, user.image_etag))
+        there = self._copies.there([user.user_id for user in found]) if self._copies and _copied(found) else None
+        return self._copied(read, found, there, until)
 
+    def _look(self, shelf: bytes | None) -> None:
+        if self._bundles:
+            self._bundles.look(shelf)
+
+    def _found(
+        self, read: _Read, user_id: str, csv: Csv | StoreUnavailable, own_picture: Callable[[], Picture | None]
+    ) -> list[_Found]:
+        """What the user has, by itself or in bundles; nobody if that cannot be told now, which is noted in `read`."""
+        try:
+            if isinstance(csv, StoreUnavailable):
+                raise csv
+            picture = own_picture()
+            if self._bundles:
+                csv = csv or self._bundles.csv(user_id)
+                picture = picture or self._picture_of_bundle(user_id)
+            return [_Found(user_id, csv, picture)]
+        except Outdated:
+            read.again.append(user_id)
+        except StoreUnavailable as error:
+            read.failure = error
+        return []
+
+    def _picture_of_bundle(self, user_id: str) -> Picture | None:
+        image = self._bundles.image(user_id) if self._bundles else None
+        return self._copies.of_bundle(user_id, image) if image and self._copies else None
+
+    # -- copying -----------------------------------------------------------------------------------------------------
+    def _copied(self, read: _Read, found: list[_Found], there: Mapping[str, ObjectInfo] | None, until: float) -> _Read:
+        """Have the copies made that these users need; where they are known to be `there`, nobody is asked again."""
+        wanted = _copied(found)
+        made = self._ask([partial(self._copy, picture, there) for _, picture in wanted], until)
+        answers = {user.user_id: answer for (user, _), answer in zip(wanted, made, strict=True)}
+        for user in found:
+            self._note_copy(read, user, answers.get(user.user_id, False))
+        return read
+
+    def _copy(self, picture: Picture, there: Mapping[str, ObjectInfo] | None) -> bool | ObjectNotFound:
+        copies = cast(Copies, self._copies)
+        try:
+            return copies.make(picture, copies.look(picture) if there is None else there.get(picture.image))
+        except ObjectNotFound as gone:
+            return gone
+
+    def _note_copy(self, read: _Read, user: _Found, answer: bool | ObjectNotFound | StoreUnavailable) -> None:
+        picture = user.picture or Picture("")
+        if isinstance(answer, ObjectNotFound) and picture.bundle and self._bundles:
+            answer = self._bundles.missing(picture.bundle)
+        match answer:
+            case ObjectNotFound() | Outdated():
+                read.again.append(user.user_id)
+            case StoreUnavailable():
+                read.failure = answer
+            case made:
+                read.copied |= {user.user_id: picture.image} if made else {}
+                read.outcomes.append(Outcome(user.user_id, user.csv, picture.image or None, picture.image_source))
+
+    # -- requests ----------------------------------------------------------------------------------------------------
     def _ask(self, calls: Sequence[Callable[[], _Answer]], until: float) -> list[_Answer | StoreUnavailable]:
         """The answers of these calls, made side by side; each thread takes a share, as a task for each costs more."""
         width = min(len(calls), self._readers)
@@ -235,13 +340,7 @@ class Refresher:
             stored = self._source.get(key, most=MAX_CSV_BYTES)
         except ObjectNotFound:
             return None
-        try:
-            return self._judge(key, stored)
-        except MemoryError:  # not the file's fault, or not its alone
-            raise
-        except Exception as error:  # noqa: BLE001  the same bytes would end in the same way for ever
-            reason = f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
-            return InvalidCsv(CsvVersion(key, stored.etag, stored.last_modified), reason, None)
+        return judge_safely(self._judge, key, stored)
 
     def _newest(self, keys: Sequence[str], until: float) -> str | None:
         if len(keys) < 2:
@@ -255,8 +354,22 @@ class Refresher:
         return newest_image(found)
 
 
+def _superseding(found: Outcome, note: Note, copies: tuple[str, ...]) -> Outcome:
+    """The outcome with the copies that it supersedes: of the reading that is staged, and of some that were refused."""
+    if note.staged:
+        staged = Outcome.from_json(found.user_id, note.staged.decode())
+        copies += (*staged.dropped, *((staged.image,) if staged.image and staged.image_source else ()))
+    dropped = tuple(image for image in dict.fromkeys(copies) if image != found.image)
+    return replace(found, dropped=dropped) if dropped else found
+
+
 def _is_possible(key: str) -> bool:
     return len(key.encode()) <= LONGEST_NAME
+
+
+def _copied(found: Sequence[_Found]) -> list[tuple[_Found, Picture]]:
+    """Those whose image is a copy.  Who has no CSV has no row, and needs none."""
+    return [(user, user.picture) for user in found if user.csv and user.picture and user.picture.image_source]
 
 
 def _no_csv() -> Csv:

@@ -10,21 +10,29 @@ see `worker.healed`.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import pandas as pd
 
-from shared.object_store import ObjectStore, StoreUnavailable
+from shared.keys import bundle_id, bundle_key, csv_key
+from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
 from shared.output_csv import read_frame
-from shared.records import RULES_VERSION
+from shared.published import IMAGES, UNPACKED
+from shared.records import RULES_VERSION, Buckets, Reject
+from shared.unpacks import Unpacks
 from worker.backlog import NOTHING_KNOWN, Backlog, new_token
 from worker.bulk import BulkWork
+from worker.bundles import Bundles
+from worker.expected import Expected, expected
 from worker.ignored import SHOWN, IgnoredKeys
+from worker.images import Copies
 from worker.listing import Listing
 from worker.published_files import PublishedFiles, read_published
 from worker.server_figures import ServerFigures
+from worker.shelf import digest_of, is_up_to_date, read_shelf
 from worker.sweep_record import SweepRecord
 from worker.trials import Trials
+from worker.unpack import MOST_TRIES, STUCK, remove_unpacked
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -42,7 +50,13 @@ class Sweep:
         ignored: IgnoredKeys,
         figures: ServerFigures,
         clock: Callable[[], float] = time.time,
+        bundles: Bundles | None = None,
+        copies: Copies | None = None,
     ) -> None:
+        self._buckets = Buckets(source.bucket, output.bucket)
+        self._bundles = bundles or Bundles(output, backlog, clock)
+        self._copies = copies or Copies(source, output, all_images=False)
+        self._unpacks = Unpacks(backlog.redis)
         self._source, self._output, self._backlog, self._bulk = source, output, backlog, bulk
         self._ignored, self._figures, self._clock = ignored, figures, clock
         self._record, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
@@ -62,14 +76,17 @@ class Sweep:
         figures, run_id, by = self._figures.read(), self._backlog.run_id(), self._backlog.published().by
         cause = ", ".join(sorted(self._backlog.begin_sweep(token) - {NOTHING_KNOWN})) or cause
         dirty_before = self._backlog.dirty_users()
-        listed = self._list()
+        listed, there = self._list(), self._list_copies()
+        self._look_at_shelf()
         dirty = self._backlog.dirty_users()
+        wanted = expected(listed, self._bundles, self._copies, self._buckets)
         published = read_published(self._output)
-        wrong = not_fine(listed, published, self._source.bucket)
-        unexplained = wrong - dirty - dirty_before - _of_other_rules(published) if published.output_etag else set()
+        wrong = not_fine(wanted, published) | wanted.without_copy(there)
+        unexplained = self._unexplained(wrong, dirty | dirty_before, published)
         pardoned = published.quarantined()
         self._trials.pardon(pardoned)  # the verdict may be wrong, and nobody would ever notice
-        marked = sorted(wrong | dirty | pardoned.keys())
+        marked = sorted(wrong | dirty | pardoned.keys() | self._wrong_bundles(listed))
+        marked += sorted(self._remove_orphans(wanted.orphans(there), set(marked)))
         self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
         self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {
@@ -82,6 +99,7 @@ class Sweep:
         whole = self._backlog.commit_sweep(token, by, (published.output_etag, published.rejects_etag), run_id, record)
         self._ignored.replace(listed.ignored, listed.ignored_total)
         self._bulk.enqueue(marked, self._record.still_alive)
+        self._tidy_up()
         if not published.proper or None in {published.output_etag, published.rejects_etag}:
             self._backlog.wake_publisher()  # an empty bucket, too, has an output.csv
         logger.info("sweep (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
@@ -99,19 +117,73 @@ class Sweep:
         self._backlog.note_source_read()
         return listing
 
+    def _list_copies(self) -> dict[str, ObjectInfo]:
+        there: dict[str, ObjectInfo] = {}
+        for page in self._output.objects(folder=IMAGES):
+            self._record.still_alive()
+            there.update((info.key, info) for info in page)
+        return there
 
-def not_fine(listed: Listing, published: PublishedFiles, source_bucket: str) -> set[str]:
+    # -- bundles -----------------------------------------------------------------------------------------------------
+    def _look_at_shelf(self) -> None:
+        """Before `dirty` is asked for: a bundle is dirty until all are marked who are in it, or were."""
+        token = self._backlog.shelf_token()
+        shelf, etag = read_shelf(self._output)
+        self._backlog.renew_shelf(etag, token)
+        self._bundles.use(shelf)
+
+    def _wrong_bundles(self, listed: Listing) -> set[str]:
+        """The bundles that are not what their archive makes; one more try for those that were given up."""
+        shelved = self._bundles.shelf.bundles
+        wrong = set()
+        for key in shelved.keys() | listed.bundles.keys():
+            info, on_shelf = listed.bundles.get(key), shelved.get(key)
+            if on_shelf and on_shelf.reason.startswith(STUCK):
+                self._unpacks.pardon(digest_of(key, on_shelf.etag), MOST_TRIES - 1)
+                wrong.add(bundle_id(key))
+            if not is_up_to_date(key, on_shelf, (info.etag, info.last_modified) if info else None):
+                wrong.add(bundle_id(key))
+        return wrong
+
+    def _tidy_up(self) -> None:
+        """Remove what was unpacked and is not visible (any more), unless somebody unpacks now."""
+        token = new_token()
+        if not self._unpacks.take(token):
+            return
+        try:
+            shelf, _ = read_shelf(self._output)
+            visible = {shelved.digest for shelved in shelf.bundles.values()}
+            for digest in set(self._output.folders(UNPACKED)) - visible:
+                remove_unpacked(self._output, digest, self._unpacks.still_alive)
+        finally:
+            self._unpacks.give_back(token)
+
+    def _remove_orphans(self, orphans: Mapping[str, str], marked: Collection[str]) -> set[str]:
+        """Delete copies that nobody needs, but for users who will be read; whose they were, to be read all the same."""
+        keys = [key for key, user_id in orphans.items() if user_id not in marked]
+        self._output.delete_many(keys)
+        return {orphans[key] for key in keys}
+
+    def _unexplained(self, wrong: set[str], dirty: set[str], published: PublishedFiles) -> set[str]:
+        """Who differs without a known reason; nobody while a bundle may be the reason."""
+        if not published.output_etag or any(map(bundle_key, dirty)):
+            return set()
+        return {user for user in wrong - dirty - _of_other_rules(published) if bundle_key(user) is None}
+
+
+def not_fine(wanted: Expected, published: PublishedFiles) -> set[str]:
     """The users of whom it is not certain that their published row is what the bucket says.  Pure.
 
     Fine is a user without a CSV who has neither row nor reject; and one with a CSV whose row names the image of the
-    LIST and whose CSV, by its ETag, is either the rejected one or the one that the manifest says the row was made of.
+    LIST and whose CSV, by its source and ETag, is either the rejected one or the one that the manifest says the row was
+    made of.
     """
-    source = _source_frame(listed, source_bucket)
+    source = wanted.frame
     rows = read_frame(published.output).set_index("user_id")
     facts = published.manifest.frame().set_index("user_id")
     facts = facts[facts["rules"] == RULES_VERSION]
     rejects = pd.Series(
-        {user: reject.etag for user, reject in published.rejects.items() if reject.rules == RULES_VERSION},
+        {user: _version(reject) for user, reject in published.rejects.items() if reject.rules == RULES_VERSION},
         name="rejected",
         dtype="str",
     )
@@ -121,10 +193,11 @@ def not_fine(listed: Listing, published: PublishedFiles, source_bucket: str) -> 
     has_csv, has_row = source["etag"].notna(), rows["birthts"].notna()
     in_rejects = pd.Series(everyone.isin(list(published.rejects)), index=everyone)
     image_right = ~has_row | (rows["img_path"] == source["img_path"])
-    same = (facts["csv_etag"] == source["etag"]) & (facts["birthts"] == rows["birthts"])
+    same = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
+    same &= facts["birthts"] == rows["birthts"]
     for column in ("first_name", "last_name"):
         same &= facts[column] == rows[column]
-    believed = (rejected == source["etag"]) | (same & has_row & ~in_rejects)
+    believed = (rejected == source["etag"] + source["source"]) | (same & has_row & ~in_rejects)
     fine = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_right & believed)
     return set(everyone[~fine.fillna(False).astype(bool)])
 
@@ -139,11 +212,10 @@ def _of_other_rules(published: PublishedFiles) -> set[str]:
     }
 
 
-def _source_frame(listed: Listing, source_bucket: str) -> pd.DataFrame:
-    images = {user: f"{source_bucket}/{listed.image(user)}" for user in listed.images.keys() & listed.csvs.keys()}
-    frame = pd.DataFrame({"etag": pd.Series(listed.csvs, dtype="str")})
-    frame["img_path"] = pd.Series(images, dtype="str").reindex(frame.index).fillna("")
-    return frame
+def _version(reject: Reject) -> str:
+    """ETag and source of what was rejected, as in `Expected`."""
+    is_own = reject.key in {csv_key(reject.user_id), bundle_key(reject.user_id)}
+    return reject.etag + ("" if is_own else reject.key)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from shared.task_queue import (
     REFRESH_ASKED,
     REFRESH_PAGE,
     SWEEP,
+    UNPACK,
     create_celery,
 )
 from worker.wiring import Wiring
@@ -92,6 +93,11 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
     def sweep(cause: str) -> None:
         """Compare the bucket with what is published."""
         wiring().sweep.run(cause)
+
+    @celery.task(name=UNPACK, **LONG, **RETRIED, **_OURS)
+    def unpack(key: str) -> None:
+        """Look at a bundle."""
+        wiring().unpacker.run(key)
 
     class RebuildTask(Task):  # type: ignore[type-arg]
         """A task whose record says so when it was tried in vain."""

@@ -112,7 +112,7 @@ def _why_missing(missing: Sequence[str], header: Sequence[str]) -> str:
         if set(COLUMNS) <= set(map(_column_name, ",".join(header).split(separator))):
             return f"looks {name}-separated; separate the fields by commas"
     columns = "column" if len(missing) == 1 else "columns"
-    return f"missing {columns} {', '.join(missing)}; found: {_excerpt(', '.join(map(str.strip, header)))}"
+    return f"missing {columns} {', '.join(missing)}; found: {excerpt(', '.join(map(str.strip, header)))}"
 
 
 def _only(people: Iterator[Record], header_line: int) -> Record:
@@ -130,7 +130,7 @@ def _only(people: Iterator[Record], header_line: int) -> Record:
 def _check_length(fields: Sequence[str], header: Sequence[str], line: int) -> None:
     missing = "" if len(fields) >= len(header) else header[len(fields)].strip()
     if missing:
-        raise InvalidUserFile(f"missing value for {_excerpt(missing)}", line)
+        raise InvalidUserFile(f"missing value for {excerpt(missing)}", line)
     if len(fields) != len(header):
         raise InvalidUserFile(f"{len(fields)} fields, but the header has {len(header)} columns", line)
 
@@ -146,7 +146,7 @@ def _birthts(written: str, line: int) -> int:
     if not written:
         raise InvalidUserFile("birthts: empty", line)
     if not re.fullmatch(r"-?[0-9]{1,15}", written):
-        reason = f"birthts: not a whole number of milliseconds (at most 15 digits): '{_excerpt(written)}'"
+        reason = f"birthts: not a whole number of milliseconds (at most 15 digits): '{excerpt(written)}'"
         raise InvalidUserFile(reason, line)
     birthts = int(written)
     if not MIN_BIRTHTS <= birthts <= MAX_BIRTHTS:
@@ -154,7 +154,7 @@ def _birthts(written: str, line: int) -> int:
     return birthts
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     """At most `MOST_QUOTED` characters of it, on one line."""
     short = text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 1]}…"
     return "".join(character if character.isprintable() else "?" for character in short)

@@ -23,9 +23,12 @@ from shared.rebuilds import Rebuilds
 from shared.requests import Requests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
+from shared.unpacks import Unpacks
 from worker.backlog import Backlog
 from worker.bulk import BulkWork
+from worker.bundles import Bundles
 from worker.ignored import IgnoredKeys
+from worker.images import Copies
 from worker.notifications import Notifications
 from worker.refresh import Refresher
 from worker.server_figures import ServerFigures
@@ -33,6 +36,7 @@ from worker.server_figures import ServerFigures
 if TYPE_CHECKING:
     from worker.rebuild import Rebuild
     from worker.sweep import Sweep
+    from worker.unpack import Unpacker
 
 READERS = 32
 """Requests to MinIO at a time from one process; more are not faster on one server."""
@@ -128,6 +132,21 @@ class Wiring:
         return Requests(self.redis)
 
     @cached_property
+    def unpacks(self) -> Unpacks:
+        """The records of bundles."""
+        return Unpacks(self.redis)
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        """What is in bundles."""
+        return Bundles(self.output, self.backlog)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Copies images."""
+        return Copies(self.source, self.output, all_images=self.settings.copies_images)
+
+    @cached_property
     def ignored(self) -> IgnoredKeys:
         """The list of ignored keys."""
         return IgnoredKeys(self.redis)
@@ -151,7 +170,10 @@ class Wiring:
     @cached_property
     def refresher(self) -> Refresher:
         """Reads users' files."""
-        return Refresher(self.source, self.backlog, self.readers, READERS, self._deadline)
+        source, backlog = self.source, self.backlog
+        return Refresher(
+            source, backlog, self.readers, READERS, self._deadline, bundles=self.bundles, copies=self.copies
+        )
 
     @cached_property
     def bulk(self) -> BulkWork:
@@ -163,11 +185,28 @@ class Wiring:
         """Compares the bucket with what is published."""
         from worker.sweep import Sweep  # noqa: PLC0415
 
-        return Sweep(self.source, self.output, self.backlog, self.bulk, self.ignored, self.server_figures)
+        return Sweep(
+            self.source,
+            self.output,
+            self.backlog,
+            self.bulk,
+            self.ignored,
+            self.server_figures,
+            bundles=self.bundles,
+            copies=self.copies,
+        )
 
     @cached_property
     def rebuild(self) -> "Rebuild":
         """Reads everyone anew."""
         from worker.rebuild import Rebuild  # noqa: PLC0415
 
-        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds)
+        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds, bundles=self.bundles)
+
+    @cached_property
+    def unpacker(self) -> "Unpacker":
+        """Unpacks bundles."""
+        from worker.unpack import Unpacker  # noqa: PLC0415
+
+        parts = self.source, self.output, self.backlog, self.bulk, self.tasks, self.unpacks
+        return Unpacker(*parts, self.readers, self._deadline)

@@ -235,3 +235,71 @@ def test_keys_are_listed_in_pages_by_how_they_begin(store: S3ObjectStore) -> Non
     assert keys("é", "", 10) == ["é.csv"]
     assert keys("x", "", 10) == keys("", "é.csv", 10) == []
     assert [found.size for found in store.page("", "", 10)] == [3] * 6
+
+
+def test_an_object_is_copied_by_the_server_from_another_bucket(store: S3ObjectStore, beside: S3ObjectStore) -> None:
+    for key in MINIO_KEYS:
+        etag = store.put(key, key.encode())
+        beside.copy_from(store.bucket, key, f"images/{key}")
+        assert beside.get(f"images/{key}").body == key.encode()
+        assert beside.etag(f"images/{key}") == etag
+    with pytest.raises(ObjectNotFound):
+        beside.copy_from(store.bucket, "nobody.png", "images/nobody.png")
+    with pytest.raises(StoreUnavailable):
+        beside.copy_from("no-such-bucket", "a.png", "images/a.png")
+
+
+def test_an_object_is_copied_within_its_bucket(store: S3ObjectStore) -> None:
+    etag = store.put("a/b.png", b"x")
+    store.copy_from(store.bucket, "a/b.png", "c/d.png")
+    assert store.etag("c/d.png") == etag
+
+
+def test_a_range_is_read_of_the_version_that_is_asked_for(store: S3ObjectStore) -> None:
+    etag = store.put("o", b"0123456789")
+    assert store.get_range("o", etag, 2, 5) == b"234"
+    assert store.get_range("o", etag, 8, 100) == b"89"
+    store.put("o", b"another")
+    with pytest.raises(PreconditionFailed):
+        store.get_range("o", etag, 2, 5)
+    store.delete("o")
+    with pytest.raises(ObjectNotFound):
+        store.get_range("o", etag, 2, 5)
+
+
+def test_an_objects_info_is_what_a_list_tells(store: S3ObjectStore) -> None:
+    store.put("a.csv", b"12345")
+    ((listed,),) = store.objects()
+    assert store.info("a.csv") == listed
+    assert store.info("nobody.csv") is None
+
+
+def test_a_folder_is_listed_by_itself(store: S3ObjectStore) -> None:
+    for key in ("a/1.csv", "a/2.csv", "ab/3.csv", "b/c/4.csv", "b/d/5.csv", "a.csv"):
+        store.put(key, b"x")
+    assert [info.key for page in store.objects(folder="a") for info in page] == ["a/1.csv", "a/2.csv"]
+    assert [info.key for page in store.objects("a/1.csv", "a") for info in page] == ["a/2.csv"]
+    assert (store.folders("b"), store.folders("nothing")) == (["c", "d"], [])
+
+
+def test_many_keys_are_deleted_at_once_whether_or_not_they_are_there(store: S3ObjectStore) -> None:
+    keys = [f"{number}.csv" for number in range(1200)]
+    for key in keys[:100]:
+        store.put(key, b"x")
+    store.put("stays.csv", b"x")
+    store.delete_many(keys)
+    store.delete_many([])
+    assert keys_of(store) == ["stays.csv"]
+
+
+def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: S3ObjectStore) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: no_bucket.info("a"),
+        lambda: no_bucket.get_range("a", "e", 0, 1),
+        lambda: no_bucket.copy_from("src-data", "a", "b"),
+        lambda: no_bucket.folders("a"),
+        lambda: no_bucket.delete_many(["a"]),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            call()

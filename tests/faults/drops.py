@@ -1,8 +1,9 @@
 """What people do with the source bucket.  Each acknowledged write is told to the oracle, its events to the transit."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from shared.keys import csv_key
+from shared.keys import Bundle, bundle_id, classify, csv_key
+from tests.archives import tar_of, zip_of
 from tests.factories import csv_body, person
 from tests.faults.oracle import Oracle
 from tests.faults.servers import Servers
@@ -70,6 +71,13 @@ class Drops:
         said = list(self._servers.unpack([(key, b"image of a tar", int(self._clock()) - age_s)]))
         self._tell(said, [(key, True)])
 
+    def bundle(self, key: str, members: Mapping[str, str], images: Iterable[str]) -> None:
+        """An archive of these users' CSVs and images is put, new or over another; one without any is broken."""
+        files = {f"in/{csv_key(user_id)}": body_of(content) for user_id, content in members.items()}
+        files |= {f"{user_id}.png": f"image at {self._clock()}".encode() for user_id in images}
+        whole = zip_of(files) if key.endswith(".zip") else tar_of(files)
+        self._tell(self._servers.put(key, whole if files else whole[:-1] or b"x"), [(key, True)])
+
     def delete(self, key: str) -> None:
         """A key is deleted, if it is there."""
         if key in self._there:
@@ -85,7 +93,9 @@ class Drops:
         for key, state in states:
             self._oracle.wrote(key, state)
             (self._there.discard if state in {None, False} else self._there.add)(key)
-        self._transit.add(events, states[0][0].rpartition(".")[0])
+        first = states[0][0]
+        is_bundle = isinstance(classify(first), Bundle)
+        self._transit.add(events, bundle_id(first) if is_bundle else first.rpartition(".")[0])
 
 
 def _gone(key: str) -> Csv | bool:

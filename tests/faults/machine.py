@@ -17,26 +17,32 @@ from hypothesis.strategies import SearchStrategy
 
 from shared.keys import IMAGE_EXTENSIONS
 from shared.output_csv import HEADER
+from shared.published import BUNDLES as SHELF
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, Verdict
 from tests.faults.drops import BAD, GOOD
 from tests.faults.holes import HOLES
+from tests.faults.oracle import LOOSE
 from tests.faults.transit import WAYS
 from tests.faults.world import World
 from worker.backlog import CHUNK
 
 END = "the end"
+_UNPACKING = ["PUT .bundles", "PUT bundles.json", "EVAL", "COPY", "DELETE"]
 STOPS = {
     "listener": ["MARK", "LPUSH"],
     "worker": ["source GET", "STAGE"],
-    "bulk": ["source LIST", "HKEYS", "output GET", "COMMIT", "MARK", "source GET", "STAGE"],
+    "bulk": ["source LIST", "HKEYS", "output GET", "COMMIT", "MARK", "source GET", "STAGE", *_UNPACKING],
     "publisher": ["output GET", "BATCH", "output PUT", "rejects", "CLEAN", "PUT manifest"],
     "watch": ["HEAD output", "FIGURES", "LPUSH"],
 }
 """Kinds of processes, and the requests before which it matters what else happens."""
 
 USERS = st.sampled_from("aaab")
+IN_BUNDLES = st.sampled_from(sorted(LOOSE))
+BUNDLES = st.sampled_from(["u.zip", "v.tar", "w.tgz"])
+MEMBERS = st.dictionaries(IN_BUNDLES, st.sampled_from(GOOD + BAD))
 CONTENTS = st.sampled_from(GOOD + GOOD + BAD)
 CHANGES = st.sampled_from(
     ["put image", "swap images", "put image of old", "delete image", "delete csv", "delete csv", "delete both"]
@@ -62,6 +68,9 @@ ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
     "change": (4, (USERS, CHANGES, IMAGES, TOLD)),
     "unpack_a_tar": (1, (USERS, st.text(GOOD + BAD, min_size=1, max_size=3), AGES_S)),
     "unpack_further": (1, ()),
+    "put_a_bundle": (3, (BUNDLES, MEMBERS, st.sets(IN_BUNDLES), TOLD)),
+    "delete_a_bundle": (1, (BUNDLES, TOLD)),
+    "change_a_member": (2, (IN_BUNDLES, CONTENTS, CHANGES, IMAGES, TOLD)),
     "deliver": (2, (WAY, PLACES, st.integers(1, 5))),
     "start_listener": (3, (FLAG, _stop("listener"))),
     "start_worker": (6, (st.just(EVENTS_QUEUE), _stop("worker"))),
@@ -87,7 +96,7 @@ FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "fall back": {"save_redis": (2, ()), "restart_redis_with_less": (2, ())},
     "outage": {"cut_off_source": (4, (FLAG,))},
     "by hand": {
-        "delete_by_hand": (2, (st.sampled_from([OUTPUT, OUTPUT, REJECTS, MANIFEST]),)),
+        "delete_by_hand": (2, (st.sampled_from([OUTPUT, OUTPUT, REJECTS, MANIFEST, SHELF]),)),
         "edit_by_hand": (2, (st.sampled_from(["empty", "without the first", "reversed", "nonsense", "another name"]),)),
     },
     "sweeps": {"request_a_sweep": (2, ()), "request_a_rebuild": (1, ())},
@@ -125,11 +134,14 @@ class Histories(RuleBasedStateMachine):
         faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=2),
         new=st.sampled_from([False] * 7 + [True]),
         fates=st.lists(st.integers(0, 2), min_size=1, max_size=4),
+        copies=st.booleans(),
         beginning=st.runner().flatmap(lambda machine: st.sampled_from(machine.beginnings)),
     )
-    def begin(self, faults: list[str], new: bool, fates: list[int], beginning: str) -> None:
-        """The kinds of faults; whether Rowdrop has never run before; what becomes of the processes at the end; and the
-        trace of a hole, if the history begins with one."""
+    def begin(self, faults: list[str], new: bool, fates: list[int], copies: bool, beginning: str) -> None:
+        """The kinds of faults; whether Rowdrop has never run before; what becomes of the processes at the end; whether
+        images are copied; and the trace of a hole, if the history begins with one."""
+        if copies:
+            self.world.copy_images()
         self.fates, self.possible = fates, possible(frozenset(faults))
         if not new:
             self.world.settle()
@@ -171,6 +183,19 @@ class Histories(RuleBasedStateMachine):
             case "delete both":
                 drops.delete_many([f"{user}.csv", "ghost.csv", f"{user}.{kind}"])
         self._told(told)
+
+    def put_a_bundle(self, key: str, members: dict[str, str], images: set[str], told: bool) -> None:
+        self.world.drops.bundle(key, members, sorted(images))
+        self._told(told)
+
+    def delete_a_bundle(self, key: str, told: bool) -> None:
+        self.world.drops.delete(key)
+        self._told(told)
+
+    def change_a_member(self, user: str, content: str, change: str, kind: str, told: bool) -> None:
+        """Of somebody who may have something in bundles, too."""
+        self.world.drops.csv(user, content)
+        self.change(user, change, kind, told)
 
     def unpack_a_tar(self, user: str, contents: str, age_s: int) -> None:
         self.world.drops.tar(user, contents, age_s)

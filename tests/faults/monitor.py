@@ -89,7 +89,7 @@ class Monitor:
             self._oracle.found.append("a publisher that was replaced has read what is staged for its successor")
 
     def _look_at_readings(self, readings: Sequence[Any]) -> None:
-        for user_id, outcome in zip(readings[::4], readings[3::4], strict=True):
+        for user_id, outcome in zip(readings[::5], readings[3::5], strict=True):
             if QUARANTINED in outcome:
                 self._oracle.unread(user_id, self.workers_lost())
 

@@ -4,7 +4,9 @@ A rule of the protocol is taken away by a subclass that builds one of them other
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, TypeVar
 
@@ -13,23 +15,38 @@ from redis.commands.core import Script
 from shared.object_store import ObjectStore
 from shared.rebuilds import Rebuilds
 from shared.settings import Settings
+from shared.unpacks import Unpacks
 from tests.fakes import FakeTaskQueue, InlineExecutor
 from tests.faults.stepped import LUA, SteppedBacklog, SteppedRedis
 from worker.bulk import BulkWork
+from worker.bundles import Bundles
 from worker.evidence import Watch
 from worker.ignored import IgnoredKeys
+from worker.images import Copies
 from worker.listener import Listener
 from worker.publish import Publisher
 from worker.rebuild import Rebuild
 from worker.refresh import Refresher
 from worker.server_figures import ServerFigures
 from worker.sweep import Sweep
+from worker.unpack import Unpacker
 
 READERS = 8
 
 BacklogT = TypeVar("BacklogT", bound=SteppedBacklog)
 Edits = Mapping[str, Sequence[tuple[str, str]]]
 """Script to what is replaced in it."""
+
+
+@dataclass
+class Crew:
+    """What a worker's process has of its own: what it keeps of bundles is for no other."""
+
+    refresher: Refresher
+    bulk: BulkWork
+    sweep: Sweep
+    rebuild: Rebuild
+    unpacker: Unpacker
 
 
 class Parts:
@@ -47,6 +64,11 @@ class Parts:
     ) -> None:
         self.redis, self.source, self.output, self.figures, self.clock = redis, source, output, figures, clock
         self.settings = Settings("http://not.used", "", "", "", source.bucket, output.bucket)
+        self._crews: list[Crew] = []
+
+    def copy_images(self) -> None:
+        """IMAGES=copy; to be called before anything is built."""
+        self.settings = replace(self.settings, copies_images=True)
 
     # -- Redis -------------------------------------------------------------------------------------------------------
     def new_backlog(self) -> SteppedBacklog:
@@ -124,22 +146,41 @@ class Parts:
         return self.figures
 
     # -- the processes -----------------------------------------------------------------------------------------------
-    @cached_property
-    def refresher(self) -> Refresher:
-        return Refresher(self.refresher_source, self.refresher_backlog, InlineExecutor(), READERS)
+    @contextmanager
+    def crew(self) -> Iterator[Crew]:
+        """A worker that is at nothing else; one that dies at it is gone."""
+        crew = self._crews.pop() if self._crews else self._new_crew()
+        try:
+            yield crew
+        except Exception:  # it goes on with the next message
+            self._crews.append(crew)
+            raise
+        self._crews.append(crew)
+
+    def _new_crew(self) -> Crew:
+        clock, source, output, backlog = self.clock, self.source, self.output, self.backlog
+        bundles = Bundles(output, backlog, clock)
+        copies = Copies(source, output, all_images=self.settings.copies_images)
+        pool = InlineExecutor()
+        refresher = Refresher(
+            self.refresher_source, self.refresher_backlog, pool, READERS, bundles=bundles, copies=copies
+        )
+        bulk = BulkWork(source, refresher, backlog, self.tasks)
+        swept = self.sweep_source, self.sweep_output, self.sweep_backlog
+        sweep = Sweep(*swept, bulk, self.ignored, self.figures, clock, Bundles(swept[1], swept[2], clock), copies)
+        rebuild = Rebuild(output, backlog, bulk, self.tasks, self.rebuilds, clock, bundles)
+        unpacker = Unpacker(source, output, backlog, bulk, self.tasks, self.unpacks, pool, clock=clock)
+        return Crew(refresher, bulk, sweep, rebuild, unpacker)
 
     @cached_property
-    def bulk(self) -> BulkWork:
-        return BulkWork(self.source, self.refresher, self.backlog, self.tasks)
-
-    @cached_property
-    def sweep(self) -> Sweep:
-        source, output, backlog = self.sweep_source, self.sweep_output, self.sweep_backlog
-        return Sweep(source, output, backlog, self.bulk, self.ignored, self.figures, self.clock)
+    def unpacks(self) -> Unpacks:
+        return Unpacks(self.redis)
 
     @cached_property
     def rebuild(self) -> Rebuild:
-        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds, self.clock)
+        """The publisher's, which ends rebuilds."""
+        with self.crew() as crew:
+            return crew.rebuild
 
     def new_listener(self) -> Listener:
         return Listener(self.listener_backlog, self.tasks, self.ignored, self.source.bucket, self.clock)

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
 from shared.published import OUTPUT, REJECTS
-from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP
+from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, REBUILD, REFRESH, REFRESH_ALONE, REFRESH_PAGE, SWEEP, UNPACK
 from tests.faults.actors import Actor, Verdict
 from tests.faults.oracle import Divergence
 from tests.faults.parts import Parts
@@ -48,17 +48,19 @@ class Processes:
         if message is None:
             return None
         task, arguments = json.loads(message)
-        return self._start(task, lambda: self._tasks()[task](*arguments))
+        return self._start(task, lambda: self._work(task, arguments))
 
-    def _tasks(self) -> dict[str, Callable[..., object]]:
-        parts = self.parts
-        return {
-            REFRESH: parts.refresher.refresh,
-            REFRESH_ALONE: parts.refresher.refresh_alone,
-            REFRESH_PAGE: parts.bulk.next_page,
-            SWEEP: parts.sweep.run,
-            REBUILD: parts.rebuild.start,
-        }
+    def _work(self, task: str, arguments: Sequence[str]) -> None:
+        with self.parts.crew() as crew:
+            work: dict[str, Callable[..., object]] = {
+                REFRESH: crew.refresher.refresh,
+                REFRESH_ALONE: crew.refresher.refresh_alone,
+                REFRESH_PAGE: crew.bulk.next_page,
+                SWEEP: crew.sweep.run,
+                REBUILD: crew.rebuild.start,
+                UNPACK: crew.unpacker.run,
+            }
+            work[task](*arguments)
 
     def publisher(self, number: int = 0, *, memo: bool = True) -> Actor | None:
         """Publish once, and write the memo if `memo`.  None while this publisher is at work."""

@@ -17,7 +17,7 @@ from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import CsvVersion, Outcome, Person
 from tests.faults.parts import Edits, Parts
 from tests.faults.stepped import SteppedBacklog, SteppedStore
-from worker.backlog import Begun, Note, Notice, Staged
+from worker.backlog import Begun, Note, Notes, Notice, Staged
 from worker.server_figures import ServerFigures
 
 REMOVALS: dict[str, type[Parts]] = {}
@@ -57,17 +57,32 @@ class _Through(ObjectStore):
     def etag(self, key: str) -> str | None:
         return self.store.etag(key)
 
+    def info(self, key: str) -> ObjectInfo | None:
+        return self.store.info(key)
+
+    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        return self.store.get_range(key, etag, start, end)
+
     def put(self, key: str, body: bytes) -> str:
         return self.store.put(key, body)
 
     def replace(self, key: str, body: bytes, expected: str | None) -> str:
         return self.store.replace(key, body, expected)
 
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        self.store.copy_from(bucket, key, to)
+
     def delete(self, key: str) -> None:
         self.store.delete(key)
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
-        return self.store.objects(after)
+    def delete_many(self, keys: Sequence[str]) -> None:
+        self.store.delete_many(keys)
+
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        return self.store.objects(after, folder)
+
+    def folders(self, folder: str) -> list[str]:
+        return self.store.folders(folder)
 
 
 # -- MARK -----------------------------------------------------------------------------------------------------------
@@ -141,7 +156,7 @@ class _NotesAfterReading(Parts):
 @_removes("a user stays dirty until published")
 class _CleanWhenRead(Parts):
     class Backlog(SteppedBacklog):
-        def note(self, user_ids: Sequence[str], *arguments: Any) -> dict[str, Note]:  # noqa: ANN401
+        def note(self, user_ids: Sequence[str], *arguments: Any) -> Notes:  # noqa: ANN401
             notes = super().note(user_ids, *arguments)
             if notes:
                 self.redis.hdel("dirty", *notes)
@@ -378,6 +393,8 @@ class _FilesBeforeDirty(_SweepBacklog):
                     self._read[key] = None
 
         def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+            if key not in (OUTPUT, REJECTS, MANIFEST):
+                return super().get(key)
             found = self._read[key]
             if found is None:
                 raise ObjectNotFound(key)
@@ -517,7 +534,7 @@ class _NoHead(Parts):
 
         def etag(self, key: str) -> str | None:
             recorded = self.backlog.published()
-            return recorded.etag if key == OUTPUT else recorded.rej_etag
+            return {OUTPUT: recorded.etag, REJECTS: recorded.rej_etag}.get(key)
 
     @cached_property
     def watch_output(self) -> ObjectStore:

@@ -59,6 +59,7 @@ class FakeServers:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.source, self.output = FakeObjectStore("src-data", clock), FakeObjectStore("processed-data", clock)
+        self.output.others[self.source.bucket] = self.source
         self._clock, self._requests = clock, count(1)
 
     def put(self, key: str, body: bytes) -> list[bytes]:

@@ -1,7 +1,7 @@
 """The ports through which an actor of `tests/faults/actors.py` speaks to its servers: each request is a stop."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +73,15 @@ class SteppedStore(ObjectStore):
     def etag(self, key: str) -> str | None:
         return perform(f"{self.name} HEAD {key}", lambda: self._reached().etag(key), _unavailable)
 
+    def info(self, key: str) -> ObjectInfo | None:
+        return perform(f"{self.name} HEAD {key}", lambda: self._reached().info(key), _unavailable)
+
+    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        def read() -> bytes:
+            return self._reached().get_range(key, etag, start, end)
+
+        return perform(f"{self.name} GET {key}", read, _unavailable)
+
     def put(self, key: str, body: bytes) -> str:
         return self._write(key, lambda: self.inner.put(key, body), self.inner.etag(key))
 
@@ -88,15 +97,24 @@ class SteppedStore(ObjectStore):
 
         return perform(f"{self.name} PUT {key}", written, _unavailable, self._late)
 
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        perform(f"{self.name} COPY {to}", lambda: self._reached().copy_from(bucket, key, to), _unavailable, self._late)
+
     def delete(self, key: str) -> None:
         perform(f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _unavailable)
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+    def delete_many(self, keys: Sequence[str]) -> None:
+        perform(f"{self.name} DELETE {' '.join(keys)}", lambda: self.inner.delete_many(keys), _unavailable)
+
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         def listed() -> list[list[ObjectInfo]]:
             self._listing()
-            return list(self._reached().objects(after))
+            return list(self._reached().objects(after, folder))
 
-        yield from perform(f"{self.name} LIST", listed, _unavailable)
+        yield from perform(f"{self.name} LIST {folder}".rstrip(), listed, _unavailable)
+
+    def folders(self, folder: str) -> list[str]:
+        return perform(f"{self.name} LIST {folder}/", lambda: self._reached().folders(folder), _unavailable)
 
 
 class _SteppedPipeline(Pipeline):

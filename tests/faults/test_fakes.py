@@ -25,6 +25,11 @@ def store() -> FakeObjectStore:
 
 
 @pytest.fixture
+def beside(store: FakeObjectStore) -> FakeObjectStore:
+    return FakeObjectStore("beside", lambda: 0.0, others={store.bucket: store})
+
+
+@pytest.fixture
 def no_bucket() -> FakeObjectStore:
     return FakeObjectStore("no-such-bucket", lambda: 0.0, reachable=False)
 
@@ -79,6 +84,7 @@ def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> 
     queue.refresh_asked("e", "an id")
     queue.sweep("a cause")
     queue.rebuild("an id")
+    queue.unpack("u.zip")
     found = {}
     for name in (EVENTS_QUEUE, BULK_QUEUE):
         lengths: Any = redis.llen(name)

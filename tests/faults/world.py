@@ -57,10 +57,16 @@ class World:
         parts = build(self._client, self._source, output, figures, lambda: self.now)
         load_scripts(redis, parts.scripts())
         self.processes = Processes(parts, redis)
+        self.parts = parts
         self.monitor.workers_lost = lambda: self.processes.deaths + len(self.processes.living)
 
     def _figures(self) -> str:
         return json.dumps([(STARTED, "", self._minio_starts), (next(iter(COUNTERS)), "", self._failed_events)])
+
+    def copy_images(self) -> None:
+        """IMAGES=copy, from the beginning."""
+        self.parts.copy_images()
+        self.oracle.copies_images = True
 
     # -- MinIO -------------------------------------------------------------------------------------------------------
     def lose_event(self, way: str, place: int, *, traced: bool) -> None:
@@ -115,7 +121,7 @@ class World:
         """Let everything come to rest, with as many looks of the watch as it takes; then the oracle is asked."""
         self.cut_off_source(cut=False)
         self.processes.quiesce(self.transit.deliver_all, self.pass_time)
-        self.oracle.expect_quiet(but=self.transit.unheard)
+        self.oracle.expect_quiet(but=self.transit.unheard, swept=False)
 
     def end(self, fates: Sequence[int]) -> None:
         """Every process that stands still goes on (0), is gone (1), or sleeps until all the others are quiet (2).
@@ -130,10 +136,11 @@ class World:
         self.processes.finish_all()
         self._land_all()
         self.settle()
-        if self.transit.unheard:
+        if self.transit.unheard or self.oracle.has_orphans():
             self.pass_time(2 * self.processes.parts.settings.sweep_interval_s + 1)
             self.settle()
             assert not self.transit.unheard, "there was no hourly sweep"
+            self.oracle.expect_quiet()
 
     def close(self) -> None:
         """Whatever still stands somewhere is gone."""

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from shared.object_store import ObjectNotFound
+from shared.keys import bundle_id
+from shared.object_store import ObjectNotFound, ObjectStore
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT
 from shared.records import Reject, Row
@@ -32,9 +33,9 @@ class Stepping:
     def close(self) -> None:
         self.wiring.close()
 
-    def new_publisher(self) -> Publisher:
-        """A publisher that knows nothing yet, as after a restart."""
-        return Publisher(self.output, self.backlog, self.source.bucket, time.time)
+    def new_publisher(self, output: ObjectStore | None = None) -> Publisher:
+        """A publisher that knows nothing yet, as after a restart; perhaps into a bucket seen through something."""
+        return Publisher(output or self.output, self.backlog, self.source.bucket, time.time)
 
     def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images, without any event."""
@@ -51,8 +52,8 @@ class Stepping:
         self.wiring.refresher.refresh(user_ids)
 
     def publish(self) -> None:
-        """Publish until nothing is staged."""
-        while self.publisher.publish():
+        """Publish until nothing is staged, and nothing is to be deleted."""
+        while self.publisher.publish() or self.publisher.has_dropped_copies:
             pass
 
     def land(self, *user_ids: str) -> None:
@@ -68,10 +69,22 @@ class Stepping:
 
     def do_bulk_work(self) -> None:
         """Do all pages that wait, and publish."""
-        while self.wiring.bulk.next_page():
+        while self.unpack_next() or self.wiring.bulk.next_page():
             pass
         self.publish()
         self.backlog.redis.delete(BULK_QUEUE)  # the messages that said so
+
+    def unpack_next(self) -> bool:
+        """Look at the bundle that waits longest; False if none waits."""
+        waiting = list(self.backlog.note([bundle_id(key) for key in self.wiring.unpacks.waiting()]))
+        if waiting:
+            self.wiring.unpacker.run(waiting[0][1:])
+        return bool(waiting)
+
+    def land_bundles(self, *keys: str) -> None:
+        """Mark these bundles, and do all that comes of it."""
+        self.mark(*map(bundle_id, keys))
+        self.do_bulk_work()
 
     def rows(self) -> dict[str, Row]:
         return {row.user_id: row for row in OutputCsv(self.body()).rows()}
@@ -90,4 +103,4 @@ class Stepping:
         return read_published(self.output).rejects
 
     def differences(self) -> list[str]:
-        return check(self.source, self.output)
+        return check(self.source, self.output, self.wiring.settings.copies_images)

@@ -195,9 +195,9 @@ class Meanwhile:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
         return getattr(self._source, name)
 
-    def objects(self, after: str = "") -> Iterator[list[ObjectInfo]]:
+    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         self._happens()
-        yield from self._source.objects(after)
+        yield from self._source.objects(after, folder)
 
 
 def sweep_meanwhile(rowdrop: Stepping, happens: Callable[[], None]) -> int:

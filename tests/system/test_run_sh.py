@@ -125,3 +125,28 @@ def test_two_copies_run_side_by_side_and_one_whose_supervisor_dies_stops_the_res
     assert processes(second_folder) == []
     assert first.is_healthy()
     assert first.end(signal.SIGTERM) == 0
+
+
+def test_a_folder_is_loaded_at_the_start_or_into_the_one_that_runs(folder: Path, tmp_path: Path, start: Start) -> None:
+    users = tmp_path / "users"
+    (users / "photos").mkdir(parents=True)
+    for number in range(30):
+        (users / f"{number:03}.csv").write_text(f"first_name,last_name,birthts\nN{number},F,1\n")
+        (users / "photos" / f"{number:03}.png").write_bytes(b"image")
+    (users / "notes.txt").write_text("nobody's")
+    run = start(folder, "--load", str(users)).ready()
+    assert "60 files loaded" in run.output
+    assert "notes.txt: it is neither" in run.output
+    until(lambda: run.users() == [f"{number:03}" for number in range(30)])
+    (users / "100.csv").write_text("first_name,last_name,birthts\nNew,F,1\n")
+    second = start(folder, "--load", str(users))
+    assert second.process.wait(30) == 0
+    assert "1 files loaded into src-data, 60 were there already" in second.output
+    until(lambda: "100" in run.users())
+    assert run.end(signal.SIGTERM) == 0
+
+
+def test_a_folder_that_is_none_is_refused(folder: Path, start: Start) -> None:
+    run = start(folder, "--load", "/no/such/folder")
+    assert run.process.wait(10) == 2
+    assert "'/no/such/folder' is none" in run.output

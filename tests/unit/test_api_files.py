@@ -12,11 +12,11 @@ from api.image import raster_type
 from api.snapshot import EMPTY
 from api.transfers import PIECE_BYTES
 from api.view import View
-from shared.keys import refusal_of
+from shared.keys import LONGEST_NAME, refusal_of
 from shared.output_csv import HEADER
 from tests.api_parts import MOST_UPLOAD_BYTES
 from tests.unit.test_api_answers import Service
-from worker import refresh, user_csv
+from worker import user_csv
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
 LARGE = PNG + bytes(2 * PIECE_BYTES)
@@ -86,7 +86,7 @@ def test_a_name_that_would_be_ignored_is_refused_with_the_reason(service: Servic
 @given(st.text(min_size=1, max_size=20).map(lambda text: f"{text}.csv"))
 def test_what_is_taken_is_what_the_pipeline_reads(name: str) -> None:
     if refusal_of(name) is None:
-        assert len(name.encode()) <= refresh.LONGEST_NAME
+        assert len(name.encode()) <= LONGEST_NAME
 
 
 def test_the_limits_are_those_of_the_pipeline() -> None:

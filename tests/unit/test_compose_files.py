@@ -20,7 +20,7 @@ each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICE
 
 
 def test_all_services_are_there() -> None:
-    assert SERVICES.keys() == LONG_RUNNING | {"secrets", "init"}
+    assert SERVICES.keys() == LONG_RUNNING | {"secrets", "init", "load"}
 
 
 def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.records import RULES_VERSION, CsvVersion, Person
+from shared.records import RULES_VERSION, Buckets, CsvVersion, Person
 from tests.factories import ETAG, fact, row
+
+BUCKETS = Buckets("src-data", "processed-data")
+
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 FACTS = st.dictionaries(
@@ -42,7 +45,7 @@ def test_an_empty_manifest_has_no_facts() -> None:
     assert len(empty) == 0
     assert empty.get("1") is None
     assert list(empty.facts()) == []
-    assert list(empty.to_output_rows("src-data")) == []
+    assert list(empty.to_output_rows(BUCKETS)) == []
 
 
 @given(FACTS)
@@ -101,7 +104,7 @@ def test_facts_of_other_rules_stay_readable() -> None:
 
 def test_a_lost_table_is_made_of_the_facts() -> None:
     manifest = manifest_of(fact("1"), fact("2", image=None))
-    assert sorted(manifest.to_output_rows("src-data"), key=lambda found: found.user_id) == [
+    assert sorted(manifest.to_output_rows(BUCKETS), key=lambda found: found.user_id) == [
         row("1"),
         row("2", img_path=""),
     ]

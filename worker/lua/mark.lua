@@ -1,7 +1,7 @@
 -- MARK: note users as dirty and take the events that said so from their list, in one step.
 --
 -- KEYS  1 the event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters  5 seen: prefix of the counts of events
---       6 unexplained  7 alone  8 counters
+--       6 unexplained  7 alone  8 counters  9 since:unpack
 -- ARGV  1 token  2 now (Unix seconds)  3 'fast', 'safe', 'named' (no event), or 'unexplained' (a sweep found them to
 --       differ)  4 seconds a count is kept  5 most dead letters kept  6 most unexplained users kept  7 bytes of the
 --       longest event  then per event: raw, its digest, dead letter ('' if it could be decoded), number of users (-1:
@@ -21,7 +21,8 @@ local function mark(user)
   local old = redis.call('HGET', dirty, user)
   local slot = old and string.match(old, '|(.*)$') or token
   redis.call('HSET', dirty, user, token .. '|' .. slot)
-  redis.call('ZADD', since, 'NX', now, user)
+  -- A bundle's id begins with a slash.  It may take minutes, and is nobody's row.
+  redis.call('ZADD', string.byte(user) == 47 and KEYS[9] or since, 'NX', now, user)
   marked[#marked + 1] = user
   clean[user] = not old
 end

@@ -1,12 +1,16 @@
 -- NOTE: the tokens of users, before they are read.  Changes no token.
--- KEYS  1 dirty  2 staged  3 readings        ARGV  1 the token of the reading that begins ('' for none)
---       2 its users, as JSON  then the users
--- Returns for each user its mark and slot, or false if there is nothing to read: it is not dirty, or what is staged was
--- read since its last mark and only waits to be published.
-local notes, any = {}, false
+-- KEYS  1 dirty  2 staged  3 readings  4 shelf
+-- ARGV  1 the token of the reading that begins ('' for none)  2 its users, as JSON  then the users
+-- Returns the token of the shelf, and for each user its mark and slot, and what is staged of an earlier reading; or false
+-- if there is nothing to read: it is not dirty, or what is staged was read since its last mark and only waits to be
+-- published.
+local notes, any = {redis.call('GET', KEYS[4])}, false
 for i = 3, #ARGV do
   local tokens, staged = redis.call('HGET', KEYS[1], ARGV[i]), redis.call('HGET', KEYS[2], ARGV[i])
-  if tokens and staged and string.match(tokens, '^(.-)|') == string.match(staged, '^(.-)|') then tokens = false end
+  if tokens and staged then
+    local is_read = string.match(tokens, '^(.-)|') == string.match(staged, '^(.-)|')
+    tokens = not is_read and tokens .. '|' .. string.match(staged, '^.-|.-|(.*)$')
+  end
   notes[#notes + 1] = tokens
   any = any or tokens
 end

@@ -2,19 +2,26 @@
 --
 -- KEYS  1 dirty  2 staged  3 since:event  4 wake:live  5 wake:bulk  6 readings
 -- ARGV  1 token  2 the token of the reading that ends herewith ('' for none), then per user: user, mark and slot as
---       noted before reading, outcome
+--       noted before reading, outcome, '1' if the reading has copied an image of theirs
 -- Returns per user: 'ok', 'again' (the slot has changed: note and read once more) or 'gone' (no longer dirty).
 --
 -- The slot is compared, not the mark: a mark that came while reading leaves the user dirty after the publish, so it is
 -- read again anyway; but a reading that began before the last accepted one may be older and must not replace it.
 local dirty, staged, events, token = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local answers, live, bulk = {}, false, false
-for i = 3, #ARGV, 4 do
+for i = 3, #ARGV, 5 do
   local user, slot, outcome = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local now = redis.call('HGET', dirty, user)
-  if not now then
+  if not now and ARGV[i + 4] == '1' then
+    -- Its copy may be older than the one that was published: have it looked at.
+    redis.call('HSET', dirty, user, token .. '|' .. token)
+    redis.call('ZADD', events, 'NX', redis.call('TIME')[1], user)
+    answers[#answers + 1] = 'again'
+  elseif not now then
     answers[#answers + 1] = 'gone'
   elseif string.match(now, '|(.*)$') ~= slot then
+    -- Likewise; with the mark that was read NOTE would pass this user over.
+    if ARGV[i + 4] == '1' then redis.call('HSET', dirty, user, token .. '|' .. string.match(now, '|(.*)$')) end
     answers[#answers + 1] = 'again'
   else
     redis.call('HSET', dirty, user, string.match(now, '^(.-)|') .. '|' .. token)

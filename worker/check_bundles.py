@@ -1,0 +1,91 @@
+"""What is in the bundles, read anew from the archives, for `worker.check`."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from shared.keys import IMAGE_EXTENSIONS, Ignored, UserFile, bundle_id, member_source
+from shared.object_store import ObjectInfo, ObjectStore, PreconditionFailed, StoredObject, StoreUnavailable
+from shared.records import CsvVersion, InvalidCsv, ValidCsv
+from worker.archive import InvalidArchive, Member
+from worker.bundle_index import BundleIndex
+from worker.bundles import index_key
+from worker.ranged import RangedFile
+from worker.refresh import judge
+from worker.shelf import Shelved, read_shelf
+from worker.unpack import STUCK, open_archive
+from worker.zip_archive import MOST_DIRECTORY_BYTES
+
+
+@dataclass
+class BundleContents:
+    """What a bundle has of users: what their CSVs say; extension and MD5 of their images.
+
+    If its archive cannot be used, that stands among the CSVs by the bundle's id.
+    """
+
+    csvs: dict[str, ValidCsv | InvalidCsv] = field(default_factory=dict)
+    images: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def read_bundles(
+    source: ObjectStore, output: ObjectStore, bundles: Mapping[str, ObjectInfo]
+) -> Iterator[BundleContents]:
+    """The bundles by rank.  Of one whose archive is a reject, what was visible before.  Raises `StoreUnavailable`.
+
+    What was given up, as it cost too many workers, is not read.
+    """
+    shelf, _ = read_shelf(output)
+
+    def since(key: str) -> int:
+        shelved = shelf.bundles.get(key)
+        return shelved.visible_since if shelved and shelved.reason else bundles[key].last_modified
+
+    for key in sorted(bundles, key=lambda key: (-since(key), key)):
+        shelved = shelf.bundles.get(key)
+        if shelved and shelved.reason.startswith(STUCK):
+            yield _rejected(bundles[key], shelved, shelved.reason, output)
+            continue
+        try:
+            yield _read(source, bundles[key])
+        except InvalidArchive as error:
+            yield _rejected(bundles[key], shelved, error.reason, output)
+
+
+def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: ObjectStore) -> BundleContents:
+    contents = BundleContents()
+    if shelved and shelved.digest:
+        index = BundleIndex(info.key, shelved.visible_since, output.get(index_key(shelved.digest)).body)
+        for user_id, csv, image in index.entries():
+            contents.csvs |= {user_id: csv} if csv else {}
+            contents.images |= {user_id: (image.extension, image.etag)} if image else {}
+    told = shelved.reason if shelved and shelved.reason.startswith(reason) else reason
+    contents.csvs[bundle_id(info.key)] = InvalidCsv(CsvVersion(info.key, info.etag, info.last_modified), told, None)
+    return contents
+
+
+def _read(source: ObjectStore, info: ObjectInfo) -> BundleContents:
+    contents = BundleContents()
+    with ThreadPoolExecutor(2) as pool:
+        read = partial(source.get_range, info.key, info.etag)
+        try:
+            archive = open_archive(info.key, RangedFile(read, info.size, pool, MOST_DIRECTORY_BYTES))
+            for member in archive.members():
+                if not isinstance(member.file, Ignored):
+                    _add(contents, info, member, member.file)
+        except PreconditionFailed:
+            raise StoreUnavailable(f"{info.key} is being replaced") from None
+    return contents
+
+
+def _add(contents: BundleContents, info: ObjectInfo, member: Member, file: UserFile) -> None:
+    etag = hashlib.md5(member.body, usedforsecurity=False).hexdigest()
+    if file.is_csv:
+        stored = StoredObject(member.body, etag, info.last_modified)
+        contents.csvs[file.user_id] = judge(member_source(info.key, member.path), stored)
+        return
+    known = contents.images.get(file.user_id)
+    if known is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known[0]):
+        contents.images[file.user_id] = file.extension, etag

@@ -1,0 +1,74 @@
+"""What the buckets say that everyone's row is made of, as LISTs and the indexes of bundles tell.  No file is read."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from shared.keys import UserFile, bundle_id, classify
+from shared.object_store import ObjectInfo
+from shared.published import IMAGES
+from shared.records import Buckets
+from worker.bundles import Bundles, found_image
+from worker.images import Copies, Picture, is_copy
+from worker.listing import ListedImage, Listing
+
+
+class Copied(NamedTuple):
+    """Of what a copy is to be made: whose image, with which ETag and LastModified (whole seconds, UTC)."""
+
+    user_id: str
+    etag: str
+    since: int
+
+
+class Expected(NamedTuple):
+    """`frame`: by user id, for everyone with a CSV: its `etag`, its `source` (empty: the user's own key), `img_path`.
+
+    A bundle that is a reject stands there too, by its id.  `copies`: key in the output bucket to what must be there.
+    """
+
+    frame: pd.DataFrame
+    copies: dict[str, Copied]
+
+    def without_copy(self, there: Mapping[str, ObjectInfo]) -> set[str]:
+        """The users whose copy is missing, or is one of another image.  Pure."""
+        return {
+            copied.user_id
+            for key, copied in self.copies.items()
+            if key not in there or not is_copy(there[key], copied.etag, copied.since)
+        }
+
+    def orphans(self, there: Mapping[str, ObjectInfo]) -> dict[str, str]:
+        """The copies that nobody needs, and whose they were.  Pure."""
+        files = {key: classify(key.removeprefix(f"{IMAGES}/")) for key in there.keys() - self.copies.keys()}
+        return {key: file.user_id for key, file in files.items() if isinstance(file, UserFile) and not file.is_csv}
+
+
+def expected(listed: Listing, bundles: Bundles, copies: Copies, buckets: Buckets) -> Expected:
+    """What is expected by these.  May raise what `Bundles` raises."""
+    csvs, sources = dict(listed.csvs), dict[str, str]()
+    pictures = {user_id: _own(listed.image(user_id), copies) for user_id in listed.images}
+    for key, shelved, index in bundles.indexes():
+        for user_id, csv, image in index.entries():
+            if csv and user_id not in csvs:
+                csvs[user_id], sources[user_id] = csv.version.etag, csv.version.source
+            if image and user_id not in pictures:
+                found = found_image(key, shelved.digest, user_id, image)
+                pictures[user_id] = copies.of_bundle(user_id, found), Copied(user_id, image.etag, 0)
+    needed = {user_id: pictures[user_id] for user_id in pictures.keys() & csvs.keys()}
+    for key, shelved in bundles.shelf.bundles.items():
+        if shelved.reason:
+            csvs[bundle_id(key)] = shelved.etag
+    frame = pd.DataFrame({"etag": pd.Series(csvs, dtype="str")})
+    paths = {user_id: buckets.img_path(picture.image, picture.image_source) for user_id, (picture, _) in needed.items()}
+    frame["source"] = pd.Series(sources, dtype="str").reindex(frame.index).fillna("")
+    frame["img_path"] = pd.Series(paths, dtype="str").reindex(frame.index).fillna("")
+    made = {picture.image: copied for picture, copied in needed.values() if picture.image_source}
+    return Expected(frame, made)
+
+
+def _own(image: ListedImage | None, copies: Copies) -> tuple[Picture, Copied]:
+    assert image is not None  # noqa: S101  whoever is asked for has one
+    user_id = image.key.rpartition(".")[0]
+    return copies.own(image.key, image.etag), Copied(user_id, image.etag, image.last_modified)

@@ -1,0 +1,203 @@
+"""A tar, plain or packed by gzip, as a stream (POSIX.1-2008 `pax`; GNU tar for long names).
+
+`tarfile.TarInfo` reads one header of 512 bytes.  The rest is done here, because `tarfile` takes what a header says at
+its word: it would hold an extended header of gigabytes in memory.
+"""
+
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from worker.archive import InvalidArchive, Member, check_count, check_size, cut_off, file_of, most_kept, no_file
+from worker.ranged import RangedFile
+
+GZIP_MAGIC = b"\x1f\x8b"
+MOST_HEADER_BYTES = 1 << 20
+"""Of an extended header, which holds names."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+_BLOCK = tarfile.BLOCKSIZE
+_STEP, _SLICE = 1 << 20, 1 << 16
+_FILES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
+_NO_FILES = {
+    tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "link", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "pipe", tarfile.GNUTYPE_SPARSE: "file with holes",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Names:
+    """What extended headers say of the next member."""
+
+    path: str | None = None
+    size: int | None = None
+
+
+class TarArchive:
+    """The tar in `file`.  How many members it has nobody knows before its end."""
+
+    total: int | None = None
+
+    def __init__(self, file: RangedFile) -> None:
+        self._packed = file.size
+        self._stream = _Stream(_unpacked(file))
+        self._unpacked = 0
+
+    def members(self) -> Iterator[Member]:
+        """See `worker.archive.Archive`."""
+        names, count = _Names(), 0
+        while (header := self._header()) is not None:
+            count += 1
+            check_count(count)
+            if header.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}:
+                self._extend(names, header)
+                continue
+            path, size = names.path or header.name, header.size if names.size is None else names.size
+            size = 0 if header.type == tarfile.DIRTYPE else size
+            names = _Names()
+            member = self._member(path, size, header.type)
+            if member:
+                yield member
+        self._stream.drain()
+
+    def _header(self) -> tarfile.TarInfo | None:
+        """The next header; None at the end of the archive."""
+        block = self._stream.take(_BLOCK)
+        if len(block) < _BLOCK:
+            raise cut_off()
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            return None
+        except (tarfile.HeaderError, ValueError):
+            begun = self._unpacked > 0
+            raise InvalidArchive("it is damaged: a header is none" if begun else "it is no tar archive") from None
+        self._unpacked += _BLOCK
+        return header
+
+    def _member(self, path: str, size: int, kind: bytes) -> Member | None:
+        self._unpacked += size
+        check_size(self._unpacked, self._packed)
+        if kind in _NO_FILES:
+            raise no_file(path, _NO_FILES[kind])
+        file = file_of(path) if kind in _FILES else None
+        body = self._body(size, most_kept(path, file, size) if file else 0)
+        if file is None:
+            return None
+        return Member(path.encode(errors="surrogateescape").decode(errors="replace"), file, body)
+
+    def _body(self, size: int, most: int) -> bytes:
+        if size < 0:
+            raise InvalidArchive("it is damaged: a header is none")
+        body = self._stream.take(min(size, most))
+        rest = size - len(body) + -size % _BLOCK
+        if len(body) < min(size, most) or self._stream.skip(rest) < rest:
+            raise cut_off()
+        return body
+
+    def _extend(self, names: _Names, header: tarfile.TarInfo) -> None:
+        if not 0 <= header.size <= MOST_HEADER_BYTES:
+            raise InvalidArchive(f"an extended header is larger than {MOST_HEADER_BYTES:,} bytes")
+        body = self._body(header.size, header.size)
+        if header.type == tarfile.GNUTYPE_LONGNAME:
+            names.path = body.partition(b"\0")[0].decode(errors="surrogateescape")
+            return
+        for key, value in _records(body):
+            if key == b"path":
+                names.path = value.decode(errors="surrogateescape")
+            elif key == b"size" and value.isdigit():
+                names.size = int(value)
+            elif key.startswith(b"GNU.sparse"):
+                raise no_file(names.path or header.name, "file with holes")
+
+
+def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Of an extended header: records of the form "<length> <key>=<value>\\n"."""
+    while body.strip(b"\0"):
+        length, _, _ = body.partition(b" ")
+        if not (length.isdigit() and len(length) < 10 and int(length) > len(length) + 1):
+            raise InvalidArchive("it is damaged: an extended header is none")
+        key, _, value = body[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
+        yield key, value
+        body = body[int(length) :]
+
+
+class _Stream:
+    """Bytes that come in pieces."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._piece = memoryview(b"")
+
+    def take(self, count: int) -> bytes:
+        """So many bytes; fewer only at the end."""
+        return b"".join(self._parts(count))
+
+    def skip(self, count: int) -> int:
+        """Pass over so many bytes; how many there were."""
+        return sum(map(len, self._parts(count)))
+
+    def drain(self) -> None:
+        """Pass over all that is left."""
+        for _ in self._pieces:
+            pass
+
+    def _parts(self, count: int) -> Iterator[memoryview]:
+        while count > 0:
+            if not self._piece:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return
+                self._piece = memoryview(piece)
+            part, self._piece = self._piece[:count], self._piece[count:]
+            count -= len(part)
+            yield part
+
+
+def _unpacked(file: RangedFile) -> Iterator[bytes | memoryview]:
+    file.seek(0)
+    whole = file.chunks(0, file.size)
+    return _gunzipped(whole, file.size) if file.read(2) == GZIP_MAGIC else whole
+
+
+def _gunzipped(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
+    """The content of one gzip stream after another (RFC 1952); zeros at the end are padding."""
+    inflater, unpacked = _Gunzip(), 0
+    try:
+        for chunk in packed:
+            for start in range(0, len(chunk), _SLICE):
+                for piece in inflater.pieces(chunk[start : start + _SLICE]):
+                    unpacked += len(piece)
+                    check_size(unpacked, size)
+                    yield piece
+    except zlib.error:
+        raise InvalidArchive("it is damaged: gzip cannot unpack it") from None
+    if inflater.in_a_stream:
+        raise cut_off()
+
+
+class _Gunzip:
+    def __init__(self) -> None:
+        self._streams = 0
+        self._inflater = zlib.decompressobj(_GZIP)
+        self.in_a_stream = False
+
+    def pieces(self, packed: bytes | memoryview) -> Iterator[bytes]:
+        while packed:
+            if not self.in_a_stream:
+                if not bytes(packed).strip(b"\0"):
+                    return
+                self._streams += 1
+                check_count(self._streams)
+                self._inflater, self.in_a_stream = zlib.decompressobj(_GZIP), True
+            yield self._inflater.decompress(packed, _STEP)
+            packed = self._inflater.unused_data or self._inflater.unconsumed_tail
+            if not packed and not self._inflater.eof:
+                yield from self._left()
+            self.in_a_stream = not self._inflater.eof
+
+    def _left(self) -> Iterator[bytes]:
+        """What the last step had no room for."""
+        while piece := self._inflater.decompress(b"", _STEP):
+            yield piece

@@ -1,0 +1,314 @@
+"""Unpack a bundle, and make it visible by one write.
+
+A bundle is read like a user: its mark is noted, then it is looked at as it is NOW, then the outcome is staged: a
+reject, or nothing.  What is found in it goes to a folder of its own in the output bucket, named by key and ETag, where
+nobody sees it; a kill leaves a part of a folder, which the next try goes on with, or a sweep removes.  Then the shelf
+is changed, and then everyone is marked who is, or was, in the bundle.
+"""
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+
+from shared.keys import Ignored, bundle_id, bundle_key, member_source
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    PreconditionFailed,
+    StoredObject,
+    StoreUnavailable,
+)
+from shared.published import UNPACKED
+from shared.records import CsvVersion, InvalidCsv, Outcome
+from shared.task_queue import TaskQueue
+from shared.unpacks import Unpacks
+from worker.archive import Archive, InvalidArchive, Member
+from worker.backlog import Backlog, new_token
+from worker.bulk import BulkWork
+from worker.bundle_index import BundleIndex, IndexBuilder, InvalidIndex, MemberImage
+from worker.bundles import index_key, unpacked_key
+from worker.ranged import RangedFile
+from worker.refresh import MOST_READINGS, Judge, judge, judge_safely
+from worker.shelf import Shelved, digest_of, put_on_shelf, read_shelf
+from worker.tar_archive import TarArchive
+from worker.zip_archive import MOST_DIRECTORY_BYTES, ZipArchive
+
+logger = logging.getLogger(__name__)
+
+MOST_TRIES = 3
+STUCK = (
+    "unpacking it killed or stalled its worker again and again; it is unpacked anew when it changes, "
+    "and once more by each sweep"
+)
+"""The reason of a bundle that was given up."""
+KEPT = "; the version before it stays in use"
+MOST_UNWRITTEN, MOST_UNWRITTEN_BYTES = 128, 64 << 20
+TELL_S = 1.0
+
+
+class Unpacker:
+    """Unpacks the bundles of `source` into `output`, with requests by the threads of `pool`.
+
+    `deadline` is entered for each member, and may end the process.  `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        source: ObjectStore,
+        output: ObjectStore,
+        backlog: Backlog,
+        bulk: BulkWork,
+        tasks: TaskQueue,
+        unpacks: Unpacks,
+        pool: Executor,
+        deadline: AbstractContextManager[None] | None = None,
+        judge: Judge = judge,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source, self._output, self._backlog, self._bulk, self._tasks = source, output, backlog, bulk, tasks
+        self._unpacks, self._pool, self._clock = unpacks, pool, clock
+        self._deadline, self._judge = deadline or nullcontext(), judge
+
+    def run(self, key: str) -> None:
+        """Look at this bundle, and have the next one looked at that waits; nothing while another process unpacks.
+
+        Raises `StoreUnavailable`; then the bundle is still marked, and will be looked at again.
+        """
+        token = new_token()
+        if not self._unpacks.take(token):
+            return
+        try:
+            self._look_at(key)
+        finally:
+            self._unpacks.give_back(token)
+        waiting = list(self._backlog.note([bundle_id(other) for other in self._unpacks.waiting()]))
+        others = [other for other in waiting if other != bundle_id(key)]
+        if others:
+            self._tasks.unpack(bundle_key(others[0]) or "")
+
+    def _look_at(self, key: str) -> None:
+        for _ in range(MOST_READINGS):
+            note = self._backlog.note([bundle_id(key)]).get(bundle_id(key))
+            if note is None:
+                return
+            try:
+                shelved = self._bring_up_to_date(key)
+            except (PreconditionFailed, ObjectNotFound):
+                continue  # it was replaced or deleted meanwhile
+            if not self._backlog.stage([(note, _outcome(key, shelved))]):
+                return
+        logger.info("%s is replaced again and again; left for later", key)
+
+    def _bring_up_to_date(self, key: str) -> Shelved | None:
+        info = self._source.info(key)
+        shelf, _ = read_shelf(self._output)
+        before = shelf.bundles.get(key)
+        after = self._state(key, info, before) if info else None
+        if after != before:
+            self._unpacks.note_old(key, [before.digest] if before else [])
+        # Even if nothing has changed: what a try before has left in doubt is settled by this.
+        put_on_shelf(self._output, self._backlog, key, after)
+        old = self._unpacks.old(key)
+        if old is not None:
+            self._mark_users(key, after, old)
+        if after is None and before:
+            self._unpacks.close(digest_of(key, before.etag), "removed", self._clock())
+        return after
+
+    def _mark_users(self, key: str, after: Shelved | None, old: list[str]) -> None:
+        """Mark everyone who is in the bundle, or was, and have them read; then remove what is not visible any more."""
+        visible = after.digest if after else ""
+        users = sorted({user for digest in {visible, *old} - {""} for user in self._users(digest)})
+        self._backlog.mark(users, "bundle", self._clock())
+        if after and not after.reason:
+            self._unpacks.visible(after.digest, after.users, after.ignored, self._clock())
+        self._bulk.enqueue(users, self._unpacks.still_alive)
+        for digest in set(old) - {visible}:
+            remove_unpacked(self._output, digest, self._unpacks.still_alive)
+        self._unpacks.forget_old(key)
+        logger.info("%s users=%d", key, len(users))
+
+    def _users(self, digest: str) -> Iterator[str]:
+        index = self._index(digest)
+        return index.users() if index else iter(())
+
+    def _index(self, digest: str) -> BundleIndex | None:
+        with suppress(ObjectNotFound, InvalidIndex):
+            return BundleIndex("", 0, self._output.get(index_key(digest)).body)
+        return None
+
+    # -- one version of a bundle -------------------------------------------------------------------------------------
+    def _state(self, key: str, info: ObjectInfo, before: Shelved | None) -> Shelved:
+        """What the archive in the bucket makes of the bundle.
+
+        Raises `PreconditionFailed` or `ObjectNotFound` if it is replaced or deleted meanwhile, `StoreUnavailable`.
+        """
+        digest = digest_of(key, info.etag)
+        if before and before.etag == info.etag and self._stays(digest, before):
+            return self._again(info, before)
+        if self._unpacks.begin(digest, key, self._clock()) > MOST_TRIES:
+            self._unpacks.end(digest)
+            return self._reject(digest, info, before, STUCK)
+        try:
+            after = self._unpacked(key, info, digest)
+        except InvalidArchive as error:
+            remove_unpacked(self._output, digest, self._unpacks.still_alive)
+            after = self._reject(digest, info, before, error.reason)
+        finally:  # whatever it is, it is neither a kill nor a hang
+            self._unpacks.end(digest)
+        return after
+
+    def _stays(self, digest: str, before: Shelved) -> bool:
+        """Whether this very version was looked at before, and nothing has to be done again."""
+        if before.reason:
+            return not (before.reason.startswith(STUCK) and self._unpacks.is_pardoned(digest))
+        return before.digest == digest and self._is_whole(digest)
+
+    def _again(self, info: ObjectInfo, before: Shelved) -> Shelved:
+        """The same archive, perhaps dropped again."""
+        if not before.reason:
+            return replace(before, since=info.last_modified, visible_since=info.last_modified)
+        if before.digest and not self._is_whole(before.digest):  # and there is nothing to make it anew of
+            return Shelved(info.etag, info.last_modified, "", reason=before.reason.removesuffix(KEPT))
+        return replace(before, since=info.last_modified)
+
+    def _is_whole(self, digest: str) -> bool:
+        index = self._index(digest)
+        if index is None:
+            return False
+        there = self._there(digest)
+        images = ((user_id, image) for user_id, _, image in index.entries() if image)
+        return all(there.get(unpacked_key(digest, user_id, image)) == image.etag for user_id, image in images)
+
+    def _there(self, digest: str) -> dict[str, str]:
+        there: dict[str, str] = {}
+        for page in self._output.objects(folder=f"{UNPACKED}/{digest}"):
+            there.update((info.key, info.etag) for info in page)
+            self._unpacks.still_alive()
+        return there
+
+    def _reject(self, digest: str, info: ObjectInfo, before: Shelved | None, reason: str) -> Shelved:
+        logger.warning("%s: %s", info.key, reason)
+        held = before.digest if before and before.digest != digest else ""
+        self._unpacks.close(digest, "rejected", self._clock(), reason)
+        if not held or before is None:
+            return Shelved(info.etag, info.last_modified, "", reason=reason)
+        return replace(before, etag=info.etag, since=info.last_modified, reason=reason + KEPT)
+
+    def _unpacked(self, key: str, info: ObjectInfo, digest: str) -> Shelved:
+        read = partial(self._source.get_range, key, info.etag)
+        file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
+        writing = _Writing(self._output, self._pool, self._there(digest))
+        index, ignored = IndexBuilder(), 0
+        for member in self._members(key, file, digest):
+            if isinstance(member.file, Ignored):
+                ignored += 1
+            elif member.file.is_csv:
+                self._add_csv(index, key, info, member)
+            else:
+                self._add_image(index, writing, digest, member)
+        writing.finish()
+        self._output.put(index_key(digest), index.encode())
+        since = info.last_modified
+        return Shelved(info.etag, since, digest, since, len(index.users()), ignored)
+
+    def _members(self, key: str, file: RangedFile, digest: str) -> Iterator[Member]:
+        with self._deadline, _faults_are_the_archives():
+            archive = open_archive(key, file)
+        members, done, told = archive.members(), 0, 0.0
+        while True:
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                self._unpacks.still_alive()
+                self._unpacks.progress(digest, done, archive.total)
+            with self._deadline:
+                with _faults_are_the_archives():
+                    member = next(members, None)
+                if member is None:
+                    break
+                yield member
+            done += 1
+        self._unpacks.progress(digest, done, done)
+
+    def _add_csv(self, index: IndexBuilder, key: str, info: ObjectInfo, member: Member) -> None:
+        assert not isinstance(member.file, Ignored)  # noqa: S101
+        stored = StoredObject(member.body, _md5(member.body), info.last_modified)
+        csv = judge_safely(self._judge, member_source(key, member.path), stored)
+        index.add_csv(member.file.user_id, member.path, csv)
+
+    def _add_image(self, index: IndexBuilder, writing: "_Writing", digest: str, member: Member) -> None:
+        assert not isinstance(member.file, Ignored)  # noqa: S101
+        image = MemberImage(member.path, _md5(member.body), member.file.extension)
+        if index.add_image(member.file.user_id, image):
+            writing.put(unpacked_key(digest, member.file.user_id, image), member.body, image.etag)
+
+
+class _Writing:
+    """Writes objects side by side, but for those that are there; holds a bounded number of bytes."""
+
+    def __init__(self, output: ObjectStore, pool: Executor, there: dict[str, str]) -> None:
+        self._output, self._pool, self._there = output, pool, there
+        self._under_way: deque[tuple[Future[str], int]] = deque()
+        self._bytes = 0
+
+    def put(self, key: str, body: bytes, etag: str) -> None:
+        if self._there.get(key) == etag:
+            return
+        if key in self._there:  # another one with this name: the later one must win
+            self.finish()
+        self._there[key] = etag
+        self._bytes += len(body)
+        self._under_way.append((self._pool.submit(self._output.put, key, body), len(body)))
+        while len(self._under_way) > MOST_UNWRITTEN or self._bytes > MOST_UNWRITTEN_BYTES:
+            self._wait()
+
+    def finish(self) -> None:
+        while self._under_way:
+            self._wait()
+
+    def _wait(self) -> None:
+        written, size = self._under_way.popleft()
+        self._bytes -= size
+        written.result()
+
+
+@contextmanager
+def _faults_are_the_archives() -> Iterator[None]:
+    """A fault of ours over an archive is a reject of it: the same bytes would end in the same way for ever."""
+    try:
+        yield
+    except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidArchive(f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})") from error
+
+
+def open_archive(key: str, file: RangedFile) -> Archive:
+    """The archive under this key.  Raises `InvalidArchive`, and what reading the file raises."""
+    return ZipArchive(file) if key.endswith(".zip") else TarArchive(file)
+
+
+def remove_unpacked(output: ObjectStore, digest: str, still_alive: Callable[[], None]) -> None:
+    """Remove what was unpacked under this name."""
+    for page in output.objects(folder=f"{UNPACKED}/{digest}"):
+        output.delete_many([info.key for info in page])
+        still_alive()
+
+
+def _outcome(key: str, shelved: Shelved | None) -> Outcome:
+    """What is staged of a bundle: a reject, or that there is none."""
+    csv = None
+    if shelved and shelved.reason:
+        csv = InvalidCsv(CsvVersion(key, shelved.etag, shelved.since), shelved.reason, None)
+    return Outcome(bundle_id(key), csv, None)
+
+
+def _md5(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
