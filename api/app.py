@@ -23,19 +23,23 @@ from api.openapi import OpenApiResource
 from api.refreshes import RefreshDesk
 from api.refusals import as_problem, on_fault, on_outage, on_store_outage, on_wrong_parameter, to_json
 from api.stats import StatsResource
-from api.tasks import RebuildDesk, TaskResource
+from api.tasks import RebuildDesk, TaskResource, TasksResource
 from api.transfers import Transfers
 from api.view import CurrentView
 from shared.object_store import StoreUnavailable
+from shared.unpacks import Unpacks
 
 
 class Parts(NamedTuple):
-    """What the routes are made of.  `max_upload_bytes` is how large a file may be that is put."""
+    """What the routes are made of.  `transfers` are those of the source bucket, `copies` of the output bucket's images;
+    `max_upload_bytes` is how large a file may be that is put."""
 
     current: CurrentView
     rebuilds: RebuildDesk
     refreshes: RefreshDesk
     transfers: Transfers
+    copies: Transfers
+    unpacks: Unpacks
     max_upload_bytes: int
     sweep_interval_s: float
 
@@ -70,11 +74,12 @@ def _add_routes(app: "falcon.App[falcon.Request, falcon.Response]", parts: Parts
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(current, parts.rebuilds, clock))
     app.add_route("/data/{user_id}", UserResource(current, parts.refreshes))
-    app.add_route("/data/{user_id}/image", ImageResource(current, parts.transfers))
+    app.add_route("/data/{user_id}/image", ImageResource(current, parts.transfers, parts.copies))
     app.add_route("/stats", StatsResource(current, clock))
     app.add_route("/files", FilesResource(parts.transfers))
     app.add_route("/files/{name:path}", FileResource(parts.transfers, parts.max_upload_bytes))
-    app.add_route("/tasks/{task_id}", TaskResource(parts.rebuilds))
+    app.add_route("/tasks", TasksResource(parts.rebuilds, parts.unpacks))
+    app.add_route("/tasks/{task_id}", TaskResource(parts.rebuilds, parts.unpacks))
     app.add_route("/errors", ErrorsResource(current))
     app.add_route("/health/live", LiveResource(current))
     app.add_route("/health/ready", ReadyResource(current, parts.sweep_interval_s, clock))

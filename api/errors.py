@@ -18,6 +18,7 @@ from api.question import PAGING, Page
 from api.refusals import nothing_yet
 from api.times import iso
 from api.view import CurrentView, View
+from shared.keys import bundle_key
 from shared.records import Reject
 
 
@@ -57,7 +58,7 @@ def errors(view: View) -> Iterable[dict[str, Any]]:
 def _reject(reject: Reject, is_held: bool) -> dict[str, Any]:
     return {
         "key": reject.key,
-        "user_id": reject.user_id,
+        "user_id": None if bundle_key(reject.user_id) else reject.user_id,
         "kind": "held" if is_held else "rejected",
         "reason": reject.reason,
         "line": reject.line,

@@ -17,7 +17,7 @@ from api.refreshes import row_address
 from api.refusals import Problem
 from api.times import iso
 from api.transfers import Span, Transfers
-from shared.keys import LONGEST_KEY, Ignored, UserFile, can_be_looked_for, classify, is_possible, refusal_of
+from shared.keys import LONGEST_KEY, Bundle, Ignored, UserFile, can_be_looked_for, classify, is_possible, refusal_of
 from shared.object_store import ObjectInfo, ObjectNotFound
 
 MOST_LISTED = 1000
@@ -105,10 +105,10 @@ class FileResource:
 
 
 def _accepted(response: Response, name: str, answer: dict[str, Any]) -> None:
-    """202, with where to look: at the user's row, if the file is a user's."""
+    """202, with where to look: at the user's row, or for a bundle at the tasks."""
     found = classify(name)
     user_id = found.user_id if isinstance(found, UserFile) else None
-    look_at = "/errors" if user_id is None else row_address(user_id)
+    look_at = row_address(user_id) if user_id is not None else "/tasks" if isinstance(found, Bundle) else "/errors"
     response.status, response.media = falcon.HTTP_202, {"name": name, "user_id": user_id, **answer, "look_at": look_at}
     response.set_header("Location", look_at)
 

@@ -25,10 +25,10 @@ _KINDS = (
 
 
 class ImageResource:
-    """The image of a user."""
+    """The image of a user: in the source bucket, or the copy in the output bucket that `copies` has."""
 
-    def __init__(self, current: CurrentView, transfers: Transfers) -> None:
-        self._current, self._transfers = current, transfers
+    def __init__(self, current: CurrentView, transfers: Transfers, copies: Transfers) -> None:
+        self._current, self._transfers, self._copies = current, transfers, copies
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Its bytes, as they are in the bucket now."""
@@ -36,9 +36,10 @@ class ImageResource:
         path = json.loads(row_of(self._current(), user_id))["img_path"]
         if path is None:
             raise _no_such_image(f"The row of {user_id[:80]!r} has no image.")
-        key = path.partition("/")[2]
+        bucket, _, key = path.partition("/")
+        transfers = self._copies if bucket == self._copies.bucket else self._transfers
         try:
-            first = self._transfers.first(key, request, response)
+            first = transfers.first(key, request, response)
         except ObjectNotFound:
             raise _no_such_image(f"{path[:300]} is not there any more.") from None
         if first is None:
@@ -48,7 +49,7 @@ class ImageResource:
             raise Problem("no-raster-image", f"{path[:300]} is neither PNG nor JPEG, GIF or WebP by what is in it.")
         response.content_type = kind
         response.set_header("Content-Disposition", disposition("inline", key))
-        self._transfers.send(request, response, key, first, Span(0, first.size))
+        transfers.send(request, response, key, first, Span(0, first.size))
 
     on_head = on_get
 

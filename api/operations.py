@@ -4,6 +4,8 @@ Kept by hand, and by tests true in both directions: every route and parameter is
 answer of the running service is valid by it.
 """
 
+import re
+
 from api.describe import ANYTHING, JSON, WRITES, Document, answer, in_path, in_query, operation
 from api.files import A_KEY, A_PAGE, MOST_LISTED
 from api.filters import A_TRUTH, AN_AGE
@@ -11,11 +13,11 @@ from api.formats import MEDIA_TYPES
 from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, FORMATS, LONGEST_SEARCH, SOME_FIELDS
 from api.schemas import Schema, a_list, number, ref, text
 from api.waiting import A_WAIT, LONGEST_WAIT_S
-from shared.keys import EXTENSIONS, LONGEST_KEY, LONGEST_NAME
+from shared.keys import BUNDLE_EXTENSIONS, EXTENSIONS, LONGEST_KEY, LONGEST_NAME
 from shared.output_csv import COLUMNS
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
-READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(sorted(EXTENSIONS))})$"
+READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
 """The names that `shared.keys.refusal_of` lets pass."""
 _FILTERS = [
     in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), A_TRUTH),
@@ -54,6 +56,7 @@ _COUNTED = {"X-Total-Count": "how many there are on all pages", "Link": "other p
 _LOCATION = {"Location": "where to look"}
 
 
+_A_TASK: Schema = {"anyOf": [ref("Task"), ref("Unpack")]}
 _NOT_MODIFIED = {"304": answer("It has not changed.", {}, _ETAG)}
 _ALL_FORMATS: dict[str, Schema] = {
     JSON: a_list(ref("SomeFields")),
@@ -165,12 +168,20 @@ PATHS: dict[str, dict[str, Document]] = {
             'curl -X DELETE "$api/files/0001.csv"',
         ),
     },
+    "/tasks": {
+        "get": operation(
+            "The rebuilds that are not done, and the bundles that were unpacked lately, the newest first.",
+            {"200": answer("The tasks.", {JSON: a_list(_A_TASK)})},
+            (_NO_REDIS,),
+            sample='curl "$api/tasks"',
+        ),
+    },
     "/tasks/{task_id}": {
         "get": operation(
-            "How far a rebuild is.",
-            {"200": answer("The task.", {JSON: ref("Task")})},
+            "How far a rebuild, or the unpacking of a bundle, is.",
+            {"200": answer("The task.", {JSON: _A_TASK})},
             ("no-such-task", _NO_REDIS),
-            [in_path("task_id", "As POST /data gave it.")],
+            [in_path("task_id", "As POST /data gave it, or GET /tasks.")],
             'curl "$api/tasks/$task_id"',
         ),
     },

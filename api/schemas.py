@@ -82,6 +82,22 @@ SCHEMAS: dict[str, Schema] = {
         },
         ("error",),
     ),
+    "Unpack": an_object(
+        {
+            "task_id": text(),
+            "bundle": text("the archive's name in the source bucket"),
+            "state": text(enum=["unpacking", "publishing", "done", "rejected", "failed", "removed"]),
+            "done": number("members unpacked", minimum=0),
+            "total": maybe(number("members that there are; null while that is not known", minimum=0)),
+            "users": number("users whose files are members", minimum=0),
+            "published": number("users whose rows are published", minimum=0),
+            "ignored": number("members that are nobody's files", minimum=0),
+            "started_at": maybe(_TIME),
+            "finished_at": maybe(_TIME),
+            "error": text("why it is rejected, or failed"),
+        },
+        ("error",),
+    ),
     "Rebuild": an_object(
         {
             "task_id": text(),

@@ -1,4 +1,4 @@
-"""Rebuilds, as clients see them: asked for by POST /data, followed at /tasks/{id}."""
+"""Rebuilds, as clients see them: asked for by POST /data, followed at /tasks/{id}; and bundles that are unpacked."""
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,10 @@ from api.refusals import failed, lost, no_such_task
 from api.times import iso
 from api.waiting import BUSY, NOT_SHOWN, Waiting, wait_seconds
 from shared.rebuilds import Rebuilds, RebuildStatus
+from shared.unpacks import Unpacks, UnpackStatus
+
+MOST_SHOWN = 100
+"""Bundles that GET /tasks lists, the newest."""
 
 
 class RebuildDesk:
@@ -40,6 +44,11 @@ class RebuildDesk:
     def status(self, task_id: str) -> RebuildStatus | None:
         """How far a rebuild is; None if there is none of this id."""
         return self._rebuilds.get(task_id)
+
+    def unfinished(self) -> list[RebuildStatus]:
+        """The rebuild that runs, and the one that waits, as far as there are such."""
+        found = [self.status(task_id) for task_id in (self._rebuilds.running(), self._rebuilds.queued()) if task_id]
+        return [status for status in found if status is not None]
 
     def _wait(self, task_id: str, deadline: float, response: Response) -> None:
         with self._waiting.place() as has_room:
@@ -71,22 +80,44 @@ def _tell(status: RebuildStatus, shown: bool, response: Response) -> None:
     response.media = answer
 
 
-class TaskResource:
-    """GET /tasks/{task_id}."""
+class TasksResource:
+    """GET /tasks."""
 
-    def __init__(self, desk: RebuildDesk) -> None:
-        self._desk = desk
+    def __init__(self, desk: RebuildDesk, unpacks: Unpacks) -> None:
+        self._desk, self._unpacks = desk, unpacks
 
-    def on_get(self, request: Request, response: Response, task_id: str) -> None:
-        """How far a rebuild is."""
+    def on_get(self, request: Request, response: Response) -> None:
+        """The rebuild that runs and the one that waits, and the bundles that were unpacked lately."""
         single_values(request.params, ())
-        status = self._desk.status(task_id)
-        if status is None:
-            raise no_such_task(task_id)
-        response.media = progress(status)
+        rebuilds = [progress(status) for status in self._desk.unfinished()]
+        response.media = [*rebuilds, *(unpacking(status) for status in self._unpacks.newest(MOST_SHOWN))]
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
+
+
+class TaskResource:
+    """GET /tasks/{task_id}."""
+
+    def __init__(self, desk: RebuildDesk, unpacks: Unpacks) -> None:
+        self._desk, self._unpacks = desk, unpacks
+
+    def on_get(self, request: Request, response: Response, task_id: str) -> None:
+        """How far a rebuild, or the unpacking of a bundle, is."""
+        single_values(request.params, ())
+        response.media = self._progress(task_id)
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+    def _progress(self, task_id: str) -> dict[str, Any]:
+        rebuild = self._desk.status(task_id)
+        if rebuild is not None:
+            return progress(rebuild)
+        unpack = self._unpacks.get(task_id)
+        if unpack is None:
+            raise no_such_task(task_id)
+        return unpacking(unpack)
 
 
 def progress(status: RebuildStatus) -> dict[str, Any]:
@@ -97,6 +128,23 @@ def progress(status: RebuildStatus) -> dict[str, Any]:
         "done": status.done,
         "total": status.total,
         "queued_at": iso(status.queued_at),
+        "started_at": iso(status.started_at),
+        "finished_at": iso(status.finished_at),
+    }
+    return answer | ({"error": status.error} if status.error else {})
+
+
+def unpacking(status: UnpackStatus) -> dict[str, Any]:
+    """A bundle's record as it is answered; times by ISO 8601 in UTC."""
+    answer = {
+        "task_id": status.task_id,
+        "bundle": status.bundle,
+        "state": status.state,
+        "done": status.done,
+        "total": status.total,
+        "users": status.users,
+        "published": status.published,
+        "ignored": status.ignored,
         "started_at": iso(status.started_at),
         "finished_at": iso(status.finished_at),
     }

@@ -48,8 +48,8 @@ class Transfers:
     Every method may raise `StoreUnavailable`, or a `Problem`.
     """
 
-    def __init__(self, connect: Callable[[], FileStore]) -> None:
-        self._connect = connect
+    def __init__(self, bucket: str, connect: Callable[[], FileStore]) -> None:
+        self.bucket, self._connect = bucket, connect
         self._places, self._large = BoundedSemaphore(MOST_AT_WORK), BoundedSemaphore(MOST_TRANSFERS)
 
     @cached_property

@@ -27,6 +27,7 @@ from shared.rebuilds import Rebuilds
 from shared.requests import Requests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
+from shared.unpacks import Unpacks
 
 REDIS_TIMEOUT_S = 1.5
 MOST_WAITING = 2
@@ -50,7 +51,9 @@ parts = Parts(
     current=lambda: follower.view,
     rebuilds=RebuildDesk(Rebuilds(client), queue.rebuild, waiting, time.time),
     refreshes=RefreshDesk(Requests(client), queue.refresh_asked, waiting),
-    transfers=Transfers(lambda: open_store(settings, settings.source_bucket)),
+    transfers=Transfers(settings.source_bucket, lambda: open_store(settings, settings.source_bucket)),
+    copies=Transfers(settings.output_bucket, lambda: open_store(settings, settings.output_bucket)),
+    unpacks=Unpacks(client),
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
 )

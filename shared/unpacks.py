@@ -159,9 +159,9 @@ class Unpacks:
             task_id, fields["bundle"], state, done, total, users, published, ignored, started_at, finished_at, error
         )
 
-    def all(self) -> list[UnpackStatus]:
-        """All records, the newest first."""
-        found = (self.get(_text(task_id)) for task_id in self._redis.zrevrange("unpack:all", 0, -1))
+    def newest(self, most: int) -> list[UnpackStatus]:
+        """So many records, the newest first."""
+        found = (self.get(_text(task_id)) for task_id in self._redis.zrevrange("unpack:all", 0, most - 1))
         return [status for status in found if status]
 
 

@@ -16,6 +16,7 @@ from shared.object_store import FileStore
 from shared.rebuilds import Rebuilds
 from shared.requests import Requests
 from shared.task_queue import TaskQueue
+from shared.unpacks import Unpacks
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
 MOST_UPLOAD_BYTES = 3_000_000
@@ -25,17 +26,23 @@ def api_parts(
     redis: "Redis",
     view: Callable[[], View] = View,
     files: FileStore | None = None,
+    copies: FileStore | None = None,
     queue: TaskQueue | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Parts:
-    """The parts; without `files` over an empty bucket in memory, without `queue` over one that Celery cannot read."""
+    """The parts; without `files` and `copies` over empty buckets in memory.
+
+    Without `queue` over a queue that Celery cannot read.
+    """
     waiting, tasks = Waiting(Presence(redis), 2), queue or FakeTaskQueue(redis)
-    store = files or FakeObjectStore("src-data", clock)
+    store, output = files or FakeObjectStore("src-data", clock), copies or FakeObjectStore("processed-data", clock)
     return Parts(
         current=view,
         rebuilds=RebuildDesk(Rebuilds(redis), tasks.rebuild, waiting, clock),
         refreshes=RefreshDesk(Requests(redis), tasks.refresh_asked, waiting),
-        transfers=Transfers(lambda: store),
+        transfers=Transfers(store.bucket, lambda: store),
+        copies=Transfers(output.bucket, lambda: output),
+        unpacks=Unpacks(redis),
         max_upload_bytes=MOST_UPLOAD_BYTES,
         sweep_interval_s=3600,
     )

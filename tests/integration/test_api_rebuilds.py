@@ -16,6 +16,7 @@ from api.presence import Presence
 from local.servers import RedisServer
 from shared.rebuilds import Rebuilds
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
+from shared.unpacks import Unpacks
 from tests.api_parts import api_parts
 from tests.api_process import eventually
 
@@ -166,3 +167,18 @@ def test_more_than_two_in_a_process_do_not_wait(office: Office) -> None:
     office.finish(task_id)
     eventually(lambda: office.look() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]
+
+
+def test_tasks_are_what_is_not_done_and_the_bundles_of_late(office: Office, redis: "Redis") -> None:
+    assert office.client.simulate_get("/tasks").json == []
+    unpacks, now = Unpacks(redis), time.time()
+    for number, bundle in enumerate(("old.zip", "new.zip")):
+        unpacks.begin(f"id-{number}", bundle, now + number)
+    unpacks.close("id-0", "rejected", now, "it is encrypted")
+    task_id = office.post().json["task_id"]
+    tasks = office.client.simulate_get("/tasks").json
+    assert [task["task_id"] for task in tasks] == [task_id, "id-1", "id-0"]
+    assert tasks[0] == office.client.simulate_get(f"/tasks/{task_id}").json
+    assert tasks[2] == office.client.simulate_get("/tasks/id-0").json
+    assert (tasks[1]["bundle"], tasks[1]["state"], "error" in tasks[1]) == ("new.zip", "unpacking", False)
+    assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")

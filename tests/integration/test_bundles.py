@@ -467,13 +467,13 @@ def test_how_far_a_bundle_is_can_be_asked(rowdrop: Stepping) -> None:
     rowdrop.mark("/u.zip")
     assert unpacks.waiting() == ["u.zip"]
     rowdrop.unpack_next()
-    (status,) = unpacks.all()
+    (status,) = unpacks.newest(10)
     assert (status.bundle, status.state, status.done, status.total) == ("u.zip", "publishing", 3, 3)
     assert (status.users, status.published) == (2, 0)
     rowdrop.do_bulk_work()
-    (status,) = unpacks.all()
+    (status,) = unpacks.newest(10)
     assert (status.state, status.published, unpacks.waiting()) == ("done", 2, [])
     rowdrop.source.put("u.zip", b"broken")
     rowdrop.land_bundles("u.zip")
-    newest = unpacks.all()[0]
+    newest = unpacks.newest(10)[0]
     assert (newest.state, newest.error is not None) == ("rejected", True)

@@ -57,7 +57,8 @@ class Service:
         self.view, self.now = VIEW, NOON
         self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
         self.files = FakeObjectStore("src-data", lambda: self.now)
-        parts = api_parts(self.redis, lambda: self.view, self.files, clock=lambda: self.now)
+        self.copies = FakeObjectStore("processed-data", lambda: self.now)
+        parts = api_parts(self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now)
         self.client = TestClient(create_app(parts, browsers, guard, lambda: self.now))
 
     def get(self, path: str, **headers: str) -> Result:
@@ -252,6 +253,12 @@ def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) ->
         {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"} | other,
     ]
     assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
+
+
+def test_a_bundle_that_could_not_be_used_is_nobodys(service: Service) -> None:
+    service.view = View(EMPTY, rejects={"/u.zip": Reject("u.zip", "/u.zip", "it is encrypted", None, 0, "e")})
+    (error,) = service.get("/errors").json
+    assert (error["key"], error["user_id"], error["kind"]) == ("u.zip", None, "rejected")
 
 
 def test_errors_come_in_pages(service: Service) -> None:

@@ -64,6 +64,11 @@ def test_a_file_is_deleted_and_the_answer_says_where_to_look(service: Service) -
     assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
 
 
+def test_a_bundle_is_put_and_its_unpacking_is_where_to_look(service: Service) -> None:
+    result = put(service, "users.zip", b"PK")
+    assert (result.status_code, result.headers["location"], result.json["user_id"]) == (202, "/tasks", None)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -289,6 +294,16 @@ def test_a_raster_image_is_shown_as_what_is_in_it(service: Service, media_type: 
 def test_what_is_no_raster_image_is_not_shown_whatever_its_name(service: Service, body: bytes) -> None:
     result = shown(service, body)
     assert (result.status_code, kind(result)) == (403, "no-raster-image")
+
+
+def test_an_image_that_was_copied_is_shown_from_where_the_row_says(service: Service) -> None:
+    row = b"0001,Ivan,Ivanov,946674000000,processed-data/images/0001.png\n"
+    service.view = View(table=EMPTY.updated(HEADER + row, "another"))
+    service.files.put("images/0001.png", b"\xff\xd8\xff of somebody who knows the name")
+    assert kind(service.get("/data/0001/image")) == "no-such-image"
+    service.copies.put("images/0001.png", PNG)
+    result = service.get("/data/0001/image")
+    assert (result.headers["content-type"], result.content) == ("image/png", PNG)
 
 
 def test_a_large_image_is_shown_whole(service: Service) -> None:
