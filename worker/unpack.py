@@ -11,10 +11,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from shared.keys import Ignored, bundle_id, bundle_key, member_source
 from shared.object_store import (
@@ -205,16 +207,16 @@ class Unpacker:
     def _unpacked(self, key: str, info: ObjectInfo, digest: str) -> Shelved:
         read = partial(self._source.get_range, key, info.etag)
         file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
-        writing = _Writing(self._output, self._pool, self._there(digest))
         index, ignored = IndexBuilder(), 0
-        for member in self._members(key, file, digest):
-            if isinstance(member.file, Ignored):
-                ignored += 1
-            elif member.file.is_csv:
-                self._add_csv(index, key, info, member)
-            else:
-                self._add_image(index, writing, digest, member)
-        writing.finish()
+        with _Writing(self._output, self._pool, self._there(digest)) as writing:
+            for member in self._members(key, file, digest):
+                if isinstance(member.file, Ignored):
+                    ignored += 1
+                elif member.file.is_csv:
+                    self._add_csv(index, key, info, member)
+                else:
+                    self._add_image(index, writing, digest, member)
+            writing.finish()
         self._output.put(index_key(digest), index.encode())
         since = info.last_modified
         return Shelved(info.etag, since, digest, since, len(index.users()), ignored)
@@ -251,12 +253,24 @@ class Unpacker:
 
 
 class _Writing:
-    """Writes objects side by side, but for those that are there; holds a bounded number of bytes."""
+    """Writes objects side by side, but for those that are there; holds a bounded number of bytes.
+
+    When its block is left nothing is being written any more: else it would come after what was written is removed.
+    """
 
     def __init__(self, output: ObjectStore, pool: Executor, there: dict[str, str]) -> None:
         self._output, self._pool, self._there = output, pool, there
         self._under_way: deque[tuple[Future[str], int]] = deque()
         self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        left = [written for written, _ in self._under_way]
+        for written in left:
+            written.cancel()
+        wait(left)
 
     def put(self, key: str, body: bytes, etag: str) -> None:
         if self._there.get(key) == etag:

@@ -1,0 +1,112 @@
+"""Archives of every kind dropped into a running Rowdrop: good ones, and each way to be broken or hostile."""
+
+import io
+import json
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+
+from tests.archives import encrypted, overlapping, tar_gz_of, tar_of, tar_with, with_declared_size, zip_of
+from tests.system.running import Run, until
+
+CSV = b"first_name,last_name,birthts\nAda,Lovelace,1\n"
+GOOD = {"1.csv": CSV, "photos/1.png": b"image"}
+
+
+def link_in_a_zip() -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        info = zipfile.ZipInfo("9.csv")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    return target.getvalue()
+
+
+BROKEN: Mapping[str, tuple[bytes, str]] = {
+    "no-zip.zip": (b"first_name\n", "no zip archive"),
+    "empty.zip": (b"", "no zip archive"),
+    "cut-off.zip": (zip_of({"9.csv": CSV})[:-10], "cut off"),
+    "cut-off.tar": (tar_of({"9.csv": CSV})[:600], "cut off"),
+    "cut-off.tar.gz": (tar_gz_of({"9.csv": CSV})[:-9], "cut off"),
+    "no-tar.tar": (b"x" * 2000, "no tar archive"),
+    "damaged.zip": (zip_of({"9.csv": CSV}, zipfile.ZIP_STORED).replace(b"Lovelace", b"lovelace"), "damaged"),
+    "longer.zip": (with_declared_size(zip_of({"9.csv": CSV}), 10), "damaged"),
+    "overlap.zip": (overlapping(), "overlap"),
+    "encrypted.zip": (encrypted(zip_of({"9.csv": CSV})), "encrypted"),
+    "nested.zip": (zip_of({"9.csv": CSV, "more.zip": zip_of({})}), "another archive"),
+    "nested.tgz": (tar_gz_of({"9.csv": CSV, "more.tar": tar_of({})}), "another archive"),
+    "escaping.zip": (zip_of({"../9.csv": CSV}), "leads out"),
+    "absolute.tar": (tar_of({"/etc/9.csv": CSV}), "leads out"),
+    "link.zip": (link_in_a_zip(), "is a link"),
+    "link.tar": (tar_with(tarfile.SYMTYPE, "9.csv"), "is a link"),
+    "device.tar": (tar_with(tarfile.CHRTYPE, "9.csv"), "is a device"),
+    "lzma.zip": (zip_of({"9.csv": CSV}, zipfile.ZIP_LZMA), "method 14"),
+    "bomb.zip": (zip_of({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
+    "bomb.tar.gz": (tar_gz_of({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
+}
+
+
+def put(s3: Minio, key: str, body: bytes) -> None:
+    s3.put_object("src-data", key, io.BytesIO(body), len(body))
+
+
+def get(rowdrop: Run, path: str) -> Any:  # noqa: ANN401
+    status, body = rowdrop.get(path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def errors(rowdrop: Run) -> dict[str, str]:
+    return {error["key"]: error["reason"] for error in get(rowdrop, "/errors")}
+
+
+def keys(s3: Minio, prefix: str) -> list[str]:
+    return [str(found.object_name) for found in s3.list_objects("processed-data", prefix, recursive=True)]
+
+
+def test_each_broken_archive_is_one_reject_with_its_reason_and_has_no_effect(rowdrop: Run, s3: Minio) -> None:
+    put(s3, "good.zip", zip_of(GOOD))
+    until(lambda: rowdrop.users() == ["1"])
+    before = s3.get_object("processed-data", "output.csv").read()
+    for key, (body, _) in BROKEN.items():
+        put(s3, key, body)
+    until(lambda: len(errors(rowdrop)) == len(BROKEN), patience_s=120)
+    told = errors(rowdrop)
+    assert [f"{key}: {told.get(key)}" for key, (_, word) in BROKEN.items() if word not in told.get(key, "")] == []
+    assert s3.get_object("processed-data", "output.csv").read() == before
+    assert keys(s3, "images/") == ["images/1.png"]
+    assert len({key.split("/")[1] for key in keys(s3, ".bundles/")}) == 1
+    for key in BROKEN:
+        s3.remove_object("src-data", key)
+    until(lambda: errors(rowdrop) == {}, patience_s=120)
+    s3.remove_object("src-data", "good.zip")
+    until(lambda: rowdrop.users() == [])
+
+
+@pytest.mark.parametrize("program", ["zip", "tar"])
+def test_an_archive_that_a_program_has_made_gives_its_rows(
+    rowdrop: Run, s3: Minio, tmp_path: Path, program: str
+) -> None:
+    (tmp_path / "users" / "photos").mkdir(parents=True)
+    for number in range(20):
+        (tmp_path / "users" / f"{number:04}.csv").write_bytes(CSV)
+        (tmp_path / "users" / "photos" / f"{number:04}.jpg").write_bytes(b"image")
+    made = tmp_path / {"zip": "made.zip", "tar": "made.tgz"}[program]
+    command = {"zip": [sys.executable, "-m", "zipfile", "-c"], "tar": [shutil.which("tar") or "tar", "-czf"]}[program]
+    subprocess.run([*command, str(made), "users"], check=True, cwd=tmp_path)
+    put(s3, made.name, made.read_bytes())
+    until(lambda: rowdrop.users() == [f"{number:04}" for number in range(20)])
+    paths = {f"processed-data/images/{user_id}.jpg" for user_id in rowdrop.users()}
+    until(lambda: {row["img_path"] for row in get(rowdrop, "/data")} == paths)
+    s3.remove_object("src-data", made.name)
+    until(lambda: rowdrop.users() == [])
+    until(lambda: keys(s3, "images/") == keys(s3, ".bundles/") == [])
