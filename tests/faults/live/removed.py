@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from redis import Redis
+
 import shared.task_queue
 import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
-from worker.backlog import Backlog, Note, Notice
+from worker.backlog import Backlog, Note
 from worker.evidence import Watch
 from worker.sweep_record import SweepRecord
 
@@ -20,6 +22,7 @@ REMOVED = "removed"
 """The file."""
 
 Call = Callable[..., Any]
+REDIS: Any = Redis
 
 
 def _replace(owner: Any, name: str, replacement: Callable[[Call], Call]) -> None:  # noqa: ANN401
@@ -54,18 +57,15 @@ def _absence() -> None:
     _replace(S3ObjectStore, "_failure", not_found)
 
 
-def _step() -> None:
-    def pop_and_then_mark(_: Call) -> Call:
-        def note_events(backlog: Backlog, source: str, notices: Sequence[Notice], now: float) -> list[str]:
-            users = [user_id for notice in notices for user_id in notice.user_ids]
-            for _ in notices:
-                backlog.redis.lpop(source)
-            backlog.mark(users, "event", now)
-            return users
+def _time_outs() -> None:
+    def patiently(original: Call) -> Call:
+        def from_url(url: str, **options: Any) -> Any:  # noqa: ANN401
+            return original(url, **{name: value for name, value in options.items() if "timeout" not in name})
 
-        return note_events
+        return from_url
 
-    _replace(Backlog, "note_events", pop_and_then_mark)
+    # From the start on: a client has its time-outs for life.
+    REDIS.from_url = patiently(REDIS.from_url)
 
 
 def _reconnecting() -> None:
@@ -129,7 +129,7 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
         _sweeps,
     ),
     "absence": ("that absent means NoSuchKey alone", _absence),
-    "step": ("that an event leaves its list only in the step that marks its users", _step),
+    "time-outs": ("that nobody waits for Redis for long", _time_outs),
     "reconnecting": ("that workers connect to Redis anew", _reconnecting),
     "read marks": ("that who was read since its last mark is not read again", _read_marks),
     "writer": ("that there is one writer, and that it writes conditionally", _writer),

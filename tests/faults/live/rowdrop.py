@@ -42,7 +42,7 @@ from worker.check import check
 from worker.notifications import EVENTS, arn
 from worker.sweep_record import SweepRecord
 
-ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat")
+ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that can be told to die or stop at a named point."""
 
 
