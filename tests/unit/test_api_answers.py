@@ -337,6 +337,16 @@ def test_with_the_token_a_write_gets_as_far_as_redis(guarded: Service, shown: st
 
 
 @pytest.mark.parametrize("guarded", [TOKEN, SHUT], indirect=True)
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/data"), ("POST", "/data/1"), ("PUT", "/files/1.csv"), ("DELETE", "/files/1.csv")]
+)
+def test_every_route_that_writes_is_guarded(guarded: Service, method: str, path: str) -> None:
+    guarded.files.put("1.csv", b"before")
+    assert guarded.client.simulate_request(method, path, body=b"after").status_code in {401, 403}
+    assert guarded.files.get("1.csv").body == b"before"
+
+
+@pytest.mark.parametrize("guarded", [TOKEN, SHUT], indirect=True)
 def test_reading_needs_no_token(guarded: Service) -> None:
     assert guarded.get("/stats").status_code == 200
     assert guarded.client.simulate_head("/data").status_code == 200
