@@ -128,9 +128,10 @@ class Unpacks:
         noted = self._redis.hget("unpack:old", bundle)
         return None if noted is None else list(json.loads(noted))
 
-    def forget_old(self, bundle: str) -> None:
-        """All are marked."""
-        self._redis.hdel("unpack:old", bundle)
+    def forget_old(self, bundle: str, digests: Iterable[str]) -> None:
+        """All are marked who were in these; unless more was noted since."""
+        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+        self._redis.eval(script, 1, "unpack:old", bundle, json.dumps(sorted(digests)))
 
     # -- to ask ------------------------------------------------------------------------------------------------------
     def waiting(self) -> list[str]:

@@ -179,6 +179,7 @@ class Backlog:
         load = _loader(client)
         self._peek: str = load("peek").script  # type: ignore[assignment]
         self._mark, self._note, self._stage = load("mark"), load("note"), load("stage")
+        self._claim = load("claim")
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
         self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
@@ -293,6 +294,14 @@ class Backlog:
                 outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
             ]
         return again
+
+    def claim(self, user_id: str, note: Note) -> Note | None:
+        """CLAIM: be the reading whose outcome counts, and that alone may write what is no outcome.
+
+        The tokens to STAGE with; None if another reading was accepted, or has claimed, since these were noted.
+        """
+        token = new_token()
+        return note._replace(slot=token.encode()) if self._claim(["dirty"], [user_id, note.slot, token]) else None
 
     # -- the shelf of bundles ----------------------------------------------------------------------------------------
     def shelf_token(self) -> bytes:

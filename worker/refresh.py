@@ -129,7 +129,7 @@ class Refresher:
         """
         with self._reading([user.user_id for user in users]) as (reading, now):
             fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
-            notes = {user.user_id: user.note for user in fresh}
+            notes = {user.user_id: user.note._replace(staged=now[user.user_id].staged) for user in fresh}
             again = self._stage(notes, self._read_listed(fresh, now.shelf), reading)
         self.refresh([*again, *(now.keys() - notes.keys())])
 

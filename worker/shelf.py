@@ -1,8 +1,9 @@
 """The shelf: which versions of which bundles are visible.  One object, `bundles.json`, so that one write is the switch.
 
-It is written by If-Match and holds a random word, so that no two contents ever have the same ETag.  After each change
-its token in Redis is renewed (`Backlog.renew_shelf`), and only then are users marked; so a reading that has noted a
-user's mark knows from the token, noted with it, whether what it has kept of the shelf is young enough.
+It holds a random word, so that no two contents ever have the same ETag, and is written by If-Match, each time that a
+bundle was looked at, whether or not that changes anything: who has read it before that cannot write it any more.  After
+each write its token in Redis is renewed (`Backlog.renew_shelf`), and only then are users marked; so a reading that has
+noted a user's mark knows from the token, noted with it, whether what it has kept of the shelf is young enough.
 """
 
 import hashlib
@@ -10,12 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed, StoreUnavailable
+from shared.object_store import ObjectNotFound, ObjectStore
 from shared.published import BUNDLES
 from shared.records import RULES_VERSION
-from worker.backlog import Backlog, new_token
-
-MOST_TRIES = 20
+from worker.backlog import new_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +84,3 @@ def read_shelf(output: ObjectStore) -> tuple[Shelf, str | None]:
     except ObjectNotFound:
         return Shelf(), None
     return Shelf.decode(stored.body), stored.etag
-
-
-def put_on_shelf(output: ObjectStore, backlog: Backlog, key: str, shelved: Shelved | None) -> None:
-    """Make this the state of a bundle; None takes it off.  Then renew the token.
-
-    Raises `StoreUnavailable`: then it may have happened, or happen later; the caller must come back.
-    """
-    for _ in range(MOST_TRIES):
-        shelf, etag = read_shelf(output)
-        changed = shelf.replace(key, shelved)
-        try:
-            if changed != shelf:
-                etag = output.replace(BUNDLES, changed.encode(), etag)
-        except PreconditionFailed:
-            continue
-        backlog.renew_shelf(etag)
-        return
-    raise StoreUnavailable(f"{BUNDLES} is written by others again and again")

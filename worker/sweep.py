@@ -10,13 +10,13 @@ see `worker.healed`.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
 from shared.keys import bundle_id, bundle_key, csv_key
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
-from shared.output_csv import read_frame
+from shared.output_csv import OutputCsv, read_frame
 from shared.published import IMAGES, UNPACKED
 from shared.records import RULES_VERSION, Buckets, Reject
 from shared.unpacks import Unpacks
@@ -85,8 +85,8 @@ class Sweep:
         unexplained = self._unexplained(wrong, dirty | dirty_before, published)
         pardoned = published.quarantined()
         self._trials.pardon(pardoned)  # the verdict may be wrong, and nobody would ever notice
-        marked = sorted(wrong | dirty | pardoned.keys() | self._wrong_bundles(listed))
-        marked += sorted(self._remove_orphans(wanted.orphans(there), set(marked)))
+        wrong |= self._wrong_bundles(listed) | self._remove_orphans(wanted, there, published)
+        marked = sorted(wrong | dirty | pardoned.keys())
         self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
         self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {
@@ -158,11 +158,17 @@ class Sweep:
         finally:
             self._unpacks.give_back(token)
 
-    def _remove_orphans(self, orphans: Mapping[str, str], marked: Collection[str]) -> set[str]:
-        """Delete copies that nobody needs, but for users who will be read; whose they were, to be read all the same."""
-        keys = [key for key, user_id in orphans.items() if user_id not in marked]
-        self._output.delete_many(keys)
-        return {orphans[key] for key in keys}
+    def _remove_orphans(self, wanted: Expected, there: Mapping[str, ObjectInfo], published: PublishedFiles) -> set[str]:
+        """Delete copies that nobody needs, and no row names; whose they were is marked after it.
+
+        So if somebody reads that user now, and finds the copy in place, the user is read again.
+        """
+        output, orphans = OutputCsv(published.output), wanted.orphans(there)
+        paths = {key: self._buckets.img_path(key, "a copy") for key in orphans}
+        rows = {key: output.get(user_id) for key, user_id in orphans.items()}
+        unnamed = [key for key, row in rows.items() if row is None or row.img_path != paths[key]]
+        self._output.delete_many(unnamed)
+        return {orphans[key] for key in unnamed}
 
     def _unexplained(self, wrong: set[str], dirty: set[str], published: PublishedFiles) -> set[str]:
         """Who differs without a known reason; nobody while a bundle may be the reason."""

@@ -27,18 +27,18 @@ from shared.object_store import (
     StoredObject,
     StoreUnavailable,
 )
-from shared.published import UNPACKED
+from shared.published import BUNDLES, UNPACKED
 from shared.records import CsvVersion, InvalidCsv, Outcome
 from shared.task_queue import TaskQueue
 from shared.unpacks import Unpacks
 from worker.archive import Archive, InvalidArchive, Member
-from worker.backlog import Backlog, new_token
+from worker.backlog import Backlog, Note, new_token
 from worker.bulk import BulkWork
 from worker.bundle_index import BundleIndex, IndexBuilder, InvalidIndex, MemberImage
 from worker.bundles import index_key, unpacked_key
 from worker.ranged import RangedFile
 from worker.refresh import MOST_READINGS, Judge, judge, judge_safely
-from worker.shelf import Shelved, digest_of, put_on_shelf, read_shelf
+from worker.shelf import Shelved, digest_of, read_shelf
 from worker.tar_archive import TarArchive
 from worker.zip_archive import MOST_DIRECTORY_BYTES, ZipArchive
 
@@ -96,33 +96,50 @@ class Unpacker:
             self._tasks.unpack(bundle_key(others[0]) or "")
 
     def _look_at(self, key: str) -> None:
+        made: Shelved | None = None
         for _ in range(MOST_READINGS):
             note = self._backlog.note([bundle_id(key)]).get(bundle_id(key))
             if note is None:
                 return
             try:
-                shelved = self._bring_up_to_date(key)
+                info, before = self._source.info(key), read_shelf(self._output)[0].bundles.get(key)
+                made = self._state(key, info, before, made) if info else None
+                claimed = self._switch(key, before, made, note)
             except (PreconditionFailed, ObjectNotFound):
-                continue  # it was replaced or deleted meanwhile
-            if not self._backlog.stage([(note, _outcome(key, shelved))]):
+                continue  # it was replaced or deleted meanwhile; or the shelf was written by another
+            if claimed is None:
+                continue
+            self._settle_users(key, made)
+            if not self._backlog.stage([(claimed, _outcome(key, made))]):
                 return
         logger.info("%s is replaced again and again; left for later", key)
 
-    def _bring_up_to_date(self, key: str) -> Shelved | None:
-        info = self._source.info(key)
-        shelf, _ = read_shelf(self._output)
-        before = shelf.bundles.get(key)
-        after = self._state(key, info, before) if info else None
+    def _switch(self, key: str, before: Shelved | None, after: Shelved | None, note: Note) -> Note | None:
+        """Make `after` the state of the bundle, by a write of the shelf as it is now; None if another was quicker.
+
+        The shelf is read, then the bundle is claimed, then the shelf is written, whatever it says: so of two readings
+        the one that looked later has the last word, although one of them may sleep anywhere in between.
+        Raises `PreconditionFailed` if the shelf was written meanwhile; `StoreUnavailable`: then it may have been.
+        """
+        shelf, etag = read_shelf(self._output)
+        if shelf.bundles.get(key) != before:
+            raise PreconditionFailed(BUNDLES)
+        claimed = self._backlog.claim(bundle_id(key), note)
+        if claimed is None:
+            return None
         if after != before:
             self._unpacks.note_old(key, [before.digest] if before else [])
-        # Even if nothing has changed: what a try before has left in doubt is settled by this.
-        put_on_shelf(self._output, self._backlog, key, after)
-        old = self._unpacks.old(key)
-        if old is not None:
-            self._mark_users(key, after, old)
+        self._backlog.renew_shelf(self._output.replace(BUNDLES, shelf.replace(key, after).encode(), etag))
         if after is None and before:
             self._unpacks.close(digest_of(key, before.etag), "removed", self._clock())
-        return after
+        return claimed
+
+    def _settle_users(self, key: str, after: Shelved | None) -> None:
+        """Mark everyone who is in the bundle, or was, unless that is done."""
+        noted = self._unpacks.old(key)
+        if noted is not None:
+            self._mark_users(key, after, noted)
+            self._unpacks.forget_old(key, noted)
 
     def _mark_users(self, key: str, after: Shelved | None, old: list[str]) -> None:
         """Mark everyone who is in the bundle, or was, and have them read; then remove what is not visible any more."""
@@ -134,7 +151,6 @@ class Unpacker:
         self._bulk.enqueue(users, self._unpacks.still_alive)
         for digest in set(old) - {visible}:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
-        self._unpacks.forget_old(key)
         logger.info("%s users=%d", key, len(users))
 
     def _users(self, digest: str) -> Iterator[str]:
@@ -147,11 +163,13 @@ class Unpacker:
         return None
 
     # -- one version of a bundle -------------------------------------------------------------------------------------
-    def _state(self, key: str, info: ObjectInfo, before: Shelved | None) -> Shelved:
-        """What the archive in the bucket makes of the bundle.
+    def _state(self, key: str, info: ObjectInfo, before: Shelved | None, made: Shelved | None) -> Shelved:
+        """What the archive in the bucket makes of the bundle; `made` is what was made a moment ago, but not visible.
 
         Raises `PreconditionFailed` or `ObjectNotFound` if it is replaced or deleted meanwhile, `StoreUnavailable`.
         """
+        if made and not made.reason and (made.etag, made.since) == (info.etag, info.last_modified):
+            return made
         digest = digest_of(key, info.etag)
         if before and before.etag == info.etag and self._stays(digest, before):
             return self._again(info, before)

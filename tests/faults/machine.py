@@ -30,7 +30,7 @@ from tests.faults.world import World
 from worker.backlog import CHUNK
 
 END = "the end"
-_UNPACKING = ["PUT .bundles", "PUT bundles.json", "EVAL", "COPY", "DELETE"]
+_UNPACKING = ["PUT .bundles", "CLAIM", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
 STOPS = {
     "listener": ["MARK", "LPUSH"],
     "worker": ["source GET", "STAGE"],

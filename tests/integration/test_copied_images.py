@@ -109,6 +109,14 @@ def test_a_copy_that_no_row_ever_named_goes_too(copying: Stepping) -> None:
     assert copying.differences() == []
 
 
+def test_a_copy_that_no_row_ever_named_goes_too_when_everyone_is_read_by_one_list(copying: Stepping) -> None:
+    copying.drop("1", images=["png"])
+    copying.refresh("1")
+    copying.source.delete("1.png")
+    rebuild(copying)
+    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
+
+
 def test_an_image_without_a_csv_is_not_copied(copying: Stepping) -> None:
     copying.source.put("1.png", b"x")
     copying.land("1")
