@@ -42,7 +42,7 @@ class Run:
         return self._out.read_text(encoding="utf-8")
 
     def ready(self) -> "Run":
-        until(lambda: READY in self.output or self.process.poll() is not None)
+        until(lambda: READY in self.output or self.process.poll() is not None, patience_s=180)
         assert self.process.poll() is None, self.output
         return self
 
