@@ -103,7 +103,23 @@ def _writer() -> None:
 
         return clean
 
+    def at_any_time(original: Call) -> Call:
+        def begin(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
+            backlog.redis.delete("writer")
+            return original(backlog, *args)
+
+        return begin
+
+    def whoever_writes(original: Call) -> Call:
+        def batch(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
+            backlog.redis.set("writer", token)
+            return original(backlog, token, *args)
+
+        return batch
+
     _replace(S3ObjectStore, "replace", unconditional)
+    _replace(Backlog, "begin", at_any_time)
+    _replace(Backlog, "batch", whoever_writes)
     _replace(Backlog, "clean", as_if_it_were_the_writer)
     _replace(Backlog, "renew", _nothing)
 

@@ -15,8 +15,9 @@ from tests.faults.live.scenario import Finding
 HEAD = """\
 # The fault report
 
-Made by `.venv/bin/python -m tests.faults`, which takes about an hour; `architecture.md` says what heals what.  Each
-fault is played on a whole Rowdrop with servers of its own, while files are dropped, overwritten, broken and deleted.
+Made by `.venv/bin/python -m tests.faults`, in one run of about two hours or put together from several; what heals what
+is said in `docs/architecture.md`.  Each fault is played on a whole Rowdrop with servers of its own, while files are
+dropped, overwritten, broken and deleted.
 
 - *acknowledged*: writes that MinIO said were done
 - *lost*: rows that were not what the files say when their time was over, and whatever `worker.check` found at the end
