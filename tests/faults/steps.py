@@ -13,6 +13,10 @@ def told(world: World) -> None:
     world.processes.run(world.processes.listener())
 
 
+class CannotStop(AssertionError):
+    """A process has come to its end before it came to a request: what is played does not fit this Rowdrop."""
+
+
 def put(world: World, content: str, user: str = "a") -> None:
     """A CSV is dropped, and its event comes at once."""
     world.drops.csv(user, content)
@@ -70,7 +74,8 @@ def lease_ends(world: World) -> None:
 def stopped(world: World, actor: Actor | None, request: str) -> Actor:
     """This process has come to that request, and stands before it."""
     assert actor
-    assert world.processes.until(actor, request), f"{actor.name} has no {request}"
+    if not world.processes.until(actor, request):
+        raise CannotStop(f"{actor.name} has no {request}")
     return actor
 
 

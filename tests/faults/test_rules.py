@@ -54,7 +54,7 @@ def test_random_histories_miss_a_rule_that_is_taken_away(
     unseen = []
     for rule in REMOVALS if form.long else SOON:
         tally = Tally()
-        settings = form.settings(short=300, long=1500, shrink=False)
+        settings = form.settings(short=300, long=5000, shrink=False)
         try:
             have_histories(form.seed, settings, partial(new_world, REMOVALS[rule]), tally)
             unseen.append(rule)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from redis import Redis
+
+import shared.task_queue
 import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
 from worker.backlog import Backlog, Note
@@ -19,6 +22,7 @@ REMOVED = "removed"
 """The file."""
 
 Call = Callable[..., Any]
+REDIS: Any = Redis
 
 
 def _replace(owner: Any, name: str, replacement: Callable[[Call], Call]) -> None:  # noqa: ANN401
@@ -53,6 +57,30 @@ def _absence() -> None:
     _replace(S3ObjectStore, "_failure", not_found)
 
 
+def _time_outs() -> None:
+    def patiently(original: Call) -> Call:
+        def from_url(url: str, **options: Any) -> Any:  # noqa: ANN401
+            return original(url, **{name: value for name, value in options.items() if "timeout" not in name})
+
+        return from_url
+
+    # From the start on: a client has its time-outs for life.
+    REDIS.from_url = patiently(REDIS.from_url)
+
+
+def _reconnecting() -> None:
+    def without(original: Call) -> Call:
+        def create_celery(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+            celery = original(*args, **options)
+            celery.conf.update(broker_connection_retry=False)
+            return celery
+
+        return create_celery
+
+    # From the start on: a worker reads this once.
+    shared.task_queue.create_celery = without(shared.task_queue.create_celery)
+
+
 def _read_marks() -> None:
     def all_who_are_dirty(_: Call) -> Call:
         def note(backlog: Backlog, users: Sequence[str], reading: str = "") -> dict[str, Note]:
@@ -75,7 +103,23 @@ def _writer() -> None:
 
         return clean
 
+    def at_any_time(original: Call) -> Call:
+        def begin(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
+            backlog.redis.delete("writer")
+            return original(backlog, *args)
+
+        return begin
+
+    def whoever_writes(original: Call) -> Call:
+        def batch(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
+            backlog.redis.set("writer", token)
+            return original(backlog, token, *args)
+
+        return batch
+
     _replace(S3ObjectStore, "replace", unconditional)
+    _replace(Backlog, "begin", at_any_time)
+    _replace(Backlog, "batch", whoever_writes)
     _replace(Backlog, "clean", as_if_it_were_the_writer)
     _replace(Backlog, "renew", _nothing)
 
@@ -101,6 +145,8 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
         _sweeps,
     ),
     "absence": ("that absent means NoSuchKey alone", _absence),
+    "time-outs": ("that nobody waits for Redis for long", _time_outs),
+    "reconnecting": ("that workers connect to Redis anew", _reconnecting),
     "read marks": ("that who was read since its last mark is not read again", _read_marks),
     "writer": ("that there is one writer, and that it writes conditionally", _writer),
     "dead letters": ("that events which cannot be decoded are set aside", _dead_letters),

@@ -42,7 +42,7 @@ from worker.check import check
 from worker.notifications import EVENTS, arn
 from worker.sweep_record import SweepRecord
 
-ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat")
+ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that can be told to die or stop at a named point."""
 
 
@@ -164,11 +164,16 @@ class Live:
         self._stack.callback(self.supervisor.stop)
         self.supervisor.start(self._process_environment(self.settings, self._without))
         self.supervisor.start_app()
-        until(lambda: self.get("/health/live")[0] == 200, 120, "the API is there")
+        until(
+            lambda: all(self.get("/health/live")[0] == 200 for _ in range(20)), 120, "each process of the API is there"
+        )
         self.put("first.csv", b"first_name,last_name,birthts\nFirst,User,1\n")
         until(lambda: "first" in self.rows(), 120, "the first row")
         until(self.quiet, 120, "the first sweep")
         (self.faults / REMOVED).touch()
+
+    def _api_is_there(self) -> bool:
+        return all(self.get("/health/live")[0] == 200 for _ in range(20))
 
     def _prepare(self, settings: Settings) -> None:
         environment = self._process_environment(settings, "")

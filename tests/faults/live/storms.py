@@ -87,11 +87,11 @@ def _neighbours(live: Live, name: str, storm: threading.Thread) -> list[float]:
         live.put(f"{user}.csv", f"first_name,last_name,birthts\n{user},x,1\n".encode())
         live.redis.rpush(FAST, notification(f"{user}.csv"))
         began = time.monotonic()
-        while user not in live.rows():
-            if time.monotonic() > began + 60:
-                break
+        while user not in live.rows() and time.monotonic() < began + 60:
             time.sleep(0.005)
         taken.append(time.monotonic() - began)
+        if taken[-1] > 60:
+            return taken * 2  # nobody's row comes any more
         time.sleep(0.02)
     return taken
 
