@@ -69,7 +69,7 @@ EVIDENCE = {
     "rules_missing": "MinIO had no rules any more to send events by",
     "redis_restarted": "Redis was started anew",
     "redis_emptied": "Redis was emptied",
-    "files_changed": "output.csv or rejects.csv is not what was last published",
+    "files_changed": "output.csv, rejects.csv or bundles.json is not what was last written",
     "publish_broken_off": "a publish was broken off",
     "publisher_replaced": "a publisher was replaced while it wrote",
 }

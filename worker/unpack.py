@@ -122,6 +122,9 @@ class Unpacker:
         Raises `PreconditionFailed` if the shelf was written meanwhile; `StoreUnavailable`: then it may have been.
         """
         shelf, etag = read_shelf(self._output)
+        if self._backlog.shelf_etag() not in {None, etag or "-"}:
+            # Nobody has recorded this: edited or deleted by hand, or written late.  What it said before nobody knows.
+            self._backlog.add_evidence("files_changed")
         if shelf.bundles.get(key) != before:
             raise PreconditionFailed(BUNDLES)
         claimed = self._backlog.claim(bundle_id(key), note)

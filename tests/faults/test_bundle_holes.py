@@ -1,5 +1,6 @@
 """Orders of things in which bundles, or copies of images, would go wrong; each found by a random history."""
 
+from shared.published import BUNDLES
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor
 from tests.faults.conftest import NewWorld
@@ -71,6 +72,19 @@ def test_an_unpacker_that_dies_anywhere_leaves_nothing_half_done(new_world: NewW
         bundle(world, "u.zip", {"c": "B"}, "d")
         world.processes.kill(unpacking(world, place))
         finished(world)
+
+
+def test_a_shelf_deleted_by_hand_just_before_it_is_written_is_missed(new_world: NewWorld) -> None:
+    # The new shelf knows nothing of the other bundle, nor whom this one had before; and its own ETag is recorded.
+    world = new_world(Parts)
+    world.settle()
+    bundle(world, "u.zip", {"c": "A"})
+    bundle(world, "v.tar", {"d": "A"})
+    world.processes.pump()
+    world.delete_published(BUNDLES)
+    bundle(world, "u.zip", {})
+    world.processes.pump()
+    finished(world)
 
 
 def test_a_copy_of_somebody_whose_row_is_none_goes_with_the_next_sweep(new_world: NewWorld) -> None:
