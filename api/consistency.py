@@ -5,7 +5,9 @@ is in the table that this process serves.  None: that is not known of any moment
 
 - nothing is known to be lost: there is an epoch, and no evidence that a sweep has not looked into to its end;
 - nobody whom a sweep found to differ is still unpublished, as nobody knows since when they differ;
-- the table is the one that was published last, by its ETag.
+- the table is the one that was published last, by its ETag;
+- no bundle is being unpacked, and nobody in one is unpublished: they are marked long after the bundle was dropped, so
+  their marks do not tell how far back it holds.  Meanwhile it stays where it is.
 
 Then everything is in it whose event had been noted, but for the users who are dirty.  So it is the earliest of
 
@@ -44,6 +46,8 @@ class Consistency:
             self._drained = asked_at
         if not figures.sound or figures.dirty["sweep"]:
             self.as_of = None
+        elif figures.dirty["bundle"] or figures.dirty["unpack"]:
+            return
         elif figures.published_etag == served_etag and asked_at >= self._sure_from:
             known = self._known(figures)
             if known is not None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-CAUSES = ("event", "sweep", "rebuild")
+CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
+"""Why a user is dirty; "bundle": one was unpacked or has gone.  Of "unpack" are the bundles that wait for it."""
 MOST_DEAD_LETTERS = 1000
 
 # How many events wait in the two lists, and what their heads are: another head means that somebody notes events.  An

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from redis import Redis
 
 from api.app import Parts
+from api.figures import CAUSES
 from api.presence import Presence
 from api.refreshes import RefreshDesk
 from api.tasks import RebuildDesk
@@ -20,6 +21,11 @@ from shared.unpacks import Unpacks
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
 MOST_UPLOAD_BYTES = 3_000_000
+
+
+def dirty(**counts: int) -> dict[str, int]:
+    """How many are dirty for each cause; nobody for those that are not named."""
+    return dict.fromkeys(CAUSES, 0) | counts
 
 
 def api_parts(

@@ -23,6 +23,7 @@ from shared.output_csv import HEADER
 from shared.published import OUTPUT, REJECTS
 from shared.records import Reject
 from shared.rejects import encode
+from tests.api_parts import dirty
 from tests.api_process import eventually
 from worker.backlog import Backlog
 
@@ -192,7 +193,7 @@ def test_the_figures_are_what_the_pipeline_left_in_redis(redis: "Redis") -> None
     figures = read_figures(redis)
     assert figures.ignored == (Trouble("1.CSV", "rename it", 5),)
     assert figures.dead_letters == (Trouble(None, "not JSON", 6),)
-    assert (figures.ignored_total, figures.dirty) == (12, {"event": 2, "sweep": 0, "rebuild": 1})
+    assert (figures.ignored_total, figures.dirty) == (12, dirty(event=2, rebuild=1))
     assert (figures.oldest_event, figures.published_at, figures.sweep_at) == (99.5, 123.25, 77.5)
     assert (figures.whole, figures.sound, figures.sees_losses) == (True, True, False)
     assert figures.sweep == LastSweep(77.5, "start", 9, 2)

@@ -6,13 +6,14 @@ import pytest
 
 from api.consistency import MARGIN_S, Consistency
 from api.figures import Figures
+from tests.api_parts import dirty
 
 NOW = 1_800_000_000.0
 FIGURES = Figures(
     ignored=(),
     ignored_total=0,
     dead_letters=(),
-    dirty={"event": 0, "sweep": 0, "rebuild": 0},
+    dirty=dirty(),
     oldest_event=None,
     published_at=NOW - 90,
     sweep_at=NOW - 1800,
@@ -35,7 +36,7 @@ def test_with_nothing_to_do_it_is_the_moment_of_the_look_less_the_margin() -> No
 @pytest.mark.parametrize(
     "figures",
     [
-        replace(FIGURES, dirty={"event": 0, "sweep": 0, "rebuild": 5}),  # a rebuild knows of nothing that is wrong
+        replace(FIGURES, dirty=dirty(rebuild=5)),  # a rebuild knows of nothing that is wrong
         replace(FIGURES, whole=False),  # the sweep of the hour
     ],
 )
@@ -43,9 +44,20 @@ def test_bulk_work_without_a_reason_does_not_hold_it_back(figures: Figures) -> N
     assert as_of(figures) == NOW - MARGIN_S
 
 
+@pytest.mark.parametrize("cause", ["bundle", "unpack"])
+def test_it_stays_where_it_is_while_a_bundle_is_on_its_way(cause: str) -> None:
+    consistency = Consistency()
+    consistency.update(FIGURES, "e", NOW)
+    before = consistency.as_of
+    consistency.update(replace(FIGURES, dirty=dirty(**{cause: 1})), "e", NOW + 500)
+    assert consistency.as_of == before
+    consistency.update(FIGURES, "e", NOW + 600)
+    assert consistency.as_of == NOW + 600 - MARGIN_S
+
+
 def test_a_dirty_user_holds_it_back_to_before_the_mark() -> None:
-    dirty = replace(FIGURES, dirty={"event": 1, "sweep": 0, "rebuild": 0}, oldest_event=NOW - 40)
-    assert as_of(dirty) == NOW - 40 - MARGIN_S
+    figures = replace(FIGURES, dirty=dirty(event=1), oldest_event=NOW - 40)
+    assert as_of(figures) == NOW - 40 - MARGIN_S
 
 
 def test_events_that_wait_hold_it_back_to_the_last_look_without_any() -> None:
@@ -62,7 +74,7 @@ def test_events_that_wait_hold_it_back_to_the_last_look_without_any() -> None:
     "figures",
     [
         replace(FIGURES, sound=False),
-        replace(FIGURES, dirty={"event": 0, "sweep": 1, "rebuild": 0}),
+        replace(FIGURES, dirty=dirty(sweep=1)),
         replace(FIGURES, waiting=1),  # and it was never seen that none waited
         replace(FIGURES, published_etag="another"),
         replace(FIGURES, sees_losses=False, sweep_at=None),

@@ -10,6 +10,7 @@ from api.snapshot import EMPTY
 from api.view import View
 from shared.output_csv import HEADER
 from shared.records import Reject
+from tests.api_parts import dirty
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -17,7 +18,7 @@ FIGURES = Figures(
     ignored=(),
     ignored_total=7,
     dead_letters=(),
-    dirty={"event": 0, "sweep": 0, "rebuild": 0},
+    dirty=dirty(),
     oldest_event=None,
     published_at=NOW - 90,
     sweep_at=NOW - 1800,
@@ -90,7 +91,7 @@ def test_each_thing_that_is_not_well_is_a_reason_of_its_own(view: View, reason: 
         replace(VIEW, figures=replace(FIGURES, whole=False), broken_since=NOW - 59),
         replace(VIEW, figures=replace(FIGURES, sweep_at=None)),
         replace(VIEW, figures=replace(FIGURES, waiting=9999), stuck_since=NOW - 59),
-        replace(VIEW, figures=replace(FIGURES, dirty={"event": 0, "sweep": 10**6, "rebuild": 10**6})),
+        replace(VIEW, figures=replace(FIGURES, dirty=dirty(sweep=10**6, rebuild=10**6))),
     ],
 )
 def test_what_mends_itself_in_time_is_no_reason(view: View) -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,20 +46,35 @@ def minio_disk_full(stage: Stage) -> None:
 
     Nothing is known that could be taken away to do harm here: what is not taken cannot be lost.
     """
-    with (
-        small_disk(stage.folder / "disk", 600) as disk,
-        stage.rowdrop(minio_folder=disk / "minio") as live,
-        stage.traffic(live, users=200, per_second=100) as (traffic, eyes),
-    ):
+    with small_disk(stage.folder / "disk", 600) as disk, stage.rowdrop(minio_folder=disk / "minio") as live:
+        _fill_and_empty(stage, live, disk, lambda: _takes_files(live))
+
+
+def redis_disk_full(stage: Stage) -> None:
+    """Redis cannot write its append-only file any more, and refuses all that changes anything."""
+    with small_disk(stage.folder / "disk", 32) as disk, stage.rowdrop(redis_folder=disk / "redis") as live:
+
+        def clients() -> None:
+            status, took = timed_post(live)
+            stage.finding.expect(f"POST is answered {status} after {took:.1f} s", holds=status == 503 and took < 5)
+
+        _fill_and_empty(stage, live, disk, lambda: _takes_writes(live), clients)
+
+
+def _fill_and_empty(
+    stage: Stage, live: Live, disk: Path, has_room: Callable[[], bool], clients: Callable[[], None] = lambda: None
+) -> None:
+    """`has_room` asks the server; `clients` looks at what they are answered while it has none."""
+    with stage.traffic(live, users=200, per_second=60) as (traffic, eyes):
         time.sleep(3)
         filler = fill(disk)
-        until(lambda: not _takes_files(live), 60, "MinIO refuses files")
+        until(lambda: not has_room(), 60, "the server refuses writes")
+        clients()
         time.sleep(10)
-        stage.finding.figures["writes refused"] = str(traffic.refused)
         filler.unlink()
-        until(lambda: _takes_files(live), 120, "MinIO takes files again")
-        back = time.monotonic()
-        stage.converge(live, traffic, BACK_S, back)
+        until(has_room, 120, "the server takes writes again")
+        stage.converge(live, traffic, BACK_S)
+        stage.finding.figures["writes refused"] = str(traffic.refused)
         stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
 
 
@@ -69,26 +84,6 @@ def _takes_files(live: Live) -> bool:
     except (MinioException, HTTPError):
         return False
     return True
-
-
-def redis_disk_full(stage: Stage) -> None:
-    """Redis cannot write its append-only file any more, and refuses all that changes anything."""
-    with (
-        small_disk(stage.folder / "disk", 32) as disk,
-        stage.rowdrop(redis_folder=disk / "redis") as live,
-        stage.traffic(live, users=200, per_second=60) as (traffic, eyes),
-    ):
-        time.sleep(3)
-        filler = fill(disk)
-        until(lambda: not _takes_writes(live), 60, "Redis refuses writes")
-        status, took = timed_post(live)
-        stage.finding.expect(f"POST is answered {status} after {took:.1f} s", holds=status == 503 and took < 5)
-        time.sleep(10)
-        filler.unlink()
-        until(lambda: _takes_writes(live), 60, "Redis takes writes again")
-        back = time.monotonic()
-        stage.converge(live, traffic, BACK_S, back)
-        stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
 
 
 def _takes_writes(live: Live) -> bool:
