@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from bench import burst, idle, rebuild, sweep, web
+from bench import bundle, burst, idle, rebuild, sweep, web
 from bench.drop import DropBench
 from bench.figures import Figure, table
 from bench.machine import facts
@@ -22,7 +22,7 @@ from local.screen import Screen
 from local.signals import Stopped, raise_when_stopped
 from shared.object_store import StoreUnavailable
 
-NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle")
+NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle", "bundle")
 FEW_USERS = 100
 
 
@@ -47,6 +47,11 @@ class Size:
     def few(self) -> int:
         """The small number of users, below the large one."""
         return max(1, min(FEW_USERS, self.users // 2))
+
+    @property
+    def bundled(self) -> int:
+        """The users in the bundle, each with CSV and image: 100,000 members by default."""
+        return 5 * self.users
 
 
 class Bench:
@@ -96,6 +101,9 @@ class Bench:
             self._report(f"idle, {size.quiet_s + size.idle_s:.0f} s")
             self.idle = idle.shares(self._rowdrop, size.quiet_s, size.idle_s)
             yield idle.figures(self.idle, size.users, size.idle_s)
+        if "bundle" in self._names:
+            self._report(f"a bundle of {2 * size.bundled:,} members")
+            yield bundle.figures(self._rowdrop, self._users, size.users, size.bundled)
 
 
 def main() -> int:

@@ -35,7 +35,10 @@ Report = Callable[[str], None]
 
 _START_S = 120.0
 _STOP_S = 60.0
-_OURS = ("MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "LOG_", "API_")
+_OURS = (
+    "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_", "IMAGES", "PUBLIC_",
+    "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
+)  # fmt: skip
 _QUIET_S = 0.5
 
 

@@ -1,11 +1,12 @@
 """The users that the benchmark drops, and the output.csv that must come of them, to the byte."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from shared.keys import csv_key, image_key
 from shared.output_csv import OutputCsv
+from shared.published import IMAGES
 from shared.records import Row
 
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(1016)
@@ -47,22 +48,29 @@ class Users:
 
     def everyone(self, count: int) -> list[tuple[str, bytes]]:
         """All files of `count` users, new ones or made anew: key and content, each user's CSV before its image."""
-        rows = {self.user_id(number): self._row(number) for number in range(count)}
+        return self._files(range(count), self._bucket)
+
+    def in_bundle(self, output_bucket: str, first: int, count: int) -> list[tuple[str, bytes]]:
+        """The same of users from number `first` on, to be dropped in a bundle: their images are copied."""
+        return self._files(range(first, first + count), f"{output_bucket}/{IMAGES}")
+
+    def _files(self, numbers: Iterable[int], images: str) -> list[tuple[str, bytes]]:
+        rows = {self.user_id(number): self._row(number, images) for number in numbers}
         self.output = self.output.replace(rows)
         return [file for row in rows.values() for file in _files(row)]
 
     def change(self, number: int) -> Change:
         """A new CSV for this user."""
-        row = self._row(number)
+        row = self._row(number, self._bucket)
         self.output = self.output.replace({row.user_id: row})
         return Change(csv_key(row.user_id), _csv(row), row.birthts, self.etag)
 
-    def _row(self, number: int) -> Row:
+    def _row(self, number: int, images: str) -> Row:
         self._made += 1
         user_id, made = self.user_id(number), self._made
         birthts = made * _STEP % _RANGE_MS + _EARLIEST_MS  # an odd step: each comes once, at any age up to 80
         names = _FIRST_NAMES[made % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
-        return Row(user_id, *names, birthts, f"{self._bucket}/{image_key(user_id, 'png')}")
+        return Row(user_id, *names, birthts, f"{images}/{image_key(user_id, 'png')}")
 
 
 def _files(row: Row) -> Iterator[tuple[str, bytes]]:

@@ -1,13 +1,26 @@
-"""kill -9 at named points of the listener, of refresh, publish, sweep and rebuild."""
+"""kill -9 at named points of the listener, of refresh, publish, sweep, rebuild and unpack."""
 
 import time
 
-from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.published import BUNDLES, MANIFEST, OUTPUT, REJECTS
 from shared.task_queue import VISIBILITY_TIMEOUT_S
 from tests.faults.live.rowdrop import Live, NotInTime, until
 from tests.faults.live.scenario import Scenario, Stage
 from tests.faults.live.watching import timed_post
 
+UNPACKS = (
+    "worker-bulk before put",
+    "worker-bulk after put",
+    "worker-bulk before claim",
+    "worker-bulk after claim",
+    "worker-bulk after note_old",
+    f"worker-bulk before replace {BUNDLES}",
+    f"worker-bulk after replace {BUNDLES}",
+    "worker-bulk before copy_from",
+    "worker-bulk after copy_from",
+    "worker-bulk before forget_old",
+)
+"""Where bundles alone lead to."""
 POINTS = (
     "listener after peek",
     "listener before note_events",
@@ -36,8 +49,14 @@ POINTS = (
     "worker-bulk after start",
     "worker-bulk before set_named",
     "worker-bulk after take_page",
+    *UNPACKS,
 )
-SHORT = ("listener after note_events", "worker before stage", f"publisher after replace {OUTPUT}")
+SHORT = (
+    "listener after note_events",
+    "worker before stage",
+    f"publisher after replace {OUTPUT}",
+    f"worker-bulk after replace {BUNDLES}",
+)
 REDELIVERED_S = VISIBILITY_TIMEOUT_S + 15.0
 
 
@@ -62,7 +81,7 @@ def _kill_at(stage: Stage, live: Live, point: str) -> float:
     with stage.traffic(live, users=60, per_second=30) as (traffic, _):
         time.sleep(1)
         live.order("kill", point)
-        if "worker-bulk" in point:
+        if "worker-bulk" in point and point not in UNPACKS:
             (live.sweep if "sweep" in point or "mark" in point else lambda: timed_post(live))()
         try:
             until(lambda: live.obeyed, 180, f"somebody dies at {point}")  # a rebuild may wait for another

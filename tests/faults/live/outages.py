@@ -176,14 +176,15 @@ def _source_fault(
 ) -> None:
     """Play `fault` while drops are pending; it returns how to bring the source back."""
     with stage.rowdrop(keys=keys) as live, stage.traffic(live, users=60, per_second=40) as (traffic, _):
+        workers = "worker", "worker-2", "worker-bulk"
         time.sleep(3)
-        for name in ("worker", "worker-2"):
+        for name in workers:
             live.signal(name, signal.SIGSTOP)
         time.sleep(1)
         traffic.stop()
         before = live.rows()
         mend = fault(live)
-        for name in ("worker", "worker-2"):
+        for name in workers:
             live.signal(name, signal.SIGCONT)
         live.sweep()
         gone = _rows_that_leave(live, set(before), 20)

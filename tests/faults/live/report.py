@@ -17,9 +17,9 @@ HEAD = """\
 
 Made by `.venv/bin/python -m tests.faults`, in one run of about two hours or put together from several; what heals what
 is said in `docs/architecture.md`.  Each fault is played on a whole Rowdrop with servers of its own, while files are
-dropped, overwritten, broken and deleted.
+dropped, overwritten, broken and deleted, one by one and in bundles, which have the same users.
 
-- *acknowledged*: writes that MinIO said were done
+- *acknowledged*: writes that MinIO said were done; *bundles*: those of them that put or deleted an archive
 - *lost*: rows that were not what the files say when their time was over, and whatever `worker.check` found at the end
 - *doubled*: users with two lines; *stale*: rows that were older than one that had been seen before, or never true
 - *converged*: seconds from the end of the fault until every row was right (the slowest, if it was played several times)
@@ -61,14 +61,14 @@ def _machine() -> str:
 def _table(findings: Sequence[Finding]) -> str:
     lines = [
         "## Faults\n",
-        "| fault | seed | acknowledged | lost | doubled | stale | converged | may take |",
-        "|---|---|---|---|---|---|---|---|",
+        "| fault | seed | acknowledged | bundles | lost | doubled | stale | converged | may take |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for finding in findings:
         converged = "never" if finding.converged_s is None else f"{finding.converged_s:.1f} s"
         lines.append(
-            f"| {finding.name} | {finding.seed} | {finding.acknowledged:,} | {finding.lost} | {finding.doubled} | "
-            f"{finding.stale} | {converged} | {finding.bound_s:.0f} s |"
+            f"| {finding.name} | {finding.seed} | {finding.acknowledged:,} | {finding.bundled} | {finding.lost} | "
+            f"{finding.doubled} | {finding.stale} | {converged} | {finding.bound_s:.0f} s |"
         )
     failed = [f"- **{finding.name}**: {failure}" for finding in findings for failure in finding.failures]
     return "\n".join([*lines, "", *(["Not as promised:\n", *failed, ""] if failed else [])])

@@ -19,13 +19,18 @@ WITHOUT_S = 75.0
 
 @dataclass
 class Finding:
-    """What came of a fault.  `converged_s`: from the end of the fault until every row was right; None: never."""
+    """What came of a fault.
+
+    `bundled`: those of the acknowledged writes that were bundles.  `converged_s`: from the end of the fault until every
+    row was right; None: never.
+    """
 
     name: str
     seed: int
     without: str = ""
     bound_s: float = 0.0
     acknowledged: int = 0
+    bundled: int = 0
     lost: int = 0
     doubled: int = 0
     stale: int = 0
@@ -61,6 +66,7 @@ class Stage:
         with Eyes(live, traffic) as eyes, traffic:
             yield traffic, eyes
         self.finding.acknowledged += traffic.acknowledged
+        self.finding.bundled += traffic.bundled
         self.finding.stale += len(eyes.stale)
         self.finding.doubled += len(eyes.doubled)
         self.finding.failures += [f"stale: {stale}" for stale in eyes.stale[:5]]

@@ -55,7 +55,7 @@ def _p99(seconds: Sequence[float]) -> float:
 
 def _one_storm(stage: Stage, live: Live, events: int, poison: int) -> list[float]:
     dice = random.Random(stage.seed)
-    with stage.traffic(live, users=2_000, writers=8, per_second=4_000) as (traffic, _):
+    with stage.traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (traffic, _):
         until(lambda: traffic.acknowledged >= events, 300, "the writes")
         traffic.stop()
         traffic.settle()
@@ -116,7 +116,7 @@ def _poison(dice: random.Random, number: int) -> list[bytes]:
 def backlog(stage: Stage) -> None:
     """The event workers stand still for a minute while files are overwritten again and again."""
     seconds = BACKLOG_S if stage.long else 10
-    with stage.rowdrop() as live, stage.traffic(live, users=300, per_second=100) as (traffic, _):
+    with stage.rowdrop() as live, stage.traffic(live, users=300, per_second=100, bundles=0) as (traffic, _):
         time.sleep(3)
         for name in ("worker", "worker-2"):
             live.signal(name, signal.SIGSTOP)

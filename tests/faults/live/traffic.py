@@ -1,73 +1,129 @@
 """Who drops files while something goes wrong, what was acknowledged, and what must come of it.
 
-Each user belongs to one writer, so the order of its writes is known.  A write that ends in an error may have been done
-or not; until the next acknowledged one both are possible.  The n-th CSV of all says n, in the name and in the birth
-date, so that a row tells which version of the file it was made of.
+Each user and each bundle belongs to one writer, so the order of its writes is known.  A write that ends in an error may
+have been done or not; until the next acknowledged one both are possible.  The n-th CSV of all says n, in the name and
+in the birth date, so that a row tells which version of the file it was made of, and whether that lay in a bundle.
 """
 
+import io
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shared.records import Row
 from tests.faults.live.rowdrop import UNREACHABLE, Live
 
 BROKEN = -1
 """A CSV that is no person's."""
+ANY = -2
+"""Whatever was there before: an archive that is broken leaves what was visible."""
+OWN, BUNDLED = "V", "B"
 _DAY_MS = 86_400_000
+_IMAGE = b"\x89PNG"
+
+
+class Version(NamedTuple):
+    """Which CSV a row was made of: whose `kind` (OWN or BUNDLED), and its number."""
+
+    kind: str
+    number: int
 
 
 @dataclass
-class User:
-    """What its files may be now: the number of its CSV (None: there is none), and whether it has an image."""
+class Files:
+    """What a user's files of one kind may be now: the number of the CSV (None: there is none), and whether an image.
 
+    `valid`: all numbers that the CSV may ever have said.
+    """
+
+    kind: str
     csv: set[int | None] = field(default_factory=lambda: {None})
     image: set[bool] = field(default_factory=lambda: {False})
     valid: set[int] = field(default_factory=set)
-    """All numbers that its CSV may ever have said."""
+
+    def may_become(self, number: int | None) -> None:
+        """The CSV may have this number from now on."""
+        self.csv = self.csv | {number}
+        self.valid = self.valid | ({number} if number is not None and number >= 0 else set())
+
+
+class User:
+    """A user with files of its own, and in a bundle."""
+
+    def __init__(self) -> None:
+        self.own, self.bundled = Files(OWN), Files(BUNDLED)
+
+    def known(self, version: Version | None) -> bool:
+        """Whether some CSV of this user may have said so."""
+        return version is not None and version.number in (self.own if version.kind == OWN else self.bundled).valid
 
     def explains(self, user_id: str, row: Row | None) -> bool:
         """Whether this row is right, if nothing more is to come."""
         version = version_of(row)
-        if version not in self.csv and not (BROKEN in self.csv and (row is None or version in self.valid)):
-            return False
-        return row is None or row.img_path in {f"src-data/{user_id}.png" if there else "" for there in self.image}
+        may_be: set[int | None] = {ANY if number == BROKEN else number for number in self.own.csv}
+        right = self._is(OWN, may_be, row, version)
+        if None in may_be:
+            right = right or self._is(BUNDLED, self.bundled.csv, row, version)
+        return right and (row is None or row.img_path in self._images(user_id))
+
+    def _is(self, kind: str, numbers: set[int | None], row: Row | None, version: Version | None) -> bool:
+        """Whether a CSV of this kind, which may have these numbers, makes this row."""
+        if numbers & {BROKEN, ANY}:  # held: what was published last
+            return row is None or self.known(version)
+        if row is None:
+            return kind == BUNDLED and None in numbers
+        return version is not None and version.kind == kind and version.number in numbers
+
+    def _images(self, user_id: str) -> set[str]:
+        bundled = {f"processed-data/images/{user_id}.png" if there else "" for there in self.bundled.image}
+        own = {f"src-data/{user_id}.png"} if True in self.own.image else set()
+        return own | (bundled if False in self.own.image else set())
 
 
-def version_of(row: Row | None) -> int | None:
-    """Which version of the CSV a row was made of; an impossible one if the row is none that was ever written."""
+def version_of(row: Row | None) -> Version | None:
+    """Which version of a CSV a row was made of; None for no row, and for one that was never written."""
     if row is None:
         return None
-    number = row.birthts // _DAY_MS
-    whole = (row.first_name, row.last_name, row.birthts) == (f"V{number}", row.user_id, number * _DAY_MS)
-    return number if whole else -2
+    kind, number = row.first_name[:1], row.birthts // _DAY_MS
+    whole = (row.first_name, row.last_name, row.birthts) == (f"{kind}{number}", row.user_id, number * _DAY_MS)
+    return Version(kind, number) if whole and kind in {OWN, BUNDLED} else None
 
 
-def body(user_id: str, number: int) -> bytes:
+def body(user_id: str, number: int, kind: str = OWN) -> bytes:
     """The CSV with this number."""
     if number == BROKEN:
         return b"first_name,last_name\nno,birthts\n"
-    return f"first_name,last_name,birthts\nV{number},{user_id},{number * _DAY_MS}\n".encode()
+    return f"first_name,last_name,birthts\n{kind}{number},{user_id},{number * _DAY_MS}\n".encode()
 
 
 class Traffic:
     """`writers` threads that drop files for `users` users, `per_second` writes together, while it is `with`.
 
-    `acknowledged` counts the writes that MinIO said were done, `refused` the others.
+    One more drops `bundles` bundles, now this one, now that, each with files of users of its own.  `acknowledged`
+    counts the writes that MinIO said were done, `refused` the others, `bundled` those of bundles among them.
     """
 
-    def __init__(self, live: Live, seed: int, users: int = 200, writers: int = 4, per_second: float = 60) -> None:
+    def __init__(
+        self, live: Live, seed: int, users: int = 200, writers: int = 4, per_second: float = 60, bundles: int = 3
+    ) -> None:
         self._live, self._pause = live, writers / per_second
         self.users = {f"{seed}-{number:04}": User() for number in range(users)}
-        self.acknowledged = self.refused = 0
+        self.acknowledged = self.refused = self.bundled = 0
         self._stop, self._lock = threading.Event(), threading.Lock()
-        names = list(self.users)
+        names, dice = list(self.users), [random.Random(seed * 100 + number) for number in range(writers + 1)]
+        self._bundles = {f"{seed}-{number}.zip": names[number::bundles] for number in range(bundles)}
+        self._uncertain: set[str] = set()
+        self._archives = 0
         self._threads = [
-            threading.Thread(target=self._write, args=(random.Random(seed * 100 + number), names[number::writers]))
+            threading.Thread(target=self._write, args=(dice[number], names[number::writers]))
             for number in range(writers)
         ]
+        if bundles:
+            self._threads.append(threading.Thread(target=self._write_bundles, args=(dice[writers],)))
 
     def __enter__(self) -> "Traffic":
         """Begin."""
@@ -85,6 +141,7 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+    # -- one by one --------------------------------------------------------------------------------------------------
     def _write(self, dice: random.Random, names: Sequence[str]) -> None:
         number = 0
         while not self._stop.is_set():
@@ -93,7 +150,7 @@ class Traffic:
             time.sleep(dice.uniform(0.5, 1.5) * self._pause)
 
     def _write_once(self, dice: random.Random, user_id: str, number: int) -> None:
-        match dice.choices(("csv", "broken", "gone", "image", "no image"), (70, 6, 8, 10, 6))[0]:
+        match dice.choices(("csv", "broken", "gone", "image", "no image"), (65, 6, 11, 10, 8))[0]:
             case "csv":
                 self.csv(user_id, number)
             case "broken":
@@ -107,22 +164,20 @@ class Traffic:
 
     def csv(self, user_id: str, number: int | None) -> bool:
         """Have this user's CSV be so; whether that was acknowledged."""
-        user = self.users[user_id]
-        with self._lock:
-            user.csv = user.csv | {number}
-            user.valid = user.valid | ({number} if number is not None and number != BROKEN else set())
+        files = self.users[user_id].own
+        files.may_become(number)
         done = self._send(f"{user_id}.csv", None if number is None else body(user_id, number))
         if done:
-            user.csv = {number}
+            files.csv = {number}
         return done
 
     def image(self, user_id: str, *, there: bool) -> bool:
         """The same for its image."""
-        user = self.users[user_id]
-        user.image = user.image | {there}
-        done = self._send(f"{user_id}.png", b"\x89PNG" if there else None)
+        files = self.users[user_id].own
+        files.image = files.image | {there}
+        done = self._send(f"{user_id}.png", _IMAGE if there else None)
         if done:
-            user.image = {there}
+            files.image = {there}
         return done
 
     def _send(self, key: str, content: bytes | None) -> bool:
@@ -139,18 +194,72 @@ class Traffic:
             self.acknowledged += 1
         return True
 
+    # -- in bundles --------------------------------------------------------------------------------------------------
+    def _write_bundles(self, dice: random.Random) -> None:
+        while not self._stop.is_set():
+            key = dice.choice(list(self._bundles))
+            match dice.choices(("new", "broken", "gone"), (75, 10, 15))[0]:
+                case "new":
+                    self._bundle(key, dice)
+                case "broken":
+                    self._broken_bundle(key)
+                case _:
+                    self._no_bundle(key)
+            self._stop.wait(dice.uniform(0.5, 1.5))
+
+    def _bundle(self, key: str, dice: random.Random) -> bool:
+        """Drop this bundle with another version of about two thirds of its users."""
+        self._archives += 1
+        number = self._archives
+        csvs = {user: dice.choices((number, BROKEN, None), (60, 4, 36))[0] for user in self._bundles[key]}
+        images = {user: dice.random() < 0.4 for user in self._bundles[key]}
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as members:
+            for user, csv in csvs.items():
+                if csv is not None:
+                    members.writestr(f"people/{user}.csv", body(user, csv, BUNDLED))
+                if images[user]:
+                    members.writestr(f"people/{user}.png", _IMAGE)
+        return self._send_bundle(key, archive.getvalue(), lambda user: (csvs[user], {images[user]}))
+
+    def _broken_bundle(self, key: str) -> bool:
+        self._archives += 1
+        return self._send_bundle(key, b"PK\x03\x04 is cut off, %d" % self._archives, lambda _: (ANY, {True, False}))
+
+    def _no_bundle(self, key: str) -> bool:
+        return self._send_bundle(key, None, lambda _: (None, {False}))
+
+    def _send_bundle(
+        self, key: str, content: bytes | None, says: Callable[[str], tuple[int | None, set[bool]]]
+    ) -> bool:
+        """Send an archive; `says` tells of each of its users what CSV and image it has then."""
+        for user in self._bundles[key]:
+            files, (csv, image) = self.users[user].bundled, says(user)
+            files.may_become(csv)
+            files.image = files.image | image
+        self._uncertain.add(key)
+        if not self._send(key, content):
+            return False
+        self._uncertain.remove(key)
+        self.bundled += 1
+        for user in self._bundles[key]:
+            files, (csv, image) = self.users[user].bundled, says(user)
+            files.csv, files.image = {csv}, image
+        return True
+
+    # -- at the end --------------------------------------------------------------------------------------------------
     def settle(self) -> None:
         """Write what is uncertain once more, until it is acknowledged."""
         for user_id, user in self.users.items():
-            while len(user.csv) > 1:
-                self.csv(user_id, max(user.valid, default=0) + 1)
-            while len(user.image) > 1:
+            while len(user.own.csv) > 1:
+                self.csv(user_id, max(user.own.valid, default=0) + 1)
+            while len(user.own.image) > 1:
                 self.image(user_id, there=True)
+        dice = random.Random(self._archives)
+        for key in self._uncertain.copy():
+            while not self._bundle(key, dice):
+                pass
 
     def wrong(self, rows: Mapping[str, Row]) -> list[str]:
         """The users whose row is not what their files say."""
         return [user_id for user_id, user in self.users.items() if not user.explains(user_id, rows.get(user_id))]
-
-    def known(self, user_id: str, version: int) -> bool:
-        """Whether some CSV of this user may have said so."""
-        return version in self.users[user_id].valid

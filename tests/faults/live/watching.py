@@ -28,7 +28,7 @@ class Eyes:
         self.doubled: set[str] = set()
         self.answers: Counter[int | None] = Counter()
         self.versions = 0
-        self._newest: dict[str, int] = {}
+        self._newest: dict[tuple[str, str], int] = {}
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._ask)]
 
@@ -58,12 +58,14 @@ class Eyes:
         for row in rows:
             if row.user_id not in self._traffic.users:
                 continue
-            version, newest = version_of(row) or 0, self._newest.get(row.user_id, -1)
-            if version < newest:
-                self.stale.append(f"{row.user_id}: version {version} after {newest}")
-            elif not self._traffic.known(row.user_id, version):
+            version = version_of(row)
+            if version is None or not self._traffic.users[row.user_id].known(version):
                 self.stale.append(f"{row.user_id}: {row} was never true")
-            self._newest[row.user_id] = version
+                continue
+            newest = self._newest.get((row.user_id, version.kind), -1)
+            if version.number < newest:
+                self.stale.append(f"{row.user_id}: version {version.kind}{version.number} after {newest}")
+            self._newest[row.user_id, version.kind] = version.number
 
     def _ask(self) -> None:
         with closing(http.client.HTTPConnection(HOST, self._live.api_port, timeout=10)) as connection:

@@ -19,22 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from shared.object_store import S3ObjectStore
-from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.published import BUNDLES, MANIFEST, OUTPUT, REJECTS
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
+from shared.unpacks import Unpacks
 from tests.faults.live.removed import prepare_to_remove
 from worker.backlog import Backlog
 
 PORTS: dict[type, tuple[str, ...]] = {
     Backlog: (
         "peek", "note_events", "mark", "note", "stage", "begin", "clean", "wake_publisher", "add_page", "take_page",
-        "begin_sweep", "commit_sweep",
+        "begin_sweep", "commit_sweep", "claim",
     ),
     TaskQueue: ("refresh", "refresh_page", "sweep", "rebuild"),
     Rebuilds: ("start", "set_named"),
-    S3ObjectStore: ("get", "put", "replace", "objects"),
+    Unpacks: ("note_old", "forget_old"),
+    S3ObjectStore: ("get", "put", "replace", "objects", "copy_from"),
 }  # fmt: skip
-_NAMED = (OUTPUT, REJECTS, MANIFEST)
+_NAMED = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
 
 
 class Wrapped:
