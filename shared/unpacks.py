@@ -3,6 +3,7 @@
 unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, ignored, marked_at, error; kept for
                         a week
 unpack:all     zset     id -> when it was started (Unix seconds); the newest thousand
+unpack:marked  set      ids whose users are marked, and not all published as far as anybody has looked
 unpack:alive   string   the token of the process that unpacks, for a minute at a time
 unpack:old     hash     bundle -> what was unpacked of it before, whose users are not all marked yet
 unpack:tries   hash     id -> how often it was begun and came to no end
@@ -20,6 +21,22 @@ from typing import Any
 from redis import Redis
 
 from shared.keys import bundle_key
+
+_FINISH = """
+local finished = {}
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local record = 'unpack:' .. id
+  local state, marked_at = unpack(redis.call('HMGET', record, 'state', 'marked_at'))
+  if state ~= 'publishing' then
+    redis.call('SREM', KEYS[1], id)
+  elseif redis.call('ZCOUNT', KEYS[2], '-inf', marked_at) == 0 then
+    redis.call('SREM', KEYS[1], id)
+    redis.call('HSET', record, 'state', 'done', 'finished_at', ARGV[1])
+    table.insert(finished, id)
+  end
+end
+return finished
+"""
 
 DIRTY_SINCE, WAITING_SINCE = "since:bundle", "since:unpack"
 KEPT_S = 7 * 24 * 3600
@@ -54,6 +71,7 @@ class Unpacks:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
+        self._finish = client.register_script(_FINISH)
 
     # -- one at a time -----------------------------------------------------------------------------------------------
     def take(self, token: str) -> bool:
@@ -106,6 +124,11 @@ class Unpacks:
     def visible(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Its users are marked."""
         self._tell(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
+        self._redis.sadd("unpack:marked", task_id)
+
+    def finish(self, now: float) -> list[str]:
+        """Call those done whose users are all published; their ids."""
+        return [_text(task_id) for task_id in self._finish(["unpack:marked", DIRTY_SINCE], [now])]
 
     def close(self, task_id: str, state: str, now: float, error: str = "") -> None:
         """Nothing more is to come: rejected, failed or removed."""
@@ -149,7 +172,6 @@ class Unpacks:
         left = 0
         if state == "publishing":
             left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
-            state = state if left else "done"
         total = int(fields["total"]) if "total" in fields else None
         times = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
         published = max(0, users - left)

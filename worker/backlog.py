@@ -18,6 +18,7 @@
     safe_queue                 string how many safe copies wait on MinIO's disk and do not get on
     dead_letters               list   events that could not be decoded, with their reasons
     readings                   hash   token -> the users that a worker is reading; left by one that died over them
+    doubtful                   set    users of whom copies of images may lie about that nobody knows of
     alone                      hash   users to be read alone, as a worker may have died over them: `worker.trials`
     unexplained                hash   users whom a sweep found to differ, and no event told of: `worker.healed`
     counters                   hash   figures for the operator; `since` is when the counting began
@@ -102,9 +103,15 @@ class Note(NamedTuple):
 
 
 class Notes(dict[str, Note]):
-    """The tokens of those users that are dirty; and the token of the shelf, as it was not before those."""
+    """The tokens of those users that are dirty; and the token of the shelf, as it was not before those.
 
-    shelf: bytes | None = None
+    `doubtful`: those of them of whom copies of images may lie about.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelf: bytes | None = None
+        self.doubtful: set[str] = set()
 
 
 class Staged(NamedTuple):
@@ -179,7 +186,7 @@ class Backlog:
         load = _loader(client)
         self._peek: str = load("peek").script  # type: ignore[assignment]
         self._mark, self._note, self._stage = load("mark"), load("note"), load("stage")
-        self._claim = load("claim")
+        self._claim, self._doubt = load("claim"), load("doubt")
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
         self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
@@ -267,7 +274,9 @@ class Backlog:
         """
         notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
         for chunk in _chunks(user_ids):
-            notes.shelf, *answers = self._note(["dirty", "staged", "readings", "shelf"], [reading, users, *chunk])
+            keys = ["dirty", "staged", "readings", "shelf", "doubtful"]
+            notes.shelf, doubtful, *answers = self._note(keys, [reading, users, *chunk])
+            notes.doubtful.update(user.decode() for user in doubtful)
             notes |= {user: Note(*tokens.split(b"|", 2)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
         return notes
 
@@ -302,6 +311,17 @@ class Backlog:
         """
         token = new_token()
         return note._replace(slot=token.encode()) if self._claim(["dirty"], [user_id, note.slot, token]) else None
+
+    # -- copies of images --------------------------------------------------------------------------------------------
+    def doubt(self, user_ids: Sequence[str]) -> None:
+        """DOUBT: copies of these users' images may have been made, or may be made yet, that nobody knows of."""
+        for chunk in _chunks(user_ids):
+            self._doubt(["doubtful", "dirty", "since:bundle"], [new_token(), *chunk])
+
+    def end_doubt(self, user_ids: Collection[str]) -> None:
+        """What lies there of these users is known: it was staged."""
+        if user_ids:
+            self.redis.srem("doubtful", *user_ids)
 
     # -- the shelf of bundles ----------------------------------------------------------------------------------------
     def shelf_token(self) -> bytes:

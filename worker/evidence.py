@@ -120,8 +120,8 @@ class Watch:
             apart = self._trials.set_apart(reading, user_ids)
             if apart:
                 logger.warning("%s and %d more may have cost a worker; read one by one", apart[0], len(apart) - 1)
-            # It may have copied images that are older by now than what was published.
-            self._backlog.mark([user_id for user_id in user_ids if user_id not in apart], "bundle", self._clock())
+            # It may have copied images that are older by now than what was published, or that nobody needs any more.
+            self._backlog.doubt(user_ids)
 
     def enqueue_alone(self) -> None:
         """Refresh, each by a message of its own, whoever is dirty and to be read alone."""
@@ -176,6 +176,7 @@ class Watch:
         for _ in range(min(PAGES_AHEAD, self._backlog.pages_left())):
             self._tasks.refresh_page()
         self._rebuilds.finish(now)
+        self._unpacks.finish(now)
         running, queued = self._rebuilds.running(), self._rebuilds.queued()
         if running and not self._rebuilds.named(running) and not self._rebuilds.naming():
             self._tasks.rebuild(running)

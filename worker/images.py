@@ -75,6 +75,10 @@ class Copies:
                 return None
         return found
 
+    def lying_there(self, user_id: str) -> tuple[str, ...]:
+        """The copies that there are of this user's images.  Raises `StoreUnavailable`."""
+        return tuple(key for key in (copy_key(user_id, ext) for ext in IMAGE_EXTENSIONS) if self._output.exists(key))
+
     def make(self, picture: Picture, there: ObjectInfo | None) -> bool:
         """Have the copy there, where `there` is now; False if it was right already.
 

@@ -87,8 +87,13 @@ def main() -> None:
     wiring = Wiring.from_environment()
     publisher = Publisher(wiring.output, wiring.backlog, wiring.settings.source_bucket, time.time)
     wiring.settle()
+
+    def after_publish() -> None:
+        wiring.rebuild.finish()
+        wiring.unpacks.finish(time.time())
+
     interval_s = wiring.settings.publish_min_interval_s
-    loop = PublisherLoop(publisher, wiring.backlog, wiring.rebuild.finish, interval_s)
+    loop = PublisherLoop(publisher, wiring.backlog, after_publish, interval_s)
     loop.run_forever(Progress(wiring.settings.progress_file))
 
 

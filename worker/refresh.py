@@ -6,7 +6,7 @@ verb, order and ETag decide nothing: a user may be refreshed once or a hundred t
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -71,13 +71,14 @@ class _Found:
 class _Read:
     """What came of a reading: the outcomes, whose images were copied where, and who is to be read again.
 
-    `failure` is why some could not be read, if so.
+    `failure` is why some could not be read, if so; `doubtful` are those of them of whom a copy may have been made.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     copied: dict[str, str] = field(default_factory=dict)
     again: list[str] = field(default_factory=list)
     failure: StoreUnavailable | None = None
+    doubtful: list[str] = field(default_factory=list)
 
 
 class Refresher:
@@ -117,7 +118,7 @@ class Refresher:
                 return
             with self._reading(user_ids) as (reading, notes):
                 read = self._read(list(notes), notes.shelf)
-                user_ids = self._stage(notes, read, reading, copies)
+                user_ids = self._stage(notes, read, reading, copies, notes.doubtful)
             copies |= {user: (*copies.get(user, ()), image) for user, image in read.copied.items()}
         if user_ids:
             logger.info("%d users were read by others %d times meanwhile; left dirty", len(user_ids), MOST_READINGS)
@@ -130,7 +131,8 @@ class Refresher:
         with self._reading([user.user_id for user in users]) as (reading, now):
             fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
             notes = {user.user_id: user.note._replace(staged=now[user.user_id].staged) for user in fresh}
-            again = self._stage(notes, self._read_listed(fresh, now.shelf), reading)
+            read = self._read_listed(fresh, now.shelf)
+            again = self._stage(notes, read, reading, doubtful=now.doubtful)
         self.refresh([*again, *(now.keys() - notes.keys())])
 
     def refresh_alone(self, user_id: str) -> None:
@@ -203,13 +205,17 @@ class Refresher:
         read: _Read,
         reading: str = "",
         copies: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        doubtful: Collection[str] = (),
     ) -> list[str]:
-        """`copies` are those that were made of users who are read again."""
+        """`copies` are those that were made of users who are read again, `doubtful` of whom others may lie about."""
+        lying = self._lying_about([found.user_id for found in read.outcomes if found.user_id in doubtful])
         readings = [
-            (notes[found.user_id], _superseding(found, notes[found.user_id], copies.get(found.user_id, ())))
-            for found in read.outcomes
+            (note, _superseding(found, note, (*copies.get(found.user_id, ()), *lying.get(found.user_id, ()))))
+            for found, note in ((found, notes[found.user_id]) for found in read.outcomes)
         ]
+        self._backlog.doubt(read.doubtful)
         again = self._backlog.stage(readings, reading, read.copied)
+        self._backlog.end_doubt(lying.keys() - set(again))
         self._backlog.count("readings_refused", len(again))
         self._tell(read.failure)
         return again + read.again
@@ -309,8 +315,18 @@ class Refresher:
         except ObjectNotFound as gone:
             return gone
 
+    def _lying_about(self, user_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The copies that there are of these users' images; without those of whom that cannot be told now."""
+        if not user_ids or not self._copies:
+            return {}
+        calls = [partial(self._copies.lying_there, user_id) for user_id in user_ids]
+        answers = zip(user_ids, self._ask(calls, time.monotonic() + READ_S), strict=True)
+        return {user_id: answer for user_id, answer in answers if not isinstance(answer, StoreUnavailable)}
+
     def _note_copy(self, read: _Read, user: _Found, answer: bool | ObjectNotFound | StoreUnavailable) -> None:
         picture = user.picture or Picture("")
+        if isinstance(answer, StoreUnavailable):  # or the copy was made, or will be
+            read.doubtful.append(user.user_id)
         if isinstance(answer, ObjectNotFound) and picture.bundle and self._bundles:
             answer = self._bundles.missing(picture.bundle)
         match answer:

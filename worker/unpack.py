@@ -143,6 +143,7 @@ class Unpacker:
         if noted is not None:
             self._mark_users(key, after, noted)
             self._unpacks.forget_old(key, noted)
+            self._unpacks.finish(self._clock())  # all may have been read, and published, by others
 
     def _mark_users(self, key: str, after: Shelved | None, old: list[str]) -> None:
         """Mark everyone who is in the bundle, or was, and have them read; then remove what is not visible any more."""

@@ -99,7 +99,7 @@ class Parts:
 
     def scripts(self) -> list[Script]:
         """Those that belong to this history."""
-        parts = (self.backlog, self.rebuilds)
+        parts = (self.backlog, self.rebuilds, self.unpacks)
         return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
 
     # -- what one process sees of it, so that this alone can be altered ------------------------------------------------

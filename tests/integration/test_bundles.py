@@ -469,10 +469,16 @@ def test_how_far_a_bundle_is_can_be_asked(rowdrop: Stepping) -> None:
     rowdrop.unpack_next()
     (status,) = unpacks.newest(10)
     assert (status.bundle, status.state, status.done, status.total) == ("u.zip", "publishing", 3, 3)
-    assert (status.users, status.published) == (2, 0)
+    assert (status.users, status.published, status.finished_at) == (2, 0, None)
+    assert unpacks.finish(time.time()) == []
     rowdrop.do_bulk_work()
+    assert unpacks.finish(time.time()) == [status.task_id]
     (status,) = unpacks.newest(10)
     assert (status.state, status.published, unpacks.waiting()) == ("done", 2, [])
+    assert status.started_at
+    assert status.finished_at
+    assert status.started_at < status.finished_at
+    assert unpacks.finish(time.time()) == []
     rowdrop.source.put("u.zip", b"broken")
     rowdrop.land_bundles("u.zip")
     newest = unpacks.newest(10)[0]

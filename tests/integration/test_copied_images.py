@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shared.keys import bundle_id
-from shared.object_store import ObjectStore
+from shared.object_store import ObjectStore, StoreUnavailable
 from shared.published import IMAGES, OUTPUT
 from shared.settings import Settings
 from tests.archives import zip_of
@@ -260,6 +260,64 @@ def test_whoever_was_being_read_when_a_worker_died_is_read_again(copying: Steppi
     for _ in range(LOOKS_BROKEN_OFF):
         watch.look_for_broken_readings()
     assert copying.backlog.dirty_users() == {"1"}
+
+
+class Silent:
+    """An output bucket that makes copies and does not say so."""
+
+    def __init__(self, output: ObjectStore) -> None:
+        self._output, self.bucket = output, output.bucket
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._output, name)
+
+    def copy_from(self, bucket: str, key: str, to: str) -> None:
+        self._output.copy_from(bucket, key, to)
+        raise StoreUnavailable("no answer")
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+def test_a_copy_that_was_made_without_an_answer_goes_with_the_next_reading(copying: Stepping, in_bulk: bool) -> None:
+    copying.drop("1", images=["png"])
+    silent = Copies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
+    copying.mark("1")
+    with pytest.raises(StoreUnavailable):
+        Refresher(copying.source, copying.backlog, copying.wiring.readers, 4, copies=silent).refresh(["1"])
+    assert list(copies(copying)) == ["images/1.png"]
+    copying.source.delete("1.png")
+    if in_bulk:
+        rebuild(copying)
+    else:
+        copying.wiring.refresher.refresh(["1"])
+        copying.publish()
+    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
+    assert not copying.backlog.redis.exists("doubtful")
+
+
+def test_the_copy_of_a_worker_that_died_goes_without_a_sweep(copying: Stepping) -> None:
+    wiring = copying.wiring
+    watch = Watch(wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings)
+    copying.drop("1")
+    copying.land("1")
+    copying.mark("1")
+    copying.backlog.note(["1"], new_token())  # an image was there at that moment, and then it died
+    copying.output.put("images/1.png", b"its copy")
+    for _ in range(LOOKS_BROKEN_OFF):
+        watch.look_for_broken_readings()
+    wiring.refresher.refresh_alone("1")
+    copying.publish()
+    assert copies(copying) == {}
+
+
+def test_a_copy_that_is_in_doubt_and_needed_stays(copying: Stepping) -> None:
+    copying.drop("1", images=["png"])
+    copying.land("1")
+    copying.output.put("images/1.jpg", b"left")
+    copying.backlog.doubt(["1"])
+    copying.wiring.refresher.refresh(["1"])
+    copying.publish()
+    assert list(copies(copying)) == ["images/1.png"]
+    assert copying.differences() == []
 
 
 def test_a_copy_that_came_back_while_it_was_deleted_is_made_again(copying: Stepping) -> None:

@@ -1,10 +1,11 @@
 -- NOTE: the tokens of users, before they are read.  Changes no token.
--- KEYS  1 dirty  2 staged  3 readings  4 shelf
+-- KEYS  1 dirty  2 staged  3 readings  4 shelf  5 doubtful
 -- ARGV  1 the token of the reading that begins ('' for none)  2 its users, as JSON  then the users
--- Returns the token of the shelf, and for each user its mark and slot, and what is staged of an earlier reading; or false
--- if there is nothing to read: it is not dirty, or what is staged was read since its last mark and only waits to be
--- published.
-local notes, any = {redis.call('GET', KEYS[4])}, false
+-- Returns the token of the shelf; those of whom copies may lie about (see DOUBT); and for each user its mark and slot,
+-- and what is staged of an earlier reading; or false if there is nothing to read: it is not dirty, or what is staged was
+-- read since its last mark and only waits to be published.
+local doubtful, any = {}, false
+local notes, doubts = {redis.call('GET', KEYS[4]), doubtful}, redis.call('EXISTS', KEYS[5]) == 1
 for i = 3, #ARGV do
   local tokens, staged = redis.call('HGET', KEYS[1], ARGV[i]), redis.call('HGET', KEYS[2], ARGV[i])
   if tokens and staged then
@@ -13,6 +14,7 @@ for i = 3, #ARGV do
   end
   notes[#notes + 1] = tokens
   any = any or tokens
+  if doubts and tokens and redis.call('SISMEMBER', KEYS[5], ARGV[i]) == 1 then doubtful[#doubtful + 1] = ARGV[i] end
 end
 if any and ARGV[1] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[2]) end
 return notes
