@@ -56,7 +56,8 @@ _COUNTED = {"X-Total-Count": "how many there are on all pages", "Link": "other p
 _LOCATION = {"Location": "where to look"}
 
 
-_A_TASK: Schema = {"anyOf": [ref("Task"), ref("Unpack")]}
+_TASKS = ref("Task"), ref("Unpack")
+_A_TASK: Schema = {"anyOf": [*_TASKS]}
 _NOT_MODIFIED = {"304": answer("It has not changed.", {}, _ETAG)}
 _ALL_FORMATS: dict[str, Schema] = {
     JSON: a_list(ref("SomeFields")),
@@ -170,8 +171,8 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/tasks": {
         "get": operation(
-            "The rebuilds that are not done, and the bundles that were unpacked lately, the newest first.",
-            {"200": answer("The tasks.", {JSON: a_list(_A_TASK)})},
+            "The rebuilds that are not done; bundles that wait, and those that were unpacked lately, the newest first.",
+            {"200": answer("The tasks.", {JSON: a_list({"anyOf": [*_TASKS, ref("Waiting")]})})},
             (_NO_REDIS,),
             sample='curl "$api/tasks"',
         ),

@@ -98,6 +98,10 @@ SCHEMAS: dict[str, Schema] = {
         },
         ("error",),
     ),
+    "Waiting": an_object(
+        {"bundle": text("the archive's name in the source bucket"), "state": text(enum=["waiting"])},
+        description="A bundle that is not looked at yet: one is unpacked at a time.",
+    ),
     "Rebuild": an_object(
         {
             "task_id": text(),

@@ -87,10 +87,14 @@ class TasksResource:
         self._desk, self._unpacks = desk, unpacks
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The rebuild that runs and the one that waits, and the bundles that were unpacked lately."""
+        """The rebuild that runs and the one that waits; bundles that wait, and those that were unpacked lately."""
         single_values(request.params, ())
         rebuilds = [progress(status) for status in self._desk.unfinished()]
-        response.media = [*rebuilds, *(unpacking(status) for status in self._unpacks.newest(MOST_SHOWN))]
+        newest = self._unpacks.newest(MOST_SHOWN)
+        begun = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
+        waiting = [key for key in self._unpacks.waiting() if key not in begun][:MOST_SHOWN]
+        bundles = [{"bundle": key, "state": "waiting"} for key in waiting] + [unpacking(status) for status in newest]
+        response.media = [*rebuilds, *bundles]
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get

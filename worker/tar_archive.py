@@ -65,14 +65,13 @@ class TarArchive:
         """The next header; None at the end of the archive."""
         block = self._stream.take(_BLOCK)
         if len(block) < _BLOCK:
-            raise cut_off()
+            raise cut_off() if self._unpacked else _no_tar()
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             return None
         except (tarfile.HeaderError, ValueError):
-            begun = self._unpacked > 0
-            raise InvalidArchive("it is damaged: a header is none" if begun else "it is no tar archive") from None
+            raise (InvalidArchive("it is damaged: a header is none") if self._unpacked else _no_tar()) from None
         self._unpacked += _BLOCK
         return header
 
@@ -110,6 +109,10 @@ class TarArchive:
                 names.size = int(value)
             elif key.startswith(b"GNU.sparse"):
                 raise no_file(names.path or header.name, "file with holes")
+
+
+def _no_tar() -> InvalidArchive:
+    return InvalidArchive("it is no tar archive, be it plain or packed by gzip")
 
 
 def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -14,11 +14,13 @@ from api.browsers import BrowserGuard
 from api.guard import WriteGuard
 from api.presence import Presence
 from local.servers import RedisServer
+from shared.keys import bundle_id
 from shared.rebuilds import Rebuilds
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from shared.unpacks import Unpacks
 from tests.api_parts import api_parts
 from tests.api_process import eventually
+from worker.backlog import Backlog
 
 
 class Office:
@@ -175,8 +177,10 @@ def test_tasks_are_what_is_not_done_and_the_bundles_of_late(office: Office, redi
     for number, bundle in enumerate(("old.zip", "new.zip")):
         unpacks.begin(f"id-{number}", bundle, now + number)
     unpacks.close("id-0", "rejected", now, "it is encrypted")
+    Backlog(redis).mark([bundle_id("next.zip"), bundle_id("new.zip")], "event", now)
     task_id = office.post().json["task_id"]
     tasks = office.client.simulate_get("/tasks").json
+    assert tasks.pop(1) == {"bundle": "next.zip", "state": "waiting"}
     assert [task["task_id"] for task in tasks] == [task_id, "id-1", "id-0"]
     assert tasks[0] == office.client.simulate_get(f"/tasks/{task_id}").json
     assert tasks[2] == office.client.simulate_get("/tasks/id-0").json

@@ -255,7 +255,8 @@ class Live:
         """Whether nothing is left to do, as far as one can see."""
         try:
             lists = sum(self.redis.llen(name) for name in ("events:fast", "events:safe", "events", "bulk", "pages"))
-            return not lists and not self.redis.hlen("dirty") and self.backlog.epoch() == f"ok:{self.backlog.run_id()}"
+            left = self.redis.hlen("dirty") + self.redis.hlen("readings") + self.redis.scard("doubtful")
+            return not lists and not left and self.backlog.epoch() == f"ok:{self.backlog.run_id()}"
         except RedisError:
             return False
 
