@@ -298,7 +298,8 @@ class Backlog:
             for note, outcome in chunk:
                 user_id = outcome.user_id
                 arguments += [user_id, note.mark, note.slot, outcome.to_json(), "1" if user_id in copied else ""]
-            answers = self._stage(["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings"], arguments)
+            keys = ["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings", "doubtful"]
+            answers = self._stage(keys, arguments)
             again += [
                 outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
             ]

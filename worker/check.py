@@ -152,7 +152,7 @@ def wrong_copies(rows: Mapping[str, Row], images: Sequence[Image], output: Objec
     for path in sorted(there.keys() & wanted.keys()):
         if not is_copy(there[path], wanted[path].etag, wanted[path].since):
             yield f"{named.get(path, path)}: {path} is a copy of another image"
-    for path in sorted(there.keys() - named.keys() - wanted.keys()):
+    for path in sorted(there.keys() - named.keys()):
         yield f"{path}: is no row's image"
 
 

@@ -1,6 +1,6 @@
 """What the buckets say that everyone's row is made of, as LISTs and the indexes of bundles tell.  No file is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 import pandas as pd
@@ -30,6 +30,10 @@ class Expected(NamedTuple):
 
     frame: pd.DataFrame
     copies: dict[str, Copied]
+
+    def but_for(self, users: Set[str]) -> "Expected":
+        """The same without copies for these users, who have no row that could name one.  Pure."""
+        return self._replace(copies={key: copied for key, copied in self.copies.items() if copied.user_id not in users})
 
     def without_copy(self, there: Mapping[str, ObjectInfo]) -> set[str]:
         """The users whose copy is missing, or is one of another image.  Pure."""

@@ -181,9 +181,10 @@ class Publisher:
         return bool(self._dropped)
 
     def _note_dropped_copies(self, table: Table, changes: Changes, outcomes: Mapping[str, Outcome]) -> None:
-        """Note the copies that a row names and will not name any more; and those that none has ever named."""
+        """Note the copies that a row names and will not name any more; and those that none has named, or will."""
         for user_id, outcome in outcomes.items():
-            self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in outcome.dropped}
+            unnamed = (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
+            self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in (*outcome.dropped, *unnamed)}
         if self._has_copies:
             for user_id, row in changes.rows.items():
                 before = table.output.get(user_id)

@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
@@ -69,13 +68,13 @@ class _Found:
 
 @dataclass(slots=True)
 class _Read:
-    """What came of a reading: the outcomes, whose images were copied where, and who is to be read again.
+    """What came of a reading: the outcomes, whose images were copied, and who is to be read again.
 
     `failure` is why some could not be read, if so; `doubtful` are those of them of whom a copy may have been made.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
-    copied: dict[str, str] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
     again: list[str] = field(default_factory=list)
     failure: StoreUnavailable | None = None
     doubtful: list[str] = field(default_factory=list)
@@ -112,14 +111,12 @@ class Refresher:
         Raises `StoreUnavailable` if some could not be read; they stay dirty, the others are staged.
         """
         user_ids = [user_id for user_id in dict.fromkeys(user_ids) if bundle_key(user_id) is None]
-        copies = dict[str, tuple[str, ...]]()
         for _ in range(MOST_READINGS):
             if not user_ids:
                 return
             with self._reading(user_ids) as (reading, notes):
                 read = self._read(list(notes), notes.shelf)
-                user_ids = self._stage(notes, read, reading, copies, notes.doubtful)
-            copies |= {user: (*copies.get(user, ()), image) for user, image in read.copied.items()}
+                user_ids = self._stage(notes, read, reading, notes.doubtful)
         if user_ids:
             logger.info("%d users were read by others %d times meanwhile; left dirty", len(user_ids), MOST_READINGS)
 
@@ -132,7 +129,7 @@ class Refresher:
             fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
             notes = {user.user_id: user.note._replace(staged=now[user.user_id].staged) for user in fresh}
             read = self._read_listed(fresh, now.shelf)
-            again = self._stage(notes, read, reading, doubtful=now.doubtful)
+            again = self._stage(notes, read, reading, now.doubtful)
         self.refresh([*again, *(now.keys() - notes.keys())])
 
     def refresh_alone(self, user_id: str) -> None:
@@ -200,18 +197,13 @@ class Refresher:
                 raise
 
     def _stage(
-        self,
-        notes: Mapping[str, Note],
-        read: _Read,
-        reading: str = "",
-        copies: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-        doubtful: Collection[str] = (),
+        self, notes: Mapping[str, Note], read: _Read, reading: str = "", doubtful: Collection[str] = ()
     ) -> list[str]:
-        """`copies` are those that were made of users who are read again, `doubtful` of whom others may lie about."""
+        """Of the `doubtful` copies may lie about."""
         lying = self._lying_about([found.user_id for found in read.outcomes if found.user_id in doubtful])
         readings = [
-            (note, _superseding(found, note, (*copies.get(found.user_id, ()), *lying.get(found.user_id, ()))))
-            for found, note in ((found, notes[found.user_id]) for found in read.outcomes)
+            (notes[found.user_id], _superseding(found, notes[found.user_id], lying.get(found.user_id, ())))
+            for found in read.outcomes
         ]
         self._backlog.doubt(read.doubtful)
         again = self._backlog.stage(readings, reading, read.copied)
@@ -335,7 +327,7 @@ class Refresher:
             case StoreUnavailable():
                 read.failure = answer
             case made:
-                read.copied |= {user.user_id: picture.image} if made else {}
+                read.copied |= {user.user_id} if made else set()
                 read.outcomes.append(Outcome(user.user_id, user.csv, picture.image or None, picture.image_source))
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -371,7 +363,7 @@ class Refresher:
 
 
 def _superseding(found: Outcome, note: Note, copies: tuple[str, ...]) -> Outcome:
-    """The outcome with the copies that it supersedes: of the reading that is staged, and of some that were refused."""
+    """The outcome with the copies that it supersedes: of the reading that is staged, and these that lie about."""
     if note.staged:
         staged = Outcome.from_json(found.user_id, note.staged.decode())
         copies += (*staged.dropped, *((staged.image,) if staged.image and staged.image_source else ()))

@@ -81,6 +81,7 @@ class Sweep:
         dirty = self._backlog.dirty_users()
         wanted = expected(listed, self._bundles, self._copies, self._buckets)
         published = read_published(self._output)
+        wanted = wanted.but_for(_without_row(published))
         wrong = not_fine(wanted, published) | wanted.without_copy(there)
         unexplained = self._unexplained(wrong, dirty | dirty_before, published)
         pardoned = published.quarantined()
@@ -206,6 +207,12 @@ def not_fine(wanted: Expected, published: PublishedFiles) -> set[str]:
     believed = (rejected == source["etag"] + source["source"]) | (same & has_row & ~in_rejects)
     fine = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_right & believed)
     return set(everyone[~fine.fillna(False).astype(bool)])
+
+
+def _without_row(published: PublishedFiles) -> set[str]:
+    """Whose CSV is a reject, and there is no row from before it."""
+    output = OutputCsv(published.output)
+    return {user_id for user_id in published.rejects if output.get(user_id) is None}
 
 
 def _of_other_rules(published: PublishedFiles) -> set[str]:

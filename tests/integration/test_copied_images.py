@@ -124,6 +124,29 @@ def test_an_image_without_a_csv_is_not_copied(copying: Stepping) -> None:
     assert copying.sweep() == 0
 
 
+def test_a_broken_csv_without_a_row_from_before_needs_no_copy(copying: Stepping) -> None:
+    copying.drop("1", b"broken", images=["png"])
+    copying.land("1")
+    assert copies(copying) == {}
+    assert copying.differences() == []
+    copying.publisher.write_manifest()
+    assert copying.sweep() == 0
+    copying.output.put("images/1.png", b"left")
+    assert copying.sweep() == 1
+    assert copies(copying) == {}
+    copying.drop("1")
+    copying.land("1")
+    assert list(copies(copying)) == ["images/1.png"]
+
+
+def test_a_copy_goes_when_the_csv_was_deleted_before_its_row_was_published(copying: Stepping) -> None:
+    copying.drop("1", images=["png"])
+    copying.refresh("1")
+    copying.source.delete("1.csv")
+    copying.land("1")
+    assert copies(copying) == {}
+
+
 def test_a_held_row_has_its_copy_too(copying: Stepping) -> None:
     copying.drop("1", csv_of("Held"))
     copying.land("1")

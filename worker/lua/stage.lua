@@ -1,6 +1,6 @@
 -- STAGE: hand in what was read of some users, each only if nobody else's reading was accepted meanwhile.
 --
--- KEYS  1 dirty  2 staged  3 since:event  4 wake:live  5 wake:bulk  6 readings
+-- KEYS  1 dirty  2 staged  3 since:event  4 wake:live  5 wake:bulk  6 readings  7 doubtful
 -- ARGV  1 token  2 the token of the reading that ends herewith ('' for none), then per user: user, mark and slot as
 --       noted before reading, outcome, '1' if the reading has copied an image of theirs
 -- Returns per user: 'ok', 'again' (the slot has changed: note and read once more) or 'gone' (no longer dirty).
@@ -13,7 +13,8 @@ for i = 3, #ARGV, 5 do
   local user, slot, outcome = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local now = redis.call('HGET', dirty, user)
   if not now and ARGV[i + 4] == '1' then
-    -- Its copy may be older than the one that was published: have it looked at.
+    -- Its copy may be older than the one that was published, or one that no row names: have it looked at (see DOUBT).
+    redis.call('SADD', KEYS[7], user)
     redis.call('HSET', dirty, user, token .. '|' .. token)
     redis.call('ZADD', events, 'NX', redis.call('TIME')[1], user)
     answers[#answers + 1] = 'again'
@@ -21,7 +22,10 @@ for i = 3, #ARGV, 5 do
     answers[#answers + 1] = 'gone'
   elseif string.match(now, '|(.*)$') ~= slot then
     -- Likewise; with the mark that was read NOTE would pass this user over.
-    if ARGV[i + 4] == '1' then redis.call('HSET', dirty, user, token .. '|' .. string.match(now, '|(.*)$')) end
+    if ARGV[i + 4] == '1' then
+      redis.call('SADD', KEYS[7], user)
+      redis.call('HSET', dirty, user, token .. '|' .. string.match(now, '|(.*)$'))
+    end
     answers[#answers + 1] = 'again'
   else
     redis.call('HSET', dirty, user, string.match(now, '^(.-)|') .. '|' .. token)
