@@ -130,6 +130,52 @@ load=
 until_ 120 "what is published is what the bucket says, after kills and restarts" is_consistent
 ok "$(grep dropped "$logs/load") under kills, scaling and restarts: $(tail -1 "$logs/check")"
 
+# -- a folder, a bundle, copies, and what is public ----------------------------------------------------------------------
+folder=$logs/users && mkdir "$folder" && chmod 755 "$logs"
+for number in 1 2 3; do printf 'first_name,last_name,birthts\nLoaded,%s,%s\n' $number $number >"$folder/loaded-$number.csv"; done
+printf '\211PNG\r\n\032\n' >"$folder/loaded-1.png" && echo nobody >"$folder/notes.txt"
+chmod 700 "$folder"
+if LOAD_FOLDER=$folder compose run --rm --no-deps -T load python -m worker.load /load >"$logs/said" 2>&1; then failed "a folder that may not be read is no empty one: $(cat "$logs/said")"; fi
+grep -q "Permission denied: '/load'" "$logs/said" || failed "what may not be read is named: $(cat "$logs/said")"
+chmod 755 "$folder"
+LOAD_FOLDER=$folder compose run --rm --no-deps -T load >"$logs/said" 2>&1 || failed "load: $(cat "$logs/said")"
+grep -q "has files already" "$logs/said" || failed "at the start nothing is loaded into a bucket in use: $(cat "$logs/said")"
+LOAD_FOLDER=$folder compose run --rm --no-deps -T load python -m worker.load /load >"$logs/said" 2>&1 || failed "load: $(cat "$logs/said")"
+grep -q "4 files loaded" "$logs/said" || failed "four files are loaded: $(cat "$logs/said")"
+until_ 30 "the loaded rows" bash -c "[ \$(curl -fsS '$api/data?q=loaded' | grep -o user_id | wc -l) = 3 ]"
+ok "a folder is loaded by one command; one that may not be read is named"
+python_ - <<'END' >"$folder/users.zip" || failed "a zip"
+import sys, zipfile
+with zipfile.ZipFile(sys.stdout.buffer, "w") as archive:
+    for number in range(50):
+        archive.writestr(f"people/zipped-{number}.csv", f"first_name,last_name,birthts\nZipped,{number},{number}\n")
+        archive.writestr(f"people/zipped-{number}.png", bytes.fromhex("89504e470d0a1a0a"))
+END
+curl -fsS -T "$folder/users.zip" "$api/files/users.zip" >/dev/null || failed "the zip is dropped"
+until_ 60 "the rows of the zip" bash -c "[ \$(curl -fsS '$api/data?q=zipped&is_image_exists=true' | grep -o user_id | wc -l) = 50 ]"
+[ "$(status "$api/data/zipped-7/image")" = 200 ] || failed "the image of a bundle's user"
+ok "a zip of 50 users with images is dropped through the API"
+public() { status "http://127.0.0.1:$MINIO_PORT/$1"; }
+[ "$(public processed-data/output.csv)" = 403 ] || failed "nothing is public"
+PUBLIC_OUTPUT=true IMAGES=copy quiet compose up -d || failed "PUBLIC_OUTPUT, IMAGES"
+until_ 60 "output.csv is public" bash -c "curl -fsS -o '$logs/public' http://127.0.0.1:$MINIO_PORT/processed-data/output.csv"
+until_ 60 "the API is back" get /health/live >/dev/null
+curl -fsS -X POST "$api/data?wait=120" | grep -q '"updated"' || failed "a rebuild"
+get /data/loaded-1 | grep -q '"processed-data/images/loaded-1.png"' || failed "IMAGES=copy and a rebuild convert img_path"
+for path in processed-data/images/loaded-1.png processed-data/images/zipped-7.png processed-data/rejects.csv; do
+    [ "$(public $path)" = 200 ] || failed "$path is public"
+done
+for path in src-data/loaded-1.csv processed-data/bundles.json "processed-data/?list-type=2" "src-data/?list-type=2"; do
+    [ "$(public "$path")" = 403 ] || failed "$path is closed"
+done
+quiet compose up -d || failed "both settings taken back"
+until_ 60 "output.csv is closed again" bash -c "[ \$(curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:$MINIO_PORT/processed-data/output.csv) = 403 ]"
+until_ 60 "the API is back" get /health/live >/dev/null
+curl -fsS -X POST "$api/data?wait=120" | grep -q '"updated"' || failed "a rebuild"
+get /data/loaded-1 | grep -q '"src-data/loaded-1.png"' || failed "IMAGES=reference and a rebuild convert img_path back"
+until_ 120 "what is published is what the bucket says" is_consistent
+ok "PUBLIC_OUTPUT and IMAGES=copy: the results and copies are public, nothing else; and back"
+
 # -- down and up --------------------------------------------------------------------------------------------------------
 get /data >"$logs/before"
 quiet compose down -t 30 || failed "down"

@@ -11,6 +11,7 @@ without it keeps the tar as an object: then that is removed, and each file is pu
 import argparse
 import hashlib
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,9 +76,12 @@ class Plan:
 
 
 def plan(folder: Path) -> Plan:
-    """Look through a folder.  Of files with the same name the first by its path is loaded.  Raises `OSError`."""
+    """Look through a folder.  Of files with the same name the first by its path is loaded.
+
+    Raises `OSError`, also for a folder that may not be read.
+    """
     found, names = Plan(), dict[str, Path]()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(_files(folder)):
         name = path.relative_to(folder)
         match classify_member(name.as_posix()):
             case UserFile() | Bundle() if path.name in names:
@@ -89,6 +93,14 @@ def plan(folder: Path) -> Plan:
                 found.left_out.append((name, reason))
     found.files.sort(key=lambda file: file.key)
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:  # else it would count as empty
+        raise error
+
+    for directory, _, names in os.walk(folder, onerror=refuse):
+        yield from (path for path in (Path(directory, name) for name in names) if path.is_file())
 
 
 class Loader:

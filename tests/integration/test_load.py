@@ -87,6 +87,11 @@ def test_a_server_that_does_not_unpack_tars_gets_each_file_by_itself(rowdrop: St
     assert loaded(rowdrop) == files
 
 
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone"):
+        plan(tmp_path / "gone")
+
+
 def test_a_bucket_with_nothing_but_the_sample_is_empty(rowdrop: Stepping) -> None:
     rowdrop.source.put("sample-0001.csv", csv_of())
     rowdrop.source.put("notes.txt", b"x")

@@ -22,6 +22,7 @@ EXPECTED = (
     "sweep, nothing changed, 40 objects",
     "idle, 20 users: processor",
     "idle, 20 users: memory",
+    "a bundle of 200 members",
 )
 
 
