@@ -108,13 +108,14 @@ class Stage:
 class Scenario:
     """A fault.  `remedies`: what of `removed.REMEDIES` keeps it from doing harm, each for itself.
 
-    `short`: it is part of the short form of the tests.
+    `short`: it is part of the short form of the tests.  `shows_late`: without a remedy only the long form does harm.
     """
 
     play: Callable[[Stage], None]
     promise: str
     remedies: tuple[str, ...] = ()
     short: bool = False
+    shows_late: bool = False
 
 
 Scenarios = Mapping[str, Scenario]

@@ -57,7 +57,9 @@ def clock_set_back(stage: Stage) -> None:
 
 
 SCENARIOS = {
-    "two listeners, publishers, beats": Scenario(two_of_each, "0 lost updates", ("writer",), short=True),
+    "two listeners, publishers, beats": Scenario(
+        two_of_each, "0 lost updates", ("writer",), short=True, shows_late=True
+    ),
     "a publisher asleep for 60 s": Scenario(paused_publisher, "0 lost updates", ("writer",)),
     "the clock set back an hour": Scenario(clock_set_back, "0 lost, nothing hangs", ("watch",)),
 }
