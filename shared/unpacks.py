@@ -165,8 +165,9 @@ class Unpacks:
     def get(self, task_id: str) -> UnpackStatus | None:
         """The record of this id, or None if there is none (any more)."""
         record = self._redis.hgetall(f"unpack:{task_id}")
-        if not record:
-            return None
+        return self._status(task_id, record) if record else None
+
+    def _status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
         fields = {_text(name): _text(value) for name, value in record.items()}
         state, users = fields["state"], int(fields.get("users", 0))
         left = 0
@@ -184,8 +185,12 @@ class Unpacks:
 
     def newest(self, most: int) -> list[UnpackStatus]:
         """So many records, the newest first."""
-        found = (self.get(_text(task_id)) for task_id in self._redis.zrevrange("unpack:all", 0, most - 1))
-        return [status for status in found if status]
+        task_ids = [_text(task_id) for task_id in self._redis.zrevrange("unpack:all", 0, most - 1)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hgetall(f"unpack:{task_id}")
+            records = pipe.execute()
+        return [self._status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record]
 
 
 def _text(value: bytes | str) -> str:

@@ -13,6 +13,7 @@ from shared.settings import Settings
 from tests.api_process import ROWS, Stage, eventually
 from tests.conftest import PASSWORD, USER, new_bucket
 from tests.integration.stepping import Stepping
+from worker.evidence import Watch
 
 
 @pytest.fixture
@@ -32,6 +33,11 @@ def rowdrop(settings: Settings) -> Iterator[Stepping]:
     stepping = Stepping(settings)
     yield stepping
     stepping.close()
+
+
+@pytest.fixture
+def watch(rowdrop: Stepping) -> Watch:
+    return rowdrop.new_watch()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from shared.records import Reject, Row
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from worker.check import check
+from worker.evidence import Watch
 from worker.publish import Publisher
 from worker.published_files import read_published
 from worker.wiring import Wiring
@@ -36,6 +37,13 @@ class Stepping:
     def new_publisher(self, output: ObjectStore | None = None) -> Publisher:
         """A publisher that knows nothing yet, as after a restart; perhaps into a bucket seen through something."""
         return Publisher(output or self.output, self.backlog, self.source.bucket, time.time)
+
+    def new_watch(self) -> Watch:
+        """A watch that has not looked yet."""
+        wiring = self.wiring
+        return Watch(
+            wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
+        )  # fmt: skip
 
     def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images, without any event."""

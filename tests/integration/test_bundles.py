@@ -19,14 +19,6 @@ from worker.shelf import Shelf, Shelved, digest_of, read_shelf
 from worker.unpack import MOST_TRIES, STUCK, Unpacker
 
 
-@pytest.fixture
-def watch(rowdrop: Stepping) -> Watch:
-    wiring = rowdrop.wiring
-    return Watch(
-        wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
-    )  # fmt: skip
-
-
 def names(rowdrop: Stepping) -> dict[str, str]:
     return {user_id: row.first_name for user_id, row in rowdrop.rows().items()}
 

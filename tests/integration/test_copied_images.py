@@ -13,8 +13,8 @@ from shared.published import IMAGES, OUTPUT
 from shared.settings import Settings
 from tests.archives import zip_of
 from tests.integration.stepping import Stepping, csv_of
-from worker.backlog import new_token
-from worker.evidence import LOOKS_BROKEN_OFF, Watch
+from worker.backlog import ListedUser, new_token
+from worker.evidence import LOOKS_BROKEN_OFF
 from worker.images import Copies
 from worker.refresh import Refresher
 
@@ -270,10 +270,29 @@ def test_a_slow_copy_of_an_old_image_does_not_stay_when_the_newer_reading_waits_
     assert copying.differences() == []
 
 
+@pytest.mark.parametrize("is_published", [False, True])
+def test_a_copy_of_a_refused_reading_in_bulk_goes(copying: Stepping, is_published: bool) -> None:
+    # While everyone of a LIST is read, the image is deleted, and the user read by another.
+    copying.drop("1", images=["png"])
+    copying.mark("1")
+    listed = ListedUser("1", copying.backlog.note(["1"])["1"], True, "1.png")
+
+    def meanwhile() -> None:
+        copying.source.delete("1.png")
+        copying.wiring.refresher.refresh(["1"])
+        if is_published:
+            copying.publish()
+
+    slow = Copies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    Refresher(copying.source, copying.backlog, copying.wiring.readers, 4, copies=slow).refresh_listed([listed])
+    copying.publish()
+    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
+    assert copying.backlog.dirty_users() == set()
+
+
 def test_whoever_was_being_read_when_a_worker_died_is_read_again(copying: Stepping) -> None:
     # It may have copied an old image just before.
-    wiring = copying.wiring
-    watch = Watch(wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings)
+    watch = copying.new_watch()
     copying.drop("1", images=["png"])
     copying.mark("1")
     copying.backlog.note(["1"], new_token())
@@ -318,8 +337,7 @@ def test_a_copy_that_was_made_without_an_answer_goes_with_the_next_reading(copyi
 
 
 def test_the_copy_of_a_worker_that_died_goes_without_a_sweep(copying: Stepping) -> None:
-    wiring = copying.wiring
-    watch = Watch(wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings)
+    watch = copying.new_watch()
     copying.drop("1")
     copying.land("1")
     copying.mark("1")
@@ -327,7 +345,7 @@ def test_the_copy_of_a_worker_that_died_goes_without_a_sweep(copying: Stepping) 
     copying.output.put("images/1.png", b"its copy")
     for _ in range(LOOKS_BROKEN_OFF):
         watch.look_for_broken_readings()
-    wiring.refresher.refresh_alone("1")
+    copying.wiring.refresher.refresh_alone("1")
     copying.publish()
     assert copies(copying) == {}
 

@@ -80,14 +80,6 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
 
 
 @pytest.fixture
-def watch(rowdrop: Stepping) -> Watch:
-    wiring = rowdrop.wiring
-    return Watch(
-        wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
-    )  # fmt: skip
-
-
-@pytest.fixture
 def trials(rowdrop: Stepping) -> Trials:
     return Trials(rowdrop.wiring.redis)
 

@@ -19,14 +19,6 @@ from worker.evidence import OVERDUE_S, Watch
 from worker.sweep import main as sweep_by_hand
 
 
-@pytest.fixture
-def watch(rowdrop: Stepping) -> Watch:
-    wiring = rowdrop.wiring
-    return Watch(
-        wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
-    )  # fmt: skip
-
-
 def published(rowdrop: Stepping, *users: str) -> None:
     for user in users:
         rowdrop.drop(user)
