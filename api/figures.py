@@ -12,10 +12,11 @@ CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
 MOST_DEAD_LETTERS = 1000
 
 # How many events wait in the two lists, and what their heads are: another head means that somebody notes events.  An
-# entry may have any size, so it is not fetched.
+# entry may have any size, so it is not fetched.  The lists are arguments and no keys: Redis takes keys of a script for
+# keys that are written, and the API may only read these.
 _WAITING = """
 local waiting, heads = 0, ''
-for _, list in ipairs(KEYS) do
+for _, list in ipairs(ARGV) do
   waiting = waiting + redis.call('LLEN', list)
   local head = redis.call('LINDEX', list, 0)
   if head then heads = heads .. redis.sha1hex(#head .. string.sub(head, 1, 2000)) end
@@ -87,7 +88,7 @@ def read_figures(client: "Redis") -> Figures:
         pipe.zrange("since:event", 0, 0, withscores=True).hmget("published", "time", "etag").hgetall("sweep")
         pipe.get("epoch").exists("evidence:new", "evidence:looked").hgetall("counters")
         pipe.get("source_failure").get("notifications").get("safe_queue")
-        pipe.eval(_WAITING, 2, "events:fast", "events:safe")
+        pipe.eval(_WAITING, 0, "events:fast", "events:safe")
         for cause in CAUSES:
             pipe.zcard(f"since:{cause}")
         answers = pipe.execute()

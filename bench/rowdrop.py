@@ -22,7 +22,7 @@ from redis import Redis
 from local.configuration import PORTS, kept_in
 from local.errors import CannotRun
 from local.ports import HOST, free_port
-from local.processes import ROOT
+from local.processes import ROOT, read_credentials
 from local.servers import find_minio, find_redis, http_get, tail
 from local.signals import ignore_signals
 from shared.object_store import S3ObjectStore, open_store
@@ -56,8 +56,12 @@ class Rowdrop:
     def __init__(self, folder: Path, pid: int, minio_binary: Path) -> None:
         kept = kept_in(folder / ".env")
         self.folder, self.pid, self.minio_binary = folder, pid, minio_binary
+        # Root's, as the bench makes buckets of its own; the worker's user of Redis may do all that is needed there.
         self.settings = Settings(
-            kept["MINIO_ENDPOINT"], kept["MINIO_ACCESS_KEY"], kept["MINIO_SECRET_KEY"], kept["REDIS_URL"]
+            kept["MINIO_ENDPOINT"],
+            kept["MINIO_ROOT_USER"],
+            kept["MINIO_ROOT_PASSWORD"],
+            read_credentials(folder, "worker")["REDIS_URL"],
         )
         self.api_port = int(kept["API_PORT"])
         self.redis: Any = Redis.from_url(self.settings.redis_url, socket_timeout=10)
@@ -180,7 +184,7 @@ def _environment(folder: Path) -> dict[str, str]:
         while (port := str(free_port())) in ports.values():
             pass
         ports[name] = port
-    return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder)}
+    return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:

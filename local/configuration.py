@@ -1,6 +1,7 @@
 """What this run is set to: the environment first, then the checkout's `.env`, then what `$ROWDROP_DIR/.env` keeps."""
 
-import secrets
+import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,17 @@ from dotenv import dotenv_values
 from local.errors import CannotRun
 from local.ports import HOST, is_free
 from local.servers import write_private
+from worker.credential_set import GIVEN, SECRET_SETTINGS, Credentials, InvalidCredentials
+from worker.server_users import Buckets
 
 PORTS = {"API_PORT": 8080, "MINIO_PORT": 9000, "MINIO_CONSOLE_PORT": 9001, "REDIS_PORT": 6379, "FLOWER_PORT": 5555}
 """The ports, each with the number taken when it is free and nobody asked for another."""
 
-_SECRETS = ("MINIO_ROOT_PASSWORD", "MINIO_SECRET_KEY", "REDIS_URL", "FLOWER_PASSWORD")
-_NAMES = (*_SECRETS, "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ACCESS_KEY", "FLOWER_USER", *PORTS)
+_NAMES = (*GIVEN, *PORTS)
+_KEPT = (
+    "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "REDIS_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN",
+)  # fmt: skip
+_LOOKS_SECRET = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
 
 
 @dataclass(frozen=True)
@@ -43,25 +49,64 @@ class RedisAddress:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings of one run, complete.  `own_*`: whether we start that server."""
+    """The settings of one run, complete.  `values` holds no credentials: each process gets its own of `credentials`."""
 
     values: dict[str, str] = field(repr=False)
-    own_minio: bool
-    own_redis: bool
+    credentials: Credentials
+
+    @property
+    def own_minio(self) -> bool:
+        """Whether we start MinIO."""
+        return self.credentials.owns_minio
+
+    @property
+    def own_redis(self) -> bool:
+        """Whether we start Redis."""
+        return self.credentials.owns_redis
 
     def port(self, name: str) -> int:
         """The port with this name of `PORTS`."""
         return int(self.values[name])
 
     @property
-    def redis(self) -> RedisAddress:
-        """The Redis of this run, ours or not."""
-        return RedisAddress.from_url(self.values["REDIS_URL"])
+    def redis_of_minio(self) -> RedisAddress:
+        """The Redis of this run, ours or not, as MinIO reaches it."""
+        return RedisAddress.from_url(self.credentials.redis_urls["minio"])
+
+    @property
+    def buckets(self) -> Buckets:
+        """The buckets that files are dropped into, and that hold the results."""
+        source = self.values.get("SOURCE_BUCKET", "src-data")
+        return Buckets(source, self.values.get("OUTPUT_BUCKET", "processed-data"))
 
     @property
     def source_bucket(self) -> str:
         """The bucket that users drop their files into."""
-        return self.values.get("SOURCE_BUCKET", "src-data")
+        return self.buckets.source
+
+    def settings_of(self, process: str) -> dict[str, str]:
+        """Return the credentials of one of `PROCESSES`, and the address of MinIO."""
+        return {"MINIO_ENDPOINT": self.values["MINIO_ENDPOINT"], **self.credentials.settings_of(process)}
+
+
+def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without our credentials, and without what by its name is one of something else."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not _is_ours(name)
+        and not _LOOKS_SECRET.search(name)
+        and (name == "MINIO_REGION" or not name.startswith("MINIO_"))
+    }
+
+
+def for_minio(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of MINIO_* that are not ours: those that somebody has given to MinIO itself."""
+    return {name: value for name, value in environment.items() if name.startswith("MINIO_") and not _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    return name.removesuffix("_FILE") in {*SECRET_SETTINGS, "MINIO_ENDPOINT"}
 
 
 def from_outside(environment: Mapping[str, str], project_env: Path) -> dict[str, str]:
@@ -84,42 +129,42 @@ def from_outside(environment: Mapping[str, str], project_env: Path) -> dict[str,
 def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callable[[str], None]) -> Configuration:
     """Complete what was `given` from outside by what an earlier run has `kept`, and that by new secrets and free ports.
 
-    Raises `CannotRun` when a port that was asked for is taken, or an address cannot be used.
+    Raises `CannotRun` when a port that was asked for is taken, or an address or a credential cannot be used.
     """
-    # Someone may have sourced the file we keep: an address that comes from there is our own server's.
-    own_minio = given.get("MINIO_ENDPOINT") in {None, kept.get("MINIO_ENDPOINT")}
-    own_redis = given.get("REDIS_URL") in {None, kept.get("REDIS_URL")}
-    unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if not own_minio else set()
-    unused |= {"REDIS_PORT"} if not own_redis else set()
-    values = {name: value for name, value in given.items() if name not in unused}
+    # Someone may have sourced the file we keep: what comes from there is ours, and not given.
+    given = {name: value for name, value in given.items() if name in PORTS or kept.get(name) != value}
+    unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
+    unused |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
+    values = {name: value for name, value in given.items() if name not in {*unused, *SECRET_SETTINGS}}
     values.update(_ports(given, kept, set(PORTS) - unused, report))
-    values.setdefault("FLOWER_USER", "rowdrop")
-    values.setdefault("FLOWER_PASSWORD", kept.get("FLOWER_PASSWORD") or secrets.token_urlsafe(18))
-    if own_minio:
-        _complete_minio(values, kept)
-    elif not (given.get("MINIO_ACCESS_KEY") and given.get("MINIO_SECRET_KEY")):
-        raise CannotRun("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be, too.")
-    if own_redis:
-        old = RedisAddress.from_url(kept["REDIS_URL"]).password if "REDIS_URL" in kept else ""
-        values["REDIS_URL"] = f"redis://:{old or secrets.token_urlsafe(24)}@{HOST}:{values['REDIS_PORT']}/0"
-    RedisAddress.from_url(values["REDIS_URL"])
-    return Configuration(values, own_minio, own_redis)
+    if given.get("REDIS_URL"):
+        RedisAddress.from_url(given["REDIS_URL"])
+    try:
+        credentials = Credentials.complete(given, kept, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time())
+    except InvalidCredentials as error:
+        raise CannotRun(str(error)) from error
+    if credentials.owns_minio:
+        values["MINIO_ENDPOINT"] = f"http://{HOST}:{values['MINIO_PORT']}"
+    return Configuration(values, credentials)
 
 
 def keep(configuration: Configuration, path: Path) -> None:
     """Write the secrets and addresses of what is ours to `path`, readable by its owner only, for the next run to find.
 
-    Of servers that are not ours nothing is written; what an earlier run kept of our own stays.
+    With them stands what people need: MINIO_ACCESS_KEY and MINIO_SECRET_KEY are of the user who may drop files.  Of
+    servers that are not ours nothing is written; what an earlier run kept of our own stays.
     """
-    theirs: set[str] = set()
-    if not configuration.own_minio:
-        theirs |= {name for name in _NAMES if name.startswith("MINIO_")}
-    if not configuration.own_redis:
-        theirs |= {"REDIS_URL", "REDIS_PORT"}
-    ours = {name: value for name, value in configuration.values.items() if name in _NAMES and name not in theirs}
+    values, credentials = configuration.values, configuration.credentials
+    known = {name: value for name, value in kept_in(path).items() if name in {*_KEPT, *PORTS}}
+    ours = {name: value for name, value in values.items() if name in PORTS} | credentials.to_keep()
+    people = credentials.for_people()
+    if configuration.own_minio:
+        ours["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
+    else:
+        people = {name: value for name, value in people.items() if not name.startswith("MINIO_")}
     # Both a shell and dotenv read these lines; what they would read differently was given, and will be given again.
-    lines = [f"{name}='{value}'" for name, value in (kept_in(path) | ours).items() if not set(value) & set("'\\\n")]
-    head = "# Generated by run.sh: addresses and secrets of this Rowdrop.  Remove a line to have it made anew."
+    lines = [f"{name}='{value}'" for name, value in (known | people | ours).items() if not set(value) & set("'\\\n")]
+    head = f"# Generated by run.sh: addresses and secrets.  Remove one of {', '.join(_KEPT)} to have it made anew."
     write_private(path, "\n".join([head, *sorted(lines)]) + "\n")
 
 
@@ -127,16 +172,6 @@ def kept_in(path: Path) -> dict[str, str]:
     """What `keep` wrote; nothing before the first run."""
     read = dotenv_values(path, interpolate=False) if path.exists() else {}
     return {name: value for name, value in read.items() if value}
-
-
-def _complete_minio(values: dict[str, str], kept: Mapping[str, str]) -> None:
-    values.setdefault("MINIO_ROOT_USER", kept.get("MINIO_ROOT_USER") or "rowdrop")
-    values.setdefault("MINIO_ROOT_PASSWORD", kept.get("MINIO_ROOT_PASSWORD") or secrets.token_urlsafe(24))
-    if len(values["MINIO_ROOT_USER"]) < 3 or len(values["MINIO_ROOT_PASSWORD"]) < 8:
-        raise CannotRun("MINIO_ROOT_USER needs at least 3 characters and MINIO_ROOT_PASSWORD at least 8, says MinIO.")
-    values.setdefault("MINIO_ACCESS_KEY", values["MINIO_ROOT_USER"])
-    values.setdefault("MINIO_SECRET_KEY", values["MINIO_ROOT_PASSWORD"])
-    values["MINIO_ENDPOINT"] = f"http://{HOST}:{values['MINIO_PORT']}"
 
 
 def _ports(

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 """The checkout: all processes run in it."""
 
 APP = "rowdrop"
+CREDENTIALS = "credentials"
+"""The folder in $ROWDROP_DIR with a file of settings for each process."""
 _STOP_S = 30.0
 _SUPERVISOR = "supervisord"
 _LONGEST_SOCKET = 85  # bytes; the kernel takes 104 (macOS), supervisor adds its pid
@@ -38,13 +40,16 @@ _PYTHON = sys.executable
 class Program:
     """One process that is kept running.  `stop_s`: seconds from SIGTERM to SIGKILL.
 
-    The app's programs are started when the servers are prepared, and stopped before them.
+    `process` is its name in `worker.credential_set.PROCESSES`: it gets the settings of $ROWDROP_DIR/credentials/
+    <process>.env beside its environment.  The app's programs are started when the servers are prepared, and stopped
+    before them.
     """
 
     name: str
     command: Sequence[str]
     stop_s: int = 10
     is_server: bool = False
+    process: str = ""
 
 
 def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
@@ -53,25 +58,29 @@ def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Progra
     if redis:
         table.append(Program("redis", redis.command(), stop_s=5, is_server=True))
     if minio:
-        table.append(Program("minio", minio.command(), stop_s=5, is_server=True))
+        table.append(Program("minio", minio.command(), stop_s=5, is_server=True, process="minio"))
     return table
 
 
 def app(api_port: int) -> list[Program]:
-    """Rowdrop's own processes.  Addresses and secrets come by the environment."""
-    celery = [_PYTHON, "-m", "celery", "-A", "worker.app"]
-    events = [*celery, "worker", "-Q", "events", "--pool", "solo"]
+    """Rowdrop's own processes.  Addresses and credentials come by the environment."""
+    celery = [_PYTHON, "-m", "celery", "-A"]
+    worker = [*celery, "worker.app", "worker"]
+    events = [*worker, "-Q", "events", "--pool", "solo"]
     gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
+    flower = [*celery, "worker.scheduler", "flower", "--conf=worker/flower_conf.py"]
     return [
-        Program("listener", [_PYTHON, "-m", "worker.listener"]),
-        Program("publisher", [_PYTHON, "-m", "worker.publisher"]),
+        Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
+        Program("publisher", [_PYTHON, "-m", "worker.publisher"], process="publisher"),
         # Two, so that drops go on while one is stuck.
-        Program("worker", [*events, "-n", "events@%h"]),
-        Program("worker-2", [*events, "-n", "events-2@%h"]),
-        Program("worker-bulk", [*celery, "worker", "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]),
-        Program("beat", [*celery, "beat"]),
-        Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]),
-        Program("flower", [*celery, "flower", "--conf=worker/flower_conf.py"], stop_s=5),
+        Program("worker", [*events, "-n", "events@%h"], process="worker"),
+        Program("worker-2", [*events, "-n", "events-2@%h"], process="worker"),
+        Program(
+            "worker-bulk", [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"], process="worker"
+        ),
+        Program("beat", [*celery, "worker.scheduler", "beat"], process="beat"),
+        Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"], process="api"),
+        Program("flower", flower, stop_s=5, process="flower"),
     ]
 
 
@@ -142,7 +151,7 @@ class Supervisor:
         return self.folder / "start" / f"{name}.sh"
 
     def _write_files(self) -> None:
-        for name in ("logs", "start", "pids"):
+        for name in ("logs", "start", "pids", CREDENTIALS):
             (self.folder / name).mkdir(exist_ok=True)
         conf = self.folder / "supervisord.conf"
         write_private(conf, _conf(self._programs, self._socket))
@@ -159,9 +168,30 @@ class Supervisor:
             f"cd {shlex.quote(str(directory))} || exit 1",
             # How a start after a crash knows the process again: its number, and how its command line ends.
             f"printf '%s\\n' $$ {' '.join(words[-2:])} >{pid_file}",
+            *self._credentials_of(program),
             f"exec {' '.join(words)}",
         ]
         write_private(self._script(program.name), "\n".join(lines) + "\n")
+
+    def _credentials_of(self, program: Program) -> list[str]:
+        if not program.process:
+            return []
+        file = self.folder / CREDENTIALS / f"{program.process}.env"
+        return ["set -a", f". {shlex.quote(str(file))}", "set +a"]
+
+
+def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -> None:
+    """Write what a process gets beside its environment, as lines of a shell that its owner alone can read."""
+    (folder / CREDENTIALS).mkdir(mode=0o700, exist_ok=True)
+    lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items())]
+    write_private(folder / CREDENTIALS / f"{process}.env", "\n".join(lines) + "\n")
+
+
+def read_credentials(folder: Path, process: str) -> dict[str, str]:
+    """Return what `write_credentials` wrote."""
+    lines = (folder / CREDENTIALS / f"{process}.env").read_text(encoding="utf-8").splitlines()
+    settings = (shlex.split(line)[0].partition("=") for line in lines)
+    return {name: value for name, _, value in settings}
 
 
 def stop_left_overs(folder: Path, told: Callable[[list[str]], None]) -> None:

@@ -15,11 +15,13 @@ from local.banner import banner
 from local.configuration import Configuration
 from local.errors import CannotRun
 from local.locks import lock, try_lock
-from local.processes import ROOT, Supervisor, app, servers, stop_left_overs
+from local.processes import ROOT, Supervisor, app, read_credentials, servers, stop_left_overs, write_credentials
 from local.readiness import ports_of, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
 from local.servers import MinioServer, RedisServer, find_minio, find_redis, tail
 from local.signals import Stopped, ignore_signals, raise_when_stopped
+from worker.credential_set import PROCESSES
+from worker.server_users import redis_acl, users_id
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
         os.environ.update(given)  # for what we look for and start, the checkout's .env is as good as the environment
         folder, wanted = _folder(given), _wanted()
         if wanted.load and _runs(folder):
-            _load(wanted.load, given | config.kept_in(folder / ".env"))
+            _load(wanted.load, given | read_credentials(folder, "loader"))
             return 0
         with _only_one(folder):
             _run(folder, given, wanted, screen)
@@ -108,7 +110,7 @@ def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -
             wait_for_app(supervisor, configuration, sample, screen)
             if wanted.load:
                 screen(f"Loading {wanted.load}:")
-                _load(wanted.load, _environment(configuration, folder))
+                _load(wanted.load, _environment(configuration, folder) | read_credentials(folder, "loader"))
             screen(banner(folder, configuration))
             supervisor.wait()
             raise CannotRun(f"supervisor ended by itself:\n{tail(supervisor.log('supervisord'))}")
@@ -136,22 +138,28 @@ def _lock_against_other_starts(screen: Screen) -> AbstractContextManager[None]:
 def _servers(
     folder: Path, configuration: Configuration, redis_binary: Path | None, minio_binary: Path | None
 ) -> tuple[RedisServer | None, MinioServer | None]:
-    address, redis, minio = configuration.redis, None, None
+    address, redis, minio = configuration.redis_of_minio, None, None
+    credentials = configuration.credentials
     if redis_binary:
-        redis = RedisServer(folder / "redis", address.port, address.password, redis_binary)
+        health = credentials.redis["health"]
+        port = configuration.port("REDIS_PORT")
+        acl = redis_acl(credentials.redis)
+        redis = RedisServer(folder / "redis", port, health.password, redis_binary, health.name, acl)
         redis.prepare()
     if minio_binary:
         minio = MinioServer(
             folder=folder / "minio",
             port=configuration.port("MINIO_PORT"),
             console_port=configuration.port("MINIO_CONSOLE_PORT"),
-            root_user=configuration.values["MINIO_ROOT_USER"],
-            root_password=configuration.values["MINIO_ROOT_PASSWORD"],
+            root_user=credentials.root.name,
+            root_password=credentials.root.password,
             redis_host=address.host,
             redis_port=address.port,
             redis_user=address.user,
             redis_password=address.password,
             binary=minio_binary,
+            users_id=users_id(credentials.minio, configuration.buckets),
+            metrics_are_public=False,
         )
         minio.prepare()
     return redis, minio
@@ -166,8 +174,13 @@ def _start(
 ) -> bool:
     """Start all, in order; whether there are rows of the sample to be waited for."""
     redis, minio = own
-    environment = _environment(configuration, supervisor.folder)
-    supervisor.start(environment | (minio.environment() if minio else {}))
+    folder = supervisor.folder
+    for process in PROCESSES:
+        write_credentials(folder, process, configuration.settings_of(process))
+    if minio:
+        write_credentials(folder, "minio", {**config.for_minio(os.environ), **minio.environment()})
+    environment = _environment(configuration, folder)
+    supervisor.start(environment)
     wait_for_servers(supervisor, redis, minio, screen)
     sample = _init(environment, configuration, with_sample, screen)
     supervisor.start_app()
@@ -176,9 +189,8 @@ def _start(
 
 
 def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
-    """What every process gets.  Flower reads its own settings from FLOWER_*."""
-    values = configuration.values
-    return values | {
+    """What every process gets beside its credentials.  Flower reads its own settings from FLOWER_*."""
+    return config.without_credentials(configuration.values) | {
         "ROWDROP_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
         "FLOWER_ADDRESS": "127.0.0.1",
@@ -187,9 +199,11 @@ def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
 
 
 def _init(environment: dict[str, str], configuration: Configuration, with_sample: bool, screen: Screen) -> bool:
-    """Have buckets and notifications made; whether the source bucket is new and has the sample."""
-    screen("Preparing buckets and notifications …")
-    said = _python(["worker.init", *(["--sample", "yes"] if with_sample else [])], environment).splitlines()
+    """Have users, buckets and notifications made; whether the source bucket is new and has the sample."""
+    screen("Preparing users, buckets and notifications …")
+    arguments = ["--sample", "yes"] if with_sample else []
+    own = {**configuration.settings_of("init"), **config.for_minio(os.environ)}
+    said = _python(["worker.init", *arguments], {**environment, **own}).splitlines()
     for line in said:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in said

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +28,9 @@ _STOP_S = 10.0
 _SAFE_QUEUE_LIMIT = 1_000_000
 """When MinIO's on-disk queue is full it drops events while PUTs succeed: about 10 minutes of full load fit."""
 
-_START_MINIO = 'find "$1" -name "*.event" -empty -delete; shift; unset MINIO_ACCESS_KEY MINIO_SECRET_KEY; exec "$@"'
-"""A torn (empty) event file blocks MinIO's on-disk queue for ever, so each start, a supervisor's too, removes them.
-The app's two names would be taken by MinIO as an old spelling of its root user."""
+_START_MINIO = Path(__file__).parent.parent / "compose" / "start-minio.sh"
+NO_ORIGIN = "https://no-origin.invalid"
+"""An origin that no page can have (RFC 2606).  By default MinIO answers the pages of every origin."""
 
 
 @dataclass
@@ -137,16 +138,19 @@ class _Server(ABC):
 class RedisServer(_Server):
     """A Redis-compatible server with an append-only file (fsync each second), `noeviction` and a password.
 
-    `binary` is found by `find_redis` when not given.
+    `binary` is found by `find_redis` when not given.  `acl`: lines of redis.conf that make its users; then `user` is
+    one of them, which may send PING.  Without them there is the default user alone, which may do everything.
     """
 
     password: str = field(repr=False)
     binary: Path | None = None
+    user: str = ""
+    acl: Sequence[str] = field(default=(), repr=False)
 
     @property
     def url(self) -> str:
-        """`redis://:<password>@127.0.0.1:<port>/0`."""
-        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+        """`redis://[<user>]:<password>@127.0.0.1:<port>/0`."""
+        return f"redis://{self.user}:{self.password}@{HOST}:{self.port}/0"
 
     @property
     def _config(self) -> Path:
@@ -174,7 +178,7 @@ class RedisServer(_Server):
             f"bind {HOST}",
             f"port {self.port}",
             f"dir {_quoted(str(data))}",
-            f"requirepass {_quoted(self.password)}",
+            *(self.acl or [f"requirepass {_quoted(self.password)}"]),
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
@@ -188,8 +192,9 @@ class RedisServer(_Server):
         """Whether PING is answered: not while the append-only file is still being loaded."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                password = self.password.encode()
-                connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\nPING\r\n" % (len(password), password))
+                words = [b"AUTH", (self.user or "default").encode(), self.password.encode()]
+                request = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+                connection.sendall(b"*3\r\n%sPING\r\n" % request)
                 with connection.makefile("rb") as replies:
                     return (replies.readline(), replies.readline()) == (b"+OK\r\n", b"+PONG\r\n")
         except OSError:
@@ -201,8 +206,10 @@ class MinioServer(_Server):
     """A single-folder MinIO with two Redis targets for bucket events.
 
     ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` at once and forgets when Redis is away;
-    `arn:minio:sqs::SAFE:redis` pushes to `events:safe` by way of a queue on disk, up to 3 s later.  Metrics are open
-    to whoever reaches the port.
+    `arn:minio:sqs::SAFE:redis` pushes to `events:safe` by way of a queue on disk, up to 3 s later.
+
+    `users_id`: what `worker.server_users.users_id` returns; then root may sign in only until these users are made.
+    `metrics_are_public`: whether its metrics need no token.
     """
 
     console_port: int
@@ -213,6 +220,8 @@ class MinioServer(_Server):
     binary: Path
     redis_host: str = HOST
     redis_user: str = ""
+    users_id: str = ""
+    metrics_are_public: bool = True
 
     @property
     def endpoint(self) -> str:
@@ -225,11 +234,11 @@ class MinioServer(_Server):
         return self.folder / "queue"
 
     def command(self) -> list[str]:
-        """A shell that removes torn event files and becomes MinIO."""
+        """A shell that prepares the start and becomes MinIO."""
         addresses = ["--address", f"{HOST}:{self.port}", "--console-address", f"{HOST}:{self.console_port}"]
         # Certificates in ~/.minio, if there are any, are meant for another MinIO.
         server = ["server", *addresses, "--certs-dir", str(self.folder / "certs"), str(self.folder / "data")]
-        return ["/bin/sh", "-c", _START_MINIO, "start-minio", str(self.queue_dir), str(self.binary), *server]
+        return ["/bin/sh", str(_START_MINIO), str(self.folder), self.users_id, str(self.binary), *server]
 
     def environment(self) -> dict[str, str]:
         """Root's credentials, both event targets, and what makes their events reliable."""
@@ -244,7 +253,8 @@ class MinioServer(_Server):
             "MINIO_SYNC_BOOT": "on",
             # MinIO sends events with as many senders as this says; with one a core they starve in a burst of PUTs.
             "GOMAXPROCS": "8",
-            "MINIO_PROMETHEUS_AUTH_TYPE": "public",
+            "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.metrics_are_public else "jwt",
+            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or NO_ORIGIN,
             # MinIO looks through all objects again and again, for quotas and life cycles that nobody has set here.
             "MINIO_SCANNER_SPEED": "slowest",
             "MINIO_BROWSER": "on",

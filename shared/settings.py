@@ -1,6 +1,7 @@
 """The only reader of the environment: every setting by its standard name, each also as `<NAME>_FILE`."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -38,6 +39,10 @@ class Settings:
     bind_address: str = "127.0.0.1"
     flower_user: str = "rowdrop"
     flower_password: str = field(default="", repr=False)
+    minio_root_user: str = field(default="", repr=False)
+    minio_root_password: str = field(default="", repr=False)
+    minio_users: str = field(default="", repr=False)
+    keeps_root_access: bool = False
     progress_file: str = ""
     max_upload_mb: int = 20
     allowed_hosts: tuple[str, ...] = ()
@@ -46,11 +51,14 @@ class Settings:
     public_output: bool = False
 
     @classmethod
-    def from_environment(cls) -> "Settings":
-        """Read the process's environment.  Raises `InvalidSettings`, whose message tells what to set."""
+    def from_environment(cls, *, minio: bool = True, redis: bool = True) -> "Settings":
+        """Read the process's environment.  Raises `InvalidSettings`, whose message tells what to set.
+
+        A process that does not use MinIO or Redis passes False: it needs no credentials of that server.
+        """
         env = FileAwareEnv(eager=False, strip_whitespace=True)
         try:
-            settings = cls(**cls._values(env))
+            settings = cls(**cls._values(env, minio=minio, redis=redis))
             env.seal()
         except EnvValidationError as error:
             messages: Any = error.error_messages
@@ -68,12 +76,16 @@ class Settings:
         return not ip_address(self.bind_address.strip("[]")).is_loopback
 
     @staticmethod
-    def _values(env: FileAwareEnv) -> dict[str, Any]:
+    def _values(env: FileAwareEnv, *, minio: bool, redis: bool) -> dict[str, Any]:
+        def needed(name: str, validate: Callable[[str], None], *, is_used: bool) -> str:
+            value: str = env.str(name, validate=validate) if is_used else ""
+            return value
+
         return {
-            "minio_endpoint": env.str("MINIO_ENDPOINT", validate=_http_url),
-            "minio_access_key": env.str("MINIO_ACCESS_KEY", validate=_not_empty),
-            "minio_secret_key": env.str("MINIO_SECRET_KEY", validate=_not_empty),
-            "redis_url": env.str("REDIS_URL", validate=_plain_redis_url),
+            "minio_endpoint": needed("MINIO_ENDPOINT", _http_url, is_used=minio),
+            "minio_access_key": needed("MINIO_ACCESS_KEY", _not_empty, is_used=minio),
+            "minio_secret_key": needed("MINIO_SECRET_KEY", _not_empty, is_used=minio),
+            "redis_url": needed("REDIS_URL", _plain_redis_url, is_used=redis),
             "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_not_empty),
             "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
             "region": env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
@@ -85,6 +97,10 @@ class Settings:
             "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_ip_address),
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
+            "minio_root_user": env.str("MINIO_ROOT_USER", ""),
+            "minio_root_password": env.str("MINIO_ROOT_PASSWORD", ""),
+            "minio_users": env.str("MINIO_USERS", ""),
+            "keeps_root_access": env.str("MINIO_API_ROOT_ACCESS", "off") == "on",
             "progress_file": env.str("PROGRESS_FILE", ""),
             "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_positive),
             "allowed_hosts": _words(env.str("ALLOWED_HOSTS", "", validate=_host_names)),

@@ -1,4 +1,4 @@
-"""The Celery application of the workers and of beat: `celery -A worker.app worker -Q events`."""
+"""The Celery application of the workers: `celery -A worker.app worker -Q events`."""
 
 from functools import cache
 
@@ -9,14 +9,7 @@ from worker.progress import Progress
 from worker.tasks import create_app
 from worker.wiring import Wiring
 
-BEAT_TURN_S = 15
-"""Beat looks at its schedule at least so often, which is its sign of progress."""
-
 settings = Settings.from_environment()
 logs.configure(settings.log_level)
-progress = Progress(settings.progress_file)
-progress.made_by_heartbeats()
+Progress(settings.progress_file).made_by_heartbeats()
 app = create_app(settings, cache(lambda: Wiring(settings, Deadline())))
-app.conf.update(
-    beat_scheduler="worker.progress:WatchedScheduler", beat_max_loop_interval=BEAT_TURN_S, progress=progress
-)

@@ -159,7 +159,7 @@ def wrong_copies(rows: Mapping[str, Row], images: Sequence[Image], output: Objec
 def main() -> None:
     """Check the buckets that the environment names."""
     try:
-        wiring = Wiring.from_environment()
+        wiring = Wiring.from_environment(redis=False)
         found = check(wiring.source, wiring.output, wiring.settings.copies_images)
     except (InvalidSettings, StoreUnavailable) as error:
         print(error, file=sys.stderr)

@@ -1,8 +1,11 @@
-"""How Flower is served: `celery -A worker.app flower --conf=worker/flower_conf.py`.  Address and port: FLOWER_*."""
+"""How Flower is served: `celery -A worker.scheduler flower --conf=worker/flower_conf.py`.
+
+Address and port: FLOWER_*.
+"""
 
 from shared.settings import InvalidSettings, Settings
 
-_settings = Settings.from_environment()
+_settings = Settings.from_environment(minio=False)
 if not _settings.flower_password:
     raise InvalidSettings("FLOWER_PASSWORD must be set: Flower can stop and repeat tasks")
 

@@ -234,7 +234,7 @@ def main() -> int:
         print(f"{arguments.folder} is no folder", file=sys.stderr)
         return 1
     try:
-        wiring = Wiring.from_environment()
+        wiring = Wiring.from_environment(redis=False)
         if arguments.if_empty and not is_empty(wiring.source):
             print(f"{wiring.source.bucket} has files already; nothing is loaded")
             return 0

@@ -14,9 +14,10 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from shared.settings import InvalidSettings, Settings
+from worker.server_users import SAMPLE_PREFIX
 from worker.wiring import Wiring
 
-PREFIX = "sample-"
+PREFIX = SAMPLE_PREFIX
 USERS = 20
 """How many rows the sample makes.  One more file, `sample-broken.csv`, shows what a reject looks like."""
 
@@ -53,7 +54,7 @@ def remove(minio: Minio, bucket: str) -> None:
 def main() -> int:
     """Drop the sample, or remove it; the servers come from the environment, as for every process of Rowdrop."""
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(redis=False)
     except InvalidSettings as error:
         print(f"rowdrop: {error}\n(run.sh keeps these in $ROWDROP_DIR/.env)", file=sys.stderr)
         return 1

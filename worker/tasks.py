@@ -42,12 +42,18 @@ _OURS: dict[str, Any] = {"shared": False}
 
 
 def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
-    """The application with its tasks, and its one schedule: the sweep that needs no evidence.
+    """The application with its tasks.
 
     `wiring` returns the parts of this process, the same at each call.
     """
     celery = create_celery(settings.redis_url)
     _add_tasks(celery, wiring)
+    return celery
+
+
+def create_scheduler(settings: Settings) -> Celery:
+    """Return the application of beat and Flower, with its one schedule: the sweep that needs no evidence."""
+    celery = create_celery(settings.redis_url)
     celery.conf.beat_schedule = {
         "sweep": {
             "task": SWEEP,

@@ -52,9 +52,12 @@ class Wiring:
         self.settings, self._deadline = settings, deadline
 
     @classmethod
-    def from_environment(cls) -> "Wiring":
-        """Read the settings and set up the log.  Raises `InvalidSettings`."""
-        settings = Settings.from_environment()
+    def from_environment(cls, *, redis: bool = True) -> "Wiring":
+        """Read the settings and set up the log.  Raises `InvalidSettings`.
+
+        A process that does not use Redis passes False.
+        """
+        settings = Settings.from_environment(redis=redis)
         logs.configure(settings.log_level)
         return cls(settings)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from minio import Minio
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "REDIS_PORT", "FLOWER_PORT")
@@ -61,6 +62,17 @@ class Run:
         lines = (self.folder / ".env").read_text(encoding="utf-8").splitlines()
         pairs = (line.partition("=") for line in lines if not line.startswith("#"))
         return {name: value.strip("'") for name, _, value in pairs}
+
+    def credentials_of(self, process: str) -> dict[str, str]:
+        """What a process gets beside its environment."""
+        lines = (self.folder / "credentials" / f"{process}.env").read_text(encoding="utf-8").splitlines()
+        return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+
+    def client_as(self, process: str) -> Minio:
+        """A client of its MinIO, as the user of a process."""
+        known = self.credentials_of(process)
+        endpoint = known["MINIO_ENDPOINT"].removeprefix("http://")
+        return Minio(endpoint, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False)
 
     def get(self, path: str, port: str = "API_PORT") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", int(self.credentials[port]), timeout=10)

@@ -182,7 +182,7 @@ def test_the_check_finds_nothing_and_names_what_was_edited_by_hand(rowdrop: Run,
     found = check()
     assert (found.returncode, found.stdout) == (0, "0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
-    s3.put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
+    rowdrop.client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
     found = check()
     assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
     until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # the watch and a sweep have mended it

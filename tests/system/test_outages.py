@@ -54,7 +54,14 @@ def test_gets_go_on_while_minio_is_away(rowdrop: Run, s3: Minio) -> None:
 
 
 def test_what_is_dropped_while_each_process_dies_is_published_all_the_same(rowdrop: Run, s3: Minio) -> None:
-    programs = ("worker.listener", "worker.publisher", "-Q events", "-Q bulk", "celery -A worker.app beat", "api.wsgi")
+    programs = (
+        "worker.listener",
+        "worker.publisher",
+        "-Q events",
+        "-Q bulk",
+        "celery -A worker.scheduler beat",
+        "api.wsgi",
+    )
     for number, words in enumerate(programs):
         named(rowdrop.folder, words)[0].kill()
         put(s3, f"death-{number}.csv", FORM_OF_THE_PUBLIC_TASK)
@@ -92,11 +99,21 @@ def test_a_bucket_renamed_while_drops_are_pending_takes_not_one_row_along(rowdro
 def test_an_emptied_redis_costs_no_row(rowdrop: Run, s3: Minio) -> None:
     from redis import Redis
 
-    with Redis.from_url(rowdrop.credentials["REDIS_URL"]) as client:
+    # No user of Rowdrop may send FLUSHALL: the worker's may delete every key, and here it does so in one step.
+    script = """
+    local cursor = '0'
+    repeat
+      local found = redis.call('SCAN', cursor, 'COUNT', 1000)
+      cursor = found[1]
+      for _, key in ipairs(found[2]) do redis.call('DEL', key) end
+    until cursor == '0'
+    """
+    with Redis.from_url(rowdrop.credentials_of("worker")["REDIS_URL"]) as client:
         for number in range(50):
             put(s3, f"flushed-{number:02d}.csv", FORM_OF_THE_PUBLIC_TASK)
             if number % 10 == 5:
-                client.flushall()
+                client.eval(script, 0)
+                assert not client.exists("dirty", "epoch")
     until(lambda: output(s3).count(b"flushed-") == 50, patience_s=90)
     until(rowdrop.is_healthy, patience_s=90)
 

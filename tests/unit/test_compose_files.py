@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from local.minio_build import MODULE_VERSION
+from worker.credential_set import Credentials
+from worker.credentials import files_of
+from worker.server_users import Buckets
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -24,7 +27,7 @@ def test_all_services_are_there() -> None:
 
 
 def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:
-    assert COMPOSE.keys() == {"services", "volumes", "x-hardened", "x-settings", "x-progress", "x-worker"}
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     known = {
         "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init",
         "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt", "stop_grace_period",
@@ -92,12 +95,34 @@ def test_no_server_starts_before_its_credentials_are_there() -> None:
     assert set(map(frozenset, waits.values())) == {frozenset({"init"})}
 
 
+PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
+"""The process in `worker.credentials.files_of` whose credentials a service gets."""
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
+def test_each_container_mounts_its_own_credentials_read_only(name: str) -> None:
+    mounts = [volume for volume in SERVICES[name]["volumes"] if volume.startswith("credentials")]
+    assert mounts == [f"credentials-{PROCESS_OF[name]}:/run/rowdrop:ro"]
+
+
 def test_only_secrets_writes_where_the_credentials_are() -> None:
-    mounts = {
-        name: [v for v in service["volumes"] if v.startswith("credentials:")] for name, service in SERVICES.items()
-    }
-    assert mounts.pop("secrets") == ["credentials:/run/rowdrop"]
-    assert all(mount == ["credentials:/run/rowdrop:ro"] for mount in mounts.values())
+    processes = sorted({*PROCESS_OF.values()} - {"secrets"})
+    own = [f"credentials-{process}:/run/rowdrop/{process}" for process in processes]
+    mounts = [volume for volume in SERVICES["secrets"]["volumes"] if volume.startswith("credentials")]
+    assert sorted(mounts) == sorted(["credentials:/run/rowdrop", *own])
+    for process in processes:  # else Docker would make the mount point as root
+        assert process in DOCKERFILES["Dockerfile.worker"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
+def test_each_container_reads_the_files_that_are_written_for_it(name: str) -> None:
+    credentials = Credentials.complete({}, {}, "redis:6379", 0.0)
+    written = files_of(credentials, Buckets("src-data", "processed-data"))[PROCESS_OF[name]]
+    named = set(re.findall(r"/run/rowdrop/([\w.]+)", str(SERVICES[name])))
+    not_named = {"flower_user"}  # which is no secret, and given as a variable
+    if name == "minio":
+        named |= set(re.findall(r"/run/rowdrop/([\w.]+)", DOCKERFILES["Dockerfile.minio"]))
+    assert named == set(written) - not_named
 
 
 def test_base_images_have_a_tag() -> None:

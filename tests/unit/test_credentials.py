@@ -1,4 +1,4 @@
-"""The credentials of a Rowdrop in containers: generated once, kept, and written in the form that each server reads."""
+"""The credentials of a Rowdrop in containers: generated once, kept, and given to each container that needs them."""
 
 import stat
 from pathlib import Path
@@ -7,95 +7,238 @@ import jwt
 import pytest
 from dotenv import dotenv_values
 
-from worker.credentials import CannotPrepare, Credentials, make_folders, prepare
+from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, InvalidCredentials, parse_users
+from worker.credentials import CannotPrepare, make_folders, prepare, shown
+from worker.server_users import Buckets, ServerUser, redis_acl, users_id
 
 NOW = 1_767_225_600.0
+BUCKETS = Buckets("src-data", "processed-data")
+OWN_MINIO = {"MINIO_ENDPOINT": "https://minio.example.org", "MINIO_ACCESS_KEY": "me", "MINIO_SECRET_KEY": "mine"}
+
+
+def complete(given: dict[str, str] | None = None, kept: dict[str, str] | None = None) -> Credentials:
+    return Credentials.complete(given or {}, kept or {}, "redis:6379", NOW)
 
 
 def test_without_anything_given_all_is_generated_and_never_twice_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = prepare(tmp_path / "a", {}, NOW), prepare(tmp_path / "b", {}, NOW)
-    for name in ("root_password", "redis_password", "flower_password"):
-        assert len(getattr(one, name)) >= 20
-        assert getattr(one, name) != getattr(other, name)
+    one, other = prepare(tmp_path / "a", {}, BUCKETS, NOW), prepare(tmp_path / "b", {}, BUCKETS, NOW)
+    for users in (
+        [credentials.root, *credentials.minio.values(), *credentials.redis.values()] for credentials in (one, other)
+    ):
+        assert len({user.name for user in users}) == len(users)
+        assert all(len(user.password) >= 20 for user in users)
+    assert {user.name for user in one.minio.values()}.isdisjoint(user.name for user in other.minio.values())
+    assert one.root.name != other.root.name
+    assert one.generated_api_token != other.generated_api_token
+    assert len(one.generated_api_token) >= 20
+
+
+def test_a_generated_name_has_64_random_bits() -> None:
+    names = [user.name.partition("-")[2] for user in complete().minio.values()]
+    assert {len(bytes.fromhex(name)) for name in names} == {8}
 
 
 def test_what_was_generated_is_kept(tmp_path: Path) -> None:
-    first = prepare(tmp_path, {}, NOW)
-    assert prepare(tmp_path, {}, NOW) == first
+    first = prepare(tmp_path, {}, BUCKETS, NOW)
+    assert prepare(tmp_path, {}, BUCKETS, NOW) == first
 
 
 def test_renewing_generates_new_ones(tmp_path: Path) -> None:
-    first = prepare(tmp_path, {}, NOW)
-    second = prepare(tmp_path, {}, NOW, renew=True)
-    assert first.root_password != second.root_password
-    assert first.redis_password != second.redis_password
-    assert first.flower_password != second.flower_password
+    first = prepare(tmp_path, {}, BUCKETS, NOW)
+    second = prepare(tmp_path, {}, BUCKETS, NOW, renew=True)
+    assert {user.password for user in first.minio.values()}.isdisjoint(user.password for user in second.minio.values())
+    assert {user.password for user in first.redis.values()}.isdisjoint(user.password for user in second.redis.values())
+    assert first.root.password != second.root.password
+    assert first.flower.password != second.flower.password
+    assert first.generated_api_token != second.generated_api_token
 
 
 def test_what_is_given_wins_over_what_is_kept(tmp_path: Path) -> None:
-    prepare(tmp_path, {}, NOW)
+    prepare(tmp_path, {}, BUCKETS, NOW)
     given = {"MINIO_ROOT_PASSWORD": "given-password", "FLOWER_PASSWORD": "f", "API_TOKEN": "t"}
-    credentials = prepare(tmp_path, given, NOW)
-    assert (credentials.root_password, credentials.flower_password) == ("given-password", "f")
-    assert (tmp_path / "minio_secret_key").read_text() == "given-password"
-    assert (tmp_path / "api_token").read_text() == "t"
+    credentials = prepare(tmp_path, given, BUCKETS, NOW)
+    assert (credentials.root.password, credentials.flower.password) == ("given-password", "f")
+    assert (tmp_path / "init" / "minio_root_password").read_text() == "given-password"
+    assert (tmp_path / "api" / "api_token").read_text() == "t"
+    assert (tmp_path / "api" / "generated_api_token").read_text() == ""  # else two tokens could write
+
+
+def test_each_container_gets_its_own_credentials_and_no_others(tmp_path: Path) -> None:
+    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+    minio_user, redis_user, metrics = (
+        ["minio_access_key", "minio_secret_key"],
+        ["redis_url"],
+        ["minio_prometheus_token"],
+    )
+    expected = {
+        "listener": [*minio_user, *redis_user, *metrics],
+        "worker": [*minio_user, *redis_user, *metrics],
+        "publisher": [*minio_user, *redis_user],
+        "beat": redis_user,
+        "flower": [*redis_user, "flower_user", "flower_password"],
+        "api": [*minio_user, *redis_user, "api_token", "api_tokens", "read_tokens", "generated_api_token"],
+        "loader": minio_user,
+        "init": [*minio_user, *redis_user, "minio_root_user", "minio_root_password", "minio_users"],
+        "minio": ["minio.env", "users_id"],
+        "redis": ["redis.conf", "health_user", "health_password"],
+    }
+    found = {
+        folder.name: sorted(file.name for file in folder.iterdir()) for folder in tmp_path.iterdir() if folder.is_dir()
+    }
+    assert found == {process: sorted(files) for process, files in expected.items()}
+    passwords = {user.password for user in (*credentials.minio.values(), *credentials.redis.values())}
+    for process in PROCESSES.keys() - {"init"}:
+        mine = {users[process].password for users in (credentials.minio, credentials.redis) if process in users}
+        held = "".join(file.read_text() for file in (tmp_path / process).iterdir())
+        assert not [password for password in passwords - mine if password in held], process
+        assert credentials.root.password not in held
 
 
 def test_the_files_can_be_read_by_their_owner_alone(tmp_path: Path) -> None:
-    prepare(tmp_path, {}, NOW)
-    files = list(tmp_path.iterdir())
-    assert len(files) == 10
+    prepare(tmp_path, {}, BUCKETS, NOW)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o400}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.is_dir()} == {0o700}
+
+
+def test_the_single_volume_of_earlier_versions_keeps_nothing_that_is_not_needed(tmp_path: Path) -> None:
+    for name in ("minio.env", "redis_url", "minio_secret_key"):
+        (tmp_path / name).write_text("a secret of root")
+    (tmp_path / "kept.env").write_text("MINIO_ROOT_PASSWORD='of-an-earlier-version'\nREDIS_PASSWORD='r'\n")
+    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.env"]
+    assert credentials.root.name.startswith("root-")
+
+
+@pytest.mark.parametrize("source", ["given", "kept"])
+def test_the_name_of_root_in_earlier_versions_is_replaced(source: str) -> None:
+    former = {"MINIO_ROOT_USER": "rowdrop", "MINIO_ROOT_PASSWORD": "a-password"}
+    credentials = complete(former, {}) if source == "given" else complete({}, former)
+    assert credentials.root.name.startswith("root-")
+    assert complete({"MINIO_ROOT_USER": "another"}).root.name == "another"
 
 
 def test_minio_is_told_root_and_where_its_events_go(tmp_path: Path) -> None:
-    credentials = prepare(tmp_path, {}, NOW)
-    told = dotenv_values(tmp_path / "minio.env")
-    assert told["MINIO_ROOT_USER"] == "rowdrop"
-    assert told["MINIO_ROOT_PASSWORD"] == credentials.root_password
+    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+    told = dotenv_values(tmp_path / "minio" / "minio.env")
+    assert told["MINIO_ROOT_USER"] == credentials.root.name
+    assert told["MINIO_ROOT_PASSWORD"] == credentials.root.password
     for target in ("FAST", "SAFE"):
         assert told[f"MINIO_NOTIFY_REDIS_ADDRESS_{target}"] == "redis:6379"
-        assert told[f"MINIO_NOTIFY_REDIS_PASSWORD_{target}"] == credentials.redis_password
+        assert told[f"MINIO_NOTIFY_REDIS_USER_{target}"] == credentials.redis["minio"].name
+        assert told[f"MINIO_NOTIFY_REDIS_PASSWORD_{target}"] == credentials.redis["minio"].password
+
+
+def test_redis_holds_no_password_and_has_no_default_user(tmp_path: Path) -> None:
+    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+    conf = (tmp_path / "redis" / "redis.conf").read_text()
+    assert "user default off" in conf
+    assert "requirepass" not in conf
+    assert not [user for user in credentials.redis.values() if user.password in conf]
 
 
 def test_a_redis_of_ones_own_is_told_to_minio(tmp_path: Path) -> None:
-    prepare(tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, NOW)
-    told = dotenv_values(tmp_path / "minio.env")
+    prepare(tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW)
+    told = dotenv_values(tmp_path / "minio" / "minio.env")
     assert told["MINIO_NOTIFY_REDIS_ADDRESS_FAST"] == "cache.example.org:7000"
     assert told["MINIO_NOTIFY_REDIS_USER_FAST"] == "me"
     assert told["MINIO_NOTIFY_REDIS_PASSWORD_FAST"] == "p@ss"
 
 
+def test_a_redis_of_ones_own_may_have_a_user_for_each_process() -> None:
+    given = {"REDIS_URL": "redis://:p@cache.example.org:7000/0", "REDIS_USERS": "api=a:1, minio=m:2"}
+    urls = complete(given).redis_urls
+    assert urls["api"] == "redis://a:1@cache.example.org:7000/0"
+    assert urls["minio"] == "redis://m:2@cache.example.org:7000/0"
+    assert urls["worker"] == "redis://:p@cache.example.org:7000/0"
+
+
 def test_a_minio_of_ones_own_is_used_with_its_keys() -> None:
-    credentials = Credentials.complete({"MINIO_ACCESS_KEY": "me", "MINIO_SECRET_KEY": "mine"}, {}, NOW)
-    assert credentials.files()["minio_access_key"] == "me"
-    assert credentials.files()["minio_secret_key"] == "mine"
+    credentials = complete(OWN_MINIO | {"MINIO_USERS": "api=for-api:secret-of-it"})
+    assert set(credentials.minio.values()) == {ServerUser("me", "mine"), ServerUser("for-api", "secret-of-it")}
+    assert credentials.settings_of("api")["MINIO_ACCESS_KEY"] == "for-api"
+    assert "MINIO_ROOT_PASSWORD" not in credentials.settings_of("init")  # root is none of ours
+    assert "MINIO_USERS" not in credentials.settings_of("init")
 
 
-def test_one_key_without_the_other_is_refused() -> None:
-    with pytest.raises(CannotPrepare, match="together"):
-        Credentials.complete({"MINIO_ACCESS_KEY": "me"}, {}, NOW)
+def test_keys_without_an_endpoint_are_those_of_people_who_drop_files() -> None:
+    credentials = complete({"MINIO_ACCESS_KEY": "people", "MINIO_SECRET_KEY": "their-secret"})
+    assert credentials.minio["drop"] == ServerUser("people", "their-secret")
+    assert credentials.minio["worker"].name != "people"
+    of_root = complete({"MINIO_ACCESS_KEY": "rowdrop", "MINIO_SECRET_KEY": "of-an-earlier-version"})
+    assert of_root.minio["drop"].name.startswith("drop-")
+
+
+@pytest.mark.parametrize("given", [{"MINIO_ACCESS_KEY": "me"}, {"MINIO_SECRET_KEY": "mine"}])
+def test_one_key_without_the_other_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(InvalidCredentials, match="together"):
+        complete(given)
+
+
+def test_a_minio_of_ones_own_without_keys_is_refused() -> None:
+    with pytest.raises(InvalidCredentials, match="MINIO_ENDPOINT is given"):
+        complete({"MINIO_ENDPOINT": "https://minio.example.org"})
 
 
 def test_a_password_that_minio_would_refuse_is_refused() -> None:
-    with pytest.raises(CannotPrepare, match="at least 8"):
-        Credentials.complete({"MINIO_ROOT_PASSWORD": "short"}, {}, NOW)
+    with pytest.raises(InvalidCredentials, match="at least 8"):
+        complete({"MINIO_ROOT_PASSWORD": "short"})
 
 
-def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused() -> None:
+@pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "worker=:password", "nobody=a:b"])
+def test_users_that_are_no_entries_are_refused_with_the_form_and_the_roles(entry: str) -> None:
+    with pytest.raises(InvalidCredentials, match=r"MINIO_USERS must be entries of role=name:password.*publisher"):
+        parse_users(entry, "MINIO_USERS")
+
+
+def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must be without quotes"):
-        Credentials.complete({"MINIO_ROOT_PASSWORD": "it's a secret"}, {}, NOW).files()
+        prepare(tmp_path, {"MINIO_ROOT_PASSWORD": "it's a secret"}, BUCKETS, NOW)
 
 
-def test_the_token_for_minios_metrics_is_signed_with_the_secret_key() -> None:
-    credentials = Credentials.complete({}, {}, NOW)
+def test_the_token_for_minios_metrics_is_that_of_a_user_who_may_do_nothing_else() -> None:
+    credentials = complete()
     options = {"verify_exp": False}
+    secret = credentials.minio["metrics"].password
     with pytest.warns(UserWarning, match="HMAC key"):
-        claims = jwt.decode(credentials.prometheus_token, credentials.secret_key, ["HS512"], options=options)  # type: ignore[arg-type]
-    assert claims["sub"] == "rowdrop"
+        claims = jwt.decode(credentials.prometheus_token, secret, ["HS512"], options=options)  # type: ignore[arg-type]
+    assert claims["sub"] == credentials.minio["metrics"].name
     assert claims["iss"] == "prometheus"
+
+
+def test_the_id_of_the_users_changes_with_any_user_and_with_the_buckets() -> None:
+    users = complete().minio
+    renewed = {**users, "api": ServerUser.generate("api")}
+    ids = {users_id(users, BUCKETS), users_id(renewed, BUCKETS), users_id(users, Buckets("other", "processed-data"))}
+    assert len(ids) == 3
+    assert users_id(dict(reversed(list(users.items()))), BUCKETS) == users_id(users, BUCKETS)
+
+
+def test_no_redis_user_has_admin_or_dangerous_commands() -> None:
+    lines = redis_acl(complete().redis)
+    assert len(lines) == len(REDIS_ROLES) + 1
+    for line in lines[1:]:
+        granted = line.partition("-@all")[2].split()
+        assert "+@all" not in granted or {"-@admin", "-@dangerous"} <= set(granted)
+        assert not [rule for rule in granted if rule in {"+@admin", "+@dangerous", "allcommands", "+info"}]
+
+
+def test_what_is_shown_is_for_people_or_for_one_process() -> None:
+    credentials = complete()
+    people = shown(credentials, "", "http://127.0.0.1:9000")
+    assert credentials.minio["drop"].password in people
+    assert credentials.generated_api_token in people
+    assert credentials.root.password not in people
+    worker = shown(credentials, "worker", "http://127.0.0.1:9000")
+    assert credentials.minio["worker"].password in worker
+    assert credentials.minio["drop"].password not in worker
+
+
+def test_every_process_with_minio_has_a_policy() -> None:
+    assert {process for process, kinds in PROCESSES.items() if "minio" in kinds} <= set(MINIO_ROLES)
+    assert {process for process, kinds in PROCESSES.items() if "redis" in kinds} <= set(REDIS_ROLES)
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from local.configuration import PORTS, configure, from_outside, keep, kept_in
+from local.configuration import PORTS, configure, for_minio, from_outside, keep, kept_in, without_credentials
 from local.errors import CannotRun
 from local.ports import free_port
+from worker.credential_set import SECRET_SETTINGS
 
 
 def silent(_: str) -> None:
@@ -24,24 +25,30 @@ def free_ports() -> dict[str, str]:
 
 
 def test_everything_is_generated_when_nothing_is_given() -> None:
-    values = configure({}, {}, silent).values
+    configuration = configure({}, {}, silent)
+    values = configuration.values
     assert values["MINIO_ENDPOINT"] == f"http://127.0.0.1:{values['MINIO_PORT']}"
-    assert values["REDIS_URL"].endswith(f"@127.0.0.1:{values['REDIS_PORT']}/0")
-    assert values["MINIO_ACCESS_KEY"] == values["MINIO_ROOT_USER"]
-    assert values["MINIO_SECRET_KEY"] == values["MINIO_ROOT_PASSWORD"]
+    assert configuration.settings_of("worker")["REDIS_URL"].endswith(f"@127.0.0.1:{values['REDIS_PORT']}/0")
+    assert configuration.settings_of("worker")["MINIO_ENDPOINT"] == values["MINIO_ENDPOINT"]
+    assert not SECRET_SETTINGS & values.keys()
     assert len({values[name] for name in PORTS}) == len(PORTS)
 
 
 def test_two_copies_have_no_secret_in_common() -> None:
-    first, second = configure({}, {}, silent).values, configure({}, {}, silent).values
-    for name in ("MINIO_ROOT_PASSWORD", "REDIS_URL", "FLOWER_PASSWORD"):
-        assert first[name] != second[name]
+    first, second = (configure({}, {}, silent).credentials.to_keep() for _ in range(2))
+    assert first.keys() == second.keys()
+    assert not set(first.values()) & set(second.values())
 
 
 def test_the_second_run_has_the_secrets_and_ports_of_the_first(tmp_path: Path) -> None:
     first = configure(free_ports(), {}, silent)
     keep(first, tmp_path / ".env")
-    assert configure({}, kept_in(tmp_path / ".env"), silent) == first
+    second = configure({}, kept_in(tmp_path / ".env"), silent)
+    assert second.values == first.values
+    assert second.credentials.to_keep() == first.credentials.to_keep()
+    assert {process: second.settings_of(process) for process in ("api", "flower")} == {
+        process: first.settings_of(process) for process in ("api", "flower")
+    }
 
 
 def test_the_kept_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
@@ -51,10 +58,10 @@ def test_the_kept_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 
 def test_a_line_removed_from_the_kept_file_is_made_anew_and_the_rest_stays(tmp_path: Path) -> None:
     first = configure(free_ports(), {}, silent)
-    kept = {name: value for name, value in first.values.items() if name != "FLOWER_PASSWORD"}
+    kept = {name: value for name, value in first.credentials.to_keep().items() if name != "FLOWER_PASSWORD"}
     second = configure({}, kept, silent)
-    assert second.values["FLOWER_PASSWORD"] not in {"", first.values["FLOWER_PASSWORD"]}
-    assert second.values["REDIS_URL"] == first.values["REDIS_URL"]
+    assert second.credentials.flower.password not in {"", first.credentials.flower.password}
+    assert second.credentials.redis == first.credentials.redis
 
 
 def test_a_kept_port_that_is_taken_is_replaced_and_told(taken: int) -> None:
@@ -97,7 +104,7 @@ def test_the_refusal_does_not_show_the_password() -> None:
 
 def test_a_redis_given_is_not_started_and_minio_is_told_of_it() -> None:
     configuration = configure({"REDIS_URL": "redis://me:p%40ss@redis.example"}, {}, silent)
-    address = configuration.redis
+    address = configuration.redis_of_minio
     assert not configuration.own_redis
     assert (address.host, address.port, address.user, address.password) == ("redis.example", 6379, "me", "p@ss")
 
@@ -124,6 +131,45 @@ def test_whoever_sources_the_kept_file_still_starts_our_servers(tmp_path: Path) 
     configuration = configure(kept, kept, silent)
     assert configuration.own_minio
     assert configuration.own_redis
+    assert configuration.credentials.tokens == {}  # the generated one: nobody has set one
+
+
+def test_the_kept_file_of_an_earlier_version_gives_nobody_roots_credentials() -> None:
+    earlier = {
+        "MINIO_ROOT_USER": "rowdrop",
+        "MINIO_ROOT_PASSWORD": "of-an-earlier-version",
+        "MINIO_ACCESS_KEY": "rowdrop",
+        "MINIO_SECRET_KEY": "of-an-earlier-version",
+        "REDIS_URL": "redis://:of-an-earlier-version@127.0.0.1:6379/0",
+    }
+    for given in ({}, earlier):
+        configuration = configure(given, earlier, silent)
+        assert configuration.own_redis
+        credentials = configuration.credentials
+        assert {user.name.partition("-")[0] for user in (credentials.root, credentials.minio["drop"])} == {
+            "root",
+            "drop",
+        }
+        assert "of-an-earlier-version" not in str([credentials.minio, credentials.redis_urls])
+
+
+def test_the_kept_file_holds_what_people_need(tmp_path: Path) -> None:
+    configuration = configure(free_ports(), {}, silent)
+    keep(configuration, tmp_path / ".env")
+    kept = kept_in(tmp_path / ".env")
+    assert kept["MINIO_ACCESS_KEY"] == configuration.credentials.minio["drop"].name
+    assert kept["API_TOKEN"] == configuration.settings_of("api")["GENERATED_API_TOKEN"]
+    assert "REDIS_URL" not in kept
+
+
+def test_what_processes_inherit_has_no_credentials() -> None:
+    environment = {
+        "PATH": "/bin", "MINIO_REGION": "eu-1", "MINIO_ROOT_PASSWORD_FILE": "/f", "MINIO_KMS_SECRET_KEY": "k",
+        "REDIS_URL": "u", "API_TOKENS": "t", "GENERATED_API_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "s",
+        "LOG_LEVEL": "INFO",
+    }  # fmt: skip
+    assert without_credentials(environment) == {"PATH": "/bin", "MINIO_REGION": "eu-1", "LOG_LEVEL": "INFO"}
+    assert for_minio(environment) == {"MINIO_REGION": "eu-1", "MINIO_KMS_SECRET_KEY": "k"}
 
 
 def test_a_root_password_too_short_for_minio_is_an_error() -> None:

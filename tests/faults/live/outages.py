@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import PASSWORD, USER
 from tests.faults.live.rowdrop import Live, NotInTime, until
 from tests.faults.live.scenario import Scenario, Stage
 from tests.faults.live.watching import Eyes, timed_post
+from worker.minio_users import POLICY_PREFIX
 
 MINIO_BACK_S, REDIS_BACK_S, CONSUMING_S, POST_S = 60.0, 90.0, 30.0, 5.0
 
@@ -172,10 +172,9 @@ def _source_fault(
     fault: Callable[[Live], Callable[[], None]],
     *,
     bound_s: float = 120.0,
-    keys: tuple[str, str] = (USER, PASSWORD),
 ) -> None:
     """Play `fault` while drops are pending; it returns how to bring the source back."""
-    with stage.rowdrop(keys=keys) as live, stage.traffic(live, users=60, per_second=40) as (traffic, _):
+    with stage.rowdrop() as live, stage.traffic(live, users=60, per_second=40) as (traffic, _):
         workers = "worker", "worker-2", "worker-bulk"
         time.sleep(3)
         for name in workers:
@@ -242,21 +241,21 @@ def source_removed(stage: Stage) -> None:
 
 
 def keys_revoked(stage: Stage) -> None:
-    """Rowdrop's keys are no good for the source any more."""
-    keys = "rowdrop-itself", "its-own-password"
+    """The workers' keys are no good for the source any more."""
 
     def fault(live: Live) -> Callable[[], None]:
         resources = [f"arn:aws:s3:::{live.output.bucket}", f"arn:aws:s3:::{live.output.bucket}/*"]
         statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
         live.admin.policy_add("output-only", policy={"Version": "2012-10-17", "Statement": [statement]})
-        live.admin.policy_set("output-only", user=keys[0])
+        worker = live.credentials.minio["worker"].name
+        live.admin.policy_set("output-only", user=worker)
 
         def mend() -> None:
-            live.admin.policy_set("readwrite", user=keys[0])
+            live.admin.policy_set(f"{POLICY_PREFIX}worker", user=worker)
 
         return mend
 
-    _source_fault(stage, fault, keys=keys)
+    _source_fault(stage, fault)
 
 
 def _folder_of_the_source(live: Live) -> Path:

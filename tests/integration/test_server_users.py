@@ -1,0 +1,349 @@
+"""MinIO and Redis with the users that Rowdrop makes: no forged write, and no process with more rights than it needs."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from minio import Minio, MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException, S3Error
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from local.ports import free_port
+from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
+from shared.settings import Settings
+from tests.integration.forged import Forger, send
+from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
+from worker.init import Init, UnknownUsers, policies_to_set
+from worker.minio_users import MinioUsers
+from worker.server_figures import ServerFigures
+from worker.server_users import REDIS_RULES, Buckets, minio_policies, redis_acl, users_id
+from worker.wiring import Wiring
+
+BUCKETS = Buckets("src-data", "processed-data")
+CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
+
+
+@dataclass
+class Guarded:
+    """Servers as ./run.sh starts them, after `worker.init` has made the users."""
+
+    credentials: Credentials
+    minio: MinioServer
+    redis: RedisServer
+
+    def settings(self, process: str = "init") -> Settings:
+        return Settings(
+            self.minio.endpoint,
+            *self.credentials.minio[process],
+            self.credentials.redis_urls[process],
+            minio_root_user=self.credentials.root.name,
+            minio_root_password=self.credentials.root.password,
+            minio_users=format_users(self.credentials.minio),
+        )
+
+    def client(self, role: str) -> Minio:
+        user = self.credentials.root if role == "root" else self.credentials.minio[role]
+        return Minio(urlsplit(self.minio.endpoint).netloc, user.name, user.password, secure=False, region="us-east-1")
+
+    def admin(self, role: str) -> MinioAdmin:
+        user = self.credentials.root if role == "root" else self.credentials.minio[role]
+        provider = StaticProvider(user.name, user.password)
+        return MinioAdmin(endpoint=urlsplit(self.minio.endpoint).netloc, credentials=provider, secure=False)
+
+    def connect(self, role: str) -> Any:  # noqa: ANN401  redis-py's answers have no types
+        return Redis.from_url(self.credentials.redis_urls[role], socket_timeout=5)
+
+    def keys(self) -> set[str]:
+        """The names of all objects in both buckets, as people see them."""
+        client = self.client("drop")
+        return {str(found.object_name) for bucket in BUCKETS for found in client.list_objects(bucket, recursive=True)}
+
+
+def started(folder: Path) -> Guarded:
+    """Make the servers, which are not started yet."""
+    redis_port = free_port()
+    credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
+    health, events = credentials.redis["health"], credentials.redis["minio"]
+    redis = RedisServer(
+        folder / "redis", redis_port, health.password, user=health.name, acl=redis_acl(credentials.redis)
+    )
+    minio = MinioServer(
+        folder / "minio", free_port(), free_port(), *credentials.root, redis_port, events.password, find_minio(),
+        redis_user=events.name, users_id=users_id(credentials.minio, BUCKETS), metrics_are_public=False,
+    )  # fmt: skip
+    return Guarded(credentials, minio, redis)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    servers = started(tmp_path_factory.mktemp("guarded"))
+    with servers.redis, servers.minio:
+        wiring = Wiring(servers.settings())
+        Init(wiring).run()
+        wiring.close()
+        servers.client("drop").put_object(BUCKETS.source, "0001.csv", io.BytesIO(CSV), len(CSV))
+        yield servers
+
+
+# -- forged writes -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("role", ["root", *MINIO_ROLES])
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_forged_writes_with_any_access_key_are_refused(guarded: Guarded, role: str, bucket: str) -> None:
+    user = guarded.credentials.root if role == "root" else guarded.credentials.minio[role]
+    before = guarded.keys()
+    for kind, reply in Forger(guarded.minio.endpoint, user.name).all(bucket, "forged.csv").items():
+        assert 400 <= reply.status < 500, (kind, reply)
+    assert guarded.keys() == before
+
+
+@pytest.mark.parametrize("role", [role for role in MINIO_ROLES if role in {"api", "loader", "drop"}])
+def test_signed_uploads_of_those_who_may_are_taken(guarded: Guarded, role: str) -> None:
+    client = guarded.client(role)
+    client.put_object(BUCKETS.source, f"by-{role}.csv", io.BytesIO(CSV), len(CSV))
+    assert client.get_object(BUCKETS.source, f"by-{role}.csv").read() == CSV
+    client.remove_object(BUCKETS.source, f"by-{role}.csv")
+
+
+def test_a_page_of_another_origin_gets_no_answer(guarded: Guarded) -> None:
+    for origin, is_answered in (("http://evil.example", False), (NO_ORIGIN, True)):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+        reply = send(guarded.minio.endpoint, "OPTIONS", f"/{BUCKETS.source}/x.csv", headers=asked)
+        assert ("access-control-allow-origin" in reply.headers) is is_answered
+
+
+# -- root --------------------------------------------------------------------------------------------------------------
+def test_root_may_not_sign_in_after_init(guarded: Guarded) -> None:
+    with pytest.raises(S3Error) as refused:
+        guarded.client("root").list_buckets()
+    assert refused.value.code == "InvalidAccessKeyId"
+    with pytest.raises(MinioAdminException):
+        guarded.admin("root").info()
+
+
+def test_root_stays_away_after_a_restart_and_init_changes_nothing(tmp_path: Path) -> None:
+    servers = started(tmp_path)
+    with servers.redis, servers.minio:
+        for _ in range(2):
+            wiring = Wiring(servers.settings())
+            Init(wiring).run()
+            wiring.close()
+            servers.minio.kill()
+            servers.minio.start()
+            servers.minio.wait_ready()
+            assert not MinioUsers(servers.settings()).root_may_sign_in()
+
+
+def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) -> None:
+    servers = started(tmp_path)
+    with servers.redis, servers.minio:
+        wiring = Wiring(servers.settings())
+        Init(wiring).run()
+        wiring.close()
+        before = servers.client("drop")
+        servers.credentials = Credentials.complete(
+            {}, {"REDIS_USERS": format_users(servers.credentials.redis)}, f"127.0.0.1:{servers.redis.port}", 0.0
+        )
+        wiring = Wiring(servers.settings())
+        with pytest.raises(UnknownUsers, match="force-recreate"):
+            Init(wiring).run()  # MinIO was not started again: root may not sign in, and nobody else may make users
+        servers.minio.stop()
+        servers.minio.root_user, servers.minio.root_password = servers.credentials.root
+        servers.minio.users_id = users_id(servers.credentials.minio, BUCKETS)
+        servers.minio.start()
+        servers.minio.wait_ready()
+        Init(wiring).run()
+        wiring.close()
+        assert servers.client("drop").bucket_exists(BUCKETS.source)
+        with pytest.raises(S3Error) as refused:
+            before.list_buckets()
+        assert refused.value.code == "InvalidAccessKeyId"
+
+
+def test_a_minio_that_dies_while_its_users_are_made_starts_with_root_again(tmp_path: Path) -> None:
+    servers = started(tmp_path)
+    with servers.redis, servers.minio:
+        assert MinioUsers(servers.settings()).root_may_sign_in()
+        servers.minio.kill()
+        assert not (servers.minio.folder / "users-made").exists()
+        servers.minio.start()
+        servers.minio.wait_ready()
+        assert MinioUsers(servers.settings()).root_may_sign_in()
+        servers.minio.stop()  # by SIGTERM: MinIO ends with 0, as it does when `init` stops it
+        assert not (servers.minio.folder / "users-made").exists()
+
+
+# -- what no process may do in MinIO -----------------------------------------------------------------------------------
+ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
+    "ask for the state of the server": lambda admin: admin.info(),
+    "make a user": lambda admin: admin.user_add("intruder", "intruder-secret"),
+    "list users": lambda admin: admin.user_list(),
+    "make a policy": lambda admin: admin.policy_add("all", policy={"Version": "2012-10-17", "Statement": []}),
+    "give itself a policy": lambda admin: admin.policy_set("consoleAdmin", user="intruder"),
+    "change the configuration": lambda admin: admin.config_set("api", {"root_access": "on"}),
+    "restart the server": lambda admin: admin.service_restart(),
+    "stop the server": lambda admin: admin.service_stop(),
+}
+FORBIDDEN_TO_ALL: dict[str, Callable[[Minio], object]] = {
+    "remove the source bucket": lambda minio: minio.remove_bucket(BUCKETS.source),
+    "remove the output bucket": lambda minio: minio.remove_bucket(BUCKETS.output),
+    "open the source bucket": lambda minio: minio.set_bucket_policy(BUCKETS.source, "{}"),
+    "make a bucket": lambda minio: minio.make_bucket("another-bucket"),
+}
+
+
+def put(minio: Minio, bucket: str, key: str) -> None:
+    minio.put_object(bucket, key, io.BytesIO(b"x"), 1)
+
+
+FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
+    "listener": {
+        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+    },
+    "worker": {
+        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "delete what was dropped": lambda minio: minio.remove_object(BUCKETS.source, "0001.csv"),
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "write the manifest": lambda minio: put(minio, BUCKETS.output, "manifest.parquet"),
+    },
+    "publisher": {
+        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "list what was dropped": lambda minio: list(minio.list_objects(BUCKETS.source)),
+        "write an image": lambda minio: put(minio, BUCKETS.output, "images/x.png"),
+    },
+    "api": {
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "delete what is published": lambda minio: minio.remove_object(BUCKETS.output, "output.csv"),
+        "read the manifest": lambda minio: minio.get_object(BUCKETS.output, "manifest.parquet"),
+        "read what was unpacked": lambda minio: minio.get_object(BUCKETS.output, ".bundles/x/index"),
+        "change the notifications": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+    },
+    "loader": {
+        "read what is published": lambda minio: minio.get_object(BUCKETS.output, "output.csv"),
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+    },
+    "drop": {
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "write an image": lambda minio: put(minio, BUCKETS.output, "images/x.png"),
+        "change the notifications": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+    },
+    "init": {
+        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+    },
+    "metrics": {
+        "list what was dropped": lambda minio: list(minio.list_objects(BUCKETS.source)),
+        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+    },
+}
+
+
+@pytest.mark.parametrize("role", MINIO_ROLES)
+@pytest.mark.parametrize("action", ADMIN)
+def test_no_user_may_administer_minio(guarded: Guarded, role: str, action: str) -> None:
+    with pytest.raises(MinioAdminException, match="Status: 403"):
+        ADMIN[action](guarded.admin(role))
+
+
+@pytest.mark.parametrize(
+    ("role", "action"),
+    [(role, action) for role in MINIO_ROLES for action in (*FORBIDDEN_TO_ALL, *FORBIDDEN[role])],
+)
+def test_a_user_may_do_nothing_in_minio_but_its_work(guarded: Guarded, role: str, action: str) -> None:
+    forbidden = FORBIDDEN_TO_ALL | FORBIDDEN[role]
+    with pytest.raises(S3Error) as refused:
+        forbidden[action](guarded.client(role))
+    assert refused.value.code == "AccessDenied"
+
+
+def test_metrics_are_for_the_token_alone(guarded: Guarded) -> None:
+    assert ServerFigures(guarded.minio.endpoint, "").read() is None
+    assert ServerFigures(guarded.minio.endpoint, guarded.credentials.prometheus_token).read() is not None
+
+
+# -- what no process may do in Redis -----------------------------------------------------------------------------------
+FORBIDDEN_COMMANDS = (
+    "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST", "ACL SETUSER intruder on",
+    "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0", "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1",
+    "REPLICAOF NO ONE", "INFO", "INFO all", "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH",
+    "FUNCTION FLUSH",
+)  # fmt: skip
+STATE = (
+    "dirty",
+    "staged",
+    "writer",
+    "published",
+    "epoch",
+    "pages",
+    "readings",
+    "alone",
+    "evidence:new",
+    "unpack:alive",
+)
+HARMLESS = frozenset({"ACL WHOAMI"})
+"""Redis puts it into neither @admin nor @dangerous: a user learns its own name."""
+
+
+@pytest.mark.parametrize("role", REDIS_ROLES)
+@pytest.mark.parametrize("command", FORBIDDEN_COMMANDS)
+def test_no_user_may_administer_redis(guarded: Guarded, role: str, command: str) -> None:
+    with guarded.connect(role) as client, pytest.raises((NoPermissionError, ResponseError)) as refused:
+        client.execute_command(*command.split())
+    assert "no permissions" in str(refused.value).lower() or "not allowed" in str(refused.value)
+
+
+@pytest.mark.parametrize("role", ["api", "beat", "flower", "init", "minio", "health"])
+@pytest.mark.parametrize("key", STATE)
+def test_only_the_pipeline_may_change_its_state(guarded: Guarded, role: str, key: str) -> None:
+    writes = (["SET", key, "x"], ["DEL", key], ["HSET", key, "a", "b"], ["EVAL", f"redis.call('DEL', '{key}')", "0"])
+    with guarded.connect(role) as client:
+        for write in writes:
+            with pytest.raises((NoPermissionError, ResponseError)):
+                client.execute_command(*write)
+
+
+def test_minio_may_only_push_to_its_lists(guarded: Guarded) -> None:
+    with guarded.connect("minio") as client:
+        client.rpush("events:fast", "an event")
+        for refused in (["RPUSH", "events", "x"], ["LRANGE", "events:fast", "0", "-1"], ["DEL", "events:fast"]):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*refused)
+    with guarded.connect("worker") as client:
+        client.delete("events:fast")
+
+
+def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
+    with guarded.connect("flower") as client:
+        for queue in ("events", "bulk"):
+            with pytest.raises(NoPermissionError):
+                client.lpush(queue, "a message")
+
+
+def test_there_is_no_default_user_of_redis(guarded: Guarded) -> None:
+    with Redis(port=guarded.redis.port) as client, pytest.raises(AuthenticationError):
+        client.ping()
+
+
+# -- every process has what it needs, and all of them are covered ------------------------------------------------------
+def test_every_role_has_a_list_of_what_is_forbidden() -> None:
+    assert FORBIDDEN.keys() == set(MINIO_ROLES)
+    assert {process for process, kinds in PROCESSES.items() if "minio" in kinds} <= FORBIDDEN.keys()
+
+
+def test_the_policies_that_init_prints_are_those_that_it_makes(guarded: Guarded) -> None:
+    printed = policies_to_set(guarded.settings())
+    for role, policy in minio_policies(BUCKETS).items():
+        assert f"# {role}\n{json.dumps(policy, indent=2)}" in printed
+    for rules in REDIS_RULES.values():
+        assert rules in printed

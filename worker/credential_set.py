@@ -1,0 +1,225 @@
+"""The credentials of one Rowdrop: completed from what was given and what was kept, and divided among the processes."""
+
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+
+import jwt
+from jwt.warnings import InsecureKeyLengthWarning
+
+from worker.server_users import REDIS_RULES, Buckets, ServerUser, minio_policies
+
+TOKEN_VALID_S = 100 * 365 * 86_400
+"""MinIO's own tool makes tokens for its metrics valid for a hundred years; a new password ends them."""
+FORMER_ROOT_USER = "rowdrop"
+"""The name of root in every installation of earlier versions: it is replaced by a random one."""
+
+MINIO_ROLES = tuple(minio_policies(Buckets("", "")))
+REDIS_ROLES = tuple(REDIS_RULES)
+
+TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS")
+GIVEN = (
+    "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_USERS",
+    "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS", "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS,
+)  # fmt: skip
+"""The settings that a user may give and that are credentials, or tell whose the servers are."""
+
+SECRET_SETTINGS = frozenset({*GIVEN, "GENERATED_API_TOKEN"} - {"MINIO_ENDPOINT"})
+"""The settings that no process gets unless `settings_of` says so."""
+
+PROCESSES: Mapping[str, tuple[str, ...]] = {
+    "listener": ("minio", "redis", "metrics"),
+    "worker": ("minio", "redis", "metrics"),
+    "publisher": ("minio", "redis"),
+    "beat": ("redis",),
+    "flower": ("redis", "flower"),
+    "api": ("minio", "redis", "tokens"),
+    "loader": ("minio",),
+    "init": ("minio", "redis", "root"),
+}
+"""The kinds of credentials that each process gets."""
+
+
+class InvalidCredentials(Exception):
+    """A credential that was given cannot be used; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """All credentials.  `minio` and `redis` are users by role, `redis_urls` the addresses with them.
+
+    Without a MinIO or Redis of our own all roles share the user that was given, but for those in MINIO_USERS and
+    REDIS_USERS.
+    """
+
+    root: ServerUser = field(repr=False)
+    minio: Mapping[str, ServerUser] = field(repr=False)
+    redis: Mapping[str, ServerUser] = field(repr=False)
+    redis_urls: Mapping[str, str] = field(repr=False)
+    prometheus_token: str = field(repr=False)
+    flower: ServerUser = field(repr=False)
+    tokens: Mapping[str, str] = field(repr=False)
+    generated_api_token: str = field(repr=False)
+    owns_minio: bool = True
+    owns_redis: bool = True
+
+    @classmethod
+    def complete(cls, given: Mapping[str, str], kept: Mapping[str, str], redis_address: str, now: float) -> Self:
+        """Complete what was given by what was kept, and that by new credentials.
+
+        `redis_address` is `host:port` of our own Redis, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
+        """
+        owns_minio, owns_redis = not given.get("MINIO_ENDPOINT"), not given.get("REDIS_URL")
+        root = _root(given, kept)
+        redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
+        urls = {role: f"redis://{user.name}:{user.password}@{redis_address}/0" for role, user in redis.items()}
+        if not owns_redis:
+            given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
+            urls = {role: _with_user(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
+        minio = _minio_users(given, kept, root, owns_minio=owns_minio)
+        signer = minio["metrics"] if owns_minio else minio["listener"]
+        kept_flower = kept.get("FLOWER_PASSWORD")
+        return cls(
+            root=root,
+            minio=minio,
+            redis=redis,
+            redis_urls=urls,
+            prometheus_token=given.get("MINIO_PROMETHEUS_TOKEN") or _prometheus_token(signer, now),
+            flower=ServerUser(
+                given.get("FLOWER_USER") or "rowdrop",
+                given.get("FLOWER_PASSWORD") or kept_flower or secrets.token_urlsafe(18),
+            ),
+            tokens={name: given[name] for name in TOKEN_SETTINGS if given.get(name)},
+            generated_api_token=kept.get("GENERATED_API_TOKEN") or secrets.token_urlsafe(24),
+            owns_minio=owns_minio,
+            owns_redis=owns_redis,
+        )
+
+    def to_keep(self) -> dict[str, str]:
+        """Return what the next start must find, by setting.  Users of servers that are not ours are not kept."""
+        kept = {
+            "MINIO_ROOT_USER": self.root.name,
+            "MINIO_ROOT_PASSWORD": self.root.password,
+            "REDIS_USERS": format_users(self.redis),
+            "FLOWER_PASSWORD": self.flower.password,
+            "GENERATED_API_TOKEN": self.generated_api_token,
+        }
+        return {**kept, "MINIO_USERS": format_users(self.minio)} if self.owns_minio else kept
+
+    def settings_of(self, process: str) -> dict[str, str]:
+        """Return the credentials that one of `PROCESSES` gets, by setting."""
+        kinds = {
+            "minio": lambda: self._minio_settings(process),
+            "redis": lambda: {"REDIS_URL": self.redis_urls[process]},
+            "metrics": lambda: {"MINIO_PROMETHEUS_TOKEN": self.prometheus_token},
+            "flower": lambda: {"FLOWER_USER": self.flower.name, "FLOWER_PASSWORD": self.flower.password},
+            "tokens": lambda: self._with_write_token("GENERATED_API_TOKEN"),
+            "root": self._root_settings,
+        }
+        return {name: value for kind in PROCESSES[process] for name, value in kinds[kind]().items()}
+
+    def _minio_settings(self, role: str) -> dict[str, str]:
+        user = self.minio[role]
+        return {"MINIO_ACCESS_KEY": user.name, "MINIO_SECRET_KEY": user.password}
+
+    def _root_settings(self) -> dict[str, str]:
+        if not self.owns_minio:
+            return {}
+        return {
+            "MINIO_ROOT_USER": self.root.name,
+            "MINIO_ROOT_PASSWORD": self.root.password,
+            "MINIO_USERS": format_users(self.minio),
+        }
+
+    def for_people(self) -> dict[str, str]:
+        """Return what people need to drop files, to call the API and to sign in to Flower, by setting."""
+        return {
+            **self._minio_settings("drop"),
+            "FLOWER_USER": self.flower.name,
+            "FLOWER_PASSWORD": self.flower.password,
+            **self._with_write_token("API_TOKEN"),
+        }
+
+    def _with_write_token(self, generated: str) -> dict[str, str]:
+        """Return the tokens that were given, and the generated one under this name if none of them can write."""
+        can_write = any(name in self.tokens for name in ("API_TOKEN", "API_TOKENS"))
+        return dict(self.tokens) if can_write else {**self.tokens, generated: self.generated_api_token}
+
+
+def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
+    """Parse `role=name:password` entries separated by commas or whitespace.  Raises `InvalidCredentials`."""
+    users = {}
+    for entry in text.replace(",", " ").split():
+        role, has_user, user = entry.partition("=")
+        name, has_password, password = user.partition(":")
+        if not (has_user and has_password and name and password) or role not in {*MINIO_ROLES, *REDIS_ROLES}:
+            roles = ", ".join(MINIO_ROLES if setting == "MINIO_USERS" else REDIS_ROLES)
+            raise InvalidCredentials(f"{setting} must be entries of role=name:password; the roles are {roles}.")
+        users[role] = ServerUser(name, password)
+    return users
+
+
+def format_users(users: Mapping[str, ServerUser]) -> str:
+    """Return the text that `parse_users` parses."""
+    return ",".join(f"{role}={user.name}:{user.password}" for role, user in sorted(users.items()))
+
+
+def _root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:
+    new = ServerUser.generate("root")
+    names = (settings.get("MINIO_ROOT_USER") for settings in (given, kept))
+    name = next((name for name in names if name and name != FORMER_ROOT_USER), new.name)
+    password = given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or new.password
+    if len(name) < 3 or len(password) < 8:
+        raise InvalidCredentials("MINIO_ROOT_USER needs at least 3 characters and MINIO_ROOT_PASSWORD at least 8.")
+    return ServerUser(name, password)
+
+
+def _minio_users(
+    given: Mapping[str, str], kept: Mapping[str, str], root: ServerUser, *, owns_minio: bool
+) -> dict[str, ServerUser]:
+    access_key, secret_key = given.get("MINIO_ACCESS_KEY"), given.get("MINIO_SECRET_KEY")
+    if bool(access_key) != bool(secret_key):
+        raise InvalidCredentials("MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be given together, or neither of them.")
+    if not owns_minio:
+        if not (access_key and secret_key):
+            raise InvalidCredentials("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be, too.")
+        shared = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
+        return shared | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
+    users = _users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
+    # An environment of an earlier version holds root's: those are not for people who drop files.
+    if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
+        if any(character.isspace() or character == "," for character in access_key + secret_key):
+            raise InvalidCredentials("MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be without whitespace and commas.")
+        users["drop"] = ServerUser(access_key, secret_key)
+    return users
+
+
+def _users(roles: tuple[str, ...], given: str | None, kept: str | None, setting: str) -> dict[str, ServerUser]:
+    known = parse_users(kept or "", setting) | parse_users(given or "", setting)
+    return {role: known.get(role) or ServerUser.generate(role) for role in roles}
+
+
+def _with_user(url: str, user: ServerUser | None) -> str:
+    if user is None:
+        return url
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}").geturl()
+
+
+def redis_user_of(url: str) -> ServerUser:
+    """Return the user and password in a Redis URL, each empty if there is none."""
+    parts = urlsplit(url)
+    return ServerUser(unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def _prometheus_token(signer: ServerUser, now: float) -> str:
+    """Return what opens MinIO's metrics (cmd/jwt.go of MinIO: HS512 by the secret key, the access key as subject)."""
+    claims = {"exp": int(now) + TOKEN_VALID_S, "sub": signer.name, "iss": "prometheus"}
+    # The key may be shorter than RFC 7518 wants for HS512; how to sign is MinIO's choice.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InsecureKeyLengthWarning)
+        return jwt.encode(claims, signer.password, algorithm="HS512")

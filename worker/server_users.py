@@ -1,0 +1,161 @@
+"""The users of Rowdrop's processes in MinIO and in Redis, and what each of them may do.
+
+Each process has users of its own, which may do what this process does and nothing else.  The names are random, because
+a request that names an unknown user is refused whatever it contains.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS, UNPACKED
+
+Statement = dict[str, Any]
+Policy = dict[str, Any]
+
+UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+"""Of uploads with this `x-amz-content-sha256` some versions of MinIO do not verify the signature (CVE-2026-40344,
+CVE-2026-41145)."""
+
+PROBE_PREFIX = ".rowdrop-probe-"
+"""Keys that `worker.init` writes to see whether their events arrive; the listener ignores them."""
+SAMPLE_PREFIX = "sample-"
+
+_LIST = ["s3:ListBucket", "s3:GetBucketLocation"]
+_WRITE = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+
+
+class Buckets(NamedTuple):
+    """The names of the bucket that files are dropped into and of the bucket that holds the results."""
+
+    source: str
+    output: str
+
+
+class ServerUser(NamedTuple):
+    """A user of one server: its name (MinIO's access key) and its password (MinIO's secret key)."""
+
+    name: str
+    password: str
+
+    @classmethod
+    def generate(cls, role: str) -> "ServerUser":
+        """Return a user with a random name of 64 bits and a random password of 240 bits."""
+        return cls(f"{role}-{secrets.token_hex(8)}", secrets.token_urlsafe(30))
+
+
+def minio_policies(buckets: Buckets) -> dict[str, Policy]:
+    """Return the policy of each MinIO user by its role.
+
+    `drop` is the user of people who drop files.  `metrics` has no process: a token signed with its secret key opens
+    MinIO's metrics and nothing else.
+    """
+    source, output = (f"arn:aws:s3:::{bucket}" for bucket in buckets)
+    return {
+        "listener": _policy(
+            _allow([*_LIST, "s3:GetBucketNotification", "s3:PutBucketNotification"], source),
+            _allow(_LIST, output),
+            _allow(["s3:GetObject"], f"{output}/*"),
+        ),
+        "worker": _policy(
+            _allow(_LIST, source, output),
+            _allow(["s3:GetObject"], f"{source}/*", f"{output}/*"),
+            _allow(_WRITE, f"{output}/{IMAGES}/*", f"{output}/{UNPACKED}/*", f"{output}/{BUNDLES}"),
+        ),
+        "publisher": _policy(
+            _allow(_LIST, output),
+            _allow(["s3:GetObject"], f"{output}/*"),
+            _allow(_WRITE, *(f"{output}/{name}" for name in (OUTPUT, REJECTS, MANIFEST))),
+            _allow(["s3:DeleteObject"], f"{output}/{IMAGES}/*"),
+        ),
+        "api": _policy(
+            _allow(_LIST, source, output),
+            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
+            _allow(["s3:GetObject"], *(f"{output}/{name}" for name in (OUTPUT, REJECTS, f"{IMAGES}/*"))),
+        ),
+        "loader": _policy(
+            _allow(_LIST, source),
+            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
+        ),
+        "drop": _policy(
+            _allow(_LIST, source, output),
+            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
+            _allow(["s3:GetObject"], f"{output}/*"),
+        ),
+        "init": _policy(
+            _allow([*_LIST, "s3:CreateBucket"], source, output),
+            _allow(["s3:GetBucketNotification", "s3:PutBucketNotification"], source),
+            _allow(["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"], output),
+            _allow(_WRITE, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
+        ),
+        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}),
+    }
+
+
+def _allow(actions: list[str], *resources: str) -> Statement:
+    return {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
+
+
+def _policy(*statements: Statement) -> Policy:
+    forged_writes = {
+        "Effect": "Deny",
+        "Action": ["s3:PutObject"],
+        "Resource": ["arn:aws:s3:::*"],
+        "Condition": {"StringEquals": {"s3:x-amz-content-sha256": [UNSIGNED_TRAILER]}},
+    }
+    return {"Version": "2012-10-17", "Statement": [*statements, forged_writes]}
+
+
+def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
+    """Return a digest of all MinIO users and policies.  It changes when they have to be made again."""
+    state = json.dumps([sorted(users.items()), minio_policies(buckets)], sort_keys=True)
+    return hashlib.sha256(state.encode()).hexdigest()
+
+
+_NO_ADMIN = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
+# INFO is in @dangerous.  Its section `server` alone has the run_id, which changes when Redis is restarted.
+_PIPELINE = f"~* &* {_NO_ADMIN} +info|server"
+_SEND_MESSAGES = "~events ~bulk ~_kombu.binding*"
+_READ_BY_API = (
+    "ignored", "ignored:total", "dead_letters", "since:*", "published", "sweep", "epoch", "evidence:new",
+    "evidence:looked", "counters", "source_failure", "notifications", "safe_queue", "events:fast", "events:safe",
+    "dirty", "asked:*", "rebuild:running", "unpack:*",
+)  # fmt: skip
+_REBUILD_IDS = "rebuild:" + 16 * "[0-9a-f]"
+
+REDIS_RULES: Mapping[str, str] = {
+    "listener": _PIPELINE,
+    "worker": _PIPELINE,
+    "publisher": _PIPELINE,
+    "minio": "~events:fast ~events:safe +ping +type +rpush +client|setname",
+    "api": " ".join(
+        [
+            *(f"%R~{key}" for key in _READ_BY_API),
+            f"~api:snapshots ~rebuild:queued ~{_REBUILD_IDS} {_SEND_MESSAGES} &published {_NO_ADMIN}",
+        ]
+    ),
+    "beat": f"{_SEND_MESSAGES} {_NO_ADMIN}",
+    # The pattern of a subscription must be given as it is, or Redis refuses it.
+    "flower": f"%R~events %R~bulk ~unacked* ~_kombu.binding* ~celeryev* ~*.celery.pidbox"
+    f" &/0.celeryev/* &/0.celery.pidbox {_NO_ADMIN}",
+    "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NO_ADMIN}",
+    "health": "~health +ping +set",
+}
+"""The ACL rules of each Redis user by its role (https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/).
+
+`%R~` needs Redis 7.0.  `minio` is the user of MinIO's event targets, `health` that of health checks.
+"""
+
+
+def redis_acl(users: Mapping[str, ServerUser]) -> list[str]:
+    """Return the lines of redis.conf that make these users, and no other.
+
+    Passwords are given by their SHA-256, as the file is read by the server alone.
+    """
+    lines = ["user default off resetchannels -@all"]
+    for role, user in users.items():
+        digest = hashlib.sha256(user.password.encode()).hexdigest()
+        lines.append(f"user {user.name} on #{digest} resetchannels -@all {REDIS_RULES[role]}")
+    return lines
