@@ -1,4 +1,4 @@
-"""Find a MinIO server new enough: the one asked for, one on PATH, one built before; else build it."""
+"""Find a MinIO server: the one that MINIO_BINARY names, or the one that Rowdrop builds."""
 
 import mmap
 import os
@@ -11,31 +11,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local.errors import CannotRun
-from local.minio_build import MODULE_VERSION, build_minio
+from local.minio_build import MODULE_VERSION, build_minio, edits_digest
 
 _OLDEST = "2025-09"
 
 
 def find_minio(cache_dir: Path | None = None, report: Callable[[str], None] = print) -> Path:
-    """The MinIO program to run: MINIO_BINARY, `minio` on PATH, the one in `cache_dir`, or one built into it now.
+    """Return the MinIO program to run: MINIO_BINARY, the one in `cache_dir`, or one built into it now.
 
-    Building takes about three minutes; `report` gets a line at least every second then, progress ending in "…",
-    and is told when a program on PATH is passed over.  Raises `CannotRun` when no way leads to a MinIO.
+    A `minio` on PATH is not used unless MINIO_BINARY names it: no published release has the holes closed that
+    minio-source/README.md lists.  Building takes about three minutes; `report` gets a line at least every second then,
+    progress ending in "…".  Raises `CannotRun` when there is no MinIO and none can be built.
     """
     asked_for = os.environ.get("MINIO_BINARY")
     if asked_for:
         return _checked(asked_for)
-    on_path = shutil.which("minio")
-    if on_path:
-        release = release_of(Path(on_path))
-        if release and release >= _OLDEST:
-            return Path(on_path)
-        told = release or "of unknown release"
-        report(f"{on_path} is {told}, needed is {_OLDEST} or newer: using the MinIO that Rowdrop builds.")
-    built = (cache_dir or user_cache()) / f"minio-{MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
+    built = (cache_dir or user_cache()) / program_name()
     if not os.access(built, os.X_OK):
         build_minio(built, report)
     return built
+
+
+def program_name() -> str:
+    """Return the file name of the built MinIO.  It changes with the edits: an older build is never used instead."""
+    return f"minio-{MODULE_VERSION}-{edits_digest()}-{platform.system()}-{platform.machine()}".lower()
 
 
 def user_cache() -> Path:
@@ -48,13 +47,14 @@ def user_cache() -> Path:
 def release_of(binary: Path) -> str | None:
     """Year and month a MinIO was released, as `2025-09`; None when it does not tell or cannot be run.
 
-    A release tells it by `--version`; one made by `go install` carries its module's version, with the commit's time.
+    A release and the MinIO that Rowdrop builds tell it by `--version`; one made by `go install` carries its module's
+    version, with the commit's time.
     """
     try:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"RELEASE\.(\d{4}-\d{2})", answer)
+    found = re.search(r"(?:RELEASE|DEVELOPMENT)\.(\d{4}-\d{2})", answer)
     if found:
         return found[1]
     with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

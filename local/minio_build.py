@@ -1,5 +1,6 @@
-"""Build MinIO from its pinned source with Go, once, leaving nothing behind but the program."""
+"""Build MinIO from its pinned and edited source with Go, once, leaving nothing behind but the program."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,11 +17,19 @@ from local.progress import CommandFailed, Report, run_with_progress
 MODULE_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """MinIO's newest commit.  Its source is not maintained any more, and no programs are published."""
 
-_MODULE = f"github.com/minio/minio@{MODULE_VERSION}"
+SOURCE = Path(__file__).parent.parent / "minio-source"
+"""The Go program that fetches, edits and builds MinIO; the image runs it too."""
+
 _GO_NEEDED = (1, 24)
 _GO_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "go.txt"
 _ROOM_NEEDED = 3_000_000_000
 _OTHER_WAYS = "Or set MINIO_BINARY to a MinIO program of 2025-09 or newer, or MINIO_ENDPOINT to a running MinIO."
+
+
+def edits_digest() -> str:
+    """Return a short digest of the build program and its edits: programs built by another one are not used."""
+    content = b"".join(path.read_bytes() for path in sorted(SOURCE.glob("*.go")))
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def build_minio(target: Path, report: Report) -> None:
@@ -54,15 +63,15 @@ def _build(target: Path, report: Report) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent, ignore_cleanup_errors=True) as folder:
         room = Path(folder)
-        go = _find_go(room, report)
+        go = find_go(room, report)
         report("Building MinIO from source, once: about three minutes.")
-        command = [str(go), "install", "-v", "-trimpath", _MODULE]
+        command = [str(go), "-C", str(SOURCE), "run", "-trimpath", ".", "build", str(room / "built")]
         started = time.monotonic()
         run_with_progress(
-            command, _go_environment(room), report, lambda lines: _progress(lines, time.monotonic() - started)
+            command, go_environment(room, go), report, lambda lines: _progress(lines, time.monotonic() - started)
         )
-        _check_runs(room / "bin" / "minio")
-        (room / "bin" / "minio").replace(target)
+        _check_runs(room / "built" / "minio")
+        (room / "built" / "minio").replace(target)
     report(f"MinIO is built: {target}")
 
 
@@ -73,7 +82,8 @@ def _check_runs(binary: Path) -> None:
         raise CannotRun(f"the MinIO just built does not run: {error}.\n{_OTHER_WAYS}") from error
 
 
-def _find_go(room: Path, report: Report) -> Path:
+def find_go(room: Path, report: Report) -> Path:
+    """Return a Go that can build MinIO: the one on PATH, or one that is fetched into `room`."""
     on_path = shutil.which("go")
     if on_path:
         version = _go_version(on_path)
@@ -111,16 +121,18 @@ def _fetch_go(room: Path, report: Report) -> Path:
     return target / "go" / "bin" / "go"
 
 
-def _go_environment(room: Path) -> dict[str, str]:
+def go_environment(room: Path, go: Path) -> dict[str, str]:
     """Caches of its own, to be removed after, and nothing of what the user's other Go work is set to."""
     environment = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH", "GOROOT"}}
-    (room / "tmp").mkdir()
+    (room / "tmp").mkdir(exist_ok=True)
     return environment | {
+        # The build program starts `go` by its name: it must be the same one.
+        "PATH": os.pathsep.join([str(go.parent), environment.get("PATH", os.defpath)]),
         "GOPATH": str(room / "gopath"),
         "GOMODCACHE": str(room / "modules"),
         "GOCACHE": str(room / "cache"),
         "GOTMPDIR": str(room / "tmp"),
-        "GOBIN": str(room / "bin"),
+        "TMPDIR": str(room / "tmp"),
         # Module files are read-only otherwise, and could not be removed.
         "GOFLAGS": "-modcacherw",
         "GOTOOLCHAIN": "local",
@@ -132,7 +144,7 @@ def _go_environment(room: Path) -> dict[str, str]:
 def _progress(lines: list[str], seconds: float) -> str:
     modules = sum(line.startswith("go: downloading ") for line in lines)
     packages = len(lines) - modules
-    return f"Building MinIO: {seconds:.0f} s, {modules} modules fetched, {packages} of about 1,300 packages compiled …"
+    return f"Building MinIO: {seconds:.0f} s, {modules} modules fetched, {packages} of about 1,200 packages compiled …"
 
 
 def _explain(failure: CommandFailed) -> str:
@@ -140,6 +152,8 @@ def _explain(failure: CommandFailed) -> str:
     said = "\n".join(f"    {line}" for line in failure.lines if not line.startswith("go: downloading "))[-2000:]
     if "no space left" in text.lower():
         mend = "The disk is full: make room (3 GB), or set XDG_CACHE_HOME to a folder on another disk."
+    elif "is not the source that" in text or "is not the file these edits" in text:
+        mend = "The source that was fetched is not used, and nothing was built."
     elif "-m pip" in str(failure):
         mend = f"{PIP_HINT}\nOr install Go 1.24 or newer yourself (https://go.dev/dl)."
     else:

@@ -162,7 +162,19 @@ def test_the_version_is_the_projects() -> None:
 
 
 def test_minio_is_built_from_the_same_source_as_without_containers() -> None:
-    assert f"github.com/minio/minio@{MODULE_VERSION}" in DOCKERFILES["Dockerfile.minio"]
+    program = (ROOT / "minio-source" / "main.go").read_text(encoding="utf-8")
+    assert f'version   = "{MODULE_VERSION}"' in program
+    assert "COPY minio-source/ /minio-source/" in DOCKERFILES["Dockerfile.minio"]
+    assert "go run -trimpath . build" in DOCKERFILES["Dockerfile.minio"]
+    assert "github.com/minio" not in DOCKERFILES["Dockerfile.minio"]
+    assert "!minio-source/**" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_minio_image_says_that_it_is_modified_and_has_the_source() -> None:
+    built = DOCKERFILES["Dockerfile.minio"].partition(" AS built\n")[2].partition("\nFROM ")[0]
+    assert "COPY minio-source/ /usr/share/doc/minio-rowdrop/minio-source/" in built
+    assert "/built/LICENSE" in built
+    assert "MinIO, modified by Rowdrop" in built
 
 
 @pytest.mark.parametrize("side", ["api", "worker"])

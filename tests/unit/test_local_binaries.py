@@ -1,12 +1,15 @@
 """Which server programs are taken, and what is said of those that are passed over."""
 
 import platform
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from local import minio_build
 from local.errors import CannotRun
-from local.minio_binary import find_minio, release_of, user_cache
+from local.minio_binary import find_minio, program_name, release_of, user_cache
 from local.minio_build import MODULE_VERSION
 from local.redis_binary import find_redis
 
@@ -53,17 +56,36 @@ def test_without_any_redis_the_installed_valkey_is_taken(path: Path) -> None:
     assert find_redis().name == "valkey-server"
 
 
-def test_a_minio_on_path_that_is_new_enough_is_taken(path: Path, tmp_path: Path) -> None:
-    minio = program(path / "minio", "minio version RELEASE.2025-09-07T16-13-09Z (commit-id=07c3a42)")
-    assert find_minio(tmp_path / "cache", silent) == minio
-
-
-def test_a_minio_that_is_too_old_is_passed_over_for_the_one_built_before(path: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    program(path / "minio", "minio version RELEASE.2024-01-05T22-17-24Z")
+def test_minio_on_path_is_not_used(path: Path, tmp_path: Path) -> None:
+    """Published versions have holes that the built one has not."""
+    program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
     built = built_before(tmp_path)
-    assert find_minio(tmp_path, told.append) == built
-    assert "2024-01, needed is 2025-09 or newer" in told[0]
+    assert find_minio(tmp_path, silent) == built
+
+
+def test_minio_binary_may_name_the_one_on_path(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minio = program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
+    built_before(tmp_path)
+    monkeypatch.setenv("MINIO_BINARY", "minio")
+    assert find_minio(tmp_path, silent) == minio
+
+
+def test_minio_built_without_these_edits_is_not_used(path: Path, tmp_path: Path) -> None:
+    """A cache may hold the program of an earlier Rowdrop, which is not patched."""
+    name = f"minio-{MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
+    unpatched = program(tmp_path / name, "minio version DEVELOPMENT.GOGET")
+    built = built_before(tmp_path)
+    assert find_minio(tmp_path, silent) == built != unpatched
+
+
+def test_program_name_changes_with_the_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = program_name()
+    shutil.copytree(minio_build.SOURCE, tmp_path / "source")
+    monkeypatch.setattr(minio_build, "SOURCE", tmp_path / "source")
+    assert program_name() == before
+    with (tmp_path / "source" / "edits.go").open("a") as edits:
+        edits.write("// changed")
+    assert program_name() != before
 
 
 def test_minio_binary_is_taken_before_all_others(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +112,12 @@ def test_a_minio_made_by_go_install_tells_its_month_by_its_module(tmp_path: Path
     assert release_of(minio) == "2026-02"
 
 
+def test_release_of_the_built_minio_is_its_commits(tmp_path: Path) -> None:
+    tag = re.search(r'releaseTag = "(.*)"', (minio_build.SOURCE / "main.go").read_text(encoding="utf-8"))
+    assert tag
+    assert release_of(program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")) == "2026-02"
+
+
 def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_way_out(path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotRun, match=r"XDG_CACHE_HOME(.|\n)*MINIO_BINARY"):
@@ -107,6 +135,23 @@ def test_a_build_that_fails_shows_what_go_said_and_the_ways_out_and_leaves_nothi
     assert [entry.suffix for entry in cache.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "cannot build MinIO: minio@v1 is not the source that Rowdrop pins: expected h1:a=, found h1:b=",
+        "cannot build MinIO: cmd/auth-handler.go is not the file these edits were made for: expected sha256 a, found b",
+    ],
+)
+def test_a_refused_source_is_reported_as_such(path: Path, tmp_path: Path, refusal: str) -> None:
+    go = program(path / "go", "go version go1.25.1 linux/amd64")
+    go.write_text(go.read_text() + f'[ "$1" = version ] || {{ echo "{refusal}"; exit 1; }}\n')
+    with pytest.raises(CannotRun) as failure:
+        find_minio(tmp_path / "cache", silent)
+    assert refusal in str(failure.value)
+    assert "nothing was built" in str(failure.value)
+    assert "GOSUMDB" not in str(failure.value)
+
+
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert user_cache() == Path("/somewhere/rowdrop")
@@ -114,5 +159,4 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built_before(cache: Path) -> Path:
     """What a build would have left in the cache for this machine."""
-    name = f"minio-{MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
-    return program(cache / name, "minio version DEVELOPMENT.GOGET")
+    return program(cache / program_name(), "minio version DEVELOPMENT.GOGET")

