@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -165,6 +166,7 @@ def names_loopback(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
+@lru_cache(256)
 def is_loopback(address: str) -> bool:
     """Return whether an IP address is loopback; IPv6 may have brackets."""
     try:
