@@ -15,7 +15,7 @@ from api.docs import DocsResource
 from api.errors import ErrorsResource
 from api.files import FileResource, FilesResource
 from api.filters import WrongParameter
-from api.guard import WriteGuard
+from api.guard import AccessGuard
 from api.health import LiveResource, ReadyResource
 from api.image import ImageResource
 from api.index import IndexResource
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 
 
 def create_app(
-    parts: Parts, browsers: BrowserGuard, guard: WriteGuard, clock: Callable[[], float] = time.time
+    parts: Parts, browsers: BrowserGuard, guard: AccessGuard, clock: Callable[[], float] = time.time
 ) -> "falcon.App[falcon.Request, falcon.Response]":
     """The WSGI application; `clock` gives Unix seconds."""
     app = falcon.App()

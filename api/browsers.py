@@ -9,17 +9,15 @@ Three guards, none of which a program such as curl meets:
 - An origin of `CORS_ORIGINS` may do both.  `*` lets every page read, and none write.
 """
 
-import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_address
 
 from falcon import HTTP_204, Request, Response
 
+from api.access import READING, host_name
 from api.refusals import Problem
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", re.IGNORECASE)
 _OURS = frozenset({"same-origin", "none"})
 _EXPOSED = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
@@ -73,7 +71,9 @@ class BrowserGuard:
     def _may(self, origin: str, request: Request) -> bool:
         if origin in self._origins:
             return True
-        asked = request.get_header("Access-Control-Request-Method") or request.method
+        asked = request.method
+        if asked == "OPTIONS":  # of another method the header is only a claim of the client
+            asked = request.get_header("Access-Control-Request-Method") or asked
         return "*" in self._origins and asked in READING
 
     def _allow(self, origin: str, request: Request, response: Response) -> None:
@@ -97,10 +97,9 @@ class _HostRule:
         """Whether a `Host` header names us; without one no browser has asked."""
         if self._any or not host:
             return True
-        found = _HOST.fullmatch(host)
-        if not found:
+        name = host_name(host)
+        if name is None:
             return False
-        name = found[1].lower()
         return name in self._names or name.endswith(self._endings) or _is_address(name)
 
 
@@ -114,7 +113,10 @@ def _is_address(name: str) -> bool:
 
 def _is_own(origin: str | None, request: Request) -> bool:
     """Of a browser that sends no `Sec-Fetch-Site`.  The scheme is a proxy's business."""
-    return origin is None or origin.partition("://")[2].lower() == request.env.get("HTTP_HOST", "").lower()
+    if origin is None:
+        return True
+    host = request.env.get("HTTP_HOST", "").lower()
+    return bool(host) and origin.partition("://")[2].lower() == host  # `null` has no host
 
 
 def _follows_a_link(request: Request) -> bool:

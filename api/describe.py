@@ -9,7 +9,8 @@ from api.schemas import Schema, ref, text
 JSON = "application/json"
 _EVERYWHERE = ("wrong-request", "cross-site", "too-slow", "address-too-long", "wrong-expectation", "other-host")
 _EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
-WRITES = ("token", "writes-refused")
+_READS = ("token", "reads-refused", "failed-tokens")
+WRITES = ("token", "read-token", "writes-refused", "failed-tokens")
 ANYTHING: Schema = {}
 """Bytes that no schema can tell about."""
 
@@ -51,9 +52,16 @@ def operation(
     parameters: Sequence[Document] = (),
     sample: str = "",
     body: Document | None = None,
+    *,
+    is_open: bool = False,
 ) -> Document:
-    """What one method of one route does; `refusals` are the kinds of problems that only some operations have."""
-    every = dict.fromkeys((*refusals, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
+    """What one method of one route does; `refusals` are the kinds of problems that only some operations have.
+
+    With `WRITES` among them it is a write.  `is_open`: everybody may read it.
+    """
+    is_write = set(WRITES) <= set(refusals)
+    reads = () if is_write or is_open else _READS
+    every = dict.fromkeys((*refusals, *reads, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
     found: Document = {
         "summary": summary,
         "responses": _refusals(list(every)) | dict(answers),
@@ -63,6 +71,14 @@ def operation(
         found["parameters"] = list(parameters)
     if body:
         found["requestBody"] = body
-    if set(WRITES) & set(refusals):
-        found["security"] = [{}, {"token": []}]
+    if not is_open:
+        found["security"] = [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
     return found
+
+
+def access_of(described: Document) -> str:
+    """Return which kind of token an operation needs from elsewhere: `write`, `read`, or `none`."""
+    accepted = {name for choice in described.get("security", ()) for name in choice}
+    if not accepted:
+        return "none"
+    return "read" if "readToken" in accepted else "write"

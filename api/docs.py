@@ -8,7 +8,7 @@ from html import escape
 from falcon import Request, Response
 
 from api.conditional import etag_of, not_modified
-from api.describe import Document
+from api.describe import Document, access_of
 from api.filters import single_values
 from api.formats import MEDIA_TYPES
 from api.operations import PATHS
@@ -18,8 +18,20 @@ from api.problems import KINDS
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
 <p>Files that are dropped become rows; this is how to ask for them, and how to drop files without an S3 client.
 For programs the same is at <a href="/openapi.json">/openapi.json</a>; <a href="/data">the rows</a> are a page, too.</p>
-<p>In the examples <code>$api</code> is this address.  Whatever writes (POST, PUT, DELETE) needs the
-<code>API_TOKEN</code>, if one is set: <code>-H "Authorization: Bearer $API_TOKEN"</code>.</p>"""
+<p>In the examples <code>$api</code> is this address.</p>
+<h2 id="tokens">Who may ask</h2>
+<p>A client on the machine itself needs no token: one that asks by <code>localhost</code> or a loopback address, with no
+proxy in between, while <code>BIND_ADDRESS</code> is loopback and <code>ALLOWED_HOSTS</code> is not set.  Every other
+client sends one: <code>-H "Authorization: Bearer $token"</code>.  Writes (POST, PUT, DELETE) need a write token: the
+<code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or the generated one; once the operator has set one of the
+first two, local writes need a token, too.  Reading needs a write token or one of the <code>READ_TOKENS</code>, and none
+with <code>PUBLIC_READ=true</code>.  <code>/health/live</code> is open.</p>"""
+
+_TOKENS = {
+    "none": "Token: none.",
+    "read": "Token, if the client is not local: read or write.",
+    "write": "Token, if the client is not local or the operator has set one: write.",
+}
 
 _REFUSALS = """<h2 id="problems">What is refused</h2>
 <p>Each refusal is <code>application/problem+json</code> (RFC 9457): <code>type</code>, which leads to this table,
@@ -66,7 +78,8 @@ def _route(method: str, path: str, operation: Document) -> str:
     anchor = f' id="{_anchor(path)}"' if method == "GET" else ""
     answers = " ".join(f"<b>{status}</b> {escape(told['description'])}" for status, told in _own(operation))
     return (
-        f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n<p>{escape(operation['summary'])}</p>\n"
+        f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
+        f"<p>{escape(operation['summary'])}  {_TOKENS[access_of(operation)]}</p>\n"
         f'<pre>{escape(sample)}</pre>\n{_parameters(operation)}<p class="quiet">{answers}</p>\n'
     )
 

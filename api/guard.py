@@ -1,40 +1,119 @@
-"""Who may write: whoever has the API's token; without a token, whoever reaches it, if only this machine can."""
+"""Falcon middleware that applies `api.access` to each request, and logs who writes.
 
-import hmac
+No log line contains a token, a query string or a body.
+"""
+
+import logging
+from urllib.parse import quote
 
 from falcon import Request, Response
 
-from api.browsers import READING
-from api.refusals import WRITES_REFUSED, Problem
+from api.access import READING, AccessRules, Decision, Outcome
+from api.failures import DELAY_S, MAX_FAILURES, WINDOW_S, FailureLimiter
+from api.refusals import Problem
 
-_BEARER = "bearer "
+OPEN_PATH = "/health/live"
+"""Everybody may read it."""
+MAX_SHOWN_PATH = 200
+
+logger = logging.getLogger(__name__)
+
+_OPEN_METHODS = frozenset({"GET", "HEAD"})
+_HEADER_PREFIX = "HTTP_"
+_HOW_TO_WRITE = (
+    "Send a write token of this Rowdrop with the request, as Authorization: Bearer <token>: "
+    "the API_TOKEN, one of the API_TOKENS, or the generated one."
+)
+_HOW_TO_READ = (
+    "Only programs on the same machine read without a token.  Send a read token or a write token "
+    "of this Rowdrop with the request, as Authorization: Bearer <token>."
+)
+_WRONG = "The Authorization header is not Bearer with a token of this Rowdrop."
+_READ_ONLY = "This token is for reading.  A write needs the API_TOKEN or one of the API_TOKENS."
+_WRITES_REFUSED = (
+    "Only programs on the same machine write without a token, and no token is set.  Set API_TOKEN for this Rowdrop."
+)
+_READS_REFUSED = (
+    "Only programs on the same machine read without a token, and no token is set.  "
+    "Set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
+)
+_TOO_MANY = "Too many wrong tokens came from this address; try again later."
+_REASONS = {
+    Outcome.TOKEN_MISSING: "no token was sent",
+    Outcome.TOKEN_WRONG: "the token is wrong",
+    Outcome.TOKEN_READ_ONLY: "the token is for reading",
+    Outcome.NO_TOKEN_SET: "no token was sent and none is set",
+}
 
 
-class WriteGuard:
-    """Falcon middleware in front of every request that is more than reading.
+class AccessGuard:
+    """Falcon middleware in front of every route."""
 
-    `token`: what a client must send as `Authorization: Bearer <token>` (RFC 6750); empty for none.
-    `is_reachable_from_outside`: whether other machines reach the API; then nobody may write without a token.
-    """
-
-    def __init__(self, token: str, *, is_reachable_from_outside: bool) -> None:
-        self._token, self._outside = token.encode(), is_reachable_from_outside
-
-    @property
-    def refuses_all(self) -> bool:
-        """Whether nobody can write as it is set now."""
-        return self._outside and not self._token
+    def __init__(self, rules: AccessRules, failures: FailureLimiter | None = None) -> None:
+        self._rules = rules
+        self._failures = FailureLimiter() if failures is None else failures
 
     def process_request(self, request: Request, response: Response) -> None:
-        """Let pass, or raise a 401 or 403 that says what to do."""
-        if request.method in READING:
+        """Let the request pass, or raise a 401, 403 or 429 that says what to do."""
+        env = request.env
+        # Routes are found by the same decoded path, so no other spelling leads to another route.
+        if request.method in _OPEN_METHODS and request.path == OPEN_PATH:
             return
-        if self.refuses_all:
-            raise Problem("writes-refused", WRITES_REFUSED)
-        if self._token and not self._is_shown_by(request.get_header("Authorization") or ""):
-            detail = "Send the API_TOKEN of this Rowdrop with the request, as Authorization: Bearer <token>."
-            raise Problem("token", detail, {"WWW-Authenticate": "Bearer"})
+        decision = self._rules.decide(
+            request.method,
+            env.get("HTTP_HOST"),
+            (name[len(_HEADER_PREFIX) :] for name in env if name.startswith(_HEADER_PREFIX)),
+            env.get("HTTP_AUTHORIZATION"),
+        )
+        if decision.outcome is not Outcome.ALLOWED:
+            raise self._refuse(request, decision)
+        if request.method not in READING:
+            request.context.writer = decision.actor
 
-    def _is_shown_by(self, authorization: str) -> bool:
-        is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
-        return is_bearer and hmac.compare_digest(authorization[len(_BEARER) :].strip().encode(), self._token)
+    def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
+        """Log a write that was let pass, with the status of its answer."""
+        writer = getattr(request.context, "writer", None)
+        if writer is not None:
+            logger.info("%s by %s: %d", _shown(request), writer, response.status_code)
+
+    def _refuse(self, request: Request, decision: Decision) -> Problem:
+        address = request.env.get("REMOTE_ADDR") or "an unknown address"
+        if self._failures.count_refusal(address) <= MAX_FAILURES:
+            reason = _REASONS[decision.outcome]
+            actor = f" ({decision.actor})" if decision.actor else ""
+            logger.info("refused %s from %s: %s%s", _shown(request), address, reason, actor)
+        if decision.outcome is Outcome.TOKEN_WRONG and not self._slow_down(address):
+            return Problem("failed-tokens", _TOO_MANY, {"Retry-After": f"{DELAY_S:.0f}"})
+        return _problem(decision.outcome, is_write=request.method not in READING)
+
+    def _slow_down(self, address: str) -> bool:
+        """Delay the answer to an address with many failures; return False if that cannot be."""
+        count = self._failures.count_failed_token(address)
+        if count == MAX_FAILURES:
+            logger.warning(
+                "%d failed tokens from %s within %.0f s: further wrong tokens from it are answered "
+                "with a delay, and its refusals are not logged, for the rest of that time",
+                count,
+                address,
+                WINDOW_S,
+            )
+        return count <= MAX_FAILURES or self._failures.delay()
+
+
+def _problem(outcome: Outcome, *, is_write: bool) -> Problem:
+    if outcome is Outcome.TOKEN_READ_ONLY:
+        return Problem("read-token", _READ_ONLY)
+    if outcome is Outcome.NO_TOKEN_SET:
+        if is_write:
+            return Problem("writes-refused", _WRITES_REFUSED)
+        return Problem("reads-refused", _READS_REFUSED)
+    detail = _HOW_TO_WRITE if is_write else _HOW_TO_READ
+    if outcome is Outcome.TOKEN_WRONG:
+        detail = f"{_WRONG}  {detail}"
+    return Problem("token", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _shown(request: Request) -> str:
+    """Method and path for the log: one line, whatever the client has sent."""
+    path = quote(request.path, safe="/", errors="replace")
+    return f"{request.method[:20]} {path[:MAX_SHOWN_PATH]}"

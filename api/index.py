@@ -4,6 +4,7 @@ from typing import Any
 
 from falcon import Request, Response
 
+from api.describe import access_of
 from api.filters import single_values
 from api.operations import PATHS
 
@@ -15,6 +16,7 @@ def routes() -> list[dict[str, Any]]:
             "method": method.upper(),
             "path": path,
             "description": operation["summary"],
+            "token": access_of(operation),
             "parameters": {
                 parameter["name"]: parameter["description"]
                 for parameter in operation.get("parameters", ())

@@ -11,6 +11,12 @@ from api.describe import Document
 from api.filters import single_values
 from api.operations import PATHS
 
+_TO_WRITE = (
+    "A write token: the API_TOKEN, one of the API_TOKENS, or the generated one.  A client on the same machine "
+    "needs none, unless the operator has set API_TOKEN or API_TOKENS."
+)
+_TO_READ = "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true nobody does."
+
 
 class OpenApiResource:
     """The description."""
@@ -63,7 +69,8 @@ def document() -> Document:
         "components": {
             "schemas": schemas.SCHEMAS,
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "The API_TOKEN, if one is set."}
+                "token": {"type": "http", "scheme": "bearer", "description": _TO_WRITE},
+                "readToken": {"type": "http", "scheme": "bearer", "description": _TO_READ},
             },
         },
     }

@@ -206,6 +206,7 @@ PATHS: dict[str, dict[str, Document]] = {
             "Whether rows can be served.",
             {"200": answer("Yes.", {JSON: ref("Live")}), "503": answer("Not yet.", {JSON: ref("Live")})},
             sample='curl "$api/health/live"',
+            is_open=True,
         ),
     },
     "/health/ready": {

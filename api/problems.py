@@ -25,10 +25,18 @@ KINDS = {
         400, "Not a name that is read", "Rowdrop would ignore a file of this name; the detail says why."
     ),
     "token": Kind(
-        401, "The token is missing or wrong", "A write needs the API's token, as `Authorization: Bearer <token>`."
+        401,
+        "The token is missing or wrong",
+        "Send a token as `Authorization: Bearer <token>`: for a write a write token, for reading either kind.",
     ),
+    "read-token": Kind(403, "A token for reading", "A write needs a write token, and a read token was sent."),
     "writes-refused": Kind(
-        403, "Writes are refused", "The API is reachable from other machines and has no token (`API_TOKEN`)."
+        403, "Writes are refused", "The request is not local, and no write token is set (`API_TOKEN`)."
+    ),
+    "reads-refused": Kind(
+        403,
+        "Reads are refused",
+        "The request is not local, and no token is set (`API_TOKEN`, `READ_TOKENS`, or `PUBLIC_READ=true`).",
     ),
     "cross-site": Kind(
         403,
@@ -61,6 +69,9 @@ KINDS = {
         421,
         "Not a name of this API",
         "The request's `Host` is neither an address, nor a loopback name, nor one of `ALLOWED_HOSTS`.",
+    ),
+    "failed-tokens": Kind(
+        429, "Too many wrong tokens", "Wrong tokens came from this address; a right one is accepted at any time."
     ),
     "headers-too-long": Kind(431, "The headers are too long", "There may be 64 of 8 kB each, and 32 kB in all."),
     "our-fault": Kind(500, "A fault of Rowdrop", "Something failed that must not; the log says what."),

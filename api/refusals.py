@@ -16,10 +16,6 @@ from api.filters import WrongParameter
 from api.problems import KINDS, MEDIA_PROBLEM, OF_A_STATUS
 
 RETRY_AFTER_S = 2
-WRITES_REFUSED = (
-    "other machines can reach this API and no API_TOKEN is set, so every write is refused.  "
-    "Set API_TOKEN, or a BIND_ADDRESS that only this machine reaches."
-)
 
 
 class Problem(falcon.HTTPError):

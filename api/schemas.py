@@ -184,6 +184,7 @@ SCHEMAS: dict[str, Schema] = {
                         "method": text(),
                         "path": text(),
                         "description": text(),
+                        "token": text("which kind a client elsewhere needs", enum=["none", "read", "write"]),
                         "parameters": {"type": "object", "additionalProperties": text()},
                     }
                 )

@@ -11,13 +11,13 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from api.access import AccessRules
 from api.app import Parts, create_app
 from api.browsers import BrowserGuard
 from api.follower import Connections, Follower
-from api.guard import WriteGuard
+from api.guard import AccessGuard
 from api.presence import Presence
 from api.refreshes import RefreshDesk
-from api.refusals import WRITES_REFUSED
 from api.tasks import RebuildDesk
 from api.transfers import Transfers
 from api.waiting import Waiting
@@ -57,7 +57,8 @@ parts = Parts(
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
 )
-guard = WriteGuard(settings.api_token, is_reachable_from_outside=settings.is_reachable_from_outside)
-if guard.refuses_all:
-    logging.getLogger(__name__).warning("BIND_ADDRESS is %s: %s", settings.bind_address, WRITES_REFUSED)
-app = create_app(parts, BrowserGuard(settings.allowed_hosts, settings.cors_origins), guard)
+rules = AccessRules.from_settings(settings)
+for warning in rules.warnings():
+    logging.getLogger(__name__).warning("%s", warning)
+browsers = BrowserGuard(settings.allowed_hosts, settings.cors_origins)
+app = create_app(parts, browsers, AccessGuard(rules))

@@ -9,6 +9,15 @@ from urllib.parse import urlsplit
 
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
+from shared.tokens import (
+    InvalidToken,
+    Token,
+    TokenKind,
+    check_distinct,
+    check_value,
+    parse_tokens,
+)
+
 _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -36,6 +45,10 @@ class Settings:
     minio_prometheus_token: str = field(default="", repr=False)
     log_level: str = "INFO"
     api_token: str = field(default="", repr=False)
+    api_tokens: tuple[Token, ...] = ()
+    read_tokens: tuple[Token, ...] = ()
+    generated_api_token: str = field(default="", repr=False)
+    public_read: bool = False
     bind_address: str = "127.0.0.1"
     flower_user: str = "rowdrop"
     flower_password: str = field(default="", repr=False)
@@ -68,12 +81,22 @@ class Settings:
             raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
             raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be two buckets, not one")
+        try:
+            check_distinct(settings.all_tokens)
+        except InvalidToken as error:
+            names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN"
+            raise InvalidSettings(f"{names}: {error}") from None
         return settings
 
     @property
-    def is_reachable_from_outside(self) -> bool:
-        """Whether more than this machine can reach what is served."""
-        return not ip_address(self.bind_address.strip("[]")).is_loopback
+    def all_tokens(self) -> tuple[Token, ...]:
+        """Every token that the API accepts, from whichever setting."""
+        single = (
+            Token("API_TOKEN", self.api_token, TokenKind.WRITE),
+            Token("generated", self.generated_api_token, TokenKind.GENERATED),
+        )
+        given = tuple(token for token in single if token.value)
+        return (*given, *self.api_tokens, *self.read_tokens)
 
     @staticmethod
     def _values(env: FileAwareEnv, *, minio: bool, redis: bool) -> dict[str, Any]:
@@ -93,7 +116,11 @@ class Settings:
             "publish_min_interval_s": env.float("PUBLISH_MIN_INTERVAL_S", 0, validate=_publish_interval),
             "minio_prometheus_token": env.str("MINIO_PROMETHEUS_TOKEN", ""),
             "log_level": env.str("LOG_LEVEL", "INFO", validate=_log_level),
-            "api_token": env.str("API_TOKEN", ""),
+            "api_token": env.str("API_TOKEN", "", validate=_token),
+            "api_tokens": parse_tokens(env.str("API_TOKENS", "", validate=_named_tokens) or "", TokenKind.WRITE),
+            "read_tokens": parse_tokens(env.str("READ_TOKENS", "", validate=_named_tokens) or "", TokenKind.READ),
+            "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_token),
+            "public_read": env.str("PUBLIC_READ", "false", validate=_yes_or_no) in _YES,
             "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_ip_address),
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
@@ -117,6 +144,20 @@ def _words(text: str | None) -> tuple[str, ...]:
 def _not_empty(value: str) -> None:
     if not value:
         raise ValidationError("must not be empty")
+
+
+def _token(value: str) -> None:
+    try:
+        check_value(value)
+    except InvalidToken as error:
+        raise ValidationError(str(error)) from None
+
+
+def _named_tokens(value: str) -> None:
+    try:
+        parse_tokens(value, TokenKind.WRITE)
+    except InvalidToken as error:
+        raise ValidationError(str(error)) from None
 
 
 def _positive(value: int) -> None:

@@ -6,12 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from falcon.testing import DEFAULT_HOST, Result, TestClient
+from falcon.testing import Result, TestClient
 from redis import Redis
 
+from api.access import AccessRules
 from api.app import create_app
 from api.browsers import BrowserGuard
-from api.guard import WriteGuard
+from api.guard import AccessGuard
 from api.presence import Presence
 from local.servers import RedisServer
 from shared.keys import bundle_id
@@ -32,8 +33,8 @@ class Office:
         self.other = Presence(redis)
         self.look()
         parts = api_parts(redis, queue=TaskQueue(self._celery))
-        guard = WriteGuard("", is_reachable_from_outside=False)
-        self.client = TestClient(create_app(parts, BrowserGuard([DEFAULT_HOST]), guard))
+        app = create_app(parts, BrowserGuard(), AccessGuard(AccessRules()))
+        self.client = TestClient(app, headers={"Host": "localhost"})
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from falcon.testing import DEFAULT_HOST, Result, TestClient
+from falcon.testing import Result, TestClient
 from redis import Redis
 
+from api.access import AccessRules
 from api.app import create_app
 from api.browsers import BrowserGuard
-from api.guard import WriteGuard
+from api.guard import AccessGuard
 from api.presence import Presence
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE, REFRESH_ASKED
@@ -27,8 +28,8 @@ class Desk:
     def __init__(self, rowdrop: Stepping, settings: Settings, redis: "Redis") -> None:
         self._rowdrop, self._redis = rowdrop, redis
         self._celery = create_celery_app(settings, lambda: rowdrop.wiring)
-        guard = WriteGuard("", is_reachable_from_outside=False)
-        self.client = TestClient(create_app(api_parts(redis), BrowserGuard([DEFAULT_HOST]), guard))
+        app = create_app(api_parts(redis), BrowserGuard(), AccessGuard(AccessRules()))
+        self.client = TestClient(app, headers={"Host": "localhost"})
         self.other = Presence(redis)
         self.threads = ThreadPoolExecutor(4)
 

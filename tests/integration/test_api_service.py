@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 from minio import Minio
 from redis import Redis
 
+from api.failures import MAX_FAILURES
 from api.presence import SNAPSHOTS
 from api.transfers import MOST_AT_WORK
 from local.ports import free_port
@@ -184,6 +186,143 @@ def test_it_ends_at_once_and_leaves_no_name_behind(stage: Stage) -> None:
         os.kill(api.pid, signal.SIGTERM)
         eventually(lambda: redis.hlen(SNAPSHOTS) == 2)
         assert time.monotonic() - began < 8
+
+
+# -- who may write and read --------------------------------------------------------------------------------------------
+NAME = "rowdrop.example.org"
+PROXIED = {"Host": NAME, "X_Forwarded_For": "203.0.113.9", "Via": "1.1 nginx"}
+BEHIND_A_PROXY = {"BIND_ADDRESS": "127.0.0.1", "ALLOWED_HOSTS": NAME}
+GENERATED = "generated-token-of-this-rowdrop"
+WRITE = "write-token-of-the-operator"
+READ = "read-token-of-a-dashboard"
+
+
+def with_settings(stage: Stage, **more: str) -> dict[str, str]:
+    return {**stage.api.environment, **more}
+
+
+def test_writes_through_a_proxy_are_refused_without_a_token(stage: Stage, tmp_path: Path) -> None:
+    stage.source.put("1.csv", b"before")
+    with ApiProcess(with_settings(stage, **BEHIND_A_PROXY), tmp_path / "none.log") as api:
+        assert api.ask("PUT", "/files/1.csv", b"after", **PROXIED).status == 403
+        assert api.ask("DELETE", "/files/1.csv", None, **PROXIED).status == 403
+        assert api.get("/data", **PROXIED).status == 403
+        assert api.get("/files/1.csv", **PROXIED).status == 403
+        assert api.ask("DELETE", "/files/1.csv").status == 403  # by 127.0.0.1 it could be a proxy, too
+        assert api.get("/health/live", **PROXIED).status == 200
+    assert api.log.read_text().count("no API_TOKEN is set: every write") == 1
+    with ApiProcess(
+        with_settings(stage, **BEHIND_A_PROXY, GENERATED_API_TOKEN=GENERATED),
+        tmp_path / "generated.log",
+    ) as api:
+        assert api.ask("PUT", "/files/1.csv", b"after", **PROXIED).status == 401
+        assert api.ask("DELETE", "/files/1.csv", None, **PROXIED).status == 401
+        assert api.get("/data", **PROXIED).status == 401
+        assert stage.source.get("1.csv").body == b"before"
+        sent = {**PROXIED, "Authorization": f"Bearer {GENERATED}"}
+        assert api.get("/data", **sent).status == 200
+        assert api.ask("DELETE", "/files/1.csv", None, **sent).status == 202
+    log = api.log.read_text()
+    assert "no API_TOKEN is set" not in log
+    assert "DELETE /files/1.csv by generated: 202" in log
+    assert "refused DELETE /files/1.csv from 127.0.0.1: no token was sent" in log
+    assert GENERATED not in log
+
+
+def test_this_machine_writes_without_a_token_beside_a_generated_one(stage: Stage, tmp_path: Path) -> None:
+    environment = with_settings(stage, GENERATED_API_TOKEN=GENERATED)
+    with ApiProcess(environment, tmp_path / "api.log") as api:
+        assert api.ask("PUT", "/files/1.csv", b"a").status == 202
+        assert api.ask("PUT", "/files/1.csv", b"a", X_Forwarded_For="127.0.0.1").status == 401
+        assert api.ask("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status == 401
+    assert "PUT /files/1.csv by local: 202" in api.log.read_text()
+
+
+def raw(api: ApiProcess, request: str) -> int:
+    """The status of the answer to a request that http.client would not send."""
+    with socket.create_connection(("127.0.0.1", api.port), 10) as client:
+        client.sendall(request.replace("\n", "\r\n").encode("latin-1"))
+        return int(client.recv(100).split()[1])
+
+
+def test_ways_past_the_guard_are_refused(stage: Stage, tmp_path: Path) -> None:
+    stage.source.put("1.csv", b"before")
+    tokens = {"API_TOKENS": f"ci={WRITE}", "READ_TOKENS": f"web={READ}", "GENERATED_API_TOKEN": GENERATED}
+    authorizations = [
+        f"Bearer\t{WRITE}",
+        f"Bearer {WRITE[:-1]}",
+        f"Bearer {WRITE}%00",
+        "Bearer ",
+        f"Basic {WRITE}",
+        f"Bearer x\nAuthorization: Bearer {WRITE}",
+        f"Bearer {WRITE}\nAuthorization: Bearer x",
+        f"Bearer {WRITE}\xe9",
+    ]
+    others = [
+        f"DELETE /files/1.csv?token={WRITE} HTTP/1.1\nHost: localhost\n\n",
+        f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nHTTP_AUTHORIZATION: Bearer {WRITE}\n\n",
+        "DELETE http://localhost/files/1.csv HTTP/1.1\nHost: localhost\n\n",
+        "DELETE /files/1.csv HTTP/1.1\nHost: localhost\nPATH_INFO: /health/live\n\n",
+        "DELETE /files/1.csv HTTP/1.1\nHost: localhost\nX-HTTP-Method-Override: GET\n\n",
+        "DELETE /health/live/../../files/1.csv HTTP/1.1\nHost: localhost\n\n",
+        "DELETE /files/1.csv HTTP/1.0\n\n",
+        *(f"POST {path} HTTP/1.1\nHost: localhost\n\n" for path in ("/data", "/data/", "/%64ata", "//data")),
+        *(f"{method} /data HTTP/1.1\nHost: localhost\n\n" for method in ("PATCH", "FOO", "TRACE", "PROPFIND")),
+    ]
+    with ApiProcess(with_settings(stage, **tokens), tmp_path / "api.log") as api:
+        for sent in authorizations:
+            head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: {sent}\n\n"
+            assert raw(api, head) in {400, 401}, sent
+        for request in others:
+            assert raw(api, request) in {400, 401}, request
+        assert raw(api, f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n") == 200
+        head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n"
+        assert raw(api, head) == 403
+        assert stage.source.get("1.csv").body == b"before"
+        head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: bearer   {WRITE}  \n\n"
+        assert raw(api, head) == 202
+    log = api.log.read_text()
+    assert "DELETE /files/1.csv by ci: 202" in log
+    assert not any(token in log for token in (WRITE[:-1], READ, GENERATED))
+
+
+def test_hosts_that_no_browser_sends_are_not_local(stage: Stage, tmp_path: Path) -> None:
+    environment = with_settings(stage, GENERATED_API_TOKEN=GENERATED)
+    with ApiProcess(environment, tmp_path / "api.log") as api:
+        for lines in (
+            "GET /data HTTP/1.0\n\n",
+            "GET /data HTTP/1.1\nHost:\n\n",
+            "GET /data HTTP/1.1\nHost: 10.0.0.1\n\n",
+            "GET http://localhost/data HTTP/1.1\nHost: 10.0.0.1\n\n",
+            "GET /data HTTP/1.1\nHost: 10.0.0.1\nHost: localhost\n\n",
+            "GET /data HTTP/1.1\nHost: localhost, 10.0.0.1\n\n",
+            "GET /data HTTP/1.1\nHost: a,b.localhost\n\n",
+        ):
+            assert raw(api, lines) in {400, 401, 421}, lines
+        assert raw(api, "GET /data HTTP/1.1\nHost: a.localhost\n\n") == 200
+
+
+def test_guessing_tokens_is_logged_and_keeps_nobody_out(stage: Stage, tmp_path: Path) -> None:
+    environment = with_settings(stage, **BEHIND_A_PROXY, API_TOKEN=WRITE)
+    with ApiProcess(environment, tmp_path / "api.log") as api, ThreadPoolExecutor(16) as threads:
+
+        def guess(number: int) -> int:
+            return api.get("/data", Host=NAME, Authorization=f"Bearer guess-{number}").status
+
+        guesses = [threads.submit(guess, number) for number in range(300)]
+        began = time.monotonic()
+        for _ in range(50):
+            assert api.get("/data", Host=NAME, Authorization=f"Bearer {WRITE}").status == 200
+            assert api.get("/health/live", Host=NAME).status == 200
+        took = time.monotonic() - began
+        answers = [answer.result() for answer in guesses]
+        assert set(answers) == {401, 429}
+        assert took < 25  # a second each, and more, if the guesses held every thread
+    log = api.log.read_text()
+    assert 1 <= log.count("failed tokens from 127.0.0.1") <= 2  # each of the two processes counts
+    assert MAX_FAILURES <= log.count("refused GET /data") <= 2 * MAX_FAILURES
+    assert "guess-" not in log
+    assert WRITE not in log
 
 
 def test_log_lines_hold_no_secret_and_no_request(stage: Stage) -> None:

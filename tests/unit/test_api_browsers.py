@@ -5,15 +5,19 @@ from collections.abc import Iterator
 import pytest
 from falcon.testing import Result
 
+from api.access import AccessRules
 from api.browsers import BrowserGuard
-from tests.unit.test_api_answers import OPEN, Service
+from api.guard import AccessGuard
+from tests.unit.test_api_answers import Service
 
 APP = "https://app.example.org"
+READABLE = AccessGuard(AccessRules(public_read=True))
+"""So that only the guard under test refuses to read."""
 
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    service = Service(OPEN, getattr(request, "param", BrowserGuard()))
+    service = Service(READABLE, getattr(request, "param", BrowserGuard()))
     yield service
     service.redis.close()
 
@@ -149,6 +153,19 @@ def test_a_star_lets_every_page_read_and_none_write(service: Service) -> None:
     assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
     assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT").status_code == 403
     assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET").status_code == 204
+
+
+@pytest.mark.parametrize("service", [ANY], indirect=True)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_a_write_cannot_claim_to_be_the_preflight_of_a_read(service: Service, method: str) -> None:
+    result = asked(service, method, Origin=APP, Access_Control_Request_Method="GET")
+    assert told(result) == (403, "cross-site")
+
+
+@pytest.mark.parametrize("service", [BrowserGuard()], indirect=True)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_origin_without_a_host_is_not_own(service: Service, method: str) -> None:
+    assert told(asked(service, method, host="", Origin="null")) == (403, "cross-site")
 
 
 # -- headers -----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,30 @@ def test_every_operation_says_what_it_is_and_how_to_ask(method: str, path: str) 
     assert all(answer["description"] for answer in described["responses"].values())
 
 
+@each_operation
+def test_every_operation_says_which_token_it_needs(method: str, path: str) -> None:
+    described = operation(method, path)
+    if path == "/health/live":
+        assert "security" not in described
+        assert "401" not in described["responses"]
+        return
+    expected: list[dict[str, list[str]]] = [{}, {"token": []}]
+    if method in {"get", "head"}:
+        expected.append({"readToken": []})
+    assert described["security"] == expected
+    assert {"401", "403", "429"} <= described["responses"].keys()
+    assert {name for each in expected for name in each} <= document()["components"]["securitySchemes"].keys()
+
+
+def test_the_index_says_which_token_a_route_needs(service: Service) -> None:
+    needed = {(each["method"], each["path"]): each["token"] for each in service.get("/").json["routes"]}
+    assert needed["GET", "/health/live"] == "none"
+    assert needed["GET", "/data"] == "read"
+    assert needed["POST", "/data"] == "write"
+    writes = {name for name, token in needed.items() if token == "write"}
+    assert writes == {name for name in needed if name[0] != "GET"}
+
+
 def references(part: object) -> Iterator[str]:
     if isinstance(part, dict):
         yield from ([part["$ref"]] if "$ref" in part else [])
@@ -106,6 +130,14 @@ def test_the_page_tells_every_route_parameter_and_problem(service: Service) -> N
             assert f"<code>{method.upper()} {path}</code>" in text
             assert all(f"<code>{each['name']}</code>" in text for each in described.get("parameters", ()))
     assert all(f'id="{kind}"' in text for kind in KINDS)
+
+
+def test_the_page_says_which_token_a_route_needs(service: Service) -> None:
+    text = service.get("/docs").text
+    operations = [path for path, methods in PATHS.items() for _ in methods]
+    assert text.count("Token: none.") == 1
+    assert text.count("Token, if the client is not local") == len(operations) - 1
+    assert 'id="tokens"' in text
 
 
 def test_the_page_works_offline_and_runs_nothing(service: Service) -> None:

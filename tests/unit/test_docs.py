@@ -10,9 +10,10 @@ import falcon.inspect
 import pytest
 from redis import Redis
 
+from api.access import AccessRules
 from api.app import create_app
 from api.browsers import BrowserGuard
-from api.guard import WriteGuard
+from api.guard import AccessGuard
 from api.index import routes as listed_routes
 from local.configuration import PORTS, configure
 from tests.api_parts import api_parts
@@ -135,7 +136,7 @@ def test_nothing_in_the_example_is_set() -> None:
 def routes() -> Iterator[set[str]]:
     """The methods and paths that the application answers, without HEAD, which comes with each GET."""
     with Redis() as unused:
-        app = create_app(api_parts(unused), BrowserGuard(), WriteGuard("", is_reachable_from_outside=False))
+        app = create_app(api_parts(unused), BrowserGuard(), AccessGuard(AccessRules()))
         yield {
             f"{method.method} {route.path.replace(':path', '')}"
             for route in falcon.inspect.inspect_routes(app)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import InvalidSettings, Settings
+from shared.tokens import TokenKind
 
 WHOLE = {
     "MINIO_ENDPOINT": "http://127.0.0.1:9000",
@@ -13,10 +14,20 @@ WHOLE = {
     "REDIS_URL": "redis://:redis-secret@127.0.0.1:6379/0",
 }
 
+TOKENS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS", "GENERATED_API_TOKEN", "PUBLIC_READ")
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*WHOLE, "SWEEP_INTERVAL_S", "SOURCE_BUCKET", "OUTPUT_BUCKET", "LOG_LEVEL", "MINIO_PROMETHEUS_TOKEN"):
+    for name in (
+        *WHOLE,
+        "SWEEP_INTERVAL_S",
+        "SOURCE_BUCKET",
+        "OUTPUT_BUCKET",
+        "LOG_LEVEL",
+        "MINIO_PROMETHEUS_TOKEN",
+        *TOKENS,
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
     for name, value in WHOLE.items():
@@ -77,22 +88,6 @@ def test_a_secret_may_lie_in_a_file_with_a_line_end(monkeypatch: pytest.MonkeyPa
         Settings.from_environment()
 
 
-@pytest.mark.parametrize(
-    ("address", "outside"),
-    [
-        ("127.0.0.1", False),
-        ("127.8.0.1", False),
-        ("[::1]", False),
-        ("0.0.0.0", True),  # noqa: S104
-        ("192.0.2.1", True),
-        ("[::]", True),
-    ],
-)
-def test_who_can_reach_what_is_served(monkeypatch: pytest.MonkeyPatch, address: str, outside: bool) -> None:
-    monkeypatch.setenv("BIND_ADDRESS", address)
-    assert Settings.from_environment().is_reachable_from_outside is outside
-
-
 def test_a_bind_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIND_ADDRESS", "everywhere")
     with pytest.raises(InvalidSettings, match=r"BIND_ADDRESS.*must be an IP address"):
@@ -134,4 +129,121 @@ def test_what_is_no_name_or_origin_is_refused_with_an_example(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=name):
+        Settings.from_environment()
+
+
+# -- tokens of the API -------------------------------------------------------------------------------------------------
+GOOD = "token-0123456789-abcdefg"
+OTHER = "token-9876543210-zyxwvut"
+ALL_SYMBOLS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != ",")
+
+
+def test_without_tokens_there_are_none_and_reading_is_not_public() -> None:
+    settings = Settings.from_environment()
+    assert (settings.all_tokens, settings.public_read) == ((), False)
+
+
+def test_tokens_have_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("API_TOKEN", GOOD)
+    monkeypatch.setenv("API_TOKENS", f"ci={ALL_SYMBOLS}, Import-2_x={OTHER}==")
+    (tmp_path / "generated").write_text("the-generated-token-0123\n")
+    monkeypatch.setenv("GENERATED_API_TOKEN_FILE", str(tmp_path / "generated"))
+    (tmp_path / "read").write_text("grafana=read-token-0123456789\nreport=another-read-token-0123\n")
+    monkeypatch.setenv("READ_TOKENS_FILE", str(tmp_path / "read"))
+    settings = Settings.from_environment()
+    assert [(token.name, token.value, token.kind) for token in settings.all_tokens] == [
+        ("API_TOKEN", GOOD, TokenKind.WRITE),
+        ("generated", "the-generated-token-0123", TokenKind.GENERATED),
+        ("ci", ALL_SYMBOLS, TokenKind.WRITE),
+        ("Import-2_x", f"{OTHER}==", TokenKind.WRITE),
+        ("grafana", "read-token-0123456789", TokenKind.READ),
+        ("report", "another-read-token-0123", TokenKind.READ),
+    ]
+    shown = f"{settings!r} {settings.all_tokens!r} {settings.api_tokens!s}"
+    assert "grafana" in shown
+    assert not any(token.value in shown for token in settings.all_tokens)
+
+
+@pytest.mark.parametrize("name", ["API_TOKEN", "GENERATED_API_TOKEN"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("a", "at least 20 characters"),
+        (GOOD[:19], "at least 20 characters"),
+        ("pass wörd of 20 letters", "printable ASCII"),
+        (f"{GOOD}\xe9", "printable ASCII"),
+        (f"{GOOD} {OTHER}", "printable ASCII"),
+        (f"{GOOD},{OTHER}", "printable ASCII"),
+        (f"{GOOD}\x7f", "printable ASCII"),
+        (f"{GOOD}\n{OTHER}", "printable ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be_used_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{said}") as refused:
+        Settings.from_environment()
+    assert len(value) == 1 or value not in str(refused.value)  # "a" is in every sentence
+
+
+@pytest.mark.parametrize("name", ["API_TOKENS", "READ_TOKENS"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (GOOD, "entry 1 must have a name"),
+        (f"ci={GOOD} {OTHER}", "entry 2 must have a name"),
+        (f"={GOOD}", "the name of entry 1"),
+        (f"{GOOD}=", "entry 1 must have a name"),
+        (f"{GOOD}==", "entry 1 must have a name"),
+        ("ci=", "entry 1 must have a name"),
+        (f"the.ci={GOOD}", "the name of entry 1"),
+        (f"zoë={GOOD}", "the name of entry 1"),
+        (f"{'x' * 41}={GOOD}", "the name of entry 1"),
+        (f"ci={GOOD[:19]}", "the token ci must have at least 20 characters"),
+        (f"a={GOOD},ci=short", "the token ci must have at least 20 characters"),
+        (f"ci={GOOD}\xe9", "the token ci must be printable ASCII"),
+        (f"API_TOKEN={GOOD}", "API_TOKEN is a name that Rowdrop itself uses"),
+        (f"generated={GOOD}", "generated is a name that Rowdrop itself uses"),
+        (f"local={GOOD}", "local is a name that Rowdrop itself uses"),
+        (f"ci={GOOD},ci={OTHER}", "the name ci is used 2 times"),
+        (f"ci={GOOD},old={GOOD}", "ci and old have the same value"),
+    ],
+)
+def test_a_named_token_that_cannot_be_used_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=rf"\b{name}\b.*: .*{said}") as refused:
+        Settings.from_environment()
+    assert not any(secret in str(refused.value) for secret in (GOOD[:19], OTHER, "short"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (("API_TOKENS", f"ci={GOOD}"), ("READ_TOKENS", f"ci={OTHER}"), "the name ci is used 2 times"),
+        (("API_TOKENS", f"ci={GOOD}"), ("READ_TOKENS", f"web={GOOD}"), "ci and web have the same value"),
+        (("API_TOKEN", GOOD), ("READ_TOKENS", f"web={GOOD}"), "API_TOKEN and web have the same value"),
+        (("API_TOKEN", GOOD), ("GENERATED_API_TOKEN", GOOD), "API_TOKEN and generated have the same value"),
+        (("GENERATED_API_TOKEN", GOOD), ("API_TOKENS", f"a={GOOD}"), "generated and a have the same value"),
+    ],
+)
+def test_tokens_differ_in_name_and_value_across_settings(
+    monkeypatch: pytest.MonkeyPatch, first: tuple[str, str], second: tuple[str, str], said: str
+) -> None:
+    for name, value in (first, second):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=said) as refused:
+        Settings.from_environment()
+    assert first[0] in str(refused.value)
+    assert second[0] in str(refused.value)
+    assert GOOD not in str(refused.value)
+
+
+def test_public_read_is_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_READ", "true")
+    assert Settings.from_environment().public_read
+    monkeypatch.setenv("PUBLIC_READ", "perhaps")
+    with pytest.raises(InvalidSettings, match="PUBLIC_READ"):
         Settings.from_environment()

@@ -1,0 +1,189 @@
+"""Decide who may read and write over HTTP.  Pure: no server, no clock, no web framework.
+
+A request is *local* if only this machine can have sent it.  The address of the peer cannot tell
+that: in a container every client has the address of the gateway.  So four things must hold at once:
+the API is published on a loopback address, no other host name is allowed, `Host` is a loopback
+name or address, and no header says that a proxy has forwarded the request.
+
+A local request needs no token, unless the operator has set a token for writes.  Every other request
+needs one, unless `PUBLIC_READ` opens reading.
+"""
+
+import hmac
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, ip_address
+from typing import NamedTuple
+
+from shared.settings import Settings
+from shared.tokens import Token, TokenKind
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Every other method is a write."""
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
+_LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
+_LOOPBACK_IPV6 = IPv6Address("::1")
+_BEARER = "bearer"
+
+
+class Outcome(Enum):
+    """The result of a decision."""
+
+    ALLOWED = auto()
+    TOKEN_MISSING = auto()
+    TOKEN_WRONG = auto()
+    TOKEN_READ_ONLY = auto()
+    NO_TOKEN_SET = auto()
+    """No token exists that the client could send."""
+
+
+class Decision(NamedTuple):
+    """`actor`: the name of the token that was sent, or `local`, or `anyone`; empty if unknown."""
+
+    outcome: Outcome
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Who may do what; the defaults are those of the settings."""
+
+    bind_address: str = "127.0.0.1"
+    allowed_hosts: Sequence[str] = ()
+    public_read: bool = False
+    tokens: tuple[Token, ...] = ()
+    equal: Callable[[bytes, bytes], bool] = hmac.compare_digest
+    """Compares two tokens in constant time."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "AccessRules":
+        """Return the rules that the settings ask for."""
+        return cls(
+            settings.bind_address,
+            settings.allowed_hosts,
+            settings.public_read,
+            settings.all_tokens,
+        )
+
+    @property
+    def local_only(self) -> bool:
+        """Whether only this machine is meant to reach the API."""
+        return is_loopback(self.bind_address) and not self.allowed_hosts
+
+    def is_local(self, host: str | None, headers: Iterable[str]) -> bool:
+        """Return whether only this machine can have sent a request.
+
+        `host`: the `Host` header; `headers`: the names of all headers.
+        """
+        if not self.local_only or not names_loopback(host or ""):
+            return False
+        return not any(map(is_forwarding, headers))
+
+    def decide(self, method: str, host: str | None, headers: Iterable[str], authorization: str | None) -> Decision:
+        """Decide on a request; `authorization` is the header of that name, None without one."""
+        is_write = method not in READING
+        anonymous = self._decide_without_token(is_write, self.is_local(host, headers))
+        if authorization is None:
+            return anonymous
+        token = self._find(authorization)
+        if token is None:
+            no_token_set = anonymous.outcome is Outcome.NO_TOKEN_SET
+            return anonymous if no_token_set else Decision(Outcome.TOKEN_WRONG)
+        if is_write and not token.may_write:
+            return Decision(Outcome.TOKEN_READ_ONLY, token.name)
+        return Decision(Outcome.ALLOWED, token.name)
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for the log for each rule that the operator may not have meant."""
+        if self.local_only:
+            return []
+        found = []
+        if not self._has_token(for_write=True):
+            refused = "every write"
+            remedy = "Set API_TOKEN"
+            if not self._has_token(for_write=False) and not self.public_read:
+                refused = "every write and, but for /health/live, every read"
+                remedy = "Set API_TOKEN, for reading alone READ_TOKENS or PUBLIC_READ=true"
+            found.append(
+                f"{self._reach()} and no API_TOKEN is set: {refused} is refused.  {remedy}, "
+                "or a loopback BIND_ADDRESS without ALLOWED_HOSTS."
+            )
+        if self.public_read:
+            found.append(
+                f"{self._reach()} and PUBLIC_READ is true: "
+                "whoever reaches the API reads all rows and files without a token."
+            )
+        return found
+
+    def _reach(self) -> str:
+        if self.allowed_hosts:
+            return f"BIND_ADDRESS is {self.bind_address}, ALLOWED_HOSTS is set"
+        return f"BIND_ADDRESS is {self.bind_address}"
+
+    def _decide_without_token(self, is_write: bool, is_local: bool) -> Decision:
+        if is_local and not (is_write and self._has_operator_token()):
+            return Decision(Outcome.ALLOWED, "local")
+        if not is_write and self.public_read:
+            return Decision(Outcome.ALLOWED, "anyone")
+        if self._has_token(for_write=is_write):
+            return Decision(Outcome.TOKEN_MISSING)
+        return Decision(Outcome.NO_TOKEN_SET)
+
+    def _has_token(self, *, for_write: bool) -> bool:
+        return any(token.may_write or not for_write for token in self.tokens)
+
+    def _has_operator_token(self) -> bool:
+        return any(token.kind is TokenKind.WRITE for token in self.tokens)
+
+    def _find(self, authorization: str) -> Token | None:
+        scheme, _, sent = authorization.partition(" ")
+        if scheme.lower() != _BEARER:
+            return None
+        value = sent.strip(" ").encode(errors="backslashreplace")
+        # Every token is compared, so that the time does not tell which of them is similar.
+        matches = [token for token in self.tokens if self.equal(token.value.encode(), value)]
+        return matches[0] if matches else None
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a `Host` header, in lower case without the port.
+
+    IPv6 addresses keep their brackets.  None if the header has another form.
+    """
+    found = _HOST.fullmatch(host)
+    return found[1].lower() if found else None
+
+
+def names_loopback(host: str) -> bool:
+    """Return whether a `Host` header is a loopback name or address."""
+    name = host_name(host)
+    if name is None:
+        return False
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
+
+
+@lru_cache(256)
+def is_loopback(address: str) -> bool:
+    """Return whether an IP address is loopback; IPv6 may have brackets."""
+    try:
+        parsed = ip_address(address.strip("[]"))
+    except ValueError:
+        return False
+    return parsed in _LOOPBACK_IPV4 or parsed == _LOOPBACK_IPV6
+
+
+def is_forwarding(header: str) -> bool:
+    """Return whether a header of this name shows that a proxy has forwarded the request.
+
+    Those are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or "Original" in
+    it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with "IP"
+    (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
+    """
+    name = header.upper().replace("_", "-")
+    if name in {"VIA", "CDN-LOOP"} or name.endswith("IP"):
+        return True
+    return "FORWARDED" in name or "ORIGINAL" in name

@@ -1,0 +1,93 @@
+"""Tokens that clients send to the API: their names, their kinds, and the check of their form.
+
+Pure.  No message of this module contains the value of a token.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+MIN_TOKEN_LENGTH = 20
+MAX_NAME_LENGTH = 40
+OWN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
+"""Names in the log that an entry of API_TOKENS or READ_TOKENS must not take."""
+
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
+_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+
+
+class InvalidToken(ValueError):
+    """A token or its name cannot be used; the message says why, and never the value."""
+
+
+class TokenKind(Enum):
+    """What a token permits, by the setting that it comes from."""
+
+    WRITE = "API_TOKENS"
+    GENERATED = "GENERATED_API_TOKEN"
+    READ = "READ_TOKENS"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token; `name` is the one that the log shows."""
+
+    name: str
+    value: str = field(repr=False)
+    kind: TokenKind
+
+    @property
+    def may_write(self) -> bool:
+        """Whether it permits writes; every token permits reads."""
+        return self.kind is not TokenKind.READ
+
+
+def parse_tokens(text: str, kind: TokenKind) -> tuple[Token, ...]:
+    """Return the tokens of `name=token` entries, separated by commas or whitespace.
+
+    Raises `InvalidToken`.
+    """
+    entries = enumerate(text.replace(",", " ").split(), start=1)
+    return tuple(_parse_entry(number, entry, kind) for number, entry in entries)
+
+
+def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
+    name, _, value = entry.partition("=")
+    # An entry without a name may be a token that ends with "=".  So what stands before the "=" is
+    # shown only if a value follows.
+    if not value.strip("="):
+        raise InvalidToken(f"entry {number} must have a name and a token, as name=token")
+    if not _NAME.fullmatch(name):
+        raise InvalidToken(f"the name of entry {number} must be 1 to {MAX_NAME_LENGTH} letters, digits, - or _")
+    if name in OWN_NAMES:
+        raise InvalidToken(f"{name} is a name that Rowdrop itself uses; choose another")
+    try:
+        check_value(value)
+    except InvalidToken as error:
+        raise InvalidToken(f"the token {name} {error}") from None
+    return Token(name, value, kind)
+
+
+def check_value(value: str) -> None:
+    """Raise `InvalidToken` if the value of a token cannot be used; empty is no token at all."""
+    if value and not _VALUE.fullmatch(value):
+        raise InvalidToken("must be printable ASCII without spaces and commas")
+    if value and len(value) < MIN_TOKEN_LENGTH:
+        raise InvalidToken(f"must have at least {MIN_TOKEN_LENGTH} characters")
+
+
+def check_distinct(tokens: Iterable[Token]) -> None:
+    """Raise `InvalidToken` if two tokens have the same name or the same value."""
+    by_value: dict[str, list[str]] = {}
+    for token in tokens:
+        by_value.setdefault(token.value, []).append(token.name)
+    names = Counter(name for group in by_value.values() for name in group)
+    for name, count in names.items():
+        if count > 1:
+            raise InvalidToken(f"the name {name} is used {count} times; each token needs its own")
+    for group in by_value.values():
+        if len(group) > 1:
+            shown = " and ".join(group)
+            raise InvalidToken(f"{shown} have the same value; each token needs its own")

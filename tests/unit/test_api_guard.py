@@ -1,0 +1,376 @@
+"""The guard in front of the whole application: bypass attempts, delays, and what the log says."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from falcon.testing import Result, TestClient, create_environ
+
+from api.access import AccessRules
+from api.browsers import BrowserGuard
+from api.failures import MAX_ADDRESSES, MAX_FAILURES, WINDOW_S, FailureLimiter
+from api.guard import AccessGuard
+from api.operations import PATHS
+from shared.tokens import Token, TokenKind
+from tests.unit.test_api_answers import Service
+
+WRITE = "write-token-of-the-operator"
+READ = "read-token-of-a-dashboard"
+GENERATED = "generated-token-of-this-rowdrop"
+TOKENS = (
+    Token("ci", WRITE, TokenKind.WRITE),
+    Token("dashboard", READ, TokenKind.READ),
+    Token("generated", GENERATED, TokenKind.GENERATED),
+)
+NAME = "rowdrop.example.org"
+PROXIED = {"Host": NAME, "X-Forwarded-For": "203.0.113.9", "Via": "1.1 nginx"}
+
+
+class Time:
+    """A clock that only sleeping and the test move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Guarded:
+    """The application behind the guard, with a clock of its own."""
+
+    def __init__(self, rules: AccessRules) -> None:
+        self.time = Time()
+        self.limiter = FailureLimiter(lambda: self.time.now, self.time.sleep)
+        guard = AccessGuard(rules, self.limiter)
+        self.service = Service(guard, BrowserGuard(rules.allowed_hosts))
+        self.service.files.put("1.csv", b"before")
+        self.client = TestClient(self.service.client.app)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> Result:
+        """Send a request of a local client, or with the headers given."""
+        sent = {"Host": "localhost"} if headers is None else headers
+        more = {"remote_addr": "127.0.0.1", **more}
+        return self.client.simulate_request(method, path, headers=sent, **more)
+
+    def send(self, authorization: str, method: str = "DELETE", path: str = "/files/no.csv") -> Result:
+        return self.ask(method, path, {"Host": "localhost", "Authorization": authorization})
+
+
+@pytest.fixture
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    rules = getattr(request, "param", AccessRules(tokens=TOKENS))
+    guarded = Guarded(rules)
+    yield guarded
+    guarded.service.redis.close()
+
+
+def kind(result: Result) -> str:
+    assert result.headers["content-type"] == "application/problem+json"
+    found: str = result.json["type"]
+    return found.removeprefix("/docs#")
+
+
+# -- behind a proxy ----------------------------------------------------------------------------------------------------
+BEHIND_A_PROXY = [
+    pytest.param(AccessRules(allowed_hosts=(NAME,)), 403, id="no token"),
+    pytest.param(AccessRules(allowed_hosts=(NAME,), tokens=TOKENS[1:]), 401, id="generated"),
+    pytest.param(AccessRules(allowed_hosts=(NAME,), tokens=TOKENS), 401, id="operator's"),
+]
+
+
+@pytest.mark.parametrize(("guarded", "status"), BEHIND_A_PROXY, indirect=["guarded"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_write_through_a_proxy_is_refused(guarded: Guarded, method: str, status: int) -> None:
+    assert guarded.ask(method, "/files/1.csv", PROXIED, body=b"after").status_code == status
+    assert guarded.service.files.get("1.csv").body == b"before"
+    assert guarded.ask("GET", "/data", PROXIED).status_code == status
+    assert guarded.ask("GET", "/health/live", PROXIED).status_code == 200
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
+def test_write_from_this_machine_needs_no_token(guarded: Guarded) -> None:
+    assert guarded.ask("PUT", "/files/1.csv", body=b"after").status_code == 202
+    assert guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
+    without_host = guarded.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
+    assert without_host.status_code == 401
+
+
+# -- every route -------------------------------------------------------------------------------------------------------
+OPERATIONS = [(method.upper(), path) for path, methods in PATHS.items() for method in methods]
+OPERATIONS += [("HEAD", path) for method, path in OPERATIONS if method == "GET"]
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_route_needs_the_right_kind_of_token(guarded: Guarded, method: str, path: str) -> None:
+    address = re.sub(r"\{\w+\}", "1.csv", path)
+
+    def status(token: str | None) -> int:
+        sent = {"Host": NAME} | ({"Authorization": f"Bearer {token}"} if token else {})
+        return guarded.ask(method, address, sent).status_code
+
+    is_open = path == "/health/live"
+    is_write = method in {"POST", "PUT", "DELETE"}
+    passes = {200, 202, 404, 411, 503}
+    assert status(None) in (passes if is_open else {401})
+    assert status(READ) in ({403} if is_write else passes)
+    assert status(WRITE) in passes
+    assert status("wrong") in (passes if is_open else {401})
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize("path", ["/health/live", "/health/live/", "/health/%6cive", "/%68ealth/live"])
+def test_liveness_is_open_in_every_spelling_that_leads_there(guarded: Guarded, path: str) -> None:
+    result = guarded.ask("GET", path, PROXIED)
+    assert (result.status_code, result.json) == (200, {"live": True})
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data", "/%64ata", "//data", "/data/", "/health/live/../../data", "/health/live/x", "/data/health/live",
+        "/health/live%2f..%2fdata", "/health/ready", "/health", "/files/health/live", "/stats", "/", "/docs",
+        "/openapi.json", "/nowhere",
+    ],
+)  # fmt: skip
+def test_no_other_path_is_open(guarded: Guarded, path: str) -> None:
+    assert guarded.ask("GET", path, PROXIED).status_code == 403
+    assert guarded.ask("OPTIONS", path, PROXIED).status_code == 403
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_liveness_is_open_for_reading_alone(guarded: Guarded, method: str) -> None:
+    assert guarded.ask(method, "/health/live", PROXIED).status_code == 403
+
+
+# -- bypass attempts ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        pytest.param("", id="empty header"),
+        pytest.param(WRITE, id="no scheme"),
+        pytest.param("Bearer", id="no token"),
+        pytest.param("Bearer ", id="empty token"),
+        pytest.param(f"Bearer\t{WRITE}", id="tab"),
+        pytest.param(f"Bearer \t{WRITE}", id="space and tab"),
+        pytest.param(f"Bearer\xa0{WRITE}", id="no-break space"),
+        pytest.param(f"Bearer \xa0{WRITE}", id="space and no-break space"),
+        pytest.param(f"Bearer {WRITE[:-1]}", id="prefix"),
+        pytest.param(f"Bearer {WRITE}x", id="longer"),
+        pytest.param(f"Bearer {WRITE}%00", id="percent NUL"),
+        pytest.param(f"Bearer {WRITE}\x00", id="NUL"),
+        pytest.param(f"Bearer {WRITE.upper()}", id="upper case"),
+        pytest.param(f"Bearer {WRITE}\xe9", id="latin-1"),
+        pytest.param(f"Bearer ci={WRITE}", id="with its name"),
+        pytest.param(f"Bearer x,Bearer {WRITE}", id="two headers, wrong and right"),
+        pytest.param(f"Bearer {WRITE},Bearer x", id="two headers, right and wrong"),
+        pytest.param(f"Basic {WRITE}", id="basic"),
+        pytest.param(f"Digest {WRITE}", id="digest"),
+        pytest.param(f"Token {WRITE}", id="another scheme"),
+    ],
+)
+def test_what_is_not_the_token_is_refused(guarded: Guarded, authorization: str) -> None:
+    for method in ("DELETE", "GET"):  # even of a local client, and even to read
+        answer = guarded.send(authorization, method, "/files/1.csv")
+        assert (answer.status_code, kind(answer)) == (401, "token")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert "Authorization: Bearer <token>" in answer.json["detail"]
+    assert guarded.service.files.get("1.csv").body == b"before"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("DELETE", f"/files/1.csv?token={WRITE}", {}),
+        ("DELETE", f"/files/1.csv?access_token={WRITE}", {}),
+        ("DELETE", "/files/1.csv", {"Cookie": f"token={WRITE}"}),
+        ("DELETE", "/files/1.csv", {"X-Api-Key": WRITE}),
+        ("DELETE", "/files/1.csv", {"Proxy-Authorization": f"Bearer {WRITE}"}),
+        ("DELETE", "/%66iles/1.csv", {}),
+        ("DELETE", "//files/1.csv", {}),
+        ("POST", "/data", {}),
+        ("POST", "/data/", {}),
+        ("POST", "/%64ata", {}),
+        ("POST", "//data", {}),
+        ("POST", "/data?wait=600", {}),
+        ("PATCH", "/data", {}),
+        ("TRACE", "/data", {}),
+    ],
+)
+def test_no_other_way_leads_past_the_guard(guarded: Guarded, method: str, path: str, headers: dict[str, str]) -> None:
+    answer = guarded.ask(method, path, {"Host": "localhost", **headers})
+    assert answer.status_code == 401
+    assert guarded.service.files.get("1.csv").body == b"before"
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "FOO", "PROPFIND", "get", "GET ", ""])
+def test_a_method_that_is_not_known_is_a_write(guarded: Guarded, method: str) -> None:
+    statuses: list[str] = []
+    environ = create_environ("/data", headers={"Host": "localhost"}) | {"REQUEST_METHOD": method}
+
+    def start_response(status: str, *_: object) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return lambda _: None
+
+    guarded.client.app(environ, start_response)
+    assert statuses == ["401 Unauthorized"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/files/1.csv", {"X-HTTP-Method-Override": "DELETE"}),
+        ("/files/1.csv", {"X-Method-Override": "DELETE"}),
+        ("/files/1.csv?_method=DELETE", {}),
+    ],
+)
+def test_a_read_cannot_become_a_write(guarded: Guarded, path: str, headers: dict[str, str]) -> None:
+    assert guarded.ask("GET", path, {"Host": "localhost", **headers}).status_code in {200, 400}
+    assert guarded.service.files.get("1.csv").body == b"before"
+
+
+def test_a_read_token_does_not_write_and_is_told_so(guarded: Guarded) -> None:
+    answer = guarded.send(f"Bearer {READ}")
+    assert (answer.status_code, kind(answer)) == (403, "read-token")
+    assert "for reading" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("guarded", [AccessRules("192.0.2.5")], indirect=True)
+def test_without_any_token_a_refusal_says_what_to_set(guarded: Guarded) -> None:
+    answer = guarded.ask("PUT", "/files/1.csv")
+    assert (answer.status_code, kind(answer)) == (403, "writes-refused")
+    assert "API_TOKEN" in answer.json["detail"]
+    answer = guarded.ask("GET", "/data")
+    assert (answer.status_code, kind(answer)) == (403, "reads-refused")
+    assert "PUBLIC_READ" in answer.json["detail"]
+
+
+# -- wrong tokens ------------------------------------------------------------------------------------------------------
+def test_fifty_wrong_tokens_are_slowed_and_logged_once(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for number in range(50):
+        assert guarded.send(f"Bearer guess-{number}").status_code == 401
+        assert guarded.send(f"Bearer {WRITE}").status_code == 404  # the right one passes
+    assert guarded.time.slept == [1.0] * (50 - MAX_FAILURES)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("10 failed tokens from 127.0.0.1 within 60 s")
+    refusals = [each for each in caplog.messages if each.startswith("refused")]
+    assert len(refusals) == MAX_FAILURES
+    assert not any(text in caplog.text for text in ("guess-", WRITE, READ, GENERATED))
+
+
+def test_each_minute_and_each_address_is_logged_by_itself(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    def guess(address: str) -> None:
+        sent = {"Host": "localhost", "Authorization": "Bearer guess"}
+        guarded.ask("DELETE", "/files/1.csv", sent, remote_addr=address)
+
+    def warned() -> list[str]:
+        lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        return [line.split()[4] for line in lines]
+
+    for address in ("192.0.2.1", "192.0.2.2"):
+        for _ in range(12):
+            guess(address)
+    assert warned() == ["192.0.2.1", "192.0.2.2"]
+    guarded.time.now += WINDOW_S
+    guarded.time.slept.clear()
+    for _ in range(10):
+        guess("192.0.2.1")
+    assert guarded.time.slept == []
+    assert warned() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+
+
+def test_one_request_is_delayed_at_a_time_and_others_are_answered_at_once() -> None:
+    sleeping, wake = threading.Event(), threading.Event()
+
+    def sleep(_: float) -> None:
+        sleeping.set()
+        wake.wait(10)
+
+    limiter = FailureLimiter(lambda: 0.0, sleep)
+    service = Service(AccessGuard(AccessRules(tokens=TOKENS), limiter))
+    ask = service.client.simulate_delete
+    wrong, right = {"Authorization": "Bearer guess"}, {"Authorization": f"Bearer {WRITE}"}
+    for _ in range(MAX_FAILURES):
+        assert ask("/files/1.csv", headers=wrong).status_code == 401
+    delayed: list[Result] = []
+    thread = threading.Thread(target=lambda: delayed.append(ask("/files/1.csv", headers=wrong)))
+    thread.start()
+    assert sleeping.wait(10)
+    for _ in range(20):
+        answer = ask("/files/1.csv", headers=wrong)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert kind(answer) == "failed-tokens"
+        assert ask("/files/1.csv", headers=right).status_code == 404
+    wake.set()
+    thread.join()
+    assert [answer.status_code for answer in delayed] == [401]
+    sleeping.clear()
+    assert ask("/files/1.csv", headers=wrong).status_code == 401  # there is room again
+    assert sleeping.is_set()
+    service.redis.close()
+
+
+def test_addresses_that_are_remembered_are_bounded() -> None:
+    limiter = FailureLimiter(lambda: 0.0)
+    for number in range(3 * MAX_ADDRESSES):
+        limiter.count_failed_token(f"2001:db8::{number:x}")
+        limiter.count_failed_token("2001:db8::busy")
+    assert limiter.address_count == MAX_ADDRESSES
+    assert limiter.count_failed_token("2001:db8::busy") == 3 * MAX_ADDRESSES + 1
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+@pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
+def test_each_write_is_one_line_that_names_who_wrote(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert guarded.ask("PUT", "/files/2.csv", body=b"x").status_code == 202
+    assert guarded.send(f"Bearer {GENERATED}", path="/files/2.csv").status_code == 202
+    assert guarded.send(f"Bearer {GENERATED}").status_code == 404
+    assert guarded.send(f"Bearer {READ}").status_code == 403
+    assert guarded.ask("GET", "/data?q=Ivan").status_code == 200
+    sent = {"Host": "localhost", "Via": "x"}
+    assert guarded.ask("GET", "/data", sent).status_code == 401
+    assert lines(caplog) == [
+        ("INFO", "PUT /files/2.csv by local: 202"),
+        ("INFO", "DELETE /files/2.csv by generated: 202"),
+        ("INFO", "DELETE /files/no.csv by generated: 404"),
+        ("INFO", "refused DELETE /files/no.csv from 127.0.0.1: the token is for reading (dashboard)"),
+        ("INFO", "refused GET /data from 127.0.0.1: no token was sent"),
+    ]
+
+
+def test_the_log_has_one_line_whatever_the_path(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = "/files/a%0a2026-01-01 INFO forged\x1b[31m%E2%80%A8.csv" + "x" * 1000
+    assert guarded.ask("DELETE", path).status_code == 401
+    ((_, line),) = lines(caplog)
+    assert line.isprintable()
+    assert line.isascii()
+    assert len(line) < 300
+
+
+def test_refusals_in_the_log_are_bounded(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(100):
+        assert guarded.ask("POST", "/data").status_code == 401
+    assert len(caplog.records) == MAX_FAILURES
+    assert guarded.time.slept == []  # to send no token is not to guess one
