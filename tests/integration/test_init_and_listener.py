@@ -23,7 +23,7 @@ from tests.integration.stepping import Stepping, csv_of
 from worker import sample
 from worker.backlog import CHUNK, FAST, MOST_DEAD_LETTERS, SAFE
 from worker.events import Cut
-from worker.init import Init
+from worker.init import PROBE_PREFIX, Init
 from worker.listener import Listener
 
 
@@ -92,6 +92,21 @@ def test_without_an_event_init_prints_what_to_set(
     assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in said
     assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in said
     assert "other-password" not in said
+
+
+def test_an_open_hole_is_told_with_what_to_do(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> None:
+    def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
+        """Write as a MinIO with the hole lets anyone do."""
+        assert (endpoint, bucket) == (rowdrop.wiring.settings.minio_endpoint, rowdrop.source.bucket)
+        assert access_key == rowdrop.wiring.settings.minio_access_key
+        rowdrop.source.put(f"{prefix}forged", b"forged")
+        return [f"{prefix}forged"]
+
+    Init(rowdrop.wiring, forge=forge).run()
+    said = capsys.readouterr().out
+    assert "WARNING: anyone who reaches this MinIO can write any object" in said
+    assert "--print-policies" in said
+    assert not rowdrop.source.exists(f"{PROBE_PREFIX}forged")
 
 
 @pytest.mark.parametrize("user", ["0001", "a b+c%20", "é", "e\u0301", "😀", 'q"q', ".hidden", "a.b"])

@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from local.ports import free_port
 from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
 from shared.settings import Settings
-from tests.integration.forged import Forger, send
+from tests.forged import Forger, send
 from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
 from worker.init import Init, UnknownUsers, policies_to_set
 from worker.minio_users import MinioUsers

@@ -13,6 +13,7 @@ from worker.server_users import Buckets, ServerUser, redis_acl, users_id
 
 NOW = 1_767_225_600.0
 BUCKETS = Buckets("src-data", "processed-data")
+TOKEN = "a-token-of-at-least-twenty-characters"
 OWN_MINIO = {"MINIO_ENDPOINT": "https://minio.example.org", "MINIO_ACCESS_KEY": "me", "MINIO_SECRET_KEY": "mine"}
 
 
@@ -57,11 +58,11 @@ def test_renewing_generates_new_ones(tmp_path: Path) -> None:
 
 def test_what_is_given_wins_over_what_is_kept(tmp_path: Path) -> None:
     prepare(tmp_path, {}, BUCKETS, NOW)
-    given = {"MINIO_ROOT_PASSWORD": "given-password", "FLOWER_PASSWORD": "f", "API_TOKEN": "t"}
+    given = {"MINIO_ROOT_PASSWORD": "given-password", "FLOWER_PASSWORD": "f", "API_TOKEN": TOKEN}
     credentials = prepare(tmp_path, given, BUCKETS, NOW)
     assert (credentials.root.password, credentials.flower.password) == ("given-password", "f")
     assert (tmp_path / "init" / "minio_root_password").read_text() == "given-password"
-    assert (tmp_path / "api" / "api_token").read_text() == "t"
+    assert (tmp_path / "api" / "api_token").read_text() == TOKEN
     assert (tmp_path / "api" / "generated_api_token").read_text() == ""  # else two tokens could write
 
 
@@ -185,6 +186,13 @@ def test_a_minio_of_ones_own_without_keys_is_refused() -> None:
 def test_a_password_that_minio_would_refuse_is_refused() -> None:
     with pytest.raises(InvalidCredentials, match="at least 8"):
         complete({"MINIO_ROOT_PASSWORD": "short"})
+
+
+@pytest.mark.parametrize("setting", ["API_TOKEN", "API_TOKENS", "READ_TOKENS"])
+def test_a_token_that_the_api_would_refuse_is_refused_before_anything_starts(setting: str) -> None:
+    with pytest.raises(InvalidCredentials, match=f"{setting}: .*at least 20 characters") as refused:
+        complete({setting: "tooshort" if setting == "API_TOKEN" else "ci=tooshort"})
+    assert "tooshort" not in str(refused.value)
 
 
 @pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "worker=:password", "nobody=a:b"])

@@ -15,13 +15,13 @@ from api.app import create_app
 from api.browsers import BrowserGuard
 from api.guard import AccessGuard
 from api.index import routes as listed_routes
-from local.configuration import PORTS, configure
+from local.configuration import PORTS
 from tests.api_parts import api_parts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
 ENV_EXAMPLE = dict(re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8")))
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 IN_CODE = re.compile(r"`([^`\n]+)`")
@@ -106,12 +106,11 @@ def test_every_setting_in_the_readme_is_read() -> None:
 def test_the_defaults_in_the_readme_are_those_of_the_code() -> None:
     documented = documented_settings()
     defaults = {name: default for name, default in settings_read().items() if default is not None}
-    generated = configure({}, {}, lambda _: None).values
+    generated = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN")
     expected = (
         {name: default or "none" for name, default in defaults.items()}
         | {name: str(port) for name, port in PORTS.items()}
-        | {name: generated[name] for name in ("MINIO_ROOT_USER", "FLOWER_USER")}
-        | {"FLOWER_PASSWORD": "generated"}
+        | dict.fromkeys(generated, "generated")
     )
     assert {name: documented[name] for name in expected} == expected
 
@@ -203,6 +202,13 @@ def test_every_key_of_redis_in_the_architecture_is_one_of_the_code() -> None:
 def test_every_number_in_the_architecture_is_the_codes(row: list[str]) -> None:
     module, _, name = row[0].strip("`").rpartition(".")
     assert repr(getattr(importlib.import_module(module), name)) == row[1]
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 30
+    assert [name for name in named if f"def {name}" not in sources] == []
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

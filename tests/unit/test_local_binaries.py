@@ -34,7 +34,7 @@ def silent(_: str) -> None:
     """Nobody is told."""
 
 
-@pytest.mark.parametrize("answer", ["Redis server v=6.2.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"])
+@pytest.mark.parametrize("answer", ["Redis server v=7.0.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"])
 def test_a_redis_on_path_that_is_new_enough_is_taken(path: Path, answer: str) -> None:
     redis = program(path / "redis-server", answer)
     assert find_redis() == redis
@@ -49,7 +49,7 @@ def test_a_redis_that_is_too_old_is_passed_over_with_the_reason(path: Path, answ
     assert find_redis(told.append) != old
     assert str(old) in told[0]
     assert version in told[0]
-    assert "6.2" in told[0]
+    assert "7.0" in told[0]
 
 
 def test_without_any_redis_the_installed_valkey_is_taken(path: Path) -> None:

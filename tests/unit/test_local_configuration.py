@@ -158,7 +158,7 @@ def test_the_kept_file_holds_what_people_need(tmp_path: Path) -> None:
     keep(configuration, tmp_path / ".env")
     kept = kept_in(tmp_path / ".env")
     assert kept["MINIO_ACCESS_KEY"] == configuration.credentials.minio["drop"].name
-    assert kept["API_TOKEN"] == configuration.settings_of("api")["GENERATED_API_TOKEN"]
+    assert kept["GENERATED_API_TOKEN"] == configuration.settings_of("api")["GENERATED_API_TOKEN"]
     assert "REDIS_URL" not in kept
 
 

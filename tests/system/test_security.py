@@ -1,0 +1,132 @@
+"""A running Rowdrop, asked by those who have no secret, and looked at for what its processes hold."""
+
+import http.client
+import io
+import re
+
+import psutil
+import pytest
+from minio import Minio
+from minio.error import S3Error
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from tests.forged import Forger, send
+from tests.system.running import Run, named, processes, until
+from worker.credential_set import parse_users
+
+CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
+MINIO_USER = {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
+HELD = {
+    "worker.listener": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
+    "-Q events": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
+    "-Q bulk": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
+    "worker.publisher": {*MINIO_USER, "REDIS_URL"},
+    "worker.scheduler beat": {"REDIS_URL"},
+    "worker.scheduler flower": {"REDIS_URL", "FLOWER_USER", "FLOWER_PASSWORD"},
+    "api.wsgi": {*MINIO_USER, "REDIS_URL", "GENERATED_API_TOKEN"},
+    "minio server": {
+        "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_NOTIFY_REDIS_USER_FAST", "MINIO_NOTIFY_REDIS_PASSWORD_FAST",
+        "MINIO_NOTIFY_REDIS_USER_SAFE", "MINIO_NOTIFY_REDIS_PASSWORD_SAFE",
+    },
+    "redis.conf": set(),
+    "supervisor.supervisord": set(),
+}  # fmt: skip
+"""Words of a process's command line, and the credentials in its environment."""
+CREDENTIAL = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|USERS?(_|$)|REDIS_URL")
+OTHER = {"USER", "USERNAME", "SUDO_USER"}
+
+
+def test_each_process_has_its_own_credentials_and_no_others(rowdrop: Run) -> None:
+    secrets = _secrets(rowdrop)
+    seen = set()
+    for words, expected in HELD.items():
+        for process in named(rowdrop.folder, words):
+            environment = process.environ()
+            held = {name for name in environment if CREDENTIAL.search(name)} - OTHER
+            assert held == expected, words
+            mine = {environment[name] for name in expected}
+            text = " ".join(environment.values())
+            others = [secret for secret in secrets if secret in text and not any(secret in value for value in mine)]
+            assert others == [], words
+            assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
+            seen.add(process.pid)
+    shells = {process.pid for process in processes(rowdrop.folder) if process.name() in {"sh", "bash", "run.sh"}}
+    run = psutil.Process(rowdrop.process.pid)
+    started = {child.pid for child in run.children(recursive=True)} - {run.pid} - shells
+    assert started <= seen | {pid for pid in started if _is_part_of(pid, seen)}
+
+
+def _is_part_of(pid: int, seen: set[int]) -> bool:
+    return any(parent.pid in seen for parent in psutil.Process(pid).parents())
+
+
+def _secrets(rowdrop: Run) -> list[str]:
+    """Every password and token of this Rowdrop."""
+    known = rowdrop.credentials
+    users = [*parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
+    users += parse_users(known["REDIS_USERS"], "REDIS_USERS").values()
+    single = ("MINIO_ROOT_PASSWORD", "FLOWER_PASSWORD", "GENERATED_API_TOKEN")
+    return [*(user.password for user in users), *(known[name] for name in single)]
+
+
+def test_the_logs_hold_no_secret(rowdrop: Run, s3: Minio) -> None:
+    s3.put_object("src-data", "logged.csv", io.BytesIO(CSV), len(CSV))
+    until(lambda: "logged" in rowdrop.users())
+    secrets = _secrets(rowdrop)
+    logs = {file.name: file.read_text(errors="replace") for file in (rowdrop.folder / "logs").iterdir()}
+    assert len(logs) > 9
+    assert [(name, secret) for name, text in logs.items() for secret in secrets if secret in text] == []
+    assert not [secret for secret in secrets if secret in rowdrop.output]
+
+
+def test_forged_writes_make_no_row_and_break_nothing(rowdrop: Run, s3: Minio) -> None:
+    s3.put_object("src-data", "before.csv", io.BytesIO(CSV), len(CSV))
+    until(lambda: "before" in rowdrop.users())
+    known = rowdrop.credentials
+    names = [user.name for user in parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
+    for access_key in (*names, known["MINIO_ROOT_USER"], "rowdrop"):
+        forger = Forger(known["MINIO_ENDPOINT"], access_key)
+        for bucket, key in (("src-data", "forged.csv"), ("processed-data", "output.csv")):
+            for kind, reply in forger.all(bucket, key).items():
+                assert 400 <= reply.status < 500, (kind, reply)
+    s3.put_object("src-data", "after.csv", io.BytesIO(CSV), len(CSV))
+    until(lambda: "after" in rowdrop.users())
+    assert "forged" not in rowdrop.users()
+    assert rowdrop.is_healthy()
+
+
+def test_a_page_of_another_origin_gets_no_answer_of_minio(rowdrop: Run) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
+    reply = send(rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked)
+    assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+@pytest.mark.parametrize("header", [{"X-Forwarded-For": "203.0.113.9"}, {"Via": "1.1 proxy"}, {"Host": "192.0.2.7"}])
+def test_who_comes_from_elsewhere_needs_the_token(rowdrop: Run, method: str, header: dict[str, str]) -> None:
+    path = "/data" if method in {"GET", "POST"} else "/files/from-elsewhere.csv"
+    token = {"Authorization": f"Bearer {rowdrop.credentials['GENERATED_API_TOKEN']}"}
+
+    def ask(headers: dict[str, str]) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=10)
+        try:
+            connection.request(method, path, CSV if method == "PUT" else None, headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    assert ask(header) == 401
+    assert ask({**header, **token}) in {200, 202, 404}
+
+
+def test_what_the_api_holds_opens_nothing_else(rowdrop: Run) -> None:
+    known = rowdrop.credentials_of("api")
+    minio = rowdrop.client_as("api")
+    with pytest.raises(S3Error) as refused:
+        minio.put_object("processed-data", "output.csv", io.BytesIO(b"x"), 1)
+    assert refused.value.code == "AccessDenied"
+    with Redis.from_url(known["REDIS_URL"]) as client:
+        for command in (["FLUSHALL"], ["CONFIG", "GET", "dir"], ["ACL", "LIST"], ["DEL", "dirty"]):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*command)
