@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from worker.wiring import Wiring
 
-wiring = Wiring.from_environment()
+wiring = Wiring.from_environment(redis=False)
 client, bucket = wiring.init_client(), wiring.settings.source_bucket
 
 
