@@ -7,7 +7,7 @@ a request that names an unknown user is refused whatever it contains.
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS, UNPACKED
@@ -25,6 +25,10 @@ SAMPLE_PREFIX = "sample-"
 
 _LIST = ["s3:ListBucket", "s3:GetBucketLocation"]
 _WRITE = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+
+
+_ON_ITSELF = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
+"""What MinIO lets every user do to itself unless it is denied: change its password, make further access keys."""
 
 
 class Buckets(NamedTuple):
@@ -90,7 +94,7 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"], output),
             _allow(_WRITE, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
         ),
-        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}),
+        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied=_ON_ITSELF),
     }
 
 
@@ -98,14 +102,15 @@ def _allow(actions: list[str], *resources: str) -> Statement:
     return {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
 
 
-def _policy(*statements: Statement) -> Policy:
+def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Policy:
+    administration = {"Effect": "Deny", "Action": list(denied)}
     forged_writes = {
         "Effect": "Deny",
         "Action": ["s3:PutObject"],
         "Resource": ["arn:aws:s3:::*"],
         "Condition": {"StringEquals": {"s3:x-amz-content-sha256": [UNSIGNED_TRAILER]}},
     }
-    return {"Version": "2012-10-17", "Statement": [*statements, forged_writes]}
+    return {"Version": "2012-10-17", "Statement": [*statements, administration, forged_writes]}
 
 
 def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:

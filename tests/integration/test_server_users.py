@@ -184,6 +184,9 @@ def test_a_minio_that_dies_while_its_users_are_made_starts_with_root_again(tmp_p
 ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
     "ask for the state of the server": lambda admin: admin.info(),
     "make a user": lambda admin: admin.user_add("intruder", "intruder-secret"),
+    "make a further access key": lambda admin: admin.add_service_account(
+        access_key="further-key", secret_key="further-secret"
+    ),
     "list users": lambda admin: admin.user_list(),
     "make a policy": lambda admin: admin.policy_add("all", policy={"Version": "2012-10-17", "Statement": []}),
     "give itself a policy": lambda admin: admin.policy_set("consoleAdmin", user="intruder"),
@@ -254,6 +257,13 @@ FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
 def test_no_user_may_administer_minio(guarded: Guarded, role: str, action: str) -> None:
     with pytest.raises(MinioAdminException, match="Status: 403"):
         ADMIN[action](guarded.admin(role))
+
+
+@pytest.mark.parametrize("role", MINIO_ROLES)
+def test_no_user_may_change_its_own_password(guarded: Guarded, role: str) -> None:
+    with pytest.raises(MinioAdminException, match="Status: 403"):
+        guarded.admin(role).user_add(guarded.credentials.minio[role].name, "another-password")
+    guarded.client(role).list_buckets()  # with the one that it has
 
 
 @pytest.mark.parametrize(
