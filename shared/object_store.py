@@ -4,10 +4,15 @@ Absent is `NoSuchKey` and nothing else: a missing bucket, a refused key, an erro
 `StoreUnavailable`, so that no reader takes an outage for a deletion.  obstore raises the same `FileNotFoundError` for a
 missing key and a missing bucket; the S3 error code in the answer's body tells them apart, which is why absence is
 asked for by GET and never by HEAD (an answer to HEAD has no body).
+
+Between the two is `ObjectUnreadable`: the object is there, and the server refuses to read this one object, as a rule
+because it is encrypted with a key that nobody has given it.
 """
 
+import html
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
@@ -16,7 +21,7 @@ from urllib.parse import urlsplit
 
 import obstore
 from minio import Minio
-from minio.error import MinioException
+from minio.error import MinioException, S3Error
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotModifiedError, PreconditionError
 from obstore.store import S3Store
 from urllib3 import PoolManager, Timeout
@@ -25,6 +30,21 @@ from urllib3.exceptions import HTTPError
 from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
+_CLIENT_ERROR = re.compile(r"status code: 4\d\d\b")
+_NOT_ABOUT_THE_OBJECT = re.compile(
+    # access, and the clock
+    "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed|ExpiredToken|Invalid.*Token"
+    "|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader|NotSignedUp|RequestExpired|RequestTimeTooSkewed"
+    "|SignatureDoesNotMatch|TokenRefreshRequired|XAmzContentSHA256Mismatch|XMinioServerNotInitialized"
+    # the bucket
+    "|NoSuchBucket|InvalidBucketName|IllegalLocationConstraintException|PermanentRedirect"
+    # load, and what was asked
+    "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed|ConditionalRequestConflict|InvalidRange"
+    "|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion"
+    "|XMinioInvalidObjectName|XMinioParentIsObject"
+)
+_NOT_DECRYPTED = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
+"""Errors of MinIO that come with other statuses, too: 206, and 501 where it has no key server at all."""
 _SIGNED_FOR = timedelta(minutes=10)
 _RETRIES: "obstore.store.RetryConfig" = {
     "max_retries": 2,
@@ -49,6 +69,17 @@ class PreconditionFailed(Exception):
 
 class StoreUnavailable(Exception):
     """Anything else: no answer, no access, no bucket.  Nothing is known about the object; try again later."""
+
+
+class ObjectUnreadable(StoreUnavailable):
+    """The object is there, but the server refuses to read this one: `code` and `message` are its words.
+
+    Whoever takes it for `StoreUnavailable` does nothing wrong.
+    """
+
+    def __init__(self, where: str, code: str, message: str) -> None:
+        super().__init__(f"{where}: {code}: {message}")
+        self.code, self.message = code, message
 
 
 class StoredObject(NamedTuple):
@@ -85,7 +116,11 @@ class Readable(Protocol):
 
 
 class ObjectStore(Protocol):
-    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads."""
+    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads.
+
+    What reads an object, or writes in its place under a condition, may raise `ObjectUnreadable`; an unconditional
+    write and a deletion do not need to read it.
+    """
 
     bucket: str
 
@@ -96,7 +131,16 @@ class ObjectStore(Protocol):
         """
 
     def exists(self, key: str) -> bool:
-        """Whether the key is there, in one round trip and without its bytes."""
+        """Whether the key is there, in one round trip and without its bytes; an unreadable object is."""
+
+    def check_readable(self, key: str) -> None:
+        """Read a byte of the object.  Raises `ObjectUnreadable`; an object that is not there is no error."""
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        """What LIST says of an object, which need not be readable; None when there is no such key.
+
+        The ETag is empty, and the other figures are 0, if the server cannot list an object that it cannot read.
+        """
 
     def last_modified(self, key: str) -> int:
         """LastModified in whole seconds since 1970 UTC.  Raises `ObjectNotFound`."""
@@ -218,17 +262,38 @@ class S3ObjectStore:
             raise self._failure(key, error) from error
 
     def exists(self, key: str) -> bool:
-        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
         try:
-            obstore.get(self._store, key, options={"if_none_match": "*"}).bytes()
-        except NotModifiedError:
+            self._find(key)
+        except ObjectNotFound:
+            return False
+        except ObjectUnreadable:  # of a key that is not there the server says so
             return True
-        except (BaseError, FileNotFoundError) as error:
-            failure = self._failure(key, error)
-            if isinstance(failure, ObjectNotFound):
-                return False
-            raise failure from error
         return True
+
+    def _find(self, key: str) -> None:
+        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
+        with suppress(NotModifiedError):
+            self._get(key, {"if_none_match": "*"})
+
+    def check_readable(self, key: str) -> None:
+        with suppress(ObjectNotFound):
+            self._get(key, {"range": (0, 1)})
+
+    def _get(self, key: str, options: "obstore.GetOptions") -> None:
+        try:
+            obstore.get(self._store, key, options=options).bytes()
+        except NotModifiedError:
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            if "<Code>InvalidRange</Code>" not in str(error):  # an empty object has no first byte
+                raise self._failure(key, error) from error
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        try:
+            found = self.page(key, "", 1)
+        except ObjectUnreadable:
+            return ObjectInfo(key, "", 0, 0)
+        return found[0] if found and found[0].key == key else None
 
     def last_modified(self, key: str) -> int:
         return _seconds(self._head(key)["last_modified"])
@@ -243,10 +308,12 @@ class S3ObjectStore:
         try:
             return obstore.head(self._store, key)
         except FileNotFoundError:
-            if self.exists(key):  # it came between the two requests: as well "not yet there" as not
-                raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
-            raise ObjectNotFound(key) from None
+            self._find(key)
+            # It came between the two requests: as well "not yet there" as not.
+            raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
         except BaseError as error:
+            if _CLIENT_ERROR.search(str(error)):
+                self._find(key)  # the answer to HEAD does not say what is wrong; this one does
             raise self._failure(key, error) from error
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -323,8 +390,8 @@ class S3ObjectStore:
                 if len(page) == LIST_PAGE:
                     yield page
                     page = []
-        except (MinioException, HTTPError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+        except (MinioException, HTTPError, ValueError) as error:
+            raise self._list_failure(error) from error
         if page:
             yield page
 
@@ -375,8 +442,8 @@ class S3ObjectStore:
                 ObjectInfo(info.object_name, _etag(info.etag), _seconds(info.last_modified), info.size or 0)
                 for info in islice(found, most)
             ]
-        except (MinioException, HTTPError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+        except (MinioException, HTTPError, ValueError) as error:
+            raise self._list_failure(error) from error
 
     def folders(self, folder: str) -> list[str]:
         try:
@@ -385,9 +452,23 @@ class S3ObjectStore:
             raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
+    def _list_failure(self, error: Exception) -> StoreUnavailable:
+        """What a LIST by minio-py came to.
+
+        MinIO sends one error as a 206, which minio-py takes for a list and cannot parse: `ValueError`.
+        """
+        if isinstance(error, ValueError):
+            return ObjectUnreadable(self.bucket, "XMinioObjectTampered", "no list of objects in the answer")
+        if isinstance(error, S3Error) and _NOT_DECRYPTED.fullmatch(f"{error.code}: {error.message}"):
+            return ObjectUnreadable(self.bucket, error.code or "", error.message or "")
+        return StoreUnavailable(f"{self.bucket}: {_said(error)}")
+
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
             return ObjectNotFound(key)
+        said = _S3_ERROR.search(str(error))
+        if said and _is_about_the_object(*said.groups(), is_client_error=bool(_CLIENT_ERROR.search(str(error)))):
+            return ObjectUnreadable(f"{self.bucket}/{key}", said[1], html.unescape(said[2]))
         return StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}")
 
 
@@ -440,6 +521,13 @@ def _etag(quoted: str | None) -> str:
 def _seconds(moment: datetime | None) -> int:
     # LIST tells milliseconds and HEAD whole seconds: both are cut, or the two would disagree for ever.
     return int(moment.timestamp()) if moment else 0
+
+
+def _is_about_the_object(code: str, message: str, *, is_client_error: bool) -> bool:
+    """Whether this error says that this one object cannot be read, while others can."""
+    if _NOT_DECRYPTED.fullmatch(f"{code}: {message}"):
+        return True
+    return is_client_error and not _NOT_ABOUT_THE_OBJECT.fullmatch(code)
 
 
 def _said(error: Exception) -> str:
