@@ -51,6 +51,7 @@ _RETRIES: "obstore.store.RetryConfig" = {
     "retry_timeout": timedelta(seconds=5),
     "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
 }
+_ENCRYPTION = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
 
@@ -74,12 +75,22 @@ class StoreUnavailable(Exception):
 class ObjectUnreadable(StoreUnavailable):
     """The object is there, but the server refuses to read this one: `code` and `message` are its words.
 
-    Whoever takes it for `StoreUnavailable` does nothing wrong.
+    `key` is empty when a LIST failed that had the object in it.  Handling it as `StoreUnavailable` is always safe.
     """
 
-    def __init__(self, where: str, code: str, message: str) -> None:
-        super().__init__(f"{where}: {code}: {message}")
-        self.code, self.message = code, message
+    def __init__(self, bucket: str, key: str, code: str, message: str) -> None:
+        super().__init__(f"{bucket}/{key}: {code}: {message}")
+        self.key = key
+        self.code = code
+        self.message = " ".join(message.split())[:300]
+
+    @property
+    def why(self) -> str:
+        """For people, and always the same for the same object: why it cannot be read."""
+        said = f"{self.code}: {self.message}"
+        if not _ENCRYPTION.search(said):
+            return said
+        return f"encrypted with a key that Rowdrop does not have ({said})"
 
 
 class StoredObject(NamedTuple):
@@ -458,9 +469,9 @@ class S3ObjectStore:
         MinIO sends one error as a 206, which minio-py takes for a list and cannot parse: `ValueError`.
         """
         if isinstance(error, ValueError):
-            return ObjectUnreadable(self.bucket, "XMinioObjectTampered", "no list of objects in the answer")
+            return ObjectUnreadable(self.bucket, "", "XMinioObjectTampered", "no list of objects in the answer")
         if isinstance(error, S3Error) and _NOT_DECRYPTED.fullmatch(f"{error.code}: {error.message}"):
-            return ObjectUnreadable(self.bucket, error.code or "", error.message or "")
+            return ObjectUnreadable(self.bucket, "", error.code or "", error.message or "")
         return StoreUnavailable(f"{self.bucket}: {_said(error)}")
 
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
@@ -468,7 +479,7 @@ class S3ObjectStore:
             return ObjectNotFound(key)
         said = _S3_ERROR.search(str(error))
         if said and _is_about_the_object(*said.groups(), is_client_error=bool(_CLIENT_ERROR.search(str(error)))):
-            return ObjectUnreadable(f"{self.bucket}/{key}", said[1], html.unescape(said[2]))
+            return ObjectUnreadable(self.bucket, key, said[1], html.unescape(said[2]))
         return StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}")
 
 

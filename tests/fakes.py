@@ -159,8 +159,8 @@ class FakeObjectStore(ObjectStore):
 
     def _refuse_sealed(self, key: str) -> None:
         if key in self.sealed and key in self._reached():
-            where, said = f"{self.bucket}/{key}", "It was stored using a form of Server Side Encryption."
-            raise ObjectUnreadable(where, "InvalidRequest", said)
+            said = "It was stored using a form of Server Side Encryption."
+            raise ObjectUnreadable(self.bucket, key, "InvalidRequest", said)
 
     def _reached(self) -> dict[str, StoredObject]:
         if not self.reachable:
