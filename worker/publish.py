@@ -162,7 +162,8 @@ class Publisher:
             output = OutputCsv.repair(stored.body)
             return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
-            rows = {row.user_id: row for row in self._memo().to_output_rows(self._buckets)}
+            facts = self._memo().merged(self._unwritten)  # those that were published since it was written
+            rows = {row.user_id: row for row in facts.to_output_rows(self._buckets)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
 
     def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
