@@ -178,7 +178,10 @@ class ObjectStore(Protocol):
         """
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`."""
+        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`.
+
+        `ObjectUnreadable` may concern either of the two.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
@@ -356,7 +359,10 @@ class S3ObjectStore:
                 raise self._failure(key, error) from error
             raise PreconditionFailed(key) from None
         except (BaseError, FileNotFoundError) as error:
-            raise self._failure(key, error) from error
+            failure = self._failure(key, error)
+            if mode == "overwrite":  # nothing had to be read: it is the new object that was refused
+                failure = StoreUnavailable(str(failure))
+            raise failure from error
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.keys import IMAGE_EXTENSIONS
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, ObjectUnreadable
+from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.published import IMAGES
 from worker.bundles import FoundImage
 
@@ -86,7 +86,13 @@ class Copies:
         """
         if there and self._is_right(picture, there):
             return False
-        self._output.copy_from(picture.bucket, picture.key, picture.image)
+        try:
+            self._output.copy_from(picture.bucket, picture.key, picture.image)
+        except ObjectUnreadable as error:
+            store = self._source if picture.bucket == self._source.bucket else self._output
+            store.check_readable(picture.key)
+            # The image can be read, so the copy was refused for another reason, such as a quota.
+            raise StoreUnavailable(str(error)) from error
         return True
 
     def look(self, picture: Picture) -> ObjectInfo | None:

@@ -19,7 +19,7 @@ from minio.sse import SseKMS
 from local.ports import free_port
 from local.servers import MinioServer, find_minio
 from shared.keys import bundle_id
-from shared.object_store import ObjectUnreadable, S3ObjectStore
+from shared.object_store import ObjectUnreadable, S3ObjectStore, StoreUnavailable
 from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS
 from shared.records import UNREADABLE
 from shared.settings import Settings
@@ -204,6 +204,26 @@ def test_an_unreadable_image_is_not_copied_and_the_row_is_published(
     assert copying.output.get("images/2.png").body == b"readable"
 
 
+def test_a_refused_copy_of_a_readable_image_is_tried_again(copying: Stepping) -> None:
+    """A quota that is used up, say, is a 4xx too, and is not about the image."""
+
+    class Full:
+        def __getattr__(self, name: str) -> object:
+            return getattr(copying.output, name)
+
+        def copy_from(self, bucket: str, key: str, to: str) -> None:
+            raise ObjectUnreadable(copying.output.bucket, to, "QuotaExceeded", "Bucket quota exceeded")
+
+    copying.drop("1", images=["png"])
+    copying.mark("1")
+    copying.wiring.copies._output = Full()  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable) as refused:
+        copying.wiring.refresher.refresh(["1"])
+    assert not isinstance(refused.value, ObjectUnreadable)
+    assert copying.backlog.staged_count() == 0
+    assert copying.backlog.dirty_count() == 1
+
+
 def test_an_unreadable_copy_is_made_anew(copying: Stepping, seal: Seal) -> None:
     copying.drop("1", images=["png"])
     copying.land("1")
@@ -232,6 +252,26 @@ def test_an_unreadable_bundle_is_a_reject_and_holds_the_version_before(rowdrop: 
     rowdrop.land_bundles("u.zip")
     assert names(rowdrop) == {"1": "Bo"}
     assert set(rowdrop.rejects()) == {bundle_id("new.zip")}
+
+
+def test_a_sweep_unpacks_a_bundle_that_has_become_readable(
+    rowdrop: Stepping, seal: Seal, minio_server: MinioServer
+) -> None:
+    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada")}))
+    file = minio_server.folder / "data" / rowdrop.source.bucket / "u.zip" / "xl.meta"
+    readable = file.read_bytes()
+    seal(rowdrop.source.bucket, "u.zip")
+    sealed = file.read_bytes()
+    rowdrop.land_bundles("u.zip")
+    file.write_bytes(readable)
+    rowdrop.sweep()
+    assert (rowdrop.rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
+    file.write_bytes(sealed)
+    rowdrop.sweep()  # what was unpacked stays in use
+    assert names(rowdrop) == {"1": "Ada"}
+    file.write_bytes(readable)
+    rowdrop.sweep()
+    assert (rowdrop.rejects(), rowdrop.differences()) == ({}, [])
 
 
 def test_an_unreadable_index_has_its_bundle_unpacked_again(rowdrop: Stepping, seal: Seal) -> None:
@@ -368,7 +408,8 @@ def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> Non
                 assert refused.value.code.startswith(code)
                 assert refused.value.why.startswith("encrypted with a key that Rowdrop does not")
             assert store.exists("1.csv")
-            assert store.listed("1.csv")
+            ((listed,),) = store.objects()
+            assert store.listed("1.csv") == listed
             store.put("2.csv", b"x")
             store.delete("2.csv")
     with server:
