@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from minio import Minio
+from minio import Minio, MinioAdmin
+from minio.credentials.providers import StaticProvider
 from minio.sse import SseKMS
 
 from local.ports import free_port
@@ -254,24 +256,20 @@ def test_an_unreadable_bundle_is_a_reject_and_holds_the_version_before(rowdrop: 
     assert set(rowdrop.rejects()) == {bundle_id("new.zip")}
 
 
-def test_a_sweep_unpacks_a_bundle_that_has_become_readable(
-    rowdrop: Stepping, seal: Seal, minio_server: MinioServer
-) -> None:
+def test_a_sweep_unpacks_a_bundle_that_has_become_readable(rowdrop: Stepping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its key is there again it has the ETag that it had as a reject."""
+
+    def refuse(key: str, *_: object) -> bytes:
+        raise ObjectUnreadable(rowdrop.source.bucket, key, "kms:KeyNotFound", "no such key")
+
     rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada")}))
-    file = minio_server.folder / "data" / rowdrop.source.bucket / "u.zip" / "xl.meta"
-    readable = file.read_bytes()
-    seal(rowdrop.source.bucket, "u.zip")
-    sealed = file.read_bytes()
-    rowdrop.land_bundles("u.zip")
-    file.write_bytes(readable)
+    with monkeypatch.context() as without_key:
+        without_key.setattr(rowdrop.source, "get_range", refuse)
+        rowdrop.land_bundles("u.zip")
+    assert set(rowdrop.rejects()) == {bundle_id("u.zip")}
     rowdrop.sweep()
     assert (rowdrop.rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
-    file.write_bytes(sealed)
-    rowdrop.sweep()  # what was unpacked stays in use
-    assert names(rowdrop) == {"1": "Ada"}
-    file.write_bytes(readable)
-    rowdrop.sweep()
-    assert (rowdrop.rejects(), rowdrop.differences()) == ({}, [])
+    assert rowdrop.differences() == []
 
 
 def test_an_unreadable_index_has_its_bundle_unpacked_again(rowdrop: Stepping, seal: Seal) -> None:
@@ -367,6 +365,37 @@ def test_the_api_says_why_a_file_cannot_be_read_and_deletes_it(stage: Stage, sea
     assert stage.api.ask("DELETE", "/files/0001.csv").status == 404
     assert not stage.source.exists("0001.csv")
     assert stage.api.ask("PUT", "/files/0001.png", b"x").status == 202
+
+
+# -- what is none of this ----------------------------------------------------------------------------------------------
+def test_an_object_that_a_policy_denies_is_not_called_unreadable(
+    minio_server: MinioServer, store: S3ObjectStore
+) -> None:
+    """One denied object, and keys that were revoked, have the same answer."""
+    store.put("1.csv", b"x")
+    admin = MinioAdmin(
+        endpoint=urlsplit(minio_server.endpoint).netloc,
+        credentials=StaticProvider(USER, PASSWORD),
+        region="us-east-1",
+        secure=False,
+    )
+    user, secret = f"user-{secrets.token_hex(4)}", secrets.token_hex(16)
+    admin.user_add(user, secret)
+    statement = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::*"]}
+    admin.policy_add(user, policy={"Version": "2012-10-17", "Statement": [statement]})
+    admin.policy_set(user, user=user)
+    denied = S3ObjectStore(store.bucket, minio_server.endpoint, user, secret, "us-east-1")
+    calls: list[Callable[[str], object]] = [
+        denied.get,
+        denied.exists,
+        denied.info,
+        denied.check_readable,
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable) as refused:
+            call("1.csv")
+        assert "AccessDenied" in str(refused.value)
+        assert not isinstance(refused.value, ObjectUnreadable)
 
 
 # -- other ways to be unreadable ---------------------------------------------------------------------------------------
