@@ -6,7 +6,7 @@ missing key and a missing bucket; the S3 error code in the answer's body tells t
 asked for by GET and never by HEAD (an answer to HEAD has no body).
 
 Between the two is `ObjectUnreadable`: the object is there, and the server refuses to read this one object, as a rule
-because it is encrypted with a key that nobody has given it.
+because it is encrypted with a key that the server does not have.
 """
 
 import html

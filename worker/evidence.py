@@ -225,7 +225,7 @@ class Watch:
                 recorded.etag,
                 recorded.rej_etag,
             )
-        except ObjectUnreadable as error:  # nobody of us has written that
+        except ObjectUnreadable as error:  # no publisher or unpacker wrote that
             logger.warning("what is published cannot be read: %s", error)
             return True
 

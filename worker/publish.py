@@ -56,7 +56,8 @@ class Publisher:
 
     def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
         self._store, self._backlog, self._clock = store, backlog, clock
-        self._files, self._unpacks = ReadableFiles(store, backlog), Unpacks(backlog.redis)
+        self._files = ReadableFiles(store, backlog)
+        self._unpacks = Unpacks(backlog.redis)
         self._buckets = Buckets(source_bucket, store.bucket)
         self._copies = f"{store.bucket}/{IMAGES}/"
         self._has_copies, self._dropped = True, dict[str, str]()
@@ -127,7 +128,7 @@ class Publisher:
 
     # -- objects that cannot be read ---------------------------------------------------------------------------------
     def look_after_files(self) -> None:
-        """Write those of the published objects anew that are there, and could not be read at several looks running.
+        """Rewrite the published objects that exist, and could not be read at several looks running.
 
         Raises `StoreUnavailable`, `redis.exceptions.RedisError`; a later call goes on with it.
         """

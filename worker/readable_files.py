@@ -33,7 +33,8 @@ class ReadableFiles:
     """
 
     def __init__(self, store: ObjectStore, backlog: Backlog) -> None:
-        self._store, self._backlog = store, backlog
+        self._store = store
+        self._backlog = backlog
         self._looks = dict[str, int]()
         self._given_up = set[str]()
 
@@ -50,7 +51,8 @@ class ReadableFiles:
         return frozenset(self._given_up)
 
     def _note(self, key: str, error: ObjectUnreadable) -> None:
-        looks = self._looks[key] = self._looks.get(key, 0) + 1
+        looks = self._looks.get(key, 0) + 1
+        self._looks[key] = looks
         logger.warning("%s cannot be read, look %d of %d: %s", key, looks, LOOKS_UNREADABLE, error.why)
         if looks == LOOKS_UNREADABLE:
             self._given_up.add(key)

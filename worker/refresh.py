@@ -148,7 +148,8 @@ class Refresher:
         self._pay()
         if not self._backlog.note([user_id]):
             return
-        etag, _ = self._answer(lambda: self._version_of(csv_key(user_id))) or (None, 0)
+        version = self._answer(lambda: self._version_of(csv_key(user_id)))
+        etag = version[0] if version else None
         attempt = new_token()
         match self._trials.begin(user_id, attempt, etag or ""):
             case "unknown":
@@ -181,7 +182,8 @@ class Refresher:
         notes = self._backlog.note([user_id])
         if not notes:
             return
-        _, since = self._answer(lambda: self._version_of(csv_key(user_id))) or ("", 0)
+        version = self._answer(lambda: self._version_of(csv_key(user_id)))
+        since = version[1] if version else 0
         csv = InvalidCsv(CsvVersion(csv_key(user_id), etag, since), QUARANTINED, None)
         self._stage(notes, self._read([user_id], notes.shelf, {user_id: csv}))
         logger.warning("%s is quarantined: a reject, unread", user_id)

@@ -104,7 +104,8 @@ class Unpacker:
             if note is None:
                 return
             try:
-                info, before = self._info(key), read_shelf(self._output)[0].bundles.get(key)
+                info = self._info(key)
+                before = read_shelf(self._output)[0].bundles.get(key)
                 made = self._state(key, info, before, made) if info else None
                 claimed = self._switch(key, before, made, note)
             except (PreconditionFailed, ObjectNotFound):
