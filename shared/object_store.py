@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ from obstore.store import S3Store
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from shared.keys import BUNDLE_EXTENSIONS, EXTENSIONS
 from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
@@ -51,6 +52,8 @@ _RETRIES: "obstore.store.RetryConfig" = {
     "retry_timeout": timedelta(seconds=5),
     "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
 }
+_CANNOT_LIST = re.compile("<Code>(XMinioEncryptionError|kms:[^<]*)</Code>")
+"""What is in obstore's error when a LIST fails by one object in it."""
 _ENCRYPTION = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
@@ -304,7 +307,7 @@ class S3ObjectStore:
 
     def listed(self, key: str) -> ObjectInfo | None:
         try:
-            found = self.page(key, "", 1)
+            found = self._page(key, "", 1)
         except ObjectUnreadable:
             return ObjectInfo(key, "", 0, 0)
         return found[0] if found and found[0].key == key else None
@@ -390,27 +393,61 @@ class S3ObjectStore:
             for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE):
                 yield [_info(meta) for meta in page]
                 after = page[-1]["path"]
-        except (
-            InvalidPathError
-        ):  # a key that obstore cannot name, such as one with a control character: list on by minio
-            yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
+        except InvalidPathError:
+            pass  # a key with a control character, which obstore cannot name
         except (BaseError, FileNotFoundError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+            if not _CANNOT_LIST.search(str(error)):
+                raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+        # Or it was no end: MinIO may answer that it cannot decrypt an object by a 206 with an error in it,
+        # and obstore takes that for a page without objects.  minio-py does not.
+        yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
 
     def _objects_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
-        page: list[ObjectInfo] = []
+        """List on by minio-py: any key, and around objects that make the whole LIST fail."""
+        most = LIST_PAGE
+        while True:
+            try:
+                page = self._page(prefix, after, most)
+            except ObjectUnreadable:
+                if most > 1:
+                    most = max(1, most // 4)
+                    continue
+                page = [ObjectInfo(self._key_after(after, prefix), "", 0, 0)]
+            if not page:
+                return
+            yield page
+            after = page[-1].key
+            most = LIST_PAGE
+
+    def _page(self, prefix: str, after: str, most: int, delimiter: str = "") -> list[ObjectInfo]:
         try:
-            for found in self._minio.list_objects(self.bucket, prefix or None, True, start_after=after or None):
-                page.append(
-                    ObjectInfo(found.object_name, _etag(found.etag), _seconds(found.last_modified), found.size or 0)
-                )
-                if len(page) == LIST_PAGE:
-                    yield page
-                    page = []
+            found = self._minio._list_objects(  # list_objects always asks for 1,000
+                self.bucket,
+                delimiter=delimiter,
+                encoding_type="url",
+                max_keys=min(most, LIST_PAGE),
+                prefix=prefix,
+                start_after=after or None,
+            )
+            return [
+                ObjectInfo(info.object_name or "", _etag(info.etag), _seconds(info.last_modified), info.size or 0)
+                for info in islice(found, most)
+            ]
         except (MinioException, HTTPError, ValueError) as error:
             raise self._list_failure(error) from error
-        if page:
-            yield page
+
+    def _key_after(self, after: str, prefix: str) -> str:
+        """The key of the next object, which cannot be listed.
+
+        Up to a delimiter the server tells keys without looking at their objects, and the ending of a
+        file that counts is one.  Of any other file the key cannot be found out.
+        """
+        for ending in sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS}):
+            with suppress(ObjectUnreadable):
+                (*_, found) = (None, *self._page(prefix, after, 1, f".{ending}"))
+                if found and found.key.encode() > after.encode() and self.exists(found.key):
+                    return found.key
+        raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes each LIST fail")
 
     def segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
@@ -452,15 +489,10 @@ class S3ObjectStore:
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
         # obstore takes a prefix for a folder's name.
         try:
-            found = self._minio.list_objects(
-                self.bucket, prefix=prefix or None, recursive=True, start_after=after or None
-            )
-            return [
-                ObjectInfo(info.object_name, _etag(info.etag), _seconds(info.last_modified), info.size or 0)
-                for info in islice(found, most)
-            ]
-        except (MinioException, HTTPError, ValueError) as error:
-            raise self._list_failure(error) from error
+            return self._page(prefix, after, most)
+        except ObjectUnreadable:
+            around = self._objects_by_minio(after, prefix)
+            return list(islice(chain.from_iterable(around), most))
 
     def folders(self, folder: str) -> list[str]:
         try:
