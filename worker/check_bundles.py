@@ -78,6 +78,7 @@ def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: Ob
 
 def _read(source: ObjectStore, info: ObjectInfo) -> BundleContents:
     contents = BundleContents()
+    source.check_readable(info.key)
     with ThreadPoolExecutor(2) as pool:
         read = partial(source.get_range, info.key, info.etag)
         try:

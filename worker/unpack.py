@@ -251,6 +251,7 @@ class Unpacker:
         def read(start: int, end: int) -> bytes:
             return try_again(partial(self._source.get_range, key, info.etag, start, end))
 
+        try_again(partial(self._source.check_readable, key))  # LIST may not know its size
         file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
         index, ignored = IndexBuilder(), 0
         with _Writing(self._output, self._pool, self._there(digest)) as writing:
