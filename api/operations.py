@@ -112,7 +112,7 @@ PATHS: dict[str, dict[str, Document]] = {
         "get": operation(
             "The image of a user's row, if it is PNG, JPEG, GIF or WebP by what is in it.",
             {"200": answer("The image.", {"image/*": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
-            ("no-raster-image", "no-such-user", "no-such-image", _NO_ROWS, _NO_STORE, "busy"),
+            ("no-raster-image", "no-such-user", "no-such-image", "unreadable", _NO_ROWS, _NO_STORE, "busy"),
             [_USER],
             'curl "$api/data/0001/image" -o image',
         ),
@@ -145,7 +145,7 @@ PATHS: dict[str, dict[str, Document]] = {
                 ),
             }
             | _NOT_MODIFIED,
-            ("no-such-file", "wrong-range", _NO_STORE, "busy"),
+            ("no-such-file", "unreadable", "wrong-range", _NO_STORE, "busy"),
             [_NAME],
             'curl "$api/files/0001.csv"',
         ),

@@ -59,6 +59,12 @@ KINDS = {
     "no-such-format": Kind(
         406, "Not a format of this route", "`Accept` names no media type of this route; `allowed` lists them."
     ),
+    "unreadable": Kind(
+        409,
+        "The file cannot be read",
+        "The file is there, but the object store refuses to read it, as a rule because it is encrypted with a key "
+        "that Rowdrop does not have.  It can be deleted, or put again.",
+    ),
     "too-slow": Kind(408, "The request took too long", "The client did not send its request in the time there is."),
     "no-length": Kind(411, "The length is missing", "An upload needs `Content-Length`; chunks are not taken."),
     "too-large": Kind(413, "Too large", "The body is larger than may be sent here; `most_bytes` says how much may."),

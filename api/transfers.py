@@ -21,6 +21,7 @@ from shared.object_store import (
     NotModified,
     ObjectInfo,
     ObjectNotFound,
+    ObjectUnreadable,
     PreconditionFailed,
     Segment,
     StoreUnavailable,
@@ -62,7 +63,7 @@ class Transfers:
             return self._store.page(prefix, after, most)
 
     def remove(self, key: str) -> bool:
-        """Delete an object; False if there was none."""
+        """Delete an object, readable or not; False if there was none."""
         with self._place():
             there = self._store.exists(key)
             if there:
@@ -82,6 +83,9 @@ class Transfers:
         except NotModified:
             not_modified(request, response, known)
             return None
+        except ObjectUnreadable as error:
+            detail = f"{key[:300]} is there, but the object store cannot read it: {error.why}."
+            raise Problem("unreadable", detail) from None
         if not_modified(request, response, f'"{found.etag}"'):
             return None
         response.last_modified = datetime.fromtimestamp(found.last_modified, UTC)

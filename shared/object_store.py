@@ -4,33 +4,57 @@ Absent is `NoSuchKey` and nothing else: a missing bucket, a refused key, an erro
 `StoreUnavailable`, so that no reader takes an outage for a deletion.  obstore raises the same `FileNotFoundError` for a
 missing key and a missing bucket; the S3 error code in the answer's body tells them apart, which is why absence is
 asked for by GET and never by HEAD (an answer to HEAD has no body).
+
+Between the two is `ObjectUnreadable`: the object is there, and the server refuses to read this one object, as a rule
+because it is encrypted with a key that the server does not have.
 """
 
+import html
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import obstore
 from minio import Minio
-from minio.error import MinioException
+from minio.error import MinioException, S3Error
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotModifiedError, PreconditionError
 from obstore.store import S3Store
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from shared.keys import BUNDLE_EXTENSIONS, EXTENSIONS
 from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
+_CLIENT_ERROR = re.compile(r"status code: 4\d\d\b")
+_NOT_ABOUT_THE_OBJECT = re.compile(
+    # access, and the clock
+    "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed|ExpiredToken|Invalid.*Token"
+    "|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader|NotSignedUp|RequestExpired|RequestTimeTooSkewed"
+    "|SignatureDoesNotMatch|TokenRefreshRequired|XAmzContentSHA256Mismatch|XMinioServerNotInitialized"
+    # the bucket
+    "|NoSuchBucket|InvalidBucketName|IllegalLocationConstraintException|PermanentRedirect"
+    # load, and what was asked
+    "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed|ConditionalRequestConflict|InvalidRange"
+    "|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion"
+    "|XMinioInvalidObjectName|XMinioParentIsObject"
+)
+_NOT_DECRYPTED = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
+"""Errors of MinIO that come with other statuses, too: 206, and 501 where it has no key server at all."""
 _SIGNED_FOR = timedelta(minutes=10)
 _RETRIES: "obstore.store.RetryConfig" = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=5),
     "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
 }
+_CANNOT_LIST = re.compile("<Code>(XMinioEncryptionError|kms:[^<]*)</Code>")
+"""What is in obstore's error when a LIST fails by one object in it."""
+_ENCRYPTION = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
 LIST_PAGE = 1000
 """Keys in one answer of S3's ListObjectsV2, its maximum."""
 
@@ -49,6 +73,27 @@ class PreconditionFailed(Exception):
 
 class StoreUnavailable(Exception):
     """Anything else: no answer, no access, no bucket.  Nothing is known about the object; try again later."""
+
+
+class ObjectUnreadable(StoreUnavailable):
+    """The object is there, but the server refuses to read this one: `code` and `message` are its words.
+
+    `key` is empty when a LIST failed that had the object in it.  Handling it as `StoreUnavailable` is always safe.
+    """
+
+    def __init__(self, bucket: str, key: str, code: str, message: str) -> None:
+        super().__init__(f"{bucket}/{key}: {code}: {message}")
+        self.key = key
+        self.code = code
+        self.message = " ".join(message.split())[:300]
+
+    @property
+    def why(self) -> str:
+        """For people, and always the same for the same object: why it cannot be read."""
+        said = f"{self.code}: {self.message}"
+        if not _ENCRYPTION.search(said):
+            return said
+        return f"encrypted with a key that Rowdrop does not have ({said})"
 
 
 class StoredObject(NamedTuple):
@@ -85,7 +130,11 @@ class Readable(Protocol):
 
 
 class ObjectStore(Protocol):
-    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads."""
+    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads.
+
+    What reads an object, or writes in its place under a condition, may raise `ObjectUnreadable`; an unconditional
+    write and a deletion do not need to read it.
+    """
 
     bucket: str
 
@@ -96,7 +145,16 @@ class ObjectStore(Protocol):
         """
 
     def exists(self, key: str) -> bool:
-        """Whether the key is there, in one round trip and without its bytes."""
+        """Whether the key is there, in one round trip and without its bytes; an unreadable object is."""
+
+    def check_readable(self, key: str) -> None:
+        """Read a byte of the object.  Raises `ObjectUnreadable`; an object that is not there is no error."""
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        """What LIST says of an object, which need not be readable; None when there is no such key.
+
+        The ETag is empty, and the other figures are 0, if the server cannot list an object that it cannot read.
+        """
 
     def last_modified(self, key: str) -> int:
         """LastModified in whole seconds since 1970 UTC.  Raises `ObjectNotFound`."""
@@ -123,7 +181,10 @@ class ObjectStore(Protocol):
         """
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`."""
+        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`.
+
+        `ObjectUnreadable` may concern either of the two.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
@@ -218,17 +279,38 @@ class S3ObjectStore:
             raise self._failure(key, error) from error
 
     def exists(self, key: str) -> bool:
-        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
         try:
-            obstore.get(self._store, key, options={"if_none_match": "*"}).bytes()
-        except NotModifiedError:
+            self._find(key)
+        except ObjectNotFound:
+            return False
+        except ObjectUnreadable:  # of a key that is not there the server says so
             return True
-        except (BaseError, FileNotFoundError) as error:
-            failure = self._failure(key, error)
-            if isinstance(failure, ObjectNotFound):
-                return False
-            raise failure from error
         return True
+
+    def _find(self, key: str) -> None:
+        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
+        with suppress(NotModifiedError):
+            self._get(key, {"if_none_match": "*"})
+
+    def check_readable(self, key: str) -> None:
+        with suppress(ObjectNotFound):
+            self._get(key, {"range": (0, 1)})
+
+    def _get(self, key: str, options: "obstore.GetOptions") -> None:
+        try:
+            obstore.get(self._store, key, options=options).bytes()
+        except NotModifiedError:
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            if "<Code>InvalidRange</Code>" not in str(error):  # an empty object has no first byte
+                raise self._failure(key, error) from error
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        try:
+            found = self._page(key, "", 1)
+        except ObjectUnreadable:
+            return ObjectInfo(key, "", 0, 0)
+        return found[0] if found and found[0].key == key else None
 
     def last_modified(self, key: str) -> int:
         return _seconds(self._head(key)["last_modified"])
@@ -243,10 +325,12 @@ class S3ObjectStore:
         try:
             return obstore.head(self._store, key)
         except FileNotFoundError:
-            if self.exists(key):  # it came between the two requests: as well "not yet there" as not
-                raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
-            raise ObjectNotFound(key) from None
+            self._find(key)
+            # It came between the two requests: as well "not yet there" as not.
+            raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
         except BaseError as error:
+            if _CLIENT_ERROR.search(str(error)):
+                self._find(key)  # the answer to HEAD does not say what is wrong; this one does
             raise self._failure(key, error) from error
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -278,7 +362,10 @@ class S3ObjectStore:
                 raise self._failure(key, error) from error
             raise PreconditionFailed(key) from None
         except (BaseError, FileNotFoundError) as error:
-            raise self._failure(key, error) from error
+            failure = self._failure(key, error)
+            if mode == "overwrite":  # nothing had to be read: it is the new object that was refused
+                failure = StoreUnavailable(str(failure))
+            raise failure from error
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
         try:
@@ -306,27 +393,61 @@ class S3ObjectStore:
             for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE):
                 yield [_info(meta) for meta in page]
                 after = page[-1]["path"]
-        except (
-            InvalidPathError
-        ):  # a key that obstore cannot name, such as one with a control character: list on by minio
-            yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
+        except InvalidPathError:
+            pass  # a key with a control character, which obstore cannot name
         except (BaseError, FileNotFoundError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+            if not _CANNOT_LIST.search(str(error)):
+                raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+        # Or it was no end: MinIO may answer that it cannot decrypt an object by a 206 with an error in it,
+        # and obstore takes that for a page without objects.  minio-py does not.
+        yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
 
     def _objects_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
-        page: list[ObjectInfo] = []
-        try:
-            for found in self._minio.list_objects(self.bucket, prefix or None, True, start_after=after or None):
-                page.append(
-                    ObjectInfo(found.object_name, _etag(found.etag), _seconds(found.last_modified), found.size or 0)
-                )
-                if len(page) == LIST_PAGE:
-                    yield page
-                    page = []
-        except (MinioException, HTTPError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
-        if page:
+        """List on by minio-py: any key, and around objects that make the whole LIST fail."""
+        most = LIST_PAGE
+        while True:
+            try:
+                page = self._page(prefix, after, most)
+            except ObjectUnreadable:
+                if most > 1:
+                    most = max(1, most // 4)
+                    continue
+                page = [ObjectInfo(self._key_after(after, prefix), "", 0, 0)]
+            if not page:
+                return
             yield page
+            after = page[-1].key
+            most = LIST_PAGE
+
+    def _page(self, prefix: str, after: str, most: int, delimiter: str = "") -> list[ObjectInfo]:
+        try:
+            found = self._minio._list_objects(  # list_objects always asks for 1,000
+                self.bucket,
+                delimiter=delimiter,
+                encoding_type="url",
+                max_keys=min(most, LIST_PAGE),
+                prefix=prefix,
+                start_after=after or None,
+            )
+            return [
+                ObjectInfo(info.object_name or "", _etag(info.etag), _seconds(info.last_modified), info.size or 0)
+                for info in islice(found, most)
+            ]
+        except (MinioException, HTTPError, ValueError) as error:
+            raise self._list_failure(error) from error
+
+    def _key_after(self, after: str, prefix: str) -> str:
+        """The key of the next object, which cannot be listed.
+
+        Up to a delimiter the server tells keys without looking at their objects, and the ending of a
+        file that counts is one.  Of any other file the key cannot be found out.
+        """
+        for ending in sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS}):
+            with suppress(ObjectUnreadable):
+                (*_, found) = (None, *self._page(prefix, after, 1, f".{ending}"))
+                if found and found.key.encode() > after.encode() and self.exists(found.key):
+                    return found.key
+        raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes each LIST fail")
 
     def segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
@@ -368,15 +489,10 @@ class S3ObjectStore:
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
         # obstore takes a prefix for a folder's name.
         try:
-            found = self._minio.list_objects(
-                self.bucket, prefix=prefix or None, recursive=True, start_after=after or None
-            )
-            return [
-                ObjectInfo(info.object_name, _etag(info.etag), _seconds(info.last_modified), info.size or 0)
-                for info in islice(found, most)
-            ]
-        except (MinioException, HTTPError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+            return self._page(prefix, after, most)
+        except ObjectUnreadable:
+            around = self._objects_by_minio(after, prefix)
+            return list(islice(chain.from_iterable(around), most))
 
     def folders(self, folder: str) -> list[str]:
         try:
@@ -385,9 +501,23 @@ class S3ObjectStore:
             raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
+    def _list_failure(self, error: Exception) -> StoreUnavailable:
+        """What a LIST by minio-py came to.
+
+        MinIO sends one error as a 206, which minio-py takes for a list and cannot parse: `ValueError`.
+        """
+        if isinstance(error, ValueError):
+            return ObjectUnreadable(self.bucket, "", "XMinioObjectTampered", "no list of objects in the answer")
+        if isinstance(error, S3Error) and _NOT_DECRYPTED.fullmatch(f"{error.code}: {error.message}"):
+            return ObjectUnreadable(self.bucket, "", error.code or "", error.message or "")
+        return StoreUnavailable(f"{self.bucket}: {_said(error)}")
+
     def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
             return ObjectNotFound(key)
+        said = _S3_ERROR.search(str(error))
+        if said and _is_about_the_object(*said.groups(), is_client_error=bool(_CLIENT_ERROR.search(str(error)))):
+            return ObjectUnreadable(self.bucket, key, said[1], html.unescape(said[2]))
         return StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}")
 
 
@@ -440,6 +570,13 @@ def _etag(quoted: str | None) -> str:
 def _seconds(moment: datetime | None) -> int:
     # LIST tells milliseconds and HEAD whole seconds: both are cut, or the two would disagree for ever.
     return int(moment.timestamp()) if moment else 0
+
+
+def _is_about_the_object(code: str, message: str, *, is_client_error: bool) -> bool:
+    """Whether this error says that this one object cannot be read, while others can."""
+    if _NOT_DECRYPTED.fullmatch(f"{code}: {message}"):
+        return True
+    return is_client_error and not _NOT_ABOUT_THE_OBJECT.fullmatch(code)
 
 
 def _said(error: Exception) -> str:

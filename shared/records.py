@@ -14,6 +14,9 @@ QUARANTINED = (
 )
 """The reason of a reject that was made without reading the file."""
 
+UNREADABLE = "the object store cannot read it"
+"""How the reason begins of a reject whose object the server refuses to read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Person:

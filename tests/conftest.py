@@ -1,7 +1,7 @@
 """A real MinIO and a real Redis for the tests: started once, on free ports, in a folder of their own."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from redis import Redis
 from local.ports import free_port
 from local.servers import MinioServer, RedisServer, find_minio
 from shared.object_store import S3ObjectStore
+from tests.unreadable import make_unreadable, write_sealed_object
 
 USER, PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
 
@@ -80,3 +81,21 @@ def stranger(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
 @pytest.fixture
 def nowhere() -> S3ObjectStore:
     return S3ObjectStore("src-data", f"http://127.0.0.1:{free_port()}", USER, PASSWORD, "us-east-1")
+
+
+Seal = Callable[[str, str], None]
+"""Makes the object of this bucket and key one that the server refuses to read, whether or not there was one."""
+
+
+@pytest.fixture(scope="session")
+def sealed_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an object that no server can read without the key of its writer."""
+    return write_sealed_object(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def seal(minio_server: MinioServer, sealed_object: Path) -> Seal:
+    def seal(bucket: str, key: str) -> None:
+        make_unreadable(minio_server, sealed_object, bucket, key)
+
+    return seal

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
     ObjectStore,
+    ObjectUnreadable,
     PreconditionFailed,
     Readable,
     Segment,
@@ -31,7 +33,10 @@ from worker.server_figures import ServerFigures
 
 @dataclass
 class FakeObjectStore(ObjectStore):
-    """A bucket in memory.  `clock` gives Unix seconds; `reachable` False is an outage, or a bucket that is gone."""
+    """A bucket in memory.  `clock` gives Unix seconds; `reachable` False is an outage, or a bucket that is gone.
+
+    `sealed`: the keys of objects that are there and cannot be read.
+    """
 
     bucket: str
     clock: Callable[[], float]
@@ -39,6 +44,20 @@ class FakeObjectStore(ObjectStore):
     stored: dict[str, StoredObject] = field(default_factory=dict)
     others: dict[str, "FakeObjectStore"] = field(default_factory=dict)
     """Buckets of the same server, of which objects are copied here."""
+    sealed: set[str] = field(default_factory=set)
+
+    def seal(self, key: str) -> None:
+        """Make it one of these."""
+        self.put(key, b"sealed")
+        self.sealed.add(key)
+
+    def check_readable(self, key: str) -> None:
+        with suppress(ObjectNotFound):
+            self._found(key)
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        held = self._reached().get(key)
+        return held and ObjectInfo(key, held.etag, held.last_modified, len(held.body))
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
         found = self._found(key)
@@ -53,12 +72,12 @@ class FakeObjectStore(ObjectStore):
         return self._found(key).last_modified
 
     def etag(self, key: str) -> str | None:
-        found = self._reached().get(key)
-        return found and found.etag
+        info = self.info(key)
+        return info and info.etag
 
     def info(self, key: str) -> ObjectInfo | None:
-        held = self._reached().get(key)
-        return held and ObjectInfo(key, held.etag, held.last_modified, len(held.body))
+        self._refuse_sealed(key)
+        return self.listed(key)
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         found = self._found(key)
@@ -73,6 +92,7 @@ class FakeObjectStore(ObjectStore):
         """Write with a LastModified of its own, as the upload of a tar does."""
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         self._reached()[key] = StoredObject(body, etag, int(modified))
+        self.sealed.discard(key)
         return etag
 
     def replace(self, key: str, body: bytes, expected: str | None) -> str:
@@ -134,7 +154,13 @@ class FakeObjectStore(ObjectStore):
         found = self._reached().get(key)
         if found is None:
             raise ObjectNotFound(key)
+        self._refuse_sealed(key)
         return found
+
+    def _refuse_sealed(self, key: str) -> None:
+        if key in self.sealed and key in self._reached():
+            said = "It was stored using a form of Server Side Encryption."
+            raise ObjectUnreadable(self.bucket, key, "InvalidRequest", said)
 
     def _reached(self) -> dict[str, StoredObject]:
         if not self.reachable:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shared.keys import bundle_id, member_source
-from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
+from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.published import UNPACKED
 from shared.records import InvalidCsv, ValidCsv
 from worker.backlog import Backlog
@@ -142,5 +142,5 @@ class Bundles:
     def _read(self, key: str, shelved: Shelved) -> BundleIndex:
         try:
             return BundleIndex(key, shelved.visible_since, self._output.get(index_key(shelved.digest)).body)
-        except (ObjectNotFound, InvalidIndex):
+        except (ObjectNotFound, ObjectUnreadable, InvalidIndex):
             raise self.missing(key) from None

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from shared.keys import bundle_key, csv_key
-from shared.object_store import ObjectNotFound, ObjectStore, StoreUnavailable
+from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.output_csv import OutputCsv
 from shared.published import IMAGES, OUTPUT, REJECTS
 from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
@@ -22,6 +22,7 @@ from worker.images import is_copy
 from worker.listing import Listing
 from worker.published_files import read_published
 from worker.refresh import judge
+from worker.unreadable import reason_of
 from worker.user_csv import MAX_CSV_BYTES
 from worker.wiring import READERS, Wiring
 
@@ -62,6 +63,8 @@ def read_source(
                 csv = judge(key, source.get(key, most=MAX_CSV_BYTES))
         except ObjectNotFound:  # deleted since it was listed
             return None
+        except ObjectUnreadable as error:
+            csv = InvalidCsv(CsvVersion(key, etag, 0), reason_of(error), None)
         return user_id, csv
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -81,8 +84,23 @@ def expected(
     for contents in read_bundles(source, output, listing.bundles):
         csvs = contents.csvs | csvs
         images = _images_of(contents, output) | images
+    if copies_images:
+        images = _without_uncopied(source, output, images)
     needed = [images[user_id] for user_id in csvs if user_id in images]
     return {user_id: (csv, images[user_id].path if user_id in images else "") for user_id, csv in csvs.items()}, needed
+
+
+def _without_uncopied(source: ObjectStore, output: ObjectStore, images: dict[str, Image]) -> dict[str, Image]:
+    """Without those images that have no copy because they cannot be read."""
+    there = {f"{output.bucket}/{info.key}" for page in output.objects(folder=IMAGES) for info in page}
+    unreadable = set()
+    for user_id, image in images.items():
+        if image.path not in there:
+            try:
+                source.check_readable(image.path.removeprefix(f"{output.bucket}/{IMAGES}/"))
+            except ObjectUnreadable:
+                unreadable.add(user_id)
+    return {user_id: images[user_id] for user_id in images.keys() - unreadable}
 
 
 def _own_image(listing: Listing, user_id: str, stores: tuple[ObjectStore, ObjectStore], copies_images: bool) -> Image:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shared.keys import IMAGE_EXTENSIONS, Ignored, UserFile, bundle_id, member_source
-from shared.object_store import ObjectInfo, ObjectStore, PreconditionFailed, StoredObject, StoreUnavailable
+from shared.object_store import (
+    ObjectInfo,
+    ObjectStore,
+    ObjectUnreadable,
+    PreconditionFailed,
+    StoredObject,
+    StoreUnavailable,
+)
 from shared.records import CsvVersion, InvalidCsv, ValidCsv
 from worker.archive import InvalidArchive, Member
 from worker.bundle_index import BundleIndex
@@ -16,6 +23,7 @@ from worker.ranged import RangedFile
 from worker.refresh import judge
 from worker.shelf import Shelved, read_shelf
 from worker.unpack import STUCK, open_archive
+from worker.unreadable import reason_of
 from worker.zip_archive import MOST_DIRECTORY_BYTES
 
 
@@ -52,6 +60,8 @@ def read_bundles(
             yield _read(source, bundles[key])
         except InvalidArchive as error:
             yield _rejected(bundles[key], shelved, error.reason, output)
+        except ObjectUnreadable as error:
+            yield _rejected(bundles[key], shelved, reason_of(error), output)
 
 
 def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: ObjectStore) -> BundleContents:
@@ -68,6 +78,7 @@ def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: Ob
 
 def _read(source: ObjectStore, info: ObjectInfo) -> BundleContents:
     contents = BundleContents()
+    source.check_readable(info.key)
     with ThreadPoolExecutor(2) as pool:
         read = partial(source.get_range, info.key, info.etag)
         try:

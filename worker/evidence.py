@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
 from shared.keys import bundle_key
-from shared.object_store import ObjectStore, StoreUnavailable
+from shared.object_store import ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.published import BUNDLES, OUTPUT, REJECTS
 from shared.rebuilds import Rebuilds
 from shared.settings import Settings
@@ -220,10 +220,14 @@ class Watch:
         if self._backlog.writer_active():
             return False
         recorded = self._backlog.published()
-        return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (
-            recorded.etag,
-            recorded.rej_etag,
-        )
+        try:
+            return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (
+                recorded.etag,
+                recorded.rej_etag,
+            )
+        except ObjectUnreadable as error:  # no publisher or unpacker wrote that
+            logger.warning("what is published cannot be read: %s", error)
+            return True
 
     def _shelf_differs(self) -> bool:
         recorded = self._backlog.shelf_etag()

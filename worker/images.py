@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.keys import IMAGE_EXTENSIONS
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore
+from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.published import IMAGES
 from worker.bundles import FoundImage
 
@@ -82,16 +82,25 @@ class Copies:
     def make(self, picture: Picture, there: ObjectInfo | None) -> bool:
         """Have the copy there, where `there` is now; False if it was right already.
 
-        Raises `ObjectNotFound` when the image is gone, `StoreUnavailable`.
+        Raises `ObjectNotFound` when the image is gone, `ObjectUnreadable` when it cannot be read, `StoreUnavailable`.
         """
         if there and self._is_right(picture, there):
             return False
-        self._output.copy_from(picture.bucket, picture.key, picture.image)
+        try:
+            self._output.copy_from(picture.bucket, picture.key, picture.image)
+        except ObjectUnreadable as error:
+            store = self._source if picture.bucket == self._source.bucket else self._output
+            store.check_readable(picture.key)
+            # The image can be read, so the copy was refused for another reason, such as a quota.
+            raise StoreUnavailable(str(error)) from error
         return True
 
     def look(self, picture: Picture) -> ObjectInfo | None:
-        """What is there now in the place of the copy."""
-        return self._output.info(picture.image)
+        """What is there now in the place of the copy; None, too, for what cannot be read, and is to be replaced."""
+        try:
+            return self._output.info(picture.image)
+        except ObjectUnreadable:
+            return None
 
     def _is_right(self, picture: Picture, there: ObjectInfo) -> bool:
         if picture.etag:

@@ -15,9 +15,11 @@ from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.output_csv import HEADER, OutputCsv
-from shared.published import IMAGES, MANIFEST, OUTPUT, REJECTS
+from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS
 from shared.records import Buckets, CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
+from shared.unpacks import Unpacks
 from worker.backlog import Backlog, Begun, LeaseLost, Note, Staged, new_token
+from worker.readable_files import ReadableFiles
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Publisher:
 
     def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
         self._store, self._backlog, self._clock = store, backlog, clock
+        self._files = ReadableFiles(store, backlog)
+        self._unpacks = Unpacks(backlog.redis)
         self._buckets = Buckets(source_bucket, store.bucket)
         self._copies = f"{store.bucket}/{IMAGES}/"
         self._has_copies, self._dropped = True, dict[str, str]()
@@ -122,6 +126,21 @@ class Publisher:
         self._table = None
         self._backlog.release(token, evidence=evidence)
 
+    # -- objects that cannot be read ---------------------------------------------------------------------------------
+    def look_after_files(self) -> None:
+        """Rewrite the published objects that exist, and could not be read at several looks running.
+
+        Raises `StoreUnavailable`, `redis.exceptions.RedisError`; a later call goes on with it.
+        """
+        given_up = self._files.look()
+        if MANIFEST in given_up:
+            self.write_manifest()
+        if BUNDLES in given_up:
+            self._files.replace_shelf(self._unpacks)
+        if {OUTPUT, REJECTS} & given_up:
+            self._table = None
+            self.publish()
+
     # -- the table ---------------------------------------------------------------------------------------------------
     def _load(self, recorded: tuple[str | None, str | None]) -> Table:
         table = self._table = self._read_table()
@@ -133,18 +152,19 @@ class Publisher:
 
     def _read_table(self) -> Table:
         try:
-            stored = self._store.get(REJECTS)
+            stored = self._files.get(REJECTS)
             rejects: Mapping[str, Reject] = _decoded_rejects(stored.body)
             rejects_etag: str | None = stored.etag
         except ObjectNotFound:
             rejects, rejects_etag = {}, None
         try:
-            stored = self._store.get(OUTPUT)
+            stored = self._files.get(OUTPUT)
             # A file edited by hand may be in any order; lines are found by bisection, so it is put right first.
             output = OutputCsv.repair(stored.body)
             return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
-            rows = {row.user_id: row for row in self._memo().to_output_rows(self._buckets)}
+            facts = self._memo().merged(self._unwritten)  # those that were published since it was written
+            rows = {row.user_id: row for row in facts.to_output_rows(self._buckets)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
 
     def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
@@ -156,7 +176,7 @@ class Publisher:
         rejects_etag = table.rejects_etag
         if rejects != table.rejects or rejects_etag is None:
             renew_lease()
-            rejects_etag = self._store.replace(REJECTS, rejects_csv.encode(rejects.values()), rejects_etag)
+            rejects_etag = self._files.replace(REJECTS, rejects_csv.encode(rejects.values()), rejects_etag)
         elif self._store.etag(REJECTS) != rejects_etag:
             raise PreconditionFailed(REJECTS)
         return Table(output, output_etag, rejects, rejects_etag)
@@ -169,7 +189,7 @@ class Publisher:
     def _confirm(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
         """Have `body` there, by a write or (nothing changed) by a look; raises `PreconditionFailed`."""
         if changed or etag is None:
-            return self._store.replace(key, body, etag)
+            return self._files.replace(key, body, etag)
         if self._store.etag(key) != etag:
             raise PreconditionFailed(key)
         return etag
@@ -216,7 +236,7 @@ class Publisher:
     def _memo(self) -> Manifest:
         if self._manifest is None:
             try:
-                self._manifest = Manifest.decode(self._store.get(MANIFEST).body)
+                self._manifest = Manifest.decode(self._files.get(MANIFEST).body)
             except (ObjectNotFound, InvalidManifest) as error:
                 logger.info("no manifest to begin with (%s); sweeps will read every file once", error)
                 self._manifest = Manifest.empty()

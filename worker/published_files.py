@@ -9,6 +9,7 @@ from shared.object_store import ObjectNotFound, ObjectStore
 from shared.output_csv import HEADER, OutputCsv
 from shared.published import MANIFEST, OUTPUT, REJECTS
 from shared.records import QUARANTINED, Reject
+from worker.unreadable import is_unreadable
 
 
 class PublishedFiles(NamedTuple):
@@ -28,6 +29,11 @@ class PublishedFiles(NamedTuple):
         """The users whose CSV is a reject that nobody has read, with its ETag."""
         rejects = self.rejects.items()
         return {user_id: reject.etag for user_id, reject in rejects if reject.reason == QUARANTINED}
+
+    def unreadable(self) -> set[str]:
+        """The users, and bundles, that are rejects because the object store could not read them."""
+        rejects = self.rejects.items()
+        return {user_id for user_id, reject in rejects if is_unreadable(reject.reason)}
 
 
 def read_published(store: ObjectStore) -> PublishedFiles:

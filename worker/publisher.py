@@ -15,6 +15,7 @@ from shared.pace import Pace
 from worker.backlog import WAKE_BULK, WAKE_LIVE, Backlog
 from worker.progress import Progress
 from worker.publish import Publisher
+from worker.readable_files import EVERY_S
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ class PublisherLoop:
         self._min_interval_s, self._began = min_interval_s, float("-inf")
         self._live = Pace(LIVE_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
         self._bulk = Pace(BULK_SHARE, BURST_S, time.monotonic, LONGEST_WAIT_S)
+        self._looked = time.monotonic()
 
     def run_forever(self, progress: Progress) -> None:
         """Publish until the process is told to stop.  An outage of a server is waited out, with nothing given up."""
         left: int | None = None
         while True:
             try:
+                self._look_after_files()
                 # At first, and after an outage: whatever a publisher has left that did not get to its end.
                 left = self.run_once(self._backlog.staged_count() if left is None else left)
                 progress.made()
@@ -50,6 +53,11 @@ class PublisherLoop:
                 logger.warning("publishing waits: %s", error)
                 time.sleep(1.0)
                 left = None
+
+    def _look_after_files(self) -> None:
+        if time.monotonic() - self._looked >= EVERY_S:
+            self._looked = time.monotonic()
+            self._publisher.look_after_files()
 
     def run_once(self, left: int) -> int:
         """Wait for work (not at all if some is `left`) and for its turn, and publish it; how much is left by now."""

@@ -16,12 +16,20 @@ from typing import Any, TypeVar, cast
 from redis.exceptions import RedisError
 
 from shared.keys import IMAGE_EXTENSIONS, LONGEST_NAME, bundle_key, csv_key, image_key, newest_image
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    StoredObject,
+    StoreUnavailable,
+)
 from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Outcome, ValidCsv
 from worker.backlog import Backlog, ListedUser, Note, Notes, new_token
 from worker.bundles import Bundles, Outdated
 from worker.images import Copies, Picture
 from worker.trials import Trials
+from worker.unreadable import PAUSES_S, reason_of
 from worker.user_csv import MAX_CSV_BYTES, InvalidUserFile, parse
 
 logger = logging.getLogger(__name__)
@@ -140,7 +148,8 @@ class Refresher:
         self._pay()
         if not self._backlog.note([user_id]):
             return
-        etag = self._answer(lambda: self._source.etag(csv_key(user_id)))
+        version = self._answer(lambda: self._version_of(csv_key(user_id)))
+        etag = version[0] if version else None
         attempt = new_token()
         match self._trials.begin(user_id, attempt, etag or ""):
             case "unknown":
@@ -173,7 +182,8 @@ class Refresher:
         notes = self._backlog.note([user_id])
         if not notes:
             return
-        since = self._answer(lambda: self._source.last_modified(csv_key(user_id)))
+        version = self._answer(lambda: self._version_of(csv_key(user_id)))
+        since = version[1] if version else 0
         csv = InvalidCsv(CsvVersion(csv_key(user_id), etag, since), QUARANTINED, None)
         self._stage(notes, self._read([user_id], notes.shelf, {user_id: csv}))
         logger.warning("%s is quarantined: a reject, unread", user_id)
@@ -228,7 +238,8 @@ class Refresher:
         keys = [image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
         calls: list[Callable[[], Csv | bool]] = [self._how_to_get(user_id, known or {}) for user_id in user_ids]
         calls += [partial(self._source.exists, key) if _is_possible(key) else _no_image for key in keys]
-        answers: list[Any] = self._ask(calls, until)
+        last = [partial(self._last_attempt_at_csv, user_id) for user_id in user_ids]
+        answers: list[Any] = self._ask_patiently(calls, [*last, *calls[len(last) :]], until)
         csvs, there, each = answers[: len(user_ids)], answers[len(user_ids) :], len(IMAGE_EXTENSIONS)
         self._look(shelf)
         found = []
@@ -256,7 +267,8 @@ class Refresher:
     def _read_listed(self, users: Sequence[ListedUser], shelf: bytes | None) -> _Read:
         until, read = time.monotonic() + READ_S, _Read()
         calls = [partial(self._csv, user.user_id) if user.has_csv else _no_csv for user in users]
-        csvs = self._ask(calls, until)
+        last = [partial(self._last_attempt_at_csv, user.user_id) for user in users]
+        csvs = self._ask_patiently(calls, last, until)
         self._look(shelf)
         found = []
         for user, csv in zip(users, csvs, strict=True):
@@ -294,7 +306,8 @@ class Refresher:
     def _copied(self, read: _Read, found: list[_Found], there: Mapping[str, ObjectInfo] | None, until: float) -> _Read:
         """Have the copies made that these users need; where they are known to be `there`, nobody is asked again."""
         wanted = _copied(found)
-        made = self._ask([partial(self._copy, picture, there) for _, picture in wanted], until)
+        calls = [partial(self._copy, picture, there) for _, picture in wanted]
+        made = self._ask_patiently(calls, calls, until)
         answers = {user.user_id: answer for (user, _), answer in zip(wanted, made, strict=True)}
         for user in found:
             self._note_copy(read, user, answers.get(user.user_id, False))
@@ -317,10 +330,16 @@ class Refresher:
 
     def _note_copy(self, read: _Read, user: _Found, answer: bool | ObjectNotFound | StoreUnavailable) -> None:
         picture = user.picture or Picture("")
-        if isinstance(answer, StoreUnavailable):  # or the copy was made, or will be
-            read.doubtful.append(user.user_id)
-        if isinstance(answer, ObjectNotFound) and picture.bundle and self._bundles:
+        if isinstance(answer, StoreUnavailable) and not isinstance(answer, ObjectUnreadable):
+            read.doubtful.append(user.user_id)  # or the copy was made, or will be
+        is_gone = isinstance(answer, ObjectNotFound | ObjectUnreadable)
+        if is_gone and picture.bundle and self._bundles:
             answer = self._bundles.missing(picture.bundle)
+        if isinstance(answer, ObjectUnreadable):
+            # The row goes without its image.  Each sweep finds that there is no copy, and has it tried again.
+            logger.warning("%s: its image is not copied: %s", user.user_id, answer)
+            picture = Picture("")
+            answer = False
         match answer:
             case ObjectNotFound() | Outdated():
                 read.again.append(user.user_id)
@@ -340,6 +359,20 @@ class Refresher:
             answers[first::width] = share
         return answers
 
+    def _ask_patiently(
+        self, calls: Sequence[Callable[[], _Answer]], last: Sequence[Callable[[], _Answer]], until: float
+    ) -> list[_Answer | StoreUnavailable]:
+        """The same; what cannot be read is asked for twice more, after a pause for all, at last by `last`."""
+        answers = self._ask(calls, until)
+        for pause, attempts in zip(PAUSES_S, (calls, last), strict=True):
+            unread = [n for n, answer in enumerate(answers) if isinstance(answer, ObjectUnreadable)]
+            if unread:
+                time.sleep(pause)
+                found = self._ask([attempts[n] for n in unread], until)
+                for number, answer in zip(unread, found, strict=True):
+                    answers[number] = answer
+        return answers
+
     def _csv(self, user_id: str) -> Csv:
         key = csv_key(user_id)
         if not _is_possible(key):
@@ -350,6 +383,28 @@ class Refresher:
             return None
         return judge_safely(self._judge, key, stored)
 
+    def _last_attempt_at_csv(self, user_id: str) -> Csv:
+        """Read it, or judge it unread.  Raises `StoreUnavailable`."""
+        # LIST tells the ETag of what HEAD may not.  It comes first: a reject by an older ETag than that
+        # of the bytes is read again by a sweep, one by a newer ETag might stay.
+        info = self._source.listed(csv_key(user_id))
+        try:
+            return self._csv(user_id)
+        except ObjectUnreadable as error:
+            if info is None:
+                raise StoreUnavailable(f"{error.key} changed while it was read") from None
+            logger.warning("a reject, as it cannot be read: %s", error)
+            version = CsvVersion(info.key, info.etag, info.last_modified)
+            return InvalidCsv(version, reason_of(error), None)
+
+    def _version_of(self, key: str) -> tuple[str, int] | None:
+        """ETag and LastModified, as LIST tells them of what cannot be read; None when there is no such key."""
+        try:
+            info = self._source.info(key)
+        except ObjectUnreadable:
+            info = self._source.listed(key)
+        return info and (info.etag, info.last_modified)
+
     def _newest(self, keys: Sequence[str], until: float) -> str | None:
         if len(keys) < 2:
             return keys[0] if keys else None
@@ -357,8 +412,9 @@ class Refresher:
         for key in keys:
             if time.monotonic() > until:
                 raise StoreUnavailable(_TOO_LONG)
-            with suppress(ObjectNotFound):  # deleted since it was asked for
-                found.append((key, self._source.last_modified(key)))
+            version = self._version_of(key)
+            if version:  # else it was deleted since it was asked for
+                found.append((key, version[1]))
         return newest_image(found)
 
 

@@ -87,7 +87,7 @@ class Sweep:
         pardoned = published.quarantined()
         self._trials.pardon(pardoned)  # the verdict may be wrong, and nobody would ever notice
         wrong |= self._wrong_bundles(listed) | self._remove_orphans(wanted, there, published)
-        marked = sorted(wrong | dirty | pardoned.keys())
+        marked = sorted(wrong | dirty | pardoned.keys() | published.unreadable())
         self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
         self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {

@@ -23,6 +23,7 @@ from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
     ObjectStore,
+    ObjectUnreadable,
     PreconditionFailed,
     StoredObject,
     StoreUnavailable,
@@ -40,6 +41,7 @@ from worker.ranged import RangedFile
 from worker.refresh import MOST_READINGS, Judge, judge, judge_safely
 from worker.shelf import Shelved, digest_of, read_shelf
 from worker.tar_archive import TarArchive
+from worker.unreadable import is_unreadable, reason_of, try_again
 from worker.zip_archive import MOST_DIRECTORY_BYTES, ZipArchive
 
 logger = logging.getLogger(__name__)
@@ -102,7 +104,8 @@ class Unpacker:
             if note is None:
                 return
             try:
-                info, before = self._source.info(key), read_shelf(self._output)[0].bundles.get(key)
+                info = self._info(key)
+                before = read_shelf(self._output)[0].bundles.get(key)
                 made = self._state(key, info, before, made) if info else None
                 claimed = self._switch(key, before, made, note)
             except (PreconditionFailed, ObjectNotFound):
@@ -162,9 +165,15 @@ class Unpacker:
         return index.users() if index else iter(())
 
     def _index(self, digest: str) -> BundleIndex | None:
-        with suppress(ObjectNotFound, InvalidIndex):
+        with suppress(ObjectNotFound, ObjectUnreadable, InvalidIndex):
             return BundleIndex("", 0, self._output.get(index_key(digest)).body)
         return None
+
+    def _info(self, key: str) -> ObjectInfo | None:
+        try:
+            return self._source.info(key)
+        except ObjectUnreadable:  # as LIST tells of it
+            return self._source.listed(key)
 
     # -- one version of a bundle -------------------------------------------------------------------------------------
     def _state(self, key: str, info: ObjectInfo, before: Shelved | None, made: Shelved | None) -> Shelved:
@@ -185,12 +194,24 @@ class Unpacker:
         except InvalidArchive as error:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
             after = self._reject(digest, info, before, error.reason)
+        except ObjectUnreadable as error:
+            if error.key != key:  # it is one of what was unpacked
+                raise
+            after = self._reject_unread(key, before, error)
         finally:  # whatever it is, it is neither a kill nor a hang
             self._unpacks.end(digest)
         return after
 
+    def _reject_unread(self, key: str, before: Shelved | None, error: ObjectUnreadable) -> Shelved:
+        info = self._source.listed(key)
+        if info is None:
+            raise ObjectNotFound(key)
+        return self._reject(digest_of(key, info.etag), info, before, reason_of(error))
+
     def _stays(self, digest: str, before: Shelved) -> bool:
         """Whether this very version was looked at before, and nothing has to be done again."""
+        if is_unreadable(before.reason):
+            return False  # each look tries again
         if before.reason:
             return not (before.reason.startswith(STUCK) and self._unpacks.is_pardoned(digest))
         return before.digest == digest and self._is_whole(digest)
@@ -227,7 +248,10 @@ class Unpacker:
         return replace(before, etag=info.etag, since=info.last_modified, reason=reason + KEPT)
 
     def _unpacked(self, key: str, info: ObjectInfo, digest: str) -> Shelved:
-        read = partial(self._source.get_range, key, info.etag)
+        def read(start: int, end: int) -> bytes:
+            return try_again(partial(self._source.get_range, key, info.etag, start, end))
+
+        try_again(partial(self._source.check_readable, key))  # LIST may not know its size
         file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
         index, ignored = IndexBuilder(), 0
         with _Writing(self._output, self._pool, self._there(digest)) as writing:

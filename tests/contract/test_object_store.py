@@ -11,10 +11,12 @@ from shared.object_store import (
     NotModified,
     ObjectNotFound,
     ObjectStore,
+    ObjectUnreadable,
     PreconditionFailed,
     S3ObjectStore,
     StoreUnavailable,
 )
+from tests.conftest import Seal
 
 MINIO_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
@@ -303,3 +305,68 @@ def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: 
     for call in calls:
         with pytest.raises(StoreUnavailable):
             call()
+
+
+# -- objects that are there and cannot be read ------------------------------------------------------------------------
+def test_an_unreadable_object_is_a_word_of_its_own(store: S3ObjectStore, beside: S3ObjectStore, seal: Seal) -> None:
+    etag = store.put("a.csv", b"before")
+    seal(store.bucket, "a.csv")
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("a.csv"),
+        lambda: store.get("a.csv", if_none_match=etag),
+        lambda: store.last_modified("a.csv"),
+        lambda: store.etag("a.csv"),
+        lambda: store.info("a.csv"),
+        lambda: store.get_range("a.csv", etag, 0, 1),
+        lambda: store.segment("a.csv", 0, 1),
+        lambda: store.check_readable("a.csv"),
+        lambda: store.replace("a.csv", b"x", None),
+        lambda: store.replace("a.csv", b"x", etag),
+        lambda: beside.copy_from(store.bucket, "a.csv", "b.csv"),
+    ]
+    for call in calls:
+        with pytest.raises(ObjectUnreadable) as refused:
+            call()
+        assert refused.value.code == "InvalidRequest"
+        assert "Encryption" in refused.value.message
+
+
+def test_an_unreadable_object_exists_and_is_listed(store: S3ObjectStore, seal: Seal) -> None:
+    seal(store.bucket, "a.csv")
+    store.put("b.csv", b"x")
+    ((sealed, other),) = store.objects()
+    assert store.exists("a.csv")
+    assert store.listed("a.csv") == sealed
+    assert store.listed("b.csv") == other == store.info("b.csv")
+    assert store.listed("a.cs") is None
+    assert store.page("a.csv", "", 1) == [sealed]
+
+
+def test_an_unreadable_object_can_be_overwritten_and_removed(store: S3ObjectStore, seal: Seal) -> None:
+    for key in ("put.csv", "copied.csv", "deleted.csv", "many.csv"):
+        seal(store.bucket, key)
+    store.put("put.csv", b"new")
+    store.copy_from(store.bucket, "put.csv", "copied.csv")
+    store.delete("deleted.csv")
+    store.delete_many(["many.csv"])
+    assert store.get("put.csv").body == store.get("copied.csv").body == b"new"
+    assert keys_of(store) == ["copied.csv", "put.csv"]
+    store.check_readable("put.csv")
+
+
+def test_what_is_readable_empty_or_not_there_is_not_unreadable(store: S3ObjectStore) -> None:
+    store.put("empty.csv", b"")
+    store.put("a.csv", b"x")
+    for key in ("a.csv", "empty.csv", "nobody.csv"):
+        store.check_readable(key)
+
+
+def test_a_refusal_of_access_or_bucket_is_not_about_one_object(
+    stranger: S3ObjectStore, no_bucket: S3ObjectStore, nowhere: S3ObjectStore
+) -> None:
+    for store in (stranger, no_bucket, nowhere):
+        asked = (store.get, store.etag, store.exists, store.check_readable, store.listed)
+        for call in asked:
+            with pytest.raises(StoreUnavailable) as refused:
+                call("a.csv")
+            assert not isinstance(refused.value, ObjectUnreadable)

@@ -51,6 +51,12 @@ class _Through(ObjectStore):
     def exists(self, key: str) -> bool:
         return self.store.exists(key)
 
+    def check_readable(self, key: str) -> None:
+        self.store.check_readable(key)
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        return self.store.listed(key)
+
     def last_modified(self, key: str) -> int:
         return self.store.last_modified(key)
 

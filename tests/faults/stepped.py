@@ -67,6 +67,12 @@ class SteppedStore(ObjectStore):
     def exists(self, key: str) -> bool:
         return perform(f"{self.name} EXISTS {key}", lambda: self._reached().exists(key), _unavailable)
 
+    def check_readable(self, key: str) -> None:
+        perform(f"{self.name} GET {key}", lambda: self._reached().check_readable(key), _unavailable)
+
+    def listed(self, key: str) -> ObjectInfo | None:
+        return perform(f"{self.name} LIST {key}", lambda: self._reached().listed(key), _unavailable)
+
     def last_modified(self, key: str) -> int:
         return perform(f"{self.name} HEAD {key}", lambda: self._reached().last_modified(key), _unavailable)
 

@@ -44,6 +44,15 @@ def nowhere(no_bucket: FakeObjectStore) -> FakeObjectStore:
     return no_bucket
 
 
+@pytest.fixture
+def seal(store: FakeObjectStore) -> Callable[[str, str], None]:
+    def seal(bucket: str, key: str) -> None:
+        assert bucket == store.bucket
+        store.seal(key)
+
+    return seal
+
+
 @dataclass
 class Client:
     """minio-py's way to write."""

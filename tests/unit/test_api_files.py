@@ -54,6 +54,24 @@ def test_a_file_is_put_and_the_answer_says_where_to_look(service: Service) -> No
     }
 
 
+def test_an_unreadable_file_is_a_409_that_says_why_and_can_be_deleted(service: Service) -> None:
+    service.files.seal("1.csv")
+    for method in (service.client.simulate_get, service.client.simulate_head):
+        assert method("/files/1.csv").status_code == 409
+    result = service.client.simulate_get("/files/1.csv")
+    assert kind(result) == "unreadable"
+    assert "encrypted with a key that Rowdrop does not have" in result.json["detail"]
+    assert service.client.simulate_delete("/files/1.csv").status_code == 202
+    assert service.client.simulate_get("/files/1.csv").status_code == 404
+
+
+def test_an_unreadable_image_is_a_409(service: Service) -> None:
+    service.view = View(EMPTY.updated(HEADER + b"1,A,B,1,src-data/1.png\n", "e"))
+    service.files.seal("1.png")
+    result = service.client.simulate_get("/data/1/image")
+    assert (result.status_code, kind(result)) == (409, "unreadable")
+
+
 def test_a_file_is_deleted_and_the_answer_says_where_to_look(service: Service) -> None:
     service.files.put("ü/1.png", b"x")
     service.files.put("ü.png", b"x")

@@ -16,6 +16,7 @@ import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
 from worker.backlog import Backlog, Note
 from worker.evidence import Watch
+from worker.readable_files import ReadableFiles
 from worker.sweep_record import SweepRecord
 
 REMOVED = "removed"
@@ -137,6 +138,13 @@ def _dead_letters() -> None:
     _replace(worker.events, "decode", fatal)
 
 
+def _rewriting() -> None:
+    def nothing_is_given_up(_: Call) -> Call:
+        return lambda *_: frozenset()
+
+    _replace(ReadableFiles, "look", nothing_is_given_up)
+
+
 REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
     "watch": ("the watch, and every sweep", _watch),
     "sweeps": ("every sweep but the hourly one", _sweeps),
@@ -149,6 +157,7 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
     "reconnecting": ("that workers connect to Redis anew", _reconnecting),
     "read marks": ("that who was read since its last mark is not read again", _read_marks),
     "writer": ("that there is one writer, and that it writes conditionally", _writer),
+    "rewriting": ("that published objects which cannot be read are written anew", _rewriting),
     "dead letters": ("that events which cannot be decoded are set aside", _dead_letters),
 }
 """What is taken away, in words, and how."""

@@ -5,7 +5,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests.faults.live import disks, kills, outages, storms, twos
+from tests.faults.live import disks, kills, outages, storms, twos, unreadable
 from tests.faults.live.scenario import Finding, Scenario, Stage
 
 SCENARIOS: dict[str, Scenario] = {
@@ -14,6 +14,7 @@ SCENARIOS: dict[str, Scenario] = {
     **storms.SCENARIOS,
     **twos.SCENARIOS,
     **disks.SCENARIOS,
+    **unreadable.SCENARIOS,
 }
 
 

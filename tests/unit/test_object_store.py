@@ -1,0 +1,46 @@
+"""An answer of MinIO that no MinIO of ours gives: its text is that of one that does."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from shared.object_store import S3ObjectStore, StoreUnavailable
+
+TAMPERED = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>XMinioObjectTampered</Code>'
+    b"<Message>The requested object was modified and may be compromised</Message>"
+    b"<BucketName>bucket</BucketName><Resource>/bucket</Resource></Error>"
+)
+
+
+class Tampered(BaseHTTPRequestHandler):
+    """Answers each request as MinIO answers a LIST with a tampered object in it."""
+
+    def do_GET(self) -> None:
+        self.send_response(206)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(TAMPERED)))
+        self.end_headers()
+        self.wfile.write(TAMPERED)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def tampered() -> Iterator[S3ObjectStore]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Tampered) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        yield S3ObjectStore("bucket", endpoint, "user", "password", "us-east-1")
+        server.shutdown()
+
+
+def test_a_list_that_is_an_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> None:
+    """obstore takes it for a page without objects: a sweep would find that all files are gone."""
+    with pytest.raises(StoreUnavailable):
+        list(tampered.objects())
+    with pytest.raises(StoreUnavailable):
+        tampered.page("", "", 10)
