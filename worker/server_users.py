@@ -71,7 +71,7 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
         "publisher": _policy(
             _allow(_LIST, output),
             _allow(["s3:GetObject"], f"{output}/*"),
-            _allow(_WRITE, *(f"{output}/{name}" for name in (OUTPUT, REJECTS, MANIFEST))),
+            _allow(_WRITE, *(f"{output}/{name}" for name in (OUTPUT, REJECTS, MANIFEST, BUNDLES))),
             _allow(["s3:DeleteObject"], f"{output}/{IMAGES}/*"),
         ),
         "api": _policy(
