@@ -19,12 +19,12 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from local.ports import free_port
 from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
 from shared.settings import Settings
-from tests.forged import Forger, send
+from tests.forged import Forger, send, upload_with_unsigned_trailer
 from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
 from worker.init import Init, UnknownUsers, policies_to_set
 from worker.minio_users import MinioUsers
 from worker.server_figures import ServerFigures
-from worker.server_users import REDIS_RULES, Buckets, minio_policies, redis_acl, users_id
+from worker.server_users import PROBE_PREFIX, REDIS_RULES, Buckets, minio_policies, redis_acl, users_id
 from worker.wiring import Wiring
 
 BUCKETS = Buckets("src-data", "processed-data")
@@ -102,6 +102,28 @@ def test_forged_writes_with_any_access_key_are_refused(guarded: Guarded, role: s
     for kind, reply in Forger(guarded.minio.endpoint, user.name).all(bucket, "forged.csv").items():
         assert 400 <= reply.status < 500, (kind, reply)
     assert guarded.keys() == before
+
+
+WRITABLE = {
+    "worker": (BUCKETS.output, "images/x.png"),
+    "publisher": (BUCKETS.output, "output.csv"),
+    "api": (BUCKETS.source, "x.csv"),
+    "loader": (BUCKETS.source, "x.csv"),
+    "drop": (BUCKETS.source, "x.csv"),
+    "init": (BUCKETS.source, f"{PROBE_PREFIX}x"),
+}
+"""Where each user may write."""
+
+
+@pytest.mark.parametrize("role", WRITABLE)
+def test_the_policies_alone_refuse_uploads_whose_signature_may_not_be_verified(guarded: Guarded, role: str) -> None:
+    """So forged ones are refused whatever MinIO runs: here the signature is right, and the policy refuses."""
+    bucket, key = WRITABLE[role]
+    user = guarded.credentials.minio[role]
+    reply = upload_with_unsigned_trailer(guarded.minio.endpoint, user.name, user.password, bucket, key)
+    assert (reply.status, b"<Code>AccessDenied</Code>" in reply.body) == (403, True)
+    client = guarded.client(role)
+    client.put_object(bucket, f"{key}.other" if bucket == BUCKETS.source else key, io.BytesIO(CSV), len(CSV))
 
 
 @pytest.mark.parametrize("role", [role for role in MINIO_ROLES if role in {"api", "loader", "drop"}])
