@@ -3,7 +3,7 @@
 A request is *local* if only this machine can have sent it.  The address of the peer cannot tell
 that: in a container every client has the address of the gateway.  So four things must hold at once:
 the API is published on a loopback address, no other host name is allowed, `Host` is a loopback
-name or address, and no header says that a proxy has forwarded the request.
+name or address, and neither a header nor HTTP/1.0 shows that a proxy has forwarded the request.
 
 A local request needs no token, unless the operator has set a token for writes.  Every other request
 needs one, unless `PUBLIC_READ` opens reading.
@@ -74,19 +74,27 @@ class AccessRules:
         """Whether only this machine is meant to reach the API."""
         return is_loopback(self.bind_address) and not self.allowed_hosts
 
-    def is_local(self, host: str | None, headers: Iterable[str]) -> bool:
+    def is_local(self, host: str | None, headers: Iterable[str], protocol: str) -> bool:
         """Return whether only this machine can have sent a request.
 
-        `host`: the `Host` header; `headers`: the names of all headers.
+        `host`: the `Host` header; `headers`: the names of all headers; `protocol`: the version of HTTP.
         """
-        if not self.local_only or not names_loopback(host or ""):
+        # A proxy that is set up by no more than an address sends HTTP/1.0, this address as `Host`, and no header.
+        if protocol == "HTTP/1.0" or not self.local_only or not names_loopback(host or ""):
             return False
         return not any(map(is_forwarding, headers))
 
-    def decide(self, method: str, host: str | None, headers: Iterable[str], authorization: str | None) -> Decision:
+    def decide(
+        self,
+        method: str,
+        host: str | None,
+        headers: Iterable[str],
+        authorization: str | None,
+        protocol: str = "HTTP/1.1",
+    ) -> Decision:
         """Decide on a request; `authorization` is the header of that name, None without one."""
         is_write = method not in READING
-        anonymous = self._decide_without_token(is_write, self.is_local(host, headers))
+        anonymous = self._decide_without_token(is_write, self.is_local(host, headers, protocol))
         if authorization is None:
             return anonymous
         token = self._find(authorization)

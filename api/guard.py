@@ -64,6 +64,7 @@ class AccessGuard:
             env.get("HTTP_HOST"),
             (name[len(_HEADER_PREFIX) :] for name in env if name.startswith(_HEADER_PREFIX)),
             env.get("HTTP_AUTHORIZATION"),
+            env.get("SERVER_PROTOCOL", ""),
         )
         if decision.outcome is not Outcome.ALLOWED:
             raise self._refuse(request, decision)

@@ -132,7 +132,10 @@ def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callabl
     Raises `CannotRun` when a port that was asked for is taken, or an address or a credential cannot be used.
     """
     # Someone may have sourced the file we keep: what comes from there is ours, and not given.
-    given = {name: value for name, value in given.items() if name in PORTS or kept.get(name) != value}
+    own = {name for name, value in given.items() if name not in PORTS and kept.get(name) == value}
+    if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= own:
+        own -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}  # one of them is another one: both are given
+    given = {name: value for name, value in given.items() if name not in own}
     unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
     unused |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
     values = {name: value for name, value in given.items() if name not in {*unused, *SECRET_SETTINGS}}

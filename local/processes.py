@@ -117,6 +117,12 @@ class Supervisor:
         with self._connected() as proxy:
             proxy.supervisor.startProcessGroup(APP, False)
 
+    def restart(self, name: str) -> None:
+        """Stop a program and start it again; return when it is started."""
+        with self._connected() as proxy:
+            proxy.supervisor.stopProcess(name)
+            proxy.supervisor.startProcess(name)
+
     def states(self) -> dict[str, str] | None:
         """Name to supervisor's word for its state ("RUNNING", "BACKOFF", …); None when supervisor does not answer."""
         with suppress(OSError, HTTPException, Fault), self._connected() as proxy:

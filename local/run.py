@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from local.readiness import ports_of, wait_for_app, wait_for_ports, wait_for_ser
 from local.screen import Screen
 from local.servers import MinioServer, RedisServer, find_minio, find_redis, tail
 from local.signals import Stopped, ignore_signals, raise_when_stopped
-from worker.credential_set import PROCESSES
+from worker.credential_set import PROCESSES, UNKNOWN_USERS
 from worker.server_users import redis_acl, users_id
 
 
@@ -182,7 +182,14 @@ def _start(
     environment = _environment(configuration, folder)
     supervisor.start(environment)
     wait_for_servers(supervisor, redis, minio, screen)
-    sample = _init(environment, configuration, with_sample, screen)
+
+    def let_users_be_made() -> None:
+        if minio:
+            minio.forget_users()
+            supervisor.restart("minio")
+            wait_for_servers(supervisor, redis, minio, screen)
+
+    sample = _init(environment, configuration, with_sample, screen, let_users_be_made)
     supervisor.start_app()
     wait_for_ports(ports_of(configuration))
     return sample
@@ -198,12 +205,21 @@ def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
     }
 
 
-def _init(environment: dict[str, str], configuration: Configuration, with_sample: bool, screen: Screen) -> bool:
-    """Have users, buckets and notifications made; whether the source bucket is new and has the sample."""
+def _init(
+    environment: dict[str, str],
+    configuration: Configuration,
+    with_sample: bool,
+    screen: Screen,
+    repair: Callable[[], None],
+) -> bool:
+    """Have users, buckets and notifications made; whether the source bucket is new and has the sample.
+
+    `repair` is called if MinIO does not know the users that it should.
+    """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
     own = {**configuration.settings_of("init"), **config.for_minio(os.environ)}
-    said = _python(["worker.init", *arguments], {**environment, **own}).splitlines()
+    said = _python(["worker.init", *arguments], {**environment, **own}, repair).splitlines()
     for line in said:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in said
@@ -216,11 +232,20 @@ def _load(folder: Path, environment: Mapping[str, str]) -> None:
         raise CannotRun(f"{folder} was not loaded")
 
 
-def _python(arguments: list[str], environment: dict[str, str]) -> str:
-    """Run a module of ours to its end and return what it printed.  Raises `CannotRun` with that when it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+def _python(arguments: list[str], environment: dict[str, str], repair: Callable[[], None]) -> str:
+    """Run a module of ours to its end and return what it printed.  Raises `CannotRun` with that when it fails.
+
+    If it ends with `UNKNOWN_USERS`, call `repair` and run it once more.
+    """
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    done = run()
+    if done.returncode == UNKNOWN_USERS:
+        repair()
+        done = run()
     if done.returncode:
         raise CannotRun(f"python -m {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -104,16 +104,25 @@ class _Server(ABC):
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill(self._process)
         self._process = None
 
     def kill(self) -> None:
         """SIGKILL, as a power failure would: nothing is flushed.  `start` may follow."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._kill(self._process)
             self._process = None
+
+    @staticmethod
+    def _kill(process: "subprocess.Popen[bytes]") -> None:
+        # The whole group: until its users are made MinIO is the child of a shell.  Its port is free when it is gone.
+        deadline = time.monotonic() + _STOP_S
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)
+                time.sleep(0.01)
 
     @property
     def _name(self) -> str:
@@ -277,6 +286,10 @@ class MinioServer(_Server):
         """Make the folders of data, queue and certificates."""
         for name in ("data", "queue", "certs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def forget_users(self) -> None:
+        """Have the next start let root sign in, so that the users are made again."""
+        (self.folder / "users-made").unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
         """Whether `/minio/health/cluster` says so; `/live` and `/ready` say it before buckets can be used."""

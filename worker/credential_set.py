@@ -1,7 +1,9 @@
 """The credentials of one Rowdrop: completed from what was given and what was kept, and divided among the processes."""
 
+import re
 import secrets
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
-from shared.tokens import InvalidToken, TokenKind, check_value, parse_tokens
+from shared.tokens import InvalidToken, Token, TokenKind, check_distinct, check_value, parse_tokens
 from worker.server_users import REDIS_RULES, Buckets, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
@@ -42,6 +44,14 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "init": ("minio", "redis", "root"),
 }
 """The kinds of credentials that each process gets."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{3,64}")
+_PASSWORD = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
+
+
+UNKNOWN_USERS = 3
+"""Exit status of `worker.init` if MinIO does not know its users and root may not sign in to make them."""
 
 
 class InvalidCredentials(Exception):
@@ -78,8 +88,10 @@ class Credentials:
         _check_tokens(given)
         root = _root(given, kept)
         redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
-        urls = {role: f"redis://{user.name}:{user.password}@{redis_address}/0" for role, user in redis.items()}
-        if not owns_redis:
+        urls = {role: _with_user(f"redis://{redis_address}/0", user) for role, user in redis.items()}
+        if owns_redis:
+            _check_distinct(redis, ServerUser("default", ""), "REDIS_USERS")
+        else:
             given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
             urls = {role: _with_user(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
         minio = _minio_users(given, kept, root, owns_minio=owns_minio)
@@ -154,15 +166,38 @@ class Credentials:
 
 def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
     """Parse `role=name:password` entries separated by commas or whitespace.  Raises `InvalidCredentials`."""
+    roles = MINIO_ROLES if setting == "MINIO_USERS" else REDIS_ROLES
     users = {}
     for entry in text.replace(",", " ").split():
-        role, has_user, user = entry.partition("=")
+        role, _, user = entry.partition("=")
         name, has_password, password = user.partition(":")
-        if not (has_user and has_password and name and password) or role not in {*MINIO_ROLES, *REDIS_ROLES}:
-            roles = ", ".join(MINIO_ROLES if setting == "MINIO_USERS" else REDIS_ROLES)
-            raise InvalidCredentials(f"{setting} must be entries of role=name:password; the roles are {roles}.")
+        if not has_password or role not in roles:
+            known = ", ".join(roles)
+            raise InvalidCredentials(f"{setting} must be entries of role=name:password; the roles are {known}.")
+        _check_user(ServerUser(name, password), f"{setting}, {role}")
         users[role] = ServerUser(name, password)
     return users
+
+
+def _check_user(user: ServerUser, setting: str) -> None:
+    """Raise `InvalidCredentials`, which does not contain the password, for what a server or a file would not take."""
+    if not _NAME.fullmatch(user.name):
+        raise InvalidCredentials(f"{setting}: the name must be 3 to 64 letters, digits, '.', '_' or '-'.")
+    if not _PASSWORD.fullmatch(user.password):
+        raise InvalidCredentials(
+            f"{setting}: the password must be 8 to 128 printable ASCII characters, without spaces, commas, quotes and "
+            "backslashes."
+        )
+
+
+def _check_distinct(users: Mapping[str, ServerUser], root: ServerUser, setting: str) -> None:
+    """Raise `InvalidCredentials` if two roles share a user, or one is root: each has rights of its own."""
+    names = Counter([root.name, *(user.name for user in users.values())])
+    shared = sorted(name for name, count in names.items() if count > 1)
+    if shared:
+        raise InvalidCredentials(
+            f"{setting}: {', '.join(shared)} is used more than once; each user needs its own name."
+        )
 
 
 def format_users(users: Mapping[str, ServerUser]) -> str:
@@ -172,15 +207,16 @@ def format_users(users: Mapping[str, ServerUser]) -> str:
 
 def _check_tokens(given: Mapping[str, str]) -> None:
     """Raise `InvalidCredentials` for a token that the API would refuse when it starts."""
-    for name in TOKEN_SETTINGS:
-        value = given.get(name, "")
-        try:
-            if name == "API_TOKEN":
-                check_value(value)
-            else:
-                parse_tokens(value, TokenKind.WRITE)
-        except InvalidToken as error:
-            raise InvalidCredentials(f"{name}: {error}.") from None
+    name = "API_TOKEN"
+    try:
+        check_value(given.get(name, ""))
+        tokens = [Token(name, given[name], TokenKind.WRITE)] if given.get(name) else []
+        for name in ("API_TOKENS", "READ_TOKENS"):
+            tokens += parse_tokens(given.get(name, ""), TokenKind(name))
+        name = ", ".join(TOKEN_SETTINGS)
+        check_distinct(tokens)
+    except InvalidToken as error:
+        raise InvalidCredentials(f"{name}: {error}.") from None
 
 
 def _root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:
@@ -207,9 +243,9 @@ def _minio_users(
     users = _users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
     # An environment of an earlier version holds root's: those are not for people who drop files.
     if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
-        if any(character.isspace() or character == "," for character in access_key + secret_key):
-            raise InvalidCredentials("MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be without whitespace and commas.")
         users["drop"] = ServerUser(access_key, secret_key)
+        _check_user(users["drop"], "MINIO_ACCESS_KEY and MINIO_SECRET_KEY")
+    _check_distinct(users, root, "MINIO_USERS and MINIO_ACCESS_KEY")
     return users
 
 

@@ -1,4 +1,4 @@
-"""Prepare the servers: `python -m worker.init`.  Makes the buckets, has MinIO send its events to Redis, and proves it.
+"""Prepare the servers: `python -m worker.init`.  Makes users and buckets, has MinIO send its events, and proves it.
 
 It adds its notification rules to those it finds and changes nothing else.  Where MinIO has no Redis target of ours it
 prints the lines to set, and Rowdrop goes on with sweeps alone.  May be run as often as one likes.
@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from shared.settings import InvalidSettings, Settings
 from worker import sample
+from worker.credential_set import UNKNOWN_USERS, InvalidCredentials
 from worker.forgery_probe import forged_keys
 from worker.minio_users import MinioUsers
 from worker.notifications import TARGETS, Notifications, Rules
@@ -175,8 +176,9 @@ _OPEN_HOLE = (
 )
 _UNKNOWN_USERS = (
     "MinIO does not know its users ({}), or not with these passwords, and root's access is off.\n"
-    "Start MinIO again with root's access, so that they are made: with docker compose\n"
-    "`docker compose up -d --force-recreate`; with ./run.sh remove minio/users-made from the data folder and start it."
+    "Start MinIO again with root's access, so that they are made.  ./run.sh does so by itself.  With docker compose:\n"
+    "  docker compose run --rm --no-deps -T secrets rm -f /srv/minio/users-made\n"
+    "  docker compose up -d --force-recreate"
 )
 
 
@@ -240,7 +242,10 @@ def main() -> None:
         init = Init(Wiring.from_environment(), with_sample=arguments.sample == "yes")
         init.wait_for_servers(arguments.wait)
         init.run()
-    except (InvalidSettings, UnknownUsers) as error:
+    except UnknownUsers as error:
+        print(error, file=sys.stderr)
+        sys.exit(UNKNOWN_USERS)
+    except (InvalidSettings, InvalidCredentials) as error:
         sys.exit(str(error))
     except (HTTPError, RedisError, MinioException, MinioAdminException) as error:
         sys.exit(f"the servers cannot be prepared: {error}")

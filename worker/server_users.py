@@ -122,11 +122,26 @@ def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
 _NO_ADMIN = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
 # INFO is in @dangerous.  Its section `server` alone has the run_id, which changes when Redis is restarted.
 _PIPELINE = f"~* &* {_NO_ADMIN} +info|server"
-_SEND_MESSAGES = "~events ~bulk ~_kombu.binding*"
+# Each selector in parentheses gives some commands on some keys: a message may be appended and a queue bound, but
+# nothing of another type can be written there, which would stop the workers.
+_SEND_MESSAGES = (
+    "(+lpush +llen +exists ~events ~bulk) "
+    "(+sadd +smembers +exists ~_kombu.binding.events ~_kombu.binding.bulk"
+    " ~_kombu.binding_permanent.events ~_kombu.binding_permanent.bulk)"
+)
+_BINDINGS = (
+    "~_kombu.binding.celeryev ~_kombu.binding.*celery.pidbox"
+    " ~_kombu.binding_permanent.celeryev ~_kombu.binding_permanent.*celery.pidbox"
+)
+_FOLLOW_WORKERS = (
+    f"(+sadd +srem +smembers +scard +exists +del {_BINDINGS})"
+    " (+zadd +zrem +zrange +zrangebyscore +zscore +zcard ~_kombu.binding_deadlines)"
+    f" (+eval +evalsha {_BINDINGS} ~_kombu.binding_deadlines)"
+)
 _READ_BY_API = (
     "ignored", "ignored:total", "dead_letters", "since:*", "published", "sweep", "epoch", "evidence:new",
     "evidence:looked", "counters", "source_failure", "notifications", "safe_queue", "events:fast", "events:safe",
-    "dirty", "asked:*", "rebuild:running", "unpack:*",
+    "dirty", "asked:*", "rebuild:*", "unpack:*",
 )  # fmt: skip
 _REBUILD_IDS = "rebuild:" + 16 * "[0-9a-f]"
 
@@ -138,13 +153,14 @@ REDIS_RULES: Mapping[str, str] = {
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _READ_BY_API),
-            f"~api:snapshots ~rebuild:queued ~{_REBUILD_IDS} {_SEND_MESSAGES} &published {_NO_ADMIN}",
+            f"~api:snapshots ~rebuild:queued ~{_REBUILD_IDS} &published {_NO_ADMIN} {_SEND_MESSAGES}",
         ]
     ),
-    "beat": f"{_SEND_MESSAGES} {_NO_ADMIN}",
+    "beat": f"{_NO_ADMIN} {_SEND_MESSAGES}",
+    # Flower acknowledges under keys of its own: who may write `unacked` can have a worker send any message.
     # The pattern of a subscription must be given as it is, or Redis refuses it.
-    "flower": f"%R~events %R~bulk ~unacked* ~_kombu.binding* ~celeryev* ~*.celery.pidbox"
-    f" &/0.celeryev/* &/0.celery.pidbox {_NO_ADMIN}",
+    "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
+    f" &/0.celeryev/* &/0.celery.pidbox {_NO_ADMIN} {_FOLLOW_WORKERS}",
     "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NO_ADMIN}",
     "health": "~health +ping +set",
 }

@@ -5,6 +5,7 @@ A failure of a server is tried again with growing pauses; when that ends, the us
 enqueues them anew.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from celery import Celery, Task
 from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
+from shared.keys import csv_key, refusal_of
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
 from shared.task_queue import (
@@ -27,6 +29,8 @@ from shared.task_queue import (
     create_celery,
 )
 from worker.wiring import Wiring
+
+logger = logging.getLogger(__name__)
 
 RETRIED: dict[str, Any] = {
     "autoretry_for": (StoreUnavailable, RedisError),
@@ -54,6 +58,9 @@ def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
 def create_scheduler(settings: Settings) -> Celery:
     """Return the application of beat and Flower, with its one schedule: the sweep that needs no evidence."""
     celery = create_celery(settings.redis_url)
+    # Flower consumes the workers' events: what it has not acknowledged must not be among the workers' messages.
+    names = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    celery.conf.broker_transport_options |= {name: f"flower:{name}" for name in names}
     celery.conf.beat_schedule = {
         "sweep": {
             "task": SWEEP,
@@ -85,6 +92,10 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
     @celery.task(name=REFRESH_ASKED, **RETRIED, **_OURS)
     def refresh_asked(user_id: str, request_id: str) -> None:
         """Mark a user of whom somebody asks it, and read the files."""
+        if refusal_of(csv_key(user_id)):
+            # The API asks for no such user.  Nobody could read it, and it would stay dirty.
+            logger.warning("a message asks for a user that cannot be: %.80r; it is ignored", user_id)
+            return
         parts = wiring()
         parts.backlog.mark([user_id], "event", time.time())
         parts.requests.note_marked(request_id)

@@ -16,7 +16,7 @@ from minio.error import MinioAdminException, S3Error
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from local.ports import free_port
+from local.ports import free_port, is_free
 from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
 from shared.settings import Settings
 from tests.forged import Forger, send, upload_with_unsigned_trailer
@@ -174,7 +174,7 @@ def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) ->
             {}, {"REDIS_USERS": format_users(servers.credentials.redis)}, f"127.0.0.1:{servers.redis.port}", 0.0
         )
         wiring = Wiring(servers.settings())
-        with pytest.raises(UnknownUsers, match="force-recreate"):
+        with pytest.raises(UnknownUsers, match="users-made"):
             Init(wiring).run()  # MinIO was not started again: root may not sign in, and nobody else may make users
         servers.minio.stop()
         servers.minio.root_user, servers.minio.root_password = servers.credentials.root
@@ -194,6 +194,7 @@ def test_a_minio_that_dies_while_its_users_are_made_starts_with_root_again(tmp_p
     with servers.redis, servers.minio:
         assert MinioUsers(servers.settings()).root_may_sign_in()
         servers.minio.kill()
+        assert is_free(servers.minio.port)
         assert not (servers.minio.folder / "users-made").exists()
         servers.minio.start()
         servers.minio.wait_ready()
@@ -356,10 +357,36 @@ def test_minio_may_only_push_to_its_lists(guarded: Guarded) -> None:
 
 
 def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
+    """Neither by the queues nor as messages that were not acknowledged, which the next worker sends again."""
+    ways = (
+        ["LPUSH", "events", "x"],
+        ["LPUSH", "bulk", "x"],
+        ["HSET", "unacked", "tag", "x"],
+        ["ZADD", "unacked_index", "1", "tag"],
+    )
     with guarded.connect("flower") as client:
-        for queue in ("events", "bulk"):
+        for way in ways:
             with pytest.raises(NoPermissionError):
-                client.lpush(queue, "a message")
+                client.execute_command(*way)
+
+
+@pytest.mark.parametrize("role", ["api", "beat", "flower", "init"])
+def test_no_sender_of_messages_may_put_something_else_in_their_place(guarded: Guarded, role: str) -> None:
+    """Workers that find another type under the key of a queue or of its bindings would not work any more."""
+    keys = (
+        "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk", "_kombu.binding.events",
+        "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines", "_kombu.binding.celery.pidbox",
+    )  # fmt: skip
+    with guarded.connect(role) as client:
+        for key in keys:
+            script = f"redis.call('SET', '{key}', 'x')"
+            for write in (["SET", key, "x"], ["RENAME", "health", key], ["RPUSH", key, "x"], ["EVAL", script, "0"]):
+                with pytest.raises((NoPermissionError, ResponseError)) as refused:
+                    client.execute_command(*write)
+                assert "permission" in str(refused.value).lower()
+        for key in ("events", "bulk"):
+            with pytest.raises(NoPermissionError):
+                client.delete(key)
 
 
 def test_there_is_no_default_user_of_redis(guarded: Guarded) -> None:

@@ -1,6 +1,7 @@
 """`./run.sh` as a user has it: what it says, what it leaves, and how it stands what is done to it."""
 
 import functools
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -85,6 +86,18 @@ def test_what_dies_is_restarted_and_what_a_killed_run_left_is_stopped_by_the_nex
     assert second.credentials == kept
     assert second.end(signal.SIGHUP) == 0
     assert processes(folder) == []
+
+
+def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Start) -> None:
+    first = start(folder, "--empty").ready()
+    assert first.end(signal.SIGTERM) == 0
+    made = (folder / "minio" / "users-made").read_text()
+    shutil.rmtree(folder / "minio" / "data" / ".minio.sys" / "config" / "iam")
+    assert (folder / "minio" / "users-made").read_text() == made  # so MinIO starts without root's access
+    second = start(folder, "--empty").ready()
+    assert "made the users of MinIO" in second.output
+    assert second.is_healthy()
+    assert second.end(signal.SIGTERM) == 0
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_named(folder: Path, start: Start) -> None:

@@ -169,7 +169,7 @@ def test_addresses_that_are_not_loopback(address: str) -> None:
 def test_headers_of_proxies_are_known(name: str) -> None:
     assert is_forwarding(name)
     rules = AccessRules()
-    assert not rules.is_local("localhost", ["HOST", name.upper()])
+    assert not rules.is_local("localhost", ["HOST", name.upper()], "HTTP/1.1")
 
 
 @pytest.mark.parametrize(

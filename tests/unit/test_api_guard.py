@@ -103,6 +103,8 @@ def test_write_through_a_proxy_is_refused(guarded: Guarded, method: str, status:
 def test_write_from_this_machine_needs_no_token(guarded: Guarded) -> None:
     assert guarded.ask("PUT", "/files/1.csv", body=b"after").status_code == 202
     assert guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
+    by_a_plain_proxy = guarded.ask("PUT", "/files/1.csv", http_version="1.0", body=b"forged")
+    assert by_a_plain_proxy.status_code == 401
     without_host = guarded.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
     assert without_host.status_code == 401
 

@@ -2,12 +2,21 @@
 
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
 from dotenv import dotenv_values
 
-from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, InvalidCredentials, parse_users
+from worker.credential_set import (
+    MINIO_ROLES,
+    PROCESSES,
+    REDIS_ROLES,
+    Credentials,
+    InvalidCredentials,
+    parse_users,
+    redis_user_of,
+)
 from worker.credentials import CannotPrepare, make_folders, prepare, shown
 from worker.server_users import Buckets, ServerUser, redis_acl, users_id
 
@@ -149,10 +158,13 @@ def test_a_redis_of_ones_own_is_told_to_minio(tmp_path: Path) -> None:
 
 
 def test_a_redis_of_ones_own_may_have_a_user_for_each_process() -> None:
-    given = {"REDIS_URL": "redis://:p@cache.example.org:7000/0", "REDIS_USERS": "api=a:1, minio=m:2"}
+    given = {
+        "REDIS_URL": "redis://:p@cache.example.org:7000/0",
+        "REDIS_USERS": "api=for-api:password-1, minio=for-minio:password-2",
+    }
     urls = complete(given).redis_urls
-    assert urls["api"] == "redis://a:1@cache.example.org:7000/0"
-    assert urls["minio"] == "redis://m:2@cache.example.org:7000/0"
+    assert urls["api"] == "redis://for-api:password-1@cache.example.org:7000/0"
+    assert urls["minio"] == "redis://for-minio:password-2@cache.example.org:7000/0"
     assert urls["worker"] == "redis://:p@cache.example.org:7000/0"
 
 
@@ -195,10 +207,53 @@ def test_a_token_that_the_api_would_refuse_is_refused_before_anything_starts(set
     assert "tooshort" not in str(refused.value)
 
 
-@pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "worker=:password", "nobody=a:b"])
+@pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "nobody=name:password", "minio=name:password"])
 def test_users_that_are_no_entries_are_refused_with_the_form_and_the_roles(entry: str) -> None:
     with pytest.raises(InvalidCredentials, match=r"MINIO_USERS must be entries of role=name:password.*publisher"):
         parse_users(entry, "MINIO_USERS")
+
+
+@pytest.mark.parametrize("name", ["", "ab", 'a"b', "a:b", "a b", "a/b", "n" * 65, "\u00e9t\u00e9"])
+def test_a_name_that_a_server_would_not_take_is_refused(name: str) -> None:
+    with pytest.raises(InvalidCredentials, match=r"the name must be|must be entries"):
+        parse_users(f"worker={name}:a-password", "MINIO_USERS")
+
+
+@pytest.mark.parametrize("password", ["short", "with-a-'-quote", 'with-a-"-quote', "with-a-\\-backslash", "\u00e9" * 9])
+def test_a_password_that_a_file_would_not_take_is_refused_and_not_shown(password: str) -> None:
+    with pytest.raises(InvalidCredentials, match="worker: the password must be") as refused:
+        parse_users(f"worker=name:{password}", "MINIO_USERS")
+    assert password not in str(refused.value)
+    with pytest.raises(InvalidCredentials, match="MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the password must be"):
+        complete({"MINIO_ACCESS_KEY": "people", "MINIO_SECRET_KEY": password})
+
+
+def test_the_characters_of_other_makers_of_keys_are_taken() -> None:
+    assert parse_users("api=AKIAIOSFODNN7EXAMPLE:wJalrXUtn/K7MDENG+bPxRfiCY=:~", "MINIO_USERS")[
+        "api"
+    ].password.endswith("=:~")
+    url = complete({"REDIS_USERS": "worker=name:p@x/y?z#%41["}).redis_urls["worker"]
+    assert redis_user_of(url) == ServerUser("name", "p@x/y?z#%41[")
+    assert urlsplit(url).hostname == "redis"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"MINIO_USERS": "drop=same:a-password,api=same:a-password"},
+        {"MINIO_USERS": "drop=admin:a-password", "MINIO_ROOT_USER": "admin"},
+        {"REDIS_USERS": "worker=same:a-password,api=same:a-password"},
+        {"REDIS_USERS": "worker=default:a-password"},
+    ],
+)
+def test_no_user_is_shared(given: dict[str, str]) -> None:
+    with pytest.raises(InvalidCredentials, match="is used more than once"):
+        complete(given)
+
+
+def test_tokens_that_are_the_same_are_refused_before_anything_starts() -> None:
+    with pytest.raises(InvalidCredentials, match="have the same value"):
+        complete({"API_TOKEN": TOKEN, "READ_TOKENS": f"reader={TOKEN}"})
 
 
 def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused(tmp_path: Path) -> None:

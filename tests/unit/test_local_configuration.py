@@ -153,6 +153,13 @@ def test_the_kept_file_of_an_earlier_version_gives_nobody_roots_credentials() ->
         assert "of-an-earlier-version" not in str([credentials.minio, credentials.redis_urls])
 
 
+def test_a_secret_may_be_given_anew_for_the_same_access_key(tmp_path: Path) -> None:
+    first = {"MINIO_ACCESS_KEY": "alice", "MINIO_SECRET_KEY": "first-secret"}
+    keep(configure(free_ports() | first, {}, silent), tmp_path / ".env")
+    second = first | {"MINIO_SECRET_KEY": "second-secret"}
+    assert configure(second, kept_in(tmp_path / ".env"), silent).credentials.minio["drop"] == ("alice", "second-secret")
+
+
 def test_the_kept_file_holds_what_people_need(tmp_path: Path) -> None:
     configuration = configure(free_ports(), {}, silent)
     keep(configuration, tmp_path / ".env")

@@ -1,0 +1,22 @@
+"""What the tasks do with messages that nobody should have sent."""
+
+import logging
+
+import pytest
+
+from shared.settings import Settings
+from worker.tasks import create_app
+from worker.wiring import Wiring
+
+
+@pytest.mark.parametrize("user_id", ["../../etc", "a/b", "", "x" * 300, "a\tb"])
+def test_a_message_for_a_user_that_cannot_be_is_ignored_and_logged(
+    user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wiring() -> Wiring:
+        raise AssertionError("it must not be marked")
+
+    app = create_app(Settings("http://not.used", "", "", "redis://not.used:6379/0"), wiring)
+    with caplog.at_level(logging.WARNING):
+        app.tasks["refresh_asked"].run(user_id, "request")
+    assert "a user that cannot be" in caplog.text
