@@ -22,7 +22,7 @@ _OPEN_METHODS = frozenset({"GET", "HEAD"})
 _HEADER_PREFIX = "HTTP_"
 _HOW_TO_WRITE = (
     "Send a write token of this Rowdrop with the request, as Authorization: Bearer <token>: "
-    "the API_TOKEN, one of the API_TOKENS, or the generated one."
+    "the API_TOKEN or one of the API_TOKENS, or while neither is set the generated one."
 )
 _HOW_TO_READ = (
     "Only programs on the same machine read without a token.  Send a read token or a write token "

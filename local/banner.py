@@ -11,7 +11,9 @@ _THEIRS = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: as you gave 
 def banner(folder: Path, configuration: Configuration) -> str:
     """The text, without any secret.  `folder`: the data folder of this run."""
     values = configuration.values
-    console = [f"  Console       http://127.0.0.1:{values['MINIO_CONSOLE_PORT']}"] if configuration.own_minio else []
+    sign_in = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
+    address = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
+    console = [f"  Console       {address}   {sign_in}"] if configuration.own_minio else []
     return "\n".join(
         [
             "",
@@ -20,7 +22,7 @@ def banner(folder: Path, configuration: Configuration) -> str:
             f"  API           http://127.0.0.1:{values['API_PORT']}/data   (also /stats, /errors, /health/ready)",
             f"  S3            {values['MINIO_ENDPOINT']}   (drop into {configuration.source_bucket})",
             *console,
-            f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}",
+            f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}   (FLOWER_USER, FLOWER_PASSWORD)",
             f"  Credentials   {_short(folder / '.env')}",
             f"  Logs          {_short(folder / 'logs')}",
             "",

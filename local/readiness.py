@@ -44,9 +44,10 @@ def wait_for_app(supervisor: Supervisor, configuration: Configuration, with_samp
     When that takes long, report once what is missing, with the log that matters, and go on waiting.
     """
     port = configuration.port("API_PORT")
+    token = configuration.credentials.any_token
     started = time.monotonic()
     told = False
-    while (missing := _missing(port, with_sample)) is not None:
+    while (missing := _missing(port, token, with_sample)) is not None:
         waited = time.monotonic() - started
         if waited > _QUIET_S and not told:
             told = True
@@ -76,15 +77,15 @@ def _state(name: str, supervisor: Supervisor) -> str | None:
     return (supervisor.states() or {}).get(name)
 
 
-def _missing(port: int, with_sample: bool) -> str | None:
-    status, body = http_get(port, "/health/ready")
+def _missing(port: int, token: str, with_sample: bool) -> str | None:
+    status, body = http_get(port, "/health/ready", token)
     if status != 200:
         return f"GET /health/ready: {body.decode(errors='replace') or 'no answer'}"
     # Several processes share the port, and each has to load its own table first.
     if any(http_get(port, "/health/live")[0] != 200 for _ in range(_ASKED)):
         return "GET /health/live: not every process of the API has a table yet"
     if with_sample:
-        status, body = http_get(port, "/data")
+        status, body = http_get(port, "/data", token)
         rows = json.loads(body) if status == 200 else []
         if not any(str(row["user_id"]).startswith("sample-") for row in rows):
             return f"GET /data shows no row of the sample (status {status})"

@@ -15,6 +15,7 @@ from local.banner import banner
 from local.configuration import Configuration
 from local.errors import CannotRun
 from local.locks import lock, try_lock
+from local.ports import HOST
 from local.processes import ROOT, Supervisor, app, read_credentials, servers, stop_left_overs, write_credentials
 from local.readiness import ports_of, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
@@ -102,6 +103,8 @@ def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -
         choosing_ports.enter_context(_lock_against_other_starts(screen))
         configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
         config.keep(configuration, folder / ".env")
+        if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
+            screen(f"BIND_ADDRESS is for docker compose; with ./run.sh everything listens on {HOST} alone.")
         redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
         supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
         try:

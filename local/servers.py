@@ -296,11 +296,15 @@ class MinioServer(_Server):
         return http_get(self.port, "/minio/health/cluster")[0] == 200
 
 
-def http_get(port: int, path: str) -> tuple[int | None, bytes]:
-    """Status and body of `GET path` on this port of 127.0.0.1, whatever proxy is set; no status without an answer."""
+def http_get(port: int, path: str, token: str = "") -> tuple[int | None, bytes]:
+    """Status and body of `GET path` on this port of 127.0.0.1, whatever proxy is set; no status without an answer.
+
+    `token` is sent as `Authorization: Bearer`, if there is one.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):

@@ -158,6 +158,13 @@ class Credentials:
             **self._token_settings(),
         }
 
+    @property
+    def any_token(self) -> str:
+        """A token with which the API can be read."""
+        settings = self._token_settings()
+        named = parse_tokens(settings.get("API_TOKENS", ""), TokenKind.WRITE)
+        return settings.get("API_TOKEN") or settings.get("GENERATED_API_TOKEN") or named[0].value
+
     def _token_settings(self) -> dict[str, str]:
         """Return the tokens that were given, and the generated one if none of them can write."""
         can_write = any(name in self.tokens for name in ("API_TOKEN", "API_TOKENS"))

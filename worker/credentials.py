@@ -176,6 +176,8 @@ def main() -> None:
         folders = [HOME, *(MINIO_HOME / name for name in ("data", "queue", "certs")), REDIS_HOME / "data"]
         make_folders(folders, mounted)
         credentials = prepare(HOME, given, Buckets(source_bucket, output_bucket), time.time(), renew=arguments.renew)
+        if arguments.renew:
+            print("New credentials are written.  Now: docker compose up -d --force-recreate", file=sys.stderr)
         if arguments.show is not None:
             own = f"http://127.0.0.1:{os.environ.get('MINIO_PORT', '9000')}"
             print(shown(credentials, arguments.show, os.environ.get("MINIO_ENDPOINT") or own), end="")

@@ -191,14 +191,16 @@ def _lines_to_set(settings: Settings) -> str:
     url = urlsplit(settings.redis_url)
     lines = [
         "MinIO does not send its events to this Redis, so that changes show only after a sweep.",
-        "For rows within milliseconds start MinIO with these variables, then run `python -m worker.init` again:",
+        "For rows within milliseconds start MinIO with these variables, then start Rowdrop again:",
     ]
+    # The user in our own REDIS_URL is that of this process, which may not append events.
+    to_be_filled_in = "<its password>" if url.username else "<the password in REDIS_URL>"
     for target, key in TARGETS.items():
         lines += [
             f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
             f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
-            *([f"  MINIO_NOTIFY_REDIS_USER_{target}={url.username}"] if url.username else []),
-            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}=<the password in REDIS_URL>",
+            *([f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"] if url.username else []),
+            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={to_be_filled_in}",
             f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
             f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
         ]

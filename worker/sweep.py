@@ -9,6 +9,7 @@ see `worker.healed`.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,6 +20,7 @@ from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
 from shared.output_csv import OutputCsv, read_frame
 from shared.published import IMAGES, UNPACKED
 from shared.records import RULES_VERSION, Buckets, Reject
+from shared.settings import InvalidSettings
 from shared.unpacks import Unpacks
 from worker.backlog import NOTHING_KNOWN, Backlog, new_token
 from worker.bulk import BulkWork
@@ -233,7 +235,10 @@ def _version(reject: Reject) -> str:
 
 def main() -> None:
     """Have a sweep begun now, by the workers of the servers that the environment names."""
-    wiring = Wiring.from_environment()
+    try:
+        wiring = Wiring.from_environment()
+    except InvalidSettings as error:
+        sys.exit(f"{error}\n(with ./run.sh: set -a; . var/credentials/worker.env; set +a)")
     SweepRecord(wiring.redis).request(wiring.tasks, "by hand")
     wiring.close()
 

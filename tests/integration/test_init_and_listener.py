@@ -92,6 +92,20 @@ def test_without_an_event_init_prints_what_to_set(
     assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in said
     assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in said
     assert "other-password" not in said
+    assert "USER_FAST" not in said  # the default user
+
+
+def test_the_user_of_init_is_not_told_for_minio(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    acl = ["user init-1 on >a-password ~* &* +@all"]
+    with RedisServer(tmp_path / "other", free_port(), "a-password", user="init-1", acl=acl) as other:
+        stepping = Stepping(replace(settings, redis_url=other.url))
+        Init(stepping.wiring, probe_wait_s=0.5).run()
+        said = capsys.readouterr().out
+        stepping.close()
+    assert "MINIO_NOTIFY_REDIS_USER_FAST=<the user `minio` of REDIS_USERS>" in said
+    assert "init-1" not in said
 
 
 def test_an_open_hole_is_told_with_what_to_do(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,14 @@ def test_what_dies_is_restarted_and_what_a_killed_run_left_is_stopped_by_the_nex
     assert processes(folder) == []
 
 
+@pytest.mark.parametrize("tokens", [{}, {"API_TOKENS": "ci=a-token-that-the-test-has-set"}])
+def test_it_becomes_ready_when_every_client_needs_a_token(folder: Path, start: Start, tokens: dict[str, str]) -> None:
+    run = start(folder, ALLOWED_HOSTS="rowdrop.example.org", **tokens).ready()
+    assert run.get("/data")[0] == 401
+    assert run.get("/health/live")[0] == 200
+    assert run.end(signal.SIGTERM) == 0
+
+
 def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Start) -> None:
     first = start(folder, "--empty").ready()
     assert first.end(signal.SIGTERM) == 0

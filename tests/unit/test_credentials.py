@@ -251,6 +251,20 @@ def test_no_user_is_shared(given: dict[str, str]) -> None:
         complete(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"API_TOKEN": TOKEN}, TOKEN),
+        ({"API_TOKENS": f"ci={TOKEN} other=another-{TOKEN}"}, TOKEN),
+        ({"READ_TOKENS": f"reader={TOKEN}"}, None),
+        ({}, None),
+    ],
+)
+def test_there_is_a_token_to_read_with_whatever_was_given(given: dict[str, str], expected: str | None) -> None:
+    credentials = complete(given)
+    assert credentials.any_token == (expected or credentials.generated_api_token)
+
+
 def test_tokens_that_are_the_same_are_refused_before_anything_starts() -> None:
     with pytest.raises(InvalidCredentials, match="have the same value"):
         complete({"API_TOKEN": TOKEN, "READ_TOKENS": f"reader={TOKEN}"})
