@@ -32,7 +32,9 @@ def test_every_answer_is_one_that_is_described(rowdrop: Run) -> None:
     address = f"http://127.0.0.1:{rowdrop.credentials['API_PORT']}/openapi.json"
     options = ["--max-examples", EXAMPLES, "--no-color", "--generation-database", "none"]
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", "tests/schemathesis.toml", "run"]
-    done = subprocess.run([*command, *options, address], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks"}
+    command += [*options, address]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
     assert "Server error" not in done.stdout
     until(rowdrop.is_healthy)
