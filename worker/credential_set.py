@@ -118,11 +118,14 @@ class Credentials:
         kept = {
             "MINIO_ROOT_USER": self.root.name,
             "MINIO_ROOT_PASSWORD": self.root.password,
-            "REDIS_USERS": format_users(self.redis),
             "FLOWER_PASSWORD": self.flower.password,
             "GENERATED_API_TOKEN": self.generated_api_token,
         }
-        return {**kept, "MINIO_USERS": format_users(self.minio)} if self.owns_minio else kept
+        if self.owns_minio:
+            kept["MINIO_USERS"] = format_users(self.minio)
+        if self.owns_redis:
+            kept["REDIS_USERS"] = format_users(self.redis)
+        return kept
 
     def settings_of(self, process: str) -> dict[str, str]:
         """Return the credentials that one of `PROCESSES` gets, by setting."""

@@ -220,7 +220,7 @@ def policies_to_set(settings: Settings) -> str:
     lines = ["# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"]
     for role, policy in minio_policies(buckets).items():
         lines.append(f"\n# {role}\n{json.dumps(policy, indent=2)}")
-    lines.append("\n# One Redis user for each of these; REDIS_USERS='worker=<name>:<password>,api=…'")
+    lines.append("\n# One Redis user for each of these (Redis 7.0); REDIS_USERS='worker=<name>:<password>,api=…'")
     for role, rules in REDIS_RULES.items():
         lines.append(f"ACL SETUSER <name of {role}> on ><password> resetchannels -@all {rules}")
     return "\n".join(lines)

@@ -120,6 +120,8 @@ def test_secrets_of_servers_that_are_not_ours_are_not_kept(tmp_path: Path) -> No
         "MINIO_ACCESS_KEY": "them",
         "MINIO_SECRET_KEY": "their-secret",
         "REDIS_URL": "redis://:their-password@redis.example/0",
+        "MINIO_USERS": "api=for-api:their-second-secret",
+        "REDIS_USERS": "api=for-api:their-second-password",
     }
     keep(configure(theirs, {}, silent), tmp_path / ".env")
     assert "their" not in (tmp_path / ".env").read_text()
