@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -103,37 +104,43 @@ class RealServers:
         self.minio.set_bucket_notification(self.source.bucket, NotificationConfig(queue_config_list=[queue]))
 
     def put(self, key: str, body: bytes) -> list[bytes]:
-        self.source.put(key, body)
-        return self._said([key])
+        return self._events_of(lambda: self.source.put(key, body), [key])
 
     def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
         for key, body, modified in members:  # a tar each: MinIO unpacks the members of one in any order
             when = datetime.fromtimestamp(modified, UTC)
             member = SnowballObject(key, data=io.BytesIO(body), length=len(body), mod_time=when)
-            self.minio.upload_snowball_objects(self.source.bucket, [member])
-            yield from self._said([key])
+            yield from self._events_of(partial(self.minio.upload_snowball_objects, self.source.bucket, [member]), [key])
 
     def delete(self, key: str) -> list[bytes]:
-        self.source.delete(key)
-        return self._said([key])
+        return self._events_of(lambda: self.source.delete(key), [key])
 
     def delete_many(self, keys: Sequence[str]) -> list[bytes]:
-        errors = list(self.minio.remove_objects(self.source.bucket, map(DeleteObject, keys)))
-        assert errors == []
-        return self._said(keys)
+        def delete() -> None:
+            errors = list(self.minio.remove_objects(self.source.bucket, map(DeleteObject, keys)))
+            assert errors == []
 
-    def _said(self, keys: Iterable[str]) -> list[bytes]:
-        """The fast events of these keys, in any order, as soon as all have come; others are left out."""
-        wanted, said = list(keys), list[bytes]()
+        return self._events_of(delete, keys)
+
+    def _events_of(self, write: Callable[[], object], keys: Iterable[str]) -> list[bytes]:
+        """Write, and take the events of these keys out of Redis as soon as all are there, in any order.
+
+        The list may hold events that the test has delivered and no listener has read.  They came before the write, so
+        they are at the left of it, and stay.
+        """
+        delivered: Any = self.redis.llen(FAST)
+        write()
+        wanted, events = list(keys), list[bytes]()
         deadline = time.monotonic() + EVENT_PATIENCE_S
         while wanted:
-            raw: Any = self.redis.rpop(FAST)
             assert time.monotonic() < deadline, f"no event of {wanted}"
-            if raw is None:
+            arrived: Any = self.redis.llen(FAST)
+            if arrived <= delivered:
                 time.sleep(0.001)
                 continue
+            raw: Any = self.redis.rpop(FAST)
             key = json.loads(raw)[0]["Event"][0]["s3"]["object"]["key"]
             if key in wanted:
                 wanted.remove(key)
-                said.append(raw)
-        return said
+                events.append(raw)
+        return events
