@@ -13,8 +13,8 @@ from dotenv import dotenv_values
 from local.errors import CannotRun
 from local.ports import HOST, is_free
 from local.servers import write_private
+from shared.records import Buckets
 from worker.credential_set import GIVEN, SECRET_SETTINGS, Credentials, InvalidCredentials
-from worker.server_users import Buckets
 
 PORTS = {"API_PORT": 8080, "MINIO_PORT": 9000, "MINIO_CONSOLE_PORT": 9001, "REDIS_PORT": 6379, "FLOWER_PORT": 5555}
 """The ports, each with the number taken when it is free and nobody asked for another."""

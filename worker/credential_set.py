@@ -12,8 +12,9 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
+from shared.records import Buckets
 from shared.tokens import InvalidToken, Token, TokenKind, check_distinct, check_value, parse_tokens
-from worker.server_users import REDIS_RULES, Buckets, ServerUser, minio_policies
+from worker.server_users import REDIS_RULES, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
 """MinIO's own tool makes tokens for its metrics valid for a hundred years; a new password ends them."""

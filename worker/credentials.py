@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from shared.records import Buckets
 from worker.credential_set import GIVEN, PROCESSES, TOKEN_SETTINGS, Credentials, InvalidCredentials, redis_user_of
-from worker.server_users import Buckets, redis_acl, users_id
+from worker.server_users import redis_acl, users_id
 
 HOME = Path("/run/rowdrop")
 """Here are the volumes of all other containers, a folder each, which only this container writes to."""

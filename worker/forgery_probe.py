@@ -17,7 +17,8 @@ from urllib.parse import quote, urlencode
 import certifi
 import urllib3
 
-_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+from worker.server_users import UNSIGNED_TRAILER
+
 _NO_SIGNATURE = "0" * 64
 _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _TIMEOUT = urllib3.Timeout(connect=5, read=15)
@@ -31,7 +32,7 @@ def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix
     """
     now = datetime.now(UTC)
     credential = f"{access_key}/{now:%Y%m%d}/{region or 'us-east-1'}/s3/aws4_request"
-    headers = {"x-amz-content-sha256": _UNSIGNED_TRAILER, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
+    headers = {"x-amz-content-sha256": UNSIGNED_TRAILER, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
     query_key = prefix + secrets.token_hex(6)
     snowball_key = prefix + secrets.token_hex(6)
     ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()  # as the minio package does

@@ -21,6 +21,7 @@ from minio.error import MinioAdminException, MinioException, S3Error, ServerErro
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
+from shared.records import Buckets
 from shared.settings import InvalidSettings, Settings
 from worker import sample
 from worker.credential_set import UNKNOWN_USERS, InvalidCredentials
@@ -28,7 +29,7 @@ from worker.forgery_probe import forged_keys
 from worker.minio_users import MinioUsers
 from worker.notifications import TARGETS, Notifications, Rules
 from worker.public_output import set_public
-from worker.server_users import PROBE_PREFIX, REDIS_RULES, Buckets, minio_policies
+from worker.server_users import PROBE_PREFIX, REDIS_RULES, minio_policies
 from worker.wiring import Wiring
 
 __all__ = ["PROBE_PREFIX", "Init"]

@@ -15,10 +15,11 @@ from minio.error import MinioException, S3Error
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from shared.records import Buckets
 from shared.settings import Settings
 from worker.credential_set import parse_users
 from worker.forgery_probe import forged_keys
-from worker.server_users import PROBE_PREFIX, Buckets, ServerUser, minio_policies
+from worker.server_users import PROBE_PREFIX, ServerUser, minio_policies
 
 POLICY_PREFIX = "rowdrop-"
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS, UNPACKED
+from shared.records import Buckets
 
 Statement = dict[str, Any]
 Policy = dict[str, Any]
@@ -25,17 +26,8 @@ SAMPLE_PREFIX = "sample-"
 
 _LIST = ["s3:ListBucket", "s3:GetBucketLocation"]
 _WRITE = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-
-
 _ON_ITSELF = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
 """What MinIO lets every user do to itself unless it is denied: change its password, make further access keys."""
-
-
-class Buckets(NamedTuple):
-    """The names of the bucket that files are dropped into and of the bucket that holds the results."""
-
-    source: str
-    output: str
 
 
 class ServerUser(NamedTuple):
@@ -56,7 +48,8 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
     `drop` is the user of people who drop files.  `metrics` has no process: a token signed with its secret key opens
     MinIO's metrics and nothing else.
     """
-    source, output = (f"arn:aws:s3:::{bucket}" for bucket in buckets)
+    source = f"arn:aws:s3:::{buckets.source}"
+    output = f"arn:aws:s3:::{buckets.output}"
     return {
         "listener": _policy(
             _allow([*_LIST, "s3:GetBucketNotification", "s3:PutBucketNotification"], source),

@@ -18,13 +18,14 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from local.ports import free_port, is_free
 from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
+from shared.records import Buckets
 from shared.settings import Settings
 from tests.forged import Forger, send, upload_with_unsigned_trailer
 from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
 from worker.init import Init, UnknownUsers, policies_to_set
 from worker.minio_users import MinioUsers
 from worker.server_figures import ServerFigures
-from worker.server_users import PROBE_PREFIX, REDIS_RULES, Buckets, minio_policies, redis_acl, users_id
+from worker.server_users import PROBE_PREFIX, REDIS_RULES, minio_policies, redis_acl, users_id
 from worker.wiring import Wiring
 
 BUCKETS = Buckets("src-data", "processed-data")
@@ -64,7 +65,11 @@ class Guarded:
     def keys(self) -> set[str]:
         """The names of all objects in both buckets, as people see them."""
         client = self.client("drop")
-        return {str(found.object_name) for bucket in BUCKETS for found in client.list_objects(bucket, recursive=True)}
+        return {
+            str(found.object_name)
+            for bucket in (BUCKETS.source, BUCKETS.output)
+            for found in client.list_objects(bucket, recursive=True)
+        }
 
 
 def started(folder: Path) -> Guarded:
@@ -95,7 +100,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 # -- forged writes -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("role", ["root", *MINIO_ROLES])
-@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("bucket", (BUCKETS.source, BUCKETS.output))
 def test_forged_writes_with_any_access_key_are_refused(guarded: Guarded, role: str, bucket: str) -> None:
     user = guarded.credentials.root if role == "root" else guarded.credentials.minio[role]
     before = guarded.keys()

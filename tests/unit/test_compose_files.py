@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from local.minio_build import MODULE_VERSION
+from shared.records import Buckets
 from worker.credential_set import Credentials
 from worker.credentials import files_of
-from worker.server_users import Buckets
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")

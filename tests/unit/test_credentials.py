@@ -8,6 +8,7 @@ import jwt
 import pytest
 from dotenv import dotenv_values
 
+from shared.records import Buckets
 from worker.credential_set import (
     MINIO_ROLES,
     PROCESSES,
@@ -18,7 +19,7 @@ from worker.credential_set import (
     redis_user_of,
 )
 from worker.credentials import CannotPrepare, make_folders, prepare, shown
-from worker.server_users import Buckets, ServerUser, redis_acl, users_id
+from worker.server_users import ServerUser, redis_acl, users_id
 
 NOW = 1_767_225_600.0
 BUCKETS = Buckets("src-data", "processed-data")
