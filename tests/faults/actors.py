@@ -1,8 +1,8 @@
-"""Real code that stops before each of its requests, so that a test decides what happens in between, and at it.
+"""Real code that pauses before each request, so that a test controls every interleaving.
 
-An actor is one process of Rowdrop at one piece of work, in a thread of its own; only one thread runs at a time, and the
-test's own requests never stop.  To be killed is to do no request any more: what `except` and `finally` would still say
-to a server is not said, as after kill -9.
+An actor is one process of Rowdrop that does one piece of work in its own thread. Only one thread
+runs at a time, and the test's own requests never pause. A killed actor performs no further request.
+Requests in its `except` and `finally` blocks are not sent either, as after kill -9.
 """
 
 import threading
@@ -12,29 +12,32 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 PATIENCE_S = 60
-"""An actor that has not come to its next request by then hangs."""
+"""Timeout in seconds: an actor that reaches no further request in this time hangs."""
 
 _Answer = TypeVar("_Answer")
 _here = threading.local()
 
 
 class Verdict(Enum):
-    """What becomes of the request at which an actor stands."""
+    """What happens to the request at which an actor is paused."""
 
     DONE = "done"
-    KILLED = "killed before it"
-    REFUSED = "not done, and the client is told of a failure"
-    ANSWER_LOST = "done, but the client is told of a failure"
-    TWICE = "done twice, as by a client that tries again"
-    LATE = "the client is told of a failure, and it is done later"
+    KILLED = "the client is killed before it"
+    REFUSED = "not done, and the client gets an error"
+    ANSWER_LOST = "done, but the client gets an error"
+    TWICE = "done twice, as by a client that retries"
+    LATE = "the client gets an error, and it is done later"
 
 
 class Killed(BaseException):
-    """This process is gone."""
+    """Raised in the thread of an actor that is killed."""
 
 
 class Actor:
-    """`work` under the name of `name`; it stands before its first request, or is over, when this returns."""
+    """One piece of work in its own thread, which pauses before each request.
+
+    When the constructor returns, the actor is paused before its first request, or has ended.
+    """
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
         self.name, self.error, self.at, self.killed = name, None, "", False
@@ -48,35 +51,37 @@ class Actor:
 
     error: BaseException | None
     at: str
-    """The request at which it stands."""
+    """The request before which the actor is paused. Empty if it has ended."""
     token: str
     leases_lost: int
     lease_ends: float
     since: dict[str, int]
-    """Of a publisher, kept by `tests/faults/monitor.py`."""
+    """Fields of a publisher, from `token` on. `tests/faults/monitor.py` sets them."""
     unheard: Mapping[str, int]
-    """Of a sweep, likewise: whose events were lost before its LIST."""
+    """Of a sweep: users with an event that was lost before its LIST. Set there as well."""
 
     @property
     def over(self) -> bool:
-        """Whether the work has come to its end, by whatever way."""
+        """Return whether the work has ended, in any way."""
         return not self.at
 
     def step(self, verdict: Verdict = Verdict.DONE) -> None:
-        """Do the request at which it stands, and go on to the next."""
+        """Perform the current request, and run to the next one."""
         if not self.over:
             self._verdicts.put(verdict)
             self._wait()
 
     def kill(self) -> None:
-        """kill -9, before the request at which it stands."""
+        """Kill the actor before its current request, as kill -9 does."""
         self.step(Verdict.KILLED)
 
     def _wait(self) -> None:
         try:
             self.at = self._stops.get(timeout=PATIENCE_S) or ""
         except Empty:
-            raise AssertionError(f"{self.name} hangs after {self.at}") from None
+            raise AssertionError(
+                f"{self.name}: expected its next request or its end, found that it hangs after {self.at!r}"
+            ) from None
         if self.over:
             self._thread.join()
 
@@ -86,12 +91,15 @@ class Actor:
             self._work()
         except Killed:
             pass
-        except BaseException as error:  # noqa: BLE001  the test looks at it
+        except BaseException as error:  # noqa: BLE001  `Processes` raises it again in the test
             self.error = error
         self._stops.put(None)
 
     def stop_at(self, request: str) -> Verdict:
-        """Called in its thread: stand before this request until the test says what becomes of it."""
+        """Pause before this request until the test decides, and return the decision.
+
+        Runs in the actor's thread. Raises `Killed`.
+        """
         if not self.killed:
             self._stops.put(request)
             verdict = self._verdicts.get()
@@ -102,7 +110,7 @@ class Actor:
 
 
 def current() -> Actor | None:
-    """The actor in whose thread this is called; None in the test itself."""
+    """Return the actor that owns this thread, or None in the test itself."""
     return getattr(_here, "actor", None)
 
 
@@ -112,7 +120,11 @@ def perform(
     failure: Callable[[], Exception],
     later: Callable[[Callable[[], object]], None] | None = None,
 ) -> _Answer:
-    """Do `operation` as the test decides.  What is to be done `later` is handed there, if the server might do that."""
+    """Perform `operation` as the test decides, and return its result.
+
+    `failure` makes the error that the client gets. `later` receives an operation that the server
+    performs late. Without `later`, the operation is performed now and only its result is lost.
+    """
     actor = current()
     verdict = actor.stop_at(request) if actor else Verdict.DONE
     match verdict:

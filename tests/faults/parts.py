@@ -1,6 +1,6 @@
-"""Rowdrop's own parts, put together as `worker/wiring.py` does, on ports that stop at each request.
+"""Rowdrop's own parts, built as in `worker/wiring.py`, on ports that pause before each request.
 
-A rule of the protocol is taken away by a subclass that builds one of them otherwise: see `tests/faults/removals.py`.
+A subclass that builds one part differently removes a protocol rule: see `tests/faults/removals.py`.
 """
 
 import hashlib
@@ -35,12 +35,15 @@ READERS = 8
 
 BacklogT = TypeVar("BacklogT", bound=SteppedBacklog)
 Edits = Mapping[str, Sequence[tuple[str, str]]]
-"""Script to what is replaced in it."""
+"""Name of a Lua script -> replacements in it, as pairs (old, new)."""
 
 
 @dataclass
 class Crew:
-    """What a worker's process has of its own: what it keeps of bundles is for no other."""
+    """The objects that belong to one worker process.
+
+    What it caches of bundles is not shared with other processes.
+    """
 
     refresher: Refresher
     bulk: BulkWork
@@ -67,16 +70,16 @@ class Parts:
         self._crews: list[Crew] = []
 
     def copy_images(self) -> None:
-        """IMAGES=copy; to be called before anything is built."""
+        """Set IMAGES=copy. Call it before any part is built."""
         self.settings = replace(self.settings, copies_images=True)
 
-    # -- Redis -------------------------------------------------------------------------------------------------------
+    # -- Redis -------------------------------------------------------------------------------------
     def new_backlog(self) -> SteppedBacklog:
-        """The to-do list, with the scripts edited if a rule is taken away."""
+        """Return a new to-do list, with edited scripts if a rule is removed."""
         return self.edit(SteppedBacklog(self.redis))
 
     def edit(self, backlog: BacklogT) -> BacklogT:
-        """Edit the scripts of a to-do list."""
+        """Edit the scripts of a to-do list, and return it."""
         for name, replacements in self.edits.items():
             setattr(backlog, f"_{name}", self.redis.register_script(edited(self.redis, name, replacements)))
         return backlog
@@ -98,11 +101,11 @@ class Parts:
         return IgnoredKeys(self.redis)
 
     def scripts(self) -> list[Script]:
-        """Those that belong to this history."""
+        """Return the Lua scripts that belong to this history."""
         parts = (self.backlog, self.rebuilds, self.unpacks)
         return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
 
-    # -- what one process sees of it, so that this alone can be altered ------------------------------------------------
+    # -- the ports of one process each, so that a removal can alter them alone ---------------------
     @cached_property
     def listener_backlog(self) -> SteppedBacklog:
         return self.backlog
@@ -145,14 +148,14 @@ class Parts:
     def watch_figures(self) -> ServerFigures:
         return self.figures
 
-    # -- the processes -----------------------------------------------------------------------------------------------
+    # -- the processes -----------------------------------------------------------------------------
     @contextmanager
     def crew(self) -> Iterator[Crew]:
-        """A worker that is at nothing else; one that dies at it is gone."""
+        """Provide an idle worker, which is reused afterwards unless it is killed."""
         crew = self._crews.pop() if self._crews else self._new_crew()
         try:
             yield crew
-        except Exception:  # it goes on with the next message
+        except Exception:  # a worker survives an error; only `Killed` (a BaseException) ends it
             self._crews.append(crew)
             raise
         self._crews.append(crew)
@@ -178,7 +181,7 @@ class Parts:
 
     @cached_property
     def rebuild(self) -> Rebuild:
-        """The publisher's, which ends rebuilds."""
+        """Return the publisher's `Rebuild`, which finishes rebuilds."""
         with self.crew() as crew:
             return crew.rebuild
 
@@ -195,10 +198,14 @@ class Parts:
 
 
 def edited(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:
-    """A script with one place of it altered; fails if that place is not there any more."""
+    """Return a script with the replacements applied.
+
+    Raises `AssertionError` unless each old text occurs exactly once: the script has changed, so the
+    removal must be adapted.
+    """
     text = (LUA / f"{name}.lua").read_text()
     for old, new in replacements:
-        assert text.count(old) == 1, f"{name}.lua has {text.count(old)} times {old!r}"
+        assert text.count(old) == 1, f"{name}.lua: expected {old!r} exactly once, found it {text.count(old)} times"
         text = text.replace(old, new)
     redis.aliases[hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()] = name.upper()
     return text

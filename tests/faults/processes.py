@@ -1,4 +1,7 @@
-"""Rowdrop's processes, each started for one piece of work, and stepped; and what brings them all to rest."""
+"""Rowdrop's processes as actors, each started for one piece of work, then stepped or resumed.
+
+`Processes.quiesce` runs all of them until no work is left.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,14 +22,17 @@ from worker.evidence import OVERDUE_S, Watch
 from worker.publish import Publisher
 
 MOST_STEPS, MOST_PIECES, MOST_ROUNDS = 3000, 100, 60
-"""Requests of a piece of work, pieces of work between two looks of the watch, and looks: more would never end."""
+"""Limits that only an endless loop exceeds.
+
+They are: requests in a piece of work, pieces of work between two ticks of the watchdog, and ticks.
+"""
 ROUND_S = OVERDUE_S + 1
 SPARE = 99
-"""The publisher, and the watch, that is started when the others sleep."""
+"""The number of the publisher, and of the watchdog, started while the others are paused."""
 
 
 class Processes:
-    """`living` are those that stand before a request."""
+    """Starts and steps actors. `living` are the actors that are paused before a request."""
 
     def __init__(self, parts: Parts, redis: "Redis") -> None:
         self.parts = parts
@@ -36,14 +42,20 @@ class Processes:
         self._publishers: dict[int, tuple[Publisher, Actor | None]] = {}
         self._watches: dict[int, tuple[Watch, Actor | None]] = {}
 
-    # -- to start one ------------------------------------------------------------------------------------------------
+    # -- starting one ------------------------------------------------------------------------------
     def listener(self, most_peeked: int = CHUNK) -> Actor:
-        """Note the events that have come; `most_peeked` of them if there are more."""
+        """Start a listener that marks the users of the events in Redis.
+
+        `most_peeked`: how many events it takes at most.
+        """
         self.parts.listener_backlog.most_peeked = most_peeked
         return self._start("listener", lambda: self.parts.new_listener().run_once(0))
 
     def worker(self, queue: str, *, twice: bool = False) -> Actor | None:
-        """Take a message, if there is one; `twice` leaves it there for another."""
+        """Start a worker on the next message of a queue, or return None if it is empty.
+
+        If `twice`, the message stays in the queue for another worker.
+        """
         message = self._redis.lindex(queue, -1) if twice else self._redis.rpop(queue)
         if message is None:
             return None
@@ -63,7 +75,10 @@ class Processes:
             work[task](*arguments)
 
     def publisher(self, number: int = 0, *, memo: bool = True) -> Actor | None:
-        """Publish once, and write the memo if `memo`.  None while this publisher is at work."""
+        """Start a publisher that publishes once, and writes the manifest if `memo`.
+
+        Returns None while this publisher is at work. A killed publisher is replaced by a new one.
+        """
         publisher, busy = self._publishers.get(number, (None, None))
         if busy and not busy.over:
             return None
@@ -74,12 +89,15 @@ class Processes:
         return actor
 
     def restart_publisher(self, number: int = 0) -> None:
-        """A publisher that stands nowhere is ended; the next one knows nothing."""
+        """Restart a publisher that is not at work.
+
+        The new one has no cached state.
+        """
         self._publishers.pop(number, None)
 
     @property
     def one_publisher(self) -> bool:
-        """Whether there was never more than one at a time."""
+        """Return whether no publisher but number 0 was ever started."""
         return self._publishers.keys() <= {0}
 
     def _publish(self, publisher: Publisher, *, memo: bool) -> None:
@@ -89,7 +107,10 @@ class Processes:
             publisher.write_manifest()
 
     def watch(self, number: int = 0) -> Actor | None:
-        """One look of the watch.  None while this one is at a look."""
+        """Start one tick of the watchdog, or return None while this watchdog is in a tick.
+
+        A killed watchdog is replaced by a new one.
+        """
         watch, busy = self._watches.get(number, (None, None))
         if busy and not busy.over:
             return None
@@ -100,7 +121,7 @@ class Processes:
         return actor
 
     def request_rebuild(self) -> None:
-        """POST /data."""
+        """Request a rebuild, as POST /data does."""
         task_id, new = self.parts.rebuilds.request(self.parts.clock())
         if new:
             self.parts.tasks.rebuild(task_id)
@@ -111,28 +132,31 @@ class Processes:
         self._look_at(actor)
         return actor
 
-    # -- to go on ----------------------------------------------------------------------------------------------------
+    # -- stepping ----------------------------------------------------------------------------------
     def step(self, actor: Actor, verdict: Verdict = Verdict.DONE) -> None:
-        """Decide upon the request at which it stands."""
+        """Decide what happens to the request before which the actor is paused."""
         self.deaths += verdict is Verdict.KILLED
         actor.step(verdict)
         self._look_at(actor)
 
     def until(self, actor: Actor, request: str) -> bool:
-        """Go on until it stands before a request like that; False if it has come to its end instead."""
+        """Run the actor until it is paused before a matching request.
+
+        Returns False if it ends first. `request` is a part of the request's name.
+        """
         for _ in range(MOST_STEPS):
             if actor.over or request in actor.at:
                 return not actor.over
             self.step(actor)
-        raise AssertionError(f"{actor.name} never ends")
+        raise AssertionError(f"{actor.name}: expected the work to end, found more requests than any work needs")
 
     def run(self, actor: Actor | None) -> None:
-        """Go on to the end."""
+        """Run an actor, if there is one, to completion."""
         if actor:
             self.until(actor, "\n")
 
     def kill(self, actor: Actor) -> None:
-        """kill -9."""
+        """Kill an actor, as kill -9 does."""
         self.step(actor, Verdict.KILLED)
 
     def _look_at(self, actor: Actor) -> None:
@@ -143,13 +167,16 @@ class Processes:
         if actor.error and not isinstance(actor.error, StoreUnavailable | RedisError):
             raise actor.error
 
-    # -- to come to rest -----------------------------------------------------------------------------------------------
+    # -- quiescence --------------------------------------------------------------------------------
     def pump(self) -> None:
-        """Do all that is to be done, without the watch."""
+        """Do all work that waits in Redis, without the watchdog.
+
+        Raises `Divergence` if that does not end.
+        """
         for _ in range(MOST_PIECES):
             if not self._do_a_piece():
                 return
-        raise Divergence(f"it never ends: {self._left()}")
+        raise Divergence(f"expected all work to end without the watchdog, found that work remains: {self._left()}")
 
     def _do_a_piece(self) -> bool:
         if self._length(FAST) or self._length(SAFE):
@@ -171,7 +198,10 @@ class Processes:
         return int(self._redis.llen(key))
 
     def quiesce(self, deliver: Callable[[], None], pass_time: Callable[[float], None]) -> None:
-        """Deliver, do everything, let the watch look: until nothing is left, which must come."""
+        """Deliver events, do all work and run watchdog ticks until no work is left.
+
+        Raises `Divergence` if that does not end.
+        """
         for _ in range(MOST_ROUNDS):
             deliver()
             self.pump()
@@ -180,7 +210,7 @@ class Processes:
             self.pump()
             if not self._left():
                 return
-        raise Divergence(f"after {MOST_ROUNDS} looks there is still something left: {self._left()}")
+        raise Divergence(f"expected no work to be left after {MOST_ROUNDS} watchdog ticks, found: {self._left()}")
 
     def _left(self) -> str:
         lists = (FAST, SAFE, EVENTS_QUEUE, BULK_QUEUE, PAGES)
@@ -188,14 +218,17 @@ class Processes:
         left += [key for key in ("dirty", "staged") if self._redis.hlen(key)]
         left += [key for key in ("rebuild:queued", "rebuild:running") if self._redis.exists(key)]
         if self.parts.backlog.epoch() != f"ok:{self.parts.backlog.run_id()}":
-            left.append(f"epoch {self.parts.backlog.epoch()}")
+            left.append(f"trust state {self.parts.backlog.epoch()}")
         recorded, output = self.parts.backlog.published(), self.parts.output
         if (output.etag(OUTPUT), output.etag(REJECTS)) != (recorded.etag, recorded.rej_etag):
-            left.append("files that no publisher has recorded")
+            left.append("published files that no publisher has recorded")
         return ", ".join(left)
 
     def decide(self, fates: Sequence[int]) -> list[Actor]:
-        """Of those that stand still: 0 goes on to its end, 1 is killed, 2 sleeps; the sleepers are returned."""
+        """Apply `fates`, which is repeated over the paused actors, and return those left paused.
+
+        Fate 0 runs an actor to completion, 1 kills it, 2 leaves it paused.
+        """
         sleepers = []
         for number, actor in enumerate(list(self.living)):
             match fates[number % len(fates)]:
@@ -208,6 +241,6 @@ class Processes:
         return sleepers
 
     def finish_all(self) -> None:
-        """Whoever sleeps wakes."""
+        """Run all paused actors to completion."""
         for actor in list(self.living):
             self.run(actor)

@@ -1,4 +1,7 @@
-"""The ports through which an actor of `tests/faults/actors.py` speaks to its servers: each request is a stop."""
+"""The ports through which an actor reaches its servers: the actor pauses before each request.
+
+`tests/faults/actors.py` explains the pauses.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +25,7 @@ _SCRIPTS = {hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name
 
 
 def load_scripts(redis: "Redis", others: Iterable[Script]) -> None:
-    """Have the server know all scripts, so that a first call makes as many requests as any other."""
+    """Load all Lua scripts into Redis, so that a first call makes no additional requests."""
     wanted = {**{sha: _TEXTS[name] for sha, name in _SCRIPTS.items()}, **{s.sha: s.script for s in others}}
     known: Any = redis.script_exists(*wanted)
     for is_known, script in zip(known, wanted.values(), strict=True):
@@ -31,18 +34,19 @@ def load_scripts(redis: "Redis", others: Iterable[Script]) -> None:
 
 
 def _unavailable() -> Exception:
-    return StoreUnavailable("the answer did not come in time")
+    return StoreUnavailable("no response within the timeout (injected fault)")
 
 
 def _cut() -> Exception:
-    return RedisConnectionError("the connection was cut")
+    return RedisConnectionError("connection lost (injected fault)")
 
 
 class SteppedStore(ObjectStore):
-    """A bucket under the name of `name`; `reachable` False is an outage.
+    """A bucket that is called `name` in the names of requests.
 
-    `writing` is told of each write (key, and the ETag that the writer believes to be there) before it is done, and its
-    answer is called after.  `late` gets the writes that are to land later.  `listing` is called at each LIST.
+    `reachable` is False during an outage. `writing` is called before each write, with the key and
+    the ETag that the writer expects, and returns a function that is called after the write. `late`
+    receives the writes that land late. `listing` is called at each LIST.
     """
 
     def __init__(
@@ -136,13 +140,16 @@ class _SteppedPipeline(Pipeline):
 
 
 class SteppedRedis(Redis):
-    """A client each of whose round trips is a stop.  `run_id` gives what the server says of its own run; `seen` is told
-    of each command (name, arguments) before it is done, and its answer is called with the server's."""
+    """A Redis client that pauses before each round trip.
+
+    `run_id` returns the server's run ID. `seen` is called before each command, with its name and
+    arguments, and returns a function that is called with the server's reply.
+    """
 
     run_id: Callable[[], str] = staticmethod(lambda: "run")
     seen: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(lambda _, __: lambda _: None)
     aliases: ClassVar[dict[str, str]] = {}
-    """Scripts that stand for one of ours, by their digests."""
+    """SHA-1 digest of an edited script -> name of the script that it replaces."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         name = self._name_of(args)
@@ -171,9 +178,9 @@ class SteppedRedis(Redis):
 
 
 class SteppedBacklog(Backlog):
-    """The to-do list without its waiting, which would hold a test up and changes nothing.
+    """The to-do list without blocking waits, which would only delay a test.
 
-    `most_peeked` stands for how many events had come when the listener looked.
+    `most_peeked`: how many events the listener finds at most.
     """
 
     most_peeked = CHUNK
@@ -189,7 +196,7 @@ class SteppedBacklog(Backlog):
 
 
 class SteppedFigures(ServerFigures):
-    """Figures whose reading is a stop."""
+    """MinIO's metrics, with a pause before each read."""
 
     def __init__(self, inner: ServerFigures) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""The words in which a trace is told."""
+"""The steps from which traces are composed."""
 
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, Verdict
@@ -8,118 +8,133 @@ from worker.backlog import FAST, SAFE
 
 
 def told(world: World) -> None:
-    """All events come, and the listener marks their users."""
+    """Deliver all events, and let the listener mark their users."""
     world.transit.deliver_all()
     world.processes.run(world.processes.listener())
 
 
 class CannotStop(AssertionError):
-    """A process has come to its end before it came to a request: what is played does not fit this Rowdrop."""
+    """An actor ended before it reached a request: the trace does not fit this Rowdrop."""
 
 
 def put(world: World, content: str, user: str = "a") -> None:
-    """A CSV is dropped, and its event comes at once."""
+    """Drop a CSV, and deliver its event."""
     world.drops.csv(user, content)
     told(world)
 
 
 def put_unheard(world: World, content: str, user: str = "a", *, counted: bool = False) -> None:
-    """A CSV is dropped and its event lost; `counted` by MinIO, or without a trace."""
+    """Drop a CSV, and lose all copies of its event.
+
+    If `counted`, MinIO counts the loss. Otherwise the loss leaves no trace.
+    """
     world.drops.csv(user, content)
     for way in WAYS:
         world.lose_event(way, -1, traced=counted)
 
 
 def put_fast_only(world: World, content: str, user: str = "a") -> None:
-    """A CSV whose event is in Redis, and has no safe copy.  (That of a real MinIO comes some seconds later.)"""
+    """Drop a CSV with an event in the fast list and without a durable copy.
+
+    A real MinIO delivers the durable copy some seconds later.
+    """
     world.drops.csv(user, content)
     world.transit.deliver(FAST, -1)
     world.transit.waiting.get(SAFE, []).clear()
 
 
 def read(world: World) -> None:
-    """A worker takes a message and does it."""
+    """Let a worker process the next message of the event queue."""
     world.processes.run(world.processes.worker(EVENTS_QUEUE))
 
 
 def publish(world: World, number: int = 0, *, memo: bool = True) -> None:
-    """A publisher publishes all that is staged, and writes its memo if `memo`."""
+    """Publish all pending results, and write the manifest if `memo`."""
     world.processes.run(world.processes.publisher(number, memo=memo))
 
 
 def land(world: World, content: str, user: str = "a", *, memo: bool = True) -> None:
-    """A CSV comes all the way into output.csv."""
+    """Drop a CSV, read it and publish its row."""
     put(world, content, user)
     read(world)
     publish(world, memo=memo)
 
 
 def staged(world: World, content: str, user: str = "a") -> None:
-    """A CSV is dropped and read."""
+    """Drop a CSV and read it, so that its result is pending."""
     put(world, content, user)
     read(world)
 
 
 def look(world: World, times: int = 1) -> None:
-    """The watch looks."""
+    """Run this many watchdog ticks."""
     for _ in range(times):
         world.processes.run(world.processes.watch())
 
 
 def lease_ends(world: World) -> None:
-    """Whoever writes has slept for too long."""
+    """Let the writer lease expire."""
     world.pass_time(6)
 
 
 def stopped(world: World, actor: Actor | None, request: str) -> Actor:
-    """This process has come to that request, and stands before it."""
+    """Run an actor until it is paused before this request, and return it.
+
+    Raises `CannotStop` if it ends first.
+    """
     assert actor
     if not world.processes.until(actor, request):
-        raise CannotStop(f"{actor.name} has no {request}")
+        raise CannotStop(f"{actor.name}: expected it to pause before {request!r}, found that it ended first")
     return actor
 
 
 def reader(world: World, before: str, *, twice: bool = False) -> Actor:
-    """A worker that stands; `twice`: its message is still there for another."""
+    """Return a worker that is paused before this request.
+
+    If `twice`, its message stays in the queue for another worker.
+    """
     return stopped(world, world.processes.worker(EVENTS_QUEUE, twice=twice), before)
 
 
 def publisher(world: World, before: str, number: int = 0) -> Actor:
-    """A publisher that stands."""
+    """Return a publisher that is paused before this request."""
     return stopped(world, world.processes.publisher(number, memo=False), before)
 
 
 def listener(world: World, before: str) -> Actor:
-    """A listener that stands."""
+    """Return a listener that is paused before this request."""
     return stopped(world, world.processes.listener(), before)
 
 
 def sweep(world: World, before: str) -> Actor:
-    """A sweep that stands."""
+    """Return a sweep that is paused before this request.
+
+    A sweep is enqueued unless one is queued already.
+    """
     if not world.redis.llen(BULK_QUEUE):
         world.processes.parts.tasks.sweep("test")
     return stopped(world, world.processes.worker(BULK_QUEUE), before)
 
 
 def sweep_that_has_listed(world: World) -> Actor:
-    """A sweep that stands after its LIST, before it asks who is dirty."""
+    """Return a sweep that is paused after its LIST, before it reads the dirty users."""
     under_way = sweep(world, "source LIST")
     world.processes.step(under_way)
     return stopped(world, under_way, "HKEYS")
 
 
 def go_on(world: World, *actors: Actor) -> None:
-    """They come to their ends."""
+    """Run these actors to completion."""
     for actor in actors:
         world.processes.run(actor)
 
 
 def kill(world: World, actor: Actor) -> None:
-    """kill -9."""
+    """Kill an actor, as kill -9 does."""
     world.processes.kill(actor)
 
 
 def written_later(world: World, actor: Actor) -> None:
-    """Its write is under way, and it is killed."""
+    """Make the actor's current write a late write, and kill the actor."""
     world.processes.step(actor, Verdict.LATE)
     world.processes.kill(actor)
