@@ -1,4 +1,7 @@
-"""Events on their way from MinIO to Redis, each by two ways: delayed, out of order, doubled, lost."""
+"""Events on their way from MinIO to Redis: delayed, out of order, duplicated or lost.
+
+Each event travels by two ways, to the fast list and to the durable list.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,10 @@ WAYS = (FAST, SAFE)
 
 @dataclass(eq=False)
 class Event:
-    """What MinIO said of one write of this user; `lost` are the ways on which a copy got lost without a trace."""
+    """What MinIO reports about one write of this user.
+
+    `lost`: the ways on which a copy was lost without a trace.
+    """
 
     raw: bytes
     user_id: str
@@ -23,11 +29,11 @@ class Event:
 
 
 class Transit:
-    """The events that are not in Redis yet, each by all the `ways`.
+    """The events that are not in Redis yet, one copy for each of the `ways`.
 
-    `unheard` are the users of whom one was lost without a trace, each with the number of the last such loss.  A lost
-    copy is made up for by the other one; but of events that are twins to the byte, a copy too few by the safe way, or
-    one too many by the fast way, may hide another whose fast copy was lost.
+    `unheard`: users with an event that was lost without a trace, each with the number of its last
+    such loss. If one copy is lost, the other one replaces it. Identical events are counted, though.
+    A missing durable copy, or an extra fast copy, can therefore hide the loss of another fast copy.
     """
 
     def __init__(self, client: "Redis", ways: Sequence[str] = WAYS) -> None:
@@ -39,7 +45,7 @@ class Transit:
         self._losses = count(1)
 
     def add(self, raws: Sequence[bytes], user_id: str) -> None:
-        """MinIO has these to tell."""
+        """Add events that MinIO has to send."""
         for raw in raws:
             event = Event(raw, user_id)
             self._all.append(event)
@@ -47,12 +53,15 @@ class Transit:
                 waiting.append(event)
 
     def deliver(self, way: str, place: int = 0, number: int = 1) -> None:
-        """Push `number` events to Redis from `place` on, which is out of order unless it is 0."""
+        """Push `number` events to Redis, from index `place` on.
+
+        Any other `place` than 0 delivers them out of order.
+        """
         for _ in range(min(number, len(self.waiting.get(way, ())))):
             self._push(way, self.waiting[way].pop(place % len(self.waiting[way])))
 
     def double(self, way: str, place: int) -> None:
-        """Push an event that is to come once more."""
+        """Push an event to Redis that will be delivered once more."""
         event = self._pick(way, place)
         if event:
             self._push(way, event)
@@ -67,7 +76,10 @@ class Transit:
         self._redis.rpush(way, event.raw)
 
     def lose(self, way: str, place: int, *, traced: bool) -> bool:
-        """Drop a copy; `traced`: MinIO counts that.  False if there is none."""
+        """Drop a copy, or return False if no copy is waiting.
+
+        If `traced`, MinIO counts the loss.
+        """
         event = self._pick(way, place)
         if event is None:
             return False
@@ -89,24 +101,30 @@ class Transit:
         return sum(other.raw == event.raw for other in self._all) > 1
 
     def miscount(self, raws: Iterable[bytes] | None = None) -> None:
-        """The counts of these events (None: of all) may be too high from now on."""
+        """Record that the counts of these events (None: of all) may be too high from now on."""
         self._miscounted |= {event.raw for event in self._all} if raws is None else set(raws)
         for event in self._all:
             self._consider(event)
 
     def heard(self, unheard: Mapping[str, int]) -> None:
-        """A sweep has found what was lost before its LIST: these."""
+        """Remove users with losses that a sweep has found.
+
+        `unheard`: the losses before its LIST. A user with a later loss remains.
+        """
         for user_id, loss in unheard.items():
             if self.unheard.get(user_id) == loss:
                 del self.unheard[user_id]
 
     def lose_all(self) -> None:
-        """MinIO was killed: what it had not sent is gone, but it starts anew, which can be seen."""
+        """Drop all events that MinIO has not sent, as a kill does.
+
+        MinIO's metrics show the restart, so these events are not lost without a trace.
+        """
         self.miscount(event.raw for event in self.waiting.get(SAFE, ()))
         for waiting in self.waiting.values():
             waiting.clear()
 
     def deliver_all(self) -> None:
-        """All that is left, the fast way first."""
+        """Push all remaining events to Redis, the fast list first."""
         for way, waiting in self.waiting.items():
             self.deliver(way, 0, len(waiting))
