@@ -1,4 +1,4 @@
-"""The two forms of these tests, and worlds to have histories in."""
+"""Options and fixtures of the fault tests: the form, the seed, and factories of worlds."""
 
 import logging
 import random
@@ -48,7 +48,10 @@ def form(pytestconfig: pytest.Config) -> Form:
 
 @pytest.fixture
 def quiet_log() -> Iterator[None]:
-    """No warnings, of which histories have millions; errors are none of them."""
+    """Disable log records up to the level WARNING for one test.
+
+    Histories log millions of warnings. Errors are still logged.
+    """
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -56,7 +59,7 @@ def quiet_log() -> Iterator[None]:
 
 @pytest.fixture
 def new_world(redis: "Redis", redis_server: RedisServer) -> NewWorld:
-    """Makes worlds on fakes, each on an empty Redis."""
+    """Return a factory of worlds on fake buckets, each of which empties the real Redis first."""
     return lambda parts: World(redis, redis_server.url, FakeServers, parts)
 
 
@@ -64,7 +67,7 @@ def new_world(redis: "Redis", redis_server: RedisServer) -> NewWorld:
 def new_real_world(
     redis: "Redis", redis_server: RedisServer, minio_server: MinioServer, minio_client: Minio
 ) -> NewWorld:
-    """Makes worlds on a real MinIO, each with buckets of its own."""
+    """Return a factory of worlds on a real MinIO, each with its own buckets."""
 
     def store() -> S3ObjectStore:
         return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")

@@ -1,4 +1,7 @@
-"""What people do with the source bucket.  Each acknowledged write is told to the oracle, its events to the transit."""
+"""Writes to the source bucket, as users make them.
+
+Each acknowledged write is recorded in the oracle. Its events are added to the transit.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -11,21 +14,21 @@ from tests.faults.transit import Transit
 from tests.faults.truth import BROKEN, Csv
 
 GOOD, BAD = "ABC", "xy"
-"""Contents by one letter: of a person of that name, and of no person."""
+"""CSV contents, one letter each: first names in valid CSVs, and markers of invalid CSVs."""
 
 
 def body_of(content: str) -> bytes:
-    """A CSV with this content."""
+    """Return the body of a CSV with this content."""
     return csv_body({"first_name": content}) if content in GOOD else f"broken {content}\n".encode()
 
 
 def said_by(content: str) -> Csv:
-    """What such a CSV says."""
+    """Return the person in a CSV with this content, or `BROKEN` if it is invalid."""
     return person(content) if content in GOOD else BROKEN
 
 
 class Drops:
-    """`clock` gives Unix seconds."""
+    """Users that write to the source bucket. `clock` returns Unix seconds."""
 
     def __init__(self, servers: Servers, oracle: Oracle, transit: Transit, clock: Callable[[], float]) -> None:
         self._servers, self._oracle, self._transit, self._clock = servers, oracle, transit, clock
@@ -35,17 +38,22 @@ class Drops:
         self._tar = ""
 
     def csv(self, user_id: str, content: str) -> None:
-        """A CSV is put, new or over another."""
+        """Put a CSV, which may replace an existing one."""
         key = csv_key(user_id)
         self._tell(self._servers.put(key, body_of(content)), [(key, said_by(content))])
 
     def image(self, user_id: str, extension: str) -> None:
-        """An image is put, new or over another."""
+        """Put an image, which may replace an existing one."""
         key = f"{user_id}.{extension}"
         self._tell(self._servers.put(key, f"image at {self._clock()}".encode()), [(key, True)])
 
     def tar(self, user_id: str, contents: str, age_s: float) -> None:
-        """A tar with several versions of one CSV, all `age_s` old by what it says, is unpacked: see `unpack`."""
+        """Start to unpack a tar with several versions of one CSV.
+
+        Every version has the same LastModified, `age_s` seconds before now. The first version is
+        written here, and each call of `unpack` writes the next one. A tar that is still incomplete
+        is finished first.
+        """
         self.unpack_all()
         key = csv_key(user_id)
         members = [(key, body_of(content), int(self._clock()) - age_s) for content in contents]
@@ -54,37 +62,43 @@ class Drops:
         self.unpack()
 
     def unpack(self) -> bool:
-        """The next member of the tar is there; False if it was unpacked."""
+        """Write the next member of the tar, or return False if all members are written."""
         for content, event in self._unpacking:
             self._tell([event], [(self._tar, said_by(content))])
             return True
         return False
 
     def unpack_all(self) -> None:
-        """All members are there."""
+        """Write all remaining members of the tar."""
         while self.unpack():
             pass
 
     def old_image(self, user_id: str, extension: str, age_s: float) -> None:
-        """An image whose time is set back."""
+        """Put an image with a LastModified `age_s` seconds before now."""
         key = f"{user_id}.{extension}"
         said = list(self._servers.unpack([(key, b"image of a tar", int(self._clock()) - age_s)]))
         self._tell(said, [(key, True)])
 
     def bundle(self, key: str, members: Mapping[str, str], images: Iterable[str]) -> None:
-        """An archive of these users' CSVs and images is put, new or over another; one without any is broken."""
+        """Put an archive of these users' CSVs and images, which may replace an existing one.
+
+        Without any CSV or image the archive is truncated, which makes it invalid.
+        """
         files = {f"in/{csv_key(user_id)}": body_of(content) for user_id, content in members.items()}
         files |= {f"{user_id}.png": f"image at {self._clock()}".encode() for user_id in images}
         whole = zip_of(files) if key.endswith(".zip") else tar_of(files)
         self._tell(self._servers.put(key, whole if files else whole[:-1] or b"x"), [(key, True)])
 
     def delete(self, key: str) -> None:
-        """A key is deleted, if it is there."""
+        """Delete a key if it exists."""
         if key in self._there:
             self._tell(self._servers.delete(key), [(key, _gone(key))])
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """Keys are deleted in one request; those that never were have an event all the same."""
+        """Delete keys in one request.
+
+        MinIO sends an event for each key, including keys that never existed.
+        """
         keys = list(keys)
         self._tell(self._servers.delete_many(keys), [(key, _gone(key)) for key in keys])
 

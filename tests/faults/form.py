@@ -1,9 +1,12 @@
-"""How many generated cases are run, and which: the short form in every run of the tests, the long one by
+"""Size and seed of the generated test cases: a short form and a long form.
+
+Every run of the test suite includes the short form. This command runs the long form:
 
     .venv/bin/python -m pytest tests/faults --faults=long [--faults-seed=7]
 
-The short form has seed 0 unless another is given, so that it is the same everywhere; the long one draws a seed.  The
-seed is in pytest's first lines.  The same seed gives the same cases; a failure prints the shortest case that fails.
+The short form uses seed 0 unless `--faults-seed` is given, so it is the same on every machine. The
+long form draws a random seed. pytest prints the seed in its header. The same seed generates the
+same cases, and a failure prints the shortest failing case.
 """
 
 from dataclasses import dataclass
@@ -13,17 +16,21 @@ from hypothesis import HealthCheck, Phase, settings
 
 @dataclass(frozen=True)
 class Form:
-    """`long` or short, and the seed."""
+    """The form (`long`, or else short) and the random seed."""
 
     long: bool
     seed: int
 
     def cases(self, short: int, long: int) -> int:
-        """How many cases."""
+        """Return the number of cases for this form."""
         return long if self.long else short
 
     def settings(self, short: int, long: int, *, shrink: bool = True) -> settings:
-        """So many cases, without any limit of time; nothing is kept from one run for the next."""
+        """Return Hypothesis settings for this number of cases.
+
+        A case has no deadline, and no example database is kept between runs. Without `shrink`,
+        Hypothesis reports the failing case as it was generated.
+        """
         phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
         return settings(
             max_examples=self.cases(short, long),

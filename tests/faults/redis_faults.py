@@ -1,4 +1,4 @@
-"""What may happen to a Redis, and its time."""
+"""Faults of Redis, and the passage of time in it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ end
 
 
 class RedisFaults:
-    """`run` counts the starts of the server."""
+    """Injects faults into one Redis. `run` counts the starts of the server."""
 
     def __init__(self, redis: "Redis", monitor: Monitor, oracle: Oracle) -> None:
         self._redis: Any = redis
@@ -29,18 +29,18 @@ class RedisFaults:
         self.run = 1
 
     def pass_time(self, seconds: float) -> None:
-        """Whatever expires in that time does."""
+        """Shorten all TTLs by this many seconds, and delete the keys that expire."""
         self._redis.eval(_PASS_TIME, 0, int(seconds * 1000))
         if not self._redis.exists("writer"):
             self._monitor.lease_lost()
 
     def empty(self) -> None:
-        """FLUSHALL."""
+        """Empty Redis, as FLUSHALL does."""
         self._redis.flushall()
         self._monitor.lease_lost()
 
     def save(self) -> None:
-        """The append-only file has come to this point."""
+        """Take the snapshot to which `fall_back` returns, like a synced append-only file."""
         keys = self._redis.keys("*")
         with self._redis.pipeline() as pipe:
             for key in keys:
@@ -49,7 +49,10 @@ class RedisFaults:
         self._saved = {key: (answers[2 * place], answers[2 * place + 1]) for place, key in enumerate(keys)}
 
     def fall_back(self) -> None:
-        """Killed and started again with what was saved last; what was forgotten may show older rows for a moment."""
+        """Kill and restart Redis with its last snapshot.
+
+        Writes after the snapshot are lost, so older rows may be served for a moment.
+        """
         with self._redis.pipeline() as pipe:
             pipe.flushall()
             for key, (dumped, left) in self._saved.items():

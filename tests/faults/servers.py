@@ -1,4 +1,4 @@
-"""The buckets of a history, in memory or on a real MinIO, and what MinIO says of each write."""
+"""The buckets of a history, in memory or on a real MinIO, and the events of each write."""
 
 import io
 import json
@@ -25,38 +25,44 @@ from worker.notifications import EVENTS, arn
 EVENT_PATIENCE_S = 30
 
 Member = tuple[str, bytes, float]
-"""Of a tar: key, body, LastModified."""
+"""A member of a tar: key, body, and LastModified in Unix seconds."""
 
 
 class Servers(Protocol):
-    """Two buckets.  Every write returns the events that it caused, each as MinIO would push it."""
+    """Two buckets. Each write returns the events that it caused, as MinIO would push them."""
 
     @property
     def source(self) -> ObjectStore:
-        """Where people drop."""
+        """Return the bucket into which users drop files."""
 
     @property
     def output(self) -> ObjectStore:
-        """What is published."""
+        """Return the bucket with the published files."""
 
     def put(self, key: str, body: bytes) -> list[bytes]:
         """Write one object."""
 
     def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
-        """Upload a tar that MinIO unpacks, with the times that the tar tells.
+        """Upload a tar that MinIO unpacks, with the times in the tar.
 
-        A member is there when its event is taken, and none of those after it.
+        A member exists as soon as its event is taken from the iterator, and no later member does.
         """
 
     def delete(self, key: str) -> list[bytes]:
-        """Delete one object that is there."""
+        """Delete one existing object."""
 
     def delete_many(self, keys: Sequence[str]) -> list[bytes]:
-        """Delete in one request, which tells of every key, there or not."""
+        """Delete keys in one request.
+
+        It causes an event for each key, including keys that do not exist.
+        """
 
 
 class FakeServers:
-    """In memory.  Members of one tar with the same key, bytes and time have the very same event."""
+    """Buckets in memory.
+
+    Members of one tar with the same key, body and time cause identical events.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.source, self.output = FakeObjectStore("src-data", clock), FakeObjectStore("processed-data", clock)
@@ -91,7 +97,11 @@ class FakeServers:
 
 @dataclass
 class RealServers:
-    """Buckets of a real MinIO, which pushes the events of `source` into `redis`, whence the test takes them again."""
+    """Buckets of a real MinIO.
+
+    MinIO pushes the events of `source` into `redis`. The test takes them out again and delivers
+    them when it decides to.
+    """
 
     source: ObjectStore
     output: ObjectStore
@@ -99,7 +109,10 @@ class RealServers:
     redis: "Redis"
 
     def __post_init__(self) -> None:
-        """Have it push them by the fast way; what goes by the other one is the same to the byte."""
+        """Configure MinIO to push events to the fast list only.
+
+        The copies for the durable list would be identical to the byte.
+        """
         queue = QueueConfig(EVENTS, "fast", queue=arn("FAST"))
         self.minio.set_bucket_notification(self.source.bucket, NotificationConfig(queue_config_list=[queue]))
 
@@ -107,7 +120,7 @@ class RealServers:
         return self._events_of(lambda: self.source.put(key, body), [key])
 
     def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
-        for key, body, modified in members:  # a tar each: MinIO unpacks the members of one in any order
+        for key, body, modified in members:  # one tar each: MinIO unpacks members in any order
             when = datetime.fromtimestamp(modified, UTC)
             member = SnowballObject(key, data=io.BytesIO(body), length=len(body), mod_time=when)
             yield from self._events_of(partial(self.minio.upload_snowball_objects, self.source.bucket, [member]), [key])
@@ -123,17 +136,20 @@ class RealServers:
         return self._events_of(delete, keys)
 
     def _events_of(self, write: Callable[[], object], keys: Iterable[str]) -> list[bytes]:
-        """Write, and take the events of these keys out of Redis as soon as all are there, in any order.
+        """Write, and take the events of these keys out of Redis when all have arrived.
 
-        The list may hold events that the test has delivered and no listener has read.  They came before the write, so
-        they are at the left of it, and stay.
+        The events may arrive in any order. The list may hold events that the test has delivered and
+        no listener has read. They arrived before the write, so they are at the head of the list,
+        and stay there.
         """
         delivered: Any = self.redis.llen(FAST)
         write()
         wanted, events = list(keys), list[bytes]()
         deadline = time.monotonic() + EVENT_PATIENCE_S
         while wanted:
-            assert time.monotonic() < deadline, f"no event of {wanted}"
+            assert time.monotonic() < deadline, (
+                f"expected an event of each written key within the timeout, found none of {wanted}"
+            )
             arrived: Any = self.redis.llen(FAST)
             if arrived <= delivered:
                 time.sleep(0.001)

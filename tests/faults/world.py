@@ -1,6 +1,6 @@
-"""One history: two buckets, a Redis, Rowdrop's parts as actors, and every fault that a test may want.
+"""One history: two buckets, a Redis, Rowdrop's parts as actors, and all faults a test can inject.
 
-Nothing happens by itself.  The clock is a number; Redis's time-outs follow it.
+Nothing happens unless the test does it. The clock is a number, and the TTLs in Redis follow it.
 """
 
 import json
@@ -28,7 +28,10 @@ from worker.server_figures import COUNTERS, STARTED
 
 
 class World:
-    """A history on a Redis that is emptied first.  `build` makes the parts, perhaps without one of the rules."""
+    """A history on a Redis that is emptied first.
+
+    `build` makes the parts, perhaps with one protocol rule removed.
+    """
 
     def __init__(
         self,
@@ -64,39 +67,47 @@ class World:
         return json.dumps([(STARTED, "", self._minio_starts), (next(iter(COUNTERS)), "", self._failed_events)])
 
     def copy_images(self) -> None:
-        """IMAGES=copy, from the beginning."""
+        """Set IMAGES=copy for the whole history, before any part is built."""
         self.parts.copy_images()
         self.oracle.copies_images = True
 
-    # -- MinIO -------------------------------------------------------------------------------------------------------
+    # -- MinIO -------------------------------------------------------------------------------------
     def lose_event(self, way: str, place: int, *, traced: bool) -> None:
-        """An event is dropped; `traced`: MinIO counts it."""
+        """Drop an event. If `traced`, MinIO counts the loss."""
         if self.transit.lose(way, place, traced=traced) and traced:
             self._failed_events += 1
 
     def restart_minio(self) -> None:
-        """Killed and started again."""
+        """Kill and restart MinIO, which loses all events that it has not sent."""
         self.transit.lose_all()
         self._minio_starts += 1
 
     def cut_off_source(self, *, cut: bool) -> None:
-        """src-data is out of reach, or within it again."""
+        """Make src-data unreachable (`cut`), or reachable again."""
         self._source.reachable = not cut
 
     def land(self, place: int = 0) -> None:
-        """A write whose sender was told of a time-out is done, if its condition still holds."""
+        """Perform a late write if its condition still holds.
+
+        Its sender received a timeout error before.
+        """
         if self.late:
             with suppress(PreconditionFailed, StoreUnavailable):
                 self.late.pop(place % len(self.late))()
 
     def restart_redis(self) -> None:
-        """Killed and started again with what was saved last."""
+        """Kill and restart Redis with the data that it saved last."""
         self.redis_faults.fall_back()
         self.transit.miscount()
 
-    # -- by hand -----------------------------------------------------------------------------------------------------
+    # -- by hand -----------------------------------------------------------------------------------
     def delete_published(self, key: str) -> None:
-        """Somebody deletes one of the published files.  Held rows come back by the memo, if that is whole."""
+        """Delete one of the published files by hand.
+
+        If output.csv is deleted and the manifest is complete, held rows must be restored from it.
+        The manifest is complete without late writes, and if there was only one publisher. Rows of
+        other users may be older for a moment.
+        """
         whole = key == OUTPUT and not self.late and self.processes.one_publisher
         kept = read_published(self.published).manifest if whole else Manifest.empty()
         self.published.delete(key)
@@ -104,29 +115,35 @@ class World:
         self.oracle.doubt(self.oracle.all_but_held(kept))
 
     def edit_output(self, edit: Callable[[bytes], bytes]) -> None:
-        """Somebody edits output.csv, if it is there."""
+        """Edit output.csv by hand, if it exists."""
         if self.published.exists(OUTPUT):
             self.published.put(OUTPUT, edit(self.published.get(OUTPUT).body))
             self.monitor.changed(OUTPUT)
             self.oracle.doubt()
             self.oracle.served(excused=True, by_hand=True)
 
-    # -- time --------------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
     def pass_time(self, seconds: float) -> None:
-        """It gets later."""
+        """Advance the clock by this many seconds."""
         self.now += seconds
         self.redis_faults.pass_time(seconds)
 
     def settle(self) -> None:
-        """Let everything come to rest, with as many looks of the watch as it takes; then the oracle is asked."""
+        """Run everything until nothing is left to do, then check the oracle.
+
+        The source bucket is made reachable first. The watchdog ticks as often as necessary.
+        """
         self.cut_off_source(cut=False)
         self.processes.quiesce(self.transit.deliver_all, self.pass_time)
         self.oracle.expect_quiet(but=self.transit.unheard, swept=False)
 
     def end(self, fates: Sequence[int]) -> None:
-        """Every process that stands still goes on (0), is gone (1), or sleeps until all the others are quiet (2).
+        """End the history: decide about each paused process, settle, and check the oracle.
 
-        The same for late writes.  What was lost without a trace is found by the hourly sweep.
+        `fates` is repeated over the paused processes: 0 resumes a process, 1 kills it, 2 leaves it
+        paused until all others are quiet. Late writes land before the first settling if no process
+        is left paused, otherwise after it. The hourly sweep must find events that were lost without
+        a trace.
         """
         self.drops.unpack_all()
         sleepers = self.processes.decide(fates)
@@ -139,11 +156,13 @@ class World:
         if self.transit.unheard or self.oracle.has_orphans():
             self.pass_time(2 * self.processes.parts.settings.sweep_interval_s + 1)
             self.settle()
-            assert not self.transit.unheard, "there was no hourly sweep"
+            assert not self.transit.unheard, (
+                "expected the hourly sweep to find users with lost events, found no sweep after two intervals"
+            )
             self.oracle.expect_quiet()
 
     def close(self) -> None:
-        """Whatever still stands somewhere is gone."""
+        """Kill all actors that are still paused, and close the Redis client."""
         for actor in list(self.processes.living):
             actor.kill()
         self._client.close()
