@@ -1,8 +1,9 @@
-"""The holes that the state protocol closes, each by its shortest trace, which must do no lasting harm.
+"""The fault cases that the state protocol covers, each with its shortest trace.
 
-`tests/faults/test_holes.py` runs each on real servers; `tests/faults/test_rules.py` without the rule that closes it,
-which must be seen.  A trace leaves things as they stand; `World.end` brings them to rest and asks the oracle.  The
-numbers are those of the table in `tests/faults/test_holes.py`.
+A trace must do no lasting harm. `tests/faults/test_holes.py` runs each trace on real servers.
+`tests/faults/test_rules.py` runs it without the rule that covers the case, and the oracle must
+report a divergence. A trace leaves its processes paused: `World.end` brings them to rest and checks
+the oracle. The numbers are those of the table in `tests/faults/test_holes.py`.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,11 @@ from worker.backlog import FAST, WAKE_BULK, WAKE_LIVE
 
 @dataclass(frozen=True)
 class Hole:
-    """`rules` are those whose removal the trace shows, by their sentences in `tests/faults/removals.py`."""
+    """A fault case.
+
+    `rules`: the protocol rules, by their sentences in `tests/faults/removals.py`. If one of them is
+    removed, the trace does harm.
+    """
 
     number: int
     trace: Callable[[World], None]
@@ -45,11 +50,11 @@ class Hole:
 
 
 HOLES: dict[str, Hole] = {}
-"""By the name of the trace."""
+"""Fault cases by the name of their trace."""
 
 
 def hole(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Register a trace."""
+    """Register a trace, with the number of its fault case and the rules that cover it."""
 
     def register(trace: Callable[[World], None]) -> Callable[[World], None]:
         HOLES[trace.__name__] = Hole(number, trace, rules)
@@ -73,7 +78,8 @@ def a_refused_publisher_does_not_put_its_old_batch_back(world: World) -> None:
 
 @hole(2, "a replaced writer cleans nothing")
 def a_sleeping_publisher_whose_if_match_passes_is_evidence(world: World) -> None:
-    # The same bytes are back, so the ETag is, too.  The other publisher had nothing to change.
+    # output.csv still has the bytes and the ETag that the first publisher read: the second one had
+    # nothing to change, because the CSV is A again.
     land(world, "A")
     staged(world, "B")
     first = publisher(world, "PUT output")
@@ -210,7 +216,8 @@ def a_listener_that_dies_after_its_second_request_loses_nothing(world: World) ->
 
 @hole(18, "safe copies are counted")
 def a_change_does_not_hide_behind_the_copy_of_an_event_that_is_its_twin(world: World) -> None:
-    # A, B, A in one tar: the first and the last event are the same bytes, and the last one's fast copy is lost.
+    # A, B, A in one tar: the first and the last event are identical, and the fast copy of the last
+    # one is lost.
     world.drops.tar("a", "ABA", 0)
     for _ in range(2):
         world.transit.deliver(FAST)
@@ -266,7 +273,10 @@ def redis_emptied_in_the_middle_of_a_sweep_means_another_sweep(world: World) -> 
 
 
 def _lose_rows(world: World) -> None:
-    """Row b is deleted with the file, and the memo, which a publisher that knows nothing notices, and writes row a."""
+    """Delete row b together with output.csv and the manifest, and let a publisher write row a.
+
+    That publisher has no cached state. It must report the files that it finds as a loss signal.
+    """
     for key in (OUTPUT, MANIFEST):
         world.delete_published(key)
     staged(world, "C")
@@ -366,7 +376,8 @@ def a_write_that_lands_after_its_publishers_death_is_put_right(world: World) -> 
 
 @hole(11, "… but only if no publisher has recorded anything meanwhile")
 def a_sweep_does_not_vouch_for_a_write_that_landed_late(world: World) -> None:
-    # The sweep has listed B.  Then A is published, and B lands late: by LIST, memo and file all is fine.
+    # The sweep listed B. Then A is published, and the write of B lands late: LIST, manifest and
+    # output.csv agree, although the current CSV is A.
     land(world, "A")
     staged(world, "B")
     written_later(world, publisher(world, "PUT output", 1))

@@ -1,7 +1,9 @@
-"""The histories: whatever may happen, in any order, between any two requests of Rowdrop's processes.
+"""Random histories as a state machine test: all actions and faults, in any order.
 
-An action names a process by a number, modulo those that live, so that a history replays and shrinks.  A history has at
-most two kinds of faults: most kinds end in a sweep, which would mend, and so hide, whatever else went wrong.
+An action can happen between any two requests of Rowdrop's processes. It names a process by a
+number, modulo the number of processes, so that a history can be replayed and shrunk. A history has
+at most two kinds of faults. Most kinds lead to a sweep, which would repair, and so hide, other
+errors.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +40,7 @@ STOPS = {
     "publisher": ["output GET", "BATCH", "output PUT", "rejects", "CLEAN", "PUT manifest"],
     "watch": ["HEAD output", "FIGURES", "LPUSH"],
 }
-"""Kinds of processes, and the requests before which it matters what else happens."""
+"""Kinds of processes, and the requests before which other actions can matter."""
 
 USERS = st.sampled_from("aaab")
 IN_BUNDLES = st.sampled_from(sorted(LOOSE))
@@ -46,7 +48,7 @@ BUNDLES = st.sampled_from(["u.zip", "v.tar", "w.tgz"])
 MEMBERS = st.dictionaries(IN_BUNDLES, st.sampled_from(GOOD + BAD))
 CONTENTS = st.sampled_from(GOOD + GOOD + BAD)
 CHANGES = st.sampled_from(
-    ["put image", "swap images", "put image of old", "delete image", "delete csv", "delete csv", "delete both"]
+    ["put image", "swap images", "put old image", "delete image", "delete csv", "delete csv", "delete both"]
 )
 IMAGES = st.sampled_from(IMAGE_EXTENSIONS)
 WAY = st.sampled_from(WAYS)
@@ -84,7 +86,7 @@ ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
     "come_to_rest": (2, ()),
     "land_a_late_write": (1, (PLACES,)),
 }
-"""What happens in every history, how often, and with what arguments."""
+"""Actions of every history: name -> weight, and strategies for its arguments."""
 
 FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "deaths": {"kill": (4, (PLACES,))},
@@ -102,12 +104,15 @@ FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     },
     "sweeps": {"request_a_sweep": (2, ()), "request_a_rebuild": (1, ())},
 }
-"""What happens beside it in histories of this kind."""
+"""Additional actions of histories with this kind of fault."""
 
 
 @cache
 def possible(faults: frozenset[str]) -> SearchStrategy[tuple[Any, ...]]:
-    """What happens in histories with these faults: the name of an action, and its arguments."""
+    """Return a strategy for the actions of histories with these faults.
+
+    It draws the name of an action, followed by its arguments.
+    """
     actions = dict(ACTIONS)
     for fault in faults:
         actions |= FAULTS[fault]
@@ -117,9 +122,10 @@ def possible(faults: frozenset[str]) -> SearchStrategy[tuple[Any, ...]]:
 
 
 class Histories(RuleBasedStateMachine):
-    """One run is a history; `new_world` is set by whoever runs it.
+    """A state machine: one run is one history. The caller sets `new_world`.
 
-    Half of the histories begin with the trace of a hole, as faults near those that are known are likely.
+    Half of the histories begin with the trace of a fault case, because faults near a known one are
+    likely.
     """
 
     new_world: Callable[[], World]
@@ -139,8 +145,14 @@ class Histories(RuleBasedStateMachine):
         beginning=st.runner().flatmap(lambda machine: st.sampled_from(machine.beginnings)),
     )
     def begin(self, faults: list[str], new: bool, fates: list[int], copies: bool, beginning: str) -> None:
-        """The kinds of faults; whether Rowdrop has never run before; what becomes of the processes at the end; whether
-        images are copied; and the trace of a hole, if the history begins with one."""
+        """Set up the history.
+
+        - `faults`: the kinds of faults.
+        - `new`: Rowdrop has never run before.
+        - `fates`: what happens to the processes that are paused at the end.
+        - `copies`: images are copied.
+        - `beginning`: the trace with which the history begins, or empty.
+        """
         if copies:
             self.world.copy_images()
         self.fates, self.possible = fates, possible(frozenset(faults))
@@ -149,23 +161,23 @@ class Histories(RuleBasedStateMachine):
         if beginning:
             try:
                 HOLES[beginning].trace(self.world)
-            except CannotStop:  # without another rule some traces cannot be played
+            except CannotStop:  # with a rule removed, some traces do not apply
                 reject()
 
     @rule(action=st.runner().flatmap(lambda machine: machine.possible))
     def act(self, action: tuple[Any, ...]) -> None:
-        """One thing happens."""
+        """Perform one action."""
         name, *arguments = action
         getattr(self, name)(*arguments)
 
     def teardown(self) -> None:
-        """Everything comes to rest, and must be right."""
+        """End the history, and check that everything is right."""
         try:
             self.world.end(self.fates)
         finally:
             self.world.close()
 
-    # -- people ------------------------------------------------------------------------------------------------------
+    # -- users -------------------------------------------------------------------------------------
     def put_csv(self, user: str, content: str, told: bool) -> None:
         self.world.drops.csv(user, content)
         self._told(told)
@@ -178,7 +190,7 @@ class Histories(RuleBasedStateMachine):
             case "swap images":
                 drops.image(user, kind)
                 drops.delete_many([f"{user}.{other}" for other in IMAGE_EXTENSIONS if other != kind])
-            case "put image of old":
+            case "put old image":
                 drops.old_image(user, kind, 100_000)
             case "delete image":
                 drops.delete(f"{user}.{kind}")
@@ -197,7 +209,7 @@ class Histories(RuleBasedStateMachine):
         self._told(told)
 
     def change_a_member(self, user: str, content: str, change: str, kind: str, told: bool) -> None:
-        """Of somebody who may have something in bundles, too."""
+        """Drop and change files of a user that may also have files in bundles."""
         self.world.drops.csv(user, content)
         self.change(user, change, kind, told)
 
@@ -208,12 +220,12 @@ class Histories(RuleBasedStateMachine):
         self.world.drops.unpack()
 
     def _told(self, told: bool) -> None:
-        """Events come at once, and the listener marks their users."""
+        """Deliver all events and let the listener mark their users, if the flag is set."""
         if told:
             self.world.transit.deliver_all()
             self.world.processes.run(self.world.processes.listener())
 
-    # -- processes ---------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
     def deliver(self, way: str, place: int, count: int) -> None:
         self.world.transit.deliver(way, place, count)
 
@@ -258,9 +270,9 @@ class Histories(RuleBasedStateMachine):
         if actor:
             self.world.processes.until(actor, stop)
             if not actor.over:
-                note(f"  {actor.name} stands before {actor.at}")
+                note(f"  {actor.name} is paused before {actor.at}")
 
-    # -- faults ------------------------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
     def kill(self, place: int) -> None:
         self.fail_a_request(place, Verdict.KILLED)
 
@@ -322,7 +334,7 @@ class Histories(RuleBasedStateMachine):
 
 @dataclass
 class Tally:
-    """How much happened."""
+    """The number of histories and of acknowledged writes."""
 
     histories: int = 0
     writes: int = 0
@@ -334,7 +346,11 @@ class Tally:
 def have_histories(
     seed: int, settings: hypothesis.settings, new_world: Callable[[], World], tally: Tally | None = None
 ) -> Tally:
-    """Have histories until one of them ends in a `Divergence`, which is raised; `tally` counts what happened."""
+    """Run histories, and raise the `Divergence` of the first one that fails.
+
+    The same `seed` and `settings` generate the same histories. `tally` counts what happened, also
+    in a run that fails.
+    """
     counts = tally or Tally()
 
     class Counted(Histories):

@@ -1,4 +1,7 @@
-"""Some faults on a whole Rowdrop, in their short form; all of them: `python -m tests.faults`."""
+"""Some faults on a complete Rowdrop, in their short form.
+
+`python -m tests.faults` runs all faults, in their long form.
+"""
 
 import pytest
 

@@ -1,9 +1,16 @@
-"""Each rule of the state protocol, taken away, is missed: by the trace of its hole, and by random histories.
+"""Each rule of the state protocol is necessary: without it the oracle reports a divergence.
 
-What the oracle cannot see, because something else makes up for it, has no removal: that marks leave the slot alone (a
-key that is written without a pause would never be read), that CLEAN forgets only the entry it published (the watch has
-it read once more), that staging wakes the publisher (it looks every five seconds), that the watch looks twice before
-it calls files evidence (sweeps for nothing), and that a publisher's death is evidence (the watch finds its files).
+The traces of the fault cases show that, and so do random histories.
+
+Some rules have no removal, because another mechanism compensates for them and the oracle sees no
+difference:
+
+- marks leave the read version (`slot`) alone: otherwise a key that is written without a pause would
+  never be read
+- CLEAN removes only the entry that it published: the watchdog has the user read once more
+- submitting a result wakes the publisher: it also looks every five seconds
+- the watchdog looks twice before it treats files as a loss signal: otherwise sweeps run needlessly
+- a publisher's death is a loss signal: the watchdog finds its files
 """
 
 from collections.abc import Callable
@@ -59,5 +66,5 @@ def test_random_histories_miss_a_rule_that_is_taken_away(
             have_histories(form.seed, settings, partial(new_world, REMOVALS[rule]), tally)
             unseen.append(rule)
         except (Divergence, FlakyFailure):
-            record_property(f"without the rule that {rule}", f"a divergence in history {tally.histories}")
+            record_property(f"rule removed: {rule}", f"divergence in history {tally.histories}")
     assert unseen == []

@@ -1,4 +1,7 @@
-"""Random histories, with every fault: nothing lost, nothing stale.  How to run them: `tests/faults/form.py`."""
+"""Random histories with all faults: no update is lost, and no stale row is served.
+
+`tests/faults/form.py` explains the number of histories and the seed.
+"""
 
 from collections.abc import Callable
 
@@ -29,7 +32,7 @@ def test_nothing_is_lost_or_stale_in_any_history_on_real_servers(
 
 @pytest.mark.parametrize("waiting", [1, 2])
 def test_a_write_on_real_servers_takes_only_its_own_events(new_real_world: NewWorld, waiting: int) -> None:
-    """Events that were delivered before, of the same key or another, stay where the listener finds them."""
+    """Events that were delivered before the write stay in the list, also those of the same key."""
     world = new_real_world(Parts)
     try:
         for _ in range(waiting):
