@@ -1,4 +1,4 @@
-"""The fakes do what the real ones do: they pass the tests of those."""
+"""The fakes behave like the real servers: they pass the same contract tests."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.contract import test_object_store as contract
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
 globals().update({name: value for name, value in vars(contract).items() if name.startswith("test_")})
-"""The whole contract of an object store, with the fixtures that follow in place of a real MinIO's."""
+"""The whole contract of an object store. The fixtures below replace those of a real MinIO."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def seal(store: FakeObjectStore) -> Callable[[str, str], None]:
 
 @dataclass
 class Client:
-    """minio-py's way to write."""
+    """The write interface of minio-py."""
 
     store: FakeObjectStore
 
@@ -69,9 +69,9 @@ def minio_client(store: FakeObjectStore) -> Client:
     return Client(store)
 
 
-# -- messages -------------------------------------------------------------------------------------------------------
+# -- messages --------------------------------------------------------------------------------------
 def celery_says(message: bytes) -> tuple[str, list[Any]]:
-    """Task and arguments of a message as Celery puts it into Redis."""
+    """Return task and arguments of a message in the form in which Celery stores it in Redis."""
     envelope = json.loads(message)
     arguments, _, _ = json.loads(base64.b64decode(envelope["body"]))
     return envelope["headers"]["task"], arguments
@@ -83,7 +83,7 @@ def fake_says(message: bytes) -> tuple[str, list[Any]]:
 
 
 def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> dict[str, list[Any]]:
-    """What a worker finds in both queues, in the order in which it takes it."""
+    """Return the messages of both queues, in the order in which a worker takes them."""
     redis.flushall()
     queue.refresh(["a", "ü"])
     queue.refresh(["b"])

@@ -1,4 +1,7 @@
-"""Whatever lies in an event list: events, or a dead letter with its reason; and its neighbours are noted."""
+"""Generated entries of event lists: each yields events, or a dead letter with a reason.
+
+Entries beside an invalid one must still be processed.
+"""
 
 import json
 from collections.abc import Callable
@@ -26,7 +29,7 @@ LONG = b'[{"Event":[{"s3":"' + b"x" * 10_000_000 + b'"}]}]'
 
 @st.composite
 def torn(draw: st.DrawFn) -> bytes:
-    """A real notification, torn, spoiled, or with other values in it."""
+    """Generate a real notification that is truncated, corrupted or has other values in it."""
     raw = draw(st.sampled_from(REAL))
     match draw(st.sampled_from(["cut", "spoil", "value", "key"])):
         case "cut":
@@ -65,7 +68,10 @@ def test_every_entry_gives_events_or_a_reason(form: Form) -> None:
 
 
 def reason_against(raw: bytes) -> str | None:
-    """Why it cannot be decoded; None if it can, and then into what Redis and MinIO can take."""
+    """Return why the entry cannot be decoded, or None.
+
+    A decoded event must consist of text that Redis and MinIO accept (valid UTF-8).
+    """
     try:
         events = decode(raw)
     except InvalidEvent as refusal:
@@ -78,7 +84,7 @@ def reason_against(raw: bytes) -> str | None:
 
 @pytest.fixture
 def listen(redis: "Redis") -> Callable[[], None]:
-    """Notes all that lies in the fast list."""
+    """Return a function that processes all entries of the fast list."""
     listener = Listener(Backlog(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
 
     def until_empty() -> None:

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a user's CSV: a row or a reject with its reason, and never anything else."""
+"""Generated bodies of user CSVs: each gives either a row or a reject with its reason."""
 
 import hypothesis
 from hypothesis import example, given
@@ -50,7 +50,7 @@ COLUMN_NAMES = st.sampled_from(
 
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
-    """Something like a user's CSV."""
+    """Generate something that resembles a user's CSV."""
     columns = list(draw(st.permutations(COLUMNS)))
     if draw(st.integers(0, 3)) == 0:
         columns = draw(st.lists(COLUMN_NAMES, max_size=6))
@@ -70,7 +70,7 @@ def _quoted(field: str, how: str) -> str:
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
-    """The same with some bytes replaced, or cut off."""
+    """Generate the same with some bytes replaced or cut off."""
     body = bytearray(draw(tables()))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(body)))
@@ -144,7 +144,7 @@ def reject_comes_back(body: bytes, reason: str, line: int | None) -> None:
 
 
 def longest_quote(reason: str, body: bytes) -> int:
-    """The length of the longest piece of the reason that is also in the file, if above what may be quoted."""
+    """Return `MOST_QUOTED` + 1 if the reason quotes more of the file than that, else 0."""
     length = MOST_QUOTED + 1
     texts = [body.decode(encoding, errors="replace") for encoding in ("utf-8", "utf-16")]
     pieces = (reason[start : start + length] for start in range(len(reason) - length + 1))

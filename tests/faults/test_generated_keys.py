@@ -1,4 +1,7 @@
-"""Whatever a key that MinIO takes: a row, a reject, or ignored with a reason; by MinIO's own event, and by a sweep."""
+"""Generated keys: each key that MinIO accepts gives a row or a reject, or is ignored with a reason.
+
+The result must be the same by MinIO's own event and by a sweep.
+"""
 
 import io
 import json
@@ -57,7 +60,7 @@ def test_every_key_that_minio_takes_makes_a_row_or_is_ignored_with_a_reason(
         before = users_of(keys_of(rowdrop))
         for key in keys:
             put_if_taken(minio_client, rowdrop.source.bucket, key)
-        there = keys_of(rowdrop)  # "//a.csv" and "./a.csv" have come as "a.csv"
+        there = keys_of(rowdrop)  # MinIO stores "//a.csv" and "./a.csv" as "a.csv"
         new = users_of(there) - before
         until_marked(rowdrop, listener, new)
         rowdrop.wiring.refresher.refresh(sorted(new))
@@ -73,7 +76,7 @@ def test_every_key_that_minio_takes_makes_a_row_or_is_ignored_with_a_reason(
 
 
 def put_if_taken(client: Minio, bucket: str, key: str) -> None:
-    """Put it there, if MinIO will have it."""
+    """Put an object under this key, unless MinIO refuses the key."""
     body = csv_body({"first_name": "Ada"})
     with suppress(S3Error, ValueError):
         client.put_object(bucket, key, io.BytesIO(body), len(body))
@@ -84,7 +87,7 @@ def keys_of(rowdrop: Stepping) -> list[str]:
 
 
 def users_of(keys: Iterable[str]) -> set[str]:
-    """Those who have a CSV among these keys."""
+    """Return the users that have a CSV among these keys."""
     return {file.user_id for file in map(classify, keys) if isinstance(file, UserFile) and file.is_csv}
 
 
@@ -92,11 +95,13 @@ def until_marked(rowdrop: Stepping, listener: Listener, users: set[str]) -> None
     deadline = time.monotonic() + PATIENCE_S
     while not rowdrop.backlog.dirty_users() >= users:
         listener.run_once(0.1)
-        assert time.monotonic() < deadline, f"no event of {users - rowdrop.backlog.dirty_users()}"
+        assert time.monotonic() < deadline, (
+            f"expected an event of each user within the timeout, found none of {users - rowdrop.backlog.dirty_users()}"
+        )
 
 
 def all_ignored(rowdrop: Stepping, keys: list[str]) -> None:
-    """The first hundred are listed with their reasons, and all are counted."""
+    """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
     redis: Any = rowdrop.wiring.redis
     assert int(redis.get("ignored:total")) == len(keys)
     listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall("ignored").items()}
