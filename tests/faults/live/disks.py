@@ -1,4 +1,7 @@
-"""A full disk: MinIO's, and Redis's.  Needs the right to mount a small file system in memory."""
+"""Scenarios: a full disk of MinIO, and of Redis.
+
+They need the permission to mount a file system in memory (tmpfs).
+"""
 
 import subprocess
 import time
@@ -20,7 +23,10 @@ BACK_S = 90.0
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of so many megabytes.  Raises `subprocess.CalledProcessError` where that is not allowed."""
+    """Mount a file system of this size, and unmount it at the end.
+
+    Raises `subprocess.CalledProcessError` if mounting is not permitted.
+    """
     folder.mkdir(parents=True)
     subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
     try:
@@ -30,7 +36,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Fill what is left of the disk; the file to be deleted."""
+    """Fill the rest of the disk, and return the file to delete."""
     file = folder / "filler"
     with file.open("wb", buffering=0) as out, suppress(OSError):
         while True:
@@ -42,21 +48,27 @@ def fill(folder: Path) -> Path:
 
 
 def minio_disk_full(stage: Stage) -> None:
-    """MinIO cannot write any more, neither what is dropped nor what is published.
+    """Fill the disk of MinIO, so that it refuses drops and published files.
 
-    Nothing is known that could be taken away to do harm here: what is not taken cannot be lost.
+    No protection can be removed here to show harm: a write that is not acknowledged cannot be lost.
     """
     with small_disk(stage.folder / "disk", 600) as disk, stage.rowdrop(minio_folder=disk / "minio") as live:
         _fill_and_empty(stage, live, disk, lambda: _takes_files(live))
 
 
 def redis_disk_full(stage: Stage) -> None:
-    """Redis cannot write its append-only file any more, and refuses all that changes anything."""
+    """Fill the disk of Redis, so that it cannot write its append-only file.
+
+    Redis then refuses all commands that change data.
+    """
     with small_disk(stage.folder / "disk", 32) as disk, stage.rowdrop(redis_folder=disk / "redis") as live:
 
         def clients() -> None:
             status, took = timed_post(live)
-            stage.finding.expect(f"POST is answered {status} after {took:.1f} s", holds=status == 503 and took < 5)
+            stage.finding.expect(
+                f"POST: expected 503 in less than 5 s, found {status} after {took:.1f} s",
+                holds=status == 503 and took < 5,
+            )
 
         _fill_and_empty(stage, live, disk, lambda: _takes_writes(live), clients)
 
@@ -64,7 +76,11 @@ def redis_disk_full(stage: Stage) -> None:
 def _fill_and_empty(
     stage: Stage, live: Live, disk: Path, has_room: Callable[[], bool], clients: Callable[[], None] = lambda: None
 ) -> None:
-    """`has_room` asks the server; `clients` looks at what they are answered while it has none."""
+    """Fill the disk under traffic, make room again, and wait until every row is right.
+
+    `has_room` tries a write on the server. `clients` checks the response to a client while the disk
+    is full.
+    """
     with stage.traffic(live, users=200, per_second=60) as (traffic, eyes):
         time.sleep(3)
         filler = fill(disk)
@@ -72,10 +88,13 @@ def _fill_and_empty(
         clients()
         time.sleep(10)
         filler.unlink()
-        until(has_room, 120, "the server takes writes again")
+        until(has_room, 120, "the server accepts writes again")
         stage.converge(live, traffic, BACK_S)
         stage.finding.figures["writes refused"] = str(traffic.refused)
-        stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
+        stage.finding.expect(
+            f"GET: expected only status 200, found these numbers by status: {dict(eyes.answers)}",
+            holds=set(eyes.answers) == {200},
+        )
 
 
 def _takes_files(live: Live) -> bool:
@@ -95,6 +114,6 @@ def _takes_writes(live: Live) -> bool:
 
 
 SCENARIOS = {
-    "MinIO's disk full": Scenario(minio_disk_full, f"right {BACK_S:.0f} s after there is room again"),
+    "MinIO's disk full": Scenario(minio_disk_full, f"every row is right {BACK_S:.0f} s after the disk has room again"),
     "Redis's disk full": Scenario(redis_disk_full, "the same", ("care of events",)),
 }

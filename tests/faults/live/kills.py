@@ -1,4 +1,4 @@
-"""kill -9 at named points of the listener, of refresh, publish, sweep, rebuild and unpack."""
+"""Scenario: kill -9 at named points of the listener, the publisher and the workers."""
 
 import time
 
@@ -20,7 +20,7 @@ UNPACKS = (
     "worker-bulk after copy_from",
     "worker-bulk before forget_old",
 )
-"""Where bundles alone lead to."""
+"""Points that are reached only with bundles."""
 POINTS = (
     "listener after peek",
     "listener before note_events",
@@ -61,7 +61,7 @@ REDELIVERED_S = VISIBILITY_TIMEOUT_S + 15.0
 
 
 def killed_at_named_points(stage: Stage) -> None:
-    """One after the other, each under traffic, and each until all is right again."""
+    """Kill a process at each point in turn under traffic, and wait until all is right."""
     points = POINTS if stage.long else SHORT
     slowest = (0.0, "")
     with stage.rowdrop() as live:
@@ -72,7 +72,9 @@ def killed_at_named_points(stage: Stage) -> None:
             if stage.finding.failures:
                 break
         unknown = set(points) - live.points()
-        stage.finding.expect(f"nobody ever came to {unknown}", holds=not unknown)
+        stage.finding.expect(
+            f"expected every point to be reached, found points that were not: {unknown}", holds=not unknown
+        )
     stage.finding.figures["points"] = str(len(points))
     stage.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
 
@@ -84,7 +86,7 @@ def _kill_at(stage: Stage, live: Live, point: str) -> float:
         if "worker-bulk" in point and point not in UNPACKS:
             (live.sweep if "sweep" in point or "mark" in point else lambda: timed_post(live))()
         try:
-            until(lambda: live.obeyed, 180, f"somebody dies at {point}")  # a rebuild may wait for another
+            until(lambda: live.obeyed, 180, f"a process is killed at {point}")  # a rebuild may wait for another
         except NotInTime as error:
             stage.finding.failures.append(str(error))
         killed = time.monotonic()
@@ -99,7 +101,7 @@ def _kill_at(stage: Stage, live: Live, point: str) -> float:
 SCENARIOS = {
     "kill -9 at named points": Scenario(
         killed_at_named_points,
-        "0 lost, within the visibility timeout + 15 s",
+        "0 lost after the visibility timeout + 15 s",
         remedies=("watch",),
         short=True,
     ),

@@ -1,4 +1,8 @@
-"""MinIO and Redis killed, emptied, frozen, full, cut off; the source bucket gone, or its keys revoked."""
+"""Scenarios: outages of MinIO, of Redis and of the source bucket.
+
+The servers are killed, emptied, frozen, full or cut off. The source bucket is missing, or the
+credentials for it are revoked.
+"""
 
 import shutil
 import signal
@@ -16,14 +20,14 @@ from worker.minio_users import POLICY_PREFIX
 MINIO_BACK_S, REDIS_BACK_S, CONSUMING_S, POST_S = 60.0, 90.0, 30.0, 5.0
 
 
-# -- MinIO -------------------------------------------------------------------------------------------------------------
+# -- MinIO -----------------------------------------------------------------------------------------
 def minio_killed(stage: Stage) -> None:
-    """Under 8 writers, again and again."""
+    """Kill MinIO several times under 8 writers."""
     _kill_minio(stage, safe=True)
 
 
 def minio_killed_without_copies(stage: Stage) -> None:
-    """The same where MinIO keeps no copies of events on its disk."""
+    """Kill MinIO several times while it keeps no copies of events on its disk."""
     _kill_minio(stage, safe=False)
 
 
@@ -43,47 +47,59 @@ def _kill_minio(stage: Stage, *, safe: bool) -> None:
                 stage.converge(live, traffic, MINIO_BACK_S, back)
             slowest = max(slowest, stage.finding.converged_s or 0)
         healed = live.redis.hget("counters", "lost_and_healed") or b"0"
-    stage.finding.figures |= {"rounds": str(rounds), "events lost and healed": healed.decode()}
+    stage.finding.figures |= {"rounds": str(rounds), "silent repairs": healed.decode()}
 
 
-# -- Redis -------------------------------------------------------------------------------------------------------------
+# -- Redis -----------------------------------------------------------------------------------------
 def _redis_fault(stage: Stage, fault: Callable[[Live, Callable[[], None]], None], *, proxied: bool = False) -> None:
-    """Play `fault`, which gets a function that looks at what clients are answered meanwhile."""
+    """Run `fault` under traffic, and check that Rowdrop recovers from it.
+
+    `fault` gets a function that checks the response to a client during the fault.
+    """
     with stage.rowdrop(proxied=proxied) as live, stage.traffic(live, users=200, per_second=60) as (traffic, eyes):
         workers = {name: live.pids(name) for name in ("worker", "worker-2", "worker-bulk")}
         time.sleep(2)
 
         def clients() -> None:
             status, took = timed_post(live)
-            stage.finding.expect(f"POST is answered {status} after {took:.1f} s", holds=status == 503 and took < POST_S)
+            stage.finding.expect(
+                f"POST: expected 503 within the limit, found {status} after {took:.1f} s",
+                holds=status == 503 and took < POST_S,
+            )
             stage.finding.figures["POST"] = f"{status} in {took:.1f} s"
 
         fault(live, clients)
         back = time.monotonic()
         _goes_on(stage, live, back)
         stage.converge(live, traffic, REDIS_BACK_S, back)
-        stage.finding.expect("workers were started anew", holds=workers == {name: live.pids(name) for name in workers})
+        stage.finding.expect(
+            "expected the same worker processes after the fault, found restarted ones",
+            holds=workers == {name: live.pids(name) for name in workers},
+        )
         _gets(stage, eyes)
 
 
 def _goes_on(stage: Stage, live: Live, back: float) -> None:
-    """Drops are answered by rows again."""
+    """Check that a new drop gets a row."""
     name = f"after-{stage.seed}"
     live.put(f"{name}.csv", b"first_name,last_name,birthts\nAfter,It,1\n")
     try:
-        until(lambda: name in live.rows(), CONSUMING_S, "a drop is answered by a row again")
-        stage.finding.figures["consuming again"] = f"{time.monotonic() - back:.1f} s"
+        until(lambda: name in live.rows(), CONSUMING_S, "a new drop has a row")
+        stage.finding.figures["new drop has a row after"] = f"{time.monotonic() - back:.1f} s"
     except NotInTime as error:
         stage.finding.failures.append(str(error))
 
 
 def _gets(stage: Stage, eyes: Eyes) -> None:
-    stage.finding.expect(f"GETs were answered {dict(eyes.answers)}", holds=set(eyes.answers) == {200})
-    stage.finding.figures["GETs"] = f"{eyes.answers[200]} times 200"
+    stage.finding.expect(
+        f"GET: expected only status 200, found these numbers by status: {dict(eyes.answers)}",
+        holds=set(eyes.answers) == {200},
+    )
+    stage.finding.figures["GETs"] = f"{eyes.answers[200]} responses with status 200"
 
 
 def redis_killed(stage: Stage) -> None:
-    """kill -9, and a start with what its file has."""
+    """Kill Redis, and restart it with its data file."""
 
     def fault(live: Live, clients: Callable[[], None]) -> None:
         live.redis_server.kill()
@@ -95,7 +111,7 @@ def redis_killed(stage: Stage) -> None:
 
 
 def redis_restarted_empty(stage: Stage) -> None:
-    """kill -9, and a start without its file."""
+    """Kill Redis, and restart it without its data file."""
 
     def fault(live: Live, clients: Callable[[], None]) -> None:
         live.redis_server.kill()
@@ -109,7 +125,7 @@ def redis_restarted_empty(stage: Stage) -> None:
 
 
 def redis_emptied(stage: Stage) -> None:
-    """FLUSHALL, several times, under load."""
+    """Empty Redis (FLUSHALL) several times under load."""
 
     def fault(live: Live, _: Callable[[], None]) -> None:
         for _round in range(5):
@@ -120,7 +136,7 @@ def redis_emptied(stage: Stage) -> None:
 
 
 def redis_frozen(stage: Stage) -> None:
-    """SIGSTOP for 30 seconds."""
+    """Freeze Redis (SIGSTOP) for 30 seconds."""
 
     def fault(live: Live, clients: Callable[[], None]) -> None:
         server = psutil.Process(live.redis_server.pid)
@@ -135,7 +151,7 @@ def redis_frozen(stage: Stage) -> None:
 
 
 def redis_out_of_memory(stage: Stage) -> None:
-    """Its memory is full: it answers, and refuses writes."""
+    """Fill the memory of Redis, so that it responds but refuses writes."""
 
     def fault(live: Live, clients: Callable[[], None]) -> None:
         live.redis.config_set("maxmemory", 1)
@@ -150,7 +166,7 @@ def redis_out_of_memory(stage: Stage) -> None:
 
 
 def connections_cut(stage: Stage) -> None:
-    """For 20 seconds, answers of Redis are cut half-way, and now and then all connections."""
+    """Cut replies of Redis half-way for 20 seconds, and now and then all connections."""
 
     def fault(live: Live, _: Callable[[], None]) -> None:
         assert live.proxy
@@ -166,14 +182,17 @@ def connections_cut(stage: Stage) -> None:
     _redis_fault(stage, fault, proxied=True)
 
 
-# -- the source --------------------------------------------------------------------------------------------------------
+# -- the source ------------------------------------------------------------------------------------
 def _source_fault(
     stage: Stage,
     fault: Callable[[Live], Callable[[], None]],
     *,
     bound_s: float = 120.0,
 ) -> None:
-    """Play `fault` while drops are pending; it returns how to bring the source back."""
+    """Run `fault` while drops are pending, and check that no row disappears.
+
+    `fault` returns a function that restores the source bucket.
+    """
     with stage.rowdrop() as live, stage.traffic(live, users=60, per_second=40) as (traffic, _):
         workers = "worker", "worker-2", "worker-bulk"
         time.sleep(3)
@@ -187,10 +206,12 @@ def _source_fault(
             live.signal(name, signal.SIGCONT)
         live.sweep()
         gone = _rows_that_leave(live, set(before), 20)
-        stage.finding.expect(f"{len(gone)} rows left: {sorted(gone)[:3]}", holds=not gone)
+        stage.finding.expect(
+            f"expected no row to disappear, found {len(gone)} rows gone: {sorted(gone)[:3]}", holds=not gone
+        )
         status, said = live.get("/health/ready")
         told = status == 503 and b"cannot be read" in said
-        stage.finding.expect(f"/health/ready does not say why: {said!r}", holds=told)
+        stage.finding.expect(f"/health/ready: expected 503 and the reason, found {said!r}", holds=told)
         mend()
         back = time.monotonic()
         stage.converge(live, traffic, bound_s, back)
@@ -209,7 +230,7 @@ def _rows_that_leave(live: Live, users: set[str], for_s: float) -> set[str]:
 
 
 def source_renamed(stage: Stage) -> None:
-    """The bucket has another name for a while."""
+    """Rename the bucket for a while."""
 
     def fault(live: Live) -> Callable[[], None]:
         here, away = _folder_of_the_source(live), _folder_of_the_source(live).with_name("away")
@@ -224,7 +245,10 @@ def source_renamed(stage: Stage) -> None:
 
 
 def source_removed(stage: Stage) -> None:
-    """The bucket is removed by its owner, and restored from a copy: MinIO has forgotten its notification rules."""
+    """Remove the bucket, and restore it from a copy.
+
+    MinIO has deleted the notification rules together with the bucket.
+    """
 
     def fault(live: Live) -> Callable[[], None]:
         here, copy = _folder_of_the_source(live), live.folder / "copy"
@@ -241,7 +265,7 @@ def source_removed(stage: Stage) -> None:
 
 
 def keys_revoked(stage: Stage) -> None:
-    """The workers' keys are no good for the source any more."""
+    """Revoke the workers' permission to read the source bucket."""
 
     def fault(live: Live) -> Callable[[], None]:
         resources = [f"arn:aws:s3:::{live.output.bucket}", f"arn:aws:s3:::{live.output.bucket}/*"]
@@ -264,16 +288,20 @@ def _folder_of_the_source(live: Live) -> Path:
 
 SCENARIOS = {
     "kill -9 of MinIO": Scenario(
-        minio_killed, "every acknowledged object in the output 60 s after it is back", ("care of events",)
+        minio_killed, "every acknowledged object is in the output 60 s after MinIO is back", ("care of events",)
     ),
     "kill -9 of MinIO without copies on disk": Scenario(minio_killed_without_copies, "the same", ("sweeps",)),
-    "kill -9 of Redis": Scenario(redis_killed, "consuming in 30 s, right in 90 s", ("sweeps",)),
+    "kill -9 of Redis": Scenario(
+        redis_killed, "a new drop has a row after 30 s, every row is right after 90 s", ("sweeps",)
+    ),
     "Redis restarted empty": Scenario(redis_restarted_empty, "the same", ("sweeps",)),
     "FLUSHALL": Scenario(redis_emptied, "the same", ("sweeps",), short=True),
     "Redis frozen": Scenario(redis_frozen, "the same", ("time-outs",)),
     "Redis out of memory": Scenario(redis_out_of_memory, "the same", ("care of events",)),
     "connections cut half-way": Scenario(connections_cut, "the same", ("reconnecting",)),
-    "src-data renamed": Scenario(source_renamed, "not one row leaves; goes on by itself", ("absence",)),
+    "src-data renamed": Scenario(
+        source_renamed, "no row disappears, and work resumes without intervention", ("absence",)
+    ),
     "src-data removed": Scenario(source_removed, "the same", ("absence",)),
     "keys revoked": Scenario(keys_revoked, "the same", ("absence",)),
 }

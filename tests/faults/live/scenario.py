@@ -1,4 +1,4 @@
-"""What one fault is tried with, and what was found."""
+"""The environment in which one fault is tested, and the finding that results."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +12,20 @@ from tests.faults.live.traffic import Traffic
 from tests.faults.live.watching import Eyes
 
 QUIET_S = 180.0
-"""All that is left, a sweep among it, is done within so many seconds after the rows are right."""
+"""Timeout in seconds, once the rows are right, for all other work, a sweep included."""
 WITHOUT_S = 75.0
-"""With something taken away nobody waits longer: with everything it never took so long."""
+"""Timeout in seconds with a protection removed.
+
+It is shorter, because no scenario with all protections ever took this long.
+"""
 
 
 @dataclass
 class Finding:
-    """What came of a fault.
+    """The result of a fault scenario.
 
-    `bundled`: those of the acknowledged writes that were bundles.  `converged_s`: from the end of the fault until every
-    row was right; None: never.
+    `bundled`: number of acknowledged writes that were bundles. `converged_s`: seconds from the end
+    of the fault until every row was right (None: never).
     """
 
     name: str
@@ -39,13 +42,17 @@ class Finding:
     failures: list[str] = field(default_factory=list)
 
     def expect(self, what: str, *, holds: bool) -> None:
-        """Note a failure unless it `holds`."""
+        """Record `what` as a failure unless it `holds`."""
         if not holds:
             self.failures.append(what)
 
 
 class Stage:
-    """Where a scenario is played: a folder, a seed, at full length or not, with one remedy taken away or none."""
+    """The environment of a scenario.
+
+    It has a folder and a seed, runs the long or the short form, and has one protection removed
+    (`without`) or none.
+    """
 
     def __init__(self, name: str, folder: Path, seed: int, *, long: bool, without: str = "") -> None:
         self.folder, self.seed, self.long = folder, seed, long
@@ -54,14 +61,17 @@ class Stage:
 
     @contextmanager
     def rowdrop(self, **options: Any) -> Iterator[Live]:  # noqa: ANN401
-        """A Rowdrop of its own."""
+        """Start a Rowdrop for this scenario, and stop it at the end."""
         self._lives += 1
         with Live(self.folder / f"{self._lives}", without=self.finding.without, **options) as live:
             yield live
 
     @contextmanager
     def traffic(self, live: Live, **options: Any) -> Iterator[tuple[Traffic, Eyes]]:  # noqa: ANN401
-        """People who drop files, and what they see."""
+        """Run clients that write files and clients that read results.
+
+        At the end, what they found is added to the finding.
+        """
         traffic = Traffic(live, self.seed, **options)
         with Eyes(live, traffic) as eyes, traffic:
             yield traffic, eyes
@@ -70,12 +80,15 @@ class Stage:
         self.finding.stale += len(eyes.stale)
         self.finding.doubled += len(eyes.doubled)
         self.finding.failures += [f"stale: {stale}" for stale in eyes.stale[:5]]
-        self.finding.expect("a user has two lines", holds=not eyes.doubled)
+        self.finding.expect(
+            "output.csv: expected one line per user, found users with two lines", holds=not eyes.doubled
+        )
 
     def converge(self, live: Live, traffic: Traffic, bound_s: float, since: float | None = None) -> None:
-        """End the traffic and wait until every row is right, `bound_s` seconds after `since` (by the monotonic clock).
+        """End the traffic, and wait until every row is right.
 
-        Then until nothing is left to do, and `worker.check` finds nothing.
+        The rows must be right within `bound_s` seconds after `since` (monotonic clock, default:
+        now). Then no work may be left, and `worker.check` must find no difference.
         """
         since = time.monotonic() if since is None else since
         if self.finding.without:
@@ -88,15 +101,17 @@ class Stage:
         except NotInTime:
             wrong = traffic.wrong(live.rows())
             self.finding.lost += len(wrong)
-            self.finding.failures.append(f"{len(wrong)} rows are not right after {bound_s:.0f} s: {wrong[:3]}")
+            self.finding.failures.append(
+                f"expected every row to be right after {bound_s:.0f} s, found {len(wrong)} wrong rows: {wrong[:3]}"
+            )
             return
         self.finding.converged_s = max(self.finding.converged_s or 0, time.monotonic() - since)
         self.rest(live)
 
     def rest(self, live: Live) -> None:
-        """Wait until nothing is left to do, and look at all with `worker.check`."""
+        """Wait until no work is left, and compare everything with `worker.check`."""
         try:
-            until(live.quiet, WITHOUT_S if self.finding.without else QUIET_S, "nothing is left to do")
+            until(live.quiet, WITHOUT_S if self.finding.without else QUIET_S, "no work is left")
         except NotInTime as error:
             self.finding.failures.append(str(error))
         differences = live.differences()
@@ -106,9 +121,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault.  `remedies`: what of `removed.REMEDIES` keeps it from doing harm, each for itself.
+    """A fault scenario.
 
-    `short`: it is part of the short form of the tests.  `shows_late`: without a remedy only the long form does harm.
+    - `remedies`: protections of `removed.REMEDIES`. Without any one of them the fault does harm.
+    - `short`: the scenario is part of the short form of the tests.
+    - `shows_late`: with a protection removed, only the long form does harm.
     """
 
     play: Callable[[Stage], None]

@@ -1,4 +1,4 @@
-"""All faults, in the order of the report; and how one is played."""
+"""All fault scenarios in the order of the report, and the function that runs one of them."""
 
 import shutil
 import tempfile
@@ -19,15 +19,16 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def play(name: str, seed: int, *, long: bool, without: str = "") -> Finding:
-    """Play one in a temporary folder, which is kept if it did not go as promised.
+    """Run a scenario in a temporary folder, and return its finding.
 
-    Whatever is raised while it is played is a failure of it.
+    An exception during the run becomes a failure of the scenario. The folder with the logs is kept
+    if a scenario fails with all protections.
     """
     folder = Path(tempfile.mkdtemp(prefix="rowdrop-fault-"))
     stage = Stage(name, folder, seed, long=long, without=without)
     try:
         SCENARIOS[name].play(stage)
-    except Exception as error:  # noqa: BLE001  the other faults are to be played all the same
+    except Exception as error:  # noqa: BLE001  the other scenarios must run as well
         stage.finding.failures.append(f"{type(error).__name__}: {error}")
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
     if without or not stage.finding.failures:

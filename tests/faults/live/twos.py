@@ -1,4 +1,4 @@
-"""Two of what there should be one of; a publisher that sleeps in the middle; clocks that are set back."""
+"""Scenarios: two instances of single processes, a paused publisher, and clocks that jump."""
 
 import time
 
@@ -10,7 +10,7 @@ ASLEEP_S, HOUR_S, HEALED_S = 60, 3600, 90.0
 
 
 def two_of_each(stage: Stage) -> None:
-    """Two listeners, publishers and beats, all the time."""
+    """Run two listeners, publishers and beats all the time."""
     with (
         stage.rowdrop(twice=("listener", "publisher", "beat")) as live,
         stage.traffic(live, users=200, per_second=100) as (traffic, _),
@@ -22,7 +22,10 @@ def two_of_each(stage: Stage) -> None:
 
 
 def paused_publisher(stage: Stage) -> None:
-    """One of two publishers sleeps for a minute just before it writes, and just after; the other one works."""
+    """Pause one of two publishers for a minute, just before it writes and just after.
+
+    The other publisher keeps running.
+    """
     for point in (f"publisher before replace {OUTPUT}", f"publisher after replace {OUTPUT}"):
         with stage.rowdrop(twice=("publisher",)) as live:
             stage.seed += 1
@@ -30,7 +33,7 @@ def paused_publisher(stage: Stage) -> None:
                 time.sleep(2)
                 live.order("stop", point)
                 try:
-                    until(lambda: live.obeyed, 60, "a publisher sleeps")
+                    until(lambda: live.obeyed, 60, "a publisher is paused")
                 except NotInTime as error:
                     stage.finding.failures.append(str(error))
                 time.sleep(ASLEEP_S if stage.long else 12)
@@ -38,12 +41,12 @@ def paused_publisher(stage: Stage) -> None:
                 stage.converge(live, traffic, HEALED_S)
             replaced = live.redis.hget("counters", "evidence:publisher_replaced") or b"0"
             stage.finding.figures[f"asleep {point.removeprefix('publisher ')}"] = (
-                f"converged in {stage.finding.converged_s or -1:.1f} s, seen to be replaced {replaced.decode()} times"
+                f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced.decode()} times"
             )
 
 
 def clock_set_back(stage: Stage) -> None:
-    """Rowdrop's processes believe it to be an hour earlier, and later an hour later, all of a sudden."""
+    """Set the clock of Rowdrop's processes back by an hour, then right, then an hour ahead."""
     with stage.rowdrop() as live:
         for number, offset in enumerate((-HOUR_S, 0, HOUR_S)):
             stage.seed += number
@@ -51,8 +54,8 @@ def clock_set_back(stage: Stage) -> None:
                 time.sleep(2)
                 live.set_clock(offset)
                 time.sleep(2)
-                live.order("kill", "worker before stage")  # its users are overdue by the new clock
-                until(lambda: live.obeyed, 60, "a worker dies")
+                live.order("kill", "worker before stage")  # by the new clock, its users are overdue
+                until(lambda: live.obeyed, 60, "a worker is killed")
                 stage.converge(live, traffic, HEALED_S)
 
 

@@ -1,4 +1,4 @@
-"""Objects that become unreadable: a user's file, and everything that is published."""
+"""Scenario: objects become unreadable, a user's file and the published files."""
 
 import json
 import time
@@ -17,7 +17,10 @@ FILES = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
 
 
 def objects_unreadable(stage: Stage) -> None:
-    """A user's CSV first; then all published objects at once, in the long form also each by itself."""
+    """Make a user's CSV unreadable, then all published objects together.
+
+    The long form then makes each published object unreadable alone.
+    """
     sealed = write_sealed_object(stage.folder / "tls")
     rounds: list[Sequence[str]] = [FILES]
     if stage.long:
@@ -26,13 +29,15 @@ def objects_unreadable(stage: Stage) -> None:
         make_unreadable(live.minio_server, sealed, live.source.bucket, "sealed.csv")
         live.sweep()
         _is_a_reject_and_no_more(stage, live)
-        time.sleep(MEMO_S)  # until there is a memo
+        time.sleep(MEMO_S)  # until the manifest is written
         for keys in rounds:
             for key in keys:
                 _seal(live, sealed, key)
             _becomes_ready(stage, live, keys)
         stage.converge(live, traffic, READY_S)
-        stage.finding.expect("sealed.csv is a reject", holds=_is_rejected(live))
+        stage.finding.expect(
+            "/errors: expected sealed.csv as a reject at the end, found no such entry", holds=_is_rejected(live)
+        )
 
 
 def _is_rejected(live: Live) -> bool:
@@ -50,12 +55,14 @@ def _is_a_reject_and_no_more(stage: Stage, live: Live) -> None:
     stage.finding.figures["an unreadable CSV is a reject"] = f"{took:.1f} s"
     for _ in range(10):
         status, body = live.get("/health/ready")
-        stage.finding.expect(f"not ready by one file: {body!r}", holds=status == 200)
+        stage.finding.expect(
+            f"/health/ready: expected 200 in spite of one unreadable CSV, found {body!r}", holds=status == 200
+        )
         time.sleep(0.5)
 
 
 def _seal(live: Live, sealed: Path, key: str) -> None:
-    """Make it unreadable; once more if a write was under way that comes after it."""
+    """Make an object unreadable, again if a concurrent write replaced it."""
     for _ in range(20):
         make_unreadable(live.minio_server, sealed, live.output.bucket, key)
         time.sleep(0.5)
@@ -63,7 +70,7 @@ def _seal(live: Live, sealed: Path, key: str) -> None:
             live.output.check_readable(key)
         except ObjectUnreadable:
             return
-    raise NotInTime(f"{key} was written again and again")
+    raise NotInTime(f"{key}: expected it to stay unreadable, found that it was rewritten after 20 attempts")
 
 
 def _is_readable(live: Live, key: str) -> bool:
@@ -80,14 +87,14 @@ def _becomes_ready(stage: Stage, live: Live, keys: Sequence[str]) -> None:
     until(lambda: all(_is_readable(live, key) for key in keys), READY_S, what)
     until(lambda: _is_ready(live), READY_S, f"ready again after {', '.join(keys)}")
     took = time.monotonic() - began
-    stage.finding.expect(f"{took:.0f} s until ready", holds=took < READY_S)
+    stage.finding.expect(f"expected readiness within the limit, found {took:.0f} s", holds=took < READY_S)
     stage.finding.figures[f"ready again after {', '.join(keys)}"] = f"{took:.1f} s"
 
 
 SCENARIOS = {
     "objects that cannot be read": Scenario(
         objects_unreadable,
-        f"a reject of one user; ready {READY_S:.0f} s after what is published cannot be read",
+        f"one CSV is a reject, and ready {READY_S:.0f} s after published objects become unreadable",
         ("rewriting",),
         short=True,
     ),
