@@ -1,9 +1,10 @@
 """`python -m tests.faults`: the long form of the fault tests, and a report.
 
-By default everything: random histories, generated files, keys and events; each fault on a whole Rowdrop; and each fault
-once more without what keeps it from doing harm.  `--only` plays some faults alone; with `--results` a run adds what it
-finds to a file, in place of what was found there before, and the report tells all that is in it.  Exit status 1 unless
-all is as promised and everything taken away was noticed.
+By default it runs everything: random histories, generated files, keys and events, each fault on a
+complete Rowdrop, and each fault again with one protection removed. `--only` selects faults by words
+in their names. `--results` saves the findings to a file. A new finding replaces the older one of
+the same fault, and the report covers all findings in the file. The exit status is 1 if an
+expectation fails, or if a removed protection is not detected.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from tests.faults.live.scenarios import SCENARIOS, play
 
 
 def main() -> int:
-    """Play what the command line asks for."""
+    """Run what the command line selects, and return the exit status."""
     options = _options()
     names = [name for name in SCENARIOS if any(word in name for word in options.only)] if options.only else [*SCENARIOS]
-    print(f"seed {options.seed}", flush=True)
+    print(f"seed {options.seed} (to replay this run, pass it as --seed)", flush=True)
     results = Results(Path(options.results) if options.results else None)
     if options.generated or not (options.only or options.with_only or options.without_only):
         results.generated(*_generated(options.seed))
@@ -35,7 +36,7 @@ def main() -> int:
         for name in names:
             results.add(_told(play(name, options.seed, long=options.long)))
     if not (options.with_only or options.generated):
-        # In the short form, if that shows it: most of the time is spent on waiting for what does not come.
+        # The short form where it suffices: with a protection removed, most time goes into timeouts.
         for name in names:
             for remedy in SCENARIOS[name].remedies:
                 results.add(_told(play(name, options.seed, long=SCENARIOS[name].shows_late, without=remedy)))
@@ -46,15 +47,24 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="The long form of the fault tests.")
-    parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 20), help="which cases; drawn by default")
-    parser.add_argument("--only", nargs="*", default=[], metavar="WORDS", help="faults whose names have these in them")
-    parser.add_argument("--short", dest="long", action="store_false", help="each in its short form")
-    parser.add_argument("--generated", action="store_true", help="only the generated cases")
-    parser.add_argument("--with-only", action="store_true", help="nothing is taken away")
-    parser.add_argument("--without-only", action="store_true", help="only with something taken away")
-    parser.add_argument("--results", metavar="FILE", help="keep what is found there, and report all that is in it")
-    parser.add_argument("--report", metavar="FILE", help="write the report there, as Markdown")
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the long form of the fault tests.")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.randrange(1, 1 << 20),
+        help="seed of the cases (default: random, printed at the start)",
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[], metavar="WORDS", help="run only faults with one of these words in their names"
+    )
+    parser.add_argument("--short", dest="long", action="store_false", help="run each fault in its short form")
+    parser.add_argument("--generated", action="store_true", help="run only the generated cases")
+    parser.add_argument("--with-only", action="store_true", help="run only with all protections")
+    parser.add_argument("--without-only", action="store_true", help="run only with a protection removed")
+    parser.add_argument(
+        "--results", metavar="FILE", help="save the findings to this file, and report all findings in it"
+    )
+    parser.add_argument("--report", metavar="FILE", help="write the report to this file, as Markdown")
     return parser.parse_args()
 
 
@@ -68,11 +78,14 @@ def _told(finding: Finding) -> Finding:
 
 
 def _generated(seed: int) -> tuple[dict[str, str], bool]:
-    """Run the generated cases by pytest; what they say of themselves, and whether all passed."""
+    """Run the generated cases with pytest.
+
+    Returns the properties that the tests recorded, and whether all tests passed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.xml"
         options = ["--faults=long", f"--faults-seed={seed}", f"--junit-xml={result}", "-q"]
-        options += ["-o", "junit_family=xunit1"]  # the other one has no place for what a test says of itself
+        options += ["-o", "junit_family=xunit1"]  # xunit2 has no place for the properties of a test
         paths = [str(path) for path in sorted((ROOT / "tests" / "faults").glob("test_*.py")) if "live" not in path.name]
         done = subprocess.run([sys.executable, "-m", "pytest", *options, *paths], cwd=ROOT, check=False)
         properties = ElementTree.parse(result).iter("property")  # noqa: S314  our own file

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections in the middle of what they say."""
+"""A TCP proxy that can cut connections in the middle of an answer."""
 
 import selectors
 import socket
@@ -10,9 +10,9 @@ from local.ports import HOST, free_port
 
 
 class Proxy:
-    """Hands on what comes to `port` to another port of this machine, and back, while it is `with`.
+    """Forwards connections from `port` to another local port, while it is in a `with` block.
 
-    `cut_after`: bytes of an answer after which a connection is cut, half-way; None for never.
+    `cut_after`: number of bytes of an answer after which the connection is cut (None: never).
     """
 
     def __init__(self, target: int) -> None:
@@ -23,18 +23,18 @@ class Proxy:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Listen."""
+        """Start listening."""
         self._listening = socket.create_server((HOST, self.port), backlog=128)
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop listening, and cut all."""
+        """Stop listening, and cut all connections."""
         self._listening.close()
         self.cut_all()
 
     def cut_all(self) -> None:
-        """Cut every connection that is open."""
+        """Cut all open connections."""
         with self._lock:
             pairs = list(self._pairs)
         for pair in pairs:

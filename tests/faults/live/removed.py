@@ -1,6 +1,7 @@
-"""What keeps Rowdrop right, to be taken away: without it the faults must be seen to do harm.
+"""Protections that a run removes, to show that the faults do harm without them.
 
-It is taken away when Rowdrop runs, by a file `removed` in `$FAULTS_FOLDER`: without all of it Rowdrop would not start.
+A protection is removed from a running Rowdrop, by a file `removed` in `$FAULTS_FOLDER`: without
+some of them Rowdrop would not start.
 """
 
 import functools
@@ -20,14 +21,14 @@ from worker.readable_files import ReadableFiles
 from worker.sweep_record import SweepRecord
 
 REMOVED = "removed"
-"""The file."""
+"""The name of that file."""
 
 Call = Callable[..., Any]
 REDIS: Any = Redis
 
 
 def _replace(owner: Any, name: str, replacement: Callable[[Call], Call]) -> None:  # noqa: ANN401
-    """Have `replacement(original)` called in place of the original from the time on when the file is there."""
+    """Call `replacement(original)` in place of the original as soon as the file exists."""
     original, file = getattr(owner, name), Path(os.environ["FAULTS_FOLDER"]) / REMOVED
     other = replacement(original)
 
@@ -65,7 +66,7 @@ def _time_outs() -> None:
 
         return from_url
 
-    # From the start on: a client has its time-outs for life.
+    # Removed from the start: a client keeps the timeouts with which it was created.
     REDIS.from_url = patiently(REDIS.from_url)
 
 
@@ -78,7 +79,7 @@ def _reconnecting() -> None:
 
         return create_celery
 
-    # From the start on: a worker reads this once.
+    # Removed from the start: a worker reads this setting once.
     shared.task_queue.create_celery = without(shared.task_queue.create_celery)
 
 
@@ -131,7 +132,7 @@ def _dead_letters() -> None:
             try:
                 return original(*args)
             except worker.events.InvalidEvent as error:
-                raise ValueError("an entry that cannot be decoded") from error
+                raise ValueError("event cannot be decoded (dead letters are removed)") from error
 
         return decode
 
@@ -146,24 +147,24 @@ def _rewriting() -> None:
 
 
 REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
-    "watch": ("the watch, and every sweep", _watch),
+    "watch": ("the watchdog, and every sweep", _watch),
     "sweeps": ("every sweep but the hourly one", _sweeps),
     "care of events": (
-        "the copies of events on MinIO's disk, what else makes MinIO send them, and every sweep but the hourly one",
+        "the copies of events on MinIO's disk, the settings for event delivery, and every sweep but the hourly one",
         _sweeps,
     ),
-    "absence": ("that absent means NoSuchKey alone", _absence),
-    "time-outs": ("that nobody waits for Redis for long", _time_outs),
-    "reconnecting": ("that workers connect to Redis anew", _reconnecting),
-    "read marks": ("that who was read since its last mark is not read again", _read_marks),
-    "writer": ("that there is one writer, and that it writes conditionally", _writer),
-    "rewriting": ("that published objects which cannot be read are written anew", _rewriting),
-    "dead letters": ("that events which cannot be decoded are set aside", _dead_letters),
+    "absence": ("the rule that only NoSuchKey means absent", _absence),
+    "time-outs": ("the timeouts of Redis clients", _time_outs),
+    "reconnecting": ("the retries of workers to connect to Redis", _reconnecting),
+    "read marks": ("the check that skips users read since their last mark", _read_marks),
+    "writer": ("the writer lease, and conditional writes", _writer),
+    "rewriting": ("the rewriting of published objects that cannot be read", _rewriting),
+    "dead letters": ("dead letters for events that cannot be decoded", _dead_letters),
 }
-"""What is taken away, in words, and how."""
+"""Protections: name -> description, and the function that removes it."""
 
 
 def prepare_to_remove(name: str) -> None:
-    """Have this remedy taken away as soon as the file is there."""
+    """Remove this protection as soon as the file exists. An empty name removes none."""
     if name:
         REMEDIES[name][1]()

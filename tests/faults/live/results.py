@@ -1,4 +1,4 @@
-"""What was found so far, kept in a file from one run to the next."""
+"""Findings that are kept in a file from one run to the next."""
 
 import json
 from dataclasses import asdict
@@ -9,7 +9,10 @@ from tests.faults.live.scenario import Finding
 
 
 class Results:
-    """Findings by fault and remedy taken away, the newest of each; in `file`, if there is one."""
+    """The newest finding of each fault with each removed protection.
+
+    `file`: where they are saved, or None.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -22,12 +25,12 @@ class Results:
             self._findings = {_key(found): found for found in (Finding(**each) for each in kept["findings"])}
 
     def add(self, finding: Finding) -> None:
-        """Keep a finding."""
+        """Add a finding, and save all."""
         self._findings[_key(finding)] = finding
         self._keep()
 
     def generated(self, histories: dict[str, str], passed: bool) -> None:
-        """Keep what generated cases said of themselves, and whether they passed."""
+        """Add the properties of the generated cases, and whether the cases passed."""
         self.histories, self.histories_pass = histories, passed
         self._keep()
 
@@ -42,22 +45,22 @@ class Results:
 
     @property
     def findings(self) -> list[Finding]:
-        """Those with nothing taken away."""
+        """Return the findings with all protections."""
         return [finding for finding in self._findings.values() if not finding.without]
 
     @property
     def without(self) -> list[Finding]:
-        """The others."""
+        """Return the findings with a protection removed."""
         return [finding for finding in self._findings.values() if finding.without]
 
     @property
     def wrong(self) -> bool:
-        """Whether something is not as promised, or was not noticed."""
+        """Return whether an expectation failed, or a removed protection was not detected."""
         summary = self.summary()
         return bool(summary["failed"] or summary["unnoticed"] or not self.histories_pass)
 
     def summary(self) -> dict[str, Any]:
-        """In short."""
+        """Return the names of what failed, as the command prints it."""
         return {
             "failed": [finding.name for finding in self.findings if finding.failures],
             "unnoticed": [f"{each.name} without {each.without}" for each in self.without if not each.failures],

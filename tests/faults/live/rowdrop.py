@@ -1,4 +1,7 @@
-"""A whole Rowdrop on servers of its own: what ./run.sh starts but for Flower, in processes that obey."""
+"""A complete Rowdrop on its own servers, with processes that a test can control.
+
+It runs everything that ./run.sh starts, except Flower.
+"""
 
 import io
 import os
@@ -45,36 +48,42 @@ from worker.server_users import redis_acl
 from worker.sweep_record import SweepRecord
 
 ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
-"""The processes that can be told to die or stop at a named point."""
+"""The processes that a test can kill or stop at a named point."""
 
 
 class NotInTime(Exception):
-    """Something did not come about in the time it may take."""
+    """A condition was not true within its timeout."""
 
 
 def until(condition: Callable[[], Any], patience_s: float, what: str) -> float:
-    """Wait for it; how many seconds that took.  Raises `NotInTime`."""
+    """Wait until a condition is true, and return how many seconds that took.
+
+    Raises `NotInTime` after `patience_s` seconds. `what` names the condition in the message.
+    """
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > patience_s:
-            raise NotInTime(f"{what}: not within {patience_s:.0f} s")
+            raise NotInTime(f"expected within {patience_s:.0f} s, but it did not happen: {what}")
         time.sleep(0.1)
     return time.monotonic() - began
 
 
 class FastOnlyMinio(MinioServer):
-    """A MinIO that keeps no events on its disk."""
+    """A MinIO that keeps no copies of events on its disk."""
 
     def environment(self) -> dict[str, str]:
-        """Without the second target."""
+        """Return the environment without the second event target."""
         return {name: value for name, value in super().environment().items() if not name.endswith("_SAFE")}
 
 
 class BareMinio(FastOnlyMinio):
-    """A MinIO as it is when nobody has set anything for it."""
+    """A MinIO with its default settings for event delivery."""
 
     def environment(self) -> dict[str, str]:
-        """Without what makes it send events in time, and look at its rules before it takes files."""
+        """Return the environment without `MINIO_SYNC_BOOT` and `GOMAXPROCS`.
+
+        MinIO then may accept files before it has loaded its rules, and may send events late.
+        """
         return {
             name: value
             for name, value in super().environment().items()
@@ -83,14 +92,16 @@ class BareMinio(FastOnlyMinio):
 
 
 class Live:
-    """`with Live(folder)`: started and ready, stopped at the end.
+    """A Rowdrop that is started and ready in a `with` block, and stopped at its end.
 
-    `twice`: programs of which there are two.  `without`: what of `removed.REMEDIES` is taken away.  `safe`: whether
-    MinIO keeps copies of events on its disk.  `proxied`: everyone reaches Redis through `proxy`.  `minio_folder`,
-    `redis_folder`: where the servers keep their data.
+    - `twice`: programs that run twice.
+    - `without`: the protection of `removed.REMEDIES` that is removed, or empty.
+    - `safe`: whether MinIO keeps copies of events on its disk.
+    - `proxied`: all processes reach Redis through `proxy`.
+    - `minio_folder`, `redis_folder`: where the servers keep their data.
 
-    Each process has its own users in MinIO and Redis, as with ./run.sh.  `settings` are those of the test: root's, and
-    those of a user of Redis that may do everything.
+    Each process has its own users in MinIO and Redis, as with ./run.sh. `settings` are those of the
+    test: MinIO's root user, and a Redis user with all permissions.
     """
 
     def __init__(
@@ -138,9 +149,9 @@ class Live:
         python, _, *rest = program.command
         return replace(program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest])
 
-    # -- its life ----------------------------------------------------------------------------------------------------
+    # -- start and stop ----------------------------------------------------------------------------
     def __enter__(self) -> Self:
-        """Start everything, and wait until a drop is answered by a row."""
+        """Start everything, and wait until a drop has a row."""
         try:
             self._start()
         except BaseException:
@@ -170,18 +181,18 @@ class Live:
         self.supervisor.start(self._process_environment(self._without))
         self.supervisor.start_app()
         until(
-            lambda: all(self.get("/health/live")[0] == 200 for _ in range(20)), 120, "each process of the API is there"
+            lambda: all(self.get("/health/live")[0] == 200 for _ in range(20)), 120, "each process of the API responds"
         )
         self.put("first.csv", b"first_name,last_name,birthts\nFirst,User,1\n")
-        until(lambda: "first" in self.rows(), 120, "the first row")
-        until(self.quiet, 120, "the first sweep")
+        until(lambda: "first" in self.rows(), 120, "the first drop has a row")
+        until(self.quiet, 120, "the first sweep is complete")
         (self.faults / REMOVED).touch()
 
     def _api_is_there(self) -> bool:
         return all(self.get("/health/live")[0] == 200 for _ in range(20))
 
     def _prepare(self) -> None:
-        root_stays = {"MINIO_API_ROOT_ACCESS": "on"}  # for what the test does
+        root_stays = {"MINIO_API_ROOT_ACCESS": "on"}  # the test itself works as root
         root = {"MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD}
         environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_stays}
         subprocess.run(
@@ -213,52 +224,55 @@ class Live:
 
     @property
     def admin(self) -> MinioAdmin:
-        """Who may do everything with MinIO."""
+        """Return a client with all permissions in MinIO."""
         address = urlsplit(self.settings.minio_endpoint).netloc
         return MinioAdmin(
             endpoint=address, credentials=StaticProvider(USER, PASSWORD), region="us-east-1", secure=False
         )
 
-    # -- what a user does ----------------------------------------------------------------------------------------------
+    # -- requests of a client ----------------------------------------------------------------------
     def client(self, access_key: str, secret_key: str) -> Minio:
-        """A client that does not try again by itself: an error is one write that may or may not have been done."""
+        """Return a MinIO client without retries.
+
+        An error then stands for one write, which may or may not have been done.
+        """
         http = PoolManager(num_pools=4, maxsize=16, timeout=Timeout(connect=2, read=5), retries=False)
         self._stack.callback(http.clear)
         address = urlsplit(self.settings.minio_endpoint).netloc
         return Minio(address, access_key, secret_key, secure=False, region="us-east-1", http_client=http)
 
     def put(self, key: str, body: bytes) -> None:
-        """Raises what `client` says."""
+        """Put an object into the source bucket. Raises one of `UNREACHABLE` if that fails."""
         self.minio.put_object(self.source.bucket, key, io.BytesIO(body), len(body))
 
     def remove(self, key: str) -> None:
-        """The same."""
+        """Delete an object in the source bucket. Raises one of `UNREACHABLE` if that fails."""
         self.minio.remove_object(self.source.bucket, key)
 
     def get(self, path: str) -> tuple[int | None, bytes]:
-        """What the API answers; no status without an answer."""
+        """Return status and body of a GET to the API. Without a response, there is no status."""
         return http_get(self.api_port, path)
 
     def rows(self) -> dict[str, Row]:
-        """What output.csv says now; nothing while it cannot be read."""
+        """Return the current rows of output.csv by user, or no rows if it cannot be read."""
         try:
             return {row.user_id: row for row in OutputCsv(self.output.get(OUTPUT).body).rows()}
         except (ObjectNotFound, StoreUnavailable):
             return {}
 
     def differences(self) -> list[str]:
-        """What `worker.check` finds."""
+        """Return the differences that `worker.check` finds, or why it cannot compare."""
         try:
             return check(self.source, self.output)
         except StoreUnavailable as error:
             return [str(error)]
 
     def sweep(self, cause: str = "the test") -> None:
-        """Have a sweep begun."""
+        """Request a sweep."""
         SweepRecord(self.redis).request(self.tasks, cause)
 
     def quiet(self) -> bool:
-        """Whether nothing is left to do, as far as one can see."""
+        """Return whether no work is left, as far as Redis shows."""
         try:
             lists = sum(self.redis.llen(name) for name in ("events:fast", "events:safe", "events", "bulk", "pages"))
             left = self.redis.hlen("dirty") + self.redis.hlen("readings") + self.redis.scard("doubtful")
@@ -266,9 +280,12 @@ class Live:
         except RedisError:
             return False
 
-    # -- what befalls it ---------------------------------------------------------------------------------------------
+    # -- control of the processes ------------------------------------------------------------------
     def order(self, verb: str, point: str) -> None:
-        """ "kill" or "stop" whoever comes to this point next."""
+        """Order the next process at this point to be killed or stopped.
+
+        `verb` is "kill" or "stop".
+        """
         (self.faults / "obeyed").unlink(missing_ok=True)
         new = self.faults / "order.new"
         new.write_text(f"{verb} {point}", encoding="utf-8")
@@ -276,35 +293,35 @@ class Live:
 
     @property
     def obeyed(self) -> bool:
-        """Whether somebody came there."""
+        """Return whether a process has obeyed the order."""
         return (self.faults / "obeyed").exists()
 
     def cancel(self) -> None:
-        """Nobody is to obey any more."""
+        """Cancel the order."""
         (self.faults / "order").unlink(missing_ok=True)
 
     def resume(self) -> None:
-        """Whoever was stopped by an order goes on."""
+        """Resume the process that an order stopped."""
         stopped = self.faults / "stopped"
         if stopped.exists():
             psutil.Process(int(stopped.read_text(encoding="utf-8"))).send_signal(signal.SIGCONT)
             stopped.unlink()
 
     def set_clock(self, offset_s: float) -> None:
-        """So many seconds are added to what Rowdrop's processes take for the time of day."""
+        """Set the offset, in seconds, of the clock of Rowdrop's processes."""
         (self.faults / "clock").write_text(str(offset_s), encoding="utf-8")
 
     def read(self) -> list[list[str]]:
-        """Who was read so far: the users of each reading."""
+        """Return the users of each read so far."""
         file = self.faults / "read"
         return [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
     def points(self) -> set[str]:
-        """The points that were passed."""
+        """Return the points that were passed."""
         return set((self.faults / "points").read_text(encoding="utf-8").splitlines())
 
     def pids(self, name: str) -> list[int]:
-        """The process of this program, and its children."""
+        """Return the PIDs of this program's process and of its children."""
         try:
             leader = psutil.Process(int((self.supervisor.folder / "pids" / f"{name}.pid").read_text().split()[0]))
             return [leader.pid, *(child.pid for child in leader.children(recursive=True))]
@@ -318,7 +335,7 @@ class Live:
                 os.kill(pid, number)
 
     def log(self, name: str) -> str:
-        """What this program said."""
+        """Return what this program has logged."""
         file = self.supervisor.log(name)
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
@@ -328,6 +345,6 @@ def _base(program: Program) -> str:
 
 
 UNREACHABLE = (MinioException, HTTPError, StoreUnavailable)
-"""What a client gets from a MinIO that is away."""
+"""The errors of a client while MinIO is unreachable."""
 
 __all__ = ["ORDERLY", "UNREACHABLE", "Live", "NotInTime", "S3ObjectStore", "until"]

@@ -1,8 +1,9 @@
-"""Who drops files while something goes wrong, what was acknowledged, and what must come of it.
+"""Clients that drop files during a fault, and the rows that must result.
 
-Each user and each bundle belongs to one writer, so the order of its writes is known.  A write that ends in an error may
-have been done or not; until the next acknowledged one both are possible.  The n-th CSV of all says n, in the name and
-in the birth date, so that a row tells which version of the file it was made of, and whether that lay in a bundle.
+Each user and each bundle belongs to one writer, so the order of its writes is known. A failed write
+may have been done or not: until the next acknowledged write, both states are possible. Each CSV
+contains its number, in the name and in the birth date. So a row shows from which version of the
+file it was made, and whether that version was in a bundle.
 """
 
 import io
@@ -18,16 +19,16 @@ from shared.records import Row
 from tests.faults.live.rowdrop import UNREACHABLE, Live
 
 BROKEN = -1
-"""A CSV that is no person's."""
+"""The number of a CSV that is not valid."""
 ANY = -2
-"""Whatever was there before: an archive that is broken leaves what was visible."""
+"""Any earlier version: an invalid archive leaves visible what was visible before."""
 OWN, BUNDLED = "V", "B"
 _DAY_MS = 86_400_000
 _IMAGE = b"\x89PNG"
 
 
 class Version(NamedTuple):
-    """Which CSV a row was made of: whose `kind` (OWN or BUNDLED), and its number."""
+    """The CSV from which a row was made: its `kind` (OWN or BUNDLED) and its number."""
 
     kind: str
     number: int
@@ -35,9 +36,11 @@ class Version(NamedTuple):
 
 @dataclass
 class Files:
-    """What a user's files of one kind may be now: the number of the CSV (None: there is none), and whether an image.
+    """The states that a user's files of one kind may have now.
 
-    `valid`: all numbers that the CSV may ever have said.
+    - `csv`: possible numbers of the CSV, None for no CSV.
+    - `image`: possible states of the image, True if it exists.
+    - `valid`: all numbers that a valid CSV may have had at any time.
     """
 
     kind: str
@@ -46,23 +49,23 @@ class Files:
     valid: set[int] = field(default_factory=set)
 
     def may_become(self, number: int | None) -> None:
-        """The CSV may have this number from now on."""
+        """Add a possible number of the CSV."""
         self.csv = self.csv | {number}
         self.valid = self.valid | ({number} if number is not None and number >= 0 else set())
 
 
 class User:
-    """A user with files of its own, and in a bundle."""
+    """A user with files of its own, and files in a bundle."""
 
     def __init__(self) -> None:
         self.own, self.bundled = Files(OWN), Files(BUNDLED)
 
     def known(self, version: Version | None) -> bool:
-        """Whether some CSV of this user may have said so."""
+        """Return whether some CSV of this user may have been this version."""
         return version is not None and version.number in (self.own if version.kind == OWN else self.bundled).valid
 
     def explains(self, user_id: str, row: Row | None) -> bool:
-        """Whether this row is right, if nothing more is to come."""
+        """Return whether this row is right, provided that no work is left."""
         version = version_of(row)
         may_be: set[int | None] = {ANY if number == BROKEN else number for number in self.own.csv}
         right = self._is(OWN, may_be, row, version)
@@ -71,8 +74,8 @@ class User:
         return right and (row is None or row.img_path in self._images(user_id))
 
     def _is(self, kind: str, numbers: set[int | None], row: Row | None, version: Version | None) -> bool:
-        """Whether a CSV of this kind, which may have these numbers, makes this row."""
-        if numbers & {BROKEN, ANY}:  # held: what was published last
+        """Return whether a CSV of this kind, with one of these numbers, results in this row."""
+        if numbers & {BROKEN, ANY}:  # a held row: the last valid one
             return row is None or self.known(version)
         if row is None:
             return kind == BUNDLED and None in numbers
@@ -85,7 +88,10 @@ class User:
 
 
 def version_of(row: Row | None) -> Version | None:
-    """Which version of a CSV a row was made of; None for no row, and for one that was never written."""
+    """Return the version of the CSV from which a row was made.
+
+    Returns None for no row, and for a row that no client wrote.
+    """
     if row is None:
         return None
     kind, number = row.first_name[:1], row.birthts // _DAY_MS
@@ -94,17 +100,19 @@ def version_of(row: Row | None) -> Version | None:
 
 
 def body(user_id: str, number: int, kind: str = OWN) -> bytes:
-    """The CSV with this number."""
+    """Return the body of the CSV with this number."""
     if number == BROKEN:
         return b"first_name,last_name\nno,birthts\n"
     return f"first_name,last_name,birthts\n{kind}{number},{user_id},{number * _DAY_MS}\n".encode()
 
 
 class Traffic:
-    """`writers` threads that drop files for `users` users, `per_second` writes together, while it is `with`.
+    """Threads that drop files while it is in a `with` block.
 
-    One more drops `bundles` bundles, now this one, now that, each with files of users of its own.  `acknowledged`
-    counts the writes that MinIO said were done, `refused` the others, `bundled` those of bundles among them.
+    `writers` threads drop files for `users` users, `per_second` writes in total. If `bundles` is
+    not 0, one more thread drops that many bundles in random order, each with files of its own share
+    of the users. `acknowledged` counts the writes that MinIO acknowledged, `refused` the others,
+    and `bundled` the acknowledged writes of bundles.
     """
 
     def __init__(
@@ -126,22 +134,22 @@ class Traffic:
             self._threads.append(threading.Thread(target=self._write_bundles, args=(dice[writers],)))
 
     def __enter__(self) -> "Traffic":
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Come to an end."""
+        """Stop the threads."""
         self.stop()
 
     def stop(self) -> None:
-        """No write is under way any more."""
+        """Stop the threads, and wait for the writes in progress."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
-    # -- one by one --------------------------------------------------------------------------------------------------
+    # -- one by one --------------------------------------------------------------------------------
     def _write(self, dice: random.Random, names: Sequence[str]) -> None:
         number = 0
         while not self._stop.is_set():
@@ -163,7 +171,10 @@ class Traffic:
                 self.image(user_id, there=False)
 
     def csv(self, user_id: str, number: int | None) -> bool:
-        """Have this user's CSV be so; whether that was acknowledged."""
+        """Write the user's CSV with this number (None: delete it).
+
+        Returns whether the write was acknowledged.
+        """
         files = self.users[user_id].own
         files.may_become(number)
         done = self._send(f"{user_id}.csv", None if number is None else body(user_id, number))
@@ -172,7 +183,10 @@ class Traffic:
         return done
 
     def image(self, user_id: str, *, there: bool) -> bool:
-        """The same for its image."""
+        """Write or delete the user's image.
+
+        Returns whether the write was acknowledged.
+        """
         files = self.users[user_id].own
         files.image = files.image | {there}
         done = self._send(f"{user_id}.png", _IMAGE if there else None)
@@ -194,7 +208,7 @@ class Traffic:
             self.acknowledged += 1
         return True
 
-    # -- in bundles --------------------------------------------------------------------------------------------------
+    # -- in bundles --------------------------------------------------------------------------------
     def _write_bundles(self, dice: random.Random) -> None:
         while not self._stop.is_set():
             key = dice.choice(list(self._bundles))
@@ -208,7 +222,7 @@ class Traffic:
             self._stop.wait(dice.uniform(0.5, 1.5))
 
     def _bundle(self, key: str, dice: random.Random) -> bool:
-        """Drop this bundle with another version of about two thirds of its users."""
+        """Drop a new version of this bundle with about two thirds of its users."""
         self._archives += 1
         number = self._archives
         csvs = {user: dice.choices((number, BROKEN, None), (60, 4, 36))[0] for user in self._bundles[key]}
@@ -232,7 +246,10 @@ class Traffic:
     def _send_bundle(
         self, key: str, content: bytes | None, says: Callable[[str], tuple[int | None, set[bool]]]
     ) -> bool:
-        """Send an archive; `says` tells of each of its users what CSV and image it has then."""
+        """Send an archive (None: delete it), and return whether that was acknowledged.
+
+        `says` returns which CSV, and which states of the image, a user then has in the bundle.
+        """
         for user in self._bundles[key]:
             files, (csv, image) = self.users[user].bundled, says(user)
             files.may_become(csv)
@@ -247,9 +264,9 @@ class Traffic:
             files.csv, files.image = {csv}, image
         return True
 
-    # -- at the end --------------------------------------------------------------------------------------------------
+    # -- at the end --------------------------------------------------------------------------------
     def settle(self) -> None:
-        """Write what is uncertain once more, until it is acknowledged."""
+        """Repeat uncertain writes until they are acknowledged."""
         for user_id, user in self.users.items():
             while len(user.own.csv) > 1:
                 self.csv(user_id, max(user.own.valid, default=0) + 1)
@@ -261,5 +278,5 @@ class Traffic:
                 pass
 
     def wrong(self, rows: Mapping[str, Row]) -> list[str]:
-        """The users whose row is not what their files say."""
+        """Return the users with a row that does not match their files."""
         return [user_id for user_id, user in self.users.items() if not user.explains(user_id, rows.get(user_id))]

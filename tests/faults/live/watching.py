@@ -1,4 +1,4 @@
-"""What users see while something goes wrong: each published row, and each answer of the API."""
+"""What clients see during a fault: each published row, and each response of the API."""
 
 import http.client
 import threading
@@ -16,10 +16,11 @@ from tests.faults.live.traffic import Traffic, version_of
 
 
 class Eyes:
-    """Reads output.csv again and again, and asks the API, while it is `with`.
+    """Reads output.csv and sends GET /data repeatedly, while it is in a `with` block.
 
-    `stale` are rows that were older than the one seen before, or never true; `doubled` users with two lines;
-    `answers` what GET /data answered, by status (None: nothing within 10 s).
+    - `stale`: rows that were older than a row seen before, or never true.
+    - `doubled`: users with two lines.
+    - `answers`: numbers of responses to GET /data by status (None: no response within 10 s).
     """
 
     def __init__(self, live: Live, traffic: Traffic) -> None:
@@ -33,13 +34,13 @@ class Eyes:
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._ask)]
 
     def __enter__(self) -> "Eyes":
-        """Begin to look."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more."""
+        """Stop the threads."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -60,11 +61,13 @@ class Eyes:
                 continue
             version = version_of(row)
             if version is None or not self._traffic.users[row.user_id].known(version):
-                self.stale.append(f"{row.user_id}: {row} was never true")
+                self.stale.append(f"{row.user_id}: expected a row that was true at some time, found {row}")
                 continue
             newest = self._newest.get((row.user_id, version.kind), -1)
             if version.number < newest:
-                self.stale.append(f"{row.user_id}: version {version.kind}{version.number} after {newest}")
+                self.stale.append(
+                    f"{row.user_id}: expected no version before {newest}, found {version.kind}{version.number}"
+                )
             self._newest[row.user_id, version.kind] = version.number
 
     def _ask(self) -> None:
@@ -84,7 +87,10 @@ class Eyes:
 
 
 def timed_post(live: Live) -> tuple[int | None, float]:
-    """POST /data: its status, and how many seconds the answer took."""
+    """Send POST /data, and return its status and the seconds until the response.
+
+    Without a response, there is no status.
+    """
     connection = http.client.HTTPConnection(HOST, live.api_port, timeout=30)
     began = time.monotonic()
     try:

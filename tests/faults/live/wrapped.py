@@ -1,11 +1,17 @@
-"""One of Rowdrop's processes, so that it can be killed, stopped or led astray at a named point.
+"""One of Rowdrop's processes, wrapped so that a test can kill or stop it at a named point.
 
-`python -m tests.faults.live.wrapped NAME MODULE ARGUMENT…` runs MODULE as `python -m` does.  Between it and its ports
-(the to-do list in Redis, the queue of messages, the buckets) lies what is here; the module itself is as it is.
+`python -m tests.faults.live.wrapped NAME MODULE ARGUMENT…` runs MODULE as `python -m` does. The
+wrappers are between the module and its ports: the to-do list in Redis, the task queue and the
+buckets. The module itself is unchanged.
 
-A point is "NAME before REQUEST" or "NAME after REQUEST".  The folder `$FAULTS_FOLDER` is how a test speaks to it:
-`order` holds "kill POINT" or "stop POINT", obeyed by the first process that comes there and once; `points` lists those
-that were passed; `clock` holds seconds that are added to the time of day; `read` tells who was read, a line a reading.
+A point is "NAME before REQUEST" or "NAME after REQUEST". The test controls the process by files in
+the folder `$FAULTS_FOLDER`:
+
+- `order`: "kill POINT" or "stop POINT". The first process at that point obeys it, once.
+- `obeyed`: the order after that. `stopped`: the PID of a stopped process.
+- `points`: the points that were passed.
+- `clock`: seconds to add to the time of day.
+- `read`: the users that were read, one line per read.
 """
 
 import functools
@@ -40,7 +46,7 @@ _NAMED = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
 
 
 class Wrapped:
-    """The process `name`, which looks into `folder`."""
+    """The process `name`, which is controlled by the files in `folder`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name, self._folder = name.removesuffix("-2"), folder
@@ -48,7 +54,7 @@ class Wrapped:
         self._clock = _Clock(folder / "clock")
 
     def install(self) -> None:
-        """Put points before and after each request of this process, and count readings."""
+        """Put points before and after each request of this process, and record its reads."""
         time.time = self._clock
         for port, methods in PORTS.items():
             for method in methods:
@@ -70,7 +76,7 @@ class Wrapped:
         @functools.wraps(note)
         def noted(backlog: Backlog, *args: Any, **options: Any) -> Any:  # noqa: ANN401
             notes = note(backlog, *args, **options)
-            if notes and len(args) > 1:  # else nobody is read
+            if notes and len(args) > 1:  # without a read token, no read begins
                 self._append("read", " ".join(notes))
             return notes
 
@@ -88,7 +94,7 @@ class Wrapped:
             verb, _, wanted = (self._folder / "order").read_text(encoding="utf-8").partition(" ")
             if wanted != point:
                 return
-            (self._folder / "order").rename(self._folder / "obeyed")  # of several processes one succeeds
+            (self._folder / "order").rename(self._folder / "obeyed")  # atomic: one process succeeds
         except FileNotFoundError:
             return
         if verb == "stop":
@@ -97,7 +103,7 @@ class Wrapped:
 
 
 class _Clock:
-    """`time.time`, some seconds off."""
+    """A replacement of `time.time` with an offset in seconds."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._now, self._offset, self._look_at = file, time.time, 0.0, 0.0
