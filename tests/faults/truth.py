@@ -53,7 +53,7 @@ class UserTruth:
     doubtful: bool = False
     """A fault allows older rows for a moment. Only the final row must be right."""
     unread: bool = False
-    """Some version of its CSV was quarantined: a reject without being read."""
+    """Some version of its CSV was quarantined: a reject, unread after too many lost workers."""
     falsified: bool = False
     """Its row was edited by hand into one that was never true, and has not been right since."""
 

@@ -47,8 +47,8 @@ def one_line(finding: Finding) -> str:
     removed = f", without {REMEDIES[finding.without][0]}" if finding.without else ""
     converged = f"{finding.converged_s:.1f} s" if finding.converged_s is not None else "never"
     return (
-        f"{finding.name}{removed} (replay: --seed {finding.seed}): acknowledged {finding.acknowledged}, lost {finding.lost}, "
-        f"doubled {finding.doubled}, stale {finding.stale}, converged {converged}"
+        f"{finding.name}{removed} (replay: --seed {finding.seed}): acknowledged {finding.acknowledged}, "
+        f"lost {finding.lost}, doubled {finding.doubled}, stale {finding.stale}, converged {converged}"
     )
 
 
