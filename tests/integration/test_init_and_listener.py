@@ -26,6 +26,8 @@ from worker.events import Cut
 from worker.init import PROBE_PREFIX, Init
 from worker.listener import Listener
 
+pytestmark = pytest.mark.minio_events
+
 
 @pytest.fixture
 def listener(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> Listener:

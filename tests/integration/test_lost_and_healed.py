@@ -9,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis import Redis
 
+from local.servers import RedisServer
 from shared import rejects as rejects_csv
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.published import MANIFEST, REJECTS
 from tests.api_process import eventually
 from tests.integration.stepping import Stepping, csv_of
-from worker.backlog import FAST, MOST_UNEXPLAINED
+from worker.backlog import FAST, MOST_UNEXPLAINED, SAFE
 from worker.healed import EVENT_S, Healed
 from worker.init import Init
 from worker.listener import Listener
@@ -88,6 +90,16 @@ def test_while_an_event_waits_nobody_is_counted(rowdrop: Stepping) -> None:
     assert counted(rowdrop) == 0
     rowdrop.wiring.redis.delete(FAST)
     assert counted(rowdrop) == 1
+
+
+def test_events_of_other_tests_do_not_arrive_here(rowdrop: Stepping, minio_redis_server: RedisServer) -> None:
+    """The Redis of a test without the mark `minio_events` is not the one that MinIO publishes to."""
+    Init(rowdrop.wiring, probe_wait_s=0.1).run()
+    with Redis.from_url(minio_redis_server.url) as minio_redis:
+        minio_redis.flushall()
+        rowdrop.drop("u")
+        eventually(lambda: minio_redis.exists(FAST) and minio_redis.exists(SAFE))
+    assert rowdrop.wiring.redis.exists(FAST, SAFE) == 0
 
 
 def test_whoever_is_dirty_already_is_not_counted(rowdrop: Stepping) -> None:
@@ -214,6 +226,7 @@ def listener(rowdrop: Stepping) -> Listener:
     return Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
 
 
+@pytest.mark.minio_events
 @pytest.mark.parametrize("heard", ["before the marks", "after the marks", "after the publish"])
 def test_drops_during_a_sweep_count_nothing(rowdrop: Stepping, listener: Listener, heard: str) -> None:
     published(rowdrop, "a", *(f"m{number}" for number in range(5)))
