@@ -40,7 +40,7 @@ def test_files_in_any_folder_are_dropped_by_their_names_and_nobodys_are_told(row
     assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
     said = out.getvalue()
     assert "4 files loaded" in said
-    assert "3 files are nobody's" in said
+    assert "3 files were not loaded" in said
     assert "1.CSV: extensions are written in lower case; rename it to 1.csv" in said
     assert "z/2.csv: old/2.csv has the same name, and is loaded" in said
     assert ".DS_Store" not in said
