@@ -1,4 +1,4 @@
-"""Loading a folder, into a real MinIO."""
+"""Loading a folder into a real MinIO."""
 
 import io
 import os
@@ -15,6 +15,7 @@ from worker.load import BATCH_FILES, Bar, Loader, is_empty, load, plan
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write these files below the folder, and return it."""
     for name, body in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def loaded(rowdrop: Stepping) -> dict[str, bytes]:
+    """Return key and content of all objects in the source bucket."""
     return {info.key: rowdrop.source.get(info.key).body for page in rowdrop.source.objects() for info in page}
 
 
@@ -68,7 +70,7 @@ def test_what_is_there_already_is_not_loaded_again(rowdrop: Stepping, tmp_path: 
 
 
 class KeepsTars:
-    """A server that takes the tar for an object like any other, as S3 does."""
+    """A server without tar auto-extract: it stores the tar as an object, as S3 does."""
 
     def __init__(self, minio: Minio) -> None:
         self._minio = minio
