@@ -147,6 +147,7 @@ class IndexBuilder:
     def encode(self) -> bytes:
         """Return the bytes of the index, as `BundleIndex` reads them."""
         lines = [HEADER]
+        # `BundleIndex` bisects the bytes, so the order must be that of the encoded IDs.
         for user_id in sorted(self.users(), key=str.encode):
             csv, image = self._csvs.get(user_id, "null"), self._images.get(user_id, (0, "null"))[1]
             lines.append(f"{user_id}\t[{csv},{image}]\n".encode())

@@ -145,6 +145,7 @@ class Bundles:
 
     def _index(self, key: str, shelved: Shelved) -> BundleIndex:
         index = self._indexes.get(shelved.digest)
+        # The same archive, dropped again, has the same digest and another LastModified.
         if index is None or index.since != shelved.visible_since:
             index = self._read(key, shelved)
             self._indexes[shelved.digest] = index

@@ -63,6 +63,7 @@ def read_source(
         key, etag = csv_key(user_id), listing.csvs[user_id]
         try:
             csv: ValidCsv | InvalidCsv
+            # `differences` does not compare LastModified, so it is 0 for a CSV that is not read.
             if quarantined.get(user_id) == etag:
                 csv = InvalidCsv(CsvVersion(key, etag, 0), QUARANTINED, None)
             else:
@@ -89,6 +90,7 @@ def expected(
     csvs = read_source(source, listing, quarantined)
     images = {user_id: _own_image(listing, user_id, (source, output), copies_images) for user_id in listing.images}
     for contents in read_bundles(source, output, listing.bundles):
+        # In a union the right operand wins: own files, then bundles of higher rank.
         csvs = contents.csvs | csvs
         images = _images_of(contents, output) | images
     if copies_images:

@@ -50,6 +50,7 @@ def read_bundles(
     shelf, _ = read_shelf(output)
 
     def since(key: str) -> int:
+        # A rejected archive has the rank of the version that is still visible.
         shelved = shelf.bundles.get(key)
         return shelved.visible_since if shelved and shelved.reason else bundles[key].last_modified
 
@@ -101,5 +102,6 @@ def _add(contents: BundleContents, info: ObjectInfo, member: Member, file: UserF
         contents.csvs[file.user_id] = judge(member_source(info.key, member.path), stored)
         return
     known = contents.images.get(file.user_id)
+    # Among images with the same extension the last one wins, as in `IndexBuilder`.
     if known is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known[0]):
         contents.images[file.user_id] = file.extension, etag

@@ -67,6 +67,7 @@ def expected(listed: Listing, bundles: Bundles, copies: Copies, buckets: Buckets
     """
     csvs, sources = dict(listed.csvs), dict[str, str]()
     pictures = {user_id: _own(listed.image(user_id), copies) for user_id in listed.images}
+    # Own files come first, then the bundles by rank: the first one wins.
     for key, shelved, index in bundles.indexes():
         for user_id, csv, image in index.entries():
             if csv and user_id not in csvs:
@@ -75,6 +76,7 @@ def expected(listed: Listing, bundles: Bundles, copies: Copies, buckets: Buckets
                 found = found_image(key, shelved.digest, user_id, image)
                 pictures[user_id] = copies.of_bundle(user_id, found), Copied(user_id, image.etag, 0)
     needed = {user_id: pictures[user_id] for user_id in pictures.keys() & csvs.keys()}
+    # A rejected bundle is compared like a user with a CSV, because its reject must be published.
     for key, shelved in bundles.shelf.bundles.items():
         if shelved.reason:
             csvs[bundle_id(key)] = shelved.etag
@@ -82,6 +84,7 @@ def expected(listed: Listing, bundles: Bundles, copies: Copies, buckets: Buckets
     paths = {user_id: buckets.img_path(picture.image, picture.image_source) for user_id, (picture, _) in needed.items()}
     frame["source"] = pd.Series(sources, dtype="str").reindex(frame.index).fillna("")
     frame["img_path"] = pd.Series(paths, dtype="str").reindex(frame.index).fillna("")
+    # Without a source, the image itself is named by the row and no copy is needed.
     made = {picture.image: copied for picture, copied in needed.values() if picture.image_source}
     return Expected(frame, made)
 

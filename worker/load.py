@@ -126,6 +126,7 @@ class Loader:
 
         Raises what an unreachable server raises. Some files may be loaded then.
         """
+        # One LIST costs less than a request for each file.
         self._there = {info.key: info.etag for page in self._store.objects() for info in page}
         batches = planned.batches()
         if self._by_tar:
@@ -194,6 +195,7 @@ class Bar:
     def __init__(self, total: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._out, self._clock = total, out, clock
         self._began = clock()
+        # A terminal shows the bar immediately; a log gets its first line after ten seconds.
         self._told = self._began if not out.isatty() else float("-inf")
 
     def __call__(self, done: int) -> None:

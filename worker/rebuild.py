@@ -51,6 +51,7 @@ class Rebuild:
             self._name(task_id)
         finally:
             self._rebuilds.end_naming()
+        # If all users are published by now, no later publish would finish the rebuild.
         self.finish()
 
     def _name(self, task_id: str) -> None:
@@ -60,6 +61,7 @@ class Rebuild:
         self._trials.remember(published.quarantined())
         users = {row.user_id for row in OutputCsv(published.output).rows()}
         users |= published.rejects.keys() | self._backlog.dirty_users() | self._in_bundles()
+        # Bundles are marked as well, but the total counts only users.
         bundles = sum(1 for user_id in users if bundle_key(user_id))
         self._mark(users, task_id, len(users) - bundles)
         others = self._bulk.enqueue(sorted(users), self._rebuilds.still_alive, whole=True)

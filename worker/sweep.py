@@ -85,8 +85,10 @@ class Sweep:
 
     def _run(self, token: str, cause: str) -> int:
         began = self._clock()
+        # Read before the LIST: what is lost after this point differs at the next comparison.
         figures, run_id, by = self._figures.read(), self._backlog.run_id(), self._backlog.published().by
         cause = ", ".join(sorted(self._backlog.begin_sweep(token) - {NOTHING_KNOWN})) or cause
+        # A user that is published during the LIST is dirty only here.
         dirty_before = self._backlog.dirty_users()
         listed, there = self._list(), self._list_copies()
         self._look_at_shelf()
@@ -102,6 +104,7 @@ class Sweep:
         self._trials.pardon(pardoned)
         wrong |= self._wrong_bundles(listed) | self._remove_orphans(wanted, there, published)
         marked = sorted(wrong | dirty | pardoned.keys() | published.unreadable())
+        # Marked separately, so that `worker.healed` can count silent repairs.
         self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
         self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {
@@ -111,6 +114,7 @@ class Sweep:
             "last_marked": len(marked),
             "figures": figures or "",
         }
+        # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
         whole = self._backlog.commit_sweep(token, by, (published.output_etag, published.rejects_etag), run_id, record)
         self._ignored.replace(listed.ignored, listed.ignored_total)
         self._bulk.enqueue(marked, self._record.still_alive)
@@ -232,11 +236,13 @@ def not_fine(wanted: Expected, published: PublishedFiles) -> set[str]:
     in_rejects = pd.Series(everyone.isin(list(published.rejects)), index=everyone)
     image_right = ~has_row | (rows["img_path"] == source["img_path"])
     same = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
+    # Also compare the values: a row may have been edited by hand since the manifest was written.
     same &= facts["birthts"] == rows["birthts"]
     for column in ("first_name", "last_name"):
         same &= facts[column] == rows[column]
     believed = (rejected == source["etag"] + source["source"]) | (same & has_row & ~in_rejects)
     fine = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_right & believed)
+    # A comparison with a missing value may be NA, which counts as out of sync.
     return set(everyone[~fine.fillna(False).astype(bool)])
 
 
@@ -261,6 +267,7 @@ def _of_other_rules(published: PublishedFiles) -> set[str]:
 
 def _version(reject: Reject) -> str:
     """Return ETag and source of the rejected CSV, concatenated as in `not_fine`."""
+    # The source of a user's own CSV, and of a bundle itself, is empty in `Expected.frame`.
     is_own = reject.key in {csv_key(reject.user_id), bundle_key(reject.user_id)}
     return reject.etag + ("" if is_own else reject.key)
 

@@ -99,6 +99,7 @@ class TarArchive:
         if size < 0:
             raise InvalidArchive("it is damaged: a header is none")
         body = self._stream.take(min(size, most))
+        # The data is padded to a multiple of the block size.
         rest = size - len(body) + -size % _BLOCK
         if len(body) < min(size, most) or self._stream.skip(rest) < rest:
             raise cut_off()
@@ -116,6 +117,7 @@ class TarArchive:
                 names.path = value.decode(errors="surrogateescape")
             elif key == b"size" and value.isdigit():
                 names.size = int(value)
+            # In pax format a sparse file has the type of a regular file.
             elif key.startswith(b"GNU.sparse"):
                 raise no_file(names.path or header.name, "file with holes")
 

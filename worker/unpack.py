@@ -98,6 +98,7 @@ class Unpacker:
             self._look_at(key)
         finally:
             self._unpacks.give_back(token)
+        # `note` omits bundles with a pending result: they need no further attempt.
         waiting = list(self._backlog.note([bundle_id(other) for other in self._unpacks.waiting()]))
         others = [other for other in waiting if other != bundle_id(key)]
         if others:
@@ -144,6 +145,7 @@ class Unpacker:
             # No process recorded this ETag: the catalog was edited or deleted by hand, or a
             # delayed write landed. Its previous content is lost: only a sweep finds what changed.
             self._backlog.add_evidence("files_changed")
+        # Another worker changed the entry since `_look_at` read it: retry with the current one.
         if shelf.bundles.get(key) != before:
             raise PreconditionFailed(BUNDLES)
         claimed = self._backlog.claim(bundle_id(key), note)
@@ -152,6 +154,8 @@ class Unpacker:
         if after != before:
             # Recorded before the write: if this worker dies after it, the next one marks the users.
             self._unpacks.note_old(key, [before.digest] if before else [])
+        # Renewed after the write and before users are marked: a read of a marked user then loads
+        # the new catalog.
         self._backlog.renew_shelf(self._output.replace(BUNDLES, shelf.replace(key, after).encode(), etag))
         if after is None and before:
             self._unpacks.close(digest_of(key, before.etag), "removed", self._clock())
@@ -176,6 +180,7 @@ class Unpacker:
         if after and not after.reason:
             self._unpacks.visible(after.digest, after.users, after.ignored, self._clock())
         self._bulk.enqueue(users, self._unpacks.still_alive)
+        # Deleted after the switch: a reader with a stale catalog gets `Outdated` and retries.
         for digest in set(old) - {visible}:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
         logger.info("bundle %s marked users=%d", key, len(users))
@@ -186,6 +191,7 @@ class Unpacker:
 
     def _index(self, digest: str) -> BundleIndex | None:
         with suppress(ObjectNotFound, ObjectUnreadable, InvalidIndex):
+            # Callers use only users and images, so the key and date of the bundle do not matter.
             return BundleIndex("", 0, self._output.get(index_key(digest)).body)
         return None
 
@@ -271,6 +277,7 @@ class Unpacker:
 
     def _reject(self, digest: str, info: ObjectInfo, before: Shelved | None, reason: str) -> Shelved:
         logger.warning("bundle %s is rejected: %s", info.key, reason)
+        # The previous version stays visible, unless it is this very archive.
         held = before.digest if before and before.digest != digest else ""
         self._unpacks.close(digest, "rejected", self._clock(), reason)
         if not held or before is None:
@@ -294,6 +301,7 @@ class Unpacker:
                 else:
                     self._add_image(index, writing, digest, member)
             writing.finish()
+        # The index is written last: it exists only after all images were written.
         self._output.put(index_key(digest), index.encode())
         since = info.last_modified
         return Shelved(info.etag, since, digest, since, len(index.users()), ignored)

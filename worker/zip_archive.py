@@ -23,6 +23,7 @@ from worker.user_csv import excerpt
 MOST_DIRECTORY_BYTES = 32 << 20
 """Maximum size of a zip's directory in bytes: `zipfile` holds it in memory."""
 
+# Signature, flags, length of the name, length of the extra field.
 _LOCAL_HEADER, _LOCAL_MARK = struct.Struct("<4s2xH18xHH"), b"PK\x03\x04"
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
@@ -60,6 +61,7 @@ class ZipArchive:
     def _read(self, entry: _Entry) -> bytes:
         info, kept, size, crc = entry.info, bytearray(), 0, 0
         most = most_kept(entry.path, entry.file, info.file_size)
+        # All of the member is unpacked to verify size and CRC, but only `most` bytes are kept.
         for piece in self._unpacked(entry):
             size += len(piece)
             if size > info.file_size:
@@ -152,6 +154,7 @@ def _path(info: zipfile.ZipInfo) -> str:
     """
     path = info.orig_filename
     if not info.flag_bits & _UTF8 and not path.isascii():
+        # `zipfile` decoded the name as CP437; encoding it again restores the raw bytes.
         raw = path.encode("cp437")
         with contextlib.suppress(UnicodeDecodeError):
             path = _unicode_path(info.extra, raw) or raw.decode()
