@@ -29,7 +29,7 @@ class Divergence(AssertionError):
     """What is published is not, or was not, what it must be."""
 
 
-ORPHAN = "is no row's image"
+ORPHAN = "no row names this image copy"
 LOOSE = frozenset("cd")
 """Users who have something in bundles.  Their parts come from several objects, and what of them is read together is no
 moment in time; so only what they end in is looked at, by `worker.check`."""
