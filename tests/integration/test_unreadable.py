@@ -194,7 +194,7 @@ def test_an_unreadable_image_is_not_copied_and_the_row_is_published(
     seal(copying.source.bucket, "2.png")
     copying.land("1", "2")
     assert {user_id: row.img_path for user_id, row in copying.rows().items()} == {"1": "", "2": ""}
-    assert "2: its image is not copied" in caplog.text
+    assert "2: its image cannot be read" in caplog.text
     assert list(copying.output.objects(folder=IMAGES)) == []
     assert (source_failure(copying), copying.differences()) == ("", [])
     copying.publisher.write_manifest()
