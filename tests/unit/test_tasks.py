@@ -19,4 +19,4 @@ def test_a_message_for_a_user_that_cannot_be_is_ignored_and_logged(
     app = create_app(Settings("http://not.used", "", "", "redis://not.used:6379/0"), wiring)
     with caplog.at_level(logging.WARNING):
         app.tasks["refresh_asked"].run(user_id, "request")
-    assert "a user that cannot be" in caplog.text
+    assert "a user ID that no file can have" in caplog.text
