@@ -75,7 +75,7 @@ def judge_safely(judge: Judge, key: str, stored: StoredObject) -> ValidCsv | Inv
 
 @dataclass(slots=True)
 class _Found:
-    """One user's CSV and the image that counts; a missing one is None."""
+    """One user's CSV and the image that counts, or None for a missing one."""
 
     user_id: str
     csv: Csv
