@@ -91,6 +91,7 @@ class BulkWork:
             else:
                 self._refresher.refresh(page.user_ids)
         except BaseException:
+            # Otherwise the users of the page would wait until they are overdue.
             self._backlog.add_page(page)
             raise
 

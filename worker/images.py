@@ -76,6 +76,7 @@ class Copies:
         found: dict[str, ObjectInfo] = {}
         for page in self._output.objects(first, IMAGES):
             found.update((info.key, info) for info in page)
+            # Keys are listed in order, so all requested copies have been listed.
             if page[-1].key.encode() >= last:
                 break
             if len(found) > MOST_BETWEEN * len(user_ids):

@@ -339,6 +339,7 @@ def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
 
 
 def _held_fact(row: Row, outcome: Outcome, known: Fact | None) -> Fact:
+    # Without a fact, for example after the manifest was lost, the version is unknown: empty.
     version = known.version if known else CsvVersion("", "", 0)
     person = Person(row.first_name, row.last_name, row.birthts)
     return Fact(row.user_id, version, person, outcome.image, True, outcome.image_source)

@@ -82,6 +82,7 @@ class PublisherLoop:
         self._began = time.monotonic()
         left = self._publisher.publish()
         spent = time.monotonic() - self._began
+        # Publishing results of events delays bulk work, so both budgets are charged.
         self._live.spent(spent)
         self._bulk.spent(spent)
         self._after_publish()

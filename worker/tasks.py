@@ -32,6 +32,7 @@ from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
+# The retries take about two minutes at most; then the watchdog takes over.
 RETRIED: dict[str, Any] = {
     "autoretry_for": (StoreUnavailable, RedisError),
     "retry_backoff": 1,
