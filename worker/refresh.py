@@ -155,7 +155,7 @@ class Refresher:
         """
         with self._reading([user.user_id for user in users]) as (reading, now):
             fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
-            # The read version of the page, so that STAGE refuses a result that a newer one overtook;
+            # The read version of the page: STAGE refuses a result that a newer one overtook;
             # but `staged` of now, which names the copies to supersede.
             notes = {user.user_id: user.note._replace(staged=now[user.user_id].staged) for user in fresh}
             read = self._read_listed(fresh, now.shelf)
