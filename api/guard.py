@@ -81,6 +81,7 @@ class AccessGuard:
 
     def _refuse(self, request: Request, decision: Decision) -> Problem:
         address = request.env.get("REMOTE_ADDR") or "an unknown address"
+        # A client must not be able to flood the log.
         if self._failures.count_refusal(address) <= MAX_FAILURES:
             reason = _REASONS[decision.outcome]
             actor = f" ({decision.actor})" if decision.actor else ""

@@ -21,7 +21,7 @@ accesslog = None
 errorlog = "-"
 
 FIRST_LOOK_S = 10.0
-"""The maximum time in seconds that a new worker waits for its first snapshot."""
+"""The maximum time in seconds that a new worker waits for its first check of output.csv."""
 
 
 def when_ready(server: object) -> None:
@@ -36,8 +36,8 @@ def when_ready(server: object) -> None:
 def post_worker_init(worker: object) -> None:
     """Start this worker's follower thread and connections, which would not survive a fork.
 
-    Blocks until the first snapshot is loaded, so that a replacement worker accepts no request
-    before it can serve rows.  The timeout keeps the worker starting if MinIO is unavailable.
+    Waits for the first check of output.csv, so that a replacement worker accepts no request before
+    it can serve rows.  With the timeout the worker also starts if MinIO hangs.
     """
     # Preloaded by now.  At the top of this file, the import would run when gunicorn reads its
     # settings, before it preloads the application.

@@ -16,8 +16,11 @@ from api.times import iso
 from api.view import CurrentView, View, held
 
 STALE_S = 15.0
+"""Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
 SLOW_S = 60.0
+"""Seconds that events or changes may wait."""
 BROKEN_S = 60.0
+"""Seconds that a possible loss may wait for the sweep that verifies it."""
 BLIND = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"

@@ -16,6 +16,7 @@ from api.transfers import Span, Transfers
 from api.view import CurrentView
 from shared.object_store import ObjectNotFound
 
+# SVG is left out on purpose: it may contain scripts.
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),

@@ -37,6 +37,7 @@ class Presence:
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self._sign = client.register_script(_SIGN)
+        # Unique also after a container restarts with the same host name and process IDs.
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
     def sign(self, looked: float) -> float:

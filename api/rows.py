@@ -89,6 +89,7 @@ def _headers(request: Request, question: Question, kind: str, is_gzip: bool, tot
 
 
 def _body(table: Table, ready: Ready, selection: Selection | None) -> bytes:
+    # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
     if ready.question.is_whole and ready.format != "html":
         return _whole_gzip(table, ready.format) if ready.is_gzip else _whole(table, ready.format)
     return table.answers.made(ready.etag, lambda: _made(table, ready, selection))

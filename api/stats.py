@@ -32,6 +32,7 @@ class StatsResource:
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the statistics of the rows that pass the filters."""
         table, now = published_table(self._current), self._clock()
+        # The UTC date is part of the cache key, because ages change with it.
         asked = "stats", request.query_string, now // DAY_S
         ready: tuple[str, bytes] | None = table.questions.get(asked)
         if ready is None:
@@ -69,6 +70,7 @@ def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:
     return {
         "count": count,
         "average_age": round(int(ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
+        # Exact: the sum in milliseconds may have more digits than a float holds.
         "average_birthts": round(Fraction(_exact_sum(table.birthts[mask]), count)),
         "filters": given,
     }

@@ -37,6 +37,7 @@ class RebuildDesk:
         """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
         seconds = wait_seconds(request)
         task_id, new = self._rebuilds.request(self._clock())
+        # Requests share a queued rebuild that has not started: it will read what is there by then.
         if new:
             self._enqueue(task_id)
         response.set_header("Location", f"/tasks/{task_id}")

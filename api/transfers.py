@@ -67,6 +67,7 @@ class Transfers:
     def remove(self, key: str) -> bool:
         """Delete an object, even an unreadable one; return False if it did not exist."""
         with self._place():
+            # S3's DELETE also succeeds for a missing key, so it cannot tell the difference.
             there = self._store.exists(key)
             if there:
                 self._store.delete(key)
@@ -102,6 +103,7 @@ class Transfers:
         response.content_length = span.stop - span.start
         if request.method == "HEAD":
             return
+        # The slot must be held until the server closes the stream, after this method returns.
         place = ExitStack()
         place.enter_context(self._large_place())
         response.stream = _Pieces(self._store, key, first, span, place.close)
@@ -118,6 +120,7 @@ class Transfers:
             raise Problem("wrong-request", detail) from None
 
     def _put(self, request: Request, key: str, length: int) -> str:
+        # Read before a slot is taken, so that a slow client cannot occupy it.
         body: bytes = request.stream.read(length)
         if len(body) < length:
             raise EOFError

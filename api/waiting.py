@@ -56,6 +56,7 @@ class Waiting:
 
         If so, no process serves an older snapshot any more.
         """
+        # Only a check that begins after this moment is sure to see what has been published.
         done = self._presence.now()
         self._presence.wake_all()
         return self.until(lambda: self._presence.all_looked_since(done), deadline, POLL_S / 5)
