@@ -28,6 +28,7 @@ from shared.tokens import Token, TokenKind
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that only read. Every other method is a write."""
 
+# A host name, an IPv4 address or a bracketed IPv6 address, with an optional final dot and port.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
 _LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 _LOOPBACK_IPV6 = IPv6Address("::1")
@@ -84,7 +85,8 @@ class AccessRules:
     def is_local(self, host: str | None, headers: Iterable[str], protocol: str) -> bool:
         """Return whether only this machine can have sent a request.
 
-        `host` is the `Host` header, `headers` the names of all headers, `protocol` the HTTP version.
+        `host` is the `Host` header, `headers` the names of all headers, `protocol` the HTTP
+        version.
         """
         # A proxy that is configured with only an upstream address sends HTTP/1.0, that address as
         # `Host`, and no forwarding header. HTTP/1.0 is then its only trace.
@@ -111,6 +113,7 @@ class AccessRules:
             return anonymous
         token = self._find(authorization)
         if token is None:
+            # If no token is configured, another one cannot help: 403 instead of 401.
             no_token_set = anonymous.outcome is Outcome.NO_TOKEN_SET
             return anonymous if no_token_set else Decision(Outcome.TOKEN_WRONG)
         if is_write and not token.may_write:
@@ -145,6 +148,7 @@ class AccessRules:
         return f"BIND_ADDRESS is {self.bind_address}"
 
     def _decide_without_token(self, is_write: bool, is_local: bool) -> Decision:
+        # A token of the operator protects local writes as well, the generated one does not.
         if is_local and not (is_write and self._has_operator_token()):
             return Decision(Outcome.ALLOWED, "local")
         if not is_write and self.public_read:
@@ -163,6 +167,8 @@ class AccessRules:
         scheme, _, sent = authorization.partition(" ")
         if scheme.lower() != _BEARER:
             return None
+        # A header may contain characters that cannot be encoded. They must not raise: the token is
+        # just wrong.
         value = sent.strip(" ").encode(errors="backslashreplace")
         # Compare with every token, even after a match: the latency must not reveal which of them is
         # similar to the one that was sent.
@@ -200,9 +206,9 @@ def is_loopback(address: str) -> bool:
 def is_forwarding(header: str) -> bool:
     """Return whether a header of this name shows that a proxy forwarded the request.
 
-    Such headers are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or "Original" in
-    it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with "IP"
-    (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
+    Such headers are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or
+    "Original" in it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with
+    "IP" (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
     """
     name = header.upper().replace("_", "-")
     if name in {"VIA", "CDN-LOOP"} or name.endswith("IP"):

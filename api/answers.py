@@ -27,6 +27,7 @@ class Prepared:
         """Return the value of this key; compute and cache it on first use."""
         # No lock for a cached value: only the first computation of each key takes its lock.
         if key not in self._made:
+            # `setdefault` is atomic, so concurrent callers get the same lock.
             with self._locks.setdefault(key, Lock()):
                 if key not in self._made:
                     self._made[key] = make()
@@ -71,7 +72,7 @@ class Answers:
 
     def made(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
         """Return the cached answer of this key; compute and cache it if it is missing."""
-        # Not locked: concurrent callers may compute the same answer twice, and the first one is cached.
+        # Not locked: concurrent callers may compute the same answer, and the first one is cached.
         answer: bytes | None = self.get(key)
         if answer is None:
             answer = make()

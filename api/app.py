@@ -55,6 +55,7 @@ def create_app(
 ) -> "falcon.App[falcon.Request, falcon.Response]":
     """Return the WSGI application; `clock` returns Unix seconds."""
     app = falcon.App()
+    # The order matters: a request of another site is refused before its token is checked.
     app.add_middleware(browsers)
     app.add_middleware(guard)
     app.req_options.strip_url_path_trailing_slash = True
@@ -66,6 +67,7 @@ def create_app(
 
 def _add_refusals(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
     app.set_error_serializer(as_problem)
+    # falcon calls the handler of the most specific class, regardless of this order.
     app.add_error_handler(Exception, on_fault)
     app.add_error_handler(WrongParameter, on_wrong_parameter)
     app.add_error_handler(RedisError, on_outage)

@@ -23,6 +23,7 @@ _EXPOSED = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Coun
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
 _PREFLIGHT_S = "600"
+"""Seconds for which browsers may cache the answer to a preflight request."""
 
 HEADERS = (
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -42,6 +43,7 @@ class BrowserGuard:
     """
 
     def __init__(self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()) -> None:
+        # Bounded: clients choose the values of `Host`.
         self._is_ours: Callable[[str], bool] = lru_cache(256)(_HostRule(allowed_hosts).allows)
         self._origins = frozenset(origin.lower() for origin in cors_origins)
 
@@ -62,10 +64,13 @@ class BrowserGuard:
         response.set_headers(HEADERS)
         if own_policy:
             response.set_header("Content-Security-Policy", own_policy)
+        # The CORS headers depend on the origin, so shared caches need one copy per origin.
         if self._origins - {"*"}:
             response.append_header("Vary", "Origin")
 
     def _check_site(self, request: Request, response: Response, origin: str | None, site: str | None) -> None:
+        # Browsers set both headers, and no script can change them. `Sec-Fetch-Site` takes
+        # precedence, as behind a proxy the own origin may differ from `Host`.
         if origin and self._may(origin.lower(), request):
             self._allow(origin, request, response)
         elif site in _OURS or (site is None and _is_own(origin, request)) or _follows_a_link(request):
@@ -131,6 +136,7 @@ def _is_own(origin: str | None, request: Request) -> bool:
 
 
 def _follows_a_link(request: Request) -> bool:
+    # Only a top-level navigation: a page that embeds this API in a frame or image is refused.
     env = request.env
     if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
         return False

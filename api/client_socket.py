@@ -1,4 +1,4 @@
-"""The socket of a client connection. It bounds how long a gunicorn thread waits for a slow client."""
+"""The socket of a client connection, which limits how long a thread waits for a slow client."""
 
 import socket
 import time
@@ -46,9 +46,9 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401
         """Send data; buffer in `unsent` what the client does not accept immediately.
 
-        A first part of at most `LITTLE_BYTES` is only buffered, so that a head is sent in one packet
-        with its body. `flush` sends a head without a body. At most two parts are buffered: with
-        more, the call blocks until the client has received them, at most `SEND_S`.
+        A first part of at most `LITTLE_BYTES` is only buffered, so that a head is sent in one
+        packet with its body. `flush` sends a head without a body. At most two parts are buffered:
+        with more, the call blocks until the client has received them, at most `SEND_S`.
         """
         if len(self.unsent) > 1:
             self._send_unsent()

@@ -21,7 +21,9 @@ GZIP_FROM_BYTES = 1000
 """Shorter answers are not compressed: they fit into one packet anyway."""
 _ROWS_A_BLOCK = 1024
 _LONGEST_BLOCK = 8 * _ROWS_A_BLOCK
+# Without a file name and a modification time: the same text must give the same bytes.
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+# 2^64 divided by the golden ratio (Fibonacci hashing): it spreads similar values over all bits.
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 Blocks = Mapping[bytes, bytes]
@@ -45,6 +47,7 @@ def gzip_in_blocks(text: bytes, cuts: NDArray[np.int64], known: Blocks) -> tuple
         if digest not in blocks:
             blocks[digest] = known.get(digest) or _compressed(block)
         parts.append(blocks[digest])
+    # An empty final block ends the stream. CRC and length are those of the uncompressed text.
     parts += b"\x03\x00", struct.pack("<II", zlib.crc32(text), len(text) & 0xFFFFFFFF)
     return b"".join(parts), blocks
 
@@ -59,7 +62,8 @@ def cuts(starts: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int
     lengths = np.diff(starts).astype(np.uint64)
     mixed = (values.astype(np.uint64) + lengths * np.uint64(0x10001)) * _MIXER
     chosen = np.flatnonzero((mixed >> np.uint64(32)) % np.uint64(_ROWS_A_BLOCK) == 0)
-    if len(chosen) > 8 * len(lengths) / _ROWS_A_BLOCK + 8:  # equal rows, which are all chosen
+    # Many equal rows may all be chosen. Such tiny blocks would cost more than they save.
+    if len(chosen) > 8 * len(lengths) / _ROWS_A_BLOCK + 8:
         chosen = chosen[:0]
     edges = [0, *chosen.tolist(), len(lengths)]
     rows = [row for first, stop in pairwise(edges) for row in range(first, stop, _LONGEST_BLOCK)]
@@ -74,5 +78,7 @@ def _between(text: memoryview, cuts: NDArray[np.int64]) -> Iterator[memoryview]:
 
 
 def _compressed(block: memoryview) -> bytes:
+    # Negative wbits give raw deflate. The full flush also resets the dictionary, so blocks can be
+    # reused in any order.
     compressor = zlib.compressobj(LEVEL, wbits=-15)
     return compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)

@@ -36,5 +36,6 @@ def not_modified(request: Request, response: Response, etag: str, headers: Heade
 
 def is_known(request: Request, etag: str) -> bool:
     """Return whether `If-None-Match` contains this ETag or is `*`."""
+    # The comparison is weak, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
     known = request.env.get("HTTP_IF_NONE_MATCH")
     return known is not None and (known == etag or known.strip() == "*" or etag in _ENTITY_TAG.findall(known))

@@ -1,13 +1,13 @@
 """A gunicorn threaded worker in which slow clients do not occupy threads.
 
-The original worker gives each connection a thread until the client has sent its request and received
-the answer, so eight slow clients block all others. Here a thread gets a request only when it is
-complete, and the event loop sends what a slow client has not received yet. Only uploads of more than
-`MOST_GATHERED_BYTES` and streamed objects (see `api.transfers`) occupy a thread for longer. These
-requests, and all others that may wait for a server, have a separate thread pool.
+The original worker gives each connection a thread until the client has sent its request and
+received the answer, so eight slow clients block all others. Here a thread gets a request only when
+it is complete, and the event loop sends what a slow client has not received yet. Only uploads of
+more than `MOST_GATHERED_BYTES` and streamed objects (see `api.transfers`) occupy a thread for
+longer. These requests, and all others that may wait for a server, have a separate thread pool.
 
-States of a connection: gathering → answering (in a thread) → sending → gathering, or lingering until
-it is closed.
+States of a connection: gathering → answering (in a thread) → sending → gathering, or lingering
+until it is closed.
 """
 
 import re
@@ -43,7 +43,7 @@ SLOWEST_BYTES_A_S = 20_000
 MOST_SENDING = 64
 """Limit of connections of one process that are slow to receive. Above it, the oldest is closed."""
 LINGER_S = 2.0
-"""Seconds in which further input is discarded, so that the client gets the answer (RFC 9112, 9.6)."""
+"""Seconds in which input is discarded, so that the client gets the answer (RFC 9112, 9.6)."""
 LOOK_S = 0.25
 
 OTHER_THREADS = 8
@@ -80,7 +80,8 @@ class Connection(TConn):  # type: ignore[misc]
     def receive(self) -> None:
         """Append received data.
 
-        Raises `BlockingIOError` if no data has arrived, another `OSError` if the connection is closed.
+        Raises `BlockingIOError` if no data has arrived, and another `OSError` if the connection is
+        closed.
         """
         received = self.sock.recv(65_536)
         if not received:
@@ -124,7 +125,7 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The gunicorn worker. Only `handle`, and what it calls, runs outside the event loop's thread."""
+    """The gunicorn worker. Only `handle` and its callees run outside the event loop's thread."""
 
     def init_process(self) -> None:
         """Run the worker until it ends; gunicorn calls this after the fork."""
@@ -175,8 +176,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # -- answering, in a thread --------------------------------------------------------------------------------------
     def _answer(self, conn: Connection) -> None:
-        # Few threads answer from memory, as more would only compete for the interpreter. Requests that
-        # wait for a server use the other pool, so an outage does not block answers from memory.
+        # Few threads answer from memory, as more would only compete for the interpreter. Requests
+        # that wait for a server use the other pool, so an outage does not block the first one.
         answered = (self._others if conn.may_wait else self.tpool).submit(self.handle, conn)
         answered.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 

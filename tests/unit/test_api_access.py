@@ -56,7 +56,7 @@ BEARER_WRONG = f"Bearer {WRITE}x"
 
 # fmt: off
 TABLE = {
-    # configured: write, read, generated; sent    local: read, write; remote: read, write; public read
+    # configured: write, read, generated; sent     local: read, write; remote: read, write; public
     "none":              Tokens("", "", "", None,                        200, 200, 403, 403, 200),
     "generated":         Tokens("", "", GENERATED, None,                 200, 200, 401, 401, 200),
     "read only":         Tokens("", READ, "", None,                      200, 200, 401, 403, 200),

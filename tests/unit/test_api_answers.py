@@ -1,4 +1,4 @@
-"""The answers of each route for a fixed view. Redis is unreachable: no process listens on its port."""
+"""The answers of each route for a fixed view, while Redis is unavailable."""
 
 import json
 from collections.abc import Iterator

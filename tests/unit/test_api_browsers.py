@@ -1,4 +1,4 @@
-"""Requests that a page of another site sends through a browser: refused unless its origin is allowed."""
+"""Requests of pages of other sites are refused unless their origin is allowed."""
 
 from collections.abc import Iterator
 
