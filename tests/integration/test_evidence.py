@@ -70,7 +70,9 @@ def test_each_kind_leads_to_one_sweep_which_names_it(
         watch.tick()
     assert counts(rowdrop) == {kind: 1}
     assert sweeps_asked_for(rowdrop) == 1
-    assert [record.getMessage() for record in caplog.records].count(f"{kind}: {EVIDENCE[kind]}; a sweep will look") == 1
+    assert [record.getMessage() for record in caplog.records].count(
+        f"loss signal {kind}: {EVIDENCE[kind]}; a sweep will reconcile all users"
+    ) == 1
     rowdrop.sweep("whatever")
     assert last_cause(rowdrop) == kind
     watch.tick()
