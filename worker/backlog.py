@@ -26,7 +26,7 @@ Keys:
                              deleted by each loss signal
     evidence:new     set     kinds of loss signals since the last sweep began
     evidence:looked  set     kinds of loss signals that a sweep handles, until one commits
-    seen:<digest>    string  count of fast events whose durable copy has not arrived yet
+    seen:<digest>    string  count of fast events that still lack their durable copy
     notifications    string  "none" if MinIO's events do not reach this Redis
     source_failure   string  why the source bucket could not be read recently
     safe_queue       string  number of durable copies stalled on MinIO's disk
@@ -65,7 +65,7 @@ CHUNK = 500
 LEASE_MS = 5000
 """TTL of the writer lease. Another publisher can take over when it expires."""
 SEEN_S = 600
-"""TTL in seconds of the count of fast events whose durable copy is still missing."""
+"""TTL in seconds of the count of fast events that still lack their durable copy."""
 SHOWN_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""
 MOST_DEAD_LETTERS = 1000
@@ -140,8 +140,8 @@ class Staged(NamedTuple):
 class Begun(NamedTuple):
     """Input of one publish: the ETags recorded as published, and all pending results.
 
-    An ETag is None if nothing was recorded. If `watched`, CLEAN requires to be given which users
-    changed, as some users are silent drift or read in isolation.
+    Without a recorded publish, both ETags are missing (None). If `watched`, some users are isolated or silent
+    drift, and `clean` requires the set of changed users.
     """
 
     etag: str | None
@@ -215,7 +215,7 @@ class Backlog:
 
     # -- events in ---------------------------------------------------------------------------------
     def wait_for_event(self, seconds: float) -> bytes | None:
-        """Return the first fast event, or None if there is none within `seconds`.
+        """Return the first fast event, waiting up to `seconds`; None if no event arrives.
 
         Of an entry above `MAX_EVENT_BYTES`, the beginning is returned as `Cut`.
         """
@@ -270,7 +270,7 @@ class Backlog:
         """Mark the users of these entries of `source` and pop the entries, atomically (MARK).
 
         Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
-        durable copy whose fast event was processed marks no user.
+        durable copy of a processed fast event marks no user.
         """
         arguments: list[Any] = []
         for notice in notices:
@@ -294,7 +294,7 @@ class Backlog:
 
     def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
         keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
-        keys.append("since:unpack")  # bundles are marked here, whatever the cause
+        keys.append("since:unpack")  # bundles are marked here, for any cause
         limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
         marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
         return [user.decode() for user in marked]
@@ -303,7 +303,7 @@ class Backlog:
     def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
         """Return the version tokens of the users to read, before any file is read (NOTE).
 
-        These are the dirty users, except those whose pending result was read after their last mark.
+        These are the dirty users, except those with a pending result read after their last mark.
         With a read token in `reading`, the users are also recorded as being read, until `stage` or
         `end_reading` gets that token. The watchdog isolates the users of a record that remains.
         """
@@ -326,8 +326,8 @@ class Backlog:
     ) -> list[str]:
         """Submit results by compare-and-set of the read version, and end this `reading` (STAGE).
 
-        `copied`: users whose image this read has copied. Returns the users to read again with new
-        version tokens, because another result was accepted since theirs were read.
+        `copied`: users with an image that this read has copied. Returns the users to read again
+        with new version tokens, because another result was accepted since theirs were read.
         """
         again = []
         chunks = list(_chunks(readings)) or [[]]  # without results, one call still ends the reading
@@ -361,20 +361,20 @@ class Backlog:
             self._doubt(["doubtful", "dirty", "since:bundle"], [new_token(), *chunk])
 
     def end_doubt(self, user_ids: Collection[str]) -> None:
-        """Clear suspect users whose existing copies are all in a submitted result."""
+        """Clear suspect users after a submitted result has accounted for all their copies."""
         if user_ids:
             self.redis.srem("doubtful", *user_ids)
 
     # -- the bundle catalog ------------------------------------------------------------------------
     def shelf_token(self) -> bytes:
-        """Return the bundle catalog's version and ETag; set a new version if there is none."""
+        """Return the bundle catalog's version and ETag; set a new version if it is missing."""
         self.redis.set("shelf", f"{new_token()}|", nx=True)
         return bytes(self.redis.get("shelf") or b"")
 
     def renew_shelf(self, etag: str | None, before: bytes | None = None) -> None:
         """Invalidate cached bundle catalogs.
 
-        `etag` is the new catalog's ETag, None if there is none. With `before`, the version is
+        `etag` is the new catalog's ETag, None without a catalog. With `before`, the version is
         renewed only if it is still that one.
         """
         script = (
@@ -383,7 +383,7 @@ class Backlog:
         self.redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", before or "")
 
     def shelf_etag(self) -> str | None:
-        """Return the recorded ETag of the bundle catalog, "-" if there is none, None if unknown."""
+        """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""
         _, _, etag = (self.redis.get("shelf") or b"").decode().partition("|")
         return etag or None
 
@@ -393,7 +393,7 @@ class Backlog:
         self.redis.rpush(PAGES, page.to_json())
 
     def take_page(self) -> Page | None:
-        """Dequeue the next page, None if there is none.
+        """Dequeue the next page, None if the queue is empty.
 
         If the worker loses it, its users are still dirty and become overdue.
         """
@@ -462,9 +462,9 @@ class Backlog:
     ) -> int:
         """Record what was published and make its users clean (CLEAN).
 
-        `changed`: users in the batch whose row or reject changed. Required if `Begun.watched`.
-        Returns the number of results that are still pending. Releases the lease. Raises `LeaseLost`
-        if the lease was lost, and records that as a loss signal.
+        `changed`: users in the batch with a changed row or reject. Required if BEGIN returned
+        `watched`. Returns the number of results that are still pending, and releases the lease.
+        Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = ["writer", "published", "staged", "dirty", "epoch", "evidence:new", "counters", "unexplained", "alone"]
         chunks = list(_chunks(list(batch.items()))) or [[]]  # an empty batch still records the ETags

@@ -66,7 +66,7 @@ def test_it_is_counted_when_its_event_would_have_come_and_not_before(
     healed = Healed(rowdrop.wiring.redis)
     eventually(lambda: healed.count("by hand"))
     assert time.time() - began > EVENT_S - 1
-    assert "u and 0 more had changed without an event, and are healed (sweep: by hand)" in caplog.text
+    assert "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them" in caplog.text
     assert "Secretname" not in caplog.text
 
 

@@ -4,7 +4,7 @@
 --       8 unexplained  9 alone  10.. since:<cause>
 -- ARGV  1 token  2 etag  3 rej_etag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
 --       then per user: user, 'mark|slot', effect of its result on the published files:
---       'changed', 'same', 'verdict' (quarantined: a reject without a read), or '' if there was no
+--       'changed', 'same', 'verdict' (a reject without a read: quarantined), or '' if there was no
 --       isolated user and no silent drift at BEGIN
 -- Returns -1 if the lease was lost, else the number of results still pending. A writer without the
 -- lease may have overwritten a newer publish, so that is a loss signal.

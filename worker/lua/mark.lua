@@ -7,13 +7,14 @@
 --       4 TTL of a count in seconds  5 maximum number of dead letters
 --       6 maximum number of users in `unexplained`  7 bytes of the longest event
 --       then per event: raw, its digest, dead letter ('' if it could be decoded),
---       number of users (-1: overlong event, whose raw is not given), users ...
+--       number of users (-1: overlong event, raw is not given), users ...
 -- Returns the marked users, without the isolated ones: the watchdog enqueues those.
 --
 -- Only a head equal to the peeked event is popped. If it differs, another listener has processed
 -- the event, or the list was emptied and filled again. The users are marked all the same: an extra
 -- read, and nothing is lost.
--- Skip a durable copy only if its fast event was counted and not matched yet. If in doubt, mark.
+-- Skip a durable copy only if its fast event was counted and not matched yet. Else mark: an extra
+-- read is cheap, a missed change is not.
 local list, dirty, since, dead, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, now, kind, kept, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local marked, given, clean, safe = {}, {}, {}, 0
