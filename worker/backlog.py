@@ -140,8 +140,8 @@ class Staged(NamedTuple):
 class Begun(NamedTuple):
     """Input of one publish: the ETags recorded as published, and all pending results.
 
-    Without a recorded publish, both ETags are missing (None). If `watched`, some users are isolated or silent
-    drift, and `clean` requires the set of changed users.
+    Without a recorded publish, both ETags are missing (None). If `watched`, some users are isolated
+    or silent drift, and `clean` requires the set of changed users.
     """
 
     etag: str | None

@@ -109,6 +109,7 @@ class Watch:
         self.enqueue_alone()
         self.enqueue_overdue(now)
         self.push_bulk(now)
+        # A publisher that died may have taken the wake-up.
         if self._backlog.staged_count():
             self._backlog.wake_publisher()
         self.look_for_evidence()
@@ -151,6 +152,7 @@ class Watch:
         # Isolation ends for users that are clean or were read since, but not for quarantined ones.
         self._trials.acquit(user for user in waiting if user not in unread and not trials[user].is_guilty)
         for queue, user_ids in self._by_queue(unread).items():
+            # With an empty queue, the messages of the last tick were consumed or lost.
             if user_ids and not self._queue_length(queue):
                 for user_id in user_ids[:CHUNK]:
                     self._tasks.refresh_alone(user_id, queue)
@@ -246,7 +248,7 @@ class Watch:
 
     def _published_differs(self) -> bool:
         if self._backlog.writer_active():
-            return False
+            return False  # the files of a running publish are recorded only by its CLEAN
         recorded = self._backlog.published()
         try:
             return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (

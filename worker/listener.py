@@ -105,7 +105,7 @@ class Listener:
         try:
             events = decode(raw)
         except InvalidEvent as error:
-            logger.warning("an event cannot be decoded and becomes a dead letter: %s", error)
+            logger.warning("an event cannot be decoded and becomes a dead letter, see /errors: %s", error)
             return Notice(raw, (), str(error))
         users = []
         for event in events:

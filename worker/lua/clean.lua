@@ -32,7 +32,7 @@ for i = 7, #ARGV, 3 do
   end
   if did == 'same' then
     redis.call('HDEL', KEYS[8], user) -- false alarm: the manifest was stale, the row was not
-  elseif did ~= '' then -- repaired: '+' lets HEALED count it
+  elseif did ~= '' then -- repaired: '+' lets the watchdog count it
     local found = redis.call('HGET', KEYS[8], user)
     if found and string.sub(found, 1, 1) ~= '+' then redis.call('HSET', KEYS[8], user, '+' .. found) end
   end

@@ -16,7 +16,7 @@ for i = 3, #ARGV, 5 do
   local user, slot, outcome = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local now = redis.call('HGET', dirty, user)
   if not now and ARGV[i + 4] == '1' then
-    -- Its image copy may have replaced a newer one, or no row names it: a suspect user (see DOUBT).
+    -- Its image copy may have replaced a newer one, or no row names it: a suspect user.
     redis.call('SADD', KEYS[7], user)
     redis.call('HSET', dirty, user, token .. '|' .. token)
     redis.call('ZADD', events, 'NX', redis.call('TIME')[1], user)
