@@ -2,9 +2,9 @@
 -- KEYS  1 dirty  2 staged  3 readings  4 shelf  5 doubtful
 -- ARGV  1 read token ('' for none)  2 its users, as JSON  then the users
 -- Returns the version of the bundle catalog; the suspect users, which may have stray image copies;
--- and per user 'mark|slot', followed by '|' and its pending outcome if there is one. False instead if
--- there is nothing to read: the user is not dirty, or its pending result was read after its last mark
--- and only has to be published.
+-- and per user 'mark|slot', followed by '|' and its pending outcome if there is one. False instead
+-- if there is nothing to read: the user is not dirty, or its pending result was read after its last
+-- mark and only has to be published.
 local doubtful, any = {}, false
 local notes, doubts = {redis.call('GET', KEYS[4]), doubtful}, redis.call('EXISTS', KEYS[5]) == 1
 for i = 3, #ARGV do
