@@ -17,7 +17,7 @@ EXPECTED = (
     "GET /data, 10 users",
     "GET /data, 304, 20 users",
     "GET /stats, filtered, each new, 20 users",
-    "20 users at once → output.csv",
+    "20 users in a burst → output.csv",
     "full rebuild, 20 users",
     "sweep, nothing changed, 40 objects",
     "idle, 20 users: processor",
