@@ -1,4 +1,4 @@
-"""The published table as bytes."""
+"""Tests of `shared.output_csv`: lines, the table held as bytes, its repair, and DataFrames."""
 
 import csv
 import io
@@ -142,7 +142,7 @@ def test_a_row_under_another_users_id_is_refused() -> None:
         OutputCsv().replace({"1": row("2")})
 
 
-# -- files that anyone may have edited -----------------------------------------------------------
+# -- files that may have been edited by hand -----------------------------------------------------
 @given(TABLES)
 def test_what_a_publisher_wrote_is_proper_and_its_repair_the_same_bytes(table: dict[str, Row]) -> None:
     body = output_of(table).body
