@@ -41,6 +41,7 @@ class BareDrop:
         self._store.put(key, csv)
         self._store.get(key)
         self._store.last_modified(self._image)
+        # In a thread, so that the watch can detect the replacement before the response arrives.
         written = self._writer.submit(self._store.put, OUTPUT, output)
         took = self._watch.wait(etag) - began
         written.result()
@@ -73,7 +74,7 @@ class BareReads:
         began = time.perf_counter()
         csvs = [key for keys in self._keys() for key in keys if key.endswith(".csv")]
         with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(self._get, csvs):
+            for _ in pool.map(self._get, csvs):  # raises the errors of the threads
                 pass
         return time.perf_counter() - began
 

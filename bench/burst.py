@@ -21,7 +21,7 @@ def put_all(store: ObjectStore, files: Files) -> float:
     """PUT all these files with 16 concurrent requests; return the seconds."""
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for _ in pool.map(lambda file: store.put(*file), files):
+        for _ in pool.map(lambda file: store.put(*file), files):  # raises the errors of the threads
             pass
     return time.perf_counter() - began
 

@@ -101,7 +101,7 @@ def table(figures: Iterable[Figure]) -> str:
     """Format the figures as an aligned text table, one line per figure."""
     lines = [HEADER, *map(_cells, figures)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    left = (0, 4, 5, 6)
+    left = (0, 4, 5, 6)  # left-aligned columns; the numbers are right-aligned
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)

@@ -34,7 +34,7 @@ def shares(rowdrop: Rowdrop, quiet_s: float, seconds: float) -> list[Share]:
     return [
         Share(_name(process, names), 100 * (_cpu_s(process) - before[process]) / watched, _memory_mb(process))
         for process in processes
-        if process.is_running()
+        if process.is_running()  # a process may have ended during the measurement
     ]
 
 

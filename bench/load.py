@@ -32,7 +32,7 @@ def requests_per_second(port: int, requests: Iterator[bytes], status: int, secon
     connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTIONS)]
     try:
         answered = 0
-        _round(connections, requests, status)
+        _round(connections, requests, status)  # warm-up
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
             _round(connections, requests, status)
@@ -57,6 +57,7 @@ def _answer(connection: socket.socket, status: int) -> None:
     found, length = _HEAD.match(head), _LENGTH.search(head, 0, end + 2)
     if found is None or int(found[1]) != status:
         raise UnexpectedResult(f"expected status {status}, but the response began with {head[:200]!r}")
+    # A 304 may declare the length of the body that it does not have.
     left = (int(length[1]) if length and status != 304 else 0) - (len(head) - end - 4)
     while left > 0:
         left -= len(_received(connection))

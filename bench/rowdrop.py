@@ -191,9 +191,11 @@ def _environment(folder: Path) -> dict[str, str]:
     unset = {name: "" for name in inherited if name.startswith(_OURS) and name != "MINIO_BINARY"}
     ports: dict[str, str] = {}
     for name in PORTS:
+        # A port stays free until a server binds it, so the same one may be found again.
         while (port := str(free_port())) in ports.values():
             pass
         ports[name] = port
+    # Root access stays on, because the benchmark creates buckets as root.
     return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
 
 

@@ -39,6 +39,7 @@ class ObjectWatch:
     def _has(self, etag: str) -> bool:
         try:
             state = self._file.stat()
+            # A rename changes the inode, so the file is read only after a replacement.
             version = (state.st_ino, state.st_mtime_ns)
             if version == self._seen:
                 return False

@@ -90,6 +90,7 @@ def _constants(folder: Path, questions: Sequence[Question]) -> Iterator[int]:
 
 def _command(port: int) -> list[str]:
     conf = gunicorn_conf
+    # The same worker class, processes and threads as the API, or the floor would not be comparable.
     size = ["--worker-class", conf.worker_class, "--workers", str(conf.workers), "--threads", str(conf.threads)]
     gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--preload", *size]
     return [*gunicorn, "--keep-alive", str(conf.keepalive), "--bind", f"{HOST}:{port}", "bench.constant:app"]

@@ -88,6 +88,7 @@ def is_possible(key: str) -> bool:
 
     For any other key the server responds with an error.
     """
+    # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
     is_short = len(key.encode()) <= LONGEST_KEY and all(len(part.encode()) <= LONGEST_NAME for part in parts)
     return is_short and not _CONTROL.search(key) and not {"", ".", ".."}.intersection(parts)
@@ -112,7 +113,7 @@ def classify_member(path: str) -> UserFile | Bundle | Ignored | None:
         return None
     try:
         too_long = len(name.encode()) > LONGEST_NAME
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
         return Ignored("its name is not UTF-8")
     return Ignored(f"its name is longer than {LONGEST_NAME} bytes") if too_long else classify(name)
 
@@ -178,4 +179,5 @@ def newest_image(candidates: Iterable[tuple[str, int]]) -> str | None:
 
 def _by_age_then_extension(candidate: tuple[str, int]) -> tuple[int, int]:
     key, last_modified = candidate
+    # Negative index: of equally old images, the first extension in IMAGE_EXTENSIONS is the maximum.
     return last_modified, -IMAGE_EXTENSIONS.index(key.rpartition(".")[2])

@@ -89,6 +89,7 @@ class Manifest:
             raise InvalidManifest(f"not a Parquet file: {error}") from None
         if not table.schema.equals(_SCHEMA):
             raise InvalidManifest("the columns are not those of a manifest")
+        # `get` and `merged` require at most one fact per user.
         if pc.count_distinct(table["user_id"]).as_py() != len(table):
             raise InvalidManifest("two facts for the same user")
         return cls(table)

@@ -46,6 +46,7 @@ def encode_row(row: Row) -> bytes:
     line = ",".join(fields)
     if "\n" in line or "\r" in line:
         raise ValueError("a field contains a line break")
+    # Fast path: quoting is only needed if a field contains a quote or a comma.
     if '"' in line or line.count(",") != len(fields) - 1:
         line = ",".join(map(_quoted, fields))
     return f"{line}\n".encode()
@@ -113,6 +114,7 @@ class OutputCsv:
         if is_proper(body):
             return cls(body)
         lines: dict[str, bytes] = {}
+        # Spreadsheet programs write a byte order mark and CRLF.
         header, *rest = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
         if header.removesuffix(b"\r") + b"\n" == HEADER:
             for line in rest:
@@ -156,6 +158,7 @@ class OutputCsv:
             if row and row.user_id != user_id:
                 raise ValueError("a row is stored under another user's ID")
             line = encode_row(row) if row else b""
+            # The changes are sorted, so each search begins where the previous one ended.
             start, position = self._find(user_id.encode(), position)
             if view[start:position] != line:
                 parts += view[copied:start], line
@@ -185,6 +188,7 @@ class OutputCsv:
 
 def _trusted(body: bytes, rows: int) -> OutputCsv:
     output = OutputCsv(body)
+    # The caller has counted the rows, so `__len__` need not scan the bytes.
     output._rows = rows
     return output
 
@@ -249,6 +253,7 @@ def _options(*, use_threads: bool) -> dict[str, Any]:
         "read_options": pa_csv.ReadOptions(
             column_names=COLUMNS, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=use_threads
         ),
+        # "NA" and the empty string are valid text, not missing values.
         "convert_options": pa_csv.ConvertOptions(column_types=_TYPES, null_values=[], strings_can_be_null=False),
     }
 
@@ -256,6 +261,7 @@ def _options(*, use_threads: bool) -> dict[str, Any]:
 def _ascending(user_ids: pa.Array, last: str) -> bool:
     if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f/]")).as_py():
         return False  # no valid user ID: see `shared.keys`
+    # The order must also hold across batches: compare the first ID with the last one before it.
     before = pa.concat_arrays([pa.array([last], _TEXT), user_ids[:-1]])
     return bool(pc.all(pc.less(before, user_ids)).as_py())
 

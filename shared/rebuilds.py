@@ -21,6 +21,7 @@ DIRTY_SINCE = "since:rebuild"
 KEPT_S = 7 * 24 * 3600
 ALIVE_MS = 60_000
 
+# KEYS: rebuild:queued. ARGV: new ID, now, TTL in seconds. Returns the queued ID, and 1 if it is new.
 _REQUEST = """
 local waiting = redis.call('GET', KEYS[1])
 if waiting then return {waiting, 0} end
@@ -29,6 +30,7 @@ redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'queued', 'queued_at', ARGV[2
 redis.call('EXPIRE', 'rebuild:' .. ARGV[1], ARGV[3])
 return {ARGV[1], 1}
 """
+# KEYS: rebuild:queued, rebuild:running. ARGV: ID, now. Returns the ID of the running rebuild.
 _START = """
 local running = redis.call('GET', KEYS[2])
 if running then return running end
@@ -38,6 +40,8 @@ redis.call('SET', KEYS[2], ARGV[1])
 redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'running', 'started_at', ARGV[2])
 return ARGV[1]
 """
+# KEYS: rebuild:running, since:rebuild. ARGV: now. Requires `named`, because until then more users
+# may be added.
 _FINISH = """
 local id = redis.call('GET', KEYS[1])
 if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'named') == 0 then return false end
@@ -46,6 +50,8 @@ redis.call('HSET', 'rebuild:' .. id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
 return id
 """
+# KEYS: rebuild:running. ARGV: ID, now, reason. Compares the ID, so a late failure cannot end the
+# next rebuild.
 _FAIL = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
@@ -166,6 +172,7 @@ class Rebuilds:
         fields = {_text(name): _text(value) for name, value in record.items()}
         state, total = fields["state"], int(fields["total"]) if "total" in fields else None
         left = dirty if state == "running" else 0
+        # Users are marked before `total` is updated, so `left` may exceed it for a moment.
         done = 0 if total is None else max(0, total - left)
         times = [float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")]
         return RebuildStatus(task_id, state, done, total, times[0], times[1], times[2], fields.get("error"))

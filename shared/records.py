@@ -117,6 +117,7 @@ class Outcome:
             case None:
                 csv = None
         image: list[Any] = [self.image]
+        # Left out when empty, which is the usual case, to save memory in Redis.
         if self.image_source or self.dropped:
             image += [self.image_source, self.dropped]
         return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
@@ -129,6 +130,7 @@ class Outcome:
         if csv is None:
             return cls(user_id, None, *image)
         version = CsvVersion(*csv[:3])
+        # A valid CSV has 6 items (version and person), an invalid one 5 (version, reason, line).
         if len(csv) == 6:
             return cls(user_id, ValidCsv(version, Person(*csv[3:])), *image)
         return cls(user_id, InvalidCsv(version, *csv[3:]), *image)

@@ -43,6 +43,7 @@ def decode(body: bytes) -> dict[str, Reject]:
     `InvalidRejectsCsv` if the header differs from `HEADER` or the bytes are not UTF-8.
     """
     try:
+        # Not splitlines(): a user ID may contain U+2028 or U+0085, which end no line here.
         header, *lines = body.decode().split("\n")
     except UnicodeDecodeError as error:
         raise InvalidRejectsCsv(f"not UTF-8 at byte {error.start + 1}") from None

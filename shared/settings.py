@@ -77,6 +77,7 @@ class Settings:
         server. Raises `InvalidSettings` with a message that lists all invalid variables together
         and says what each must be.
         """
+        # eager=False collects all validation errors, and env.seal() raises them together.
         env = FileAwareEnv(eager=False, strip_whitespace=True)
         try:
             settings = cls(**cls._values(env, minio=minio, redis=redis))
@@ -180,7 +181,7 @@ def _publish_interval(value: float) -> None:
 
 def _ip_address(value: str) -> None:
     try:
-        ip_address(value.strip("[]"))
+        ip_address(value.strip("[]"))  # an IPv6 address may be in brackets, as in a URL
     except ValueError:
         raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
 

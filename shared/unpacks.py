@@ -24,6 +24,8 @@ from redis import Redis
 
 from shared.keys import bundle_key
 
+# KEYS: unpack:marked, since:bundle. ARGV: now. Returns the IDs of the finished bundles. Users are
+# not recorded per bundle: it is done when no user is left that was marked up to its `marked_at`.
 _FINISH = """
 local finished = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -163,6 +165,7 @@ class Unpacks:
 
         Their users must be marked after the change, even if this process dies before that.
         """
+        # A union, because the users of an earlier change may not be marked yet.
         self._redis.hset("unpack:old", bundle, json.dumps(sorted({*digests, *(self.old(bundle) or ())} - {""})))
 
     def old(self, bundle: str) -> list[str] | None:
@@ -175,6 +178,7 @@ class Unpacks:
 
         Does nothing if more digests were recorded since.
         """
+        # Compare-and-delete: the sorted JSON is exactly what `note_old` wrote.
         script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
         self._redis.eval(script, 1, "unpack:old", bundle, json.dumps(sorted(digests)))
 
@@ -194,6 +198,7 @@ class Unpacks:
         state, users = fields["state"], int(fields.get("users", 0))
         left = 0
         if state == "publishing":
+            # An upper bound, because it includes users of other bundles that were marked earlier.
             left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
         total = int(fields["total"]) if "total" in fields else None
         times = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
