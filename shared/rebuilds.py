@@ -21,7 +21,7 @@ DIRTY_SINCE = "since:rebuild"
 KEPT_S = 7 * 24 * 3600
 ALIVE_MS = 60_000
 
-# KEYS: rebuild:queued. ARGV: new ID, now, TTL in seconds. Returns the queued ID, and 1 if it is new.
+# KEYS: rebuild:queued. ARGV: new ID, now, TTL in seconds. Returns the queued ID, 1 if it is new.
 _REQUEST = """
 local waiting = redis.call('GET', KEYS[1])
 if waiting then return {waiting, 0} end
