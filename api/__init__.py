@@ -1,1 +1,1 @@
-"""What is published, over HTTP."""
+"""The HTTP API: serves the published table and accepts user files."""

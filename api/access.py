@@ -1,12 +1,16 @@
-"""Decide who may read and write over HTTP.  Pure: no server, no clock, no web framework.
+"""The access rules of the API. Pure: no server, no clock, no web framework.
 
-A request is *local* if only this machine can have sent it.  The address of the peer cannot tell
-that: in a container every client has the address of the gateway.  So four things must hold at once:
-the API is published on a loopback address, no other host name is allowed, `Host` is a loopback
-name or address, and neither a header nor HTTP/1.0 shows that a proxy has forwarded the request.
+A request is *local* if only this machine can have sent it. The address of the peer does not prove
+that: in a container every client has the address of the gateway. So four conditions must hold:
 
-A local request needs no token, unless the operator has set a token for writes.  Every other request
-needs one, unless `PUBLIC_READ` opens reading.
+- the API is published on a loopback address,
+- no other host name is allowed (`ALLOWED_HOSTS` is empty),
+- `Host` is a loopback name or address,
+- neither a header nor HTTP/1.0 shows that a proxy forwarded the request.
+
+A local read needs no token. A local write needs one only if the operator has set a write token.
+Every other request needs a token, except reads if `PUBLIC_READ` is true. The middleware
+`api.guard` applies these rules to each request.
 """
 
 import hmac
@@ -22,8 +26,9 @@ from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Every other method is a write."""
+"""Methods that only read. Every other method is a write."""
 
+# A host name, an IPv4 address or a bracketed IPv6 address, with an optional final dot and port.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
 _LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 _LOOPBACK_IPV6 = IPv6Address("::1")
@@ -31,18 +36,21 @@ _BEARER = "bearer"
 
 
 class Outcome(Enum):
-    """The result of a decision."""
+    """Whether a request is allowed, and why not."""
 
     ALLOWED = auto()
     TOKEN_MISSING = auto()
     TOKEN_WRONG = auto()
     TOKEN_READ_ONLY = auto()
     NO_TOKEN_SET = auto()
-    """No token exists that the client could send."""
+    """The request needs a token, and none is configured that the client could send."""
 
 
 class Decision(NamedTuple):
-    """`actor`: the name of the token that was sent, or `local`, or `anyone`; empty if unknown."""
+    """An outcome and the client that it applies to.
+
+    `actor` is the name of the token that was sent, `local`, or `anyone`. Empty if unknown.
+    """
 
     outcome: Outcome
     actor: str = ""
@@ -50,18 +58,18 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may do what; the defaults are those of the settings."""
+    """The rules by which requests are allowed. The defaults are those of the settings."""
 
     bind_address: str = "127.0.0.1"
     allowed_hosts: Sequence[str] = ()
     public_read: bool = False
     tokens: tuple[Token, ...] = ()
     equal: Callable[[bytes, bytes], bool] = hmac.compare_digest
-    """Compares two tokens in constant time."""
+    """Compares two tokens in constant time: the latency must not reveal a token."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AccessRules":
-        """Return the rules that the settings ask for."""
+        """Return the rules that the settings define."""
         return cls(
             settings.bind_address,
             settings.allowed_hosts,
@@ -71,15 +79,17 @@ class AccessRules:
 
     @property
     def local_only(self) -> bool:
-        """Whether only this machine is meant to reach the API."""
+        """Whether the settings limit the API to clients on this machine."""
         return is_loopback(self.bind_address) and not self.allowed_hosts
 
     def is_local(self, host: str | None, headers: Iterable[str], protocol: str) -> bool:
         """Return whether only this machine can have sent a request.
 
-        `host`: the `Host` header; `headers`: the names of all headers; `protocol`: the version of HTTP.
+        `host` is the `Host` header, `headers` the names of all headers, `protocol` the HTTP
+        version.
         """
-        # A proxy that is set up by no more than an address sends HTTP/1.0, this address as `Host`, and no header.
+        # A proxy that is configured with only an upstream address sends HTTP/1.0, that address as
+        # `Host`, and no forwarding header. HTTP/1.0 is then its only trace.
         if protocol == "HTTP/1.0" or not self.local_only or not names_loopback(host or ""):
             return False
         return not any(map(is_forwarding, headers))
@@ -92,13 +102,18 @@ class AccessRules:
         authorization: str | None,
         protocol: str = "HTTP/1.1",
     ) -> Decision:
-        """Decide on a request; `authorization` is the header of that name, None without one."""
+        """Return whether a request is allowed, and the name of its actor.
+
+        `authorization` is the value of the header, None if it is absent. A wrong token is refused
+        even where no token is needed. If no valid token exists, the outcome is `NO_TOKEN_SET`.
+        """
         is_write = method not in READING
         anonymous = self._decide_without_token(is_write, self.is_local(host, headers, protocol))
         if authorization is None:
             return anonymous
         token = self._find(authorization)
         if token is None:
+            # If no token is configured, another one cannot help: 403 instead of 401.
             no_token_set = anonymous.outcome is Outcome.NO_TOKEN_SET
             return anonymous if no_token_set else Decision(Outcome.TOKEN_WRONG)
         if is_write and not token.may_write:
@@ -106,7 +121,7 @@ class AccessRules:
         return Decision(Outcome.ALLOWED, token.name)
 
     def warnings(self) -> list[str]:
-        """Return a sentence for the log for each rule that the operator may not have meant."""
+        """Return one log line for each rule that the operator may not have intended."""
         if self.local_only:
             return []
         found = []
@@ -114,16 +129,16 @@ class AccessRules:
             refused = "every write"
             remedy = "Set API_TOKEN"
             if not self._has_token(for_write=False) and not self.public_read:
-                refused = "every write and, but for /health/live, every read"
-                remedy = "Set API_TOKEN, for reading alone READ_TOKENS or PUBLIC_READ=true"
+                refused = "every write and every read except /health/live"
+                remedy = "Set API_TOKEN (for reads only: READ_TOKENS or PUBLIC_READ=true)"
             found.append(
-                f"{self._reach()} and no API_TOKEN is set: {refused} is refused.  {remedy}, "
-                "or a loopback BIND_ADDRESS without ALLOWED_HOSTS."
+                f"{self._reach()} and no API_TOKEN is set: {refused} is refused. {remedy}, "
+                "or use a loopback BIND_ADDRESS without ALLOWED_HOSTS."
             )
         if self.public_read:
             found.append(
                 f"{self._reach()} and PUBLIC_READ is true: "
-                "whoever reaches the API reads all rows and files without a token."
+                "every client that reaches the API can read all rows and files without a token."
             )
         return found
 
@@ -133,6 +148,7 @@ class AccessRules:
         return f"BIND_ADDRESS is {self.bind_address}"
 
     def _decide_without_token(self, is_write: bool, is_local: bool) -> Decision:
+        # A token of the operator protects local writes as well, the generated one does not.
         if is_local and not (is_write and self._has_operator_token()):
             return Decision(Outcome.ALLOWED, "local")
         if not is_write and self.public_read:
@@ -151,8 +167,11 @@ class AccessRules:
         scheme, _, sent = authorization.partition(" ")
         if scheme.lower() != _BEARER:
             return None
+        # A header may contain characters that cannot be encoded. They must not raise: the token is
+        # just wrong.
         value = sent.strip(" ").encode(errors="backslashreplace")
-        # Every token is compared, so that the time does not tell which of them is similar.
+        # Compare with every token, even after a match: the latency must not reveal which of them is
+        # similar to the one that was sent.
         matches = [token for token in self.tokens if self.equal(token.value.encode(), value)]
         return matches[0] if matches else None
 
@@ -160,7 +179,7 @@ class AccessRules:
 def host_name(host: str) -> str | None:
     """Return the name or address in a `Host` header, in lower case without the port.
 
-    IPv6 addresses keep their brackets.  None if the header has another form.
+    IPv6 addresses keep their brackets. Return None if the header has another form.
     """
     found = _HOST.fullmatch(host)
     return found[1].lower() if found else None
@@ -176,7 +195,7 @@ def names_loopback(host: str) -> bool:
 
 @lru_cache(256)
 def is_loopback(address: str) -> bool:
-    """Return whether an IP address is loopback; IPv6 may have brackets."""
+    """Return whether an IP address is loopback. An IPv6 address may have brackets."""
     try:
         parsed = ip_address(address.strip("[]"))
     except ValueError:
@@ -185,11 +204,11 @@ def is_loopback(address: str) -> bool:
 
 
 def is_forwarding(header: str) -> bool:
-    """Return whether a header of this name shows that a proxy has forwarded the request.
+    """Return whether a header of this name shows that a proxy forwarded the request.
 
-    Those are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or "Original" in
-    it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with "IP"
-    (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
+    Such headers are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or
+    "Original" in it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with
+    "IP" (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
     """
     name = header.upper().replace("_", "-")
     if name in {"VIA", "CDN-LOOP"} or name.endswith("IP"):

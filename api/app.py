@@ -1,4 +1,7 @@
-"""The routes.  Everything they need is an argument; the environment is read elsewhere."""
+"""The WSGI application and its routes.
+
+All dependencies are arguments. `api.wsgi` reads the environment and creates them.
+"""
 
 import time
 from collections.abc import Callable
@@ -31,8 +34,11 @@ from shared.unpacks import Unpacks
 
 
 class Parts(NamedTuple):
-    """What the routes are made of.  `transfers` are those of the source bucket, `copies` of the output bucket's images;
-    `max_upload_bytes` is how large a file may be that is put."""
+    """The dependencies of the routes.
+
+    `transfers` moves objects of the source bucket, `copies` the image copies in the output bucket.
+    `max_upload_bytes` is the largest size of a file in a PUT request.
+    """
 
     current: CurrentView
     rebuilds: RebuildDesk
@@ -47,8 +53,9 @@ class Parts(NamedTuple):
 def create_app(
     parts: Parts, browsers: BrowserGuard, guard: AccessGuard, clock: Callable[[], float] = time.time
 ) -> "falcon.App[falcon.Request, falcon.Response]":
-    """The WSGI application; `clock` gives Unix seconds."""
+    """Return the WSGI application; `clock` returns Unix seconds."""
     app = falcon.App()
+    # The order matters: a request of another site is refused before its token is checked.
     app.add_middleware(browsers)
     app.add_middleware(guard)
     app.req_options.strip_url_path_trailing_slash = True
@@ -60,6 +67,7 @@ def create_app(
 
 def _add_refusals(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
     app.set_error_serializer(as_problem)
+    # falcon calls the handler of the most specific class, regardless of this order.
     app.add_error_handler(Exception, on_fault)
     app.add_error_handler(WrongParameter, on_wrong_parameter)
     app.add_error_handler(RedisError, on_outage)

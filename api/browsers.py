@@ -1,12 +1,12 @@
-"""What another site's page may do to this API by way of somebody's browser: nothing, unless its origin is allowed.
+"""Protection against pages of other sites that send requests through a user's browser.
 
-Three guards, none of which a program such as curl meets:
+Three checks, none of which affects a program such as curl:
 
-- `Host` must be a name of ours, or a page could reach us under a name of its own that it has let point here (DNS
-  rebinding) and read everything.  An address is no name, so it cannot be rebound, and is always allowed.
-- A request that a browser says comes from another site (`Sec-Fetch-Site`, or `Origin`) is refused, but for following
-  a link; so nobody's page can write, or find out by trying what there is.
-- An origin of `CORS_ORIGINS` may do both.  `*` lets every page read, and none write.
+- `Host` must be an allowed name. Otherwise a page could point a name of its own to this server (DNS
+  rebinding) and read everything. An IP address cannot be rebound, so it is always allowed.
+- A request that comes from another site (`Sec-Fetch-Site`, or `Origin`) is refused, unless it
+  follows a link. So a page of another site can neither write nor probe which data exists.
+- Pages of an origin in `CORS_ORIGINS` may read and write. `*` lets every page read, and none write.
 """
 
 from collections.abc import Callable, Collection
@@ -23,28 +23,35 @@ _EXPOSED = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Coun
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
 _PREFLIGHT_S = "600"
+"""Seconds for which browsers may cache the answer to a preflight request."""
 
 HEADERS = (
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("cross-origin-resource-policy", "same-origin"),
     ("x-content-type-options", "nosniff"),
 )
-"""On every answer.  A page that is meant for browsers says itself what it loads."""
+"""Headers of every answer. An HTML page replaces the policy by its own, for what it loads."""
 
 
 class BrowserGuard:
-    """Falcon middleware in front of everything.
+    """Falcon middleware that runs before all other middleware.
 
-    `allowed_hosts`: names beside the loopback ones; `*.example.org` for all below one, `*` for any name.
-    `cors_origins`: origins (`https://example.org:8443`) whose pages may read and write; `*`: any page may read.
+    `allowed_hosts`: host names in addition to the loopback ones. `*.example.org` allows all names
+    below `example.org`, `*` allows every name.
+    `cors_origins`: origins such as `https://example.org:8443`. Their pages may read and write. With
+    `*` the pages of every origin may read.
     """
 
     def __init__(self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()) -> None:
+        # Bounded: clients choose the values of `Host`.
         self._is_ours: Callable[[str], bool] = lru_cache(256)(_HostRule(allowed_hosts).allows)
         self._origins = frozenset(origin.lower() for origin in cors_origins)
 
     def process_request(self, request: Request, response: Response) -> None:
-        """Let pass, answer a preflight request, or raise a 421 or 403."""
+        """Accept the request or answer a CORS preflight request.
+
+        Raises a 421 for a host name that is not allowed, and a 403 for a request of another site.
+        """
         env = request.env
         if not self._is_ours(env.get("HTTP_HOST", "")):
             raise Problem("other-host", _NOT_OURS.format(env["HTTP_HOST"][:80]))
@@ -52,15 +59,18 @@ class BrowserGuard:
             self._check_site(request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE"))
 
     def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
-        """Give the answer its headers."""
+        """Set the security headers of the answer."""
         own_policy = response.get_header("Content-Security-Policy")
         response.set_headers(HEADERS)
         if own_policy:
             response.set_header("Content-Security-Policy", own_policy)
+        # The CORS headers depend on the origin, so shared caches need one copy per origin.
         if self._origins - {"*"}:
             response.append_header("Vary", "Origin")
 
     def _check_site(self, request: Request, response: Response, origin: str | None, site: str | None) -> None:
+        # Browsers set both headers, and no script can change them. `Sec-Fetch-Site` takes
+        # precedence, as behind a proxy the own origin may differ from `Host`.
         if origin and self._may(origin.lower(), request):
             self._allow(origin, request, response)
         elif site in _OURS or (site is None and _is_own(origin, request)) or _follows_a_link(request):
@@ -72,7 +82,7 @@ class BrowserGuard:
         if origin in self._origins:
             return True
         asked = request.method
-        if asked == "OPTIONS":  # of another method the header is only a claim of the client
+        if asked == "OPTIONS":  # other methods are no preflight, so the header proves nothing
             asked = request.get_header("Access-Control-Request-Method") or asked
         return "*" in self._origins and asked in READING
 
@@ -94,7 +104,10 @@ class _HostRule:
         self._endings = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
 
     def allows(self, host: str) -> bool:
-        """Whether a `Host` header names us; without one no browser has asked."""
+        """Return whether a `Host` header is allowed.
+
+        Requests without the header are allowed: every browser sends it.
+        """
         if self._any or not host:
             return True
         name = host_name(host)
@@ -112,19 +125,23 @@ def _is_address(name: str) -> bool:
 
 
 def _is_own(origin: str | None, request: Request) -> bool:
-    """Of a browser that sends no `Sec-Fetch-Site`.  The scheme is a proxy's business."""
+    """Return whether the origin is this API, for browsers that send no `Sec-Fetch-Site`.
+
+    The scheme is not compared: behind a proxy that terminates TLS it differs.
+    """
     if origin is None:
         return True
     host = request.env.get("HTTP_HOST", "").lower()
-    return bool(host) and origin.partition("://")[2].lower() == host  # `null` has no host
+    return bool(host) and origin.partition("://")[2].lower() == host  # the origin `null` has no host
 
 
 def _follows_a_link(request: Request) -> bool:
+    # Only a top-level navigation: a page that embeds this API in a frame or image is refused.
     env = request.env
     if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
         return False
     return env.get("HTTP_SEC_FETCH_MODE") == "navigate" and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
 
 
-_NOT_OURS = "{!r} is no name of this API.  Add it to ALLOWED_HOSTS, or ask by an address such as 127.0.0.1."
-_CROSS_SITE = "A page of {!r} may not use this API.  If it is yours, add its origin to CORS_ORIGINS."
+_NOT_OURS = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
+_CROSS_SITE = "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."

@@ -1,4 +1,4 @@
-"""A client's connection as gunicorn's threads have it: none of them waits long for the client."""
+"""The socket of a client connection, which limits how long a thread waits for a slow client."""
 
 import socket
 import time
@@ -6,26 +6,35 @@ from collections import deque
 from typing import Any
 
 RECEIVE_S = 10.0
-"""How long a thread waits for the next bytes of a body that is streamed."""
+"""Timeout in seconds of a thread for the next bytes of a streamed request body."""
 PATIENCE_S = 0.2
-"""How long a thread tries to send before it leaves the rest to the loop."""
+"""Seconds that a thread tries to send before the event loop sends the rest."""
 LITTLE_BYTES = 4096
+"""Up to this size the first part of a response is buffered, to be sent with the next part."""
 SEND_S = 20.0
-"""How long a thread that streams waits until the client has taken what it was sent before."""
+"""Timeout in seconds of a streaming thread until the client has received the previous parts."""
 
 
 class ClientSocket(socket.socket):
-    """A client's connection.  For gunicorn "blocking" means: used by a thread, which never waits for long."""
+    """A client connection with short timeouts.
+
+    gunicorn makes a socket "blocking" while a thread uses it. Here such a socket has a timeout of
+    `PATIENCE_S` instead.
+    """
 
     def __init__(self, fileno: int) -> None:
         super().__init__(fileno=fileno)
         self.unsent, self.body_until = deque[memoryview](), 0.0
 
     def setblocking(self, flag: bool) -> None:
+        """Set a short timeout instead of blocking mode; False means non-blocking as usual."""
         self.settimeout(PATIENCE_S if flag else 0)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """What has come, at most `size` bytes.  Raises `TimeoutError` after `RECEIVE_S`, or when the body is late."""
+        """Return received data, at most `size` bytes.
+
+        Raises `TimeoutError` after `RECEIVE_S`, or at the deadline of the body (`body_until`).
+        """
         until = min(time.monotonic() + RECEIVE_S, self.body_until)
         while True:
             try:
@@ -34,11 +43,12 @@ class ClientSocket(socket.socket):
                 if time.monotonic() > until:
                     raise
 
-    def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401  whatever has bytes
-        """Send it, or keep in `unsent` what the client does not take at once.
+    def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401
+        """Send data; buffer in `unsent` what the client does not accept immediately.
 
-        A little is kept for what comes next, as a head is sent together with its body: see `flush`.  Two parts may be
-        kept; who has more to send waits for the client.
+        A first part of at most `LITTLE_BYTES` is only buffered, so that a head is sent in one
+        packet with its body. `flush` sends a head without a body. At most two parts are buffered:
+        with more, the call blocks until the client has received them, at most `SEND_S`.
         """
         if len(self.unsent) > 1:
             self._send_unsent()
@@ -47,7 +57,10 @@ class ClientSocket(socket.socket):
             self.flush()
 
     def flush(self) -> None:
-        """Send what was kept, as far as the client takes it at once.  Raises `OSError` when the client is gone."""
+        """Send buffered data for at most `PATIENCE_S`; the rest stays in `unsent`.
+
+        Raises `OSError` if the client has closed the connection.
+        """
         until = time.monotonic() + PATIENCE_S
         try:
             while self.unsent and time.monotonic() <= until:
@@ -56,7 +69,7 @@ class ClientSocket(socket.socket):
             return
 
     def send_some(self) -> None:
-        """Send as much of `unsent` as the client takes now."""
+        """Send as much of `unsent` as the socket accepts in one call."""
         sent = self.sendmsg(self.unsent)
         while self.unsent and sent >= len(self.unsent[0]):
             sent -= len(self.unsent.popleft())
@@ -67,7 +80,7 @@ class ClientSocket(socket.socket):
         until = time.monotonic() + SEND_S
         while self.unsent:
             if time.monotonic() > until:
-                raise BrokenPipeError("the client does not take what it asked for")
+                raise BrokenPipeError("the client did not read the response in time")
             try:
                 self.send_some()
             except (TimeoutError, BlockingIOError):

@@ -1,8 +1,9 @@
-"""gzip of a large text of which a little changes from version to version: only what is new is compressed.
+"""Incremental gzip: compress only the parts of a large text that changed since the last version.
 
-The text is cut at rows that are chosen by what is in them, so that the same rows make the same blocks wherever they
-are.  Each block is compressed by itself up to a byte's boundary (a "full flush" of RFC 1951); blocks that follow each
-other are one valid stream.  A version keeps its blocks for the next one.
+The text is cut at rows that are chosen by their content (content-defined chunking). So equal rows
+give equal blocks, wherever they stand in the text. Each block is compressed independently and ends
+at a byte boundary (a "full flush" of RFC 1951). So the concatenated blocks are one valid stream.
+Each snapshot caches its blocks for the next one.
 """
 
 import hashlib
@@ -15,25 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 1
-"""A third of the time of level 6, for a quarter more bytes."""
+"""zlib level. It takes a third of the time of level 6 and gives a quarter more bytes."""
 GZIP_FROM_BYTES = 1000
-"""A shorter answer is sent as it is: compressed it would be one packet, too."""
+"""Shorter answers are not compressed: they fit into one packet anyway."""
 _ROWS_A_BLOCK = 1024
 _LONGEST_BLOCK = 8 * _ROWS_A_BLOCK
+# Without a file name and a modification time: the same text must give the same bytes.
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+# 2^64 divided by the golden ratio (Fibonacci hashing): it spreads similar values over all bits.
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 Blocks = Mapping[bytes, bytes]
-"""Digest of a block's text to the block, compressed."""
+"""Cache of compressed blocks by the digest of their text."""
 
 
 def gzip(text: bytes) -> bytes:
-    """The text compressed; the same text always gives the same bytes."""
+    """Compress a text; the same text always gives the same bytes."""
     return zlib.compress(text, LEVEL, wbits=31)
 
 
 def gzip_in_blocks(text: bytes, cuts: NDArray[np.int64], known: Blocks) -> tuple[bytes, Blocks]:
-    """The text compressed, cut at these places; and its blocks, of which those that are `known` are not made anew."""
+    """Compress a text in blocks; return the gzip stream and its blocks.
+
+    `cuts` are the byte offsets between two blocks. Blocks in the cache `known` are reused.
+    """
     blocks: dict[bytes, bytes] = {}
     parts = [_HEADER]
     for block in _between(memoryview(text), cuts):
@@ -41,19 +47,23 @@ def gzip_in_blocks(text: bytes, cuts: NDArray[np.int64], known: Blocks) -> tuple
         if digest not in blocks:
             blocks[digest] = known.get(digest) or _compressed(block)
         parts.append(blocks[digest])
+    # An empty final block ends the stream. CRC and length are those of the uncompressed text.
     parts += b"\x03\x00", struct.pack("<II", zlib.crc32(text), len(text) & 0xFFFFFFFF)
     return b"".join(parts), blocks
 
 
 def cuts(starts: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where to cut a text whose rows start there (and end where the last one says): about every thousand rows.
+    """Return the byte offsets at which to cut a text: about every thousand rows.
 
-    A row is chosen by its length and its `values` alone; where none is for long, by counting.
+    `starts` has the offset of each row, and the end of the last one. A cut depends only on the
+    length and the value (in `values`) of a row. A run of rows without such a cut is cut after
+    `_LONGEST_BLOCK` rows.
     """
     lengths = np.diff(starts).astype(np.uint64)
     mixed = (values.astype(np.uint64) + lengths * np.uint64(0x10001)) * _MIXER
     chosen = np.flatnonzero((mixed >> np.uint64(32)) % np.uint64(_ROWS_A_BLOCK) == 0)
-    if len(chosen) > 8 * len(lengths) / _ROWS_A_BLOCK + 8:  # rows that are all alike
+    # Many equal rows may all be chosen. Such tiny blocks would cost more than they save.
+    if len(chosen) > 8 * len(lengths) / _ROWS_A_BLOCK + 8:
         chosen = chosen[:0]
     edges = [0, *chosen.tolist(), len(lengths)]
     rows = [row for first, stop in pairwise(edges) for row in range(first, stop, _LONGEST_BLOCK)]
@@ -68,5 +78,7 @@ def _between(text: memoryview, cuts: NDArray[np.int64]) -> Iterator[memoryview]:
 
 
 def _compressed(block: memoryview) -> bytes:
+    # Negative wbits give raw deflate. The full flush also resets the dictionary, so blocks can be
+    # reused in any order.
     compressor = zlib.compressobj(LEVEL, wbits=-15)
     return compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)

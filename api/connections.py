@@ -1,12 +1,13 @@
-"""gunicorn's threaded worker, in which no connection holds a thread while it waits for its client.
+"""A gunicorn threaded worker in which slow clients do not occupy threads.
 
-As it comes, that worker gives a thread to whoever connects, for as long as the client takes to send its request and to
-receive the answer: eight slow clients, and nobody else is served.  Here a request comes to a thread when it is whole,
-and what a client is slow to take is sent by the worker's own loop.  In between only two things hold a thread: uploads
-of more than `MOST_GATHERED_BYTES`, and objects that are streamed (see `api.transfers`).  They, and whatever else may
-have to wait for a server, have threads of their own.
+The original worker gives each connection a thread until the client has sent its request and
+received the answer, so eight slow clients block all others. Here a thread gets a request only when
+it is complete, and the event loop sends what a slow client has not received yet. Only uploads of
+more than `MOST_GATHERED_BYTES` and streamed objects (see `api.transfers`) occupy a thread for
+longer. These requests, and all others that may wait for a server, have a separate thread pool.
 
-The life of a connection: gathering → answering (a thread) → sending → gathering again, or lingering until it is closed.
+States of a connection: gathering → answering (in a thread) → sending → gathering, or lingering
+until it is closed.
 """
 
 import re
@@ -32,19 +33,21 @@ from api.client_socket import SEND_S, ClientSocket
 from api.refusals import of_the_server
 
 REQUEST_S = 10.0
-"""From a request's first byte (or the connection) until it is whole, without a body that is streamed."""
+"""Timeout in seconds from the connection, or the first byte, to the complete request.
+
+A streamed body does not count."""
 MOST_HEAD_BYTES = 32_768
 MOST_GATHERED_BYTES = 1_048_576
-"""A larger body, and one of unknown length, is left to the thread."""
+"""A larger body, and one of unknown length, is read by the thread."""
 SLOWEST_BYTES_A_S = 20_000
 MOST_SENDING = 64
-"""Connections in one process that are slow to take their answers; one more, and the first of them is closed."""
+"""Limit of connections of one process that are slow to receive. Above it, the oldest is closed."""
 LINGER_S = 2.0
-"""How long what a client still sends is read and thrown away, so that it gets the last answer (RFC 9112, 9.6)."""
+"""Seconds in which input is discarded, so that the client gets the answer (RFC 9112, 9.6)."""
 LOOK_S = 0.25
 
 OTHER_THREADS = 8
-"""In one process, for requests that wait for others: the object store, Redis, a rebuild."""
+"""Threads of one process for requests that wait: for the object store, Redis or a rebuild."""
 
 _FROM_MEMORY = re.compile(rb"(?:GET|HEAD) /(?!files|tasks|data/[^ ?]*/image)")
 _LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$")
@@ -59,30 +62,37 @@ _STATUS: dict[type[Exception], int] = {
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection and what has come of its next request."""
+    """A connection and the received part of its next request."""
 
     def __init__(self, worker: "Worker", client: socket.socket, address: Any, server: Any) -> None:  # noqa: ANN401
         super().__init__(worker.cfg, ClientSocket(fileno=client.detach()), address, server)
         self.sock: ClientSocket
-        self.init()  # for us it only makes the parser
+        self.init()  # without TLS and HTTP/2 this only creates the parser
         self.data_ready = True
         self.held, self._head_end, self._whole_at = bytearray(), -1, 0
         self.is_streamed = self.may_wait = False
 
     def begin(self) -> None:
-        """Forget the request that was answered; what came after it is the beginning of the next one."""
+        """Start the next request with the bytes that were received after the last one."""
         self.held = bytearray(self.parser.unreader.take_buffered())
         self.is_streamed, self._head_end = False, -1
 
     def receive(self) -> None:
-        """Take what has come.  Raises `OSError` when nothing has, or nothing will."""
+        """Append received data.
+
+        Raises `BlockingIOError` if no data has arrived, and another `OSError` if the connection is
+        closed.
+        """
         received = self.sock.recv(65_536)
         if not received:
             raise ConnectionResetError
         self.held += received
 
     def is_whole(self) -> bool:
-        """Whether a thread can answer without waiting for the client, but for a body that is streamed."""
+        """Return whether a thread can answer without waiting for the client.
+
+        A streamed body does not count: the thread reads it.
+        """
         if self._head_end < 0:
             self._head_end = self.held.find(b"\r\n\r\n")
             if self._head_end < 0:
@@ -100,25 +110,25 @@ class Connection(TConn):  # type: ignore[misc]
 
     @property
     def is_too_long(self) -> bool:
-        """Whether its head is longer than any that is answered."""
+        """Whether the head of the request exceeds the limit."""
         return self._head_end < 0 and len(self.held) > MOST_HEAD_BYTES
 
     def hand_over(self) -> None:
-        """Give what was gathered to the parser."""
+        """Pass the received bytes to the parser."""
         self.parser.unreader.unread(bytes(self.held))
         self.held = bytearray()
 
     def is_read(self) -> bool:
-        """Whether nothing of the request is left that would have to be waited for."""
+        """Return whether the whole request has been read."""
         reader = self.parser.mesg.body.reader
         return not self.is_streamed or (isinstance(reader, LengthReader) and reader.length <= 0)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The worker.  All but `handle` and what it calls runs in the loop's thread."""
+    """The gunicorn worker. Only `handle` and its callees run outside the event loop's thread."""
 
     def init_process(self) -> None:
-        """Called by gunicorn after the fork; runs until the worker ends."""
+        """Run the worker until it ends; gunicorn calls this after the fork."""
         self._deadlines = dict[Connection, float]()
         self._sending = dict[Connection, None]()
         self._looked = 0.0
@@ -127,21 +137,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # -- gathering ---------------------------------------------------------------------------------------------------
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection; when there are too many, in place of the one that has kept us waiting longest."""
+        """Accept a connection; at the limit, close the one that has been waiting for longest."""
         if self.nr_conns >= self.worker_connections - 1:
             self._make_room()
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError:  # no file descriptor is left
+        except OSError:  # out of file descriptors
             self._make_room()
             return
         self.nr_conns += 1
         self.enqueue_req(Connection(self, client, address, listener.getsockname()))
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Have the connection's next request answered, as soon as it is whole."""
+        """Wait for the connection's next request, and answer it when it is complete."""
         conn.begin()
         conn.sock.setblocking(False)
         self._on_readable(conn)
@@ -166,35 +176,42 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # -- answering, in a thread --------------------------------------------------------------------------------------
     def _answer(self, conn: Connection) -> None:
-        # Few threads answer from memory, as more would only get in each other's way; what waits holds none of them.
+        # Few threads answer from memory, as more would only compete for the interpreter. Requests
+        # that wait for a server use the other pool, so an outage does not block the first one.
         answered = (self._others if conn.may_wait else self.tpool).submit(self.handle, conn)
         answered.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def handle(self, conn: Connection) -> bool:
-        """Answer the request; whether the connection stays."""
+        """Answer the request; return whether the connection stays open."""
         stays = bool(super().handle(conn))
         try:
             conn.sock.flush()
-        except OSError:  # the client is gone
+        except OSError:  # the client has disconnected
             return False
         return stays
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
-        """Whether the connection stays: not if a body is left that nobody wanted, for which one would have to wait."""
+        """Return whether the connection stays open.
+
+        It is closed if part of the body is unread: the worker would have to wait for the rest.
+        """
         return keepalive and conn.is_read() and bool(super()._keepalive_after(conn, keepalive))
 
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: Exception) -> None:
-        """Answer what is no request, or a fault, in the shape of all other refusals.  The log tells no request."""
+        """Answer an invalid request or an internal error with a problem document.
+
+        The log line does not contain the request.
+        """
         if isinstance(exc, ParseException):
-            self.log.info("a request was refused: %s", type(exc).__name__)
+            self.log.info("the HTTP server refused a request: %s", type(exc).__name__)
         else:
-            self.log.exception("a request could not be answered")
+            self.log.exception("the HTTP server failed to answer a request; the client gets status 500")
         status = next((status for kind, status in _STATUS.items() if isinstance(exc, kind)), 500)
         client.sendall(of_the_server(status))
 
     # -- sending -----------------------------------------------------------------------------------------------------
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
-        """The thread is done with the request; the client may have to take the rest of the answer."""
+        """Send the rest of the answer from the event loop, then end the request."""
         if not conn.sock.unsent:
             self._end(conn, fs)
             return
@@ -249,7 +266,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, event, lambda _: call(conn))
 
     def murder_pending(self) -> None:
-        """Called by gunicorn at each turn of its loop: close the connections whose time is over."""
+        """Close the connections that exceeded their deadline; gunicorn calls this in each loop."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
@@ -259,7 +276,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._refuse(conn, 408)
             else:
                 self._drop(conn)
-        if not self.alive:  # who has asked nothing yet does not keep us from ending
+        if not self.alive:  # idle connections must not delay shutdown
             for conn in [conn for conn in self._deadlines if not conn.held and conn not in self._sending]:
                 self._drop(conn)
 

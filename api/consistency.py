@@ -1,32 +1,49 @@
-"""How far what is served is known to be consistent with the bucket.  Pure.
+"""Compute up to which moment the served snapshot is known to match the source bucket. Pure.
 
-`consistent_as_of` is the latest moment of which this is known: whatever was dropped, overwritten or deleted up to then
-is in the table that this process serves.  None: that is not known of any moment.  It holds if
+`consistent_as_of` is the latest moment for which all earlier drops are known to be in the snapshot
+that this process serves. A drop writes, overwrites or deletes a file. None: no such moment is
+known.
 
-- nothing is known to be lost: there is an epoch, and no evidence that a sweep has not looked into to its end;
-- nobody whom a sweep found to differ is still unpublished, as nobody knows since when they differ;
-- the table is the one that was published last, by its ETag;
-- no bundle is being unpacked, and nobody in one is unpublished: they are marked long after the bundle was dropped, so
-  their marks do not tell how far back it holds.  Meanwhile it stays where it is.
+It becomes None if one of these conditions fails:
 
-Then everything is in it whose event had been noted, but for the users who are dirty.  So it is the earliest of
+- No loss is known: the trust state (`epoch`) is present, and a sweep has completed for every loss
+  signal (`evidence`).
+- No user that a sweep found out of sync is unpublished. It is not known since when such a user has
+  been out of sync.
 
-- `MARGIN_S` before the last look at which no event waited in Redis to be noted,
-- `MARGIN_S` before the moment when the oldest of the users was marked who are dirty by an event.
+It keeps its value while one of these conditions fails:
 
-Where losses cannot be seen (no events, or no figures of MinIO) only a sweep knows; then the first of the two is the
-moment at which the last one began its LIST.
+- The served snapshot is the version that was published last (same ETag).
+- `MARGIN_S` have passed since the last outage of Redis.
+- No bundle waits to be unpacked, and no user of a bundle is unpublished. These users are marked
+  long after the bundle was dropped. So the times of their marks say nothing about the drop.
+
+If all conditions hold, the snapshot contains every drop that the listener has processed, except
+those of dirty users. So `consistent_as_of` is the earlier of two moments:
+
+- `MARGIN_S` before the last poll at which no event waited in Redis,
+- `MARGIN_S` before the oldest mark among the users that are dirty because of an event.
+
+Sometimes losses cannot be detected: no events arrive, MinIO's metrics are missing, or MinIO cannot
+deliver its queued events. Then only a sweep proves consistency, and its start replaces the first
+moment.
 """
 
 from api.figures import Figures
 
 MARGIN_S = 30.0
-"""In this time an event comes (at once, or by way of MinIO's disk after 3 s), and a loss is noticed (the watch looks
-every 15 s at figures that may be 10 s old)."""
+"""Upper bound of the delay, in seconds, after which an event has arrived or its loss is detected.
+
+An event arrives immediately, or after 3 s if MinIO queued it on its disk. The watchdog checks every
+15 s, with metrics that may be 10 s old.
+"""
 
 
 class Consistency:
-    """Keeps `as_of` up to date, in Unix seconds.  Times are those of one clock."""
+    """Holder of `as_of`, the value of `consistent_as_of` in Unix seconds.
+
+    All times must come from the same clock.
+    """
 
     def __init__(self) -> None:
         self.as_of: float | None = None
@@ -35,23 +52,32 @@ class Consistency:
         self._sure_from = 0.0
 
     def redis_is_away(self) -> None:
-        """Redis did not answer: MinIO may not have reached it either, and what it could not say comes late."""
+        """Record that Redis did not answer.
+
+        MinIO may not have reached Redis either, so its events may arrive late. Until `MARGIN_S`
+        after the recovery an empty queue proves nothing.
+        """
         self._silent = True
 
     def update(self, figures: Figures, served_etag: str | None, asked_at: float) -> None:
-        """Take in what Redis told, at `asked_at` or later; the table with `served_etag` was served by then."""
+        """Update `as_of` from figures that were read from Redis at `asked_at` or later.
+
+        `served_etag` is the ETag of the table that this process served at that time, None without
+        a table.
+        """
         if self._silent:
+            # The first answer after an outage: discard what earlier polls proved.
             self._silent, self._sure_from, self._drained = False, asked_at + MARGIN_S, None
         if not figures.waiting:
             self._drained = asked_at
         if not figures.sound or figures.dirty["sweep"]:
             self.as_of = None
         elif figures.dirty["bundle"] or figures.dirty["unpack"]:
-            return
+            return  # keep the value: the time of the drop is unknown
         elif figures.published_etag == served_etag and asked_at >= self._sure_from:
             known = self._known(figures)
             if known is not None:
-                self.as_of = max(known, self.as_of or known)  # what was known once stays so
+                self.as_of = max(known, self.as_of or known)  # monotonic: earlier proofs stay valid
 
     def _known(self, figures: Figures) -> float | None:
         sees = figures.notified and figures.sees_losses and not figures.stuck_copies

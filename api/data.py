@@ -1,4 +1,8 @@
-"""GET /data: the published rows.  POST /data: have all of them read anew.  /data/{user_id}: the same for one."""
+"""Endpoints `/data` and `/data/{user_id}`.
+
+GET returns the published rows, or the row of one user. POST requests a rebuild of all users, or a
+refresh of one.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -19,13 +23,14 @@ DAY_S = 86_400
 
 
 class DataResource:
-    """The rows.  `clock` gives Unix seconds: it decides who is how old."""
+    """Endpoint `/data`. `clock` returns Unix seconds; its date determines the ages."""
 
     def __init__(self, current: CurrentView, desk: RebuildDesk, clock: Callable[[], float]) -> None:
         self._current, self._desk, self._clock = current, desk, clock
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The rows that are asked for, in the format that is asked for."""
+        """Answer with the selected rows in the requested format."""
+        # The date is part of the cache key: filters by age select other rows each day.
         table, env, now = published_table(self._current), request.env, self._clock()
         asked = request.query_string, env.get("HTTP_ACCEPT"), env.get("HTTP_ACCEPT_ENCODING"), now // DAY_S
         ready: Ready | None = table.questions.get(asked)
@@ -38,18 +43,18 @@ class DataResource:
     on_head = on_get
 
     def on_post(self, request: Request, response: Response) -> None:
-        """Queue a rebuild, and wait for it if asked to."""
+        """Enqueue a rebuild; with the parameter `wait`, block until it is done."""
         self._desk.answer(request, response)
 
 
 class UserResource:
-    """GET and POST /data/{user_id}."""
+    """Endpoint `/data/{user_id}`."""
 
     def __init__(self, current: CurrentView, desk: RefreshDesk) -> None:
         self._current, self._desk = current, desk
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
-        """The user's row, an object as in the array."""
+        """Answer with the row of one user: the same JSON object as in the array of `/data`."""
         single_values(request.params, ())
         answer = row_of(self._current(), user_id)
         if not not_modified(request, response, etag_of("row", answer)):
@@ -58,12 +63,15 @@ class UserResource:
     on_head = on_get
 
     def on_post(self, request: Request, response: Response, user_id: str) -> None:
-        """Have the user's files read anew, and wait for it if asked to."""
+        """Request a read of the user's files; with the parameter `wait`, block until it is done."""
         self._desk.answer(request, response, user_id)
 
 
 def row_of(view: View, user_id: str) -> bytes:
-    """A user's row as JSON.  Raises a 404 that says what is known of such a user."""
+    """Return a user's row as JSON.
+
+    Raises a 503 before the first publish, and a 404 without a row, with the reason if it is known.
+    """
     if view.table is None:
         raise nothing_yet()
     number = view.table.row_of(user_id)
@@ -73,16 +81,16 @@ def row_of(view: View, user_id: str) -> bytes:
 
 
 def no_such_user(view: View, user_id: str) -> Problem:
-    """404: the user has no row."""
+    """Return a 404 for a user without a row; it contains the reason of a reject."""
     reject = view.rejects.get(user_id)
     if reject is None:
-        return Problem("no-such-user", f"There is no row of {user_id[:80]!r}.")
+        return Problem("no-such-user", f"User {user_id[:80]!r} has no row.")
     where = "" if reject.line is None else f", line {reject.line}"
-    return Problem("no-such-user", f"There is no row of {user_id[:80]!r}: {reject.key}{where}: {reject.reason}")
+    return Problem("no-such-user", f"User {user_id[:80]!r} has no row: {reject.key}{where}: {reject.reason}")
 
 
 def published_table(current: CurrentView) -> Table:
-    """The newest table.  Raises a 503 before there is one."""
+    """Return the table of the current snapshot. Raises a 503 before the first publish."""
     table = current().table
     if table is None:
         raise nothing_yet()
@@ -90,5 +98,5 @@ def published_table(current: CurrentView) -> Table:
 
 
 def utc_date(seconds: float) -> date:
-    """The date of a moment, in UTC."""
+    """Return the UTC date of a time in Unix seconds."""
     return datetime.fromtimestamp(seconds, UTC).date()

@@ -1,4 +1,4 @@
-"""Words of OpenAPI that the description of the routes is put together from.  Pure."""
+"""Building blocks of the OpenAPI description of the routes. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,24 +12,24 @@ _EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
 _READS = ("token", "reads-refused", "failed-tokens")
 WRITES = ("token", "read-token", "writes-refused", "failed-tokens")
 ANYTHING: Schema = {}
-"""Bytes that no schema can tell about."""
+"""The schema of binary content, which no schema can describe."""
 
 Document = dict[str, Any]
 
 
 def in_query(name: str, schema: Schema, description: str, **more: object) -> Document:
-    """A parameter of the query string."""
+    """Return a parameter of the query string."""
     return {"name": name, "in": "query", "description": description, "schema": schema, **more}
 
 
 def in_path(name: str, description: str, **more: object) -> Document:
-    """A parameter in the path."""
+    """Return a parameter in the path."""
     schema = {**text(minLength=1), **more}
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
 def answer(description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None) -> Document:
-    """An answer: its contents by media type, its headers with what they mean."""
+    """Return a response: schemas by media type, and descriptions by header name."""
     found: Document = {"description": description}
     if content:
         found["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
@@ -55,9 +55,10 @@ def operation(
     *,
     is_open: bool = False,
 ) -> Document:
-    """What one method of one route does; `refusals` are the kinds of problems that only some operations have.
+    """Return the description of one method of one route.
 
-    With `WRITES` among them it is a write.  `is_open`: everybody may read it.
+    `refusals` are the kinds of problems that only some operations have. An operation is a write if
+    they include `WRITES`. `is_open`: reading it needs no token.
     """
     is_write = set(WRITES) <= set(refusals)
     reads = () if is_write or is_open else _READS
@@ -77,7 +78,7 @@ def operation(
 
 
 def access_of(described: Document) -> str:
-    """Return which kind of token an operation needs from elsewhere: `write`, `read`, or `none`."""
+    """Return which token a non-local client needs for an operation: `write`, `read` or `none`."""
     accepted = {name for choice in described.get("security", ()) for name in choice}
     if not accepted:
         return "none"

@@ -1,7 +1,8 @@
-"""What an edited file of lines has in common with the one before.  Pure.
+"""Line diff of two versions of a sorted file: find the parts that a new version keeps. Pure.
 
-Any alignment gives a right answer; a good one keeps more.  Both files are sorted, so walking them like a merge finds
-inserted, removed and changed lines wherever they are, at the cost of comparing the rest by blocks of memory.
+`api.snapshot` uses it to parse only the new lines of `output.csv`. Every alignment of the files
+gives a correct result, and a good one keeps more. Both files are sorted, so a merge-like walk finds
+inserted, removed and changed lines anywhere. The rest costs comparisons of memory blocks.
 """
 
 from collections.abc import Iterator
@@ -9,20 +10,21 @@ from typing import NamedTuple
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 64, 1 << 18
 _WORTH_KEEPING = 1024
-"""Bytes; to read a few lines again is cheaper than to handle one more part."""
+"""Minimum size in bytes of a kept part: parsing a few lines again costs less than one more part."""
 
 
 class Kept(NamedTuple):
-    """Whole lines that both files have: the bytes from `start` to `stop` of the old one."""
+    """Whole lines that both files contain: bytes `start` to `stop` (exclusive) of the old file."""
 
     start: int
     stop: int
 
 
 def difference(old: bytes, new: bytes, start: int) -> Iterator[Kept | bytes]:
-    """The new file from `start` on, in order: parts of the old one, and lines (each with its LF) that are new.
+    """Yield the new file from offset `start` on, in order, as kept parts and as new lines.
 
-    In both files a line begins, or the end is, at `start`; both end with LF.
+    Each new line includes its LF. In both files `start` must be the beginning of a line or the end,
+    and both files must end with LF.
     """
     at_old = at_new = fresh = start
     while at_new < len(new) and at_old < len(old):
@@ -30,6 +32,7 @@ def difference(old: bytes, new: bytes, start: int) -> Iterator[Kept | bytes]:
         if not same:
             at_old, at_new = _step(old, at_old, new, at_new)
             continue
+        # A short match between new lines is treated as new: it would split them into two parts.
         if same >= _WORTH_KEEPING or at_new == fresh:
             if fresh < at_new:
                 yield new[fresh:at_new]
@@ -41,7 +44,10 @@ def difference(old: bytes, new: bytes, start: int) -> Iterator[Kept | bytes]:
 
 
 def _step(old: bytes, at_old: int, new: bytes, at_new: int) -> tuple[int, int]:
-    """Go past two lines that differ: both if they are of one user, else the one that sorts first."""
+    """Skip two lines that differ; return the next offsets in both files.
+
+    Both lines are skipped if they have the same user ID, else only the one that sorts first.
+    """
     end_old, end_new = old.index(b"\n", at_old) + 1, new.index(b"\n", at_new) + 1
     key_old = old[at_old:end_old].partition(b",")[0]
     key_new = new[at_new:end_new].partition(b",")[0]
@@ -53,7 +59,8 @@ def _whole_lines(text: bytes, start: int, length: int) -> int:
 
 
 def _agreeing(old: bytes, at_old: int, new: bytes, at_new: int) -> int:
-    """How many bytes are the same from there on."""
+    """Return the number of bytes that are equal from these offsets on."""
+    # Blocks double in size: short matches stay cheap, and long ones need few comparisons.
     most, block, same = min(len(old) - at_old, len(new) - at_new), _SMALLEST_BLOCK, 0
     while same < most:
         block = min(block, most - same)

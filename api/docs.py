@@ -1,4 +1,4 @@
-"""GET /docs: the description of the API for people, one page that needs nothing else."""
+"""Endpoint `/docs`: the API documentation as one self-contained HTML page."""
 
 import re
 from collections.abc import Iterator
@@ -16,33 +16,38 @@ from api.page import HEADERS, html_page
 from api.problems import KINDS
 
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
-<p>Files that are dropped become rows; this is how to ask for them, and how to drop files without an S3 client.
-For programs the same is at <a href="/openapi.json">/openapi.json</a>; <a href="/data">the rows</a> are a page, too.</p>
-<p>In the examples <code>$api</code> is this address.</p>
-<h2 id="tokens">Who may ask</h2>
-<p>A client on the machine itself needs no token: one that asks by <code>localhost</code> or a loopback address, with no
-proxy in between, while <code>BIND_ADDRESS</code> is loopback and <code>ALLOWED_HOSTS</code> is not set.  Every other
-client sends one: <code>-H "Authorization: Bearer $token"</code>.  Writes (POST, PUT, DELETE) need a write token: the
-<code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or the generated one; once the operator has set one of the
-first two, local writes need a token, too.  Reading needs a write token or one of the <code>READ_TOKENS</code>, and none
-with <code>PUBLIC_READ=true</code>.  <code>/health/live</code> is open.</p>"""
+<p>Rowdrop turns files that are dropped into a bucket into rows. This API returns the rows, and it
+accepts files from clients without an S3 client. For programs the same endpoints are described in
+<a href="/openapi.json">/openapi.json</a>. In a browser, <a href="/data">/data</a> shows the rows as
+a page.</p>
+<p>In the examples <code>$api</code> is the address of this API.</p>
+<h2 id="tokens">Tokens</h2>
+<p>A client is local if it connects to <code>localhost</code> or a loopback address without a proxy
+in between, while <code>BIND_ADDRESS</code> is loopback and <code>ALLOWED_HOSTS</code> is not set. A
+local client needs no token to read. It needs a write token to write only if the operator has set
+<code>API_TOKEN</code> or <code>API_TOKENS</code>.</p>
+<p>Every other client sends a token: <code>-H "Authorization: Bearer $token"</code>. Writes (POST,
+PUT, DELETE) need a write token: the <code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or
+the generated token. Reads need a write token or one of the <code>READ_TOKENS</code>, and no token
+with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token.</p>"""
 
 _TOKENS = {
     "none": "Token: none.",
     "read": "Token, if the client is not local: read or write.",
-    "write": "Token, if the client is not local or the operator has set one: write.",
+    "write": "Token, if the client is not local or the operator has set a write token: write.",
 }
 
-_REFUSALS = """<h2 id="problems">What is refused</h2>
-<p>Each refusal is <code>application/problem+json</code> (RFC 9457): <code>type</code>, which leads to this table,
-<code>title</code>, <code>status</code>, and <code>detail</code>: what went wrong this time.</p>"""
+_REFUSALS = """<h2 id="problems">Errors</h2>
+<p>Each error is an <code>application/problem+json</code> document (RFC 9457). Its <code>type</code>
+links to this table, <code>title</code> and <code>status</code> are those of the table, and
+<code>detail</code> says what went wrong with this request.</p>"""
 
 
 class DocsResource:
-    """The page."""
+    """Endpoint `/docs`."""
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The same bytes until another release."""
+        """Answer with the page, which only changes with a new release."""
         single_values(request.params, ())
         body = page()
         if not not_modified(request, response, etag_of("docs", body)):
@@ -54,7 +59,7 @@ class DocsResource:
 
 @cache
 def page() -> bytes:
-    """The page as it is sent."""
+    """Return the page as UTF-8 bytes. It is rendered once per process."""
     operations = ((path, method, told) for path, methods in PATHS.items() for method, told in methods.items())
     routes = "".join(_route(method.upper(), path, told) for path, method, told in operations)
     return html_page("Rowdrop: the API", f"{_INTRODUCTION}\n<nav>{_contents()}</nav>\n{routes}\n{_problems()}")
@@ -93,7 +98,7 @@ def _parameters(operation: Document) -> str:
 
 
 def _own(operation: Document) -> Iterator[tuple[str, Document]]:
-    """The answers that are no refusals."""
+    """Return the status codes and descriptions of the responses that are not errors."""
     return ((status, told) for status, told in operation["responses"].items() if status < "400")
 
 
@@ -102,5 +107,5 @@ def _anchor(path: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text with `code` in it."""
+    """Return a text as HTML, with `code` between backquotes as an element."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

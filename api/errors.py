@@ -1,7 +1,10 @@
-"""GET /errors: what did not make it into the table, or only in part, and why.
+"""Endpoint `/errors`: files and events that are not in the table, or only in part, with reasons.
 
-`rejected`: a CSV that could not be used.  `held`: the same, while the row published before is kept.  `ignored`: a key
-that is no user's file (the first hundred; all are counted in a header).  `dead_letter`: an event nobody understood.
+- `rejected`: a CSV or bundle that is not valid.
+- `held`: a CSV that is not valid, while the user's last valid row stays published (the held row).
+- `ignored`: a key that is neither a user file nor a bundle. The first hundred are listed, and the
+  header `X-Ignored-Count` has the number of all.
+- `dead_letter`: an event that could not be decoded.
 """
 
 import json
@@ -23,13 +26,13 @@ from shared.records import Reject
 
 
 class ErrorsResource:
-    """The list; from memory, so that it is there while Redis or MinIO is away."""
+    """Endpoint `/errors`. It answers from memory, also while Redis or MinIO is unavailable."""
 
     def __init__(self, current: CurrentView) -> None:
         self._current = current
 
     def on_get(self, request: Request, response: Response) -> None:
-        """Everything that went wrong with somebody's file and is not mended yet."""
+        """Answer with one page of the current errors. Raises a 503 before the first publish."""
         page = Page.of(single_values(request.params, PAGING))
         view = self._current()
         if view.table is None:
@@ -47,7 +50,7 @@ class ErrorsResource:
 
 
 def errors(view: View) -> Iterable[dict[str, Any]]:
-    """One entry a problem: rejects by user, then ignored keys, then dead letters."""
+    """Yield one entry per error: rejects by user, then ignored keys, then dead letters."""
     for reject in view.rejects.values():
         yield _reject(reject, view.table is not None and view.table.has_row(reject.user_id))
     if view.figures:
@@ -58,6 +61,7 @@ def errors(view: View) -> Iterable[dict[str, Any]]:
 def _reject(reject: Reject, is_held: bool) -> dict[str, Any]:
     return {
         "key": reject.key,
+        # A bundle has an ID among the users, which is no user ID.
         "user_id": None if bundle_key(reject.user_id) else reject.user_id,
         "kind": "held" if is_held else "rejected",
         "reason": reject.reason,

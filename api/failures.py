@@ -1,7 +1,7 @@
-"""Count refusals per peer address, to bound the log and to slow clients that guess tokens.
+"""Throttling per peer address: limit the log lines, and slow down clients that guess tokens.
 
-The delay only costs the client time: a 429 also means that the token was wrong.  What keeps tokens
-from being guessed is their length.
+The delay only costs the client time, because a 429 also means that the token is wrong. What
+protects the tokens against guessing is their length.
 """
 
 import threading
@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 WINDOW_S = 60.0
 MAX_FAILURES = 10
-"""Failed tokens (and log lines about refusals) from one address within a window."""
+"""Limit of undelayed failed tokens, and of logged refusals, per address and window."""
 DELAY_S = 1.0
 MAX_DELAYED = 1
-"""Requests of one process that are delayed at a time: each of them holds a thread."""
+"""Limit of concurrently delayed requests in one process: each of them blocks a thread."""
 MAX_ADDRESSES = 1_000
 
 
 class _Window:
-    """What one address has done since `began`."""
+    """Counters of one address since `began`, in seconds of the clock."""
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -28,7 +28,10 @@ class _Window:
 
 
 class FailureLimiter:
-    """Thread-safe.  `clock` gives seconds; `sleep` blocks for seconds."""
+    """Counters of refusals and failed tokens per address. Thread-safe.
+
+    `clock` returns seconds of a monotonic clock. `sleep` blocks for the given seconds.
+    """
 
     def __init__(
         self,
@@ -42,21 +45,24 @@ class FailureLimiter:
         self._free = threading.Semaphore(MAX_DELAYED)
 
     def count_refusal(self, address: str) -> int:
-        """Count a refusal; return how many the address has had within this window."""
+        """Count a refusal; return the number of refusals of the address in this window."""
         with self._lock:
             window = self._window(address)
             window.refusals += 1
             return window.refusals
 
     def count_failed_token(self, address: str) -> int:
-        """Count a failed token; return how many the address has sent within this window."""
+        """Count a failed token; return the number of those of the address in this window."""
         with self._lock:
             window = self._window(address)
             window.failed_tokens += 1
             return window.failed_tokens
 
     def delay(self) -> bool:
-        """Block for `DELAY_S`; return False at once if too many requests are delayed already."""
+        """Block for `DELAY_S` and return True.
+
+        Return False immediately if `MAX_DELAYED` requests are delayed already.
+        """
         if not self._free.acquire(blocking=False):
             return False
         try:
@@ -67,7 +73,7 @@ class FailureLimiter:
 
     @property
     def address_count(self) -> int:
-        """Return the number of addresses that are remembered."""
+        """The number of addresses with counters."""
         return len(self._windows)
 
     def _window(self, address: str) -> _Window:
@@ -77,6 +83,7 @@ class FailureLimiter:
             window = _Window(now)
             self._windows[address] = window
         self._windows.move_to_end(address)
+        # Evict the least recently seen address: many addresses must not fill the memory.
         if len(self._windows) > MAX_ADDRESSES:
             self._windows.popitem(last=False)
         return window

@@ -1,4 +1,7 @@
-"""What the pipeline says of itself in Redis, as last heard; kept in memory, so that it is known in an outage too."""
+"""The status of the pipeline, read from Redis.
+
+Each API process caches the last answer in its view, so the status is available during an outage.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +11,17 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
-"""Why a user is dirty; "bundle": one was unpacked or has gone.  Of "unpack" are the bundles that wait for it."""
+"""The causes for which a user is dirty.
+
+"bundle": a bundle of the user was unpacked or removed. "unpack": the entries are not users but the
+IDs of the bundles that wait to be unpacked.
+"""
 MOST_DEAD_LETTERS = 1000
 
-# How many events wait in the two lists, and what their heads are: another head means that somebody notes events.  An
-# entry may have any size, so it is not fetched.  The lists are arguments and no keys: Redis takes keys of a script for
-# keys that are written, and the API may only read these.
+# Returns the number of events in the two lists of the event inbox, and a digest of their first
+# entries. A changed digest shows that the listener processes events. An entry may have any size, so
+# only its digest is returned. The lists are in ARGV and not in KEYS, because Redis requires write
+# permission for KEYS, and the API may only read these lists (least privilege).
 _WAITING = """
 local waiting, heads = 0, ''
 for _, list in ipairs(ARGV) do
@@ -26,9 +34,9 @@ return {waiting, heads}
 
 
 class Trouble(NamedTuple):
-    """A key that is ignored or an event that could not be decoded: `key` None if not even that is known.
+    """An ignored key, or a dead letter (an event that could not be decoded).
 
-    `since` is in whole seconds since 1970 UTC.
+    `key` may be unknown (None). `since` is in whole Unix seconds.
     """
 
     key: str | None
@@ -37,7 +45,11 @@ class Trouble(NamedTuple):
 
 
 class LastSweep(NamedTuple):
-    """The last sweep whose users were all marked: when it began (Unix seconds), why, what it saw, whom it marked."""
+    """The last sweep that completed, i.e. marked all users that it found.
+
+    `at` is its start in Unix seconds, `cause` its reason, `objects` the number of objects in the
+    source bucket, `marked` the number of users that it marked.
+    """
 
     at: float
     cause: str
@@ -47,41 +59,48 @@ class LastSweep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One reading; times in Unix seconds, None for "never" or "nobody".
-
-    `dirty` counts users per cause that are not yet published.  `sound` is whether nothing is known to be lost: a sweep
-    may be looking all the same, as it does every hour; `whole`, that none is.  `sees_losses` is False where MinIO does
-    not tell whether it lost events; `notified` whether its events reach Redis at all; `source_failure` is why the
-    source bucket could not be read lately; `stuck_copies` how many safe copies of events MinIO cannot get rid of.
-    `waiting` events are in Redis and not noted; `heads` stands for the first of them.  `published_etag` is the ETag of
-    the output.csv that was published last.  `evidence` counts evidence of losses by its kind, and `healed` the users
-    who were lost and are healed, both since `counting_since`.
-    """
+    """A snapshot of the pipeline's status. Times are in Unix seconds, None for "never"."""
 
     ignored: tuple[Trouble, ...]
+    """The ignored keys that Redis lists, sorted by key. There may be more, see `ignored_total`."""
     ignored_total: int
     dead_letters: tuple[Trouble, ...]
+    """The newest events that could not be decoded, at most `MOST_DEAD_LETTERS`."""
     dirty: Mapping[str, int]
+    """The number of dirty users by cause."""
     oldest_event: float | None
+    """The oldest mark among the users that are dirty because of an event, None without any."""
     published_at: float | None
     sweep_at: float | None
+    """The start of the last completed sweep."""
     whole: bool
+    """Whether the trust state is verified: no loss was detected, and no sweep is running."""
     sees_losses: bool
+    """False if the last sweep had no metrics of MinIO, without which losses are not detected."""
     notified: bool = True
+    """Whether MinIO's events reach this Redis."""
     source_failure: str | None = None
+    """Why the source bucket could not be read recently."""
     sound: bool = True
+    """Whether no loss is known. An hourly sweep, which has no loss signal, may be running."""
     sweep: LastSweep | None = None
     waiting: int = 0
+    """The number of unprocessed events in Redis."""
     heads: str = ""
+    """A digest of the first unprocessed events."""
     published_etag: str | None = None
+    """The ETag of the `output.csv` that was published last."""
     stuck_copies: int = 0
+    """The length of MinIO's queue of durable events if that queue is stalled, else 0."""
     evidence: Mapping[str, int] = field(default_factory=dict)
+    """The number of loss signals by kind, since `counting_since`."""
     healed: int = 0
+    """The number of silent repairs, since `counting_since`."""
     counting_since: float | None = None
 
 
 def read_figures(client: "Redis") -> Figures:
-    """Ask Redis, in one round trip.  Raises `redis.exceptions.RedisError`."""
+    """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
     with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall("ignored").get("ignored:total").lrange("dead_letters", -MOST_DEAD_LETTERS, -1)
@@ -119,6 +138,7 @@ def read_figures(client: "Redis") -> Figures:
         published_at=_seconds(published[0]),
         sweep_at=_seconds(fields.get("last_at")),
         whole=_text(epoch or b"").startswith("ok:"),
+        # Before the first sweep there are no metrics to compare with, which is no defect.
         sees_losses=bool(fields.get("figures")) or "last_at" not in fields,
         notified=_text(told or b"") != "none",
         source_failure=_text(failure) if failure else None,

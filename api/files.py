@@ -1,6 +1,6 @@
-"""The source bucket over HTTP: put, get, list and delete the files that users are made of.
+"""Endpoints `/files`: upload, download, list and delete files in the source bucket.
 
-Nothing happens here but that: whatever is put or deleted is told by the bucket's own event, as for any other client.
+These endpoints mark no users. The bucket sends an event for each write, as for any other S3 client.
 """
 
 import re
@@ -22,24 +22,25 @@ from shared.object_store import ObjectInfo, ObjectNotFound
 
 MOST_LISTED = 1000
 MAX_CSV_BYTES = 1_000_000
-"""A larger CSV would be a reject."""
+"""Limit of `PUT`. The pipeline would reject a larger CSV."""
 A_PAGE = f"a whole number of files, from 1 to {MOST_LISTED}"
 A_KEY = f"a name or the beginning of one, at most {LONGEST_KEY} characters; no part between slashes is . or .. or empty"
 
+# At most 18 digits, so that each number fits into 64 bits.
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class FilesResource:
-    """GET /files."""
+    """Endpoint `/files`."""
 
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The objects of the bucket, by name, a page of them."""
+        """Answer with one page of the bucket's objects, sorted by name."""
         values = single_values(request.params, ("prefix", "after", "limit"))
         limit = _limit(values)
-        # One more than is shown tells whether there are others.
+        # One object more than the page holds shows whether there is a next page.
         found = self._transfers.page(_key(values, "prefix"), _key(values, "after"), limit + 1)
         shown = found[:limit]
         response.media = [_file(info) for info in shown]
@@ -52,13 +53,16 @@ class FilesResource:
 
 
 class FileResource:
-    """GET, PUT and DELETE /files/{name}."""
+    """Endpoint `/files/{name}`."""
 
     def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
         self._transfers, self._most = transfers, max_upload_bytes
 
     def on_get(self, request: Request, response: Response, name: str) -> None:
-        """The file, to be kept and not to be shown; all of it, or the bytes of `Range`."""
+        """Answer with the file, or with the bytes of `Range`, as a download.
+
+        A browser saves the file instead of showing it: its content is untrusted.
+        """
         single_values(request.params, ())
         if not is_possible(name):
             raise _no_such_file(name)
@@ -80,24 +84,32 @@ class FileResource:
     on_head = on_get
 
     def on_put(self, request: Request, response: Response, name: str) -> None:
-        """Store the request's body under this name.  The row follows when the bucket's event was dealt with."""
+        """Store the request's body under this name.
+
+        The row follows asynchronously: the write triggers an event of the bucket.
+        """
         single_values(request.params, ())
+        # falcon decodes bytes that are not UTF-8 as U+FFFD.
         refusal = refusal_of(name) or ("its name is not UTF-8" if "\ufffd" in name else None)
         if refusal:
             raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
         length = request.content_length
         if length is None:
-            raise Problem("no-length", "Send Content-Length with the file; chunks are not taken.")
+            raise Problem("no-length", "Send Content-Length with the file; chunked transfer coding is not supported.")
+        # The store would accept an empty file, but an upload without a body is a mistake.
         if not length:
-            raise Problem("wrong-request", "The request has no body; with curl send the file by -T.")
+            raise Problem("wrong-request", "The request has no body. With curl, send the file with -T.")
         most = min(MAX_CSV_BYTES, self._most) if name.endswith(".csv") else self._most
         if length > most:
-            raise Problem("too-large", f"The file may have {most:,} bytes, and has {length:,}.", most_bytes=most)
+            raise Problem("too-large", f"The file has {length:,} bytes; the limit is {most:,}.", most_bytes=most)
         etag = self._transfers.receive(request, name, length)
         _accepted(response, name, {"status": "stored", "size": length, "etag": etag})
 
     def on_delete(self, request: Request, response: Response, name: str) -> None:
-        """Remove the file.  The row follows when the bucket's event was dealt with."""
+        """Delete the file.
+
+        The row follows asynchronously: the deletion triggers an event of the bucket.
+        """
         single_values(request.params, ())
         if not (is_possible(name) and self._transfers.remove(name)):
             raise _no_such_file(name)
@@ -105,7 +117,10 @@ class FileResource:
 
 
 def _accepted(response: Response, name: str, answer: dict[str, Any]) -> None:
-    """202, with where to look: at the user's row, or for a bundle at the tasks."""
+    """Set the status 202 and `Location`, where the effect becomes visible.
+
+    That is the user's row, `/tasks` for a bundle, and `/errors` for an ignored key.
+    """
     found = classify(name)
     user_id = found.user_id if isinstance(found, UserFile) else None
     look_at = row_address(user_id) if user_id is not None else "/tasks" if isinstance(found, Bundle) else "/errors"
@@ -126,7 +141,11 @@ def _file(info: ObjectInfo) -> dict[str, Any]:
 
 
 def wanted(request: Request, etag: str, size: int) -> Span | None:
-    """The bytes of a single `Range` (RFC 9110, 14.2); None for all.  Raises a 416."""
+    """Return the span of a single `Range` (RFC 9110, 14.2), or None for the whole file.
+
+    Other ranges, and those for another version (`If-Range`), are ignored. Raises a 416 if the file
+    has none of the bytes.
+    """
     asked = _RANGE.fullmatch(request.get_header("Range", default="").strip())
     if not asked or asked[0] == "bytes=-" or request.get_header("If-Range", default=etag) != etag or not size:
         return None
@@ -139,23 +158,24 @@ def wanted(request: Request, etag: str, size: int) -> Span | None:
 
 
 def disposition(kind: str, name: str) -> str:
-    """`Content-Disposition` with a file's name in any characters (RFC 6266)."""
+    """Return a `Content-Disposition` value for a file name with any characters (RFC 6266)."""
     return f"{kind}; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _no_such_file(name: str) -> Problem:
-    return Problem("no-such-file", f"There is no file {name[:300]!r}.")
+    return Problem("no-such-file", f"The source bucket has no file {name[:300]!r}.")
 
 
 def _limit(values: Mapping[str, str]) -> int:
     text = values.get("limit", str(MOST_LISTED))
+    # `isdigit` alone also accepts the digits of other scripts.
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MOST_LISTED):
-        raise WrongParameter("limit", f"{text[:40]!r} is no number of files", A_PAGE)
+        raise WrongParameter("limit", f"{text[:40]!r} is not a valid number of files", A_PAGE)
     return int(text)
 
 
 def _key(values: Mapping[str, str], name: str) -> str:
     text = values.get(name, "")
     if len(text) > LONGEST_KEY or not can_be_looked_for(text):
-        raise WrongParameter(name, "no server lists by it", A_KEY)
+        raise WrongParameter(name, "not a name or the beginning of one", A_KEY)
     return text

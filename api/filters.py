@@ -1,8 +1,9 @@
-"""The filters of /data and /stats: what a query string may say, and which rows it means.  Pure.
+"""The filters of `/data` and `/stats`: parse the query string and select rows. Pure.
 
-Ages are full years by the calendar in UTC: somebody born on 29 February is a year older on 1 March where there is no
-29 February.  A birth date is held as `birthday`, year * 512 + month * 32 + day, so that "at least 18 years old on this
-day" is a comparison with the same figure of a day 18 years ago, for any year.
+Ages are full calendar years in UTC. A person born on 29 February becomes a year older on 1 March in
+years without that day. A birth date is encoded as `birthday`, year * 512 + month * 32 + day. So "at
+least 18 years old on this day" is a comparison with the code of the same day 18 years earlier, even
+if that day does not exist.
 """
 
 import re
@@ -13,8 +14,10 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
+# At most five digits, so that the comparisons in `Filters.mask` fit into int32.
 _AGE = re.compile(r"-?[0-9]{1,5}")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
+# Above the largest month * 32 + day, so that comparing two codes compares two dates.
 _YEAR = 512
 
 FILTERS = ("is_image_exists", "min_age", "max_age")
@@ -23,7 +26,10 @@ A_TRUTH = "true or false in any case, 1 or 0"
 
 
 class WrongParameter(ValueError):
-    """A query parameter that is unknown, given twice, or says what it may not; `allowed` is for the one who asked."""
+    """A query parameter that is unknown, repeated, or has an invalid value.
+
+    `found` says what is wrong, `allowed` which values the client may send.
+    """
 
     def __init__(self, name: str, found: str, allowed: str) -> None:
         super().__init__(f"{name}: {found}")
@@ -32,7 +38,7 @@ class WrongParameter(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which rows are asked for; None where it does not matter.  Ages are in full years, both ends included."""
+    """The filters of a request; None means no filter. Ages are in full years, limits included."""
 
     is_image_exists: bool | None = None
     min_age: int | None = None
@@ -40,26 +46,29 @@ class Filters:
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str | list[str]]) -> "Filters":
-        """Read a query string's parameters.  Raises `WrongParameter`."""
+        """Return the filters of a query string.
+
+        Raises `WrongParameter`, also for a parameter that is no filter.
+        """
         return cls.of(single_values(parameters, FILTERS))
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> "Filters":
-        """Read single values, those of other parameters left aside.  Raises `WrongParameter`."""
+        """Return the filters in single values; ignore other parameters. Raises `WrongParameter`."""
         return cls(_truth(values, "is_image_exists"), _age(values, "min_age"), _age(values, "max_age"))
 
     @property
     def by_age(self) -> bool:
-        """Whether the answer changes with the date."""
+        """Whether the selection depends on the date."""
         return self.min_age is not None or self.max_age is not None
 
     @property
     def are_given(self) -> bool:
-        """Whether some rows may not pass."""
+        """Whether any filter is set."""
         return self.by_age or self.is_image_exists is not None
 
     def given(self) -> dict[str, bool | int]:
-        """The filters that are set."""
+        """Return the filters that are set, by parameter name."""
         every = (
             ("is_image_exists", self.is_image_exists),
             ("min_age", self.min_age),
@@ -68,7 +77,10 @@ class Filters:
         return {name: value for name, value in every if value is not None}
 
     def mask(self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date) -> NDArray[np.bool_]:
-        """Which rows pass, on this date."""
+        """Return which rows match on this date, as one boolean per row.
+
+        `has_image` and `birthday` have one entry per row.
+        """
         if self.is_image_exists is not None:
             mask: NDArray[np.bool_] = has_image == self.is_image_exists
         else:
@@ -81,11 +93,14 @@ class Filters:
 
 
 def single_values(parameters: Mapping[str, str | list[str]], known: tuple[str, ...]) -> dict[str, str]:
-    """The parameters, each given once and none but the known ones.  Raises `WrongParameter`."""
+    """Return the parameters as single values.
+
+    Raises `WrongParameter` for a parameter that is unknown or given more than once.
+    """
     values = {}
     for name, value in parameters.items():
         if name not in known:
-            raise WrongParameter(name, "there is no such parameter", f"the parameters {', '.join(known) or '(none)'}")
+            raise WrongParameter(name, "unknown parameter", f"the parameters {', '.join(known) or '(none)'}")
         if not isinstance(value, str):
             raise WrongParameter(name, "given more than once", "one value")
         values[name] = value
@@ -93,7 +108,7 @@ def single_values(parameters: Mapping[str, str | list[str]], known: tuple[str, .
 
 
 def birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Birth dates, in milliseconds since 1970 UTC, as `year * 512 + month * 32 + day`."""
+    """Convert birth dates in Unix milliseconds (UTC) to `year * 512 + month * 32 + day`."""
     days = birthts.astype("datetime64[ms]").astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     since_1970 = months.astype(np.int64)
@@ -105,7 +120,7 @@ def birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def ages(birthday: NDArray[np.int32], today: date) -> NDArray[np.int32]:
-    """Full years on this date; below 0 for somebody who is not born yet."""
+    """Return the ages on this date in full years, negative for birth dates after it."""
     full_years: NDArray[np.int32] = (_day(today) - birthday) // _YEAR
     return full_years
 
@@ -120,7 +135,7 @@ def _truth(values: Mapping[str, str], name: str) -> bool | None:
     try:
         return _TRUTH[values[name].lower()]
     except KeyError:
-        raise WrongParameter(name, f"{values[name][:40]!r} is neither true nor false", A_TRUTH) from None
+        raise WrongParameter(name, f"{values[name][:40]!r} is not a boolean", A_TRUTH) from None
 
 
 def _age(values: Mapping[str, str], name: str) -> int | None:

@@ -1,7 +1,8 @@
-"""Keeps a process's view fresh: looks at output.csv when told of a publish, and at least every two seconds.
+"""Background thread that keeps the view of an API process up to date.
 
-What is served comes straight from MinIO; Redis only says when to look, and how the pipeline does.  With either away
-the process goes on serving what it has.
+It reads `output.csv` and `rejects.csv` from MinIO after each publish notification, and at least
+every `POLL_S` seconds. Redis only provides these notifications and the status of the pipeline.
+While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
 """
 
 import logging
@@ -30,18 +31,25 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
 RECONNECT_S = 1.0
+# The thread works for at most a quarter of the time, so that publishes in quick succession leave
+# time for requests. A turn counts for at most LONGEST_TURN_S, so the pause after a timeout of MinIO
+# is about 4 s and does not grow with the timeout.
 SHARE, BURST_S, LONGEST_TURN_S = 0.25, 0.1, 1.0
 
 
 class Connections(NamedTuple):
-    """What a follower talks to."""
+    """The clients of one follower: the output bucket and Redis."""
 
     output: ObjectStore
     redis: "Redis"
 
 
 class Follower:
-    """One process's follower.  Nothing is connected, and no thread runs, before `start`: make it before a fork."""
+    """The follower of one process.
+
+    It opens no connection and starts no thread before `start`, so it can be created before a fork.
+    `clock` returns Unix seconds.
+    """
 
     def __init__(self, connect: Callable[[], Connections], clock: Callable[[], float] = time.time) -> None:
         self._connect, self._clock = connect, clock
@@ -51,11 +59,14 @@ class Follower:
 
     @property
     def view(self) -> View:
-        """What this process knows now."""
+        """The current view of this process; an empty view before `start`."""
         return self._rounds.view if self._rounds else View()
 
     def start(self, wait_s: float = 0.0) -> None:
-        """Begin to follow, in a thread of this process; return after its first look, or so many seconds."""
+        """Connect and start the thread; return after its first round.
+
+        `wait_s` limits the wait for that round, in seconds.
+        """
         connections = self._connect()
         self._rounds = rounds = Rounds(connections, self._clock)
         arguments = (rounds, _Messages(connections.redis))
@@ -64,11 +75,14 @@ class Follower:
         self._looked.wait(wait_s)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Follow no longer, and tell the other processes."""
+        """Stop the thread and remove this process from the list of live ones.
+
+        `timeout_s` limits the wait for the end of the thread, in seconds.
+        """
         self._stop.set()
         if self._rounds and self._thread:
             with suppress(RedisError):
-                self._rounds.presence.wake_all()  # this process's follower, above all
+                self._rounds.presence.wake_all()  # wakes this process's own follower
             self._thread.join(timeout_s)
 
     def _run(self, rounds: "Rounds", messages: "_Messages") -> None:
@@ -78,20 +92,22 @@ class Follower:
             try:
                 rounds.run()
             except Exception:
-                # A thread that died would let the process serve old rows for ever, and calmly.
-                logger.exception("could not follow what is published; trying again")
+                # The thread must survive: without it the process would serve stale rows silently.
+                logger.exception("unexpected error in the follower; serving the last snapshot, retrying")
             self._looked.set()
             pace.spent(min(time.monotonic() - began, LONGEST_TURN_S))
+            # Without Redis `wait` returns early, and RECONNECT_S limits the reconnection attempts.
             if not messages.wait(POLL_S):
                 self._stop.wait(RECONNECT_S)
             self._stop.wait(pace.wait_s())
+            # Notifications that arrived during the pause are answered by the next round.
             messages.forget()
         with suppress(RedisError):
             rounds.presence.leave()
 
 
 class Rounds:
-    """One look after the other; what they found is in `view`, which is replaced at each piece of news."""
+    """The work of a follower: one round reads all sources once and replaces `view`."""
 
     def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
         self._store, self._redis = connections
@@ -103,7 +119,9 @@ class Rounds:
         self._consistency = Consistency()
 
     def run(self) -> None:
-        """Look once at everything.  An outage is noted in the view."""
+        """Read MinIO and Redis once. An outage is recorded in the view and not raised."""
+        # This process reports the start of the round, not its end: a publish during the round may
+        # have been missed.
         began = self._sign()
         self._look()
         if began is not None and self.view.store_error is None:
@@ -120,9 +138,12 @@ class Rounds:
             self._look_at_output()
             self._look_at_rejects()
         except (StoreUnavailable, ObjectNotFound, InvalidOutputCsv, rejects.InvalidRejectsCsv) as error:
-            message = f"there is no {error}" if isinstance(error, ObjectNotFound) else str(error)
+            message = f"{error} does not exist" if isinstance(error, ObjectNotFound) else str(error)
+            # Log each error once: a round runs at least every POLL_S seconds.
             if message != self.view.store_error:
-                logger.warning("output.csv or rejects.csv cannot be read: %s", message)
+                logger.warning(
+                    "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying", message
+                )
             self._show(store_error=message)
         else:
             self._show(store_error=None, looked_at=self._clock())
@@ -137,6 +158,7 @@ class Rounds:
         with suppress(NotModified, ObjectNotFound):
             stored = self._store.get(REJECTS, if_none_match=self._rejects_etag)
             self._show(rejects=rejects.decode(stored.body))
+            # Only after the decoding: an invalid file is read again in the next round.
             self._rejects_etag = stored.etag
 
     # -- Redis -------------------------------------------------------------------------------------------------------
@@ -148,6 +170,7 @@ class Rounds:
             return None
 
     def _listen(self) -> None:
+        # Events that arrive after this moment may be missing from the figures.
         asked_at = self._clock()
         try:
             self.presence.sign(self._looked)
@@ -172,6 +195,7 @@ class Rounds:
         known = self.view.figures
         if not figures.waiting:
             return None
+        # The same digest of the first events means that the listener has processed none of them.
         goes_on = known is None or known.heads != figures.heads
         return now if goes_on else self.view.stuck_since or now
 
@@ -181,18 +205,22 @@ class Rounds:
 
 
 class _Messages:
-    """News of publishes."""
+    """A Redis subscription to publish notifications."""
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self._pubsub: Any = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is news, at most so long; at once after a (re)connection.  False if Redis is away."""
+        """Wait for a notification, at most `seconds`; return False if Redis is unavailable.
+
+        Returns immediately after a (re)connection, because a notification may have been missed.
+        """
         try:
             if self._pubsub is None:
                 pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
                 pubsub.subscribe(CHANNEL)
+                # Wait for the confirmation: later notifications are then delivered.
                 pubsub.get_message(timeout=1.0)
                 self._pubsub = pubsub
             else:
@@ -203,7 +231,7 @@ class _Messages:
         return True
 
     def forget(self) -> None:
-        """Let go of the news that came by now: one look answers them all."""
+        """Discard pending notifications: one round answers all of them."""
         try:
             while self._pubsub and self._pubsub.get_message(timeout=0.0):
                 pass

@@ -1,4 +1,4 @@
-"""Falcon middleware that applies `api.access` to each request, and logs who writes.
+"""Falcon middleware that applies `api.access` to each request, and logs writes and refusals.
 
 No log line contains a token, a query string or a body.
 """
@@ -13,31 +13,33 @@ from api.failures import DELAY_S, MAX_FAILURES, WINDOW_S, FailureLimiter
 from api.refusals import Problem
 
 OPEN_PATH = "/health/live"
-"""Everybody may read it."""
+"""The only path that needs no token, for GET and HEAD: a liveness probe has no credentials."""
 MAX_SHOWN_PATH = 200
+"""Characters of a path in a log line."""
 
 logger = logging.getLogger(__name__)
 
 _OPEN_METHODS = frozenset({"GET", "HEAD"})
 _HEADER_PREFIX = "HTTP_"
 _HOW_TO_WRITE = (
-    "Send a write token of this Rowdrop with the request, as Authorization: Bearer <token>: "
-    "the API_TOKEN or one of the API_TOKENS, or while neither is set the generated one."
+    "Send a write token of this Rowdrop in the header Authorization: Bearer <token>.  "
+    "Valid are API_TOKEN, the API_TOKENS, and, if neither is set, the generated token."
 )
 _HOW_TO_READ = (
-    "Only programs on the same machine read without a token.  Send a read token or a write token "
-    "of this Rowdrop with the request, as Authorization: Bearer <token>."
+    "Only clients on the same machine may read without a token.  Send a read token or a write "
+    "token of this Rowdrop in the header Authorization: Bearer <token>."
 )
-_WRONG = "The Authorization header is not Bearer with a token of this Rowdrop."
-_READ_ONLY = "This token is for reading.  A write needs the API_TOKEN or one of the API_TOKENS."
+_WRONG = "The Authorization header is not Bearer followed by a token of this Rowdrop."
+_READ_ONLY = "This token is for reading only.  A write needs API_TOKEN or one of the API_TOKENS."
 _WRITES_REFUSED = (
-    "Only programs on the same machine write without a token, and no token is set.  Set API_TOKEN for this Rowdrop."
+    "Only clients on the same machine may write without a token, and no write token is set.  "
+    "Set API_TOKEN for this Rowdrop."
 )
 _READS_REFUSED = (
-    "Only programs on the same machine read without a token, and no token is set.  "
+    "Only clients on the same machine may read without a token, and no token is set.  "
     "Set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
 )
-_TOO_MANY = "Too many wrong tokens came from this address; try again later."
+_TOO_MANY = "Too many wrong tokens were sent from this address; retry later."
 _REASONS = {
     Outcome.TOKEN_MISSING: "no token was sent",
     Outcome.TOKEN_WRONG: "the token is wrong",
@@ -47,16 +49,16 @@ _REASONS = {
 
 
 class AccessGuard:
-    """Falcon middleware in front of every route."""
+    """Falcon middleware that runs before every route."""
 
     def __init__(self, rules: AccessRules, failures: FailureLimiter | None = None) -> None:
         self._rules = rules
         self._failures = FailureLimiter() if failures is None else failures
 
     def process_request(self, request: Request, response: Response) -> None:
-        """Let the request pass, or raise a 401, 403 or 429 that says what to do."""
+        """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
         env = request.env
-        # Routes are found by the same decoded path, so no other spelling leads to another route.
+        # Falcon routes by the same decoded path, so another spelling cannot reach another route.
         if request.method in _OPEN_METHODS and request.path == OPEN_PATH:
             return
         decision = self._rules.decide(
@@ -72,13 +74,14 @@ class AccessGuard:
             request.context.writer = decision.actor
 
     def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
-        """Log a write that was let pass, with the status of its answer."""
+        """Log a write that was allowed, with the status of its response."""
         writer = getattr(request.context, "writer", None)
         if writer is not None:
             logger.info("%s by %s: %d", _shown(request), writer, response.status_code)
 
     def _refuse(self, request: Request, decision: Decision) -> Problem:
         address = request.env.get("REMOTE_ADDR") or "an unknown address"
+        # A client must not be able to flood the log.
         if self._failures.count_refusal(address) <= MAX_FAILURES:
             reason = _REASONS[decision.outcome]
             actor = f" ({decision.actor})" if decision.actor else ""
@@ -88,12 +91,16 @@ class AccessGuard:
         return _problem(decision.outcome, is_write=request.method not in READING)
 
     def _slow_down(self, address: str) -> bool:
-        """Delay the answer to an address with many failures; return False if that cannot be."""
+        """Count a failed token, and delay the response if its address has sent too many.
+
+        Returns False if the response should be delayed, but too many requests are delayed already.
+        """
         count = self._failures.count_failed_token(address)
         if count == MAX_FAILURES:
             logger.warning(
-                "%d failed tokens from %s within %.0f s: further wrong tokens from it are answered "
-                "with a delay, and its refusals are not logged, for the rest of that time",
+                "%d failed tokens from %s within %.0f s: for the rest of this time, responses to "
+                "its wrong tokens are delayed and its refusals are not logged; if the client is "
+                "legitimate, correct its token",
                 count,
                 address,
                 WINDOW_S,
@@ -115,6 +122,6 @@ def _problem(outcome: Outcome, *, is_write: bool) -> Problem:
 
 
 def _shown(request: Request) -> str:
-    """Method and path for the log: one line, whatever the client has sent."""
+    """Return method and path for the log: printable and on one line, for any request."""
     path = quote(request.path, safe="/", errors="replace")
     return f"{request.method[:20]} {path[:MAX_SHOWN_PATH]}"

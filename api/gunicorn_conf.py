@@ -1,14 +1,19 @@
-"""How gunicorn serves the API.  The address comes from the command line (`--bind`)."""
+"""gunicorn configuration of the API.
+
+The listening address comes from the command line (`--bind`).
+"""
 
 import gc
 
 worker_class = "api.connections.Worker"
 workers = 2
-threads = 4  # for answers from memory; others have threads of their own (api/connections.py)
-preload_app = True  # the libraries' memory is shared by the workers
+# For responses from memory.  Requests that may block use another pool (api/connections.py).
+threads = 4
+preload_app = True  # import before the fork, so that the workers share the libraries' memory
 control_socket_disable = True
 keepalive = 15
-worker_connections = 500  # in one process; one more takes the place of whoever has said nothing for longest
+# Per process.  One more connection replaces the one that has been waiting longest.
+worker_connections = 500
 limit_request_line = 8190
 limit_request_fields = 64
 graceful_timeout = 5
@@ -16,27 +21,33 @@ accesslog = None
 errorlog = "-"
 
 FIRST_LOOK_S = 10.0
+"""The maximum time in seconds that a new worker waits for its first check of output.csv."""
 
 
 def when_ready(server: object) -> None:
-    """Keep the collector's hands off what was imported before the forks, so that it stays shared."""
+    """Exclude everything imported before the forks from garbage collection.
+
+    A collection writes to the objects' headers, and the workers would no longer share that memory.
+    """
     gc.collect()
     gc.freeze()
 
 
 def post_worker_init(worker: object) -> None:
-    """Begin this worker's threads and connections, which would not survive a fork.
+    """Start this worker's follower thread and connections, which would not survive a fork.
 
-    It takes requests only when it has something to answer them with, so that one that replaces another is not noticed;
-    with MinIO away it does not wait for ever.
+    Waits for the first check of output.csv, so that a replacement worker accepts no request before
+    it can serve rows.  With the timeout the worker also starts if MinIO hangs.
     """
-    from api.wsgi import follower  # noqa: PLC0415  imported by now, and never by the arbiter's reading of this file
+    # Preloaded by now.  At the top of this file, the import would run when gunicorn reads its
+    # settings, before it preloads the application.
+    from api.wsgi import follower  # noqa: PLC0415
 
     follower.start(FIRST_LOOK_S)
 
 
 def worker_exit(server: object, worker: object) -> None:
-    """Leave, so that nobody waits for what this process shows."""
+    """Stop the follower and unregister this process, so that no request waits for its snapshot."""
     from api.wsgi import follower  # noqa: PLC0415
 
     follower.stop()

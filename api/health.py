@@ -1,4 +1,8 @@
-"""/health/live: can GETs be answered?  /health/ready: does the pipeline keep up, and is nothing known to be lost?"""
+"""Liveness and readiness: /health/live and /health/ready.
+
+A process is live if it has a snapshot, so that GETs can be answered.  Rowdrop is ready if the
+pipeline keeps up and no loss of events or writes is known.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +16,23 @@ from api.times import iso
 from api.view import CurrentView, View, held
 
 STALE_S = 15.0
+"""Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
 SLOW_S = 60.0
+"""Seconds that events or changes may wait."""
 BROKEN_S = 60.0
-BLIND = "MinIO does not tell whether it lost events (no access to its metrics): a sweep every 5 minutes stands in"
+"""Seconds that a possible loss may wait for the sweep that verifies it."""
+BLIND = (
+    "lost events cannot be detected, because MinIO's metrics are not accessible: "
+    "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
+)
 
 SILENT = (
-    "MinIO's events do not reach Redis (python -m worker.init says what to set): changes show by a sweep, in 5 minutes"
+    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
+    "python -m worker.init prints what to set"
 )
 STUCK = (
-    "{} copies of events wait on MinIO's disk and do not get on (restart MinIO; is there a broken file in its queue "
-    "folder?): a sweep every 5 minutes stands in"
+    "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
+    "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
 )
 
 
@@ -32,7 +43,7 @@ class LiveResource:
         self._current = current
 
     def on_get(self, request: Request, response: Response) -> None:
-        """200 once a table is in memory, whatever happens afterwards."""
+        """Respond with 200 once a snapshot is loaded, even in a later outage; with 503 before."""
         single_values(request.params, ())
         live = self._current().table is not None
         response.media = {"live": live}
@@ -43,13 +54,16 @@ class LiveResource:
 
 
 class ReadyResource:
-    """GET /health/ready.  `clock` gives Unix seconds."""
+    """GET /health/ready.
+
+    `clock` returns Unix seconds.
+    """
 
     def __init__(self, current: CurrentView, sweep_interval_s: float, clock: Callable[[], float]) -> None:
         self._current, self._sweep_interval_s, self._clock = current, sweep_interval_s, clock
 
     def on_get(self, request: Request, response: Response) -> None:
-        """200 if all is well, else 503 with a sentence for each thing that is not."""
+        """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
         single_values(request.params, ())
         answer = readiness(self._current(), self._sweep_interval_s, self._clock())
         response.media = answer
@@ -60,8 +74,12 @@ class ReadyResource:
 
 
 def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
-    """What /health/ready answers.  Ages in seconds, times by ISO 8601 in UTC; None for what is not known."""
+    """Return the body of /health/ready.
+
+    Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
+    """
     figures, held_rows = view.figures, len(held(view))
+    # During an outage of Redis the figures are stale: delays computed from them would be wrong.
     reasons = [*_outages(view, now), *(_delays(view, sweep_interval_s, now) if view.redis_error is None else [])]
     return {
         "ready": not reasons,
@@ -105,15 +123,15 @@ def _warnings(figures: Figures | None) -> list[str]:
 def _outages(view: View, now: float) -> list[str]:
     reasons = []
     if view.table is None:
-        reasons.append("nothing is published yet: no output.csv could be read so far")
+        reasons.append("nothing is published yet: no output.csv has been read so far")
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
     elif view.looked_at is not None and now - view.looked_at > STALE_S:
-        reasons.append(f"output.csv was last looked at {now - view.looked_at:.0f} s ago: MinIO hangs")
+        reasons.append(f"output.csv was last checked {now - view.looked_at:.0f} s ago: MinIO hangs")
     if view.redis_error:
         reasons.append(f"Redis does not answer: {view.redis_error}")
     elif view.heard_at is None or now - view.heard_at > STALE_S:
-        reasons.append("Redis has not answered lately")
+        reasons.append("Redis has not answered recently")
     return reasons
 
 
@@ -122,16 +140,16 @@ def _delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
     if figures is None:
         return []
     if figures.source_failure:
-        reasons.append(f"the source bucket cannot be read, nothing is removed meanwhile: {figures.source_failure}")
+        reasons.append(f"the source bucket cannot be read; no row is removed for now: {figures.source_failure}")
     if view.stuck_since is not None and now - view.stuck_since > SLOW_S:
-        waits = f"{figures.waiting} events wait, and none was noted for {now - view.stuck_since:.0f} s"
-        reasons.append(f"{waits}: the listener does not get on")
+        waits = f"{figures.waiting} events queued, none processed for {now - view.stuck_since:.0f} s"
+        reasons.append(f"listener stalled: {waits}")
     if figures.oldest_event is not None and now - figures.oldest_event > SLOW_S:
-        reasons.append(f"a change has not been published for {now - figures.oldest_event:.0f} s")
+        reasons.append(f"the oldest change has not been published for {now - figures.oldest_event:.0f} s")
     if figures.sweep_at is not None and now - figures.sweep_at > 2 * sweep_interval_s:
-        reasons.append(f"the last sweep was {now - figures.sweep_at:.0f} s ago, more than two intervals")
+        reasons.append(f"the last sweep began {now - figures.sweep_at:.0f} s ago, more than two intervals")
     if view.broken_since is not None and now - view.broken_since > BROKEN_S:
-        reasons.append("something may have been lost, and no sweep has been able to make sure for a minute")
+        reasons.append("events or writes may have been lost, and no sweep has verified the rows for a minute")
     return reasons
 
 

@@ -1,7 +1,7 @@
-"""GET /data/{user_id}/image: the image that the user's row names, if it is one that a browser may show.
+"""GET /data/{user_id}/image: the image that the user's row names, if a browser may show it.
 
-What is shown is decided by its first bytes and never by its name: a file that says `.png` may hold anything, and what
-is served from here has our origin.
+The media type is decided by the first bytes and never by the name.  A file called `.png` may
+contain anything, for example HTML, and a browser would run it with the origin of this API.
 """
 
 import json
@@ -16,6 +16,7 @@ from api.transfers import Span, Transfers
 from api.view import CurrentView
 from shared.object_store import ObjectNotFound
 
+# SVG is left out on purpose: it may contain scripts.
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -25,13 +26,16 @@ _KINDS = (
 
 
 class ImageResource:
-    """The image of a user: in the source bucket, or the copy in the output bucket that `copies` has."""
+    """The image of a user, either in the source bucket or its copy in the output bucket.
+
+    `transfers` reads the source bucket, `copies` the output bucket.
+    """
 
     def __init__(self, current: CurrentView, transfers: Transfers, copies: Transfers) -> None:
         self._current, self._transfers, self._copies = current, transfers, copies
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
-        """Its bytes, as they are in the bucket now."""
+        """Respond with the image's bytes as they are in the bucket now."""
         single_values(request.params, ())
         path = json.loads(row_of(self._current(), user_id))["img_path"]
         if path is None:
@@ -41,12 +45,12 @@ class ImageResource:
         try:
             first = transfers.first(key, request, response)
         except ObjectNotFound:
-            raise _no_such_image(f"{path[:300]} is not there any more.") from None
+            raise _no_such_image(f"{path[:300]} no longer exists.") from None
         if first is None:
             return
         kind = raster_type(first.body)
         if kind is None:
-            raise Problem("no-raster-image", f"{path[:300]} is neither PNG nor JPEG, GIF or WebP by what is in it.")
+            raise Problem("no-raster-image", f"The content of {path[:300]} is not PNG, JPEG, GIF or WebP.")
         response.content_type = kind
         response.set_header("Content-Disposition", disposition("inline", key))
         transfers.send(request, response, key, first, Span(0, first.size))
@@ -55,7 +59,7 @@ class ImageResource:
 
 
 def raster_type(beginning: bytes) -> str | None:
-    """The media type of a raster image, by its first bytes; None if it is none that is shown."""
+    """Return the media type of a raster image by its first bytes; None if it is not supported."""
     if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for start, kind in _KINDS if beginning.startswith(start)), None)

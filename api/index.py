@@ -1,4 +1,4 @@
-"""GET /: what can be asked here, in short."""
+"""GET /: a short list of the routes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from api.operations import PATHS
 
 
 def routes() -> list[dict[str, Any]]:
-    """Every route with a sentence and its parameters, in the order of the description."""
+    """Return every route with its summary, token and parameters, in the order of `PATHS`."""
     return [
         {
             "method": method.upper(),
@@ -32,7 +32,7 @@ class IndexResource:
     """The list of routes."""
 
     def on_get(self, request: Request, response: Response) -> None:
-        """Every route, and where to read more."""
+        """Respond with every route, and with the address of the documentation."""
         single_values(request.params, ())
         response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": routes()}
 

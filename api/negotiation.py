@@ -1,4 +1,4 @@
-"""Which format and which coding a client wants (RFC 9110, 12.5.1 and 12.5.3)."""
+"""Negotiate the format and the content coding of a response (RFC 9110, 12.5.1 and 12.5.3)."""
 
 import re
 from functools import lru_cache
@@ -18,23 +18,23 @@ _FORMAT_OF = {
 _GZIP = re.compile(r"(?i)(?:^|,)\s*(gzip|x-gzip|\*)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?(?=,|$)")
 
 MEDIA_TYPES = tuple(_FORMAT_OF)
-"""In the order in which they are preferred when a client has no preference."""
+"""The supported media types; the first one wins if a client has no preference."""
 
 
 @lru_cache(256)
 def format_of(accept: str | None) -> str | None:
-    """The format that `Accept` prefers; None if it accepts none of ours."""
+    """Return the format that `Accept` prefers; None if it accepts no supported one."""
     if not accept:
         return "json"
     try:
         return _FORMAT_OF.get(best_match(MEDIA_TYPES, accept))
-    except ValueError:  # it cannot be understood
+    except ValueError:  # the header is malformed
         return None
 
 
 @lru_cache(256)
 def takes_gzip(accept_encoding: str | None) -> bool:
-    """Whether `Accept-Encoding` names gzip, and does not rule it out."""
+    """Return whether `Accept-Encoding` accepts gzip, by name or by `*`, with a weight above 0."""
     found = {name.lower(): weight for name, weight in _GZIP.findall(accept_encoding or "")}
     weight = found.get("gzip", found.get("x-gzip", found.get("*")))
     return weight is not None and (not weight or _is_positive(weight))

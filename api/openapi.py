@@ -1,4 +1,4 @@
-"""GET /openapi.json: the description of the API, OpenAPI 3.1."""
+"""GET /openapi.json: the OpenAPI 3.1 description of the API."""
 
 import json
 from functools import cache
@@ -12,17 +12,19 @@ from api.filters import single_values
 from api.operations import PATHS
 
 _TO_WRITE = (
-    "A write token: the API_TOKEN, one of the API_TOKENS, or the generated one.  A client on the same machine "
-    "needs none, unless the operator has set API_TOKEN or API_TOKENS."
+    "A write token: API_TOKEN, one of the API_TOKENS, or the generated token.  A client on the "
+    "same machine needs none, unless the operator has set API_TOKEN or API_TOKENS."
 )
-_TO_READ = "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true nobody does."
+_TO_READ = (
+    "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true no client needs one."
+)
 
 
 class OpenApiResource:
-    """The description."""
+    """GET /openapi.json."""
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The same bytes until another release."""
+        """Respond with the description, which only changes with a release."""
         single_values(request.params, ())
         body = encoded()
         if not not_modified(request, response, etag_of("openapi", body)):
@@ -33,12 +35,12 @@ class OpenApiResource:
 
 @cache
 def encoded() -> bytes:
-    """The description as it is sent."""
+    """Return the description as bytes of JSON."""
     return json.dumps(document(), ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _head_of(operation: Document) -> Document:
-    """HEAD answers as GET does, without a body."""
+    """Return the description of HEAD: that of GET, without the bodies of its responses."""
     answers = {
         status: {name: part for name, part in answer.items() if name != "content"}
         for status, answer in operation["responses"].items()
@@ -51,7 +53,7 @@ def _head_of(operation: Document) -> Document:
 
 
 def document() -> Document:
-    """The whole description."""
+    """Return the whole description."""
     paths = {
         path: methods | ({"head": _head_of(methods["get"])} if "get" in methods else {})
         for path, methods in PATHS.items()

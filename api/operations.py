@@ -1,7 +1,7 @@
-"""Every route: what it takes and what it answers, as OpenAPI says it.  Pure.
+"""Every route with its parameters and responses, as OpenAPI operations.  Pure.
 
-Kept by hand, and by tests true in both directions: every route and parameter is here and none beside them, and every
-answer of the running service is valid by it.
+The descriptions are written by hand.  Tests verify that they contain exactly the existing routes
+and parameters, and that every response of the running service matches them.
 """
 
 import re
@@ -18,7 +18,7 @@ from shared.output_csv import COLUMNS
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
 READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
-"""The names that `shared.keys.refusal_of` lets pass."""
+"""The names that `shared.keys.refusal_of` accepts."""
 _FILTERS = [
     in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), A_TRUTH),
     in_query("min_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
@@ -43,17 +43,17 @@ _USER = in_path(
     "user_id", "The user: a file's name without its extension.", maxLength=LONGEST_NAME - 4, pattern=_PRINTABLE
 )
 _NAME = in_path("name", "The file's name, percent-encoded.", maxLength=LONGEST_KEY)
-_NEW_NAME = in_path("name", "The file's name: what Rowdrop reads.", maxLength=LONGEST_NAME, pattern=READABLE)
+_NEW_NAME = in_path("name", "The file's name: one that Rowdrop reads.", maxLength=LONGEST_NAME, pattern=READABLE)
 _KEY = text(maxLength=LONGEST_KEY, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
 _LISTING = [
-    in_query("prefix", _KEY, f"{A_KEY}: only files whose names begin so"),
-    in_query("after", _KEY, f"{A_KEY}: only files whose names come after it"),
+    in_query("prefix", _KEY, f"{A_KEY}: only files with names that begin with it"),
+    in_query("after", _KEY, f"{A_KEY}: only files with names that sort after it"),
     in_query("limit", number(minimum=1, maximum=MOST_LISTED), A_PAGE),
 ]
 
-_ETAG = {"ETag": "its version; send it as If-None-Match, and get a 304 while it is the same"}
-_COUNTED = {"X-Total-Count": "how many there are on all pages", "Link": "other pages (RFC 8288)"}
-_LOCATION = {"Location": "where to look"}
+_ETAG = {"ETag": "the version; sent back as If-None-Match, it gets a 304 until the version changes"}
+_COUNTED = {"X-Total-Count": "the number of entries on all pages", "Link": "other pages (RFC 8288)"}
+_LOCATION = {"Location": "the address that will show the result"}
 
 
 _TASKS = ref("Task"), ref("Unpack")
@@ -79,10 +79,10 @@ PATHS: dict[str, dict[str, Document]] = {
             'curl "$api/data?min_age=18&sort=last_name&limit=10"',
         ),
         "post": operation(
-            "Read every user's files anew; with wait, answer when that is published.",
+            "Read every user's files again; with wait, respond when the result is published.",
             {
-                "200": answer("Done, and every API process shows it.", {JSON: ref("Rebuild")}, _LOCATION),
-                "202": answer("Queued, or not done within the time.", {JSON: ref("Rebuild")}, _LOCATION),
+                "200": answer("Done, and every API process serves the result.", {JSON: ref("Rebuild")}, _LOCATION),
+                "202": answer("Queued, or not done before the timeout.", {JSON: ref("Rebuild")}, _LOCATION),
             },
             (*WRITES, _NO_REDIS, "task-lost", "rebuild-failed"),
             _WAIT,
@@ -98,10 +98,10 @@ PATHS: dict[str, dict[str, Document]] = {
             'curl "$api/data/0001"',
         ),
         "post": operation(
-            "Read one user's files anew; with wait, answer when that is published.",
+            "Read one user's files again; with wait, respond when the result is published.",
             {
-                "200": answer("Done, and every API process shows it.", {JSON: ref("Refresh")}, _LOCATION),
-                "202": answer("Queued, or not done within the time.", {JSON: ref("Refresh")}, _LOCATION),
+                "200": answer("Done, and every API process serves the result.", {JSON: ref("Refresh")}, _LOCATION),
+                "202": answer("Queued, or not done before the timeout.", {JSON: ref("Refresh")}, _LOCATION),
             },
             (*WRITES, "wrong-name", _NO_REDIS),
             [_USER, *_WAIT],
@@ -110,7 +110,7 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/data/{user_id}/image": {
         "get": operation(
-            "The image of a user's row, if it is PNG, JPEG, GIF or WebP by what is in it.",
+            "The image of a user's row, if its content is PNG, JPEG, GIF or WebP.",
             {"200": answer("The image.", {"image/*": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
             ("no-raster-image", "no-such-user", "no-such-image", "unreadable", _NO_ROWS, _NO_STORE, "busy"),
             [_USER],
@@ -137,7 +137,7 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/files/{name}": {
         "get": operation(
-            "A file as it is.",
+            "A file, unchanged.",
             {
                 "200": answer("The file.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG),
                 "206": answer(
@@ -150,8 +150,8 @@ PATHS: dict[str, dict[str, Document]] = {
             'curl "$api/files/0001.csv"',
         ),
         "put": operation(
-            "Drop a file.  Its row follows.",
-            {"202": answer("It is in the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
+            "Drop a file.  The user's row is updated later.",
+            {"202": answer("The file is in the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
             (*WRITES, "wrong-name", "no-length", "too-large", _NO_STORE, "busy"),
             [_NEW_NAME],
             'curl -T 0001.csv "$api/files/0001.csv"',
@@ -162,8 +162,8 @@ PATHS: dict[str, dict[str, Document]] = {
             },
         ),
         "delete": operation(
-            "Delete a file.  Its row follows.",
-            {"202": answer("It is gone from the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
+            "Delete a file.  The user's row is updated later.",
+            {"202": answer("The file is deleted from the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
             (*WRITES, "no-such-file", _NO_STORE),
             [_NAME],
             'curl -X DELETE "$api/files/0001.csv"',
@@ -171,7 +171,7 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/tasks": {
         "get": operation(
-            "The rebuilds that are not done; bundles that wait, and those that were unpacked lately, the newest first.",
+            "The unfinished rebuilds, the waiting bundles, and the latest unpacks, newest first.",
             {"200": answer("The tasks.", {JSON: a_list({"anyOf": [*_TASKS, ref("Waiting")]})})},
             (_NO_REDIS,),
             sample='curl "$api/tasks"',
@@ -179,21 +179,21 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/tasks/{task_id}": {
         "get": operation(
-            "How far a rebuild, or the unpacking of a bundle, is.",
+            "The progress of a rebuild, or of the unpacking of a bundle.",
             {"200": answer("The task.", {JSON: _A_TASK})},
             ("no-such-task", _NO_REDIS),
-            [in_path("task_id", "As POST /data gave it, or GET /tasks.")],
+            [in_path("task_id", "The task's ID, from POST /data or GET /tasks.")],
             'curl "$api/tasks/$task_id"',
         ),
     },
     "/errors": {
         "get": operation(
-            "Files that could not be used, keys that are ignored, events not understood.",
+            "Rejected files, ignored keys, and events that could not be decoded.",
             {
                 "200": answer(
                     "The problems.",
                     {JSON: a_list(ref("Trouble"))},
-                    _COUNTED | {"X-Ignored-Count": "how many keys are ignored"},
+                    _COUNTED | {"X-Ignored-Count": "the number of ignored keys"},
                 )
             },
             (_NO_ROWS,),
@@ -211,14 +211,14 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/health/ready": {
         "get": operation(
-            "Whether the pipeline keeps up and nothing is known to be lost; else the reasons.",
+            "Whether the pipeline keeps up and no loss is known; if not, the reasons.",
             {"200": answer("Yes.", {JSON: ref("Readiness")}), "503": answer("No.", {JSON: ref("Readiness")})},
             sample='curl "$api/health/ready"',
         ),
     },
     "/": {
         "get": operation(
-            "The routes, in short.",
+            "A short list of the routes.",
             {"200": answer("The routes.", {JSON: ref("Index")})},
             sample='curl "$api/"',
         ),
@@ -232,7 +232,7 @@ PATHS: dict[str, dict[str, Document]] = {
     },
     "/docs": {
         "get": operation(
-            "The same as a page.",
+            "This description as an HTML page.",
             {"200": answer("The page.", {"text/html": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
             sample='curl "$api/docs"',
         ),

@@ -1,4 +1,4 @@
-"""The rows as a page for people: plain HTML without scripts, which works offline.  Pure."""
+"""Render rows as an HTML page without scripts or external resources.  Pure."""
 
 import base64
 import hashlib
@@ -33,7 +33,10 @@ pre { padding: .8em; overflow-x: auto; }
 _HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 HEADERS = (("content-security-policy", _POLICY), ("referrer-policy", "no-referrer"))
-"""Of our pages: nothing is loaded but this style, and who is linked to does not learn what was searched for."""
+"""Headers of every HTML page.
+
+Nothing is loaded except the inline style, and linked sites cannot see the search in `Referer`.
+"""
 
 _HEADINGS = {
     "user_id": "User",
@@ -49,7 +52,7 @@ Parameters = Mapping[str, str | list[str]]
 
 
 def html_page(title: str, body: str) -> bytes:
-    """A whole page; `title` is text, `body` is HTML."""
+    """Return a complete HTML page; `title` is plain text, `body` is HTML."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -58,7 +61,10 @@ def html_page(title: str, body: str) -> bytes:
 
 
 def rows_page(rows: bytes, total: int, question: Question, parameters: Parameters) -> bytes:
-    """The page of these rows (a JSON array), of `total`, for who asked with these parameters."""
+    """Return the page that shows `rows`, a JSON array, out of `total` rows.
+
+    The links and the form on the page keep the query's `parameters`.
+    """
     shown: list[dict[str, Any]] = json.loads(rows)
     first, last = question.page.offset + 1, question.page.offset + len(shown)
     count = f"{first:,} to {last:,} of {total:,}" if shown else f"none of {total:,}"
@@ -85,6 +91,7 @@ def _form(asked: Parameters) -> str:
         f'<option value="{value}"{" selected" if image == value else ""}>{text}</option>'
         for value, text in (("", "any"), ("true", "with"), ("false", "without"))
     )
+    # A new search must not reset the order, the columns or the page size.
     kept = "".join(
         f'<input type="hidden" name="{name}" value="{escape(str(asked[name]))}">'
         for name in ("sort", "fields", "limit")
@@ -140,7 +147,7 @@ def _cells(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
 def _date(milliseconds: int) -> str:
     try:
         return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %B %Y").lstrip("0")
-    except OverflowError:  # somebody has edited output.csv
+    except OverflowError:  # beyond the year 9999: output.csv was edited by hand
         return str(milliseconds)
 
 

@@ -1,7 +1,8 @@
-"""Which API processes live, and since when each of them shows what is published; known to all by way of Redis.
+"""The registry of live API processes in Redis, with the age of the snapshot that each one serves.
 
-api:snapshots   hash   process -> "<looked> <seen>": when its last whole look at output.csv began, and when it last
-                       gave a sign of life; both by Redis's own clock, so that no two clocks are compared
+api:snapshots   hash   process -> "<looked> <seen>": when its last complete check of output.csv
+                       began, and its last heartbeat; both in Redis time, so that no two clocks
+                       are compared
 """
 
 import os
@@ -14,7 +15,10 @@ from redis import Redis
 SNAPSHOTS = "api:snapshots"
 CHANNEL = "published"
 DEAD_AFTER_S = 30
-"""A process that was silent for so long is taken for dead; longer than a look at a hung MinIO takes."""
+"""A process without a heartbeat for this long is presumed dead.
+
+It must be longer than one check of a MinIO that hangs.
+"""
 
 _SIGN = """
 local time = redis.call('TIME')
@@ -25,32 +29,43 @@ return now
 
 
 class Presence:
-    """This process among the others.  Every method raises `redis.exceptions.RedisError` when Redis is away."""
+    """This process's entry in the registry, and queries about all entries.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self._sign = client.register_script(_SIGN)
+        # Unique also after a container restarts with the same host name and process IDs.
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
     def sign(self, looked: float) -> float:
-        """Say that this process lives, and when its last whole look began; Redis's time (seconds)."""
+        """Record a heartbeat, and when the last complete check of output.csv began (`looked`).
+
+        Returns the current Redis time in seconds, which is also the unit of `looked`.
+        """
         return float(self._sign([SNAPSHOTS], [self._name, f"{looked:.6f}"]))
 
     def leave(self) -> None:
-        """Say that this process ends."""
+        """Remove this process from the registry."""
         self._redis.hdel(SNAPSHOTS, self._name)
 
     def now(self) -> float:
-        """Redis's time, in seconds."""
+        """Return the current Redis time in seconds."""
         seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
 
     def wake_all(self) -> None:
-        """Have every process look at once."""
+        """Notify every API process to check output.csv immediately."""
         self._redis.publish(CHANNEL, "look")
 
     def all_looked_since(self, when: float) -> bool:
-        """Whether every living process has begun a look after `when`, and ended it.  Forgets the dead."""
+        """Return whether every live process has completed a check that began at `when` or later.
+
+        `when` is a Redis time in seconds.  Entries of dead processes are removed.  The result is
+        False if no process is live.
+        """
         entries = self._redis.hgetall(SNAPSHOTS)
         now = self.now()
         looked = []

@@ -1,4 +1,4 @@
-"""What may be asked of the rows: filters, a search, an order, a page of them, some fields, a format.  Pure."""
+"""The query of GET /data: filters, search, order, page, fields and format.  Pure."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,39 +13,42 @@ PARAMETERS = (*FILTERS, "q", "sort", "fields", *PAGING, "format")
 
 LONGEST_SEARCH = 200
 ROWS_OF_A_PAGE, MOST_ROWS_OF_A_PAGE = 100, 1000
-"""Of the page for browsers: as many as are shown unless asked otherwise, and at most."""
+"""Rows on one HTML page: the default and the maximum."""
 
 A_NUMBER = "a whole number of rows, at most nine digits"
 A_SEARCH = f"words that all occur in a user's names, in any case; 1 to {LONGEST_SEARCH} characters"
-AN_ORDER = f"fields separated by commas, each with a - before it to turn its order round: {', '.join(COLUMNS)}"
+AN_ORDER = f"fields separated by commas; a - before a field reverses its order: {', '.join(COLUMNS)}"
 SOME_FIELDS = f"fields separated by commas: {', '.join(COLUMNS)}"
 A_FORMAT = f"one of {', '.join(FORMATS)}"
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 Order = tuple[tuple[str, bool], ...]
-"""Columns to sort by, the first one counting most; True: from the last to the first."""
+"""Columns to sort by, the most significant one first; True means descending."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`limit` rows after the first `offset`; None: all of them."""
+    """A page: `limit` rows after the first `offset` rows; None means no limit."""
 
     limit: int | None = None
     offset: int = 0
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> "Page":
-        """Read single values.  Raises `WrongParameter`."""
+        """Parse `limit` and `offset`, or raise `WrongParameter`."""
         return cls(_number(values, "limit"), _number(values, "offset") or 0)
 
     @property
     def slice(self) -> slice:
-        """The page as a slice of all there is."""
+        """The page as a slice of all selected rows."""
         return slice(self.offset, None if self.limit is None else self.offset + self.limit)
 
     def others(self, total: int) -> dict[str, int]:
-        """The relations of RFC 8288 to other pages: relation to their offset."""
+        """Return the offsets of the related pages, by their link relation (RFC 8288).
+
+        Empty if `limit` is not given or 0.
+        """
         if not self.limit:
             return {}
         last = max(0, total - 1) // self.limit * self.limit
@@ -62,7 +65,10 @@ _NO_FILTERS, _ALL = Filters(), Page()
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the rows.  `search` None, `order` and `fields` empty: it does not matter."""
+    """A parsed query.
+
+    Without `search` (None), `order` or `fields` (empty) that part of the query is not restricted.
+    """
 
     filters: Filters = _NO_FILTERS
     search: str | None = None
@@ -73,8 +79,8 @@ class Question:
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str | list[str]]) -> "Question":
-        """Read a query string's parameters.  Raises `WrongParameter`."""
-        if parameters.get("format") == "html":  # a form of a browser sends what was left blank, too
+        """Parse the parameters of a query string, or raise `WrongParameter`."""
+        if parameters.get("format") == "html":  # a browser's form also sends the fields left blank
             parameters = {name: value for name, value in parameters.items() if value}
         values = single_values(parameters, PARAMETERS)
         return cls(
@@ -83,7 +89,10 @@ class Question:
 
     @property
     def rows(self) -> tuple[object, ...]:
-        """What decides which rows are meant, and how much of each; the same for the same question."""
+        """The parts that select rows and fields; equal for equal queries in every process.
+
+        It is part of the ETag, so it must not depend on the process.
+        """
         filters, page = self.filters, self.page
         return (
             filters.is_image_exists,
@@ -98,11 +107,11 @@ class Question:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows are asked for, as they are."""
+        """Whether the query selects all rows, with all fields, in the order of output.csv."""
         return self.rows == _WHOLE
 
     def for_browsers(self) -> "Question":
-        """The same with no more rows than a page can show."""
+        """Return the same query with at most as many rows as one HTML page shows."""
         limit = ROWS_OF_A_PAGE if self.page.limit is None else min(self.page.limit, MOST_ROWS_OF_A_PAGE)
         return replace(self, page=Page(limit, self.page.offset))
 
@@ -114,21 +123,21 @@ def _number(values: Mapping[str, str], name: str) -> int | None:
     if name not in values:
         return None
     if not _NUMBER.fullmatch(values[name]):
-        raise WrongParameter(name, f"{values[name][:40]!r} is no number of rows", A_NUMBER)
+        raise WrongParameter(name, f"{values[name][:40]!r} is not a number of rows", A_NUMBER)
     return int(values[name])
 
 
 def _search(values: Mapping[str, str]) -> str | None:
     text = values.get("q")
     if text is not None and (not text.strip() or len(text) > LONGEST_SEARCH):
-        raise WrongParameter("q", "nothing to look for, or too much", A_SEARCH)
+        raise WrongParameter("q", "the search is empty or too long", A_SEARCH)
     return text
 
 
 def _order(values: Mapping[str, str]) -> Order:
     order: dict[str, bool] = {}
     for name in _listed(values, "sort", AN_ORDER, lambda name: name.removeprefix("-")):
-        order.setdefault(name.removeprefix("-"), name.startswith("-"))  # a field decides once
+        order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
     return tuple(order.items())
 
 
@@ -149,5 +158,5 @@ def _listed(values: Mapping[str, str], parameter: str, allowed: str, column: Cal
 def _format(values: Mapping[str, str]) -> str | None:
     found = values.get("format")
     if found is not None and found not in FORMATS:
-        raise WrongParameter("format", f"{found[:40]!r} is no format", A_FORMAT)
+        raise WrongParameter("format", f"{found[:40]!r} is not a format", A_FORMAT)
     return found

@@ -1,4 +1,4 @@
-"""POST /data/{user_id}: have one user's files read anew."""
+"""POST /data/{user_id}: request a new read of one user's files."""
 
 import time
 from collections.abc import Callable
@@ -14,20 +14,24 @@ from shared.requests import Requests
 
 
 class RefreshDesk:
-    """Takes requests for one user.  `enqueue` gets the user and the request's id.
+    """Enqueues refresh requests for single users, and waits for their results.
 
-    Raises what a Redis that is away raises.
+    `enqueue` gets the user ID and the request ID.  If Redis is unavailable, `answer` raises
+    `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
     """
 
     def __init__(self, requests: Requests, enqueue: Callable[[str, str], None], waiting: Waiting) -> None:
         self._requests, self._enqueue, self._waiting = requests, enqueue, waiting
 
     def answer(self, request: Request, response: Response, user_id: str) -> None:
-        """202 with where to look; with `?wait=` 200 once every API process shows what was found."""
+        """Enqueue the request, and respond with 202 and the address of the row.
+
+        With `?wait=`, respond with 200 once every API process serves the result.
+        """
         seconds = wait_seconds(request)
         refusal = refusal_of(csv_key(user_id))
         if refusal:
-            raise Problem("wrong-name", f"No user has this name: {refusal}.")
+            raise Problem("wrong-name", f"This cannot be a user ID: {refusal}.")
         request_id = self._requests.new_id()
         self._enqueue(user_id, request_id)
         response.set_header("Location", row_address(user_id))
@@ -48,5 +52,5 @@ class RefreshDesk:
 
 
 def row_address(user_id: str) -> str:
-    """Where a user's row is, or will be."""
+    """Return the address of a user's row, which need not exist yet."""
     return f"/data/{quote(user_id, safe='')}"

@@ -1,7 +1,8 @@
-"""Answers that say no: RFC 9457 (`application/problem+json`), all in one shape, whoever of us says it.
+"""Problem documents (RFC 9457, `application/problem+json`), the one format of all error responses.
 
-Each has a `type` that leads to its explanation at /docs, `title`, `status`, and `detail`: what went wrong this time and
-how to ask better.  Some have more, such as the `parameter` that was wrong and what is `allowed`.
+Each has a `type` that links to its explanation at /docs, `title`, `status` and `detail`: what went
+wrong in this request and how to correct it.  Some have more fields, such as the `parameter` that
+was wrong and what is `allowed`.
 """
 
 import json
@@ -19,7 +20,10 @@ RETRY_AFTER_S = 2
 
 
 class Problem(falcon.HTTPError):
-    """An answer that says no.  `kind` is a key of `KINDS`; `more` are further fields."""
+    """An HTTP error that is sent as a problem document.
+
+    `kind` is a key of `KINDS`; `more` are further fields of the document.
+    """
 
     def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **more: object) -> None:
         found = KINDS[kind]
@@ -27,7 +31,7 @@ class Problem(falcon.HTTPError):
         self.kind, self.more = kind, more
 
     def body(self) -> dict[str, Any]:
-        """The answer's fields."""
+        """Return the fields of the document."""
         return _body(self.kind, self.description or "", **self.more)
 
 
@@ -37,54 +41,57 @@ def _body(kind: str, detail: str, **more: object) -> dict[str, Any]:
 
 
 def nothing_yet() -> Problem:
-    """503: no output.csv was read so far."""
-    return later("nothing-published", "No output.csv could be read so far; /health/ready says why.")
+    """Return a 503: no output.csv has been read so far."""
+    return later("nothing-published", "No output.csv has been read so far; /health/ready gives the reason.")
 
 
 def later(kind: str, detail: str) -> Problem:
-    """A 503 that asks to come again."""
+    """Return a 503 with `Retry-After`."""
     return Problem(kind, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def no_such_task(task_id: str) -> Problem:
-    """404: this id was never given, or is forgotten."""
-    return Problem("no-such-task", f"There is no task {task_id[:40]!r}, or it was finished more than a week ago.")
+    """Return a 404: no task ever had this ID, or its record has expired."""
+    return Problem("no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago.")
 
 
 def lost() -> Problem:
-    """503: a rebuild that was queued is known no more."""
-    detail = "Redis was emptied meanwhile, and a sweep puts right what that may have lost; ask once more."
+    """Return a 503: the record of a queued rebuild no longer exists."""
+    detail = (
+        "Redis was emptied while the rebuild was pending, and a sweep restores what may have been "
+        "lost; send the request again."
+    )
     return later("task-lost", detail)
 
 
 def failed(task_id: str, reason: str) -> Problem:
-    """500: a rebuild could not be done."""
+    """Return a 500: every attempt of a rebuild failed."""
     return Problem("rebuild-failed", f"The rebuild {task_id} failed: {reason}", task_id=task_id)
 
 
 def on_wrong_parameter(request: Request, response: Response, error: WrongParameter, params: dict[str, Any]) -> NoReturn:
-    """Error handler: a query string that cannot be understood."""
+    """Handle an invalid query string: raise a 400."""
     raise Problem("wrong-parameter", str(error), parameter=error.name, allowed=error.allowed)
 
 
 def on_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
-    """Error handler: Redis is away, and the request cannot do without."""
-    raise later("redis-away", "What is published can still be read at /data and /stats; try this again later.")
+    """Handle an outage of Redis during a request that needs it: raise a 503."""
+    raise later("redis-away", "Published rows can still be read at /data and /stats; retry this request later.")
 
 
 def on_store_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
-    """Error handler: the object store is away, and the request cannot do without."""
-    raise later("store-away", f"What is published can still be read at /data and /stats; try this again later: {error}")
+    """Handle an outage of the object store during a request that needs it: raise a 503."""
+    raise later("store-away", f"Published rows can still be read at /data and /stats; retry later: {error}")
 
 
 def on_fault(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
-    """Error handler: whatever nobody thought of."""
+    """Handle an unexpected exception: log its traceback and raise a 500."""
     request.log_error(traceback.format_exc())
-    raise Problem("our-fault", "Something failed that must not; the log of this Rowdrop says what.")
+    raise Problem("our-fault", "An unexpected error occurred; the log of this Rowdrop's API has the details.")
 
 
 def as_problem(request: Request, response: Response, error: falcon.HTTPError) -> None:
-    """Error serializer: problem+json, whatever was asked for."""
+    """Serialize an HTTP error as a problem document, regardless of `Accept`."""
     if isinstance(error, Problem):
         answer = error.body()
     else:
@@ -96,7 +103,7 @@ def as_problem(request: Request, response: Response, error: falcon.HTTPError) ->
 
 
 def of_the_server(status: int) -> bytes:
-    """The whole HTTP answer to a request that does not get as far as to the application."""
+    """Return the complete HTTP response to a request that does not reach the application."""
     kind = OF_A_STATUS.get(status, "our-fault")
     body = to_json(_body(kind, KINDS[kind].explanation)).encode()
     head = (
@@ -107,5 +114,5 @@ def of_the_server(status: int) -> bytes:
 
 
 def to_json(answer: object) -> str:
-    """A small answer, for people as well as for programs."""
+    """Encode a small response as JSON, indented to be readable by people, too."""
     return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"

@@ -1,4 +1,8 @@
-"""Answers about rows: what a question means is found out once a version of the table, its bytes are made once."""
+"""Prepare and send the responses of GET /data.
+
+For each version of the table, a query is evaluated once and its body is rendered once.  The table
+caches both.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +26,10 @@ _FILE_NAME = {"csv": "rowdrop.csv", "parquet": "rowdrop.parquet"}
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An answer of which everything is known but its bytes.  It does not hold its table, which holds it."""
+    """A prepared response: its headers are final, its body is rendered on demand.
+
+    It has no reference to the table, because the table caches it.
+    """
 
     question: Question
     format: str
@@ -33,23 +40,32 @@ class Ready:
     parameters: Mapping[str, str | list[str]]
 
     def send(self, request: Request, response: Response, table: Table, selection: Selection | None = None) -> None:
-        """Answer with it, or with a 304; `selection` if it has just been made."""
+        """Send the response, or a 304 if the client has it.
+
+        `selection`: the result of `select` if it was just computed, None if it must be computed.
+        """
         if not not_modified(request, response, self.etag, _VARY):
             response.set_headers(self.headers)
             response.data = _body(table, self, selection)
 
 
 def prepare(table: Table, request: Request, today: date) -> tuple[Ready, Selection]:
-    """Understand a request for rows.  Raises `WrongParameter`, or a 406."""
+    """Parse a request for rows, and select them.
+
+    Raises `WrongParameter`, or a 406 `Problem` if `Accept` matches no format.
+    """
     question = Question.parse(request.params)
     kind = question.format or format_of(request.env.get("HTTP_ACCEPT"))
     if kind is None:
-        raise Problem("no-such-format", "Accept names no media type of this route.", allowed=list(MEDIA_TYPES))
+        raise Problem("no-such-format", "Accept matches no media type of this route.", allowed=list(MEDIA_TYPES))
     if kind == "html":
         question = question.for_browsers()
+    # The columns of a Parquet file are already compressed.
     is_gzip = kind != "parquet" and takes_gzip(request.env.get("HTTP_ACCEPT_ENCODING"))
+    # The ETag covers everything that changes the body: ages change with the date, and the links of
+    # the HTML page contain the parameters as the client wrote them.
     day = today.isoformat() if question.filters.by_age else None
-    words = sorted(request.params.items()) if kind == "html" else None  # the page's links repeat them
+    words = sorted(request.params.items()) if kind == "html" else None
     etag = etag_of("data", table.etag, question.rows, kind, is_gzip, day, words)
     selection = select(table, question, today)
     headers = _headers(request, question, kind, is_gzip, selection.total)
@@ -73,6 +89,7 @@ def _headers(request: Request, question: Question, kind: str, is_gzip: bool, tot
 
 
 def _body(table: Table, ready: Ready, selection: Selection | None) -> bytes:
+    # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
     if ready.question.is_whole and ready.format != "html":
         return _whole_gzip(table, ready.format) if ready.is_gzip else _whole(table, ready.format)
     return table.answers.made(ready.etag, lambda: _made(table, ready, selection))

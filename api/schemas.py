@@ -1,4 +1,4 @@
-"""What answers and parameters look like, as JSON Schema.  Pure."""
+"""JSON Schemas of the API's responses and parameters.  Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,34 +11,34 @@ LARGEST_BIRTHTS = 10**15 - 1
 
 
 def ref(name: str) -> Schema:
-    """A schema of `SCHEMAS` by its name."""
+    """Return a reference to the schema with this name in `SCHEMAS`."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def text(description: str = "", **more: object) -> Schema:
-    """Some text."""
+    """Return the schema of a string."""
     return ({"description": description} if description else {}) | {"type": "string", **more}
 
 
 def number(description: str = "", kind: str = "integer", **more: object) -> Schema:
-    """A number."""
+    """Return the schema of a number."""
     return ({"description": description} if description else {}) | {"type": kind, **more}
 
 
 def maybe(schema: Schema) -> Schema:
-    """The same or null."""
+    """Return a schema that also allows null."""
     return {**schema, "type": [schema["type"], "null"]}
 
 
 def an_object(properties: dict[str, Schema], optional: Sequence[str] = (), description: str = "") -> Schema:
-    """An object with these properties and no others, all of them required but the `optional` ones."""
+    """Return the schema of an object with only these properties, required unless `optional`."""
     required = [name for name in properties if name not in optional]
     found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return found | ({"required": required} if required else {}) | ({"description": description} if description else {})
 
 
 def a_list(items: Schema) -> Schema:
-    """A JSON array."""
+    """Return the schema of a JSON array."""
     return {"type": "array", "items": items}
 
 
@@ -58,13 +58,13 @@ _FILTERS = {"is_image_exists": {"type": "boolean"}, "min_age": number(), "max_ag
 
 SCHEMAS: dict[str, Schema] = {
     "User": an_object(_ROW, description="A row."),
-    "SomeFields": an_object(_ROW, tuple(_ROW), "A row, or those of its fields that were asked for."),
+    "SomeFields": an_object(_ROW, tuple(_ROW), "A row, or only its requested fields."),
     "Statistics": an_object(
         {
             "count": _COUNT,
             "average_age": maybe(number("mean of full years, two decimals", kind="number")),
             "average_birthts": maybe(number("mean of the birth dates in milliseconds since 1970 UTC")),
-            "filters": an_object(_FILTERS, tuple(_FILTERS), "The filters as they were understood."),
+            "filters": an_object(_FILTERS, tuple(_FILTERS), "The filters that were applied."),
             "message": text("only if no row passes the filters"),
         },
         ("message",),
@@ -74,7 +74,7 @@ SCHEMAS: dict[str, Schema] = {
             "task_id": text(),
             "state": text(enum=["queued", "running", "done", "failed"]),
             "done": number("users read and published", minimum=0),
-            "total": maybe(number("users that the rebuild has, as far as is known", minimum=0)),
+            "total": maybe(number("users of the rebuild that are known so far", minimum=0)),
             "queued_at": maybe(_TIME),
             "started_at": maybe(_TIME),
             "finished_at": maybe(_TIME),
@@ -88,19 +88,19 @@ SCHEMAS: dict[str, Schema] = {
             "bundle": text("the archive's name in the source bucket"),
             "state": text(enum=["unpacking", "publishing", "done", "rejected", "failed", "removed"]),
             "done": number("members unpacked", minimum=0),
-            "total": maybe(number("members that there are; null while that is not known", minimum=0)),
-            "users": number("users whose files are members", minimum=0),
-            "published": number("users whose rows are published", minimum=0),
-            "ignored": number("members that are nobody's files", minimum=0),
+            "total": maybe(number("members of the archive; null until their number is known", minimum=0)),
+            "users": number("users with files in the archive", minimum=0),
+            "published": number("users of the archive with published rows", minimum=0),
+            "ignored": number("members that are not a user's file", minimum=0),
             "started_at": maybe(_TIME),
             "finished_at": maybe(_TIME),
-            "error": text("why it is rejected, or failed"),
+            "error": text("why it was rejected, or why it failed"),
         },
         ("error",),
     ),
     "Waiting": an_object(
         {"bundle": text("the archive's name in the source bucket"), "state": text(enum=["waiting"])},
-        description="A bundle that is not looked at yet: one is unpacked at a time.",
+        description="A bundle that is not unpacked yet: bundles are unpacked one at a time.",
     ),
     "Rebuild": an_object(
         {
@@ -114,7 +114,7 @@ SCHEMAS: dict[str, Schema] = {
             "message": text(),
         },
         ("done", "total", "queued_at", "started_at", "finished_at", "message"),
-        "`updated`: every API process shows the result.  All but the first two only after waiting.",
+        "`updated`: every API process serves the result.  Fields after `status`: only after waiting.",
     ),
     "Refresh": an_object(
         {"user_id": text(), "status": text(enum=["queued", "updated"]), "message": text()}, ("message",)
@@ -122,11 +122,11 @@ SCHEMAS: dict[str, Schema] = {
     "File": an_object(
         {
             "name": text(),
-            "user_id": maybe(text("whose file it is; null if nobody's")),
+            "user_id": maybe(text("the user of the file; null if it is not a user's file")),
             "size": number("bytes", minimum=0),
             "etag": text(),
             "last_modified": _TIME,
-            "ignored": maybe(text("why it is nobody's file")),
+            "ignored": maybe(text("why it is not a user's file")),
         }
     ),
     "Accepted": an_object(
@@ -136,7 +136,7 @@ SCHEMAS: dict[str, Schema] = {
             "status": text(enum=["stored", "deleted"]),
             "size": number("bytes", minimum=0),
             "etag": text(),
-            "look_at": text("where its effect will be seen"),
+            "look_at": text("the address that will show the effect"),
         },
         ("size", "etag"),
     ),
@@ -184,7 +184,9 @@ SCHEMAS: dict[str, Schema] = {
                         "method": text(),
                         "path": text(),
                         "description": text(),
-                        "token": text("which kind a client elsewhere needs", enum=["none", "read", "write"]),
+                        "token": text(
+                            "the kind of token that a client elsewhere needs", enum=["none", "read", "write"]
+                        ),
                         "parameters": {"type": "object", "additionalProperties": text()},
                     }
                 )
@@ -193,19 +195,19 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Problem": {
         "type": "object",
-        "description": "What was refused, and why: RFC 9457.",
+        "description": "Why a request failed: a problem document (RFC 9457).",
         "required": ["type", "title", "status", "detail"],
         "properties": {
-            "type": text("where it is explained", enum=[f"/docs#{kind}" for kind in KINDS]),
+            "type": text("the address of its explanation", enum=[f"/docs#{kind}" for kind in KINDS]),
             "title": text(),
             "status": number(minimum=400, maximum=599),
-            "detail": text("what went wrong this time, and how to ask better"),
-            "parameter": text("the parameter that is wrong"),
+            "detail": text("what went wrong in this request, and how to correct it"),
+            "parameter": text("the parameter that is invalid"),
             "allowed": {"description": "what is allowed", "type": ["string", "array"], "items": text()},
-            "most_bytes": number("how much may be sent", minimum=1),
+            "most_bytes": number("the limit of the body in bytes", minimum=1),
             "task_id": text("the rebuild that failed"),
         },
         "additionalProperties": False,
     },
 }
-"""By the names that the routes' descriptions use."""
+"""The schemas, by the names that `api.operations` uses."""

@@ -1,4 +1,4 @@
-"""Which rows a question means, and in which order."""
+"""Evaluate a query on a table: which rows it selects, and in which order."""
 
 from datetime import date
 from typing import NamedTuple
@@ -15,14 +15,18 @@ _TEXT = pa.large_string()
 
 
 class Selection(NamedTuple):
-    """The numbers of the rows of a page, in order (None: all, as they are), and how many rows all pages have."""
+    """The selected rows of one page.
+
+    `rows`: their numbers, in order; None for all rows of the table in its own order.
+    `total`: the number of rows on all pages.
+    """
 
     rows: NDArray[np.int64] | None
     total: int
 
 
 def select(table: Table, question: Question, today: date) -> Selection:
-    """Which rows the question means, on this date."""
+    """Return the rows that the query selects; ages are computed for the date `today` (UTC)."""
     mask = _mask(table, question, today)
     rows: NDArray[np.int64] | None
     if question.order:
@@ -47,10 +51,11 @@ def _mask(table: Table, question: Question, today: date) -> NDArray[np.bool_] | 
 
 
 def _named(table: Table, search: str) -> NDArray[np.bool_]:
-    """Whose names contain every word of the search.  Upper and lower case are the same."""
+    """Return a mask of the rows with names that contain every word of the search, in any case."""
     names = table.prepared.get("names", lambda: _names(table.columns))
     mask = np.ones(len(table), np.bool_)
     for word in search.split():
+        # The same function as for the names: Python's lower() differs for some characters.
         lower = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()
         mask &= pc.match_substring(names, lower).to_numpy()
     return mask
@@ -63,7 +68,7 @@ def _names(columns: pa.Table) -> pa.ChunkedArray:
 
 
 def _order(table: Table, order: Order) -> NDArray[np.int64]:
-    """All rows in this order; those that are the same in it stay as they are."""
+    """Return all row numbers in this order; rows that compare equal keep the table's order."""
     found: NDArray[np.int64] | None = table.answers.get(("order", order))
     if found is None:
         keys = [(name, "descending" if is_reverse else "ascending") for name, is_reverse in order]

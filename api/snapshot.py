@@ -1,7 +1,8 @@
-"""The published table in memory, as the bytes that answers are made of.  Immutable: a newer one takes its place.
+"""The snapshot: one version of output.csv in memory, as the bytes that responses are made of.
 
-The JSON of every row is made once, when its line is new; so following a publish costs what changed, and answering
-costs copying.  A row takes its line, its JSON and 29 bytes.
+A table is immutable, except for its caches; a newer version replaces it.  The JSON of each row is
+encoded once, when its line is new.  So an update costs as much as what changed, and a response
+costs a copy.  A row takes the memory of its line, its JSON and 29 bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +22,9 @@ from api.filters import birthdays
 from shared.output_csv import COLUMNS, HEADER, InvalidOutputCsv, OutputCsv, decode_row, read_frame
 
 _BULK_LINES = 2000
-"""From here on reading columns is cheaper than reading lines one by one."""
+"""From this number of lines on, parsing by column is faster than parsing line by line."""
 _LINES_A_PIECE = 15
-"""As many lines are read in the time that it takes to handle one more piece."""
+"""Handling one more piece costs as much as parsing this many lines."""
 
 _json = JSONEncoder(ensure_ascii=False).encode
 
@@ -33,7 +34,11 @@ _NO_BLOCKS: Mapping[str, Blocks] = MappingProxyType({})
 
 
 class _Part(NamedTuple):
-    """Rows that follow each other: their lines' lengths, their JSON joined by ",\\n", and where in it each begins."""
+    r"""Consecutive rows of a table.
+
+    `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `starts` are
+    the offsets of the rows in it.
+    """
 
     line_lengths: NDArray[np.int64]
     json: bytes | memoryview
@@ -45,24 +50,29 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The JSON of some rows, one after the other: the `n`th is `text[starts[n]:starts[n + 1]]`, two bytes of which are
-    what stands between two rows (",\\n"); behind the row at `last` they are the end of the array ("]\\n")."""
+    r"""The JSON of some rows, concatenated.
+
+    Row `n` is `text[starts[n]:starts[n + 1]]`.  Its final two bytes are the separator ",\n".  For
+    the row at index `last` they are the end of the table's array, "]\n"; `last` is -1 if the
+    table's last row is not among these rows.
+    """
 
     text: bytes | memoryview
     starts: NDArray[np.int64]
     last: int
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.starts) - 1
 
 
 class Table:
-    """One version of output.csv, ready to be asked.
+    """One version of output.csv, prepared for queries.
 
-    `json` is the answer to an unfiltered GET /data; `birthts`, `birthday` (see `api.filters`) and `has_image` have one
-    entry a row; `etag` is the object's.  `prepared`, `answers` and `questions` keep what was made of it, `blocks` what
-    was compressed of it or the one before.
+    `json` is the body of an unfiltered GET /data.  `birthts`, `birthday` (see `api.filters`) and
+    `has_image` have one entry per row.  `etag` is the ETag of the object.  `prepared`, `answers`
+    and `questions` cache what is derived from this version.  `blocks` caches the compressed blocks
+    of this version, or of the previous one until this one is compressed.
     """
 
     def __init__(
@@ -80,34 +90,38 @@ class Table:
         self._rows = _starts(parts, len(self.json))
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.birthts)
 
     def updated(self, body: bytes, etag: str) -> "Table":
-        """The table of a newer output.csv; only lines that this one has not are read.  Raises `InvalidOutputCsv`."""
+        """Return the table of a newer output.csv; only lines that are new are parsed.
+
+        Raises `InvalidOutputCsv`.
+        """
         output = OutputCsv(body)
         pieces = list(difference(self._output.body, body, len(HEADER)))
+        # With too many pieces, parsing the whole file is faster.
         if len(pieces) * _LINES_A_PIECE > len(output):
             pieces = [body[len(HEADER) :]] if len(output) else []
         parts = [self._part(piece) if isinstance(piece, Kept) else _read(piece) for piece in pieces]
         return Table(output, etag, parts, self.blocks)
 
     def has_row(self, user_id: str) -> bool:
-        """Whether this user has a row."""
+        """Return whether this user has a row."""
         return self.row_of(user_id) is not None
 
     @property
     def csv(self) -> bytes:
-        """The file itself."""
+        """The bytes of output.csv."""
         return self._output.body
 
     @property
     def columns(self) -> pa.Table:
-        """The rows as Arrow columns, text as `large_string`; made when it is first asked for."""
+        """The rows as Arrow columns, text as `large_string`; computed on first use, then cached."""
         return self.prepared.get("columns", lambda: pa.Table.from_pandas(read_frame(self.csv), preserve_index=False))
 
     def row_of(self, user_id: str) -> int | None:
-        """The number of this user's row; None without one."""
+        """Return the number of this user's row; None if it has no row."""
         try:
             start = self._output.start_of(user_id)
         except InvalidOutputCsv:
@@ -115,25 +129,29 @@ class Table:
         return None if start is None else int(np.searchsorted(self._lines, start))
 
     def row_json(self, number: int) -> bytes:
-        """The JSON object of one row, and a line's end."""
+        """Return the JSON object of one row, followed by LF."""
         return self.json[self._rows[number] : self._rows[number + 1] - 2] + b"\n"
 
     def starts(self, kind: str) -> NDArray[np.int64]:
-        """Where the rows start in the whole table as `json`, `ndjson` or `csv`, and where the last one ends."""
+        """Return the offset of each row in the whole table as `kind`, then the end of the last one.
+
+        `kind` is `json`, `ndjson` or `csv`.
+        """
         match kind:
             case "csv":
                 return self._lines
-            case "ndjson":  # a byte less between two rows, and none before the first
+            case "ndjson":  # unlike JSON: no "[" before the first row, and no comma between rows
                 return self._rows - 1 - np.arange(len(self) + 1)
             case _:
                 return self._rows
 
     def pick(self, rows: NDArray[np.int64] | None) -> Rows:
-        """The JSON of the rows with these numbers, in this order; None: of all."""
+        """Return the JSON of the rows with these numbers, in this order; of all rows if None."""
         if rows is None:
             return Rows(self.json, self._rows, len(self) - 1)
         column = self.prepared.get("json", lambda: _column(self.json, self._rows))
         text, starts = _taken(column, rows)
+        # Find the row that ends with "]" instead of a comma.  Most often it is last here, too.
         last = len(self) - 1
         if len(rows) and rows[-1] == last:
             return Rows(text, starts, len(rows) - 1)
@@ -141,7 +159,7 @@ class Table:
         return Rows(text, starts, int(found[0]) if len(found) else -1)
 
     def pick_lines(self, rows: NDArray[np.int64]) -> memoryview:
-        """The lines of output.csv of the rows with these numbers, in this order."""
+        """Return the lines of output.csv for the rows with these numbers, in this order."""
         return _taken(self.prepared.get("lines", lambda: _column(self.csv, self._lines)), rows)[0]
 
     def _part(self, kept: Kept) -> _Part:
@@ -185,12 +203,15 @@ def _fields(lines: bytes, each: Sequence[bytes]) -> Iterable[Fields]:
         return ((row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows)
     frame = read_frame(HEADER + lines)
     if len(frame) != len(each):
-        raise InvalidOutputCsv("some lines are no rows")
+        raise InvalidOutputCsv("some lines are not rows")
     return zip(*(frame[name].tolist() for name in COLUMNS), strict=True)
 
 
 def _column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
-    """A million rows seen as an Arrow column, without a copy: picking from it takes nanoseconds a row."""
+    """Return an Arrow column over existing text, without a copy.
+
+    Taking rows from it costs nanoseconds per row, also with a million rows.
+    """
     return pa.Array.from_buffers(pa.large_binary(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(text)])
 
 
@@ -211,7 +232,7 @@ def _array(parts: Iterable[bytes | memoryview]) -> bytes:
 
 
 def _starts(parts: Iterable[_Part], end: int) -> NDArray[np.int64]:
-    """Where each row begins in the array of these parts; at last, where a next one would."""
+    """Return the offset of each row in the JSON array of these parts, then that of a next row."""
     starts, at = [], 1
     for part in parts:
         starts.append(part.starts + at)

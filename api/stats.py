@@ -1,4 +1,4 @@
-"""GET /stats: how many rows there are, and how old their people are on average."""
+"""GET /stats: the number of rows, their average age and their average birth date."""
 
 import json
 from collections.abc import Callable
@@ -21,14 +21,18 @@ NO_OBJECTS = "Filter returned no objects"
 
 
 class StatsResource:
-    """The statistics.  `clock` gives Unix seconds."""
+    """GET /stats.
+
+    `clock` returns Unix seconds; ages depend on its UTC date.
+    """
 
     def __init__(self, current: CurrentView, clock: Callable[[], float]) -> None:
         self._current, self._clock = current, clock
 
     def on_get(self, request: Request, response: Response) -> None:
-        """Statistics of the rows that pass the filters."""
+        """Respond with the statistics of the rows that pass the filters."""
         table, now = published_table(self._current), self._clock()
+        # The UTC date is part of the cache key, because ages change with it.
         asked = "stats", request.query_string, now // DAY_S
         ready: tuple[str, bytes] | None = table.questions.get(asked)
         if ready is None:
@@ -42,13 +46,17 @@ class StatsResource:
 
 
 def _answer(table: Table, filters: Filters, today: date) -> tuple[str, bytes]:
-    """ETag and bytes."""
+    """Return the ETag and the body."""
     etag = etag_of("stats", table.etag, filters.given(), today.isoformat())
     return etag, json.dumps(statistics(table, filters, today)).encode() + b"\n"
 
 
 def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:
-    """Of the rows that pass: count, mean age (full years, 2 decimals), mean birth date (whole ms since 1970 UTC)."""
+    """Return count, mean age and mean birth date of the rows that pass the filters.
+
+    Ages are full years on the date `today`, their mean has 2 decimals.  The mean birth date is in
+    whole milliseconds since 1970 UTC.  If no row passes, both means are null.
+    """
     mask = filters.mask(table.has_image, table.birthday, today)
     count, given = int(np.count_nonzero(mask)), filters.given()
     if not count:
@@ -62,11 +70,13 @@ def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:
     return {
         "count": count,
         "average_age": round(int(ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
+        # Exact: the sum in milliseconds may have more digits than a float holds.
         "average_birthts": round(Fraction(_exact_sum(table.birthts[mask]), count)),
         "filters": given,
     }
 
 
 def _exact_sum(values: NDArray[np.int64]) -> int:
-    # 37,000 birth dates in the year 9999 are more milliseconds than an int64 holds.
+    # An int64 sum would overflow from 37,000 birth dates in the year 9999 on:
+    # the high and the low bits are summed separately.
     return (int((values >> 20).sum()) << 20) + int((values & 0xFFFFF).sum())

@@ -1,4 +1,7 @@
-"""Rebuilds, as clients see them: asked for by POST /data, followed at /tasks/{id}; and bundles that are unpacked."""
+"""Rebuilds and bundles that are being unpacked, as clients see them.
+
+POST /data requests a rebuild.  GET /tasks and GET /tasks/{id} show the progress of both.
+"""
 
 import time
 from collections.abc import Callable
@@ -15,13 +18,14 @@ from shared.rebuilds import Rebuilds, RebuildStatus
 from shared.unpacks import Unpacks, UnpackStatus
 
 MOST_SHOWN = 100
-"""Bundles that GET /tasks lists, the newest."""
+"""Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
 
 
 class RebuildDesk:
-    """Takes orders for rebuilds and waits for them.  Its methods raise what a Redis that is away raises.
+    """Requests rebuilds, and waits for their results.
 
-    `enqueue` has the workers take a rebuild up.  `clock` gives Unix seconds.
+    `enqueue` enqueues the task that starts a rebuild.  `clock` returns Unix seconds.  If Redis is
+    unavailable, methods raise `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
     """
 
     def __init__(
@@ -30,9 +34,10 @@ class RebuildDesk:
         self._rebuilds, self._enqueue, self._waiting, self._clock = rebuilds, enqueue, waiting, clock
 
     def answer(self, request: Request, response: Response) -> None:
-        """POST /data."""
+        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
         seconds = wait_seconds(request)
         task_id, new = self._rebuilds.request(self._clock())
+        # Requests share a queued rebuild that has not started: it will read what is there by then.
         if new:
             self._enqueue(task_id)
         response.set_header("Location", f"/tasks/{task_id}")
@@ -42,11 +47,11 @@ class RebuildDesk:
             self._wait(task_id, time.monotonic() + seconds, response)
 
     def status(self, task_id: str) -> RebuildStatus | None:
-        """How far a rebuild is; None if there is none of this id."""
+        """Return the progress of a rebuild; None if no rebuild has this ID."""
         return self._rebuilds.get(task_id)
 
     def unfinished(self) -> list[RebuildStatus]:
-        """The rebuild that runs, and the one that waits, as far as there are such."""
+        """Return the running and the queued rebuild, as far as they exist."""
         found = [self.status(task_id) for task_id in (self._rebuilds.running(), self._rebuilds.queued()) if task_id]
         return [status for status in found if status is not None]
 
@@ -87,11 +92,12 @@ class TasksResource:
         self._desk, self._unpacks = desk, unpacks
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The rebuild that runs and the one that waits; bundles that wait, and those that were unpacked lately."""
+        """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         single_values(request.params, ())
         rebuilds = [progress(status) for status in self._desk.unfinished()]
         newest = self._unpacks.newest(MOST_SHOWN)
         begun = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
+        # A bundle stays among the waiting ones until it is unpacked.  List it once.
         waiting = [key for key in self._unpacks.waiting() if key not in begun][:MOST_SHOWN]
         bundles = [{"bundle": key, "state": "waiting"} for key in waiting] + [unpacking(status) for status in newest]
         response.media = [*rebuilds, *bundles]
@@ -107,7 +113,7 @@ class TaskResource:
         self._desk, self._unpacks = desk, unpacks
 
     def on_get(self, request: Request, response: Response, task_id: str) -> None:
-        """How far a rebuild, or the unpacking of a bundle, is."""
+        """Respond with the progress of a rebuild or of an unpack."""
         single_values(request.params, ())
         response.media = self._progress(task_id)
         response.set_header("Cache-Control", "no-store")
@@ -125,7 +131,7 @@ class TaskResource:
 
 
 def progress(status: RebuildStatus) -> dict[str, Any]:
-    """A rebuild's record as it is answered; times by ISO 8601 in UTC."""
+    """Return the JSON fields of a rebuild's record; times are in ISO 8601 and UTC."""
     answer = {
         "task_id": status.task_id,
         "state": status.state,
@@ -139,7 +145,7 @@ def progress(status: RebuildStatus) -> dict[str, Any]:
 
 
 def unpacking(status: UnpackStatus) -> dict[str, Any]:
-    """A bundle's record as it is answered; times by ISO 8601 in UTC."""
+    """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC."""
     answer = {
         "task_id": status.task_id,
         "bundle": status.bundle,

@@ -1,10 +1,13 @@
-"""Moments as the API writes them: ISO 8601 in UTC.  Pure."""
+"""Times in the API's responses: ISO 8601 in UTC.  Pure."""
 
 from datetime import UTC, datetime
 
 
 def iso(seconds: float | None) -> str | None:
-    """Unix seconds as `2026-01-31T12:00:00Z`, with milliseconds if there are any; None stays None."""
+    """Format Unix seconds as `2026-01-31T12:00:00Z`, with milliseconds if there are any.
+
+    None stays None.
+    """
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)

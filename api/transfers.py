@@ -1,8 +1,9 @@
-"""Objects on their way between a client and the bucket: never on a disk of ours, and never whole in memory if large.
+"""Transfer objects between a client and a bucket, without local files and in bounded memory.
 
-An object is read in pieces of a megabyte, each by a request of its own that is over before the client gets it; so no
-request to the store waits for a client, and a small object is an answer like any other.  A larger one holds a thread
-until the client has all but its end, and few may do so at a time.
+An object is read in pieces of 1 MiB.  Each piece is a request of its own, which ends before the
+client receives the piece, so no request to the store waits for a slow client.  An object of one
+piece is an ordinary response.  A larger one holds a thread until the client has received all but
+its end, so only a few of them are transferred concurrently.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,24 +30,25 @@ from shared.object_store import (
 
 PIECE_BYTES = 1 << 20
 MOST_TRANSFERS = 4
-"""Larger objects that are on their way in one process."""
+"""Concurrent transfers of objects larger than `PIECE_BYTES` in one process."""
 MOST_AT_WORK = 6
-"""Threads of one process that the store may keep waiting at a time, those of larger objects included."""
+"""Threads of one process that may wait for the store concurrently, including larger objects."""
 PLACE_S = 0.25
-"""Seconds that a request waits for such a place; with a store that answers it is there within milliseconds."""
+"""Seconds that a request waits for one of these; a responsive store frees one in milliseconds."""
 
 
 class Span(NamedTuple):
-    """The bytes from `start` to before `stop`."""
+    """A range of bytes: from `start` up to, but not including, `stop`."""
 
     start: int
     stop: int
 
 
 class Transfers:
-    """Moves objects of one bucket.  `connect` is called by the first transfer, in the process that makes it.
+    """Transfers of the objects of one bucket.
 
-    Every method may raise `StoreUnavailable`, or a `Problem`.
+    `connect` is called by the first transfer, so in the forked process that makes it.  Every method
+    may raise `StoreUnavailable` or a `Problem`.
     """
 
     def __init__(self, bucket: str, connect: Callable[[], FileStore]) -> None:
@@ -58,24 +60,26 @@ class Transfers:
         return self._connect()
 
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
-        """The first objects whose key begins so and comes after that."""
+        """Return the first `most` objects that have this key prefix and sort after `after`."""
         with self._place():
             return self._store.page(prefix, after, most)
 
     def remove(self, key: str) -> bool:
-        """Delete an object, readable or not; False if there was none."""
+        """Delete an object, even an unreadable one; return False if it did not exist."""
         with self._place():
+            # S3's DELETE also succeeds for a missing key, so it cannot tell the difference.
             there = self._store.exists(key)
             if there:
                 self._store.delete(key)
             return there
 
     def first(self, key: str, request: Request, response: Response) -> Segment | None:
-        """The object's first piece; None if the client has the object, and the answer is a 304.
+        """Return the object's first piece; None if the client has the object (response 304).
 
         Raises `ObjectNotFound`.
         """
         known = request.get_header("If-None-Match", default="").strip()
+        # The store compares a single ETag.  Lists and `*` are compared below, after the read.
         is_one = known.count('"') == 2 and known.startswith('"') and known.endswith('"')
         try:
             with self._place():
@@ -84,7 +88,7 @@ class Transfers:
             not_modified(request, response, known)
             return None
         except ObjectUnreadable as error:
-            detail = f"{key[:300]} is there, but the object store cannot read it: {error.why}."
+            detail = f"{key[:300]} exists, but the object store cannot read it: {error.why}."
             raise Problem("unreadable", detail) from None
         if not_modified(request, response, f'"{found.etag}"'):
             return None
@@ -92,29 +96,31 @@ class Transfers:
         return found
 
     def send(self, request: Request, response: Response, key: str, first: Segment, span: Span) -> None:
-        """Answer with these bytes of the object."""
+        """Respond with the bytes `span` of the object; `first` is its first piece."""
         if span.stop <= len(first.body):
             response.data = first.body[span.start : span.stop]
             return
         response.content_length = span.stop - span.start
         if request.method == "HEAD":
             return
+        # The slot must be held until the server closes the stream, after this method returns.
         place = ExitStack()
         place.enter_context(self._large_place())
         response.stream = _Pieces(self._store, key, first, span, place.close)
 
     def receive(self, request: Request, key: str, length: int) -> str:
-        """Write the request's body of `length` bytes; the new ETag."""
+        """Write the request's body of `length` bytes to the bucket; return the new ETag."""
         try:
             return self._put(request, key, length) if length <= PIECE_BYTES else self._upload(request, key, length)
         except TimeoutError:
-            detail = "The file did not come in the time there is for it; nothing was stored."
+            detail = "The file did not arrive before the timeout; nothing was stored."
             raise Problem("too-slow", detail) from None
         except EOFError:
             detail = "The file ended before its Content-Length; nothing was stored."
             raise Problem("wrong-request", detail) from None
 
     def _put(self, request: Request, key: str, length: int) -> str:
+        # Read before a slot is taken, so that a slow client cannot occupy it.
         body: bytes = request.stream.read(length)
         if len(body) < length:
             raise EOFError
@@ -128,7 +134,7 @@ class Transfers:
     @contextmanager
     def _place(self) -> Iterator[None]:
         if not self._places.acquire(timeout=PLACE_S):
-            raise later("busy", "The object store is slow, and as many requests wait for it as may; try again.")
+            raise later("busy", "The object store is slow, and too many requests already wait for it; retry.")
         try:
             yield
         finally:
@@ -137,7 +143,7 @@ class Transfers:
     @contextmanager
     def _large_place(self) -> Iterator[None]:
         if not self._large.acquire(blocking=False):
-            raise later("busy", f"{MOST_TRANSFERS} larger files are on their way in this process; try again.")
+            raise later("busy", f"This process already transfers {MOST_TRANSFERS} larger files; retry.")
         try:
             with self._place():
                 yield
@@ -146,7 +152,10 @@ class Transfers:
 
 
 class _Pieces(Iterator[bytes]):
-    """The bytes of an object, piece by piece.  `leave` is called once, at the end or when it is closed before."""
+    """An iterator over the bytes of an object, piece by piece.
+
+    `leave` is called exactly once: at the end, or when the iterator is closed early.
+    """
 
     def __init__(self, store: FileStore, key: str, first: Segment, span: Span, leave: Callable[[], None]) -> None:
         self._store, self._key, self._etag, self._span = store, key, first.etag, span
@@ -163,16 +172,17 @@ class _Pieces(Iterator[bytes]):
         return piece
 
     def _piece(self, start: int, length: int) -> bytes:
+        # All pieces must be of one version: a mixture would look like a complete file.
         try:
             piece = self._store.segment(self._key, start, length, if_match=self._etag).body
         except (PreconditionFailed, ObjectNotFound):
-            raise StoreUnavailable(f"{self._key} changed while it was sent") from None
+            raise StoreUnavailable(f"{self._key} changed during the transfer, which is aborted") from None
         if not piece:
-            raise StoreUnavailable(f"{self._key} ended while it was sent")
+            raise StoreUnavailable(f"{self._key} ended too early during the transfer, which is aborted")
         return piece
 
     def close(self) -> None:
-        """Called by the server when no more is wanted."""
+        """Release the transfer's slot; the server calls this when it needs no more bytes."""
         leave, self._leave = self._leave, None
         if leave:
             leave()

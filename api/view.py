@@ -1,4 +1,4 @@
-"""All that one API process knows, as one immutable value that its follower replaces."""
+"""The state of one API process, as one immutable value that its follower replaces."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,13 @@ from shared.records import Reject
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Times are in Unix seconds; None where it did not happen yet.
+    """The snapshot, and what this process last read about the pipeline.
 
-    `looked_at` is the last whole look at MinIO, `heard_at` the last answer of Redis, `broken_since` when this process
-    first heard that something may be lost, `stuck_since` since when the same event waits first in its list;
-    `consistent_as_of` is explained in `api.consistency`.  The errors are those of the last try, None if it went well.
+    Times are in Unix seconds; None if it has not happened yet.  `looked_at`: the last complete
+    check of MinIO.  `heard_at`: the last response of Redis.  `broken_since`: when this process
+    first read that events or writes may be lost.  `stuck_since`: since when the same event has been
+    at the head of its list.  `consistent_as_of` is explained in `api.consistency`.  The errors are
+    those of the last attempt, None if it succeeded.
     """
 
     table: Table | None = None
@@ -31,7 +33,7 @@ class View:
 
 
 class News(TypedDict, total=False):
-    """Fields of a view that are to be replaced."""
+    """The fields of a `View` that an update replaces."""
 
     table: Table
     rejects: Mapping[str, Reject]
@@ -46,10 +48,10 @@ class News(TypedDict, total=False):
 
 
 CurrentView = Callable[[], View]
-"""Gives the newest view; a request asks once and answers from that."""
+"""Returns the newest view; a request calls it once, so that its response is consistent."""
 
 
 def held(view: View) -> list[Reject]:
-    """The rejects whose users have a row all the same: the one published before."""
+    """Return the rejects of users that still have a row: the held row, published before."""
     table = view.table
     return [] if table is None else [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]

@@ -1,4 +1,7 @@
-"""Requests that wait for work to be done and shown: few at a time, as each holds a thread that answers nobody else."""
+"""Let requests wait until a result is published and every API process serves it.
+
+Only a few may wait concurrently, because each holds a thread that can serve no other request.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,19 +16,23 @@ from api.presence import Presence
 LONGEST_WAIT_S = 600
 A_WAIT = f"a whole number of seconds from 0 to {LONGEST_WAIT_S}"
 POLL_S = 0.05
-BUSY = "as many requests wait in this process as it has room for; look at Location instead"
-NOT_SHOWN = "done, but some API process has not looked at the result yet"
+BUSY = "too many requests already wait in this process; poll Location instead"
+NOT_SHOWN = "done, but not every API process serves the result yet"
 
 
 class Waiting:
-    """At most `most` requests wait at a time.  Its methods raise what a Redis that is away raises."""
+    """Waiting with a limit: at most `most` requests wait concurrently in this process.
+
+    `shown_by_all` raises `redis.exceptions.RedisError` if Redis is unavailable, and so does `until`
+    if its condition does.
+    """
 
     def __init__(self, presence: Presence, most: int) -> None:
         self._presence, self._room = presence, BoundedSemaphore(most)
 
     @contextmanager
     def place(self) -> Iterator[bool]:
-        """A place in the room, for as long as the block lasts; False when there is none."""
+        """Reserve a slot for the duration of the block; yield False if all slots are taken."""
         found = self._room.acquire(blocking=False)
         try:
             yield found
@@ -34,7 +41,10 @@ class Waiting:
                 self._room.release()
 
     def until(self, condition: Callable[[], bool], deadline: float, every_s: float = POLL_S) -> bool:
-        """Wait until the condition holds, or the deadline (of the monotonic clock) is over; whether it holds."""
+        """Wait until the condition holds or the deadline passes; return whether it holds.
+
+        `deadline` is in seconds of the monotonic clock.
+        """
         while not condition():
             if time.monotonic() > deadline:
                 return False
@@ -42,15 +52,19 @@ class Waiting:
         return True
 
     def shown_by_all(self, deadline: float) -> bool:
-        """Have every API process look; whether each has, so that none shows anything older."""
+        """Notify every API process, and return whether all completed a check before the deadline.
+
+        If so, no process serves an older snapshot any more.
+        """
+        # Only a check that begins after this moment is sure to see what has been published.
         done = self._presence.now()
         self._presence.wake_all()
         return self.until(lambda: self._presence.all_looked_since(done), deadline, POLL_S / 5)
 
 
 def wait_seconds(request: Request) -> int:
-    """How long a client wants to wait, by `?wait=`.  Raises `WrongParameter`."""
+    """Return the seconds that a client wants to wait (`?wait=`), or raise `WrongParameter`."""
     text = single_values(request.params, ("wait",)).get("wait", "0")
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= LONGEST_WAIT_S):
-        raise WrongParameter("wait", f"{text[:40]!r} is no time to wait", A_WAIT)
+        raise WrongParameter("wait", f"{text[:40]!r} is not a number of seconds to wait", A_WAIT)
     return int(text)

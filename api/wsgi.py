@@ -1,7 +1,7 @@
-"""`gunicorn api.wsgi:app -c api/gunicorn_conf.py`: builds the application from the environment, and nothing else.
+"""Build the WSGI application from the environment, and do nothing else.
 
-It may be imported before gunicorn forks: no connection is open and no thread runs until a worker calls
-`follower.start()`.
+gunicorn imports this module: `gunicorn api.wsgi:app -c api/gunicorn_conf.py`.  The import is safe
+before the fork: no connection is open and no thread runs until a worker calls `follower.start()`.
 """
 
 import logging
@@ -31,11 +31,11 @@ from shared.unpacks import Unpacks
 
 REDIS_TIMEOUT_S = 1.5
 MOST_WAITING = 2
-"""Requests in one process that wait for a rebuild or a refresh."""
+"""Requests that may wait concurrently for a rebuild or a refresh, per process."""
 
 
 def _redis(url: str) -> "Redis":
-    # No second try: a client is told of an outage within its five seconds, and the follower tries again anyway.
+    # No retries: a client must get its 503 within five seconds, and the follower polls again.
     return Redis.from_url(
         url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
     )

@@ -1,1 +1,4 @@
-"""How fast Rowdrop is, each figure beside its floor in the same run: `python -m bench`.  See docs/benchmarks.md."""
+"""Benchmarks of Rowdrop: `python -m bench`. See docs/benchmarks.md.
+
+Each figure is reported beside its floor, the bare requests it cannot do without, from the same run.
+"""

@@ -1,4 +1,4 @@
-"""Measure a Rowdrop that is started for it, and print every figure beside its floor and its goal."""
+"""Start a Rowdrop, measure it, and print each figure beside its floor and its goal."""
 
 import argparse
 import json
@@ -28,9 +28,9 @@ FEW_USERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: how often, and for how many seconds, each thing is done.
+    """The size of a benchmark run: repetitions and durations in seconds.
 
-    `rounds` of single drops come after `warm_up` rounds that do not count.
+    `warm_up` rounds of single drops precede the `rounds` that are measured.
     """
 
     users: int
@@ -45,17 +45,23 @@ class Size:
 
     @property
     def few(self) -> int:
-        """The small number of users, below the large one."""
+        """Return the small number of users: `FEW_USERS`, or half of `users` if that is less."""
         return max(1, min(FEW_USERS, self.users // 2))
 
     @property
     def bundled(self) -> int:
-        """The users in the bundle, each with CSV and image: 100,000 members by default."""
+        """Return the number of users in the bundle.
+
+        Each has a CSV and an image: 100,000 members by default.
+        """
         return 5 * self.users
 
 
 class Bench:
-    """One run over everything that is asked for.  What was measured is in `figures`, also when it was broken off."""
+    """One run of the selected measurements.
+
+    `figures` has the results so far, also if the run was interrupted.
+    """
 
     def __init__(self, rowdrop: Rowdrop, size: Size, names: set[str], seed: int, report: Callable[[str], None]) -> None:
         self._rowdrop, self._size, self._names, self._report = rowdrop, size, names, report
@@ -64,12 +70,12 @@ class Bench:
         self.idle: list[idle.Share] = []
 
     def run(self) -> None:
-        """Measure at few users, then drop many, and measure again."""
+        """Measure with few users, then drop many users and measure again."""
         size, rowdrop = self._size, self._rowdrop
         if self._names & {"drop", "web"}:
             burst.drop_all(rowdrop, self._users, size.few)
             self._at(size.few, 1.6, 2.0)
-        self._report(f"{size.users:,} users dropped at once")
+        self._report(f"{size.users:,} users dropped in a burst")
         if "burst" in self._names:
             self.figures += burst.figures(rowdrop, self._users, size.users)
         else:
@@ -102,12 +108,16 @@ class Bench:
             self.idle = idle.shares(self._rowdrop, size.quiet_s, size.idle_s)
             yield idle.figures(self.idle, size.users, size.idle_s)
         if "bundle" in self._names:
-            self._report(f"a bundle of {2 * size.bundled:,} members")
+            self._report(f"bundle of {2 * size.bundled:,} members")
             yield bundle.figures(self._rowdrop, self._users, size.users, size.bundled)
 
 
 def main() -> int:
-    """Run.  0 when all was measured, whatever came out; 1 when it could not be; 130 when it was stopped."""
+    """Run the benchmark and return the exit code.
+
+    The code is 0 if everything was measured, even if goals are not met; 1 if something could not be
+    measured; 130 if the run was interrupted.
+    """
     asked = _arguments()
     size = Size(asked.users, asked.drops)
     if asked.quick:
@@ -144,7 +154,7 @@ def _print(bench: Bench) -> None:
     if bench.figures:
         print(f"\n{table(bench.figures)}")
     if bench.idle:
-        print(f"\nidle, each process:\n{idle.lines(bench.idle)}")
+        print(f"\nidle, by process:\n{idle.lines(bench.idle)}")
 
 
 def _document(machine: dict[str, str], bench: Bench) -> dict[str, object]:
@@ -157,12 +167,12 @@ def _document(machine: dict[str, str], bench: Bench) -> dict[str, object]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--users", type=_positive, default=10_000, help="how many users are many (10,000)")
-    parser.add_argument("--drops", type=_positive, default=200, help="rounds of single drops at each size (200)")
-    parser.add_argument("--quick", action="store_true", help="everything else once and briefly: does it run at all?")
-    parser.add_argument("--only", action="append", choices=NAMES, help="one measurement; may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
-    parser.add_argument("--seed", type=int, default=1, help="of the choices by chance (1)")
+    parser.add_argument("--users", type=_positive, default=10_000, help="the large number of users (default: 10,000)")
+    parser.add_argument("--drops", type=_positive, default=200, help="rounds of single drops per size (default: 200)")
+    parser.add_argument("--quick", action="store_true", help="smoke test: run everything else once and briefly")
+    parser.add_argument("--only", action="append", choices=NAMES, help="run this measurement only; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random choices (default: 1)")
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""The floors: the bare requests that the work cannot do without, by the fastest client there is (obstore)."""
+"""The floors: the bare requests that the work cannot do without, sent by the fastest S3 client.
+
+That client is obstore.
+"""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ READERS = 32
 
 
 class BareDrop:
-    """What one drop costs in bare requests, in a bucket of which MinIO tells nobody anything."""
+    """The bare requests of one drop, in a bucket without notifications."""
 
     def __init__(self, rowdrop: Rowdrop) -> None:
         self._store = rowdrop.new_bucket()
@@ -29,14 +32,16 @@ class BareDrop:
         self._writer = ThreadPoolExecutor(1)
 
     def run(self, key: str, csv: bytes, output: bytes, etag: str) -> float:
-        """PUT the CSV, GET it, HEAD an image, PUT an output.csv with this ETag, one after the other; seconds.
+        """PUT the CSV, GET it, HEAD an image, PUT output.csv, in sequence; return the seconds.
 
-        Time stops when the object is replaced, as it does for a drop: MinIO's answer comes up to a millisecond later.
+        `etag` is the ETag of `output`. The clock stops when the object is replaced on disk, as it
+        does for a drop: MinIO's response comes up to a millisecond later.
         """
         began = time.perf_counter()
         self._store.put(key, csv)
         self._store.get(key)
         self._store.last_modified(self._image)
+        # In a thread, so that the watch can detect the replacement before the response arrives.
         written = self._writer.submit(self._store.put, OUTPUT, output)
         took = self._watch.wait(etag) - began
         written.result()
@@ -44,7 +49,7 @@ class BareDrop:
 
 
 class BareReads:
-    """The source bucket read as a whole."""
+    """Bare requests that read the whole source bucket."""
 
     def __init__(self, settings: Settings) -> None:
         self._store = S3Store(
@@ -58,18 +63,18 @@ class BareReads:
         )
 
     def list_all(self) -> float:
-        """LIST all objects; seconds."""
+        """LIST all objects; return the seconds."""
         began = time.perf_counter()
         for _ in self._keys():
             pass
         return time.perf_counter() - began
 
     def list_and_get(self) -> float:
-        """LIST all objects, then GET every CSV, 32 at a time; seconds."""
+        """LIST all objects, then GET every CSV with 32 concurrent requests; return the seconds."""
         began = time.perf_counter()
         csvs = [key for keys in self._keys() for key in keys if key.endswith(".csv")]
         with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(self._get, csvs):
+            for _ in pool.map(self._get, csvs):  # raises the errors of the threads
                 pass
         return time.perf_counter() - began
 

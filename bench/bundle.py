@@ -1,4 +1,4 @@
-"""Thousands of users dropped as one zip: how long until all of them are in output.csv."""
+"""Thousands of users dropped as one zip: the time until all of them are in output.csv."""
 
 import io
 import time
@@ -16,10 +16,12 @@ _PATIENCE_S = 600.0
 
 
 def figures(rowdrop: Rowdrop, users: Users, first: int, count: int) -> list[Figure]:
-    """Drop a zip with CSV and image of `count` users from number `first` on, of whom nobody has files of their own.
+    """Measure the time from the PUT of a zip until output.csv has all its users.
 
-    The floor: the same files, one by one, into a bucket that nobody watches, half of them before and half of them
-    after, as a disk may be twice as fast a minute later.  The bundle is deleted at the end.
+    The zip holds a CSV and an image of `count` users, numbered from `first`, which have no files of
+    their own. The floor is the time to PUT the same files one by one into a bucket without
+    notifications. Half of them are written before and half after the measurement, because a disk
+    may be twice as fast a minute later. The bundle is deleted at the end.
     """
     before = users.output
     files = users.in_bundle(rowdrop.settings.output_bucket, first, count)

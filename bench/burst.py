@@ -1,4 +1,4 @@
-"""Thousands of users dropped at once: how long until all of them are in output.csv."""
+"""Thousands of users dropped in a burst: the time until all of them are in output.csv."""
 
 import time
 from collections.abc import Sequence
@@ -18,16 +18,19 @@ Files = Sequence[tuple[str, bytes]]
 
 
 def put_all(store: ObjectStore, files: Files) -> float:
-    """PUT all of these, 16 at a time; seconds."""
+    """PUT all these files with 16 concurrent requests; return the seconds."""
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for _ in pool.map(lambda file: store.put(*file), files):
+        for _ in pool.map(lambda file: store.put(*file), files):  # raises the errors of the threads
             pass
     return time.perf_counter() - began
 
 
 def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float, Files]:
-    """Drop CSV and image of `count` users; seconds for the PUTs, and until output.csv has all that these files say."""
+    """Drop CSV and image of `count` users and wait until output.csv has all of them.
+
+    Returns the seconds for the PUTs, the seconds until output.csv is complete, and the files.
+    """
     files = users.everyone(count)
     watch = ObjectWatch(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT)
     began = time.perf_counter()
@@ -38,14 +41,17 @@ def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float, 
 
 
 def figures(rowdrop: Rowdrop, users: Users, count: int) -> list[Figure]:
-    """Drop `count` users at once, and the same files into a bucket that nobody watches."""
+    """Drop `count` users in a burst, then PUT the same files into a bucket without notifications.
+
+    The first floor is the time of the burst's own PUTs, the second that of the other bucket's PUTs.
+    """
     puts, took, files = drop_all(rowdrop, users, count)
     rowdrop.settle()
     bucket = rowdrop.new_bucket()
     unwatched = put_all(bucket, files)
     rowdrop.remove(bucket)
-    name, samples = f"{count:,} users at once → output.csv", f"{2 * count:,} PUTs, {CLIENTS} at a time"
+    name, samples = f"{count:,} users in a burst → output.csv", f"{2 * count:,} PUTs, {CLIENTS} at a time"
     return [
         Figure(f"{name} (floor: its PUTs)", took, "s", puts, at_most(1.4), samples),
-        Figure(f"{name} (floor: PUTs nobody watches)", took, "s", unwatched, None, samples),
+        Figure(f"{name} (floor: PUTs without notifications)", took, "s", unwatched, None, samples),
     ]

@@ -1,6 +1,7 @@
-"""Constant answers on the API's own stack: `gunicorn bench.constant:app`, the floor of the web figures.
+"""Constant responses on the API's own stack, the floor of the web figures.
 
-Each file of the folder `BENCH_CONSTANTS` is a route that answers with its bytes.
+Run as `gunicorn bench.constant:app`. Each file in the folder `BENCH_CONSTANTS` is a route that
+returns the file's bytes.
 """
 
 import os
@@ -11,13 +12,13 @@ from falcon import Request, Response
 
 
 class Constant:
-    """A route whose answer never changes."""
+    """A route with a constant response."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
 
     def on_get(self, request: Request, response: Response) -> None:
-        """The bytes."""
+        """Return the bytes."""
         response.content_type = falcon.MEDIA_JSON
         response.data = self._body
 

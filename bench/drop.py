@@ -1,7 +1,8 @@
-"""One drop on an idle Rowdrop: how long until it is visible in output.csv, and in GET /data.
+"""The latency of one drop on an idle Rowdrop, until it is visible in output.csv and in GET /data.
 
-Time runs from just before the client's PUT.  A round is three things with the same pauses between them, so that all of
-them see the same machine: the bare requests, a drop watched in output.csv, a drop watched in GET /data.
+The clock starts just before the client's PUT. Each round has three parts: the bare requests, a drop
+watched in output.csv, and a drop watched in GET /data. They are interleaved with equal pauses, so
+that all of them run under the same machine conditions.
 """
 
 import random
@@ -21,7 +22,7 @@ _PATIENCE_S = 30.0
 
 
 class DropBench:
-    """Drops new CSVs of users who are there.  `chance` chooses whose, and the pauses."""
+    """Drops new CSVs of existing users. `chance` selects the users and the pauses."""
 
     def __init__(self, rowdrop: Rowdrop, users: Users, count: int, chance: random.Random) -> None:
         self._rowdrop, self._users, self._count, self._chance = rowdrop, users, count, chance
@@ -30,7 +31,10 @@ class DropBench:
         self._known: str | None = None
 
     def run(self, warm_up: int, rounds: int, goal_p50: float, goal_p99: float | None) -> list[Figure]:
-        """The figures of so many rounds, after some that do not count; goals as ratios to the bare requests."""
+        """Run `warm_up` unmeasured rounds, then `rounds` measured ones, and return the figures.
+
+        The goals are ratios to the time of the bare requests.
+        """
         self._rounds(warm_up)
         floor, output, data = self._rounds(rounds)
         samples, users = f"{rounds} rounds", f"{self._count:,} users"
@@ -90,12 +94,12 @@ class DropBench:
         self._rowdrop.source.put(change.key, change.body)
         while wanted not in self._newer_data(self._api):
             if time.perf_counter() - began > _PATIENCE_S:
-                raise TookTooLong("a dropped row does not come up in GET /data")
+                raise TookTooLong("a dropped row did not appear in GET /data in time")
             time.sleep(_POLL_S)
         return time.perf_counter() - began
 
     def _newer_data(self, connection: HTTPConnection) -> bytes:
-        """GET /data if it is another than the one we know; else nothing."""
+        """Return the body of GET /data if it has changed since the last call, else no bytes."""
         connection.request("GET", "/data", headers={"If-None-Match": self._known} if self._known else {})
         answer = connection.getresponse()
         body = answer.read()

@@ -1,4 +1,4 @@
-"""What a measurement says: a figure, the floor it stands on, and the goal for the two; and the statistics.  Pure."""
+"""Figures, their floors and goals, percentiles, and the table of results. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share (0 to 1) of the values lies, linear between two of them; 0.5 is the median.
+    """Return a percentile of the values, interpolated linearly; `share` is 0 to 1, 0.5 the median.
 
-    Raises `ValueError` without values, or for another share.
+    Raises `ValueError` if there are no values or `share` is out of range.
     """
     if not values or not 0 <= share <= 1:
-        raise ValueError("needs values, and a share from 0 to 1")
+        raise ValueError("a percentile needs values, and a share from 0 to 1")
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = whole(place)
@@ -21,41 +21,47 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one.  Raises `ValueError` without values."""
+    """Return the median. Raises `ValueError` if there are no values."""
     return percentile(values, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is to be reached: as a text, and as a judgement of a measured value and its floor (0 where it has none)."""
+    """A goal for a figure, as a text and as a predicate.
+
+    `reached` takes the measured value and its floor, which is 0 if the figure has none.
+    """
 
     text: str
     reached: Callable[[float, float], bool]
 
 
 def at_most(bound: float) -> Goal:
-    """At most so many times the floor."""
+    """Return the goal of at most `bound` times the floor."""
     return Goal(f"≤ {bound} × floor", lambda measured, floor: measured <= bound * floor)
 
 
 def at_least(bound: float) -> Goal:
-    """At least so many times the floor."""
+    """Return the goal of at least `bound` times the floor."""
     return Goal(f"≥ {bound} × floor", lambda measured, floor: measured >= bound * floor)
 
 
 def above_floor(bound: float, unit: str) -> Goal:
-    """At most so much more than the floor."""
+    """Return the goal of at most `bound` above the floor."""
     return Goal(f"≤ floor + {bound:g} {unit}", lambda measured, floor: measured <= floor + bound)
 
 
 def below(bound: float, unit: str) -> Goal:
-    """Less than this, whatever the floor."""
+    """Return the goal of less than `bound`, independent of the floor."""
     return Goal(f"< {bound:g} {unit}", lambda measured, floor: measured < bound)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the result.  `floor` is in the same unit; a figure without a goal is for information."""
+    """One line of the results.
+
+    `floor` is in the same unit as `measured`. A figure without a goal is for information only.
+    """
 
     name: str
     measured: float
@@ -66,16 +72,16 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times its floor it is."""
+        """Return the ratio of the measured value to the floor, or None if there is no floor."""
         return self.measured / self.floor if self.floor else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
+        """Return whether the goal is reached, or None if there is no goal."""
         return None if self.goal is None else self.goal.reached(self.measured, self.floor or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figure as JSON has it."""
+        """Return the figure as a dict for JSON."""
         return {
             "name": self.name,
             "measured": self.measured,
@@ -92,10 +98,10 @@ HEADER = ("", "measured", "floor", "ratio", "goal", "", "samples")
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """The figures as text, a line each."""
+    """Format the figures as an aligned text table, one line per figure."""
     lines = [HEADER, *map(_cells, figures)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    left = (0, 4, 5, 6)
+    left = (0, 4, 5, 6)  # left-aligned columns; the numbers are right-aligned
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)
@@ -118,6 +124,6 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 
 def amount(value: float, unit: str) -> str:
-    """A value with its unit, in three digits or more: `7.31 ms`, `48,210 req/s`."""
+    """Format a value and its unit with at least three digits: `7.31 ms`, `48,210 req/s`."""
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f} {unit}"

@@ -1,4 +1,4 @@
-"""What Rowdrop costs while nobody drops anything: all its processes together, the servers among them."""
+"""The processor and memory use of an idle Rowdrop: all its processes, including the servers."""
 
 import os
 import time
@@ -12,7 +12,10 @@ from bench.rowdrop import Rowdrop
 
 
 class Share(NamedTuple):
-    """One process: `cpu` in per cent of one core, `memory` in MB as PSS (RSS where the system does not tell)."""
+    """The use of one process.
+
+    `cpu` is in percent of one core. `memory` is the PSS in MB, or the RSS where there is no PSS.
+    """
 
     name: str
     cpu: float
@@ -20,7 +23,7 @@ class Share(NamedTuple):
 
 
 def shares(rowdrop: Rowdrop, quiet_s: float, seconds: float) -> list[Share]:
-    """Watch every process for `seconds`, after `quiet_s` seconds of nothing to do."""
+    """Measure every process for `seconds`, after `quiet_s` seconds of idleness."""
     time.sleep(quiet_s)
     processes = _processes(rowdrop)
     before = {process: _cpu_s(process) for process in processes}
@@ -31,12 +34,12 @@ def shares(rowdrop: Rowdrop, quiet_s: float, seconds: float) -> list[Share]:
     return [
         Share(_name(process, names), 100 * (_cpu_s(process) - before[process]) / watched, _memory_mb(process))
         for process in processes
-        if process.is_running()
+        if process.is_running()  # a process may have ended during the measurement
     ]
 
 
 def figures(parts: list[Share], count: int, seconds: float) -> list[Figure]:
-    """The sums."""
+    """Return the sums over all processes as figures."""
     samples = f"{len(parts)} processes, {seconds:.0f} s"
     cpu, memory = sum(part.cpu for part in parts), sum(part.memory for part in parts)
     return [
@@ -46,7 +49,7 @@ def figures(parts: list[Share], count: int, seconds: float) -> list[Figure]:
 
 
 def lines(parts: list[Share]) -> str:
-    """A line for each process."""
+    """Format one line per process, sorted by name."""
     ordered = sorted(parts, key=lambda part: part.name)
     return "\n".join(f"  {part.name:<14}{part.cpu:6.2f} %{part.memory:8.1f} MB" for part in ordered)
 
@@ -69,7 +72,10 @@ def _memory_mb(process: psutil.Process) -> float:
 
 
 def _names(rowdrop: Rowdrop) -> dict[int, str]:
-    """Process group to the program's name: each program leads a group, which its pid file names."""
+    """Map process group IDs to program names.
+
+    Each program leads a process group, and its PID file contains the group's ID.
+    """
     files = (rowdrop.folder / "pids").glob("*.pid")
     return {int(file.read_text(encoding="utf-8").split()[0]): file.stem for file in files}
 

@@ -1,7 +1,8 @@
-"""How many requests a second a web server answers.
+"""Load generator: measures the throughput of a web server in requests per second.
 
-The client shares the processors with the server, so it must be lean or it is what is measured: one thread, bare sockets
-that stay open, requests that are ready-made bytes, and answers of which only the length is looked at.
+The client shares the processors with the server, so it must be cheap, or its own cost is measured.
+It uses one thread, persistent bare sockets and prebuilt requests. Of a response it parses only the
+status and the length.
 """
 
 import re
@@ -18,17 +19,20 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
 def request(path: str, if_none_match: str | None = None) -> bytes:
-    """A GET as it goes over the wire."""
+    """Return the bytes of a GET request."""
     condition = f"If-None-Match: {if_none_match}\r\n" if if_none_match else ""
     return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{condition}\r\n".encode()
 
 
 def requests_per_second(port: int, requests: Iterator[bytes], status: int, seconds: float) -> float:
-    """Ask what comes next, on 16 connections side by side.  Raises `UnexpectedResult` on any other status."""
+    """Send the requests on 16 concurrent connections for `seconds` and return the throughput.
+
+    The first round is not counted. Raises `UnexpectedResult` if a response has another status.
+    """
     connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTIONS)]
     try:
         answered = 0
-        _round(connections, requests, status)
+        _round(connections, requests, status)  # warm-up
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
             _round(connections, requests, status)
@@ -52,7 +56,8 @@ def _answer(connection: socket.socket, status: int) -> None:
         head += _received(connection)
     found, length = _HEAD.match(head), _LENGTH.search(head, 0, end + 2)
     if found is None or int(found[1]) != status:
-        raise UnexpectedResult(f"{status} was expected, not {head[:200]!r}")
+        raise UnexpectedResult(f"expected status {status}, but the response began with {head[:200]!r}")
+    # A 304 may declare the length of the body that it does not have.
     left = (int(length[1]) if length and status != 304 else 0) - (len(head) - end - 4)
     while left > 0:
         left -= len(_received(connection))
@@ -61,5 +66,5 @@ def _answer(connection: socket.socket, status: int) -> None:
 def _received(connection: socket.socket) -> bytes:
     part = connection.recv(1 << 20)
     if not part:
-        raise ConnectionError("the server closed a connection in the middle of an answer")
+        raise ConnectionError("the server closed a connection in the middle of a response")
     return part

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""A description of the machine and the servers that the figures were measured on."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from local.minio_binary import release_of
 
 
 def facts(rowdrop: Rowdrop) -> dict[str, str]:
-    """Facts about this machine and the servers that run on it, as words and values to print."""
+    """Return facts about this machine and the running servers, as labels and values to print."""
     server: Any = rowdrop.redis.info("server")
     name = server.get("server_name", "redis")
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": f"{_cores()} ({_processor()})",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
-        "load": f"{os.getloadavg()[0]:.1f} when it began",
+        "load": f"{os.getloadavg()[0]:.1f} at the start",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": platform.python_version(),
         "MinIO": f"{release_of(rowdrop.minio_binary) or 'of unknown release'}, {_said_by(rowdrop.minio_binary)}",

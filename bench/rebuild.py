@@ -1,4 +1,4 @@
-"""A full rebuild, against reading everything with bare requests."""
+"""The duration of a full rebuild, compared with reading all CSVs with bare requests."""
 
 import json
 
@@ -11,7 +11,7 @@ _PATIENCE_S = 600.0
 
 
 def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
-    """Rebuild `pairs` times; the bare requests before each."""
+    """Rebuild `pairs` times, each time after a run of the bare requests, and return the figure."""
     bare, rebuilds = BareReads(rowdrop.settings), Rebuilds(rowdrop.redis)
     floors, times = list[float](), list[float]()
     for _ in range(pairs):
@@ -23,7 +23,7 @@ def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
 
 
 def _rebuild(rowdrop: Rowdrop, rebuilds: Rebuilds) -> float:
-    """Seconds, by the rebuild's own record, from its POST until it is done."""
+    """Run a rebuild and return the seconds from its POST until it is done, by its own record."""
     connection = rowdrop.connect_api()
     connection.request("POST", "/data")
     task_id = json.loads(connection.getresponse().read())["task_id"]

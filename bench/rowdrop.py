@@ -1,4 +1,4 @@
-"""A Rowdrop of the benchmark's own: what ./run.sh starts, in a temporary folder and on free ports."""
+"""The Rowdrop under test, as ./run.sh starts it, in a temporary folder and on free ports."""
 
 import http.client
 import os
@@ -43,20 +43,24 @@ _QUIET_S = 0.5
 
 
 class TookTooLong(Exception):
-    """Something did not come about in the time it may take."""
+    """A condition was not met within its deadline."""
 
 
 class UnexpectedResult(Exception):
-    """A server, or Rowdrop, did what it must not: then a figure would mean nothing."""
+    """A server or Rowdrop misbehaved, so a figure would be meaningless."""
 
 
 class Rowdrop:
-    """The one that runs: where its servers are, and clients for them.  `pid` is the process that all others are of."""
+    """A running instance: the addresses of its servers, and clients for them.
+
+    `pid` is the root of its process tree.
+    """
 
     def __init__(self, folder: Path, pid: int, minio_binary: Path) -> None:
         kept = kept_in(folder / ".env")
         self.folder, self.pid, self.minio_binary = folder, pid, minio_binary
-        # Root's, as the bench makes buckets of its own; the worker's user of Redis may do all that is needed there.
+        # MinIO's root credentials, because the benchmark creates buckets. In Redis the worker's
+        # user has all the permissions that are needed.
         self.settings = Settings(
             kept["MINIO_ENDPOINT"],
             kept["MINIO_ROOT_USER"],
@@ -74,33 +78,33 @@ class Rowdrop:
         self._backlog = Backlog(self.redis)
 
     def store(self, bucket: str) -> S3ObjectStore:
-        """The objects of a bucket."""
+        """Return a store for a bucket."""
         return open_store(self.settings, bucket)
 
     def new_bucket(self) -> S3ObjectStore:
-        """A new bucket, about which MinIO tells nobody anything."""
+        """Create a bucket without notifications."""
         bucket = f"bench-{secrets.token_hex(4)}"
         self._minio.make_bucket(bucket)
         return self.store(bucket)
 
     def remove(self, store: S3ObjectStore) -> None:
-        """Remove a bucket with all that is in it: MinIO would go on looking after it."""
+        """Delete a bucket and its objects, because MinIO spends time on every bucket (scanner)."""
         objects = [DeleteObject(info.key) for page in store.objects() for info in page]
         for error in self._minio.remove_objects(store.bucket, objects):
             raise UnexpectedResult(f"{error.name} could not be removed: {error.message}")
         self._minio.remove_bucket(store.bucket)
 
     def connect_api(self) -> http.client.HTTPConnection:
-        """A connection to the API, to be kept open; its first request opens it."""
+        """Return a persistent connection to the API; its first request opens it."""
         return http.client.HTTPConnection(HOST, self.api_port, timeout=10)
 
     def verify_output(self, body: bytes) -> None:
         """Raise `UnexpectedResult` unless these bytes are the output.csv that a client gets."""
         if self.output.get(OUTPUT).body != body:
-            raise UnexpectedResult(f"{OUTPUT} is not what the dropped files say")
+            raise UnexpectedResult(f"{OUTPUT} does not match the dropped files")
 
     def settle(self, patience_s: float = 180.0) -> None:
-        """Wait until nothing is left to do, and a sweep finds everything fine.  Raises `TookTooLong`."""
+        """Wait until no work is left and a sweep marks no user. Raises `TookTooLong`."""
         deadline = time.monotonic() + patience_s
         while True:
             self._wait_until_quiet(deadline)
@@ -108,7 +112,10 @@ class Rowdrop:
                 return
 
     def sweep(self, patience_s: float = 60.0) -> int:
-        """Have a sweep done and wait for its end; how many users it marked.  Raises `TookTooLong`."""
+        """Run a sweep, wait for its end, and return the number of marked users.
+
+        Raises `TookTooLong`.
+        """
         before = self.redis.hget("sweep", "last_at")
         self.tasks.sweep("bench")
 
@@ -122,13 +129,13 @@ class Rowdrop:
         quiet_since = time.monotonic()
         while (now := time.monotonic()) - quiet_since < _QUIET_S:
             if now > deadline:
-                raise TookTooLong(f"there is still work to do: {self._busy()}")
+                raise TookTooLong(f"work is still left: {self._busy()}")
             if self._busy():
                 quiet_since = now
             time.sleep(0.05)
 
     def _busy(self) -> dict[str, int]:
-        """What is left to do, and how much of it."""
+        """Return the kinds of work that are left, and the size of each backlog."""
         counts = {
             "dirty": self._backlog.dirty_count(),
             "staged": self._backlog.staged_count(),
@@ -142,7 +149,7 @@ class Rowdrop:
 
 @contextmanager
 def running(report: Report) -> Iterator[Rowdrop]:
-    """Start it, give it, and stop it whatever happens; nothing of it is left then.  Raises `CannotRun`."""
+    """Start an instance, yield it, and always stop it and delete its folder. Raises `CannotRun`."""
     _use_minio_of_checkout()
     binary, _ = find_minio(report=report), find_redis(report)
     folder = Path(tempfile.mkdtemp(prefix="rowdrop-bench-"))
@@ -155,7 +162,7 @@ def running(report: Report) -> Iterator[Rowdrop]:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to pass on, when we are done with it
+                start_new_session=True,  # keeps Ctrl-C from the instance; _stop() terminates it
             )
         try:
             report("Starting a Rowdrop for the benchmark …")
@@ -163,7 +170,7 @@ def running(report: Report) -> Iterator[Rowdrop]:
             yield Rowdrop(folder, process.pid, binary)
         finally:
             ignore_signals()
-            report("Stopping it …")
+            report("Stopping the Rowdrop of the benchmark …")
             _stop(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -176,26 +183,31 @@ def _use_minio_of_checkout() -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours, with its own ports, and with nothing of what the user set for another Rowdrop: empty counts as not set."""
+    """Return this process's environment with free ports and without the user's Rowdrop settings.
+
+    Those settings belong to another instance. They are set to empty, which counts as unset.
+    """
     inherited = {**dotenv_values(ROOT / ".env", interpolate=False), **os.environ}
     unset = {name: "" for name in inherited if name.startswith(_OURS) and name != "MINIO_BINARY"}
     ports: dict[str, str] = {}
     for name in PORTS:
+        # A port stays free until a server binds it, so the same one may be found again.
         while (port := str(free_port())) in ports.values():
             pass
         ports[name] = port
+    # Root access stays on, because the benchmark creates buckets as root.
     return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     def is_ready() -> bool:
         if process.poll() is not None:
-            raise CannotRun(f"Rowdrop does not start:\n{tail(folder / 'run.out')}")
+            raise CannotRun(f"Rowdrop did not start; its output ends with:\n{tail(folder / 'run.out')}")
         port = kept_in(folder / ".env").get("API_PORT")
         return port is not None and http_get(int(port), "/health/ready")[0] == 200
 
     try:
-        until(is_ready, _START_S, "a Rowdrop that is ready", 0.1)
+        until(is_ready, _START_S, "Rowdrop to become ready", 0.1)
     except TookTooLong as error:
         raise CannotRun(f"{error}:\n{tail(folder / 'run.out')}") from error
 
@@ -209,7 +221,10 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def until(condition: Callable[[], object], patience_s: float, what: str, pause_s: float) -> None:
-    """Wait until this is true, looking every `pause_s` seconds.  Raises `TookTooLong`, which says that `what` is."""
+    """Poll every `pause_s` seconds until the condition is true.
+
+    Raises `TookTooLong` after `patience_s` seconds; its message names `what` was awaited.
+    """
     deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A sweep that finds nothing changed, against the LIST that it cannot do without."""
+"""The duration of a sweep that finds no change, compared with the LIST it cannot do without."""
 
 import time
 
@@ -8,7 +8,10 @@ from bench.rowdrop import Rowdrop, UnexpectedResult
 
 
 def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
-    """Sweep `pairs` times, from the request to its end; a LIST before each."""
+    """Sweep `pairs` times, each time after a LIST, and return the figure.
+
+    A sweep is timed from its request to its end. Raises `UnexpectedResult` if one marks a user.
+    """
     bare = BareReads(rowdrop.settings)
     floors, times = list[float](), list[float]()
     for _ in range(pairs):

@@ -1,4 +1,4 @@
-"""The users that the benchmark drops, and the output.csv that must come of them, to the byte."""
+"""The users that the benchmark drops, and the exact output.csv that must result from them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,17 +10,21 @@ from shared.published import IMAGES
 from shared.records import Row
 
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(1016)
-"""Nobody looks into it."""
+"""The content of every image. Rowdrop does not parse images, so it need not be valid."""
 
 _FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
+# Birth dates are from 1945 to 2014.
 _EARLIEST_MS = -789_000_000_000
 _RANGE_MS = 1 << 41
 _STEP = 0x9E3779B97F4A7C15
 
 
 class Change(NamedTuple):
-    """A CSV to drop.  When it is published, output.csv has this ETag; no other row has this `birthts`."""
+    """A CSV to drop.
+
+    Once it is published, output.csv has this `etag`. No other row has this `birthts`.
+    """
 
     key: str
     body: bytes
@@ -29,29 +33,41 @@ class Change(NamedTuple):
 
 
 class Users:
-    """Users numbered from 0, with a CSV and an image each.  Every CSV that is made differs from all before it."""
+    """Users numbered from 0, with a CSV and an image each.
+
+    Every CSV differs from all the CSVs generated before it.
+    """
 
     def __init__(self, source_bucket: str) -> None:
         self._bucket, self._made = source_bucket, 0
         self.output = OutputCsv()
-        """What output.csv must be when all that was made is published."""
+        """The output.csv that must result when all generated files are published."""
 
     @staticmethod
     def user_id(number: int) -> str:
-        """The id of a user."""
+        """Return the ID of the user with this number."""
         return f"{number:06}"
 
     @property
     def etag(self) -> str:
-        """The ETag of `output`: MinIO's of an object written by one PUT is the MD5 of its bytes."""
+        """Return the ETag of `output`.
+
+        For an object written by one PUT, MinIO's ETag is the MD5 of its bytes.
+        """
         return hashlib.md5(self.output.body, usedforsecurity=False).hexdigest()
 
     def everyone(self, count: int) -> list[tuple[str, bytes]]:
-        """All files of `count` users, new ones or made anew: key and content, each user's CSV before its image."""
+        """Return new files of `count` users as pairs of key and content.
+
+        Each user's CSV comes before its image. Users that have files already get new ones.
+        """
         return self._files(range(count), self._bucket)
 
     def in_bundle(self, output_bucket: str, first: int, count: int) -> list[tuple[str, bytes]]:
-        """The same of users from number `first` on, to be dropped in a bundle: their images are copied."""
+        """Return the files of `count` users from number `first`, to be dropped in a bundle.
+
+        In `output` their images are image copies in `output_bucket`.
+        """
         return self._files(range(first, first + count), f"{output_bucket}/{IMAGES}")
 
     def _files(self, numbers: Iterable[int], images: str) -> list[tuple[str, bytes]]:
@@ -60,7 +76,7 @@ class Users:
         return [file for row in rows.values() for file in _files(row)]
 
     def change(self, number: int) -> Change:
-        """A new CSV for this user."""
+        """Return a new CSV for this user."""
         row = self._row(number, self._bucket)
         self.output = self.output.replace({row.user_id: row})
         return Change(csv_key(row.user_id), _csv(row), row.birthts, self.etag)
@@ -68,7 +84,7 @@ class Users:
     def _row(self, number: int, images: str) -> Row:
         self._made += 1
         user_id, made = self.user_id(number), self._made
-        birthts = made * _STEP % _RANGE_MS + _EARLIEST_MS  # an odd step: each comes once, at any age up to 80
+        birthts = made * _STEP % _RANGE_MS + _EARLIEST_MS  # odd step: no repeats
         names = _FIRST_NAMES[made % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
         return Row(user_id, *names, birthts, f"{images}/{image_key(user_id, 'png')}")
 

@@ -1,10 +1,11 @@
-"""When was an object replaced?  Seen on MinIO's disk, because asking MinIO would slow down what is measured.
+"""Detects on MinIO's disk when an object is replaced, because polling MinIO would delay the PUT.
 
-While a GET or HEAD reads an object MinIO holds a read lock on it, and a PUT that finds the lock taken waits up to 50 ms
-before it tries again.  A client that asks every few milliseconds whether the row is there therefore delays the row.  So
-the benchmark looks at the file in which a MinIO with one folder keeps an object's metadata, which takes the old one's
-place by a rename and has the object's ETag in plain text.  The ETag is the MD5 of the bytes, and the benchmark knows
-what bytes must come; whoever wants to be sure asks with one GET afterwards, when the time is taken.
+While a GET or HEAD reads an object, MinIO holds a read lock on it. A PUT that finds the lock taken
+waits up to 50 ms before it retries, so a client that polls every few milliseconds delays the row
+that it waits for. The benchmark therefore polls the metadata file that a single-folder MinIO keeps
+for each object. That file is replaced atomically by a rename and contains the ETag in plain text.
+The ETag is the MD5 of the bytes, and the expected bytes are known. A GET after the measurement
+can verify them.
 """
 
 import time
@@ -16,14 +17,17 @@ _PAUSE_S = 0.0001
 
 
 class ObjectWatch:
-    """Watches one object of the MinIO that keeps its data in this folder."""
+    """Watches one object of the MinIO with the data folder `data`."""
 
     def __init__(self, data: Path, bucket: str, key: str) -> None:
         self._file = data / bucket / key / "xl.meta"
         self._seen: tuple[int, int] | None = None
 
     def wait(self, etag: str, patience_s: float = 30.0) -> float:
-        """Wait until the object has this ETag; the moment, by `time.perf_counter`.  Raises `TookTooLong`."""
+        """Wait until the object has this ETag and return the time, by `time.perf_counter`.
+
+        Raises `TookTooLong` after `patience_s` seconds.
+        """
         deadline = time.monotonic() + patience_s
         self._seen = None
         while not self._has(etag):
@@ -35,6 +39,7 @@ class ObjectWatch:
     def _has(self, etag: str) -> bool:
         try:
             state = self._file.stat()
+            # A rename changes the inode, so the file is read only after a replacement.
             version = (state.st_ino, state.st_mtime_ns)
             if version == self._seen:
                 return False

@@ -1,4 +1,7 @@
-"""GET /data and GET /stats in requests a second, against constant answers of the same length on the same stack."""
+"""The throughput of GET /data and GET /stats, compared with constant responses on the same stack.
+
+The constant responses have the same length.
+"""
 
 import os
 import subprocess
@@ -19,7 +22,7 @@ from local.servers import http_get
 
 
 class Question(NamedTuple):
-    """What is asked of the API, without end; how it is to be answered, and with what bytes."""
+    """An endless series of requests to the API, and the expected status and body."""
 
     name: str
     requests: Iterator[bytes]
@@ -29,7 +32,10 @@ class Question(NamedTuple):
 
 
 def figures(rowdrop: Rowdrop, count: int, rounds: int, seconds: float) -> list[Figure]:
-    """Ask each question for `seconds`, and its constant for as long, `rounds` times in turn."""
+    """Measure each question and its constant response alternately and return the figures.
+
+    There are `rounds` pairs of measurements, each of which takes `seconds`.
+    """
     questions = [*_questions(rowdrop, "/data"), *_questions(rowdrop, "/stats")]
     found = []
     with _constants(rowdrop.folder / "constants", questions) as port:
@@ -48,7 +54,8 @@ def _questions(rowdrop: Rowdrop, path: str) -> Iterator[Question]:
     connection.request("GET", path)
     answer = connection.getresponse()
     body, etag = answer.read(), answer.headers["ETag"]
-    # Nobody is so old: a new question each time, of which the API has no answer ready, with the same rows.
+    # A limit of 100 years or more excludes no row, so each new limit is a new query (a cache miss)
+    # with the same result.
     filters = f"{path}?is_image_exists=true&min_age=20&max_age="
     connection.request("GET", f"{filters}99")
     filtered = connection.getresponse().read()
@@ -61,7 +68,10 @@ def _questions(rowdrop: Rowdrop, path: str) -> Iterator[Question]:
 
 @contextmanager
 def _constants(folder: Path, questions: Sequence[Question]) -> Iterator[int]:
-    """A server of these answers, as gunicorn serves the API: its port.  Routes are numbered."""
+    """Serve these responses with gunicorn configured as for the API, and yield the port.
+
+    Each question's number is its route.
+    """
     folder.mkdir(exist_ok=True)
     for number, question in enumerate(questions):
         (folder / str(number)).write_bytes(question.body)
@@ -80,6 +90,7 @@ def _constants(folder: Path, questions: Sequence[Question]) -> Iterator[int]:
 
 def _command(port: int) -> list[str]:
     conf = gunicorn_conf
+    # The same worker class, processes and threads as the API, or the floor would not be comparable.
     size = ["--worker-class", conf.worker_class, "--workers", str(conf.workers), "--threads", str(conf.threads)]
     gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--preload", *size]
     return [*gunicorn, "--keep-alive", str(conf.keepalive), "--bind", f"{HOST}:{port}", "bench.constant:app"]

@@ -1,1 +1,1 @@
-"""What api and worker both stand on: settings, the file formats, the object store, the words in Redis."""
+"""Code shared by api and worker: settings, file formats, the object store, and records in Redis."""

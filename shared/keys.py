@@ -1,7 +1,7 @@
-"""Which user, and which part of that user's data, a key of the source bucket is; or that it is a bundle.  Pure.
+"""Classify the keys of the source bucket: user file, bundle, or ignored. Pure.
 
-A bundle is an archive whose members are users' files.  In the to-do list it stands beside the users by an id that no
-user can have, as it contains a slash: `bundle_id`.
+A bundle is an archive that holds many users' files. In Redis, bundles are stored beside users,
+under an ID that no user can have because it contains a slash: see `bundle_id`.
 """
 
 import re
@@ -9,55 +9,64 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
-"""Images that count, in lower case.  Of two images as new as each other the first in this order wins."""
+"""Accepted image extensions, in lower case, in order of precedence.
+
+If two images of a user have the same LastModified, the extension that comes first here wins.
+"""
 
 EXTENSIONS = frozenset({"csv", *IMAGE_EXTENSIONS})
 BUNDLE_EXTENSIONS = ("zip", "tar", "tar.gz", "tgz")
 
 LONGEST_NAME = 255
-"""Bytes of a name that a disk can hold, and so MinIO.  It does not say of a longer one that there is no such key."""
+"""Maximum length in bytes of one path component, in file systems and therefore in MinIO.
+
+For a longer name MinIO returns another error than `NoSuchKey`.
+"""
 
 _LITTER = frozenset({".DS_Store", "Thumbs.db"})
-"""What file managers leave beside people's files."""
+"""Names of files that file managers create beside the user's files."""
 
 LONGEST_KEY = 1024
-"""Bytes of a key, by S3."""
+"""Maximum length of an S3 key in bytes."""
 
-# An object-store client cannot address a name with control characters.  U+0085 or U+2028 end no line by RFC 4180, so
-# they may stand in a user id as any other character.
+# The object-store client cannot address a name that contains control characters. U+0085 and U+2028
+# are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_OR_FOLDER = re.compile(r"[\x00-\x1f\x7f/]")
 
 
 @dataclass(frozen=True, slots=True)
 class UserFile:
-    """A user's file.  `user_id` is the key without the extension, exactly as written; `extension` one of ours."""
+    """A user file. `user_id` is the key without its extension, unchanged.
+
+    `extension` is one of `EXTENSIONS`.
+    """
 
     user_id: str
     extension: str
 
     @property
     def is_csv(self) -> bool:
-        """Whether it is the user's data; else it is an image."""
+        """Whether the file is the user's CSV; otherwise it is an image."""
         return self.extension == "csv"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An archive of users' files, under this key."""
+    """An archive of user files, stored under `key`."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A key that is no user's file; `reason` is written for the person who dropped it."""
+    """A key that is not read. `reason` is shown to the person who dropped the file."""
 
     reason: str
 
 
 def classify(key: str) -> UserFile | Bundle | Ignored:
-    """Tell whose file this is, or why it is nobody's.  Any string is answered, none raises."""
+    """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
     if user_id and extension in EXTENSIONS and not _CONTROL_OR_FOLDER.search(key):
         return UserFile(user_id, extension)
@@ -67,34 +76,44 @@ def classify(key: str) -> UserFile | Bundle | Ignored:
 
 
 def refusal_of(key: str) -> str | None:
-    """Why a file of this name must not be put into the bucket: it would not be read.  None if it would."""
+    """Return why an upload under this key must be refused, or None if the file would be read."""
     if len(key.encode()) > LONGEST_NAME:
-        return f"its name has more than {LONGEST_NAME} bytes, which no disk can hold"
+        return f"its name is longer than {LONGEST_NAME} bytes, which file systems do not support"
     found = classify(key)
     return found.reason if isinstance(found, Ignored) else None
 
 
 def is_possible(key: str) -> bool:
-    """Whether an object of this name can be there and be addressed; a server's answer to others is an error."""
+    """Return whether an object under this key can exist and be addressed.
+
+    For any other key the server responds with an error.
+    """
+    # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
     is_short = len(key.encode()) <= LONGEST_KEY and all(len(part.encode()) <= LONGEST_NAME for part in parts)
     return is_short and not _CONTROL.search(key) and not {"", ".", ".."}.intersection(parts)
 
 
 def can_be_looked_for(beginning: str) -> bool:
-    """Whether a server lists what begins so, or comes after it: MinIO refuses a few, though keys may begin so."""
+    """Return whether LIST accepts this value as a prefix or as a start position.
+
+    MinIO refuses a few values although keys may begin with them.
+    """
     parts = beginning.split("/")
     return "\0" not in beginning and "//" not in beginning and not {".", ".."}.intersection(parts)
 
 
 def classify_member(path: str) -> UserFile | Bundle | Ignored | None:
-    """The same for a file in an archive, by the last part of its path; None for what file managers leave behind."""
+    """Classify a member of an archive by the last component of its path.
+
+    Returns None for files that file managers add on their own, such as `__MACOSX/` or `Thumbs.db`.
+    """
     *folders, name = path.split("/")
     if "__MACOSX" in folders or name.startswith("._") or name in _LITTER:
         return None
     try:
         too_long = len(name.encode()) > LONGEST_NAME
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
         return Ignored("its name is not UTF-8")
     return Ignored(f"its name is longer than {LONGEST_NAME} bytes") if too_long else classify(name)
 
@@ -107,7 +126,7 @@ def _why_ignored(key: str, user_id: str, extension: str) -> str:
     if _CONTROL.search(key):
         return "its name contains a control character, such as a tab or a line break"
     if "/" in key:
-        return "it lies in a folder; only files at the top of the bucket are read"
+        return "it is in a folder; only files at the top level of the bucket are read"
     if key != key.lower() and _is_bundle(key.lower()):
         return f"extensions are written in lower case; rename it to {_with_lower_extension(key)}"
     if "." not in key or extension.lower() not in EXTENSIONS:
@@ -124,34 +143,35 @@ def _with_lower_extension(key: str) -> str:
 
 
 def bundle_id(key: str) -> str:
-    """What a bundle is called among users: in `dirty`, in messages, in rejects."""
+    """Return the ID of a bundle where users are listed: in `dirty`, in messages, in rejects."""
     return f"/{key}"
 
 
 def bundle_key(user_id: str) -> str | None:
-    """The key of the bundle that is called so among users; None if it is a user."""
+    """Return the key of the bundle with this ID, or None if the ID is a user's."""
     return user_id[1:] if user_id.startswith("/") else None
 
 
 def member_source(key: str, path: str) -> str:
-    """How a member of a bundle is named to people: in rejects and in the manifest."""
+    """Return the name of a bundle's member as shown in rejects and in the manifest."""
     return f"{key}#{path}"
 
 
 def csv_key(user_id: str) -> str:
-    """The key of a user's own CSV."""
+    """Return the key of a user's own CSV."""
     return f"{user_id}.csv"
 
 
 def image_key(user_id: str, extension: str) -> str:
-    """The key of a user's own image with one of `IMAGE_EXTENSIONS`."""
+    """Return the key of a user's own image. `extension` is one of `IMAGE_EXTENSIONS`."""
     return f"{user_id}.{extension}"
 
 
 def newest_image(candidates: Iterable[tuple[str, int]]) -> str | None:
-    """The key of the image that counts, among one user's (key, LastModified in whole seconds); None without any.
+    """Return the key of a user's newest image, or None if there is no candidate.
 
-    Whole seconds, because HEAD tells no more: by LIST's milliseconds a sweep and a single look would disagree.
+    `candidates` are pairs of key and LastModified in whole seconds. Milliseconds must not be used:
+    HEAD returns whole seconds only, so a sweep (LIST) and a single read would choose differently.
     """
     newest = max(candidates, key=_by_age_then_extension, default=None)
     return newest[0] if newest else None
@@ -159,4 +179,5 @@ def newest_image(candidates: Iterable[tuple[str, int]]) -> str | None:
 
 def _by_age_then_extension(candidate: tuple[str, int]) -> tuple[int, int]:
     key, last_modified = candidate
+    # Negative index: of equally old images, the first extension in IMAGE_EXTENSIONS is the maximum.
     return last_modified, -IMAGE_EXTENSIONS.index(key.rpartition(".")[2])

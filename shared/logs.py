@@ -1,4 +1,4 @@
-"""One log format for every process: time, level, where, the Celery task if any, and the message."""
+"""Logging configuration of all processes: time, level, logger, message, on standard error."""
 
 import logging
 import logging.config
@@ -7,7 +7,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def configure(level: str) -> None:
-    """Send every log line of this process to standard error, from `level` upwards."""
+    """Write all log records of this process at `level` or above to standard error."""
     logging.config.dictConfig(
         {
             "version": 1,
@@ -15,8 +15,8 @@ def configure(level: str) -> None:
             "formatters": {"line": {"format": FORMAT}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"level": level, "handlers": ["stderr"]},
-            # A line for every message received and done would be most of the log, and a tenth of a drop's time.
-            # And of each try that is made again; what cannot be done in the end is told by whoever wanted it.
+            # Celery's two lines per task would be most of the log and 10 % of the time of a drop.
+            # urllib3 logs each retry. A request that finally fails is logged by its caller.
             "loggers": {
                 "celery.worker.strategy": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},

@@ -1,12 +1,14 @@
-"""The memo of facts: of which CSV, and of what in it, a user's published row was made.  Pure.
+"""The manifest: cached facts about the CSVs behind the published rows, by ETag. Pure.
 
-A fact stays true for ever, so the manifest may be older or newer than output.csv, or missing: a fact is believed only
-if its ETag is the CSV's of now and its fields are the published row's.  Held as Arrow columns, kept as Parquet.
+The manifest is only a cache. It may be older or newer than output.csv, or missing, because a fact
+never becomes wrong. A fact is used only if its ETag equals the current CSV's ETag and its fields
+equal the published row's. It is held as Arrow columns and stored as Parquet.
 
-    csv_source     where the CSV came from; empty for the user's own key, which spares half the text of a million rows
-    image          the image's key, empty without one
-    image_source   empty if that is the user's own key; else the image is a copy of this, in the output bucket
-    rules          the version of the cleaning rules by which the fields were made
+    csv_source     source of the CSV; empty for the user's own key, which halves the text to store
+    image          key of the image, or empty
+    image_source   empty if the image is the user's own; otherwise `image` is a copy of this source
+                   in the output bucket
+    rules          version of the cleaning rules that produced the fields
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,19 +38,20 @@ _SCHEMA = pa.schema(
         "rules": pa.string(),
     }.items()
 )
+# Each merge appends a chunk, and every scan visits each chunk: beyond this many they are combined.
 _MOST_CHUNKS = 32
 
 
 class InvalidManifest(ValueError):
-    """These bytes are no manifest."""
+    """The bytes are not a valid manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What a user's published fields were made of.
+    """The source of a user's published fields.
 
-    `image` and `image_source` are as in `Outcome`.  `held`: the CSV that is there now is a reject, and these are the
-    fields of the last valid one.
+    `image` and `image_source` are as in `Outcome`. `held`: the current CSV is a reject, and these
+    are the fields of the last valid one.
     """
 
     user_id: str
@@ -60,45 +63,52 @@ class Fact:
 
 
 class Manifest:
-    """Facts, at most one a user, in no order; immutable."""
+    """An immutable, unordered set of facts, at most one per user."""
 
     __slots__ = ("_table",)
 
     def __init__(self, table: pa.Table) -> None:
-        """Take a `pyarrow.Table` of the manifest's columns; `decode` and `merged` are the ways to get one."""
+        """Wrap a `pyarrow.Table` with the manifest's columns. Use `empty`, `decode` or `merged`."""
         self._table = table
 
     @classmethod
     def empty(cls) -> "Manifest":
-        """Without any fact."""
+        """Return a manifest without facts."""
         return cls(_SCHEMA.empty_table())
 
     @classmethod
     def decode(cls, body: bytes) -> "Manifest":
-        """The inverse of `encode`; facts of other rules included.  Raises `InvalidManifest` on anything not ours."""
+        """Parse the output of `encode`. Facts of other rules versions are kept.
+
+        Raises `InvalidManifest` for any other bytes.
+        """
         try:
             table = pq.ParquetFile(pa.BufferReader(body)).read()
             table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
-            raise InvalidManifest(f"no Parquet file: {error}") from None
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name is not UTF-8
+            raise InvalidManifest(f"not a Parquet file: {error}") from None
         if not table.schema.equals(_SCHEMA):
-            raise InvalidManifest("other columns than a manifest has")
+            raise InvalidManifest("the columns are not those of a manifest")
+        # `get` and `merged` require at most one fact per user.
         if pc.count_distinct(table["user_id"]).as_py() != len(table):
-            raise InvalidManifest("two facts of one user")
+            raise InvalidManifest("two facts for the same user")
         return cls(table)
 
     def encode(self) -> bytes:
-        """The manifest as Parquet."""
+        """Return the manifest as the bytes of a Parquet file."""
         sink = pa.BufferOutputStream()
         pq.write_table(self._table, sink, compression="lz4", use_dictionary=["rules"], write_statistics=False)
         return bytes(sink.getvalue().to_pybytes())
 
     def __len__(self) -> int:
-        """The number of facts."""
+        """Return the number of facts."""
         return int(self._table.num_rows)
 
     def merged(self, changes: Mapping[str, Fact | None]) -> "Manifest":
-        """A manifest with these users' facts set, made by today's rules, or taken away (None)."""
+        """Return a manifest with these users' facts replaced, or removed if None.
+
+        New facts get the current `RULES_VERSION`.
+        """
         kept = self._table
         if changes:
             changed = pc.is_in(kept["user_id"], value_set=pa.array(changes, pa.string()))
@@ -107,21 +117,24 @@ class Manifest:
         return Manifest(table if table["user_id"].num_chunks <= _MOST_CHUNKS else table.combine_chunks())
 
     def get(self, user_id: str) -> Fact | None:
-        """A user's fact.  Looks through all of them, a few milliseconds per million."""
+        """Return a user's fact, or None. Scans all facts: a few milliseconds per million."""
         index = pc.index(self._table["user_id"], pa.scalar(user_id, pa.string())).as_py()
         return None if index < 0 else next(_facts(self._table.slice(index, 1)))
 
     def facts(self) -> Iterator[Fact]:
-        """All facts."""
+        """Iterate over all facts, in no order."""
         return _facts(self._table)
 
     def frame(self) -> pd.DataFrame:
-        """All columns, as the module's head tells; text as `str`, `csv_since` and `birthts` as int64."""
+        """Return all columns as a DataFrame: text as `str`, `csv_since` and `birthts` as int64.
+
+        The module docstring describes the columns.
+        """
         frame: pd.DataFrame = self._table.to_pandas()
         return frame
 
     def to_output_rows(self, buckets: Buckets) -> Iterator[Row]:
-        """The rows that these facts made, to begin a lost output.csv with; in no order."""
+        """Return the rows of these facts, unordered, to restore a lost output.csv."""
         for fact in self.facts():
             person, img_path = fact.person, buckets.img_path(fact.image, fact.image_source)
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)

@@ -1,12 +1,13 @@
-"""The objects of one bucket: conditional reads and writes by obstore, and what "not there" may mean.
+"""Access to the objects of one bucket: ports, errors, and the S3 adapter (obstore and minio-py).
 
-Absent is `NoSuchKey` and nothing else: a missing bucket, a refused key, an error or a time-out of the server is
-`StoreUnavailable`, so that no reader takes an outage for a deletion.  obstore raises the same `FileNotFoundError` for a
-missing key and a missing bucket; the S3 error code in the answer's body tells them apart, which is why absence is
-asked for by GET and never by HEAD (an answer to HEAD has no body).
+Only the error code `NoSuchKey` means that an object is absent (`ObjectNotFound`). A missing bucket,
+refused credentials, a server error or a timeout raises `StoreUnavailable`, so an outage is never
+mistaken for a deletion. obstore raises the same `FileNotFoundError` for a missing key and a missing
+bucket; only the S3 error code in the response body distinguishes them. Absence is therefore
+verified by GET, never by HEAD, because a HEAD response has no body.
 
-Between the two is `ObjectUnreadable`: the object is there, and the server refuses to read this one object, as a rule
-because it is encrypted with a key that the server does not have.
+`ObjectUnreadable` is a third case: the object exists, but the server cannot read this one object,
+usually because it is encrypted with a key that the server does not have.
 """
 
 import html
@@ -32,20 +33,25 @@ from shared.settings import Settings
 
 _S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
 _CLIENT_ERROR = re.compile(r"status code: 4\d\d\b")
+# Error codes of 4xx responses that concern the request or the server. Any other code of a 4xx
+# response means that this one object is unreadable.
 _NOT_ABOUT_THE_OBJECT = re.compile(
-    # access, and the clock
+    # credentials, permissions and clock skew
     "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed|ExpiredToken|Invalid.*Token"
     "|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader|NotSignedUp|RequestExpired|RequestTimeTooSkewed"
     "|SignatureDoesNotMatch|TokenRefreshRequired|XAmzContentSHA256Mismatch|XMinioServerNotInitialized"
     # the bucket
     "|NoSuchBucket|InvalidBucketName|IllegalLocationConstraintException|PermanentRedirect"
-    # load, and what was asked
+    # load, and invalid requests
     "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed|ConditionalRequestConflict|InvalidRange"
     "|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion"
     "|XMinioInvalidObjectName|XMinioParentIsObject"
 )
 _NOT_DECRYPTED = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
-"""Errors of MinIO that come with other statuses, too: 206, and 501 where it has no key server at all."""
+"""MinIO's decryption errors, which may come with a status other than 4xx.
+
+The status is 206 in some LIST responses, and 501 where no key server (KMS) is configured.
+"""
 _SIGNED_FOR = timedelta(minutes=10)
 _RETRIES: "obstore.store.RetryConfig" = {
     "max_retries": 2,
@@ -53,32 +59,36 @@ _RETRIES: "obstore.store.RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
 }
 _CANNOT_LIST = re.compile("<Code>(XMinioEncryptionError|kms:[^<]*)</Code>")
-"""What is in obstore's error when a LIST fails by one object in it."""
+"""Part of obstore's error text when a LIST fails because of one object in it."""
 _ENCRYPTION = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
 LIST_PAGE = 1000
-"""Keys in one answer of S3's ListObjectsV2, its maximum."""
+"""Maximum number of keys in one response of S3's ListObjectsV2."""
 
 
 class ObjectNotFound(Exception):
-    """The server said `NoSuchKey`."""
+    """The object does not exist: the server returned `NoSuchKey`."""
 
 
 class NotModified(Exception):
-    """The object still has the ETag that the caller knows."""
+    """The object still has the ETag that the caller already has."""
 
 
 class PreconditionFailed(Exception):
-    """A conditional write found another object, or none, in its place; a conditional read found another one."""
+    """A conditional read or write found another version of the object, or a write found none."""
 
 
 class StoreUnavailable(Exception):
-    """Anything else: no answer, no access, no bucket.  Nothing is known about the object; try again later."""
+    """Any other failure: no response, no access, no bucket.
+
+    The state of the object is unknown. Retry later.
+    """
 
 
 class ObjectUnreadable(StoreUnavailable):
-    """The object is there, but the server refuses to read this one: `code` and `message` are its words.
+    """The object exists, but the server cannot read it. `code` and `message` are the server's.
 
-    `key` is empty when a LIST failed that had the object in it.  Handling it as `StoreUnavailable` is always safe.
+    `key` is empty if a LIST failed because of an object in it. Handling this error as
+    `StoreUnavailable` is always safe.
     """
 
     def __init__(self, bucket: str, key: str, code: str, message: str) -> None:
@@ -89,7 +99,7 @@ class ObjectUnreadable(StoreUnavailable):
 
     @property
     def why(self) -> str:
-        """For people, and always the same for the same object: why it cannot be read."""
+        """Return the reason in words, always the same text for the same object."""
         said = f"{self.code}: {self.message}"
         if not _ENCRYPTION.search(said):
             return said
@@ -97,7 +107,10 @@ class ObjectUnreadable(StoreUnavailable):
 
 
 class StoredObject(NamedTuple):
-    """An object that was read: its bytes, ETag without quotes, LastModified in whole seconds since 1970 UTC."""
+    """An object that was read: its bytes and metadata.
+
+    `etag` is without quotes. `last_modified` is in whole seconds since 1970 UTC.
+    """
 
     body: bytes
     etag: str
@@ -105,7 +118,7 @@ class StoredObject(NamedTuple):
 
 
 class ObjectInfo(NamedTuple):
-    """An object that was listed; fields as in `StoredObject`, `size` in bytes."""
+    """The metadata of an object, as in `StoredObject`; `size` is in bytes."""
 
     key: str
     etag: str
@@ -114,7 +127,7 @@ class ObjectInfo(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A piece of an object; `size` is that of the whole object in bytes, `etag` without quotes."""
+    """A byte range of an object; `size` is the whole object's, in bytes."""
 
     body: bytes
     etag: str
@@ -123,123 +136,140 @@ class Segment(NamedTuple):
 
 
 class Readable(Protocol):
-    """Bytes that come by and by."""
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes, none at the end."""
+        """Return at most `size` bytes, or none at the end of the stream."""
 
 
 class ObjectStore(Protocol):
-    """What Rowdrop asks of a bucket.  Every method may raise `StoreUnavailable`, and be called from many threads.
+    """Port: one bucket, as workers and publisher use it. Thread-safe.
 
-    What reads an object, or writes in its place under a condition, may raise `ObjectUnreadable`; an unconditional
-    write and a deletion do not need to read it.
+    Every method may raise `StoreUnavailable`. Methods that read an object, and conditional writes,
+    may raise `ObjectUnreadable`; unconditional writes and deletions do not read the object.
     """
 
     bucket: str
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-        """Read an object; of one larger than `most` bytes only a beginning that is longer than that.
+        """Read an object.
 
-        Raises `ObjectNotFound`, or `NotModified` when its ETag is `if_none_match`.
+        If it is larger than `most` bytes, only a beginning longer than `most` is returned, so the
+        caller can detect the excess. Raises `ObjectNotFound`, or `NotModified` if the object's ETag
+        is `if_none_match`.
         """
 
     def exists(self, key: str) -> bool:
-        """Whether the key is there, in one round trip and without its bytes; an unreadable object is."""
+        """Return whether the key exists, in one round trip and without transferring the object.
+
+        An unreadable object exists.
+        """
 
     def check_readable(self, key: str) -> None:
-        """Read a byte of the object.  Raises `ObjectUnreadable`; an object that is not there is no error."""
+        """Read one byte of the object. Raises `ObjectUnreadable`; a missing object is no error."""
 
     def listed(self, key: str) -> ObjectInfo | None:
-        """What LIST says of an object, which need not be readable; None when there is no such key.
+        """Return an object's metadata as LIST shows it, or None if there is no such key.
 
-        The ETag is empty, and the other figures are 0, if the server cannot list an object that it cannot read.
+        The object need not be readable. If the server cannot even list it, the ETag is empty and
+        the other fields are 0.
         """
 
     def last_modified(self, key: str) -> int:
-        """LastModified in whole seconds since 1970 UTC.  Raises `ObjectNotFound`."""
+        """Return LastModified in whole seconds since 1970 UTC. Raises `ObjectNotFound`."""
 
     def etag(self, key: str) -> str | None:
-        """The object's ETag without quotes, or None when there is no such key."""
+        """Return the object's ETag without quotes, or None if there is no such key."""
 
     def info(self, key: str) -> ObjectInfo | None:
-        """What LIST would say of the object, or None when there is no such key."""
+        """Return the metadata that LIST would return, by HEAD; None if there is no such key."""
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end` (not included), of an object that has this ETag.
+        """Return the bytes from `start` to `end` (exclusive) of the version with this ETag.
 
-        Raises `PreconditionFailed` when it has another one by now, `ObjectNotFound` when it is gone.
+        Raises `PreconditionFailed` if the object has another ETag now, `ObjectNotFound` if it does
+        not exist.
         """
 
     def put(self, key: str, body: bytes) -> str:
-        """Write unconditionally; returns the new ETag."""
+        """Write unconditionally and return the new ETag."""
 
     def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        """Write if the object there has the ETag `expected` (None: if there is none); returns the new ETag.
+        """Write by compare-and-set on the ETag and return the new ETag.
 
-        Raises `PreconditionFailed`.  After `StoreUnavailable` the write may or may not have happened, or happen later.
+        `expected` is the ETag that the current object must have; None means that there must be no
+        object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
+        unknown: the write may have happened, or may still happen later.
         """
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        """Have the server copy an object of `bucket` to the key `to` of this one.  Raises `ObjectNotFound`.
+        """Copy an object of `bucket` to the key `to` of this bucket, on the server.
 
-        `ObjectUnreadable` may concern either of the two.
+        Raises `ObjectNotFound`. `ObjectUnreadable` may concern either of the two objects.
         """
 
     def delete(self, key: str) -> None:
-        """Remove a key; one that is not there is no error."""
+        """Delete an object. A missing object is no error."""
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        """Remove keys in as few requests as may be; those that are not there are no error."""
+        """Delete objects in as few requests as possible. Missing objects are no error."""
 
     def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        """All objects whose key is greater than `after`, in ascending order of UTF-8 bytes, about 1,000 at a time.
+        """List all objects with a key greater than `after`, in batches of about 1,000.
 
-        Of a `folder` (named without the slash at its end) only what is in it; keys are whole all the same.
+        Keys are in ascending order of their UTF-8 bytes. If `folder` is given (without the trailing
+        slash), only the objects in it are listed; their keys still include the folder.
         """
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders in this one (each without a slash)."""
+        """Return the names of the folders directly in this one, without slashes."""
 
 
 class FileStore(Protocol):
-    """What the API asks of the source bucket beside that: files of any size.  May raise `StoreUnavailable`."""
+    """Port: the source bucket as the API uses it, for files of any size.
+
+    Every method may raise `StoreUnavailable`.
+    """
 
     bucket: str
 
     def exists(self, key: str) -> bool:
-        """As of an `ObjectStore`."""
+        """See `ObjectStore.exists`."""
 
     def put(self, key: str, body: bytes) -> str:
-        """As of an `ObjectStore`."""
+        """See `ObjectStore.put`."""
 
     def delete(self, key: str) -> None:
-        """As of an `ObjectStore`."""
+        """See `ObjectStore.delete`."""
 
     def segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
     ) -> Segment:
-        """Read `length` bytes from `start` on, or as many as there are.  For objects of any size, piece by piece.
+        """Read up to `length` bytes from `start`, to stream an object of any size in segments.
 
-        Raises `ObjectNotFound`; `PreconditionFailed` when the object is not the one with the ETag `if_match` (any
-        more); `NotModified` when it is the one with `if_none_match`.  Beyond the end of an object there are no bytes.
+        Beyond the end of the object the segment is empty. Raises `ObjectNotFound`;
+        `PreconditionFailed` if the object's ETag is not, or no longer, `if_match`; `NotModified` if
+        it is `if_none_match`.
         """
 
     def upload(self, key: str, body: Readable, length: int) -> str:
-        """Write `length` bytes unconditionally, as they are read; returns the new ETag.
+        """Stream `length` bytes into an object unconditionally and return the new ETag.
 
-        They are never all in memory, and the object is there whole or not at all.  Raises what `body.read` raises, and
-        `EOFError` when it ends too early.
+        The body is never held in memory as a whole, and the write is atomic: the object is complete
+        or unchanged. Raises what `body.read` raises, and `EOFError` if the body ends too early.
         """
 
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
-        """The first `most` objects whose key begins with `prefix` and is greater than `after`, in order of bytes."""
+        """Return the first `most` objects with this key prefix and a key greater than `after`.
+
+        They are in ascending order of their keys' UTF-8 bytes.
+        """
 
 
 class S3ObjectStore:
-    """`ObjectStore` and `FileStore` on any S3-compatible server.
+    """`ObjectStore` and `FileStore` for any S3-compatible server.
 
-    Connections are kept open; the first is made by the first call.
+    Connections are kept open. The first one is opened by the first call.
     """
 
     def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
@@ -258,8 +288,8 @@ class S3ObjectStore:
             )
 
         self._store = connect(bucket, endpoint, endpoint_names_bucket=False)
-        # obstore copies within one bucket.  An endpoint that names this bucket, and the other one as the store's, makes
-        # a store that writes here and copies from there.
+        # obstore copies only within one bucket. With this bucket's URL as the endpoint and the
+        # other bucket as the store's, it sends the PUT to this bucket, with a source in the other.
         here = f"{endpoint.rstrip('/')}/{bucket}"
         self._copier = cache(lambda other: connect(other, here, endpoint_names_bucket=True))
         url = urlsplit(endpoint)
@@ -267,6 +297,7 @@ class S3ObjectStore:
         self._http = PoolManager(timeout=Timeout(connect=2, read=15))
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+        """Implement `ObjectStore.get` by one GET."""
         options: obstore.GetOptions = {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
         try:
             answer = obstore.get(self._store, key, options=options)
@@ -279,20 +310,22 @@ class S3ObjectStore:
             raise self._failure(key, error) from error
 
     def exists(self, key: str) -> bool:
+        """Implement `ObjectStore.exists` by a conditional GET."""
         try:
             self._find(key)
         except ObjectNotFound:
             return False
-        except ObjectUnreadable:  # of a key that is not there the server says so
+        except ObjectUnreadable:  # for a missing key the server would have returned NoSuchKey
             return True
         return True
 
     def _find(self, key: str) -> None:
-        # A GET that no ETag can satisfy: 304 without a body when the object is there, else the S3 error code.
+        # If-None-Match: * gives 304 without a body if the object exists, else the S3 error code.
         with suppress(NotModifiedError):
             self._get(key, {"if_none_match": "*"})
 
     def check_readable(self, key: str) -> None:
+        """Implement `ObjectStore.check_readable` by a ranged GET."""
         with suppress(ObjectNotFound):
             self._get(key, {"range": (0, 1)})
 
@@ -306,6 +339,7 @@ class S3ObjectStore:
                 raise self._failure(key, error) from error
 
     def listed(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.listed` by a LIST of one key."""
         try:
             found = self._page(key, "", 1)
         except ObjectUnreadable:
@@ -313,9 +347,11 @@ class S3ObjectStore:
         return found[0] if found and found[0].key == key else None
 
     def last_modified(self, key: str) -> int:
+        """Implement `ObjectStore.last_modified` by HEAD."""
         return _seconds(self._head(key)["last_modified"])
 
     def etag(self, key: str) -> str | None:
+        """Implement `ObjectStore.etag` by HEAD."""
         try:
             return _etag(self._head(key)["e_tag"])
         except ObjectNotFound:
@@ -326,20 +362,22 @@ class S3ObjectStore:
             return obstore.head(self._store, key)
         except FileNotFoundError:
             self._find(key)
-            # It came between the two requests: as well "not yet there" as not.
-            raise StoreUnavailable(f"{self.bucket}/{key}: appeared while it was looked at") from None
+            # The object was created between HEAD and GET: let the caller retry.
+            raise StoreUnavailable(f"{self.bucket}/{key}: created while it was being read") from None
         except BaseError as error:
             if _CLIENT_ERROR.search(str(error)):
-                self._find(key)  # the answer to HEAD does not say what is wrong; this one does
+                self._find(key)  # unlike HEAD, the GET returns an error code
             raise self._failure(key, error) from error
 
     def info(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.info` by HEAD."""
         try:
             return _info(self._head(key))
         except ObjectNotFound:
             return None
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        """Implement `ObjectStore.get_range` by a GET with If-Match and Range."""
         try:
             answer = obstore.get(self._store, key, options={"if_match": f'"{etag}"', "range": (start, end)})
             return bytes(answer.bytes())
@@ -349,13 +387,15 @@ class S3ObjectStore:
             raise self._failure(key, error) from error
 
     def put(self, key: str, body: bytes) -> str:
+        """Implement `ObjectStore.put` by one PUT."""
         return self._put(key, body, "overwrite")
 
     def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        """Implement `ObjectStore.replace` by a PUT with If-Match or If-None-Match."""
         return self._put(key, body, "create" if expected is None else {"e_tag": f'"{expected}"'})
 
     def _put(self, key: str, body: bytes, mode: "obstore.PutMode") -> str:
-        try:  # one request whatever the size: a multipart upload cannot be conditional
+        try:  # always a single request, because a multipart upload cannot be conditional
             return _etag(obstore.put(self._store, key, body, mode=mode, use_multipart=False)["e_tag"])
         except (PreconditionError, AlreadyExistsError) as error:
             if "<Code>NoSuchBucket</Code>" in str(error):
@@ -363,17 +403,19 @@ class S3ObjectStore:
             raise PreconditionFailed(key) from None
         except (BaseError, FileNotFoundError) as error:
             failure = self._failure(key, error)
-            if mode == "overwrite":  # nothing had to be read: it is the new object that was refused
+            if mode == "overwrite":  # nothing is read, so the server refused the new object
                 failure = StoreUnavailable(str(failure))
             raise failure from error
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
+        """Implement `ObjectStore.copy_from` by a server-side copy."""
         try:
             obstore.copy(self._copier(bucket), key, to)
         except (BaseError, FileNotFoundError) as error:
             raise self._failure(key, error) from error
 
     def delete(self, key: str) -> None:
+        """Implement `ObjectStore.delete` by one DELETE."""
         try:
             obstore.delete(self._store, key)
         except (BaseError, FileNotFoundError) as error:
@@ -382,6 +424,7 @@ class S3ObjectStore:
                 raise failure from error
 
     def delete_many(self, keys: Sequence[str]) -> None:
+        """Implement `ObjectStore.delete_many` by S3's DeleteObjects."""
         try:
             if keys:
                 obstore.delete(self._store, keys)
@@ -389,21 +432,25 @@ class S3ObjectStore:
             raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
 
     def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        """Implement `ObjectStore.objects`: LIST by obstore, then by minio-py."""
         try:
             for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE):
                 yield [_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:
-            pass  # a key with a control character, which obstore cannot name
+            pass  # a key with a control character, which obstore cannot represent
         except (BaseError, FileNotFoundError) as error:
             if not _CANNOT_LIST.search(str(error)):
                 raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
-        # Or it was no end: MinIO may answer that it cannot decrypt an object by a 206 with an error in it,
-        # and obstore takes that for a page without objects.  minio-py does not.
+        # obstore's listing may have ended too early. If MinIO cannot decrypt an object, it may send
+        # a 206 with an error body. obstore reads that as an empty page, minio-py raises an error.
         yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
 
     def _objects_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
-        """List on by minio-py: any key, and around objects that make the whole LIST fail."""
+        """Continue the listing with minio-py.
+
+        It handles any key, and pages around objects that make a whole LIST request fail.
+        """
         most = LIST_PAGE
         while True:
             try:
@@ -421,7 +468,7 @@ class S3ObjectStore:
 
     def _page(self, prefix: str, after: str, most: int, delimiter: str = "") -> list[ObjectInfo]:
         try:
-            found = self._minio._list_objects(  # list_objects always asks for 1,000
+            found = self._minio._list_objects(  # the public list_objects always requests 1,000 keys
                 self.bucket,
                 delimiter=delimiter,
                 encoding_type="url",
@@ -437,21 +484,23 @@ class S3ObjectStore:
             raise self._list_failure(error) from error
 
     def _key_after(self, after: str, prefix: str) -> str:
-        """The key of the next object, which cannot be listed.
+        """Return the key of the next object, which makes LIST fail.
 
-        Up to a delimiter the server tells keys without looking at their objects, and the ending of a
-        file that counts is one.  Of any other file the key cannot be found out.
+        With a delimiter the server returns common prefixes without reading their objects, so the
+        extensions that are read serve as delimiters. The keys of other files cannot be determined:
+        raises `StoreUnavailable`.
         """
         for ending in sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS}):
             with suppress(ObjectUnreadable):
                 (*_, found) = (None, *self._page(prefix, after, 1, f".{ending}"))
                 if found and found.key.encode() > after.encode() and self.exists(found.key):
                     return found.key
-        raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes each LIST fail")
+        raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes every LIST fail")
 
     def segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
     ) -> Segment:
+        """Implement `FileStore.segment` by a ranged, conditional GET."""
         options: obstore.GetOptions = {"range": (start, start + length)}
         if if_match is not None:
             options["if_match"] = f'"{if_match}"'
@@ -471,7 +520,8 @@ class S3ObjectStore:
         return Segment(body, _etag(meta["e_tag"]), _seconds(meta["last_modified"]), meta["size"])
 
     def upload(self, key: str, body: Readable, length: int) -> str:
-        # One PUT whose body is passed on as it comes: minio-py and obstore would hold it, or cut it into parts.
+        """Implement `FileStore.upload` by one streamed PUT to a presigned URL."""
+        # minio-py and obstore would buffer the body or split it into parts.
         url = self._minio.get_presigned_url("PUT", self.bucket, key, expires=_SIGNED_FOR)
         counted: Any = _Counted(body, length)
         try:
@@ -487,7 +537,8 @@ class S3ObjectStore:
         return _etag(answer.headers.get("ETag"))
 
     def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
-        # obstore takes a prefix for a folder's name.
+        """Implement `FileStore.page` by a LIST."""
+        # Not by obstore, which interprets a prefix as a folder name.
         try:
             return self._page(prefix, after, most)
         except ObjectUnreadable:
@@ -495,6 +546,7 @@ class S3ObjectStore:
             return list(islice(chain.from_iterable(around), most))
 
     def folders(self, folder: str) -> list[str]:
+        """Implement `ObjectStore.folders` by a LIST with a delimiter."""
         try:
             found = obstore.list_with_delimiter(self._store, folder)
         except (BaseError, FileNotFoundError) as error:
@@ -502,9 +554,9 @@ class S3ObjectStore:
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     def _list_failure(self, error: Exception) -> StoreUnavailable:
-        """What a LIST by minio-py came to.
+        """Translate an error of a LIST by minio-py.
 
-        MinIO sends one error as a 206, which minio-py takes for a list and cannot parse: `ValueError`.
+        MinIO sends one error as a 206. minio-py parses it as a list and fails with `ValueError`.
         """
         if isinstance(error, ValueError):
             return ObjectUnreadable(self.bucket, "", "XMinioObjectTampered", "no list of objects in the answer")
@@ -522,21 +574,24 @@ class S3ObjectStore:
 
 
 def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
-    """The store of one bucket of the servers that `settings` names."""
+    """Return a store for one bucket of the configured MinIO server."""
     return S3ObjectStore(
         bucket, settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key, settings.region
     )
 
 
 class _Counted:
-    """A body that must have so many bytes; remembers why it could not be read."""
+    """A request body of exactly `length` bytes; `failure` is the error that ended reading it."""
 
     def __init__(self, body: Readable, length: int) -> None:
         self._body, self._left = body, length
         self.failure: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes.  Raises what the body raises, or `EOFError`."""
+        """Return the next bytes.
+
+        Raises `OSError` if the body fails or ends too early; the cause is in `failure`.
+        """
         size = self._left if size < 0 else min(size, self._left)
         try:
             part = self._body.read(size) if size else b""
@@ -568,19 +623,19 @@ def _etag(quoted: str | None) -> str:
 
 
 def _seconds(moment: datetime | None) -> int:
-    # LIST tells milliseconds and HEAD whole seconds: both are cut, or the two would disagree for ever.
+    # LIST returns milliseconds and HEAD whole seconds. Both are truncated, so that they are equal.
     return int(moment.timestamp()) if moment else 0
 
 
 def _is_about_the_object(code: str, message: str, *, is_client_error: bool) -> bool:
-    """Whether this error says that this one object cannot be read, while others can."""
+    """Return whether an error means that only this object cannot be read."""
     if _NOT_DECRYPTED.fullmatch(f"{code}: {message}"):
         return True
     return is_client_error and not _NOT_ABOUT_THE_OBJECT.fullmatch(code)
 
 
 def _said(error: Exception) -> str:
-    """What the server said, by S3's error code if it gave one; never a whole answer."""
+    """Return S3's error code and message, or the first line of the error, cut to 300 characters."""
     text = str(error)
     found = _S3_ERROR.search(text)
     return ": ".join(found.groups()) if found else text.split("\n", 1)[0][:300]

@@ -1,8 +1,9 @@
-"""The published table as what it is in the bucket: the bytes of output.csv.  Pure.
+"""The format of output.csv, and the published table held as the bytes of that file. Pure.
 
-UTF-8, lines ended by LF, fields quoted by RFC 4180 only where they must be, no line break inside a field: so a line is
-a record.  Lines are sorted by user id by code point, which is the order of the ids' UTF-8 bytes: so a user is found by
-bisecting the bytes, and a million rows cost no more memory than the file itself.
+The format is UTF-8 with LF line endings and RFC 4180 quoting only where required. A field contains
+no line break, so one line is one record. Lines are sorted by user ID by code point, which is also
+the order of the IDs' UTF-8 bytes. A user is therefore found by binary search in the bytes, and a
+million rows need no more memory than the file itself.
 """
 
 import io
@@ -23,7 +24,8 @@ HEADER: bytes = b"user_id,first_name,last_name,birthts,img_path\n"
 
 _TEXT = pa.large_string()
 _TYPES = dict.fromkeys(COLUMNS, _TEXT) | {"birthts": pa.int64()}
-# A line must fit into one block: a user's CSV has at most 1,000,000 bytes, and UTF-16 may grow by half in UTF-8.
+# pyarrow requires that each line fits into one block. A user's CSV has at most 1,000,000 bytes, and
+# UTF-16 text may grow by half when it is encoded in UTF-8.
 _BLOCK_BYTES = 4 << 20
 
 _QUOTED = re.compile(rb'"([^"]*(?:""[^"]*)*)"')
@@ -32,15 +34,19 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
 
 
 class InvalidOutputCsv(ValueError):
-    """These bytes are no output.csv; says what is wrong, and where."""
+    """The bytes are not a valid output.csv; the message says what is wrong, and where."""
 
 
 def encode_row(row: Row) -> bytes:
-    """The line of a row, its LF included.  Raises `ValueError` if a field cannot stand in a line."""
+    """Return the line of a row, including its LF.
+
+    Raises `ValueError` if a field contains a line break or cannot be encoded in UTF-8.
+    """
     fields = (row.user_id, row.first_name, row.last_name, str(row.birthts), row.img_path)
     line = ",".join(fields)
     if "\n" in line or "\r" in line:
         raise ValueError("a field contains a line break")
+    # Fast path: quoting is only needed if a field contains a quote or a comma.
     if '"' in line or line.count(",") != len(fields) - 1:
         line = ",".join(map(_quoted, fields))
     return f"{line}\n".encode()
@@ -51,14 +57,14 @@ def _quoted(field: str) -> str:
 
 
 def decode_row(line: bytes) -> Row:
-    """The row of a line, with or without its LF.  Raises `InvalidOutputCsv`."""
+    """Parse one line, with or without its LF. Raises `InvalidOutputCsv`."""
     try:
         text = line.removesuffix(b"\n").decode()
     except UnicodeDecodeError as error:
         raise InvalidOutputCsv(f"not UTF-8 at byte {error.start + 1} of the line") from None
     fields = text.split(",") if '"' not in text else _unquoted(text)
     if len(fields) != len(COLUMNS) or "\n" in text or "\r" in text:
-        raise InvalidOutputCsv(f"not a line of {len(COLUMNS)} fields")
+        raise InvalidOutputCsv(f"the line does not have {len(COLUMNS)} fields")
     if not _WHOLE_NUMBER.fullmatch(fields[3]):
         raise InvalidOutputCsv("birthts is not a whole number")
     return Row(fields[0], fields[1], fields[2], int(fields[3]), fields[4])
@@ -69,39 +75,46 @@ def _unquoted(text: str) -> list[str]:
     while position < len(ended):
         found = _FIELD.match(ended, position)
         if found is None:
-            raise InvalidOutputCsv("a quote is out of place")
+            raise InvalidOutputCsv("a quote is misplaced")
         fields.append(found[2] if found[1] is None else found[1].replace('""', '"'))
         position = found.end()
     return fields
 
 
 class OutputCsv:
-    """An output.csv; immutable.  Sorted and without duplicates: of a file that no publisher wrote see `repair`."""
+    """An immutable output.csv, sorted and without duplicates.
+
+    Use `repair` for a file that may have been edited by hand.
+    """
 
     __slots__ = ("_rows", "body")
 
     body: bytes
 
     def __init__(self, body: bytes = HEADER) -> None:
-        """Take the bytes as they are.  Raises `InvalidOutputCsv` without our header, or when the last line is cut."""
+        """Wrap the bytes unchanged.
+
+        Raises `InvalidOutputCsv` if the header is not `HEADER` or the last line has no LF.
+        """
         if not body.startswith(HEADER):
             raise InvalidOutputCsv(f"line 1 is not {HEADER.decode().rstrip()}")
         if not body.endswith(b"\n"):
-            raise InvalidOutputCsv("the last line is not ended")
+            raise InvalidOutputCsv("the last line has no line ending")
         self.body = body
         self._rows: int | None = None
 
     @classmethod
     def repair(cls, body: bytes) -> "OutputCsv":
-        """What can be read of a file that anyone may have edited, as a publisher would have written it.
+        """Normalize a file that may have been edited by hand to the form that the publisher writes.
 
-        Lines in any order; what is no row of a possible user goes, and of several lines of one user all but the last.
-        Without our header nothing can be read.  A file that needs none of this comes back with the very same `body`,
-        at half a second per million rows.
+        Lines may be in any order. Lines that are not a row of a valid user are dropped; if a user
+        has several lines, the last one is kept. Without the header the result is empty. A canonical
+        file is returned with the same `body`; the check takes half a second per million rows.
         """
         if is_proper(body):
             return cls(body)
         lines: dict[str, bytes] = {}
+        # Spreadsheet programs write a byte order mark and CRLF.
         header, *rest = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
         if header.removesuffix(b"\r") + b"\n" == HEADER:
             for line in rest:
@@ -111,39 +124,41 @@ class OutputCsv:
         return cls(HEADER + b"".join(lines[user_id] for user_id in sorted(lines)))
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         if self._rows is None:
             self._rows = self.body.count(b"\n") - 1
         return self._rows
 
     def get(self, user_id: str) -> Row | None:
-        """A user's row.  Raises `InvalidOutputCsv` if that line is not one of ours."""
+        """Return a user's row, or None. Raises `InvalidOutputCsv` if that line is not valid."""
         start, end = self._find(user_id.encode(), len(HEADER))
         return decode_row(self.body[start:end]) if end > start else None
 
     def start_of(self, user_id: str) -> int | None:
-        """Where in `body` the user's line begins; None without one."""
+        """Return the offset of the user's line in `body`, or None if there is no such line."""
         start, end = self._find(user_id.encode(), len(HEADER))
         return start if end > start else None
 
     def rows(self) -> Iterator[Row]:
-        """All rows, in order.  Raises `InvalidOutputCsv` at a line that is not one of ours."""
+        """Iterate over all rows, in order. Raises `InvalidOutputCsv` at an invalid line."""
         lines = io.BytesIO(self.body)
         lines.seek(len(HEADER))
         return map(decode_row, lines)
 
     def replace(self, changes: Mapping[str, Row | None]) -> "OutputCsv":
-        """A table with these users' rows set, or taken away (None); itself if that changes nothing.
+        """Return a table with these users' rows replaced, or removed if None.
 
-        Copies the bytes once, and parses only the few ids that bisecting meets.  Raises `ValueError` if a row cannot
-        be a line, or is another user's.
+        Returns `self` if nothing changes. The bytes are copied once, and only the IDs on the path
+        of the binary search are parsed. Raises `ValueError` if a row cannot be encoded, or belongs
+        to another user.
         """
         view, parts = memoryview(self.body), list[bytes | memoryview]()
         rows, copied, position = len(self), 0, len(HEADER)
         for user_id, row in sorted(changes.items()):
             if row and row.user_id != user_id:
-                raise ValueError("a row is filed under another user's id")
+                raise ValueError("a row is stored under another user's ID")
             line = encode_row(row) if row else b""
+            # The changes are sorted, so each search begins where the previous one ended.
             start, position = self._find(user_id.encode(), position)
             if view[start:position] != line:
                 parts += view[copied:start], line
@@ -152,7 +167,10 @@ class OutputCsv:
         return _trusted(b"".join([*parts, view[copied:]]), rows) if parts else self
 
     def _find(self, user_id: bytes, low: int) -> tuple[int, int]:
-        """Where the user's line begins and ends, at `low` or after; without one, twice the place it would have."""
+        """Return the start and end of the user's line, searching from the offset `low`.
+
+        If there is no such line, both are the offset where it would be inserted.
+        """
         body, high = self.body, len(self.body)
         while low < high:
             middle = (low + high) // 2
@@ -170,6 +188,7 @@ class OutputCsv:
 
 def _trusted(body: bytes, rows: int) -> OutputCsv:
     output = OutputCsv(body)
+    # The caller has counted the rows, so `__len__` need not scan the bytes.
     output._rows = rows
     return output
 
@@ -188,25 +207,26 @@ def _possible_row(line: bytes) -> Row | None:
 
 
 def read_frame(body: bytes) -> pd.DataFrame:
-    """The table in columns: text exactly as written ("0001", "NA" and "" too), `birthts` as int64.
+    """Parse an output.csv into a DataFrame: text unchanged ("0001", "NA", ""), `birthts` as int64.
 
-    Raises `InvalidOutputCsv` if these bytes are not an output.csv whose every line is a row.
+    Raises `InvalidOutputCsv` unless every line is a row.
     """
     OutputCsv(body)
     try:
         table = pa.table({name: pa.array([], kind) for name, kind in _TYPES.items()})
         if len(body) > len(HEADER):
             table = pa_csv.read_csv(pa.BufferReader(body), **_options(use_threads=True))
-    except pa.ArrowInvalid:  # it quotes the line, and names are never logged
+    except pa.ArrowInvalid:  # its message quotes the line, and personal names must not be logged
         raise InvalidOutputCsv("a line is not a row") from None
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
 def is_proper(body: bytes) -> bool:
-    """Whether a publisher could have written these bytes: our header, sorted, no duplicates, quoted as we quote.
+    """Return whether the bytes are canonical, that is, exactly as the publisher writes them.
 
-    Looks at every line, at half a second per million rows, and holds a few MB at a time.
+    Canonical means: header, sorted, no duplicates, minimal quoting. Reads every line at half a
+    second per million rows, with a few MB in memory at a time.
     """
     if not body.startswith(HEADER):
         return False
@@ -215,7 +235,7 @@ def is_proper(body: bytes) -> bool:
         batches = pa_csv.open_csv(pa.BufferReader(body), **_options(use_threads=False)) if whole.size > position else ()
         for batch in batches:
             if not batch.num_rows:
-                continue  # nothing but blank lines, which are not ours
+                continue  # only blank lines, which are not canonical: a comparison below fails
             lines = _lines(batch)
             end = position + lines.size
             if end > whole.size or not whole.slice(position, lines.size).equals(lines):
@@ -233,19 +253,21 @@ def _options(*, use_threads: bool) -> dict[str, Any]:
         "read_options": pa_csv.ReadOptions(
             column_names=COLUMNS, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=use_threads
         ),
+        # "NA" and the empty string are valid text, not missing values.
         "convert_options": pa_csv.ConvertOptions(column_types=_TYPES, null_values=[], strings_can_be_null=False),
     }
 
 
 def _ascending(user_ids: pa.Array, last: str) -> bool:
     if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f/]")).as_py():
-        return False  # nobody's: see `shared.keys`
+        return False  # no valid user ID: see `shared.keys`
+    # The order must also hold across batches: compare the first ID with the last one before it.
     before = pa.concat_arrays([pa.array([last], _TEXT), user_ids[:-1]])
     return bool(pc.all(pc.less(before, user_ids)).as_py())
 
 
 def _lines(batch: pa.RecordBatch) -> pa.Buffer:
-    """The buffer of these rows' lines, each as `encode_row` writes it."""
+    """Return the buffer that holds these rows' lines, each as `encode_row` writes it."""
     columns = [
         column.cast(_TEXT) if name == "birthts" else _quoted_column(column)
         for name, column in zip(COLUMNS, batch.columns, strict=True)

@@ -1,26 +1,31 @@
-"""The nouns of Rowdrop: what one user's files say, the row made of them, and why a file made none.  Pure."""
+"""Rowdrop's value types: the result of reading one user's files, its row, and its reject. Pure."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 RULES_VERSION = "1"
-"""Version of the cleaning rules.  Rejects and the manifest carry it; after a release with another version every
-sweep believes nothing that was remembered, and reads again."""
+"""Version of the cleaning rules, stored with rejects and in the manifest.
+
+Bumping it invalidates all cached results: the next sweep reads every file again.
+"""
 
 QUARANTINED = (
     "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
     "and once more by each sweep"
 )
-"""The reason of a reject that was made without reading the file."""
+"""The reason of a quarantined file's reject, which is made without reading the file."""
 
 UNREADABLE = "the object store cannot read it"
-"""How the reason begins of a reject whose object the server refuses to read."""
+"""The beginning of the reason of a reject for an object that the server cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """The fields of one valid user CSV: names as written (trimmed), `birthts` the birth date in ms since 1970 UTC."""
+    """The fields of one valid user CSV.
+
+    Names are trimmed and otherwise unchanged. `birthts` is the birth date in ms since 1970 UTC.
+    """
 
     first_name: str
     last_name: str
@@ -29,7 +34,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of output.csv.  `img_path` is `<bucket>/<key>`, or empty without an image."""
+    """One line of output.csv. `img_path` is `<bucket>/<key>`, or empty if there is no image."""
 
     user_id: str
     first_name: str
@@ -40,10 +45,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One line of rejects.csv: a CSV that could not be used.
+    """One line of rejects.csv: a file that is not valid, with the reason.
 
-    `line` is 1-based, None when the whole file is meant; `since` is the object's LastModified in whole seconds since
-    1970 UTC; `etag` (without quotes) and `rules` say of which bytes and by which rules it was judged.
+    `line` is 1-based, or None if the reason concerns the whole file. `since` is the object's
+    LastModified in whole seconds since 1970 UTC. `etag` (without quotes) and `rules` identify the
+    bytes and the version of the cleaning rules that were applied.
     """
 
     key: str
@@ -57,7 +63,11 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class CsvVersion:
-    """Which bytes were judged: the key they came from, ETag (without quotes), LastModified (whole seconds, UTC)."""
+    """Identifies the bytes of a CSV: its source, ETag without quotes, and LastModified.
+
+    `source` is a key, or a member of a bundle. `since` is LastModified in whole seconds since 1970
+    UTC.
+    """
 
     source: str
     etag: str
@@ -66,7 +76,7 @@ class CsvVersion:
 
 @dataclass(frozen=True, slots=True)
 class ValidCsv:
-    """A user's CSV that parsed."""
+    """A valid CSV of a user."""
 
     version: CsvVersion
     person: Person
@@ -74,7 +84,7 @@ class ValidCsv:
 
 @dataclass(frozen=True, slots=True)
 class InvalidCsv:
-    """A user's CSV that did not parse, with the reason for its owner."""
+    """An invalid CSV of a user. `reason` is shown to the person who dropped the file."""
 
     version: CsvVersion
     reason: str
@@ -83,11 +93,12 @@ class InvalidCsv:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one reading of a user's files found.  `csv` is None when there is none, `image` likewise (else its key).
+    """The result of reading a user's files once.
 
-    `image_source` is empty for an image in the source bucket.  Else `image` is a copy in the output bucket, made of
-    this: a key of the source bucket, or a member of a bundle.  `dropped` are copies that were made by readings which
-    this one supersedes, and which no row may ever have named.
+    `csv`: None if the user has no CSV. `image`: the image's key, or None. `image_source` is empty
+    for an image in the source bucket. Otherwise `image` is a copy in the output bucket, and
+    `image_source` is its source: a key of the source bucket, or a member of a bundle. `dropped` are
+    superseded copies: earlier reads made them, and possibly no row ever named them.
     """
 
     user_id: str
@@ -97,7 +108,7 @@ class Outcome:
     dropped: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """The outcome as it lies in Redis between refresh and publish; `from_json` reads it back."""
+        """Encode the result as it is stored in Redis until it is published. See `from_json`."""
         match self.csv:
             case ValidCsv(version, person):
                 csv: list[Any] | None = [*_version(version), person.first_name, person.last_name, person.birthts]
@@ -106,18 +117,20 @@ class Outcome:
             case None:
                 csv = None
         image: list[Any] = [self.image]
+        # Left out when empty, which is the usual case, to save memory in Redis.
         if self.image_source or self.dropped:
             image += [self.image_source, self.dropped]
         return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, user_id: str, text: str) -> "Outcome":
-        """The inverse of `to_json`."""
+        """Decode the output of `to_json`."""
         csv, *rest = json.loads(text)
         image = (*rest[:2], *map(tuple, rest[2:]))
         if csv is None:
             return cls(user_id, None, *image)
         version = CsvVersion(*csv[:3])
+        # A valid CSV has 6 items (version and person), an invalid one 5 (version, reason, line).
         if len(csv) == 6:
             return cls(user_id, ValidCsv(version, Person(*csv[3:])), *image)
         return cls(user_id, InvalidCsv(version, *csv[3:]), *image)
@@ -131,7 +144,7 @@ class Buckets:
     output: str
 
     def img_path(self, image: str | None, image_source: str) -> str:
-        """What output.csv says of an image, the fields as in `Outcome`."""
+        """Return the `img_path` of an image in output.csv; the arguments are as in `Outcome`."""
         return f"{self.output if image_source else self.source}/{image}" if image else ""
 
 

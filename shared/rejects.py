@@ -1,6 +1,7 @@
-"""rejects.csv: the CSVs, and the bundles, that could not be used, one a line.  Pure.
+"""The format of rejects.csv: one line per CSV or bundle that is not valid. Pure.
 
-A bundle's line has no user_id; in memory it has the one of `shared.keys.bundle_id`, which is no user's.
+In the file, a bundle's line has no user_id. In memory it has the ID of `shared.keys.bundle_id`,
+which no user can have.
 """
 
 import csv
@@ -16,11 +17,14 @@ HEADER = "key,user_id,reason,line,since,etag,rules"
 
 
 class InvalidRejectsCsv(ValueError):
-    """These bytes are no rejects.csv."""
+    """The bytes are not a valid rejects.csv."""
 
 
 def encode(rejects: Iterable[Reject]) -> bytes:
-    """UTF-8, LF, RFC 4180 quoting, sorted by user id by code point.  A record is always one line."""
+    """Encode rejects as UTF-8 with LF and RFC 4180 quoting, sorted by user ID by code point.
+
+    One record is always one line: line breaks in a reason become spaces.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for reject in sorted(rejects, key=attrgetter("user_id")):
@@ -33,11 +37,13 @@ def encode(rejects: Iterable[Reject]) -> bytes:
 
 
 def decode(body: bytes) -> dict[str, Reject]:
-    """The rejects by user id.  Lines that are none are left out: a sweep finds whoever is missing.
+    """Decode a rejects.csv into a dict by user ID.
 
-    Raises `InvalidRejectsCsv` on another header, or when the bytes are not UTF-8.
+    Invalid lines are skipped, because the next sweep finds the missing rejects. Raises
+    `InvalidRejectsCsv` if the header differs from `HEADER` or the bytes are not UTF-8.
     """
     try:
+        # Not splitlines(): a user ID may contain U+2028 or U+0085, which end no line here.
         header, *lines = body.decode().split("\n")
     except UnicodeDecodeError as error:
         raise InvalidRejectsCsv(f"not UTF-8 at byte {error.start + 1}") from None

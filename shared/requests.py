@@ -1,6 +1,8 @@
-"""Requests to read one user anew: the worker says when the user was marked, the API when that is published.
+"""Requests to refresh one user, made through the API (`POST /data/{user_id}`).
 
-asked:<id>   string   the user of the request was marked; kept for as long as anybody waits for it
+The worker records that the user is marked. From then on the API polls until the user is published.
+
+asked:<id>   string   the request's user is marked; TTL: 15 minutes, longer than any client waits
 """
 
 import secrets
@@ -12,22 +14,25 @@ KEPT_S = 900
 
 
 class Requests:
-    """Every method raises `redis.exceptions.RedisError` when Redis is away."""
+    """The records of refresh requests.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
     @staticmethod
     def new_id() -> str:
-        """The id of a request."""
+        """Return a new random request ID."""
         return secrets.token_hex(8)
 
     def note_marked(self, request_id: str) -> None:
-        """Say that the user is marked: whatever was dropped before will be read."""
+        """Record that the user is marked: everything dropped before now will be read."""
         self._redis.set(f"asked:{request_id}", 1, ex=KEPT_S)
 
     def is_published(self, request_id: str, user_id: str) -> bool:
-        """Whether the user was marked, and is dirty no more."""
+        """Return whether the user was marked for this request and is no longer dirty."""
         with self._redis.pipeline(transaction=True) as pipe:
             marked, dirty = pipe.exists(f"asked:{request_id}").hexists("dirty", user_id).execute()
         return bool(marked) and not dirty

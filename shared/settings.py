@@ -1,4 +1,7 @@
-"""The only reader of the environment: every setting by its standard name, each also as `<NAME>_FILE`."""
+"""Rowdrop's settings, read from environment variables and validated.
+
+Each variable may also be given as `<NAME>_FILE`, the path of a file that holds the value.
+"""
 
 import re
 from collections.abc import Callable
@@ -22,16 +25,19 @@ _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 LONGEST_PUBLISH_INTERVAL_S = 20
-"""Above it, who waits to be published would be taken for forgotten (after 30 s) and read again."""
+"""Upper limit of PUBLISH_MIN_INTERVAL_S in seconds.
+
+It must stay below `OVERDUE_S` (30 s), or users with a pending result are enqueued and read again.
+"""
 
 
 class InvalidSettings(Exception):
-    """Some environment variables are missing or wrong; the message names all of them at once, and no value."""
+    """Environment variables are missing or invalid; the message names them, and never a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the servers are and how Rowdrop behaves.  Secrets never show in `repr`."""
+    """Addresses and credentials of the servers, and Rowdrop's options. `repr` shows no secrets."""
 
     minio_endpoint: str
     minio_access_key: str = field(repr=False)
@@ -65,10 +71,13 @@ class Settings:
 
     @classmethod
     def from_environment(cls, *, minio: bool = True, redis: bool = True) -> "Settings":
-        """Read the process's environment.  Raises `InvalidSettings`, whose message tells what to set.
+        """Read the process's environment.
 
-        A process that does not use MinIO or Redis passes False: it needs no credentials of that server.
+        A process that does not use MinIO or Redis passes False and needs no credentials for that
+        server. Raises `InvalidSettings` with a message that lists all invalid variables together
+        and says what each must be.
         """
+        # eager=False collects all validation errors, and env.seal() raises them together.
         env = FileAwareEnv(eager=False, strip_whitespace=True)
         try:
             settings = cls(**cls._values(env, minio=minio, redis=redis))
@@ -76,11 +85,11 @@ class Settings:
         except EnvValidationError as error:
             messages: Any = error.error_messages
             wrong = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in messages.items())
-            raise InvalidSettings(f"the environment is not complete:{wrong}") from None
-        except ValueError as error:  # a *_FILE that cannot be read
+            raise InvalidSettings(f"environment variables are missing or invalid:{wrong}") from None
+        except ValueError as error:  # the file of a *_FILE variable cannot be read
             raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
-            raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be two buckets, not one")
+            raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be different buckets")
         try:
             check_distinct(settings.all_tokens)
         except InvalidToken as error:
@@ -90,7 +99,7 @@ class Settings:
 
     @property
     def all_tokens(self) -> tuple[Token, ...]:
-        """Every token that the API accepts, from whichever setting."""
+        """Return every token that the API accepts, from all settings."""
         single = (
             Token("API_TOKEN", self.api_token, TokenKind.WRITE),
             Token("generated", self.generated_api_token, TokenKind.GENERATED),
@@ -138,7 +147,7 @@ class Settings:
 
 
 def _words(text: str | None) -> tuple[str, ...]:
-    return tuple((text or "").replace(",", " ").split())  # None: it was wrong, which is told at the end
+    return tuple((text or "").replace(",", " ").split())  # None: invalid; env.seal() reports it
 
 
 def _not_empty(value: str) -> None:
@@ -172,7 +181,7 @@ def _publish_interval(value: float) -> None:
 
 def _ip_address(value: str) -> None:
     try:
-        ip_address(value.strip("[]"))
+        ip_address(value.strip("[]"))  # an IPv6 address may be in brackets, as in a URL
     except ValueError:
         raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
 

@@ -1,7 +1,8 @@
-"""The Celery application as both sides see it: where the messages go, and the tasks by name.
+"""The Celery application and the task queue, shared by api and worker: queues and task names.
 
-The API enqueues by name and never imports the worker.  A message is only a hint: what is to be done stands in Redis
-(`dirty`, `staged`, the rebuild's record), so that a lost message costs a delay and never a row.
+The API enqueues tasks by name and never imports the worker. A message is only a hint: the state
+that it refers to is in Redis (`dirty`, `staged`, the rebuild's record). A lost message therefore
+costs a delay, never a row.
 """
 
 from collections.abc import Sequence
@@ -25,19 +26,23 @@ TASK_TIME_LIMIT_S = 270
 
 
 def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
-    """A Celery application on `redis_url`, which waits `timeout_s` seconds for an answer.  Opens no connection."""
+    """Create the Celery application for a broker URL, without opening a connection.
+
+    `timeout_s` is the timeout of each Redis command in seconds.
+    """
     celery = Celery("rowdrop", broker=redis_url)
     celery.conf.update(
         task_default_queue=BULK_QUEUE,
-        # No acknowledgement for refreshes: `dirty` knows of a lost one, sooner than a redelivery would come, and the
-        # two transactions a message are a twentieth of a drop's time.
+        # Refresh messages are not acknowledged. `dirty` reveals a lost message sooner than it would
+        # be redelivered, and the two Redis transactions per message are 5 % of the time of a drop.
         task_queues=[
             Queue(EVENTS_QUEUE, routing_key=EVENTS_QUEUE, no_ack=True),
             Queue(BULK_QUEUE, routing_key=BULK_QUEUE),
         ],
         task_create_missing_queues=False,
         task_routes={REFRESH: {"queue": EVENTS_QUEUE}, REFRESH_ASKED: {"queue": EVENTS_QUEUE}},
-        # A task is acknowledged when it is done; a killed worker's task comes back after the visibility timeout.
+        # Bulk tasks are acknowledged when they are done. A killed worker's task is redelivered
+        # after the visibility timeout, so tasks must be idempotent (at-least-once delivery).
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
@@ -58,7 +63,7 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "unacked_restore_interval": 5,
-            "priority_steps": [0],  # no priorities: one list a queue to wait at, instead of four
+            "priority_steps": [0],  # without priorities kombu polls one list per queue, not four
             "unacked_restore_throttle": 1,
             "socket_timeout": timeout_s,
             "socket_connect_timeout": min(3, timeout_s),
@@ -70,41 +75,44 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
 
 
 class TaskQueue:
-    """Puts messages on Celery's queues.  Every method raises `kombu.exceptions.OperationalError` when Redis is away."""
+    """Enqueues tasks by name.
+
+    Every method raises `kombu.exceptions.OperationalError` if Redis is unavailable.
+    """
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections to the broker."""
         self._celery.close()
 
     def refresh(self, user_ids: Sequence[str]) -> None:
-        """Have these users (1 to 500) read anew, ahead of all bulk work."""
+        """Enqueue a read of these users (1 to 500), ahead of all bulk work."""
         self._send(EVENTS_QUEUE, REFRESH, list(user_ids))
 
     def refresh_alone(self, user_id: str, queue: str) -> None:
-        """Have a user read anew, over whom a worker may have died."""
+        """Enqueue an isolated read of a user that may have killed a worker."""
         self._send(queue, REFRESH_ALONE, user_id)
 
     def refresh_page(self) -> None:
-        """Have the next page of bulk work done."""
+        """Enqueue the next page of bulk work."""
         self._send(BULK_QUEUE, REFRESH_PAGE)
 
     def refresh_asked(self, user_id: str, request_id: str) -> None:
-        """Have a user marked and read anew because somebody asks for it; see `shared.requests`."""
+        """Enqueue marking and reading a user on request of a client; see `shared.requests`."""
         self._send(EVENTS_QUEUE, REFRESH_ASKED, user_id, request_id)
 
     def sweep(self, cause: str) -> None:
-        """Have the bucket compared with what is published; `cause` is shown to the operator."""
+        """Enqueue a sweep. `cause` is shown to the operator."""
         self._send(BULK_QUEUE, SWEEP, cause)
 
     def unpack(self, key: str) -> None:
-        """Have the bundle under this key looked at."""
+        """Enqueue a check of the bundle under this key, which unpacks it if necessary."""
         self._send(BULK_QUEUE, UNPACK, key)
 
     def rebuild(self, task_id: str) -> None:
-        """Have the rebuild of this id started or resumed."""
+        """Enqueue the start, or the resumption, of the rebuild with this ID."""
         self._send(BULK_QUEUE, REBUILD, task_id)
 
     def _send(self, queue: str, task: str, *arguments: object) -> None:

@@ -1,6 +1,6 @@
 """Tokens that clients send to the API: their names, their kinds, and the check of their form.
 
-Pure.  No message of this module contains the value of a token.
+Pure. No message of this module contains the value of a token.
 """
 
 import re
@@ -19,11 +19,11 @@ _VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 
 
 class InvalidToken(ValueError):
-    """A token or its name cannot be used; the message says why, and never the value."""
+    """A token or its name is not valid; the message says why, and never contains the value."""
 
 
 class TokenKind(Enum):
-    """What a token permits, by the setting that it comes from."""
+    """The setting that a token comes from, which decides what the token permits."""
 
     WRITE = "API_TOKENS"
     GENERATED = "GENERATED_API_TOKEN"
@@ -32,7 +32,7 @@ class TokenKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token; `name` is the one that the log shows."""
+    """A token of the API; the log shows only its `name`."""
 
     name: str
     value: str = field(repr=False)
@@ -40,7 +40,7 @@ class Token:
 
     @property
     def may_write(self) -> bool:
-        """Whether it permits writes; every token permits reads."""
+        """Return whether the token permits writes; every token permits reads."""
         return self.kind is not TokenKind.READ
 
 
@@ -55,8 +55,8 @@ def parse_tokens(text: str, kind: TokenKind) -> tuple[Token, ...]:
 
 def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
     name, _, value = entry.partition("=")
-    # An entry without a name may be a token that ends with "=".  So what stands before the "=" is
-    # shown only if a value follows.
+    # An entry without a name may be a token that ends with "=". The text before the "=" is
+    # therefore shown only if a value follows.
     if not value.strip("="):
         raise InvalidToken(f"entry {number} must have a name and a token, as name=token")
     if not _NAME.fullmatch(name):
@@ -71,7 +71,7 @@ def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
 
 
 def check_value(value: str) -> None:
-    """Raise `InvalidToken` if the value of a token cannot be used; empty is no token at all."""
+    """Raise `InvalidToken` if the value of a token is not valid; an empty value means no token."""
     if value and not _VALUE.fullmatch(value):
         raise InvalidToken("must be printable ASCII without spaces and commas")
     if value and len(value) < MIN_TOKEN_LENGTH:

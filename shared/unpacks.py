@@ -1,16 +1,18 @@
-"""The records of bundles that are unpacked, in Redis: one at a time; anyone may ask how far it is.
+"""Records of unpacking bundles in Redis. One bundle is unpacked at a time.
 
-unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, ignored, marked_at, error; kept for
-                        a week
-unpack:all     zset     id -> when it was started (Unix seconds); the newest thousand
-unpack:marked  set      ids whose users are marked, and not all published as far as anybody has looked
-unpack:alive   string   the token of the process that unpacks, for a minute at a time
-unpack:old     hash     bundle -> what was unpacked of it before, whose users are not all marked yet
-unpack:tries   hash     id -> how often it was begun and came to no end
-since:bundle   zset     the users of bundles who are not published yet
-since:unpack   zset     the bundles that are not unpacked yet, by `shared.keys.bundle_id`
+The worker writes the records. The API reports the progress from them.
 
-The id is that of the bundle's version: the same archive under the same key has the same one.
+unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, ignored,
+                        marked_at, error; TTL: a week
+unpack:all     zset     ID -> start time (Unix seconds); the newest thousand
+unpack:marked  set      IDs of visible bundles with users that may still be unpublished
+unpack:alive   string   lease of the process that unpacks: its token; TTL: a minute
+unpack:old     hash     bundle -> digests of earlier versions with users that are not all marked yet
+unpack:tries   hash     ID -> attempts that did not end normally
+since:bundle   zset     users of bundles that are not published yet
+since:unpack   zset     bundles that are not unpacked yet, by `shared.keys.bundle_id`
+
+The ID identifies a version of a bundle: the same archive under the same key has the same ID.
 """
 
 import json
@@ -22,6 +24,8 @@ from redis import Redis
 
 from shared.keys import bundle_key
 
+# KEYS: unpack:marked, since:bundle. ARGV: now. Returns the IDs of the finished bundles. Users are
+# not recorded per bundle: it is done when no user is left that was marked up to its `marked_at`.
 _FINISH = """
 local finished = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -46,11 +50,18 @@ ALIVE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class UnpackStatus:
-    """How far a bundle is; times in Unix seconds, None where it has not come to that.
+    """The progress of unpacking one version of a bundle; times are in Unix seconds.
 
-    `state`: unpacking (`done` of `total` members; None while only the end of a tar tells how many there are),
-    publishing (its members are visible, `published` of `users` have their rows), done; rejected or failed with an
-    `error`; removed, when the archive was deleted.  `ignored` members are nobody's files.
+    `state` is one of:
+
+    - unpacking: `done` of `total` members are unpacked. `total` stays None until it is
+      known, which for a tar is at its end.
+    - publishing: the members are visible, and `published` of `users` are published.
+    - done.
+    - rejected or failed, with an `error`.
+    - removed: the archive was deleted.
+
+    `ignored` counts the members that are not user files. A time stays None until the event happens.
     """
 
     task_id: str
@@ -67,33 +78,40 @@ class UnpackStatus:
 
 
 class Unpacks:
-    """The records.  Every method raises `redis.exceptions.RedisError` when Redis is away."""
+    """The records of unpacking.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self._finish = client.register_script(_FINISH)
 
-    # -- one at a time -----------------------------------------------------------------------------------------------
+    # -- lease ------------------------------------------------------------------------------------
     def take(self, token: str) -> bool:
-        """Be the process that unpacks; False if another is."""
+        """Acquire the lease to unpack. Returns False if another process holds it."""
         return bool(self._redis.set("unpack:alive", token, nx=True, px=ALIVE_MS))
 
     def still_alive(self) -> None:
-        """Say that it goes on, at least once a minute."""
+        """Renew the lease. The holder must call this at least once a minute."""
         self._redis.pexpire("unpack:alive", ALIVE_MS)
 
     def give_back(self, token: str) -> None:
-        """Be no longer the process that unpacks."""
+        """Release the lease if this token still holds it."""
         if self._redis.get("unpack:alive") == token.encode():
             self._redis.delete("unpack:alive")
 
     def alive(self) -> bool:
-        """Whether a process unpacks."""
+        """Return whether a process holds the lease."""
         return bool(self._redis.exists("unpack:alive"))
 
-    # -- one bundle --------------------------------------------------------------------------------------------------
+    # -- one bundle -------------------------------------------------------------------------------
     def begin(self, task_id: str, bundle: str, now: float) -> int:
-        """Note that a version of a bundle is being unpacked; the how manieth try that is."""
+        """Record an attempt to unpack a version of a bundle, before it begins.
+
+        Resets the record. Returns the number of the attempt, which counts the attempts that did not
+        end normally.
+        """
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(f"unpack:{task_id}")
             pipe.hset(
@@ -105,65 +123,73 @@ class Unpacks:
         return int(tries)
 
     def end(self, task_id: str) -> None:
-        """This try came to an end, whatever end."""
+        """Refund the attempt: it ended normally, with or without success."""
         self._redis.hdel("unpack:tries", task_id)
 
     def pardon(self, task_id: str, tries: int) -> None:
-        """Let it be begun once more, as if so many tries had been made."""
+        """Set the number of attempts made, to grant one more."""
         self._redis.hset("unpack:tries", task_id, tries)
 
     def is_pardoned(self, task_id: str) -> bool:
-        """Whether `pardon` was called, and it was not begun since."""
+        """Return whether an attempt was granted that has not started yet."""
         return bool(self._redis.hexists("unpack:tries", task_id))
 
     def progress(self, task_id: str, done: int, total: int | None) -> None:
-        """So many members are done."""
+        """Record how many members are unpacked, and their total number if it is known."""
         told: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
         self._tell(task_id, told)
 
     def visible(self, task_id: str, users: int, ignored: int, now: float) -> None:
-        """Its users are marked."""
+        """Record that the members are visible and their users are marked."""
         self._tell(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
         self._redis.sadd("unpack:marked", task_id)
 
     def finish(self, now: float) -> list[str]:
-        """Call those done whose users are all published; their ids."""
+        """Set the bundles that have no unpublished users left to done, and return their IDs."""
         return [_text(task_id) for task_id in self._finish(["unpack:marked", DIRTY_SINCE], [now])]
 
     def close(self, task_id: str, state: str, now: float, error: str = "") -> None:
-        """Nothing more is to come: rejected, failed or removed."""
+        """Record a final state: rejected, failed or removed."""
         told: dict[str, str | float] = {"state": state, "finished_at": now}
         if error:
             told["error"] = error
         self._tell(task_id, told)
 
     def _tell(self, task_id: str, told: Mapping[str, str | float]) -> None:
-        if self._redis.exists(f"unpack:{task_id}"):  # else it was forgotten, as it is old
+        if self._redis.exists(f"unpack:{task_id}"):  # otherwise it has expired
             self._redis.hset(f"unpack:{task_id}", mapping=told)
 
-    # -- what was visible before -------------------------------------------------------------------------------------
+    # -- earlier visible versions -----------------------------------------------------------------
     def note_old(self, bundle: str, digests: Iterable[str]) -> None:
-        """Before what is visible changes: what was, whose users are to be marked."""
+        """Record the digests that were visible, before the catalog entry changes.
+
+        Their users must be marked after the change, even if this process dies before that.
+        """
+        # A union, because the users of an earlier change may not be marked yet.
         self._redis.hset("unpack:old", bundle, json.dumps(sorted({*digests, *(self.old(bundle) or ())} - {""})))
 
     def old(self, bundle: str) -> list[str] | None:
-        """What `note_old` noted; None if nothing is, or all is marked."""
+        """Return the digests recorded by `note_old`, or None if all their users are marked."""
         noted = self._redis.hget("unpack:old", bundle)
         return None if noted is None else list(json.loads(noted))
 
     def forget_old(self, bundle: str, digests: Iterable[str]) -> None:
-        """All are marked who were in these; unless more was noted since."""
+        """Delete the record: all users of these digests are marked.
+
+        Does nothing if more digests were recorded since.
+        """
+        # Compare-and-delete: the sorted JSON is exactly what `note_old` wrote.
         script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
         self._redis.eval(script, 1, "unpack:old", bundle, json.dumps(sorted(digests)))
 
-    # -- to ask ------------------------------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------
     def waiting(self) -> list[str]:
-        """The keys of the bundles that are not unpacked, or not published as rejects; the oldest first."""
+        """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
         found = (bundle_key(_text(bundle)) for bundle in self._redis.zrange(WAITING_SINCE, 0, MOST_LISTED))
         return [key for key in found if key is not None]
 
     def get(self, task_id: str) -> UnpackStatus | None:
-        """The record of this id, or None if there is none (any more)."""
+        """Return the record of this ID, or None if it does not exist or has expired."""
         record = self._redis.hgetall(f"unpack:{task_id}")
         return self._status(task_id, record) if record else None
 
@@ -172,6 +198,7 @@ class Unpacks:
         state, users = fields["state"], int(fields.get("users", 0))
         left = 0
         if state == "publishing":
+            # An upper bound, because it includes users of other bundles that were marked earlier.
             left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
         total = int(fields["total"]) if "total" in fields else None
         times = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
@@ -184,7 +211,7 @@ class Unpacks:
         )
 
     def newest(self, most: int) -> list[UnpackStatus]:
-        """So many records, the newest first."""
+        """Return at most `most` records, newest first."""
         task_ids = [_text(task_id) for task_id in self._redis.zrevrange("unpack:all", 0, most - 1)]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:

@@ -1,4 +1,4 @@
-"""The API's parts for tests that need the application and no server beside what they bring themselves."""
+"""The dependencies of the API for tests that run the application without further servers."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MOST_UPLOAD_BYTES = 3_000_000
 
 
 def dirty(**counts: int) -> dict[str, int]:
-    """How many are dirty for each cause; nobody for those that are not named."""
+    """Return the number of dirty users by cause, 0 for each cause that is not given."""
     return dict.fromkeys(CAUSES, 0) | counts
 
 
@@ -36,9 +36,10 @@ def api_parts(
     queue: TaskQueue | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Parts:
-    """The parts; without `files` and `copies` over empty buckets in memory.
+    """Return the dependencies of the application.
 
-    Without `queue` over a queue that Celery cannot read.
+    The defaults of `files` and `copies` are empty in-memory buckets. The default of `queue` is a
+    fake queue, which no Celery worker reads.
     """
     waiting, tasks = Waiting(Presence(redis), 2), queue or FakeTaskQueue(redis)
     store, output = files or FakeObjectStore("src-data", clock), copies or FakeObjectStore("processed-data", clock)

@@ -1,4 +1,4 @@
-"""The API as it is run: gunicorn with its configuration and its processes, asked over HTTP."""
+"""Real API processes for tests: gunicorn with its production configuration, used over HTTP."""
 
 import json
 import os
@@ -31,13 +31,16 @@ class Answer(NamedTuple):
     body: bytes
 
     @property
-    def json(self) -> Any:  # noqa: ANN401  whatever the answer is
-        """The body, decoded."""
+    def json(self) -> Any:  # noqa: ANN401
+        """The decoded JSON body."""
         return json.loads(self.body)
 
 
 class ApiProcess:
-    """gunicorn on a free port.  Every request has a connection of its own, so that any process may answer it."""
+    """gunicorn on a free port.
+
+    Every request opens a new connection, so that any of the processes may answer it.
+    """
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self.environment, self.log = environment, log
@@ -45,7 +48,7 @@ class ApiProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start; some process answers by now, if only to say that nothing is published yet."""
+        """Start gunicorn; return when a process answers, even if only with a 503."""
         command = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--bind", f"{HOST}:{self.port}"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -60,19 +63,19 @@ class ApiProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop, and be sure that it ended by itself."""
+        """Stop gunicorn with SIGTERM; fail unless it exits with status 0 within 20 s."""
         if self._process is not None:
             self._process.terminate()
             assert self._process.wait(20) == 0
 
     @property
     def pid(self) -> int:
-        """Of the arbiter, the parent of those that answer."""
+        """The PID of the arbiter, the parent of the processes that answer."""
         assert self._process is not None
         return self._process.pid
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """One request."""
+        """Send one request and return the answer."""
         connection = HTTPConnection(HOST, self.port, timeout=60)
         try:
             sent = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -84,11 +87,11 @@ class ApiProcess:
             connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:
-        """GET."""
+        """Send a GET request."""
         return self.ask("GET", path, None, **headers)
 
     def post(self, path: str) -> Answer:
-        """POST without a body."""
+        """Send a POST request without a body."""
         return self.ask("POST", path)
 
     def _answers(self) -> bool:
@@ -102,7 +105,10 @@ class ApiProcess:
 
 
 class Stage:
-    """One API with a Redis of its own and buckets of its own; `source` may be one that is not there."""
+    """One API with a separate Redis and separate buckets.
+
+    By default the source bucket does not exist.
+    """
 
     def __init__(
         self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
@@ -128,19 +134,19 @@ class Stage:
             redis.publish("published", "etag")
 
     def both_processes_follow(self) -> bool:
-        """Whether both are known, and have looked."""
+        """Return whether both processes are registered and have completed a round."""
         with Redis.from_url(self.redis_server.url) as redis:
             return redis.hlen(SNAPSHOTS) == 2 and Presence(redis).all_looked_since(1.0)
 
     def every_process_shows(self, count: int) -> bool:
-        """Whether twenty answers in a row, whoever gave them, have so many rows."""
+        """Return whether twenty consecutive answers, from any process, have `count` rows."""
         answers = [self.api.get("/data") for _ in range(20)]
         return all(answer.status == 200 and len(answer.json) == count for answer in answers)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
-    """Return as soon as the condition holds; fail if it does not within the time."""
+    """Return as soon as the condition holds; fail after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {condition}"
+        assert time.monotonic() < deadline, f"condition not met within {timeout_s} s: {condition}"
         time.sleep(0.01)

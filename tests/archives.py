@@ -1,4 +1,4 @@
-"""Archives for tests, good ones and broken ones, made as the programs make them that people use."""
+"""Valid, damaged and hostile archives for tests, in the form that common programs write."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ Files = Mapping[str, bytes]
 
 
 def zip_of(files: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip with these members, in this order."""
+    """Return a zip with these members, in this order."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", method) as archive:
         for path, body in files.items():
@@ -20,7 +20,7 @@ def zip_of(files: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
 
 
 def tar_of(files: Files, form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar with these members, in this order."""
+    """Return a tar with these members, in this order."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w", format=form) as archive:
         for path, body in files.items():
@@ -31,12 +31,12 @@ def tar_of(files: Files, form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def tar_gz_of(files: Files) -> bytes:
-    """The same, packed by gzip."""
+    """Return a tar with these members, compressed by gzip."""
     return gzip.compress(tar_of(files))
 
 
 def tar_with(kind: bytes, path: str = "1.csv", target: str = "/etc/passwd") -> bytes:
-    """A tar whose one member is a link, a device or the like."""
+    """Return a tar with one member of the type `kind`, such as a link or a device."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         info = tarfile.TarInfo(path)
@@ -46,7 +46,7 @@ def tar_with(kind: bytes, path: str = "1.csv", target: str = "/etc/passwd") -> b
 
 
 def encrypted(body: bytes) -> bytes:
-    """A zip whose members say that they are encrypted, as 7-Zip and Info-ZIP write them."""
+    """Return the zip with the encryption flag set on all members, as 7-Zip and Info-ZIP set it."""
     changed = bytearray(body)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = changed.find(mark)
@@ -58,7 +58,7 @@ def encrypted(body: bytes) -> bytes:
 
 
 def with_declared_size(body: bytes, size: int) -> bytes:
-    """A zip whose first member says in both headers that it unpacks to so many bytes."""
+    """Return the zip with a wrong unpacked size in both headers of its first member."""
     changed = bytearray(body)
     struct.pack_into("<L", changed, changed.find(b"PK\x03\x04") + 22, size)
     struct.pack_into("<L", changed, changed.find(b"PK\x01\x02") + 24, size)
@@ -66,7 +66,10 @@ def with_declared_size(body: bytes, size: int) -> bytes:
 
 
 def with_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:
-    """A zip whose members' names are replaced by others of the same length, without the flag that says UTF-8."""
+    """Return the zip with the names of members replaced, without the UTF-8 flag.
+
+    A new name must have the length of the old one.
+    """
     for old, new in names.items():
         assert len(old) == len(new)
         body = body.replace(old, new)
@@ -74,7 +77,7 @@ def with_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:
 
 
 def overlapping() -> bytes:
-    """A zip of two entries that share the bytes of one member."""
+    """Return a zip with two directory entries for the bytes of one member."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("1.csv", b"x" * 1000)

@@ -1,6 +1,7 @@
 """A real MinIO and a real Redis for the tests: started once, on free ports, in a folder of their own."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,19 +24,44 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
-    with RedisServer(servers_folder / "redis", free_port(), secrets.token_hex(8)) as server:
+def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
+    """The Redis that `minio_server` publishes to.
+
+    MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
+    """
+    with RedisServer(servers_folder / "minio-redis", free_port(), secrets.token_hex(8)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def minio_server(servers_folder: Path, redis_server: RedisServer) -> Iterator[MinioServer]:
+def silent_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
+    """A Redis that MinIO does not publish to."""
+    with RedisServer(servers_folder / "silent-redis", free_port(), secrets.token_hex(8)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio_server(servers_folder: Path, minio_redis_server: RedisServer) -> Iterator[MinioServer]:
     server = MinioServer(
         servers_folder / "minio", free_port(), free_port(), USER, PASSWORD,
-        redis_server.port, redis_server.password, find_minio(),
+        minio_redis_server.port, minio_redis_server.password, find_minio(),
     )  # fmt: skip
     with server:
         yield server
+
+
+@pytest.fixture
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """The Redis of a test: one without MinIO's events, unless the test is marked `minio_events`."""
+    if request.node.get_closest_marker("minio_events") is None:
+        yield request.getfixturevalue("silent_redis_server")
+        return
+    minio: MinioServer = request.getfixturevalue("minio_server")
+    yield request.getfixturevalue("minio_redis_server")
+    deadline = time.monotonic() + 60
+    while any(path.is_file() for path in minio.queue_dir.rglob("*")):  # the next such test starts without them
+        assert time.monotonic() < deadline, "MinIO still has events to send"
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small builders for tests: what differs is said, the rest is some valid value."""
+"""Small builders of test data: tests pass what matters, the rest defaults to valid values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from shared.manifest import Fact
 from shared.records import CsvVersion, Person, Reject, Row
 
 CAPTURED = Path(__file__).parent / "captured"
-"""Notifications as a real MinIO pushed them, one a file."""
+"""Notifications captured from a real MinIO, one per file."""
 
 COLUMNS = ("first_name", "last_name", "birthts")
 BIRTHTS = 946_674_000_000
@@ -29,7 +29,7 @@ def row(
     birthts: int = BIRTHTS,
     img_path: str | None = None,
 ) -> Row:
-    """A row; `img_path` None: that of the user's png."""
+    """Return a row. If `img_path` is not given, it is that of the user's png."""
     return Row(user_id, first_name, last_name, birthts, f"src-data/{user_id}.png" if img_path is None else img_path)
 
 
@@ -50,7 +50,7 @@ def version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
 def fact(
     user_id: str = "1", image: str | None = "", *, held: bool = False, source: str = "", names: Person | None = None
 ) -> Fact:
-    """A fact; `image` empty: the user's png; `source` empty: the user's own CSV."""
+    """Return a fact. An empty `image` means the user's png, an empty `source` its own CSV."""
     image = f"{user_id}.png" if image == "" else image
     csv = CsvVersion(source or f"{user_id}.csv", ETAG, SINCE)
     return Fact(user_id, csv, names or person(), image, held)
@@ -62,18 +62,21 @@ def csv_text(
     end: str = "\n",
     order: Sequence[str] = COLUMNS,
 ) -> str:
-    """A user's CSV with these fields, and others' defaults; `order` names the columns that it has."""
+    """Return a user's CSV with these fields, and defaults for the others.
+
+    `order` lists the columns to write.
+    """
     values = {"first_name": "Ivan", "last_name": "Ivanov", "birthts": str(BIRTHTS), **fields}
     return f"{separator.join(order)}{end}{separator.join(values[name] for name in order)}{end}"
 
 
 def csv_body(fields: Mapping[str, str] = MappingProxyType({}), encoding: str = "utf-8", end: str = "\n") -> bytes:
-    """The same as bytes; `encoding` with a byte order mark: utf-8-sig, utf-16."""
+    """Return the same as bytes. The encodings utf-8-sig and utf-16 add a byte order mark."""
     return csv_text(fields, end=end).encode(encoding)
 
 
 def notification(key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put") -> bytes:
-    """A notification of MinIO with the parts that matter; `key` is the object's, not yet encoded."""
+    """Return a notification of MinIO with the relevant fields. `key` is not URL-encoded yet."""
     s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "eTag": ETAG}}
     event = {"Event": [{"eventName": name, "s3": s3}], "EventTime": "2026-11-25T20:31:28.000Z"}
     return json.dumps([event]).encode()

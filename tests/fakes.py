@@ -1,6 +1,7 @@
-"""Stand-ins for what lies outside, each proven by the tests that the real one passes (`tests/faults/test_fakes.py`).
+"""Fakes of external systems. The contract tests of the real ones verify them.
 
-Redis has none: its scripts are the protocol, so every test has a real one.
+See `tests/faults/test_fakes.py`. There is no fake Redis: the Lua scripts are the protocol, so every
+test runs them on a real one.
 """
 
 import hashlib
@@ -33,9 +34,10 @@ from worker.server_figures import ServerFigures
 
 @dataclass
 class FakeObjectStore(ObjectStore):
-    """A bucket in memory.  `clock` gives Unix seconds; `reachable` False is an outage, or a bucket that is gone.
+    """A bucket in memory.
 
-    `sealed`: the keys of objects that are there and cannot be read.
+    `clock` returns Unix seconds. `reachable` False simulates an outage, or a missing bucket.
+    `sealed`: the keys of objects that exist and cannot be read.
     """
 
     bucket: str
@@ -43,11 +45,11 @@ class FakeObjectStore(ObjectStore):
     reachable: bool = True
     stored: dict[str, StoredObject] = field(default_factory=dict)
     others: dict[str, "FakeObjectStore"] = field(default_factory=dict)
-    """Buckets of the same server, of which objects are copied here."""
+    """Other buckets of the same server, by name: the sources of copies into this one."""
     sealed: set[str] = field(default_factory=set)
 
     def seal(self, key: str) -> None:
-        """Make it one of these."""
+        """Write an object under this key that cannot be read."""
         self.put(key, b"sealed")
         self.sealed.add(key)
 
@@ -89,7 +91,7 @@ class FakeObjectStore(ObjectStore):
         return self.put_at(key, body, self.clock())
 
     def put_at(self, key: str, body: bytes, modified: float) -> str:
-        """Write with a LastModified of its own, as the upload of a tar does."""
+        """Write with a given LastModified in Unix seconds, as a tar upload does."""
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         self._reached()[key] = StoredObject(body, etag, int(modified))
         self.sealed.discard(key)
@@ -114,7 +116,7 @@ class FakeObjectStore(ObjectStore):
             self.delete(key)
 
     def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        # The listing is of one moment; what MinIO lists may change between two pages.
+        # This listing is a snapshot. MinIO's listing may change between two pages.
         keys = [key for key in self._reached() if not folder or key.startswith(f"{folder}/")]
         found = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
         listed = [ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._of(found)]
@@ -164,25 +166,28 @@ class FakeObjectStore(ObjectStore):
 
     def _reached(self) -> dict[str, StoredObject]:
         if not self.reachable:
-            raise StoreUnavailable(f"{self.bucket}: out of reach")
+            raise StoreUnavailable(f"{self.bucket}: not reachable")
         return self.stored
 
 
 class FakeTaskQueue(TaskQueue):
-    """Messages as JSON in the Redis lists that Celery uses, so that their number, and FLUSHALL, mean the same."""
+    """A queue of JSON messages in the Redis lists that Celery uses.
+
+    The lists' lengths and FLUSHALL therefore have the same effect as with Celery.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     def _send(self, queue: str, task: str, *arguments: object) -> None:
         self._redis.lpush(queue, json.dumps([task, arguments]))
 
 
 class FakeFigures(ServerFigures):
-    """What MinIO tells of itself, as the test sets it: None where the server does not tell."""
+    """MinIO's metrics, as set by the test; None if the server does not provide them."""
 
     def __init__(self, told: Callable[[], str | None]) -> None:
         self._told = told
@@ -192,12 +197,12 @@ class FakeFigures(ServerFigures):
 
 
 class InlineExecutor(Executor):
-    """Runs each call at once in the caller's thread: readings side by side become readings one after the other."""
+    """Runs each call synchronously in the caller's thread: concurrent reads become sequential."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":  # noqa: ANN401
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  the caller of `result` is told, as by any executor
+        except BaseException as error:  # noqa: BLE001  `result` raises it, as for any executor
             future.set_exception(error)
         return future

@@ -1,4 +1,4 @@
-"""What schemathesis is not to ask: see tests/system/test_api_description.py."""
+"""Schemathesis hooks that exclude requests; used by tests/system/test_api_description.py."""
 
 from collections.abc import Mapping
 
@@ -8,5 +8,9 @@ from schemathesis import HookContext
 
 @schemathesis.hook
 def filter_query(_: HookContext, query: Mapping[str, object] | None) -> bool:
-    """Leave out what no schema can say: with format=html a blank value counts as not given, as forms send it so."""
+    """Exclude requests with format=html and a blank value.
+
+    Forms send a field that is not filled in as a blank value, so it counts as not given. No schema
+    can express that.
+    """
     return not (query and query.get("format") == "html" and "" in query.values())

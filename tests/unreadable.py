@@ -1,7 +1,8 @@
-"""Real objects that a MinIO refuses to read: encrypted with a key that only their writer has (SSE-C).
+"""Makes objects that a MinIO refuses to read: encrypted with a key that only their writer has.
 
-MinIO takes such objects over TLS only, so one is written to a server of its own that has a certificate.  MinIO keeps a
-small object, and all that it knows of it, in one file; a copy of this file makes an object of another server the same.
+MinIO accepts such objects (SSE-C) only over TLS, so one is written to a separate server with a
+certificate. MinIO stores a small object with all its metadata in one file. A copy of this file
+makes an object of another server unreadable in the same way.
 """
 
 import io
@@ -25,10 +26,10 @@ BODY = b"first_name,last_name,birthts\nSealed,By a key of its own,946674000000\n
 
 
 class TlsMinio(MinioServer):
-    """A MinIO with a certificate that it has signed itself, and without events."""
+    """A MinIO with a self-signed certificate and without events."""
 
     def prepare(self) -> None:
-        """Make the certificate, too."""
+        """Prepare the folder and make the certificate."""
         super().prepare()
         certs = self.folder / "certs"
         files = ["-keyout", str(certs / "private.key"), "-out", str(certs / "public.crt")]
@@ -38,12 +39,12 @@ class TlsMinio(MinioServer):
         subprocess.run(command, check=True, capture_output=True)
 
     def environment(self) -> dict[str, str]:
-        """Without targets of events."""
+        """Return the environment of any MinIO, without the event targets."""
         settings = super().environment()
         return {name: value for name, value in settings.items() if "NOTIFY" not in name}
 
     def is_ready(self) -> bool:
-        """As of any MinIO, over TLS."""
+        """Return whether the server is ready, as for any MinIO, but over TLS."""
         address = f"https://{HOST}:{self.port}/minio/health/cluster"
         try:
             with warnings.catch_warnings():
@@ -58,7 +59,7 @@ def _http() -> PoolManager:
 
 
 def write_sealed_object(folder: Path) -> Path:
-    """Have a MinIO write an object with a key that is forgotten at once; the file that it is kept in."""
+    """Have a MinIO write an object with a random key that is not kept, and return its file."""
     server = TlsMinio(folder, free_port(), free_port(), USER, PASSWORD, 1, "", find_minio())
     with server, warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureRequestWarning)
@@ -70,7 +71,10 @@ def write_sealed_object(folder: Path) -> Path:
 
 
 def make_unreadable(server: MinioServer, sealed: Path, bucket: str, key: str) -> None:
-    """Put the sealed object in the place of `key`, without an event.  `sealed`: of `write_sealed_object`."""
+    """Replace the object `key`, or create it, by the sealed object; this sends no event.
+
+    `sealed`: the file of `write_sealed_object`.
+    """
     place = server.folder / "data" / bucket / key
     new = place.with_name(f"{place.name}.new")
     shutil.rmtree(new, ignore_errors=True)

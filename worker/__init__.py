@@ -1,1 +1,1 @@
-"""From a bucket event to output.csv: listener, refresh, publish, sweep, rebuild."""
+"""The worker, from a bucket event to output.csv: listener, refresh, publish, sweep, rebuild."""

@@ -1,4 +1,4 @@
-"""The Celery application of the workers: `celery -A worker.app worker -Q events`."""
+"""The Celery application of the workers: `celery -A worker.app worker -Q events` (or `bulk`)."""
 
 from functools import cache
 
@@ -12,4 +12,5 @@ from worker.wiring import Wiring
 settings = Settings.from_environment()
 logs.configure(settings.log_level)
 Progress(settings.progress_file).made_by_heartbeats()
+# `cache`: one set of parts per process, created on first use, after the fork of a prefork pool.
 app = create_app(settings, cache(lambda: Wiring(settings, Deadline())))

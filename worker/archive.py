@@ -1,7 +1,7 @@
-"""What the kinds of archives have in common: members, limits, and the one way to say no.  Pure.
+"""Member types, limits and the rejection error that all archive formats share. Pure.
 
-An archive is judged as a whole: one member that cannot be trusted, and nothing of it is used.  What is only not a
-user's file, or a user's file that is no good, concerns that member alone.
+An archive is accepted or rejected as a whole: a single unsafe member rejects all of it. A member
+that is not a user file is ignored. An invalid CSV is a reject of that user only.
 """
 
 import re
@@ -13,18 +13,23 @@ from shared.keys import Bundle, Ignored, UserFile, classify_member
 from worker.user_csv import MAX_CSV_BYTES, excerpt
 
 MOST_MEMBERS = 250_000
+"""Maximum number of members of one archive."""
 MOST_BYTES = 50_000_000_000
-"""Of all members, unpacked."""
+"""Maximum unpacked size of all members together, in bytes."""
 MOST_IMAGE_BYTES = 100_000_000
-"""Of one image: it is held in memory as a whole."""
+"""Maximum size of one image in bytes: an image is held in memory as a whole."""
 MOST_RATIO, ANY_RATIO_BYTES = 100, 100_000_000
-"""An archive may unpack to a hundred times its size; a small one, of many like files, to 100 MB in any case."""
+"""Limits against zip bombs.
+
+An archive may unpack to at most `MOST_RATIO` times its packed size. `ANY_RATIO_BYTES` are always
+allowed, because a small archive of many similar files compresses better than that.
+"""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class InvalidArchive(Exception):
-    """An archive that cannot be used; `reason` is written for the person who dropped it."""
+    """An archive that cannot be used; `reason` is shown to the user who dropped it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -33,7 +38,11 @@ class InvalidArchive(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive.  `body` is empty if it is nobody's; of a CSV that is too large it is the beginning."""
+    """A file in an archive.
+
+    `body` is empty if the member is not a user file. For a CSV above the size limit, `body` is cut
+    to the first `MAX_CSV_BYTES` + 1 bytes.
+    """
 
     path: str
     file: UserFile | Ignored
@@ -41,17 +50,24 @@ class Member:
 
 
 class Archive(Protocol):
-    """An archive that can be gone through once."""
+    """An archive that can be iterated once."""
 
     total: int | None
-    """How many members there are; None if only its end tells."""
+    """Number of members; None if it is unknown before the end of the archive."""
 
     def members(self) -> Iterator[Member]:
-        """Its files, without folders and what file managers leave behind.  Raises `InvalidArchive` at any of them."""
+        """Yield the files, without folders and without metadata files of file managers.
+
+        Raises `InvalidArchive` at any member.
+        """
 
 
 def file_of(path: str) -> UserFile | Ignored | None:
-    """Whose file the member at this path is; None for one to be passed over.  Raises `InvalidArchive`."""
+    """Return what kind of file the member at this path is; None for a member to skip.
+
+    Raises `InvalidArchive` if the path leads out of the archive, or if the member is an archive
+    itself.
+    """
     if path.startswith("/") or _DRIVE.match(path) or ".." in path.split("/"):
         raise InvalidArchive(f"the path of a member leads out of the archive: '{excerpt(path)}'")
     file = classify_member(path)
@@ -61,10 +77,14 @@ def file_of(path: str) -> UserFile | Ignored | None:
 
 
 def most_kept(path: str, file: UserFile | Ignored, size: int) -> int:
-    """How many bytes of a member of `size` bytes are worth keeping.  Raises `InvalidArchive`."""
+    """Return how many bytes to keep of a member of `size` bytes.
+
+    Raises `InvalidArchive` for an image above `MOST_IMAGE_BYTES`.
+    """
     if isinstance(file, Ignored):
         return 0
     if file.is_csv:
+        # One byte above the limit: the CSV parser then rejects the file as too large.
         return MAX_CSV_BYTES + 1
     if size > MOST_IMAGE_BYTES:
         raise InvalidArchive(f"an image is larger than {MOST_IMAGE_BYTES:,} bytes: '{excerpt(path)}'")
@@ -72,7 +92,7 @@ def most_kept(path: str, file: UserFile | Ignored, size: int) -> int:
 
 
 def check_size(unpacked: int, packed: int) -> None:
-    """Raises `InvalidArchive` if so few bytes may not become so many."""
+    """Raise `InvalidArchive` if the unpacked size exceeds a limit; both sizes are in bytes."""
     if unpacked > MOST_BYTES:
         raise InvalidArchive(f"it unpacks to more than {MOST_BYTES:,} bytes")
     if unpacked > max(ANY_RATIO_BYTES, MOST_RATIO * packed):
@@ -80,16 +100,19 @@ def check_size(unpacked: int, packed: int) -> None:
 
 
 def check_count(members: int) -> None:
-    """Raises `InvalidArchive` if these are too many."""
+    """Raise `InvalidArchive` if the archive has too many members."""
     if members > MOST_MEMBERS:
         raise InvalidArchive(f"it has more than {MOST_MEMBERS:,} members")
 
 
 def no_file(path: str, kind: str) -> InvalidArchive:
-    """A member is a link or a device, which nobody who drops files can mean."""
+    """Return the error for a member that is a link, a device or a pipe.
+
+    `kind` names it in the reason. Such a member is unsafe and has no use in a bundle.
+    """
     return InvalidArchive(f"a member is a {kind} and not a file: '{excerpt(path)}'")
 
 
 def cut_off() -> InvalidArchive:
-    """The archive ends too early."""
+    """Return the error for an archive that ends too early."""
     return InvalidArchive("it is cut off: its end is missing")

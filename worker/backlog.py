@@ -1,30 +1,41 @@
-"""The to-do list in Redis: who is dirty, what was read of them, who may write.  Every atomic step and its promise.
+"""The pipeline's state in Redis: event inbox, dirty users, pending results, loss signals.
 
-    events:fast, events:safe   list   what MinIO said, not yet noted
-    dirty                      hash   user -> "mark|slot": `mark` renewed by marks, `slot` by accepted readings;
-                                      a bundle is in it by the id of `shared.keys.bundle_id`
-    since:<cause>              zset   user -> when first marked dirty for this cause (Unix seconds)
-    shelf                      string "token|etag": renewed after each change of bundles.json; etag "" for unknown
-    staged                     hash   user -> "mark|slot|outcome": read, not yet published
-    pages                      list   bulk work: users marked by a sweep or rebuild, a thousand an entry
-    writer                     string the token of the publisher that may write, with a lease
-    published                  hash   what the last publisher recorded: by, etag, rej_etag, time, rows
-    epoch                      string "ok:<run_id>" while nothing is known to be lost; evidence deletes it
-    evidence:new               set    kinds of evidence that came up since the last sweep began
-    evidence:looked            set    kinds of evidence that a sweep looks into, until one has come to its end
-    seen:<digest>              string fast events whose safe copy has not come yet
-    notifications              string "none" where MinIO's events do not reach this Redis
-    source_failure             string why the source bucket could not be read lately
-    safe_queue                 string how many safe copies wait on MinIO's disk and do not get on
-    dead_letters               list   events that could not be decoded, with their reasons
-    readings                   hash   token -> the users that a worker is reading; left by one that died over them
-    doubtful                   set    users of whom copies of images may lie about that nobody knows of
-    alone                      hash   users to be read alone, as a worker may have died over them: `worker.trials`
-    unexplained                hash   users whom a sweep found to differ, and no event told of: `worker.healed`
-    counters                   hash   figures for the operator; `since` is when the counting began
+Rowdrop reconciles level-triggered: an event, sweep or rebuild only marks a user dirty. A reader
+then computes the result from the files as they are at that time. Results are accepted by
+compare-and-set of version tokens. Each atomic step is one Lua script in `worker/lua/`.
 
-Tokens are random and only ever compared for equality: they need no order, so nothing goes wrong when Redis is emptied
-or falls back.  Each step is one Lua script in `worker/lua/`; an outage raises `redis.exceptions.RedisError`.
+Version tokens are random and are only compared for equality. They need no order, so they stay
+correct when Redis is emptied or restarts from an older snapshot. Every method raises
+`redis.exceptions.RedisError` if Redis is unavailable.
+
+Keys:
+
+    events:fast      list    event inbox: events that MinIO sent directly, not processed yet
+    events:safe      list    event inbox: durable copies of the same events, by way of MinIO's disk
+    dirty            hash    user -> "mark|slot". `mark` is the change version, renewed by each
+                             mark; `slot` the read version, renewed by each accepted result.
+                             A bundle is a user with the ID of `shared.keys.bundle_id`.
+    since:<cause>    zset    user -> when it was first marked for this cause (Unix seconds)
+    shelf            string  "token|etag": version of the bundle catalog, renewed after each change
+                             of bundles.json, and the catalog's ETag ("" if unknown, "-" if absent)
+    staged           hash    user -> "mark|slot|outcome": pending result, not published yet
+    pages            list    bulk work: up to 1,000 marked users per entry
+    writer           string  writer lease: the token of the publisher that may write
+    published        hash    what the last publisher recorded: by, etag, rej_etag, time, rows
+    epoch            string  trust state: "ok:<run_id>" (verified) or "s:<token>" (verifying);
+                             deleted by each loss signal
+    evidence:new     set     kinds of loss signals since the last sweep began
+    evidence:looked  set     kinds of loss signals that a sweep handles, until one commits
+    seen:<digest>    string  count of fast events that still lack their durable copy
+    notifications    string  "none" if MinIO's events do not reach this Redis
+    source_failure   string  why the source bucket could not be read recently
+    safe_queue       string  number of durable copies stalled on MinIO's disk
+    dead_letters     list    events that could not be decoded, with their reasons
+    readings         hash    read token -> users of a read in progress; orphaned if its worker dies
+    doubtful         set     suspect users, which may have stray image copies
+    alone            hash    users to read in isolation: `worker.trials`
+    unexplained      hash    silent drift that a sweep found: `worker.healed`
+    counters         hash    counters for the operator; `since` is when counting began
 """
 
 import hashlib
@@ -45,38 +56,41 @@ logger = logging.getLogger(__name__)
 
 FAST, SAFE = "events:fast", "events:safe"
 CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
-"""Why a user is marked; "bundle": one was unpacked, or has gone.  "unpack" is for the bundles themselves."""
+"""Why a user is marked. "bundle": its bundle was unpacked or removed. "unpack": it is a bundle."""
 PAGES = "pages"
 WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
 CHUNK = 500
-"""Users in one script call: a few milliseconds in which Redis does nothing else."""
+"""Users per script call. Redis serves no other client for the few milliseconds of a call."""
 LEASE_MS = 5000
+"""TTL of the writer lease. Another publisher can take over when it expires."""
 SEEN_S = 600
+"""TTL in seconds of the count of fast events that still lack their durable copy."""
 SHOWN_S = 60
+"""TTL in seconds of conditions that `/health/ready` reports."""
 MOST_DEAD_LETTERS = 1000
 SHOWN_BYTES = 200
-"""So much of an event is kept in its dead letter."""
+"""Bytes of an event that its dead letter keeps."""
 MOST_PEEKED_BYTES = 16 << 20
-"""When so many bytes of events were looked at, the rest of a batch goes into the next one."""
+"""A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
 MOST_UNEXPLAINED = 100_000
-"""So many users are remembered as found to differ by a sweep; further ones are mended without being counted."""
+"""Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
 
 EVIDENCE = {
-    "minio_restarted": "MinIO was started anew",
-    "events_skipped": "MinIO skipped events, as its queue in memory was full",
+    "minio_restarted": "MinIO was restarted",
+    "events_skipped": "MinIO skipped events because its in-memory queue was full",
     "events_failed": "MinIO failed to send events",
-    "safe_queue_stalled": "MinIO's queue of safe copies does not get on",
-    "rules_missing": "MinIO had no rules any more to send events by",
-    "redis_restarted": "Redis was started anew",
+    "safe_queue_stalled": "MinIO's on-disk queue of durable event copies is stalled",
+    "rules_missing": "MinIO's notification rules for the source bucket were missing",
+    "redis_restarted": "Redis was restarted",
     "redis_emptied": "Redis was emptied",
     "files_changed": "output.csv, rejects.csv or bundles.json is not what was last written",
-    "publish_broken_off": "a publish was broken off",
-    "publisher_replaced": "a publisher was replaced while it wrote",
+    "publish_broken_off": "a publish was aborted, and its writes may have happened",
+    "publisher_replaced": "a publisher lost its lease while it wrote",
 }
-"""The kinds of evidence of a loss.  All of it has one effect: a sweep, as soon as the watch sees it."""
+"""The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
 NOTHING_KNOWN = "nothing_known"
-"""What a sweep looks into when there is no epoch and no evidence: the first sweep of all."""
+"""Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
 
 _SINCE = [f"since:{cause}" for cause in CAUSES]
 
@@ -84,7 +98,7 @@ _Item = TypeVar("_Item")
 
 
 class Notice(NamedTuple):
-    """One entry of an event list as the listener understood it: whom to mark, or why it could not be decoded."""
+    """One decoded entry of an event list: the users to mark, or why it could not be decoded."""
 
     raw: bytes
     user_ids: Sequence[str]
@@ -92,9 +106,10 @@ class Notice(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A dirty user's tokens as they were before its files were read; and what is `staged` of an earlier reading.
+    """Version tokens of a dirty user, as they were before its files were read.
 
-    That is the one which this reading is going to supersede: if another came in between, this one is refused.
+    `mark` is the change version, `slot` the read version. `staged` is the pending result that this
+    read will replace, as JSON. Submitting fails if another result was accepted in between.
     """
 
     mark: bytes
@@ -103,9 +118,10 @@ class Note(NamedTuple):
 
 
 class Notes(dict[str, Note]):
-    """The tokens of those users that are dirty; and the token of the shelf, as it was not before those.
+    """Version tokens of the users to read, and the bundle catalog's version, not read before them.
 
-    `doubtful`: those of them of whom copies of images may lie about.
+    `shelf` is the catalog version, None if Redis has none. `doubtful` holds the suspect users among
+    them, which may have stray image copies.
     """
 
     def __init__(self) -> None:
@@ -115,16 +131,17 @@ class Notes(dict[str, Note]):
 
 
 class Staged(NamedTuple):
-    """A reading that waits for its publish; `tokens` is "mark|slot" as it was accepted."""
+    """A pending result. `tokens` is "mark|slot", the version tokens with which it was accepted."""
 
     tokens: bytes
     outcome: Outcome
 
 
 class Begun(NamedTuple):
-    """What a publisher begins with: the ETags recorded as published (None: nothing was), and all that is staged.
+    """Input of one publish: the ETags recorded as published, and all pending results.
 
-    `watched`: somebody wants to know whether readings changed what was published (see CLEAN).
+    Without a recorded publish, both ETags are missing (None). If `watched`, some users are isolated
+    or silent drift, and `clean` requires the set of changed users.
     """
 
     etag: str | None
@@ -134,7 +151,7 @@ class Begun(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What the last publisher recorded; None for what was never recorded."""
+    """What the last publisher recorded: its token and both ETags, None if never recorded."""
 
     by: str | None
     etag: str | None
@@ -142,7 +159,10 @@ class Published(NamedTuple):
 
 
 class ListedUser(NamedTuple):
-    """A user's tokens, and what a LIST that began after they were noted told: has a CSV, the image's key and ETag."""
+    """Version tokens of a user, and what a LIST that began after they were read shows of its files.
+
+    `has_csv`: whether there is a CSV. `image`: key of the image that counts, None without one.
+    """
 
     user_id: str
     note: Note
@@ -152,34 +172,37 @@ class ListedUser(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page of bulk work: users who were marked before, `listed` if a LIST has told of their files."""
+    """A page of bulk work: marked users, in `listed` if a LIST has shown which files they have."""
 
     user_ids: list[str] = []  # noqa: RUF012  never changed
     listed: list[ListedUser] = []  # noqa: RUF012
 
     def to_json(self) -> str:
-        """The page as it lies in Redis."""
+        """Encode the page for Redis."""
         listed = [[u, note.mark.decode(), note.slot.decode(), *files] for u, note, *files in self.listed]
         return json.dumps([list(self.user_ids), listed], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: bytes) -> "Page":
-        """The inverse of `to_json`."""
+        """Decode what `to_json` returned."""
         user_ids, listed = json.loads(text)
         return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), *files) for u, m, s, *files in listed])
 
 
 class LeaseLost(Exception):
-    """Another publisher may be writing by now."""
+    """The writer lease expired or was taken over: another publisher may be writing."""
 
 
 def new_token() -> str:
-    """72 random bits, which never come again."""
+    """Return 72 random bits as hex. Unlike a counter, they stay unique when Redis is emptied."""
     return secrets.token_hex(9)
 
 
 class Backlog:
-    """The to-do list.  `client` must not decode answers: event lists may hold any bytes."""
+    """User states, event inbox, publish queue and loss signals.
+
+    `client` must not decode replies, because event lists may hold any bytes.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self.redis: Any = client
@@ -190,68 +213,80 @@ class Backlog:
         self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
         self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
-    # -- events in ---------------------------------------------------------------------------------------------------
+    # -- events in ---------------------------------------------------------------------------------
     def wait_for_event(self, seconds: float) -> bytes | None:
-        """Wait until MinIO has said something by the fast way.  Takes nothing: the head moves onto itself."""
+        """Return the first fast event, waiting up to `seconds`; None if no event arrives.
+
+        Of an entry above `MAX_EVENT_BYTES`, the beginning is returned as `Cut`.
+        """
+        # BLMOVE onto the same end leaves the entry in the list: a killed listener loses no event.
         raw: bytes | None = self.redis.blmove(FAST, FAST, seconds, "LEFT", "LEFT")
         return Cut(raw[:SHOWN_BYTES]) if raw and len(raw) > MAX_EVENT_BYTES else raw
 
     def waiting(self, source: str, queue: str) -> tuple[int, int]:
-        """The length of an event list, and of a Celery queue."""
+        """Return the lengths of an event list and of a Celery queue."""
         with self.redis.pipeline(transaction=False) as pipe:
             events, messages = pipe.llen(source).llen(queue).execute()
         return events, messages
 
     def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
-        """PEEK: the first entries of the fast and of the safe list; at most `count`, fewer of large ones."""
+        """Return the first entries of the fast and of the durable list (PEEK); removes nothing.
+
+        At most `count` entries of each list, and fewer if they are large.
+        """
         arguments = [count, MAX_EVENT_BYTES, SHOWN_BYTES, MOST_PEEKED_BYTES]
         with self.redis.pipeline(transaction=False) as pipe:
-            for events in (FAST, SAFE):  # by EVAL: in a pipeline, EVALSHA costs a round trip more
+            for events in (FAST, SAFE):  # EVAL, as EVALSHA in a pipeline costs one more round trip
                 pipe.eval(self._peek, 1, events, *arguments)
             fast, safe = pipe.execute()
         return _whole_or_cut(fast), _whole_or_cut(safe)
 
     def note_notifications(self, *, come: bool) -> None:
-        """Whether MinIO's events reach this Redis at all; if not, only sweeps see changes."""
+        """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""
         if come:
             self.redis.delete("notifications")
         else:
             self.redis.set("notifications", "none")
 
     def notifications_come(self) -> bool:
-        """What init has found."""
+        """Return whether MinIO's events reach this Redis, as `worker.init` recorded it."""
         return bool(self.redis.get("notifications") != b"none")
 
     def probe_came(self, key: str) -> bool:
-        """Whether the event of this probe key has come, to a listener or to the head of either list."""
+        """Return whether the event of this probe key arrived.
+
+        A listener has processed it, or it is among the last 50 entries of either list.
+        """
         if self.redis.get("probe") == key.encode():
             return True
         waiting = self.redis.lrange(FAST, -50, -1) + self.redis.lrange(SAFE, -50, -1)
         return any(key.encode() in raw for raw in waiting)
 
     def note_probe(self, key: str) -> None:
-        """The event of a probe key has come."""
+        """Record for 60 seconds that the event of this probe key arrived."""
         self.redis.set("probe", key, ex=60)
 
     def note_events(self, source: str, notices: Sequence[Notice], now: float) -> list[str]:
-        """MARK the users of these entries of `source` and pop what was peeked, in one step.
+        """Mark the users of these entries of `source` and pop the entries, atomically (MARK).
 
-        Returns whom to refresh; who is to be read alone is left to the watch.  A safe copy of an event that came the
-        fast way marks nobody.
+        Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
+        durable copy of a processed fast event marks no user.
         """
         arguments: list[Any] = []
         for notice in notices:
             letter = "" if notice.dead_letter is None else _dead_letter(notice, now)
+            # Both targets send identical bytes: the digest matches durable copies to fast events.
             digest = hashlib.sha1(notice.raw, usedforsecurity=False).digest()
             cut = isinstance(notice.raw, Cut)
+            # A truncated entry cannot be compared with the head. MARK pops any overlong head then.
             arguments += ["" if cut else notice.raw, digest, letter]
             arguments += [-1] if cut else [len(notice.user_ids), *notice.user_ids]
         return self._run_mark(source, source.removeprefix("events:"), "event", arguments, now)
 
     def mark(self, user_ids: Sequence[str], cause: str, now: float, *, unexplained: bool = False) -> None:
-        """MARK users that a sweep or a rebuild names.
+        """Mark users without an event, for example for a sweep or a rebuild (MARK).
 
-        `unexplained`: a sweep found them to differ from what is published, and knows of no reason.
+        `unexplained`: a sweep found that they are out of sync, and no known cause explains it.
         """
         kind = "unexplained" if unexplained else "named"
         for chunk in _chunks(user_ids):
@@ -259,21 +294,23 @@ class Backlog:
 
     def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
         keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
-        keys.append("since:unpack")
+        keys.append("since:unpack")  # bundles are marked here, for any cause
         limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
         marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
         return [user.decode() for user in marked]
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
     def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
-        """NOTE, before any reading: the tokens of those of the users who are to be read.
+        """Return the version tokens of the users to read, before any file is read (NOTE).
 
-        That is who is dirty, but for those who have been read since their last mark and wait to be published.  With
-        the token of a `reading` it is noted too that these users are being read, until `stage` or `end_reading` is
-        given the token.  What is left of a reading that never came to its end sets its users apart.
+        These are the dirty users, except those with a pending result read after their last mark.
+        With a read token in `reading`, the users are also recorded as being read, until `stage` or
+        `end_reading` gets that token. The watchdog isolates the users of a record that remains.
         """
         notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
         for chunk in _chunks(user_ids):
+            # Keeps the catalog version of the last chunk. It must not be older than any user's
+            # tokens, as an unpack renews it before it marks the users of the bundle.
             keys = ["dirty", "staged", "readings", "shelf", "doubtful"]
             notes.shelf, doubtful, *answers = self._note(keys, [reading, users, *chunk])
             notes.doubtful.update(user.decode() for user in doubtful)
@@ -281,19 +318,21 @@ class Backlog:
         return notes
 
     def end_reading(self, reading: str) -> None:
-        """The reading came to its end without anything to be staged."""
+        """Delete the record of a read that ended without a result."""
         self.redis.hdel("readings", reading)
 
     def stage(
         self, readings: Sequence[tuple[Note, Outcome]], reading: str = "", copied: Collection[str] = ()
     ) -> list[str]:
-        """STAGE what was read, and end the reading of this token; `copied` are users whose image it has copied.
+        """Submit results by compare-and-set of the read version, and end this `reading` (STAGE).
 
-        Returns the users to note and read again: another reading was accepted meanwhile.
+        `copied`: users with an image that this read has copied. Returns the users to read again
+        with new version tokens, because another result was accepted since theirs were read.
         """
         again = []
-        chunks = list(_chunks(readings)) or [[]]
+        chunks = list(_chunks(readings)) or [[]]  # without results, one call still ends the reading
         for number, chunk in enumerate(chunks, 1):
+            # Only the last chunk deletes the record, which a worker killed before it leaves behind.
             arguments: list[Any] = [new_token(), reading if number == len(chunks) else ""]
             for note, outcome in chunk:
                 user_id = outcome.user_id
@@ -306,34 +345,37 @@ class Backlog:
         return again
 
     def claim(self, user_id: str, note: Note) -> Note | None:
-        """CLAIM: be the reading whose outcome counts, and that alone may write what is no outcome.
+        """Take ownership before a write that is not a result, such as bundles.json (CLAIM).
 
-        The tokens to STAGE with; None if another reading was accepted, or has claimed, since these were noted.
+        The renewed read version is a fencing token: results of other readers are refused. Returns
+        the tokens to submit with, None if another reader submitted or took ownership since these
+        were read.
         """
         token = new_token()
         return note._replace(slot=token.encode()) if self._claim(["dirty"], [user_id, note.slot, token]) else None
 
-    # -- copies of images --------------------------------------------------------------------------------------------
+    # -- copies of images --------------------------------------------------------------------------
     def doubt(self, user_ids: Sequence[str]) -> None:
-        """DOUBT: copies of these users' images may have been made, or may be made yet, that nobody knows of."""
+        """Mark users as suspect: they may have, or may yet get, stray image copies (DOUBT)."""
         for chunk in _chunks(user_ids):
             self._doubt(["doubtful", "dirty", "since:bundle"], [new_token(), *chunk])
 
     def end_doubt(self, user_ids: Collection[str]) -> None:
-        """What lies there of these users is known: it was staged."""
+        """Clear suspect users after a submitted result has accounted for all their copies."""
         if user_ids:
             self.redis.srem("doubtful", *user_ids)
 
-    # -- the shelf of bundles ----------------------------------------------------------------------------------------
+    # -- the bundle catalog ------------------------------------------------------------------------
     def shelf_token(self) -> bytes:
-        """The token of the shelf; a new one if there is none."""
+        """Return the bundle catalog's version and ETag; set a new version if it is missing."""
         self.redis.set("shelf", f"{new_token()}|", nx=True)
         return bytes(self.redis.get("shelf") or b"")
 
     def renew_shelf(self, etag: str | None, before: bytes | None = None) -> None:
-        """What readers have kept of the shelf is out of date; `etag` is what it has now (None: there is no shelf).
+        """Invalidate cached bundle catalogs.
 
-        With `before`, only if the token is still that one.
+        `etag` is the new catalog's ETag, None without a catalog. With `before`, the version is
+        renewed only if it is still that one.
         """
         script = (
             "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
@@ -341,37 +383,41 @@ class Backlog:
         self.redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", before or "")
 
     def shelf_etag(self) -> str | None:
-        """The ETag of the shelf as recorded ("-": there is none); None if nothing is recorded."""
+        """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""
         _, _, etag = (self.redis.get("shelf") or b"").decode().partition("|")
         return etag or None
 
-    # -- bulk work in pages ------------------------------------------------------------------------------------------
+    # -- bulk work in pages ------------------------------------------------------------------------
     def add_page(self, page: Page) -> None:
-        """Queue a page for `take_page`."""
+        """Enqueue a page for `take_page`."""
         self.redis.rpush(PAGES, page.to_json())
 
     def take_page(self) -> Page | None:
-        """The next page.  If it gets lost, its users are still dirty, and found overdue."""
+        """Dequeue the next page, None if the queue is empty.
+
+        If the worker loses it, its users are still dirty and become overdue.
+        """
         page = self.redis.lpop(PAGES)
         return Page.from_json(page) if page else None
 
     def pages_left(self) -> int:
-        """Pages of bulk work that nobody has begun."""
+        """Return the number of pages that no worker has dequeued."""
         return int(self.redis.llen(PAGES))
 
-    # -- publishing --------------------------------------------------------------------------------------------------
+    # -- publishing --------------------------------------------------------------------------------
     def wait_for_wake(self, keys: Sequence[str], seconds: float) -> bool:
-        """Wait until something was staged."""
+        """Wait for a wake-up on these lists; return False after `seconds` without one."""
         return self.redis.blpop(list(keys), seconds) is not None
 
     def wake_publisher(self) -> None:
-        """Have the publisher look, whether or not something was staged."""
+        """Wake the publisher, whether or not a result is pending."""
         self.redis.rpush(WAKE_LIVE, "1")
 
     def begin(self, token: str) -> Begun | None:
-        """BEGIN: become the writer, and read all that is staged; None while another's lease runs.
+        """Acquire the writer lease and read all pending results (BEGIN, BATCH).
 
-        Each chunk read begins the lease anew.  Raises `LeaseLost`.
+        Returns None while another publisher holds the lease. Each further chunk renews the lease;
+        raises `LeaseLost` if another publisher took it.
         """
         keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK, "unexplained", "alone"]
         answer = self._begin(keys, [token, LEASE_MS, CHUNK])
@@ -384,19 +430,22 @@ class Backlog:
         return Begun(_text(etag), _text(rej_etag), batch, bool(watched))
 
     def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
-        """BATCH: what is staged, from `cursor` on; each chunk begins the lease anew.  Raises `LeaseLost`."""
+        """Read the pending results from `cursor` on; each chunk renews the lease (BATCH).
+
+        Raises `LeaseLost`.
+        """
         batch: dict[str, Staged] = {}
         while True:
             answer = self._batch(["writer", "staged"], [token, cursor, CHUNK, LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
-            batch.update(_staged(entries))
+            batch.update(_staged(entries))  # HSCAN may return a user twice
             if cursor == b"0":
                 return batch
 
     def renew(self, token: str) -> None:
-        """Begin the lease anew.  Raises `LeaseLost`."""
+        """Renew the writer lease. Raises `LeaseLost`."""
         script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
         if not self.redis.eval(script, 1, "writer", token, LEASE_MS):
             raise LeaseLost
@@ -411,13 +460,14 @@ class Backlog:
         now: float,
         changed: Collection[str] | None = None,
     ) -> int:
-        """CLEAN: record what was published, forget what it made clean.  Returns how much is staged still.
+        """Record what was published and make its users clean (CLEAN).
 
-        `changed`: those of the batch whose row or reject was another before; to be told if `Begun.watched`.
-        Raises `LeaseLost`, after noting that as evidence.
+        `changed`: users in the batch with a changed row or reject. Required if BEGIN returned
+        `watched`. Returns the number of results that are still pending, and releases the lease.
+        Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = ["writer", "published", "staged", "dirty", "epoch", "evidence:new", "counters", "unexplained", "alone"]
-        chunks = list(_chunks(list(batch.items()))) or [[]]
+        chunks = list(_chunks(list(batch.items()))) or [[]]  # an empty batch still records the ETags
         left = 0
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [token, etag, rej_etag, now, rows, "1" if number == len(chunks) else "0"]
@@ -429,26 +479,27 @@ class Backlog:
         return left
 
     def release(self, token: str, *, evidence: bool) -> None:
-        """Stop being the writer without having recorded anything; `evidence` asks for a sweep."""
+        """Release the writer lease without recording a publish; `evidence` adds a loss signal."""
+        # Compare first: after an expired lease, the key belongs to another publisher.
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
         self.redis.eval(script, 1, "writer", token)
         if evidence:
             self.add_evidence("publish_broken_off")
 
     def staged_count(self) -> int:
-        """Users read and not yet published."""
+        """Return the number of users with a pending result."""
         return int(self.redis.hlen("staged"))
 
     def dirty_count(self) -> int:
-        """Users marked and not yet clean."""
+        """Return the number of dirty users."""
         return int(self.redis.hlen("dirty"))
 
     def dirty_users(self) -> set[str]:
-        """Everyone who is dirty now."""
+        """Return all users that are dirty now."""
         return {user.decode() for user in self.redis.hkeys("dirty")}
 
     def dirty(self, user_ids: Sequence[str]) -> dict[str, Note]:
-        """The tokens of those of the users who are dirty, whether they were read since or not."""
+        """Return the version tokens of the dirty users among these, whether read since or not."""
         notes = dict[str, Note]()
         for chunk in _chunks(user_ids):
             tokens = zip(chunk, self.redis.hmget("dirty", chunk), strict=True)
@@ -456,7 +507,10 @@ class Backlog:
         return notes
 
     def overdue(self, cause: str, before: float, most: int) -> list[str]:
-        """Users marked before `before` for this cause whose last mark has not been read: their message may be lost."""
+        """Return up to `most` users marked for this cause before `before` and not read since.
+
+        The message that named them may be lost.
+        """
         users = [
             user.decode()
             for user in self.redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=most)
@@ -464,43 +518,52 @@ class Backlog:
         return list(self.note(users))
 
     def told_by_events(self, user_ids: Sequence[str]) -> set[str]:
-        """Those of the users who are dirty by an event."""
+        """Return those of the users that are dirty because of an event."""
         scores = self.redis.zmscore("since:event", user_ids) if user_ids else []
         return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
 
-    # -- what is known to be lost ------------------------------------------------------------------------------------
+    # -- loss signals and trust state --------------------------------------------------------------
     def published(self) -> Published:
-        """What the last publisher recorded."""
+        """Return what the last publisher recorded."""
         return Published(*map(_text, self.redis.hmget("published", "by", "etag", "rej_etag")))
 
     def writer_active(self) -> bool:
-        """Whether some publisher's lease runs."""
+        """Return whether a publisher holds the writer lease."""
         return bool(self.redis.exists("writer"))
 
     def run_id(self) -> str:
-        """The id of this run of the Redis server: another one means that it was restarted, perhaps with less in it."""
+        """Return Redis's `run_id`. It changes with each restart, which may lose recent writes."""
         return str(self.redis.info("server")["run_id"])
 
     def epoch(self) -> str | None:
-        """`ok:<run_id>` while nothing is known to be lost, `s:<token>` while a sweep looks, None on evidence."""
+        """Return the trust state.
+
+        `ok:<run_id>` (verified) while there is no known loss, `s:<token>` (verifying) while a sweep
+        runs, None (suspect) after a loss signal.
+        """
         return _text(self.redis.get("epoch"))
 
     def add_evidence(self, kind: str) -> None:
-        """EVIDENCE: something may have been lost, so have a sweep look; `kind` is one of `EVIDENCE`.
+        """Add a loss signal, which leads to a sweep (EVIDENCE); `kind` is one of `EVIDENCE`.
 
-        Logged, and counted for the operator, once for each kind until a sweep begins.
+        Each kind is logged and counted for the operator once until a sweep begins.
         """
         if self._evidence(["epoch", "evidence:new", "counters"], [kind]):
-            logger.warning("%s: %s; a sweep will look", kind, EVIDENCE.get(kind, "something may have been lost"))
+            logger.warning(
+                "loss signal %s: %s; a sweep will reconcile all users",
+                kind,
+                EVIDENCE.get(kind, "events or writes may be lost"),
+            )
 
     def evidence(self) -> set[str]:
-        """The kinds of evidence that no sweep has looked into, to its end."""
+        """Return the kinds of loss signals that no committed sweep covers."""
         return {kind.decode() for kind in self.redis.sunion("evidence:new", "evidence:looked")}
 
     def begin_sweep(self, token: str) -> set[str]:
-        """SWEEP BEGINS, before its LIST.  Evidence found from now on makes its commit fail.
+        """Set the trust state to verifying, before the sweep's LIST (SWEEP BEGINS).
 
-        Returns the kinds of evidence that it looks into; "nothing_known" is one too.
+        A loss signal from now on makes the sweep's commit fail. Returns the kinds of loss signals
+        that the sweep handles, "nothing_known" included.
         """
         kinds = self._sweep_begins(["epoch", "evidence:new", "evidence:looked"], [token])
         return {kind.decode() for kind in kinds}
@@ -513,37 +576,42 @@ class Backlog:
         run_id: str,
         record: Mapping[str, Any],
     ) -> bool:
-        """COMMIT a sweep whose users are all marked.  False if new evidence came up since it began."""
+        """Set the trust state to verified after a sweep has marked all its users (COMMIT).
+
+        `by`: the publisher recorded before the LIST. `compared`: the ETags of the compared
+        output.csv and rejects.csv. `record`: fields for the hash `sweep`. Returns False if there
+        was a loss signal since the sweep began.
+        """
         pairs = [item for pair in record.items() for item in pair]
         arguments = [token, by or "", compared[0] or "", compared[1] or "", run_id, *pairs]
         return bool(self._commit(["epoch", "published", "sweep", "evidence:looked"], arguments))
 
     def note_source_failure(self, reason: str) -> None:
-        """The source bucket could not be read; shown to the operator for a minute, or until `note_source_read`."""
+        """Record why the source bucket could not be read, for 60 s or until `note_source_read`."""
         self.redis.set("source_failure", reason, ex=SHOWN_S)
 
     def note_source_read(self) -> None:
-        """It could be read again."""
+        """Clear the recorded failure: the source bucket could be read again."""
         self.redis.delete("source_failure")
 
     def note_safe_queue(self, length: int) -> None:
-        """So many safe copies wait on MinIO's disk and do not get on (0: they do); shown to the operator."""
+        """Record for the operator how many durable copies are stalled on MinIO's disk (0: none)."""
         if length:
             self.redis.set("safe_queue", length, ex=SHOWN_S)
         else:
             self.redis.delete("safe_queue")
 
     def count(self, name: str, amount: int = 1) -> None:
-        """Add to a counter that the operator sees."""
+        """Add `amount` to a counter for the operator."""
         if amount:
             self.redis.hincrby("counters", name, amount)
 
     def counted(self, name: str) -> int:
-        """What `count` has come to."""
+        """Return the value of a counter."""
         return int(self.redis.hget("counters", name) or 0)
 
     def begin_counting(self, now: float) -> None:
-        """Note since when there are counters, unless that is known."""
+        """Record when counting began, unless that is recorded."""
         self.redis.hsetnx("counters", "since", now)
 
 

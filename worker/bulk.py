@@ -1,7 +1,8 @@
-"""Bulk work: pages of a thousand users, for sweeps and rebuilds, beside the events and never before them.
+"""Bulk work of sweeps and rebuilds: pages of a thousand users, which never delay events.
 
-The pages of a large lot are made by one LIST that began after the users' tokens were noted; the LIST tells who has a
-CSV and which image, so that a user costs one request instead of four.
+For a large number of users, one LIST makes the pages. It starts after the users' version tokens
+were taken and shows which users have a CSV and which image. So a user costs one request instead of
+four.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +17,17 @@ from worker.refresh import Refresher
 from worker.trials import Trials
 
 MANY = 500
-"""From so many users on, a LIST of the whole bucket is worth its while."""
+"""From this many users on, one LIST of the whole bucket is cheaper than requests per user."""
 PAGE_USERS = 1000
+"""Users per page."""
 PAGES_AHEAD = 4
+"""Maximum pages in the queue; `enqueue` reads further pages itself."""
 
 _Item = TypeVar("_Item")
 
 
 class BulkWork:
-    """Makes pages and does them."""
+    """Makes pages of users, enqueues them and reads them."""
 
     def __init__(
         self,
@@ -38,15 +41,18 @@ class BulkWork:
         self._page_users, self._trials = page_users, Trials(backlog.redis)
 
     def enqueue(self, user_ids: Sequence[str], still_alive: Callable[[], None], *, whole: bool = False) -> list[str]:
-        """Have these users, all marked before, read by and by.
+        """Enqueue these users to be read as bulk work.
 
-        `whole` means to LIST the bucket even for a few, and returns users with a CSV, and bundles, that were found
-        besides.  `still_alive` is called at every step.  Raises `StoreUnavailable`.
+        All of them must be marked before. `still_alive` is called for every page, to renew the
+        caller's lease. `whole`: LIST the bucket even for a few users. Returns what a LIST showed
+        besides `user_ids`: users with a CSV, and bundle IDs. Raises `StoreUnavailable`.
         """
         bundles = [key for key in map(bundle_key, user_ids) if key is not None]
         if bundles:
-            self._tasks.unpack(bundles[0])  # whoever looks at one sees to it that the others are looked at
+            self._tasks.unpack(bundles[0])  # the unpack task enqueues the next waiting bundle
             user_ids = [user_id for user_id in user_ids if bundle_key(user_id) is None]
+        # An isolated user gets a message of its own: in a page, a poison file would take up to 999
+        # other users with it.
         alone = self._trials.users()
         for user_id in alone.intersection(user_ids):
             self._tasks.refresh_alone(user_id, BULK_QUEUE)
@@ -62,12 +68,17 @@ class BulkWork:
             if self._backlog.pages_left() < PAGES_AHEAD:
                 self._backlog.add_page(page)
                 self._tasks.refresh_page()
-            else:  # pages are made faster than they are done: lend a hand, so that they do not pile up in Redis
+            else:
+                # Backpressure: the pages are made faster than they are read, and must not
+                # accumulate in Redis.
                 self._do(page)
         return [user_id for user_id in others if user_id not in alone]
 
     def next_page(self) -> bool:
-        """Do one page; False without one.  Raises `StoreUnavailable`, and the page is queued again."""
+        """Read the next page of the queue; return False if the queue is empty.
+
+        Raises `StoreUnavailable`; the page is enqueued again.
+        """
         page = self._backlog.take_page()
         if page is not None:
             self._do(page)
@@ -80,6 +91,7 @@ class BulkWork:
             else:
                 self._refresher.refresh(page.user_ids)
         except BaseException:
+            # Otherwise the users of the page would wait until they are overdue.
             self._backlog.add_page(page)
             raise
 
@@ -93,8 +105,10 @@ class BulkWork:
                 del ready[: self._page_users]
                 seen.update(user.user_id for user in page)
                 yield Page(listed=page)
+        # After the last page every user is complete: no key is greater than this code point.
         _sort(listing, chr(0x10FFFF), notes, ready, others)
         seen.update(user.user_id for user in ready)
+        # Users that the LIST does not show have no files; reading them removes their rows.
         ready += [ListedUser(user_id, note, False, None) for user_id, note in notes.items() if user_id not in seen]
         others += map(bundle_id, listing.bundles)
         for chunk in self._chunks(ready):
@@ -108,6 +122,7 @@ class BulkWork:
 def _sort(
     listing: Listing, last_key: str, notes: Mapping[str, Note], ready: list[ListedUser], others: list[str]
 ) -> None:
+    """Move the users which the LIST shows completely up to `last_key` to `ready` or `others`."""
     for user_id, (has_csv, image) in listing.take_complete(last_key).items():
         note = notes.get(user_id)
         if note:

@@ -1,11 +1,12 @@
-"""What is in one version of a bundle: user by user, as lines sorted by the id's UTF-8 bytes.  Pure.
+"""Index of one version of a bundle: one line per user, sorted by the UTF-8 bytes of the ID.
 
-    <user_id> TAB [csv, image]        JSON; no id has a tab.  null for what the bundle does not have of the user
-    csv      [path, etag, first_name, last_name, birthts], or [path, etag, reason, line] of one that is no good
+    <user_id> TAB [csv, image]   JSON; null for a part that is not in the bundle; no ID has a tab
+    csv      [path, etag, first_name, last_name, birthts], or [path, etag, reason, line] if invalid
     image    [path, etag, extension]
 
-The lines are found by bisecting the bytes, as those of output.csv are: hardly more memory than the bytes themselves.
-Almost everybody who is looked for is in none of many bundles; that is known sooner by the checksums of the ids.
+A lookup bisects the bytes, as in output.csv, so an index needs little more memory than its bytes.
+Most lookups find nothing, because a user is in few of many bundles. Therefore a cached array of the
+CRC-32 checksums of all IDs is searched first. Pure.
 """
 
 import json
@@ -23,12 +24,12 @@ HEADER = b"rowdrop bundle index 1\n"
 
 
 class InvalidIndex(Exception):
-    """These bytes are no index."""
+    """The bytes are not an index; the message is the key of the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberImage:
-    """An image in a bundle: its path there, the MD5 of its bytes, one of `IMAGE_EXTENSIONS`."""
+    """An image in a bundle: path, MD5 of its bytes in hex, one of `IMAGE_EXTENSIONS`."""
 
     path: str
     etag: str
@@ -36,33 +37,36 @@ class MemberImage:
 
 
 class BundleIndex:
-    """The index of the bundle `key`, of the version that was dropped at `since` (whole seconds, UTC); immutable."""
+    """The index of one version of the bundle `key`; immutable.
+
+    `since` is the LastModified of that version, in whole seconds since 1970 UTC.
+    """
 
     __slots__ = ("_checksums", "body", "key", "since")
 
     def __init__(self, key: str, since: int, body: bytes) -> None:
-        """Take the bytes as they are.  Raises `InvalidIndex` without our header."""
+        """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
         if not body.startswith(HEADER) or not body.endswith(b"\n"):
             raise InvalidIndex(key)
         self.key, self.since, self.body = key, since, body
         self._checksums: array[int] | None = None
 
     def csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
-        """What the user's CSV in the bundle says; None without one."""
+        """Return the parsed CSV of the user in this bundle, or None."""
         line = self._line(user_id)
         return self._csv(line[0]) if line else None
 
     def image(self, user_id: str) -> MemberImage | None:
-        """The user's image in the bundle."""
+        """Return the image of the user in this bundle, or None."""
         line = self._line(user_id)
         return MemberImage(*line[1]) if line and line[1] else None
 
     def users(self) -> Iterator[str]:
-        """Everyone of whom the bundle has something, in order."""
+        """Return the IDs of all users in the bundle, in ascending order."""
         return (user_id.decode() for user_id, _ in self._lines())
 
     def entries(self) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, MemberImage | None]]:
-        """Everyone, in order, with what the bundle has of them."""
+        """Yield each user in ascending order: ID, CSV or None, image or None."""
         for user_id, line in self._lines():
             csv, image = json.loads(line)
             yield user_id.decode(), self._csv(csv), MemberImage(*image) if image else None
@@ -72,6 +76,7 @@ class BundleIndex:
             return None
         path, etag, *said = fields
         version = CsvVersion(member_source(self.key, path), etag, self.since)
+        # A valid CSV has three fields here, an invalid one two: the reason and the line.
         return ValidCsv(version, Person(*said)) if len(said) == 3 else InvalidCsv(version, *said)
 
     def _lines(self) -> Iterator[tuple[bytes, bytes]]:
@@ -93,6 +98,7 @@ class BundleIndex:
         wanted, body, low, high = user_id.encode(), self.body, len(HEADER), len(self.body)
         if not self._may_have(wanted):
             return None
+        # Checksums collide, so the line is still searched.  `low` and `high` are starts of lines.
         while low < high:
             middle = (low + high) // 2
             start = body.rfind(b"\n", low, middle) + 1 or low
@@ -107,14 +113,18 @@ class BundleIndex:
 
 
 class IndexBuilder:
-    """Gathers an index.  Of two CSVs of one user, or two images with the same extension, the later one counts."""
+    """Collects the lines of an index.
+
+    If a user has several CSVs in the bundle, the last one wins. If it has several images, the first
+    extension in `IMAGE_EXTENSIONS` wins, and among images with the same extension the last one.
+    """
 
     def __init__(self) -> None:
         self._csvs: dict[str, str] = {}
         self._images: dict[str, tuple[int, str]] = {}
 
     def add_csv(self, user_id: str, path: str, csv: ValidCsv | InvalidCsv) -> None:
-        """The bundle has this CSV at this path."""
+        """Add the parsed CSV of a user, replacing an earlier one."""
         match csv:
             case ValidCsv(version, person):
                 said: list[Any] = [person.first_name, person.last_name, person.birthts]
@@ -123,7 +133,7 @@ class IndexBuilder:
         self._csvs[user_id] = _json([path, version.etag, *said])
 
     def add_image(self, user_id: str, image: MemberImage) -> bool:
-        """The bundle has this image.  False if another one of the user's counts in its place."""
+        """Add an image of a user; return False if the user has an image of higher rank."""
         rank = IMAGE_EXTENSIONS.index(image.extension)
         if user_id in self._images and self._images[user_id][0] < rank:
             return False
@@ -131,12 +141,13 @@ class IndexBuilder:
         return True
 
     def users(self) -> Collection[str]:
-        """Everyone who is in it."""
+        """Return the IDs of all users that were added."""
         return self._csvs.keys() | self._images.keys()
 
     def encode(self) -> bytes:
-        """The bytes that `BundleIndex` takes."""
+        """Return the bytes of the index, as `BundleIndex` reads them."""
         lines = [HEADER]
+        # `BundleIndex` bisects the bytes, so the order must be that of the encoded IDs.
         for user_id in sorted(self.users(), key=str.encode):
             csv, image = self._csvs.get(user_id, "null"), self._images.get(user_id, (0, "null"))[1]
             lines.append(f"{user_id}\t[{csv},{image}]\n".encode())

@@ -1,8 +1,9 @@
-"""Is what is published what the bucket says?  `python -m worker.check` reads everything anew and compares.
+"""Check for drift: `python -m worker.check` reads every file again and compares it with the output.
 
-It uses neither Redis nor the manifest, and does not read what is quarantined, which might end it.  Exit status 0: no
-difference; 1: some, one a line; 2: it could not look.  While files are being dropped a difference may be one that is
-just on its way: look again.
+It uses neither Redis nor the manifest. Quarantined files are not read, because reading them may
+kill the process. Exit status 0: no difference; 1: differences, one per line; 2: a bucket is
+unavailable. While files are dropped, a difference may be a change that is not published yet: run it
+again.
 """
 
 import sys
@@ -30,7 +31,11 @@ Expected = Mapping[str, tuple[ValidCsv | InvalidCsv, str]]
 
 
 class Image(NamedTuple):
-    """The image that belongs to a user: `img_path`, and ETag and LastModified of what is there, or was copied."""
+    """The current image of a user.
+
+    `path` is its `img_path`. `etag` and `since` (LastModified) are those of the image, or of the
+    original if `path` is a copy.
+    """
 
     path: str
     etag: str
@@ -38,7 +43,7 @@ class Image(NamedTuple):
 
 
 def list_source(source: ObjectStore) -> Listing:
-    """Everything in the source bucket.  Raises `StoreUnavailable`."""
+    """LIST the whole source bucket. Raises `StoreUnavailable`."""
     listing = Listing()
     for objects in source.objects():
         listing.add(objects)
@@ -48,15 +53,17 @@ def list_source(source: ObjectStore) -> Listing:
 def read_source(
     source: ObjectStore, listing: Listing, quarantined: Mapping[str, str]
 ) -> dict[str, ValidCsv | InvalidCsv]:
-    """Every user who has a CSV of their own, and what it says.  Raises `StoreUnavailable`.
+    """Read and parse every user's own CSV.
 
-    Of `quarantined` users, a CSV of the ETag given here is not read, and taken for a reject.
+    `quarantined` maps users to ETags. A CSV with such an ETag is not read and counts as a reject.
+    Raises `StoreUnavailable`.
     """
 
     def read(user_id: str) -> tuple[str, ValidCsv | InvalidCsv] | None:
         key, etag = csv_key(user_id), listing.csvs[user_id]
         try:
             csv: ValidCsv | InvalidCsv
+            # `differences` does not compare LastModified, so it is 0 for a CSV that is not read.
             if quarantined.get(user_id) == etag:
                 csv = InvalidCsv(CsvVersion(key, etag, 0), QUARANTINED, None)
             else:
@@ -74,14 +81,16 @@ def read_source(
 def expected(
     source: ObjectStore, output: ObjectStore, quarantined: Mapping[str, str], copies_images: bool
 ) -> tuple[Expected, list[Image]]:
-    """Every user who has a CSV, of their own or in a bundle: what it says, and the `img_path` that belongs to it.
+    """Return the expected CSV and `img_path` of every user with a CSV, and these users' images.
 
-    Bundles that are rejects are there by their ids.  And the images of all these users.  Raises `StoreUnavailable`.
+    The CSV is the user's own or one in a bundle. Rejected bundles are included by their ID. Raises
+    `StoreUnavailable`.
     """
     listing = list_source(source)
     csvs = read_source(source, listing, quarantined)
     images = {user_id: _own_image(listing, user_id, (source, output), copies_images) for user_id in listing.images}
     for contents in read_bundles(source, output, listing.bundles):
+        # In a union the right operand wins: own files, then bundles of higher rank.
         csvs = contents.csvs | csvs
         images = _images_of(contents, output) | images
     if copies_images:
@@ -91,7 +100,7 @@ def expected(
 
 
 def _without_uncopied(source: ObjectStore, output: ObjectStore, images: dict[str, Image]) -> dict[str, Image]:
-    """Without those images that have no copy because they cannot be read."""
+    """Drop the images that have no copy because the server cannot read them."""
     there = {f"{output.bucket}/{info.key}" for page in output.objects(folder=IMAGES) for info in page}
     unreadable = set()
     for user_id, image in images.items():
@@ -105,7 +114,7 @@ def _without_uncopied(source: ObjectStore, output: ObjectStore, images: dict[str
 
 def _own_image(listing: Listing, user_id: str, stores: tuple[ObjectStore, ObjectStore], copies_images: bool) -> Image:
     image = listing.image(user_id)
-    assert image is not None  # noqa: S101  whoever is asked for has one
+    assert image is not None  # noqa: S101  called only for users with an image
     bucket = f"{stores[1].bucket}/{IMAGES}" if copies_images else stores[0].bucket
     return Image(f"{bucket}/{image.key}", image.etag, image.last_modified)
 
@@ -117,13 +126,16 @@ def _images_of(contents: BundleContents, output: ObjectStore) -> dict[str, Image
 
 
 def differences(expected: Expected, rows: Mapping[str, Row], rejects: Mapping[str, Reject]) -> Iterator[str]:
-    """One sentence for each user whose published state is not the expected one.  A held row is none.  Pure."""
+    """Yield one sentence for each user that is out of sync. Pure.
+
+    A held row is not a difference.
+    """
     for user_id in sorted(expected.keys() | rows.keys() | rejects.keys()):
         row, reject = rows.get(user_id), rejects.get(user_id)
         csv, img_path = expected.get(user_id, (None, ""))
         match csv:
             case None if reject and bundle_key(user_id):
-                yield f"{reject.key}: is listed in {REJECTS}, but it can be used, or is gone"
+                yield f"{reject.key}: is listed in {REJECTS}, but the bundle is valid or does not exist"
             case None if row or reject:
                 yield f"{user_id}: has no CSV, but {'a row' if row else 'a reject'}"
             case ValidCsv(_, person):
@@ -136,7 +148,7 @@ def differences(expected: Expected, rows: Mapping[str, Row], rejects: Mapping[st
                 if reject is None or (reject.etag, reject.reason) != (version.etag, reason):
                     yield f"{user_id}: its invalid CSV is not listed in {REJECTS} with its reason"
                 if row and row != replace(row, img_path=img_path):
-                    yield f"{user_id}: its held row does not follow its image"
+                    yield f"{user_id}: its held row does not name its current image"
 
 
 def _difference(wanted: Row, row: Row | None) -> str:
@@ -147,7 +159,7 @@ def _difference(wanted: Row, row: Row | None) -> str:
 
 
 def check(source: ObjectStore, output: ObjectStore, copies_images: bool = False) -> list[str]:
-    """The differences between the two buckets.  Raises `StoreUnavailable`."""
+    """Return the differences between the two buckets. Raises `StoreUnavailable`."""
     published = read_published(output)
     wanted, images = expected(source, output, published.quarantined(), copies_images)
     found = [] if published.output_etag else [f"there is no {OUTPUT}"]
@@ -160,22 +172,22 @@ def check(source: ObjectStore, output: ObjectStore, copies_images: bool = False)
 
 
 def wrong_copies(rows: Mapping[str, Row], images: Sequence[Image], output: ObjectStore) -> Iterator[str]:
-    """One sentence for each copy that is missing, is one of another image, or is needed by nobody."""
+    """Yield one sentence for each image copy that is missing, wrong or orphaned."""
     folder = f"{output.bucket}/"
     there = {f"{folder}{info.key}": info for page in output.objects(folder=IMAGES) for info in page}
     wanted = {image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES}/")}
     named = {row.img_path: row.user_id for row in rows.values() if row.img_path.startswith(f"{folder}{IMAGES}/")}
     for path in sorted(named.keys() - there.keys()):
-        yield f"{named[path]}: its image {path} is not there"
+        yield f"{named[path]}: its image copy {path} is missing"
     for path in sorted(there.keys() & wanted.keys()):
         if not is_copy(there[path], wanted[path].etag, wanted[path].since):
             yield f"{named.get(path, path)}: {path} is a copy of another image"
     for path in sorted(there.keys() - named.keys()):
-        yield f"{path}: is no row's image"
+        yield f"{path}: no row names this image copy"
 
 
 def main() -> None:
-    """Check the buckets that the environment names."""
+    """Check the buckets that the environment configures, and exit with the status."""
     try:
         wiring = Wiring.from_environment(redis=False)
         found = check(wiring.source, wiring.output, wiring.settings.copies_images)

@@ -1,4 +1,4 @@
-"""What is in the bundles, read anew from the archives, for `worker.check`."""
+"""Read the content of all bundles directly from their archives, for `worker.check`."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -29,9 +29,10 @@ from worker.zip_archive import MOST_DIRECTORY_BYTES
 
 @dataclass
 class BundleContents:
-    """What a bundle has of users: what their CSVs say; extension and MD5 of their images.
+    """The content of one bundle, by user ID.
 
-    If its archive cannot be used, that stands among the CSVs by the bundle's id.
+    `csvs`: parsed CSVs; if the archive is rejected, also its reject by the ID of the bundle.
+    `images`: extension and MD5 of each image.
     """
 
     csvs: dict[str, ValidCsv | InvalidCsv] = field(default_factory=dict)
@@ -41,13 +42,15 @@ class BundleContents:
 def read_bundles(
     source: ObjectStore, output: ObjectStore, bundles: Mapping[str, ObjectInfo]
 ) -> Iterator[BundleContents]:
-    """The bundles by rank.  Of one whose archive is a reject, what was visible before.  Raises `StoreUnavailable`.
+    """Yield the content of each bundle, by rank.
 
-    What was given up, as it cost too many workers, is not read.
+    A rejected archive yields the previous version that is still visible. A bundle that was given up
+    is not read, because it may kill this process. Raises `StoreUnavailable`.
     """
     shelf, _ = read_shelf(output)
 
     def since(key: str) -> int:
+        # A rejected archive has the rank of the version that is still visible.
         shelved = shelf.bundles.get(key)
         return shelved.visible_since if shelved and shelved.reason else bundles[key].last_modified
 
@@ -71,6 +74,7 @@ def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: Ob
         for user_id, csv, image in index.entries():
             contents.csvs |= {user_id: csv} if csv else {}
             contents.images |= {user_id: (image.extension, image.etag)} if image else {}
+    # The recorded reason may have a suffix about the previous version.
     told = shelved.reason if shelved and shelved.reason.startswith(reason) else reason
     contents.csvs[bundle_id(info.key)] = InvalidCsv(CsvVersion(info.key, info.etag, info.last_modified), told, None)
     return contents
@@ -87,7 +91,7 @@ def _read(source: ObjectStore, info: ObjectInfo) -> BundleContents:
                 if not isinstance(member.file, Ignored):
                     _add(contents, info, member, member.file)
         except PreconditionFailed:
-            raise StoreUnavailable(f"{info.key} is being replaced") from None
+            raise StoreUnavailable(f"{info.key} was replaced while it was read; run the check again") from None
     return contents
 
 
@@ -98,5 +102,6 @@ def _add(contents: BundleContents, info: ObjectInfo, member: Member, file: UserF
         contents.csvs[file.user_id] = judge(member_source(info.key, member.path), stored)
         return
     known = contents.images.get(file.user_id)
+    # Among images with the same extension the last one wins, as in `IndexBuilder`.
     if known is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known[0]):
         contents.images[file.user_id] = file.extension, etag

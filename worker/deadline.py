@@ -1,8 +1,9 @@
-"""A deadline that also ends a process which hangs in C code, or holds the interpreter's lock.
+"""A deadline that kills the process even if it hangs in C code or holds the GIL.
 
-Celery's time limits do not hold in the solo pool, which the workers of single drops run in.  This one is a timer of the
-kernel: SIGALRM, whose default is to end the process.  `faulthandler` writes first where every thread stands: names of
-functions, and no data.  Supervisor starts the process anew, and the watch sets apart whom it was reading.
+Celery's time limits have no effect in the solo pool, which the workers of single drops use. This
+deadline is a timer of the kernel: SIGALRM, which kills the process by default. `faulthandler` first
+writes the stack of every thread to stderr: names of functions, no data. Supervisor (in containers:
+Docker) restarts the process, and the watchdog isolates the users that it was reading.
 """
 
 import faulthandler
@@ -11,12 +12,18 @@ import signal
 from types import TracebackType
 
 DEADLINE_S = 90.0
-"""For one reading of up to 1,000 users.  It ends by itself before that, even if no server answers any more: see
-`worker.refresh.READ_S`, and the time-outs of the clients, 15 seconds a request."""
+"""Seconds for one read of up to 1,000 users.
+
+A read ends before that even if no server answers: see `worker.refresh.READ_S` and the timeouts of
+the clients, 15 seconds per request.
+"""
 
 
 class Deadline:
-    """`with deadline:` ends the process if the block takes longer than `seconds`.  One block at a time in a process."""
+    """Context manager that kills the process if its block takes longer than `seconds`.
+
+    A process has one such timer, so it may enter one block at a time.
+    """
 
     def __init__(self, seconds: float = DEADLINE_S) -> None:
         self._seconds, self._pid = seconds, 0
@@ -24,11 +31,12 @@ class Deadline:
     def __enter__(self) -> None:
         """Start the timer."""
         if self._pid != os.getpid():
-            # Here and not before a fork: the children of a prefork pool have their signals set anew.
+            # Registered here and not before the fork: Celery resets the signal handlers in the
+            # children of a prefork pool. After the dump, `chain` runs the default action: a kill.
             faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=True)
             self._pid = os.getpid()
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop it."""
+        """Stop the timer."""
         signal.setitimer(signal.ITIMER_REAL, 0)

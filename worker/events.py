@@ -1,9 +1,11 @@
-"""What MinIO says of a bucket: decode one entry of its Redis target in `access` format.  Pure.
+"""Decoder for MinIO's events: one entry of its Redis target in `access` format. Pure.
 
-    [{"Event": [{"eventName": …, "s3": {"bucket": {"name": …}, "object": {"key": …, …}}, …}], "EventTime": …}]
+    [{"Event": [{"eventName": …, "s3": {"bucket": {"name": …}, "object": {"key": …, …}}, …}],
+      "EventTime": …}]
 
-MinIO writes keys by Go's `url.QueryEscape` (internal/event/name.go and cmd/event-notification.go): once decoded they
-are the object's key.  All else in a record is left aside; an event only says that a key is worth a look.
+MinIO encodes keys with Go's `url.QueryEscape` (internal/event/name.go, cmd/event-notification.go).
+Decoding them once gives the object's key. All other fields are ignored: an event is only a hint
+that a key may have changed.
 """
 
 import json
@@ -13,7 +15,7 @@ from urllib.parse import unquote_plus
 
 MAX_EVENT_BYTES = 1_000_000
 MAX_KEY_BYTES = 1024
-"""S3's limit; nobody can ask for an object with a longer one, nor for one without end."""
+"""S3's limit in UTF-8 bytes. No object has a longer key."""
 
 
 class Cut(bytes):
@@ -21,7 +23,10 @@ class Cut(bytes):
 
 
 class InvalidEvent(Exception):
-    """An entry that is no notification; `reason` says why, without any of its content."""
+    """An entry that is not a valid notification.
+
+    `reason` says why, for logs and dead letters. It quotes nothing of the entry.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -30,7 +35,7 @@ class InvalidEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something was said of `key` in `bucket`; `name` as in S3: `s3:ObjectCreated:Put`."""
+    """A notification about `key` in `bucket`. `name` is S3's event name: `s3:ObjectCreated:Put`."""
 
     bucket: str
     key: str
@@ -38,7 +43,10 @@ class Event:
 
 
 def decode(raw: bytes) -> list[Event]:
-    """The events of one entry, at least one.  Raises `InvalidEvent`, and nothing else, whatever the bytes."""
+    """Return the events of one entry, at least one.
+
+    Raises `InvalidEvent`, and no other exception, for any bytes.
+    """
     if isinstance(raw, Cut) or len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent(f"longer than {MAX_EVENT_BYTES:,} bytes")
     try:
@@ -62,7 +70,7 @@ def _event(record: dict[str, Any]) -> Event:
     if not (type(bucket) is type(key) is type(name) is str):
         raise TypeError
     key = unquote_plus(key, errors="strict")
-    # JSON can spell half a surrogate pair, which no UTF-8 can, and Redis would refuse it later.
+    # JSON can contain a lone surrogate, which has no UTF-8 encoding: fail here, not later in Redis.
     f"{bucket}{name}".encode()
     if len(key.encode()) > MAX_KEY_BYTES:
         raise InvalidEvent(f"a key is longer than {MAX_KEY_BYTES:,} bytes")

@@ -1,7 +1,7 @@
-"""The watch: every 15 seconds, what is dirty too long is enqueued again, and evidence of loss leads to a sweep.
+"""The watchdog: every 15 s it re-enqueues overdue users and turns loss signals into a sweep.
 
-Whoever may have cost a worker is read alone from here on.  It runs as a thread of the listener's process; two of them
-do no harm.
+It also isolates users if their read may have killed a worker. It runs as a thread of the listener's
+process. Several watchdogs may run concurrently.
 """
 
 import logging
@@ -32,21 +32,25 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 15.0
 OVERDUE_S = 30.0
+"""A user that is dirty and unread for longer than this is overdue: its message may be lost."""
 BLIND_SWEEP_S = 300
-"""Seconds between sweeps where MinIO does not tell whether it lost events."""
+"""Seconds between sweeps if MinIO's metrics cannot show whether it lost events."""
 PAGES_AHEAD = 2
 LOOKS_BROKEN_OFF = 3
-"""A reading that is seen by so many looks takes longer than 30 s: as a rule its worker is dead, or hangs."""
+"""A read seen by this many ticks takes longer than 30 s: its worker is probably dead or hangs."""
 LOOKS_OVER = 8
-"""An attempt at one user that is seen by so many looks is over: `worker.deadline` has ended it."""
+"""An isolated read seen by this many ticks (105 s) is over: `worker.deadline` killed it at 90 s.
+
+Ticks are counted instead of reading a clock, so clock skew cannot quarantine a file.
+"""
 LOOKS_STALLED = 3
-"""MinIO's queue on disk is looked into every 3 s; if nothing leaves it between so many looks, it does not get on."""
+"""MinIO retries its on-disk queue every 3 s. It is stalled if it sends nothing for 3 ticks."""
 
 
 class Watch:
-    """Looks after the state protocol.  `clock` gives Unix seconds.
+    """Runs all periodic checks of the pipeline's state. `clock` returns Unix seconds.
 
-    `notifications`: MinIO's rules to be looked after; None leaves them alone.
+    `notifications`: MinIO's rules to check and restore. None skips that check.
     """
 
     def __init__(
@@ -70,11 +74,15 @@ class Watch:
         self._queue, self._queue_looks, self._queue_stalls = (0, 0), 0, False
 
     def run_forever(self) -> None:
-        """Look every 15 seconds, the first time with a sweep, as nobody knows what happened before the start."""
+        """Tick every 15 s until the process ends; request a sweep first.
+
+        Events may have been lost before the start. An unexpected exception ends the process.
+        """
         try:
             self._repeat()
         except BaseException:
-            logger.exception("the watch died; ending the process, so that it is started anew")
+            # A thread that dies alone would go unnoticed: the listener keeps its heartbeat fresh.
+            logger.exception("the watchdog failed; exiting, so that the process is restarted")
             os._exit(1)
 
     def _repeat(self) -> None:
@@ -86,17 +94,22 @@ class Watch:
                 self.tick()
                 cause = None
             except (RedisError, OperationalError, StoreUnavailable) as error:
-                logger.warning("the watch waits: %s", error)
+                logger.warning("the watchdog's tick failed; the next tick retries: %s", error)
             time.sleep(EVERY_S)
 
     def tick(self) -> None:
-        """One look at everything.  Raises what an outage raises; the next look begins anew."""
+        """Run all checks once.
+
+        Raises `RedisError`, `OperationalError` or `StoreUnavailable` in an outage. The next tick
+        then starts from the first check.
+        """
         now = self._clock()
         self._backlog.begin_counting(now)
         self.look_for_broken_readings()
         self.enqueue_alone()
         self.enqueue_overdue(now)
         self.push_bulk(now)
+        # A publisher that died may have taken the wake-up.
         if self._backlog.staged_count():
             self._backlog.wake_publisher()
         self.look_for_evidence()
@@ -104,32 +117,42 @@ class Watch:
         self.sweep_if_due(now)
         self._healed.count(self._sweeps.get("last_cause") or "")
 
-    # -- workers that may have died over a user ----------------------------------------------------------------------
+    # -- poison files ------------------------------------------------------------------------------
     def look_for_broken_readings(self) -> None:
-        """Set apart the users of readings that were broken off, and call attempts over that cannot be under way."""
+        """Isolate the users of reads that did not end, and end attempts that cannot be running."""
         trials = self._trials.all()
         under_way = {trial.attempt: user_id for user_id, trial in trials.items() if trial.attempt}
         readings = self._trials.readings()
         self._seen = {token: self._seen.get(token, 0) + 1 for token in (*readings, *under_way)}
         for attempt, user_id in under_way.items():
             if self._seen[attempt] >= LOOKS_OVER:
-                logger.warning("%s cost a worker, attempt %d", user_id, trials[user_id].attempts)
+                logger.warning(
+                    "isolated read of %s did not end, attempt %d: its worker was killed or hung",
+                    user_id,
+                    trials[user_id].attempts,
+                )
                 self._trials.over(user_id, attempt)
         broken_off = [reading for reading in readings if self._seen[reading] >= LOOKS_BROKEN_OFF]
         for reading, user_ids in self._trials.being_read(broken_off).items():
             apart = self._trials.set_apart(reading, user_ids)
             if apart:
-                logger.warning("%s and %d more may have cost a worker; read one by one", apart[0], len(apart) - 1)
-            # It may have copied images that are older by now than what was published, or that nobody needs any more.
+                logger.warning(
+                    "a read of %s and %d more did not end; its worker died or hangs; isolating these users",
+                    apart[0],
+                    len(apart) - 1,
+                )
+            # The worker may have left image copies that are stale by now, or that no row names.
             self._backlog.doubt(user_ids)
 
     def enqueue_alone(self) -> None:
-        """Refresh, each by a message of its own, whoever is dirty and to be read alone."""
+        """Enqueue one message per isolated user that is dirty."""
         trials = self._trials.all()
         waiting = [user_id for user_id, trial in trials.items() if not trial.attempt]
         unread = list(self._backlog.note(waiting))
+        # Isolation ends for users that are clean or were read since, but not for quarantined ones.
         self._trials.acquit(user for user in waiting if user not in unread and not trials[user].is_guilty)
         for queue, user_ids in self._by_queue(unread).items():
+            # With an empty queue, the messages of the last tick were consumed or lost.
             if user_ids and not self._queue_length(queue):
                 for user_id in user_ids[:CHUNK]:
                     self._tasks.refresh_alone(user_id, queue)
@@ -141,13 +164,14 @@ class Watch:
             BULK_QUEUE: [user_id for user_id in user_ids if user_id not in live],
         }
 
-    # -- messages that may be lost -----------------------------------------------------------------------------------
+    # -- messages that may be lost -----------------------------------------------------------------
     def enqueue_overdue(self, now: float) -> None:
-        """Refresh whoever is dirty too long although nothing waits in front of them."""
+        """Re-enqueue users that are overdue while the queue of their messages is empty."""
+        # With messages in the queue, these users may just be waiting for a busy worker.
         if not self._queue_length(EVENTS_QUEUE):
             overdue = self._together(self._backlog.overdue("event", now - OVERDUE_S, CHUNK))
             if overdue:
-                logger.info("%s and %d more enqueued again", overdue[0], len(overdue) - 1)
+                logger.info("%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1)
                 self._backlog.count("enqueued_again", len(overdue))
                 self._tasks.refresh(overdue)
         if not self._queue_length(BULK_QUEUE) and not self._backlog.pages_left():
@@ -162,7 +186,10 @@ class Watch:
             self._tasks.unpack(bundle_key(bundles[0]) or "")
 
     def _together(self, overdue: list[str]) -> list[str]:
-        """Those who may be read together: neither set apart, nor among whom a reading may just have been broken off."""
+        """Return the users that may be read in one batch.
+
+        Excludes isolated users, and users of a read seen by two ticks: its worker may be dead.
+        """
         if not overdue:
             return []
         twice = [token for token, looks in self._seen.items() if looks > 1]
@@ -170,7 +197,7 @@ class Watch:
         return [user_id for user_id in overdue if user_id not in apart]
 
     def push_bulk(self, now: float) -> None:
-        """Get bulk work going again whose message was lost."""
+        """Re-enqueue pages and rebuilds after a lost message, and close finished bulk work."""
         if self._queue_length(BULK_QUEUE):
             return
         for _ in range(min(PAGES_AHEAD, self._backlog.pages_left())):
@@ -186,10 +213,11 @@ class Watch:
     def _queue_length(self, queue: str) -> int:
         return int(self._backlog.redis.llen(queue))
 
-    # -- evidence ----------------------------------------------------------------------------------------------------
+    # -- loss signals ------------------------------------------------------------------------------
     def look_for_evidence(self) -> None:
-        """Note as evidence whatever may mean that events or writes were lost."""
+        """Add a loss signal for each sign that events or writes were lost."""
         differs = self._published_differs()
+        # Two ticks in a row, as each publish makes the files differ between PUT and CLEAN.
         if differs and self._differed:
             self._backlog.add_evidence("files_changed")
         self._differed = differs
@@ -201,12 +229,14 @@ class Watch:
             self._look_at_missing_epoch()
         elif epoch.startswith("ok:") and epoch != f"ok:{self._backlog.run_id()}":
             self._backlog.add_evidence("redis_restarted")
-        if epoch is None or epoch.startswith("ok:"):  # a sweep that is under way has read them before
+        # A running sweep has read the metrics before its LIST, and stores them with its COMMIT.
+        if epoch is None or epoch.startswith("ok:"):
             self._look_at_figures(figures)
         self._had_epoch = epoch is not None
 
     def _look_at_missing_epoch(self) -> None:
-        # All evidence but this one says what it is.
+        # All other loss signals record their kind. A trust state that vanished without one means
+        # that Redis was emptied.
         expected = self._backlog.evidence() or self._sweeps.alive() or self._sweeps.waits()
         if self._had_epoch and not expected:
             self._backlog.add_evidence("redis_emptied")
@@ -218,7 +248,7 @@ class Watch:
 
     def _published_differs(self) -> bool:
         if self._backlog.writer_active():
-            return False
+            return False  # the files of a running publish are recorded only by its CLEAN
         recorded = self._backlog.published()
         try:
             return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (
@@ -226,7 +256,7 @@ class Watch:
                 recorded.rej_etag,
             )
         except ObjectUnreadable as error:  # no publisher or unpacker wrote that
-            logger.warning("what is published cannot be read: %s", error)
+            logger.warning("a published object cannot be read; it counts as changed: %s", error)
             return True
 
     def _shelf_differs(self) -> bool:
@@ -234,7 +264,10 @@ class Watch:
         return bool(recorded) and not self._unpacks.alive() and (self._output.etag(BUNDLES) or "-") != recorded
 
     def _queue_gets_stuck(self) -> bool:
-        """Whether it is noticed now that safe copies wait on MinIO's disk and none of them comes."""
+        """Update the stall state of MinIO's on-disk queue; return whether it has just stalled.
+
+        It is stalled if it holds durable copies, does not shrink, and none arrives in Redis.
+        """
         waiting, come = self._figures.safe_queue, self._backlog.counted("safe_events")
         before, come_before = self._queue
         self._queue = waiting, come
@@ -248,19 +281,26 @@ class Watch:
         return stalls and not stalled
 
     def look_after_notifications(self) -> None:
-        """Have MinIO send its events again if its rules were taken away, or the bucket was removed and made anew."""
+        """Restore missing notification rules and add a loss signal.
+
+        Rules go missing if an operator replaces them, or if the bucket is deleted and recreated.
+        """
         if not self._notifications or not self._backlog.notifications_come():
             return
         try:
             if self._notifications.mend() is Rules.MISSING:
-                # Not before: it would be told again and again where rules cannot be added.  A process that dies in
-                # between is started anew, and that leads to a sweep, too.
+                # After the rules are added, else every tick repeats it where adding them fails. A
+                # process that dies in between is restarted, which requests a sweep as well.
                 self._backlog.add_evidence("rules_missing")
-        except (MinioException, HTTPError) as error:  # no such bucket, or not ours to ask
-            logger.debug("the notification rules cannot be looked at: %s", error)
+        except (MinioException, HTTPError) as error:  # no such bucket, or access denied
+            logger.debug("cannot check the notification rules; the next tick retries: %s", error)
 
     def sweep_if_due(self, now: float) -> None:
-        """Have a sweep begun if something may be lost, or the last one is too long ago and beat does not see to it."""
+        """Request a sweep on a loss signal, or if the last one is overdue.
+
+        Celery beat requests the regular sweeps. One counts as overdue after two intervals, or after
+        `BLIND_SWEEP_S` if lost events would not be detected otherwise.
+        """
         epoch = self._backlog.epoch()
         last = float(self._sweeps.get("last_at") or 0)
         longest: float = 2 * self._settings.sweep_interval_s
@@ -268,7 +308,7 @@ class Watch:
             longest = min(BLIND_SWEEP_S, longest)
         if epoch is None or epoch.startswith("s:"):
             if not self._sweeps.alive():
-                unnamed = "start" if epoch is None else "the last one came to no end"
+                unnamed = "start" if epoch is None else "the last sweep did not finish"
                 kinds = self._backlog.evidence() - {NOTHING_KNOWN}
                 self._sweeps.request(self._tasks, ", ".join(sorted(kinds)) or unnamed)
         elif now - last > longest:

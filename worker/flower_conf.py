@@ -1,6 +1,6 @@
-"""How Flower is served: `celery -A worker.scheduler flower --conf=worker/flower_conf.py`.
+"""Flower's settings: `celery -A worker.scheduler flower --conf=worker/flower_conf.py`.
 
-Address and port: FLOWER_*.
+FLOWER_* sets the address, the port and the credentials. Flower does not start without a password.
 """
 
 from shared.settings import InvalidSettings, Settings

@@ -1,9 +1,9 @@
-"""Lost and healed: the users who would be wrong without sweeps.
+"""Silent repairs: the number of users that would stay out of sync without sweeps.
 
-A sweep notes in `unexplained` (hash: user -> Redis's time) whoever differs from what is published and is on no way to
-it: neither dirty nor staged.  An event that comes now explains it, and MARK strikes the user out.  CLEAN strikes out
-whose reading changed nothing, and puts a "+" before the time of the others.  What is left `EVENT_S` seconds later, with
-no event waiting, was lost, and is healed.
+A sweep records in `unexplained` (hash: user -> Redis's time) each user that is out of sync although
+it is neither dirty nor staged. A late event removes the user (MARK). So does a publish that changes
+nothing (CLEAN); of the other published users, CLEAN flags the time with "+". If `EVENT_S` seconds
+later no event is waiting, the flagged users were lost, and the sweep has repaired them.
 """
 
 import logging
@@ -17,11 +17,14 @@ from worker.backlog import CHUNK, FAST, SAFE
 logger = logging.getLogger(__name__)
 
 EVENT_S = 5
-"""An event takes milliseconds, by way of MinIO's disk 3 s."""
+"""An event takes milliseconds, its durable copy by way of MinIO's disk 3 s."""
 
 
 class Healed:
-    """Counts them, `event_s` seconds later.  Raises `redis.exceptions.RedisError` when Redis is away."""
+    """Counts silent repairs, `event_s` seconds after the sweep found the drift.
+
+    Raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis", event_s: int = EVENT_S) -> None:
         self._redis: Any = client
@@ -29,7 +32,10 @@ class Healed:
         self._healed = client.register_script((Path(__file__).parent / "lua" / "healed.lua").read_text())
 
     def count(self, cause: str) -> int:
-        """Count whoever is certain by now; `cause` is the last sweep's, for the log.  Returns how many."""
+        """Count the repaired users that no event explains; return their number.
+
+        `cause` is the cause of the last sweep, for the log.
+        """
         counted: list[str] = []
         cursor = None
         while cursor != 0:
@@ -40,7 +46,7 @@ class Healed:
                 counted += [user.decode() for user in self._healed(keys, [self._event_s, *put_right])]
         if counted:
             logger.warning(
-                "%s and %d more had changed without an event, and are healed (sweep: %s)",
+                "silent drift: %s and %d more changed without an event; a sweep (%s) repaired them",
                 counted[0],
                 len(counted) - 1,
                 cause,

@@ -1,9 +1,10 @@
-"""Keys in the source bucket that are no user's file: a count and the first hundred, for `/errors`.
+"""Ignored keys: objects in the source bucket that belong to no user, for `/errors`.
 
-    ignored         hash    key -> {"reason", "since"}; at most 100        ignored:total   how many there are
+    ignored         hash     key -> {"reason", "since"}, at most 100 keys
+    ignored:total   string   number of ignored keys
 
-The sweep makes both anew; between sweeps the listener keeps them roughly right, so that one sees at once why `1.CSV`
-made no row.
+Each sweep replaces both. In between, the listener updates them from events, only approximately, so
+`/errors` shows immediately why `1.CSV` has no row.
 """
 
 import json
@@ -13,26 +14,35 @@ from typing import Any
 from redis import Redis
 
 SHOWN = 100
+"""Maximum number of keys that are listed. Further ones are only counted."""
 
 
 class IgnoredKeys:
-    """The list of ignored keys.  Every method raises `redis.exceptions.RedisError` when Redis is away."""
+    """The list of ignored keys.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
     def noticed(self, key: str, reason: str, event_name: str, now: float) -> None:
-        """An event told of such a key."""
+        """Update the list from an event about an ignored key. `now` is in Unix seconds."""
         if event_name.startswith("s3:ObjectRemoved"):
             if self._redis.hdel("ignored", key):
                 self._redis.decr("ignored:total")
             return
+        # HSET returns 0 for a key that is already listed. A key beyond the limit is counted with
+        # each event, until the next sweep replaces the total.
         full = self._redis.hlen("ignored") >= SHOWN and not self._redis.hexists("ignored", key)
         if full or self._redis.hset("ignored", key, _entry(reason, now)):
             self._redis.incr("ignored:total")
 
     def replace(self, first: Mapping[str, tuple[str, int]], total: int) -> None:
-        """What a sweep has found: key -> (reason, LastModified) of the first hundred, and how many there are."""
+        """Replace the list by what a sweep found.
+
+        `first` maps up to 100 keys to reason and LastModified in Unix seconds. `total` counts all.
+        """
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete("ignored").set("ignored:total", total)
             for key, (reason, since) in first.items():

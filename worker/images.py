@@ -1,8 +1,9 @@
-"""Images that are copied to `images/` in the output bucket: those of bundles, and with IMAGES=copy all of them.
+"""Copies images to `images/` in the output bucket: those of bundles, and with IMAGES=copy all.
 
-The server copies; no bytes come here.  A reading makes the copy before it hands in what it has read.  So a copy may be
-younger than the published row, and, as readings may overtake each other, for a moment older: a reading that has copied
-and is refused has its user read again (see STAGE).  The publisher deletes copies that no row names any more.
+The server copies; no bytes pass through this process. A read makes the copy before it submits its
+result, so a copy may be newer than the published row. As reads race, it may also be older for a
+moment: if the result of a read that copied is refused, STAGE marks the user to be read again. The
+publisher deletes copies that no row names any more.
 """
 
 from collections.abc import Collection
@@ -14,15 +15,16 @@ from shared.published import IMAGES
 from worker.bundles import FoundImage
 
 MOST_BETWEEN = 5
-"""So many copies for each user that is asked for make a LIST more expensive than asking for each."""
+"""Listed copies per requested user above which a request per copy is cheaper than the LIST."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The image that counts: `image` and `image_source` as in `Outcome`.
+    """The image that counts for a user: `image` and `image_source` as in `Outcome`.
 
-    If there is a source, the image is a copy of `key` in `bucket`, which has this ETag (empty: not known); `bundle` is
-    the bundle that it was unpacked from, if it was.
+    With an `image_source`, `image` is a copy of the object `key` in `bucket`. `etag` is the ETag of
+    that object, empty if it is not known. `bundle` is the key of the bundle from which the object
+    was unpacked, empty for an own image.
     """
 
     image: str
@@ -34,41 +36,47 @@ class Picture:
 
 
 def copy_key(user_id: str, extension: str) -> str:
-    """Where the copy of a user's image with this extension is."""
+    """Return the key of the copy of a user's image with this extension."""
     return f"{IMAGES}/{user_id}.{extension}"
 
 
 def is_copy(copy: ObjectInfo, etag: str, since: int) -> bool:
-    """Whether it is a copy of the object with this ETag and LastModified (whole seconds).  Pure.
+    """Return whether `copy` is a copy of the object with this ETag and LastModified.
 
-    The ETag of what was uploaded in parts ("-" in it) is no MD5, and a copy has another one: then its age must tell.
+    Pure. `since`: LastModified in whole seconds. The ETag of a multipart upload ("-" in it) is not
+    an MD5, and its copy has another one: then a copy that is not older than the object counts.
     """
     return copy.etag == etag or ("-" in etag and copy.last_modified >= since)
 
 
 class Copies:
-    """Makes copies in `output`; with `all_images` of those in `source`, too."""
+    """Makes copies in `output`: of images in bundles; with `all_images`, of those in `source` too."""
 
     def __init__(self, source: ObjectStore, output: ObjectStore, *, all_images: bool) -> None:
         self._source, self._output, self._all = source, output, all_images
 
     def own(self, key: str, etag: str = "") -> Picture:
-        """A user's own image, under this key of the source bucket."""
+        """Return the reference to a user's own image, under this key of the source bucket."""
         if not self._all:
             return Picture(key)
+        # The copy of a multipart upload ("-") has another ETag, so the ETag is treated as unknown.
         return Picture(f"{IMAGES}/{key}", key, self._source.bucket, key, "" if "-" in etag else etag)
 
     def of_bundle(self, user_id: str, found: FoundImage) -> Picture:
-        """A user's image in a bundle."""
+        """Return the reference to a user's image in a bundle."""
         image = copy_key(user_id, found.extension)
         return Picture(image, found.source, self._output.bucket, found.key, found.etag, found.bundle)
 
     def there(self, user_ids: Collection[str]) -> dict[str, ObjectInfo] | None:
-        """The copies of these users, and of those between them, by one LIST; None if there are many between them."""
+        """LIST the copies of these users and of all users between them in key order.
+
+        Returns None if there are too many between them (`MOST_BETWEEN`).
+        """
         first, last = f"{IMAGES}/{min(user_ids)}", copy_key(max(user_ids), max(IMAGE_EXTENSIONS)).encode()
         found: dict[str, ObjectInfo] = {}
         for page in self._output.objects(first, IMAGES):
             found.update((info.key, info) for info in page)
+            # Keys are listed in order, so all requested copies have been listed.
             if page[-1].key.encode() >= last:
                 break
             if len(found) > MOST_BETWEEN * len(user_ids):
@@ -76,13 +84,17 @@ class Copies:
         return found
 
     def lying_there(self, user_id: str) -> tuple[str, ...]:
-        """The copies that there are of this user's images.  Raises `StoreUnavailable`."""
+        """Return the keys of the existing copies of a user's images.
+
+        Raises `StoreUnavailable`.
+        """
         return tuple(key for key in (copy_key(user_id, ext) for ext in IMAGE_EXTENSIONS) if self._output.exists(key))
 
     def make(self, picture: Picture, there: ObjectInfo | None) -> bool:
-        """Have the copy there, where `there` is now; False if it was right already.
+        """Make the copy unless `there`, the object under its key now, is up to date.
 
-        Raises `ObjectNotFound` when the image is gone, `ObjectUnreadable` when it cannot be read, `StoreUnavailable`.
+        Returns whether a copy was made. Raises `ObjectNotFound` if the image does not exist any
+        more, `ObjectUnreadable` if it cannot be read, or `StoreUnavailable`.
         """
         if there and self._is_right(picture, there):
             return False
@@ -91,12 +103,15 @@ class Copies:
         except ObjectUnreadable as error:
             store = self._source if picture.bucket == self._source.bucket else self._output
             store.check_readable(picture.key)
-            # The image can be read, so the copy was refused for another reason, such as a quota.
+            # The image is readable, so the copy failed for another reason, such as a quota: retry.
             raise StoreUnavailable(str(error)) from error
         return True
 
     def look(self, picture: Picture) -> ObjectInfo | None:
-        """What is there now in the place of the copy; None, too, for what cannot be read, and is to be replaced."""
+        """Return the object under the key of the copy now, or None.
+
+        None also stands for an object that cannot be read: it is to be replaced.
+        """
         try:
             return self._output.info(picture.image)
         except ObjectUnreadable:

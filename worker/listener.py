@@ -1,7 +1,8 @@
-"""The listener's process: `python -m worker.listener`.  From MinIO's notifications to dirty users and refresh messages.
+"""The listener process (`python -m worker.listener`): turns MinIO's events into dirty users.
 
-Peek a batch, decode it, then mark the users and pop exactly what was peeked in one step: a kill at any point repeats
-work and loses none, and a second listener does no harm.
+It peeks a batch of the event inbox and decodes it. Then it marks the users and pops exactly the
+peeked entries in one atomic step, and enqueues the users. Delivery is at-least-once: a kill at any
+point repeats work and loses none, and several listeners may run concurrently.
 """
 
 import logging
@@ -27,16 +28,18 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 MOST_MESSAGES_AHEAD = 2
+"""With this many messages in the queue, workers are busy, and events are collected further."""
 LINGER_S = 0.02
 GATHER_S, QUICK_BATCHES = 0.2, 10
-"""In a burst, events gather for so long, after the first batches."""
+"""In a burst, events are collected for `GATHER_S` seconds a batch after `QUICK_BATCHES` batches."""
 QUIET_S = 0.01
-"""Without an event for so long, the next one is taken for a single drop."""
+"""After this many seconds without an event, the next event is handled as a single drop."""
 MOST_LINGER_S = 1.0
+"""Maximum time in seconds that events are collected before a batch."""
 
 
 class Listener:
-    """Turns what MinIO says into dirty users.  `clock` gives Unix seconds."""
+    """Turns MinIO's events into dirty users and messages. `clock` returns Unix seconds."""
 
     def __init__(
         self, backlog: Backlog, tasks: TaskQueue, ignored: IgnoredKeys, source_bucket: str, clock: Callable[[], float]
@@ -48,22 +51,26 @@ class Listener:
         self._more = False
 
     def run_forever(self, progress: Progress) -> None:
-        """Listen until the process is told to stop.  An outage of Redis is waited out."""
+        """Process events until the process ends; retry every second while Redis is unavailable."""
         while True:
             try:
                 self.run_once(IDLE_S)
                 progress.made()
             except (RedisError, OperationalError) as error:
-                logger.warning("listening waits: %s", error)
+                logger.warning("cannot process events, retrying in 1 s: %s", error)
                 time.sleep(1.0)
 
     def run_once(self, wait_s: float) -> int:
-        """Wait up to `wait_s` seconds for an event, then note all that have come; how many users were marked."""
+        """Wait up to `wait_s` seconds for an event, then process one batch.
+
+        Returns the number of marked users, isolated ones not included.
+        """
         began = time.monotonic()
         first = None if self._more else self._backlog.wait_for_event(wait_s)
         now = time.monotonic()
         if first and now - began > QUIET_S and now - self._peeked < IDLE_S:
-            fast, safe = [first], list[bytes]()  # a single drop is handed on at once; what comes with it goes next
+            # A single drop does not wait for a batch. Concurrent events follow in the next one.
+            fast, safe = [first], list[bytes]()
         else:
             fast, safe = self._peek()
             self._peeked = now
@@ -77,9 +84,9 @@ class Listener:
         return len(marked)
 
     def _peek(self) -> tuple[list[bytes], list[bytes]]:
-        # In a burst, and while workers have enough to do, events gather in their list: fewer and larger readings, and a
-        # user whose CSV and image come together is read once.  Bounded, so that dead workers do not keep users from
-        # being marked.
+        # In a burst, and while workers are busy, events stay in their list for a while. Batches get
+        # fewer and larger, and a user is read once if its CSV and image arrive together. The time
+        # is bounded, so that dead workers cannot delay the marks.
         began = time.monotonic()
         while time.monotonic() - began < MOST_LINGER_S:
             waiting, ahead = self._backlog.waiting(FAST, EVENTS_QUEUE)
@@ -98,7 +105,7 @@ class Listener:
         try:
             events = decode(raw)
         except InvalidEvent as error:
-            logger.warning("an event could not be decoded: %s", error)
+            logger.warning("an event cannot be decoded and becomes a dead letter, see /errors: %s", error)
             return Notice(raw, (), str(error))
         users = []
         for event in events:
@@ -118,7 +125,7 @@ class Listener:
 
 
 def main() -> None:
-    """Run the listener, and beside it the watch, on the servers that the environment names."""
+    """Run the listener and the watchdog on the servers that the environment configures."""
     wiring = Wiring.from_environment()
     watch = Watch(
         wiring.backlog_of_its_own(),

@@ -1,4 +1,4 @@
-"""The source bucket as one LIST saw it, sorted to its users and bundles.  Pure."""
+"""The content of the source bucket, as one LIST returned it, grouped by user and bundle. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _LAST_EXTENSION = max(IMAGE_EXTENSIONS)
 
 
 class ListedImage(NamedTuple):
-    """An image; fields as in `ObjectInfo`."""
+    """A listed image; fields as in `ObjectInfo`."""
 
     key: str
     last_modified: int
@@ -19,7 +19,7 @@ class ListedImage(NamedTuple):
 
 
 class UserFiles(NamedTuple):
-    """What a user has: a CSV, and the image that counts."""
+    """The files of one user: whether it has a CSV, and its current image."""
 
     has_csv: bool
     image: ListedImage | None
@@ -27,9 +27,11 @@ class UserFiles(NamedTuple):
 
 @dataclass(slots=True)
 class Listing:
-    """Which users have a CSV (with its ETag), their images, the bundles, and what is nobody's file.
+    """Listed objects, grouped by kind.
 
-    `ignored` has the reason and LastModified of the first `shown` such keys; all are counted in `ignored_total`.
+    `csvs`: user ID to ETag. `images`: user ID to all its images. `bundles`: key to object.
+    `ignored`: key to reason and LastModified of the first `shown` keys that are neither a user file
+      nor a bundle; `ignored_total` counts all of them. `objects` counts all listed objects.
     """
 
     shown: int = 0
@@ -41,7 +43,7 @@ class Listing:
     objects: int = 0
 
     def add(self, objects: Iterable[ObjectInfo]) -> None:
-        """Sort listed objects to their users."""
+        """Add a batch of listed objects."""
         for found in objects:
             self.objects += 1
             file = classify(found.key)
@@ -61,13 +63,17 @@ class Listing:
             self.ignored[found.key] = (reason, found.last_modified)
 
     def image(self, user_id: str) -> ListedImage | None:
-        """The user's image that counts."""
+        """Return the user's current image; None without any."""
         images = self.images.get(user_id, ())
         newest = newest_image((image.key, image.last_modified) for image in images)
         return next((image for image in images if image.key == newest), None)
 
     def take_complete(self, last_key: str) -> Mapping[str, UserFiles]:
-        """Take out the users of whom a LIST that has come to `last_key` tells nothing more."""
+        """Remove and return the users for which a LIST that has reached `last_key` is complete.
+
+        LIST returns keys in ascending order. So all files of a user are listed once `last_key` is
+        not less than the user's greatest possible key.
+        """
         users = [user for user in self.csvs.keys() | self.images.keys() if f"{user}.{_LAST_EXTENSION}" <= last_key]
         complete = {user: UserFiles(user in self.csvs, self.image(user)) for user in users}
         for user in users:

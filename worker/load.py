@@ -1,11 +1,12 @@
 """Load a folder into the source bucket: `python -m worker.load FOLDER`.
 
-Every file that is a user's, or a bundle, is dropped under its name, from whatever folder in the folder; a zip as a zip.
-What nobody would read is told and not loaded.  What is there already, byte for byte, is not loaded again, so that a
-load which was broken off is simply begun anew.
+Every user file and bundle in the folder and its subfolders is dropped under its file name. A zip is
+dropped as a zip. Other files are reported and skipped. A file that is in the bucket with the same
+content is not loaded again, so an interrupted load is idempotent: run it again to resume.
 
-Small files go by MinIO's tar auto-extract, some hundreds in one request, which is faster than a request each.  A server
-without it keeps the tar as an object: then that is removed, and each file is put by itself.
+Small files are sent in batches of some hundreds by MinIO's tar auto-extract, which is faster than
+one request per file. A server without this feature stores the tar as an object: it is then deleted,
+and each file is written separately.
 """
 
 import argparse
@@ -33,15 +34,18 @@ from worker.sample import PREFIX
 from worker.wiring import Wiring
 
 SMALL_BYTES, BATCH_FILES, BATCH_BYTES = 256 << 10, 500, 8 << 20
+"""Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
 ONE_REQUEST_BYTES = 64 << 20
 """Larger files are uploaded in parts."""
 TAR_SENDERS, SENDERS = 4, 32
+"""Number of concurrent requests, with and without tar auto-extract."""
 MOST_TOLD = 20
+"""Maximum number of skipped files that are reported by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to be loaded, and the key that it gets."""
+    """A file to load, its key, and its size in bytes."""
 
     path: Path
     key: str
@@ -50,13 +54,13 @@ class File:
 
 @dataclass(slots=True)
 class Plan:
-    """What is in a folder: the files to be loaded, in order of their keys, and why the others are not."""
+    """The files to load, sorted by key, and the skipped files with their reasons."""
 
     files: list[File] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
     def batches(self) -> Iterator[list[File]]:
-        """The small files, some hundreds at a time."""
+        """Yield the small files in batches."""
         batch: list[File] = []
         size = 0
         for file in self.files:
@@ -71,14 +75,15 @@ class Plan:
             yield batch
 
     def large(self) -> list[File]:
-        """The others."""
+        """Return the files above `SMALL_BYTES`."""
         return [file for file in self.files if file.size > SMALL_BYTES]
 
 
 def plan(folder: Path) -> Plan:
-    """Look through a folder.  Of files with the same name the first by its path is loaded.
+    """Return which files of a folder to load.
 
-    Raises `OSError`, also for a folder that may not be read.
+    Of several files with the same name, the first by path is loaded. Raises `OSError`, also for a
+    folder that cannot be read.
     """
     found, names = Plan(), dict[str, Path]()
     for path in sorted(_files(folder)):
@@ -96,7 +101,8 @@ def plan(folder: Path) -> Plan:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:  # else it would count as empty
+    # By default `os.walk` skips a folder that cannot be read, as if it were empty.
+    def refuse(error: OSError) -> None:
         raise error
 
     for directory, _, names in os.walk(folder, onerror=refuse):
@@ -106,7 +112,7 @@ def _files(folder: Path) -> Iterator[Path]:
 class Loader:
     """Loads into the bucket of `store`; `minio` is a client of the same server.
 
-    `told` is told how many files are done.
+    `told` is called with the number of processed files.
     """
 
     def __init__(self, store: ObjectStore, minio: Minio, told: Callable[[int], None], *, by_tar: bool = True) -> None:
@@ -116,7 +122,11 @@ class Loader:
         self.loaded = self.unchanged = 0
 
     def load(self, planned: Plan) -> None:
-        """Load all of it.  Raises what an unreachable server raises; then some may be loaded."""
+        """Load all files of the plan.
+
+        Raises what an unreachable server raises. Some files may be loaded then.
+        """
+        # One LIST costs less than a request for each file.
         self._there = {info.key: info.etag for page in self._store.objects() for info in page}
         batches = planned.batches()
         if self._by_tar:
@@ -132,10 +142,11 @@ class Loader:
             self._told(self.loaded + self.unchanged)
 
     def _send_first(self, batch: Sequence[File]) -> None:
-        """The first batch shows whether the server unpacks tars."""
+        """Send the first batch as a tar, to detect whether the server extracts it."""
         bodies = self._new(batch)
         if bodies:
             tar = self._send_tar(bodies)
+            # The tar was stored as an object, and not extracted.
             if self._store.info(next(iter(bodies))) is None:
                 self._store.delete(tar)
                 self._by_tar = False
@@ -167,6 +178,7 @@ class Loader:
             self._store.put(key, body)
 
     def _send_large(self, file: File) -> tuple[int, int]:
+        # The ETag of a multipart upload is not an MD5: an unchanged file cannot be detected.
         if file.size > ONE_REQUEST_BYTES:
             self._minio.fput_object(self._store.bucket, file.key, str(file.path))
             return 1, 0
@@ -178,15 +190,16 @@ class Loader:
 
 
 class Bar:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
+    """Progress output: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, total: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._out, self._clock = total, out, clock
         self._began = clock()
+        # A terminal shows the bar immediately; a log gets its first line after ten seconds.
         self._told = self._began if not out.isatty() else float("-inf")
 
     def __call__(self, done: int) -> None:
-        """So many files are done."""
+        """Report the number of processed files."""
         now, is_terminal = self._clock(), self._out.isatty()
         if now - self._told < (0.1 if is_terminal else 10) and done < self._total:
             return
@@ -201,19 +214,22 @@ class Bar:
 
 
 def is_empty(store: ObjectStore) -> bool:
-    """Whether nobody has dropped anything yet; the sample does not count."""
+    """Return whether the bucket has no user file and no bundle; the sample is not counted."""
     keys = (info.key for page in store.objects() for info in page)
     return all(key.startswith(PREFIX) or isinstance(classify(key), Ignored) for key in keys)
 
 
 def load(folder: Path, wiring: Wiring, out: TextIO) -> None:
-    """Load a folder and say what came of it.  Raises what an unreachable server raises, and `OSError`."""
+    """Load a folder and print a summary.
+
+    Raises what an unreachable server raises, and `OSError`.
+    """
     planned = plan(folder)
     loader = Loader(wiring.source, wiring.init_client(), Bar(len(planned.files), out))
     loader.load(planned)
     out.write(f"{loader.loaded:,} files loaded into {wiring.source.bucket}, {loader.unchanged:,} were there already\n")
     if planned.left_out:
-        out.write(f"{len(planned.left_out):,} files are nobody's, and were not loaded:\n")
+        out.write(f"{len(planned.left_out):,} files were not loaded:\n")
         out.writelines(f"  {path}: {reason}\n" for path, reason in planned.left_out[:MOST_TOLD])
         if len(planned.left_out) > MOST_TOLD:
             out.write(f"  and {len(planned.left_out) - MOST_TOLD:,} more\n")
@@ -225,22 +241,24 @@ def _md5(body: bytes) -> str:
 
 
 def main() -> int:
-    """Load the folder that is named.  1 with a message when it cannot be."""
+    """Load the folder given as argument; return 1 and print a message if that fails."""
     parser = argparse.ArgumentParser(prog="python -m worker.load", description="Load a folder into the source bucket.")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--if-empty", action="store_true", help="only into a bucket that has nobody's files yet")
+    parser.add_argument(
+        "--if-empty", action="store_true", help="load only if the bucket has no user file and no bundle"
+    )
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
-        print(f"{arguments.folder} is no folder", file=sys.stderr)
+        print(f"{arguments.folder} is not a folder", file=sys.stderr)
         return 1
     try:
         wiring = Wiring.from_environment(redis=False)
         if arguments.if_empty and not is_empty(wiring.source):
-            print(f"{wiring.source.bucket} has files already; nothing is loaded")
+            print(f"{wiring.source.bucket} has files already; nothing was loaded")
             return 0
         load(arguments.folder, wiring, sys.stdout)
     except (InvalidSettings, StoreUnavailable, MinioException, S3Error, HTTPError, OSError) as error:
-        print(f"\nloading was broken off: {error}\nLoad again: what is there is not loaded twice.", file=sys.stderr)
+        print(f"\nloading failed: {error}\nRun the command again: files that were loaded are skipped.", file=sys.stderr)
         return 1
     return 0
 

@@ -1,7 +1,8 @@
-"""A sign of progress for health checks: the time of the last change of $PROGRESS_FILE.
+"""Heartbeat for liveness checks: the modification time of $PROGRESS_FILE.
 
-A process that hangs, or whose server is away, still runs and still answers a ping.  So each of them touches this file
-only when it has got a turn of its work done, and counts as unhealthy when the file grows old.
+A process that hangs, or cannot reach its server, still runs and still answers a ping. So each
+process touches this file only after a completed turn of its work. Health checks treat it as
+unhealthy when the file is stale.
 """
 
 import time
@@ -15,30 +16,35 @@ EVERY_S = 1.0
 
 
 class Progress:
-    """The sign of one process.  Without a path it does nothing."""
+    """The heartbeat of one process. With an empty path it does nothing."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock, self._last = Path(path) if path else None, clock, float("-inf")
 
     def made(self) -> None:
-        """A turn is done.  Costs nothing more than once a second."""
+        """Record a completed turn. Touches the file at most once per second."""
         if self._path and self._clock() - self._last >= EVERY_S:
             self._path.touch()
             self._last = self._clock()
 
     def made_by_heartbeats(self) -> None:
-        """Let each heartbeat of a Celery worker count: its loop sends them, between tasks, by its broker."""
+        """Record a turn for each heartbeat of a Celery worker.
+
+        The worker's event loop sends them through the broker between tasks, so they prove that both
+        work.
+        """
         heartbeat_sent.connect(lambda **_: self.made(), weak=False)
 
 
 class WatchedScheduler(Scheduler):
-    """Beat's scheduler, which shows that it turns.
+    """Celery beat's scheduler with a heartbeat.
 
-    It keeps no file: a sweep is asked for whenever the listener starts, so that nothing hangs on what beat remembers.
+    It stores no schedule file. The listener requests a sweep at each start, so beat's last run
+    times need not survive a restart.
     """
 
-    def tick(self) -> float:  # type: ignore[override]  # what else the original takes are its own functions
-        """Send what is due; the seconds until something is due again."""
+    def tick(self) -> float:  # type: ignore[override]  # the original's parameters are internal
+        """Send the tasks that are due; return the seconds until the next one."""
         delay: float = super().tick()
         self.app.conf.progress.made()
         return delay

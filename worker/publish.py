@@ -1,9 +1,10 @@
-"""Merge what is staged into output.csv and rejects.csv.
+"""Merges the pending results into output.csv and rejects.csv.
 
-One writer, conditional writes, and nothing is called clean before both files are confirmed.  The ETag of an object is
-the MD5 of its bytes, so `If-Match` alone orders nothing (A, B, A passes): the writer's token is checked when it begins,
-at each chunk it reads and when it cleans, and whatever a replaced writer may have overwritten is evidence for a sweep.
-On any refusal or doubt the table *and* the batch are forgotten and read anew.
+There is one writer, it writes conditionally, and no user becomes clean before both files are
+confirmed. An ETag is the MD5 of the bytes, so `If-Match` alone does not order the writes: it
+accepts A, B, A. Therefore the writer lease is fenced by a token, which is checked at BEGIN, at each
+chunk of the batch and at CLEAN. If a replaced writer may have overwritten something, a loss signal
+requests a sweep. After any refusal or error the table *and* the batch are dropped and read again.
 """
 
 import logging
@@ -24,15 +25,17 @@ from worker.readable_files import ReadableFiles
 logger = logging.getLogger(__name__)
 
 MANIFEST_EVERY_S = 10.0
+"""Minimum seconds between two writes of the manifest while there are results to publish."""
 MOST_DELETED = 500
-"""Copies of images that are deleted in one publish: a drop must not wait for thousands of them."""
+"""Image copies deleted in one publish: a drop must not wait for thousands of deletions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is published: both files as last read or written, with their ETags (None: there is no such object).
+    """Both published files as last read or written, with their ETags (None: no such object).
 
-    `mended`: what lies in the bucket is not quite this, because it had been edited by hand.
+    `mended`: the stored output.csv was edited by hand; `output` is its normalised content, which is
+    not written yet.
     """
 
     output: OutputCsv
@@ -44,7 +47,7 @@ class Table:
 
 @dataclass(slots=True)
 class Changes:
-    """What a batch does to a table; a value of None takes the user's line away."""
+    """The changes that a batch makes to a table, by user; None removes the user's line."""
 
     rows: dict[str, Row | None] = field(default_factory=dict)
     rejects: dict[str, Reject | None] = field(default_factory=dict)
@@ -52,7 +55,10 @@ class Changes:
 
 
 class Publisher:
-    """The writer of one output bucket.  `clock` gives Unix seconds."""
+    """The writer of one output bucket.
+
+    `clock` returns Unix seconds.
+    """
 
     def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
         self._store, self._backlog, self._clock = store, backlog, clock
@@ -67,20 +73,22 @@ class Publisher:
         self._manifest_written = clock()
 
     def publish(self) -> int:
-        """Publish everything staged.  Returns how much is staged by now, or -1 if another publisher is at it.
+        """Publish all pending results.
 
-        Raises `StoreUnavailable`, `redis.exceptions.RedisError`: then nothing was called clean, and all of it is tried
-        again at the next call.
+        Returns how many results are pending now, or -1 if another publisher holds the writer lease.
+        1 also stands for a publish that was refused or lost its lease, and has to be retried.
+        Raises `StoreUnavailable` or `redis.exceptions.RedisError`: then the users stay dirty, and
+        the next call retries all of them.
         """
         token = new_token()
         try:
             begun = self._backlog.begin(token)
             return -1 if begun is None else self._publish(token, begun)
         except PreconditionFailed as error:
-            logger.info("%s was written by another; publishing anew", error)
+            logger.info("%s was changed by another process; the publisher reads it again", error)
             self._forget(token, evidence=False)
         except LeaseLost:
-            logger.warning("%s lost its lease while publishing", token)
+            logger.warning("publisher %s lost the writer lease; it retries and requests a sweep", token)
             self._forget(token, evidence=True)
         except BaseException:
             self._forget(token, evidence=True)
@@ -91,12 +99,13 @@ class Publisher:
         table, batch = self._table, begun.batch
         if table is None or (table.output_etag, table.rejects_etag) != (begun.etag, begun.rej_etag):
             table = self._load((begun.etag, begun.rej_etag))
-            # The batch must be younger than the ETags: else a writer that slept in between, and was replaced, would
-            # put its old batch over what the other one wrote, and no If-Match would stop it.
+            # The batch must be read after the ETags. Otherwise a writer that was suspended in
+            # between and replaced would write its stale batch over newer rows despite If-Match.
             batch = self._backlog.batch(token)
         if not batch and table.output_etag and table.rejects_etag and not table.mended:
             self._look(table)
             self._delete_copies(table, token, batch)
+            # No CLEAN: nothing was published, so nothing is recorded.
             self._backlog.release(token, evidence=False)
             return 0
         outcomes = {user: staged.outcome for user, staged in batch.items()}
@@ -104,6 +113,7 @@ class Publisher:
         changed = _changed_users(table, changes) if begun.watched else None
         self._note_dropped_copies(table, changes, outcomes)
         self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
+        # Before CLEAN, which releases the lease: no user may become clean during the deletion.
         self._delete_copies(table, token, batch)
         left = self._backlog.clean(
             token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
@@ -113,9 +123,9 @@ class Publisher:
         return left
 
     def _report(self, batch: Mapping[str, Staged], table: Table) -> None:
-        first = next(iter(batch), "nobody")
+        first = next(iter(batch), "none")
         logger.info(
-            "%s and %d more published rows=%d rejects=%d",
+            "published users: %s and %d more, rows=%d rejects=%d",
             first,
             max(0, len(batch) - 1),
             len(table.output),
@@ -126,11 +136,11 @@ class Publisher:
         self._table = None
         self._backlog.release(token, evidence=evidence)
 
-    # -- objects that cannot be read ---------------------------------------------------------------------------------
+    # -- objects that cannot be read ---------------------------------------------------------------
     def look_after_files(self) -> None:
-        """Rewrite the published objects that exist, and could not be read at several looks running.
+        """Rewrite the published objects that could not be read in several checks in a row.
 
-        Raises `StoreUnavailable`, `redis.exceptions.RedisError`; a later call goes on with it.
+        Raises `StoreUnavailable` or `redis.exceptions.RedisError`; a later call resumes.
         """
         given_up = self._files.look()
         if MANIFEST in given_up:
@@ -141,12 +151,12 @@ class Publisher:
             self._table = None
             self.publish()
 
-    # -- the table ---------------------------------------------------------------------------------------------------
+    # -- the table ---------------------------------------------------------------------------------
     def _load(self, recorded: tuple[str | None, str | None]) -> Table:
         table = self._table = self._read_table()
         self._has_copies = self._copies.encode() in table.output.body
         if (table.output_etag, table.rejects_etag) != recorded:
-            # No publisher recorded these: edited or deleted by hand, or written by one that died.
+            # Edited or deleted by hand, or written by a publisher that died before CLEAN.
             self._backlog.add_evidence("files_changed")
         return table
 
@@ -159,11 +169,13 @@ class Publisher:
             rejects, rejects_etag = {}, None
         try:
             stored = self._files.get(OUTPUT)
-            # A file edited by hand may be in any order; lines are found by bisection, so it is put right first.
+            # A file edited by hand may be unsorted, but rows are found by bisection.
             output = OutputCsv.repair(stored.body)
             return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
         except ObjectNotFound:
-            facts = self._memo().merged(self._unwritten)  # those that were published since it was written
+            # Only the manifest still has the held rows, as their CSVs are rejects now. `_unwritten`
+            # has the facts that were published since the manifest was written.
+            facts = self._memo().merged(self._unwritten)
             rows = {row.user_id: row for row in facts.to_output_rows(self._buckets)}
             return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
 
@@ -175,6 +187,7 @@ class Publisher:
         )
         rejects_etag = table.rejects_etag
         if rejects != table.rejects or rejects_etag is None:
+            # Fencing: a writer that lost its lease during the first write must not do the second.
             renew_lease()
             rejects_etag = self._files.replace(REJECTS, rejects_csv.encode(rejects.values()), rejects_etag)
         elif self._store.etag(REJECTS) != rejects_etag:
@@ -182,29 +195,45 @@ class Publisher:
         return Table(output, output_etag, rejects, rejects_etag)
 
     def _look(self, table: Table) -> None:
-        """Nothing is staged, but somebody woke us: perhaps a sweep, because a file is gone that holds nobody's line."""
+        """Verify that both files still have the known ETags.
+
+        Raises `PreconditionFailed`. Called when the publisher is woken with nothing staged. A sweep
+        does that, for example, if a file without any user's line was deleted: no user is dirty.
+        """
         if (self._store.etag(OUTPUT), self._store.etag(REJECTS)) != (table.output_etag, table.rejects_etag):
             raise PreconditionFailed(f"{OUTPUT} or {REJECTS}")
 
     def _confirm(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
-        """Have `body` there, by a write or (nothing changed) by a look; raises `PreconditionFailed`."""
+        """Write `body`, or compare the ETag if nothing changed, and return the ETag.
+
+        Raises `PreconditionFailed`.
+        """
         if changed or etag is None:
             return self._files.replace(key, body, etag)
         if self._store.etag(key) != etag:
             raise PreconditionFailed(key)
         return etag
 
-    # -- copies of images --------------------------------------------------------------------------------------------
+    # -- copies of images --------------------------------------------------------------------------
     @property
     def has_dropped_copies(self) -> bool:
-        """Whether there are copies to be deleted: the next `publish` goes on with it, whatever is staged."""
+        """Whether superseded image copies wait for deletion by the next `publish`.
+
+        It deletes them even if nothing is staged.
+        """
         return bool(self._dropped)
 
     def _note_dropped_copies(self, table: Table, changes: Changes, outcomes: Mapping[str, Outcome]) -> None:
-        """Note the copies that a row names and will not name any more; and those that none has named, or will."""
+        """Record the superseded image copies, for deletion.
+
+        These are copies that a row names and will not name any more, and copies that no row has
+        named or will name.
+        """
         for user_id, outcome in outcomes.items():
+            # A reject without a held row gives no row, but its read has copied the image.
             unnamed = (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
             self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in (*outcome.dropped, *unnamed)}
+        # Without IMAGES=copy and bundles no row names a copy: skip the lookup of previous rows.
         if self._has_copies:
             for user_id, row in changes.rows.items():
                 before = table.output.get(user_id)
@@ -214,9 +243,10 @@ class Publisher:
         self._has_copies |= any(row and row.img_path.startswith(self._copies) for row in changes.rows.values())
 
     def _delete_copies(self, table: Table, token: str, batch: Mapping[str, Staged]) -> None:
-        """Delete some of what no row names any more, as the writer, so that nobody is called clean meanwhile.
+        """Delete up to `MOST_DELETED` unreferenced image copies while holding the writer lease.
 
-        Whoever else is dirty is read again: its image may be back, and its copy was made before this.
+        So no user becomes clean during the deletion. A user that is dirty for another reason is
+        marked to be read again: its image may be back, with a copy made before this deletion.
         """
         chunk = dict(islice(self._dropped.items(), MOST_DELETED))
         if not chunk:
@@ -232,13 +262,13 @@ class Publisher:
         for path in chunk:
             del self._dropped[path]
 
-    # -- the manifest ------------------------------------------------------------------------------------------------
+    # -- the manifest ------------------------------------------------------------------------------
     def _memo(self) -> Manifest:
         if self._manifest is None:
             try:
                 self._manifest = Manifest.decode(self._files.get(MANIFEST).body)
             except (ObjectNotFound, InvalidManifest) as error:
-                logger.info("no manifest to begin with (%s); sweeps will read every file once", error)
+                logger.info("no usable manifest (%s); the sweeps read every file once", error)
                 self._manifest = Manifest.empty()
         return self._manifest
 
@@ -246,13 +276,18 @@ class Publisher:
         return self._unwritten[user_id] if user_id in self._unwritten else self._memo().get(user_id)
 
     def manifest_due(self, *, idle: bool) -> bool:
-        """Whether there is something new for the manifest, and it is a good time to write it."""
+        """Return whether the manifest has unwritten facts and is to be written now.
+
+        `idle`: there is nothing to publish. Otherwise it is written every `MANIFEST_EVERY_S`
+        seconds.
+        """
         return bool(self._unwritten) and (idle or self._clock() - self._manifest_written > MANIFEST_EVERY_S)
 
     def write_manifest(self) -> None:
-        """Write the manifest, unconditionally: an older, newer or missing one does no harm.
+        """Write the manifest unconditionally.
 
-        Raises `StoreUnavailable`.
+        Raises `StoreUnavailable`. An older, newer or missing manifest does no harm: it is only a
+        cache.
         """
         merged = self._memo().merged(self._unwritten)
         self._store.put(MANIFEST, merged.encode())
@@ -262,10 +297,11 @@ class Publisher:
 def merge(
     table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], buckets: Buckets
 ) -> Changes:
-    """What these outcomes change.  Pure but for `fact`, which tells what a user's last valid CSV said.
+    """Compute the changes that these results make to the table.
 
-    A valid CSV makes the row and closes the reject; no CSV leaves neither; an invalid one is a reject and keeps the row
-    that is published, but for the image, until it is fixed or deleted.
+    Pure except for `fact`, which returns the content of a user's last valid CSV. A valid CSV makes
+    the row and removes the reject. No CSV removes both. An invalid CSV is a reject: the published
+    row is held, with the current image, until the CSV is fixed or deleted.
     """
     changes = Changes()
     for user_id, outcome in outcomes.items():
@@ -286,23 +322,24 @@ def merge(
 
 
 def _is_of(note: Note, staged: Staged | None) -> bool:
-    """Whether a user is dirty by nothing but what is being published."""
+    """Return whether a user is dirty only because of the result that is being published."""
     return staged is not None and note.mark + b"|" + note.slot == staged.tokens
 
 
 def _changed_users(table: Table, changes: Changes) -> set[str]:
-    """Those whose row or reject will be another one than it is."""
+    """Return the users with a row or reject that changes."""
     rows = (user_id for user_id, row in changes.rows.items() if row != table.output.get(user_id))
     return {*rows, *(user_id for user_id, reject in changes.rejects.items() if reject != table.rejects.get(user_id))}
 
 
 def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
-    # The same bytes copied onto themselves are no new reject.
+    # Writing the same bytes again is not a new reject, so the reject keeps its time.
     since = known.since if known and known.etag == csv.version.etag else csv.version.since
     return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
 
 
 def _held_fact(row: Row, outcome: Outcome, known: Fact | None) -> Fact:
+    # Without a fact, for example after the manifest was lost, the version is unknown: empty.
     version = known.version if known else CsvVersion("", "", 0)
     person = Person(row.first_name, row.last_name, row.birthts)
     return Fact(row.user_id, version, person, outcome.image, True, outcome.image_source)
@@ -319,5 +356,9 @@ def _decoded_rejects(body: bytes) -> Mapping[str, Reject]:
     try:
         return rejects_csv.decode(body)
     except rejects_csv.InvalidRejectsCsv as error:
-        logger.warning("rejects.csv was edited by hand (%s); making it anew", error)
+        logger.warning(
+            "rejects.csv was edited by hand and is not valid (%s);"
+            " the publisher starts without rejects, and a sweep restores them",
+            error,
+        )
         return {}

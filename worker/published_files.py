@@ -1,4 +1,4 @@
-"""Read what is published, as the sweep, the rebuild and the check do."""
+"""Reads the published files for the sweep, the rebuild and the check."""
 
 import contextlib
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from worker.unreadable import is_unreadable
 
 
 class PublishedFiles(NamedTuple):
-    """What lies in the output bucket; an object that is not there, or not ours to read, counts as empty.
+    """The published files; an object that is missing or not valid counts as empty.
 
-    `output` is what can be read of output.csv, and `proper` whether that is all of it, byte for byte.
+    `output` has the valid rows of output.csv. `proper`: these are the stored bytes, unchanged.
     """
 
     output: bytes
@@ -26,24 +26,28 @@ class PublishedFiles(NamedTuple):
     proper: bool
 
     def quarantined(self) -> dict[str, str]:
-        """The users whose CSV is a reject that nobody has read, with its ETag."""
+        """Return the ETag of each quarantined CSV, by user."""
         rejects = self.rejects.items()
         return {user_id: reject.etag for user_id, reject in rejects if reject.reason == QUARANTINED}
 
     def unreadable(self) -> set[str]:
-        """The users, and bundles, that are rejects because the object store could not read them."""
+        """Return the users and bundle IDs that are rejects as the object store cannot read them."""
         rejects = self.rejects.items()
         return {user_id for user_id, reject in rejects if is_unreadable(reject.reason)}
 
 
 def read_published(store: ObjectStore) -> PublishedFiles:
-    """Read output.csv, rejects.csv and the manifest.  Raises `StoreUnavailable`."""
+    """Read output.csv, rejects.csv and the manifest.
+
+    Raises `StoreUnavailable`.
+    """
     proper = True
     output, rejects, manifest = HEADER, dict[str, Reject](), Manifest.empty()
     output_etag = rejects_etag = None
     with contextlib.suppress(ObjectNotFound):
         stored = store.get(OUTPUT)
         output, output_etag = OutputCsv.repair(stored.body).body, stored.etag
+        # Identity, not equality: `repair` returns the very same bytes if they need no repair.
         proper = output is stored.body
     with contextlib.suppress(ObjectNotFound, rejects_csv.InvalidRejectsCsv):
         stored = store.get(REJECTS)

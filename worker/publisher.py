@@ -1,7 +1,9 @@
-"""The publisher's process: `python -m worker.publisher`.  Publishes as soon as something is staged.
+"""The publisher process: `python -m worker.publisher`.
 
-A single drop is published at once; whatever arrives while a write is under way goes into the next one together.  Under
-a steady load publishing is held to a share of the time, a smaller one for bulk work, so that the rest gets the machine.
+Publishes as soon as a result is pending. A single drop is published immediately. Results that
+arrive during a write are published together in the next one. Under steady load, publishing is
+throttled to a share of the time, and to a smaller share for bulk work, so that the other processes
+get the machine.
 """
 
 import logging
@@ -21,14 +23,17 @@ from worker.wiring import Wiring
 logger = logging.getLogger(__name__)
 
 LIVE_SHARE, BULK_SHARE, BURST_S, LONGEST_WAIT_S = 0.35, 0.2, 0.1, 2.0
+"""The throttle, see `shared.pace.Pace`: shares of the time, seconds at full speed, maximum wait."""
 IDLE_S = 5.0
+"""Seconds to wait for a wake-up; then the pending results are counted, as it may be lost."""
 MANIFEST_IDLE_S = 1.0
+"""Seconds without a wake-up after which a manifest with unwritten facts is written."""
 
 
 class PublisherLoop:
-    """Wakes, waits its turn, publishes, at most once in `min_interval_s` seconds.
+    """Waits for pending results and publishes them, at most once in `min_interval_s` seconds.
 
-    `after_publish` is called when something was published or nothing is left.
+    `after_publish` is called after each call of `Publisher.publish` that raises no error.
     """
 
     def __init__(
@@ -41,16 +46,19 @@ class PublisherLoop:
         self._looked = time.monotonic()
 
     def run_forever(self, progress: Progress) -> None:
-        """Publish until the process is told to stop.  An outage of a server is waited out, with nothing given up."""
+        """Publish until the process is stopped.
+
+        While MinIO or Redis is unavailable, the loop retries every second; nothing is lost.
+        """
         left: int | None = None
         while True:
             try:
                 self._look_after_files()
-                # At first, and after an outage: whatever a publisher has left that did not get to its end.
+                # At the start and after an outage: what an interrupted publish has left pending.
                 left = self.run_once(self._backlog.staged_count() if left is None else left)
                 progress.made()
             except (RedisError, StoreUnavailable) as error:
-                logger.warning("publishing waits: %s", error)
+                logger.warning("publishing is interrupted and retried in 1 s: %s", error)
                 time.sleep(1.0)
                 left = None
 
@@ -60,15 +68,21 @@ class PublisherLoop:
             self._publisher.look_after_files()
 
     def run_once(self, left: int) -> int:
-        """Wait for work (not at all if some is `left`) and for its turn, and publish it; how much is left by now."""
+        """Wait for pending results and for the throttle, then publish.
+
+        `left` is the return value of the call before: unless it is 0, there is no wait for results.
+        Returns how many results are pending now, or -1 if another publisher holds the writer lease.
+        """
         if not left and not self._wait():
-            return self._backlog.staged_count()  # usually none: a wake-up that got lost is found here
+            return self._backlog.staged_count()  # usually 0, unless a wake-up was lost
         if left < 0:
+            # Another publisher holds the lease: poll, as the end of a lease sends no wake-up.
             time.sleep(0.2)
         time.sleep(max(self._live.wait_s(), self._began + self._min_interval_s - time.monotonic()))
         self._began = time.monotonic()
         left = self._publisher.publish()
         spent = time.monotonic() - self._began
+        # Publishing results of events delays bulk work, so both budgets are charged.
         self._live.spent(spent)
         self._bulk.spent(spent)
         self._after_publish()
@@ -77,6 +91,7 @@ class PublisherLoop:
         return left
 
     def _wait(self) -> bool:
+        # While bulk work is throttled, only results of events wake the publisher.
         turn = self._bulk.wait_s()
         if turn and self._backlog.wait_for_wake([WAKE_LIVE], turn):
             return True
@@ -91,7 +106,7 @@ class PublisherLoop:
 
 
 def main() -> None:
-    """Run the publisher of the servers that the environment names."""
+    """Run the publisher with the settings from the environment."""
     wiring = Wiring.from_environment()
     publisher = Publisher(wiring.output, wiring.backlog, wiring.settings.source_bucket, time.time)
     wiring.settle()

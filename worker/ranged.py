@@ -1,6 +1,7 @@
-"""One version of an object as a file: read in blocks, by ranges with `If-Match`, one block ahead of who reads on.
+"""One version of an object as a seekable file, read in blocks by range requests with `If-Match`.
 
-Memory is bounded: a few blocks, whatever the size of the object.
+The next block is prefetched while the current one is used. Memory is bounded to a few blocks,
+independent of the size of the object.
 """
 
 import io
@@ -9,13 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
 BLOCK_BYTES = 4 << 20
+"""Size of one range request in bytes."""
 _KEPT_BLOCKS = 4
 
 
 class RangedFile(io.RawIOBase):
-    """`read`, called in threads of `pool`, gives the bytes from start to end (not included), of `size` that there are.
+    """A read-only file of `size` bytes over `read(start, end)`, which excludes `end`.
 
-    Whatever it raises, any method here may raise.  Reading more than `most` bytes at once raises `MemoryError`.
+    `read` runs in threads of `pool`. Any method here may raise what `read` raises. A single `read`
+    of more than `most` bytes raises `MemoryError`.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int, pool: Executor, most: int) -> None:
@@ -24,39 +27,39 @@ class RangedFile(io.RawIOBase):
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._place = 0
 
-    # -- as zipfile wants it -----------------------------------------------------------------------------------------
+    # -- the interface that zipfile requires -------------------------------------------------------
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The place of the next `read`."""
+        """Return the offset of the next `read` in bytes."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place.  Raises `OSError` for one before the beginning."""
+        """Set the offset of the next `read` and return it. Raises `OSError` if it is negative."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise OSError("a place before the beginning")
+            raise OSError("negative seek position")
         self._place = base + offset
         return self._place
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, all of them for -1; fewer only at the end."""
+        """Return the next `size` bytes, or all for -1; fewer only at the end."""
         end = self.size if size < 0 else min(self._place + size, self.size)
         if end - self._place > self._most:
-            raise MemoryError(f"more than {self._most:,} bytes at once")
+            raise MemoryError(f"one read of more than {self._most:,} bytes")
         body = b"".join(self.chunks(self._place, end))
         self._place += len(body)
         return body
 
-    # -- as it is read else ------------------------------------------------------------------------------------------
+    # -- sequential access -------------------------------------------------------------------------
     def chunks(self, start: int, end: int) -> Iterator[memoryview]:
-        """The bytes from start to end (not included), in pieces of at most a block."""
+        """Yield the bytes from start to end (excluded), in chunks of at most one block."""
         while start < min(end, self.size):
             number, skip = divmod(start, BLOCK_BYTES)
             block = memoryview(self._block(number))[skip : skip + end - start]
@@ -65,6 +68,7 @@ class RangedFile(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         wanted = self._begun(number)
+        # Prefetch only while the access is sequential.
         if (number + 1) * BLOCK_BYTES < self.size and number - 1 in self._blocks:
             self._begun(number + 1)
         while len(self._blocks) > _KEPT_BLOCKS:

@@ -1,7 +1,8 @@
-"""Published objects that are there and cannot be read are written anew, like deleted ones.
+"""Rewrites published objects that exist but cannot be read, like deleted ones.
 
-Several looks have to agree, as nothing can be read back of what is overwritten.  It is overwritten and not deleted
-first: a store that takes no new object keeps the old one, which may become readable again.
+Several checks must agree, because an overwritten object cannot be recovered. The object is not
+deleted before it is overwritten: if the store accepts no new object, it keeps the old one, which
+may become readable again.
 """
 
 import logging
@@ -22,14 +23,16 @@ logger = logging.getLogger(__name__)
 
 FILES = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
 EVERY_S = 10.0
+"""Seconds between two checks."""
 LOOKS_UNREADABLE = 4
-"""An object that cannot be read at so many looks running, in 30 s, is given up."""
+"""Failed checks in a row (30 s) after which an object is given up and overwritten."""
 
 
 class ReadableFiles:
-    """The published objects, for their writer.  Not for several threads.
+    """The published objects, for their writer.
 
-    Every method may raise `StoreUnavailable`, or `redis.exceptions.RedisError` when Redis is away.
+    Not thread-safe. Every method may raise `StoreUnavailable`, or `redis.exceptions.RedisError` if
+    Redis is unavailable.
     """
 
     def __init__(self, store: ObjectStore, backlog: Backlog) -> None:
@@ -39,7 +42,7 @@ class ReadableFiles:
         self._given_up = set[str]()
 
     def look(self) -> Set[str]:
-        """Try to read each of them.  Returns those that are given up, and are to be written anew."""
+        """Try to read each object and return the keys that are given up and must be rewritten."""
         for key in FILES:
             try:
                 self._store.check_readable(key)
@@ -53,13 +56,16 @@ class ReadableFiles:
     def _note(self, key: str, error: ObjectUnreadable) -> None:
         looks = self._looks.get(key, 0) + 1
         self._looks[key] = looks
-        logger.warning("%s cannot be read, look %d of %d: %s", key, looks, LOOKS_UNREADABLE, error.why)
+        logger.warning("%s cannot be read, check %d of %d: %s", key, looks, LOOKS_UNREADABLE, error.why)
         if looks == LOOKS_UNREADABLE:
             self._given_up.add(key)
             self._backlog.add_evidence("files_changed")
 
     def get(self, key: str) -> StoredObject:
-        """Read one of them.  Raises `ObjectNotFound`, also of what cannot be read and is given up."""
+        """Read one object.
+
+        Raises `ObjectNotFound`, also for an object that is given up.
+        """
         try:
             return self._store.get(key)
         except ObjectUnreadable:
@@ -68,20 +74,24 @@ class ReadableFiles:
             raise ObjectNotFound(key) from None
 
     def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        """Write as `ObjectStore.replace` does; without a condition where an object is that is given up."""
+        """Write like `ObjectStore.replace`, but unconditionally over an object that is given up."""
         if expected is None and key in self._given_up:
-            # The server would have to read what is there to say whether a condition holds.
-            logger.warning("%s could not be read, and is written anew", key)
+            # To evaluate a precondition, the server would have to read the unreadable object.
+            logger.warning("%s cannot be read and is overwritten", key)
             return self._store.put(key, body)
         return self._store.replace(key, body, expected)
 
     def replace_shelf(self, unpacks: Unpacks) -> None:
-        """Write an empty `bundles.json`, unless a bundle is unpacked now; the sweep has all bundles unpacked again."""
+        """Overwrite `bundles.json` with an empty catalog, unless a bundle is being unpacked.
+
+        The loss signal requests a sweep, which has all bundles unpacked again.
+        """
         token = new_token()
+        # The lease of the unpackers, which are the other writers of the catalog.
         if not unpacks.take(token):
             return
         try:
-            logger.warning("%s could not be read, and is written anew", BUNDLES)
+            logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", BUNDLES)
             self._store.put(BUNDLES, Shelf().encode())
             self._backlog.add_evidence("files_changed")
         finally:

@@ -1,7 +1,7 @@
-"""Twenty invented users to begin with: `python -m worker.sample` drops them into the source bucket.
+"""Sample data: `python -m worker.sample` drops the files of twenty users into the source bucket.
 
-Every key begins with `sample-`, so they are easily removed again: `python -m worker.sample --remove`, or with any S3
-client all keys with that prefix.  The rows go as they came, by the events of the bucket.
+Every key begins with `sample-`. To remove them, run `python -m worker.sample --remove`, or delete
+all keys with that prefix with any S3 client. The bucket's events then remove the rows.
 """
 
 import io
@@ -19,7 +19,7 @@ from worker.wiring import Wiring
 
 PREFIX = SAMPLE_PREFIX
 USERS = 20
-"""How many rows the sample makes.  One more file, `sample-broken.csv`, shows what a reject looks like."""
+"""Number of rows of the sample. One more file, `sample-broken.csv`, makes a reject."""
 
 _FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
@@ -27,7 +27,10 @@ _DAY_MS = 86_400_000
 
 
 def files() -> Iterator[tuple[str, bytes]]:
-    """Key and content of every file of the sample, always the same; about half of the users have an image."""
+    """Yield key and content of every file of the sample, the same in each call.
+
+    Half of the users have an image.
+    """
     for number in range(1, USERS + 1):
         stem = f"{PREFIX}{number:04}"
         first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
@@ -39,24 +42,30 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 
 def drop(minio: Minio, bucket: str) -> None:
-    """Put all of the sample into `bucket`.  Raises what minio raises."""
+    """Write all files of the sample into `bucket`. Raises what minio raises."""
     for key, content in files():
         minio.put_object(bucket, key, io.BytesIO(content), len(content))
 
 
 def remove(minio: Minio, bucket: str) -> None:
-    """Delete every key of `bucket` that begins with `sample-`.  Raises what minio raises."""
+    """Delete every key of `bucket` that begins with `sample-`.
+
+    Raises what minio raises, and `OSError` if the server refuses to delete a key.
+    """
     found = [DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)]
     for error in minio.remove_objects(bucket, found):
-        raise OSError(f"{error.name} could not be removed: {error.message}")
+        raise OSError(f"{error.name} could not be deleted: {error.message}")
 
 
 def main() -> int:
-    """Drop the sample, or remove it; the servers come from the environment, as for every process of Rowdrop."""
+    """Drop or remove the sample, and return the exit status.
+
+    The environment configures the servers.
+    """
     try:
         settings = Settings.from_environment(redis=False)
     except InvalidSettings as error:
-        print(f"rowdrop: {error}\n(run.sh keeps these in $ROWDROP_DIR/.env)", file=sys.stderr)
+        print(f"rowdrop: {error}\n(run.sh stores these settings in $ROWDROP_DIR/.env)", file=sys.stderr)
         return 1
     minio = Wiring(settings).init_client()
     (remove if "--remove" in sys.argv[1:] else drop)(minio, settings.source_bucket)
@@ -64,7 +73,7 @@ def main() -> int:
 
 
 def _png(red: int, green: int, blue: int) -> bytes:
-    """An image of 8 by 8 pixels in one colour (PNG, ISO/IEC 15948)."""
+    """Return an image of 8 by 8 pixels in one colour (PNG, ISO/IEC 15948)."""
     header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
     pixels = zlib.compress((b"\0" + bytes((red, green, blue)) * 8) * 8)
     chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")

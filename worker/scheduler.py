@@ -1,4 +1,7 @@
-"""The Celery application of beat and of Flower, which need no MinIO: `celery -A worker.scheduler beat`."""
+"""The Celery application of beat and Flower: `celery -A worker.scheduler beat`.
+
+Needs no MinIO.
+"""
 
 from shared import logs
 from shared.settings import Settings
@@ -6,7 +9,7 @@ from worker.progress import Progress
 from worker.tasks import create_scheduler
 
 BEAT_TURN_S = 15
-"""Beat looks at its schedule at least so often, which is its sign of progress."""
+"""Maximum seconds between two ticks of beat; each one is a heartbeat for the health check."""
 
 settings = Settings.from_environment(minio=False)
 logs.configure(settings.log_level)

@@ -1,4 +1,4 @@
-"""What MinIO and Redis tell of themselves that may mean lost events: restarts, and counters of failed notifications."""
+"""MinIO's metrics that may indicate lost events: process start times and notification errors."""
 
 import json
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ QUEUE_LENGTH, SAFE_TARGET = "minio_notify_target_queue_length", "SAFE"
 
 
 class ServerFigures:
-    """Reads MinIO's own figures from `/minio/v2/metrics/cluster`.
+    """Reads MinIO's metrics from `/minio/v2/metrics/cluster`.
 
-    It answers without a token only if MinIO runs with `MINIO_PROMETHEUS_AUTH_TYPE=public`; else `token` is needed.
-    What it answers may be 10 seconds old.
+    `token` is a bearer token. It is required unless MinIO runs with
+    `MINIO_PROMETHEUS_AUTH_TYPE=public`. MinIO caches its metrics for up to 10 s.
     """
 
     safe_queue: int = 0
-    """How many safe copies waited on MinIO's disk, by the last `read`."""
+    """Number of durable event copies in MinIO's on-disk queue at the last `read`."""
 
     def __init__(self, endpoint: str, token: str) -> None:
         self._url = urljoin(endpoint, "/minio/v2/metrics/cluster")
@@ -33,9 +33,10 @@ class ServerFigures:
         self._http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=5), retries=False)
 
     def read(self) -> str | None:
-        """The figures as one text, to be compared for equality; None if this server does not tell them.
+        """Return the metrics as JSON text, to be compared for equality.
 
-        A difference means that MinIO was started anew, or that it dropped or failed to send events.
+        A difference means that MinIO was restarted, or that it dropped or failed to send events.
+        Returns None if the metrics are not available.
         """
         try:
             answer = self._http.request("GET", self._url, headers=self._headers)
@@ -53,19 +54,25 @@ class ServerFigures:
 def _samples(text: str) -> Iterator[Sample]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            # Targets of other applications have queues of their own.
             is_ours = sample.name != QUEUE_LENGTH or sample.labels.get("target_id") == SAFE_TARGET
             if sample.name in {STARTED, QUEUE_LENGTH, *COUNTERS} and is_ours:
                 yield sample
 
 
 def evidence(known: str, now: str) -> list[str]:
-    """Of what kinds of loss two answers of `ServerFigures.read` are evidence; none if they are the same.  Pure."""
+    """Return the kinds of loss signals between two results of `ServerFigures.read`.
+
+    Empty if both are equal. Pure.
+    """
     if known == now:
         return []
     before, after = _by_place(known), _by_place(now)
     places = before.keys() | after.keys()
     differs = {name for name, server in places if before.get((name, server)) != after.get((name, server))}
-    if STARTED in differs or not differs:  # with a new process, the counters begin anew
+    # A new process resets the counters, so a difference in them shows nothing more. If no value
+    # differs, a text has the format of another release. That counts as a restart.
+    if STARTED in differs or not differs:
         return ["minio_restarted"]
     return sorted(COUNTERS[name] for name in differs)
 

@@ -1,10 +1,17 @@
-"""The sweep: compare the whole bucket with what is published, and mark whoever is not fine.  One LIST; no GET.
+"""Reconcile: compare the bucket with the published files and mark every user that is out of sync.
 
-Of itself every hour, at every start and on evidence of a loss; by hand: `python -m worker.sweep`.
+It costs one LIST of the source bucket and no GET of a user file. It runs every hour, at every
+start, and on a loss signal; by hand: `python -m worker.sweep`.
 
-In this order, each step for a reason: figures and epoch before the LIST (whatever is lost later is seen later), then
-the LIST, then who is dirty, then the published files.  Whoever is dirty at that moment is marked again: what is staged
-of them may be older than the LIST.  Who differs, and was dirty neither before nor after the LIST, may have been lost:
+The order of the steps matters:
+1. Read MinIO's metrics and start a new trust state (`epoch`). A loss signal from here on makes the
+   commit fail.
+2. LIST the source bucket.
+3. Read the dirty users. They are marked again, because their pending results may be older than the
+   LIST.
+4. Read the published files.
+
+A user that is out of sync, and was dirty neither before nor after the LIST, may be silent drift:
 see `worker.healed`.
 """
 
@@ -41,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sweep:
-    """Sweeps one source bucket.  `clock` gives Unix seconds."""
+    """Sweeps one source bucket. `clock` returns Unix seconds."""
 
     def __init__(
         self,
@@ -64,7 +71,10 @@ class Sweep:
         self._record, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
 
     def run(self, cause: str) -> int:
-        """Sweep once.  Returns how many users were marked, -1 if another sweep runs.  Raises `StoreUnavailable`."""
+        """Sweep once and return the number of marked users; -1 if another sweep is running.
+
+        Raises `StoreUnavailable`.
+        """
         token = new_token()
         if not self._record.begin(token):
             return -1
@@ -75,21 +85,26 @@ class Sweep:
 
     def _run(self, token: str, cause: str) -> int:
         began = self._clock()
+        # Read before the LIST: what is lost after this point differs at the next comparison.
         figures, run_id, by = self._figures.read(), self._backlog.run_id(), self._backlog.published().by
         cause = ", ".join(sorted(self._backlog.begin_sweep(token) - {NOTHING_KNOWN})) or cause
+        # A user that is published during the LIST is dirty only here.
         dirty_before = self._backlog.dirty_users()
         listed, there = self._list(), self._list_copies()
         self._look_at_shelf()
         dirty = self._backlog.dirty_users()
         wanted = expected(listed, self._bundles, self._copies, self._buckets)
         published = read_published(self._output)
+        # A user with a reject and no held row needs no image copy: no row could name it.
         wanted = wanted.but_for(_without_row(published))
         wrong = not_fine(wanted, published) | wanted.without_copy(there)
         unexplained = self._unexplained(wrong, dirty | dirty_before, published)
         pardoned = published.quarantined()
-        self._trials.pardon(pardoned)  # the verdict may be wrong, and nobody would ever notice
+        # A quarantine may be wrong, and an unchanged file is not read again: grant one attempt.
+        self._trials.pardon(pardoned)
         wrong |= self._wrong_bundles(listed) | self._remove_orphans(wanted, there, published)
         marked = sorted(wrong | dirty | pardoned.keys() | published.unreadable())
+        # Marked separately, so that `worker.healed` can count silent repairs.
         self._backlog.mark(sorted(unexplained), "sweep", self._clock(), unexplained=True)
         self._backlog.mark([user for user in marked if user not in unexplained], "sweep", self._clock())
         record = {
@@ -99,13 +114,16 @@ class Sweep:
             "last_marked": len(marked),
             "figures": figures or "",
         }
+        # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
         whole = self._backlog.commit_sweep(token, by, (published.output_etag, published.rejects_etag), run_id, record)
         self._ignored.replace(listed.ignored, listed.ignored_total)
         self._bulk.enqueue(marked, self._record.still_alive)
         self._tidy_up()
         if not published.proper or None in {published.output_etag, published.rejects_etag}:
-            self._backlog.wake_publisher()  # an empty bucket, too, has an output.csv
-        logger.info("sweep (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
+            # A file is missing or was edited by hand: the publisher must write it, even if nothing
+            # is staged. An empty bucket has an output.csv as well.
+            self._backlog.wake_publisher()
+        logger.info("sweep finished (%s) objects=%d marked=%d whole=%s", cause, listed.objects, len(marked), whole)
         return len(marked)
 
     def _list(self) -> Listing:
@@ -127,16 +145,23 @@ class Sweep:
             there.update((info.key, info) for info in page)
         return there
 
-    # -- bundles -----------------------------------------------------------------------------------------------------
+    # -- bundles -----------------------------------------------------------------------------------
     def _look_at_shelf(self) -> None:
-        """Before `dirty` is asked for: a bundle is dirty until all are marked who are in it, or were."""
+        """Load the current bundle catalog and invalidate the catalogs that other processes cache.
+
+        This must happen before the dirty users are read: a bundle is dirty until all users that are
+        or were in it are marked.
+        """
         token = self._backlog.shelf_token()
         shelf, etag = read_shelf(self._output)
         self._backlog.renew_shelf(etag, token)
         self._bundles.use(shelf)
 
     def _wrong_bundles(self, listed: Listing) -> set[str]:
-        """The bundles that are not what their archive makes; one more try for those that were given up."""
+        """Return the IDs of the bundles that do not match their catalog entry.
+
+        A bundle that was given up is granted one more attempt.
+        """
         shelved = self._bundles.shelf.bundles
         wrong = set()
         for key in shelved.keys() | listed.bundles.keys():
@@ -149,7 +174,11 @@ class Sweep:
         return wrong
 
     def _tidy_up(self) -> None:
-        """Remove what was unpacked and is not visible (any more), unless somebody unpacks now."""
+        """Delete unpacked folders that no catalog entry names.
+
+        Skipped while another process holds the unpack lease, because its folder is not in the
+        catalog yet.
+        """
         token = new_token()
         if not self._unpacks.take(token):
             return
@@ -162,9 +191,10 @@ class Sweep:
             self._unpacks.give_back(token)
 
     def _remove_orphans(self, wanted: Expected, there: Mapping[str, ObjectInfo], published: PublishedFiles) -> set[str]:
-        """Delete copies that nobody needs, and no row names; whose they were is marked after it.
+        """Delete orphaned image copies that no row names; return the users to mark.
 
-        So if somebody reads that user now, and finds the copy in place, the user is read again.
+        These users are marked after the deletion: a concurrent read may have found the copy in
+        place, so the user must be read again.
         """
         output, orphans = OutputCsv(published.output), wanted.orphans(there)
         paths = {key: self._buckets.img_path(key, "a copy") for key in orphans}
@@ -174,18 +204,21 @@ class Sweep:
         return {orphans[key] for key in unnamed}
 
     def _unexplained(self, wrong: set[str], dirty: set[str], published: PublishedFiles) -> set[str]:
-        """Who differs without a known reason; nobody while a bundle may be the reason."""
+        """Return the out-of-sync users that no event, bundle or change of rules explains.
+
+        Empty while a bundle is dirty, because its users may be out of sync for that reason.
+        """
         if not published.output_etag or any(map(bundle_key, dirty)):
             return set()
         return {user for user in wrong - dirty - _of_other_rules(published) if bundle_key(user) is None}
 
 
 def not_fine(wanted: Expected, published: PublishedFiles) -> set[str]:
-    """The users of whom it is not certain that their published row is what the bucket says.  Pure.
+    """Return the users that may be out of sync. Pure.
 
-    Fine is a user without a CSV who has neither row nor reject; and one with a CSV whose row names the image of the
-    LIST and whose CSV, by its source and ETag, is either the rejected one or the one that the manifest says the row was
-    made of.
+    A user without a CSV is in sync if it has neither row nor reject. A user with a CSV is in sync
+    if its row, if any, names the image of the LIST, and its CSV (by source and ETag) is either the
+    rejected one or the one from which, according to the manifest, the row was made.
     """
     source = wanted.frame
     rows = read_frame(published.output).set_index("user_id")
@@ -203,22 +236,27 @@ def not_fine(wanted: Expected, published: PublishedFiles) -> set[str]:
     in_rejects = pd.Series(everyone.isin(list(published.rejects)), index=everyone)
     image_right = ~has_row | (rows["img_path"] == source["img_path"])
     same = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
+    # Also compare the values: a row may have been edited by hand since the manifest was written.
     same &= facts["birthts"] == rows["birthts"]
     for column in ("first_name", "last_name"):
         same &= facts[column] == rows[column]
     believed = (rejected == source["etag"] + source["source"]) | (same & has_row & ~in_rejects)
     fine = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_right & believed)
+    # A comparison with a missing value may be NA, which counts as out of sync.
     return set(everyone[~fine.fillna(False).astype(bool)])
 
 
 def _without_row(published: PublishedFiles) -> set[str]:
-    """Whose CSV is a reject, and there is no row from before it."""
+    """Return the users with a reject and without a held row."""
     output = OutputCsv(published.output)
     return {user_id for user_id in published.rejects if output.get(user_id) is None}
 
 
 def _of_other_rules(published: PublishedFiles) -> set[str]:
-    """The users whose row or reject was made by other rules than today's: they may change without having been lost."""
+    """Return the users with a row or reject that was made under another `RULES_VERSION`.
+
+    Their published state may change without any loss.
+    """
     facts = published.manifest.frame()
     rejects = published.rejects.items()
     return {
@@ -228,17 +266,18 @@ def _of_other_rules(published: PublishedFiles) -> set[str]:
 
 
 def _version(reject: Reject) -> str:
-    """ETag and source of what was rejected, as in `Expected`."""
+    """Return ETag and source of the rejected CSV, concatenated as in `not_fine`."""
+    # The source of a user's own CSV, and of a bundle itself, is empty in `Expected.frame`.
     is_own = reject.key in {csv_key(reject.user_id), bundle_key(reject.user_id)}
     return reject.etag + ("" if is_own else reject.key)
 
 
 def main() -> None:
-    """Have a sweep begun now, by the workers of the servers that the environment names."""
+    """Enqueue a sweep for the workers of the servers that the environment configures."""
     try:
         wiring = Wiring.from_environment()
     except InvalidSettings as error:
-        sys.exit(f"{error}\n(with ./run.sh: set -a; . var/credentials/worker.env; set +a)")
+        sys.exit(f"{error}\n(if ./run.sh runs the servers, first run: set -a; . var/credentials/worker.env; set +a)")
     SweepRecord(wiring.redis).request(wiring.tasks, "by hand")
     wiring.close()
 

@@ -1,8 +1,11 @@
-"""What is known of sweeps in Redis: the last one, the one that runs, and why the next one is due.
+"""State of sweeps in Redis: the last one, the running one, and the enqueued one.
 
-sweep          hash     of the last one: last_at (Unix seconds), last_cause, last_objects, last_marked, figures
-sweep:alive    string   the token of the one that runs, for a minute at a time
-sweep:queued   string   the cause of the one that waits
+    sweep          hash     the last sweep: last_at (Unix seconds), last_cause, last_objects,
+                            last_marked, figures (MinIO's metrics before its LIST)
+    sweep:alive    string   lease of the running sweep, 60 s: its token
+    sweep:queued   string   cause of the enqueued sweep, for 120 s
+
+Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """
 
 from typing import Any
@@ -13,42 +16,44 @@ from shared.task_queue import TaskQueue
 
 ALIVE_MS = 60_000
 QUEUED_S = 120
+"""After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 
 
 class SweepRecord:
-    """What is known of sweeps in Redis: hash `sweep` (the last one), `sweep:alive`, `sweep:queued`."""
+    """Reads and writes the state of sweeps: `sweep`, `sweep:alive`, `sweep:queued`."""
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
     def get(self, field: str) -> str | None:
-        """A figure of the last sweep."""
+        """Return a field of the last sweep, None if it is missing."""
         value = self._redis.hget("sweep", field)
         return None if value is None else value.decode()
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
-        """Enqueue a sweep, unless one waits already."""
+        """Enqueue a sweep, unless one is already enqueued."""
         if self._redis.set("sweep:queued", cause, nx=True, ex=QUEUED_S):
             tasks.sweep(cause)
 
     def begin(self, token: str) -> bool:
-        """Be the sweep that runs; False if another does."""
+        """Acquire the lease of the running sweep; return False if another sweep holds it."""
+        # The message is consumed whether or not the lease is free: another sweep can be enqueued.
         self._redis.delete("sweep:queued")
         return bool(self._redis.set("sweep:alive", token, nx=True, px=ALIVE_MS))
 
     def still_alive(self) -> None:
-        """Say so, at least once a minute."""
+        """Renew the lease, which must happen at least once a minute."""
         self._redis.pexpire("sweep:alive", ALIVE_MS)
 
     def end(self, token: str) -> None:
-        """Be no longer the sweep that runs."""
+        """Release the lease, if this sweep still holds it."""
         if self._redis.get("sweep:alive") == token.encode():
             self._redis.delete("sweep:alive")
 
     def alive(self) -> bool:
-        """Whether a sweep runs."""
+        """Return whether a sweep is running."""
         return bool(self._redis.exists("sweep:alive"))
 
     def waits(self) -> bool:
-        """Whether one was asked for, and has not begun."""
+        """Return whether a sweep is enqueued and still waits for a worker."""
         return bool(self._redis.exists("sweep:queued"))

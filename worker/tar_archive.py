@@ -1,7 +1,9 @@
-"""A tar, plain or packed by gzip, as a stream (POSIX.1-2008 `pax`; GNU tar for long names).
+"""Stream reader for a tar, plain or compressed by gzip.
 
-`tarfile.TarInfo` reads one header of 512 bytes.  The rest is done here, because `tarfile` takes what a header says at
-its word: it would hold an extended header of gigabytes in memory.
+Formats: POSIX.1-2008 `pax`, and GNU tar for long names.
+
+`tarfile.TarInfo` parses each header of 512 bytes. The rest is implemented here, because `tarfile`
+trusts the sizes in headers: it would hold an extended header of several gigabytes in memory.
 """
 
 import tarfile
@@ -14,7 +16,7 @@ from worker.ranged import RangedFile
 
 GZIP_MAGIC = b"\x1f\x8b"
 MOST_HEADER_BYTES = 1 << 20
-"""Of an extended header, which holds names."""
+"""Maximum size of one extended header, which holds names, in bytes."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _BLOCK = tarfile.BLOCKSIZE
@@ -28,14 +30,14 @@ _NO_FILES = {
 
 @dataclass(slots=True)
 class _Names:
-    """What extended headers say of the next member."""
+    """Path and size that extended headers declare for the next member; None if not declared."""
 
     path: str | None = None
     size: int | None = None
 
 
 class TarArchive:
-    """The tar in `file`.  How many members it has nobody knows before its end."""
+    """The tar in `file`. The number of members is unknown until its end."""
 
     total: int | None = None
 
@@ -45,7 +47,11 @@ class TarArchive:
         self._unpacked = 0
 
     def members(self) -> Iterator[Member]:
-        """See `worker.archive.Archive`."""
+        """Yield the members, as `worker.archive.Archive` describes.
+
+        The rest of the stream is read after the last member, so that damage and size limits are
+        detected there as well.
+        """
         names, count = _Names(), 0
         while (header := self._header()) is not None:
             count += 1
@@ -54,6 +60,7 @@ class TarArchive:
                 self._extend(names, header)
                 continue
             path, size = names.path or header.name, header.size if names.size is None else names.size
+            # POSIX: the size in the header of a folder is a limit, and no data follows.
             size = 0 if header.type == tarfile.DIRTYPE else size
             names = _Names()
             member = self._member(path, size, header.type)
@@ -62,9 +69,10 @@ class TarArchive:
         self._stream.drain()
 
     def _header(self) -> tarfile.TarInfo | None:
-        """The next header; None at the end of the archive."""
+        """Return the next header; None at the end of the archive."""
         block = self._stream.take(_BLOCK)
         if len(block) < _BLOCK:
+            # Without any valid header before, the file is not a tar at all.
             raise cut_off() if self._unpacked else _no_tar()
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -84,12 +92,14 @@ class TarArchive:
         body = self._body(size, most_kept(path, file, size) if file else 0)
         if file is None:
             return None
+        # Undecodable bytes of the path are replaced, so that it can be stored as UTF-8.
         return Member(path.encode(errors="surrogateescape").decode(errors="replace"), file, body)
 
     def _body(self, size: int, most: int) -> bytes:
         if size < 0:
             raise InvalidArchive("it is damaged: a header is none")
         body = self._stream.take(min(size, most))
+        # The data is padded to a multiple of the block size.
         rest = size - len(body) + -size % _BLOCK
         if len(body) < min(size, most) or self._stream.skip(rest) < rest:
             raise cut_off()
@@ -107,6 +117,7 @@ class TarArchive:
                 names.path = value.decode(errors="surrogateescape")
             elif key == b"size" and value.isdigit():
                 names.size = int(value)
+            # In pax format a sparse file has the type of a regular file.
             elif key.startswith(b"GNU.sparse"):
                 raise no_file(names.path or header.name, "file with holes")
 
@@ -116,7 +127,11 @@ def _no_tar() -> InvalidArchive:
 
 
 def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Of an extended header: records of the form "<length> <key>=<value>\\n"."""
+    """Yield the records of an extended header as key and value.
+
+    Each record has the form `<length> <key>=<value>` and ends with a line feed. `<length>` is
+    decimal and counts all bytes of the record.
+    """
     while body.strip(b"\0"):
         length, _, _ = body.partition(b" ")
         if not (length.isdigit() and len(length) < 10 and int(length) > len(length) + 1):
@@ -127,22 +142,22 @@ def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Stream:
-    """Bytes that come in pieces."""
+    """A byte stream over chunks of any length."""
 
     def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
         self._pieces = iter(pieces)
         self._piece = memoryview(b"")
 
     def take(self, count: int) -> bytes:
-        """So many bytes; fewer only at the end."""
+        """Return the next `count` bytes; fewer only at the end."""
         return b"".join(self._parts(count))
 
     def skip(self, count: int) -> int:
-        """Pass over so many bytes; how many there were."""
+        """Discard up to `count` bytes; return how many were available."""
         return sum(map(len, self._parts(count)))
 
     def drain(self) -> None:
-        """Pass over all that is left."""
+        """Discard the rest."""
         for _ in self._pieces:
             pass
 
@@ -165,7 +180,10 @@ def _unpacked(file: RangedFile) -> Iterator[bytes | memoryview]:
 
 
 def _gunzipped(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
-    """The content of one gzip stream after another (RFC 1952); zeros at the end are padding."""
+    """Yield the content of consecutive gzip streams (RFC 1952); zeros at the end are padding.
+
+    Raises `InvalidArchive` if the data is damaged or cut off, or if a size limit is exceeded.
+    """
     inflater, unpacked = _Gunzip(), 0
     try:
         for chunk in packed:
@@ -181,6 +199,8 @@ def _gunzipped(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
 
 
 class _Gunzip:
+    """Decompresses consecutive gzip streams in steps of bounded memory."""
+
     def __init__(self) -> None:
         self._streams = 0
         self._inflater = zlib.decompressobj(_GZIP)
@@ -191,6 +211,7 @@ class _Gunzip:
             if not self.in_a_stream:
                 if not bytes(packed).strip(b"\0"):
                     return
+                # Empty streams unpack to nothing, so no size limit bounds their number.
                 self._streams += 1
                 check_count(self._streams)
                 self._inflater, self.in_a_stream = zlib.decompressobj(_GZIP), True
@@ -201,6 +222,6 @@ class _Gunzip:
             self.in_a_stream = not self._inflater.eof
 
     def _left(self) -> Iterator[bytes]:
-        """What the last step had no room for."""
+        """Yield the output that exceeded the last step."""
         while piece := self._inflater.decompress(b"", _STEP):
             yield piece

@@ -1,8 +1,8 @@
 """The Celery application and its tasks.
 
-Each task only translates a message into a call: a message names users, what is there is read now.
-A failure of a server is tried again with growing pauses; when that ends, the users are still dirty, and the watch
-enqueues them anew.
+Each task only translates a message into one call. A message names users; the task reads what is in
+the buckets now. If a server is unavailable, the task is retried with exponential backoff. After the
+last retry the users are still dirty, and the watchdog enqueues them again.
 """
 
 import logging
@@ -32,6 +32,7 @@ from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
+# The retries take about two minutes at most; then the watchdog takes over.
 RETRIED: dict[str, Any] = {
     "autoretry_for": (StoreUnavailable, RedisError),
     "retry_backoff": 1,
@@ -40,15 +41,19 @@ RETRIED: dict[str, Any] = {
     "max_retries": 8,
 }
 LONG: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
-"""Of tasks that hold a lease: a second delivery while the first one works finds that, and leaves."""
+"""Time limits in seconds of tasks that hold a lease.
+
+The broker may redeliver such a message while the task runs: the second delivery finds the lease
+held and returns.
+"""
 _OURS: dict[str, Any] = {"shared": False}
-"""Tasks of this application, and of no other in the process."""
+"""Registers a task with this application only, not with every Celery application in the process."""
 
 
 def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
-    """The application with its tasks.
+    """Create the workers' Celery application with its tasks.
 
-    `wiring` returns the parts of this process, the same at each call.
+    `wiring` returns the parts of this process, the same object at each call.
     """
     celery = create_celery(settings.redis_url)
     _add_tasks(celery, wiring)
@@ -56,9 +61,13 @@ def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
 
 
 def create_scheduler(settings: Settings) -> Celery:
-    """Return the application of beat and Flower, with its one schedule: the sweep that needs no evidence."""
+    """Create the application of beat and Flower, with one schedule: the periodic sweep.
+
+    This sweep runs without a loss signal.
+    """
     celery = create_celery(settings.redis_url)
-    # Flower consumes the workers' events: what it has not acknowledged must not be among the workers' messages.
+    # Flower consumes the workers' events. Separate keys keep its unacknowledged messages apart from
+    # those of the workers.
     names = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
     celery.conf.broker_transport_options |= {name: f"flower:{name}" for name in names}
     celery.conf.beat_schedule = {
@@ -74,56 +83,61 @@ def create_scheduler(settings: Settings) -> Celery:
 
 def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
     def prepare(**_: object) -> None:
-        # Before the first task, and after the fork of a prefork pool; no server is asked for anything.
+        # Runs after the fork of a prefork pool and before the first task. It sends no request.
         wiring().settle()
 
     worker_process_init.connect(prepare, weak=False)
 
     @celery.task(name=REFRESH, **RETRIED, **_OURS)
     def refresh(user_ids: list[str]) -> None:
-        """Read these users' files and stage what they say."""
+        """Read these users' files and stage the results."""
         wiring().refresher.refresh(user_ids)
 
     @celery.task(name=REFRESH_ALONE, **RETRIED, **_OURS)
     def refresh_alone(user_id: str) -> None:
-        """The same for one over whom a worker may have died."""
+        """Read one user in isolation, because its file may have killed a worker."""
         wiring().refresher.refresh_alone(user_id)
 
     @celery.task(name=REFRESH_ASKED, **RETRIED, **_OURS)
     def refresh_asked(user_id: str, request_id: str) -> None:
-        """Mark a user of whom somebody asks it, and read the files."""
+        """Mark one user on request (POST /data/{user_id}) and read its files."""
         if refusal_of(csv_key(user_id)):
-            # The API asks for no such user.  Nobody could read it, and it would stay dirty.
-            logger.warning("a message asks for a user that cannot be: %.80r; it is ignored", user_id)
+            # The API sends no such ID. No file of a user has such a name: the user would stay
+            # dirty.
+            logger.warning("ignoring a message for a user ID that no file can have: %.80r", user_id)
             return
         parts = wiring()
         parts.backlog.mark([user_id], "event", time.time())
         parts.requests.note_marked(request_id)
-        parts.refresher.refresh_alone(user_id)  # this user may be one to be read alone
+        # A plain read, unless the user is in isolation.
+        parts.refresher.refresh_alone(user_id)
 
     @celery.task(name=REFRESH_PAGE, **RETRIED, **_OURS)
     def refresh_page() -> None:
-        """Do the next page of a sweep or rebuild."""
+        """Read the next page of a sweep or rebuild."""
         wiring().bulk.next_page()
 
     @celery.task(name=SWEEP, **LONG, **RETRIED, **_OURS)
     def sweep(cause: str) -> None:
-        """Compare the bucket with what is published."""
+        """Compare the source bucket with the published files."""
         wiring().sweep.run(cause)
 
     @celery.task(name=UNPACK, **LONG, **RETRIED, **_OURS)
     def unpack(key: str) -> None:
-        """Look at a bundle."""
+        """Read the current version of a bundle: unpack it, reject it, or remove it."""
         wiring().unpacker.run(key)
 
     class RebuildTask(Task):  # type: ignore[type-arg]
-        """A task whose record says so when it was tried in vain."""
+        """A task that records the rebuild as failed after the last retry."""
 
         def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ANN401
-            """Celery calls this after the last try."""
+            """Record the failure.
+
+            Celery calls this after the last retry.
+            """
             wiring().rebuild.give_up(args[0], str(exc))
 
     @celery.task(name=REBUILD, base=RebuildTask, **LONG, **RETRIED, **_OURS)
     def rebuild(task_id: str) -> None:
-        """Begin a full rebuild, or go on with one."""
+        """Start a full rebuild, or resume an interrupted one."""
         wiring().rebuild.start(task_id)

@@ -1,14 +1,15 @@
-"""Who is read alone, because a worker died over them or hangs: a trial of bounded length, which ends in a verdict.
+"""Poison-file isolation: attempts at users that may have killed or stalled a worker.
 
-    readings   hash   token -> the users of a reading: noted before it, forgotten at its end, whatever end that is
+    readings   hash   read token -> its users; stored before the read, deleted when it ends
     alone      hash   user -> "attempts|attempt|pardon|etag", see `worker/lua/alone.lua`
 
-Only a kill or a hang leaves a reading behind.  Its users are read one by one from then on, so that the innocent are
-acquitted by being read.  Whoever has cost `MOST_ATTEMPTS` workers while being read alone is guilty: its CSV of that
-ETag becomes a reject without being read, until there is another version of it, or a sweep pardons it once.
+Only a kill or a hang orphans an entry in `readings`. From then on its users are read in isolation,
+one message each. A user that is read successfully leaves isolation. After `MOST_ATTEMPTS` attempts
+that killed or stalled a worker, the CSV with that ETag is quarantined: a reject that is not read.
+Quarantine ends with another version of the file. Each sweep grants one more attempt.
 
-No clock decides whether an attempt is still under way: the watch looks every 15 seconds, and what it has seen often
-enough cannot be, as `worker.deadline` ends every reading that takes longer.
+An attempt is presumed dead after a number of watchdog ticks that takes longer than the deadline of
+`worker.deadline`. Ticks are counted, not time, so clock skew cannot quarantine a file.
 """
 
 import json
@@ -19,22 +20,30 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 MOST_ATTEMPTS = 3
+"""Retry budget: isolated reads of one file version that may kill or stall their worker."""
 
 
 class Trial(NamedTuple):
-    """One who is read alone: `attempt` is the token of the attempt that may be under way, or empty."""
+    """Attempts at an isolated user.
+
+    `attempts` is the number of attempts not refunded. `attempt` is the token of the attempt that
+    may be running, or empty.
+    """
 
     attempts: int
     attempt: str
 
     @property
     def is_guilty(self) -> bool:
-        """Whether the verdict is spoken, or due."""
+        """Whether all attempts are used up: the file is, or is about to be, quarantined."""
         return self.attempts >= MOST_ATTEMPTS and not self.attempt
 
 
 class Trials:
-    """The trials in Redis.  Every method raises `redis.exceptions.RedisError` when Redis is away."""
+    """Isolated users and their attempts in Redis.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
@@ -42,58 +51,63 @@ class Trials:
         self._apart = client.register_script((lua / "apart.lua").read_text())
         self._alone = client.register_script((lua / "alone.lua").read_text())
 
-    # -- readings that were begun ------------------------------------------------------------------------------------
+    # -- reads in progress -------------------------------------------------------------------------
     def readings(self) -> list[str]:
-        """The tokens of the readings that are under way, or were broken off."""
+        """Return the tokens of reads that are in progress or orphaned."""
         return [token.decode() for token in self._redis.hkeys("readings")]
 
     def being_read(self, readings: Sequence[str]) -> dict[str, list[str]]:
-        """The users of these readings, of those that are still there."""
+        """Return the users of these reads. Reads that have ended are omitted."""
         if not readings:
             return {}
         found = zip(readings, self._redis.hmget("readings", readings), strict=True)
         return {token: json.loads(users) for token, users in found if users}
 
     def set_apart(self, reading: str, user_ids: Sequence[str]) -> list[str]:
-        """APART: the reading never came to its end.  Its users are to be read alone; those of them who are dirty."""
+        """Isolate the dirty users of a read that did not end, and return them (APART)."""
         return [user.decode() for user in self._apart(["readings", "dirty", "alone"], [reading, *user_ids])]
 
-    # -- users that are read alone -----------------------------------------------------------------------------------
+    # -- isolated users ----------------------------------------------------------------------------
     def users(self) -> set[str]:
-        """Everyone who is to be read alone."""
+        """Return all isolated users, quarantined ones included."""
         return {user.decode() for user in self._redis.hkeys("alone")}
 
     def all(self) -> dict[str, Trial]:
-        """Everyone's trial."""
+        """Return the attempts of all isolated users."""
         return {user.decode(): _trial(entry.decode()) for user, entry in self._redis.hgetall("alone").items()}
 
     def begin(self, user_id: str, attempt: str, etag: str) -> str:
-        """Ask for an attempt at the version `etag` (empty without a CSV): "read", and it counts until it is taken back.
+        """Start the attempt with this token at the file version `etag` (empty without a CSV).
 
-        Or "guilty"; "busy" while another is under way; "unknown" if the user need not be read alone.
+        Returns "read" if the attempt may begin; it counts until it is refunded. Otherwise returns
+        "guilty" (no attempts left), "busy" (another attempt may be running) or "unknown" (the user
+        is not isolated).
         """
         return self._ask(user_id, "begin", attempt, etag, MOST_ATTEMPTS)
 
     def failed(self, user_id: str, attempt: str) -> None:
-        """The attempt came to its end, but for reasons that are not the user's nothing was read."""
+        """Refund the attempt: it ended without a result, for a reason unrelated to the file."""
         self._ask(user_id, "failed", attempt)
 
     def over(self, user_id: str, attempt: str) -> None:
-        """The attempt cannot be under way any more: it cost a worker."""
+        """End an attempt that cannot be running any more. It killed or stalled its worker."""
         self._ask(user_id, "over", attempt)
 
     def acquit(self, user_ids: Iterable[str]) -> None:
-        """These were read, or need not be: together with others from now on."""
+        """End the isolation of users that were read, or that need no read."""
         for user_id in user_ids:
             self._ask(user_id, "done")
 
     def pardon(self, etags: Mapping[str, str]) -> None:
-        """Grant one more attempt to each of these users, whose CSV of this ETag is a reject unread."""
+        """Grant one more attempt to each quarantined user; `etags` maps each to its CSV's ETag."""
         for user_id, etag in etags.items():
             self._ask(user_id, "pardon", etag, MOST_ATTEMPTS)
 
     def remember(self, etags: Mapping[str, str]) -> None:
-        """Of these users it stands in rejects.csv that they were found guilty; Redis may have forgotten it."""
+        """Restore quarantine state from rejects.csv, which Redis may have lost.
+
+        `etags` maps each quarantined user to the ETag of its CSV.
+        """
         for user_id, etag in etags.items():
             self._ask(user_id, "remember", etag, MOST_ATTEMPTS)
 

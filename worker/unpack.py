@@ -1,9 +1,10 @@
-"""Unpack a bundle, and make it visible by one write.
+"""Unpack a bundle and make its members visible by one atomic write of the bundle catalog.
 
-A bundle is read like a user: its mark is noted, then it is looked at as it is NOW, then the outcome is staged: a
-reject, or nothing.  What is found in it goes to a folder of its own in the output bucket, named by key and ETag, where
-nobody sees it; a kill leaves a part of a folder, which the next try goes on with, or a sweep removes.  Then the shelf
-is changed, and then everyone is marked who is, or was, in the bundle.
+A bundle is processed like a user: get its version tokens, read its current archive, submit the
+result (a reject or nothing). Members are unpacked to a folder of their own in the output bucket,
+named by a digest of key and ETag. Nothing refers to the folder before the catalog does. If the
+worker is killed, the next attempt resumes in the partial folder, or a sweep deletes it. After the
+catalog is written, every user that is in the bundle, or was in its previous version, is marked.
 """
 
 import hashlib
@@ -47,20 +48,24 @@ from worker.zip_archive import MOST_DIRECTORY_BYTES, ZipArchive
 logger = logging.getLogger(__name__)
 
 MOST_TRIES = 3
+"""Number of attempts that may kill their worker before the bundle is given up."""
 STUCK = (
     "unpacking it killed or stalled its worker again and again; it is unpacked anew when it changes, "
     "and once more by each sweep"
 )
-"""The reason of a bundle that was given up."""
+"""The reject reason of a bundle that was given up."""
 KEPT = "; the version before it stays in use"
+"""Appended to a reject reason while the previous version of the bundle is still visible."""
 MOST_UNWRITTEN, MOST_UNWRITTEN_BYTES = 128, 64 << 20
+"""Maximum number of pending writes of unpacked images, and of their bytes."""
 TELL_S = 1.0
+"""Seconds between two progress reports, which also renew the unpack lease."""
 
 
 class Unpacker:
-    """Unpacks the bundles of `source` into `output`, with requests by the threads of `pool`.
+    """Unpacks the bundles of `source` into `output`; `pool` runs the requests.
 
-    `deadline` is entered for each member, and may end the process.  `clock` gives Unix seconds.
+    `deadline` is entered for each member. It may kill the process. `clock` returns Unix seconds.
     """
 
     def __init__(
@@ -81,9 +86,10 @@ class Unpacker:
         self._deadline, self._judge = deadline or nullcontext(), judge
 
     def run(self, key: str) -> None:
-        """Look at this bundle, and have the next one looked at that waits; nothing while another process unpacks.
+        """Process this bundle, then enqueue the next waiting one.
 
-        Raises `StoreUnavailable`; then the bundle is still marked, and will be looked at again.
+        Does nothing while another process holds the unpack lease: that process enqueues the next
+        bundle. Raises `StoreUnavailable`. The bundle then stays marked, and is retried.
         """
         token = new_token()
         if not self._unpacks.take(token):
@@ -92,12 +98,14 @@ class Unpacker:
             self._look_at(key)
         finally:
             self._unpacks.give_back(token)
+        # `note` omits bundles with a pending result: they need no further attempt.
         waiting = list(self._backlog.note([bundle_id(other) for other in self._unpacks.waiting()]))
         others = [other for other in waiting if other != bundle_id(key)]
         if others:
             self._tasks.unpack(bundle_key(others[0]) or "")
 
     def _look_at(self, key: str) -> None:
+        """Process the bundle until a result is submitted, at most `MOST_READINGS` times."""
         made: Shelved | None = None
         for _ in range(MOST_READINGS):
             note = self._backlog.note([bundle_id(key)]).get(bundle_id(key))
@@ -109,56 +117,73 @@ class Unpacker:
                 made = self._state(key, info, before, made) if info else None
                 claimed = self._switch(key, before, made, note)
             except (PreconditionFailed, ObjectNotFound):
-                continue  # it was replaced or deleted meanwhile; or the shelf was written by another
+                continue  # the archive was replaced or deleted, or the catalog was written concurrently
             if claimed is None:
                 continue
             self._settle_users(key, made)
             if not self._backlog.stage([(claimed, _outcome(key, made))]):
                 return
-        logger.info("%s is replaced again and again; left for later", key)
+        logger.info(
+            "bundle %s or the catalog changed during each attempt; the bundle stays dirty and is enqueued again", key
+        )
 
     def _switch(self, key: str, before: Shelved | None, after: Shelved | None, note: Note) -> Note | None:
-        """Make `after` the state of the bundle, by a write of the shelf as it is now; None if another was quicker.
+        """Publish `after` as the catalog entry of the bundle, into the current catalog.
 
-        The shelf is read, then the bundle is claimed, then the shelf is written, whatever it says: so of two readings
-        the one that looked later has the last word, although one of them may sleep anywhere in between.
-        Raises `PreconditionFailed` if the shelf was written meanwhile; `StoreUnavailable`: then it may have been.
+        Returns the version tokens to submit with; None if another result of this bundle was
+        accepted.
+
+        The order is: read the catalog, take ownership of the bundle, write the catalog, even if it
+        is unchanged. So of two concurrent workers the one that read the bundle later wins, although
+        either may be suspended at any point.
+
+        Raises `PreconditionFailed` if the catalog was written concurrently. After
+        `StoreUnavailable` the write may have happened.
         """
         shelf, etag = read_shelf(self._output)
         if self._backlog.shelf_etag() not in {None, etag or "-"}:
-            # Nobody has recorded this: edited or deleted by hand, or written late.  What it said before nobody knows.
+            # No process recorded this ETag: the catalog was edited or deleted by hand, or a
+            # delayed write landed. Its previous content is lost: only a sweep finds what changed.
             self._backlog.add_evidence("files_changed")
+        # Another worker changed the entry since `_look_at` read it: retry with the current one.
         if shelf.bundles.get(key) != before:
             raise PreconditionFailed(BUNDLES)
         claimed = self._backlog.claim(bundle_id(key), note)
         if claimed is None:
             return None
         if after != before:
+            # Recorded before the write: if this worker dies after it, the next one marks the users.
             self._unpacks.note_old(key, [before.digest] if before else [])
+        # Renewed after the write and before users are marked: a read of a marked user then loads
+        # the new catalog.
         self._backlog.renew_shelf(self._output.replace(BUNDLES, shelf.replace(key, after).encode(), etag))
         if after is None and before:
             self._unpacks.close(digest_of(key, before.etag), "removed", self._clock())
         return claimed
 
     def _settle_users(self, key: str, after: Shelved | None) -> None:
-        """Mark everyone who is in the bundle, or was, unless that is done."""
+        """Mark all users that are or were in the bundle, unless that is done already."""
         noted = self._unpacks.old(key)
         if noted is not None:
             self._mark_users(key, after, noted)
             self._unpacks.forget_old(key, noted)
-            self._unpacks.finish(self._clock())  # all may have been read, and published, by others
+            self._unpacks.finish(self._clock())  # other workers may have read and published all users already
 
     def _mark_users(self, key: str, after: Shelved | None, old: list[str]) -> None:
-        """Mark everyone who is in the bundle, or was, and have them read; then remove what is not visible any more."""
+        """Mark and enqueue all users that are or were in the bundle.
+
+        Then delete the unpacked folders in `old` that are no longer visible.
+        """
         visible = after.digest if after else ""
         users = sorted({user for digest in {visible, *old} - {""} for user in self._users(digest)})
         self._backlog.mark(users, "bundle", self._clock())
         if after and not after.reason:
             self._unpacks.visible(after.digest, after.users, after.ignored, self._clock())
         self._bulk.enqueue(users, self._unpacks.still_alive)
+        # Deleted after the switch: a reader with a stale catalog gets `Outdated` and retries.
         for digest in set(old) - {visible}:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
-        logger.info("%s users=%d", key, len(users))
+        logger.info("bundle %s marked users=%d", key, len(users))
 
     def _users(self, digest: str) -> Iterator[str]:
         index = self._index(digest)
@@ -166,20 +191,25 @@ class Unpacker:
 
     def _index(self, digest: str) -> BundleIndex | None:
         with suppress(ObjectNotFound, ObjectUnreadable, InvalidIndex):
+            # Callers use only users and images, so the key and date of the bundle do not matter.
             return BundleIndex("", 0, self._output.get(index_key(digest)).body)
         return None
 
     def _info(self, key: str) -> ObjectInfo | None:
         try:
             return self._source.info(key)
-        except ObjectUnreadable:  # as LIST tells of it
+        except ObjectUnreadable:  # LIST reports an object that cannot be read
             return self._source.listed(key)
 
-    # -- one version of a bundle -------------------------------------------------------------------------------------
+    # -- one version of a bundle -------------------------------------------------------------------
     def _state(self, key: str, info: ObjectInfo, before: Shelved | None, made: Shelved | None) -> Shelved:
-        """What the archive in the bucket makes of the bundle; `made` is what was made a moment ago, but not visible.
+        """Return the catalog entry for the archive that is in the source bucket.
 
-        Raises `PreconditionFailed` or `ObjectNotFound` if it is replaced or deleted meanwhile, `StoreUnavailable`.
+        `before` is the entry in the catalog. `made` is the entry of an earlier iteration that could
+        not be published, and is reused if the archive is unchanged.
+
+        Raises `PreconditionFailed` or `ObjectNotFound` if the archive is replaced or deleted while
+        it is read, and `StoreUnavailable`.
         """
         if made and not made.reason and (made.etag, made.since) == (info.etag, info.last_modified):
             return made
@@ -195,10 +225,11 @@ class Unpacker:
             remove_unpacked(self._output, digest, self._unpacks.still_alive)
             after = self._reject(digest, info, before, error.reason)
         except ObjectUnreadable as error:
-            if error.key != key:  # it is one of what was unpacked
+            if error.key != key:  # an unpacked object, not the archive
                 raise
             after = self._reject_unread(key, before, error)
-        finally:  # whatever it is, it is neither a kill nor a hang
+        finally:
+            # The worker survived, so this attempt must not count against the bundle.
             self._unpacks.end(digest)
         return after
 
@@ -209,18 +240,23 @@ class Unpacker:
         return self._reject(digest_of(key, info.etag), info, before, reason_of(error))
 
     def _stays(self, digest: str, before: Shelved) -> bool:
-        """Whether this very version was looked at before, and nothing has to be done again."""
+        """Return whether the entry of this unchanged archive can be reused."""
         if is_unreadable(before.reason):
-            return False  # each look tries again
+            return False  # retried by each check
         if before.reason:
+            # A sweep grants a bundle that was given up one more attempt.
             return not (before.reason.startswith(STUCK) and self._unpacks.is_pardoned(digest))
         return before.digest == digest and self._is_whole(digest)
 
     def _again(self, info: ObjectInfo, before: Shelved) -> Shelved:
-        """The same archive, perhaps dropped again."""
+        """Return the entry of an unchanged archive, with its current LastModified.
+
+        The same archive may have been dropped again, which changes its rank among the bundles.
+        """
         if not before.reason:
             return replace(before, since=info.last_modified, visible_since=info.last_modified)
-        if before.digest and not self._is_whole(before.digest):  # and there is nothing to make it anew of
+        if before.digest and not self._is_whole(before.digest):
+            # The archive of the previous version is gone: its missing objects cannot be restored.
             return Shelved(info.etag, info.last_modified, "", reason=before.reason.removesuffix(KEPT))
         return replace(before, since=info.last_modified)
 
@@ -240,7 +276,8 @@ class Unpacker:
         return there
 
     def _reject(self, digest: str, info: ObjectInfo, before: Shelved | None, reason: str) -> Shelved:
-        logger.warning("%s: %s", info.key, reason)
+        logger.warning("bundle %s is rejected: %s", info.key, reason)
+        # The previous version stays visible, unless it is this very archive.
         held = before.digest if before and before.digest != digest else ""
         self._unpacks.close(digest, "rejected", self._clock(), reason)
         if not held or before is None:
@@ -251,7 +288,8 @@ class Unpacker:
         def read(start: int, end: int) -> bytes:
             return try_again(partial(self._source.get_range, key, info.etag, start, end))
 
-        try_again(partial(self._source.check_readable, key))  # LIST may not know its size
+        # LIST reports size 0 for an object that the server cannot read.
+        try_again(partial(self._source.check_readable, key))
         file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
         index, ignored = IndexBuilder(), 0
         with _Writing(self._output, self._pool, self._there(digest)) as writing:
@@ -263,6 +301,7 @@ class Unpacker:
                 else:
                     self._add_image(index, writing, digest, member)
             writing.finish()
+        # The index is written last: it exists only after all images were written.
         self._output.put(index_key(digest), index.encode())
         since = info.last_modified
         return Shelved(info.etag, since, digest, since, len(index.users()), ignored)
@@ -276,6 +315,7 @@ class Unpacker:
                 told = time.monotonic()
                 self._unpacks.still_alive()
                 self._unpacks.progress(digest, done, archive.total)
+            # The deadline includes the caller's work on the member, which runs during `yield`.
             with self._deadline:
                 with _faults_are_the_archives():
                     member = next(members, None)
@@ -299,9 +339,10 @@ class Unpacker:
 
 
 class _Writing:
-    """Writes objects side by side, but for those that are there; holds a bounded number of bytes.
+    """Writes objects concurrently, except those that exist with the same ETag.
 
-    When its block is left nothing is being written any more: else it would come after what was written is removed.
+    Holds a bounded number of bytes. No write is in flight after the `with` block: a late write
+    would recreate an object after its folder was deleted.
     """
 
     def __init__(self, output: ObjectStore, pool: Executor, there: dict[str, str]) -> None:
@@ -321,7 +362,7 @@ class _Writing:
     def put(self, key: str, body: bytes, etag: str) -> None:
         if self._there.get(key) == etag:
             return
-        if key in self._there:  # another one with this name: the later one must win
+        if key in self._there:  # a pending write of the same key must not overtake this one
             self.finish()
         self._there[key] = etag
         self._bytes += len(body)
@@ -341,7 +382,12 @@ class _Writing:
 
 @contextmanager
 def _faults_are_the_archives() -> Iterator[None]:
-    """A fault of ours over an archive is a reject of it: the same bytes would end in the same way for ever."""
+    """Convert an unexpected exception into a reject of the archive.
+
+    A retry would fail in the same way, because the bytes are the same. A shortage of memory or a
+    failure of the object store does not depend on the bytes, so those exceptions are passed
+    through.
+    """
     try:
         yield
     except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
@@ -351,19 +397,22 @@ def _faults_are_the_archives() -> Iterator[None]:
 
 
 def open_archive(key: str, file: RangedFile) -> Archive:
-    """The archive under this key.  Raises `InvalidArchive`, and what reading the file raises."""
+    """Open the archive that has this key; the extension selects the format.
+
+    Raises `InvalidArchive`, and what reading the file raises.
+    """
     return ZipArchive(file) if key.endswith(".zip") else TarArchive(file)
 
 
 def remove_unpacked(output: ObjectStore, digest: str, still_alive: Callable[[], None]) -> None:
-    """Remove what was unpacked under this name."""
+    """Delete the folder of an unpacked version; `still_alive` renews the lease per page."""
     for page in output.objects(folder=f"{UNPACKED}/{digest}"):
         output.delete_many([info.key for info in page])
         still_alive()
 
 
 def _outcome(key: str, shelved: Shelved | None) -> Outcome:
-    """What is staged of a bundle: a reject, or that there is none."""
+    """Return the result to submit for a bundle: a reject, or nothing."""
     csv = None
     if shelved and shelved.reason:
         csv = InvalidCsv(CsvVersion(key, shelved.etag, shelved.since), shelved.reason, None)

@@ -1,7 +1,8 @@
-"""Read one user's CSV, or say why not, in words for the person who wrote it.  Pure.
+"""Parses one user's CSV, or raises `InvalidUserFile` with a reason for the author of the file.
 
-A header that names our three columns, in any order and spelled with some freedom, and exactly one record.  A line in
-which every field is empty is no record: spreadsheets leave such lines behind.
+A valid CSV has a header with the three columns of `COLUMNS`, in any order and with some
+freedom in the spelling, and exactly one record. A line with only empty fields is not a record:
+spreadsheets leave such lines behind. All functions are pure.
 """
 
 import csv
@@ -13,25 +14,30 @@ from itertools import islice
 from shared.records import Person
 
 MAX_CSV_BYTES = 1_000_000
+"""A larger file is rejected without being parsed."""
 COLUMNS = ("first_name", "last_name", "birthts")
 MIN_BIRTHTS, MAX_BIRTHTS = -62_135_596_800_000, 253_402_300_799_999
 """0001-01-01 and the last millisecond of 9999, in ms since 1970 UTC."""
 
 MOST_QUOTED = 40
-"""So many characters of a user's file may appear in a reason."""
+"""Maximum characters of a user's file that a reason quotes."""
 MOST_COUNTED = 100
-"""Of a file with more records than this it is enough to know that."""
+"""Records are counted up to this number; for a file with more the reason says "more than"."""
 
-# A quoted field with the blanks around it, which the csv module would not take.  A quote that nothing closes matches to
-# the end, so that the time stays linear.
+# A quoted field with the blanks around it, which the csv module does not accept. A quote that is
+# not closed matches to the end of the text, and `*+` never backtracks, so the time stays linear.
 _QUOTED = re.compile(r'(?:(?<![^,\r\n])[ \t]+)?("(?:[^"]|"")*+"?)(?:[ \t]+(?=[,\r\n]|\Z))?')
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 Record = tuple[int, list[str]]
+"""The 1-based line in which a record begins, and its fields."""
 
 
 class InvalidUserFile(Exception):
-    """A CSV that cannot be used: the `reason`, and the 1-based `line`, None when the whole file is meant."""
+    """The CSV is not valid.
+
+    `reason` gets into rejects.csv. `line` is 1-based, None if the reason concerns the whole file.
+    """
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
@@ -39,7 +45,10 @@ class InvalidUserFile(Exception):
 
 
 def parse(body: bytes) -> Person:
-    """The person of a user's CSV.  Raises `InvalidUserFile`, and nothing else, whatever the bytes."""
+    """Parse the bytes of a user's CSV.
+
+    Raises `InvalidUserFile`, and nothing else for any bytes.
+    """
     if len(body) > MAX_CSV_BYTES:
         raise InvalidUserFile(f"larger than {MAX_CSV_BYTES:,} bytes")
     records = _records(_decoded(body))
@@ -54,6 +63,7 @@ def parse(body: bytes) -> Person:
 
 
 def _decoded(body: bytes) -> str:
+    # UTF-16 without a byte order mark is not recognised; its NUL characters are rejected below.
     utf16 = body.startswith((b"\xff\xfe", b"\xfe\xff"))
     encoding = "UTF-16" if utf16 else "UTF-8"
     try:
@@ -72,13 +82,14 @@ def _line_of(text_before: str) -> int:
 
 
 def _records(text: str) -> Iterator[Record]:
-    """Each record with the line it begins in; blank lines are none."""
+    """Yield each record with the line in which it begins; skip blank lines."""
     reader = csv.reader(io.StringIO(_QUOTED.sub(r"\1", text), newline=""), strict=True, skipinitialspace=True)
     line = 1
     try:
         for fields in reader:
             if any(map(str.strip, fields)):
                 yield line, fields
+            # `line_num` is the last line that was read: a record may span several lines.
             line = reader.line_num + 1
     except csv.Error as error:
         raise InvalidUserFile(_in_our_words(error), line) from None
@@ -108,6 +119,7 @@ def _column_name(written: str) -> str:
 
 
 def _why_missing(missing: Sequence[str], header: Sequence[str]) -> str:
+    # Spreadsheets in many countries export with another separator, so the reason names it.
     for separator, name in (";", "';'"), ("\t", "tab"), ("|", "'|'"):
         if set(COLUMNS) <= set(map(_column_name, ",".join(header).split(separator))):
             return f"looks {name}-separated; separate the fields by commas"
@@ -128,6 +140,7 @@ def _only(people: Iterator[Record], header_line: int) -> Record:
 
 
 def _check_length(fields: Sequence[str], header: Sequence[str], line: int) -> None:
+    # A header field without a name cannot be named in the reason: then only the numbers are given.
     missing = "" if len(fields) >= len(header) else header[len(fields)].strip()
     if missing:
         raise InvalidUserFile(f"missing value for {excerpt(missing)}", line)
@@ -145,6 +158,7 @@ def _field(written: str, name: str, line: int) -> str:
 def _birthts(written: str, line: int) -> int:
     if not written:
         raise InvalidUserFile("birthts: empty", line)
+    # Not `isdigit` and not only `int`, which accept other scripts, underscores and "+".
     if not re.fullmatch(r"-?[0-9]{1,15}", written):
         reason = f"birthts: not a whole number of milliseconds (at most 15 digits): '{excerpt(written)}'"
         raise InvalidUserFile(reason, line)
@@ -155,6 +169,6 @@ def _birthts(written: str, line: int) -> int:
 
 
 def excerpt(text: str) -> str:
-    """At most `MOST_QUOTED` characters of it, on one line."""
+    """Shorten `text` to `MOST_QUOTED` characters on one line, with "?" for unprintable ones."""
     short = text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 1]}…"
     return "".join(character if character.isprintable() else "?" for character in short)

@@ -1,7 +1,7 @@
-"""The one place that builds the worker's parts and clients.  Nothing is connected before it is used.
+"""Builds the worker's parts and clients.
 
-Whatever needs pandas and pyarrow is imported when it is first used: a process that only listens or reads single drops
-does without their 60 MB.
+Each is created, and connects, when it is first used. Modules that need pandas and pyarrow are
+imported on first use: a process that only listens or reads single drops does not need their 60 MB.
 """
 
 import gc
@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from worker.unpack import Unpacker
 
 READERS = 32
-"""Requests to MinIO at a time from one process; more are not faster on one server."""
+"""Maximum concurrent requests to MinIO per process; more are not faster on one server."""
 
 
 class Wiring:
-    """The parts of one process.  They hold connections and threads: make it after a fork, never before.
+    """The parts of one process.
 
-    `deadline` is entered for each reading, and may end the process.
+    They hold connections and threads, so create them after a fork, never before. `deadline` is
+    entered for each read and may kill the process.
     """
 
     def __init__(self, settings: Settings, deadline: AbstractContextManager[None] | None = None) -> None:
@@ -53,27 +54,30 @@ class Wiring:
 
     @classmethod
     def from_environment(cls, *, redis: bool = True) -> "Wiring":
-        """Read the settings and set up the log.  Raises `InvalidSettings`.
+        """Read the settings and set up the log.
 
-        A process that does not use Redis passes False.
+        Raises `InvalidSettings`. `redis`: whether the process uses Redis and requires its settings.
         """
         settings = Settings.from_environment(redis=redis)
         logs.configure(settings.log_level)
         return cls(settings)
 
     def settle(self) -> None:
-        """Call when all is loaded: the garbage collector need not look through it again, in the midst of a drop."""
+        """Exempt all loaded objects from garbage collection; call it when everything is loaded.
+
+        Otherwise a collection in the middle of a drop would scan them again.
+        """
         gc.collect()
         gc.freeze()
 
     def close(self) -> None:
-        """Give the connections and threads back."""
+        """Close the connections and stop the threads."""
         self.redis.close()
         self.tasks.close()
         self.readers.shutdown()
 
     def connect(self) -> "Redis":
-        """A client of its own, for a thread that waits in Redis."""
+        """Return a new Redis client, for a thread that blocks in Redis."""
         return Redis.from_url(
             self.settings.redis_url,
             socket_timeout=10,
@@ -83,7 +87,7 @@ class Wiring:
         )
 
     def init_client(self, http_client: PoolManager | None = None) -> Minio:
-        """A client for what concerns whole buckets: making them, and their notifications."""
+        """Return a client for requests about whole buckets: creation and notifications."""
         url = urlsplit(self.settings.minio_endpoint)
         access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
         return Minio(
@@ -97,31 +101,31 @@ class Wiring:
 
     @cached_property
     def redis(self) -> "Redis":
-        """The process's client; it does not decode answers."""
+        """The Redis client of the process; it returns bytes."""
         return self.connect()
 
     @cached_property
     def source(self) -> S3ObjectStore:
-        """The bucket that people drop files into."""
+        """The source bucket, where users drop files."""
         return open_store(self.settings, self.settings.source_bucket)
 
     @cached_property
     def output(self) -> S3ObjectStore:
-        """The bucket that holds what is published."""
+        """The output bucket, which holds the published files."""
         return open_store(self.settings, self.settings.output_bucket)
 
     @cached_property
     def backlog(self) -> Backlog:
-        """The to-do list."""
+        """The state of all users in Redis."""
         return Backlog(self.redis)
 
     def backlog_of_its_own(self) -> Backlog:
-        """The to-do list for another thread."""
+        """Return a `Backlog` with its own connection, for another thread."""
         return Backlog(self.connect())
 
     @cached_property
     def tasks(self) -> TaskQueue:
-        """Where messages are put."""
+        """The Celery queues, for enqueueing tasks."""
         return TaskQueue(create_celery(self.settings.redis_url))
 
     @cached_property
@@ -131,22 +135,22 @@ class Wiring:
 
     @cached_property
     def requests(self) -> Requests:
-        """What becomes of requests to read one user."""
+        """The records of requests to read one user."""
         return Requests(self.redis)
 
     @cached_property
     def unpacks(self) -> Unpacks:
-        """The records of bundles."""
+        """The records of bundles that are unpacked, and the lease for it."""
         return Unpacks(self.redis)
 
     @cached_property
     def bundles(self) -> Bundles:
-        """What is in bundles."""
+        """The lookup of users' files in bundles."""
         return Bundles(self.output, self.backlog)
 
     @cached_property
     def copies(self) -> Copies:
-        """Copies images."""
+        """The maker of image copies."""
         return Copies(self.source, self.output, all_images=self.settings.copies_images)
 
     @cached_property
@@ -156,23 +160,23 @@ class Wiring:
 
     @cached_property
     def server_figures(self) -> ServerFigures:
-        """What MinIO tells of itself."""
+        """The reader of MinIO's metrics."""
         return ServerFigures(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
 
     @cached_property
     def notifications(self) -> Notifications:
-        """MinIO's rules for the source bucket, by a client that waits for nobody."""
+        """MinIO's notification rules of the source bucket, by a client with short timeouts."""
         http = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
         return Notifications(self.init_client(http), self.settings.source_bucket)
 
     @cached_property
     def readers(self) -> ThreadPoolExecutor:
-        """Threads that read from MinIO side by side."""
+        """The threads that send concurrent requests to MinIO."""
         return ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     @cached_property
     def refresher(self) -> Refresher:
-        """Reads users' files."""
+        """The reader of users' files."""
         source, backlog = self.source, self.backlog
         return Refresher(
             source, backlog, self.readers, READERS, self._deadline, bundles=self.bundles, copies=self.copies
@@ -180,12 +184,12 @@ class Wiring:
 
     @cached_property
     def bulk(self) -> BulkWork:
-        """Does the pages of sweeps and rebuilds."""
+        """The maker and reader of the pages of sweeps and rebuilds."""
         return BulkWork(self.source, self.refresher, self.backlog, self.tasks)
 
     @cached_property
     def sweep(self) -> "Sweep":
-        """Compares the bucket with what is published."""
+        """The sweep, which compares the source bucket with the published files."""
         from worker.sweep import Sweep  # noqa: PLC0415
 
         return Sweep(
@@ -201,14 +205,14 @@ class Wiring:
 
     @cached_property
     def rebuild(self) -> "Rebuild":
-        """Reads everyone anew."""
+        """The rebuild, which reads every user again."""
         from worker.rebuild import Rebuild  # noqa: PLC0415
 
         return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds, bundles=self.bundles)
 
     @cached_property
     def unpacker(self) -> "Unpacker":
-        """Unpacks bundles."""
+        """The unpacker of bundles."""
         from worker.unpack import Unpacker  # noqa: PLC0415
 
         parts = self.source, self.output, self.backlog, self.bulk, self.tasks, self.unpacks

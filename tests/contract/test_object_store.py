@@ -1,4 +1,7 @@
-"""What Rowdrop relies on in an object store, on a real MinIO: conditional writes, and what absence means."""
+"""Contract of `ObjectStore` and `FileStore`, tested on a real MinIO.
+
+It covers what Rowdrop relies on, mainly conditional writes and the meaning of absence.
+"""
 
 import io
 import string
@@ -115,7 +118,8 @@ def test_an_object_is_replaced_only_while_it_is_the_expected_one(store: S3Object
 
 
 def test_the_same_bytes_have_the_same_etag(store: S3ObjectStore) -> None:
-    # Why If-Match alone orders nothing, and a publisher needs a token as well.
+    # The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem). The
+    # publisher also needs a fencing token.
     first = store.put("o", b"1")
     store.put("o", b"2")
     assert store.put("o", b"1") == first
@@ -137,9 +141,9 @@ def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S
     assert all(len(page) <= 1000 for page in store.objects())
 
 
-# -- for the API -------------------------------------------------------------------------------------------------------
+# -- the API's `FileStore` -----------------------------------------------------------------------
 class Slowly:
-    """A body that comes in small parts, and may break off."""
+    """A body that arrives in small parts, and may fail at its end."""
 
     def __init__(self, body: bytes, failure: Exception | None = None) -> None:
         self._body, self._failure = io.BytesIO(body), failure
@@ -307,7 +311,7 @@ def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: 
             call()
 
 
-# -- objects that are there and cannot be read ------------------------------------------------------------------------
+# -- objects that exist and cannot be read -------------------------------------------------------
 def test_an_unreadable_object_is_a_word_of_its_own(store: S3ObjectStore, beside: S3ObjectStore, seal: Seal) -> None:
     etag = store.put("a.csv", b"before")
     seal(store.bucket, "a.csv")

@@ -65,14 +65,19 @@ def new_world(redis: "Redis", redis_server: RedisServer) -> NewWorld:
 
 @pytest.fixture
 def new_real_world(
-    redis: "Redis", redis_server: RedisServer, minio_server: MinioServer, minio_client: Minio
-) -> NewWorld:
-    """Return a factory of worlds on a real MinIO, each with its own buckets."""
+    minio_server: MinioServer, minio_redis_server: RedisServer, minio_client: Minio
+) -> Iterator[NewWorld]:
+    """Provide a factory of worlds on a real MinIO and on the Redis that gets its events.
+
+    Each world has its own buckets.
+    """
 
     def store() -> S3ObjectStore:
         return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
 
-    def servers(_: Callable[[], float]) -> RealServers:
-        return RealServers(store(), store(), minio_client, redis)
+    with Redis.from_url(minio_redis_server.url, socket_timeout=10) as redis:
 
-    return lambda parts: World(redis, redis_server.url, servers, parts)
+        def servers(_: Callable[[], float]) -> RealServers:
+            return RealServers(store(), store(), minio_client, redis)
+
+        yield lambda parts: World(redis, minio_redis_server.url, servers, parts)

@@ -64,7 +64,7 @@ def hole(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callab
 
 
 # -- 1, 2, 3, 16: who writes -----------------------------------------------------------------------------------------
-@hole(1, "after a refused write the batch is forgotten too", "writes are conditional")
+@hole(1, "a refused write discards the batch too", "writes are conditional")
 def a_refused_publisher_does_not_put_its_old_batch_back(world: World) -> None:
     land(world, "C")
     staged(world, "A")
@@ -76,7 +76,7 @@ def a_refused_publisher_does_not_put_its_old_batch_back(world: World) -> None:
     publish(world)
 
 
-@hole(2, "a replaced writer cleans nothing")
+@hole(2, "a writer without the lease makes no user clean")
 def a_sleeping_publisher_whose_if_match_passes_is_evidence(world: World) -> None:
     # output.csv still has the bytes and the ETag that the first publisher read: the second one had
     # nothing to change, because the CSV is A again.
@@ -89,7 +89,7 @@ def a_sleeping_publisher_whose_if_match_passes_is_evidence(world: World) -> None
     go_on(world, first)
 
 
-@hole(2, "the batch is younger than the files")
+@hole(2, "the batch is read after the published files")
 def a_publisher_replaced_before_it_has_read_the_files_writes_nothing(world: World) -> None:
     staged(world, "A")
     first = publisher(world, "output GET", 1)
@@ -99,7 +99,7 @@ def a_publisher_replaced_before_it_has_read_the_files_writes_nothing(world: Worl
     go_on(world, first)
 
 
-@hole(2, "a writer asks at each chunk if it is still the writer")
+@hole(2, "a writer verifies its lease at each chunk")
 def a_replaced_publisher_does_not_read_what_is_staged_for_its_successor(world: World) -> None:
     staged(world, "A")
     first = publisher(world, "BATCH", 1)
@@ -108,7 +108,7 @@ def a_replaced_publisher_does_not_read_what_is_staged_for_its_successor(world: W
     go_on(world, first)
 
 
-@hole(3, "nothing changed means a look")
+@hole(3, "an unchanged file is verified by its ETag")
 def no_change_by_the_table_in_memory_is_looked_at(world: World) -> None:
     land(world, "A")
     staged(world, "B")
@@ -131,7 +131,7 @@ def two_publishers_do_not_take_turns_in_one_write(world: World) -> None:
 
 
 # -- 4, 5: the order of readings -------------------------------------------------------------------------------------
-@hole(4, "a reading is refused when another was accepted meanwhile")
+@hole(4, "a result is refused if another was accepted since its tokens were read")
 def a_slow_reader_does_not_replace_a_newer_reading(world: World) -> None:
     put(world, "A")
     slow = reader(world, "STAGE", twice=True)
@@ -142,7 +142,7 @@ def a_slow_reader_does_not_replace_a_newer_reading(world: World) -> None:
     publish(world)
 
 
-@hole(4, "tokens are noted before reading")
+@hole(4, "version tokens are read before the files")
 def tokens_are_older_than_what_was_read(world: World) -> None:
     put(world, "A")
     slow = reader(world, "source EXISTS")
@@ -151,14 +151,14 @@ def tokens_are_older_than_what_was_read(world: World) -> None:
     publish(world)
 
 
-@hole(4, "a user marked after the reading stays dirty", "every mark renews the mark")
+@hole(4, "a user marked after it was read stays dirty", "every mark renews the change version")
 def what_changes_after_it_was_read_is_read_again(world: World) -> None:
     staged(world, "A")
     put(world, "B")
     publish(world)
 
 
-@hole(5, "a reading of somebody who is not dirty is refused")
+@hole(5, "a result of a user that is not dirty is refused")
 def a_reading_from_before_redis_was_emptied_is_refused(world: World) -> None:
     land(world, "A")
     put(world, "B")
@@ -227,7 +227,7 @@ def a_change_does_not_hide_behind_the_copy_of_an_event_that_is_its_twin(world: W
 
 
 # -- 7, 8, 17: the sweep ---------------------------------------------------------------------------------------------
-@hole(7, "the sweep marks again who is dirty")
+@hole(7, "a sweep marks dirty users again")
 def what_is_on_its_way_is_read_again_by_a_sweep_that_finds_all_fine(world: World) -> None:
     land(world, "A")
     staged(world, "B")
@@ -236,7 +236,7 @@ def what_is_on_its_way_is_read_again_by_a_sweep_that_finds_all_fine(world: World
     publish(world)
 
 
-@hole(7, "who is dirty is asked after the LIST")
+@hole(7, "a sweep reads the dirty users after the LIST")
 def who_becomes_dirty_before_the_list_is_asked_for(world: World) -> None:
     land(world, "A")
     early = sweep(world, "source LIST")
@@ -245,7 +245,7 @@ def who_becomes_dirty_before_the_list_is_asked_for(world: World) -> None:
     go_on(world, early)
 
 
-@hole(7, "who is dirty is asked before the published files are read")
+@hole(7, "a sweep reads the dirty users before the published files")
 def what_is_published_between_two_looks_of_a_sweep_is_seen_by_one_of_them(world: World) -> None:
     land(world, "A")
     staged(world, "B")
@@ -255,7 +255,7 @@ def what_is_published_between_two_looks_of_a_sweep_is_seen_by_one_of_them(world:
     go_on(world, between)
 
 
-@hole(8, "only the sweep that finds its own token sets the epoch")
+@hole(8, "a sweep commits only while the trust state holds its token")
 def evidence_in_the_middle_of_a_sweep_means_another_sweep(world: World) -> None:
     land(world, "A")
     land(world, "B", "b")
@@ -283,7 +283,7 @@ def _lose_rows(world: World) -> None:
     publish(world, 1)
 
 
-@hole(8, "the epoch is set at the end of the sweep")
+@hole(8, "the trust state becomes verified at the end of the sweep")
 def a_sweep_that_dies_leaves_the_evidence(world: World) -> None:
     land(world, "A")
     land(world, "B", "b")
@@ -292,33 +292,33 @@ def a_sweep_that_dies_leaves_the_evidence(world: World) -> None:
     kill(world, sweep_that_has_listed(world))
 
 
-@hole(8, "another run of Redis is evidence")
+@hole(8, "a restart of Redis is a loss signal")
 def redis_restarted_with_less_in_it_means_a_sweep(world: World) -> None:
     world.redis_faults.save()
     put(world, "A")
     world.restart_redis()
 
 
-@hole(17, "MinIO's figures are read before the LIST")
+@hole(17, "MinIO's metrics are read before the LIST")
 def what_minio_loses_during_a_sweep_means_another_sweep(world: World) -> None:
     under_way = sweep_that_has_listed(world)
     put_unheard(world, "A", counted=True)
     go_on(world, under_way)
 
 
-@hole(17, "MinIO's restart, and events that it lost, are evidence")
+@hole(17, "MinIO's restart and its lost events are loss signals")
 def what_minio_loses_is_found(world: World) -> None:
     put_unheard(world, "A", counted=True)
 
 
-@hole(7, "a fact is believed only if its ETag is the CSV's")
+@hole(7, "a fact counts only if its ETag is that of the CSV")
 def what_changed_without_an_event_is_found_by_its_etag(world: World) -> None:
     land(world, "A")
     put_unheard(world, "B", counted=True)
 
 
 # -- 9, 10, 11, 13: what is published --------------------------------------------------------------------------------
-@hole(9, "rejects.csv is written before anyone is clean")
+@hole(9, "rejects.csv is written before any user becomes clean")
 def a_publisher_that_dies_after_its_clean_has_listed_the_reject(world: World) -> None:
     land(world, "A")
     staged(world, "x")
@@ -327,7 +327,7 @@ def a_publisher_that_dies_after_its_clean_has_listed_the_reject(world: World) ->
     kill(world, writer)
 
 
-@hole(10, "to load what no publisher recorded is evidence")
+@hole(10, "loading a file that no publisher recorded is a loss signal")
 def rows_that_were_deleted_with_the_file_are_missed(world: World) -> None:
     land(world, "A")
     land(world, "B", "b")
@@ -335,14 +335,16 @@ def rows_that_were_deleted_with_the_file_are_missed(world: World) -> None:
 
 
 @hole(
-    10, "a fact is believed only if its fields are the published row's", "files that no publisher recorded are evidence"
+    10,
+    "a fact counts only if its fields are those of the published row",
+    "files that no publisher recorded are a loss signal",
 )
 def an_edited_row_is_put_right(world: World) -> None:
     land(world, "A")
     world.edit_output(lambda body: body.replace(b"Ivanov", b"Evil"))
 
 
-@hole(10, "a sweep vouches for the files that it compared")
+@hole(10, "a sweep records the compared files as published")
 def watch_and_sweep_do_not_call_each_other_for_ever(world: World) -> None:
     land(world, "A")
     world.redis_faults.empty()
@@ -363,7 +365,7 @@ def an_output_csv_without_rows_that_was_deleted_comes_back(world: World) -> None
     world.delete_published(OUTPUT)
 
 
-@hole(11, "files that no publisher recorded are evidence")
+@hole(11, "files that no publisher recorded are a loss signal")
 def a_write_that_lands_after_its_publishers_death_is_put_right(world: World) -> None:
     land(world, "A")
     staged(world, "B")
@@ -374,7 +376,7 @@ def a_write_that_lands_after_its_publishers_death_is_put_right(world: World) -> 
     world.land()
 
 
-@hole(11, "… but only if no publisher has recorded anything meanwhile")
+@hole(11, "… but only if no publisher recorded anything since the LIST")
 def a_sweep_does_not_vouch_for_a_write_that_landed_late(world: World) -> None:
     # The sweep listed B. Then A is published, and the write of B lands late: LIST, manifest and
     # output.csv agree, although the current CSV is A.
@@ -395,14 +397,14 @@ def staged_rows_whose_wake_up_was_lost_are_published(world: World) -> None:
     world.redis.delete(WAKE_LIVE, WAKE_BULK)
 
 
-@hole(12, "whoever is dirty too long is read again")
+@hole(12, "overdue users are enqueued again")
 def messages_that_were_lost_are_sent_again(world: World) -> None:
     for content, user in zip(GOOD, "abc", strict=True):
         put(world, content, user)
     world.redis.delete(EVENTS_QUEUE)
 
 
-@hole(13, "a lost output.csv begins with the memo's rows")
+@hole(13, "a lost output.csv is restored from the manifest")
 def a_held_row_survives_the_loss_of_output_csv(world: World) -> None:
     land(world, "A")
     land(world, "x")

@@ -38,7 +38,7 @@ class Divergence(AssertionError):
     """The published state violates an invariant, or did so during the history."""
 
 
-ORPHAN = "is no row's image"
+ORPHAN = "no row names this image copy"
 LOOSE = frozenset("cd")
 """Users that have files in bundles.
 

@@ -1,7 +1,8 @@
-"""The rules of the state protocol, each taken away: what `tests/faults/test_rules.py` shows the oracle to see.
+"""The rules of the state protocol, and for each one the parts of a pipeline without it.
 
-A rule is taken away by an edited copy of a script, or by an altered port of one process.  No file of the product is
-touched, and an edit that does not fit a script any more fails.
+`tests/faults/test_rules.py` shows that the oracle detects each removal. A rule is removed by an
+edited copy of a Lua script, or by an altered port of one process. No file of the product changes.
+An edit fails if its text is not in the script exactly once.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from worker.backlog import Begun, Note, Notes, Notice, Staged
 from worker.server_figures import ServerFigures
 
 REMOVALS: dict[str, type[Parts]] = {}
-"""Sentence of the rule to the parts without it."""
+"""Maps each rule's sentence to the parts without that rule."""
 
 
 def _removes(rule: str) -> Any:  # noqa: ANN401
@@ -40,7 +41,7 @@ def _edit(rule: str, script: str, *replacements: tuple[str, str]) -> None:
 
 
 class _Through(ObjectStore):
-    """A bucket seen through something."""
+    """Passes all requests on to another store. Subclasses alter some of them."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.bucket = store, store.bucket
@@ -91,9 +92,9 @@ class _Through(ObjectStore):
         return self.store.folders(folder)
 
 
-# -- MARK -----------------------------------------------------------------------------------------------------------
+# -- MARK ------------------------------------------------------------------------------------------
 _edit(
-    "every mark renews the mark",
+    "every mark renews the change version",
     "mark",
     (
         "redis.call('HSET', dirty, user, token .. '|' .. slot)",
@@ -127,14 +128,14 @@ class _PopsFirst(Parts):
         return self.edit(self.Backlog(self.redis))
 
 
-# -- NOTE, read, STAGE ----------------------------------------------------------------------------------------------
+# -- NOTE, read, STAGE -----------------------------------------------------------------------------
 _edit(
-    "a reading is refused when another was accepted meanwhile",
+    "a result is refused if another was accepted since its tokens were read",
     "stage",
     ("elseif string.match(now, '|(.*)$') ~= slot then", "elseif false then"),
 )
 _edit(
-    "a reading of somebody who is not dirty is refused",
+    "a result of a user that is not dirty is refused",
     "stage",
     (
         "    answers[#answers + 1] = 'gone'\n",
@@ -144,7 +145,7 @@ _edit(
 )
 
 
-@_removes("tokens are noted before reading")
+@_removes("version tokens are read before the files")
 class _NotesAfterReading(Parts):
     class Backlog(SteppedBacklog):
         def stage(self, readings: Sequence[tuple[Note, Outcome]], *arguments: Any) -> list[str]:  # noqa: ANN401
@@ -197,20 +198,20 @@ class _OutageIsAbsence(Parts):
         return self.Source(self.source)
 
 
-# -- PUBLISH --------------------------------------------------------------------------------------------------------
+# -- PUBLISH ---------------------------------------------------------------------------------------
 _edit("there is one writer at a time", "begin", ("'NX', 'PX'", "'PX'"))
 _edit(
-    "a writer asks at each chunk if it is still the writer",
+    "a writer verifies its lease at each chunk",
     "batch",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil end\n", ""),
 )
 _edit(
-    "a replaced writer cleans nothing",
+    "a writer without the lease makes no user clean",
     "clean",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then"),
 )
 _edit(
-    "a user marked after the reading stays dirty",
+    "a user marked after it was read stays dirty",
     "clean",
     ("if redis.call('HGET', KEYS[4], user) == tokens then", "if true then"),
 )
@@ -242,7 +243,7 @@ class _Unconditional(Parts):
         return output
 
 
-@_removes("the batch is younger than the files")
+@_removes("the batch is read after the published files")
 class _BatchBeforeFiles(_PublisherBacklog):
     class Backlog(SteppedBacklog):
         _begun: Mapping[str, Staged]
@@ -256,7 +257,7 @@ class _BatchBeforeFiles(_PublisherBacklog):
             return dict(self._begun)
 
 
-@_removes("after a refused write the batch is forgotten too")
+@_removes("a refused write discards the batch too")
 class _KeepsTheBatch(_PublisherBacklog):
     class Backlog(SteppedBacklog):
         _batch_in_hand: Mapping[str, Staged] | None = None
@@ -281,7 +282,7 @@ class _KeepsTheBatch(_PublisherBacklog):
             return super().clean(*arguments, **options)
 
 
-@_removes("nothing changed means a look")
+@_removes("an unchanged file is verified by its ETag")
 class _NoLook(_PublisherOutput):
     class Output(_Through):
         def __init__(self, store: ObjectStore) -> None:
@@ -301,7 +302,7 @@ class _NoLook(_PublisherOutput):
             return self._known[key] if key in self._known else super().etag(key)
 
 
-@_removes("rejects.csv is written before anyone is clean")
+@_removes("rejects.csv is written before any user becomes clean")
 class _RejectsWithTheMemo(_PublisherOutput):
     class Output(_Through):
         _unwritten: bytes | None = None
@@ -324,7 +325,7 @@ class _RejectsWithTheMemo(_PublisherOutput):
             return super().put(key, body)
 
 
-@_removes("to load what no publisher recorded is evidence")
+@_removes("loading a file that no publisher recorded is a loss signal")
 class _LoadsAnything(_PublisherBacklog):
     class Backlog(SteppedBacklog):
         _releasing = False
@@ -339,7 +340,7 @@ class _LoadsAnything(_PublisherBacklog):
                 super().add_evidence(cause)
 
 
-@_removes("a lost output.csv begins with the memo's rows")
+@_removes("a lost output.csv is restored from the manifest")
 class _BeginsEmpty(_PublisherOutput):
     class Output(_Through):
         def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
@@ -348,7 +349,7 @@ class _BeginsEmpty(_PublisherOutput):
             return super().get(key, if_none_match, most)
 
 
-# -- the sweep ------------------------------------------------------------------------------------------------------
+# -- the sweep -------------------------------------------------------------------------------------
 class _SweepBacklog(Parts):
     Backlog: ClassVar[type[SteppedBacklog]]
 
@@ -357,14 +358,14 @@ class _SweepBacklog(Parts):
         return self.edit(self.Backlog(self.redis))
 
 
-@_removes("the sweep marks again who is dirty")
+@_removes("a sweep marks dirty users again")
 class _DirtyAreLeft(_SweepBacklog):
     class Backlog(SteppedBacklog):
         def dirty_users(self) -> set[str]:
             return set()
 
 
-@_removes("who is dirty is asked after the LIST")
+@_removes("a sweep reads the dirty users after the LIST")
 class _DirtyBeforeList(_SweepBacklog):
     class Backlog(SteppedBacklog):
         _dirty: set[str]
@@ -377,7 +378,7 @@ class _DirtyBeforeList(_SweepBacklog):
             return self._dirty
 
 
-@_removes("who is dirty is asked before the published files are read")
+@_removes("a sweep reads the dirty users before the published files")
 class _FilesBeforeDirty(_SweepBacklog):
     class Backlog(SteppedBacklog):
         read_files: Any
@@ -414,13 +415,13 @@ class _FilesBeforeDirty(_SweepBacklog):
 
 
 _edit(
-    "only the sweep that finds its own token sets the epoch",
+    "a sweep commits only while the trust state holds its token",
     "commit",
     ("if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end\n", ""),
 )
 
 
-@_removes("the epoch is set at the end of the sweep")
+@_removes("the trust state becomes verified at the end of the sweep")
 class _EpochAtOnce(_SweepBacklog):
     class Backlog(SteppedBacklog):
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
@@ -430,18 +431,18 @@ class _EpochAtOnce(_SweepBacklog):
 
 
 _edit(
-    "a sweep vouches for the files that it compared",
+    "a sweep records the compared files as published",
     "commit",
     ("  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])\n", ""),
 )
 _edit(
-    "… but only if no publisher has recorded anything meanwhile",
+    "… but only if no publisher recorded anything since the LIST",
     "commit",
     ("(redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ", ""),
 )
 
 
-@_removes("MinIO's figures are read before the LIST")
+@_removes("MinIO's metrics are read before the LIST")
 class _FiguresAtTheEnd(_SweepBacklog):
     class Backlog(SteppedBacklog):
         figures: ServerFigures
@@ -489,7 +490,7 @@ class _SweepMemo(Parts):
         return output
 
 
-@_removes("a fact is believed only if its fields are the published row's")
+@_removes("a fact counts only if its fields are those of the published row")
 class _FieldsLeftAside(_SweepMemo):
     class Output(_AlteredMemo):
         def altered(self, fact: Fact) -> Fact:
@@ -501,7 +502,7 @@ class _FieldsLeftAside(_SweepMemo):
             return Fact(fact.user_id, fact.version, names, fact.image, fact.held)
 
 
-@_removes("a fact is believed only if its ETag is the CSV's")
+@_removes("a fact counts only if its ETag is that of the CSV")
 class _EtagLeftAside(_SweepMemo):
     class Output(_AlteredMemo):
         def altered(self, fact: Fact) -> Fact:
@@ -510,7 +511,7 @@ class _EtagLeftAside(_SweepMemo):
             return Fact(fact.user_id, version, fact.person, fact.image, fact.held)
 
 
-# -- evidence -------------------------------------------------------------------------------------------------------
+# -- loss signals ----------------------------------------------------------------------------------
 class _WatchBacklog(Parts):
     Backlog: ClassVar[type[SteppedBacklog]]
 
@@ -519,21 +520,21 @@ class _WatchBacklog(Parts):
         return self.edit(self.Backlog(self.redis))
 
 
-@_removes("another run of Redis is evidence")
+@_removes("a restart of Redis is a loss signal")
 class _AnyRun(_WatchBacklog):
     class Backlog(SteppedBacklog):
         def run_id(self) -> str:
             return (self.epoch() or "").removeprefix("ok:")
 
 
-@_removes("whoever is dirty too long is read again")
+@_removes("overdue users are enqueued again")
 class _NobodyIsOverdue(_WatchBacklog):
     class Backlog(SteppedBacklog):
         def overdue(self, *_: Any, **__: Any) -> list[str]:  # noqa: ANN401
             return []
 
 
-@_removes("files that no publisher recorded are evidence")
+@_removes("files that no publisher recorded are a loss signal")
 class _NoHead(Parts):
     class Output(_Through):
         backlog: SteppedBacklog
@@ -549,7 +550,7 @@ class _NoHead(Parts):
         return output
 
 
-@_removes("MinIO's restart, and events that it lost, are evidence")
+@_removes("MinIO's restart and its lost events are loss signals")
 class _NoFigures(Parts):
     class Figures(ServerFigures):
         def __init__(self) -> None:

@@ -26,6 +26,7 @@ from worker.ignored import SHOWN
 from worker.init import Init
 from worker.listener import Listener
 
+pytestmark = pytest.mark.minio_events
 PATIENCE_S = 30
 ODD_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "%.csv", "100%25.csv", "a&b=c.csv", "a#b?c.csv", " .csv", "\u00a0.csv",

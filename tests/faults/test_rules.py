@@ -28,7 +28,7 @@ from tests.faults.parts import Parts
 from tests.faults.removals import REMOVALS
 
 SHOWN = [(rule, name) for name, hole in HOLES.items() for rule in hole.rules]
-SOON = ("writes are conditional", "after a refused write the batch is forgotten too")
+SOON = ("writes are conditional", "a refused write discards the batch too")
 """Rules that random histories miss soon."""
 
 

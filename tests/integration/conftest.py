@@ -1,4 +1,4 @@
-"""The worker's parts on real servers, driven step by step: nothing runs beside the test."""
+"""The worker's parts on real servers, run step by step: nothing runs concurrently with the test."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""A worker as it is run, in whose hands a file with `KILL` in it is deadly, and one with `HANG` never comes to an end.
+"""A real worker that is killed by a CSV with `KILL` in it, and hangs on one with `HANG`.
 
-`celery -A tests.integration.poisoned_worker worker …`, with the settings in the environment.  The hang is in C code,
-and holds the interpreter's lock: nothing in the process can end it but a signal.
+Run it with `celery -A tests.integration.poisoned_worker worker …` and the settings in the
+environment. The hang is in C code and holds the GIL: only a signal can end it.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ DEADLINE_S = 2.0
 
 
 def deadly(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
-    """Read a CSV, and die if it says so."""
+    """Parse a CSV; kill or hang this process if the CSV says so."""
     if b"KILL" in stored.body:
         os.kill(os.getpid(), signal.SIGKILL)
     if b"HANG" in stored.body:
@@ -30,7 +30,7 @@ def deadly(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
 
 
 class PoisonedWiring(Wiring):
-    """The parts of this worker."""
+    """The worker's services, with the deadly parser and a short deadline."""
 
     @cached_property
     def refresher(self) -> Refresher:

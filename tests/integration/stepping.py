@@ -1,4 +1,4 @@
-"""Rowdrop one step at a time, for tests that force an order of things."""
+"""Runs Rowdrop one step at a time, for tests that force an order of the steps."""
 
 import time
 from collections.abc import Sequence
@@ -35,18 +35,21 @@ class Stepping:
         self.wiring.close()
 
     def new_publisher(self, output: ObjectStore | None = None) -> Publisher:
-        """A publisher that knows nothing yet, as after a restart; perhaps into a bucket seen through something."""
+        """Return a publisher with nothing cached, as after a restart.
+
+        `output`: a wrapper of the output bucket, for tests that interfere with its requests.
+        """
         return Publisher(output or self.output, self.backlog, self.source.bucket, time.time)
 
     def new_watch(self) -> Watch:
-        """A watch that has not looked yet."""
+        """Return a watchdog that has not run a tick yet."""
         wiring = self.wiring
         return Watch(
             wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
         )  # fmt: skip
 
     def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
-        """Put a CSV and images, without any event."""
+        """Put a CSV and images into the source bucket, without an event."""
         self.source.put(f"{user_id}.csv", csv_of() if body is None else body)
         for extension in images:
             self.source.put(f"{user_id}.{extension}", b"image")
@@ -60,7 +63,7 @@ class Stepping:
         self.wiring.refresher.refresh(user_ids)
 
     def publish(self) -> None:
-        """Publish until nothing is staged, and nothing is to be deleted."""
+        """Publish until no result is pending and no image copy waits for deletion."""
         while self.publisher.publish() or self.publisher.has_dropped_copies:
             pass
 
@@ -70,27 +73,27 @@ class Stepping:
         self.publish()
 
     def sweep(self, cause: str = "test") -> int:
-        """Sweep, do what it found and publish; how many users it marked."""
+        """Sweep, read the marked users and publish; return how many users the sweep marked."""
         marked = self.wiring.sweep.run(cause)
         self.do_bulk_work()
         return marked
 
     def do_bulk_work(self) -> None:
-        """Do all pages that wait, and publish."""
+        """Unpack all waiting bundles, read all waiting pages, and publish."""
         while self.unpack_next() or self.wiring.bulk.next_page():
             pass
         self.publish()
-        self.backlog.redis.delete(BULK_QUEUE)  # the messages that said so
+        self.backlog.redis.delete(BULK_QUEUE)  # the messages of the work that is done
 
     def unpack_next(self) -> bool:
-        """Look at the bundle that waits longest; False if none waits."""
+        """Process the bundle that waits longest; return False if there is no such bundle."""
         waiting = list(self.backlog.note([bundle_id(key) for key in self.wiring.unpacks.waiting()]))
         if waiting:
             self.wiring.unpacker.run(waiting[0][1:])
         return bool(waiting)
 
     def land_bundles(self, *keys: str) -> None:
-        """Mark these bundles, and do all that comes of it."""
+        """Mark these bundles, unpack them, read their users and publish."""
         self.mark(*map(bundle_id, keys))
         self.do_bulk_work()
 

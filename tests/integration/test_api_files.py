@@ -1,4 +1,4 @@
-"""Files through the API as it is run, into a real bucket: large ones, broken ones, slow ones, many at a time."""
+"""Large, aborted, slow and concurrent file transfers with real API processes and a real bucket."""
 
 import socket
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def put(stage: Stage, path: str, body: bytes) -> Answer:
 
 @contextmanager
 def opened(stage: Stage, sends: bytes) -> Iterator[socket.socket]:
-    """A client that has sent this, and does nothing more; it has little room for an answer."""
+    """Return a client that sent `sends` and stalls; its receive buffer is small."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(30)
@@ -143,7 +143,7 @@ def test_large_files_take_little_memory_and_no_disk(stage: Stage) -> None:
 
 
 def open_files(stage: Stage) -> set[str]:
-    """Regular files that the API's processes have open, but for its log."""
+    """Return the paths of regular files that the API's processes have open, except its log."""
     processes = psutil.Process(stage.api.pid).children()
     return {file.path for process in processes for file in process.open_files()} - {str(stage.api.log)}
 

@@ -1,4 +1,4 @@
-"""What one API process knows, on a real MinIO and Redis, in order and through outages."""
+"""The view of one API process with a real MinIO and Redis, in normal operation and in outages."""
 
 import json
 import time
@@ -51,7 +51,7 @@ def rows(rounds: Rounds) -> list[str]:
 def test_before_the_first_publish_there_is_no_table_and_a_reason(rounds: Rounds) -> None:
     rounds.run()
     assert rounds.view.table is None
-    assert rounds.view.store_error == "there is no output.csv"
+    assert rounds.view.store_error == "output.csv does not exist"
 
 
 def test_a_publish_is_shown_by_the_next_look(rounds: Rounds, store: S3ObjectStore) -> None:
@@ -80,7 +80,7 @@ def test_a_removed_output_csv_is_served_on(rounds: Rounds, store: S3ObjectStore)
     store.delete(OUTPUT)
     rounds.run()
     assert rows(rounds) == ["1"]
-    assert rounds.view.store_error == "there is no output.csv"
+    assert rounds.view.store_error == "output.csv does not exist"
 
 
 def test_an_output_csv_spoilt_by_hand_is_not_shown_and_a_mended_one_is(rounds: Rounds, store: S3ObjectStore) -> None:
@@ -118,7 +118,7 @@ def test_a_process_is_known_to_have_looked_after_its_look_only(
 ) -> None:
     presence = Presence(redis)
     rounds.run()
-    assert not presence.all_looked_since(1.0)  # there was nothing to be seen
+    assert not presence.all_looked_since(1.0)  # there was no output.csv to read
     store.put(OUTPUT, ONE)
     published = presence.now()
     rounds.run()
@@ -127,13 +127,13 @@ def test_a_process_is_known_to_have_looked_after_its_look_only(
 
 
 class Overtaken:
-    """A store whose output.csv is replaced right after each time it was read."""
+    """A store that replaces output.csv immediately after each read of it."""
 
     def __init__(self, store: S3ObjectStore, presence: Presence) -> None:
         self.bucket, self._store, self._presence = store.bucket, store, presence
         self.replaced_at = 0.0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the store's other methods, as they are
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates to the real store
         return getattr(self._store, name)
 
     def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
@@ -210,7 +210,7 @@ def test_an_empty_redis_has_figures_too(redis: "Redis") -> None:
 def test_a_sweep_without_evidence_is_no_doubt_and_one_for_a_reason_is(redis: "Redis") -> None:
     backlog = Backlog(redis)
     backlog.begin_sweep("first")
-    assert not read_figures(redis).sound  # nothing was known before it
+    assert not read_figures(redis).sound  # the trust state was absent before
     assert backlog.commit_sweep("first", None, (None, None), "run", {"last_at": 1})
     backlog.begin_sweep("hourly")
     figures = read_figures(redis)
@@ -229,11 +229,11 @@ def test_it_is_known_as_of_when_the_table_is_complete(store: S3ObjectStore, redi
     etag = store.put(OUTPUT, ONE)
     redis.hset("published", "etag", etag)
     rounds.run()
-    assert rounds.view.consistent_as_of is None  # no sweep has been yet
+    assert rounds.view.consistent_as_of is None  # no sweep has completed yet
     redis.set("epoch", "ok:run")
     rounds.run()
     assert rounds.view.consistent_as_of == now - MARGIN_S
-    redis.hset("published", "etag", "published, and not seen by this process")
+    redis.hset("published", "etag", "etag of a version that this process has not read")
     now = 2000.0
     rounds.run()
     assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
@@ -286,7 +286,7 @@ def test_the_same_event_at_the_head_of_its_list_is_noticed(store: S3ObjectStore,
     now = 1050.0
     rounds.run()
     assert rounds.view.stuck_since == 1000.0
-    redis.lpop("events:fast")  # somebody notes events
+    redis.lpop("events:fast")  # the listener processes events
     rounds.run()
     assert rounds.view.stuck_since == 1050.0
     redis.delete("events:fast")
@@ -338,7 +338,7 @@ def test_a_follower_looks_when_told(follower: Follower, store: S3ObjectStore, re
     began = time.monotonic()
     redis.publish("published", "etag")
     eventually(lambda: shows(follower, 1))
-    assert time.monotonic() - began < 1.0  # and not by its turn, which comes every 2 s
+    assert time.monotonic() - began < 1.0  # sooner than the poll interval of 2 s
 
 
 def test_a_follower_looks_untold(follower: Follower, store: S3ObjectStore) -> None:

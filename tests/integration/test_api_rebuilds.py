@@ -1,4 +1,4 @@
-"""POST /data and /tasks on a real Redis; the test does what the workers would."""
+"""POST /data and /tasks on a real Redis; the test acts in place of the workers."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from worker.backlog import Backlog
 
 
 class Office:
-    """The desk, its queue, and one other API process that shows what the test says."""
+    """The application, its queue, and a second registered API process that the test controls."""
 
     def __init__(self, redis: "Redis", url: str) -> None:
         self.redis, self.rebuilds = redis, Rebuilds(redis)
@@ -42,7 +42,7 @@ class Office:
         self._celery.close()
 
     def look(self) -> float:
-        """The other process has looked, just now."""
+        """Record that the other process has just completed a check of output.csv."""
         return self.other.sign(self.other.now())
 
     def post(self, wait: int | None = None) -> Result:
@@ -55,7 +55,7 @@ class Office:
         return int(self.redis.llen(BULK_QUEUE))
 
     def waiting(self) -> str:
-        """The id of the rebuild that waits, once there is one."""
+        """Return the ID of the queued rebuild, as soon as there is one."""
         eventually(self.rebuilds.queued)
         return self.rebuilds.queued() or ""
 
@@ -124,7 +124,7 @@ def test_a_waiting_post_has_every_process_look_and_answers_when_all_have(office:
         answer = office.post_meanwhile(30)
         office.finish(office.waiting())
         assert messages.get_message(timeout=5)
-        assert not answer.done()  # the other process has not looked since
+        assert not answer.done()  # the other process has not completed a check since
         office.look()
         result = answer.result(5)
     assert (result.status_code, result.json["status"], result.json["total"]) == (200, "updated", 0)
@@ -140,7 +140,7 @@ def test_a_wait_for_a_process_that_shows_nothing_runs_out_too(office: Office) ->
     office.finish(office.waiting())
     result = answer.result(5)
     assert (result.status_code, result.json["status"]) == (202, "done")
-    assert "has not looked" in result.json["message"]
+    assert "not every API process serves" in result.json["message"]
 
 
 def test_a_failed_rebuild_is_a_500_with_the_reason(office: Office) -> None:
@@ -166,7 +166,7 @@ def test_more_than_two_in_a_process_do_not_wait(office: Office) -> None:
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
         assert (result.status_code, result.json["status"], result.json["task_id"]) == (202, "queued", task_id)
-        assert "look at Location" in result.json["message"]
+        assert "poll Location" in result.json["message"]
     office.finish(task_id)
     eventually(lambda: office.look() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]

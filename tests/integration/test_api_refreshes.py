@@ -1,4 +1,4 @@
-"""POST /data/{user_id} on a real Redis and MinIO: from the request to the row, step by step."""
+"""POST /data/{user_id} on a real Redis and MinIO, step by step from the request to the row."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from worker.trials import Trials
 
 
 class Desk:
-    """The route, the worker's task, and one other API process that has just looked whenever it is asked."""
+    """The application, the worker's task, and a second registered API process."""
 
     def __init__(self, rowdrop: Stepping, settings: Settings, redis: "Redis") -> None:
         self._rowdrop, self._redis = rowdrop, redis
@@ -46,14 +46,14 @@ class Desk:
         return answer
 
     def work(self) -> None:
-        """Do what a worker is asked to."""
+        """Run the next enqueued task, as a worker would."""
         message: bytes = self._redis.rpop(EVENTS_QUEUE)  # type: ignore[assignment]
         task, arguments = json.loads(message)
         assert task == REFRESH_ASKED
         self._celery.tasks[task](*arguments)
 
     def look(self) -> None:
-        """The other process has looked, just now."""
+        """Record that the other process has just completed a check of output.csv."""
         self.other.sign(self.other.now())
 
 
@@ -90,7 +90,7 @@ def test_who_waits_is_answered_when_it_is_published_and_shown(desk: Desk, rowdro
 
 
 def meanwhile(step: Callable[[], None], condition: Callable[[], bool]) -> Callable[[], bool]:
-    """The condition, with a step before each look at it."""
+    """Return a condition that executes `step` before each evaluation."""
 
     def stepped() -> bool:
         step()

@@ -1,4 +1,4 @@
-"""The API as it is run, on real servers that come and go: gunicorn, two processes, four threads each."""
+"""The API as it runs in production: gunicorn with two processes, on real servers with outages."""
 
 import json
 import os
@@ -67,12 +67,13 @@ def test_a_redis_that_is_gone_stops_no_get_and_refuses_posts_at_once(stage: Stag
     assert stage.every_process_shows(1)
     for path in ("/stats", "/errors", "/health/live"):
         assert stage.api.get(path).status == 200
-    stage.store.put("output.csv", HEADER)  # nobody can tell, so it is seen by looking
+    stage.store.put("output.csv", HEADER)  # no message: found by polling
     eventually(lambda: stage.every_process_shows(0))
     stage.redis_server.start()
     eventually(lambda: stage.api.get("/health/ready").status == 200)
     with Redis.from_url(stage.redis_server.url) as redis:
-        redis.flushall()  # so that the next one must be queued, over connections made before
+        # The next POST must enqueue a rebuild, over a connection made before the outage.
+        redis.flushall()
     assert {stage.api.post("/data").status for _ in range(10)} == {202}
     stage.publish(ROWS)
     eventually(lambda: stage.every_process_shows(1))
@@ -142,7 +143,7 @@ def test_a_minio_that_hangs_keeps_no_get_of_rows_waiting(
                 minio_process.suspend()
                 try:
                     asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
-                    # Those that found no place are refused; the others wait for MinIO.
+                    # Requests without a free slot are refused; the others wait for MinIO.
                     eventually(lambda: sum(answer.done() for answer in asked) >= 40 - 2 * MOST_AT_WORK)
                     began = time.monotonic()
                     assert stage.every_process_shows(1)
@@ -162,7 +163,7 @@ def test_after_a_post_that_waited_no_process_shows_an_older_version(stage: Stage
             rebuilds.start(task_id, time.time())
             rebuilds.set_total(task_id, 0)
             rebuilds.set_named(task_id)
-            # The publish that nobody was told of is the one that must be seen.
+            # No message announces this version: the waiting POST must make every process check for it.
             stage.store.put("output.csv", HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count)))
             rebuilds.finish(time.time())
             assert (answer.result().status, answer.result().json["status"]) == (200, "updated")
@@ -172,7 +173,7 @@ def test_after_a_post_that_waited_no_process_shows_an_older_version(stage: Stage
 def test_waiting_posts_do_not_keep_gets_waiting(stage: Stage) -> None:
     with ThreadPoolExecutor(12) as threads:
         posts = [threads.submit(stage.api.post, "/data?wait=4") for _ in range(12)]
-        eventually(lambda: any(post.done() for post in posts))  # those that found no room
+        eventually(lambda: any(post.done() for post in posts))  # those without a waiting slot
         began = time.monotonic()
         assert stage.every_process_shows(1)
         assert time.monotonic() - began < 2
@@ -188,7 +189,7 @@ def test_it_ends_at_once_and_leaves_no_name_behind(stage: Stage) -> None:
         assert time.monotonic() - began < 8
 
 
-# -- who may write and read --------------------------------------------------------------------------------------------
+# -- access ----------------------------------------------------------------------------------------
 NAME = "rowdrop.example.org"
 PROXIED = {"Host": NAME, "X_Forwarded_For": "203.0.113.9", "Via": "1.1 nginx"}
 BEHIND_A_PROXY = {"BIND_ADDRESS": "127.0.0.1", "ALLOWED_HOSTS": NAME}
@@ -208,7 +209,7 @@ def test_writes_through_a_proxy_are_refused_without_a_token(stage: Stage, tmp_pa
         assert api.ask("DELETE", "/files/1.csv", None, **PROXIED).status == 403
         assert api.get("/data", **PROXIED).status == 403
         assert api.get("/files/1.csv", **PROXIED).status == 403
-        assert api.ask("DELETE", "/files/1.csv").status == 403  # by 127.0.0.1 it could be a proxy, too
+        assert api.ask("DELETE", "/files/1.csv").status == 403  # 127.0.0.1 may be a proxy
         assert api.get("/health/live", **PROXIED).status == 200
     assert api.log.read_text().count("no API_TOKEN is set: every write") == 1
     with ApiProcess(
@@ -239,7 +240,7 @@ def test_this_machine_writes_without_a_token_beside_a_generated_one(stage: Stage
 
 
 def raw(api: ApiProcess, request: str) -> int:
-    """The status of the answer to a request that http.client would not send."""
+    """Return the response status of a raw request, which http.client would refuse to send."""
     with socket.create_connection(("127.0.0.1", api.port), 10) as client:
         client.sendall(request.replace("\n", "\r\n").encode("latin-1"))
         return int(client.recv(100).split()[1])
@@ -317,9 +318,9 @@ def test_guessing_tokens_is_logged_and_keeps_nobody_out(stage: Stage, tmp_path: 
         took = time.monotonic() - began
         answers = [answer.result() for answer in guesses]
         assert set(answers) == {401, 429}
-        assert took < 25  # a second each, and more, if the guesses held every thread
+        assert took < 25  # 50 s or more if the delayed guesses held every thread
     log = api.log.read_text()
-    assert 1 <= log.count("failed tokens from 127.0.0.1") <= 2  # each of the two processes counts
+    assert 1 <= log.count("failed tokens from 127.0.0.1") <= 2  # each process has its own count
     assert MAX_FAILURES <= log.count("refused GET /data") <= 2 * MAX_FAILURES
     assert "guess-" not in log
     assert WRITE not in log

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or hostile, by real sockets: whatever they do, others are answered at once."""
+"""Slow, silent and hostile clients on real sockets must not delay the answers to other clients."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from shared.output_csv import HEADER
 from tests.api_process import Stage, eventually
 
 SLOW_CLIENTS = 40
-"""Five times the threads that there are."""
+"""Five times the number of threads."""
 AT_ONCE_S = 4.0
 A_GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n"
 A_LARGE_TABLE = HEADER + b"".join(b"%06d,Ann,Lee,0,src-data/%06d.png\n" % (n, n) for n in range(100_000))
 
 
 def connected(stage: Stage) -> socket.socket:
-    # A small window: what is not read stays with the server.
+    # A small receive buffer: data that the client does not read stays in the server.
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(30)
@@ -33,7 +33,7 @@ def connected(stage: Stage) -> socket.socket:
 
 @contextmanager
 def clients(stage: Stage, count: int, sends: bytes) -> Iterator[list[socket.socket]]:
-    """Clients that have sent this, and do nothing more."""
+    """Open clients that sent `sends` and then stall."""
     made = [connected(stage) for _ in range(count)]
     try:
         for client in made:
@@ -51,7 +51,7 @@ def answered_at_once(stage: Stage, path: str = "/stats") -> bool:
 
 
 def whole_answer(client: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """Return everything that the server sends until it closes the connection."""
     received = b""
     while part := client.recv(1 << 16):
         received += part
@@ -61,7 +61,7 @@ def whole_answer(client: socket.socket) -> bytes:
 @pytest.mark.parametrize(
     "sends",
     [
-        pytest.param(b"", id="says nothing"),
+        pytest.param(b"", id="sends nothing"),
         pytest.param(b"GET /da", id="half a request line"),
         pytest.param(A_GET + b"X-Slow: ", id="half a header"),
         pytest.param(b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf", id="half a body"),
@@ -69,8 +69,8 @@ def whole_answer(client: socket.socket) -> bytes:
         pytest.param(
             b"GET /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", id="half a chunk"
         ),
-        pytest.param(A_GET + b"Connection: close\r\n\r\n", id="does not close"),
-        pytest.param(A_GET + b"\r\n", id="keeps the connection"),
+        pytest.param(A_GET + b"Connection: close\r\n\r\n", id="never reads, close"),
+        pytest.param(A_GET + b"\r\n", id="never reads, keepalive"),
         pytest.param(b"what is this\r\n\r\n", id="no HTTP"),
         pytest.param(A_GET + b"\r\n" + A_GET, id="a request and a half"),
     ],
@@ -95,7 +95,7 @@ def test_a_request_may_come_byte_by_byte(stage: Stage) -> None:
     with clients(stage, 1, b"") as (client,):
         for byte in A_GET + b"Connection: close\r\n\r\n":
             client.sendall(bytes([byte]))
-            time.sleep(0.001)  # so that each comes by itself
+            time.sleep(0.001)  # so that the server receives single bytes
         assert whole_answer(client).startswith(b"HTTP/1.1 200")
 
 
@@ -148,5 +148,5 @@ def test_slow_clients_do_not_keep_it_from_ending(stage: Stage) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process has not ended; one that nobody has waited for yet has."""
+    """Return whether the process is running; a zombie has ended."""
     return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

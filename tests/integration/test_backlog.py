@@ -1,4 +1,4 @@
-"""The state protocol's steps on a real Redis, each with the hole that it closes."""
+"""Tests of `worker.backlog`: the atomic steps of the state protocol, on a real Redis."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def begin(backlog: Backlog, token: str) -> dict[str, Staged]:
     return begun.batch
 
 
-# -- MARK -----------------------------------------------------------------------------------------------------------
+# -- MARK ------------------------------------------------------------------------------------------
 def test_an_event_leaves_its_list_in_the_step_that_marks_its_user(redis: "Redis", backlog: Backlog) -> None:
     said(redis, FAST, b"1", b"2")
     assert backlog.note_events(FAST, [Notice(b"1", ["u"]), Notice(b"2", ["v"])], NOW) == ["u", "v"]
@@ -65,7 +65,8 @@ def test_an_event_leaves_its_list_in_the_step_that_marks_its_user(redis: "Redis"
 
 
 def test_only_what_was_peeked_is_popped(redis: "Redis", backlog: Backlog) -> None:
-    # Peeked [1]; then Redis was emptied, and MinIO has pushed [2]: popping by count would lose it.
+    # The listener peeked [1]. Then Redis was emptied, and MinIO pushed [2]. A pop by count would
+    # lose [2].
     said(redis, FAST, b"2")
     assert backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW) == ["u"]
     assert redis.lrange(FAST, 0, -1) == [b"2"]
@@ -87,7 +88,7 @@ def test_a_safe_copy_of_a_noted_event_marks_nobody(redis: "Redis", backlog: Back
 
 
 def test_safe_copies_are_counted_so_that_no_change_hides_behind_one(redis: "Redis", backlog: Backlog) -> None:
-    # Fast told once of two like events (the other was lost): the second safe copy marks.
+    # Two identical events; one fast entry was lost. The second durable copy marks the user.
     said(redis, FAST, b"1")
     said(redis, SAFE, b"1", b"1")
     backlog.note_events(FAST, [Notice(b"1", ["u"])], NOW)
@@ -116,7 +117,7 @@ def test_every_mark_renews_the_mark_and_keeps_the_slot(backlog: Backlog) -> None
     assert first.slot == second.slot
 
 
-# -- STAGE ----------------------------------------------------------------------------------------------------------
+# -- STAGE -----------------------------------------------------------------------------------------
 def test_a_slow_reader_does_not_replace_a_newer_reading(backlog: Backlog) -> None:
     mark(backlog, "u")
     slow, quick = backlog.note(["u"])["u"], backlog.note(["u"])["u"]
@@ -145,7 +146,7 @@ def test_a_reading_is_refused_when_redis_was_emptied_meanwhile(redis: "Redis", b
 
 
 def test_a_clean_user_is_not_noted(backlog: Backlog) -> None:
-    assert backlog.note(["nobody"]) == {}
+    assert backlog.note(["clean"]) == {}
 
 
 def test_who_was_read_since_the_last_mark_is_noted_again_only_after_another_one(backlog: Backlog) -> None:
@@ -157,7 +158,7 @@ def test_who_was_read_since_the_last_mark_is_noted_again_only_after_another_one(
 
 
 def test_of_a_reading_with_nobody_to_read_nothing_is_noted(redis: "Redis", backlog: Backlog) -> None:
-    backlog.note(["nobody"], "a reading")
+    backlog.note(["clean"], "a reading")
     assert not redis.exists("readings")
 
 
@@ -174,7 +175,7 @@ def test_bulk_readings_wake_by_a_list_of_their_own(redis: "Redis", backlog: Back
     assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (0, 1)
 
 
-# -- BEGIN, BATCH, CLEAN --------------------------------------------------------------------------------------------
+# -- BEGIN, BATCH, CLEAN ---------------------------------------------------------------------------
 def test_there_is_one_writer_at_a_time(backlog: Backlog) -> None:
     assert backlog.begin("one") is not None
     assert backlog.begin("two") is None
@@ -191,7 +192,7 @@ def test_a_writer_replaced_between_two_chunks_reads_no_further(redis: "Redis", b
     backlog.stage([(notes[user], reading(user)) for user in users])
 
     class Replaced(Backlog):
-        """Another publisher takes over after the first chunk, as if this one had been stopped beyond its lease."""
+        """A publisher that loses its lease after the first chunk, as after a long pause."""
 
         def __init__(self, client: "Redis") -> None:
             super().__init__(client)
@@ -255,7 +256,7 @@ def test_more_users_than_one_chunk_are_all_published(backlog: Backlog) -> None:
     assert backlog.published().etag == "etag"
 
 
-# -- what may be lost -----------------------------------------------------------------------------------------------
+# -- overdue users, loss signals, sweeps -----------------------------------------------------------
 def test_a_user_whose_message_was_lost_is_overdue_until_read(backlog: Backlog) -> None:
     mark(backlog, "u")
     assert backlog.overdue("event", NOW - 1, 10) == []
@@ -267,7 +268,7 @@ def test_a_user_whose_message_was_lost_is_overdue_until_read(backlog: Backlog) -
 
 
 def test_the_waiting_of_a_user_marked_again_and_again_begins_anew_with_each_publish(backlog: Backlog) -> None:
-    # Else a key that is written without a pause would look like one that nobody reads.
+    # Otherwise a key that is written without a pause would look overdue.
     mark(backlog, "u")
     backlog.stage([(backlog.note(["u"])["u"], reading("u"))])
     mark(backlog, "u")

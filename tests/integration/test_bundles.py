@@ -1,4 +1,4 @@
-"""Bundles: archives whose members are users' files; on a real MinIO and Redis."""
+"""Bundles, on a real MinIO and Redis: visibility, precedence, rejects, retries and loss."""
 
 import time
 from collections.abc import Mapping
@@ -24,18 +24,19 @@ def names(rowdrop: Stepping) -> dict[str, str]:
 
 
 def drop(rowdrop: Stepping, key: str, files: Mapping[str, bytes]) -> None:
-    """Put a bundle without any event; the kind is told by its name."""
+    """Put a bundle without an event; the extension of the key selects the format."""
     make = zip_of if key.endswith(".zip") else tar_of if key.endswith(".tar") else tar_gz_of
     rowdrop.source.put(key, make(files))
 
 
 def land(rowdrop: Stepping, key: str, files: Mapping[str, bytes]) -> None:
+    """Put a bundle, mark it, and process it up to the published files."""
     drop(rowdrop, key, files)
     rowdrop.land_bundles(key)
 
 
 def next_second(rowdrop: Stepping, key: str) -> None:
-    """Wait until what is put next is younger than this, by whole seconds."""
+    """Wait until the next object gets a later LastModified, in whole seconds, than this one."""
     put = rowdrop.source.last_modified(key)
     while int(time.time()) <= put + 1:
         time.sleep(0.05)
@@ -46,16 +47,16 @@ def copied(rowdrop: Stepping) -> set[str]:
 
 
 class Died(BaseException):
-    """What stands for a kill."""
+    """Stands for a kill of the process."""
 
 
 class DiesAtTheIndex:
-    """A bucket before whose last write the process dies."""
+    """An output bucket that raises `Died` at the write of an index, the last one of an unpack."""
 
     def __init__(self, output: ObjectStore) -> None:
         self._output = output
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  all else as it is
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
         return getattr(self._output, name)
 
     def put(self, key: str, body: bytes) -> str:
@@ -64,7 +65,7 @@ class DiesAtTheIndex:
         return self._output.put(key, body)
 
 
-# -- what is in it ---------------------------------------------------------------------------------------------------
+# -- content ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["users.zip", "users.tar", "users.tar.gz", "users.tgz"])
 def test_the_members_of_a_bundle_are_rows(rowdrop: Stepping, key: str) -> None:
     files = {"a/0001.csv": csv_of("Ada"), "b/0001.png": b"image", "2.csv": csv_of("Bo"), "3.jpg": b"alone"}
@@ -103,7 +104,7 @@ def test_of_two_files_of_one_user_in_a_bundle_the_later_one_counts(rowdrop: Step
     assert rowdrop.differences() == []
 
 
-# -- whose file counts -----------------------------------------------------------------------------------------------
+# -- precedence ------------------------------------------------------------------------------------
 def test_an_own_file_wins_part_by_part_and_when_it_goes_the_member_shows_again(rowdrop: Stepping) -> None:
     land(rowdrop, "u.zip", {"1.csv": csv_of("Bundle"), "1.png": b"bundle"})
     rowdrop.drop("1", csv_of("Own"))
@@ -128,7 +129,7 @@ def test_an_own_broken_csv_wins_too(rowdrop: Stepping) -> None:
     rowdrop.drop("1", b"broken")
     rowdrop.land("1")
     assert rowdrop.rejects()["1"].key == "1.csv"
-    assert names(rowdrop) == {"1": "Bundle"}  # held
+    assert names(rowdrop) == {"1": "Bundle"}  # the held row
     assert rowdrop.differences() == []
 
 
@@ -152,7 +153,7 @@ def test_of_several_bundles_the_one_dropped_last_counts_then_the_first_by_name(r
     assert rowdrop.differences() == []
 
 
-# -- a bundle is a set -----------------------------------------------------------------------------------------------
+# -- replacing and deleting a bundle ---------------------------------------------------------------
 def test_what_a_newer_version_leaves_out_goes(rowdrop: Stepping) -> None:
     land(rowdrop, "u.zip", {"1.csv": csv_of("One"), "1.png": b"x", "2.csv": csv_of("Two"), "3.csv": csv_of("Three")})
     rowdrop.drop("2", csv_of("Own"))
@@ -185,6 +186,7 @@ def test_the_same_bundle_again_changes_nothing(rowdrop: Stepping) -> None:
 
 
 def test_half_a_bundle_is_never_seen_and_the_rest_is_gone_on_with(rowdrop: Stepping) -> None:
+    """A partial unpack is not visible, and the next attempt resumes it."""
     files = {f"{number}.{kind}": csv_of(f"N{number}") for number in range(50) for kind in ("csv", "png")}
     drop(rowdrop, "u.zip", files)
     rowdrop.mark("/u.zip")
@@ -200,7 +202,7 @@ def test_half_a_bundle_is_never_seen_and_the_rest_is_gone_on_with(rowdrop: Stepp
     assert rowdrop.differences() == []
 
 
-# -- rejects ---------------------------------------------------------------------------------------------------------
+# -- rejects ---------------------------------------------------------------------------------------
 def test_a_broken_bundle_is_one_reject_and_nothing_else(rowdrop: Stepping) -> None:
     land(rowdrop, "ok.zip", {"1.csv": csv_of()})
     rowdrop.source.put("a.zip", encrypted(zip_of({"2.csv": csv_of(), "2.png": b"x"})))
@@ -238,9 +240,10 @@ def test_a_bundle_replaced_by_a_broken_one_keeps_what_it_had_until_it_is_fixed_o
 
 
 def test_an_archive_that_cost_three_workers_is_given_up_and_tried_once_more_by_each_sweep(rowdrop: Stepping) -> None:
+    """A poison bundle is given up after its last attempt; each sweep grants one more attempt."""
     drop(rowdrop, "u.zip", {"1.csv": csv_of()})
     digest = digest_of("u.zip", rowdrop.source.etag("u.zip") or "")
-    for _ in range(MOST_TRIES):  # each of which was killed
+    for _ in range(MOST_TRIES):  # attempts that are killed before they end
         rowdrop.wiring.unpacks.begin(digest, "u.zip", time.time())
     rowdrop.land_bundles("u.zip")
     assert rowdrop.rejects()["/u.zip"].reason == STUCK
@@ -272,7 +275,7 @@ def test_a_bundle_that_is_replaced_while_it_is_unpacked_ends_in_the_newer_one(ro
     rowdrop.source.put("u.tar", tar_of({f"{number}.png": bytes(1_000_000) for number in range(9)}))
 
     class Replaced:
-        """A source whose archive is replaced after its first block was read."""
+        """A source bucket in which the archive is replaced after its first block was read."""
 
         def __init__(self, source: ObjectStore) -> None:
             self._source, self._left = source, 1
@@ -308,9 +311,10 @@ def test_a_source_out_of_reach_leaves_the_bundle_as_it_is(rowdrop: Stepping) -> 
     assert not rowdrop.wiring.unpacks.alive()
 
 
-# -- the shelf's token -----------------------------------------------------------------------------------------------
+# -- the catalog version ---------------------------------------------------------------------------
 def test_a_reader_looks_at_the_shelf_again_when_its_token_is_another(rowdrop: Stepping) -> None:
-    other = Stepping(rowdrop.wiring.settings)  # a worker that has looked before there was a bundle
+    """A reader with a stale catalog reloads it, also after Redis lost the catalog version."""
+    other = Stepping(rowdrop.wiring.settings)  # a worker that cached the empty catalog
     other.drop("9")
     other.land("9")
     land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
@@ -319,21 +323,22 @@ def test_a_reader_looks_at_the_shelf_again_when_its_token_is_another(rowdrop: St
     assert names(other) == {"1": "One", "9": "Ivan"}
     rowdrop.source.delete("u.zip")
     rowdrop.land_bundles("u.zip")
-    rowdrop.backlog.redis.delete("shelf")  # Redis has forgotten it
+    rowdrop.backlog.redis.delete("shelf")  # Redis lost the catalog version
     other.land("1")
     assert names(other) == {"9": "Ivan"}
     other.close()
 
 
 def test_after_a_redis_that_fell_back_a_sweep_has_everyone_look_again(rowdrop: Stepping) -> None:
+    """An older catalog version, restored by Redis, makes a stale cache valid until a sweep."""
     other = Stepping(rowdrop.wiring.settings)
     other.drop("9")
     other.land("9")
     token = rowdrop.backlog.redis.get("shelf")
     land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
-    rowdrop.backlog.redis.set("shelf", token)  # as it was when this worker looked
+    rowdrop.backlog.redis.set("shelf", token)  # the version that `other` has cached
     other.land("1")
-    assert names(other) == {"9": "Ivan"}  # it has used what it kept, and there is evidence that it may have
+    assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
     rowdrop.publisher = other.publisher
     other.sweep()
     assert names(other) == {"1": "One", "9": "Ivan"}
@@ -342,6 +347,7 @@ def test_after_a_redis_that_fell_back_a_sweep_has_everyone_look_again(rowdrop: S
 
 
 def test_a_write_of_the_shelf_that_lands_late_is_evidence(rowdrop: Stepping, watch: Watch) -> None:
+    """A delayed write of the catalog is a loss signal, and the sweep removes its entries."""
     land(rowdrop, "u.zip", {"1.csv": csv_of()})
     rowdrop.sweep()
     ghost = Shelf({"ghost.zip": Shelved("e", 1, "d" * 32, 1)})
@@ -349,7 +355,7 @@ def test_a_write_of_the_shelf_that_lands_late_is_evidence(rowdrop: Stepping, wat
     for _ in range(2):
         watch.look_for_evidence()
     assert rowdrop.backlog.epoch() is None
-    with pytest.raises(StoreUnavailable):  # what it names is not there
+    with pytest.raises(StoreUnavailable):  # the unpacked objects that it names do not exist
         rowdrop.wiring.sweep.run("test")
     rowdrop.do_bulk_work()
     rowdrop.sweep()
@@ -357,7 +363,7 @@ def test_a_write_of_the_shelf_that_lands_late_is_evidence(rowdrop: Stepping, wat
     assert rowdrop.differences() == []
 
 
-# -- what is lost on the way -----------------------------------------------------------------------------------------
+# -- recovery from losses --------------------------------------------------------------------------
 def test_a_sweep_finds_bundles_that_no_event_told_of(rowdrop: Stepping) -> None:
     land(rowdrop, "gone.zip", {"1.csv": csv_of()})
     land(rowdrop, "changed.zip", {"2.csv": csv_of("Old")})
@@ -372,6 +378,7 @@ def test_a_sweep_finds_bundles_that_no_event_told_of(rowdrop: Stepping) -> None:
 
 
 def test_redis_emptied_costs_nothing(rowdrop: Stepping) -> None:
+    """An emptied Redis loses no rows: a sweep reconciles the bundles."""
     land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
     rowdrop.backlog.redis.flushall()
     land(rowdrop, "v.zip", {"2.csv": csv_of()})
@@ -395,6 +402,7 @@ def test_a_shelf_deleted_by_hand_is_made_anew(rowdrop: Stepping, watch: Watch) -
 
 @pytest.mark.parametrize("what", ["index", "image"])
 def test_what_was_unpacked_and_is_missing_is_unpacked_again(rowdrop: Stepping, what: str) -> None:
+    """A read fails if an index or image is missing, and succeeds on a retry after the unpack."""
     land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
     digest = read_shelf(rowdrop.output)[0].bundles["u.zip"].digest
     rowdrop.output.delete(index_key(digest) if what == "index" else f"{UNPACKED}/{digest}/1.png")
@@ -422,6 +430,7 @@ def test_a_bundle_whose_message_was_lost_is_unpacked_all_the_same(rowdrop: Stepp
 
 
 def test_one_bundle_is_unpacked_at_a_time_and_the_next_one_follows(rowdrop: Stepping) -> None:
+    """The unpack lease serializes bundles; at its release the next bundle is enqueued."""
     drop(rowdrop, "a.zip", {"1.csv": csv_of()})
     drop(rowdrop, "b.zip", {"2.csv": csv_of()})
     rowdrop.mark("/a.zip", "/b.zip")

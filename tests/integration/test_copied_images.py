@@ -1,4 +1,4 @@
-"""IMAGES=copy: `img_path` names a copy in the output bucket, made by the server; on a real MinIO and Redis."""
+"""Tests IMAGES=copy on a real MinIO and Redis: `img_path` names a copy in the output bucket."""
 
 import io
 import time
@@ -42,7 +42,7 @@ def rebuild(rowdrop: Stepping) -> None:
 
 
 class Slow:
-    """An output bucket whose copies wait until something else has happened."""
+    """An output bucket in which a copy takes effect only after the calls of `happens`."""
 
     def __init__(self, output: ObjectStore, happens: list[object]) -> None:
         self._output, self._happens, self.bucket = output, happens, output.bucket
@@ -58,7 +58,7 @@ class Slow:
             happens = self._happens.pop()
             assert callable(happens)
             happens()
-            self._output.put(to, old)  # only now does this copy land
+            self._output.put(to, old)  # the delayed copy takes effect now
         assert held is None or held.body
 
 
@@ -91,7 +91,7 @@ def test_a_deleted_csv_takes_the_copy_along(copying: Stepping) -> None:
 
 
 def test_a_copy_that_no_row_ever_named_goes_too(copying: Stepping) -> None:
-    # It was made, and before its row was published the image was deleted.
+    # The copy is made, but the image is deleted before the row is published.
     copying.drop("1", images=["png"])
     copying.refresh("1")
     copying.source.delete("1.png")
@@ -233,7 +233,8 @@ def test_a_sweep_puts_copies_right_that_were_lost_changed_or_left(copying: Stepp
 
 
 def test_a_slow_copy_of_an_old_image_does_not_stay(copying: Stepping) -> None:
-    # R1 copies the old image and sleeps; the new one is read, copied, published, and clean; then R1's copy lands.
+    # Read R1 copies the old image and is suspended. The new image is read, copied and published,
+    # and the user is clean. Then R1's copy takes effect.
     copying.drop("1", images=["png"])
 
     def meanwhile() -> None:
@@ -253,7 +254,8 @@ def test_a_slow_copy_of_an_old_image_does_not_stay(copying: Stepping) -> None:
 def test_a_slow_copy_of_an_old_image_does_not_stay_when_the_newer_reading_waits_to_be_published(
     copying: Stepping,
 ) -> None:
-    # The same, but R1's copy lands before the publish; NOTE would pass the user over, who was read since its last mark.
+    # Like the test above, but R1's copy takes effect before the publish. With its old mark, NOTE
+    # would skip the user, because it was read since that mark.
     copying.drop("1", images=["png"])
     wiring = copying.wiring
 
@@ -272,7 +274,7 @@ def test_a_slow_copy_of_an_old_image_does_not_stay_when_the_newer_reading_waits_
 
 @pytest.mark.parametrize("is_published", [False, True])
 def test_a_copy_of_a_refused_reading_in_bulk_goes(copying: Stepping, is_published: bool) -> None:
-    # While everyone of a LIST is read, the image is deleted, and the user read by another.
+    # While the users of a LIST are read, the image is deleted and a concurrent read takes the user.
     copying.drop("1", images=["png"])
     copying.mark("1")
     listed = ListedUser("1", copying.backlog.note(["1"])["1"], True, "1.png")
@@ -291,7 +293,7 @@ def test_a_copy_of_a_refused_reading_in_bulk_goes(copying: Stepping, is_publishe
 
 
 def test_whoever_was_being_read_when_a_worker_died_is_read_again(copying: Stepping) -> None:
-    # It may have copied an old image just before.
+    # The worker may have copied an old image just before it died.
     watch = copying.new_watch()
     copying.drop("1", images=["png"])
     copying.mark("1")
@@ -305,7 +307,7 @@ def test_whoever_was_being_read_when_a_worker_died_is_read_again(copying: Steppi
 
 
 class Silent:
-    """An output bucket that makes copies and does not say so."""
+    """An output bucket that makes copies, but never answers the copy request."""
 
     def __init__(self, output: ObjectStore) -> None:
         self._output, self.bucket = output, output.bucket
@@ -341,7 +343,7 @@ def test_the_copy_of_a_worker_that_died_goes_without_a_sweep(copying: Stepping) 
     copying.drop("1")
     copying.land("1")
     copying.mark("1")
-    copying.backlog.note(["1"], new_token())  # an image was there at that moment, and then it died
+    copying.backlog.note(["1"], new_token())  # a worker reads the user with an image, and dies
     copying.output.put("images/1.png", b"its copy")
     for _ in range(LOOKS_BROKEN_OFF):
         watch.look_for_broken_readings()
@@ -375,14 +377,14 @@ def test_a_copy_that_came_back_while_it_was_deleted_is_made_again(copying: Stepp
             return getattr(self._output, name)
 
         def replace(self, key: str, body: bytes, expected: str | None) -> str:
-            if key == OUTPUT:  # at this moment it comes back, and is read
+            if key == OUTPUT:  # during this write the image comes back and is read
                 copying.source.put("1.png", b"back")
                 copying.refresh("1")
             return self._output.replace(key, body, expected)
 
     publisher = copying.new_publisher(Racing(copying.output))  # type: ignore[arg-type]
     publisher.publish()
-    assert copies(copying) == {}  # deleted, because the row that was published names none
+    assert copies(copying) == {}  # deleted, because the published row names no image
     assert copying.backlog.note(["1"]).keys() == {"1"}
     copying.wiring.refresher.refresh(["1"])
     copying.publish()

@@ -1,4 +1,4 @@
-"""Every kind of evidence of a loss leads to one sweep at once, and is counted under its name; on real servers."""
+"""Tests of `worker.evidence` on real servers: loss signals are counted and request a sweep."""
 
 import io
 import logging
@@ -49,7 +49,7 @@ def sweeps_asked_for(rowdrop: Stepping) -> int:
 
 
 def settle(rowdrop: Stepping, watch: Watch) -> None:
-    """As after a start: swept once, and everything is fine."""
+    """Reach the state after a start: swept once, and nothing is out of sync."""
     rowdrop.sweep()
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 0
@@ -59,19 +59,21 @@ def last_cause(rowdrop: Stepping) -> str:
     return str(rowdrop.backlog.redis.hget("sweep", "last_cause").decode())
 
 
-# -- what the parts notice ---------------------------------------------------------------------------------------------
+# -- signals of Rowdrop's own parts ----------------------------------------------------------------
 @pytest.mark.parametrize("kind", EVIDENCE)
 def test_each_kind_leads_to_one_sweep_which_names_it(
     rowdrop: Stepping, watch: Watch, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settle(rowdrop, watch)
-    for _ in range(3):  # noticed again and again
+    for _ in range(3):  # a repeated signal
         rowdrop.backlog.add_evidence(kind)
         watch.tick()
     assert counts(rowdrop) == {kind: 1}
     assert sweeps_asked_for(rowdrop) == 1
-    assert [record.getMessage() for record in caplog.records].count(f"{kind}: {EVIDENCE[kind]}; a sweep will look") == 1
-    rowdrop.sweep("whatever")
+    assert [record.getMessage() for record in caplog.records].count(
+        f"loss signal {kind}: {EVIDENCE[kind]}; a sweep will reconcile all users"
+    ) == 1
+    rowdrop.sweep("test")
     assert last_cause(rowdrop) == kind
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 0
@@ -168,9 +170,9 @@ def test_a_publisher_that_was_replaced_is_known_as_that(rowdrop: Stepping, watch
     assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"publisher_replaced": 1}, 1)
 
 
-# -- what MinIO tells -------------------------------------------------------------------------------------------------
+# -- signals of MinIO ------------------------------------------------------------------------------
 class Site:
-    """A MinIO and a Redis of one test's own, prepared, and swept once."""
+    """A MinIO and a Redis for one test, initialised by `worker.init`."""
 
     def __init__(self, minio: MinioServer, redis: RedisServer) -> None:
         self.minio, self.redis = minio, redis
@@ -185,7 +187,7 @@ class Site:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where MinIO's own folder will be; a test may put something there before."""
+    """Return MinIO's data folder. A test class may override it to add files before the start."""
     return tmp_path / "minio"
 
 
@@ -217,7 +219,7 @@ def test_events_that_minio_failed_to_send_are_known_as_that(site: Site) -> None:
     site.put("u.csv")
     site.redis.start()
     figures, known = site.rowdrop.wiring.server_figures, site.rowdrop.backlog.redis.hget("sweep", "figures")
-    eventually(lambda: figures.read() != known.decode())  # what MinIO tells is up to 10 s old
+    eventually(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
     assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
     assert sweeps_asked_for(site.rowdrop) == 1
@@ -226,7 +228,7 @@ def test_events_that_minio_failed_to_send_are_known_as_that(site: Site) -> None:
 class TestASafeQueueThatDoesNotGetOn:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """A file that MinIO cannot read lies at the head of its queue."""
+        """Put a file that MinIO cannot decode at the head of its on-disk queue."""
         folder = tmp_path / "minio"
         queue = folder / "queue" / "minio-redis-SAFE"
         queue.mkdir(parents=True)
@@ -280,7 +282,7 @@ def test_a_bucket_that_is_away_has_no_rules_that_could_be_missing(site: Site) ->
 
 def test_a_safe_queue_that_gets_on_is_no_evidence_however_long_it_is(rowdrop: Stepping) -> None:
     class Figures(ServerFigures):
-        """Always the same number of copies waits."""
+        """Metrics with a constant number of copies in the queue."""
 
         safe_queue = 500
 

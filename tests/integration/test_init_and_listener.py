@@ -1,4 +1,4 @@
-"""From MinIO's own notifications to dirty users, on a real MinIO and Redis."""
+"""Tests of `worker.init` and `worker.listener`: from real MinIO events to dirty users."""
 
 import io
 import json
@@ -26,11 +26,13 @@ from worker.events import Cut
 from worker.init import PROBE_PREFIX, Init
 from worker.listener import Listener
 
+pytestmark = pytest.mark.minio_events
+
 
 @pytest.fixture
 def listener(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> Listener:
     Init(rowdrop.wiring).run()
-    assert capsys.readouterr().out == ""  # both buckets were there, and the probe's event came
+    assert capsys.readouterr().out == ""  # both buckets exist, and the probe's event arrived
     wiring = rowdrop.wiring
     listener = Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
     until_quiet(rowdrop, listener)
@@ -39,7 +41,7 @@ def listener(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> Listener:
 
 
 def until_quiet(rowdrop: Stepping, listener: Listener, patience_s: float = 20) -> None:
-    """Listen until every fast event has had its safe copy: no count is left over."""
+    """Process events until each fast event is matched by its durable copy: no count is left."""
     deadline = time.monotonic() + patience_s
     while rowdrop.wiring.redis.llen(FAST) or any(rowdrop.wiring.redis.scan_iter("seen:*")):
         listener.run_once(0.1)
@@ -83,7 +85,7 @@ def test_init_keeps_the_rules_that_it_finds(rowdrop: Stepping, minio_client: Min
 def test_without_an_event_init_prints_what_to_set(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # MinIO sends its events to one Redis, Rowdrop is told of another.
+    # MinIO sends its events to one Redis, Rowdrop is configured with another.
     with RedisServer(tmp_path / "other", free_port(), "other-password") as other:
         stepping = Stepping(replace(settings, redis_url=other.url))
         Init(stepping.wiring, probe_wait_s=0.5).run()
@@ -110,7 +112,7 @@ def test_the_user_of_init_is_not_told_for_minio(
 
 def test_an_open_hole_is_told_with_what_to_do(rowdrop: Stepping, capsys: pytest.CaptureFixture[str]) -> None:
     def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
-        """Write as a MinIO with the hole lets anyone do."""
+        """Write as anyone can on a MinIO with the unsigned-upload vulnerability."""
         assert (endpoint, bucket) == (rowdrop.wiring.settings.minio_endpoint, rowdrop.source.bucket)
         assert access_key == rowdrop.wiring.settings.minio_access_key
         rowdrop.source.put(f"{prefix}forged", b"forged")
@@ -202,7 +204,7 @@ def test_poison_messages_are_kept_as_dead_letters_and_stop_nobody(
         assert time.monotonic() < deadline
     assert rowdrop.backlog.dirty_users() == {"u"}
     letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
-    assert len(letters) == len(POISON)  # the copies that came by the safe way are no news
+    assert len(letters) == len(POISON)  # durable copies add no second dead letter
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
     assert max(len(letter["raw"]) for letter in letters) == 200
@@ -213,7 +215,7 @@ def test_poison_messages_are_kept_as_dead_letters_and_stop_nobody(
 
 
 def test_poison_that_comes_alone_is_a_dead_letter_too(rowdrop: Stepping, listener: Listener) -> None:
-    # The first event after a pause is not peeked with others.
+    # The first event after a pause is processed without a batch.
     for raw in POISON:
         time.sleep(0.02)
         waiting = threading.Timer(0.05, rowdrop.wiring.redis.rpush, (FAST, raw))
@@ -235,7 +237,7 @@ def test_the_newest_dead_letters_are_kept(rowdrop: Stepping, listener: Listener)
 
 
 def test_large_events_are_taken_a_few_at_a_time(rowdrop: Stepping) -> None:
-    # Else a listener, and Redis, would have to hold all of them at once.
+    # Otherwise a listener and Redis would hold all of them in memory at the same time.
     redis = rowdrop.wiring.redis
     redis.rpush(FAST, *(b"x" * 900_000 for _ in range(40)))
     redis.rpush(SAFE, *(b"y" * 5_000_000 for _ in range(10)), b"small")
@@ -269,7 +271,7 @@ def test_another_bucket_marks_nobody(rowdrop: Stepping, listener: Listener, mini
 
 
 def test_waiting_for_an_event_takes_nothing_from_the_list(rowdrop: Stepping, listener: Listener) -> None:
-    # A listener that is killed between waiting and marking leaves its events there.
+    # A listener that is killed between waiting and marking loses no event.
     rowdrop.drop("u")
     assert rowdrop.backlog.wait_for_event(5) is not None
     assert rowdrop.wiring.redis.llen(FAST) == 1

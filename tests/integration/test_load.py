@@ -1,4 +1,4 @@
-"""Loading a folder, into a real MinIO."""
+"""Loading a folder into a real MinIO."""
 
 import io
 import os
@@ -15,6 +15,7 @@ from worker.load import BATCH_FILES, Bar, Loader, is_empty, load, plan
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write these files below the folder, and return it."""
     for name, body in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def loaded(rowdrop: Stepping) -> dict[str, bytes]:
+    """Return key and content of all objects in the source bucket."""
     return {info.key: rowdrop.source.get(info.key).body for page in rowdrop.source.objects() for info in page}
 
 
@@ -40,7 +42,7 @@ def test_files_in_any_folder_are_dropped_by_their_names_and_nobodys_are_told(row
     assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
     said = out.getvalue()
     assert "4 files loaded" in said
-    assert "3 files are nobody's" in said
+    assert "3 files were not loaded" in said
     assert "1.CSV: extensions are written in lower case; rename it to 1.csv" in said
     assert "z/2.csv: old/2.csv has the same name, and is loaded" in said
     assert ".DS_Store" not in said
@@ -68,7 +70,7 @@ def test_what_is_there_already_is_not_loaded_again(rowdrop: Stepping, tmp_path: 
 
 
 class KeepsTars:
-    """A server that takes the tar for an object like any other, as S3 does."""
+    """A server without tar auto-extract: it stores the tar as an object, as S3 does."""
 
     def __init__(self, minio: Minio) -> None:
         self._minio = minio

@@ -1,4 +1,4 @@
-"""Who would be wrong without sweeps is counted, and nobody else; on a real MinIO and Redis."""
+"""Tests of `worker.healed`: silent repairs are counted, and nothing else. Uses real servers."""
 
 import io
 import time
@@ -9,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis import Redis
 
+from local.servers import RedisServer
 from shared import rejects as rejects_csv
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.published import MANIFEST, REJECTS
 from tests.api_process import eventually
 from tests.integration.stepping import Stepping, csv_of
-from worker.backlog import FAST, MOST_UNEXPLAINED
+from worker.backlog import FAST, MOST_UNEXPLAINED, SAFE
 from worker.healed import EVENT_S, Healed
 from worker.init import Init
 from worker.listener import Listener
@@ -31,7 +33,7 @@ def published(rowdrop: Stepping, *users: str) -> None:
 
 
 def counted(rowdrop: Stepping) -> int:
-    """How many are certain, if no event comes any more."""
+    """Count silent repairs without waiting for late events."""
     return Healed(rowdrop.wiring.redis, 0).count("test")
 
 
@@ -47,7 +49,7 @@ def test_whoever_changed_without_an_event_is_counted_once_healed(rowdrop: Steppi
     rowdrop.drop("broken", b"nothing")
     rowdrop.drop("new")
     rowdrop.wiring.sweep.run("test")
-    assert counted(rowdrop) == 0  # found, and not yet healed
+    assert counted(rowdrop) == 0  # found, and not repaired yet
     rowdrop.do_bulk_work()
     assert rowdrop.differences() == []
     assert counted(rowdrop) == 5
@@ -66,7 +68,7 @@ def test_it_is_counted_when_its_event_would_have_come_and_not_before(
     healed = Healed(rowdrop.wiring.redis)
     eventually(lambda: healed.count("by hand"))
     assert time.time() - began > EVENT_S - 1
-    assert "u and 0 more had changed without an event, and are healed (sweep: by hand)" in caplog.text
+    assert "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them" in caplog.text
     assert "Secretname" not in caplog.text
 
 
@@ -75,7 +77,7 @@ def test_an_event_that_comes_after_all_explains_it(rowdrop: Stepping) -> None:
     for user in "uv":
         rowdrop.drop(user, csv_of("New"))
     rowdrop.sweep()
-    rowdrop.mark("u")  # what the listener does with it
+    rowdrop.mark("u")  # as the listener does for a late event
     assert counted(rowdrop) == 1
     assert unexplained(rowdrop) == set()
 
@@ -88,6 +90,16 @@ def test_while_an_event_waits_nobody_is_counted(rowdrop: Stepping) -> None:
     assert counted(rowdrop) == 0
     rowdrop.wiring.redis.delete(FAST)
     assert counted(rowdrop) == 1
+
+
+def test_events_of_other_tests_do_not_arrive_here(rowdrop: Stepping, minio_redis_server: RedisServer) -> None:
+    """The Redis of a test without the mark `minio_events` is not the one that MinIO publishes to."""
+    Init(rowdrop.wiring, probe_wait_s=0.1).run()
+    with Redis.from_url(minio_redis_server.url) as minio_redis:
+        minio_redis.flushall()
+        rowdrop.drop("u")
+        eventually(lambda: minio_redis.exists(FAST) and minio_redis.exists(SAFE))
+    assert rowdrop.wiring.redis.exists(FAST, SAFE) == 0
 
 
 def test_whoever_is_dirty_already_is_not_counted(rowdrop: Stepping) -> None:
@@ -104,7 +116,7 @@ def test_whoever_is_dirty_already_is_not_counted(rowdrop: Stepping) -> None:
 def test_a_memo_that_is_behind_is_no_loss(rowdrop: Stepping) -> None:
     published(rowdrop, "u", "v")
     rowdrop.drop("u", csv_of("New"))
-    rowdrop.land("u")  # by an event, and the memo is not written yet
+    rowdrop.land("u")  # by an event; the manifest is stale until it is written
     assert rowdrop.sweep() == 1
     assert (counted(rowdrop), unexplained(rowdrop)) == (0, set())
     rowdrop.output.delete(MANIFEST)
@@ -132,7 +144,7 @@ def test_after_a_release_with_other_rules_other_rows_are_no_loss(rowdrop: Steppi
 
 
 def made_by_other_rules(rowdrop: Stepping) -> None:
-    """Have all that is remembered say so."""
+    """Rewrite rejects and manifest as if another version of the rules had made them."""
     rejects = [replace(reject, rules="0") for reject in rowdrop.rejects().values()]
     rowdrop.output.put(REJECTS, rejects_csv.encode(rejects))
     table = pq.read_table(io.BytesIO(rowdrop.output.get(MANIFEST).body))
@@ -164,10 +176,10 @@ def test_no_more_are_remembered_than_there_is_room_for(rowdrop: Stepping) -> Non
     assert counted(rowdrop) == 3
 
 
-# -- drops during a sweep --------------------------------------------------------------------------------------------
+# -- drops during a sweep --------------------------------------------------------------------------
 def test_an_event_that_is_noted_while_the_sweep_compares_explains_it_too(rowdrop: Stepping) -> None:
     class Output:
-        """The output bucket; when the memo is read, the last of all, an event is noted."""
+        """The output bucket. An event marks the user while the sweep reads its last file."""
 
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
             return getattr(rowdrop.output, name)
@@ -187,7 +199,7 @@ def test_an_event_that_is_noted_while_the_sweep_compares_explains_it_too(rowdrop
 
 
 class Meanwhile:
-    """The source bucket; when its LIST has just begun something else happens, which it sees."""
+    """The source bucket. Runs `happens` before each LIST, so the LIST includes its effects."""
 
     def __init__(self, source: ObjectStore, happens: Callable[[], None]) -> None:
         self.bucket, self._source, self._happens = source.bucket, source, happens
@@ -214,6 +226,7 @@ def listener(rowdrop: Stepping) -> Listener:
     return Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
 
 
+@pytest.mark.minio_events
 @pytest.mark.parametrize("heard", ["before the marks", "after the marks", "after the publish"])
 def test_drops_during_a_sweep_count_nothing(rowdrop: Stepping, listener: Listener, heard: str) -> None:
     published(rowdrop, "a", *(f"m{number}" for number in range(5)))

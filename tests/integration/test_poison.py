@@ -1,4 +1,4 @@
-"""A file that kills or stalls whoever reads it: a real worker dies of it, and nobody else is the worse for it."""
+"""Poison files: a file that kills or stalls its reader affects no other user. Uses real workers."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """A worker on a queue, started anew when it dies, as supervisor does; `ends` are its exit codes."""
+    """A worker on a queue. `keep_running` restarts it as supervisor does. `ends`: exit codes."""
 
     def __init__(self, settings: Settings, queue: str, pool: str, log: Path) -> None:
         self.log, self.ends = log, list[int]()
@@ -85,7 +85,7 @@ def trials(rowdrop: Stepping) -> Trials:
 
 
 def look_until(condition: Callable[[], object], rowdrop: Stepping, watch: Watch, *workers: Worker) -> None:
-    """Let the watch look, the publisher publish and supervisor start what died, until the condition holds."""
+    """Tick the watchdog, publish and restart dead workers until the condition holds."""
     looked = 0.0
 
     def holds() -> object:
@@ -128,26 +128,26 @@ def test_who_kills_or_stalls_its_worker_is_quarantined_and_its_neighbours_are_pu
         **dict.fromkeys(neighbours, "Ivan"),
     }
     look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
-    assert worker.ends == [end] * (1 + MOST_ATTEMPTS)  # with the others, and then so often alone
+    assert worker.ends == [end] * (1 + MOST_ATTEMPTS)  # one batch, then all isolated attempts
     reject = rowdrop.rejects()["poison"]
     assert (reject.key, reject.etag) == ("poison.csv", rowdrop.source.etag("poison.csv"))
-    held = rowdrop.rows()["poison"]  # as with any other reject
+    held = rowdrop.rows()["poison"]  # a held row, as with any other reject
     assert (held.first_name, held.img_path) == ("Good", f"{rowdrop.source.bucket}/poison.png")
     assert rowdrop.backlog.dirty_users() == set()
     assert trials.users() == {"poison"}
     if poison == "HANG":
-        assert "in deadly" in worker.log.read_text()  # where it hung
+        assert "in deadly" in worker.log.read_text()  # faulthandler logs where it hung
 
-    rowdrop.source.delete("poison.png")  # an event that is not about the CSV costs nobody
+    rowdrop.source.delete("poison.png")  # a mark without a new CSV version costs no worker
     rowdrop.mark("poison")
     look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
     assert rowdrop.rows()["poison"].img_path == ""
     assert len(worker.ends) == 1 + MOST_ATTEMPTS
 
-    rowdrop.drop("poison", csv_of("Mended"))
+    rowdrop.drop("poison", csv_of("Fixed"))
     rowdrop.mark("poison")
     look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
-    assert rowdrop.rows()["poison"].first_name == "Mended"
+    assert rowdrop.rows()["poison"].first_name == "Fixed"
     assert rowdrop.rejects() == {}
     assert trials.users() == set()
 
@@ -168,7 +168,7 @@ def test_another_version_that_kills_too_has_attempts_of_its_own(
 def test_in_a_page_of_a_sweep_it_stops_nobody_either(
     rowdrop: Stepping, watch: Watch, start_worker: StartWorker
 ) -> None:
-    users = [f"u{number:03d}" for number in range(600)]  # as many as are read by one LIST, in a page
+    users = [f"u{number:03d}" for number in range(600)]  # enough to be read by one LIST, in a page
     list(rowdrop.wiring.readers.map(rowdrop.drop, users))
     rowdrop.drop("poison", csv_of("KILL"))
     rowdrop.wiring.tasks.sweep("test")
@@ -176,7 +176,7 @@ def test_in_a_page_of_a_sweep_it_stops_nobody_either(
     look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
     look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
     assert set(rowdrop.rows()) == set(users)
-    assert worker.ends == []  # it was its children that died
+    assert worker.ends == []  # only children of the prefork pool died
     assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
 
 
@@ -190,11 +190,11 @@ def test_each_sweep_has_it_tried_once_more_so_that_a_wrong_verdict_does_not_last
     assert rowdrop.wiring.sweep.run("test") == 1
     rowdrop.wiring.redis.delete(BULK_QUEUE)
     died = len(worker.ends)
-    rowdrop.mark("poison")  # so that it is this worker's turn
+    rowdrop.mark("poison")  # an event, so that the worker on the events queue reads it
     look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
     assert len(worker.ends) == died + 1
     assert is_quarantined(rowdrop, "poison")
-    # In other hands it is read without harm: the verdict falls, although the file is the same.
+    # A reader that survives the same file ends its quarantine.
     rowdrop.wiring.sweep.run("test")
     rowdrop.wiring.refresher.refresh_alone("poison")
     rowdrop.publish()
@@ -202,16 +202,16 @@ def test_each_sweep_has_it_tried_once_more_so_that_a_wrong_verdict_does_not_last
     assert (rowdrop.rejects(), trials.users()) == ({}, set())
 
 
-# -- the parts, one by one ---------------------------------------------------------------------------------------------
+# -- single parts ----------------------------------------------------------------------------------
 def leave_attempt(rowdrop: Stepping, user: str) -> None:
-    """What a killed worker leaves of an attempt at this user, and the watch finds it."""
+    """Leave an attempt as a killed worker does, and end it as the watchdog does."""
     trials, attempt = Trials(rowdrop.wiring.redis), new_token()
     assert trials.begin(user, attempt, rowdrop.source.etag(csv_key(user)) or "") == "read"
     trials.over(user, attempt)
 
 
 def set_apart(rowdrop: Stepping, *users: str) -> None:
-    """What a killed worker leaves of a reading, and the watch finds it."""
+    """Leave a read as a killed worker does, and isolate its users as the watchdog does."""
     rowdrop.mark(*users)
     rowdrop.backlog.note(users, "a-reading")
     assert Trials(rowdrop.wiring.redis).set_apart("a-reading", users) == list(users)
@@ -232,7 +232,7 @@ def test_a_reading_is_noted_before_it_begins_and_forgotten_at_any_orderly_end(
     assert [*seen[0].values()] == [["u", "v"]]
     assert trials.readings() == []
     rowdrop.wiring.refresher.refresh(["u"])
-    rowdrop.wiring.refresher.refresh(["nobody"])
+    rowdrop.wiring.refresher.refresh(["clean"])
     assert trials.readings() == []
 
 
@@ -271,7 +271,7 @@ def test_an_outage_never_counts_as_an_attempt(rowdrop: Stepping, trials: Trials)
 
 def test_an_outage_in_the_middle_of_an_attempt_does_not_count_either(rowdrop: Stepping, trials: Trials) -> None:
     class Gone:
-        """The bucket, of which HEAD still tells, and nothing can be read any more."""
+        """A bucket that still answers HEAD, and no GET."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(rowdrop.source, name)
@@ -313,7 +313,7 @@ def test_a_reading_that_three_looks_have_seen_sets_its_users_apart(
 
 
 def messages(rowdrop: Stepping) -> list[object]:
-    """The arguments of the messages on the queue of events, which is emptied."""
+    """Return the arguments of the messages on the events queue, and empty it."""
     queue = rowdrop.backlog.redis
     found = [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in queue.lrange(EVENTS_QUEUE, 0, -1)]
     queue.delete(EVENTS_QUEUE)
@@ -348,7 +348,7 @@ def test_a_suspect_who_was_read_by_another_is_one_no_more(rowdrop: Stepping, wat
     set_apart(rowdrop, "u", "clean")
     for _ in range(MOST_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.wiring.refresher.refresh(["u", "clean"])  # a message that was on its way before
+    rowdrop.wiring.refresher.refresh(["u", "clean"])  # by a message enqueued before the isolation
     rowdrop.publish()
     assert trials.users() == set()
     set_apart(rowdrop, "w")
@@ -367,7 +367,7 @@ def test_a_verdict_outlives_redis(rowdrop: Stepping, trials: Trials) -> None:
     assert is_quarantined(rowdrop, "u")
     rowdrop.wiring.redis.flushall()
     task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)  # everybody is read anew, but not it
+    rowdrop.wiring.rebuild.start(task_id)  # reads every user again, except the quarantined one
     rowdrop.do_bulk_work()
     assert trials.all()["u"].is_guilty
     rowdrop.wiring.refresher.refresh_alone("u")

@@ -1,4 +1,4 @@
-"""From a user's files to output.csv, on a real MinIO and Redis."""
+"""Tests the way from a user's files to output.csv, on a real MinIO and Redis."""
 
 import time
 
@@ -47,7 +47,7 @@ def test_of_several_images_the_newest_by_the_second_counts_then_png_jpg_jpeg(row
     rowdrop.source.put("u.jpeg", b"newer")
     rowdrop.land("u")
     assert rowdrop.rows()["u"].img_path == img(rowdrop, "u.jpeg")
-    while True:  # both in one second
+    while True:  # until both have the same LastModified in whole seconds
         rowdrop.source.put("u.jpeg", b"newest")
         rowdrop.source.put("u.png", b"newest")
         if rowdrop.source.last_modified("u.jpeg") == rowdrop.source.last_modified("u.png"):
@@ -55,7 +55,7 @@ def test_of_several_images_the_newest_by_the_second_counts_then_png_jpg_jpeg(row
     rowdrop.land("u")
     assert rowdrop.rows()["u"].img_path == img(rowdrop, "u.png")
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0  # LIST, which tells milliseconds, agrees
+    assert rowdrop.sweep() == 0  # LIST has milliseconds, but must choose the same image
 
 
 def test_a_deleted_csv_removes_the_row(rowdrop: Stepping) -> None:
@@ -153,7 +153,7 @@ def test_users_far_apart_in_a_large_bucket_are_read_too(rowdrop: Stepping) -> No
     assert all(row.img_path for row in rowdrop.rows().values())
 
 
-@pytest.mark.parametrize("letters", [250, 251])  # 251 and ".jpeg" are a byte too many for a disk, and for MinIO
+@pytest.mark.parametrize("letters", [250, 251])  # 251 and ".jpeg" exceed 255 bytes, the maximum
 def test_a_name_as_long_as_the_bucket_takes_gives_a_row(rowdrop: Stepping, letters: int) -> None:
     user = "x" * letters
     rowdrop.drop(user, images=["png"])
@@ -208,7 +208,7 @@ def test_a_missing_bucket_removes_nobody(rowdrop: Stepping) -> None:
     assert rowdrop.backlog.dirty_users() == {"u"}
 
 
-# -- the publisher --------------------------------------------------------------------------------------------------
+# -- the publisher ---------------------------------------------------------------------------------
 def test_an_empty_bucket_gives_the_header_alone(rowdrop: Stepping) -> None:
     assert rowdrop.sweep() == 0
     assert rowdrop.body() == b"user_id,first_name,last_name,birthts,img_path\n"
@@ -226,7 +226,8 @@ def test_nothing_changed_is_not_written_again(rowdrop: Stepping) -> None:
 
 
 def test_a_publisher_whose_write_is_refused_reads_the_staged_rows_anew(rowdrop: Stepping) -> None:
-    # Another publisher was quicker with a newer reading: the old batch must be thrown away with the old table.
+    # Another publisher has published a newer result: the stale batch must be dropped with the stale
+    # table.
     rowdrop.drop("u", csv_of("Old"))
     rowdrop.land("u")
     other = rowdrop.new_publisher()
@@ -285,7 +286,7 @@ def test_an_output_csv_that_is_only_out_of_order_is_put_right_too(rowdrop: Stepp
 
 @pytest.mark.parametrize("key", [OUTPUT, REJECTS])
 def test_a_file_without_anybodys_line_that_was_deleted_by_hand_comes_back(rowdrop: Stepping, key: str) -> None:
-    # The publisher lives, and there is nothing to publish: its table in memory says that all is well.
+    # The publisher runs and has nothing to publish; its cached table is stale.
     rowdrop.sweep()
     written = rowdrop.output.etag(key)
     rowdrop.output.delete(key)
@@ -334,8 +335,9 @@ def test_the_manifest_says_what_each_row_was_made_of(rowdrop: Stepping) -> None:
 
 
 def test_a_publisher_replaced_before_it_has_read_the_files_writes_nothing(rowdrop: Stepping) -> None:
-    # P1 begins, with what is staged; it sleeps, is replaced, and the other publishes newer rows; then P1 reads the
-    # files.  Its batch is older than their ETags, which would let it pass.
+    # Publisher P1 begins and reads the batch. It is suspended and replaced, and the other publisher
+    # publishes newer rows. Then P1 reads the files. Its batch is older than their ETags, so
+    # If-Match would accept its write.
     rowdrop.drop("u", csv_of("Old"))
     rowdrop.refresh("u")
     begun = rowdrop.backlog.begin("one")
@@ -362,7 +364,8 @@ def test_with_a_least_interval_a_second_publish_waits_for_its_time(rowdrop: Step
 
 
 def test_when_a_reading_has_taken_too_long_the_rest_is_left_for_another_time() -> None:
-    # Else a message of 500 users would go on for a quarter of an hour at a MinIO that does not answer.
+    # Without a deadline, a message of 500 users would take a quarter of an hour while MinIO does
+    # not answer.
     asked: list[int] = []
     answers = call_all([lambda: asked.append(1)], time.monotonic() - 1)
     assert isinstance(answers[0], StoreUnavailable)

@@ -1,3 +1,5 @@
+"""The sample data, on a real MinIO."""
+
 import io
 
 from minio import Minio

@@ -1,4 +1,4 @@
-"""What mends a loss: the sweep, the rebuild, the watch; on a real MinIO and Redis."""
+"""Sweep, rebuild, watchdog and bulk work, on a real MinIO and Redis."""
 
 import io
 import time
@@ -20,13 +20,14 @@ from worker.sweep import main as sweep_by_hand
 
 
 def published(rowdrop: Stepping, *users: str) -> None:
+    """Drop, read and publish these users, and write the manifest."""
     for user in users:
         rowdrop.drop(user)
     rowdrop.land(*users)
     rowdrop.publisher.write_manifest()
 
 
-# -- the sweep ------------------------------------------------------------------------------------------------------
+# -- the sweep -------------------------------------------------------------------------------------
 def test_a_sweep_finds_every_change_that_no_event_told_of(rowdrop: Stepping) -> None:
     published(rowdrop, "same", "changed", "gone", "image-new", "image-gone", "broken")
     rowdrop.source.put("image-gone.png", b"x")
@@ -55,7 +56,9 @@ def test_a_sweep_of_what_is_fine_marks_nobody(rowdrop: Stepping) -> None:
 
 
 def test_a_sweep_marks_again_who_is_dirty(rowdrop: Stepping) -> None:
-    # B was read and staged; A came back, its event lost.  The LIST says A, output says A: fine, but B is on its way.
+    """A dirty user is marked again, although its published row matches the LIST."""
+    # B is read and pending. Then A is restored, and its event is lost. LIST and output both have A,
+    # but the pending result would publish B.
     published(rowdrop, "u")
     rowdrop.drop("u", csv_of("B"))
     rowdrop.refresh("u")
@@ -81,6 +84,7 @@ def test_a_broken_csv_replaced_by_another_broken_one_is_found(rowdrop: Stepping)
 
 
 def test_after_a_release_with_other_rules_nothing_that_was_remembered_is_believed(rowdrop: Stepping) -> None:
+    """Another `RULES_VERSION` invalidates rejects and manifest entries: their CSVs are re-read."""
     published(rowdrop, "good", "bad")
     rowdrop.drop("bad", b"broken")
     rowdrop.land("bad")
@@ -108,6 +112,7 @@ def test_rows_of_users_long_gone_are_removed_although_nobody_names_them(rowdrop:
 
 
 def test_evidence_during_a_sweep_means_another_one(rowdrop: Stepping) -> None:
+    """A loss signal during a sweep makes its commit fail, so that another sweep follows."""
     published(rowdrop, "a")
     rowdrop.sweep()
     rowdrop.backlog.begin_sweep("slow")
@@ -125,8 +130,9 @@ def test_ignored_keys_are_counted_and_listed_with_what_to_do(rowdrop: Stepping) 
     assert b"rename" in redis.hget("ignored", "1.CSV")
 
 
-# -- the rebuild ----------------------------------------------------------------------------------------------------
+# -- the rebuild -----------------------------------------------------------------------------------
 def rebuild(rowdrop: Stepping) -> str:
+    """Run a rebuild to its end; return its task ID."""
     task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
     rowdrop.wiring.rebuild.start(task_id)
     rowdrop.do_bulk_work()
@@ -187,6 +193,7 @@ def test_one_rebuild_runs_and_one_waits_and_never_more(rowdrop: Stepping) -> Non
 
 
 def test_a_rebuild_interrupted_before_its_pages_were_named_is_resumed(rowdrop: Stepping) -> None:
+    """A rebuild that was started and not yet enqueued resumes at the next attempt."""
     published(rowdrop, "u")
     task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
     assert rowdrop.wiring.rebuilds.start(task_id, time.time())
@@ -210,8 +217,9 @@ def test_a_rebuild_tried_in_vain_says_why_and_the_next_one_may_begin(rowdrop: St
     assert rebuild(rowdrop) != task_id
 
 
-# -- the watch ------------------------------------------------------------------------------------------------------
+# -- the watchdog ----------------------------------------------------------------------------------
 def messages(rowdrop: Stepping, queue: str) -> int:
+    """Return the length of a queue."""
     return int(rowdrop.backlog.redis.llen(queue))
 
 
@@ -248,7 +256,7 @@ def test_a_published_file_deleted_by_hand_is_evidence(rowdrop: Stepping, watch: 
     rowdrop.sweep()
     rowdrop.output.delete(key)
     watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() is not None  # once may be a write under way
+    assert rowdrop.backlog.epoch() is not None  # one tick may see a write in progress
     watch.look_for_evidence()
     assert rowdrop.backlog.epoch() is None
 
@@ -299,7 +307,9 @@ def test_without_events_the_bucket_is_swept_every_five_minutes(rowdrop: Stepping
 
 
 def test_watch_and_sweep_do_not_call_each_other_for_ever(rowdrop: Stepping, watch: Watch) -> None:
-    # output.csv deleted by hand, and nothing to publish: the sweep vouches for what it compared.
+    """A sweep restores the record of the published ETags, so the watchdog requests no other."""
+    # The record of the published ETags is lost, and nothing is pending. The sweep records the ETags
+    # that it compared as verified.
     rowdrop.sweep()
     rowdrop.backlog.redis.delete("published")
     for _ in range(3):
@@ -310,8 +320,9 @@ def test_watch_and_sweep_do_not_call_each_other_for_ever(rowdrop: Stepping, watc
     assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
 
 
-# -- bulk work ------------------------------------------------------------------------------------------------------
+# -- bulk work -------------------------------------------------------------------------------------
 def in_pages_of(rowdrop: Stepping, users: int) -> None:
+    """Set the page size of bulk work."""
     wiring = rowdrop.wiring
     wiring.bulk = BulkWork(wiring.source, wiring.refresher, wiring.backlog, wiring.tasks, page_users=users)
 
@@ -331,7 +342,9 @@ def test_many_users_are_read_by_one_list_to_the_same_rows(rowdrop: Stepping) -> 
 
 
 def test_a_user_read_by_another_after_the_list_is_read_anew(rowdrop: Stepping) -> None:
-    # The LIST saw no image; then the image came, its event was read and published, and the page is done only now.
+    """A page with a stale LIST does not overwrite a newer result."""
+    # The LIST has no image. Then an image is dropped and published by its event, and only then the
+    # page is processed.
     published(rowdrop, "u")
     task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
     rowdrop.wiring.rebuild.start(task_id)
@@ -342,6 +355,7 @@ def test_a_user_read_by_another_after_the_list_is_read_anew(rowdrop: Stepping) -
 
 
 def test_pages_do_not_pile_up_in_redis(rowdrop: Stepping) -> None:
+    """The producer of pages processes pages itself if the backlog in Redis is too long."""
     in_pages_of(rowdrop, 2)
     for number in range(30):
         rowdrop.drop(f"u{number}")
@@ -352,6 +366,7 @@ def test_pages_do_not_pile_up_in_redis(rowdrop: Stepping) -> None:
 
 
 def test_a_page_that_could_not_be_read_is_kept(rowdrop: Stepping) -> None:
+    """A page is enqueued again if the source bucket is unavailable."""
     published(rowdrop, "u")
     rowdrop.drop("u", csv_of("New"))
     rowdrop.wiring.sweep.run("test")

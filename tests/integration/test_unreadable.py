@@ -1,7 +1,7 @@
-"""Objects that are there and that MinIO refuses to read, on a real MinIO and Redis.
+"""Tests objects that exist but that MinIO refuses to read, on a real MinIO and Redis.
 
-They are encrypted with a key that only their writer has.  Such an object concerns its own user; a published one is
-written anew.
+They are encrypted with a key that only their writer has. Such an object affects only its own user;
+a published object is rewritten.
 """
 
 import base64
@@ -61,7 +61,7 @@ def give_up(rowdrop: Stepping, looks: int = LOOKS_UNREADABLE) -> None:
         rowdrop.publisher.look_after_files()
 
 
-# -- files of users ----------------------------------------------------------------------------------------------------
+# -- files of users --------------------------------------------------------------------------------
 def test_an_unreadable_csv_is_a_reject_of_its_user_alone(rowdrop: Stepping, seal: Seal) -> None:
     rowdrop.drop("held")
     rowdrop.land("held")
@@ -88,7 +88,7 @@ def test_sweeps_and_rebuilds_try_it_again_and_change_nothing(rowdrop: Stepping, 
     before = rowdrop.output.get(REJECTS)
     for _ in range(2):
         rowdrop.publisher.write_manifest()
-        assert rowdrop.sweep() == 1  # it is tried again, like what is in quarantine
+        assert rowdrop.sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS) == before
     Healed(rowdrop.wiring.redis, 0).count("test")
     assert rowdrop.backlog.counted("lost_and_healed") == 0
@@ -102,7 +102,7 @@ def test_sweeps_and_rebuilds_try_it_again_and_change_nothing(rowdrop: Stepping, 
 def test_a_sweep_reads_what_has_become_readable_without_an_event(
     rowdrop: Stepping, seal: Seal, minio_server: MinioServer
 ) -> None:
-    """The same version may become readable: its key is there again."""
+    """The same version may become readable, when its encryption key is back."""
     rowdrop.drop("1")
     file = minio_server.folder / "data" / rowdrop.source.bucket / "1.csv" / "xl.meta"
     readable = file.read_bytes()
@@ -128,7 +128,7 @@ def test_another_version_ends_the_reject(rowdrop: Stepping, seal: Seal) -> None:
 
 
 def test_a_refusal_that_does_not_last_is_no_reject(rowdrop: Stepping, seal: Seal) -> None:
-    """As many attempts are made as are promised: the last one decides."""
+    """A read makes as many attempts as `PAUSES_S` allows, and the last one decides."""
     seal(rowdrop.source.bucket, "1.csv")
     rowdrop.mark("1")
     attempts = 0
@@ -170,7 +170,7 @@ def test_a_user_who_is_read_alone_may_have_an_unreadable_file(rowdrop: Stepping,
     assert Trials(rowdrop.wiring.redis).users() == set()
 
 
-# -- images ------------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 def test_an_unreadable_image_is_named_by_the_row(rowdrop: Stepping, seal: Seal) -> None:
     rowdrop.drop("1", images=["png"])
     rowdrop.drop("2")
@@ -194,7 +194,7 @@ def test_an_unreadable_image_is_not_copied_and_the_row_is_published(
     seal(copying.source.bucket, "2.png")
     copying.land("1", "2")
     assert {user_id: row.img_path for user_id, row in copying.rows().items()} == {"1": "", "2": ""}
-    assert "2: its image is not copied" in caplog.text
+    assert "2: its image cannot be read" in caplog.text
     assert list(copying.output.objects(folder=IMAGES)) == []
     assert (source_failure(copying), copying.differences()) == ("", [])
     copying.publisher.write_manifest()
@@ -207,7 +207,7 @@ def test_an_unreadable_image_is_not_copied_and_the_row_is_published(
 
 
 def test_a_refused_copy_of_a_readable_image_is_tried_again(copying: Stepping) -> None:
-    """A quota that is used up, say, is a 4xx too, and is not about the image."""
+    """An exhausted quota, for example, is a 4xx too, but does not concern the image."""
 
     class Full:
         def __getattr__(self, name: str) -> object:
@@ -234,7 +234,7 @@ def test_an_unreadable_copy_is_made_anew(copying: Stepping, seal: Seal) -> None:
     assert copying.output.get("images/1.png").body == b"image"
 
 
-# -- bundles -----------------------------------------------------------------------------------------------------------
+# -- bundles ---------------------------------------------------------------------------------------
 def test_an_unreadable_bundle_is_a_reject_and_holds_the_version_before(rowdrop: Stepping, seal: Seal) -> None:
     rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada")}))
     rowdrop.land_bundles("u.zip")
@@ -257,7 +257,7 @@ def test_an_unreadable_bundle_is_a_reject_and_holds_the_version_before(rowdrop: 
 
 
 def test_a_sweep_unpacks_a_bundle_that_has_become_readable(rowdrop: Stepping, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its key is there again it has the ETag that it had as a reject."""
+    """When the encryption key is back, the bundle has the same ETag as its reject."""
 
     def refuse(key: str, *_: object) -> bytes:
         raise ObjectUnreadable(rowdrop.source.bucket, key, "kms:KeyNotFound", "no such key")
@@ -282,7 +282,7 @@ def test_an_unreadable_index_has_its_bundle_unpacked_again(rowdrop: Stepping, se
     assert (names(rowdrop), rowdrop.differences()) == ({"1": "Ada"}, [])
 
 
-# -- what is published -------------------------------------------------------------------------------------------------
+# -- published objects -----------------------------------------------------------------------------
 @pytest.mark.parametrize("key", [OUTPUT, REJECTS, MANIFEST, BUNDLES])
 def test_an_unreadable_published_object_is_written_anew(rowdrop: Stepping, watch: Watch, seal: Seal, key: str) -> None:
     rowdrop.source.put("u.zip", zip_of({"3.csv": csv_of("Cy")}))
@@ -300,13 +300,13 @@ def test_an_unreadable_published_object_is_written_anew(rowdrop: Stepping, watch
         rowdrop.output.get(key)
     rowdrop.drop("2")
     rowdrop.mark("2")
-    if key != BUNDLES:  # without it a reading cannot tell what is in bundles
+    if key != BUNDLES:  # without the bundle catalog no user can be read
         rowdrop.wiring.refresher.refresh(["2"])
     give_up(rowdrop, 1)
     rowdrop.output.check_readable(key)
     assert "files_changed" in rowdrop.backlog.evidence()
     watch.tick()
-    assert rowdrop.wiring.redis.llen(BULK_QUEUE)  # a sweep is asked for
+    assert rowdrop.wiring.redis.llen(BULK_QUEUE)  # a sweep is enqueued
     rowdrop.sweep()
     rowdrop.publish()
     assert set(rowdrop.rows()) == {"1", "2", "3", "held"}
@@ -349,7 +349,7 @@ def test_the_watch_goes_on_beside_an_unreadable_output(rowdrop: Stepping, watch:
     assert rowdrop.backlog.evidence() == {"files_changed"}
 
 
-# -- the API -----------------------------------------------------------------------------------------------------------
+# -- the API ---------------------------------------------------------------------------------------
 def test_the_api_says_why_a_file_cannot_be_read_and_deletes_it(stage: Stage, seal: Seal) -> None:
     for name in ("0001.csv", "0001.png"):
         seal(stage.source.bucket, name)
@@ -367,11 +367,11 @@ def test_the_api_says_why_a_file_cannot_be_read_and_deletes_it(stage: Stage, sea
     assert stage.api.ask("PUT", "/files/0001.png", b"x").status == 202
 
 
-# -- what is none of this ----------------------------------------------------------------------------------------------
+# -- errors that are not about an unreadable object ------------------------------------------------
 def test_an_object_that_a_policy_denies_is_not_called_unreadable(
     minio_server: MinioServer, store: S3ObjectStore
 ) -> None:
-    """One denied object, and keys that were revoked, have the same answer."""
+    """The server's answer to one denied object is the same as to revoked credentials."""
     store.put("1.csv", b"x")
     admin = MinioAdmin(
         endpoint=urlsplit(minio_server.endpoint).netloc,
@@ -399,9 +399,9 @@ def test_an_object_that_a_policy_denies_is_not_called_unreadable(
         assert not isinstance(refused.value, ObjectUnreadable)
 
 
-# -- other ways to be unreadable ---------------------------------------------------------------------------------------
+# -- other causes of unreadable objects ------------------------------------------------------------
 class KeyServerMinio(MinioServer):
-    """A MinIO without events, with the master key `kms`, if any."""
+    """A MinIO without events and with the master key `kms` (none if empty)."""
 
     kms = ""
 
@@ -415,7 +415,7 @@ def new_key(name: str) -> str:
 
 
 def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> None:
-    """MinIO says so by other codes: 404 and 400 where the key is another, 501 where there is none at all."""
+    """MinIO uses other codes here: 404 or 400 for another master key, 501 for a missing one."""
     ports = free_port(), free_port()
     server = KeyServerMinio(tmp_path, *ports, USER, PASSWORD, 1, "", find_minio())
     server.kms = new_key("first")
@@ -448,7 +448,7 @@ def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> Non
 
 
 def test_objects_that_cannot_be_listed_are_known_by_their_keys(tmp_path: Path) -> None:
-    """With SSE-S3 MinIO decrypts each ETag that it lists, so the whole LIST fails with the key."""
+    """With SSE-S3, MinIO decrypts each listed ETag, so without the key the whole LIST fails."""
     readable = [f"{number}.csv" for number in range(1200)]
     sealed = ["0.zip", "07.csv", "5.tar.gz", "500.jpg", "500.png", "99a.csv"]
     ports = free_port(), free_port()

@@ -1,4 +1,4 @@
-"""One Rowdrop, started by ./run.sh, for the tests that only use it."""
+"""Fixtures: one Rowdrop per module, started by ./run.sh, for tests that only use it."""
 
 import signal
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.system.running import Run, cleaned
 
 @pytest.fixture(scope="module")
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A running Rowdrop with an empty bucket; a new one for each module."""
+    """Start a Rowdrop with an empty source bucket, one per module."""
     for folder in cleaned(tmp_path_factory.mktemp("rowdrop") / "data"):
         run = Run(folder, "--empty")
         yield run.ready()
@@ -20,7 +20,7 @@ def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def s3(rowdrop: Run) -> Minio:
-    """A client of its MinIO, as a user has one."""
+    """Return a client of its MinIO with a user's credentials."""
     known = rowdrop.credentials
     endpoint: str = known["MINIO_ENDPOINT"].removeprefix("http://")
     return Minio(endpoint, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False)

@@ -1,4 +1,4 @@
-"""./run.sh as the system tests start it: a process, its folder, and what it says; nothing of it is imported."""
+"""Start ./run.sh for the system tests, without importing code of Rowdrop."""
 
 import http.client
 import json
@@ -21,12 +21,12 @@ READY = "Rowdrop is ready."
 def until(condition: Callable[[], Any], patience_s: float = 60) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
 class Run:
-    """One ./run.sh, started."""
+    """One started ./run.sh."""
 
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         self.folder = folder
@@ -48,12 +48,12 @@ class Run:
         return self
 
     def refused(self) -> str:
-        """What it says, when it must end by itself with an error."""
+        """Wait until ./run.sh exits with code 1, and return its output."""
         assert self.process.wait(60) == 1, self.output
         return self.output
 
     def end(self, number: int) -> int:
-        """Send a signal to ./run.sh alone; its exit code."""
+        """Send a signal to ./run.sh only, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(30)
 
@@ -64,12 +64,12 @@ class Run:
         return {name: value.strip("'") for name, _, value in pairs}
 
     def credentials_of(self, process: str) -> dict[str, str]:
-        """What a process gets beside its environment."""
+        """Return the credentials that a process gets in addition to its environment."""
         lines = (self.folder / "credentials" / f"{process}.env").read_text(encoding="utf-8").splitlines()
         return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
     def client_as(self, process: str) -> Minio:
-        """A client of its MinIO, as the user of a process."""
+        """Return a client of its MinIO with the credentials of a process."""
         known = self.credentials_of(process)
         endpoint = known["MINIO_ENDPOINT"].removeprefix("http://")
         return Minio(endpoint, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False)
@@ -95,19 +95,19 @@ class Run:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """Every process that belongs to the Rowdrop in `folder`."""
+    """Return every process of the Rowdrop in `folder`."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("ROWDROP_DIR") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
-            continue  # it ended, or is not ours
+            continue  # it ended, or belongs to another user
     return found
 
 
 def named(folder: Path, words: str) -> list[psutil.Process]:
-    """Those with these words in their command line, the eldest first."""
+    """Return the processes with these words in their command line, oldest first."""
     found = [process for process in processes(folder) if words in _command_line(process)]
     return sorted(found, key=psutil.Process.create_time)
 
@@ -115,7 +115,7 @@ def named(folder: Path, words: str) -> list[psutil.Process]:
 def _command_line(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except psutil.Error:  # it ended meanwhile
+    except psutil.Error:  # it has ended
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What a data engineer does with Rowdrop, through MinIO and HTTP alone."""
+"""Tests of the daily work of a data engineer with Rowdrop, through MinIO and HTTP only."""
 
 import csv
 import http.client
@@ -70,7 +70,7 @@ def post(rowdrop: Run, path: str) -> tuple[int, Any]:
 
 
 def soon(condition: Callable[[], Any]) -> None:
-    """Within ten seconds: long before a sweep, so only the event can have done it."""
+    """Wait up to ten seconds, which is long before a sweep, so only the event can be the cause."""
     until(condition, patience_s=10)
 
 
@@ -185,7 +185,7 @@ def test_the_check_finds_nothing_and_names_what_was_edited_by_hand(rowdrop: Run,
     rowdrop.client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
     found = check()
     assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
-    until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # the watch and a sweep have mended it
+    until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 
 
 def test_flower_shows_the_tasks_to_who_knows_the_password(rowdrop: Run, s3: Minio) -> None:

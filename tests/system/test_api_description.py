@@ -1,6 +1,7 @@
-"""schemathesis asks a running Rowdrop whatever its description allows, and what it forbids.
+"""Test of a running Rowdrop with requests that schemathesis generates from its OpenAPI description.
 
-Every answer must be one that is described, and none a 5xx.  A few examples a route here; API_EXAMPLES sets how many.
+The requests are valid and invalid ones. Every response must be described, and none may be a 5xx.
+`API_EXAMPLES` sets the number of examples per route, which is small by default.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The examples of the README and of /docs, run as they are written, against a running Rowdrop."""
+"""Tests that run the examples of the README and of /docs unchanged against a running Rowdrop."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from tests.system.running import ROOT, Run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_THE_API = [block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block]
-# A row comes milliseconds after its file: a request is tried again until it is answered with a success.
+# A row appears milliseconds after its file, so each request is retried until it succeeds.
 PREPARED = """set -euo pipefail
 curl() {
     for _ in $(seq 100); do
         command curl --fail "$@" && return
         sleep 0.1
     done
-    echo "in vain: curl $*" >&2
+    echo "failed after 100 attempts: curl $*" >&2
     return 1
 }
 """
@@ -40,7 +40,7 @@ def run(script: str, folder: Path, rowdrop: Run) -> str:
 
 
 def routes_used(script: str) -> set[str]:
-    """Method and path of every request that a script makes of the API, the path's parts that vary left out."""
+    """Return the method and path of every API request in a script, with `{}` for variable parts."""
     found = set()
     for line in script.splitlines():
         method = "PUT" if " -T " in line else next(iter(re.findall(r"-X (\w+)", line)), "GET")
@@ -66,7 +66,7 @@ def test_the_examples_of_the_readme_do_what_they_say(rowdrop: Run, tmp_path: Pat
 
 @pytest.fixture
 def samples(rowdrop: Run) -> list[str]:
-    """Those of /docs, which come in an order in which they can be run."""
+    """Return the samples of /docs, which are in an order in which they can be run."""
     status, body = rowdrop.get("/docs")
     assert status == 200
     return [text.replace("&quot;", '"').replace("&amp;", "&") for text in re.findall("<pre>(.*?)</pre>", body.decode())]

@@ -1,4 +1,4 @@
-"""`python -m bench`, as small as can be: it measures everything, says so, and leaves nothing behind."""
+"""Smoke test of `python -m bench`: it measures everything, prints it, and leaves nothing behind."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ EXPECTED = (
     "GET /data, 10 users",
     "GET /data, 304, 20 users",
     "GET /stats, filtered, each new, 20 users",
-    "20 users at once → output.csv",
+    "20 users in a burst → output.csv",
     "full rebuild, 20 users",
     "sweep, nothing changed, 40 objects",
     "idle, 20 users: processor",
@@ -51,9 +51,9 @@ def test_a_small_run_prints_every_figure_beside_its_floor_and_leaves_no_process(
 
 
 def mentions(text: str) -> list[str]:
-    """The command lines that contain this."""
+    """Return the command lines of running processes that contain this text."""
     found = []
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it ended, or is not ours
+        with suppress(psutil.Error):  # it ended, or belongs to another user
             found.append(" ".join(process.cmdline()))
     return [line for line in found if text in line]

@@ -1,4 +1,4 @@
-"""Archives of every kind dropped into a running Rowdrop: good ones, and each way to be broken or hostile."""
+"""Tests that drop archives into a running Rowdrop: valid, broken and hostile ones of every kind."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What people asked of the systems before this one, asked of this one; the README has the list."""
+"""Tests of the use cases of the earlier systems, which README.md lists."""
 
 import http.client
 import io
@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One that is set as they were: bucket `source`, copied images, results that anybody may read."""
+    """Start a Rowdrop configured like them: bucket `source`, image copies, public output."""
     for folder in cleaned(tmp_path_factory.mktemp("rowdrop") / "data"):
         run = Run(folder, "--empty", SOURCE_BUCKET="source", IMAGES="copy", PUBLIC_OUTPUT="true")
         yield run.ready()

@@ -1,4 +1,7 @@
-"""What is answered, and what is lost (nothing), while a server is away; each process stopped by its pid."""
+"""Tests that responses stay correct and no row is lost while a server or a process is down.
+
+Each process is stopped by its PID.
+"""
 
 import io
 import signal
@@ -99,7 +102,8 @@ def test_a_bucket_renamed_while_drops_are_pending_takes_not_one_row_along(rowdro
 def test_an_emptied_redis_costs_no_row(rowdrop: Run, s3: Minio) -> None:
     from redis import Redis
 
-    # No user of Rowdrop may send FLUSHALL: the worker's may delete every key, and here it does so in one step.
+    # No Redis user of Rowdrop may send FLUSHALL. The worker's user may delete every key, which this
+    # script does atomically.
     script = """
     local cursor = '0'
     repeat

@@ -1,4 +1,4 @@
-"""`./run.sh` as a user has it: what it says, what it leaves, and how it stands what is done to it."""
+"""Tests of `./run.sh` as a user runs it: its output, what it leaves behind, and its robustness."""
 
 import functools
 import shutil
@@ -16,7 +16,10 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts ./run.sh: the data folder, then arguments and settings.  None outlives the test."""
+    """Return a function that starts ./run.sh, which is killed at the end of the test.
+
+    Its arguments are the data folder, then the arguments and settings of ./run.sh.
+    """
     runs: list[Run] = []
 
     def started(folder: Path, *arguments: str, **settings: str) -> Run:
@@ -31,13 +34,13 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A data folder whose processes do not outlive the test, even if the test fails."""
+    """Yield a data folder and kill its processes after the test, even if the test fails."""
     yield from cleaned(tmp_path / "data")
 
 
 @pytest.fixture
 def second_folder(tmp_path: Path) -> Iterator[Path]:
-    """Another one."""
+    """Yield a second data folder, as `folder`."""
     yield from cleaned(tmp_path / "other data")
 
 
@@ -101,7 +104,7 @@ def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Star
     assert first.end(signal.SIGTERM) == 0
     made = (folder / "minio" / "users-made").read_text()
     shutil.rmtree(folder / "minio" / "data" / ".minio.sys" / "config" / "iam")
-    assert (folder / "minio" / "users-made").read_text() == made  # so MinIO starts without root's access
+    assert (folder / "minio" / "users-made").read_text() == made  # so MinIO has no root access
     second = start(folder, "--empty").ready()
     assert "made the users of MinIO" in second.output
     assert second.is_healthy()

@@ -1,4 +1,7 @@
-"""A running Rowdrop, asked by those who have no secret, and looked at for what its processes hold."""
+"""Security tests of a running Rowdrop: requests without credentials, and least privilege.
+
+The latter checks which credentials each process has.
+"""
 
 import http.client
 import io
@@ -32,7 +35,7 @@ HELD = {
     "redis.conf": set(),
     "supervisor.supervisord": set(),
 }  # fmt: skip
-"""Words of a process's command line, and the credentials in its environment."""
+"""Maps words in a process's command line to the credentials in its environment."""
 CREDENTIAL = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|USERS?(_|$)|REDIS_URL")
 OTHER = {"USER", "USERNAME", "SUDO_USER"}
 
@@ -62,7 +65,7 @@ def _is_part_of(pid: int, seen: set[int]) -> bool:
 
 
 def _secrets(rowdrop: Run) -> list[str]:
-    """Every password and token of this Rowdrop."""
+    """Return every password and token of this Rowdrop."""
     known = rowdrop.credentials
     users = [*parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
     users += parse_users(known["REDIS_USERS"], "REDIS_USERS").values()

@@ -1,4 +1,4 @@
-"""Who may read and write: the whole table of the rules, without a server."""
+"""The access rules: the complete decision table, without a server."""
 
 import hmac
 from itertools import product
@@ -28,7 +28,7 @@ def settings(**given: object) -> Settings:
 
 
 class Tokens(NamedTuple):
-    """What is configured, what the client sends, and the statuses that are expected of that."""
+    """Configured tokens, the credentials that a client sends, and the expected HTTP statuses."""
 
     api_token: str
     read_token: str
@@ -56,19 +56,19 @@ BEARER_WRONG = f"Bearer {WRITE}x"
 
 # fmt: off
 TABLE = {
-    # configured: write, read, generated; sent       local: read, write   elsewhere: read, write   read if PUBLIC_READ
+    # configured: write, read, generated; sent     local: read, write; remote: read, write; public
     "none":              Tokens("", "", "", None,                        200, 200, 403, 403, 200),
     "generated":         Tokens("", "", GENERATED, None,                 200, 200, 401, 401, 200),
     "read only":         Tokens("", READ, "", None,                      200, 200, 401, 403, 200),
-    "operator's":        Tokens(WRITE, "", "", None,                     200, 401, 401, 401, 200),
-    "both":              Tokens(WRITE, "", GENERATED, None,              200, 401, 401, 401, 200),
+    "write":             Tokens(WRITE, "", "", None,                     200, 401, 401, 401, 200),
+    "write, generated":  Tokens(WRITE, "", GENERATED, None,              200, 401, 401, 401, 200),
     "right write":       Tokens(WRITE, READ, GENERATED, BEARER_WRITE,    200, 200, 200, 200, 200),
     "right generated":   Tokens("", READ, GENERATED, BEARER_GENERATED,   200, 200, 200, 200, 200),
-    "generated of both": Tokens(WRITE, "", GENERATED, BEARER_GENERATED,  200, 200, 200, 200, 200),
+    "right, both set":   Tokens(WRITE, "", GENERATED, BEARER_GENERATED,  200, 200, 200, 200, 200),
     "right read":        Tokens(WRITE, READ, "", BEARER_READ,            200, 403, 200, 403, 200),
     "wrong":             Tokens(WRITE, READ, GENERATED, BEARER_WRONG,    401, 401, 401, 401, 401),
     "wrong, generated":  Tokens("", "", GENERATED, BEARER_WRONG,         401, 401, 401, 401, 401),
-    "none to be right":  Tokens("", "", "", BEARER_WRONG,                401, 401, 403, 403, 401),
+    "wrong, none set":   Tokens("", "", "", BEARER_WRONG,                401, 401, 403, 403, 401),
 }
 # fmt: on
 BIND_ADDRESSES = ["127.0.0.1", "::1", "0.0.0.0", "192.0.2.5"]  # noqa: S104
@@ -88,7 +88,7 @@ METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH", "PROPFIND
 IS_LOCAL = {
     (bind, (), host, None) for bind in ("127.0.0.1", "::1") for host in ("127.0.0.1:8080", "localhost", "[::1]:8080")
 }
-"""All that is local of these, counted out."""
+"""The combinations of bind address, allowed hosts, host and forwarding header that are local."""
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -236,7 +236,7 @@ OUTSIDE: list[dict[str, object]] = [
 @pytest.mark.parametrize("outside", OUTSIDE)
 def test_without_any_token_one_line_says_what_to_set(outside: dict[str, object]) -> None:
     (line,) = AccessRules.from_settings(settings(**outside)).warnings()
-    assert "every write and, but for /health/live, every read is refused" in line
+    assert "every write and every read except /health/live is refused" in line
     assert "Set API_TOKEN" in line
     (line,) = AccessRules.from_settings(
         settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))

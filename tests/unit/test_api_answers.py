@@ -1,4 +1,4 @@
-"""What each route answers, from a view that stands still.  Redis is away here, as nobody listens on its port."""
+"""The answers of each route for a fixed view, while Redis is unavailable."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ LOCAL = {"Host": "localhost"}
 
 
 class Service:
-    """The application with what it shows and its time as plain attributes."""
+    """The application; tests set its view and its clock as plain attributes."""
 
     def __init__(self, guard: AccessGuard = OPEN, browsers: BrowserGuard = NAMED) -> None:
         self.view, self.now = VIEW, NOON
@@ -110,7 +110,7 @@ def test_data_is_an_array_of_users_with_their_five_fields(service: Service) -> N
 )
 def test_filters_pick_rows(service: Service, query: str, expected: list[str]) -> None:
     assert ids(service.get(f"/data?{query}")) == expected
-    assert ids(service.get(f"/data?{query}")) == expected  # the kept answer
+    assert ids(service.get(f"/data?{query}")) == expected  # the second answer comes from the cache
 
 
 def test_ages_follow_the_date_at_the_moment_asked(service: Service) -> None:

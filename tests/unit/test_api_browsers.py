@@ -1,4 +1,4 @@
-"""What a page of another site may do by way of somebody's browser: nothing, unless its origin is allowed."""
+"""Requests of pages of other sites are refused unless their origin is allowed."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.unit.test_api_answers import Service
 
 APP = "https://app.example.org"
 READABLE = AccessGuard(AccessRules(public_read=True))
-"""So that only the guard under test refuses to read."""
+"""Allows every read, so that only the guard under test refuses one."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def told(result: Result) -> tuple[int, str]:
     return result.status_code, result.json["type"].removeprefix("/docs#")
 
 
-# -- by which name -----------------------------------------------------------------------------------------------------
+# -- host names --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
     [
@@ -69,7 +69,7 @@ def test_a_star_is_every_name(service: Service) -> None:
     assert asked(service, host="whatever.example").status_code == 200
 
 
-# -- from which site ---------------------------------------------------------------------------------------------------
+# -- other sites -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
     "headers",
@@ -114,7 +114,7 @@ def test_a_link_may_be_followed(service: Service) -> None:
 )
 def test_our_own_pages_and_programs_may_read_and_write(service: Service, headers: dict[str, str]) -> None:
     assert asked(service, **headers).status_code == 200
-    assert asked(service, "POST", **headers).status_code == 503  # as far as Redis, which is away in these tests
+    assert asked(service, "POST", **headers).status_code == 503  # accepted; then Redis is missing
 
 
 # -- CORS --------------------------------------------------------------------------------------------------------------

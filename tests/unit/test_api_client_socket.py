@@ -1,4 +1,4 @@
-"""A client's connection as a thread has it: it never waits long for the client."""
+"""The client socket as a thread uses it: a slow client blocks the thread only briefly."""
 
 import socket
 import time
@@ -13,7 +13,7 @@ Pair = tuple[ClientSocket, socket.socket]
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """The server's end, as a thread gets it, and the client's."""
+    """Return the server's end, in the mode in which a thread gets it, and the client's end."""
     ours, client = socket.socketpair()
     with ClientSocket(ours.detach()) as server, client:
         server.setblocking(True)

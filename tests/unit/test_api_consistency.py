@@ -1,4 +1,4 @@
-"""How far what is served is known to be right."""
+"""The value of `consistent_as_of`."""
 
 from dataclasses import replace
 
@@ -36,8 +36,8 @@ def test_with_nothing_to_do_it_is_the_moment_of_the_look_less_the_margin() -> No
 @pytest.mark.parametrize(
     "figures",
     [
-        replace(FIGURES, dirty=dirty(rebuild=5)),  # a rebuild knows of nothing that is wrong
-        replace(FIGURES, whole=False),  # the sweep of the hour
+        replace(FIGURES, dirty=dirty(rebuild=5)),  # a rebuild is no sign of drift
+        replace(FIGURES, whole=False),  # the hourly sweep
     ],
 )
 def test_bulk_work_without_a_reason_does_not_hold_it_back(figures: Figures) -> None:
@@ -75,7 +75,7 @@ def test_events_that_wait_hold_it_back_to_the_last_look_without_any() -> None:
     [
         replace(FIGURES, sound=False),
         replace(FIGURES, dirty=dirty(sweep=1)),
-        replace(FIGURES, waiting=1),  # and it was never seen that none waited
+        replace(FIGURES, waiting=1),  # and no poll has found the inbox empty
         replace(FIGURES, published_etag="another"),
         replace(FIGURES, sees_losses=False, sweep_at=None),
     ],

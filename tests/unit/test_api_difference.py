@@ -1,4 +1,4 @@
-"""An edited file is put together from the old one and its new lines, exactly, and with little to read."""
+"""The line diff: it reproduces the new file exactly and parses few lines again."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Files and images over HTTP, over a bucket in memory: names, sizes, types, ranges, and what is said about them."""
+"""The endpoints for files and images with an in-memory bucket: names, sizes, types and ranges."""
 
 from collections.abc import Iterator
 
@@ -39,7 +39,7 @@ def kind(result: Result) -> str:
     return found.removeprefix("/docs#")
 
 
-# -- putting and deleting ----------------------------------------------------------------------------------------------
+# -- upload and deletion -----------------------------------------------------------------------------------------------
 def test_a_file_is_put_and_the_answer_says_where_to_look(service: Service) -> None:
     result = put(service, "0001.csv", b"a,b")
     assert service.files.get("0001.csv").body == b"a,b"
@@ -77,7 +77,7 @@ def test_a_file_is_deleted_and_the_answer_says_where_to_look(service: Service) -
     service.files.put("ü.png", b"x")
     result = service.client.simulate_delete("/files/ü.png")
     assert (result.status_code, result.headers["location"]) == (202, "/data/%C3%BC")
-    assert service.client.simulate_delete("/files/ü/1.png").status_code == 202  # one that is ignored goes as well
+    assert service.client.simulate_delete("/files/ü/1.png").status_code == 202  # an ignored file can be deleted
     assert service.files.stored == {}
     assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
 
@@ -144,7 +144,7 @@ def test_a_file_that_ends_before_its_length_is_not_stored(service: Service, size
     assert service.files.stored == {}
 
 
-# -- getting -----------------------------------------------------------------------------------------------------------
+# -- download ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("body", [b"", b"short", LARGE])
 def test_a_file_is_given_back_as_it_is(service: Service, body: bytes) -> None:
     etag = service.files.put("1.png", body)
@@ -287,7 +287,7 @@ NO_IMAGES = {
     "wave": b"RIFF\x00\x00\x00\x00WAVEfmt ",
     "bmp": b"BM\x00\x00",
     "pdf": b"%PDF-1.7",
-    "nearly": b"\x89PNG\r\n",
+    "cut off": b"\x89PNG\r\n",
 }
 
 
@@ -317,7 +317,7 @@ def test_what_is_no_raster_image_is_not_shown_whatever_its_name(service: Service
 def test_an_image_that_was_copied_is_shown_from_where_the_row_says(service: Service) -> None:
     row = b"0001,Ivan,Ivanov,946674000000,processed-data/images/0001.png\n"
     service.view = View(table=EMPTY.updated(HEADER + row, "another"))
-    service.files.put("images/0001.png", b"\xff\xd8\xff of somebody who knows the name")
+    service.files.put("images/0001.png", b"\xff\xd8\xff from a client that guesses the name")
     assert kind(service.get("/data/0001/image")) == "no-such-image"
     service.copies.put("images/0001.png", PNG)
     result = service.get("/data/0001/image")
@@ -331,7 +331,7 @@ def test_a_large_image_is_shown_whole(service: Service) -> None:
 def test_a_user_without_a_row_or_an_image_has_none_to_show(service: Service) -> None:
     assert kind(service.get("/data/nobody/image")) == "no-such-user"
     assert kind(service.get("/data/0001/image")) == "no-such-image"
-    assert kind(service.get("/data/0002/image")) == "no-such-image"  # deleted since
+    assert kind(service.get("/data/0002/image")) == "no-such-image"  # deleted after the publish
     service.view = View()
     assert kind(service.get("/data/0002/image")) == "nothing-published"
 

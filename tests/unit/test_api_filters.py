@@ -1,4 +1,4 @@
-"""Who is how old, and who is asked for."""
+"""Ages and filters: parsing, limits and calendar arithmetic."""
 
 from datetime import UTC, date, datetime, timedelta
 

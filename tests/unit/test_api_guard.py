@@ -1,4 +1,4 @@
-"""The guard in front of the whole application: bypass attempts, delays, and what the log says."""
+"""The access guard in front of the whole application: bypass attempts, delays and log lines."""
 
 import logging
 import re
@@ -30,7 +30,7 @@ PROXIED = {"Host": NAME, "X-Forwarded-For": "203.0.113.9", "Via": "1.1 nginx"}
 
 
 class Time:
-    """A clock that only sleeping and the test move."""
+    """A clock that advances only when something sleeps or when the test sets it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ class Guarded:
         headers: dict[str, str] | None = None,
         **more: Any,  # noqa: ANN401
     ) -> Result:
-        """Send a request of a local client, or with the headers given."""
+        """Send a request as a local client, or with the given headers."""
         sent = {"Host": "localhost"} if headers is None else headers
         more = {"remote_addr": "127.0.0.1", **more}
         return self.client.simulate_request(method, path, headers=sent, **more)
@@ -82,7 +82,7 @@ def kind(result: Result) -> str:
     return found.removeprefix("/docs#")
 
 
-# -- behind a proxy ----------------------------------------------------------------------------------------------------
+# -- behind a proxy --------------------------------------------------------------------------------
 BEHIND_A_PROXY = [
     pytest.param(AccessRules(allowed_hosts=(NAME,)), 403, id="no token"),
     pytest.param(AccessRules(allowed_hosts=(NAME,), tokens=TOKENS[1:]), 401, id="generated"),
@@ -109,7 +109,7 @@ def test_write_from_this_machine_needs_no_token(guarded: Guarded) -> None:
     assert without_host.status_code == 401
 
 
-# -- every route -------------------------------------------------------------------------------------------------------
+# -- all routes ------------------------------------------------------------------------------------
 OPERATIONS = [(method.upper(), path) for path, methods in PATHS.items() for method in methods]
 OPERATIONS += [("HEAD", path) for method, path in OPERATIONS if method == "GET"]
 
@@ -159,7 +159,7 @@ def test_liveness_is_open_for_reading_alone(guarded: Guarded, method: str) -> No
     assert guarded.ask(method, "/health/live", PROXIED).status_code == 403
 
 
-# -- bypass attempts ---------------------------------------------------------------------------------------------------
+# -- bypass attempts -------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -186,7 +186,8 @@ def test_liveness_is_open_for_reading_alone(guarded: Guarded, method: str) -> No
     ],
 )
 def test_what_is_not_the_token_is_refused(guarded: Guarded, authorization: str) -> None:
-    for method in ("DELETE", "GET"):  # even of a local client, and even to read
+    # A wrong token is refused even for a local client's read, which needs no token.
+    for method in ("DELETE", "GET"):
         answer = guarded.send(authorization, method, "/files/1.csv")
         assert (answer.status_code, kind(answer)) == (401, "token")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -261,12 +262,12 @@ def test_without_any_token_a_refusal_says_what_to_set(guarded: Guarded) -> None:
     assert "PUBLIC_READ" in answer.json["detail"]
 
 
-# -- wrong tokens ------------------------------------------------------------------------------------------------------
+# -- wrong tokens ----------------------------------------------------------------------------------
 def test_fifty_wrong_tokens_are_slowed_and_logged_once(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for number in range(50):
         assert guarded.send(f"Bearer guess-{number}").status_code == 401
-        assert guarded.send(f"Bearer {WRITE}").status_code == 404  # the right one passes
+        assert guarded.send(f"Bearer {WRITE}").status_code == 404  # a valid token is not delayed
     assert guarded.time.slept == [1.0] * (50 - MAX_FAILURES)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith("10 failed tokens from 127.0.0.1 within 60 s")
@@ -322,7 +323,7 @@ def test_one_request_is_delayed_at_a_time_and_others_are_answered_at_once() -> N
     thread.join()
     assert [answer.status_code for answer in delayed] == [401]
     sleeping.clear()
-    assert ask("/files/1.csv", headers=wrong).status_code == 401  # there is room again
+    assert ask("/files/1.csv", headers=wrong).status_code == 401  # a delay slot is free again
     assert sleeping.is_set()
     service.redis.close()
 
@@ -336,7 +337,7 @@ def test_addresses_that_are_remembered_are_bounded() -> None:
     assert limiter.count_failed_token("2001:db8::busy") == 3 * MAX_ADDRESSES + 1
 
 
-# -- the log -----------------------------------------------------------------------------------------------------------
+# -- log lines -------------------------------------------------------------------------------------
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
@@ -375,4 +376,4 @@ def test_refusals_in_the_log_are_bounded(guarded: Guarded, caplog: pytest.LogCap
     for _ in range(100):
         assert guarded.ask("POST", "/data").status_code == 401
     assert len(caplog.records) == MAX_FAILURES
-    assert guarded.time.slept == []  # to send no token is not to guess one
+    assert guarded.time.slept == []  # a missing token is not a guess

@@ -1,4 +1,4 @@
-"""When the service is ready, and what it says when it is not."""
+"""Readiness: when the service is ready, and the reasons if it is not."""
 
 from dataclasses import replace
 
@@ -66,14 +66,14 @@ def test_with_redis_never_heard_nothing_of_it_is_told() -> None:
     [
         (View(figures=FIGURES, looked_at=NOW, heard_at=NOW), "nothing is published yet"),
         (replace(VIEW, store_error="connection refused"), "cannot be read: connection refused"),
-        (replace(VIEW, looked_at=NOW - 20), "last looked at 20 s ago"),
+        (replace(VIEW, looked_at=NOW - 20), "last checked 20 s ago"),
         (replace(VIEW, redis_error="connection refused"), "Redis does not answer: connection refused"),
-        (replace(VIEW, heard_at=NOW - 20), "Redis has not answered lately"),
-        (replace(VIEW, figures=None, heard_at=None), "Redis has not answered lately"),
+        (replace(VIEW, heard_at=NOW - 20), "Redis has not answered recently"),
+        (replace(VIEW, figures=None, heard_at=None), "Redis has not answered recently"),
         (replace(VIEW, figures=replace(FIGURES, oldest_event=NOW - 61)), "has not been published for 61 s"),
-        (replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7201)), "the last sweep was 7201 s ago"),
-        (replace(VIEW, broken_since=NOW - 61), "something may have been lost"),
-        (replace(VIEW, figures=replace(FIGURES, waiting=7), stuck_since=NOW - 61), "7 events wait, and none was noted"),
+        (replace(VIEW, figures=replace(FIGURES, sweep_at=NOW - 7201)), "the last sweep began 7201 s ago"),
+        (replace(VIEW, broken_since=NOW - 61), "events or writes may have been lost"),
+        (replace(VIEW, figures=replace(FIGURES, waiting=7), stuck_since=NOW - 61), "7 events queued, none processed"),
     ],
 )
 def test_each_thing_that_is_not_well_is_a_reason_of_its_own(view: View, reason: str) -> None:

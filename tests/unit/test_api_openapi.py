@@ -1,4 +1,4 @@
-"""The description of the API is true in both directions: what is in it is so, and what is so is in it."""
+"""The OpenAPI description and the API agree: same routes, parameters, problems and tokens."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_names_that_may_be_put_are_described_as_they_are(name: str) -> None:
     assert bool(re.search(READABLE, name)) == (refusal_of(name) is None)
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+# -- HTML page -------------------------------------------------------------------------------------
 def test_the_page_tells_every_route_parameter_and_problem(service: Service) -> None:
     text = service.get("/docs").text
     for path, methods in PATHS.items():

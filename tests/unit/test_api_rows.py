@@ -1,4 +1,4 @@
-"""What may be asked of GET /data: a page, an order, a search, some fields, a format; and GET /data/{user_id}."""
+"""GET /data with pages, orders, searches, fields and formats; and GET /data/{user_id}."""
 
 import csv
 import gzip
@@ -56,7 +56,7 @@ def ids(result: Result) -> list[str]:
     return [row["user_id"] for row in result.json]
 
 
-# -- an order, a search, some fields -----------------------------------------------------------------------------------
+# -- order, search, fields -------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [
@@ -113,7 +113,7 @@ def test_all_of_it_goes_together(service: Service) -> None:
     assert result.headers["x-total-count"] == "3"
 
 
-# -- a page ------------------------------------------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------------
 def links(result: Result) -> dict[str, str]:
     found = {}
     for part in result.headers.get("link", "").split(", "):
@@ -158,7 +158,7 @@ def test_a_page_is_what_there_is_of_it(service: Service, query: str, expected: i
     assert (len(result.json), result.headers["x-total-count"]) == (expected, "5")
 
 
-# -- a format ----------------------------------------------------------------------------------------------------------
+# -- formats ---------------------------------------------------------------------------------------
 def test_without_a_wish_and_for_curl_it_is_json(service: Service) -> None:
     for accept in ("*/*", "application/json", "application/*", "*/*;q=0.1", "text/html;q=0.1,*/*"):
         assert service.get("/data", Accept=accept).headers["content-type"] == "application/json"
@@ -178,7 +178,7 @@ def test_without_a_wish_and_for_curl_it_is_json(service: Service) -> None:
 def test_a_format_is_asked_for_by_accept_or_by_name(service: Service, accept: str, name: str, media_type: str) -> None:
     by_accept, by_name = service.get("/data", Accept=accept), service.get(f"/data?format={name}", Accept="*/*")
     assert by_accept.headers["content-type"] == by_name.headers["content-type"] == media_type
-    if name != "html":  # whose links say what was asked
+    if name != "html":  # the links of the HTML page contain the query
         assert by_accept.content == by_name.content
     assert "Accept" in by_accept.headers["vary"]
     assert by_accept.headers["etag"] != service.get("/data").headers["etag"]
@@ -214,7 +214,7 @@ def test_parquet_has_types_and_nulls(service: Service) -> None:
     assert table["img_path"].to_pylist()[:2] == [None, "src-data/0002.png"]
 
 
-# -- every question by a second, slow way ------------------------------------------------------------------------------
+# -- all queries against a slow reference implementation -------------------------------------------
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=6)
 names = st.sampled_from(["Ann", "ann", "Éva", 'O"N', ",", '","first_name":', "a}", "\\", ""]) | texts
 tables = st.dictionaries(
@@ -241,7 +241,7 @@ questions = st.fixed_dictionaries(
 
 
 def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
-    """The same in plain Python."""
+    """Evaluate a query in plain Python, as the reference for the fast implementation."""
     question = Question.parse(asked)
     found = [
         row for row in rows if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
@@ -284,7 +284,7 @@ def test_every_question_is_answered_rightly_in_every_format(rows: list[Row], ask
         assert found == expected
 
 
-# -- gzip --------------------------------------------------------------------------------------------------------------
+# -- gzip ------------------------------------------------------------------------------------------
 def many(count: int) -> list[Row]:
     return [
         Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 7919, f"src-data/{n:06}.png" if n % 3 else "") for n in range(count)
@@ -351,7 +351,7 @@ def test_blocks_are_one_valid_stream_wherever_they_are_cut(text: bytes, places: 
     assert gzip.decompress(packed) == text
 
 
-# -- in a browser ------------------------------------------------------------------------------------------------------
+# -- HTML page -------------------------------------------------------------------------------------
 def test_a_browser_gets_a_page_with_the_rows(service: Service) -> None:
     result = service.get("/data", Accept=BROWSER)
     assert result.text.startswith("<!doctype html>")
@@ -408,7 +408,7 @@ def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
     assert "Ivanov" not in result.text
 
 
-# -- one user ----------------------------------------------------------------------------------------------------------
+# -- one user --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("row", PEOPLE, ids=lambda row: row.user_id)
 def test_a_user_is_an_object_as_in_the_array(service: Service, row: Row) -> None:
     result = service.client.simulate_get("/data/" + row.user_id)

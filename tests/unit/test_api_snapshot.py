@@ -1,4 +1,4 @@
-"""The table in memory: the same whether it was read at once or followed, and its JSON what the rows say."""
+"""The snapshot: an updated table equals one that is parsed as a whole, and its JSON the rows."""
 
 import json
 from itertools import pairwise

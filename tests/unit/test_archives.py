@@ -1,4 +1,4 @@
-"""Archives, member by member: every kind that people make, and every way to be broken or hostile."""
+"""Archive readers: the formats of common programs, damaged archives, and zip bombs."""
 
 import gzip
 import io
@@ -52,13 +52,15 @@ def paths(key: str, body: bytes, pool: ThreadPoolExecutor) -> list[str]:
 
 
 def refusal(key: str, body: bytes, pool: ThreadPoolExecutor) -> str:
+    """Return the reason with which the archive is rejected."""
     with pytest.raises(InvalidArchive) as refused:
         members(key, body, pool)
     return refused.value.reason
 
 
-# -- good ones -------------------------------------------------------------------------------------------------------
+# -- valid archives --------------------------------------------------------------------------------
 def archives() -> dict[str, tuple[str, bytes]]:
+    """Return valid archives of `FILES`: key and content by a description of the format."""
     files = {path: body for path, body in FILES.items() if not path.endswith("/")}
     with_folder = io.BytesIO()
     with tarfile.open(fileobj=with_folder, mode="w") as archive:
@@ -71,17 +73,17 @@ def archives() -> dict[str, tuple[str, bytes]]:
             archive.addfile(info, io.BytesIO(body))
     split = gzip.compress(tar_of(files)[:700]) + gzip.compress(tar_of(files)[700:])
     return {
-        "deflated": ("u.zip", zip_of(FILES)),
-        "stored": ("u.zip", zip_of(FILES, zipfile.ZIP_STORED)),
-        "with something before it": ("u.zip", b"#!/bin/sh\n" * 50 + zip_of(FILES)),
+        "zip deflated": ("u.zip", zip_of(FILES)),
+        "zip stored": ("u.zip", zip_of(FILES, zipfile.ZIP_STORED)),
+        "zip with a prefix": ("u.zip", b"#!/bin/sh\n" * 50 + zip_of(FILES)),
         "pax": ("u.tar", tar_of(files)),
         "gnu": ("u.tar", tar_of(files, tarfile.GNU_FORMAT)),
         "ustar": ("u.tar", tar_of(files, tarfile.USTAR_FORMAT)),
-        "with folders": ("u.tar", with_folder.getvalue()),
-        "gz": ("u.tar.gz", tar_gz_of(files)),
-        "gz by another name": ("u.tar", tar_gz_of(files)),
-        "gz in two streams": ("u.tgz", split),
-        "gz with padding": ("u.tgz", tar_gz_of(files) + bytes(1000)),
+        "tar with folders": ("u.tar", with_folder.getvalue()),
+        "gzip": ("u.tar.gz", tar_gz_of(files)),
+        "gzip named .tar": ("u.tar", tar_gz_of(files)),
+        "gzip in two streams": ("u.tgz", split),
+        "gzip with padding": ("u.tgz", tar_gz_of(files) + bytes(1000)),
     }
 
 
@@ -135,9 +137,9 @@ def test_a_long_name_is_read_from_an_extended_header(pool: ThreadPoolExecutor) -
 @pytest.mark.parametrize(
     ("raw", "path"),
     [
-        (b"\x82.csv", "é.csv"),  # CP437, as zip wrote it under DOS
-        ("é.csv".encode(), "é.csv"),  # UTF-8 without its flag, as macOS writes it
-        (b"a\\1.csv", "a/1.csv"),  # as .NET wrote folders
+        (b"\x82.csv", "é.csv"),  # CP437, written by zip on DOS
+        ("é.csv".encode(), "é.csv"),  # UTF-8 without its flag, written by macOS
+        (b"a\\1.csv", "a/1.csv"),  # backslashes, written by old versions of .NET
     ],
 )
 def test_names_without_the_flag_for_utf8_are_understood(raw: bytes, path: str, pool: ThreadPoolExecutor) -> None:
@@ -166,7 +168,7 @@ def test_of_a_csv_that_is_too_large_the_beginning_is_kept(pool: ThreadPoolExecut
         assert [len(member.body) for member in members(key, body, pool)] == [MAX_CSV_BYTES + 1, 1]
 
 
-# -- broken ones -----------------------------------------------------------------------------------------------------
+# -- damaged and unsafe archives -------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["u.zip", "u.tar", "u.tar.gz"])
 @pytest.mark.parametrize("body", [b"", b"x", b"first_name,last_name\n" * 100, b"PK\x05\x06", b"\x1f\x8b\x08\x00"])
 def test_what_is_no_archive_is_refused(key: str, body: bytes, pool: ThreadPoolExecutor) -> None:
@@ -210,7 +212,7 @@ def test_an_encrypted_zip_is_refused(pool: ThreadPoolExecutor) -> None:
 @pytest.mark.parametrize("path", ["../1.csv", "a/../../1.csv", "/etc/1.csv", "C:/1.csv", "a/..", "..\\1.csv"])
 def test_a_path_that_leads_out_is_refused(path: str, pool: ThreadPoolExecutor) -> None:
     assert "leads out" in refusal("u.zip", zip_of({"0.csv": b"", path: b"x"}), pool)
-    if "\\" not in path:  # which means a folder on Windows only
+    if "\\" not in path:  # a backslash separates folders only on Windows
         assert "leads out" in refusal("u.tar", tar_of({"0.csv": b"", path: b"x"}), pool)
 
 
@@ -244,7 +246,7 @@ def test_a_method_that_nobody_uses_is_refused_by_its_number(method: int, pool: T
     assert f"method {method}" in refusal("u.zip", zip_of({"1.csv": b"x" * 50}, method), pool)
 
 
-# -- bombs -----------------------------------------------------------------------------------------------------------
+# -- zip bombs and limits --------------------------------------------------------------------------
 def test_what_unpacks_to_a_hundred_times_its_size_is_refused(pool: ThreadPoolExecutor) -> None:
     zeros = {"1.png": bytes(60_000_000), "2.png": bytes(60_000_000)}
     assert "100 times" in refusal("u.zip", zip_of(zeros), pool)

@@ -1,3 +1,5 @@
+"""Tests of `bench.figures`: percentiles, goals, and the table of results."""
+
 import random
 import re
 

@@ -1,4 +1,4 @@
-"""What is in a bundle, as sorted lines; and which bundles are visible."""
+"""The index of a bundle and the bundle catalog."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,7 @@ Files = Mapping[str, tuple[Person | tuple[str, int | None] | None, MemberImage |
 
 
 def index_of(files: Files) -> BundleIndex:
+    """Return the index of a bundle with these CSVs and images."""
     builder = IndexBuilder()
     for user_id, (csv, image) in files.items():
         version = CsvVersion("ignored", "etag", 0)
@@ -76,7 +77,7 @@ def test_other_bytes_are_no_index(body: bytes) -> None:
         BundleIndex("u.zip", SINCE, body)
 
 
-# -- the shelf -------------------------------------------------------------------------------------------------------
+# -- the bundle catalog ----------------------------------------------------------------------------
 def shelved(since: int, *, reason: str = "", key: str = "u.zip") -> Shelved:
     return Shelved("etag", since, digest_of(key, "etag"), since, reason=reason)
 

@@ -1,4 +1,4 @@
-"""What README.md, docs/architecture.md and .env.example say of the code is so."""
+"""Tests that README.md, SECURITY.md, docs/ and .env.example agree with the code."""
 
 import ast
 import importlib
@@ -29,9 +29,9 @@ NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
 
 
 def rows(text: str, header: str) -> Iterator[list[str]]:
-    """The cells of the table with this header."""
+    """Yield the cells of each row of the Markdown table with this header."""
     _, found, table = text.partition(f"| {header} |\n")
-    assert found, f"no table with the header {header}"
+    assert found, f"there is no table with the header {header}"
     for line in table.splitlines()[1:]:
         if not line.startswith("|"):
             return
@@ -39,12 +39,15 @@ def rows(text: str, header: str) -> Iterator[list[str]]:
 
 
 def documented_settings() -> dict[str, str]:
-    """Setting to default, as the README's table has it."""
+    """Map each setting in the README's table to its default."""
     return {name.strip("`"): default.strip("`") for name, default, _ in rows(README, "setting | default | what it is")}
 
 
 def compose_settings() -> dict[str, str]:
-    """Setting to default, as the table of docs/operations.md has it: what only docker-compose.yml reads."""
+    """Map each setting in the table of docs/operations.md to its default.
+
+    Only docker-compose.yml reads these settings.
+    """
     operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     return {
         name.strip("`"): default.strip("`")
@@ -53,12 +56,15 @@ def compose_settings() -> dict[str, str]:
 
 
 def compose_variables() -> dict[str, str]:
-    """Variable to default, as docker-compose.yml reads them."""
+    """Map each variable in docker-compose.yml to its default."""
     return dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
 
 
 def settings_read() -> dict[str, str | None]:
-    """Every `env.<type>("NAME", default)` of shared/settings.py; None for a setting that must be given."""
+    """Map each `env.<type>("NAME", default)` in shared/settings.py to its default.
+
+    A required setting maps to None.
+    """
     found = {}
     for node in ast.walk(ast.parse((ROOT / "shared" / "settings.py").read_text(encoding="utf-8"))):
         match node:
@@ -68,16 +74,16 @@ def settings_read() -> dict[str, str | None]:
 
 
 def words_of(*paths: Path) -> set[str]:
-    """Every string of these Python files that looks like the name of a setting."""
+    """Return every string in these Python files that looks like the name of a setting."""
     nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text for text in strings if NAME.fullmatch(text)}
 
 
-# -- settings ----------------------------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------
 def test_every_setting_that_is_read_is_in_the_readme_and_in_the_example() -> None:
     read = settings_read().keys() | words_of(ROOT / "local" / "configuration.py")
-    assert read >= {"MINIO_ENDPOINT", "API_PORT", "LOG_LEVEL"}  # the search finds what there is
+    assert read >= {"MINIO_ENDPOINT", "API_PORT", "LOG_LEVEL"}  # the search works
     assert read <= documented_settings().keys()
     assert read <= ENV_EXAMPLE.keys()
 
@@ -89,7 +95,7 @@ def test_the_readme_and_the_example_name_the_same_settings() -> None:
 def test_every_variable_of_docker_compose_is_documented_with_its_default() -> None:
     documented = documented_settings() | compose_settings()
     variables = compose_variables()
-    assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search finds what there is
+    assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search works
     assert variables.keys() <= documented.keys()
     told = {name: default for name, default in variables.items() if default and name != "MINIO_ENDPOINT"}
     assert {name: documented[name] for name in told} == told
@@ -119,7 +125,7 @@ def test_the_example_shows_the_defaults_that_the_readme_tells() -> None:
     documented = documented_settings()
     shown = settings_read() | dict.fromkeys(PORTS) | {"ROWDROP_DIR": None}
     told = {name: documented[name] for name in shown if ENV_EXAMPLE[name]}
-    examples = {"MINIO_ENDPOINT", "REDIS_URL"}  # of servers that somebody has; they have no default
+    examples = {"MINIO_ENDPOINT", "REDIS_URL"}  # of external servers; they have no default
     assert {name: ENV_EXAMPLE[name] for name in told if name not in examples} == {
         name: default for name, default in told.items() if name not in examples
     }
@@ -130,10 +136,10 @@ def test_nothing_in_the_example_is_set() -> None:
     assert [line for line in lines if line and not line.startswith("#")] == []
 
 
-# -- routes ------------------------------------------------------------------------------------------------------------
+# -- routes --------------------------------------------------------------------------------------
 @pytest.fixture
 def routes() -> Iterator[set[str]]:
-    """The methods and paths that the application answers, without HEAD, which comes with each GET."""
+    """Yield the methods and paths of the application, without HEAD, which every GET implies."""
     with Redis() as unused:
         app = create_app(api_parts(unused), BrowserGuard(), AccessGuard(AccessRules()))
         yield {
@@ -158,9 +164,12 @@ def test_every_parameter_is_in_the_readme() -> None:
     )
 
 
-# -- files, keys, numbers ----------------------------------------------------------------------------------------------
+# -- files, keys, numbers ------------------------------------------------------------------------
 def files_named(text: str) -> set[str]:
-    """The files (`worker/app.py`, `run.sh`) and folders (`worker/lua/`) that a page names in code spans."""
+    """Return the files and folders that a page names in code spans.
+
+    Examples are `worker/app.py`, `run.sh` and `worker/lua/`.
+    """
     return {word for word in IN_CODE.findall(text) if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)}
 
 
@@ -211,9 +220,9 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     assert [name for name in named if f"def {name}" not in sources] == []
 
 
-# -- links -------------------------------------------------------------------------------------------------------------
+# -- links ---------------------------------------------------------------------------------------
 def anchors(page: Path) -> set[str]:
-    """The fragments by which the headings of a page are reached."""
+    """Return the link fragments of the headings of a page."""
     headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""What MinIO says, decoded."""
+"""Tests of `worker.events`: decoding of MinIO's notifications, valid and invalid."""
 
 import contextlib
 import json

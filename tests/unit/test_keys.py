@@ -1,4 +1,4 @@
-"""Which user, and which part, a key is."""
+"""Tests of `shared.keys`: the classification of keys and of members of bundles."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The memo of facts."""
+"""Tests of `shared.manifest`: merging, and encoding and decoding of facts."""
 
 import contextlib
 
@@ -110,7 +110,7 @@ def test_a_lost_table_is_made_of_the_facts() -> None:
     ]
 
 
-# -- what is no manifest -----------------------------------------------------------------------------------------------
+# -- invalid manifests ---------------------------------------------------------------------------
 def parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)

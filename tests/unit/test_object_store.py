@@ -1,4 +1,7 @@
-"""An answer of MinIO that no MinIO of ours gives: its text is that of one that does."""
+"""Tests of `S3ObjectStore` against a canned response that the tests' own MinIO does not produce.
+
+Its body is copied from a MinIO that does.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ TAMPERED = (
 
 
 class Tampered(BaseHTTPRequestHandler):
-    """Answers each request as MinIO answers a LIST with a tampered object in it."""
+    """Handles each request as MinIO handles a LIST with a tampered object in it."""
 
     def do_GET(self) -> None:
         self.send_response(206)
@@ -26,7 +29,7 @@ class Tampered(BaseHTTPRequestHandler):
         self.wfile.write(TAMPERED)
 
     def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -39,7 +42,10 @@ def tampered() -> Iterator[S3ObjectStore]:
 
 
 def test_a_list_that_is_an_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> None:
-    """obstore takes it for a page without objects: a sweep would find that all files are gone."""
+    """Require an error, because obstore reads the response as an empty page.
+
+    A sweep would then conclude that all files were deleted.
+    """
     with pytest.raises(StoreUnavailable):
         list(tampered.objects())
     with pytest.raises(StoreUnavailable):

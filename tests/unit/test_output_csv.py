@@ -1,4 +1,4 @@
-"""The published table as bytes."""
+"""Tests of `shared.output_csv`: lines, the table held as bytes, its repair, and DataFrames."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def sorted_rows(table: dict[str, Row]) -> list[Row]:
     return [table[user_id] for user_id in sorted(table)]
 
 
-# -- a row and its line ------------------------------------------------------------------------------------------------
+# -- a row and its line --------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
@@ -75,7 +75,7 @@ def test_another_line_is_refused(line: bytes) -> None:
         decode_row(line)
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------------------
 def test_a_table_without_rows_is_the_header_alone() -> None:
     assert OutputCsv().body == HEADER == b"user_id,first_name,last_name,birthts,img_path\n"
     assert len(OutputCsv()) == 0
@@ -142,7 +142,7 @@ def test_a_row_under_another_users_id_is_refused() -> None:
         OutputCsv().replace({"1": row("2")})
 
 
-# -- files that anyone may have edited ---------------------------------------------------------------------------------
+# -- files that may have been edited by hand -----------------------------------------------------
 @given(TABLES)
 def test_what_a_publisher_wrote_is_proper_and_its_repair_the_same_bytes(table: dict[str, Row]) -> None:
     body = output_of(table).body
@@ -215,7 +215,7 @@ def test_a_long_table_is_proper_across_the_blocks_in_which_it_is_read() -> None:
     assert OutputCsv.repair(swapped).body == body
 
 
-# -- in columns --------------------------------------------------------------------------------------------------------
+# -- in columns ----------------------------------------------------------------------------------
 @given(TABLES)
 def test_a_frame_holds_what_the_rows_hold(table: dict[str, Row]) -> None:
     frame = read_frame(output_of(table).body)
@@ -234,7 +234,7 @@ def test_text_stays_text_and_nothing_is_missing(text: str) -> None:
 
 @pytest.mark.parametrize("lines", [b"1,a,b\n", b"1,a,b,x,c\n", b"1,a,b,,c\n", b"1,\xff,b,1,c\n", b"1,a,b,1,c"])
 def test_a_file_that_is_no_table_is_refused(lines: bytes) -> None:
-    with pytest.raises(InvalidOutputCsv, match=r"^(a line is not a row|the last line is not ended)$"):
+    with pytest.raises(InvalidOutputCsv, match=r"^(a line is not a row|the last line has no line ending)$"):
         read_frame(HEADER + lines)
 
 

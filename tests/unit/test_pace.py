@@ -1,4 +1,4 @@
-"""Work held to a share of the time."""
+"""Tests of `shared.pace`: the throttle that limits work to a share of the time."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_what_was_spent_beyond_the_burst_is_waited_for() -> None:
     pace = Pace(0.2, 0.1, clock)
     clock.now += 1.0
     pace.spent(1.0)
-    # 1 s of work is a fifth of 5 s; 1 s of these has passed, and the burst pays for half a second.
+    # At a share of 0.2, 1 s of work needs 5 s. 1 s has passed, and the burst covers half a second.
     assert pace.wait_s() == pytest.approx(5 - 1 - 0.1 / 0.2)
 
 
@@ -56,7 +56,8 @@ def test_work_without_end_gets_its_share_whatever_the_length_of_its_pieces(piece
 
 
 def test_nobody_waits_longer_than_was_said_whatever_went_before() -> None:
-    # A publisher that pays off a minute's burst before it publishes a sweep's rows would look as if it hung.
+    # A publisher that waited for the whole deficit of a long burst before it publishes a sweep's
+    # rows would appear to hang.
     clock = Clock()
     pace = Pace(0.2, 0.1, clock, 2.0)
     for _ in range(100):

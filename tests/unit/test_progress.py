@@ -1,4 +1,4 @@
-"""The sign of progress, which a health check looks at."""
+"""Tests of `worker.progress`: the heartbeat file that liveness checks read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""rejects.csv and back."""
+"""Tests of `shared.rejects`: encoding and decoding of rejects.csv."""
 
 import csv
 import io

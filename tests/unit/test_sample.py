@@ -1,3 +1,5 @@
+"""The files of the sample data."""
+
 import struct
 import zlib
 

@@ -1,4 +1,4 @@
-"""What MinIO tells of itself, and of what two such answers are evidence."""
+"""Tests of `worker.server_figures`: MinIO's metrics, and the loss signals between two reads."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server:
     [
         (figures(), []),
         (figures(started=2.5), ["minio_restarted"]),
-        (figures(started=2.5, errors=3), ["minio_restarted"]),  # the counters of a new process begin anew
+        (figures(started=2.5, errors=3), ["minio_restarted"]),  # a new process resets its counters
         (figures(skipped=1), ["events_skipped"]),
         (figures(errors=1), ["events_failed"]),
         (figures(errors=1, skipped=1), ["events_failed", "events_skipped"]),
@@ -62,7 +62,7 @@ def endpoint() -> Iterator[str]:
             self.wfile.write(METRICS.encode())
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Metrics) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))

@@ -1,4 +1,4 @@
-"""Settings come from the environment, all wrong ones are named at once, and no secret is ever shown."""
+"""Tests of `shared.settings`: defaults, validation, tokens, and that no error shows a secret."""
 
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def test_what_is_no_name_or_origin_is_refused_with_an_example(
         Settings.from_environment()
 
 
-# -- tokens of the API -------------------------------------------------------------------------------------------------
+# -- tokens of the API ---------------------------------------------------------------------------
 GOOD = "token-0123456789-abcdefg"
 OTHER = "token-9876543210-zyxwvut"
 ALL_SYMBOLS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != ",")
@@ -184,7 +184,7 @@ def test_a_token_that_cannot_be_used_is_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{said}") as refused:
         Settings.from_environment()
-    assert len(value) == 1 or value not in str(refused.value)  # "a" is in every sentence
+    assert len(value) == 1 or value not in str(refused.value)  # "a" occurs in every message
 
 
 @pytest.mark.parametrize("name", ["API_TOKENS", "READ_TOKENS"])

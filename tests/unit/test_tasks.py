@@ -1,4 +1,4 @@
-"""What the tasks do with messages that nobody should have sent."""
+"""Tests how the tasks handle messages that no client sends."""
 
 import logging
 
@@ -14,9 +14,9 @@ def test_a_message_for_a_user_that_cannot_be_is_ignored_and_logged(
     user_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def wiring() -> Wiring:
-        raise AssertionError("it must not be marked")
+        raise AssertionError("the user must not be marked")
 
     app = create_app(Settings("http://not.used", "", "", "redis://not.used:6379/0"), wiring)
     with caplog.at_level(logging.WARNING):
         app.tasks["refresh_asked"].run(user_id, "request")
-    assert "a user that cannot be" in caplog.text
+    assert "a user ID that no file can have" in caplog.text

@@ -1,4 +1,4 @@
-"""One user's CSV: read, or refused with a reason for its owner."""
+"""Tests the parser of one user's CSV: a person, or a reason for the author of the file."""
 
 import contextlib
 import re
@@ -21,7 +21,7 @@ def refusal(body: bytes | str) -> InvalidUserFile:
     return raised.value
 
 
-# -- what is read ------------------------------------------------------------------------------------------------------
+# -- valid files -----------------------------------------------------------------------------------
 def test_the_form_of_the_task_with_blanks_after_the_commas_is_read() -> None:
     assert parse(b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n") == person()
 
@@ -113,7 +113,7 @@ def test_whatever_the_names_they_come_out_as_they_went_in(first: str, last: str,
     assert parse(body) == Person(first.strip(), last.strip(), birthts)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- invalid files ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("body", "reason", "line"),
     [
@@ -216,7 +216,7 @@ def test_at_most_40_characters_of_a_file_are_quoted_and_none_that_does_not_print
     assert len(reason.split("found: ")[1]) == 40
 
 
-# -- whatever the bytes ------------------------------------------------------------------------------------------------
+# -- arbitrary bytes -------------------------------------------------------------------------------
 def answered(body: bytes) -> None:
     try:
         found = parse(body)
@@ -230,7 +230,7 @@ def answered(body: bytes) -> None:
         with contextlib.suppress(UnicodeEncodeError):
             names.encode()
             return
-        raise AssertionError("a name is not Unicode")
+        raise AssertionError("a name cannot be encoded as UTF-8")
 
 
 @settings(max_examples=500)

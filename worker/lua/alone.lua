@@ -1,16 +1,20 @@
--- ALONE: the attempts at one user who is to be read alone.
+-- ALONE: the attempts to read one user in isolation.
 --
--- KEYS  1 alone: user -> 'attempts|attempt|pardon|etag': how often a reading of the version `etag` was begun that did
---       not come to its end; the token of the one that may be under way ('' if none is); '1' if one more is granted
--- ARGV  1 the user  2 what is asked:
---       'begin', 3 a token for the attempt, 4 the ETag that the CSV has now, 5 most attempts
---         returns 'unknown' (not to be read alone any more), 'busy' (somebody reads, or died and was not noticed yet),
---         'guilty' (as many attempts as there may be) or 'read', and then the attempt counts, unless it is taken back
---       'failed', 3 its token: the attempt came to its end without a reading, and does not count
---       'over', 3 its token: the attempt did not come to its end, and is surely not under way any more
---       'done': the user was read
---       'remember', 3 the ETag of the version that was found guilty, 4 most attempts: that was so, if nothing is known
---       'pardon', 3 and 4 the same: grant one more attempt at it
+-- KEYS  1 alone: user -> 'attempts|attempt|pardon|etag': number of attempts at the file version
+--       `etag` that began and did not end normally; token of the attempt that may be running
+--       ('' if none); '1' if one more attempt is granted
+-- ARGV  1 user  2 command:
+--       'begin', 3 token of the attempt, 4 current ETag of the CSV, 5 maximum number of attempts
+--         Returns 'unknown' (not isolated any more), 'busy' (an attempt is running, or its worker
+--         died and the watchdog has not detected it yet), 'guilty' (no attempts left) or 'read'.
+--         With 'read' the attempt counts, unless it is refunded.
+--       'failed', 3 token: refund the attempt, which ended without a result for a reason unrelated
+--         to the file
+--       'over', 3 token: the attempt did not end normally, and cannot be running any more
+--       'done': the user was read, so end its isolation
+--       'remember', 3 ETag of the quarantined version, 4 maximum number of attempts: restore the
+--         quarantine of that version, unless there is an entry
+--       'pardon', 3 and 4 as above: grant one more attempt at that version
 local alone, user, asked = KEYS[1], ARGV[1], ARGV[2]
 local entry = redis.call('HGET', alone, user)
 if not entry and (asked == 'pardon' or asked == 'remember') then entry = ARGV[4] .. '|||' .. ARGV[3] end
@@ -37,7 +41,7 @@ elseif asked == 'remember' then
 else
   if attempt ~= '' then return 'busy' end
   if etag ~= ARGV[4] then
-    attempts, pardon, etag = 0, '', ARGV[4] -- another version of the file
+    attempts, pardon, etag = 0, '', ARGV[4] -- a new file version has its own retry budget
   end
   if attempts >= tonumber(ARGV[5]) and pardon == '' then
     keep()

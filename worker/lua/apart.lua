@@ -1,6 +1,7 @@
--- APART: a reading has not come to its end, so that its worker died or hangs: each of its users is to be read alone.
--- KEYS  1 readings  2 dirty  3 alone        ARGV  1 the reading's token  then its users ...
--- Returns the users; none if the reading has ended by now, or another watch was quicker.
+-- APART: isolate the users of a read that did not end, as its worker died or hangs.
+-- KEYS  1 readings  2 dirty  3 alone        ARGV  1 read token  then its users ...
+-- Returns the users that are dirty and now isolated; none if the read has ended since, or another
+-- watchdog has handled it: HDEL lets only one of them pass.
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return {} end
 local apart = {}
 for i = 2, #ARGV do

@@ -1,7 +1,7 @@
--- CLAIM: be the reading whose outcome counts, before it does what cannot be handed in by STAGE: writing the shelf.
--- KEYS  1 dirty        ARGV  1 user  2 slot as noted before reading  3 token
--- Returns 1, and the token is the slot from now on; 0 if another reading was accepted or has claimed meanwhile, or the
--- user is not dirty (any more).
+-- CLAIM: take ownership of a user before a write that is not a result (bundles.json).
+-- KEYS  1 dirty        ARGV  1 user  2 read version (`slot`) before the files were read  3 token
+-- Compare-and-set. Returns 1, and the token is the new read version; 0 if another reader submitted
+-- or took ownership since, or the user is not dirty any more.
 local now = redis.call('HGET', KEYS[1], ARGV[1])
 if not now or string.match(now, '|(.*)$') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], string.match(now, '^(.-)|') .. '|' .. ARGV[3])

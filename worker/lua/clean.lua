@@ -1,13 +1,16 @@
--- CLEAN: record what was published and forget what it made clean, as the current writer.
+-- CLEAN: as the current writer, record what was published and make its users clean.
 --
--- KEYS  1 writer  2 published  3 staged  4 dirty  5 epoch  6 evidence:new  7 counters  8 unexplained  9 alone
---       10.. since:<cause>
+-- KEYS  1 writer  2 published  3 staged  4 dirty  5 epoch  6 evidence:new  7 counters
+--       8 unexplained  9 alone  10.. since:<cause>
 -- ARGV  1 token  2 etag  3 rej_etag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
---       then user, 'mark|slot', what its reading did ...: 'changed' or 'same' (what was published), 'verdict' (a reject
---       without having been read), or '' if nobody was unexplained or to be read alone at BEGIN
--- Returns -1 if the lease was lost (then somebody may have been overwritten: evidence), else the number still staged.
+--       then per user: user, 'mark|slot', effect of its result on the published files:
+--       'changed', 'same', 'verdict' (a reject without a read: quarantined), or '' if there was no
+--       isolated user and no silent drift at BEGIN
+-- Returns -1 if the lease was lost, else the number of results still pending. A writer without the
+-- lease may have overwritten a newer publish, so that is a loss signal.
 --
--- A user is clean only if its tokens are still those of the entry that was published: no later mark, no later reading.
+-- A user becomes clean only if its version tokens are still those of the published result: it was
+-- neither marked nor read again since.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('DEL', KEYS[5])
   if redis.call('SADD', KEYS[6], 'publisher_replaced') == 1 then
@@ -23,13 +26,13 @@ for i = 7, #ARGV, 3 do
   if redis.call('HGET', KEYS[4], user) == tokens then
     redis.call('HDEL', KEYS[4], user)
     for k = 10, #KEYS do redis.call('ZREM', KEYS[k], user) end
-    if did == 'changed' or did == 'same' then redis.call('HDEL', KEYS[9], user) end -- it was read: no poison
-  else -- marked or read again meanwhile: dirty still, but its waiting begins anew
+    if did == 'changed' or did == 'same' then redis.call('HDEL', KEYS[9], user) end -- read: end isolation
+  else -- marked or read again since: still dirty, but not overdue, so its waiting time restarts
     for k = 10, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
   end
   if did == 'same' then
-    redis.call('HDEL', KEYS[8], user) -- it did not differ after all: the memo was behind
-  elseif did ~= '' then
+    redis.call('HDEL', KEYS[8], user) -- false alarm: the manifest was stale, the row was not
+  elseif did ~= '' then -- repaired: '+' lets the watchdog count it
     local found = redis.call('HGET', KEYS[8], user)
     if found and string.sub(found, 1, 1) ~= '+' then redis.call('HSET', KEYS[8], user, '+' .. found) end
   end

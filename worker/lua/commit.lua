@@ -1,12 +1,15 @@
--- COMMIT: call everything known to be lost before a sweep's LIST marked, if nothing new became known since.
+-- COMMIT: set the trust state to verified, if there was no loss signal since the sweep began.
+-- The users that were out of sync at its LIST are marked by now.
 --
 -- KEYS  1 epoch  2 published  3 sweep  4 evidence:looked
--- ARGV  1 the sweep's token  2 published.by as it was before the LIST ('' if absent)  3 etag  4 rej_etag of the objects
---       that were compared  5 run_id of Redis as it was before the LIST  then fields and values for the hash `sweep`
--- Returns 1 if the epoch is good again, 0 if evidence came up meanwhile (then another sweep is due).
+-- ARGV  1 the sweep's token  2 published.by as it was before the LIST ('' if absent)
+--       3 etag  4 rej_etag of the objects that were compared
+--       5 run_id of Redis as it was before the LIST
+--       then fields and values for the hash `sweep`
+-- Returns 1 if the trust state is verified, 0 if there was a loss signal: another sweep is due.
 --
--- The compared objects are vouched for only if no publisher recorded anything since before the LIST: else a write of a
--- dead publisher that landed meanwhile would be taken for looked at.
+-- The compared ETags are recorded as published only if no publisher recorded anything since before
+-- the LIST. Otherwise a dead publisher's late write would be recorded as verified.
 if (redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ARGV[3] ~= '' and ARGV[4] ~= '' then
   redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])
 end

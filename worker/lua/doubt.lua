@@ -1,5 +1,5 @@
--- DOUBT: copies of these users' images may lie in the output bucket that nobody knows of: whoever made them had no
--- answer, or died.  The users are marked, and who reads them looks at what lies there.
+-- DOUBT: mark users as suspect: a worker that timed out or died may have left stray image copies of
+-- them in the output bucket. The next read of such a user lists its copies.
 -- KEYS  1 doubtful  2 dirty  3 since:bundle       ARGV  1 token  then the users
 local token, now = ARGV[1], redis.call('TIME')[1]
 for i = 2, #ARGV do

@@ -1,7 +1,8 @@
--- HEALED: count users whom a sweep found to differ, whose row has been put right since, and of whom no event told.
+-- HEALED: count the users that a sweep found out of sync without an event, and that are repaired
+-- since.
 -- KEYS  1 unexplained  2 events:fast  3 events:safe  4 counters
 -- ARGV  1 seconds that an event may take  then users ...
--- Returns those that were counted; nobody while events wait, as theirs may be among them.
+-- Returns the counted users. None while an event is waiting, as it may explain one of them.
 if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {} end
 local now, counted = tonumber(redis.call('TIME')[1]), {}
 for i = 2, #ARGV do

@@ -1,16 +1,20 @@
--- MARK: note users as dirty and take the events that said so from their list, in one step.
+-- MARK: mark users dirty and pop the events that named them, atomically.
 --
--- KEYS  1 the event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters  5 seen: prefix of the counts of events
---       6 unexplained  7 alone  8 counters  9 since:unpack
--- ARGV  1 token  2 now (Unix seconds)  3 'fast', 'safe', 'named' (no event), or 'unexplained' (a sweep found them to
---       differ)  4 seconds a count is kept  5 most dead letters kept  6 most unexplained users kept  7 bytes of the
---       longest event  then per event: raw, its digest, dead letter ('' if it could be decoded), number of users (-1:
---       too long an event, whose raw is not given), users ...
--- Returns the users that were marked, but for those who are to be read alone: the watch sees to them.
+-- KEYS  1 event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters
+--       5 seen: prefix of the counts of events  6 unexplained  7 alone  8 counters  9 since:unpack
+-- ARGV  1 token: the new change version  2 now (Unix seconds)
+--       3 'fast', 'safe', 'named' (no event), or 'unexplained' (a sweep found silent drift)
+--       4 TTL of a count in seconds  5 maximum number of dead letters
+--       6 maximum number of users in `unexplained`  7 bytes of the longest event
+--       then per event: raw, its digest, dead letter ('' if it could be decoded),
+--       number of users (-1: overlong event, raw is not given), users ...
+-- Returns the marked users, without the isolated ones: the watchdog enqueues those.
 --
--- Only what was peeked is popped: if the head is another event by now, another listener has marked it, or the list was
--- emptied and filled anew; the users are marked all the same, which costs a reading and can lose nothing.
--- A safe copy is passed over only while its fast twin has been counted and not yet met its copy; unsure means mark.
+-- Only a head equal to the peeked event is popped. If it differs, another listener has processed
+-- the event, or the list was emptied and filled again. The users are marked all the same: an extra
+-- read, and nothing is lost.
+-- Skip a durable copy only if its fast event was counted and not matched yet. Else mark: an extra
+-- read is cheap, a missed change is not.
 local list, dirty, since, dead, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, now, kind, kept, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local marked, given, clean, safe = {}, {}, {}, 0
@@ -21,13 +25,13 @@ local function mark(user)
   local old = redis.call('HGET', dirty, user)
   local slot = old and string.match(old, '|(.*)$') or token
   redis.call('HSET', dirty, user, token .. '|' .. slot)
-  -- A bundle's id begins with a slash.  It may take minutes, and is nobody's row.
+  -- A bundle's ID begins with a slash (47). Unpacking takes minutes, so it has its own set.
   redis.call('ZADD', string.byte(user) == 47 and KEYS[9] or since, 'NX', now, user)
   marked[#marked + 1] = user
   clean[user] = not old
 end
 
-local function too_long() -- the head, too, is one that nobody reads whole: all of them end in the same way
+local function too_long() -- whether the head is overlong too: all of these become the same dead letter
   local there = redis.call('LINDEX', list, 0)
   return there and #there > tonumber(ARGV[7])
 end
@@ -45,7 +49,7 @@ while i <= #ARGV do
       head = false
     end
   end
-  local copy = false
+  local copy = false -- whether this is the durable copy of a processed fast event
   if popped and kind == 'fast' then
     redis.call('INCR', seen .. digest)
     redis.call('EXPIRE', seen .. digest, kept)
@@ -70,7 +74,7 @@ while i <= #ARGV do
 end
 if safe > 0 then redis.call('HINCRBY', KEYS[8], 'safe_events', safe) end
 
-if kind == 'unexplained' then -- who is dirty already is on the way: an event told, or an earlier sweep
+if kind == 'unexplained' then -- a user that was dirty already is no silent drift: it was named before
   local time = redis.call('TIME')[1]
   local room = tonumber(ARGV[6]) - redis.call('HLEN', KEYS[6])
   for _, user in ipairs(marked) do
@@ -78,11 +82,11 @@ if kind == 'unexplained' then -- who is dirty already is on the way: an event to
   end
   return {}
 end
--- Almost always neither is there; an event explains why a user differed.
+-- Fast path: almost always neither key exists.
 if redis.call('EXISTS', KEYS[6], KEYS[7]) == 0 then return marked end
 local together = {}
 for _, user in ipairs(marked) do
-  if since == 'since:event' then redis.call('HDEL', KEYS[6], user) end
+  if since == 'since:event' then redis.call('HDEL', KEYS[6], user) end -- an event explains the drift
   if redis.call('HEXISTS', KEYS[7], user) == 0 then together[#together + 1] = user end
 end
 return together

@@ -1,9 +1,11 @@
--- PEEK: the first entries of an event list.  Takes nothing from it.
--- KEYS  1 the event list        ARGV  1 most entries  2 bytes of the longest entry that is read whole
---       3 bytes that are shown of a longer one  4 bytes of entries after which no further one is looked at
+-- PEEK: read the first entries of an event list. Removes nothing from it.
+-- KEYS  1 event list
+-- ARGV  1 maximum number of entries  2 bytes of the longest entry that is returned whole
+--       3 bytes returned of a longer one  4 total bytes after which no further entry is read
 -- Returns the entries, each as it is, or as {its beginning} if it is too long.
 --
--- One by one: a list may be full of entries of any size, and Redis must not hold many of them twice at a time.
+-- One LINDEX per entry: entries may have any size, and Redis must not hold copies of many at the
+-- same time.
 local entries, seen = {}, 0
 for i = 0, tonumber(ARGV[1]) - 1 do
   local raw = redis.call('LINDEX', KEYS[1], i)

@@ -1,6 +1,8 @@
--- SWEEP BEGINS: before its LIST.  Evidence found from now on makes its COMMIT fail.
+-- SWEEP BEGINS: set the trust state to verifying, before the sweep's LIST. A later loss signal
+-- deletes it, and the sweep's COMMIT fails.
 -- KEYS  1 epoch  2 evidence:new  3 evidence:looked        ARGV  1 the sweep's token
--- Returns the kinds of evidence that it looks into; they stay in `evidence:looked` until a sweep's COMMIT succeeds.
+-- Returns the kinds of loss signals that the sweep handles. They stay in `evidence:looked` until a
+-- COMMIT succeeds.
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
   redis.call('SADD', KEYS[3], 'nothing_known') -- the first sweep of all, or Redis was emptied
 end
