@@ -63,7 +63,7 @@ def hole(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callab
     return register
 
 
-# -- 1, 2, 3, 16: who writes -----------------------------------------------------------------------------------------
+# -- 1, 2, 3, 16: the writer -----------------------------------------------------------------------
 @hole(1, "a refused write discards the batch too", "writes are conditional")
 def a_refused_publisher_does_not_put_its_old_batch_back(world: World) -> None:
     land(world, "C")
@@ -130,7 +130,7 @@ def two_publishers_do_not_take_turns_in_one_write(world: World) -> None:
     go_on(world, first)
 
 
-# -- 4, 5: the order of readings -------------------------------------------------------------------------------------
+# -- 4, 5: the order of reads ----------------------------------------------------------------------
 @hole(4, "a result is refused if another was accepted since its tokens were read")
 def a_slow_reader_does_not_replace_a_newer_reading(world: World) -> None:
     put(world, "A")
@@ -185,7 +185,7 @@ def an_outage_of_the_source_removes_nobody(world: World) -> None:
     publish(world)
 
 
-# -- 6, 18: events ---------------------------------------------------------------------------------------------------
+# -- 6, 18: events ---------------------------------------------------------------------------------
 @hole(6, "only what was peeked is popped")
 def an_event_that_came_when_redis_had_been_emptied_is_not_popped_for_another(world: World) -> None:
     put_fast_only(world, "A")
@@ -226,7 +226,7 @@ def a_change_does_not_hide_behind_the_copy_of_an_event_that_is_its_twin(world: W
     world.lose_event(FAST, 0, traced=False)
 
 
-# -- 7, 8, 17: the sweep ---------------------------------------------------------------------------------------------
+# -- 7, 8, 17: the sweep ---------------------------------------------------------------------------
 @hole(7, "a sweep marks dirty users again")
 def what_is_on_its_way_is_read_again_by_a_sweep_that_finds_all_fine(world: World) -> None:
     land(world, "A")
@@ -317,7 +317,7 @@ def what_changed_without_an_event_is_found_by_its_etag(world: World) -> None:
     put_unheard(world, "B", counted=True)
 
 
-# -- 9, 10, 11, 13: what is published --------------------------------------------------------------------------------
+# -- 9, 10, 11, 13: the published files ------------------------------------------------------------
 @hole(9, "rejects.csv is written before any user becomes clean")
 def a_publisher_that_dies_after_its_clean_has_listed_the_reject(world: World) -> None:
     land(world, "A")

@@ -29,7 +29,7 @@ from tests.faults.removals import REMOVALS
 
 SHOWN = [(rule, name) for name, hole in HOLES.items() for rule in hole.rules]
 SOON = ("writes are conditional", "a refused write discards the batch too")
-"""Rules that random histories miss soon."""
+"""Rules with a removal that random histories detect early, so the short form tests them."""
 
 
 @pytest.mark.parametrize("name", HOLES)
