@@ -103,7 +103,7 @@ def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Star
     shutil.rmtree(folder / "minio" / "data" / ".minio.sys" / "config" / "iam")
     assert (folder / "minio" / "users-made").read_text() == made  # so MinIO starts without root's access
     second = start(folder, "--empty").ready()
-    assert "made the users of MinIO" in second.output
+    assert "created the users of MinIO" in second.output
     assert second.is_healthy()
     assert second.end(signal.SIGTERM) == 0
 

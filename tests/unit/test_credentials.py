@@ -272,7 +272,7 @@ def test_tokens_that_are_the_same_are_refused_before_anything_starts() -> None:
 
 
 def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must be without quotes"):
+    with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must not contain quotes"):
         prepare(tmp_path, {"MINIO_ROOT_PASSWORD": "it's a secret"}, BUCKETS, NOW)
 
 
