@@ -1,4 +1,4 @@
-"""What the person who started Rowdrop sees."""
+"""Console output of run.sh and of the installer."""
 
 import shutil
 import time
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class Screen:
-    """Prints lines.  One that ends in "…" is progress: on a terminal the next line takes its place."""
+    """Prints lines.  One that ends in "…" is progress: on a terminal the next line replaces it."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -15,7 +15,7 @@ class Screen:
         self._next_progress = 0.0
 
     def __call__(self, text: str) -> None:
-        """Print a line at once.  Into a file or pipe, progress is printed every ten seconds only."""
+        """Print a line immediately.  In a file or pipe, progress is printed at most every 10 s."""
         if text.endswith("…"):
             self._progress(text)
             return
