@@ -114,7 +114,7 @@ def test_secrets_are_not_on_minios_command_line(own_minio: MinioServer) -> None:
 
 def test_a_server_that_cannot_start_says_why(own_redis: RedisServer, tmp_path: Path) -> None:
     second = RedisServer(tmp_path / "second", own_redis.port, "another password")
-    with pytest.raises(CannotRun, match=r"Redis ended with code 1:(.|\n)*in use"):
+    with pytest.raises(CannotRun, match=r"Redis exited with code 1:(.|\n)*in use"):
         second.start()
     second.stop()
 
