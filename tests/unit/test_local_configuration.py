@@ -1,3 +1,5 @@
+"""`local.configuration`: settings, kept secrets and ports of run.sh."""
+
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from worker.credential_set import SECRET_SETTINGS
 
 
 def silent(_: str) -> None:
-    """Nobody is told."""
+    """Discard the report."""
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_whoever_sources_the_kept_file_still_starts_our_servers(tmp_path: Path) 
     configuration = configure(kept, kept, silent)
     assert configuration.own_minio
     assert configuration.own_redis
-    assert configuration.credentials.tokens == {}  # the generated one: nobody has set one
+    assert configuration.credentials.tokens == {}  # the generated token is not a given one
 
 
 def test_the_kept_file_of_an_earlier_version_gives_nobody_roots_credentials() -> None:
