@@ -37,9 +37,9 @@ def living(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
 def stop_all(pid_files: Path, names: Sequence[str], patience_s: float, told: Callable[[list[str]], None]) -> None:
     """Stop the remaining processes of these programs concurrently.
 
-    Sends SIGTERM to each group leader, and SIGKILL to the group after `patience_s` seconds.  Calls
-    `told` with the names first, unless there are none.  When the function returns, none of the
-    programs has a process.
+    Sends SIGTERM to each group leader, and SIGKILL to the group after `patience_s` seconds.  If any
+    process is found, the callback gets the names before that.  When the function returns, none of
+    the programs has a process.
     """
     groups = living(pid_files, names)
     if not groups:

@@ -100,7 +100,7 @@ def find_go(room: Path, report: Report) -> Path:
         told = ".".join(map(str, version)) or "unknown"
         report(f"The version of {on_path} is {told}, but 1.24 or newer is required: downloading Go for this build.")
     else:
-        report("No Go on PATH: downloading Go for this build.")
+        report("PATH has no Go: downloading one for this build.")
     return _fetch_go(room, report)
 
 

@@ -215,7 +215,7 @@ def stop_left_overs(folder: Path, told: Callable[[list[str]], None]) -> None:
     """Stop the orphan processes of a killed Rowdrop in this folder.
 
     If supervisor is still running, it stops all others.  If it is not, the app is stopped first,
-    then MinIO, then Redis.  `told` is called with the names of the programs before that.
+    then MinIO, then Redis.  The callback gets the names of the programs before they are stopped.
     """
     pids = folder / "pids"
     stop_all(pids, [_SUPERVISOR], _STOP_S, told)

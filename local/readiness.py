@@ -23,8 +23,8 @@ def wait_for_servers(
 ) -> None:
     """Return once the servers that Rowdrop runs are ready.
 
-    A server is None if it is external.  Raises `CannotRun` with the end of the server's log if it
-    stopped, or is not ready after 120 s.
+    Pass None for an external server.  Raises `CannotRun` with the end of a server's log if the
+    server stopped, or is not ready after 120 s.
     """
     if redis:
         _wait_for("redis", redis.is_ready, supervisor, report)

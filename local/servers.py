@@ -323,8 +323,8 @@ class MinioServer(_Server):
 def http_get(port: int, path: str, token: str = "") -> tuple[int | None, bytes]:
     """Return status and body of `GET path` on this port of 127.0.0.1.
 
-    The status is None and the body empty if there is no response within 5 s.  Proxy settings are
-    ignored.  A non-empty `token` is sent as `Authorization: Bearer`.
+    Without a response within 5 s the result is `(None, b"")`.  Proxy settings are ignored.  A
+    non-empty `token` is sent as `Authorization: Bearer`.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
