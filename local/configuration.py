@@ -213,6 +213,7 @@ def _ports(
     """Choose a free port for each name in `needed`, or check the given one."""
     chosen: dict[str, str] = {}
     asked = {name: _asked_for(name, given[name]) for name in PORTS if name in needed and name in given}
+    # Check the given ports first, so that no default takes one of them.
     for name, port in asked.items():
         if str(port) in chosen.values():
             raise CannotRun(f"{name}={port} is the number of another port setting.  Set {name} to a different one.")

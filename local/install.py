@@ -42,6 +42,7 @@ def main() -> int:
     except Stopped:
         return 130
     if module := arguments[dev:]:
+        # Replace this process, so that signals reach the module directly.
         os.execv(_PYTHON, [str(_PYTHON), "-m", *module])  # noqa: S606
     return 0
 
@@ -97,6 +98,7 @@ def _install(requirements: Path, report: Report) -> None:
 
 def _run(command: list[str], report: Report, progress: Callable[[float], str], hint: str) -> None:
     started = time.monotonic()
+    # PIP_USER=1 in the user's environment would install outside .venv.
     environment = os.environ | {"PIP_USER": "0"}
     try:
         run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started))

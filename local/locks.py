@@ -27,6 +27,7 @@ def lock(path: Path, waiting: Callable[[float], None]) -> Iterator[None]:
     While another process holds it, retry once a second and call `waiting` with the seconds waited.
     """
     started = time.monotonic()
+    # The file is never deleted: with a new file, two processes could hold the lock.
     with path.open("a") as file:
         while not try_lock(file):
             waiting(time.monotonic() - started)

@@ -67,6 +67,7 @@ def release_of(binary: Path) -> str | None:
     found = re.search(r"(?:RELEASE|DEVELOPMENT)\.(\d{4}-\d{2})", answer)
     if found:
         return found[1]
+    # The program has more than 100 MB: map it instead of reading it.
     with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         module = re.search(rb"mod\tgithub\.com/[\w./-]+\tv0\.0\.0-(\d{4})(\d{2})", content)
         return f"{module[1].decode()}-{module[2].decode()}" if module else None
@@ -77,6 +78,7 @@ def _checked(asked_for: str) -> Path:
     if binary is None:
         raise CannotRun(f"MINIO_BINARY={asked_for} is not an executable program.  Correct it or unset it.")
     release = release_of(Path(binary))
+    # YYYY-MM can be compared as text.  A program of unknown age is accepted.
     if release is not None and release < _OLDEST:
         raise CannotRun(
             f"MINIO_BINARY={asked_for} is a MinIO of {release}, but {_OLDEST} or newer is required.\n"

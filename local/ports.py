@@ -14,6 +14,7 @@ def is_free(port: int) -> bool:
         if visitor.connect_ex((HOST, port)) == 0:
             return False
     with socket.socket() as candidate:
+        # Like servers do: connections in TIME_WAIT must not make the port count as busy.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             candidate.bind((HOST, port))

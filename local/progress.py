@@ -34,6 +34,7 @@ def run_with_progress(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Its own process group, so that its children can be killed too.
             start_new_session=True,
         )
         try:

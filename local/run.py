@@ -97,6 +97,7 @@ def _only_one(folder: Path) -> Iterator[None]:
                 f"already runs in {folder} (PID {file.read().strip()}).\n"
                 "Stop it, or set ROWDROP_DIR to another folder to run a second Rowdrop."
             )
+        # The PID is only for the message above.  The lock does not depend on it.
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -116,6 +117,7 @@ def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -
         supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
         try:
             sample = _start(supervisor, configuration, (redis, minio), wanted.sample, screen)
+            # All chosen ports are in use now: another start may choose its own.
             choosing_ports.close()
             wait_for_app(supervisor, configuration, sample, screen)
             if wanted.load:

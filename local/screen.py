@@ -25,6 +25,7 @@ class Screen:
 
     def _progress(self, text: str) -> None:
         if self._is_terminal:
+            # A line of the full width would wrap, and "\r" would not return to its start.
             width = shutil.get_terminal_size().columns - 1
             self._out.write("\r\x1b[K" + text[:width])
             self._in_progress = True

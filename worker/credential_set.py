@@ -54,6 +54,7 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
 
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{3,64}")
+# Printable ASCII except spaces, quotes, commas and backslashes.
 _PASSWORD = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
 
 
@@ -99,11 +100,13 @@ class Credentials:
         redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
         urls = {role: _with_user(f"redis://{redis_address}/0", user) for role, user in redis.items()}
         if owns_redis:
+            # `redis_acl` disables the user `default`, so no role may use that name.
             _check_distinct(redis, ServerUser("default", ""), "REDIS_USERS")
         else:
             given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
             urls = {role: _with_user(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
         minio = _minio_users(given, kept, root, owns_minio=owns_minio)
+        # An external MinIO has no user for the metrics: the listener's key signs the token instead.
         signer = minio["metrics"] if owns_minio else minio["listener"]
         kept_flower = kept.get("FLOWER_PASSWORD")
         return cls(
@@ -291,6 +294,7 @@ def _with_user(url: str, user: ServerUser | None) -> str:
         return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
+    # Names and passwords may contain characters that have a meaning in URLs.
     return parts._replace(netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}").geturl()
 
 

@@ -115,6 +115,8 @@ def prepare(home: Path, given: Mapping[str, str], buckets: Buckets, now: float, 
         new = path.with_name(f"{path.name}.new")
         path.parent.mkdir(mode=0o700, exist_ok=True)
         new.unlink(missing_ok=True)
+        # The file has its final mode from the start, so no other user can read it at any time.  The
+        # rename is atomic: a container never reads a partial file.
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:  # noqa: PTH123
             file.write(content)
         new.replace(path)
@@ -201,6 +203,7 @@ def main() -> None:
         MINIO_HOME: os.environ.get("MINIO_VOLUME", "a volume"),
         REDIS_HOME: os.environ.get("REDIS_VOLUME", "a volume"),
     }
+    # docker-compose.yml passes settings that are not set as empty strings.
     given = {name: os.environ[name] for name in GIVEN if os.environ.get(name)}
     source_bucket = os.environ.get("SOURCE_BUCKET") or "src-data"
     output_bucket = os.environ.get("OUTPUT_BUCKET") or "processed-data"

@@ -37,6 +37,7 @@ def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix
     query_key = prefix + secrets.token_hex(6)
     snowball_key = prefix + secrets.token_hex(6)
     ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()  # like the minio package
+    # retries=False also disables redirects: a redirect counts as a rejection.
     with urllib3.PoolManager(timeout=_TIMEOUT, retries=False, ca_certs=ca_certs) as http:
 
         def is_accepted(key: str, query: str, body: bytes, more_headers: dict[str, str]) -> bool:

@@ -81,11 +81,13 @@ class Init:
         if set_public(self._minio, output, public=public):
             print(f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}", flush=True)
         notifications = Notifications(self._minio, source)
+        # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
         events_come = notifications.mend() is not Rules.NO_TARGET and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)
         if not events_come:
             print(_lines_to_set(self._settings), flush=True)
         if is_new and self._with_sample:
+            # After the notification rules exist, so that events announce the sample's files.
             sample.drop(self._minio, source)
 
     def wait_for_servers(self, wait_s: float) -> None:
@@ -113,6 +115,7 @@ class Init:
             return
         if self._users.root_may_sign_in():
             if self._users.accepts_forged_writes():
+                # Only a warning, because the policies below deny such uploads.
                 print(_HOLE_IN_BUILD, flush=True)
             self._users.make(RESTART_WAIT_S)
             print("created the users of MinIO", flush=True)
@@ -266,6 +269,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.print_policies:
+            # Printing the policies requires no server settings.
             print(policies_to_set(Settings.from_environment(minio=False, redis=False)))
             return
         init = Init(Wiring.from_environment(), with_sample=arguments.sample == "yes")

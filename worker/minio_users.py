@@ -100,6 +100,7 @@ class MinioUsers:
         for name in self._outdated():
             self._admin.user_remove(name)
         if not self._settings.keeps_root_access:
+            # compose/start-minio.sh takes exit status 0 as the sign that the users exist.
             self._admin.service_stop()
             self._wait_until_root_may_not_sign_in(restart_wait_s)
 

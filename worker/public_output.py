@@ -32,6 +32,7 @@ def set_public(minio: Minio, bucket: str, *, public: bool) -> bool:
         return False
     others = [statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT]
     wanted = [*others, _statement(bucket)] if public else others
+    # None, an outdated statement, equals neither value: the statement is then replaced.
     if _is_public(policy, bucket) == public:
         return False
     if wanted:
