@@ -164,6 +164,7 @@ def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callabl
         # If one of them differs from the kept value, the user has set both.
         own -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
     given = {name: value for name, value in given.items() if name not in own}
+    # An external server needs no local port.
     unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
     unused |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
     values = {name: value for name, value in given.items() if name not in {*unused, *SECRET_SETTINGS}}

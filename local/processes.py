@@ -157,6 +157,7 @@ class Supervisor:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
         stop_left_overs(self.folder, lambda _: None)
+        # Only then is the folder a temporary one.
         if self._socket.parent != self.folder:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()

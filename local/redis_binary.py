@@ -36,6 +36,7 @@ def _version(binary: str) -> tuple[int, ...]:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
+    # Both programs print `v=<version>`.
     found = re.search(r"\bv=(\d+)\.(\d+)", answer)
     return tuple(map(int, found.groups())) if found else ()
 

@@ -32,5 +32,6 @@ def ignore_signals() -> None:
 
 
 def _stop(_number: int, _frame: object) -> None:
+    # A further signal must not interrupt the cleanup in `finally` blocks.
     ignore_signals()
     raise Stopped

@@ -91,6 +91,7 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"], output),
             _allow(_WRITE, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
         ),
+        # No admin:* denial here: it would also deny admin:Prometheus, because a denial always wins.
         "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied=_ON_ITSELF),
     }
 
@@ -101,6 +102,7 @@ def _allow(actions: list[str], *resources: str) -> Statement:
 
 def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Policy:
     administration = {"Effect": "Deny", "Action": list(denied)}
+    # Some versions of MinIO do not verify the signature of these uploads, so the policy denies them.
     forged_writes = {
         "Effect": "Deny",
         "Action": ["s3:PutObject"],
@@ -120,6 +122,7 @@ def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
     return hashlib.sha256(state.encode()).hexdigest()
 
 
+# Scripts may be loaded and run, but not flushed: the script cache is shared by all processes.
 _NO_ADMIN = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
 # INFO is in @dangerous.  Only its section `server` is allowed: its run_id detects a Redis restart.
 _PIPELINE = f"~* &* {_NO_ADMIN} +info|server"
@@ -134,6 +137,7 @@ _BINDINGS = (
     "~_kombu.binding.celeryev ~_kombu.binding.*celery.pidbox"
     " ~_kombu.binding_permanent.celeryev ~_kombu.binding_permanent.*celery.pidbox"
 )
+# kombu binds Flower's temporary queues, and refreshes and expires the bindings with scripts.
 _FOLLOW_WORKERS = (
     f"(+sadd +srem +smembers +scard +exists +del {_BINDINGS})"
     " (+zadd +zrem +zrange +zrangebyscore +zscore +zcard ~_kombu.binding_deadlines)"
