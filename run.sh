@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# Rowdrop with one command: a virtual environment, a real MinIO and Redis, and every process, until Ctrl-C.
+# Run Rowdrop with one command until Ctrl-C: a virtual environment, MinIO, Redis and all processes.
 set -euo pipefail
 started_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage='usage: ./run.sh [--empty] [--load FOLDER]
 
-Starts Rowdrop on this machine and says where it is.  Ctrl-C stops it; the data stays for the next run.
+Starts Rowdrop on this machine and prints its addresses.  Ctrl-C stops it; the data is kept.
 The first run builds MinIO, which takes about three minutes.
 
-  --empty         put no sample files into the bucket when it is new
-  --load FOLDER   drop the files of a folder; into the Rowdrop that runs, if one does
+  --empty         do not write sample files into a new source bucket
+  --load FOLDER   drop the files of a folder; if Rowdrop is already running, into that one
 
-From the environment or from .env (see .env.example): API_PORT, MINIO_PORT, MINIO_CONSOLE_PORT, REDIS_PORT,
-FLOWER_PORT; ROWDROP_DIR, the folder of all data (var/); MINIO_ENDPOINT and REDIS_URL to use servers you have;
-MINIO_BINARY, a MinIO to use; PYTHON, the Python to use.'
+Settings from the environment or from .env (all of them: see .env.example):
+
+  API_PORT, MINIO_PORT, MINIO_CONSOLE_PORT, REDIS_PORT, FLOWER_PORT
+  ROWDROP_DIR     the data folder (default: var/)
+  MINIO_ENDPOINT  an external MinIO
+  REDIS_URL       an external Redis
+  MINIO_BINARY    the MinIO program to run
+  PYTHON          the Python to use'
 
 arguments=()
 while [ $# -gt 0 ]; do
@@ -23,7 +28,7 @@ while [ $# -gt 0 ]; do
         --load)
             folder=${2:-}
             [ "${folder#/}" != "$folder" ] || folder=$started_in/$folder
-            [ $# -gt 1 ] && [ -d "$folder" ] || { echo "rowdrop: --load needs a folder; '${2:-}' is none" >&2 && exit 2; }
+            [ $# -gt 1 ] && [ -d "$folder" ] || { echo "rowdrop: --load needs a folder; '${2:-}' is not a folder" >&2 && exit 2; }
             arguments+=("$1" "$folder")
             shift
             ;;

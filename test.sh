@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Every check and test, against a real MinIO and a real Redis that the tests start themselves.
-#   ./test.sh                 everything            ./test.sh -k listing        what pytest is told
+# Run all checks and tests.  The tests start a real MinIO and a real Redis themselves.
+# Arguments are passed to pytest:
+#   ./test.sh                 all tests
+#   ./test.sh -k listing      only some tests
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

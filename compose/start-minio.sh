@@ -1,21 +1,23 @@
 #!/bin/sh
-# Become MinIO, with root's access only until its users are made.
+# Run MinIO, with root access only until its users exist.
 #
 #   start-minio.sh FOLDER USERS_ID COMMAND [ARGUMENT …]
 #
-# FOLDER holds MinIO's queue of events (queue/) and the id of the users that were made last (users-made).  USERS_ID is
-# the id of the users that are wanted: `worker.init` makes them as root and then stops the server, which starts again
-# here without root's access.  An empty USERS_ID, or MINIO_API_ROOT_ACCESS=on, leaves root's access as it is.
+# FOLDER contains MinIO's event queue (queue/) and the digest of the users that were created last
+# (users-made).  USERS_ID is the digest of the required users.  If the two differ, MinIO starts with
+# root access.  `worker.init` then creates the users as root and stops the server, which this script
+# starts again without root access.  With an empty USERS_ID, or MINIO_API_ROOT_ACCESS=on, the script
+# does not change root access.
 set -eu
 folder=$1 users_id=$2
 shift 2
-# An empty event file, as a crash may leave it, blocks MinIO's queue on disk for ever.
+# A crash may leave an empty event file, which blocks MinIO's queue on disk permanently.
 for queue in "$folder"/queue "$folder"/queue/*; do
     for file in "$queue"/*.event; do
         if [ -f "$file" ] && [ ! -s "$file" ]; then rm -f "$file"; fi
     done
 done
-# MinIO would take these two for an old spelling of its root user.
+# MinIO would read these two as the deprecated names of the root credentials.
 unset MINIO_ACCESS_KEY MINIO_SECRET_KEY
 
 made=
@@ -24,9 +26,12 @@ if [ -n "$users_id" ] && [ "${MINIO_API_ROOT_ACCESS:-off}" != on ]; then
     if [ "$made" != "$users_id" ]; then
         MINIO_API_ROOT_ACCESS=on "$@" &
         server=$!
+        # A SIGTERM from outside must not be taken for the stop by `worker.init`.
         trap 'kill -TERM "$server"; wait "$server"; exit 143' TERM INT
-        wait "$server" # a failure ends this script, and whatever watches it starts it again
+        # If the server fails, this script exits (set -e), and its supervisor restarts it.
+        wait "$server"
         trap - TERM INT
+        # An exit status of 0 means that `worker.init` stopped the server: the users exist.
         printf '%s\n' "$users_id" >"$folder/users-made.new"
         mv "$folder/users-made.new" "$folder/users-made"
     fi

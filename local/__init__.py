@@ -1,1 +1,1 @@
-"""A real MinIO and Redis, and Rowdrop's processes, on this machine: used by run.sh, the tests and bench."""
+"""Start MinIO, Redis and Rowdrop's processes on this machine, for run.sh, the tests and bench."""

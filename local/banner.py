@@ -1,15 +1,15 @@
-"""What run.sh prints when all is ready: where everything is, and how to drop a first file."""
+"""The text that run.sh prints when Rowdrop is ready: addresses, files and a first example."""
 
 from pathlib import Path
 
 from local.configuration import Configuration
 from local.processes import ROOT
 
-_THEIRS = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: as you gave them"
+_THEIRS = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
 
 
 def banner(folder: Path, configuration: Configuration) -> str:
-    """The text, without any secret.  `folder`: the data folder of this run."""
+    """Return the text, which contains no secrets.  `folder` is the data folder of this run."""
     values = configuration.values
     sign_in = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
     address = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
@@ -46,5 +46,5 @@ def _example(folder: Path, configuration: Configuration) -> list[str]:
 
 
 def _short(path: Path) -> str:
-    """As a shell in the checkout can use it."""
+    """Return the path relative to the checkout, if it is inside it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,4 +1,9 @@
-"""What this run is set to: the environment first, then the checkout's `.env`, then what `$ROWDROP_DIR/.env` keeps."""
+"""The settings of one run of run.sh.
+
+In order of precedence they come from the environment, from the checkout's `.env`, and from
+`$ROWDROP_DIR/.env`, where an earlier run kept generated secrets and ports.  What is still missing
+is generated.
+"""
 
 import re
 import time
@@ -17,18 +22,19 @@ from shared.records import Buckets
 from worker.credential_set import GIVEN, SECRET_SETTINGS, Credentials, InvalidCredentials
 
 PORTS = {"API_PORT": 8080, "MINIO_PORT": 9000, "MINIO_CONSOLE_PORT": 9001, "REDIS_PORT": 6379, "FLOWER_PORT": 5555}
-"""The ports, each with the number taken when it is free and nobody asked for another."""
+"""The port settings and their defaults.  If a default is in use, the next free port is chosen."""
 
 _NAMES = (*GIVEN, *PORTS)
 _KEPT = (
     "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "REDIS_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN",
 )  # fmt: skip
+# Also keeps credentials of other applications (AWS_SECRET_ACCESS_KEY, …) from Rowdrop's processes.
 _LOOKS_SECRET = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a Redis is and how to get in, as MinIO's notification target can use it."""
+    """Address and user of a Redis, in a form that MinIO's notification target supports."""
 
     host: str
     port: int
@@ -37,60 +43,75 @@ class RedisAddress:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Raises `CannotRun` for what MinIO's Redis target cannot reach: TLS, a unix socket, another database."""
+        """Parse a Redis URL.
+
+        Raises `CannotRun` for TLS, a Unix socket and databases other than 0, because MinIO's Redis
+        target does not support them.
+        """
         parts = urlsplit(url)
         if parts.scheme != "redis" or not parts.hostname or parts.path not in {"", "/", "/0"} or parts.query:
             raise CannotRun(
-                "REDIS_URL must be redis://[:password@]host[:port]/0: MinIO sends its events to Redis over plain TCP\n"
-                "and into database 0 only.  Correct it, or unset it: then Rowdrop starts a Redis of its own."
+                "REDIS_URL must be redis://[:password@]host[:port]/0: MinIO sends its events over\n"
+                "plain TCP and into database 0 only.  Correct it, or unset it: then Rowdrop starts its\n"
+                "own Redis."
             )
         return cls(parts.hostname, parts.port or 6379, unquote(parts.username or ""), unquote(parts.password or ""))
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings of one run, complete.  `values` holds no credentials: each process gets its own of `credentials`."""
+    """The complete settings of one run.
+
+    `values` contains no credentials.  `settings_of` returns those of one process.
+    """
 
     values: dict[str, str] = field(repr=False)
     credentials: Credentials
 
     @property
     def own_minio(self) -> bool:
-        """Whether we start MinIO."""
+        """Whether Rowdrop starts its own MinIO."""
         return self.credentials.owns_minio
 
     @property
     def own_redis(self) -> bool:
-        """Whether we start Redis."""
+        """Whether Rowdrop starts its own Redis."""
         return self.credentials.owns_redis
 
     def port(self, name: str) -> int:
-        """The port with this name of `PORTS`."""
+        """Return the port with this name in `PORTS`.
+
+        Raises `KeyError` for a server that Rowdrop does not start.
+        """
         return int(self.values[name])
 
     @property
     def redis_of_minio(self) -> RedisAddress:
-        """The Redis of this run, ours or not, as MinIO reaches it."""
+        """The address and user with which MinIO connects to Redis."""
         return RedisAddress.from_url(self.credentials.redis_urls["minio"])
 
     @property
     def buckets(self) -> Buckets:
-        """The buckets that files are dropped into, and that hold the results."""
+        """The source bucket and the output bucket."""
         source = self.values.get("SOURCE_BUCKET", "src-data")
         return Buckets(source, self.values.get("OUTPUT_BUCKET", "processed-data"))
 
     @property
     def source_bucket(self) -> str:
-        """The bucket that users drop their files into."""
+        """The bucket into which files are dropped."""
         return self.buckets.source
 
     def settings_of(self, process: str) -> dict[str, str]:
-        """Return the credentials of one of `PROCESSES`, and the address of MinIO."""
+        """Return the credentials of one of `PROCESSES`, and MinIO's address."""
         return {"MINIO_ENDPOINT": self.values["MINIO_ENDPOINT"], **self.credentials.settings_of(process)}
 
 
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without our credentials, and without what by its name is one of something else."""
+    """Return the environment without credentials.
+
+    Removed are Rowdrop's own credentials, variables with a name that looks like a secret, and all
+    variables of MinIO except MINIO_REGION.
+    """
     return {
         name: value
         for name, value in environment.items()
@@ -101,7 +122,10 @@ def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_minio(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of MINIO_* that are not ours: those that somebody has given to MinIO itself."""
+    """Return the MINIO_* variables that are not settings of Rowdrop.
+
+    The user has set them to configure MinIO itself.
+    """
     return {name: value for name, value in environment.items() if name.startswith("MINIO_") and not _is_ours(name)}
 
 
@@ -110,9 +134,10 @@ def _is_ours(name: str) -> bool:
 
 
 def from_outside(environment: Mapping[str, str], project_env: Path) -> dict[str, str]:
-    """What the user has set: the environment, completed by the checkout's `.env`.  Empty values count as not set.
+    """Return the settings from the environment, completed from the checkout's `.env`.
 
-    A `<NAME>_FILE` is read in place of a name of ours.  Raises `CannotRun` when it cannot be.
+    Empty values count as not set.  For Rowdrop's settings, the content of the file in `<NAME>_FILE`
+    is used as the value.  Raises `CannotRun` if that file cannot be read.
     """
     read = dotenv_values(project_env, interpolate=False) if project_env.exists() else {}
     given = {name: value for name, value in (read | dict(environment)).items() if value}
@@ -122,20 +147,24 @@ def from_outside(environment: Mapping[str, str], project_env: Path) -> dict[str,
             try:
                 given[name] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise CannotRun(f"{name}_FILE={path} cannot be read: {error.strerror}.") from error
+                raise CannotRun(f"cannot read {name}_FILE={path}: {error.strerror}.") from error
     return given
 
 
 def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callable[[str], None]) -> Configuration:
-    """Complete what was `given` from outside by what an earlier run has `kept`, and that by new secrets and free ports.
+    """Return the configuration of this run.
 
-    Raises `CannotRun` when a port that was asked for is taken, or an address or a credential cannot be used.
+    The `given` settings are completed with those that an earlier run has `kept`, then with new
+    secrets and free ports.  `report` gets a line for each kept or default port that is in use.
+    Raises `CannotRun` if a given port is in use, or a given address or credential is not valid.
     """
-    # Someone may have sourced the file we keep: what comes from there is ours, and not given.
+    # The user may have sourced the kept file into the environment.  Such values are not `given`.
     own = {name for name, value in given.items() if name not in PORTS and kept.get(name) == value}
     if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= own:
-        own -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}  # one of them is another one: both are given
+        # If one of them differs from the kept value, the user has set both.
+        own -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
     given = {name: value for name, value in given.items() if name not in own}
+    # An external server needs no local port.
     unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
     unused |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
     values = {name: value for name, value in given.items() if name not in {*unused, *SECRET_SETTINGS}}
@@ -152,10 +181,11 @@ def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callabl
 
 
 def keep(configuration: Configuration, path: Path) -> None:
-    """Write the secrets and addresses of what is ours to `path`, readable by its owner only, for the next run to find.
+    """Write the secrets and ports of Rowdrop's own servers to `path` for the next run.
 
-    With them stands what people need: MINIO_ACCESS_KEY and MINIO_SECRET_KEY are of the user who may drop files.  Of
-    servers that are not ours nothing is written; what an earlier run kept of our own stays.
+    Only the owner can read the file.  It also contains the settings for people: MINIO_ACCESS_KEY
+    and MINIO_SECRET_KEY belong to the user that may drop files.  Nothing is written about external
+    servers.  Entries that an earlier run kept for Rowdrop's own servers are preserved.
     """
     values, credentials = configuration.values, configuration.credentials
     known = {name: value for name, value in kept_in(path).items() if name in {*_KEPT, *PORTS}}
@@ -165,14 +195,15 @@ def keep(configuration: Configuration, path: Path) -> None:
         ours["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
     else:
         people = {name: value for name, value in people.items() if not name.startswith("MINIO_")}
-    # Both a shell and dotenv read these lines; what they would read differently was given, and will be given again.
+    # A shell and dotenv both read these lines.  Values that the two would read differently are
+    # skipped.  Only a given value can contain such characters, and the next run gets it again.
     lines = [f"{name}='{value}'" for name, value in (known | people | ours).items() if not set(value) & set("'\\\n")]
-    head = f"# Generated by run.sh: addresses and secrets.  Remove one of {', '.join(_KEPT)} to have it made anew."
+    head = f"# Generated by run.sh: addresses and secrets.  Remove one of {', '.join(_KEPT)} to generate a new one."
     write_private(path, "\n".join([head, *sorted(lines)]) + "\n")
 
 
 def kept_in(path: Path) -> dict[str, str]:
-    """What `keep` wrote; nothing before the first run."""
+    """Return the settings that `keep` wrote, or none before the first run."""
     read = dotenv_values(path, interpolate=False) if path.exists() else {}
     return {name: value for name, value in read.items() if value}
 
@@ -180,13 +211,15 @@ def kept_in(path: Path) -> dict[str, str]:
 def _ports(
     given: Mapping[str, str], kept: Mapping[str, str], needed: set[str], report: Callable[[str], None]
 ) -> dict[str, str]:
+    """Choose a free port for each name in `needed`, or check the given one."""
     chosen: dict[str, str] = {}
     asked = {name: _asked_for(name, given[name]) for name in PORTS if name in needed and name in given}
+    # Check the given ports first, so that no default takes one of them.
     for name, port in asked.items():
         if str(port) in chosen.values():
-            raise CannotRun(f"{name}={port} is given to another port already.  Set {name} to a number of its own.")
+            raise CannotRun(f"{name}={port} is the number of another port setting.  Set {name} to a different one.")
         if not is_free(port):
-            raise CannotRun(f"port {port} is taken by another program.  Set {name} to another one, or unset it.")
+            raise CannotRun(f"port {port} is in use by another program.  Set {name} to another port, or unset it.")
         chosen[name] = str(port)
     for name, default in PORTS.items():
         if name in needed and name not in asked:
@@ -196,7 +229,7 @@ def _ports(
 
 def _asked_for(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise CannotRun(f"{name}={value} is no port: set it to a number from 1 to 65535.")
+        raise CannotRun(f"{name}={value} is not a valid port: set it to a number from 1 to 65535.")
     return int(value)
 
 
@@ -206,5 +239,5 @@ def _next_free(name: str, kept: Mapping[str, str], default: int, taken: set[int]
     candidates = [wish, *range(default, 65536)]
     port: int = next(port for port in candidates if port not in taken and is_free(port))
     if port != wish:
-        report(f"Port {wish} is taken: {name} is {port} this time.")
+        report(f"Port {wish} is in use: {name} is {port} in this run.")
     return port

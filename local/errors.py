@@ -1,7 +1,7 @@
-"""What stops Rowdrop from running here, in words for the person at the keyboard."""
+"""The error that ends run.sh with a message for the user."""
 
 PIP_HINT = "Behind a proxy, set HTTPS_PROXY=http://proxy:port, or PIP_INDEX_URL to the package index you may use."
 
 
 class CannotRun(Exception):
-    """Something on this machine is missing or in the way.  The message says what, and how to mend it."""
+    """Rowdrop cannot run on this machine.  The message states the cause and the remedy."""

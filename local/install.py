@@ -1,6 +1,8 @@
-"""Make the project's virtual environment and become a module in it: `python -m local.install [--dev] [MODULE [ARG …]]`.
+"""Install the project's virtual environment and run a module in it.
 
-Needs nothing but Python's own library.  Two at once in one checkout: the second waits, and finds the work done.
+Usage: `python -m local.install [--dev] [MODULE [ARG …]]`.  run.sh and test.sh call it.  It uses
+only Python's standard library.  Concurrent runs in one checkout are serialised by a lock: the
+second one waits and then finds the packages installed.
 """
 
 import hashlib
@@ -24,7 +26,11 @@ _PYTHON = _HOME / "bin" / "python"
 
 
 def main() -> int:
-    """Prepare, then become the module named.  1 with a message when that cannot be."""
+    """Install the environment, then replace this process by the module, if one is named.
+
+    Returns the exit status: 1 with a message if the environment cannot be installed, 130 if the
+    installation was stopped.
+    """
     arguments = sys.argv[1:]
     dev = arguments[:1] == ["--dev"]
     raise_when_stopped()
@@ -36,27 +42,31 @@ def main() -> int:
     except Stopped:
         return 130
     if module := arguments[dev:]:
+        # Replace this process, so that signals reach the module directly.
         os.execv(_PYTHON, [str(_PYTHON), "-m", *module])  # noqa: S606
     return 0
 
 
 def prepare(requirements: Path, report: Report) -> None:
-    """Have `.venv` hold these hash-pinned packages.  Quick when it does.  Raises `CannotRun`."""
-    wait = "Another start is making .venv: waiting, {:.0f} s …"
+    """Install these hash-pinned packages into `.venv`, unless they are installed.
+
+    Raises `CannotRun`.
+    """
+    wait = "Another start is installing .venv: waiting, {:.0f} s …"
     with lock(_ROOT / ".venv.lock", lambda seconds: report(wait.format(seconds))):
         stamp = _HOME / f"installed-{requirements.stem}"
         checksum = hashlib.sha256(requirements.read_bytes()).hexdigest()
         if _runs() and stamp.exists() and stamp.read_text() == checksum:
             return
         _make(report)
-        # Gone while pip works: an installation that was cut off is begun again from nothing.
+        # Without the stamp, an installation that is interrupted now starts from scratch next time.
         stamp.unlink(missing_ok=True)
         _install(requirements, report)
         stamp.write_text(checksum)
 
 
 def _runs() -> bool:
-    """Whether the environment's Python still is there: an upgrade of the system's may have taken it."""
+    """Return whether the environment's Python runs: a system upgrade may have removed it."""
     try:
         return subprocess.run([_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
@@ -69,17 +79,17 @@ def _make(report: Report) -> None:
     if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
         raise CannotRun(
-            f"{sys.executable} (Python {version}) lacks venv.\n"
+            f"{sys.executable} (Python {version}) has no venv module.\n"
             f"On Debian and Ubuntu: apt install python{version}-venv (or python3-venv).\n"
-            "Or let PYTHON name another one."
+            "Or set PYTHON to another Python."
         )
     command = [sys.executable, "-m", "venv", "--clear", str(_HOME)]
-    _run(command, report, lambda seconds: f"Making a virtual environment in .venv: {seconds:.0f} s …", "")
+    _run(command, report, lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …", "")
 
 
 def _install(requirements: Path, report: Report) -> None:
     packages = sum("==" in line for line in requirements.read_text().splitlines())
-    # The list is complete and each file is pinned by its hash, so pip has nothing to resolve.
+    # The list is complete and every file is pinned by hash, so pip must not resolve dependencies.
     pip = [str(_PYTHON), "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
     command = [*pip, "--disable-pip-version-check", "--no-input", "-r", str(requirements)]
     _run(command, report, lambda seconds: f"Installing {packages} packages into .venv: {seconds:.0f} s …", PIP_HINT)
@@ -88,6 +98,7 @@ def _install(requirements: Path, report: Report) -> None:
 
 def _run(command: list[str], report: Report, progress: Callable[[float], str], hint: str) -> None:
     started = time.monotonic()
+    # PIP_USER=1 in the user's environment would install outside .venv.
     environment = os.environ | {"PIP_USER": "0"}
     try:
         run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started))
@@ -99,9 +110,10 @@ def _run(command: list[str], report: Report, progress: Callable[[float], str], h
 def _mend(lines: list[str], hint: str) -> str:
     text = "\n".join(lines)
     if "No space left" in text:
-        return "The disk is full: .venv needs about 500 MB."
+        return "The disk is full: .venv needs about 500 MB.  Free some space and start again."
+    # pip also reports "No matching distribution" after a network error.
     if "No matching distribution" in text and "connection broken" not in text:
-        return f"There may be no packages for this kind of machine or Python (PYTHON names another one).\n{hint}"
+        return f"There may be no packages for this platform or Python.  Set PYTHON to another Python.\n{hint}"
     return hint
 
 

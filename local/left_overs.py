@@ -1,7 +1,8 @@
-"""Processes that a killed Rowdrop left running: recognised by their pid files and command lines, and stopped.
+"""Find and stop orphan processes of a Rowdrop that was killed.
 
-Each program is the leader of its process group.  Its pid file names the group, and then words of its command line, so
-that a stranger who got the same number later is never taken for it.
+Each program is the leader of its process group.  Its pid file holds the group's ID, followed by
+words of its command line.  A process counts as an orphan only if both match, so an unrelated
+process that reuses the ID is never stopped.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ class _Process:
 
 
 def living(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
-    """Which of these programs have a process left: name to process group."""
+    """Return which of these programs still have a process: name to process group ID."""
     recorded = {name: entry for name in names if (entry := _recorded(pid_files / f"{name}.pid"))}
     processes = list(_processes()) if recorded else []
     return {
@@ -34,9 +35,11 @@ def living(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def stop_all(pid_files: Path, names: Sequence[str], patience_s: float, told: Callable[[list[str]], None]) -> None:
-    """Stop what is left of these programs, all at once: SIGTERM to each leader, SIGKILL to its group when late.
+    """Stop the remaining processes of these programs concurrently.
 
-    Calls `told` with their names first when there are any.  When it returns, none of them has a process.
+    Sends SIGTERM to each group leader, and SIGKILL to the group after `patience_s` seconds.  If any
+    process is found, the callback gets the names before that.  When the function returns, none of
+    the programs has a process.
     """
     groups = living(pid_files, names)
     if not groups:
@@ -76,9 +79,10 @@ def _processes() -> Iterator[_Process]:
 def _processes_of_linux(proc: Path) -> Iterator[_Process]:
     for folder in proc.iterdir():
         if folder.name.isdigit():
-            with contextlib.suppress(OSError):  # it ended while we looked
+            with contextlib.suppress(OSError):  # the process ended during the iteration
                 command = (folder / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-                # The program's name, in parentheses, may hold anything; behind it: state, parent, group.
+                # The program's name is in parentheses and may itself contain ")", so the last one
+                # counts.  The fields after it are state, parent and group.
                 group = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[2]
                 yield _Process(int(group), os.fsdecode(command))
 

@@ -1,4 +1,4 @@
-"""Locks between processes, by files; the kernel drops them when their holder dies."""
+"""File locks between processes.  The kernel releases a lock when its holder dies."""
 
 import fcntl
 import time
@@ -9,7 +9,10 @@ from typing import IO
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Whether the lock on this open file is ours now.  It is until the file is closed."""
+    """Try to acquire the lock on this open file, without waiting.  Return whether it was acquired.
+
+    The lock is held until the file is closed.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -19,8 +22,12 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextmanager
 def lock(path: Path, waiting: Callable[[float], None]) -> Iterator[None]:
-    """Hold the lock on `path`; until it is free call `waiting` once a second, with the seconds waited."""
+    """Hold the lock on `path` during the `with` block.
+
+    While another process holds it, retry once a second and call `waiting` with the seconds waited.
+    """
     started = time.monotonic()
+    # The file is never deleted: with a new file, two processes could hold the lock.
     with path.open("a") as file:
         while not try_lock(file):
             waiting(time.monotonic() - started)

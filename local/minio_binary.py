@@ -1,4 +1,4 @@
-"""Find a MinIO server: the one that MINIO_BINARY names, or the one that Rowdrop builds."""
+"""Find the MinIO program to run: the one in MINIO_BINARY, or the one that Rowdrop builds."""
 
 import mmap
 import os
@@ -17,11 +17,13 @@ _OLDEST = "2025-09"
 
 
 def find_minio(cache_dir: Path | None = None, report: Callable[[str], None] = print) -> Path:
-    """Return the MinIO program to run: MINIO_BINARY, the one in `cache_dir`, or one built into it now.
+    """Return the path of the MinIO program to run.
 
-    A `minio` on PATH is not used unless MINIO_BINARY names it: no published release has the holes closed that
-    minio-source/README.md lists.  Building takes about three minutes; `report` gets a line at least every second then,
-    progress ending in "…".  Raises `CannotRun` when there is no MinIO and none can be built.
+    That is the one in MINIO_BINARY, or the one in `cache_dir` (by default the user's cache), which
+    is built if it is missing.  A `minio` on PATH is used only if MINIO_BINARY names it, because no
+    published release fixes the vulnerabilities in minio-source/README.md.  A build takes about
+    three minutes.  It calls `report` at least once a second; progress lines end in "…".  Raises
+    `CannotRun` if there is no MinIO and none can be built.
     """
     asked_for = os.environ.get("MINIO_BINARY")
     if asked_for:
@@ -33,22 +35,30 @@ def find_minio(cache_dir: Path | None = None, report: Callable[[str], None] = pr
 
 
 def program_name() -> str:
-    """Return the file name of the built MinIO.  It changes with the edits: an older build is never used instead."""
+    """Return the file name of the built MinIO in the cache.
+
+    The name contains a digest of the edits, so that a build without the current edits is not used.
+    """
     return f"minio-{MODULE_VERSION}-{edits_digest()}-{platform.system()}-{platform.machine()}".lower()
 
 
 def user_cache() -> Path:
-    """Rowdrop's folder among this user's caches: `~/.cache/rowdrop`, by XDG_CACHE_HOME, or as macOS has it."""
+    """Return Rowdrop's cache folder of this user.
+
+    It is `$XDG_CACHE_HOME/rowdrop` if that variable is set, otherwise `~/Library/Caches/rowdrop` on
+    macOS and `~/.cache/rowdrop` elsewhere.
+    """
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "rowdrop"
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "rowdrop"
 
 
 def release_of(binary: Path) -> str | None:
-    """Year and month a MinIO was released, as `2025-09`; None when it does not tell or cannot be run.
+    """Return the year and month of a MinIO's release as `2025-09`, or None if it is not known.
 
-    A release and the MinIO that Rowdrop builds tell it by `--version`; one made by `go install` carries its module's
-    version, with the commit's time.
+    Official releases and Rowdrop's build print it with `--version`.  A program built with
+    `go install` contains its module's version, which has the time of the commit.  The result is
+    None if neither has a date, or if the program cannot be run.
     """
     try:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
@@ -57,6 +67,7 @@ def release_of(binary: Path) -> str | None:
     found = re.search(r"(?:RELEASE|DEVELOPMENT)\.(\d{4}-\d{2})", answer)
     if found:
         return found[1]
+    # The program has more than 100 MB: map it instead of reading it.
     with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         module = re.search(rb"mod\tgithub\.com/[\w./-]+\tv0\.0\.0-(\d{4})(\d{2})", content)
         return f"{module[1].decode()}-{module[2].decode()}" if module else None
@@ -65,11 +76,12 @@ def release_of(binary: Path) -> str | None:
 def _checked(asked_for: str) -> Path:
     binary = shutil.which(asked_for)
     if binary is None:
-        raise CannotRun(f"MINIO_BINARY={asked_for} is no program that can be run.  Correct it or unset it.")
+        raise CannotRun(f"MINIO_BINARY={asked_for} is not an executable program.  Correct it or unset it.")
     release = release_of(Path(binary))
+    # YYYY-MM can be compared as text.  A program of unknown age is accepted.
     if release is not None and release < _OLDEST:
         raise CannotRun(
-            f"MINIO_BINARY={asked_for} is of {release}, needed is {_OLDEST} or newer.\n"
-            "Let it name a newer one, or unset it: then Rowdrop builds its own."
+            f"MINIO_BINARY={asked_for} is a MinIO of {release}, but {_OLDEST} or newer is required.\n"
+            "Set it to a newer one, or unset it: then Rowdrop builds its own."
         )
     return Path(binary).absolute()

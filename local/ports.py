@@ -7,12 +7,14 @@ HOST = "127.0.0.1"
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 now."""
-    with socket.socket() as visitor:  # macOS lets two servers bind one port when one of them takes all addresses
+    """Return whether a server could listen on this port of 127.0.0.1 now."""
+    # First connect: macOS allows a bind to 127.0.0.1 while another server listens on all addresses.
+    with socket.socket() as visitor:
         visitor.settimeout(1)
         if visitor.connect_ex((HOST, port)) == 0:
             return False
     with socket.socket() as candidate:
+        # Like servers do: connections in TIME_WAIT must not make the port count as busy.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             candidate.bind((HOST, port))
@@ -22,9 +24,9 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port nobody listens on now, below the range the kernel hands to outgoing connections.
+    """Return a free port below the kernel's range for outgoing connections.
 
-    Nothing keeps it: use it soon.
+    The port is not reserved.  Another process may take it before the caller binds it.
     """
     while True:
         port = 20_000 + secrets.randbelow(12_000)

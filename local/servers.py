@@ -1,6 +1,7 @@
-"""A real MinIO and a real Redis-compatible server, each in a folder of its own and on 127.0.0.1 only.
+"""MinIO and a Redis-compatible server as local processes, each in its own folder, on 127.0.0.1.
 
-`run.sh`, the tests and the benchmarks all start their servers here, so what is tested is what runs.
+run.sh, the tests and the benchmarks all start their servers with this module, so that the tests
+cover the configuration that users run.
 """
 
 import contextlib
@@ -26,16 +27,18 @@ __all__ = ["CannotRun", "MinioServer", "RedisServer", "find_minio", "find_redis"
 
 _STOP_S = 10.0
 _SAFE_QUEUE_LIMIT = 1_000_000
-"""When MinIO's on-disk queue is full it drops events while PUTs succeed: about 10 minutes of full load fit."""
+"""Maximum number of events in MinIO's queue on disk: about 10 minutes of full load.  If it is full,
+MinIO drops events although the PUTs succeed."""
 
 _START_MINIO = Path(__file__).parent.parent / "compose" / "start-minio.sh"
 NO_ORIGIN = "https://no-origin.invalid"
-"""An origin that no page can have (RFC 2606).  By default MinIO answers the pages of every origin."""
+"""An origin that no web page can have (RFC 2606).  By default MinIO allows CORS requests from every
+origin."""
 
 
 @dataclass
 class _Server(ABC):
-    """One server process: `start`, `stop`, `kill`, and `start` again in the same folder."""
+    """One server process.  It can be started again in the same folder after `stop` or `kill`."""
 
     folder: Path
     port: int
@@ -43,37 +46,41 @@ class _Server(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """The command line, without secrets, as `start` and the supervisor use it."""
+        """Return the command line, without secrets, for `start` and for supervisor."""
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """What the process needs in its environment, beside PATH, HOME and the like."""
+        """Return the variables that the process needs in addition to PATH, HOME and so on."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make the folders and files that `command` names.  May be called again at any time."""
+        """Create the folders and files that `command` names.  Idempotent."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether the server does its work now.  Never raises."""
+        """Return whether the server can process requests now.  Never raises."""
 
     @property
     def log(self) -> Path:
-        """What the server printed since the folder was made, when `start` started it."""
+        """The log of all runs in this folder that were started by `start`."""
         return self.folder / "server.log"
 
     @property
     def pid(self) -> int:
-        """The process id; `RuntimeError` when the server was not started, or was stopped."""
+        """The process ID.  Raises `RuntimeError` if the server is not started."""
         if self._process is None:
             raise RuntimeError(f"the server in {self.folder} is not started")
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C at the terminal does not reach it."""
+        """Start the process in its own session, so that Ctrl-C at the terminal does not reach it.
+
+        Raises `RuntimeError` if it is already started.
+        """
         if self._process is not None:
-            raise RuntimeError(f"the server in {self.folder} is started already")
+            raise RuntimeError(f"the server in {self.folder} is already started")
         self.prepare()
+        # The developer's MINIO_* variables would change the server under test.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -86,19 +93,27 @@ class _Server(ABC):
             )
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Return once `is_ready`.  Raises `CannotRun`, with the end of the log, when it dies or takes too long."""
+        """Return once the server is ready.
+
+        Raises `CannotRun` with the end of the log if the process exits, or after `timeout_s`
+        seconds.
+        """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             if self._process is not None and self._process.poll() is not None:
-                raise CannotRun(f"{self._name} ended with code {self._process.returncode}:\n{tail(self.log)}")
+                raise CannotRun(f"{self._name} exited with code {self._process.returncode}:\n{tail(self.log)}")
             if time.monotonic() > deadline:
                 raise CannotRun(f"{self._name} is not ready after {timeout_s:.0f} s:\n{tail(self.log)}")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL after 10 s.  Returns when the process is gone; harmless when it is already."""
+        """Stop the process with SIGTERM, and with SIGKILL after 10 s.
+
+        Returns once the process has ended.  Does nothing if it is not started.
+        """
         if self._process is None:
             return
+        # A test may have suspended it with SIGSTOP, in which case it would not handle SIGTERM.
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
@@ -108,14 +123,15 @@ class _Server(ABC):
         self._process = None
 
     def kill(self) -> None:
-        """SIGKILL, as a power failure would: nothing is flushed.  `start` may follow."""
+        """Kill the process with SIGKILL, so that it cannot flush anything, as in a crash."""
         if self._process is not None:
             self._kill(self._process)
             self._process = None
 
     @staticmethod
     def _kill(process: "subprocess.Popen[bytes]") -> None:
-        # The whole group: until its users are made MinIO is the child of a shell.  Its port is free when it is gone.
+        # Kill the whole group: until its users exist, MinIO is the child of a shell.  Then wait
+        # until the group has no process, because only then is the port free.
         deadline = time.monotonic() + _STOP_S
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -129,7 +145,7 @@ class _Server(ABC):
         return type(self).__name__.removesuffix("Server")
 
     def __enter__(self) -> Self:
-        """Start, and wait until ready."""
+        """Start the server and wait until it is ready."""
         self.start()
         try:
             self.wait_ready()
@@ -139,16 +155,17 @@ class _Server(ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop."""
+        """Stop the server."""
         self.stop()
 
 
 @dataclass
 class RedisServer(_Server):
-    """A Redis-compatible server with an append-only file (fsync each second), `noeviction` and a password.
+    """A Redis-compatible server with an append-only file (fsync every second) and `noeviction`.
 
-    `binary` is found by `find_redis` when not given.  `acl`: lines of redis.conf that make its users; then `user` is
-    one of them, which may send PING.  Without them there is the default user alone, which may do everything.
+    `binary` defaults to the result of `find_redis`.  `acl` holds the lines of redis.conf that
+    define the users.  In that case `user` must be one that may send PING, with its `password`.
+    Without `acl` there is only the default user, which has all permissions.
     """
 
     password: str = field(repr=False)
@@ -158,7 +175,7 @@ class RedisServer(_Server):
 
     @property
     def url(self) -> str:
-        """`redis://[<user>]:<password>@127.0.0.1:<port>/0`."""
+        """The URL `redis://[<user>]:<password>@127.0.0.1:<port>/0`."""
         return f"redis://{self.user}:{self.password}@{HOST}:{self.port}/0"
 
     @property
@@ -166,21 +183,21 @@ class RedisServer(_Server):
         return self.folder / "redis.conf"
 
     def start(self) -> None:
-        """Start the process and return once it answers, its append-only file loaded."""
+        """Start the process and return once it responds and has loaded its append-only file."""
         super().start()
         self.wait_ready()
 
     def command(self) -> list[str]:
-        """The server and its configuration file, which holds the password."""
+        """Return the server and its configuration file, which contains the password."""
         self.binary = self.binary or find_redis()
         return [str(self.binary), str(self._config)]
 
     def environment(self) -> dict[str, str]:
-        """Nothing: the configuration file says it all."""
+        """Return no variables: the configuration file contains all settings."""
         return {}
 
     def prepare(self) -> None:
-        """Make the folder, and the configuration file readable by its owner only."""
+        """Create the folder, and a configuration file that only its owner can read."""
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -193,12 +210,12 @@ class RedisServer(_Server):
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
-            "set-proc-title no",  # the command line is how a start after a crash knows this process again
+            "set-proc-title no",  # `left_overs` identifies orphan processes by their command lines
         ]
         write_private(self._config, "\n".join(lines) + "\n")
 
     def is_ready(self) -> bool:
-        """Whether PING is answered: not while the append-only file is still being loaded."""
+        """Return whether Redis responds to PING, as it does once its append-only file is loaded."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
                 words = [b"AUTH", (self.user or "default").encode(), self.password.encode()]
@@ -212,13 +229,14 @@ class RedisServer(_Server):
 
 @dataclass
 class MinioServer(_Server):
-    """A single-folder MinIO with two Redis targets for bucket events.
+    """A MinIO on a single folder, with two Redis targets for bucket events.
 
-    ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` at once and forgets when Redis is away;
-    `arn:minio:sqs::SAFE:redis` pushes to `events:safe` by way of a queue on disk, up to 3 s later.
+    ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` immediately and loses the event
+    if Redis is down.  ARN `arn:minio:sqs::SAFE:redis` pushes to `events:safe` from a queue on disk,
+    up to 3 s later.
 
-    `users_id`: what `worker.server_users.users_id` returns; then root may sign in only until these users are made.
-    `metrics_are_public`: whether its metrics need no token.
+    `users_id` is the result of `worker.server_users.users_id`.  If it is set, root may sign in only
+    until these users exist.  `metrics_are_public` gives access to the metrics without a token.
     """
 
     console_port: int
@@ -234,23 +252,23 @@ class MinioServer(_Server):
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:<port>`."""
+        """The URL `http://127.0.0.1:<port>`."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def queue_dir(self) -> Path:
-        """Where the SAFE target keeps events that are not in Redis yet."""
+        """The folder in which the SAFE target stores events that are not in Redis yet."""
         return self.folder / "queue"
 
     def command(self) -> list[str]:
-        """A shell that prepares the start and becomes MinIO."""
+        """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
         addresses = ["--address", f"{HOST}:{self.port}", "--console-address", f"{HOST}:{self.console_port}"]
-        # Certificates in ~/.minio, if there are any, are meant for another MinIO.
+        # Otherwise MinIO would use certificates in ~/.minio, which belong to another MinIO.
         server = ["server", *addresses, "--certs-dir", str(self.folder / "certs"), str(self.folder / "data")]
         return ["/bin/sh", str(_START_MINIO), str(self.folder), self.users_id, str(self.binary), *server]
 
     def environment(self) -> dict[str, str]:
-        """Root's credentials, both event targets, and what makes their events reliable."""
+        """Return root's credentials, both event targets, and the settings for reliable events."""
         return {
             "MINIO_ROOT_USER": self.root_user,
             "MINIO_ROOT_PASSWORD": self.root_password,
@@ -258,13 +276,16 @@ class MinioServer(_Server):
             **self._target("SAFE"),
             "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.queue_dir),
             "MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE": str(_SAFE_QUEUE_LIMIT),
-            # Without it PUTs are accepted before the notification rules are loaded, and their events are lost.
+            # Without it MinIO accepts PUTs before it has loaded the notification rules, and loses
+            # their events.
             "MINIO_SYNC_BOOT": "on",
-            # MinIO sends events with as many senders as this says; with one a core they starve in a burst of PUTs.
+            # The number of event senders.  With one per core (the default) they starve in a burst
+            # of PUTs.
             "GOMAXPROCS": "8",
             "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.metrics_are_public else "jwt",
             "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or NO_ORIGIN,
-            # MinIO looks through all objects again and again, for quotas and life cycles that nobody has set here.
+            # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
+            # used here.
             "MINIO_SCANNER_SPEED": "slowest",
             "MINIO_BROWSER": "on",
             "MINIO_UPDATE": "off",
@@ -283,23 +304,27 @@ class MinioServer(_Server):
         return {f"MINIO_NOTIFY_REDIS_{key}_{name}": value for key, value in values.items() if value}
 
     def prepare(self) -> None:
-        """Make the folders of data, queue and certificates."""
+        """Create the folders for data, queue and certificates."""
         for name in ("data", "queue", "certs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def forget_users(self) -> None:
-        """Have the next start let root sign in, so that the users are made again."""
+        """Make the next start enable root access, so that `worker.init` can recreate the users."""
         (self.folder / "users-made").unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
-        """Whether `/minio/health/cluster` says so; `/live` and `/ready` say it before buckets can be used."""
+        """Return whether `/minio/health/cluster` returns 200.
+
+        `/minio/health/live` and `/minio/health/ready` return 200 before buckets are usable.
+        """
         return http_get(self.port, "/minio/health/cluster")[0] == 200
 
 
 def http_get(port: int, path: str, token: str = "") -> tuple[int | None, bytes]:
-    """Status and body of `GET path` on this port of 127.0.0.1, whatever proxy is set; no status without an answer.
+    """Return status and body of `GET path` on this port of 127.0.0.1.
 
-    `token` is sent as `Authorization: Bearer`, if there is one.
+    Without a response within 5 s the result is `(None, b"")`.  Proxy settings are ignored.  A
+    non-empty `token` is sent as `Authorization: Bearer`.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
@@ -314,7 +339,7 @@ def http_get(port: int, path: str, token: str = "") -> tuple[int | None, bytes]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` at once by a file that only its owner can read (mode 600)."""
+    """Atomically replace `path` by a file that only its owner can read (mode 600)."""
     new = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
         new.unlink()
@@ -324,7 +349,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, indented; says so when there are none."""
+    """Return the last lines of a log, indented, or a note if the log is empty or missing."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except FileNotFoundError:

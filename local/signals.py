@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as one exception, so that `finally` cleans up whichever of them comes."""
+"""Convert SIGINT, SIGTERM and SIGHUP into one exception, so that `finally` blocks always run."""
 
 import signal
 
@@ -6,13 +6,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """Somebody wants us to end."""
+    """SIGINT, SIGTERM or SIGHUP was received.
+
+    It derives from `BaseException`, so that `except Exception` does not catch it.
+    """
 
 
 def raise_when_stopped() -> None:
-    """From now on the first of the signals raises `Stopped` in the main thread, and further ones do nothing.
+    """Make the first of the signals raise `Stopped` in the main thread, and ignore all later ones.
 
-    One that is ignored stays so: `nohup` and a shell's `&` ask for that.
+    A signal that is already ignored stays ignored: `nohup` and a shell's `&` rely on that.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -20,11 +23,15 @@ def raise_when_stopped() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on nothing interrupts us, whoever is impatient: what follows is short and must be done."""
+    """Ignore the signals, so that a second Ctrl-C does not interrupt the shutdown.
+
+    The shutdown is short, and skipping it would leave orphan processes.
+    """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(_number: int, _frame: object) -> None:
+    # A further signal must not interrupt the cleanup in `finally` blocks.
     ignore_signals()
     raise Stopped

@@ -1,7 +1,8 @@
-"""Drops users from within the network of the containers: `python - FIRST LAST PER_SECOND < tests/compose_drops.py`.
+"""Drop users from inside the containers' network, for tests/compose.sh.
 
-Each user gets a CSV, every third an image; every fifth CSV is overwritten later, every tenth user is deleted.  Whatever
-MinIO does not acknowledge is sent again, as a client would, until it is: what counts is what was acknowledged.
+Usage: `python - FIRST LAST PER_SECOND < tests/compose_drops.py`.  Each user gets a CSV, and every
+third one an image.  Every fifth CSV is overwritten later, and every tenth user is deleted.  Like a
+real client, the script retries each request until MinIO acknowledges it.
 """
 
 import io

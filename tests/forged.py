@@ -1,4 +1,4 @@
-"""Requests that nobody with a secret has made: uploads whose signature is invented."""
+"""Upload requests with a forged signature: the sender has no secret key."""
 
 import base64
 import http.client
@@ -19,7 +19,7 @@ CSV = b"first_name,last_name,birthts\nForged,Without Secret,946674000000\n"
 
 
 class Reply(NamedTuple):
-    """What a server answers; header names in lower case."""
+    """A server's response.  Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -27,7 +27,7 @@ class Reply(NamedTuple):
 
 
 def send(endpoint: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
-    """Send one request as it is given, without signing it."""
+    """Send one request unchanged, without signing it."""
     connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)
     try:
         connection.request(method, target, body, dict(headers or {}))
@@ -39,7 +39,7 @@ def send(endpoint: str, method: str, target: str, body: bytes = b"", headers: Ma
 
 
 class Forger:
-    """Forges uploads as the user with this access key; the secret key is not needed."""
+    """Forges uploads in the name of an access key, without its secret key."""
 
     def __init__(self, endpoint: str, access_key: str) -> None:
         self._endpoint = endpoint
@@ -47,7 +47,7 @@ class Forger:
         self._credential = f"{access_key}/{self._when[:8]}/us-east-1/s3/aws4_request"
 
     def all(self, bucket: str, key: str, body: bytes = CSV) -> dict[str, Reply]:
-        """Send every kind of forged upload; the reply by the kind."""
+        """Send every kind of forged upload.  Return the replies by kind."""
         target = f"/{bucket}/{key}"
         snowball = {"Authorization": self._authorization, "X-Amz-Meta-Snowball-Auto-Extract": "true"}
         encrypted = {
@@ -57,15 +57,15 @@ class Forger:
         }
         tar = _tar(key, body)
         return {
-            "credential in the query": self._upload(target + self._query, body),
-            "credential in the query, snowball": self._upload(
+            "access key in the query": self._upload(target + self._query, body),
+            "access key in the query, snowball": self._upload(
                 target + self._query, tar, {"X-Amz-Meta-Snowball-Auto-Extract": "true"}
             ),
-            "credential in the query, replication headers": self._upload(target + self._query, body, encrypted),
-            "invented Authorization": self._upload(target, body, {"Authorization": self._authorization}),
-            "invented Authorization, snowball": self._upload(target, tar, snowball),
-            "invented Authorization, snowball as it is": self._upload(target, tar, snowball, chunked=False),
-            "no credential": self._upload(target, body),
+            "access key in the query, replication headers": self._upload(target + self._query, body, encrypted),
+            "forged Authorization": self._upload(target, body, {"Authorization": self._authorization}),
+            "forged Authorization, snowball": self._upload(target, tar, snowball),
+            "forged Authorization, snowball not chunked": self._upload(target, tar, snowball, chunked=False),
+            "no access key": self._upload(target, body),
             "part of a multipart upload": self._upload(f"{target}{self._query}&partNumber=1&uploadId=x", body),
         }
 
@@ -95,7 +95,10 @@ class Forger:
 
 
 def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str, bucket: str, key: str) -> Reply:
-    """Upload in the form whose signature some servers do not verify, and sign it as it should be."""
+    """Send an upload with an unsigned trailer and a valid signature.
+
+    Some versions of MinIO do not verify the signature of such uploads.
+    """
     now = datetime.now(UTC)
     target = f"/{bucket}/{key}"
     headers: dict[str, str | list[str] | tuple[str]] = {
@@ -118,7 +121,7 @@ def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str
 
 
 def _chunk(body: bytes) -> bytes:
-    """Return the body in one chunk, with the checksum after it (aws-chunked)."""
+    """Return the body as one aws-chunked chunk, followed by its checksum."""
     checksum = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
     return b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (len(body), body, checksum.encode())
 

@@ -1,4 +1,9 @@
-"""The credentials of one Rowdrop: completed from what was given and what was kept, and divided among the processes."""
+"""The credentials of one Rowdrop installation.
+
+Credentials that the user gives take precedence over those that an earlier start kept; the rest is
+generated.  Each process gets only the credentials that it needs (`PROCESSES`).  `local` (run.sh)
+and `worker.credentials` (docker compose) both build on this module.
+"""
 
 import re
 import secrets
@@ -17,9 +22,10 @@ from shared.tokens import InvalidToken, Token, TokenKind, check_distinct, check_
 from worker.server_users import REDIS_RULES, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
-"""MinIO's own tool makes tokens for its metrics valid for a hundred years; a new password ends them."""
+"""Lifetime in seconds of the token for MinIO's metrics: 100 years, as MinIO's own tool sets it.  A
+new password of the signing user revokes the token."""
 FORMER_ROOT_USER = "rowdrop"
-"""The name of root in every installation of earlier versions: it is replaced by a random one."""
+"""The root user's name in every installation of earlier versions; a random name replaces it."""
 
 MINIO_ROLES = tuple(minio_policies(Buckets("", "")))
 REDIS_ROLES = tuple(REDIS_RULES)
@@ -29,10 +35,10 @@ GIVEN = (
     "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_USERS",
     "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS", "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS,
 )  # fmt: skip
-"""The settings that a user may give and that are credentials, or tell whose the servers are."""
+"""The credentials that a user may set, and the addresses that select an external server."""
 
 SECRET_SETTINGS = frozenset({*GIVEN, "GENERATED_API_TOKEN"} - {"MINIO_ENDPOINT"})
-"""The settings that no process gets unless `settings_of` says so."""
+"""Settings that a process gets only through `Credentials.settings_of`."""
 
 PROCESSES: Mapping[str, tuple[str, ...]] = {
     "listener": ("minio", "redis", "metrics"),
@@ -48,23 +54,25 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
 
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{3,64}")
+# Printable ASCII except spaces, quotes, commas and backslashes.
 _PASSWORD = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
 
 
 UNKNOWN_USERS = 3
-"""Exit status of `worker.init` if MinIO does not know its users and root may not sign in to make them."""
+"""Exit status of `worker.init` if MinIO lacks users and root may not sign in to create them."""
 
 
 class InvalidCredentials(Exception):
-    """A credential that was given cannot be used; the message says which, why, and what to do."""
+    """A given credential cannot be used; the message names it, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """All credentials.  `minio` and `redis` are users by role, `redis_urls` the addresses with them.
+    """All credentials of one installation.
 
-    Without a MinIO or Redis of our own all roles share the user that was given, but for those in MINIO_USERS and
-    REDIS_USERS.
+    `minio` and `redis` map a role to its user, `redis_urls` a role to a URL with that user.
+    `owns_minio` and `owns_redis` are true if Rowdrop starts that server itself.  With an external
+    server all roles share the given user, except the roles in MINIO_USERS and REDIS_USERS.
     """
 
     root: ServerUser = field(repr=False)
@@ -80,9 +88,10 @@ class Credentials:
 
     @classmethod
     def complete(cls, given: Mapping[str, str], kept: Mapping[str, str], redis_address: str, now: float) -> Self:
-        """Complete what was given by what was kept, and that by new credentials.
+        """Return the given credentials, completed first with the kept ones, then with new ones.
 
-        `redis_address` is `host:port` of our own Redis, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
+        `given` and `kept` map settings to values.  `redis_address` is `host:port` of the Redis that
+        Rowdrop starts, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
         """
         owns_minio = not given.get("MINIO_ENDPOINT")
         owns_redis = not given.get("REDIS_URL")
@@ -91,11 +100,13 @@ class Credentials:
         redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
         urls = {role: _with_user(f"redis://{redis_address}/0", user) for role, user in redis.items()}
         if owns_redis:
+            # `redis_acl` disables the user `default`, so no role may use that name.
             _check_distinct(redis, ServerUser("default", ""), "REDIS_USERS")
         else:
             given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
             urls = {role: _with_user(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
         minio = _minio_users(given, kept, root, owns_minio=owns_minio)
+        # An external MinIO has no user for the metrics: the listener's key signs the token instead.
         signer = minio["metrics"] if owns_minio else minio["listener"]
         kept_flower = kept.get("FLOWER_PASSWORD")
         return cls(
@@ -115,7 +126,10 @@ class Credentials:
         )
 
     def to_keep(self) -> dict[str, str]:
-        """Return what the next start must find, by setting.  Users of servers that are not ours are not kept."""
+        """Return the settings to store for the next start.
+
+        Users of an external server are not stored.
+        """
         kept = {
             "MINIO_ROOT_USER": self.root.name,
             "MINIO_ROOT_PASSWORD": self.root.password,
@@ -129,7 +143,7 @@ class Credentials:
         return kept
 
     def settings_of(self, process: str) -> dict[str, str]:
-        """Return the credentials that one of `PROCESSES` gets, by setting."""
+        """Return the credentials of one of `PROCESSES`, as settings."""
         kinds = {
             "minio": lambda: self._minio_settings(process),
             "redis": lambda: {"REDIS_URL": self.redis_urls[process]},
@@ -154,7 +168,7 @@ class Credentials:
         }
 
     def for_people(self) -> dict[str, str]:
-        """Return what people need to drop files, to call the API and to sign in to Flower, by setting."""
+        """Return the settings for people: to drop files, call the API and sign in to Flower."""
         return {
             **self._minio_settings("drop"),
             "FLOWER_USER": self.flower.name,
@@ -164,19 +178,23 @@ class Credentials:
 
     @property
     def any_token(self) -> str:
-        """A token with which the API can be read."""
+        """A token that allows at least reading from the API."""
         settings = self._token_settings()
         named = parse_tokens(settings.get("API_TOKENS", ""), TokenKind.WRITE)
         return settings.get("API_TOKEN") or settings.get("GENERATED_API_TOKEN") or named[0].value
 
     def _token_settings(self) -> dict[str, str]:
-        """Return the tokens that were given, and the generated one if none of them can write."""
+        """Return the given tokens, and the generated token if none of them allows writing."""
         can_write = any(name in self.tokens for name in ("API_TOKEN", "API_TOKENS"))
         return dict(self.tokens) if can_write else {**self.tokens, "GENERATED_API_TOKEN": self.generated_api_token}
 
 
 def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
-    """Parse `role=name:password` entries separated by commas or whitespace.  Raises `InvalidCredentials`."""
+    """Parse `role=name:password` entries that are separated by commas or whitespace.
+
+    `setting` is MINIO_USERS or REDIS_USERS.  Raises `InvalidCredentials` for an entry of another
+    form, an unknown role, and a name or password with characters that are not allowed.
+    """
     roles = MINIO_ROLES if setting == "MINIO_USERS" else REDIS_ROLES
     users = {}
     for entry in text.replace(",", " ").split():
@@ -191,18 +209,24 @@ def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
 
 
 def _check_user(user: ServerUser, setting: str) -> None:
-    """Raise `InvalidCredentials`, which does not contain the password, for what a server or a file would not take."""
+    """Raise `InvalidCredentials` if a server or a file would not accept the name or the password.
+
+    The message does not contain the password.
+    """
     if not _NAME.fullmatch(user.name):
         raise InvalidCredentials(f"{setting}: the name must be 3 to 64 letters, digits, '.', '_' or '-'.")
     if not _PASSWORD.fullmatch(user.password):
         raise InvalidCredentials(
-            f"{setting}: the password must be 8 to 128 printable ASCII characters, without spaces, commas, quotes and "
-            "backslashes."
+            f"{setting}: the password must be 8 to 128 printable ASCII characters, without spaces, "
+            "commas, quotes and backslashes."
         )
 
 
 def _check_distinct(users: Mapping[str, ServerUser], root: ServerUser, setting: str) -> None:
-    """Raise `InvalidCredentials` if two roles share a user, or one is root: each has rights of its own."""
+    """Raise `InvalidCredentials` if two roles share a user name, or one has the name of `root`.
+
+    The roles have different permissions, so a shared user would have the wrong ones for one role.
+    """
     names = Counter([root.name, *(user.name for user in users.values())])
     shared = sorted(name for name, count in names.items() if count > 1)
     if shared:
@@ -217,7 +241,7 @@ def format_users(users: Mapping[str, ServerUser]) -> str:
 
 
 def _check_tokens(given: Mapping[str, str]) -> None:
-    """Raise `InvalidCredentials` for a token that the API would refuse when it starts."""
+    """Raise `InvalidCredentials` for a token that the API would reject when it starts."""
     name = "API_TOKEN"
     try:
         check_value(given.get(name, ""))
@@ -248,11 +272,11 @@ def _minio_users(
         raise InvalidCredentials("MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be given together, or neither of them.")
     if not owns_minio:
         if not (access_key and secret_key):
-            raise InvalidCredentials("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be, too.")
+            raise InvalidCredentials("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY are required.")
         shared = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
         return shared | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
     users = _users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
-    # An environment of an earlier version holds root's: those are not for people who drop files.
+    # In an environment of an earlier version these are root's keys: never give them to people.
     if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
         users["drop"] = ServerUser(access_key, secret_key)
         _check_user(users["drop"], "MINIO_ACCESS_KEY and MINIO_SECRET_KEY")
@@ -270,19 +294,23 @@ def _with_user(url: str, user: ServerUser | None) -> str:
         return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
+    # Names and passwords may contain characters that have a meaning in URLs.
     return parts._replace(netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}").geturl()
 
 
 def redis_user_of(url: str) -> ServerUser:
-    """Return the user and password in a Redis URL, each empty if there is none."""
+    """Return the user name and password in a Redis URL, each empty if it is missing."""
     parts = urlsplit(url)
     return ServerUser(unquote(parts.username or ""), unquote(parts.password or ""))
 
 
 def _prometheus_token(signer: ServerUser, now: float) -> str:
-    """Return what opens MinIO's metrics (cmd/jwt.go of MinIO: HS512 by the secret key, the access key as subject)."""
+    """Return a JWT that gives access to MinIO's metrics.
+
+    The format is that of MinIO's cmd/jwt.go: HS512 with the secret key, the access key as subject.
+    """
     claims = {"exp": int(now) + TOKEN_VALID_S, "sub": signer.name, "iss": "prometheus"}
-    # The key may be shorter than RFC 7518 wants for HS512; how to sign is MinIO's choice.
+    # The key may be shorter than RFC 7518 requires for HS512, but MinIO prescribes the algorithm.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)
         return jwt.encode(claims, signer.password, algorithm="HS512")

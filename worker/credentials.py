@@ -1,12 +1,13 @@
-"""The credentials of a Rowdrop in containers: `python -m worker.credentials`, before any server starts.
+"""Generate the credentials of all containers: `python -m worker.credentials`.
 
-What the environment does not give is generated, once, and kept.  Each container mounts a volume of its own, which this
-one fills with the files that it reads: MinIO a file of variables, Redis its configuration, our own processes a file for
-each setting (`<NAME>_FILE`).  The folders that the servers write to are tried, so that one that cannot be written is
-named here, and not in a server's log.
+The container `secrets` runs this before any server starts.  Credentials that the environment does
+not set are generated once and kept.  Each other container mounts its own volume, and this module
+writes the files that the container reads: an environment file for MinIO, redis.conf for Redis, and
+one file per setting (`<NAME>_FILE`) for Rowdrop's processes.  It also tests that the servers' data
+folders are writable, so that a wrong owner is reported here and not in a server's log.
 
-`--show` prints what people need, as lines that a shell can source; `--show worker` what a worker on another machine
-needs; `--renew` generates new ones.
+`--show` prints the credentials for people, as lines that a shell can source.  `--show worker`
+prints those that a worker on another machine needs.  `--renew` generates new credentials.
 """
 
 import argparse
@@ -25,24 +26,27 @@ from worker.credential_set import GIVEN, PROCESSES, TOKEN_SETTINGS, Credentials,
 from worker.server_users import redis_acl, users_id
 
 HOME = Path("/run/rowdrop")
-"""Here are the volumes of all other containers, a folder each, which only this container writes to."""
+"""Where the credential volumes of all other containers are mounted, one folder per container.  Only
+this container writes to them."""
 MINIO_HOME, REDIS_HOME = Path("/srv/minio"), Path("/srv/redis")
 REDIS_ADDRESS = "redis:6379"
 OPTIONAL = {
     "api": (*TOKEN_SETTINGS, "GENERATED_API_TOKEN"),
     "init": ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS"),
 }
-"""Settings of containers that may be empty.  Their files are there all the same, as docker-compose.yml names them."""
+"""Settings of a container that may be empty.  Their files always exist, because docker-compose.yml
+names them."""
 KEPT = "kept.env"
-"""What the next start must find, in a volume that no other container mounts."""
+"""The file with the credentials to keep for the next start, in a volume that no other container
+mounts."""
 
 
 class CannotPrepare(Exception):
-    """A credential or a folder cannot be used; the message says which, why, and what to do."""
+    """A credential or a folder cannot be used; the message names it, the reason and the remedy."""
 
 
 def files_of(credentials: Credentials, buckets: Buckets) -> dict[str, dict[str, str]]:
-    """Return the files of each container, name to content, by the name of its folder."""
+    """Return the files of all containers: folder name to file name to content."""
     health = credentials.redis["health"]
     own = {}
     for process in PROCESSES:
@@ -58,7 +62,10 @@ def files_of(credentials: Credentials, buckets: Buckets) -> dict[str, dict[str, 
 
 
 def _minio_variables(credentials: Credentials) -> dict[str, str]:
-    """Return root's credentials and the address of both event targets (the rest is in docker-compose.yml)."""
+    """Return root's credentials and the Redis address and user of both event targets.
+
+    docker-compose.yml sets the other variables of MinIO.
+    """
     address = urlsplit(credentials.redis_urls["minio"])
     user = redis_user_of(credentials.redis_urls["minio"])
     target = {"ADDRESS": f"{address.hostname}:{address.port or 6379}", "USER": user.name, "PASSWORD": user.password}
@@ -89,9 +96,10 @@ def _redis_conf(credentials: Credentials) -> str:
 
 
 def prepare(home: Path, given: Mapping[str, str], buckets: Buckets, now: float, *, renew: bool = False) -> Credentials:
-    """Write the files of all containers below `home`, readable by the owner alone.
+    """Write the files of all containers below `home`, readable only by their owner (mode 400).
 
-    `renew` generates what is not given again.  Raises `CannotPrepare`.
+    `given` maps settings to values from the environment, `now` is the time in Unix seconds.
+    `renew` discards the kept credentials and generates new ones.  Raises `CannotPrepare`.
     """
     kept = {} if renew else {name: value for name, value in dotenv_values(home / KEPT).items() if value}
     try:
@@ -107,6 +115,8 @@ def prepare(home: Path, given: Mapping[str, str], buckets: Buckets, now: float, 
         new = path.with_name(f"{path.name}.new")
         path.parent.mkdir(mode=0o700, exist_ok=True)
         new.unlink(missing_ok=True)
+        # The file has its final mode from the start, so no other user can read it at any time.  The
+        # rename is atomic: a container never reads a partial file.
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:  # noqa: PTH123
             file.write(content)
         new.replace(path)
@@ -114,7 +124,10 @@ def prepare(home: Path, given: Mapping[str, str], buckets: Buckets, now: float, 
 
 
 def _remove_others(home: Path, files: Iterable[str]) -> None:
-    """Remove credentials that this version does not write: earlier versions kept all of them in one volume."""
+    """Remove the credential files that this version does not write.
+
+    Earlier versions stored the files of all containers in one volume.
+    """
     folders = [home / process for process in (*PROCESSES, "minio", "redis")]
     wanted = {home / name for name in files}
     for path in [path for folder in (home, *folders) if folder.is_dir() for path in folder.iterdir()]:
@@ -123,7 +136,11 @@ def _remove_others(home: Path, files: Iterable[str]) -> None:
 
 
 def make_folders(folders: Iterable[Path], mounted: Mapping[Path, str]) -> None:
-    """Make the servers' folders.  `mounted`: what each volume is on the host.  Raises `CannotPrepare`."""
+    """Create the servers' folders and test that they are writable.
+
+    `mounted` maps the path of each volume to its name or path on the host, for the error message.
+    Raises `CannotPrepare`.
+    """
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,42 +151,59 @@ def make_folders(folders: Iterable[Path], mounted: Mapping[Path, str]) -> None:
             owner = f"{os.getuid()}:{os.getgid()}"
             volume = next((volume for volume in mounted if folder.is_relative_to(volume)), folder)
             raise CannotPrepare(
-                f"{folder} cannot be written ({error.strerror}).  It is {mounted.get(volume, volume)} on the host.\n"
-                f"Give that folder to the user of the containers: sudo chown -R {owner} {mounted.get(volume, volume)}"
+                f"{folder} is not writable ({error.strerror}).  "
+                f"It is {mounted.get(volume, volume)} on the host.\n"
+                "Make the containers' user its owner: "
+                f"sudo chown -R {owner} {mounted.get(volume, volume)}"
             ) from error
 
 
 def _lines(values: Mapping[str, str]) -> str:
+    """Return `NAME='value'` lines, which a shell, MinIO and dotenv all read the same way.
+
+    Raises `CannotPrepare` for values with quotes, backslashes or line breaks.
+    """
     for name, value in values.items():
         if set(value) & set("'\"\\\r\n"):
-            raise CannotPrepare(f"{name} must be without quotes, backslashes and line breaks.")
+            raise CannotPrepare(f"{name} must not contain quotes, backslashes or line breaks.")
     return "".join(f"{name}='{value}'\n" for name, value in values.items())
 
 
 def shown(credentials: Credentials, process: str, minio_endpoint: str) -> str:
-    """Return lines for a person and for a shell: what people need, or what one of `PROCESSES` needs."""
+    """Return the credentials of one of `PROCESSES`, or those for people if `process` is empty.
+
+    The lines are readable by people and can be sourced by a shell.
+    """
     settings = credentials.settings_of(process) if process else credentials.for_people()
     return _lines({"MINIO_ENDPOINT": minio_endpoint, **settings})
 
 
 def main() -> None:
-    """Prepare, or show; exit 1 with the reason if that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m worker.credentials", description="Credentials of the containers.")
+    """Write the credential files, and print credentials with `--show`.
+
+    Exits with 1 and the reason if the files cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.credentials", description="Generate and show the credentials of the containers."
+    )
     parser.add_argument(
         "--show",
         nargs="?",
         const="",
         choices=("", *PROCESSES),
         metavar="PROCESS",
-        help=f"print what people need, or what a process on another machine needs: {', '.join(PROCESSES)}",
+        help=f"print the credentials for people, or for a process on another machine: {', '.join(PROCESSES)}",
     )
-    parser.add_argument("--renew", action="store_true", help="generate new ones; then recreate all containers")
+    parser.add_argument(
+        "--renew", action="store_true", help="generate new credentials; recreate all containers afterwards"
+    )
     arguments = parser.parse_args()
     mounted = {
         HOME: os.environ.get("CREDENTIALS_VOLUME", "a volume"),
         MINIO_HOME: os.environ.get("MINIO_VOLUME", "a volume"),
         REDIS_HOME: os.environ.get("REDIS_VOLUME", "a volume"),
     }
+    # docker-compose.yml passes settings that are not set as empty strings.
     given = {name: os.environ[name] for name in GIVEN if os.environ.get(name)}
     source_bucket = os.environ.get("SOURCE_BUCKET") or "src-data"
     output_bucket = os.environ.get("OUTPUT_BUCKET") or "processed-data"
@@ -178,7 +212,7 @@ def main() -> None:
         make_folders(folders, mounted)
         credentials = prepare(HOME, given, Buckets(source_bucket, output_bucket), time.time(), renew=arguments.renew)
         if arguments.renew:
-            print("New credentials are written.  Now: docker compose up -d --force-recreate", file=sys.stderr)
+            print("New credentials are written.  Apply them: docker compose up -d --force-recreate", file=sys.stderr)
         if arguments.show is not None:
             own = f"http://127.0.0.1:{os.environ.get('MINIO_PORT', '9000')}"
             print(shown(credentials, arguments.show, os.environ.get("MINIO_ENDPOINT") or own), end="")

@@ -1,8 +1,8 @@
-"""Ask a MinIO whether it accepts writes that are not signed with a secret key.
+"""Test whether a MinIO accepts uploads that are not signed with a secret key.
 
-For one kind of upload, public MinIO servers up to 2026-02 look up the access key and never compare
-the signature (CVE-2026-40344, CVE-2026-41145).  The MinIO that Rowdrop builds refuses such uploads:
-see minio-source/README.md.
+For uploads with an unsigned trailer, all published MinIO versions up to 2026-02 look up the access
+key but do not verify the signature (CVE-2026-40344, CVE-2026-41145).  The MinIO that Rowdrop builds
+rejects such uploads: see minio-source/README.md.  `worker.init` runs this probe at each start.
 """
 
 import base64
@@ -25,17 +25,19 @@ _TIMEOUT = urllib3.Timeout(connect=5, read=15)
 
 
 def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
-    """Return the keys of the objects that the server wrote without a valid signature; empty if it refuses.
+    """Return the keys of the objects that the server stored without a valid signature.
 
-    Sends two uploads of a small object, each with a new random key that begins with `prefix`.  No secret key is needed
-    or sent.  The caller deletes the objects.  Raises `urllib3.exceptions.HTTPError` if the server cannot be reached.
+    The list is empty if the server rejects the uploads.  The probe sends two small objects, each
+    with a new random key that begins with `prefix`.  It needs and sends no secret key.  The caller
+    deletes the objects.  Raises `urllib3.exceptions.HTTPError` if the server is not reachable.
     """
     now = datetime.now(UTC)
     credential = f"{access_key}/{now:%Y%m%d}/{region or 'us-east-1'}/s3/aws4_request"
     headers = {"x-amz-content-sha256": UNSIGNED_TRAILER, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}"}
     query_key = prefix + secrets.token_hex(6)
     snowball_key = prefix + secrets.token_hex(6)
-    ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()  # as the minio package does
+    ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()  # like the minio package
+    # retries=False also disables redirects: a redirect counts as a rejection.
     with urllib3.PoolManager(timeout=_TIMEOUT, retries=False, ca_certs=ca_certs) as http:
 
         def is_accepted(key: str, query: str, body: bytes, more_headers: dict[str, str]) -> bool:
@@ -64,7 +66,7 @@ def _query_credential(credential: str, now: datetime) -> str:
 
 
 def _chunked(content: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return the body of an upload with a checksum in its trailer, and the headers that announce it."""
+    """Return the body and headers of an aws-chunked upload with a checksum in its trailer."""
     checksum = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     trailer = f"x-amz-checksum-crc32:{checksum}\r\n\r\n".encode()
     body = f"{len(content):x}\r\n".encode() + content + b"\r\n0\r\n" + trailer
@@ -87,7 +89,7 @@ def _tar_of(key: str, content: bytes, now: datetime) -> bytes:
 
 
 def _snowball_headers(credential: str) -> dict[str, str]:
-    """Return the headers that make MinIO unpack the body, with a signature that is made up."""
+    """Return headers that make MinIO unpack the body (Snowball), with an invalid signature."""
     parts = (f"Credential={credential}", f"SignedHeaders={_SIGNED_HEADERS}", f"Signature={_NO_SIGNATURE}")
     return {
         "Authorization": f"AWS4-HMAC-SHA256 {', '.join(parts)}",

@@ -1,10 +1,12 @@
-"""Prepare the servers: `python -m worker.init`.  Makes users and buckets, has MinIO send its events, and proves it.
+"""Prepare MinIO before Rowdrop's processes start: `python -m worker.init`.
 
-It adds its notification rules to those it finds and changes nothing else.  Where MinIO has no Redis target of ours it
-prints the lines to set, and Rowdrop goes on with sweeps alone.  May be run as often as one likes.
+The command is idempotent.  It creates MinIO's users (only if root may sign in), the buckets and
+the missing notification rules.  Existing rules of other applications are kept.  It then writes a
+probe object and waits for its event in Redis.  If no event arrives, it prints the settings that
+MinIO needs, and Rowdrop relies on sweeps alone.
 
-With `--sample yes` the invented users of `worker/sample.py` go into a source bucket that it has just made, never into
-another.
+With `--sample yes` it writes the sample of `worker/sample.py`, but only into a source bucket that
+it has just created.
 """
 
 import argparse
@@ -37,14 +39,17 @@ __all__ = ["PROBE_PREFIX", "Init"]
 logger = logging.getLogger(__name__)
 
 PROBE_WAIT_S = 10.0
+"""Timeout in seconds for the event of the probe object."""
 RESTART_WAIT_S = 60.0
-"""Seconds that MinIO may take to start again without root's access."""
+"""Timeout in seconds for MinIO's restart without root access."""
 
 
 class Init:
-    """Prepares the servers of `wiring`; waits `probe_wait_s` seconds for the event that proves it.
+    """Prepares the servers that `wiring` connects to.
 
-    `forge` tries to write without a secret key, as `worker.forgery_probe.forged_keys` does.
+    `probe_wait_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
+    the sample to a new source bucket.  `forge` attempts writes without a secret key: it has the
+    signature of `worker.forgery_probe.forged_keys`, and tests replace it.
     """
 
     def __init__(
@@ -62,7 +67,11 @@ class Init:
         self._users = MinioUsers(wiring.settings) if wiring.settings.minio_users else None
 
     def run(self) -> None:
-        """Make everything ready.  Raises what an unreachable server raises."""
+        """Create what is missing on the servers, and record whether MinIO's events reach Redis.
+
+        Raises `UnknownUsers` if MinIO lacks users and root may not sign in.  Errors of the servers
+        (`S3Error`, `HTTPError`, `RedisError`, `MinioAdminException`) are not caught.
+        """
         self._make_users()
         source, output = self._settings.source_bucket, self._settings.output_bucket
         is_new = self._make_bucket(source)
@@ -70,45 +79,52 @@ class Init:
         self._look_for_forged_writes()
         public = self._settings.public_output
         if set_public(self._minio, output, public=public):
-            print(f"{output} can be read {'by anybody, without keys' if public else 'with keys only'}", flush=True)
+            print(f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}", flush=True)
         notifications = Notifications(self._minio, source)
+        # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
         events_come = notifications.mend() is not Rules.NO_TARGET and self._probe()
         self._wiring.backlog.note_notifications(come=events_come)
         if not events_come:
             print(_lines_to_set(self._settings), flush=True)
         if is_new and self._with_sample:
+            # After the notification rules exist, so that events announce the sample's files.
             sample.drop(self._minio, source)
 
     def wait_for_servers(self, wait_s: float) -> None:
-        """Return once MinIO and Redis answer.  After `wait_s` seconds, or at once if MinIO refuses the keys, raises."""
+        """Return as soon as MinIO and Redis respond.
+
+        Retries every 0.5 s.  Raises the last error after `wait_s` seconds, and without a retry if
+        MinIO rejects the credentials.
+        """
         until = time.monotonic() + wait_s
         told = False
         while (error := self._unavailable()) is not None:
             if time.monotonic() > until or _is_refusal(error):
                 raise error
             if not told:
-                print(f"waiting for MinIO and Redis: {error}", flush=True)
+                print(f"MinIO or Redis is not available, retrying: {error}", flush=True)
                 told = True
             time.sleep(0.5)
 
     def _make_users(self) -> None:
-        """Make MinIO's users if it was started with root's access; then wait until it is back without it.
+        """Create MinIO's users if root may sign in, and wait for the restart without root access.
 
-        Raises `UnknownUsers` if MinIO does not know the users, and root may not sign in to make them.
+        Raises `UnknownUsers` if MinIO lacks users and root may not sign in to create them.
         """
         if self._users is None:
             return
         if self._users.root_may_sign_in():
             if self._users.accepts_forged_writes():
+                # Only a warning, because the policies below deny such uploads.
                 print(_HOLE_IN_BUILD, flush=True)
             self._users.make(RESTART_WAIT_S)
-            print("made the users of MinIO", flush=True)
+            print("created the users of MinIO", flush=True)
         unknown = self._users.unknown()
         if unknown:
             raise UnknownUsers(_UNKNOWN_USERS.format(", ".join(unknown)))
 
     def _look_for_forged_writes(self) -> None:
-        """Warn if anyone who reaches this MinIO can write with our access key, without its secret key."""
+        """Print a warning if MinIO accepts uploads with the access key but without its secret."""
         settings = self._settings
         forged = self._forge(
             settings.minio_endpoint,
@@ -123,11 +139,12 @@ class Init:
             print(_OPEN_HOLE, flush=True)
 
     def _unavailable(self) -> Exception | None:
-        """What MinIO or Redis says instead of an answer."""
+        """Return the error of MinIO or Redis, or None if both are available."""
         try:
             if self._users is None:
                 self._minio.bucket_exists(self._settings.source_bucket)
             else:
+                # MinIO may have no users yet.  A rejection of root also shows that it is available.
                 self._users.root_may_sign_in()
             self._wiring.redis.ping()
         except (HTTPError, RedisError, S3Error, ServerError) as error:
@@ -135,15 +152,19 @@ class Init:
         return None
 
     def _make_bucket(self, bucket: str) -> bool:
-        """Whether it had to be made."""
+        """Create `bucket` if it is missing.  Return whether it was created."""
         if self._minio.bucket_exists(bucket):
             return False
         self._minio.make_bucket(bucket, self._settings.region)
+        # `local.run` parses this line: it decides whether to wait for the rows of the sample.
         print(f"created {bucket}", flush=True)
         return True
 
     def _probe(self) -> bool:
-        """Put a key of our own and wait until its event is in Redis; the listener passes such keys over."""
+        """Return whether the event of a new probe object reaches Redis before the timeout.
+
+        The listener ignores keys that begin with `PROBE_PREFIX`.
+        """
         key = PROBE_PREFIX + secrets.token_hex(6)
         bucket = self._settings.source_bucket
         self._minio.put_object(bucket, key, io.BytesIO(b""), 0)
@@ -159,42 +180,46 @@ class Init:
 
 
 class UnknownUsers(Exception):
-    """MinIO does not know users of this start, and root may not sign in to make them."""
+    """MinIO lacks users of `MINIO_USERS`, and root may not sign in to create them."""
 
 
 _HOLE_IN_BUILD = (
-    "WARNING: this MinIO accepts uploads without a valid signature (CVE-2026-40344, CVE-2026-41145).\n"
-    "They are refused for all users of Rowdrop, by their policies, and root's access is off.  A user that you make\n"
-    "yourself is not protected.  Use the MinIO that Rowdrop builds: unset MINIO_BINARY, or with docker compose\n"
-    "MINIO_IMAGE, and start again."
+    "WARNING: this MinIO accepts uploads without a valid signature\n"
+    "(CVE-2026-40344, CVE-2026-41145).  The policies of Rowdrop's users deny them, and root\n"
+    "access is off.  A user that you create yourself is not protected.  Use the MinIO that\n"
+    "Rowdrop builds: unset MINIO_BINARY (with docker compose: MINIO_IMAGE) and start again."
 )
 _OPEN_HOLE = (
-    "WARNING: anyone who reaches this MinIO can write any object.  It accepts uploads without a valid signature\n"
-    "(CVE-2026-40344, CVE-2026-41145), and nothing forbids them to the access key of Rowdrop.\n"
-    "Use a MinIO in which this is closed, such as the one that Rowdrop builds (minio-source/README.md).  Until then:\n"
-    "make a user for each process with the policies that `python -m worker.init --print-policies` prints, which\n"
-    "forbid such uploads; turn root's access off (MINIO_API_ROOT_ACCESS=off); and let nobody else reach MinIO's port."
+    "WARNING: anyone who reaches this MinIO can write any object.  It accepts uploads without a\n"
+    "valid signature (CVE-2026-40344, CVE-2026-41145), and no policy denies them to Rowdrop's\n"
+    "access key.  Use a patched MinIO, such as the one that Rowdrop builds\n"
+    "(minio-source/README.md).  Until then:\n"
+    "- create one user for each process, with the policies that\n"
+    "  `python -m worker.init --print-policies` prints: they deny such uploads,\n"
+    "- disable root access (MINIO_API_ROOT_ACCESS=off),\n"
+    "- restrict network access to MinIO's port to Rowdrop and trusted clients."
 )
 _UNKNOWN_USERS = (
-    "MinIO does not know its users ({}), or not with these passwords, and root's access is off.\n"
-    "Start MinIO again with root's access, so that they are made.  ./run.sh does so by itself.  With docker compose:\n"
+    "MinIO lacks these users, or has them with other passwords: {}.  Root access is off, so they\n"
+    "cannot be created.  Restart MinIO with root access.  ./run.sh does this automatically.\n"
+    "With docker compose:\n"
     "  docker compose run --rm --no-deps -T secrets rm -f /srv/minio/users-made\n"
     "  docker compose up -d --force-recreate"
 )
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether waiting would not help: MinIO does not know the key, or not with this secret, or forbids it."""
+    """Return whether MinIO rejected the credentials or denied access: a retry cannot succeed."""
     return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 def _lines_to_set(settings: Settings) -> str:
     url = urlsplit(settings.redis_url)
     lines = [
-        "MinIO does not send its events to this Redis, so that changes show only after a sweep.",
-        "For rows within milliseconds start MinIO with these variables, then start Rowdrop again:",
+        "MinIO's events do not reach this Redis, so Rowdrop finds changes only by sweeps.",
+        "To publish changes within milliseconds, restart MinIO with these variables, then Rowdrop:",
     ]
-    # The user in our own REDIS_URL is that of this process, which may not append events.
+    # The Redis user in REDIS_URL is that of this process and may not append events.
     to_be_filled_in = "<its password>" if url.username else "<the password in REDIS_URL>"
     for target, key in TARGETS.items():
         lines += [
@@ -206,17 +231,17 @@ def _lines_to_set(settings: Settings) -> str:
             f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
         ]
     lines += [
-        "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder of its own on MinIO's disk>",
+        "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder on MinIO's disk, for this queue only>",
         "  MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE=1000000",
         "  MINIO_SYNC_BOOT=on",
-        "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or give Rowdrop a MINIO_PROMETHEUS_TOKEN)",
-        "  GOMAXPROCS=8   (more senders of events than cores: they starve in a burst else)",
+        "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or set MINIO_PROMETHEUS_TOKEN for Rowdrop)",
+        "  GOMAXPROCS=8   (the number of event senders: with fewer, they starve in a burst)",
     ]
     return "\n".join(lines)
 
 
 def policies_to_set(settings: Settings) -> str:
-    """Return the policy of each user in MinIO and the ACL rules of each user in Redis, to be set by hand."""
+    """Return the MinIO policy and the Redis ACL rules of each role, for servers set up by hand."""
     buckets = Buckets(settings.source_bucket, settings.output_bucket)
     lines = ["# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"]
     for role, policy in minio_policies(buckets).items():
@@ -228,18 +253,23 @@ def policies_to_set(settings: Settings) -> str:
 
 
 def main() -> None:
-    """Prepare the servers that the environment names; exit 1 with the reason if they cannot be."""
+    """Prepare the servers that the environment names.
+
+    Exits with `UNKNOWN_USERS` if MinIO lacks users and root may not sign in, and with 1 and the
+    reason after any other failure.
+    """
     parser = argparse.ArgumentParser(prog="python -m worker.init", description="Prepare buckets and notifications.")
     parser.add_argument(
-        "--sample", choices=("yes", "no"), default="no", help="drop a sample into a source bucket that is new"
+        "--sample", choices=("yes", "no"), default="no", help="write sample files into a source bucket that is new"
     )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait so long for the servers")
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="timeout for the servers to start")
     parser.add_argument(
-        "--print-policies", action="store_true", help="print the users that servers of your own need, and do nothing"
+        "--print-policies", action="store_true", help="print the policies for servers that you run yourself, and exit"
     )
     arguments = parser.parse_args()
     try:
         if arguments.print_policies:
+            # Printing the policies requires no server settings.
             print(policies_to_set(Settings.from_environment(minio=False, redis=False)))
             return
         init = Init(Wiring.from_environment(), with_sample=arguments.sample == "yes")
@@ -251,7 +281,7 @@ def main() -> None:
     except (InvalidSettings, InvalidCredentials) as error:
         sys.exit(str(error))
     except (HTTPError, RedisError, MinioException, MinioAdminException) as error:
-        sys.exit(f"the servers cannot be prepared: {error}")
+        sys.exit(f"cannot prepare MinIO and Redis: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Make MinIO's users and their policies, as root.
+"""Create MinIO's users and their policies as root, for `worker.init`.
 
-MinIO is started with root's access only until this is done (compose/start-minio.sh): `make` ends by stopping the
-server, which is then started again without it.
+Root access is enabled only until the users exist (compose/start-minio.sh): `make` ends by stopping
+MinIO, and its supervisor restarts it without root access.
 """
 
 import json
@@ -25,7 +25,7 @@ POLICY_PREFIX = "rowdrop-"
 
 
 class MinioUsers:
-    """The users that `MINIO_USERS` names.  Raises `InvalidCredentials` for what it cannot parse."""
+    """The users in `MINIO_USERS`.  Raises `InvalidCredentials` if the setting cannot be parsed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -52,23 +52,25 @@ class MinioUsers:
         )
 
     def root_may_sign_in(self) -> bool:
-        """Return whether MinIO was started with root's access.
+        """Return whether MinIO was started with root access.
 
-        Raises `S3Error` if root's password is wrong, `urllib3.exceptions.HTTPError` if MinIO does not answer.
+        Raises `S3Error` if root's password is wrong, and `urllib3.exceptions.HTTPError` if MinIO
+        is not available.
         """
         try:
             self._root.list_buckets()
         except S3Error as error:
-            # MinIO says so of root while its access is off, and of any user that it does not know.
+            # MinIO returns this code for root while root access is off, as for an unknown user.
             if error.code == "InvalidAccessKeyId":
                 return False
             raise
         return True
 
     def accepts_forged_writes(self) -> bool:
-        """Return whether this MinIO accepts uploads without a valid signature, if no policy forbids them.
+        """Return whether MinIO accepts uploads without a valid signature if no policy denies them.
 
-        Root has no policy.  It makes a bucket for this and removes it again.  Raises `S3Error`, `HTTPError`.
+        The probe uses root's access key, because no policy applies to root.  It creates a temporary
+        bucket and removes it.  Raises `S3Error`, `HTTPError`.
         """
         bucket = f"rowdrop-probe-{secrets.token_hex(6)}"
         endpoint, region = self._settings.minio_endpoint, self._settings.region
@@ -82,10 +84,12 @@ class MinioUsers:
         return bool(forged)
 
     def make(self, restart_wait_s: float) -> None:
-        """Make all users and policies, and remove the users of earlier credentials.
+        """Create all users and policies, and remove the users of earlier credentials.
 
-        Then stop the server, unless root's access is to be kept, and return when it is back without it.  Raises
-        `MinioAdminException`, `MinioException`, `HTTPError`, the last two if it is not back within `restart_wait_s`.
+        Then stop MinIO and return once it has restarted without root access; with
+        MINIO_API_ROOT_ACCESS=on it is not stopped.  Raises `MinioAdminException` if an admin
+        request fails, and `MinioException` or `HTTPError` if MinIO has not restarted within
+        `restart_wait_s` seconds.
         """
         policies = minio_policies(Buckets(self._settings.source_bucket, self._settings.output_bucket))
         for role, user in self._users.items():
@@ -96,23 +100,24 @@ class MinioUsers:
         for name in self._outdated():
             self._admin.user_remove(name)
         if not self._settings.keeps_root_access:
+            # compose/start-minio.sh takes exit status 0 as the sign that the users exist.
             self._admin.service_stop()
             self._wait_until_root_may_not_sign_in(restart_wait_s)
 
     def _wait_until_root_may_not_sign_in(self, wait_s: float) -> None:
         until = time.monotonic() + wait_s
-        problem: Exception = MinioException("MinIO did not start again without root's access")
+        problem: Exception = MinioException("MinIO did not restart without root access in time")
         while time.monotonic() < until:
             try:
                 if not self.root_may_sign_in():
                     return
-            except (HTTPError, MinioException) as error:  # it stops, or starts
+            except (HTTPError, MinioException) as error:  # it is stopping or starting: retry
                 problem = error
             time.sleep(0.1)
         raise problem
 
     def unknown(self) -> list[str]:
-        """Return the roles whose user MinIO does not know, or not with this password.
+        """Return the roles without a user in MinIO, or with a user that has another password.
 
         Raises `S3Error`, `urllib3.exceptions.HTTPError`.
         """
@@ -124,11 +129,16 @@ class MinioUsers:
         except S3Error as error:
             if error.code in {"InvalidAccessKeyId", "SignatureDoesNotMatch"}:
                 return False
+            # AccessDenied means that the credentials are valid: most users may not list buckets.
             if error.code != "AccessDenied":
                 raise
         return True
 
     def _outdated(self) -> list[str]:
+        """Return the users that an earlier start created and that are no longer configured.
+
+        A policy name with `POLICY_PREFIX` identifies them, so users created by hand are kept.
+        """
         current = {user.name for user in self._users.values()}
         known: dict[str, dict[str, str]] = json.loads(self._admin.user_list() or "{}")
         return [

@@ -1,8 +1,8 @@
-"""PUBLIC_OUTPUT: whether anybody may read what is published, without keys.
+"""PUBLIC_OUTPUT: anonymous read access to the published files.
 
-One statement of our own in the policy of the output bucket; others that are there stay.  It opens the results by name:
-output.csv, rejects.csv and copied images.  It lists nothing, and opens neither what was unpacked of bundles nor
-anything of the source bucket.
+The setting adds one statement to the policy of the output bucket and keeps all other statements.
+The statement allows GET of output.csv, rejects.csv and image copies by name.  It allows no listing,
+and no access to unpacked bundles, other objects or the source bucket.
 """
 
 import json
@@ -14,12 +14,15 @@ from minio.error import S3Error
 from shared.published import IMAGES, OUTPUT, REJECTS
 
 STATEMENT = "RowdropPublicOutput"
+"""The `Sid` of Rowdrop's statement in the bucket policy."""
 
 
 def set_public(minio: Minio, bucket: str, *, public: bool) -> bool:
-    """Have the bucket's policy say so; whether it had to be changed.  Raises what minio raises.
+    """Add or remove Rowdrop's statement in the bucket policy.  Return whether the policy changed.
 
-    Whoever may not read the policy of a bucket cannot have opened it: not public is then as good as done.
+    Idempotent.  If `public` is false and the policy may not be read, nothing is changed: without
+    that permission Rowdrop cannot have added its statement.  Raises `S3Error` and the other errors
+    of the `minio` package.
     """
     try:
         policy = _policy(minio, bucket)
@@ -29,11 +32,13 @@ def set_public(minio: Minio, bucket: str, *, public: bool) -> bool:
         return False
     others = [statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT]
     wanted = [*others, _statement(bucket)] if public else others
+    # None, an outdated statement, equals neither value: the statement is then replaced.
     if _is_public(policy, bucket) == public:
         return False
     if wanted:
         minio.set_bucket_policy(bucket, json.dumps(policy | {"Statement": wanted}))
     else:
+        # MinIO rejects a policy without statements.
         minio.delete_bucket_policy(bucket)
     return True
 
@@ -60,7 +65,7 @@ def _statement(bucket: str) -> dict[str, Any]:
 
 
 def _is_public(policy: dict[str, Any], bucket: str) -> bool | None:
-    """Whether our statement is there as we write it; None for an older one of ours."""
+    """Return whether Rowdrop's statement is present; None if it is one of an earlier version."""
     ours = [statement for statement in policy["Statement"] if statement.get("Sid") == STATEMENT]
     if not ours:
         return False

@@ -1,7 +1,8 @@
-"""The users of Rowdrop's processes in MinIO and in Redis, and what each of them may do.
+"""The users of Rowdrop's processes in MinIO and Redis, and their permissions.
 
-Each process has users of its own, which may do what this process does and nothing else.  The names are random, because
-a request that names an unknown user is refused whatever it contains.
+Least privilege: each process has its own users, which may do only what the process needs.  User
+names are random: MinIO rejects every request with an unknown access key, so an attacker who cannot
+guess a name cannot exploit a missing signature check.
 """
 
 import hashlib
@@ -17,21 +18,24 @@ Statement = dict[str, Any]
 Policy = dict[str, Any]
 
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
-"""Of uploads with this `x-amz-content-sha256` some versions of MinIO do not verify the signature (CVE-2026-40344,
-CVE-2026-41145)."""
+"""The `x-amz-content-sha256` of uploads for which some versions of MinIO do not verify the
+signature (CVE-2026-40344, CVE-2026-41145)."""
 
 PROBE_PREFIX = ".rowdrop-probe-"
-"""Keys that `worker.init` writes to see whether their events arrive; the listener ignores them."""
+"""Prefix of the keys that `worker.init` writes to test event delivery.  The listener ignores
+them."""
 SAMPLE_PREFIX = "sample-"
+"""Prefix of the keys of the sample (`worker.sample`)."""
 
 _LIST = ["s3:ListBucket", "s3:GetBucketLocation"]
 _WRITE = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
 _ON_ITSELF = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
-"""What MinIO lets every user do to itself unless it is denied: change its password, make further access keys."""
+"""What MinIO allows every user for its own account unless a policy denies it: changing its
+password and creating service accounts."""
 
 
 class ServerUser(NamedTuple):
-    """A user of one server: its name (MinIO's access key) and its password (MinIO's secret key)."""
+    """A user of MinIO or Redis.  In MinIO `name` is the access key, `password` the secret key."""
 
     name: str
     password: str
@@ -43,10 +47,10 @@ class ServerUser(NamedTuple):
 
 
 def minio_policies(buckets: Buckets) -> dict[str, Policy]:
-    """Return the policy of each MinIO user by its role.
+    """Return the policy of each MinIO user by role.
 
-    `drop` is the user of people who drop files.  `metrics` has no process: a token signed with its secret key opens
-    MinIO's metrics and nothing else.
+    `drop` is for people who drop files.  `metrics` belongs to no process: a token that is signed
+    with its secret key gives access to MinIO's metrics and nothing else.
     """
     source = f"arn:aws:s3:::{buckets.source}"
     output = f"arn:aws:s3:::{buckets.output}"
@@ -87,6 +91,7 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"], output),
             _allow(_WRITE, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
         ),
+        # No admin:* denial here: it would also deny admin:Prometheus, because a denial always wins.
         "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied=_ON_ITSELF),
     }
 
@@ -97,6 +102,7 @@ def _allow(actions: list[str], *resources: str) -> Statement:
 
 def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Policy:
     administration = {"Effect": "Deny", "Action": list(denied)}
+    # Some versions of MinIO do not verify the signature of these uploads, so the policy denies them.
     forged_writes = {
         "Effect": "Deny",
         "Action": ["s3:PutObject"],
@@ -107,16 +113,21 @@ def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Pol
 
 
 def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
-    """Return a digest of all MinIO users and policies.  It changes when they have to be made again."""
+    """Return a SHA-256 hex digest of all MinIO users and policies.
+
+    compose/start-minio.sh compares it with the digest of the users that exist.  If it differs,
+    MinIO starts with root access, so that `worker.init` can create the users.
+    """
     state = json.dumps([sorted(users.items()), minio_policies(buckets)], sort_keys=True)
     return hashlib.sha256(state.encode()).hexdigest()
 
 
+# Scripts may be loaded and run, but not flushed: the script cache is shared by all processes.
 _NO_ADMIN = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
-# INFO is in @dangerous.  Its section `server` alone has the run_id, which changes when Redis is restarted.
+# INFO is in @dangerous.  Only its section `server` is allowed: its run_id detects a Redis restart.
 _PIPELINE = f"~* &* {_NO_ADMIN} +info|server"
-# Each selector in parentheses gives some commands on some keys: a message may be appended and a queue bound, but
-# nothing of another type can be written there, which would stop the workers.
+# Each selector (in parentheses) allows some commands on some keys.  A sender may append a message
+# and bind a queue.  It cannot write a value of another type there, which would stop the workers.
 _SEND_MESSAGES = (
     "(+lpush +llen +exists ~events ~bulk) "
     "(+sadd +smembers +exists ~_kombu.binding.events ~_kombu.binding.bulk"
@@ -126,6 +137,7 @@ _BINDINGS = (
     "~_kombu.binding.celeryev ~_kombu.binding.*celery.pidbox"
     " ~_kombu.binding_permanent.celeryev ~_kombu.binding_permanent.*celery.pidbox"
 )
+# kombu binds Flower's temporary queues, and refreshes and expires the bindings with scripts.
 _FOLLOW_WORKERS = (
     f"(+sadd +srem +smembers +scard +exists +del {_BINDINGS})"
     " (+zadd +zrem +zrange +zrangebyscore +zscore +zcard ~_kombu.binding_deadlines)"
@@ -136,6 +148,7 @@ _READ_BY_API = (
     "evidence:looked", "counters", "source_failure", "notifications", "safe_queue", "events:fast", "events:safe",
     "dirty", "asked:*", "rebuild:*", "unpack:*",
 )  # fmt: skip
+# A key pattern for rebuild IDs only (16 hex digits): it excludes the other keys under rebuild:*.
 _REBUILD_IDS = "rebuild:" + 16 * "[0-9a-f]"
 
 REDIS_RULES: Mapping[str, str] = {
@@ -150,23 +163,27 @@ REDIS_RULES: Mapping[str, str] = {
         ]
     ),
     "beat": f"{_NO_ADMIN} {_SEND_MESSAGES}",
-    # Flower acknowledges under keys of its own: who may write `unacked` can have a worker send any message.
-    # The pattern of a subscription must be given as it is, or Redis refuses it.
+    # Flower acknowledges messages under its own keys (flower:unacked*).  Write access to `unacked`
+    # would allow it to enqueue any task: workers redeliver the unacknowledged messages in it.
+    # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
     f" &/0.celeryev/* &/0.celery.pidbox {_NO_ADMIN} {_FOLLOW_WORKERS}",
     "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NO_ADMIN}",
     "health": "~health +ping +set",
 }
-"""The ACL rules of each Redis user by its role (https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/).
+"""The ACL rules of each Redis user by role.
 
-`%R~` needs Redis 7.0.  `minio` is the user of MinIO's event targets, `health` that of health checks.
+See https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/.  `%R~` (read-only
+keys) requires Redis 7.0.  `minio` is the user of MinIO's event targets, `health` that of the
+container health check.
 """
 
 
 def redis_acl(users: Mapping[str, ServerUser]) -> list[str]:
-    """Return the lines of redis.conf that make these users, and no other.
+    """Return the lines of redis.conf that define exactly these users.
 
-    Passwords are given by their SHA-256, as the file is read by the server alone.
+    The default user is disabled.  Passwords are stored as unsalted SHA-256 digests, which is enough
+    because only the server reads the file.
     """
     lines = ["user default off resetchannels -@all"]
     for role, user in users.items():

@@ -1,4 +1,4 @@
-"""The servers that run.sh, the tests and the benchmarks start."""
+"""`local.servers`: the servers that run.sh, the tests and the benchmarks start."""
 
 import io
 import time
@@ -41,12 +41,12 @@ def connect(server: RedisServer) -> "Redis":
 def until(condition: Callable[[], bool], patience_s: float = 15) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
+        assert time.monotonic() < deadline, "timeout: the condition is still false"
         time.sleep(0.01)
 
 
 def subscribed(minio: MinioServer, bucket: str) -> Minio:
-    """A client of `minio`, with a bucket whose new objects both targets tell."""
+    """Return a client, and create a bucket that sends the events of new objects to both targets."""
     client = Minio(urlsplit(minio.endpoint).netloc, USER, PASSWORD, secure=False)
     client.make_bucket(bucket)
     created = ["s3:ObjectCreated:*"]
@@ -114,7 +114,7 @@ def test_secrets_are_not_on_minios_command_line(own_minio: MinioServer) -> None:
 
 def test_a_server_that_cannot_start_says_why(own_redis: RedisServer, tmp_path: Path) -> None:
     second = RedisServer(tmp_path / "second", own_redis.port, "another password")
-    with pytest.raises(CannotRun, match=r"Redis ended with code 1:(.|\n)*in use"):
+    with pytest.raises(CannotRun, match=r"Redis exited with code 1:(.|\n)*in use"):
         second.start()
     second.stop()
 

@@ -1,4 +1,4 @@
-"""The MinIO that Rowdrop runs refuses writes without a secret, and still takes all others."""
+"""Rowdrop's build of MinIO rejects writes without a valid signature, and accepts all others."""
 
 import io
 import json
@@ -34,10 +34,11 @@ ENCRYPTED = {
     "X-Minio-Replication-Server-Side-Encryption-Iv": b64encode(bytes(32)).decode(),
     "X-Minio-Replication-Encrypted-Multipart": "",
     "X-Minio-Replication-Actual-Object-Size": "7",
-    # A checksum of -4611686018427387904 parts: reading it ends in a panic, and the connection is closed.
+    # A checksum of -4611686018427387904 parts: an unpatched MinIO panics when it reads it, and
+    # closes the connection.
     "X-Minio-Replication-Ssec-Crc": b64encode(b"\xc8\x01" + bytes(4) + b"\x80" * 8 + b"\x30" + bytes(4)).decode(),
 }
-"""Headers of the replication of encrypted objects, which make an object unreadable."""
+"""Replication headers of encrypted objects.  In an unpatched MinIO they make objects unreadable."""
 
 
 class Account(NamedTuple):
@@ -46,7 +47,7 @@ class Account(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """What is sent to be stored: the body of a request, and the headers that describe it."""
+    """The body of an upload, and the headers that describe it."""
 
     body: bytes
     headers: dict[str, str]
@@ -58,7 +59,7 @@ WRITER = Account("tests-writer", "a-secret-of-the-writer")
 
 @pytest.fixture(scope="module")
 def writer(minio_server: MinioServer) -> Account:
-    """A user with the policy `readwrite`."""
+    """Create a user with the policy `readwrite`."""
     admin = MinioAdmin(
         endpoint=urlsplit(minio_server.endpoint).netloc,
         credentials=StaticProvider(USER, PASSWORD),
@@ -71,7 +72,7 @@ def writer(minio_server: MinioServer) -> Account:
 
 @pytest.fixture(params=[ROOT_ACCOUNT, WRITER], ids=["root", "user"])
 def account(request: pytest.FixtureRequest, writer: Account) -> Account:
-    """Each kind of account whose access key someone may know."""
+    """Each kind of account for which an attacker may know the access key."""
     return Account(*request.param)
 
 
@@ -81,7 +82,7 @@ def bucket(minio_client: Minio) -> str:
 
 
 class Sender:
-    """Sends requests to a bucket: signed by an account, forged in its name, or without any."""
+    """Sends requests to a bucket: signed, forged in the name of an account, or anonymous."""
 
     def __init__(self, server: MinioServer, client: Minio, bucket: str) -> None:
         self._endpoint = server.endpoint
@@ -92,7 +93,7 @@ class Sender:
         return self._send("PUT", self._url(key), upload.body, upload.headers).status
 
     def forged_by_query(self, account: Account, key: str, upload: Upload, parameters: Mapping[str, str] = {}) -> int:
-        """PUT with the access key in the query string and a signature of zeros."""
+        """Send a PUT with the access key in the query string and a signature of zeros."""
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": credential(account),
@@ -106,7 +107,7 @@ class Sender:
         return self._send("PUT", url, upload.body, headers).status
 
     def forged_by_header(self, account: Account, key: str, upload: Upload) -> int:
-        """PUT with an Authorization header whose signature is made up."""
+        """Send a PUT with an Authorization header that contains an invalid signature."""
         signed = "SignedHeaders=host;x-amz-content-sha256;x-amz-date"
         made_up = f"AWS4-HMAC-SHA256 Credential={credential(account)}, {signed}, Signature={'0' * 64}"
         headers = {"Authorization": made_up, "x-amz-date": amz_date(datetime.now(UTC))}
@@ -121,7 +122,7 @@ class Sender:
         parameters: Mapping[str, str] = {},
         age: timedelta = timedelta(),
     ) -> urllib3.BaseHTTPResponse:
-        """Any request, signed as all clients do."""
+        """Send a request with a valid signature of the age `age`."""
         url = self._url(key, parameters)
         date = datetime.now(UTC) - age
         content_sha256 = upload.headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
@@ -143,7 +144,7 @@ class Sender:
         return self._send(method, url, upload.body, {name: str(value) for name, value in signed_headers.items()})
 
     def begin_parts(self, key: str, headers: Mapping[str, str] = {}) -> str:
-        """Begin a multipart upload as root and return its id."""
+        """Start a multipart upload as root and return its ID."""
         answer = self.signed(ROOT_ACCOUNT, "POST", key, Upload(b"", dict(headers)), {"uploads": ""})
         assert answer.status == 200
         return between(answer.data.decode(), "<UploadId>", "</UploadId>")
@@ -153,7 +154,7 @@ class Sender:
         return sorted(str(item.object_name) for item in found)
 
     def assert_readable(self, key: str, content: bytes) -> None:
-        """GET and HEAD of the object answer 200, also with the checksums that some clients ask for."""
+        """Assert that GET and HEAD of the object return 200, with and without its checksums."""
         for headers in ({}, {"x-amz-checksum-mode": "ENABLED"}):
             head = self.signed(WRITER, "HEAD", key, Upload(b"", headers))
             assert (key, head.status) == (key, 200)
@@ -192,7 +193,7 @@ def plain(content: bytes) -> Upload:
 
 
 def with_trailer(content: bytes) -> Upload:
-    """An upload whose checksum comes after the body, as AWS clients send it over https."""
+    """Return an upload with its checksum in a trailer, as AWS clients send it over HTTPS."""
     checksum = b64encode(zlib.crc32(content).to_bytes(4, "big"))
     body = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (len(content), content, checksum)
     headers = {
@@ -205,7 +206,7 @@ def with_trailer(content: bytes) -> Upload:
 
 
 def raw_with_trailer(content: bytes) -> Upload:
-    """The same kind of upload, but with a body that is not in chunks."""
+    """Return the same kind of upload, but with a body that is not chunked."""
     headers = {
         "x-amz-content-sha256": UNSIGNED_TRAILER,
         "x-amz-decoded-content-length": str(len(content)),
@@ -229,7 +230,7 @@ def is_refused(status: int) -> bool:
 
 
 def test_forged_query_credential_is_refused(sender: Sender, account: Account) -> None:
-    """CVE-2026-41145."""
+    """CVE-2026-41145: an unpatched MinIO does not verify a signature in the query string."""
     assert is_refused(sender.forged_by_query(account, "forged.csv", with_trailer(CSV)))
     assert sender.keys() == []
 
@@ -244,7 +245,7 @@ def test_forged_query_credential_does_not_overwrite(sender: Sender, account: Acc
 
 @pytest.mark.parametrize("form", [with_trailer, raw_with_trailer])
 def test_forged_snowball_is_refused(sender: Sender, account: Account, form: Callable[[bytes], Upload]) -> None:
-    """CVE-2026-40344: MinIO unpacks a tar, and used to do so without looking at the signature."""
+    """CVE-2026-40344: an unpatched MinIO unpacks a tar without verifying the signature."""
     upload = form(tar_of("forged.csv", CSV))
     snowball = Upload(upload.body, upload.headers | SNOWBALL)
     assert is_refused(sender.forged_by_header(account, "any.tar", snowball))
@@ -258,7 +259,7 @@ def test_forged_header_is_refused(sender: Sender, account: Account) -> None:
 
 
 def test_forged_part_is_refused(sender: Sender, account: Account) -> None:
-    """CVE-2026-41145: parts of a multipart upload that is open."""
+    """CVE-2026-41145 also concerns the parts of an unfinished multipart upload."""
     part = {"uploadId": sender.begin_parts("parts.csv"), "partNumber": "1"}
     assert is_refused(sender.forged_by_query(account, "parts.csv", with_trailer(CSV), part))
     listed = sender.signed(ROOT_ACCOUNT, "GET", "parts.csv", plain(b""), {"uploadId": part["uploadId"]})
@@ -267,7 +268,7 @@ def test_forged_part_is_refused(sender: Sender, account: Account) -> None:
 
 
 def test_replayed_upload_with_trailer_is_refused(sender: Sender, account: Account) -> None:
-    """A signature is valid for 15 minutes, as it is for all other requests."""
+    """The signature of such an upload is valid for 15 minutes, like that of all other requests."""
     old = sender.signed(account, "PUT", "ada.csv", with_trailer(CSV), age=timedelta(minutes=20))
     assert is_refused(old.status)
     recent = sender.signed(account, "PUT", "ada.csv", with_trailer(CSV), age=timedelta(minutes=10))
@@ -280,7 +281,7 @@ def test_probe_finds_nothing(minio_server: MinioServer, sender: Sender, account:
 
 
 def test_signed_upload_with_trailer_is_stored(sender: Sender, account: Account) -> None:
-    """AWS clients send these over https."""
+    """AWS clients use this form over HTTPS."""
     assert sender.signed(account, "PUT", "ada.csv", with_trailer(CSV)).status == 200
     sender.assert_readable("ada.csv", CSV)
 
@@ -301,7 +302,7 @@ def test_signed_parts_with_trailer_are_stored(sender: Sender, account: Account) 
 
 
 def complete_parts(sender: Sender, key: str, upload_id: str, etag: str, headers: Mapping[str, str] = {}) -> None:
-    """Complete a multipart upload of one part."""
+    """Complete a multipart upload that has one part."""
     part = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
     body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
     query = {"uploadId": upload_id}
@@ -332,10 +333,10 @@ def test_anonymous_upload_follows_bucket_policy(
     sender.assert_readable("ada.csv", CSV)
 
 
-@pytest.mark.parametrize("header", [*ENCRYPTED, "all of them"])
+@pytest.mark.parametrize("header", [*ENCRYPTED, "all headers"])
 def test_replication_header_keeps_object_readable(sender: Sender, header: str) -> None:
-    """CVE-2026-34204."""
-    headers = ENCRYPTED if header == "all of them" else {header: ENCRYPTED[header]}
+    """CVE-2026-34204: in an unpatched MinIO a client can mark an object as encrypted."""
+    headers = ENCRYPTED if header == "all headers" else {header: ENCRYPTED[header]}
     replication = {"X-Minio-Source-Replication-Request": "true"}
     put = sender.signed(WRITER, "PUT", "by-header.csv", Upload(CSV, headers))
     assert put.status == 200
@@ -346,13 +347,13 @@ def test_replication_header_keeps_object_readable(sender: Sender, header: str) -
 
 
 def test_replication_parameter_keeps_object_readable(sender: Sender) -> None:
-    """MinIO reads metadata from the query string, too."""
+    """MinIO also reads metadata from the query string."""
     assert sender.signed(WRITER, "PUT", "ada.csv", plain(CSV), ENCRYPTED).status == 200
     sender.assert_readable("ada.csv", CSV)
 
 
 def test_replication_record_in_tar_keeps_object_readable(sender: Sender) -> None:
-    """MinIO reads metadata from the records of a tar's members, too."""
+    """MinIO also reads metadata from the PAX records of an uploaded tar."""
     records = {f"minio.metadata.{name}": value for name, value in ENCRYPTED.items() if value}
     snowball = Upload(tar_of("ada.csv", CSV, records), SNOWBALL)
     assert sender.signed(WRITER, "PUT", "any.tar", snowball).status == 200
@@ -370,7 +371,7 @@ def test_replication_header_of_copy_keeps_object_readable(sender: Sender, bucket
 def test_replication_field_of_form_keeps_object_readable(
     sender: Sender, minio_server: MinioServer, minio_client: Minio, bucket: str
 ) -> None:
-    """A form that a browser sends."""
+    """MinIO also reads metadata from the fields of an upload by an HTML form."""
     policy = PostPolicy(bucket, datetime.now(UTC) + timedelta(hours=1))
     policy.add_equals_condition("key", "ada.csv")
     for name, value in ENCRYPTED.items():
@@ -407,7 +408,7 @@ def test_replication_headers_of_completion_keep_object_readable(sender: Sender) 
 
 
 def test_parts_of_pretended_encryption_are_refused(sender: Sender) -> None:
-    """A replica that asks for encryption, and brings no key, used to become an unreadable object."""
+    """In an unpatched MinIO, a replica that claims encryption without a key becomes unreadable."""
     pretended = {
         "X-Amz-Server-Side-Encryption": "AES256",
         "X-Minio-Source-Replication-Request": "true",
@@ -424,7 +425,7 @@ def test_parts_of_pretended_encryption_are_refused(sender: Sender) -> None:
 
 
 def test_program_says_that_it_is_modified(minio_server: MinioServer) -> None:
-    """AGPL-3.0, section 5: a modified version carries a notice of that."""
+    """AGPL-3.0, section 5, requires a modified version to carry a notice of the modification."""
     answer = subprocess.run([minio_server.binary, "--version"], capture_output=True, text=True, check=True)
     assert ".rowdrop1 " in answer.stdout
     assert "modified by Rowdrop on 2026-11-27" in minio_server.log.read_text()

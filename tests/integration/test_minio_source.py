@@ -1,6 +1,6 @@
-"""The program that edits and builds MinIO refuses any source but the one it was made for.
+"""The program that edits and builds MinIO rejects every source except the pinned one.
 
-That it builds the right source is shown by the MinIO of all other tests.
+The other integration tests run the MinIO that it builds.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ EDITED_FILES = ("cmd/auth-handler.go", "cmd/handler-utils.go", "cmd/object-api-o
 
 
 class Program:
-    """minio-source, compiled once for all tests."""
+    """The build program in minio-source/, compiled once for all tests of this module."""
 
     def __init__(self, folder: Path) -> None:
         go = find_go(folder, print)
@@ -44,7 +44,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 @pytest.fixture
 def module_proxy(tmp_path: Path) -> Path:
-    """A Go module proxy that delivers something else as MinIO."""
+    """Return the folder of a Go module proxy that serves another module under MinIO's name."""
     folder = tmp_path / "proxy" / "github.com" / "minio" / "minio" / "@v"
     folder.mkdir(parents=True)
     go_mod = "module github.com/minio/minio\n\ngo 1.24\n"
@@ -57,7 +57,7 @@ def module_proxy(tmp_path: Path) -> Path:
 
 
 def test_build_refuses_module_of_another_hash(program: Program, module_proxy: Path, tmp_path: Path) -> None:
-    """Not even settings that disable Go's own checks let it pass."""
+    """The hash is verified even if settings disable Go's own verification."""
     target = tmp_path / "built"
     answer = program.run(
         "build",

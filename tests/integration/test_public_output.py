@@ -1,4 +1,4 @@
-"""PUBLIC_OUTPUT: who may read what without keys, asked as anybody, on a real MinIO."""
+"""PUBLIC_OUTPUT on a real MinIO: which objects are readable without keys."""
 
 import http.client
 import json

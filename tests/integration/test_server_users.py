@@ -1,4 +1,4 @@
-"""MinIO and Redis with the users that Rowdrop makes: no forged write, and no process with more rights than it needs."""
+"""MinIO and Redis with Rowdrop's users: forged writes are rejected, and least privilege holds."""
 
 import io
 import json
@@ -34,7 +34,7 @@ CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 
 @dataclass
 class Guarded:
-    """Servers as ./run.sh starts them, after `worker.init` has made the users."""
+    """Servers as ./run.sh starts them, after `worker.init` has created the users."""
 
     credentials: Credentials
     minio: MinioServer
@@ -59,11 +59,11 @@ class Guarded:
         provider = StaticProvider(user.name, user.password)
         return MinioAdmin(endpoint=urlsplit(self.minio.endpoint).netloc, credentials=provider, secure=False)
 
-    def connect(self, role: str) -> Any:  # noqa: ANN401  redis-py's answers have no types
+    def connect(self, role: str) -> Any:  # noqa: ANN401  redis-py's responses have no types
         return Redis.from_url(self.credentials.redis_urls[role], socket_timeout=5)
 
     def keys(self) -> set[str]:
-        """The names of all objects in both buckets, as people see them."""
+        """Return the keys of all objects in both buckets, as the user for people lists them."""
         client = self.client("drop")
         return {
             str(found.object_name)
@@ -73,7 +73,7 @@ class Guarded:
 
 
 def started(folder: Path) -> Guarded:
-    """Make the servers, which are not started yet."""
+    """Return servers with new credentials, which the caller must start."""
     redis_port = free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
     health, events = credentials.redis["health"], credentials.redis["minio"]
@@ -98,7 +98,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield servers
 
 
-# -- forged writes -----------------------------------------------------------------------------------------------------
+# -- forged writes ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("role", ["root", *MINIO_ROLES])
 @pytest.mark.parametrize("bucket", (BUCKETS.source, BUCKETS.output))
 def test_forged_writes_with_any_access_key_are_refused(guarded: Guarded, role: str, bucket: str) -> None:
@@ -117,12 +117,12 @@ WRITABLE = {
     "drop": (BUCKETS.source, "x.csv"),
     "init": (BUCKETS.source, f"{PROBE_PREFIX}x"),
 }
-"""Where each user may write."""
+"""A bucket and key to which each user may write."""
 
 
 @pytest.mark.parametrize("role", WRITABLE)
 def test_the_policies_alone_refuse_uploads_whose_signature_may_not_be_verified(guarded: Guarded, role: str) -> None:
-    """So forged ones are refused whatever MinIO runs: here the signature is right, and the policy refuses."""
+    """The policy denies such an upload even with a valid signature, in every version of MinIO."""
     bucket, key = WRITABLE[role]
     user = guarded.credentials.minio[role]
     reply = upload_with_unsigned_trailer(guarded.minio.endpoint, user.name, user.password, bucket, key)
@@ -146,7 +146,7 @@ def test_a_page_of_another_origin_gets_no_answer(guarded: Guarded) -> None:
         assert ("access-control-allow-origin" in reply.headers) is is_answered
 
 
-# -- root --------------------------------------------------------------------------------------------------------------
+# -- root ------------------------------------------------------------------------------------------
 def test_root_may_not_sign_in_after_init(guarded: Guarded) -> None:
     with pytest.raises(S3Error) as refused:
         guarded.client("root").list_buckets()
@@ -180,7 +180,8 @@ def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) ->
         )
         wiring = Wiring(servers.settings())
         with pytest.raises(UnknownUsers, match="users-made"):
-            Init(wiring).run()  # MinIO was not started again: root may not sign in, and nobody else may make users
+            # MinIO has not been restarted with root access, and no other user may create users.
+            Init(wiring).run()
         servers.minio.stop()
         servers.minio.root_user, servers.minio.root_password = servers.credentials.root
         servers.minio.users_id = users_id(servers.credentials.minio, BUCKETS)
@@ -204,20 +205,21 @@ def test_a_minio_that_dies_while_its_users_are_made_starts_with_root_again(tmp_p
         servers.minio.start()
         servers.minio.wait_ready()
         assert MinioUsers(servers.settings()).root_may_sign_in()
-        servers.minio.stop()  # by SIGTERM: MinIO ends with 0, as it does when `init` stops it
+        # After SIGTERM MinIO exits with 0, as after the stop by `worker.init`.
+        servers.minio.stop()
         assert not (servers.minio.folder / "users-made").exists()
 
 
-# -- what no process may do in MinIO -----------------------------------------------------------------------------------
+# -- denied operations in MinIO --------------------------------------------------------------------
 ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
-    "ask for the state of the server": lambda admin: admin.info(),
-    "make a user": lambda admin: admin.user_add("intruder", "intruder-secret"),
-    "make a further access key": lambda admin: admin.add_service_account(
+    "read the state of the server": lambda admin: admin.info(),
+    "create a user": lambda admin: admin.user_add("intruder", "intruder-secret"),
+    "create another access key": lambda admin: admin.add_service_account(
         access_key="further-key", secret_key="further-secret"
     ),
     "list users": lambda admin: admin.user_list(),
-    "make a policy": lambda admin: admin.policy_add("all", policy={"Version": "2012-10-17", "Statement": []}),
-    "give itself a policy": lambda admin: admin.policy_set("consoleAdmin", user="intruder"),
+    "create a policy": lambda admin: admin.policy_add("all", policy={"Version": "2012-10-17", "Statement": []}),
+    "attach a policy": lambda admin: admin.policy_set("consoleAdmin", user="intruder"),
     "change the configuration": lambda admin: admin.config_set("api", {"root_access": "on"}),
     "restart the server": lambda admin: admin.service_restart(),
     "stop the server": lambda admin: admin.service_stop(),
@@ -225,8 +227,8 @@ ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
 FORBIDDEN_TO_ALL: dict[str, Callable[[Minio], object]] = {
     "remove the source bucket": lambda minio: minio.remove_bucket(BUCKETS.source),
     "remove the output bucket": lambda minio: minio.remove_bucket(BUCKETS.output),
-    "open the source bucket": lambda minio: minio.set_bucket_policy(BUCKETS.source, "{}"),
-    "make a bucket": lambda minio: minio.make_bucket("another-bucket"),
+    "set the policy of the source bucket": lambda minio: minio.set_bucket_policy(BUCKETS.source, "{}"),
+    "create a bucket": lambda minio: minio.make_bucket("another-bucket"),
 }
 
 
@@ -236,46 +238,46 @@ def put(minio: Minio, bucket: str, key: str) -> None:
 
 FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
     "listener": {
-        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
-        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "read a dropped file": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "drop a file": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
     },
     "worker": {
-        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
-        "delete what was dropped": lambda minio: minio.remove_object(BUCKETS.source, "0001.csv"),
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "drop a file": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "delete a dropped file": lambda minio: minio.remove_object(BUCKETS.source, "0001.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
         "write the manifest": lambda minio: put(minio, BUCKETS.output, "manifest.parquet"),
     },
     "publisher": {
-        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
-        "list what was dropped": lambda minio: list(minio.list_objects(BUCKETS.source)),
+        "read a dropped file": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "list the source bucket": lambda minio: list(minio.list_objects(BUCKETS.source)),
         "write an image": lambda minio: put(minio, BUCKETS.output, "images/x.png"),
     },
     "api": {
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
-        "delete what is published": lambda minio: minio.remove_object(BUCKETS.output, "output.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "delete output.csv": lambda minio: minio.remove_object(BUCKETS.output, "output.csv"),
         "read the manifest": lambda minio: minio.get_object(BUCKETS.output, "manifest.parquet"),
-        "read what was unpacked": lambda minio: minio.get_object(BUCKETS.output, ".bundles/x/index"),
-        "change the notifications": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+        "read an unpacked bundle": lambda minio: minio.get_object(BUCKETS.output, ".bundles/x/index"),
+        "change the notification rules": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
     },
     "loader": {
-        "read what is published": lambda minio: minio.get_object(BUCKETS.output, "output.csv"),
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "read output.csv": lambda minio: minio.get_object(BUCKETS.output, "output.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
     },
     "drop": {
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
         "write an image": lambda minio: put(minio, BUCKETS.output, "images/x.png"),
-        "change the notifications": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+        "change the notification rules": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
     },
     "init": {
-        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
-        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
-        "publish": lambda minio: put(minio, BUCKETS.output, "output.csv"),
+        "drop a file": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "read a dropped file": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
     },
     "metrics": {
-        "list what was dropped": lambda minio: list(minio.list_objects(BUCKETS.source)),
-        "read what was dropped": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
-        "drop": lambda minio: put(minio, BUCKETS.source, "x.csv"),
+        "list the source bucket": lambda minio: list(minio.list_objects(BUCKETS.source)),
+        "read a dropped file": lambda minio: minio.get_object(BUCKETS.source, "0001.csv"),
+        "drop a file": lambda minio: put(minio, BUCKETS.source, "x.csv"),
     },
 }
 
@@ -310,7 +312,7 @@ def test_metrics_are_for_the_token_alone(guarded: Guarded) -> None:
     assert ServerFigures(guarded.minio.endpoint, guarded.credentials.prometheus_token).read() is not None
 
 
-# -- what no process may do in Redis -----------------------------------------------------------------------------------
+# -- denied operations in Redis --------------------------------------------------------------------
 FORBIDDEN_COMMANDS = (
     "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST", "ACL SETUSER intruder on",
     "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0", "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1",
@@ -330,7 +332,7 @@ STATE = (
     "unpack:alive",
 )
 HARMLESS = frozenset({"ACL WHOAMI"})
-"""Redis puts it into neither @admin nor @dangerous: a user learns its own name."""
+"""Commands in neither @admin nor @dangerous: this one returns only the user's own name."""
 
 
 @pytest.mark.parametrize("role", REDIS_ROLES)
@@ -362,7 +364,7 @@ def test_minio_may_only_push_to_its_lists(guarded: Guarded) -> None:
 
 
 def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
-    """Neither by the queues nor as messages that were not acknowledged, which the next worker sends again."""
+    """Flower cannot enqueue a task directly, nor as an unacknowledged message to be redelivered."""
     ways = (
         ["LPUSH", "events", "x"],
         ["LPUSH", "bulk", "x"],
@@ -377,7 +379,7 @@ def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize("role", ["api", "beat", "flower", "init"])
 def test_no_sender_of_messages_may_put_something_else_in_their_place(guarded: Guarded, role: str) -> None:
-    """Workers that find another type under the key of a queue or of its bindings would not work any more."""
+    """Workers fail if the key of a queue or of its bindings holds a value of another type."""
     keys = (
         "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk", "_kombu.binding.events",
         "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines", "_kombu.binding.celery.pidbox",
@@ -399,7 +401,7 @@ def test_there_is_no_default_user_of_redis(guarded: Guarded) -> None:
         client.ping()
 
 
-# -- every process has what it needs, and all of them are covered ------------------------------------------------------
+# -- completeness ----------------------------------------------------------------------------------
 def test_every_role_has_a_list_of_what_is_forbidden() -> None:
     assert FORBIDDEN.keys() == set(MINIO_ROLES)
     assert {process for process, kinds in PROCESSES.items() if "minio" in kinds} <= FORBIDDEN.keys()

@@ -84,7 +84,7 @@ def test_what_dies_is_restarted_and_what_a_killed_run_left_is_stopped_by_the_nex
     run.process.wait()
     named(folder, "supervisord")[0].kill()
     second = start(folder, "--empty").ready()
-    assert "Stopping what a killed run left" in second.output
+    assert "Stopping orphan processes of a killed run" in second.output
     assert [process for process in left if process.is_running()] == []
     assert second.credentials == kept
     assert second.end(signal.SIGHUP) == 0
@@ -106,7 +106,7 @@ def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Star
     shutil.rmtree(folder / "minio" / "data" / ".minio.sys" / "config" / "iam")
     assert (folder / "minio" / "users-made").read_text() == made  # so MinIO has no root access
     second = start(folder, "--empty").ready()
-    assert "made the users of MinIO" in second.output
+    assert "created the users of MinIO" in second.output
     assert second.is_healthy()
     assert second.end(signal.SIGTERM) == 0
 
@@ -114,7 +114,7 @@ def test_users_that_minio_does_not_know_are_made_again(folder: Path, start: Star
 def test_a_port_that_was_asked_for_and_is_taken_is_named(folder: Path, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert f"port {port} is taken" in start(folder, FLOWER_PORT=str(port)).refused()
+        assert f"port {port} is in use" in start(folder, FLOWER_PORT=str(port)).refused()
     assert processes(folder) == []
 
 
@@ -145,7 +145,7 @@ def test_two_copies_run_side_by_side_and_one_whose_supervisor_dies_stops_the_res
     second = start(second_folder, "--empty").ready()
     assert not {first.credentials[name] for name in PORTS} & {second.credentials[name] for name in PORTS}
     named(second_folder, "supervisord")[0].kill()
-    assert "supervisor ended by itself" in second.refused()
+    assert "supervisor ended unexpectedly" in second.refused()
     assert processes(second_folder) == []
     assert first.is_healthy()
     assert first.end(signal.SIGTERM) == 0
@@ -173,4 +173,4 @@ def test_a_folder_is_loaded_at_the_start_or_into_the_one_that_runs(folder: Path,
 def test_a_folder_that_is_none_is_refused(folder: Path, start: Start) -> None:
     run = start(folder, "--load", "/no/such/folder")
     assert run.process.wait(10) == 2
-    assert "'/no/such/folder' is none" in run.output
+    assert "'/no/such/folder' is not a folder" in run.output

@@ -1,4 +1,7 @@
-"""docker-compose.yml and the Dockerfiles, as far as no engine is needed; tests/compose.sh runs them."""
+"""docker-compose.yml and the Dockerfiles, checked without a Docker Engine.
+
+tests/compose.sh runs the containers.
+"""
 
 import re
 import tomllib
@@ -35,7 +38,8 @@ def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:
     }  # fmt: skip
     assert {key for service in SERVICES.values() for key in service} <= known
     variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)
-    assert [text for text in variables if not re.fullmatch(r"[A-Z_]+:-[^$?+]*", text)] == []  # no nesting, no ${A:+x}
+    # No nested variables, and no ${A:+x}.
+    assert [text for text in variables if not re.fullmatch(r"[A-Z_]+:-[^$?+]*", text)] == []
 
 
 @each_service
@@ -55,7 +59,8 @@ def test_each_service_is_hardened(service: dict[str, Any]) -> None:
 def test_what_runs_on_has_a_health_check_and_is_started_again(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
     assert SERVICES[name]["restart"] == "unless-stopped"
-    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > 20  # Celery's soft shutdown
+    # Celery's soft shutdown takes up to 20 s.
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > 20
 
 
 def test_no_health_check_is_a_ping() -> None:
@@ -96,7 +101,7 @@ def test_no_server_starts_before_its_credentials_are_there() -> None:
 
 
 PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
-"""The process in `worker.credentials.files_of` whose credentials a service gets."""
+"""Service to the process in `worker.credentials.files_of` from which it gets its credentials."""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
@@ -110,7 +115,7 @@ def test_only_secrets_writes_where_the_credentials_are() -> None:
     own = [f"credentials-{process}:/run/rowdrop/{process}" for process in processes]
     mounts = [volume for volume in SERVICES["secrets"]["volumes"] if volume.startswith("credentials")]
     assert sorted(mounts) == sorted(["credentials:/run/rowdrop", *own])
-    for process in processes:  # else Docker would make the mount point as root
+    for process in processes:  # otherwise Docker would create the mount point as root
         assert process in DOCKERFILES["Dockerfile.worker"]
 
 
@@ -119,7 +124,7 @@ def test_each_container_reads_the_files_that_are_written_for_it(name: str) -> No
     credentials = Credentials.complete({}, {}, "redis:6379", 0.0)
     written = files_of(credentials, Buckets("src-data", "processed-data"))[PROCESS_OF[name]]
     named = set(re.findall(r"/run/rowdrop/([\w.]+)", str(SERVICES[name])))
-    not_named = {"flower_user"}  # which is no secret, and given as a variable
+    not_named = {"flower_user"}  # not a secret: docker-compose.yml sets the variable directly
     if name == "minio":
         named |= set(re.findall(r"/run/rowdrop/([\w.]+)", DOCKERFILES["Dockerfile.minio"]))
     assert named == set(written) - not_named

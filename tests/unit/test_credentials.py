@@ -1,4 +1,4 @@
-"""The credentials of a Rowdrop in containers: generated once, kept, and given to each container that needs them."""
+"""Credentials of the containers: generated once, kept, and limited to what each container needs."""
 
 import stat
 from pathlib import Path
@@ -73,7 +73,8 @@ def test_what_is_given_wins_over_what_is_kept(tmp_path: Path) -> None:
     assert (credentials.root.password, credentials.flower.password) == ("given-password", "f")
     assert (tmp_path / "init" / "minio_root_password").read_text() == "given-password"
     assert (tmp_path / "api" / "api_token").read_text() == TOKEN
-    assert (tmp_path / "api" / "generated_api_token").read_text() == ""  # else two tokens could write
+    # Only the given token allows writing.
+    assert (tmp_path / "api" / "generated_api_token").read_text() == ""
 
 
 def test_each_container_gets_its_own_credentials_and_no_others(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_a_minio_of_ones_own_is_used_with_its_keys() -> None:
     credentials = complete(OWN_MINIO | {"MINIO_USERS": "api=for-api:secret-of-it"})
     assert set(credentials.minio.values()) == {ServerUser("me", "mine"), ServerUser("for-api", "secret-of-it")}
     assert credentials.settings_of("api")["MINIO_ACCESS_KEY"] == "for-api"
-    assert "MINIO_ROOT_PASSWORD" not in credentials.settings_of("init")  # root is none of ours
+    assert "MINIO_ROOT_PASSWORD" not in credentials.settings_of("init")  # an external MinIO
     assert "MINIO_USERS" not in credentials.settings_of("init")
 
 
@@ -272,7 +273,7 @@ def test_tokens_that_are_the_same_are_refused_before_anything_starts() -> None:
 
 
 def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must be without quotes"):
+    with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must not contain quotes"):
         prepare(tmp_path, {"MINIO_ROOT_PASSWORD": "it's a secret"}, BUCKETS, NOW)
 
 

@@ -1,4 +1,4 @@
-"""What worker/forgery_probe.py sends, and what it makes of the answers."""
+"""`worker.forgery_probe`: the requests that it sends, and how it evaluates the responses."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ from worker.init import PROBE_PREFIX
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each PUT with the next of `statuses` and keeps what it was sent."""
+    """Responds to each PUT with the next of `statuses`, and records the requests."""
 
     def __init__(self, statuses: list[int]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -71,7 +71,7 @@ def test_forged_keys_are_those_answered_by_success(server: Server, accepted: int
 
 @pytest.mark.parametrize("server", [[200, 200]], indirect=True)
 def test_forged_keys_are_probe_keys(server: Server) -> None:
-    """The listener ignores such keys, and the caller can delete what was written."""
+    """The listener ignores keys with this prefix, and the caller can delete the objects."""
     by_query, by_snowball = probe(server.endpoint + "/")
     assert by_query != by_snowball
     assert by_query.startswith(PROBE_PREFIX)

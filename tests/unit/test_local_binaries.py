@@ -1,4 +1,4 @@
-"""Which server programs are taken, and what is said of those that are passed over."""
+"""Selection of the server programs, and the messages about programs that are not suitable."""
 
 import platform
 import re
@@ -16,7 +16,7 @@ from local.redis_binary import find_redis
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on PATH, empty."""
+    """Return an empty folder, which is the only one on PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -31,7 +31,7 @@ def program(path: Path, answer: str) -> Path:
 
 
 def silent(_: str) -> None:
-    """Nobody is told."""
+    """Discard the report."""
 
 
 @pytest.mark.parametrize("answer", ["Redis server v=7.0.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"])
@@ -57,7 +57,7 @@ def test_without_any_redis_the_installed_valkey_is_taken(path: Path) -> None:
 
 
 def test_minio_on_path_is_not_used(path: Path, tmp_path: Path) -> None:
-    """Published versions have holes that the built one has not."""
+    """Published versions have vulnerabilities that Rowdrop's build fixes."""
     program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
     built = built_before(tmp_path)
     assert find_minio(tmp_path, silent) == built
@@ -71,7 +71,7 @@ def test_minio_binary_may_name_the_one_on_path(path: Path, tmp_path: Path, monke
 
 
 def test_minio_built_without_these_edits_is_not_used(path: Path, tmp_path: Path) -> None:
-    """A cache may hold the program of an earlier Rowdrop, which is not patched."""
+    """The cache may contain the unpatched program of an earlier Rowdrop."""
     name = f"minio-{MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
     unpatched = program(tmp_path / name, "minio version DEVELOPMENT.GOGET")
     built = built_before(tmp_path)
@@ -158,5 +158,5 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def built_before(cache: Path) -> Path:
-    """What a build would have left in the cache for this machine."""
+    """Write a program into the cache under the name that a build uses, and return its path."""
     return program(cache / program_name(), "minio version DEVELOPMENT.GOGET")

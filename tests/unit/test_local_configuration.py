@@ -1,3 +1,5 @@
+"""`local.configuration`: settings, kept secrets and ports of run.sh."""
+
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from worker.credential_set import SECRET_SETTINGS
 
 
 def silent(_: str) -> None:
-    """Nobody is told."""
+    """Discard the report."""
 
 
 @pytest.fixture
@@ -68,11 +70,11 @@ def test_a_kept_port_that_is_taken_is_replaced_and_told(taken: int) -> None:
     told: list[str] = []
     values = configure({}, {"API_PORT": str(taken)}, told.append).values
     assert values["API_PORT"] != str(taken)
-    assert any(f"Port {taken} is taken: API_PORT is {values['API_PORT']}" in line for line in told)
+    assert any(f"Port {taken} is in use: API_PORT is {values['API_PORT']}" in line for line in told)
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error_that_names_it(taken: int) -> None:
-    with pytest.raises(CannotRun, match=f"port {taken} is taken.*FLOWER_PORT"):
+    with pytest.raises(CannotRun, match=f"port {taken} is in use.*FLOWER_PORT"):
         configure({"FLOWER_PORT": str(taken)}, {}, silent)
 
 
@@ -92,7 +94,7 @@ def test_what_is_no_port_is_an_error(value: str) -> None:
     "url", ["rediss://h/0", "unix:///tmp/s", "redis://h/1", "redis://h/0?ssl=true", "redis:///0", "h:6379"]
 )
 def test_a_redis_that_minio_cannot_push_to_is_refused_with_the_reason(url: str) -> None:
-    with pytest.raises(CannotRun, match=r"plain TCP\s+and into database 0"):
+    with pytest.raises(CannotRun, match=r"plain TCP and into database 0"):
         configure({"REDIS_URL": url}, {}, silent)
 
 
@@ -133,7 +135,7 @@ def test_whoever_sources_the_kept_file_still_starts_our_servers(tmp_path: Path) 
     configuration = configure(kept, kept, silent)
     assert configuration.own_minio
     assert configuration.own_redis
-    assert configuration.credentials.tokens == {}  # the generated one: nobody has set one
+    assert configuration.credentials.tokens == {}  # the generated token is not a given one
 
 
 def test_the_kept_file_of_an_earlier_version_gives_nobody_roots_credentials() -> None:

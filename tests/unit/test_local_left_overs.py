@@ -1,3 +1,5 @@
+"""`local.left_overs`: finding and stopping orphan processes."""
+
 import os
 import subprocess
 import sys
@@ -8,13 +10,14 @@ import pytest
 
 from local.left_overs import living, stop_all
 
-SLEEP = "import os, time; os.write(1, b'up\\n'); time.sleep(600)"  # in one piece, whoever else writes
+# One atomic os.write: the forked child writes to the same pipe.
+SLEEP = "import os, time; os.write(1, b'up\\n'); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
 
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that a test has started; none outlives it."""
+    """Yield a list for the processes that a test starts, and kill these after the test."""
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in processes:
@@ -25,7 +28,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start(started: list[subprocess.Popen[bytes]], code: str, pid_file: Path, words: str) -> subprocess.Popen[bytes]:
-    """Start it as a group leader, as supervisor does, and write its pid file; return once it runs."""
+    """Start a group leader with a pid file, as supervisor does, and return once it runs."""
     command = [sys.executable, "-c", code, "a-word", words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     started.append(process)
@@ -36,7 +39,7 @@ def start(started: list[subprocess.Popen[bytes]], code: str, pid_file: Path, wor
 
 
 def nobody(_: list[str]) -> None:
-    """Nobody is told."""
+    """Discard the report."""
 
 
 def test_what_is_left_is_told_and_stopped(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:

@@ -1,3 +1,5 @@
+"""The parts of `local` that run commands: supervisor, locks, progress and console output."""
+
 import io
 import subprocess
 import sys
