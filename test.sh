@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 "$python" -m local.install --dev
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
+.venv/bin/codespell
 .venv/bin/mypy
 .venv/bin/lint-imports
 exec .venv/bin/python -m pytest "$@"

@@ -25,7 +25,7 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
-    """The Redis that `minio_server` publishes to.
+    """Start the Redis that `minio_server` publishes to.
 
     MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
     """
@@ -35,7 +35,7 @@ def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def silent_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
-    """A Redis that MinIO does not publish to."""
+    """Start a Redis that MinIO does not publish to."""
     with RedisServer(servers_folder / "silent-redis", free_port(), secrets.token_hex(8)) as server:
         yield server
 
@@ -52,7 +52,7 @@ def minio_server(servers_folder: Path, minio_redis_server: RedisServer) -> Itera
 
 @pytest.fixture
 def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """The Redis of a test: one without MinIO's events, unless the test is marked `minio_events`."""
+    """Return a Redis without MinIO's events, unless the test is marked `minio_events`."""
     if request.node.get_closest_marker("minio_events") is None:
         yield request.getfixturevalue("silent_redis_server")
         return
@@ -84,13 +84,13 @@ def new_bucket(client: Minio) -> str:
 
 @pytest.fixture
 def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
-    """A new and empty bucket."""
+    """Create an empty bucket."""
     return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
 
 
 @pytest.fixture
 def beside(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
-    """Another one of the same server."""
+    """Create a second empty bucket on the same server."""
     return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
 
 
@@ -110,12 +110,12 @@ def nowhere() -> S3ObjectStore:
 
 
 Seal = Callable[[str, str], None]
-"""Makes the object of this bucket and key one that the server refuses to read, whether or not there was one."""
+"""Make the object with this bucket and key unreadable for the server; create it if it is missing."""
 
 
 @pytest.fixture(scope="session")
 def sealed_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of an object that no server can read without the key of its writer."""
+    """Write an object that no server can read without the customer key of its writer."""
     return write_sealed_object(tmp_path_factory.mktemp("tls"))
 
 

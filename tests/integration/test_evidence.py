@@ -226,6 +226,8 @@ def test_events_that_minio_failed_to_send_are_known_as_that(site: Site) -> None:
 
 
 class TestASafeQueueThatDoesNotGetOn:
+    """A durable queue that is blocked by an event that MinIO cannot decode."""
+
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         """Put a file that MinIO cannot decode at the head of its on-disk queue."""

@@ -42,6 +42,8 @@ ENCRYPTED = {
 
 
 class Account(NamedTuple):
+    """Access key and secret key of a MinIO user."""
+
     key: str
     secret: str
 

@@ -29,6 +29,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers PUT and DELETE as the server of the test says."""
+
     server: Server
 
     def do_PUT(self) -> None:

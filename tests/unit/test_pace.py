@@ -6,6 +6,8 @@ from shared.pace import Pace
 
 
 class Clock:
+    """A clock that stands still until the test advances it."""
+
     def __init__(self) -> None:
         self.now = 1000.0
 
