@@ -25,17 +25,17 @@ from typing import NamedTuple
 from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that only read. Every other method is a write."""
 
 # A host name, an IPv4 address or a bracketed IPv6 address, with an optional final dot and port.
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
+_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
 _LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 _LOOPBACK_IPV6 = IPv6Address("::1")
-_BEARER = "bearer"
+_BEARER_SCHEME = "bearer"
 
 
-class Outcome(Enum):
+class AccessOutcome(Enum):
     """Whether a request is allowed, and why not."""
 
     ALLOWED = auto()
@@ -46,13 +46,13 @@ class Outcome(Enum):
     """The request needs a token, and none is configured that the client could send."""
 
 
-class Decision(NamedTuple):
+class AccessDecision(NamedTuple):
     """An outcome and the client that it applies to.
 
     `actor` is the name of the token that was sent, `local`, or `anyone`. Empty if unknown.
     """
 
-    outcome: Outcome
+    outcome: AccessOutcome
     actor: str = ""
 
 
@@ -64,7 +64,7 @@ class AccessRules:
     allowed_hosts: Sequence[str] = ()
     public_read: bool = False
     tokens: tuple[Token, ...] = ()
-    equal: Callable[[bytes, bytes], bool] = hmac.compare_digest
+    compare_tokens: Callable[[bytes, bytes], bool] = hmac.compare_digest
     """Compares two tokens in constant time: the latency must not reveal a token."""
 
     @classmethod
@@ -78,9 +78,9 @@ class AccessRules:
         )
 
     @property
-    def local_only(self) -> bool:
+    def is_local_only(self) -> bool:
         """Whether the settings limit the API to clients on this machine."""
-        return is_loopback(self.bind_address) and not self.allowed_hosts
+        return is_loopback_address(self.bind_address) and not self.allowed_hosts
 
     def is_local(self, host: str | None, headers: Iterable[str], protocol: str) -> bool:
         """Return whether only this machine can have sent a request.
@@ -90,9 +90,9 @@ class AccessRules:
         """
         # A proxy that is configured with only an upstream address sends HTTP/1.0, that address as
         # `Host`, and no forwarding header. HTTP/1.0 is then its only trace.
-        if protocol == "HTTP/1.0" or not self.local_only or not names_loopback(host or ""):
+        if protocol == "HTTP/1.0" or not self.is_local_only or not is_loopback_host(host or ""):
             return False
-        return not any(map(is_forwarding, headers))
+        return not any(map(is_proxy_header, headers))
 
     def decide(
         self,
@@ -101,61 +101,61 @@ class AccessRules:
         headers: Iterable[str],
         authorization: str | None,
         protocol: str = "HTTP/1.1",
-    ) -> Decision:
+    ) -> AccessDecision:
         """Return whether a request is allowed, and the name of its actor.
 
         `authorization` is the value of the header, None if it is absent. A wrong token is refused
         even where no token is needed. If no valid token exists, the outcome is `NO_TOKEN_SET`.
         """
-        is_write = method not in READING
-        anonymous = self._decide_without_token(is_write, self.is_local(host, headers, protocol))
+        is_write = method not in READ_METHODS
+        tokenless = self._decide_without_token(is_write, self.is_local(host, headers, protocol))
         if authorization is None:
-            return anonymous
-        token = self._find(authorization)
+            return tokenless
+        token = self._find_token(authorization)
         if token is None:
             # If no token is configured, another one cannot help: 403 instead of 401.
-            no_token_set = anonymous.outcome is Outcome.NO_TOKEN_SET
-            return anonymous if no_token_set else Decision(Outcome.TOKEN_WRONG)
+            no_token_set = tokenless.outcome is AccessOutcome.NO_TOKEN_SET
+            return tokenless if no_token_set else AccessDecision(AccessOutcome.TOKEN_WRONG)
         if is_write and not token.may_write:
-            return Decision(Outcome.TOKEN_READ_ONLY, token.name)
-        return Decision(Outcome.ALLOWED, token.name)
+            return AccessDecision(AccessOutcome.TOKEN_READ_ONLY, token.name)
+        return AccessDecision(AccessOutcome.ALLOWED, token.name)
 
-    def warnings(self) -> list[str]:
+    def list_warnings(self) -> list[str]:
         """Return one log line for each rule that the operator may not have intended."""
-        if self.local_only:
+        if self.is_local_only:
             return []
-        found = []
+        sentences = []
         if not self._has_token(for_write=True):
             refused = "every write"
             remedy = "Set API_TOKEN"
             if not self._has_token(for_write=False) and not self.public_read:
                 refused = "every write and every read except /health/live"
                 remedy = "Set API_TOKEN (for reads only: READ_TOKENS or PUBLIC_READ=true)"
-            found.append(
-                f"{self._reach()} and no API_TOKEN is set: {refused} is refused. {remedy}, "
+            sentences.append(
+                f"{self._describe_exposure()} and no API_TOKEN is set: {refused} is refused. {remedy}, "
                 "or use a loopback BIND_ADDRESS without ALLOWED_HOSTS."
             )
         if self.public_read:
-            found.append(
-                f"{self._reach()} and PUBLIC_READ is true: "
+            sentences.append(
+                f"{self._describe_exposure()} and PUBLIC_READ is true: "
                 "every client that reaches the API can read all rows and files without a token."
             )
-        return found
+        return sentences
 
-    def _reach(self) -> str:
+    def _describe_exposure(self) -> str:
         if self.allowed_hosts:
             return f"BIND_ADDRESS is {self.bind_address}, ALLOWED_HOSTS is set"
         return f"BIND_ADDRESS is {self.bind_address}"
 
-    def _decide_without_token(self, is_write: bool, is_local: bool) -> Decision:
+    def _decide_without_token(self, is_write: bool, is_local: bool) -> AccessDecision:
         # A token of the operator protects local writes as well, the generated one does not.
         if is_local and not (is_write and self._has_operator_token()):
-            return Decision(Outcome.ALLOWED, "local")
+            return AccessDecision(AccessOutcome.ALLOWED, "local")
         if not is_write and self.public_read:
-            return Decision(Outcome.ALLOWED, "anyone")
+            return AccessDecision(AccessOutcome.ALLOWED, "anyone")
         if self._has_token(for_write=is_write):
-            return Decision(Outcome.TOKEN_MISSING)
-        return Decision(Outcome.NO_TOKEN_SET)
+            return AccessDecision(AccessOutcome.TOKEN_MISSING)
+        return AccessDecision(AccessOutcome.NO_TOKEN_SET)
 
     def _has_token(self, *, for_write: bool) -> bool:
         return any(token.may_write or not for_write for token in self.tokens)
@@ -163,54 +163,54 @@ class AccessRules:
     def _has_operator_token(self) -> bool:
         return any(token.kind is TokenKind.WRITE for token in self.tokens)
 
-    def _find(self, authorization: str) -> Token | None:
-        scheme, _, sent = authorization.partition(" ")
-        if scheme.lower() != _BEARER:
+    def _find_token(self, authorization: str) -> Token | None:
+        scheme, _, credentials = authorization.partition(" ")
+        if scheme.lower() != _BEARER_SCHEME:
             return None
         # A header may contain characters that cannot be encoded. They must not raise: the token is
         # just wrong.
-        value = sent.strip(" ").encode(errors="backslashreplace")
+        value = credentials.strip(" ").encode(errors="backslashreplace")
         # Compare with every token, even after a match: the latency must not reveal which of them is
         # similar to the one that was sent.
-        matches = [token for token in self.tokens if self.equal(token.value.encode(), value)]
+        matches = [token for token in self.tokens if self.compare_tokens(token.value.encode(), value)]
         return matches[0] if matches else None
 
 
-def host_name(host: str) -> str | None:
+def parse_host_name(host: str) -> str | None:
     """Return the name or address in a `Host` header, in lower case without the port.
 
     IPv6 addresses keep their brackets. Return None if the header has another form.
     """
-    found = _HOST.fullmatch(host)
-    return found[1].lower() if found else None
+    match = _HOST_HEADER.fullmatch(host)
+    return match[1].lower() if match else None
 
 
-def names_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Return whether a `Host` header is a loopback name or address."""
-    name = host_name(host)
+    name = parse_host_name(host)
     if name is None:
         return False
-    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
+    return name == "localhost" or name.endswith(".localhost") or is_loopback_address(name)
 
 
 @lru_cache(256)
-def is_loopback(address: str) -> bool:
+def is_loopback_address(address: str) -> bool:
     """Return whether an IP address is loopback. An IPv6 address may have brackets."""
     try:
-        parsed = ip_address(address.strip("[]"))
+        ip = ip_address(address.strip("[]"))
     except ValueError:
         return False
-    return parsed in _LOOPBACK_IPV4 or parsed == _LOOPBACK_IPV6
+    return ip in _LOOPBACK_IPV4 or ip == _LOOPBACK_IPV6
 
 
-def is_forwarding(header: str) -> bool:
+def is_proxy_header(header_name: str) -> bool:
     """Return whether a header of this name shows that a proxy forwarded the request.
 
     Such headers are `Via` (RFC 9110), `CDN-Loop` (RFC 8586), every name with "Forwarded" or
     "Original" in it (RFC 7239, `X-Forwarded-For`, `X-Original-Host`), and every name that ends with
     "IP" (`X-Real-IP`, `True-Client-IP`, `CF-Connecting-IP`).
     """
-    name = header.upper().replace("_", "-")
+    name = header_name.upper().replace("_", "-")
     if name in {"VIA", "CDN-LOOP"} or name.endswith("IP"):
         return True
     return "FORWARDED" in name or "ORIGINAL" in name

@@ -5,76 +5,76 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, TypeVar
 
-KEPT_ANSWERS_BYTES = 32 << 20
+MAX_RESPONSE_CACHE_BYTES = 32 << 20
 """Size in bytes of the answer cache of one snapshot."""
-MOST_QUESTIONS = 512
+MAX_CACHED_QUERIES = 512
 """Number of parsed requests that one snapshot caches."""
 
-_Made = TypeVar("_Made")
+_Value = TypeVar("_Value")
 
 
-class Prepared:
+class OnceCache:
     """Values that are computed once, on first use, and never evicted.
 
     Thread-safe: one thread computes a value, and concurrent callers with the same key wait for it.
     """
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
+        self._results: dict[Hashable, Any] = {}
         self._locks: dict[Hashable, Lock] = {}
 
-    def get(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+    def get_or_compute(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return the value of this key; compute and cache it on first use."""
         # No lock for a cached value: only the first computation of each key takes its lock.
-        if key not in self._made:
+        if key not in self._results:
             # `setdefault` is atomic, so concurrent callers get the same lock.
             with self._locks.setdefault(key, Lock()):
-                if key not in self._made:
-                    self._made[key] = make()
-        made: _Made = self._made[key]
-        return made
+                if key not in self._results:
+                    self._results[key] = compute()
+        value: _Value = self._results[key]
+        return value
 
     def there(self, key: Hashable) -> Any | None:  # noqa: ANN401
         """Return the value of this key, or None if it has not been computed."""
-        return self._made.get(key)
+        return self._results.get(key)
 
 
-class Answers:
+class LruCache:
     """An LRU cache that is bounded by the total size of its entries. Thread-safe."""
 
-    def __init__(self, most_bytes: int = KEPT_ANSWERS_BYTES) -> None:
-        self._most = self._left = most_bytes
-        self._lock, self._kept = Lock(), OrderedDict[Hashable, tuple[Any, int]]()
+    def __init__(self, max_weight: int = MAX_RESPONSE_CACHE_BYTES) -> None:
+        self._max_weight = self._free_weight = max_weight
+        self._lock, self._entries = Lock(), OrderedDict[Hashable, tuple[Any, int]]()
 
     def get(self, key: Hashable) -> Any | None:  # noqa: ANN401
         """Return the cached value of this key, or None."""
         with self._lock:
-            if key not in self._kept:
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
-    def keep(self, key: Hashable, answer: Any, size: int | None = None) -> None:  # noqa: ANN401
+    def put(self, key: Hashable, value: Any, weight: int | None = None) -> None:  # noqa: ANN401
         """Cache an answer, and evict the least recently used ones to make room.
 
-        `size` counts against the limit of the cache. It is in bytes, and by default the length of
+        `weight` counts against the limit of the cache. It is in bytes, and by default the length of
         the answer. A cache that is limited by the number of entries uses a size of 1. An answer
         that is larger than the whole cache, or cached already, is ignored.
         """
-        size = len(answer) if size is None else size
+        weight = len(value) if weight is None else weight
         with self._lock:
-            if key in self._kept or size > self._most:
+            if key in self._entries or weight > self._max_weight:
                 return
-            self._kept[key] = answer, size
-            self._left -= size
-            while self._left < 0:
-                self._left += self._kept.popitem(last=False)[1][1]
+            self._entries[key] = value, weight
+            self._free_weight -= weight
+            while self._free_weight < 0:
+                self._free_weight += self._entries.popitem(last=False)[1][1]
 
-    def made(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+    def get_or_compute(self, key: Hashable, compute: Callable[[], bytes]) -> bytes:
         """Return the cached answer of this key; compute and cache it if it is missing."""
         # Not locked: concurrent callers may compute the same answer, and the first one is cached.
-        answer: bytes | None = self.get(key)
-        if answer is None:
-            answer = make()
-            self.keep(key, answer)
-        return answer
+        value: bytes | None = self.get(key)
+        if value is None:
+            value = compute()
+            self.put(key, value)
+        return value

@@ -15,17 +15,17 @@ from ipaddress import ip_address
 
 from falcon import HTTP_204, Request, Response
 
-from api.access import READING, host_name
+from api.access import READ_METHODS, parse_host_name
 from api.refusals import Problem
 
-_OURS = frozenset({"same-origin", "none"})
-_EXPOSED = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
-_METHODS = "GET, HEAD, POST, PUT, DELETE"
-_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
-_PREFLIGHT_S = "600"
+_TRUSTED_FETCH_SITES = frozenset({"same-origin", "none"})
+_EXPOSED_HEADERS = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
+_CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_CORS_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
+_PREFLIGHT_MAX_AGE_S = "600"
 """Seconds for which browsers may cache the answer to a preflight request."""
 
-HEADERS = (
+SECURITY_HEADERS = (
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("cross-origin-resource-policy", "same-origin"),
     ("x-content-type-options", "nosniff"),
@@ -33,7 +33,7 @@ HEADERS = (
 """Headers of every answer. An HTML page replaces the policy by its own, for what it loads."""
 
 
-class BrowserGuard:
+class CrossSiteMiddleware:
     """Falcon middleware that runs before all other middleware.
 
     `allowed_hosts`: host names in addition to the loopback ones. `*.example.org` allows all names
@@ -44,8 +44,8 @@ class BrowserGuard:
 
     def __init__(self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()) -> None:
         # Bounded: clients choose the values of `Host`.
-        self._is_ours: Callable[[str], bool] = lru_cache(256)(_HostRule(allowed_hosts).allows)
-        self._origins = frozenset(origin.lower() for origin in cors_origins)
+        self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(_HostMatcher(allowed_hosts).allows)
+        self._allowed_origins = frozenset(origin.lower() for origin in cors_origins)
 
     def process_request(self, request: Request, response: Response) -> None:
         """Accept the request or answer a CORS preflight request.
@@ -53,78 +53,82 @@ class BrowserGuard:
         Raises a 421 for a host name that is not allowed, and a 403 for a request of another site.
         """
         env = request.env
-        if not self._is_ours(env.get("HTTP_HOST", "")):
-            raise Problem("other-host", _NOT_OURS.format(env["HTTP_HOST"][:80]))
+        if not self._is_allowed_host(env.get("HTTP_HOST", "")):
+            raise Problem("other-host", _HOST_NOT_ALLOWED.format(env["HTTP_HOST"][:80]))
         if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
             self._check_site(request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE"))
 
     def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
         """Set the security headers of the answer."""
-        own_policy = response.get_header("Content-Security-Policy")
-        response.set_headers(HEADERS)
-        if own_policy:
-            response.set_header("Content-Security-Policy", own_policy)
+        resource_policy = response.get_header("Content-Security-Policy")
+        response.set_headers(SECURITY_HEADERS)
+        if resource_policy:
+            response.set_header("Content-Security-Policy", resource_policy)
         # The CORS headers depend on the origin, so shared caches need one copy per origin.
-        if self._origins - {"*"}:
+        if self._allowed_origins - {"*"}:
             response.append_header("Vary", "Origin")
 
     def _check_site(self, request: Request, response: Response, origin: str | None, site: str | None) -> None:
         # Browsers set both headers, and no script can change them. `Sec-Fetch-Site` takes
         # precedence, as behind a proxy the own origin may differ from `Host`.
-        if origin and self._may(origin.lower(), request):
-            self._allow(origin, request, response)
-        elif site in _OURS or (site is None and _is_own(origin, request)) or _follows_a_link(request):
+        if origin and self._is_allowed_origin(origin.lower(), request):
+            self._add_cors_headers(origin, request, response)
+        elif (
+            site in _TRUSTED_FETCH_SITES
+            or (site is None and _is_same_origin(origin, request))
+            or _is_link_navigation(request)
+        ):
             return
         else:
-            raise Problem("cross-site", _CROSS_SITE.format((origin or "another site")[:80]))
+            raise Problem("cross-site", _ORIGIN_NOT_ALLOWED.format((origin or "another site")[:80]))
 
-    def _may(self, origin: str, request: Request) -> bool:
-        if origin in self._origins:
+    def _is_allowed_origin(self, origin: str, request: Request) -> bool:
+        if origin in self._allowed_origins:
             return True
-        asked = request.method
-        if asked == "OPTIONS":  # other methods are no preflight, so the header proves nothing
-            asked = request.get_header("Access-Control-Request-Method") or asked
-        return "*" in self._origins and asked in READING
+        method = request.method
+        if method == "OPTIONS":  # other methods are no preflight, so the header proves nothing
+            method = request.get_header("Access-Control-Request-Method") or method
+        return "*" in self._allowed_origins and method in READ_METHODS
 
-    def _allow(self, origin: str, request: Request, response: Response) -> None:
-        response.set_header("Access-Control-Allow-Origin", origin if origin.lower() in self._origins else "*")
-        response.set_header("Access-Control-Expose-Headers", _EXPOSED)
+    def _add_cors_headers(self, origin: str, request: Request, response: Response) -> None:
+        response.set_header("Access-Control-Allow-Origin", origin if origin.lower() in self._allowed_origins else "*")
+        response.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
         if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
-            response.set_header("Access-Control-Allow-Methods", _METHODS)
-            response.set_header("Access-Control-Allow-Headers", _REQUEST_HEADERS)
-            response.set_header("Access-Control-Max-Age", _PREFLIGHT_S)
+            response.set_header("Access-Control-Allow-Methods", _CORS_METHODS)
+            response.set_header("Access-Control-Allow-Headers", _CORS_REQUEST_HEADERS)
+            response.set_header("Access-Control-Max-Age", _PREFLIGHT_MAX_AGE_S)
             response.status, response.complete = HTTP_204, True
 
 
-class _HostRule:
+class _HostMatcher:
     def __init__(self, allowed: Collection[str]) -> None:
         names = {name.lower() for name in allowed}
-        self._any = "*" in names
-        self._names = names | {"localhost"}
-        self._endings = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
+        self._allows_any = "*" in names
+        self._allowed_names = names | {"localhost"}
+        self._allowed_suffixes = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
 
     def allows(self, host: str) -> bool:
         """Return whether a `Host` header is allowed.
 
         Requests without the header are allowed: every browser sends it.
         """
-        if self._any or not host:
+        if self._allows_any or not host:
             return True
-        name = host_name(host)
+        name = parse_host_name(host)
         if name is None:
             return False
-        return name in self._names or name.endswith(self._endings) or _is_address(name)
+        return name in self._allowed_names or name.endswith(self._allowed_suffixes) or _is_ip_address(name)
 
 
-def _is_address(name: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     try:
-        ip_address(name.strip("[]"))
+        ip_address(host.strip("[]"))
     except ValueError:
         return False
     return True
 
 
-def _is_own(origin: str | None, request: Request) -> bool:
+def _is_same_origin(origin: str | None, request: Request) -> bool:
     """Return whether the origin is this API, for browsers that send no `Sec-Fetch-Site`.
 
     The scheme is not compared: behind a proxy that terminates TLS it differs.
@@ -135,7 +139,7 @@ def _is_own(origin: str | None, request: Request) -> bool:
     return bool(host) and origin.partition("://")[2].lower() == host  # the origin `null` has no host
 
 
-def _follows_a_link(request: Request) -> bool:
+def _is_link_navigation(request: Request) -> bool:
     # Only a top-level navigation: a page that embeds this API in a frame or image is refused.
     env = request.env
     if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
@@ -143,5 +147,5 @@ def _follows_a_link(request: Request) -> bool:
     return env.get("HTTP_SEC_FETCH_MODE") == "navigate" and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
 
 
-_NOT_OURS = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
-_CROSS_SITE = "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."
+_HOST_NOT_ALLOWED = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
+_ORIGIN_NOT_ALLOWED = "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."

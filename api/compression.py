@@ -15,70 +15,72 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 1
+GZIP_LEVEL = 1
 """zlib level. It takes a third of the time of level 6 and gives a quarter more bytes."""
-GZIP_FROM_BYTES = 1000
+MIN_GZIP_BYTES = 1000
 """Shorter answers are not compressed: they fit into one packet anyway."""
-_ROWS_A_BLOCK = 1024
-_LONGEST_BLOCK = 8 * _ROWS_A_BLOCK
+_TARGET_BLOCK_ROWS = 1024
+_MAX_BLOCK_ROWS = 8 * _TARGET_BLOCK_ROWS
 # Without a file name and a modification time: the same text must give the same bytes.
-_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
 # 2^64 divided by the golden ratio (Fibonacci hashing): it spreads similar values over all bits.
-_MIXER = np.uint64(0x9E3779B97F4A7C15)
+_HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-Blocks = Mapping[bytes, bytes]
+GzipBlocks = Mapping[bytes, bytes]
 """Cache of compressed blocks by the digest of their text."""
 
 
-def gzip(text: bytes) -> bytes:
+def compress_gzip(text: bytes) -> bytes:
     """Compress a text; the same text always gives the same bytes."""
-    return zlib.compress(text, LEVEL, wbits=31)
+    return zlib.compress(text, GZIP_LEVEL, wbits=31)
 
 
-def gzip_in_blocks(text: bytes, cuts: NDArray[np.int64], known: Blocks) -> tuple[bytes, Blocks]:
+def compress_in_blocks(
+    text: bytes, cut_points: NDArray[np.int64], known_blocks: GzipBlocks
+) -> tuple[bytes, GzipBlocks]:
     """Compress a text in blocks; return the gzip stream and its blocks.
 
-    `cuts` are the byte offsets between two blocks. Blocks in the cache `known` are reused.
+    `cuts` are the byte offsets between two blocks. Blocks in the cache `known_blocks` are reused.
     """
     blocks: dict[bytes, bytes] = {}
-    parts = [_HEADER]
-    for block in _between(memoryview(text), cuts):
+    pieces = [_GZIP_HEADER]
+    for block in _split_at(memoryview(text), cut_points):
         digest = hashlib.blake2b(block, digest_size=16).digest()
         if digest not in blocks:
-            blocks[digest] = known.get(digest) or _compressed(block)
-        parts.append(blocks[digest])
+            blocks[digest] = known_blocks.get(digest) or _compress_block(block)
+        pieces.append(blocks[digest])
     # An empty final block ends the stream. CRC and length are those of the uncompressed text.
-    parts += b"\x03\x00", struct.pack("<II", zlib.crc32(text), len(text) & 0xFFFFFFFF)
-    return b"".join(parts), blocks
+    pieces += b"\x03\x00", struct.pack("<II", zlib.crc32(text), len(text) & 0xFFFFFFFF)
+    return b"".join(pieces), blocks
 
 
-def cuts(starts: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_cut_points(row_starts: NDArray[np.int64], row_values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the byte offsets at which to cut a text: about every thousand rows.
 
-    `starts` has the offset of each row, and the end of the last one. A cut depends only on the
-    length and the value (in `values`) of a row. A run of rows without such a cut is cut after
-    `_LONGEST_BLOCK` rows.
+    `row_starts` has the offset of each row, and the end of the last one. A cut depends only on the
+    length and the value (in `row_values`) of a row. A run of rows without such a cut is cut after
+    `_MAX_BLOCK_ROWS` rows.
     """
-    lengths = np.diff(starts).astype(np.uint64)
-    mixed = (values.astype(np.uint64) + lengths * np.uint64(0x10001)) * _MIXER
-    chosen = np.flatnonzero((mixed >> np.uint64(32)) % np.uint64(_ROWS_A_BLOCK) == 0)
+    lengths = np.diff(row_starts).astype(np.uint64)
+    hashes = (row_values.astype(np.uint64) + lengths * np.uint64(0x10001)) * _HASH_MULTIPLIER
+    cut_rows = np.flatnonzero((hashes >> np.uint64(32)) % np.uint64(_TARGET_BLOCK_ROWS) == 0)
     # Many equal rows may all be chosen. Such tiny blocks would cost more than they save.
-    if len(chosen) > 8 * len(lengths) / _ROWS_A_BLOCK + 8:
-        chosen = chosen[:0]
-    edges = [0, *chosen.tolist(), len(lengths)]
-    rows = [row for first, stop in pairwise(edges) for row in range(first, stop, _LONGEST_BLOCK)]
-    return starts[rows] if rows else starts[:0]
+    if len(cut_rows) > 8 * len(lengths) / _TARGET_BLOCK_ROWS + 8:
+        cut_rows = cut_rows[:0]
+    edges = [0, *cut_rows.tolist(), len(lengths)]
+    rows = [row for first, stop in pairwise(edges) for row in range(first, stop, _MAX_BLOCK_ROWS)]
+    return row_starts[rows] if rows else row_starts[:0]
 
 
-def _between(text: memoryview, cuts: NDArray[np.int64]) -> Iterator[memoryview]:
-    edges = [0, *cuts.tolist(), len(text)]
+def _split_at(text: memoryview, cut_points: NDArray[np.int64]) -> Iterator[memoryview]:
+    edges = [0, *cut_points.tolist(), len(text)]
     for start, stop in pairwise(edges):
         if stop > start:
             yield text[start:stop]
 
 
-def _compressed(block: memoryview) -> bytes:
+def _compress_block(block: memoryview) -> bytes:
     # Negative wbits give raw deflate. The full flush also resets the dictionary, so blocks can be
     # reused in any order.
-    compressor = zlib.compressobj(LEVEL, wbits=-15)
+    compressor = zlib.compressobj(GZIP_LEVEL, wbits=-15)
     return compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)

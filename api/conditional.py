@@ -8,34 +8,36 @@ import re
 
 from falcon import HTTP_304, Request, Response
 
-_FORMAT = "2"
+_ETAG_VERSION = "2"
 """Version of the format of all answers. Changing it invalidates every ETag that clients cache."""
-Headers = tuple[tuple[str, str], ...]
+HeaderPairs = tuple[tuple[str, str], ...]
 """Headers of an answer, with names in lower case."""
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
-def etag_of(*parts: object) -> str:
+def compute_etag(*parts: object) -> str:
     """Return a strong ETag, with its quotes; `parts` must determine the bytes of the answer."""
-    digest = hashlib.sha256(repr((_FORMAT, *parts)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((_ETAG_VERSION, *parts)).encode()).hexdigest()
     return f'"{digest[:32]}"'
 
 
-def not_modified(request: Request, response: Response, etag: str, headers: Headers = ()) -> bool:
+def apply_etag(request: Request, response: Response, etag: str, headers: HeaderPairs = ()) -> bool:
     """Set the ETag and `headers`; return True if the answer is a 304.
 
     It is a 304 if `If-None-Match` shows that the client has cached this version.
     """
     # "no-cache": clients may cache the answer but must revalidate it each time, as it may be stale.
     response.set_headers((("etag", etag), ("cache-control", "no-cache"), *headers))
-    if not is_known(request, etag):
+    if not matches_if_none_match(request, etag):
         return False
     response.status = HTTP_304
     return True
 
 
-def is_known(request: Request, etag: str) -> bool:
+def matches_if_none_match(request: Request, etag: str) -> bool:
     """Return whether `If-None-Match` contains this ETag or is `*`."""
     # The comparison is weak, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
-    known = request.env.get("HTTP_IF_NONE_MATCH")
-    return known is not None and (known == etag or known.strip() == "*" or etag in _ENTITY_TAG.findall(known))
+    if_none_match = request.env.get("HTTP_IF_NONE_MATCH")
+    return if_none_match is not None and (
+        if_none_match == etag or if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
+    )

@@ -30,7 +30,7 @@ from gunicorn.http.errors import (
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.client_socket import SEND_S, ClientSocket
-from api.refusals import of_the_server
+from api.refusals import build_raw_response
 
 REQUEST_S = 10.0
 """Timeout in seconds from the connection, or the first byte, to the complete request.
@@ -207,7 +207,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             self.log.exception("the HTTP server failed to answer a request; the client gets status 500")
         status = next((status for kind, status in _STATUS.items() if isinstance(exc, kind)), 500)
-        client.sendall(of_the_server(status))
+        client.sendall(build_raw_response(status))
 
     # -- sending -----------------------------------------------------------------------------------------------------
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
@@ -290,7 +290,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _refuse(self, conn: Connection, status: int) -> None:
         self._forget(conn)
         conn.held.clear()
-        conn.sock.sendall(of_the_server(status))
+        conn.sock.sendall(build_raw_response(status))
         try:
             conn.sock.flush()
         except OSError:

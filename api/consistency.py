@@ -6,7 +6,7 @@ known.
 
 It becomes None if one of these conditions fails:
 
-- No loss is known: the trust state (`epoch`) is present, and a sweep has completed for every loss
+- No loss is known: the trust state (`trust_state`) is present, and a sweep has completed for every loss
   signal (`evidence`).
 - No user that a sweep found out of sync is unpublished. It is not known since when such a user has
   been out of sync.
@@ -29,7 +29,7 @@ deliver its queued events. Then only a sweep proves consistency, and its start r
 moment.
 """
 
-from api.figures import Figures
+from api.figures import PipelineStatus
 
 MARGIN_S = 30.0
 """Upper bound of the delay, in seconds, after which an event has arrived or its loss is detected.
@@ -39,7 +39,7 @@ An event arrives immediately, or after 3 s if MinIO queued it on its disk. The w
 """
 
 
-class Consistency:
+class ConsistencyTracker:
     """Holder of `as_of`, the value of `consistent_as_of` in Unix seconds.
 
     All times must come from the same clock.
@@ -47,42 +47,46 @@ class Consistency:
 
     def __init__(self) -> None:
         self.as_of: float | None = None
-        self._drained: float | None = None
-        self._silent = False
-        self._sure_from = 0.0
+        self._inbox_empty_at: float | None = None
+        self._redis_was_away = False
+        self._trusted_from = 0.0
 
-    def redis_is_away(self) -> None:
+    def record_redis_outage(self) -> None:
         """Record that Redis did not answer.
 
         MinIO may not have reached Redis either, so its events may arrive late. Until `MARGIN_S`
         after the recovery an empty queue proves nothing.
         """
-        self._silent = True
+        self._redis_was_away = True
 
-    def update(self, figures: Figures, served_etag: str | None, asked_at: float) -> None:
-        """Update `as_of` from figures that were read from Redis at `asked_at` or later.
+    def update(self, pipeline_status: PipelineStatus, served_etag: str | None, requested_at: float) -> None:
+        """Update `as_of` from figures that were read from Redis at `requested_at` or later.
 
         `served_etag` is the ETag of the table that this process served at that time, None without
         a table.
         """
-        if self._silent:
+        if self._redis_was_away:
             # The first answer after an outage: discard what earlier polls proved.
-            self._silent, self._sure_from, self._drained = False, asked_at + MARGIN_S, None
-        if not figures.waiting:
-            self._drained = asked_at
-        if not figures.sound or figures.dirty["sweep"]:
+            self._redis_was_away, self._trusted_from, self._inbox_empty_at = False, requested_at + MARGIN_S, None
+        if not pipeline_status.waiting_events:
+            self._inbox_empty_at = requested_at
+        if not pipeline_status.no_known_loss or pipeline_status.dirty_counts["sweep"]:
             self.as_of = None
-        elif figures.dirty["bundle"] or figures.dirty["unpack"]:
+        elif pipeline_status.dirty_counts["bundle"] or pipeline_status.dirty_counts["unpack"]:
             return  # keep the value: the time of the drop is unknown
-        elif figures.published_etag == served_etag and asked_at >= self._sure_from:
-            known = self._known(figures)
-            if known is not None:
-                self.as_of = max(known, self.as_of or known)  # monotonic: earlier proofs stay valid
+        elif pipeline_status.published_etag == served_etag and requested_at >= self._trusted_from:
+            moment = self._compute_moment(pipeline_status)
+            if moment is not None:
+                self.as_of = max(moment, self.as_of or moment)  # monotonic: earlier proofs stay valid
 
-    def _known(self, figures: Figures) -> float | None:
-        sees = figures.notified and figures.sees_losses and not figures.stuck_copies
-        noted = None if self._drained is None else self._drained - MARGIN_S
-        known = noted if sees else figures.sweep_at
-        if known is None or figures.oldest_event is None:
-            return known
-        return min(known, figures.oldest_event - MARGIN_S)
+    def _compute_moment(self, pipeline_status: PipelineStatus) -> float | None:
+        detects_losses = (
+            pipeline_status.events_available
+            and pipeline_status.detects_losses
+            and not pipeline_status.stalled_event_copies
+        )
+        events_marked_until = None if self._inbox_empty_at is None else self._inbox_empty_at - MARGIN_S
+        moment = events_marked_until if detects_losses else pipeline_status.last_sweep_at
+        if moment is None or pipeline_status.oldest_event_mark_at is None:
+            return moment
+        return min(moment, pipeline_status.oldest_event_mark_at - MARGIN_S)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.problems import KINDS, MEDIA_PROBLEM
+from api.problems import PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
 from api.schemas import Schema, ref, text
 
 JSON = "application/json"
@@ -41,8 +41,10 @@ def answer(description: str, content: Mapping[str, Schema], headers: Mapping[str
 def _refusals(kinds: Sequence[str]) -> Document:
     by_status: dict[str, list[str]] = {}
     for kind in kinds:
-        by_status.setdefault(str(KINDS[kind].status), []).append(KINDS[kind].title)
-    return {status: answer("; ".join(titles), {MEDIA_PROBLEM: ref("Problem")}) for status, titles in by_status.items()}
+        by_status.setdefault(str(PROBLEM_KINDS[kind].status), []).append(PROBLEM_KINDS[kind].title)
+    return {
+        status: answer("; ".join(titles), {PROBLEM_MEDIA_TYPE: ref("Problem")}) for status, titles in by_status.items()
+    }
 
 
 def operation(

@@ -7,13 +7,13 @@ from html import escape
 
 from falcon import Request, Response
 
-from api.conditional import etag_of, not_modified
+from api.conditional import apply_etag, compute_etag
 from api.describe import Document, access_of
-from api.filters import single_values
-from api.formats import MEDIA_TYPES
+from api.filters import parse_single_values
+from api.formats import CONTENT_TYPES
 from api.operations import PATHS
-from api.page import HEADERS, html_page
-from api.problems import KINDS
+from api.page import PAGE_HEADERS, render_page
+from api.problems import PROBLEM_KINDS
 
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
 <p>Rowdrop turns files that are dropped into a bucket into rows. This API returns the rows, and it
@@ -31,13 +31,13 @@ PUT, DELETE) need a write token: the <code>API_TOKEN</code>, one of the <code>AP
 the generated token. Reads need a write token or one of the <code>READ_TOKENS</code>, and no token
 with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token.</p>"""
 
-_TOKENS = {
+_TOKEN_SENTENCES = {
     "none": "Token: none.",
     "read": "Token, if the client is not local: read or write.",
     "write": "Token, if the client is not local or the operator has set a write token: write.",
 }
 
-_REFUSALS = """<h2 id="problems">Errors</h2>
+_PROBLEMS_HEAD = """<h2 id="problems">Errors</h2>
 <p>Each error is an <code>application/problem+json</code> document (RFC 9457). Its <code>type</code>
 links to this table, <code>title</code> and <code>status</code> are those of the table, and
 <code>detail</code> says what went wrong with this request.</p>"""
@@ -48,64 +48,68 @@ class DocsResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """Answer with the page, which only changes with a new release."""
-        single_values(request.params, ())
-        body = page()
-        if not not_modified(request, response, etag_of("docs", body)):
-            response.content_type, response.data = MEDIA_TYPES["html"], body
-            response.set_headers(HEADERS)
+        parse_single_values(request.params, ())
+        body = render_docs_page()
+        if not apply_etag(request, response, compute_etag("docs", body)):
+            response.content_type, response.data = CONTENT_TYPES["html"], body
+            response.set_headers(PAGE_HEADERS)
 
     on_head = on_get
 
 
 @cache
-def page() -> bytes:
+def render_docs_page() -> bytes:
     """Return the page as UTF-8 bytes. It is rendered once per process."""
-    operations = ((path, method, told) for path, methods in PATHS.items() for method, told in methods.items())
-    routes = "".join(_route(method.upper(), path, told) for path, method, told in operations)
-    return html_page("Rowdrop: the API", f"{_INTRODUCTION}\n<nav>{_contents()}</nav>\n{routes}\n{_problems()}")
-
-
-def _problems() -> str:
-    lines = "".join(
-        f'<tr id="{kind}"><td>{found.status}</td><td>{escape(found.title)}</td>'
-        f"<td>{_prose(found.explanation)}</td></tr>\n"
-        for kind, found in KINDS.items()
+    operations = ((path, method, operation) for path, methods in PATHS.items() for method, operation in methods.items())
+    routes = "".join(_render_route(method.upper(), path, operation) for path, method, operation in operations)
+    return render_page(
+        "Rowdrop: the API", f"{_INTRODUCTION}\n<nav>{_render_contents()}</nav>\n{routes}\n{_render_problems()}"
     )
-    return f"{_REFUSALS}<table><tbody>{lines}</tbody></table>"
 
 
-def _contents() -> str:
-    return " ".join(f'<a href="#{_anchor(path)}">{escape(path)}</a>' for path in PATHS)
+def _render_problems() -> str:
+    table_rows = "".join(
+        f'<tr id="{kind}"><td>{problem_kind.status}</td><td>{escape(problem_kind.title)}</td>'
+        f"<td>{_render_code_spans(problem_kind.explanation)}</td></tr>\n"
+        for kind, problem_kind in PROBLEM_KINDS.items()
+    )
+    return f"{_PROBLEMS_HEAD}<table><tbody>{table_rows}</tbody></table>"
 
 
-def _route(method: str, path: str, operation: Document) -> str:
+def _render_contents() -> str:
+    return " ".join(f'<a href="#{_make_anchor(path)}">{escape(path)}</a>' for path in PATHS)
+
+
+def _render_route(method: str, path: str, operation: Document) -> str:
     sample = operation["x-codeSamples"][0]["source"]
-    anchor = f' id="{_anchor(path)}"' if method == "GET" else ""
-    answers = " ".join(f"<b>{status}</b> {escape(told['description'])}" for status, told in _own(operation))
+    anchor = f' id="{_make_anchor(path)}"' if method == "GET" else ""
+    responses = " ".join(
+        f"<b>{status}</b> {escape(response['description'])}" for status, response in _list_success_responses(operation)
+    )
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
-        f"<p>{escape(operation['summary'])}  {_TOKENS[access_of(operation)]}</p>\n"
-        f'<pre>{escape(sample)}</pre>\n{_parameters(operation)}<p class="quiet">{answers}</p>\n'
+        f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[access_of(operation)]}</p>\n"
+        f'<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}<p class="quiet">{responses}</p>\n'
     )
 
 
-def _parameters(operation: Document) -> str:
-    lines = "".join(
+def _render_parameters(operation: Document) -> str:
+    table_rows = "".join(
         f"<tr><td><code>{parameter['name']}</code></td><td>{escape(parameter['description'])}</td></tr>\n"
         for parameter in operation.get("parameters", ())
     )
-    return f"<table><tbody>{lines}</tbody></table>\n" if lines else ""
+    return f"<table><tbody>{table_rows}</tbody></table>\n" if table_rows else ""
 
 
-def _own(operation: Document) -> Iterator[tuple[str, Document]]:
+def _list_success_responses(operation: Document) -> Iterator[tuple[str, Document]]:
     """Return the status codes and descriptions of the responses that are not errors."""
-    return ((status, told) for status, told in operation["responses"].items() if status < "400")
+    return ((status, response) for status, response in operation["responses"].items() if status < "400")
 
 
-def _anchor(path: str) -> str:
+def _make_anchor(path: str) -> str:
     return "route-" + (re.sub(r"\W+", "-", path).strip("-") or "index")
 
 
-def _prose(text: str) -> str:
+def _render_code_spans(text: str) -> str:
     """Return a text as HTML, with `code` between backquotes as an element."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -14,72 +14,72 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
-from api.figures import Trouble
-from api.filters import single_values
-from api.links import links
-from api.question import PAGING, Page
-from api.refusals import nothing_yet
-from api.times import iso
-from api.view import CurrentView, View
-from shared.keys import bundle_key
+from api.figures import PipelineIssue
+from api.filters import parse_single_values
+from api.links import build_link_header
+from api.question import PAGING_PARAMETERS, Paging
+from api.refusals import not_ready
+from api.times import format_time
+from api.view import View, ViewProvider
+from shared.keys import parse_bundle_id
 from shared.records import Reject
 
 
 class ErrorsResource:
     """Endpoint `/errors`. It answers from memory, also while Redis or MinIO is unavailable."""
 
-    def __init__(self, current: CurrentView) -> None:
-        self._current = current
+    def __init__(self, get_view: ViewProvider) -> None:
+        self._get_view = get_view
 
     def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the current errors. Raises a 503 before the first publish."""
-        page = Page.of(single_values(request.params, PAGING))
-        view = self._current()
+        paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
+        view = self._get_view()
         if view.table is None:
-            raise nothing_yet()
-        problems = list(errors(view))
+            raise not_ready()
+        entries = list(list_errors(view))
         response.content_type = falcon.MEDIA_JSON
-        response.data = _lines(problems[page.slice])
-        response.set_header("X-Total-Count", str(len(problems)))
-        if link := links("/errors", request.params, page, len(problems)):
+        response.data = _encode_entries(entries[paging.as_slice])
+        response.set_header("X-Total-Count", str(len(entries)))
+        if link := build_link_header("/errors", request.params, paging, len(entries)):
             response.set_header("Link", link)
-        response.set_header("X-Ignored-Count", str(view.figures.ignored_total if view.figures else 0))
+        response.set_header("X-Ignored-Count", str(view.pipeline_status.ignored_count if view.pipeline_status else 0))
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
 
 
-def errors(view: View) -> Iterable[dict[str, Any]]:
+def list_errors(view: View) -> Iterable[dict[str, Any]]:
     """Yield one entry per error: rejects by user, then ignored keys, then dead letters."""
     for reject in view.rejects.values():
-        yield _reject(reject, view.table is not None and view.table.has_row(reject.user_id))
-    if view.figures:
-        yield from (_trouble("ignored", trouble) for trouble in view.figures.ignored)
-        yield from (_trouble("dead_letter", trouble) for trouble in view.figures.dead_letters)
+        yield _describe_reject(reject, view.table is not None and view.table.has_row(reject.user_id))
+    if view.pipeline_status:
+        yield from (_describe_issue("ignored", issue) for issue in view.pipeline_status.ignored_keys)
+        yield from (_describe_issue("dead_letter", issue) for issue in view.pipeline_status.dead_letters)
 
 
-def _reject(reject: Reject, is_held: bool) -> dict[str, Any]:
+def _describe_reject(reject: Reject, is_held: bool) -> dict[str, Any]:
     return {
         "key": reject.key,
         # A bundle has an ID among the users, which is no user ID.
-        "user_id": None if bundle_key(reject.user_id) else reject.user_id,
+        "user_id": None if parse_bundle_id(reject.user_id) else reject.user_id,
         "kind": "held" if is_held else "rejected",
         "reason": reject.reason,
         "line": reject.line,
-        "since": iso(reject.since),
+        "since": format_time(reject.since),
     }
 
 
-def _trouble(kind: str, trouble: Trouble) -> dict[str, Any]:
+def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
     return {
-        "key": trouble.key,
+        "key": issue.key,
         "user_id": None,
         "kind": kind,
-        "reason": trouble.reason,
+        "reason": issue.reason,
         "line": None,
-        "since": iso(trouble.since),
+        "since": format_time(issue.since),
     }
 
 
-def _lines(problems: list[dict[str, Any]]) -> bytes:
-    return ("[" + ",\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems) + "]\n").encode()
+def _encode_entries(entries: list[dict[str, Any]]) -> bytes:
+    return ("[" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "]\n").encode()

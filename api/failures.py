@@ -9,20 +9,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-WINDOW_S = 60.0
+FAILURE_WINDOW_S = 60.0
 MAX_FAILURES = 10
 """Limit of undelayed failed tokens, and of logged refusals, per address and window."""
-DELAY_S = 1.0
-MAX_DELAYED = 1
+FAILED_TOKEN_DELAY_S = 1.0
+MAX_DELAYED_REQUESTS = 1
 """Limit of concurrently delayed requests in one process: each of them blocks a thread."""
 MAX_ADDRESSES = 1_000
 
 
-class _Window:
-    """Counters of one address since `began`, in seconds of the clock."""
+class _FailureWindow:
+    """Counters of one address since `started_at`, in seconds of the clock."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self, started_at: float) -> None:
+        self.started_at = started_at
         self.refusals = 0
         self.failed_tokens = 0
 
@@ -41,34 +41,34 @@ class FailureLimiter:
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._windows: OrderedDict[str, _Window] = OrderedDict()
-        self._free = threading.Semaphore(MAX_DELAYED)
+        self._windows: OrderedDict[str, _FailureWindow] = OrderedDict()
+        self._delay_slots = threading.Semaphore(MAX_DELAYED_REQUESTS)
 
     def count_refusal(self, address: str) -> int:
         """Count a refusal; return the number of refusals of the address in this window."""
         with self._lock:
-            window = self._window(address)
+            window = self._get_window(address)
             window.refusals += 1
             return window.refusals
 
     def count_failed_token(self, address: str) -> int:
         """Count a failed token; return the number of those of the address in this window."""
         with self._lock:
-            window = self._window(address)
+            window = self._get_window(address)
             window.failed_tokens += 1
             return window.failed_tokens
 
-    def delay(self) -> bool:
-        """Block for `DELAY_S` and return True.
+    def delay_response(self) -> bool:
+        """Block for `FAILED_TOKEN_DELAY_S` and return True.
 
-        Return False immediately if `MAX_DELAYED` requests are delayed already.
+        Return False immediately if `MAX_DELAYED_REQUESTS` requests are delayed already.
         """
-        if not self._free.acquire(blocking=False):
+        if not self._delay_slots.acquire(blocking=False):
             return False
         try:
-            self._sleep(DELAY_S)
+            self._sleep(FAILED_TOKEN_DELAY_S)
         finally:
-            self._free.release()
+            self._delay_slots.release()
         return True
 
     @property
@@ -76,11 +76,11 @@ class FailureLimiter:
         """The number of addresses with counters."""
         return len(self._windows)
 
-    def _window(self, address: str) -> _Window:
+    def _get_window(self, address: str) -> _FailureWindow:
         now = self._clock()
         window = self._windows.get(address)
-        if window is None or now - window.began >= WINDOW_S:
-            window = _Window(now)
+        if window is None or now - window.started_at >= FAILURE_WINDOW_S:
+            window = _FailureWindow(now)
             self._windows[address] = window
         self._windows.move_to_end(address)
         # Evict the least recently seen address: many addresses must not fill the memory.

@@ -16,13 +16,13 @@ CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
 "bundle": a bundle of the user was unpacked or removed. "unpack": the entries are not users but the
 IDs of the bundles that wait to be unpacked.
 """
-MOST_DEAD_LETTERS = 1000
+MAX_DEAD_LETTERS = 1000
 
 # Returns the number of events in the two lists of the event inbox, and a digest of their first
 # entries. A changed digest shows that the listener processes events. An entry may have any size, so
 # only its digest is returned. The lists are in ARGV and not in KEYS, because Redis requires write
 # permission for KEYS, and the API may only read these lists (least privilege).
-_WAITING = """
+_COUNT_EVENTS = """
 local waiting, heads = 0, ''
 for _, list in ipairs(ARGV) do
   waiting = waiting + redis.call('LLEN', list)
@@ -33,7 +33,7 @@ return {waiting, heads}
 """
 
 
-class Trouble(NamedTuple):
+class PipelineIssue(NamedTuple):
     """An ignored key, or a dead letter (an event that could not be decoded).
 
     `key` may be unknown (None). `since` is in whole Unix seconds.
@@ -47,133 +47,133 @@ class Trouble(NamedTuple):
 class LastSweep(NamedTuple):
     """The last sweep that completed, i.e. marked all users that it found.
 
-    `at` is its start in Unix seconds, `cause` its reason, `objects` the number of objects in the
-    source bucket, `marked` the number of users that it marked.
+    `started_at` is its start in Unix seconds, `cause` its reason, `object_count` the number of objects in the
+    source bucket, `marked_count` the number of users that it marked.
     """
 
-    at: float
+    started_at: float
     cause: str
-    objects: int
-    marked: int
+    object_count: int
+    marked_count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class PipelineStatus:
     """A snapshot of the pipeline's status. Times are in Unix seconds, None for "never"."""
 
-    ignored: tuple[Trouble, ...]
-    """The ignored keys that Redis lists, sorted by key. There may be more, see `ignored_total`."""
-    ignored_total: int
-    dead_letters: tuple[Trouble, ...]
-    """The newest events that could not be decoded, at most `MOST_DEAD_LETTERS`."""
-    dirty: Mapping[str, int]
+    ignored_keys: tuple[PipelineIssue, ...]
+    """The ignored keys that Redis lists, sorted by key. There may be more, see `ignored_count`."""
+    ignored_count: int
+    dead_letters: tuple[PipelineIssue, ...]
+    """The newest events that could not be decoded, at most `MAX_DEAD_LETTERS`."""
+    dirty_counts: Mapping[str, int]
     """The number of dirty users by cause."""
-    oldest_event: float | None
+    oldest_event_mark_at: float | None
     """The oldest mark among the users that are dirty because of an event, None without any."""
-    published_at: float | None
-    sweep_at: float | None
+    last_publish_at: float | None
+    last_sweep_at: float | None
     """The start of the last completed sweep."""
     whole: bool
     """Whether the trust state is verified: no loss was detected, and no sweep is running."""
-    sees_losses: bool
+    detects_losses: bool
     """False if the last sweep had no metrics of MinIO, without which losses are not detected."""
-    notified: bool = True
+    events_available: bool = True
     """Whether MinIO's events reach this Redis."""
     source_failure: str | None = None
     """Why the source bucket could not be read recently."""
-    sound: bool = True
+    no_known_loss: bool = True
     """Whether no loss is known. An hourly sweep, which has no loss signal, may be running."""
-    sweep: LastSweep | None = None
-    waiting: int = 0
+    last_sweep: LastSweep | None = None
+    waiting_events: int = 0
     """The number of unprocessed events in Redis."""
-    heads: str = ""
+    inbox_heads: str = ""
     """A digest of the first unprocessed events."""
     published_etag: str | None = None
     """The ETag of the `output.csv` that was published last."""
-    stuck_copies: int = 0
+    stalled_event_copies: int = 0
     """The length of MinIO's queue of durable events if that queue is stalled, else 0."""
-    evidence: Mapping[str, int] = field(default_factory=dict)
-    """The number of loss signals by kind, since `counting_since`."""
-    healed: int = 0
-    """The number of silent repairs, since `counting_since`."""
-    counting_since: float | None = None
+    loss_signals: Mapping[str, int] = field(default_factory=dict)
+    """The number of loss signals by kind, since `counters_since`."""
+    silent_repairs: int = 0
+    """The number of silent repairs, since `counters_since`."""
+    counters_since: float | None = None
 
 
-def read_figures(client: "Redis") -> Figures:
+def read_pipeline_status(client: "Redis") -> PipelineStatus:
     """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
-    with redis.pipeline(transaction=False) as pipe:
-        pipe.hgetall("ignored").get("ignored:total").lrange("dead_letters", -MOST_DEAD_LETTERS, -1)
-        pipe.zrange("since:event", 0, 0, withscores=True).hmget("published", "time", "etag").hgetall("sweep")
-        pipe.get("epoch").exists("evidence:new", "evidence:looked").hgetall("counters")
-        pipe.get("source_failure").get("notifications").get("safe_queue")
-        pipe.eval(_WAITING, 0, "events:fast", "events:safe")
+    with redis.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall("ignored").get("ignored:total").lrange("dead_letters", -MAX_DEAD_LETTERS, -1)
+        pipeline.zrange("since:event", 0, 0, withscores=True).hmget("published", "time", "etag").hgetall("sweep")
+        pipeline.get("epoch").exists("evidence:new", "evidence:looked").hgetall("counters")
+        pipeline.get("source_failure").get("notifications").get("safe_queue")
+        pipeline.eval(_COUNT_EVENTS, 0, "events:fast", "events:safe")
         for cause in CAUSES:
-            pipe.zcard(f"since:{cause}")
-        answers = pipe.execute()
+            pipeline.zcard(f"since:{cause}")
+        replies = pipeline.execute()
     (
         ignored,
-        total,
-        letters,
-        oldest,
+        ignored_count,
+        dead_letters,
+        oldest_event_mark,
         published,
-        sweep,
-        epoch,
-        evidence,
+        sweep_record,
+        trust_state,
+        loss_signal_keys,
         counters,
-        failure,
-        told,
-        stuck,
-        events,
+        source_failure,
+        notifications_state,
+        stalled_event_copies,
+        event_count_and_heads,
         *dirty,
-    ) = answers
-    fields = {_text(name): _text(value) for name, value in sweep.items()}
-    counted = {_text(name): _text(value) for name, value in counters.items()}
-    return Figures(
-        ignored=tuple(_trouble(entry, _text(key)) for key, entry in sorted(ignored.items())),
-        ignored_total=int(total or 0),
-        dead_letters=tuple(_trouble(entry) for entry in letters),
-        dirty=dict(zip(CAUSES, dirty, strict=True)),
-        oldest_event=oldest[0][1] if oldest else None,
-        published_at=_seconds(published[0]),
-        sweep_at=_seconds(fields.get("last_at")),
-        whole=_text(epoch or b"").startswith("ok:"),
+    ) = replies
+    fields = {_decode_text(name): _decode_text(value) for name, value in sweep_record.items()}
+    counter_values = {_decode_text(name): _decode_text(value) for name, value in counters.items()}
+    return PipelineStatus(
+        ignored_keys=tuple(_parse_issue(entry, _decode_text(key)) for key, entry in sorted(ignored.items())),
+        ignored_count=int(ignored_count or 0),
+        dead_letters=tuple(_parse_issue(entry) for entry in dead_letters),
+        dirty_counts=dict(zip(CAUSES, dirty, strict=True)),
+        oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
+        last_publish_at=_parse_seconds(published[0]),
+        last_sweep_at=_parse_seconds(fields.get("last_at")),
+        whole=_decode_text(trust_state or b"").startswith("ok:"),
         # Before the first sweep there are no metrics to compare with, which is no defect.
-        sees_losses=bool(fields.get("figures")) or "last_at" not in fields,
-        notified=_text(told or b"") != "none",
-        source_failure=_text(failure) if failure else None,
-        sound=epoch is not None and not evidence,
-        sweep=_last_sweep(fields),
-        waiting=events[0],
-        heads=_text(events[1]),
-        published_etag=_text(published[1]) if published[1] else None,
-        stuck_copies=int(stuck or 0),
-        evidence=_evidence(counted),
-        healed=int(counted.get("lost_and_healed", 0)),
-        counting_since=_seconds(counted.get("since")),
+        detects_losses=bool(fields.get("figures")) or "last_at" not in fields,
+        events_available=_decode_text(notifications_state or b"") != "none",
+        source_failure=_decode_text(source_failure) if source_failure else None,
+        no_known_loss=trust_state is not None and not loss_signal_keys,
+        last_sweep=_parse_last_sweep(fields),
+        waiting_events=event_count_and_heads[0],
+        inbox_heads=_decode_text(event_count_and_heads[1]),
+        published_etag=_decode_text(published[1]) if published[1] else None,
+        stalled_event_copies=int(stalled_event_copies or 0),
+        loss_signals=_parse_loss_signals(counter_values),
+        silent_repairs=int(counter_values.get("lost_and_healed", 0)),
+        counters_since=_parse_seconds(counter_values.get("since")),
     )
 
 
-def _last_sweep(fields: Mapping[str, str]) -> LastSweep | None:
+def _parse_last_sweep(fields: Mapping[str, str]) -> LastSweep | None:
     if "last_at" not in fields:
         return None
     numbers = [int(fields.get(name, 0)) for name in ("last_objects", "last_marked")]
     return LastSweep(float(fields["last_at"]), fields.get("last_cause", ""), *numbers)
 
 
-def _evidence(counted: Mapping[str, str]) -> dict[str, int]:
-    names = sorted(name for name in counted if name.startswith("evidence:"))
-    return {name.removeprefix("evidence:"): int(counted[name]) for name in names}
+def _parse_loss_signals(counter_values: Mapping[str, str]) -> dict[str, int]:
+    names = sorted(name for name in counter_values if name.startswith("evidence:"))
+    return {name.removeprefix("evidence:"): int(counter_values[name]) for name in names}
 
 
-def _trouble(entry: bytes | str, key: str | None = None) -> Trouble:
+def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:
     fields = json.loads(entry)
-    return Trouble(key if key is not None else fields.get("key"), fields["reason"], int(fields["since"]))
+    return PipelineIssue(key if key is not None else fields.get("key"), fields["reason"], int(fields["since"]))
 
 
-def _text(value: bytes | str) -> str:
+def _decode_text(value: bytes | str) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _seconds(value: bytes | str | None) -> float | None:
+def _parse_seconds(value: bytes | str | None) -> float | None:
     return float(value) if value else None

@@ -1,7 +1,7 @@
 """Background thread that keeps the view of an API process up to date.
 
 It reads `output.csv` and `rejects.csv` from MinIO after each publish notification, and at least
-every `POLL_S` seconds. Redis only provides these notifications and the status of the pipeline.
+every `POLL_INTERVAL_S` seconds. Redis only provides these notifications and the status of the pipeline.
 While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
 """
 
@@ -16,31 +16,31 @@ from typing import Any, NamedTuple, Unpack
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.consistency import Consistency
-from api.figures import Figures, read_figures
-from api.presence import CHANNEL, Presence
-from api.snapshot import EMPTY
-from api.view import News, View
+from api.consistency import ConsistencyTracker
+from api.figures import PipelineStatus, read_pipeline_status
+from api.presence import PUBLISH_DONE_CHANNEL, ProcessRegistry
+from api.snapshot import EMPTY_TABLE
+from api.view import View, ViewUpdate
 from shared import rejects
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore, StoreUnavailable
 from shared.output_csv import InvalidOutputCsv
-from shared.pace import Pace
-from shared.published import OUTPUT, REJECTS
+from shared.pace import DutyCycle
+from shared.published import OUTPUT_KEY, REJECTS_KEY
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 2.0
-RECONNECT_S = 1.0
+POLL_INTERVAL_S = 2.0
+RECONNECT_DELAY_S = 1.0
 # The thread works for at most a quarter of the time, so that publishes in quick succession leave
 # time for requests. A turn counts for at most LONGEST_TURN_S, so the pause after a timeout of MinIO
 # is about 4 s and does not grow with the timeout.
-SHARE, BURST_S, LONGEST_TURN_S = 0.25, 0.1, 1.0
+POLL_TIME_FRACTION, POLL_BURST_S, MAX_POLL_CHARGE_S = 0.25, 0.1, 1.0
 
 
-class Connections(NamedTuple):
+class FollowerConnections(NamedTuple):
     """The clients of one follower: the output bucket and Redis."""
 
-    output: ObjectStore
+    output_store: ObjectStore
     redis: "Redis"
 
 
@@ -51,92 +51,96 @@ class Follower:
     `clock` returns Unix seconds.
     """
 
-    def __init__(self, connect: Callable[[], Connections], clock: Callable[[], float] = time.time) -> None:
-        self._connect, self._clock = connect, clock
-        self._stop, self._looked = threading.Event(), threading.Event()
+    def __init__(
+        self, open_connections: Callable[[], FollowerConnections], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._open_connections, self._clock = open_connections, clock
+        self._stop_requested, self._first_poll_done = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._rounds: Rounds | None = None
+        self._poller: SnapshotPoller | None = None
 
     @property
     def view(self) -> View:
         """The current view of this process; an empty view before `start`."""
-        return self._rounds.view if self._rounds else View()
+        return self._poller.view if self._poller else View()
 
     def start(self, wait_s: float = 0.0) -> None:
         """Connect and start the thread; return after its first round.
 
         `wait_s` limits the wait for that round, in seconds.
         """
-        connections = self._connect()
-        self._rounds = rounds = Rounds(connections, self._clock)
-        arguments = (rounds, _Messages(connections.redis))
-        self._thread = threading.Thread(target=self._run, args=arguments, name="follower", daemon=True)
+        connections = self._open_connections()
+        self._poller = poller = SnapshotPoller(connections, self._clock)
+        thread_arguments = (poller, _PublishSubscription(connections.redis))
+        self._thread = threading.Thread(
+            target=self._poll_until_stopped, args=thread_arguments, name="follower", daemon=True
+        )
         self._thread.start()
-        self._looked.wait(wait_s)
+        self._first_poll_done.wait(wait_s)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop the thread and remove this process from the list of live ones.
 
         `timeout_s` limits the wait for the end of the thread, in seconds.
         """
-        self._stop.set()
-        if self._rounds and self._thread:
+        self._stop_requested.set()
+        if self._poller and self._thread:
             with suppress(RedisError):
-                self._rounds.presence.wake_all()  # wakes this process's own follower
+                self._poller.registry.request_poll()  # wakes this process's own follower
             self._thread.join(timeout_s)
 
-    def _run(self, rounds: "Rounds", messages: "_Messages") -> None:
-        pace = Pace(SHARE, BURST_S, time.monotonic)
-        while not self._stop.is_set():
-            began = time.monotonic()
+    def _poll_until_stopped(self, poller: "SnapshotPoller", subscription: "_PublishSubscription") -> None:
+        duty_cycle = DutyCycle(POLL_TIME_FRACTION, POLL_BURST_S, time.monotonic)
+        while not self._stop_requested.is_set():
+            started_at = time.monotonic()
             try:
-                rounds.run()
+                poller.poll_once()
             except Exception:
                 # The thread must survive: without it the process would serve stale rows silently.
                 logger.exception("unexpected error in the follower; serving the last snapshot, retrying")
-            self._looked.set()
-            pace.spent(min(time.monotonic() - began, LONGEST_TURN_S))
+            self._first_poll_done.set()
+            duty_cycle.charge(min(time.monotonic() - started_at, MAX_POLL_CHARGE_S))
             # Without Redis `wait` returns early, and RECONNECT_S limits the reconnection attempts.
-            if not messages.wait(POLL_S):
-                self._stop.wait(RECONNECT_S)
-            self._stop.wait(pace.wait_s())
+            if not subscription.wait_for_message(POLL_INTERVAL_S):
+                self._stop_requested.wait(RECONNECT_DELAY_S)
+            self._stop_requested.wait(duty_cycle.compute_wait_s())
             # Notifications that arrived during the pause are answered by the next round.
-            messages.forget()
+            subscription.discard_pending()
         with suppress(RedisError):
-            rounds.presence.leave()
+            poller.registry.unregister()
 
 
-class Rounds:
+class SnapshotPoller:
     """The work of a follower: one round reads all sources once and replaces `view`."""
 
-    def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
+    def __init__(self, connections: FollowerConnections, clock: Callable[[], float]) -> None:
         self._store, self._redis = connections
         self._clock = clock
-        self.presence = Presence(connections.redis)
+        self.registry = ProcessRegistry(connections.redis)
         self.view = View()
-        self._looked = 0.0
+        self._last_poll_started_at = 0.0
         self._rejects_etag: str | None = None
-        self._consistency = Consistency()
+        self._consistency = ConsistencyTracker()
 
-    def run(self) -> None:
+    def poll_once(self) -> None:
         """Read MinIO and Redis once. An outage is recorded in the view and not raised."""
         # This process reports the start of the round, not its end: a publish during the round may
         # have been missed.
-        began = self._sign()
-        self._look()
-        if began is not None and self.view.store_error is None:
-            self._looked = began
-        if began is not None:
-            self._listen()
+        poll_started_at = self._send_heartbeat()
+        self._poll_store()
+        if poll_started_at is not None and self.view.store_error is None:
+            self._last_poll_started_at = poll_started_at
+        if poll_started_at is not None:
+            self._load_status()
 
-    def _show(self, **news: Unpack[News]) -> None:
-        self.view = replace(self.view, **news)
+    def _update_view(self, **changes: Unpack[ViewUpdate]) -> None:
+        self.view = replace(self.view, **changes)
 
     # -- MinIO -------------------------------------------------------------------------------------------------------
-    def _look(self) -> None:
+    def _poll_store(self) -> None:
         try:
-            self._look_at_output()
-            self._look_at_rejects()
+            self._load_table()
+            self._load_rejects()
         except (StoreUnavailable, ObjectNotFound, InvalidOutputCsv, rejects.InvalidRejectsCsv) as error:
             message = f"{error} does not exist" if isinstance(error, ObjectNotFound) else str(error)
             # Log each error once: a round runs at least every POLL_S seconds.
@@ -144,93 +148,93 @@ class Rounds:
                 logger.warning(
                     "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying", message
                 )
-            self._show(store_error=message)
+            self._update_view(store_error=message)
         else:
-            self._show(store_error=None, looked_at=self._clock())
+            self._update_view(store_error=None, store_polled_at=self._clock())
 
-    def _look_at_output(self) -> None:
-        table = self.view.table or EMPTY
+    def _load_table(self) -> None:
+        table = self.view.table or EMPTY_TABLE
         with suppress(NotModified):
-            stored = self._store.get(OUTPUT, if_none_match=table.etag or None)
-            self._show(table=table.updated(stored.body, stored.etag))
+            stored = self._store.get(OUTPUT_KEY, if_none_match=table.etag or None)
+            self._update_view(table=table.build_next_version(stored.body, stored.etag))
 
-    def _look_at_rejects(self) -> None:
+    def _load_rejects(self) -> None:
         with suppress(NotModified, ObjectNotFound):
-            stored = self._store.get(REJECTS, if_none_match=self._rejects_etag)
-            self._show(rejects=rejects.decode(stored.body))
+            stored = self._store.get(REJECTS_KEY, if_none_match=self._rejects_etag)
+            self._update_view(rejects=rejects.decode_rejects(stored.body))
             # Only after the decoding: an invalid file is read again in the next round.
             self._rejects_etag = stored.etag
 
     # -- Redis -------------------------------------------------------------------------------------------------------
-    def _sign(self) -> float | None:
+    def _send_heartbeat(self) -> float | None:
         try:
-            return self.presence.sign(self._looked)
+            return self.registry.send_heartbeat(self._last_poll_started_at)
         except RedisError as error:
-            self._lose_redis(error)
+            self._record_redis_outage(error)
             return None
 
-    def _listen(self) -> None:
+    def _load_status(self) -> None:
         # Events that arrive after this moment may be missing from the figures.
-        asked_at = self._clock()
+        requested_at = self._clock()
         try:
-            self.presence.sign(self._looked)
-            figures = read_figures(self._redis)
+            self.registry.send_heartbeat(self._last_poll_started_at)
+            pipeline_status = read_pipeline_status(self._redis)
         except RedisError as error:
-            self._lose_redis(error)
+            self._record_redis_outage(error)
             return
         now = self._clock()
         table = self.view.table
         if self.view.store_error is None:
-            self._consistency.update(figures, table.etag if table else None, asked_at)
-        self._show(
-            figures=figures,
-            heard_at=now,
-            broken_since=None if figures.sound else self.view.broken_since or now,
-            stuck_since=self._stuck_since(figures, now),
+            self._consistency.update(pipeline_status, table.etag if table else None, requested_at)
+        self._update_view(
+            pipeline_status=pipeline_status,
+            redis_answered_at=now,
+            suspect_since=None if pipeline_status.no_known_loss else self.view.suspect_since or now,
+            events_stalled_since=self._compute_stall_start(pipeline_status, now),
             consistent_as_of=self._consistency.as_of,
             redis_error=None,
         )
 
-    def _stuck_since(self, figures: Figures, now: float) -> float | None:
-        known = self.view.figures
-        if not figures.waiting:
+    def _compute_stall_start(self, pipeline_status: PipelineStatus, now: float) -> float | None:
+        previous = self.view.pipeline_status
+        if not pipeline_status.waiting_events:
             return None
         # The same digest of the first events means that the listener has processed none of them.
-        goes_on = known is None or known.heads != figures.heads
-        return now if goes_on else self.view.stuck_since or now
+        has_progressed = previous is None or previous.inbox_heads != pipeline_status.inbox_heads
+        return now if has_progressed else self.view.events_stalled_since or now
 
-    def _lose_redis(self, error: RedisError) -> None:
-        self._consistency.redis_is_away()
-        self._show(redis_error=str(error), stuck_since=None)
+    def _record_redis_outage(self, error: RedisError) -> None:
+        self._consistency.record_redis_outage()
+        self._update_view(redis_error=str(error), events_stalled_since=None)
 
 
-class _Messages:
+class _PublishSubscription:
     """A Redis subscription to publish notifications."""
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self._pubsub: Any = None
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for a notification, at most `seconds`; return False if Redis is unavailable.
+    def wait_for_message(self, timeout_s: float) -> bool:
+        """Wait for a notification, at most `timeout_s`; return False if Redis is unavailable.
 
         Returns immediately after a (re)connection, because a notification may have been missed.
         """
         try:
             if self._pubsub is None:
                 pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
-                pubsub.subscribe(CHANNEL)
+                pubsub.subscribe(PUBLISH_DONE_CHANNEL)
                 # Wait for the confirmation: later notifications are then delivered.
                 pubsub.get_message(timeout=1.0)
                 self._pubsub = pubsub
             else:
-                self._pubsub.get_message(timeout=seconds)
+                self._pubsub.get_message(timeout=timeout_s)
         except RedisError:
             self._close()
             return False
         return True
 
-    def forget(self) -> None:
+    def discard_pending(self) -> None:
         """Discard pending notifications: one round answers all of them."""
         try:
             while self._pubsub and self._pubsub.get_message(timeout=0.0):

@@ -20,7 +20,7 @@ graceful_timeout = 5
 accesslog = None
 errorlog = "-"
 
-FIRST_LOOK_S = 10.0
+FIRST_POLL_TIMEOUT_S = 10.0
 """The maximum time in seconds that a new worker waits for its first check of output.csv."""
 
 
@@ -43,7 +43,7 @@ def post_worker_init(worker: object) -> None:
     # settings, before it preloads the application.
     from api.wsgi import follower  # noqa: PLC0415
 
-    follower.start(FIRST_LOOK_S)
+    follower.start(FIRST_POLL_TIMEOUT_S)
 
 
 def worker_exit(server: object, worker: object) -> None:

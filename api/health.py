@@ -10,27 +10,27 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
-from api.figures import Figures
-from api.filters import single_values
-from api.times import iso
-from api.view import CurrentView, View, held
+from api.figures import PipelineStatus
+from api.filters import parse_single_values
+from api.times import format_time
+from api.view import View, ViewProvider, list_held_rejects
 
-STALE_S = 15.0
+MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
-SLOW_S = 60.0
+MAX_PUBLISH_DELAY_S = 60.0
 """Seconds that events or changes may wait."""
-BROKEN_S = 60.0
+MAX_SUSPECT_S = 60.0
 """Seconds that a possible loss may wait for the sweep that verifies it."""
-BLIND = (
+NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
 )
 
-SILENT = (
+NO_EVENTS_WARNING = (
     "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
     "python -m worker.init prints what to set"
 )
-STUCK = (
+STALLED_COPIES_WARNING = (
     "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
     "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
 )
@@ -39,13 +39,13 @@ STUCK = (
 class LiveResource:
     """GET /health/live."""
 
-    def __init__(self, current: CurrentView) -> None:
-        self._current = current
+    def __init__(self, get_view: ViewProvider) -> None:
+        self._get_view = get_view
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 once a snapshot is loaded, even in a later outage; with 503 before."""
-        single_values(request.params, ())
-        live = self._current().table is not None
+        parse_single_values(request.params, ())
+        live = self._get_view().table is not None
         response.media = {"live": live}
         response.status = falcon.HTTP_200 if live else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")
@@ -59,99 +59,119 @@ class ReadyResource:
     `clock` returns Unix seconds.
     """
 
-    def __init__(self, current: CurrentView, sweep_interval_s: float, clock: Callable[[], float]) -> None:
-        self._current, self._sweep_interval_s, self._clock = current, sweep_interval_s, clock
+    def __init__(self, get_view: ViewProvider, sweep_interval_s: float, clock: Callable[[], float]) -> None:
+        self._get_view, self._sweep_interval_s, self._clock = get_view, sweep_interval_s, clock
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
-        single_values(request.params, ())
-        answer = readiness(self._current(), self._sweep_interval_s, self._clock())
-        response.media = answer
-        response.status = falcon.HTTP_200 if answer["ready"] else falcon.HTTP_503
+        parse_single_values(request.params, ())
+        body = describe_readiness(self._get_view(), self._sweep_interval_s, self._clock())
+        response.media = body
+        response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
 
 
-def readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
+def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
     """Return the body of /health/ready.
 
     Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
     """
-    figures, held_rows = view.figures, len(held(view))
+    pipeline_status, held_count = view.pipeline_status, len(list_held_rejects(view))
     # During an outage of Redis the figures are stale: delays computed from them would be wrong.
-    reasons = [*_outages(view, now), *(_delays(view, sweep_interval_s, now) if view.redis_error is None else [])]
+    reasons = [
+        *_list_outages(view, now),
+        *(_list_delays(view, sweep_interval_s, now) if view.redis_error is None else []),
+    ]
     return {
         "ready": not reasons,
         "reasons": reasons,
-        "warnings": _warnings(figures),
-        "snapshot_age_s": _age(view.looked_at, now),
-        "redis_age_s": _age(view.heard_at, now),
-        "dirty_users": dict(figures.dirty) if figures else None,
-        "oldest_dirty_age_s": _age(figures.oldest_event, now) if figures else None,
-        "consistent_as_of": iso(view.consistent_as_of),
-        "last_publish_at": iso(figures.published_at) if figures else None,
-        "last_sweep_at": iso(figures.sweep_at) if figures else None,
-        "last_sweep": _last_sweep(figures),
-        "events_waiting": figures.waiting if figures else None,
+        "warnings": _list_warnings(pipeline_status),
+        "snapshot_age_s": _compute_age(view.store_polled_at, now),
+        "redis_age_s": _compute_age(view.redis_answered_at, now),
+        "dirty_users": dict(pipeline_status.dirty_counts) if pipeline_status else None,
+        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now) if pipeline_status else None,
+        "consistent_as_of": format_time(view.consistent_as_of),
+        "last_publish_at": format_time(pipeline_status.last_publish_at) if pipeline_status else None,
+        "last_sweep_at": format_time(pipeline_status.last_sweep_at) if pipeline_status else None,
+        "last_sweep": _describe_last_sweep(pipeline_status),
+        "events_waiting": pipeline_status.waiting_events if pipeline_status else None,
         "rows": None if view.table is None else len(view.table),
-        "rejected": len(view.rejects) - held_rows,
-        "held": held_rows,
-        "ignored": figures.ignored_total if figures else None,
-        "dead_letters": len(figures.dead_letters) if figures else None,
-        "lost_and_healed": {"count": figures.healed, "since": iso(figures.counting_since)} if figures else None,
-        "evidence": {"counts": dict(figures.evidence), "since": iso(figures.counting_since)} if figures else None,
+        "rejected": len(view.rejects) - held_count,
+        "held": held_count,
+        "ignored": pipeline_status.ignored_count if pipeline_status else None,
+        "dead_letters": len(pipeline_status.dead_letters) if pipeline_status else None,
+        "lost_and_healed": {
+            "count": pipeline_status.silent_repairs,
+            "since": format_time(pipeline_status.counters_since),
+        }
+        if pipeline_status
+        else None,
+        "evidence": {"counts": dict(pipeline_status.loss_signals), "since": format_time(pipeline_status.counters_since)}
+        if pipeline_status
+        else None,
     }
 
 
-def _last_sweep(figures: Figures | None) -> dict[str, Any] | None:
-    sweep = figures.sweep if figures else None
-    return sweep and {"at": iso(sweep.at), "cause": sweep.cause, "objects": sweep.objects, "marked": sweep.marked}
+def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, Any] | None:
+    sweep = pipeline_status.last_sweep if pipeline_status else None
+    return sweep and {
+        "at": format_time(sweep.started_at),
+        "cause": sweep.cause,
+        "objects": sweep.object_count,
+        "marked": sweep.marked_count,
+    }
 
 
-def _warnings(figures: Figures | None) -> list[str]:
-    if figures is None:
+def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
+    if pipeline_status is None:
         return []
-    stuck = figures.stuck_copies
+    stalled_copies = pipeline_status.stalled_event_copies
     return [
-        *([] if figures.sees_losses else [BLIND]),
-        *([] if figures.notified else [SILENT]),
-        *([STUCK.format(stuck)] if stuck else []),
+        *([] if pipeline_status.detects_losses else [NO_METRICS_WARNING]),
+        *([] if pipeline_status.events_available else [NO_EVENTS_WARNING]),
+        *([STALLED_COPIES_WARNING.format(stalled_copies)] if stalled_copies else []),
     ]
 
 
-def _outages(view: View, now: float) -> list[str]:
+def _list_outages(view: View, now: float) -> list[str]:
     reasons = []
     if view.table is None:
         reasons.append("nothing is published yet: no output.csv has been read so far")
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
-    elif view.looked_at is not None and now - view.looked_at > STALE_S:
-        reasons.append(f"output.csv was last checked {now - view.looked_at:.0f} s ago: MinIO hangs")
+    elif view.store_polled_at is not None and now - view.store_polled_at > MAX_SNAPSHOT_AGE_S:
+        reasons.append(f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs")
     if view.redis_error:
         reasons.append(f"Redis does not answer: {view.redis_error}")
-    elif view.heard_at is None or now - view.heard_at > STALE_S:
+    elif view.redis_answered_at is None or now - view.redis_answered_at > MAX_SNAPSHOT_AGE_S:
         reasons.append("Redis has not answered recently")
     return reasons
 
 
-def _delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
-    figures, reasons = view.figures, []
-    if figures is None:
+def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
+    pipeline_status, reasons = view.pipeline_status, []
+    if pipeline_status is None:
         return []
-    if figures.source_failure:
-        reasons.append(f"the source bucket cannot be read; no row is removed for now: {figures.source_failure}")
-    if view.stuck_since is not None and now - view.stuck_since > SLOW_S:
-        waits = f"{figures.waiting} events queued, none processed for {now - view.stuck_since:.0f} s"
-        reasons.append(f"listener stalled: {waits}")
-    if figures.oldest_event is not None and now - figures.oldest_event > SLOW_S:
-        reasons.append(f"the oldest change has not been published for {now - figures.oldest_event:.0f} s")
-    if figures.sweep_at is not None and now - figures.sweep_at > 2 * sweep_interval_s:
-        reasons.append(f"the last sweep began {now - figures.sweep_at:.0f} s ago, more than two intervals")
-    if view.broken_since is not None and now - view.broken_since > BROKEN_S:
+    if pipeline_status.source_failure:
+        reasons.append(f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}")
+    if view.events_stalled_since is not None and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S:
+        backlog_text = f"{pipeline_status.waiting_events} events queued, none processed for {now - view.events_stalled_since:.0f} s"
+        reasons.append(f"listener stalled: {backlog_text}")
+    if (
+        pipeline_status.oldest_event_mark_at is not None
+        and now - pipeline_status.oldest_event_mark_at > MAX_PUBLISH_DELAY_S
+    ):
+        reasons.append(
+            f"the oldest change has not been published for {now - pipeline_status.oldest_event_mark_at:.0f} s"
+        )
+    if pipeline_status.last_sweep_at is not None and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s:
+        reasons.append(f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals")
+    if view.suspect_since is not None and now - view.suspect_since > MAX_SUSPECT_S:
         reasons.append("events or writes may have been lost, and no sweep has verified the rows for a minute")
     return reasons
 
 
-def _age(moment: float | None, now: float) -> float | None:
+def _compute_age(moment: float | None, now: float) -> float | None:
     return None if moment is None else round(max(0.0, now - moment), 3)

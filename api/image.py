@@ -8,16 +8,16 @@ import json
 
 from falcon import Request, Response
 
-from api.data import row_of
-from api.files import disposition
-from api.filters import single_values
+from api.data import require_row
+from api.files import format_content_disposition
+from api.filters import parse_single_values
 from api.refusals import Problem
-from api.transfers import Span, Transfers
-from api.view import CurrentView
+from api.transfers import ByteRange, Transfers
+from api.view import ViewProvider
 from shared.object_store import ObjectNotFound
 
 # SVG is left out on purpose: it may contain scripts.
-_KINDS = (
+_RASTER_SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF87a", "image/gif"),
@@ -28,41 +28,41 @@ _KINDS = (
 class ImageResource:
     """The image of a user, either in the source bucket or its copy in the output bucket.
 
-    `transfers` reads the source bucket, `copies` the output bucket.
+    `source_transfers` reads the source bucket, `copy_transfers` the output bucket.
     """
 
-    def __init__(self, current: CurrentView, transfers: Transfers, copies: Transfers) -> None:
-        self._current, self._transfers, self._copies = current, transfers, copies
+    def __init__(self, get_view: ViewProvider, source_transfers: Transfers, copy_transfers: Transfers) -> None:
+        self._get_view, self._source_transfers, self._copy_transfers = get_view, source_transfers, copy_transfers
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Respond with the image's bytes as they are in the bucket now."""
-        single_values(request.params, ())
-        path = json.loads(row_of(self._current(), user_id))["img_path"]
-        if path is None:
+        parse_single_values(request.params, ())
+        image_path = json.loads(require_row(self._get_view(), user_id))["img_path"]
+        if image_path is None:
             raise _no_such_image(f"The row of {user_id[:80]!r} has no image.")
-        bucket, _, key = path.partition("/")
-        transfers = self._copies if bucket == self._copies.bucket else self._transfers
+        bucket, _, key = image_path.partition("/")
+        transfers = self._copy_transfers if bucket == self._copy_transfers.bucket else self._source_transfers
         try:
-            first = transfers.first(key, request, response)
+            first_segment = transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
-            raise _no_such_image(f"{path[:300]} no longer exists.") from None
-        if first is None:
+            raise _no_such_image(f"{image_path[:300]} no longer exists.") from None
+        if first_segment is None:
             return
-        kind = raster_type(first.body)
-        if kind is None:
-            raise Problem("no-raster-image", f"The content of {path[:300]} is not PNG, JPEG, GIF or WebP.")
-        response.content_type = kind
-        response.set_header("Content-Disposition", disposition("inline", key))
-        transfers.send(request, response, key, first, Span(0, first.size))
+        media_type = detect_raster_type(first_segment.body)
+        if media_type is None:
+            raise Problem("no-raster-image", f"The content of {image_path[:300]} is not PNG, JPEG, GIF or WebP.")
+        response.content_type = media_type
+        response.set_header("Content-Disposition", format_content_disposition("inline", key))
+        transfers.send_object(request, response, key, first_segment, ByteRange(0, first_segment.size))
 
     on_head = on_get
 
 
-def raster_type(beginning: bytes) -> str | None:
+def detect_raster_type(head: bytes) -> str | None:
     """Return the media type of a raster image by its first bytes; None if it is not supported."""
-    if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return next((kind for start, kind in _KINDS if beginning.startswith(start)), None)
+    return next((media_type for signature, media_type in _RASTER_SIGNATURES if head.startswith(signature)), None)
 
 
 def _no_such_image(detail: str) -> Problem:

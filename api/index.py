@@ -5,11 +5,11 @@ from typing import Any
 from falcon import Request, Response
 
 from api.describe import access_of
-from api.filters import single_values
+from api.filters import parse_single_values
 from api.operations import PATHS
 
 
-def routes() -> list[dict[str, Any]]:
+def list_routes() -> list[dict[str, Any]]:
     """Return every route with its summary, token and parameters, in the order of `PATHS`."""
     return [
         {
@@ -33,7 +33,7 @@ class IndexResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with every route, and with the address of the documentation."""
-        single_values(request.params, ())
-        response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": routes()}
+        parse_single_values(request.params, ())
+        response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": list_routes()}
 
     on_head = on_get

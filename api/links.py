@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from api.question import Page
+from api.question import Paging
 
 _RELATIONS = ("first", "prev", "next", "last")
 
 
-def address(path: str, parameters: Mapping[str, str | list[str]], **changes: object) -> str:
+def build_path(path: str, parameters: Mapping[str, str | list[str]], **changes: object) -> str:
     """Return the URL of a query with some parameters changed; None removes a parameter."""
     changed = {**parameters, **changes}
-    query = urlencode([(name, value) for name, value in changed.items() if value is not None])
-    return f"{path}?{query}" if query else path
+    query_string = urlencode([(name, value) for name, value in changed.items() if value is not None])
+    return f"{path}?{query_string}" if query_string else path
 
 
-def links(path: str, parameters: Mapping[str, str | list[str]], page: Page, total: int) -> str:
+def build_link_header(path: str, parameters: Mapping[str, str | list[str]], paging: Paging, total: int) -> str:
     """Return the value of the `Link` header; empty if the list is not paged."""
-    others = page.others(total)
+    offsets = paging.list_related_offsets(total)
     return ", ".join(
-        f'<{address(path, parameters, offset=others[relation])}>; rel="{relation}"'
+        f'<{build_path(path, parameters, offset=offsets[relation])}>; rel="{relation}"'
         for relation in _RELATIONS
-        if relation in others
+        if relation in offsets
     )

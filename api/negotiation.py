@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from falcon.util.mediatypes import best_match
 
-_FORMAT_OF = {
+_FORMAT_BY_MEDIA_TYPE = {
     "application/json": "json",
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",
@@ -15,28 +15,28 @@ _FORMAT_OF = {
     "application/x-parquet": "parquet",
     "text/html": "html",
 }
-_GZIP = re.compile(r"(?i)(?:^|,)\s*(gzip|x-gzip|\*)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?(?=,|$)")
+_GZIP_PATTERN = re.compile(r"(?i)(?:^|,)\s*(gzip|x-gzip|\*)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?(?=,|$)")
 
-MEDIA_TYPES = tuple(_FORMAT_OF)
+ACCEPTED_MEDIA_TYPES = tuple(_FORMAT_BY_MEDIA_TYPE)
 """The supported media types; the first one wins if a client has no preference."""
 
 
 @lru_cache(256)
-def format_of(accept: str | None) -> str | None:
+def negotiate_format(accept: str | None) -> str | None:
     """Return the format that `Accept` prefers; None if it accepts no supported one."""
     if not accept:
         return "json"
     try:
-        return _FORMAT_OF.get(best_match(MEDIA_TYPES, accept))
+        return _FORMAT_BY_MEDIA_TYPE.get(best_match(ACCEPTED_MEDIA_TYPES, accept))
     except ValueError:  # the header is malformed
         return None
 
 
 @lru_cache(256)
-def takes_gzip(accept_encoding: str | None) -> bool:
+def accepts_gzip(accept_encoding: str | None) -> bool:
     """Return whether `Accept-Encoding` accepts gzip, by name or by `*`, with a weight above 0."""
-    found = {name.lower(): weight for name, weight in _GZIP.findall(accept_encoding or "")}
-    weight = found.get("gzip", found.get("x-gzip", found.get("*")))
+    weights = {name.lower(): weight for name, weight in _GZIP_PATTERN.findall(accept_encoding or "")}
+    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*")))
     return weight is not None and (not weight or _is_positive(weight))
 
 

@@ -6,9 +6,9 @@ from functools import cache
 from falcon import MEDIA_JSON, Request, Response
 
 from api import schemas
-from api.conditional import etag_of, not_modified
+from api.conditional import apply_etag, compute_etag
 from api.describe import Document
-from api.filters import single_values
+from api.filters import parse_single_values
 from api.operations import PATHS
 
 _TO_WRITE = (
@@ -25,18 +25,18 @@ class OpenApiResource:
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the description, which only changes with a release."""
-        single_values(request.params, ())
-        body = encoded()
-        if not not_modified(request, response, etag_of("openapi", body)):
+        parse_single_values(request.params, ())
+        body = encode_document()
+        if not apply_etag(request, response, compute_etag("openapi", body)):
             response.content_type, response.data = MEDIA_JSON, body
 
     on_head = on_get
 
 
 @cache
-def encoded() -> bytes:
+def encode_document() -> bytes:
     """Return the description as bytes of JSON."""
-    return json.dumps(document(), ensure_ascii=False, indent=1).encode() + b"\n"
+    return json.dumps(build_document(), ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _head_of(operation: Document) -> Document:
@@ -52,7 +52,7 @@ def _head_of(operation: Document) -> Document:
     }
 
 
-def document() -> Document:
+def build_document() -> Document:
     """Return the whole description."""
     paths = {
         path: methods | ({"head": _head_of(methods["get"])} if "get" in methods else {})

@@ -7,48 +7,56 @@ and parameters, and that every response of the running service matches them.
 import re
 
 from api.describe import ANYTHING, JSON, WRITES, Document, answer, in_path, in_query, operation
-from api.files import A_KEY, A_PAGE, MOST_LISTED
-from api.filters import A_TRUTH, AN_AGE
-from api.formats import MEDIA_TYPES
-from api.question import A_FORMAT, A_NUMBER, A_SEARCH, AN_ORDER, FORMATS, LONGEST_SEARCH, SOME_FIELDS
+from api.files import ALLOWED_FILE_LIMIT, ALLOWED_KEY, MAX_LISTED_FILES
+from api.filters import ALLOWED_AGE, ALLOWED_BOOLEAN
+from api.formats import CONTENT_TYPES
+from api.question import (
+    ALLOWED_FIELDS,
+    ALLOWED_FORMAT,
+    ALLOWED_ROW_COUNT,
+    ALLOWED_SEARCH,
+    ALLOWED_SORT,
+    FORMATS,
+    MAX_SEARCH_LENGTH,
+)
 from api.schemas import Schema, a_list, number, ref, text
-from api.waiting import A_WAIT, LONGEST_WAIT_S
-from shared.keys import BUNDLE_EXTENSIONS, EXTENSIONS, LONGEST_KEY, LONGEST_NAME
-from shared.output_csv import COLUMNS
+from api.waiting import ALLOWED_WAIT, MAX_WAIT_S
+from shared.keys import BUNDLE_EXTENSIONS, MAX_FILE_NAME_BYTES, MAX_KEY_BYTES, USER_FILE_EXTENSIONS
+from shared.output_csv import OUTPUT_COLUMNS
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
-READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
-"""The names that `shared.keys.refusal_of` accepts."""
+READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
+"""The names that `shared.keys.explain_unusable_name` accepts."""
 _FILTERS = [
-    in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), A_TRUTH),
-    in_query("min_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
-    in_query("max_age", number(minimum=-99_999, maximum=99_999), AN_AGE),
+    in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), ALLOWED_BOOLEAN),
+    in_query("min_age", number(minimum=-99_999, maximum=99_999), ALLOWED_AGE),
+    in_query("max_age", number(minimum=-99_999, maximum=99_999), ALLOWED_AGE),
 ]
 _PAGING = [
-    in_query("limit", number(minimum=0, maximum=999_999_999), A_NUMBER),
-    in_query("offset", number(minimum=0, maximum=999_999_999), A_NUMBER),
+    in_query("limit", number(minimum=0, maximum=999_999_999), ALLOWED_ROW_COUNT),
+    in_query("offset", number(minimum=0, maximum=999_999_999), ALLOWED_ROW_COUNT),
 ]
-_ORDERS = [f"{sign}{name}" for name in COLUMNS for sign in ("", "-")]
+_ORDERS = [f"{sign}{name}" for name in OUTPUT_COLUMNS for sign in ("", "-")]
 _LIST: Schema = {"type": "array", "minItems": 1}
 _ROWS = [
     *_FILTERS,
-    in_query("q", text(minLength=1, maxLength=LONGEST_SEARCH, pattern=r"\S"), A_SEARCH),
-    in_query("sort", _LIST | {"items": text(enum=_ORDERS)}, AN_ORDER, style="form", explode=False),
-    in_query("fields", _LIST | {"items": text(enum=list(COLUMNS))}, SOME_FIELDS, style="form", explode=False),
+    in_query("q", text(minLength=1, maxLength=MAX_SEARCH_LENGTH, pattern=r"\S"), ALLOWED_SEARCH),
+    in_query("sort", _LIST | {"items": text(enum=_ORDERS)}, ALLOWED_SORT, style="form", explode=False),
+    in_query("fields", _LIST | {"items": text(enum=list(OUTPUT_COLUMNS))}, ALLOWED_FIELDS, style="form", explode=False),
     *_PAGING,
-    in_query("format", text(enum=list(FORMATS)), A_FORMAT),
+    in_query("format", text(enum=list(FORMATS)), ALLOWED_FORMAT),
 ]
-_WAIT = [in_query("wait", number(minimum=0, maximum=LONGEST_WAIT_S), A_WAIT)]
+_WAIT = [in_query("wait", number(minimum=0, maximum=MAX_WAIT_S), ALLOWED_WAIT)]
 _USER = in_path(
-    "user_id", "The user: a file's name without its extension.", maxLength=LONGEST_NAME - 4, pattern=_PRINTABLE
+    "user_id", "The user: a file's name without its extension.", maxLength=MAX_FILE_NAME_BYTES - 4, pattern=_PRINTABLE
 )
-_NAME = in_path("name", "The file's name, percent-encoded.", maxLength=LONGEST_KEY)
-_NEW_NAME = in_path("name", "The file's name: one that Rowdrop reads.", maxLength=LONGEST_NAME, pattern=READABLE)
-_KEY = text(maxLength=LONGEST_KEY, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
+_NAME = in_path("name", "The file's name, percent-encoded.", maxLength=MAX_KEY_BYTES)
+_NEW_NAME = in_path("name", "The file's name: one that Rowdrop reads.", maxLength=MAX_FILE_NAME_BYTES, pattern=READABLE)
+_KEY = text(maxLength=MAX_KEY_BYTES, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
 _LISTING = [
-    in_query("prefix", _KEY, f"{A_KEY}: only files with names that begin with it"),
-    in_query("after", _KEY, f"{A_KEY}: only files with names that sort after it"),
-    in_query("limit", number(minimum=1, maximum=MOST_LISTED), A_PAGE),
+    in_query("prefix", _KEY, f"{ALLOWED_KEY}: only files with names that begin with it"),
+    in_query("after", _KEY, f"{ALLOWED_KEY}: only files with names that sort after it"),
+    in_query("limit", number(minimum=1, maximum=MAX_LISTED_FILES), ALLOWED_FILE_LIMIT),
 ]
 
 _ETAG = {"ETag": "the version; sent back as If-None-Match, it gets a 304 until the version changes"}
@@ -61,9 +69,9 @@ _A_TASK: Schema = {"anyOf": [*_TASKS]}
 _NOT_MODIFIED = {"304": answer("It has not changed.", {}, _ETAG)}
 _ALL_FORMATS: dict[str, Schema] = {
     JSON: a_list(ref("SomeFields")),
-    MEDIA_TYPES["ndjson"]: ANYTHING,
+    CONTENT_TYPES["ndjson"]: ANYTHING,
     "text/csv": ANYTHING,
-    MEDIA_TYPES["parquet"]: ANYTHING,
+    CONTENT_TYPES["parquet"]: ANYTHING,
     "text/html": ANYTHING,
 }
 _A_FILE: dict[str, Schema] = {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}

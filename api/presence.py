@@ -12,9 +12,9 @@ from typing import Any
 
 from redis import Redis
 
-SNAPSHOTS = "api:snapshots"
-CHANNEL = "published"
-DEAD_AFTER_S = 30
+API_PROCESSES = "api:snapshots"
+PUBLISH_DONE_CHANNEL = "published"
+PROCESS_TIMEOUT_S = 30
 """A process without a heartbeat for this long is presumed dead.
 
 It must be longer than one check of a MinIO that hangs.
@@ -28,7 +28,7 @@ return now
 """
 
 
-class Presence:
+class ProcessRegistry:
     """This process's entry in the registry, and queries about all entries.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
@@ -36,43 +36,43 @@ class Presence:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._sign = client.register_script(_SIGN)
+        self._heartbeat_script = client.register_script(_SIGN)
         # Unique also after a container restarts with the same host name and process IDs.
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
-    def sign(self, looked: float) -> float:
+    def send_heartbeat(self, poll_started_at: float) -> float:
         """Record a heartbeat, and when the last complete check of output.csv began (`looked`).
 
         Returns the current Redis time in seconds, which is also the unit of `looked`.
         """
-        return float(self._sign([SNAPSHOTS], [self._name, f"{looked:.6f}"]))
+        return float(self._heartbeat_script([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"]))
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Remove this process from the registry."""
-        self._redis.hdel(SNAPSHOTS, self._name)
+        self._redis.hdel(API_PROCESSES, self._process_name)
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Return the current Redis time in seconds."""
         seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
 
-    def wake_all(self) -> None:
+    def request_poll(self) -> None:
         """Notify every API process to check output.csv immediately."""
-        self._redis.publish(CHANNEL, "look")
+        self._redis.publish(PUBLISH_DONE_CHANNEL, "look")
 
-    def all_looked_since(self, when: float) -> bool:
-        """Return whether every live process has completed a check that began at `when` or later.
+    def all_polled_since(self, moment: float) -> bool:
+        """Return whether every live process has completed a check that began at `moment` or later.
 
-        `when` is a Redis time in seconds.  Entries of dead processes are removed.  The result is
+        `moment` is a Redis time in seconds.  Entries of dead processes are removed.  The result is
         False if no process is live.
         """
-        entries = self._redis.hgetall(SNAPSHOTS)
-        now = self.now()
-        looked = []
+        entries = self._redis.hgetall(API_PROCESSES)
+        now = self.read_clock()
+        poll_starts = []
         for name, value in entries.items():
-            began, seen = map(float, value.split())
-            if now - seen > DEAD_AFTER_S:
-                self._redis.hdel(SNAPSHOTS, name)
+            poll_started_at, heartbeat_at = map(float, value.split())
+            if now - heartbeat_at > PROCESS_TIMEOUT_S:
+                self._redis.hdel(API_PROCESSES, name)
             else:
-                looked.append(began)
-        return bool(looked) and min(looked) >= when
+                poll_starts.append(poll_started_at)
+        return bool(poll_starts) and min(poll_starts) >= moment

@@ -8,49 +8,51 @@ import falcon
 from falcon import Request, Response
 
 from api.refusals import Problem
-from api.waiting import BUSY, NOT_SHOWN, Waiting, wait_seconds
-from shared.keys import csv_key, refusal_of
-from shared.requests import Requests
+from api.waiting import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter, parse_wait
+from shared.keys import explain_unusable_name, make_csv_key
+from shared.requests import RefreshRequests
 
 
-class RefreshDesk:
+class RefreshController:
     """Enqueues refresh requests for single users, and waits for their results.
 
-    `enqueue` gets the user ID and the request ID.  If Redis is unavailable, `answer` raises
+    `enqueue` gets the user ID and the request ID.  If Redis is unavailable, `start_refresh` raises
     `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
     """
 
-    def __init__(self, requests: Requests, enqueue: Callable[[str, str], None], waiting: Waiting) -> None:
-        self._requests, self._enqueue, self._waiting = requests, enqueue, waiting
+    def __init__(
+        self, requests: RefreshRequests, enqueue: Callable[[str, str], None], waiter: CompletionWaiter
+    ) -> None:
+        self._requests, self._enqueue, self._waiter = requests, enqueue, waiter
 
-    def answer(self, request: Request, response: Response, user_id: str) -> None:
+    def start_refresh(self, request: Request, response: Response, user_id: str) -> None:
         """Enqueue the request, and respond with 202 and the address of the row.
 
         With `?wait=`, respond with 200 once every API process serves the result.
         """
-        seconds = wait_seconds(request)
-        refusal = refusal_of(csv_key(user_id))
+        wait_s = parse_wait(request)
+        refusal = explain_unusable_name(make_csv_key(user_id))
         if refusal:
             raise Problem("wrong-name", f"This cannot be a user ID: {refusal}.")
         request_id = self._requests.new_id()
         self._enqueue(user_id, request_id)
-        response.set_header("Location", row_address(user_id))
+        response.set_header("Location", build_row_path(user_id))
         response.status, response.media = falcon.HTTP_202, {"user_id": user_id, "status": "queued"}
-        if seconds:
-            self._wait(request_id, user_id, time.monotonic() + seconds, response)
+        if wait_s:
+            self._wait_until_published(request_id, user_id, time.monotonic() + wait_s, response)
 
-    def _wait(self, request_id: str, user_id: str, deadline: float, response: Response) -> None:
-        with self._waiting.place() as has_room:
-            if not has_room:
-                response.media |= {"message": BUSY}
+    def _wait_until_published(self, request_id: str, user_id: str, deadline: float, response: Response) -> None:
+        with self._waiter.hold_slot() as has_slot:
+            if not has_slot:
+                response.media |= {"message": TOO_MANY_WAITING}
                 return
-            done = self._waiting.until(lambda: self._requests.is_published(request_id, user_id), deadline)
-            if done and self._waiting.shown_by_all(deadline):
+            is_published = self._waiter.wait_until(lambda: self._requests.is_published(request_id, user_id), deadline)
+            if is_published and self._waiter.wait_until_visible(deadline):
                 response.status, response.media = falcon.HTTP_200, {"user_id": user_id, "status": "updated"}
-            elif done:
-                response.media |= {"message": NOT_SHOWN}
+            elif is_published:
+                response.media |= {"message": NOT_YET_VISIBLE}
 
 
-def row_address(user_id: str) -> str:
+def build_row_path(user_id: str) -> str:
     """Return the address of a user's row, which need not exist yet."""
     return f"/data/{quote(user_id, safe='')}"

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import falcon
 from falcon import Request, Response
 
-from api.filters import WrongParameter
-from api.problems import KINDS, MEDIA_PROBLEM, OF_A_STATUS
+from api.filters import InvalidParameter
+from api.problems import PROBLEM_KIND_BY_STATUS, PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
 
 RETRY_AFTER_S = 2
 
@@ -22,30 +22,39 @@ RETRY_AFTER_S = 2
 class Problem(falcon.HTTPError):
     """An HTTP error that is sent as a problem document.
 
-    `kind` is a key of `KINDS`; `more` are further fields of the document.
+    `kind` is a key of `PROBLEM_KINDS`; `extra_fields` are further fields of the document.
     """
 
-    def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **more: object) -> None:
-        found = KINDS[kind]
-        super().__init__(found.status, title=found.title, description=detail, headers=headers)
-        self.kind, self.more = kind, more
+    def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **extra_fields: object) -> None:
+        problem_kind = PROBLEM_KINDS[kind]
+        super().__init__(problem_kind.status, title=problem_kind.title, description=detail, headers=headers)
+        self.kind, self.extra_fields = kind, extra_fields
 
-    def body(self) -> dict[str, Any]:
+    def build_body(self) -> dict[str, Any]:
         """Return the fields of the document."""
-        return _body(self.kind, self.description or "", **self.more)
+        return build_problem_body(self.kind, self.description or "", **self.extra_fields)
 
 
-def _body(kind: str, detail: str, **more: object) -> dict[str, Any]:
-    found = KINDS[kind]
-    return {"type": f"/docs#{kind}", "title": found.title, "status": found.status, "detail": detail, **more}
+def build_problem_body(kind: str, detail: str, **extra_fields: object) -> dict[str, Any]:
+    """Return the fields of an `application/problem+json` body (RFC 9457)."""
+    problem_kind = PROBLEM_KINDS[kind]
+    return {
+        "type": f"/docs#{kind}",
+        "title": problem_kind.title,
+        "status": problem_kind.status,
+        "detail": detail,
+        **extra_fields,
+    }
 
 
-def nothing_yet() -> Problem:
+def not_ready() -> Problem:
     """Return a 503: no output.csv has been read so far."""
-    return later("nothing-published", "No output.csv has been read so far; /health/ready gives the reason.")
+    return service_unavailable(
+        "nothing-published", "No output.csv has been read so far; /health/ready gives the reason."
+    )
 
 
-def later(kind: str, detail: str) -> Problem:
+def service_unavailable(kind: str, detail: str) -> Problem:
     """Return a 503 with `Retry-After`."""
     return Problem(kind, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
@@ -55,64 +64,70 @@ def no_such_task(task_id: str) -> Problem:
     return Problem("no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago.")
 
 
-def lost() -> Problem:
+def task_lost() -> Problem:
     """Return a 503: the record of a queued rebuild no longer exists."""
     detail = (
         "Redis was emptied while the rebuild was pending, and a sweep restores what may have been "
         "lost; send the request again."
     )
-    return later("task-lost", detail)
+    return service_unavailable("task-lost", detail)
 
 
-def failed(task_id: str, reason: str) -> Problem:
+def rebuild_failed(task_id: str, reason: str) -> Problem:
     """Return a 500: every attempt of a rebuild failed."""
     return Problem("rebuild-failed", f"The rebuild {task_id} failed: {reason}", task_id=task_id)
 
 
-def on_wrong_parameter(request: Request, response: Response, error: WrongParameter, params: dict[str, Any]) -> NoReturn:
+def handle_invalid_parameter(
+    request: Request, response: Response, error: InvalidParameter, params: dict[str, Any]
+) -> NoReturn:
     """Handle an invalid query string: raise a 400."""
     raise Problem("wrong-parameter", str(error), parameter=error.name, allowed=error.allowed)
 
 
-def on_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_redis_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
     """Handle an outage of Redis during a request that needs it: raise a 503."""
-    raise later("redis-away", "Published rows can still be read at /data and /stats; retry this request later.")
+    raise service_unavailable(
+        "redis-away", "Published rows can still be read at /data and /stats; retry this request later."
+    )
 
 
-def on_store_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_store_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
     """Handle an outage of the object store during a request that needs it: raise a 503."""
-    raise later("store-away", f"Published rows can still be read at /data and /stats; retry later: {error}")
+    raise service_unavailable(
+        "store-away", f"Published rows can still be read at /data and /stats; retry later: {error}"
+    )
 
 
-def on_fault(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_unexpected_error(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
     """Handle an unexpected exception: log its traceback and raise a 500."""
     request.log_error(traceback.format_exc())
     raise Problem("our-fault", "An unexpected error occurred; the log of this Rowdrop's API has the details.")
 
 
-def as_problem(request: Request, response: Response, error: falcon.HTTPError) -> None:
+def serialize_problem(request: Request, response: Response, error: falcon.HTTPError) -> None:
     """Serialize an HTTP error as a problem document, regardless of `Accept`."""
     if isinstance(error, Problem):
-        answer = error.body()
+        body = error.build_body()
     else:
-        kind = OF_A_STATUS.get(error.status_code, "our-fault")
-        answer = _body(kind, error.description or KINDS[kind].explanation)
-    response.content_type = MEDIA_PROBLEM
-    response.data = to_json(answer).encode()
+        kind = PROBLEM_KIND_BY_STATUS.get(error.status_code, "our-fault")
+        body = build_problem_body(kind, error.description or PROBLEM_KINDS[kind].explanation)
+    response.content_type = PROBLEM_MEDIA_TYPE
+    response.data = encode_json(body).encode()
     response.set_header("Cache-Control", "no-store")
 
 
-def of_the_server(status: int) -> bytes:
+def build_raw_response(status: int) -> bytes:
     """Return the complete HTTP response to a request that does not reach the application."""
-    kind = OF_A_STATUS.get(status, "our-fault")
-    body = to_json(_body(kind, KINDS[kind].explanation)).encode()
+    kind = PROBLEM_KIND_BY_STATUS.get(status, "our-fault")
+    body = encode_json(build_problem_body(kind, PROBLEM_KINDS[kind].explanation)).encode()
     head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: {MEDIA_PROBLEM}\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: {PROBLEM_MEDIA_TYPE}\r\n"
         f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def to_json(answer: object) -> str:
+def encode_json(body: object) -> str:
     """Encode a small response as JSON, indented to be readable by people, too."""
-    return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(body, ensure_ascii=False, indent=2) + "\n"

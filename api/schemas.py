@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api.problems import KINDS
+from api.problems import PROBLEM_KINDS
 
 Schema = dict[str, Any]
 
@@ -198,7 +198,7 @@ SCHEMAS: dict[str, Schema] = {
         "description": "Why a request failed: a problem document (RFC 9457).",
         "required": ["type", "title", "status", "detail"],
         "properties": {
-            "type": text("the address of its explanation", enum=[f"/docs#{kind}" for kind in KINDS]),
+            "type": text("the address of its explanation", enum=[f"/docs#{kind}" for kind in PROBLEM_KINDS]),
             "title": text(),
             "status": number(minimum=400, maximum=599),
             "detail": text("what went wrong in this request, and how to correct it"),

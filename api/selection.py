@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from api.question import Order, Question
-from api.snapshot import Table
+from api.question import RowQuery, SortOrder
+from api.snapshot import SnapshotTable
 
 _TEXT = pa.large_string()
 
@@ -25,53 +25,53 @@ class Selection(NamedTuple):
     total: int
 
 
-def select(table: Table, question: Question, today: date) -> Selection:
+def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection:
     """Return the rows that the query selects; ages are computed for the date `today` (UTC)."""
-    mask = _mask(table, question, today)
+    mask = _build_row_mask(table, query, today)
     rows: NDArray[np.int64] | None
-    if question.order:
-        order = _order(table, question.order)
-        rows = order if mask is None else order[mask[order]]
+    if query.sort:
+        sorted_rows = _sort_rows(table, query.sort)
+        rows = sorted_rows if mask is None else sorted_rows[mask[sorted_rows]]
     else:
         rows = None if mask is None else mask.nonzero()[0]
     total = len(table) if rows is None else len(rows)
-    if question.page.limit is None and not question.page.offset:
+    if query.paging.limit is None and not query.paging.offset:
         return Selection(rows, total)
     if rows is None:
-        return Selection(np.arange(*question.page.slice.indices(total), dtype=np.int64), total)
-    return Selection(rows[question.page.slice], total)
+        return Selection(np.arange(*query.paging.as_slice.indices(total), dtype=np.int64), total)
+    return Selection(rows[query.paging.as_slice], total)
 
 
-def _mask(table: Table, question: Question, today: date) -> NDArray[np.bool_] | None:
-    mask = question.filters.mask(table.has_image, table.birthday, today) if question.filters.are_given else None
-    if question.search is None:
+def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+    mask = query.filters.build_mask(table.has_image, table.birthday, today) if query.filters.is_active else None
+    if query.search is None:
         return mask
-    found = _named(table, question.search)
-    return found if mask is None else mask & found
+    name_mask = _match_names(table, query.search)
+    return name_mask if mask is None else mask & name_mask
 
 
-def _named(table: Table, search: str) -> NDArray[np.bool_]:
+def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
     """Return a mask of the rows with names that contain every word of the search, in any case."""
-    names = table.prepared.get("names", lambda: _names(table.columns))
+    names = table.derived.get_or_compute("names", lambda: _lowercase_names(table.columns))
     mask = np.ones(len(table), np.bool_)
     for word in search.split():
         # The same function as for the names: Python's lower() differs for some characters.
-        lower = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()
-        mask &= pc.match_substring(names, lower).to_numpy()
+        lower_word = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()
+        mask &= pc.match_substring(names, lower_word).to_numpy()
     return mask
 
 
-def _names(columns: pa.Table) -> pa.ChunkedArray:
+def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
     return pc.utf8_lower(
         pc.binary_join_element_wise(columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT))
     )
 
 
-def _order(table: Table, order: Order) -> NDArray[np.int64]:
+def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:
     """Return all row numbers in this order; rows that compare equal keep the table's order."""
-    found: NDArray[np.int64] | None = table.answers.get(("order", order))
-    if found is None:
-        keys = [(name, "descending" if is_reverse else "ascending") for name, is_reverse in order]
-        found = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
-        table.answers.keep(("order", order), found, found.nbytes)
-    return found
+    sorted_rows: NDArray[np.int64] | None = table.response_cache.get(("order", sort))
+    if sorted_rows is None:
+        keys = [(name, "descending" if is_descending else "ascending") for name, is_descending in sort]
+        sorted_rows = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
+        table.response_cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
+    return sorted_rows

@@ -15,25 +15,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from api.answers import MOST_QUESTIONS, Answers, Prepared
-from api.compression import Blocks
-from api.difference import Kept, difference
-from api.filters import birthdays
-from shared.output_csv import COLUMNS, HEADER, InvalidOutputCsv, OutputCsv, decode_row, read_frame
+from api.answers import MAX_CACHED_QUERIES, LruCache, OnceCache
+from api.compression import GzipBlocks
+from api.difference import UnchangedRange, diff_lines
+from api.filters import encode_birthdays
+from shared.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, InvalidOutputCsv, OutputCsv, decode_row, read_frame
 
-_BULK_LINES = 2000
+_MIN_BULK_LINES = 2000
 """From this number of lines on, parsing by column is faster than parsing line by line."""
-_LINES_A_PIECE = 15
+_FRAGMENT_COST_LINES = 15
 """Handling one more piece costs as much as parsing this many lines."""
 
-_json = JSONEncoder(ensure_ascii=False).encode
+_encode_string = JSONEncoder(ensure_ascii=False).encode
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-Fields = tuple[str, str, str, int, str]
-_NO_BLOCKS: Mapping[str, Blocks] = MappingProxyType({})
+RowFields = tuple[str, str, str, int, str]
+_NO_GZIP_BLOCKS: Mapping[str, GzipBlocks] = MappingProxyType({})
 
 
-class _Part(NamedTuple):
+class _Fragment(NamedTuple):
     r"""Consecutive rows of a table.
 
     `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `starts` are
@@ -42,14 +42,14 @@ class _Part(NamedTuple):
 
     line_lengths: NDArray[np.int64]
     json: bytes | memoryview
-    starts: NDArray[np.int64]
+    row_starts: NDArray[np.int64]
     birthts: NDArray[np.int64]
     birthday: NDArray[np.int32]
     has_image: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class JsonRows:
     r"""The JSON of some rows, concatenated.
 
     Row `n` is `text[starts[n]:starts[n + 1]]`.  Its final two bytes are the separator ",\n".  For
@@ -58,57 +58,64 @@ class Rows:
     """
 
     text: bytes | memoryview
-    starts: NDArray[np.int64]
-    last: int
+    row_starts: NDArray[np.int64]
+    array_end_row: int
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.starts) - 1
+        return len(self.row_starts) - 1
 
 
-class Table:
+class SnapshotTable:
     """One version of output.csv, prepared for queries.
 
     `json` is the body of an unfiltered GET /data.  `birthts`, `birthday` (see `api.filters`) and
-    `has_image` have one entry per row.  `etag` is the ETag of the object.  `prepared`, `answers`
-    and `questions` cache what is derived from this version.  `blocks` caches the compressed blocks
+    `has_image` have one entry per row.  `etag` is the ETag of the object.  `derived`, `answers`
+    and `query_cache` cache what is derived from this version.  `gzip_blocks` caches the compressed blocks
     of this version, or of the previous one until this one is compressed.
     """
 
     def __init__(
-        self, output: OutputCsv, etag: str, parts: Sequence[_Part] = (), blocks: Mapping[str, Blocks] = _NO_BLOCKS
+        self,
+        output: OutputCsv,
+        etag: str,
+        fragments: Sequence[_Fragment] = (),
+        gzip_blocks: Mapping[str, GzipBlocks] = _NO_GZIP_BLOCKS,
     ) -> None:
         self.etag, self._output = etag, output
-        self.prepared, self.answers, self.questions = Prepared(), Answers(), Answers(MOST_QUESTIONS)
-        self.blocks: dict[str, Blocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(blocks)
-        lengths = _joined([part.line_lengths for part in parts], np.int64)
-        self._lines = len(HEADER) + np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        self.birthts = _joined([part.birthts for part in parts], np.int64)
-        self.birthday = _joined([part.birthday for part in parts], np.int32)
-        self.has_image = _joined([part.has_image for part in parts], np.bool_)
-        self.json = _array([part.json for part in parts])
-        self._rows = _starts(parts, len(self.json))
+        self.derived, self.response_cache, self.query_cache = OnceCache(), LruCache(), LruCache(MAX_CACHED_QUERIES)
+        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(gzip_blocks)
+        line_lengths = _concatenate([fragment.line_lengths for fragment in fragments], np.int64)
+        self._line_starts = len(OUTPUT_HEADER) + np.concatenate([np.zeros(1, np.int64), np.cumsum(line_lengths)])
+        self.birthts = _concatenate([fragment.birthts for fragment in fragments], np.int64)
+        self.birthday = _concatenate([fragment.birthday for fragment in fragments], np.int32)
+        self.has_image = _concatenate([fragment.has_image for fragment in fragments], np.bool_)
+        self.json = _join_array([fragment.json for fragment in fragments])
+        self._row_starts = _compute_row_starts(fragments, len(self.json))
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.birthts)
 
-    def updated(self, body: bytes, etag: str) -> "Table":
+    def build_next_version(self, body: bytes, etag: str) -> "SnapshotTable":
         """Return the table of a newer output.csv; only lines that are new are parsed.
 
         Raises `InvalidOutputCsv`.
         """
         output = OutputCsv(body)
-        pieces = list(difference(self._output.body, body, len(HEADER)))
+        changes = list(diff_lines(self._output.body, body, len(OUTPUT_HEADER)))
         # With too many pieces, parsing the whole file is faster.
-        if len(pieces) * _LINES_A_PIECE > len(output):
-            pieces = [body[len(HEADER) :]] if len(output) else []
-        parts = [self._part(piece) if isinstance(piece, Kept) else _read(piece) for piece in pieces]
-        return Table(output, etag, parts, self.blocks)
+        if len(changes) * _FRAGMENT_COST_LINES > len(output):
+            changes = [body[len(OUTPUT_HEADER) :]] if len(output) else []
+        fragments = [
+            self._reuse_fragment(change) if isinstance(change, UnchangedRange) else _parse_fragment(change)
+            for change in changes
+        ]
+        return SnapshotTable(output, etag, fragments, self.gzip_blocks)
 
     def has_row(self, user_id: str) -> bool:
         """Return whether this user has a row."""
-        return self.row_of(user_id) is not None
+        return self.find_row(user_id) is not None
 
     @property
     def csv(self) -> bytes:
@@ -118,96 +125,100 @@ class Table:
     @property
     def columns(self) -> pa.Table:
         """The rows as Arrow columns, text as `large_string`; computed on first use, then cached."""
-        return self.prepared.get("columns", lambda: pa.Table.from_pandas(read_frame(self.csv), preserve_index=False))
+        return self.derived.get_or_compute(
+            "columns", lambda: pa.Table.from_pandas(read_frame(self.csv), preserve_index=False)
+        )
 
-    def row_of(self, user_id: str) -> int | None:
+    def find_row(self, user_id: str) -> int | None:
         """Return the number of this user's row; None if it has no row."""
         try:
-            start = self._output.start_of(user_id)
+            start = self._output.find_line_start(user_id)
         except InvalidOutputCsv:
             return None
-        return None if start is None else int(np.searchsorted(self._lines, start))
+        return None if start is None else int(np.searchsorted(self._line_starts, start))
 
-    def row_json(self, number: int) -> bytes:
+    def get_row_json(self, row_number: int) -> bytes:
         """Return the JSON object of one row, followed by LF."""
-        return self.json[self._rows[number] : self._rows[number + 1] - 2] + b"\n"
+        return self.json[self._row_starts[row_number] : self._row_starts[row_number + 1] - 2] + b"\n"
 
-    def starts(self, kind: str) -> NDArray[np.int64]:
+    def get_row_starts(self, format_name: str) -> NDArray[np.int64]:
         """Return the offset of each row in the whole table as `kind`, then the end of the last one.
 
         `kind` is `json`, `ndjson` or `csv`.
         """
-        match kind:
+        match format_name:
             case "csv":
-                return self._lines
+                return self._line_starts
             case "ndjson":  # unlike JSON: no "[" before the first row, and no comma between rows
-                return self._rows - 1 - np.arange(len(self) + 1)
+                return self._row_starts - 1 - np.arange(len(self) + 1)
             case _:
-                return self._rows
+                return self._row_starts
 
-    def pick(self, rows: NDArray[np.int64] | None) -> Rows:
+    def select_json(self, rows: NDArray[np.int64] | None) -> JsonRows:
         """Return the JSON of the rows with these numbers, in this order; of all rows if None."""
         if rows is None:
-            return Rows(self.json, self._rows, len(self) - 1)
-        column = self.prepared.get("json", lambda: _column(self.json, self._rows))
-        text, starts = _taken(column, rows)
+            return JsonRows(self.json, self._row_starts, len(self) - 1)
+        column = self.derived.get_or_compute("json", lambda: _view_as_column(self.json, self._row_starts))
+        text, starts = _take_rows(column, rows)
         # Find the row that ends with "]" instead of a comma.  Most often it is last here, too.
         last = len(self) - 1
         if len(rows) and rows[-1] == last:
-            return Rows(text, starts, len(rows) - 1)
-        found = (rows == last).nonzero()[0]
-        return Rows(text, starts, int(found[0]) if len(found) else -1)
+            return JsonRows(text, starts, len(rows) - 1)
+        array_ends = (rows == last).nonzero()[0]
+        return JsonRows(text, starts, int(array_ends[0]) if len(array_ends) else -1)
 
-    def pick_lines(self, rows: NDArray[np.int64]) -> memoryview:
+    def select_lines(self, rows: NDArray[np.int64]) -> memoryview:
         """Return the lines of output.csv for the rows with these numbers, in this order."""
-        return _taken(self.prepared.get("lines", lambda: _column(self.csv, self._lines)), rows)[0]
+        return _take_rows(
+            self.derived.get_or_compute("lines", lambda: _view_as_column(self.csv, self._line_starts)), rows
+        )[0]
 
-    def _part(self, kept: Kept) -> _Part:
-        first, last = np.searchsorted(self._lines, kept).tolist()
-        start, stop = int(self._rows[first]), int(self._rows[last])
-        return _Part(
-            np.diff(self._lines[first : last + 1]),
+    def _reuse_fragment(self, unchanged: UnchangedRange) -> _Fragment:
+        first, last = np.searchsorted(self._line_starts, unchanged).tolist()
+        start, stop = int(self._row_starts[first]), int(self._row_starts[last])
+        return _Fragment(
+            np.diff(self._line_starts[first : last + 1]),
             memoryview(self.json)[start : stop - 2],
-            self._rows[first:last] - start,
+            self._row_starts[first:last] - start,
             self.birthts[first:last],
             self.birthday[first:last],
             self.has_image[first:last],
         )
 
 
-def _read(lines: bytes) -> _Part:
-    each = lines.split(b"\n")[:-1]
-    rows, births, has_image = [], [], []
-    for user_id, first_name, last_name, birthts, img_path in _fields(lines, each):
-        path = _json(img_path) if img_path else "null"
+def _parse_fragment(text: bytes) -> _Fragment:
+    lines = text.split(b"\n")[:-1]
+    rows, birth_times, has_image = [], [], []
+    for user_id, first_name, last_name, birthts, img_path in _decode_lines(text, lines):
+        image_path = _encode_string(img_path) if img_path else "null"
         rows.append(
-            f'{{"user_id":{_json(user_id)},"first_name":{_json(first_name)},"last_name":{_json(last_name)},'
-            f'"birthts":{birthts},"img_path":{path}}}'.encode()
+            f'{{"user_id":{_encode_string(user_id)},"first_name":{_encode_string(first_name)},"last_name":{_encode_string(last_name)},'
+            f'"birthts":{birthts},"img_path":{image_path}}}'.encode()
         )
-        births.append(birthts)
+        birth_times.append(birthts)
         has_image.append(bool(img_path))
-    birthts_column = np.array(births, np.int64)
-    return _Part(
-        np.array([len(line) + 1 for line in each], np.int64),
+    birthts_column = np.array(birth_times, np.int64)
+    return _Fragment(
+        np.array([len(line) + 1 for line in lines], np.int64),
         b",\n".join(rows),
         np.cumsum([0, *(len(row) + 2 for row in rows[:-1])]),
         birthts_column,
-        birthdays(birthts_column),
+        encode_birthdays(birthts_column),
         np.array(has_image, np.bool_),
     )
 
 
-def _fields(lines: bytes, each: Sequence[bytes]) -> Iterable[Fields]:
-    if len(each) < _BULK_LINES:
-        rows = map(decode_row, each)
+def _decode_lines(text: bytes, lines: Sequence[bytes]) -> Iterable[RowFields]:
+    if len(lines) < _MIN_BULK_LINES:
+        rows = map(decode_row, lines)
         return ((row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows)
-    frame = read_frame(HEADER + lines)
-    if len(frame) != len(each):
+    frame = read_frame(OUTPUT_HEADER + text)
+    if len(frame) != len(lines):
         raise InvalidOutputCsv("some lines are not rows")
-    return zip(*(frame[name].tolist() for name in COLUMNS), strict=True)
+    return zip(*(frame[name].tolist() for name in OUTPUT_COLUMNS), strict=True)
 
 
-def _column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
+def _view_as_column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
     """Return an Arrow column over existing text, without a copy.
 
     Taking rows from it costs nanoseconds per row, also with a million rows.
@@ -215,15 +226,15 @@ def _column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(text)])
 
 
-def _taken(column: pa.Array, rows: NDArray[np.int64]) -> tuple[memoryview, NDArray[np.int64]]:
-    _, ends, taken = column.take(pa.array(rows)).buffers()
-    found = np.frombuffer(ends, np.int64)[: len(rows) + 1] if ends else np.zeros(1, np.int64)
-    return memoryview(taken or b"")[: int(found[-1])], found
+def _take_rows(column: pa.Array, rows: NDArray[np.int64]) -> tuple[memoryview, NDArray[np.int64]]:
+    _, ends, buffer = column.take(pa.array(rows)).buffers()
+    row_starts = np.frombuffer(ends, np.int64)[: len(rows) + 1] if ends else np.zeros(1, np.int64)
+    return memoryview(buffer or b"")[: int(row_starts[-1])], row_starts
 
 
-def _array(parts: Iterable[bytes | memoryview]) -> bytes:
+def _join_array(fragments: Iterable[bytes | memoryview]) -> bytes:
     pieces: list[bytes | memoryview] = [b"["]
-    for part in parts:
+    for part in fragments:
         pieces += part, b",\n"
     if len(pieces) == 1:
         return b"[]\n"
@@ -231,17 +242,17 @@ def _array(parts: Iterable[bytes | memoryview]) -> bytes:
     return b"".join(pieces)
 
 
-def _starts(parts: Iterable[_Part], end: int) -> NDArray[np.int64]:
+def _compute_row_starts(fragments: Iterable[_Fragment], end: int) -> NDArray[np.int64]:
     """Return the offset of each row in the JSON array of these parts, then that of a next row."""
-    starts, at = [], 1
-    for part in parts:
-        starts.append(part.starts + at)
-        at += len(part.json) + 2
+    starts, offset = [], 1
+    for part in fragments:
+        starts.append(part.row_starts + offset)
+        offset += len(part.json) + 2
     return np.concatenate([*starts, np.array([end], np.int64)])
 
 
-def _joined(columns: Sequence[NDArray[_Scalar]], kind: type[_Scalar]) -> NDArray[_Scalar]:
-    return np.concatenate(columns) if columns else np.zeros(0, kind)
+def _concatenate(columns: Sequence[NDArray[_Scalar]], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    return np.concatenate(columns) if columns else np.zeros(0, dtype)
 
 
-EMPTY = Table(OutputCsv(), "")
+EMPTY_TABLE = SnapshotTable(OutputCsv(), "")

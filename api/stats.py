@@ -11,13 +11,13 @@ import numpy as np
 from falcon import Request, Response
 from numpy.typing import NDArray
 
-from api.conditional import etag_of, not_modified
-from api.data import DAY_S, published_table, utc_date
-from api.filters import Filters, ages
-from api.snapshot import Table
-from api.view import CurrentView
+from api.conditional import apply_etag, compute_etag
+from api.data import DAY_S, require_table, utc_date
+from api.filters import Filters, compute_ages
+from api.snapshot import SnapshotTable
+from api.view import ViewProvider
 
-NO_OBJECTS = "Filter returned no objects"
+NO_MATCH_MESSAGE = "Filter returned no objects"
 
 
 class StatsResource:
@@ -26,57 +26,57 @@ class StatsResource:
     `clock` returns Unix seconds; ages depend on its UTC date.
     """
 
-    def __init__(self, current: CurrentView, clock: Callable[[], float]) -> None:
-        self._current, self._clock = current, clock
+    def __init__(self, get_view: ViewProvider, clock: Callable[[], float]) -> None:
+        self._get_view, self._clock = get_view, clock
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the statistics of the rows that pass the filters."""
-        table, now = published_table(self._current), self._clock()
+        table, now = require_table(self._get_view), self._clock()
         # The UTC date is part of the cache key, because ages change with it.
-        asked = "stats", request.query_string, now // DAY_S
-        ready: tuple[str, bytes] | None = table.questions.get(asked)
-        if ready is None:
-            ready = _answer(table, Filters.parse(request.params), utc_date(now))
-            table.questions.keep(asked, ready, 1)
-        etag, answer = ready
-        if not not_modified(request, response, etag):
-            response.content_type, response.data = falcon.MEDIA_JSON, answer
+        cache_key = "stats", request.query_string, now // DAY_S
+        etag_and_body: tuple[str, bytes] | None = table.query_cache.get(cache_key)
+        if etag_and_body is None:
+            etag_and_body = _render_statistics(table, Filters.parse(request.params), utc_date(now))
+            table.query_cache.put(cache_key, etag_and_body, 1)
+        etag, body = etag_and_body
+        if not apply_etag(request, response, etag):
+            response.content_type, response.data = falcon.MEDIA_JSON, body
 
     on_head = on_get
 
 
-def _answer(table: Table, filters: Filters, today: date) -> tuple[str, bytes]:
+def _render_statistics(table: SnapshotTable, filters: Filters, today: date) -> tuple[str, bytes]:
     """Return the ETag and the body."""
-    etag = etag_of("stats", table.etag, filters.given(), today.isoformat())
-    return etag, json.dumps(statistics(table, filters, today)).encode() + b"\n"
+    etag = compute_etag("stats", table.etag, filters.to_dict(), today.isoformat())
+    return etag, json.dumps(compute_statistics(table, filters, today)).encode() + b"\n"
 
 
-def statistics(table: Table, filters: Filters, today: date) -> dict[str, Any]:
+def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> dict[str, Any]:
     """Return count, mean age and mean birth date of the rows that pass the filters.
 
     Ages are full years on the date `today`, their mean has 2 decimals.  The mean birth date is in
     whole milliseconds since 1970 UTC.  If no row passes, both means are null.
     """
-    mask = filters.mask(table.has_image, table.birthday, today)
-    count, given = int(np.count_nonzero(mask)), filters.given()
+    mask = filters.build_mask(table.has_image, table.birthday, today)
+    count, filter_values = int(np.count_nonzero(mask)), filters.to_dict()
     if not count:
         return {
             "count": 0,
             "average_age": None,
             "average_birthts": None,
-            "filters": given,
-            "message": NO_OBJECTS,
+            "filters": filter_values,
+            "message": NO_MATCH_MESSAGE,
         }
     return {
         "count": count,
-        "average_age": round(int(ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
+        "average_age": round(int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
         # Exact: the sum in milliseconds may have more digits than a float holds.
-        "average_birthts": round(Fraction(_exact_sum(table.birthts[mask]), count)),
-        "filters": given,
+        "average_birthts": round(Fraction(_sum_exactly(table.birthts[mask]), count)),
+        "filters": filter_values,
     }
 
 
-def _exact_sum(values: NDArray[np.int64]) -> int:
+def _sum_exactly(values: NDArray[np.int64]) -> int:
     # An int64 sum would overflow from 37,000 birth dates in the year 9999 on:
     # the high and the low bits are summed separately.
     return (int((values >> 20).sum()) << 20) + int((values & 0xFFFFF).sum())

@@ -10,18 +10,18 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
-from api.filters import single_values
-from api.refusals import failed, lost, no_such_task
-from api.times import iso
-from api.waiting import BUSY, NOT_SHOWN, Waiting, wait_seconds
+from api.filters import parse_single_values
+from api.refusals import no_such_task, rebuild_failed, task_lost
+from api.times import format_time
+from api.waiting import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter, parse_wait
 from shared.rebuilds import Rebuilds, RebuildStatus
 from shared.unpacks import Unpacks, UnpackStatus
 
-MOST_SHOWN = 100
+MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
 
 
-class RebuildDesk:
+class RebuildController:
     """Requests rebuilds, and waits for their results.
 
     `enqueue` enqueues the task that starts a rebuild.  `clock` returns Unix seconds.  If Redis is
@@ -29,77 +29,83 @@ class RebuildDesk:
     """
 
     def __init__(
-        self, rebuilds: Rebuilds, enqueue: Callable[[str], None], waiting: Waiting, clock: Callable[[], float]
+        self, rebuilds: Rebuilds, enqueue: Callable[[str], None], waiter: CompletionWaiter, clock: Callable[[], float]
     ) -> None:
-        self._rebuilds, self._enqueue, self._waiting, self._clock = rebuilds, enqueue, waiting, clock
+        self._rebuilds, self._enqueue, self._waiter, self._clock = rebuilds, enqueue, waiter, clock
 
-    def answer(self, request: Request, response: Response) -> None:
+    def start_rebuild(self, request: Request, response: Response) -> None:
         """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
-        seconds = wait_seconds(request)
-        task_id, new = self._rebuilds.request(self._clock())
+        wait_s = parse_wait(request)
+        task_id, is_new = self._rebuilds.request(self._clock())
         # Requests share a queued rebuild that has not started: it will read what is there by then.
-        if new:
+        if is_new:
             self._enqueue(task_id)
         response.set_header("Location", f"/tasks/{task_id}")
         response.status = falcon.HTTP_202
         response.media = {"task_id": task_id, "status": "queued"}
-        if seconds:
-            self._wait(task_id, time.monotonic() + seconds, response)
+        if wait_s:
+            self._wait_until_done(task_id, time.monotonic() + wait_s, response)
 
-    def status(self, task_id: str) -> RebuildStatus | None:
+    def get_status(self, task_id: str) -> RebuildStatus | None:
         """Return the progress of a rebuild; None if no rebuild has this ID."""
-        return self._rebuilds.get(task_id)
+        return self._rebuilds.status(task_id)
 
-    def unfinished(self) -> list[RebuildStatus]:
+    def list_unfinished(self) -> list[RebuildStatus]:
         """Return the running and the queued rebuild, as far as they exist."""
-        found = [self.status(task_id) for task_id in (self._rebuilds.running(), self._rebuilds.queued()) if task_id]
-        return [status for status in found if status is not None]
+        statuses = [
+            self.get_status(task_id) for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id()) if task_id
+        ]
+        return [status for status in statuses if status is not None]
 
-    def _wait(self, task_id: str, deadline: float, response: Response) -> None:
-        with self._waiting.place() as has_room:
-            if not has_room:
-                response.media |= {"message": BUSY}
+    def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
+        with self._waiter.hold_slot() as has_slot:
+            if not has_slot:
+                response.media |= {"message": TOO_MANY_WAITING}
                 return
-            self._waiting.until(lambda: self._known(task_id).state not in {"queued", "running"}, deadline)
-            status = self._known(task_id)
-            shown = status.state == "done" and self._waiting.shown_by_all(deadline)
-        _tell(status, shown, response)
+            self._waiter.wait_until(lambda: self._require_status(task_id).state not in {"queued", "running"}, deadline)
+            status = self._require_status(task_id)
+            is_visible = status.state == "done" and self._waiter.wait_until_visible(deadline)
+        _send_status(status, is_visible, response)
 
-    def _known(self, task_id: str) -> RebuildStatus:
-        status = self.status(task_id)
+    def _require_status(self, task_id: str) -> RebuildStatus:
+        status = self.get_status(task_id)
         if status is None:
-            raise lost()
+            raise task_lost()
         return status
 
 
-def _tell(status: RebuildStatus, shown: bool, response: Response) -> None:
+def _send_status(status: RebuildStatus, is_visible: bool, response: Response) -> None:
     if status.state == "failed":
-        raise failed(status.task_id, status.error or "")
-    answer = progress(status)
-    state = answer.pop("state")
-    answer["status"] = "updated" if shown else state
-    if shown:
+        raise rebuild_failed(status.task_id, status.error or "")
+    body = describe_rebuild(status)
+    state = body.pop("state")
+    body["status"] = "updated" if is_visible else state
+    if is_visible:
         response.status = falcon.HTTP_200
     elif status.state == "done":
-        answer["message"] = NOT_SHOWN
-    response.media = answer
+        body["message"] = NOT_YET_VISIBLE
+    response.media = body
 
 
 class TasksResource:
     """GET /tasks."""
 
-    def __init__(self, desk: RebuildDesk, unpacks: Unpacks) -> None:
-        self._desk, self._unpacks = desk, unpacks
+    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+        self._controller, self._unpacks = controller, unpacks
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
-        single_values(request.params, ())
-        rebuilds = [progress(status) for status in self._desk.unfinished()]
-        newest = self._unpacks.newest(MOST_SHOWN)
-        begun = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
+        parse_single_values(request.params, ())
+        rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
+        newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
+        active_bundles = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
-        waiting = [key for key in self._unpacks.waiting() if key not in begun][:MOST_SHOWN]
-        bundles = [{"bundle": key, "state": "waiting"} for key in waiting] + [unpacking(status) for status in newest]
+        waiting_bundles = [key for key in self._unpacks.waiting_bundles() if key not in active_bundles][
+            :MAX_LISTED_BUNDLES
+        ]
+        bundles = [{"bundle": key, "state": "waiting"} for key in waiting_bundles] + [
+            describe_unpack(status) for status in newest
+        ]
         response.media = [*rebuilds, *bundles]
         response.set_header("Cache-Control", "no-store")
 
@@ -109,44 +115,44 @@ class TasksResource:
 class TaskResource:
     """GET /tasks/{task_id}."""
 
-    def __init__(self, desk: RebuildDesk, unpacks: Unpacks) -> None:
-        self._desk, self._unpacks = desk, unpacks
+    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+        self._controller, self._unpacks = controller, unpacks
 
     def on_get(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""
-        single_values(request.params, ())
-        response.media = self._progress(task_id)
+        parse_single_values(request.params, ())
+        response.media = self._find_task(task_id)
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
 
-    def _progress(self, task_id: str) -> dict[str, Any]:
-        rebuild = self._desk.status(task_id)
+    def _find_task(self, task_id: str) -> dict[str, Any]:
+        rebuild = self._controller.get_status(task_id)
         if rebuild is not None:
-            return progress(rebuild)
-        unpack = self._unpacks.get(task_id)
+            return describe_rebuild(rebuild)
+        unpack = self._unpacks.status(task_id)
         if unpack is None:
             raise no_such_task(task_id)
-        return unpacking(unpack)
+        return describe_unpack(unpack)
 
 
-def progress(status: RebuildStatus) -> dict[str, Any]:
+def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
     """Return the JSON fields of a rebuild's record; times are in ISO 8601 and UTC."""
-    answer = {
+    body = {
         "task_id": status.task_id,
         "state": status.state,
         "done": status.done,
         "total": status.total,
-        "queued_at": iso(status.queued_at),
-        "started_at": iso(status.started_at),
-        "finished_at": iso(status.finished_at),
+        "queued_at": format_time(status.queued_at),
+        "started_at": format_time(status.started_at),
+        "finished_at": format_time(status.finished_at),
     }
-    return answer | ({"error": status.error} if status.error else {})
+    return body | ({"error": status.error} if status.error else {})
 
 
-def unpacking(status: UnpackStatus) -> dict[str, Any]:
+def describe_unpack(status: UnpackStatus) -> dict[str, Any]:
     """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC."""
-    answer = {
+    body = {
         "task_id": status.task_id,
         "bundle": status.bundle,
         "state": status.state,
@@ -155,7 +161,7 @@ def unpacking(status: UnpackStatus) -> dict[str, Any]:
         "users": status.users,
         "published": status.published,
         "ignored": status.ignored,
-        "started_at": iso(status.started_at),
-        "finished_at": iso(status.finished_at),
+        "started_at": format_time(status.started_at),
+        "finished_at": format_time(status.finished_at),
     }
-    return answer | ({"error": status.error} if status.error else {})
+    return body | ({"error": status.error} if status.error else {})

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 
-def iso(seconds: float | None) -> str | None:
+def format_time(seconds: float | None) -> str | None:
     """Format Unix seconds as `2026-01-31T12:00:00Z`, with milliseconds if there are any.
 
     None stays None.

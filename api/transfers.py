@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from falcon import Request, Response
 
-from api.conditional import not_modified
-from api.refusals import Problem, later
+from api.conditional import apply_etag
+from api.refusals import Problem, service_unavailable
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -28,16 +28,16 @@ from shared.object_store import (
     StoreUnavailable,
 )
 
-PIECE_BYTES = 1 << 20
-MOST_TRANSFERS = 4
-"""Concurrent transfers of objects larger than `PIECE_BYTES` in one process."""
-MOST_AT_WORK = 6
+SEGMENT_BYTES = 1 << 20
+MAX_LARGE_TRANSFERS = 4
+"""Concurrent transfers of objects larger than `SEGMENT_BYTES` in one process."""
+MAX_STORE_REQUESTS = 6
 """Threads of one process that may wait for the store concurrently, including larger objects."""
-PLACE_S = 0.25
+SLOT_TIMEOUT_S = 0.25
 """Seconds that a request waits for one of these; a responsive store frees one in milliseconds."""
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """A range of bytes: from `start` up to, but not including, `stop`."""
 
     start: int
@@ -47,71 +47,82 @@ class Span(NamedTuple):
 class Transfers:
     """Transfers of the objects of one bucket.
 
-    `connect` is called by the first transfer, so in the forked process that makes it.  Every method
+    `open_store` is called by the first transfer, so in the forked process that makes it.  Every method
     may raise `StoreUnavailable` or a `Problem`.
     """
 
-    def __init__(self, bucket: str, connect: Callable[[], FileStore]) -> None:
-        self.bucket, self._connect = bucket, connect
-        self._places, self._large = BoundedSemaphore(MOST_AT_WORK), BoundedSemaphore(MOST_TRANSFERS)
+    def __init__(self, bucket: str, open_store: Callable[[], FileStore]) -> None:
+        self.bucket, self._open_store = bucket, open_store
+        self._store_slots, self._large_slots = (
+            BoundedSemaphore(MAX_STORE_REQUESTS),
+            BoundedSemaphore(MAX_LARGE_TRANSFERS),
+        )
 
     @cached_property
     def _store(self) -> FileStore:
-        return self._connect()
+        return self._open_store()
 
-    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
-        """Return the first `most` objects that have this key prefix and sort after `after`."""
-        with self._place():
-            return self._store.page(prefix, after, most)
+    def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
+        """Return the first `limit` objects that have this key prefix and sort after `after`."""
+        with self._hold_store_slot():
+            return self._store.list_page(prefix, after, limit)
 
-    def remove(self, key: str) -> bool:
+    def delete_object(self, key: str) -> bool:
         """Delete an object, even an unreadable one; return False if it did not exist."""
-        with self._place():
+        with self._hold_store_slot():
             # S3's DELETE also succeeds for a missing key, so it cannot tell the difference.
-            there = self._store.exists(key)
-            if there:
+            exists = self._store.exists(key)
+            if exists:
                 self._store.delete(key)
-            return there
+            return exists
 
-    def first(self, key: str, request: Request, response: Response) -> Segment | None:
+    def fetch_first_segment(self, key: str, request: Request, response: Response) -> Segment | None:
         """Return the object's first piece; None if the client has the object (response 304).
 
         Raises `ObjectNotFound`.
         """
-        known = request.get_header("If-None-Match", default="").strip()
+        if_none_match = request.get_header("If-None-Match", default="").strip()
         # The store compares a single ETag.  Lists and `*` are compared below, after the read.
-        is_one = known.count('"') == 2 and known.startswith('"') and known.endswith('"')
+        is_single_etag = if_none_match.count('"') == 2 and if_none_match.startswith('"') and if_none_match.endswith('"')
         try:
-            with self._place():
-                found = self._store.segment(key, 0, PIECE_BYTES, if_none_match=known.strip('"') if is_one else None)
+            with self._hold_store_slot():
+                segment = self._store.get_segment(
+                    key, 0, SEGMENT_BYTES, if_none_match=if_none_match.strip('"') if is_single_etag else None
+                )
         except NotModified:
-            not_modified(request, response, known)
+            apply_etag(request, response, if_none_match)
             return None
         except ObjectUnreadable as error:
-            detail = f"{key[:300]} exists, but the object store cannot read it: {error.why}."
+            detail = f"{key[:300]} exists, but the object store cannot read it: {error.reason}."
             raise Problem("unreadable", detail) from None
-        if not_modified(request, response, f'"{found.etag}"'):
+        if apply_etag(request, response, f'"{segment.etag}"'):
             return None
-        response.last_modified = datetime.fromtimestamp(found.last_modified, UTC)
-        return found
+        response.last_modified = datetime.fromtimestamp(segment.last_modified, UTC)
+        return segment
 
-    def send(self, request: Request, response: Response, key: str, first: Segment, span: Span) -> None:
-        """Respond with the bytes `span` of the object; `first` is its first piece."""
-        if span.stop <= len(first.body):
-            response.data = first.body[span.start : span.stop]
+    def send_object(
+        self, request: Request, response: Response, key: str, first_segment: Segment, byte_range: ByteRange
+    ) -> None:
+        """Respond with the bytes `byte_range` of the object; `first` is its first piece."""
+        if byte_range.stop <= len(first_segment.body):
+            response.data = first_segment.body[byte_range.start : byte_range.stop]
             return
-        response.content_length = span.stop - span.start
+        response.content_length = byte_range.stop - byte_range.start
         if request.method == "HEAD":
             return
         # The slot must be held until the server closes the stream, after this method returns.
-        place = ExitStack()
-        place.enter_context(self._large_place())
-        response.stream = _Pieces(self._store, key, first, span, place.close)
+        slot = ExitStack()
+        slot.enter_context(self._hold_large_slot())
+        response.stream = _SegmentStream(self._store, key, first_segment, byte_range, slot.close)
 
-    def receive(self, request: Request, key: str, length: int) -> str:
+    def store_upload(self, request: Request, key: str, length: int) -> str:
         """Write the request's body of `length` bytes to the bucket; return the new ETag."""
         try:
-            return self._put(request, key, length) if length <= PIECE_BYTES else self._upload(request, key, length)
+            return (
+                self._put_small(request, key, length)
+                if length <= SEGMENT_BYTES
+                else self._put_large(request, key, length)
+            )
         except TimeoutError:
             detail = "The file did not arrive before the timeout; nothing was stored."
             raise Problem("too-slow", detail) from None
@@ -119,73 +130,79 @@ class Transfers:
             detail = "The file ended before its Content-Length; nothing was stored."
             raise Problem("wrong-request", detail) from None
 
-    def _put(self, request: Request, key: str, length: int) -> str:
+    def _put_small(self, request: Request, key: str, length: int) -> str:
         # Read before a slot is taken, so that a slow client cannot occupy it.
         body: bytes = request.stream.read(length)
         if len(body) < length:
             raise EOFError
-        with self._place():
+        with self._hold_store_slot():
             return self._store.put(key, body)
 
-    def _upload(self, request: Request, key: str, length: int) -> str:
-        with self._large_place():
+    def _put_large(self, request: Request, key: str, length: int) -> str:
+        with self._hold_large_slot():
             return self._store.upload(key, request.stream, length)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(timeout=PLACE_S):
-            raise later("busy", "The object store is slow, and too many requests already wait for it; retry.")
+    def _hold_store_slot(self) -> Iterator[None]:
+        if not self._store_slots.acquire(timeout=SLOT_TIMEOUT_S):
+            raise service_unavailable(
+                "busy", "The object store is slow, and too many requests already wait for it; retry."
+            )
         try:
             yield
         finally:
-            self._places.release()
+            self._store_slots.release()
 
     @contextmanager
-    def _large_place(self) -> Iterator[None]:
-        if not self._large.acquire(blocking=False):
-            raise later("busy", f"This process already transfers {MOST_TRANSFERS} larger files; retry.")
+    def _hold_large_slot(self) -> Iterator[None]:
+        if not self._large_slots.acquire(blocking=False):
+            raise service_unavailable(
+                "busy", f"This process already transfers {MAX_LARGE_TRANSFERS} larger files; retry."
+            )
         try:
-            with self._place():
+            with self._hold_store_slot():
                 yield
         finally:
-            self._large.release()
+            self._large_slots.release()
 
 
-class _Pieces(Iterator[bytes]):
+class _SegmentStream(Iterator[bytes]):
     """An iterator over the bytes of an object, piece by piece.
 
-    `leave` is called exactly once: at the end, or when the iterator is closed early.
+    `on_close` is called exactly once: at the end, or when the iterator is closed early.
     """
 
-    def __init__(self, store: FileStore, key: str, first: Segment, span: Span, leave: Callable[[], None]) -> None:
-        self._store, self._key, self._etag, self._span = store, key, first.etag, span
-        self._first: bytes | None = first.body[span.start : span.stop]
-        self._leave: Callable[[], None] | None = leave
+    def __init__(
+        self, store: FileStore, key: str, first_segment: Segment, byte_range: ByteRange, on_close: Callable[[], None]
+    ) -> None:
+        self._store, self._key, self._etag, self._remaining = store, key, first_segment.etag, byte_range
+        self._buffered: bytes | None = first_segment.body[byte_range.start : byte_range.stop]
+        self._on_close: Callable[[], None] | None = on_close
 
     def __next__(self) -> bytes:
-        start, stop = self._span
+        start, stop = self._remaining
         if start >= stop:
             self.close()
             raise StopIteration
-        piece, self._first = self._first or self._piece(start, min(stop - start, PIECE_BYTES)), None
-        self._span = Span(start + len(piece), stop)
-        return piece
+        chunk, self._buffered = self._buffered or self._fetch_chunk(start, min(stop - start, SEGMENT_BYTES)), None
+        self._remaining = ByteRange(start + len(chunk), stop)
+        return chunk
 
-    def _piece(self, start: int, length: int) -> bytes:
+    def _fetch_chunk(self, start: int, length: int) -> bytes:
         # All pieces must be of one version: a mixture would look like a complete file.
         try:
-            piece = self._store.segment(self._key, start, length, if_match=self._etag).body
+            chunk = self._store.get_segment(self._key, start, length, if_match=self._etag).body
         except (PreconditionFailed, ObjectNotFound):
             raise StoreUnavailable(f"{self._key} changed during the transfer, which is aborted") from None
-        if not piece:
+        if not chunk:
             raise StoreUnavailable(f"{self._key} ended too early during the transfer, which is aborted")
-        return piece
+        return chunk
 
     def close(self) -> None:
         """Release the transfer's slot; the server calls this when it needs no more bytes."""
-        leave, self._leave = self._leave, None
-        if leave:
-            leave()
+        on_close, self._on_close = self._on_close, None
+        if on_close:
+            on_close()
 
     def __del__(self) -> None:
         self.close()

@@ -10,37 +10,39 @@ from threading import BoundedSemaphore
 
 from falcon import Request
 
-from api.filters import WrongParameter, single_values
-from api.presence import Presence
+from api.filters import InvalidParameter, parse_single_values
+from api.presence import ProcessRegistry
 
-LONGEST_WAIT_S = 600
-A_WAIT = f"a whole number of seconds from 0 to {LONGEST_WAIT_S}"
-POLL_S = 0.05
-BUSY = "too many requests already wait in this process; poll Location instead"
-NOT_SHOWN = "done, but not every API process serves the result yet"
+MAX_WAIT_S = 600
+ALLOWED_WAIT = f"a whole number of seconds from 0 to {MAX_WAIT_S}"
+COMPLETION_POLL_S = 0.05
+TOO_MANY_WAITING = "too many requests already wait in this process; poll Location instead"
+NOT_YET_VISIBLE = "done, but not every API process serves the result yet"
 
 
-class Waiting:
-    """Waiting with a limit: at most `most` requests wait concurrently in this process.
+class CompletionWaiter:
+    """Waiting with a limit: at most `max_waiting` requests wait concurrently in this process.
 
-    `shown_by_all` raises `redis.exceptions.RedisError` if Redis is unavailable, and so does `until`
+    `wait_until_visible` raises `redis.exceptions.RedisError` if Redis is unavailable, and so does `wait_until`
     if its condition does.
     """
 
-    def __init__(self, presence: Presence, most: int) -> None:
-        self._presence, self._room = presence, BoundedSemaphore(most)
+    def __init__(self, registry: ProcessRegistry, max_waiting: int) -> None:
+        self._registry, self._slots = registry, BoundedSemaphore(max_waiting)
 
     @contextmanager
-    def place(self) -> Iterator[bool]:
+    def hold_slot(self) -> Iterator[bool]:
         """Reserve a slot for the duration of the block; yield False if all slots are taken."""
-        found = self._room.acquire(blocking=False)
+        has_slot = self._slots.acquire(blocking=False)
         try:
-            yield found
+            yield has_slot
         finally:
-            if found:
-                self._room.release()
+            if has_slot:
+                self._slots.release()
 
-    def until(self, condition: Callable[[], bool], deadline: float, every_s: float = POLL_S) -> bool:
+    def wait_until(
+        self, condition: Callable[[], bool], deadline: float, poll_interval_s: float = COMPLETION_POLL_S
+    ) -> bool:
         """Wait until the condition holds or the deadline passes; return whether it holds.
 
         `deadline` is in seconds of the monotonic clock.
@@ -48,23 +50,23 @@ class Waiting:
         while not condition():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(every_s)
+            time.sleep(poll_interval_s)
         return True
 
-    def shown_by_all(self, deadline: float) -> bool:
+    def wait_until_visible(self, deadline: float) -> bool:
         """Notify every API process, and return whether all completed a check before the deadline.
 
         If so, no process serves an older snapshot any more.
         """
         # Only a check that begins after this moment is sure to see what has been published.
-        done = self._presence.now()
-        self._presence.wake_all()
-        return self.until(lambda: self._presence.all_looked_since(done), deadline, POLL_S / 5)
+        done_at = self._registry.read_clock()
+        self._registry.request_poll()
+        return self.wait_until(lambda: self._registry.all_polled_since(done_at), deadline, COMPLETION_POLL_S / 5)
 
 
-def wait_seconds(request: Request) -> int:
-    """Return the seconds that a client wants to wait (`?wait=`), or raise `WrongParameter`."""
-    text = single_values(request.params, ("wait",)).get("wait", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= LONGEST_WAIT_S):
-        raise WrongParameter("wait", f"{text[:40]!r} is not a number of seconds to wait", A_WAIT)
+def parse_wait(parameters: Request) -> int:
+    """Return the seconds that a client wants to wait (`?wait=`), or raise `InvalidParameter`."""
+    text = parse_single_values(parameters.params, ("wait",)).get("wait", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= MAX_WAIT_S):
+        raise InvalidParameter("wait", f"{text[:40]!r} is not a number of seconds to wait", ALLOWED_WAIT)
     return int(text)

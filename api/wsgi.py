@@ -12,29 +12,29 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.access import AccessRules
-from api.app import Parts, create_app
-from api.browsers import BrowserGuard
-from api.follower import Connections, Follower
-from api.guard import AccessGuard
-from api.presence import Presence
-from api.refreshes import RefreshDesk
-from api.tasks import RebuildDesk
+from api.app import Dependencies, create_app
+from api.browsers import CrossSiteMiddleware
+from api.follower import Follower, FollowerConnections
+from api.guard import AuthMiddleware
+from api.presence import ProcessRegistry
+from api.refreshes import RefreshController
+from api.tasks import RebuildController
 from api.transfers import Transfers
-from api.waiting import Waiting
+from api.waiting import CompletionWaiter
 from shared import logs
 from shared.object_store import open_store
 from shared.rebuilds import Rebuilds
-from shared.requests import Requests
+from shared.requests import RefreshRequests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from shared.unpacks import Unpacks
 
 REDIS_TIMEOUT_S = 1.5
-MOST_WAITING = 2
+MAX_WAITING_REQUESTS = 2
 """Requests that may wait concurrently for a rebuild or a refresh, per process."""
 
 
-def _redis(url: str) -> "Redis":
+def _create_redis_client(url: str) -> "Redis":
     # No retries: a client must get its 503 within five seconds, and the follower polls again.
     return Redis.from_url(
         url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
@@ -42,23 +42,25 @@ def _redis(url: str) -> "Redis":
 
 
 settings = Settings.from_environment()
-logs.configure(settings.log_level)
-client = _redis(settings.redis_url)
-follower = Follower(lambda: Connections(open_store(settings, settings.output_bucket), _redis(settings.redis_url)))
-queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
-waiting = Waiting(Presence(client), MOST_WAITING)
-parts = Parts(
-    current=lambda: follower.view,
-    rebuilds=RebuildDesk(Rebuilds(client), queue.rebuild, waiting, time.time),
-    refreshes=RefreshDesk(Requests(client), queue.refresh_asked, waiting),
-    transfers=Transfers(settings.source_bucket, lambda: open_store(settings, settings.source_bucket)),
-    copies=Transfers(settings.output_bucket, lambda: open_store(settings, settings.output_bucket)),
-    unpacks=Unpacks(client),
+logs.configure_logging(settings.log_level)
+redis_client = _create_redis_client(settings.redis_url)
+follower = Follower(
+    lambda: FollowerConnections(open_store(settings, settings.output_bucket), _create_redis_client(settings.redis_url))
+)
+task_queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
+waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS)
+dependencies = Dependencies(
+    get_view=lambda: follower.view,
+    rebuild_controller=RebuildController(Rebuilds(redis_client), task_queue.rebuild, waiter, time.time),
+    refresh_controller=RefreshController(RefreshRequests(redis_client), task_queue.refresh_requested, waiter),
+    source_transfers=Transfers(settings.source_bucket, lambda: open_store(settings, settings.source_bucket)),
+    copy_transfers=Transfers(settings.output_bucket, lambda: open_store(settings, settings.output_bucket)),
+    unpacks=Unpacks(redis_client),
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
 )
 rules = AccessRules.from_settings(settings)
-for warning in rules.warnings():
+for warning in rules.list_warnings():
     logging.getLogger(__name__).warning("%s", warning)
-browsers = BrowserGuard(settings.allowed_hosts, settings.cors_origins)
-app = create_app(parts, browsers, AccessGuard(rules))
+cross_site = CrossSiteMiddleware(settings.allowed_hosts, settings.cors_origins)
+app = create_app(dependencies, cross_site, AuthMiddleware(rules))

@@ -11,44 +11,44 @@ import obstore
 import pyarrow as pa
 from obstore.store import S3Store
 
-from bench.rowdrop import Rowdrop
-from bench.users import IMAGE
-from bench.watch import ObjectWatch
-from shared.object_store import LIST_PAGE
-from shared.published import OUTPUT
+from bench.rowdrop import RowdropInstance
+from bench.users import IMAGE_BYTES
+from bench.watch import ObjectWatcher
+from shared.object_store import LIST_PAGE_SIZE
+from shared.published import OUTPUT_KEY
 from shared.settings import Settings
 
-READERS = 32
+FLOOR_READERS = 32
 
 
-class BareDrop:
+class DropFloor:
     """The bare requests of one drop, in a bucket without notifications."""
 
-    def __init__(self, rowdrop: Rowdrop) -> None:
-        self._store = rowdrop.new_bucket()
-        self._image = "image.png"
-        self._store.put(self._image, IMAGE)
-        self._watch = ObjectWatch(rowdrop.objects_on_disk, self._store.bucket, OUTPUT)
+    def __init__(self, rowdrop: RowdropInstance) -> None:
+        self._store = rowdrop.create_bucket()
+        self._image_key = "image.png"
+        self._store.put(self._image_key, IMAGE_BYTES)
+        self._watch = ObjectWatcher(rowdrop.objects_on_disk, self._store.bucket, OUTPUT_KEY)
         self._writer = ThreadPoolExecutor(1)
 
-    def run(self, key: str, csv: bytes, output: bytes, etag: str) -> float:
+    def measure(self, key: str, csv: bytes, output: bytes, etag: str) -> float:
         """PUT the CSV, GET it, HEAD an image, PUT output.csv, in sequence; return the seconds.
 
         `etag` is the ETag of `output`. The clock stops when the object is replaced on disk, as it
         does for a drop: MinIO's response comes up to a millisecond later.
         """
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         self._store.put(key, csv)
         self._store.get(key)
-        self._store.last_modified(self._image)
+        self._store.get_last_modified(self._image_key)
         # In a thread, so that the watch can detect the replacement before the response arrives.
-        written = self._writer.submit(self._store.put, OUTPUT, output)
-        took = self._watch.wait(etag) - began
-        written.result()
-        return took
+        pending_put = self._writer.submit(self._store.put, OUTPUT_KEY, output)
+        elapsed_s = self._watch.wait_for_etag(etag) - started_at
+        pending_put.result()
+        return elapsed_s
 
 
-class BareReads:
+class ReadFloor:
     """Bare requests that read the whole source bucket."""
 
     def __init__(self, settings: Settings) -> None:
@@ -62,25 +62,25 @@ class BareReads:
             client_options={"allow_http": True},
         )
 
-    def list_all(self) -> float:
+    def measure_list(self) -> float:
         """LIST all objects; return the seconds."""
-        began = time.perf_counter()
-        for _ in self._keys():
+        started_at = time.perf_counter()
+        for _ in self._list_keys():
             pass
-        return time.perf_counter() - began
+        return time.perf_counter() - started_at
 
-    def list_and_get(self) -> float:
+    def measure_list_and_get(self) -> float:
         """LIST all objects, then GET every CSV with 32 concurrent requests; return the seconds."""
-        began = time.perf_counter()
-        csvs = [key for keys in self._keys() for key in keys if key.endswith(".csv")]
-        with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(self._get, csvs):  # raises the errors of the threads
+        started_at = time.perf_counter()
+        csvs = [key for keys in self._list_keys() for key in keys if key.endswith(".csv")]
+        with ThreadPoolExecutor(FLOOR_READERS) as pool:
+            for _ in pool.map(self._get_body, csvs):  # raises the errors of the threads
                 pass
-        return time.perf_counter() - began
+        return time.perf_counter() - started_at
 
-    def _keys(self) -> Iterator[list[str]]:
-        for batch in self._store.list(chunk_size=LIST_PAGE, return_arrow=True):
+    def _list_keys(self) -> Iterator[list[str]]:
+        for batch in self._store.list(chunk_size=LIST_PAGE_SIZE, return_arrow=True):
             yield pa.array(batch["path"]).to_pylist()
 
-    def _get(self, key: str) -> bytes:
+    def _get_body(self, key: str) -> bytes:
         return bytes(obstore.get(self._store, key).bytes())

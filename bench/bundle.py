@@ -4,45 +4,48 @@ import io
 import time
 import zipfile
 
-from bench.burst import CLIENTS, Files, put_all
-from bench.figures import Figure, at_most
-from bench.rowdrop import Rowdrop
-from bench.users import Users
-from bench.watch import ObjectWatch
-from shared.published import OUTPUT
+from bench.burst import CONCURRENT_PUTS, BenchFiles, put_files
+from bench.figures import Measurement, max_ratio
+from bench.rowdrop import RowdropInstance
+from bench.users import BenchUsers
+from bench.watch import ObjectWatcher
+from shared.published import OUTPUT_KEY
 
-KEY = "bench.zip"
-_PATIENCE_S = 600.0
+BUNDLE_KEY = "bench.zip"
+_TIMEOUT_S = 600.0
 
 
-def figures(rowdrop: Rowdrop, users: Users, first: int, count: int) -> list[Figure]:
+def measure_bundle(rowdrop: RowdropInstance, users: BenchUsers, first_number: int, count: int) -> list[Measurement]:
     """Measure the time from the PUT of a zip until output.csv has all its users.
 
-    The zip holds a CSV and an image of `count` users, numbered from `first`, which have no files of
+    The zip holds a CSV and an image of `count` users, numbered from `first_number`, which have no files of
     their own. The floor is the time to PUT the same files one by one into a bucket without
     notifications. Half of them are written before and half after the measurement, because a disk
     may be twice as fast a minute later. The bundle is deleted at the end.
     """
-    before = users.output
-    files = users.in_bundle(rowdrop.settings.output_bucket, first, count)
-    archive, half = _zip(files), len(files) // 2
-    unwatched = rowdrop.new_bucket()
-    floor = put_all(unwatched, files[:half])
-    watch = ObjectWatch(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT)
-    began = time.perf_counter()
-    rowdrop.source.put(KEY, archive)
-    took = watch.wait(users.etag, _PATIENCE_S) - began
+    output_before = users.output
+    files = users.make_bundle_files(rowdrop.settings.output_bucket, first_number, count)
+    zip_body, half_count = _build_zip(files), len(files) // 2
+    plain_bucket = rowdrop.create_bucket()
+    floor_s = put_files(plain_bucket, files[:half_count])
+    watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+    started_at = time.perf_counter()
+    rowdrop.source.put(BUNDLE_KEY, zip_body)
+    elapsed_s = watch.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
     rowdrop.verify_output(users.output.body)
-    floor += put_all(unwatched, files[half:])
-    rowdrop.remove(unwatched)
-    users.output = before
-    rowdrop.source.delete(KEY)
-    watch.wait(users.etag, _PATIENCE_S)
-    name, samples = f"a bundle of {len(files):,} members → output.csv", f"{len(files):,} PUTs, {CLIENTS} at a time"
-    return [Figure(f"{name} (floor: PUTs of its members)", took, "s", floor, at_most(1.5), samples)]
+    floor_s += put_files(plain_bucket, files[half_count:])
+    rowdrop.delete_bucket(plain_bucket)
+    users.output = output_before
+    rowdrop.source.delete(BUNDLE_KEY)
+    watch.wait_for_etag(users.etag, _TIMEOUT_S)
+    name, samples = (
+        f"a bundle of {len(files):,} members → output.csv",
+        f"{len(files):,} PUTs, {CONCURRENT_PUTS} at a time",
+    )
+    return [Measurement(f"{name} (floor: PUTs of its members)", elapsed_s, "s", floor_s, max_ratio(1.5), samples)]
 
 
-def _zip(files: Files) -> bytes:
+def _build_zip(files: BenchFiles) -> bytes:
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files:

@@ -4,54 +4,54 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.figures import Figure, at_most
-from bench.rowdrop import Rowdrop
-from bench.users import Users
-from bench.watch import ObjectWatch
+from bench.figures import Measurement, max_ratio
+from bench.rowdrop import RowdropInstance
+from bench.users import BenchUsers
+from bench.watch import ObjectWatcher
 from shared.object_store import ObjectStore
-from shared.published import OUTPUT
+from shared.published import OUTPUT_KEY
 
-CLIENTS = 16
-_PATIENCE_S = 600.0
+CONCURRENT_PUTS = 16
+_TIMEOUT_S = 600.0
 
-Files = Sequence[tuple[str, bytes]]
+BenchFiles = Sequence[tuple[str, bytes]]
 
 
-def put_all(store: ObjectStore, files: Files) -> float:
+def put_files(store: ObjectStore, files: BenchFiles) -> float:
     """PUT all these files with 16 concurrent requests; return the seconds."""
-    began = time.perf_counter()
-    with ThreadPoolExecutor(CLIENTS) as pool:
+    started_at = time.perf_counter()
+    with ThreadPoolExecutor(CONCURRENT_PUTS) as pool:
         for _ in pool.map(lambda file: store.put(*file), files):  # raises the errors of the threads
             pass
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
-def drop_all(rowdrop: Rowdrop, users: Users, count: int) -> tuple[float, float, Files]:
+def drop_users(rowdrop: RowdropInstance, users: BenchUsers, count: int) -> tuple[float, float, BenchFiles]:
     """Drop CSV and image of `count` users and wait until output.csv has all of them.
 
     Returns the seconds for the PUTs, the seconds until output.csv is complete, and the files.
     """
-    files = users.everyone(count)
-    watch = ObjectWatch(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT)
-    began = time.perf_counter()
-    puts = put_all(rowdrop.source, files)
-    took = watch.wait(users.etag, _PATIENCE_S) - began
+    files = users.make_files(count)
+    watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+    started_at = time.perf_counter()
+    put_s = put_files(rowdrop.source, files)
+    elapsed_s = watch.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
     rowdrop.verify_output(users.output.body)
-    return puts, took, files
+    return put_s, elapsed_s, files
 
 
-def figures(rowdrop: Rowdrop, users: Users, count: int) -> list[Figure]:
+def measure_burst(rowdrop: RowdropInstance, users: BenchUsers, count: int) -> list[Measurement]:
     """Drop `count` users in a burst, then PUT the same files into a bucket without notifications.
 
     The first floor is the time of the burst's own PUTs, the second that of the other bucket's PUTs.
     """
-    puts, took, files = drop_all(rowdrop, users, count)
-    rowdrop.settle()
-    bucket = rowdrop.new_bucket()
-    unwatched = put_all(bucket, files)
-    rowdrop.remove(bucket)
-    name, samples = f"{count:,} users in a burst → output.csv", f"{2 * count:,} PUTs, {CLIENTS} at a time"
+    put_s, elapsed_s, files = drop_users(rowdrop, users, count)
+    rowdrop.wait_until_idle()
+    bucket = rowdrop.create_bucket()
+    floor_s = put_files(bucket, files)
+    rowdrop.delete_bucket(bucket)
+    name, samples = f"{count:,} users in a burst → output.csv", f"{2 * count:,} PUTs, {CONCURRENT_PUTS} at a time"
     return [
-        Figure(f"{name} (floor: its PUTs)", took, "s", puts, at_most(1.4), samples),
-        Figure(f"{name} (floor: PUTs without notifications)", took, "s", unwatched, None, samples),
+        Measurement(f"{name} (floor: its PUTs)", elapsed_s, "s", put_s, max_ratio(1.4), samples),
+        Measurement(f"{name} (floor: PUTs without notifications)", elapsed_s, "s", floor_s, None, samples),
     ]

@@ -11,7 +11,7 @@ import falcon
 from falcon import Request, Response
 
 
-class Constant:
+class ConstantResource:
     """A route with a constant response."""
 
     def __init__(self, body: bytes) -> None:
@@ -25,4 +25,4 @@ class Constant:
 
 app = falcon.App()
 for file in Path(os.environ["BENCH_CONSTANTS"]).iterdir():
-    app.add_route(f"/{file.name}", Constant(file.read_bytes()))
+    app.add_route(f"/{file.name}", ConstantResource(file.read_bytes()))

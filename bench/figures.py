@@ -6,58 +6,58 @@ from math import floor as whole
 from typing import Any
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return a percentile of the values, interpolated linearly; `share` is 0 to 1, 0.5 the median.
+def compute_percentile(values: Sequence[float], quantile: float) -> float:
+    """Return a percentile of the values, interpolated linearly; `quantile` is 0 to 1, 0.5 the median.
 
-    Raises `ValueError` if there are no values or `share` is out of range.
+    Raises `ValueError` if there are no values or `quantile` is out of range.
     """
-    if not values or not 0 <= share <= 1:
+    if not values or not 0 <= quantile <= 1:
         raise ValueError("a percentile needs values, and a share from 0 to 1")
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = whole(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    position = quantile * (len(ordered) - 1)
+    lower = whole(position)
+    upper = min(lower + 1, len(ordered) - 1)
+    return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])
 
 
-def median(values: Sequence[float]) -> float:
+def compute_median(values: Sequence[float]) -> float:
     """Return the median. Raises `ValueError` if there are no values."""
-    return percentile(values, 0.5)
+    return compute_percentile(values, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
     """A goal for a figure, as a text and as a predicate.
 
-    `reached` takes the measured value and its floor, which is 0 if the figure has none.
+    `is_met` takes the measured value and its floor, which is 0 if the figure has none.
     """
 
     text: str
-    reached: Callable[[float, float], bool]
+    is_met: Callable[[float, float], bool]
 
 
-def at_most(bound: float) -> Goal:
+def max_ratio(bound: float) -> Goal:
     """Return the goal of at most `bound` times the floor."""
     return Goal(f"≤ {bound} × floor", lambda measured, floor: measured <= bound * floor)
 
 
-def at_least(bound: float) -> Goal:
+def min_ratio(bound: float) -> Goal:
     """Return the goal of at least `bound` times the floor."""
     return Goal(f"≥ {bound} × floor", lambda measured, floor: measured >= bound * floor)
 
 
-def above_floor(bound: float, unit: str) -> Goal:
+def max_above_floor(bound: float, unit: str) -> Goal:
     """Return the goal of at most `bound` above the floor."""
     return Goal(f"≤ floor + {bound:g} {unit}", lambda measured, floor: measured <= floor + bound)
 
 
-def below(bound: float, unit: str) -> Goal:
+def max_value(bound: float, unit: str) -> Goal:
     """Return the goal of less than `bound`, independent of the floor."""
     return Goal(f"< {bound:g} {unit}", lambda measured, floor: measured < bound)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """One line of the results.
 
     `floor` is in the same unit as `measured`. A figure without a goal is for information only.
@@ -78,7 +78,7 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """Return whether the goal is reached, or None if there is no goal."""
-        return None if self.goal is None else self.goal.reached(self.measured, self.floor or 0.0)
+        return None if self.goal is None else self.goal.is_met(self.measured, self.floor or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figure as a dict for JSON."""
@@ -94,28 +94,28 @@ class Figure:
         }
 
 
-HEADER = ("", "measured", "floor", "ratio", "goal", "", "samples")
+TABLE_HEADER = ("", "measured", "floor", "ratio", "goal", "", "samples")
 
 
-def table(figures: Iterable[Figure]) -> str:
+def render_table(figures: Iterable[Measurement]) -> str:
     """Format the figures as an aligned text table, one line per figure."""
-    lines = [HEADER, *map(_cells, figures)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    left = (0, 4, 5, 6)  # left-aligned columns; the numbers are right-aligned
+    lines = [TABLE_HEADER, *map(_format_cells, figures)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEADER))]
+    left_aligned_columns = (0, 4, 5, 6)  # left-aligned columns; the numbers are right-aligned
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
+            cell.ljust(width) if column in left_aligned_columns else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def _cells(figure: Figure) -> tuple[str, ...]:
+def _format_cells(figure: Measurement) -> tuple[str, ...]:
     return (
         figure.name,
-        amount(figure.measured, figure.unit),
-        "" if figure.floor is None else amount(figure.floor, figure.unit),
+        format_amount(figure.measured, figure.unit),
+        "" if figure.floor is None else format_amount(figure.floor, figure.unit),
         "" if figure.ratio is None else f"{figure.ratio:.2f}",
         figure.goal.text if figure.goal else "",
         {True: "met", False: "NOT MET", None: "–"}[figure.met],
@@ -123,7 +123,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     )
 
 
-def amount(value: float, unit: str) -> str:
+def format_amount(value: float, unit: str) -> str:
     """Format a value and its unit with at least three digits: `7.31 ms`, `48,210 req/s`."""
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f} {unit}"

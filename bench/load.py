@@ -13,58 +13,58 @@ from collections.abc import Iterator, Sequence
 from bench.rowdrop import UnexpectedResult
 from local.ports import HOST
 
-CONNECTIONS = 16
-_HEAD = re.compile(rb"HTTP/1\.1 (\d{3})")
-_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+CONNECTION_COUNT = 16
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
-def request(path: str, if_none_match: str | None = None) -> bytes:
+def build_request(path: str, if_none_match: str | None = None) -> bytes:
     """Return the bytes of a GET request."""
     condition = f"If-None-Match: {if_none_match}\r\n" if if_none_match else ""
     return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{condition}\r\n".encode()
 
 
-def requests_per_second(port: int, requests: Iterator[bytes], status: int, seconds: float) -> float:
+def measure_requests_per_second(port: int, requests: Iterator[bytes], status: int, seconds: float) -> float:
     """Send the requests on 16 concurrent connections for `seconds` and return the throughput.
 
     The first round is not counted. Raises `UnexpectedResult` if a response has another status.
     """
-    connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTIONS)]
+    connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTION_COUNT)]
     try:
-        answered = 0
-        _round(connections, requests, status)  # warm-up
-        began = time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            _round(connections, requests, status)
-            answered += len(connections)
-        return answered / (time.perf_counter() - began)
+        response_count = 0
+        _send_round(connections, requests, status)  # warm-up
+        started_at = time.perf_counter()
+        while time.perf_counter() - started_at < seconds:
+            _send_round(connections, requests, status)
+            response_count += len(connections)
+        return response_count / (time.perf_counter() - started_at)
     finally:
         for connection in connections:
             connection.close()
 
 
-def _round(connections: Sequence[socket.socket], requests: Iterator[bytes], status: int) -> None:
-    for connection, asked in zip(connections, requests, strict=False):
-        connection.sendall(asked)
+def _send_round(connections: Sequence[socket.socket], requests: Iterator[bytes], status: int) -> None:
+    for connection, request in zip(connections, requests, strict=False):
+        connection.sendall(request)
     for connection in connections:
-        _answer(connection, status)
+        _read_response(connection, status)
 
 
-def _answer(connection: socket.socket, status: int) -> None:
+def _read_response(connection: socket.socket, status: int) -> None:
     head = b""
     while (end := head.find(b"\r\n\r\n")) < 0:
-        head += _received(connection)
-    found, length = _HEAD.match(head), _LENGTH.search(head, 0, end + 2)
-    if found is None or int(found[1]) != status:
+        head += _receive(connection)
+    status_match, length_match = _STATUS_LINE.match(head), _CONTENT_LENGTH.search(head, 0, end + 2)
+    if status_match is None or int(status_match[1]) != status:
         raise UnexpectedResult(f"expected status {status}, but the response began with {head[:200]!r}")
     # A 304 may declare the length of the body that it does not have.
-    left = (int(length[1]) if length and status != 304 else 0) - (len(head) - end - 4)
-    while left > 0:
-        left -= len(_received(connection))
+    remaining_bytes = (int(length_match[1]) if length_match and status != 304 else 0) - (len(head) - end - 4)
+    while remaining_bytes > 0:
+        remaining_bytes -= len(_receive(connection))
 
 
-def _received(connection: socket.socket) -> bytes:
-    part = connection.recv(1 << 20)
-    if not part:
+def _receive(connection: socket.socket) -> bytes:
+    chunk = connection.recv(1 << 20)
+    if not chunk:
         raise ConnectionError("the server closed a connection in the middle of a response")
-    return part
+    return chunk

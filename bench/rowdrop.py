@@ -19,30 +19,30 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from redis import Redis
 
-from local.configuration import PORTS, kept_in
-from local.errors import CannotRun
-from local.ports import HOST, free_port
+from local.configuration import DEFAULT_PORTS, load_saved_settings
+from local.errors import StartupError
+from local.ports import HOST, find_free_port
 from local.processes import ROOT, read_credentials
-from local.servers import find_minio, find_redis, http_get, tail
-from local.signals import ignore_signals
+from local.servers import find_minio, find_redis, http_get, read_log_tail
+from local.signals import ignore_stop_signals
 from shared.object_store import S3ObjectStore, open_store
-from shared.published import OUTPUT
+from shared.published import OUTPUT_KEY
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
-from worker.backlog import FAST, SAFE, Backlog
+from worker.backlog import FAST_EVENTS, SAFE_EVENTS, Backlog
 
-Report = Callable[[str], None]
+Reporter = Callable[[str], None]
 
-_START_S = 120.0
-_STOP_S = 60.0
-_OURS = (
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 60.0
+_SETTING_PREFIXES = (
     "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_", "IMAGES", "PUBLIC_",
     "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
 )  # fmt: skip
-_QUIET_S = 0.5
+_IDLE_S = 0.5
 
 
-class TookTooLong(Exception):
+class WaitTimeout(Exception):
     """A condition was not met within its deadline."""
 
 
@@ -50,46 +50,46 @@ class UnexpectedResult(Exception):
     """A server or Rowdrop misbehaved, so a figure would be meaningless."""
 
 
-class Rowdrop:
+class RowdropInstance:
     """A running instance: the addresses of its servers, and clients for them.
 
     `pid` is the root of its process tree.
     """
 
     def __init__(self, folder: Path, pid: int, minio_binary: Path) -> None:
-        kept = kept_in(folder / ".env")
+        saved = load_saved_settings(folder / ".env")
         self.folder, self.pid, self.minio_binary = folder, pid, minio_binary
         # MinIO's root credentials, because the benchmark creates buckets. In Redis the worker's
         # user has all the permissions that are needed.
         self.settings = Settings(
-            kept["MINIO_ENDPOINT"],
-            kept["MINIO_ROOT_USER"],
-            kept["MINIO_ROOT_PASSWORD"],
+            saved["MINIO_ENDPOINT"],
+            saved["MINIO_ROOT_USER"],
+            saved["MINIO_ROOT_PASSWORD"],
             read_credentials(folder, "worker")["REDIS_URL"],
         )
-        self.api_port = int(kept["API_PORT"])
+        self.api_port = int(saved["API_PORT"])
         self.redis: Any = Redis.from_url(self.settings.redis_url, socket_timeout=10)
         self.tasks = TaskQueue(create_celery(self.settings.redis_url))
-        self.source = self.store(self.settings.source_bucket)
-        self.output = self.store(self.settings.output_bucket)
+        self.source = self.open_bucket(self.settings.source_bucket)
+        self.output = self.open_bucket(self.settings.output_bucket)
         address = urlsplit(self.settings.minio_endpoint).netloc
         self._minio = Minio(address, self.settings.minio_access_key, self.settings.minio_secret_key, secure=False)
         self.objects_on_disk = folder / "minio" / "data"
-        self._backlog = Backlog(self.redis)
+        self._state = Backlog(self.redis)
 
-    def store(self, bucket: str) -> S3ObjectStore:
+    def open_bucket(self, bucket: str) -> S3ObjectStore:
         """Return a store for a bucket."""
         return open_store(self.settings, bucket)
 
-    def new_bucket(self) -> S3ObjectStore:
+    def create_bucket(self) -> S3ObjectStore:
         """Create a bucket without notifications."""
         bucket = f"bench-{secrets.token_hex(4)}"
         self._minio.make_bucket(bucket)
-        return self.store(bucket)
+        return self.open_bucket(bucket)
 
-    def remove(self, store: S3ObjectStore) -> None:
+    def delete_bucket(self, store: S3ObjectStore) -> None:
         """Delete a bucket and its objects, because MinIO spends time on every bucket (scanner)."""
-        objects = [DeleteObject(info.key) for page in store.objects() for info in page]
+        objects = [DeleteObject(info.key) for page in store.list_objects() for info in page]
         for error in self._minio.remove_objects(store.bucket, objects):
             raise UnexpectedResult(f"{error.name} could not be removed: {error.message}")
         self._minio.remove_bucket(store.bucket)
@@ -100,133 +100,133 @@ class Rowdrop:
 
     def verify_output(self, body: bytes) -> None:
         """Raise `UnexpectedResult` unless these bytes are the output.csv that a client gets."""
-        if self.output.get(OUTPUT).body != body:
-            raise UnexpectedResult(f"{OUTPUT} does not match the dropped files")
+        if self.output.get(OUTPUT_KEY).body != body:
+            raise UnexpectedResult(f"{OUTPUT_KEY} does not match the dropped files")
 
-    def settle(self, patience_s: float = 180.0) -> None:
-        """Wait until no work is left and a sweep marks no user. Raises `TookTooLong`."""
-        deadline = time.monotonic() + patience_s
+    def wait_until_idle(self, timeout_s: float = 180.0) -> None:
+        """Wait until no work is left and a sweep marks no user. Raises `WaitTimeout`."""
+        deadline = time.monotonic() + timeout_s
         while True:
-            self._wait_until_quiet(deadline)
-            if self.sweep(deadline - time.monotonic()) == 0 and not self._busy():
+            self._wait_until_queues_empty(deadline)
+            if self.run_sweep(deadline - time.monotonic()) == 0 and not self._count_pending_work():
                 return
 
-    def sweep(self, patience_s: float = 60.0) -> int:
+    def run_sweep(self, timeout_s: float = 60.0) -> int:
         """Run a sweep, wait for its end, and return the number of marked users.
 
-        Raises `TookTooLong`.
+        Raises `WaitTimeout`.
         """
-        before = self.redis.hget("sweep", "last_at")
+        last_sweep_before = self.redis.hget("sweep", "last_at")
         self.tasks.sweep("bench")
 
-        def ended() -> bool:
-            return self.redis.hget("sweep", "last_at") != before and not self.redis.exists("sweep:alive")
+        def has_ended() -> bool:
+            return self.redis.hget("sweep", "last_at") != last_sweep_before and not self.redis.exists("sweep:alive")
 
-        until(ended, patience_s, "a sweep", 0.002)
+        wait_until(has_ended, timeout_s, "a sweep", 0.002)
         return int(self.redis.hget("sweep", "last_marked"))
 
-    def _wait_until_quiet(self, deadline: float) -> None:
+    def _wait_until_queues_empty(self, deadline: float) -> None:
         quiet_since = time.monotonic()
-        while (now := time.monotonic()) - quiet_since < _QUIET_S:
+        while (now := time.monotonic()) - quiet_since < _IDLE_S:
             if now > deadline:
-                raise TookTooLong(f"work is still left: {self._busy()}")
-            if self._busy():
+                raise WaitTimeout(f"work is still left: {self._count_pending_work()}")
+            if self._count_pending_work():
                 quiet_since = now
             time.sleep(0.05)
 
-    def _busy(self) -> dict[str, int]:
+    def _count_pending_work(self) -> dict[str, int]:
         """Return the kinds of work that are left, and the size of each backlog."""
         counts = {
-            "dirty": self._backlog.dirty_count(),
-            "staged": self._backlog.staged_count(),
-            "pages": self._backlog.pages_left(),
+            "dirty": self._state.count_dirty(),
+            "staged": self._state.count_pending(),
+            "pages": self._state.count_pages(),
             "sweep": self.redis.exists("sweep:alive", "sweep:queued"),
             "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
-            **{name: self.redis.llen(name) for name in (FAST, SAFE, EVENTS_QUEUE, BULK_QUEUE)},
+            **{name: self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)},
         }
         return {name: count for name, count in counts.items() if count}
 
 
 @contextmanager
-def running(report: Report) -> Iterator[Rowdrop]:
-    """Start an instance, yield it, and always stop it and delete its folder. Raises `CannotRun`."""
-    _use_minio_of_checkout()
+def start_instance(report: Reporter) -> Iterator[RowdropInstance]:
+    """Start an instance, yield it, and always stop it and delete its folder. Raises `StartupError`."""
+    _apply_minio_binary_of_checkout()
     binary, _ = find_minio(report=report), find_redis(report)
     folder = Path(tempfile.mkdtemp(prefix="rowdrop-bench-"))
     try:
-        with (folder / "run.out").open("wb") as out:
+        with (folder / "run.out").open("wb") as log_file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "local.run", "--empty"],
                 cwd=ROOT,
-                env=_environment(folder),
+                env=_build_environment(folder),
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # keeps Ctrl-C from the instance; _stop() terminates it
             )
         try:
             report("Starting a Rowdrop for the benchmark …")
-            _wait_ready(process, folder)
-            yield Rowdrop(folder, process.pid, binary)
+            _wait_until_ready(process, folder)
+            yield RowdropInstance(folder, process.pid, binary)
         finally:
-            ignore_signals()
+            ignore_stop_signals()
             report("Stopping the Rowdrop of the benchmark …")
-            _stop(process)
+            _stop_process(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _use_minio_of_checkout() -> None:
-    asked_for = dotenv_values(ROOT / ".env").get("MINIO_BINARY")
-    if asked_for:
-        os.environ.setdefault("MINIO_BINARY", asked_for)
+def _apply_minio_binary_of_checkout() -> None:
+    requested = dotenv_values(ROOT / ".env").get("MINIO_BINARY")
+    if requested:
+        os.environ.setdefault("MINIO_BINARY", requested)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _build_environment(folder: Path) -> dict[str, str]:
     """Return this process's environment with free ports and without the user's Rowdrop settings.
 
     Those settings belong to another instance. They are set to empty, which counts as unset.
     """
     inherited = {**dotenv_values(ROOT / ".env", interpolate=False), **os.environ}
-    unset = {name: "" for name in inherited if name.startswith(_OURS) and name != "MINIO_BINARY"}
+    cleared = {name: "" for name in inherited if name.startswith(_SETTING_PREFIXES) and name != "MINIO_BINARY"}
     ports: dict[str, str] = {}
-    for name in PORTS:
+    for name in DEFAULT_PORTS:
         # A port stays free until a server binds it, so the same one may be found again.
-        while (port := str(free_port())) in ports.values():
+        while (port := str(find_free_port())) in ports.values():
             pass
         ports[name] = port
     # Root access stays on, because the benchmark creates buckets as root.
-    return {**os.environ, **unset, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
+    return {**os.environ, **cleared, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     def is_ready() -> bool:
         if process.poll() is not None:
-            raise CannotRun(f"Rowdrop did not start; its output ends with:\n{tail(folder / 'run.out')}")
-        port = kept_in(folder / ".env").get("API_PORT")
+            raise StartupError(f"Rowdrop did not start; its output ends with:\n{read_log_tail(folder / 'run.out')}")
+        port = load_saved_settings(folder / ".env").get("API_PORT")
         return port is not None and http_get(int(port), "/health/ready")[0] == 200
 
     try:
-        until(is_ready, _START_S, "Rowdrop to become ready", 0.1)
-    except TookTooLong as error:
-        raise CannotRun(f"{error}:\n{tail(folder / 'run.out')}") from error
+        wait_until(is_ready, _START_TIMEOUT_S, "Rowdrop to become ready", 0.1)
+    except WaitTimeout as error:
+        raise StartupError(f"{error}:\n{read_log_tail(folder / 'run.out')}") from error
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop_process(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_STOP_S)
+        process.wait(_STOP_TIMEOUT_S)
     process.kill()
     process.wait()
 
 
-def until(condition: Callable[[], object], patience_s: float, what: str, pause_s: float) -> None:
-    """Poll every `pause_s` seconds until the condition is true.
+def wait_until(condition: Callable[[], object], timeout_s: float, description: str, poll_s: float) -> None:
+    """Poll every `poll_s` seconds until the condition is true.
 
-    Raises `TookTooLong` after `patience_s` seconds; its message names `what` was awaited.
+    Raises `WaitTimeout` after `timeout_s` seconds; its message names `description` was awaited.
     """
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TookTooLong(f"waited {patience_s:.0f} s for {what}")
-        time.sleep(pause_s)
+            raise WaitTimeout(f"waited {timeout_s:.0f} s for {description}")
+        time.sleep(poll_s)

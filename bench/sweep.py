@@ -2,26 +2,33 @@
 
 import time
 
-from bench.bare import BareReads
-from bench.figures import Figure, at_most, median
-from bench.rowdrop import Rowdrop, UnexpectedResult
+from bench.bare import ReadFloor
+from bench.figures import Measurement, compute_median, max_ratio
+from bench.rowdrop import RowdropInstance, UnexpectedResult
 
 
-def figures(rowdrop: Rowdrop, count: int, pairs: int) -> list[Figure]:
+def measure_sweeps(rowdrop: RowdropInstance, count: int, pairs: int) -> list[Measurement]:
     """Sweep `pairs` times, each time after a LIST, and return the figure.
 
     A sweep is timed from its request to its end. Raises `UnexpectedResult` if one marks a user.
     """
-    bare = BareReads(rowdrop.settings)
-    floors, times = list[float](), list[float]()
+    floor = ReadFloor(rowdrop.settings)
+    floor_times, times = list[float](), list[float]()
     for _ in range(pairs):
-        floors.append(bare.list_all())
-        began = time.perf_counter()
-        marked = rowdrop.sweep()
-        times.append(time.perf_counter() - began)
-        if marked:
-            raise UnexpectedResult(f"nothing was changed, but a sweep marked {marked} users")
+        floor_times.append(floor.measure_list())
+        started_at = time.perf_counter()
+        marked_count = rowdrop.run_sweep()
+        times.append(time.perf_counter() - started_at)
+        if marked_count:
+            raise UnexpectedResult(f"nothing was changed, but a sweep marked {marked_count} users")
     name = f"sweep, nothing changed, {2 * count:,} objects (floor: LIST)"
     return [
-        Figure(name, 1000 * median(times), "ms", 1000 * median(floors), at_most(1.1), f"{pairs} pairs"),
+        Measurement(
+            name,
+            1000 * compute_median(times),
+            "ms",
+            1000 * compute_median(floor_times),
+            max_ratio(1.1),
+            f"{pairs} pairs",
+        ),
     ]

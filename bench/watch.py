@@ -11,39 +11,39 @@ can verify them.
 import time
 from pathlib import Path
 
-from bench.rowdrop import TookTooLong
+from bench.rowdrop import WaitTimeout
 
-_PAUSE_S = 0.0001
+_POLL_S = 0.0001
 
 
-class ObjectWatch:
+class ObjectWatcher:
     """Watches one object of the MinIO with the data folder `data`."""
 
     def __init__(self, data: Path, bucket: str, key: str) -> None:
         self._file = data / bucket / key / "xl.meta"
-        self._seen: tuple[int, int] | None = None
+        self._last_version: tuple[int, int] | None = None
 
-    def wait(self, etag: str, patience_s: float = 30.0) -> float:
+    def wait_for_etag(self, etag: str, timeout_s: float = 30.0) -> float:
         """Wait until the object has this ETag and return the time, by `time.perf_counter`.
 
-        Raises `TookTooLong` after `patience_s` seconds.
+        Raises `WaitTimeout` after `timeout_s` seconds.
         """
-        deadline = time.monotonic() + patience_s
-        self._seen = None
-        while not self._has(etag):
+        deadline = time.monotonic() + timeout_s
+        self._last_version = None
+        while not self._has_etag(etag):
             if time.monotonic() > deadline:
-                raise TookTooLong(f"waited {patience_s:.0f} s for a new {self._file.parent.name}")
-            time.sleep(_PAUSE_S)
+                raise WaitTimeout(f"waited {timeout_s:.0f} s for a new {self._file.parent.name}")
+            time.sleep(_POLL_S)
         return time.perf_counter()
 
-    def _has(self, etag: str) -> bool:
+    def _has_etag(self, etag: str) -> bool:
         try:
-            state = self._file.stat()
+            file_status = self._file.stat()
             # A rename changes the inode, so the file is read only after a replacement.
-            version = (state.st_ino, state.st_mtime_ns)
-            if version == self._seen:
+            version = (file_status.st_ino, file_status.st_mtime_ns)
+            if version == self._last_version:
                 return False
-            self._seen = version
+            self._last_version = version
             return etag.encode() in self._file.read_bytes()
         except FileNotFoundError:
             return False

@@ -5,15 +5,15 @@ from pathlib import Path
 from local.configuration import Configuration
 from local.processes import ROOT
 
-_THEIRS = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
+_EXTERNAL_MINIO_HINT = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
 
 
-def banner(folder: Path, configuration: Configuration) -> str:
+def render_banner(folder: Path, configuration: Configuration) -> str:
     """Return the text, which contains no secrets.  `folder` is the data folder of this run."""
     values = configuration.values
-    sign_in = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
-    address = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
-    console = [f"  Console       {address}   {sign_in}"] if configuration.own_minio else []
+    sign_in_hint = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
+    console_url = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
+    console_lines = [f"  Console       {console_url}   {sign_in_hint}"] if configuration.owns_minio else []
     return "\n".join(
         [
             "",
@@ -21,23 +21,23 @@ def banner(folder: Path, configuration: Configuration) -> str:
             "",
             f"  API           http://127.0.0.1:{values['API_PORT']}/data   (also /stats, /errors, /health/ready)",
             f"  S3            {values['MINIO_ENDPOINT']}   (drop into {configuration.source_bucket})",
-            *console,
+            *console_lines,
             f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}   (FLOWER_USER, FLOWER_PASSWORD)",
-            f"  Credentials   {_short(folder / '.env')}",
-            f"  Logs          {_short(folder / 'logs')}",
+            f"  Credentials   {_shorten_path(folder / '.env')}",
+            f"  Logs          {_shorten_path(folder / 'logs')}",
             "",
             "Drop a file, get a row:",
             "",
-            *_example(folder, configuration),
+            *_render_example(folder, configuration),
             "",
         ]
     )
 
 
-def _example(folder: Path, configuration: Configuration) -> list[str]:
+def _render_example(folder: Path, configuration: Configuration) -> list[str]:
     bucket, port = configuration.source_bucket, configuration.values["API_PORT"]
     return [
-        f"  . {_short(folder / '.env')}" if configuration.own_minio else f"  {_THEIRS}",
+        f"  . {_shorten_path(folder / '.env')}" if configuration.owns_minio else f"  {_EXTERNAL_MINIO_HINT}",
         "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
         '  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY" \\',
         f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',
@@ -45,6 +45,6 @@ def _example(folder: Path, configuration: Configuration) -> list[str]:
     ]
 
 
-def _short(path: Path) -> str:
+def _shorten_path(path: Path) -> str:
     """Return the path relative to the checkout, if it is inside it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

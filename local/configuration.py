@@ -15,21 +15,27 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
-from local.errors import CannotRun
-from local.ports import HOST, is_free
-from local.servers import write_private
+from local.errors import StartupError
+from local.ports import HOST, is_port_free
+from local.servers import write_private_file
 from shared.records import Buckets
-from worker.credential_set import GIVEN, SECRET_SETTINGS, Credentials, InvalidCredentials
+from worker.credential_set import GIVEN_SETTINGS, SECRET_SETTINGS, Credentials, InvalidCredentials
 
-PORTS = {"API_PORT": 8080, "MINIO_PORT": 9000, "MINIO_CONSOLE_PORT": 9001, "REDIS_PORT": 6379, "FLOWER_PORT": 5555}
+DEFAULT_PORTS = {
+    "API_PORT": 8080,
+    "MINIO_PORT": 9000,
+    "MINIO_CONSOLE_PORT": 9001,
+    "REDIS_PORT": 6379,
+    "FLOWER_PORT": 5555,
+}
 """The port settings and their defaults.  If a default is in use, the next free port is chosen."""
 
-_NAMES = (*GIVEN, *PORTS)
-_KEPT = (
+_FILE_SETTINGS = (*GIVEN_SETTINGS, *DEFAULT_PORTS)
+_SAVED_SETTINGS = (
     "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "REDIS_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN",
 )  # fmt: skip
 # Also keeps credentials of other applications (AWS_SECRET_ACCESS_KEY, …) from Rowdrop's processes.
-_LOOKS_SECRET = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
+_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,12 @@ class RedisAddress:
     def from_url(cls, url: str) -> Self:
         """Parse a Redis URL.
 
-        Raises `CannotRun` for TLS, a Unix socket and databases other than 0, because MinIO's Redis
+        Raises `StartupError` for TLS, a Unix socket and databases other than 0, because MinIO's Redis
         target does not support them.
         """
         parts = urlsplit(url)
         if parts.scheme != "redis" or not parts.hostname or parts.path not in {"", "/", "/0"} or parts.query:
-            raise CannotRun(
+            raise StartupError(
                 "REDIS_URL must be redis://[:password@]host[:port]/0: MinIO sends its events over\n"
                 "plain TCP and into database 0 only.  Correct it, or unset it: then Rowdrop starts its\n"
                 "own Redis."
@@ -69,24 +75,24 @@ class Configuration:
     credentials: Credentials
 
     @property
-    def own_minio(self) -> bool:
+    def owns_minio(self) -> bool:
         """Whether Rowdrop starts its own MinIO."""
         return self.credentials.owns_minio
 
     @property
-    def own_redis(self) -> bool:
+    def owns_redis(self) -> bool:
         """Whether Rowdrop starts its own Redis."""
         return self.credentials.owns_redis
 
     def port(self, name: str) -> int:
-        """Return the port with this name in `PORTS`.
+        """Return the port with this name in `DEFAULT_PORTS`.
 
         Raises `KeyError` for a server that Rowdrop does not start.
         """
         return int(self.values[name])
 
     @property
-    def redis_of_minio(self) -> RedisAddress:
+    def event_redis(self) -> RedisAddress:
         """The address and user with which MinIO connects to Redis."""
         return RedisAddress.from_url(self.credentials.redis_urls["minio"])
 
@@ -106,7 +112,7 @@ class Configuration:
         return {"MINIO_ENDPOINT": self.values["MINIO_ENDPOINT"], **self.credentials.settings_of(process)}
 
 
-def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+def remove_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without credentials.
 
     Removed are Rowdrop's own credentials, variables with a name that looks like a secret, and all
@@ -115,72 +121,78 @@ def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if not _is_ours(name)
-        and not _LOOKS_SECRET.search(name)
+        if not _is_rowdrop_setting(name)
+        and not _SECRET_NAME.search(name)
         and (name == "MINIO_REGION" or not name.startswith("MINIO_"))
     }
 
 
-def for_minio(environment: Mapping[str, str]) -> dict[str, str]:
+def select_minio_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the MINIO_* variables that are not settings of Rowdrop.
 
     The user has set them to configure MinIO itself.
     """
-    return {name: value for name, value in environment.items() if name.startswith("MINIO_") and not _is_ours(name)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("MINIO_") and not _is_rowdrop_setting(name)
+    }
 
 
-def _is_ours(name: str) -> bool:
+def _is_rowdrop_setting(name: str) -> bool:
     return name.removesuffix("_FILE") in {*SECRET_SETTINGS, "MINIO_ENDPOINT"}
 
 
-def from_outside(environment: Mapping[str, str], project_env: Path) -> dict[str, str]:
+def read_given_settings(environment: Mapping[str, str], project_env: Path) -> dict[str, str]:
     """Return the settings from the environment, completed from the checkout's `.env`.
 
     Empty values count as not set.  For Rowdrop's settings, the content of the file in `<NAME>_FILE`
-    is used as the value.  Raises `CannotRun` if that file cannot be read.
+    is used as the value.  Raises `StartupError` if that file cannot be read.
     """
-    read = dotenv_values(project_env, interpolate=False) if project_env.exists() else {}
-    given = {name: value for name, value in (read | dict(environment)).items() if value}
-    for name in _NAMES:
+    file_settings = dotenv_values(project_env, interpolate=False) if project_env.exists() else {}
+    given = {name: value for name, value in (file_settings | dict(environment)).items() if value}
+    for name in _FILE_SETTINGS:
         path = given.pop(f"{name}_FILE", None)
         if path:
             try:
                 given[name] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise CannotRun(f"cannot read {name}_FILE={path}: {error.strerror}.") from error
+                raise StartupError(f"cannot read {name}_FILE={path}: {error.strerror}.") from error
     return given
 
 
-def configure(given: Mapping[str, str], kept: Mapping[str, str], report: Callable[[str], None]) -> Configuration:
+def build_configuration(
+    given: Mapping[str, str], saved: Mapping[str, str], report: Callable[[str], None]
+) -> Configuration:
     """Return the configuration of this run.
 
-    The `given` settings are completed with those that an earlier run has `kept`, then with new
+    The `given` settings are completed with those that an earlier run has `saved`, then with new
     secrets and free ports.  `report` gets a line for each kept or default port that is in use.
-    Raises `CannotRun` if a given port is in use, or a given address or credential is not valid.
+    Raises `StartupError` if a given port is in use, or a given address or credential is not valid.
     """
     # The user may have sourced the kept file into the environment.  Such values are not `given`.
-    own = {name for name, value in given.items() if name not in PORTS and kept.get(name) == value}
-    if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= own:
+    saved_names = {name for name, value in given.items() if name not in DEFAULT_PORTS and saved.get(name) == value}
+    if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= saved_names:
         # If one of them differs from the kept value, the user has set both.
-        own -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
-    given = {name: value for name, value in given.items() if name not in own}
+        saved_names -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
+    given = {name: value for name, value in given.items() if name not in saved_names}
     # An external server needs no local port.
-    unused = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
-    unused |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
-    values = {name: value for name, value in given.items() if name not in {*unused, *SECRET_SETTINGS}}
-    values.update(_ports(given, kept, set(PORTS) - unused, report))
+    unused_ports = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
+    unused_ports |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
+    values = {name: value for name, value in given.items() if name not in {*unused_ports, *SECRET_SETTINGS}}
+    values.update(_choose_ports(given, saved, set(DEFAULT_PORTS) - unused_ports, report))
     if given.get("REDIS_URL"):
         RedisAddress.from_url(given["REDIS_URL"])
     try:
-        credentials = Credentials.complete(given, kept, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time())
+        credentials = Credentials.complete(given, saved, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time())
     except InvalidCredentials as error:
-        raise CannotRun(str(error)) from error
+        raise StartupError(str(error)) from error
     if credentials.owns_minio:
         values["MINIO_ENDPOINT"] = f"http://{HOST}:{values['MINIO_PORT']}"
     return Configuration(values, credentials)
 
 
-def keep(configuration: Configuration, path: Path) -> None:
+def save_configuration(configuration: Configuration, path: Path) -> None:
     """Write the secrets and ports of Rowdrop's own servers to `path` for the next run.
 
     Only the owner can read the file.  It also contains the settings for people: MINIO_ACCESS_KEY
@@ -188,56 +200,68 @@ def keep(configuration: Configuration, path: Path) -> None:
     servers.  Entries that an earlier run kept for Rowdrop's own servers are preserved.
     """
     values, credentials = configuration.values, configuration.credentials
-    known = {name: value for name, value in kept_in(path).items() if name in {*_KEPT, *PORTS}}
-    ours = {name: value for name, value in values.items() if name in PORTS} | credentials.to_keep()
-    people = credentials.for_people()
-    if configuration.own_minio:
-        ours["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
+    already_saved = {
+        name: value for name, value in load_saved_settings(path).items() if name in {*_SAVED_SETTINGS, *DEFAULT_PORTS}
+    }
+    own_settings = {
+        name: value for name, value in values.items() if name in DEFAULT_PORTS
+    } | credentials.settings_to_keep()
+    user_credentials = credentials.settings_for_people()
+    if configuration.owns_minio:
+        own_settings["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
     else:
-        people = {name: value for name, value in people.items() if not name.startswith("MINIO_")}
+        user_credentials = {name: value for name, value in user_credentials.items() if not name.startswith("MINIO_")}
     # A shell and dotenv both read these lines.  Values that the two would read differently are
     # skipped.  Only a given value can contain such characters, and the next run gets it again.
-    lines = [f"{name}='{value}'" for name, value in (known | people | ours).items() if not set(value) & set("'\\\n")]
-    head = f"# Generated by run.sh: addresses and secrets.  Remove one of {', '.join(_KEPT)} to generate a new one."
-    write_private(path, "\n".join([head, *sorted(lines)]) + "\n")
+    lines = [
+        f"{name}='{value}'"
+        for name, value in (already_saved | user_credentials | own_settings).items()
+        if not set(value) & set("'\\\n")
+    ]
+    comment = f"# Generated by run.sh: addresses and secrets.  Remove one of {', '.join(_SAVED_SETTINGS)} to generate a new one."
+    write_private_file(path, "\n".join([comment, *sorted(lines)]) + "\n")
 
 
-def kept_in(path: Path) -> dict[str, str]:
-    """Return the settings that `keep` wrote, or none before the first run."""
-    read = dotenv_values(path, interpolate=False) if path.exists() else {}
-    return {name: value for name, value in read.items() if value}
+def load_saved_settings(path: Path) -> dict[str, str]:
+    """Return the settings that `save_configuration` wrote, or none before the first run."""
+    file_settings = dotenv_values(path, interpolate=False) if path.exists() else {}
+    return {name: value for name, value in file_settings.items() if value}
 
 
-def _ports(
-    given: Mapping[str, str], kept: Mapping[str, str], needed: set[str], report: Callable[[str], None]
+def _choose_ports(
+    given: Mapping[str, str], saved: Mapping[str, str], needed_ports: set[str], report: Callable[[str], None]
 ) -> dict[str, str]:
-    """Choose a free port for each name in `needed`, or check the given one."""
+    """Choose a free port for each name in `needed_ports`, or check the given one."""
     chosen: dict[str, str] = {}
-    asked = {name: _asked_for(name, given[name]) for name in PORTS if name in needed and name in given}
+    requested = {
+        name: _parse_port(name, given[name]) for name in DEFAULT_PORTS if name in needed_ports and name in given
+    }
     # Check the given ports first, so that no default takes one of them.
-    for name, port in asked.items():
+    for name, port in requested.items():
         if str(port) in chosen.values():
-            raise CannotRun(f"{name}={port} is the number of another port setting.  Set {name} to a different one.")
-        if not is_free(port):
-            raise CannotRun(f"port {port} is in use by another program.  Set {name} to another port, or unset it.")
+            raise StartupError(f"{name}={port} is the number of another port setting.  Set {name} to a different one.")
+        if not is_port_free(port):
+            raise StartupError(f"port {port} is in use by another program.  Set {name} to another port, or unset it.")
         chosen[name] = str(port)
-    for name, default in PORTS.items():
-        if name in needed and name not in asked:
-            chosen[name] = str(_next_free(name, kept, default, {int(port) for port in chosen.values()}, report))
+    for name, default in DEFAULT_PORTS.items():
+        if name in needed_ports and name not in requested:
+            chosen[name] = str(_choose_free_port(name, saved, default, {int(port) for port in chosen.values()}, report))
     return chosen
 
 
-def _asked_for(name: str, value: str) -> int:
+def _parse_port(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise CannotRun(f"{name}={value} is not a valid port: set it to a number from 1 to 65535.")
+        raise StartupError(f"{name}={value} is not a valid port: set it to a number from 1 to 65535.")
     return int(value)
 
 
-def _next_free(name: str, kept: Mapping[str, str], default: int, taken: set[int], report: Callable[[str], None]) -> int:
-    first = kept.get(name, "")
-    wish = int(first) if first.isdecimal() else default
-    candidates = [wish, *range(default, 65536)]
-    port: int = next(port for port in candidates if port not in taken and is_free(port))
-    if port != wish:
-        report(f"Port {wish} is in use: {name} is {port} in this run.")
+def _choose_free_port(
+    name: str, saved: Mapping[str, str], default: int, chosen_ports: set[int], report: Callable[[str], None]
+) -> int:
+    saved_port = saved.get(name, "")
+    preferred_port = int(saved_port) if saved_port.isdecimal() else default
+    candidates = [preferred_port, *range(default, 65536)]
+    port: int = next(port for port in candidates if port not in chosen_ports and is_port_free(port))
+    if port != preferred_port:
+        report(f"Port {preferred_port} is in use: {name} is {port} in this run.")
     return port

@@ -3,5 +3,5 @@
 PIP_HINT = "Behind a proxy, set HTTPS_PROXY=http://proxy:port, or PIP_INDEX_URL to the package index you may use."
 
 
-class CannotRun(Exception):
+class StartupError(Exception):
     """Rowdrop cannot run on this machine.  The message states the cause and the remedy."""

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local.errors import PIP_HINT, CannotRun
-from local.locks import lock
-from local.progress import CommandFailed, Report, run_with_progress
+from local.errors import PIP_HINT, StartupError
+from local.locks import lock_path
+from local.progress import CommandFailed, Reporter, run_with_progress
 from local.screen import Screen
-from local.signals import Stopped, raise_when_stopped
+from local.signals import StopRequested, raise_on_stop_signal
 
-_ROOT = Path(__file__).parent.parent
-_HOME = _ROOT / ".venv"
-_PYTHON = _HOME / "bin" / "python"
+ROOT = Path(__file__).parent.parent
+_VENV = ROOT / ".venv"
+_VENV_PYTHON = _VENV / "bin" / "python"
 
 
 def main() -> int:
@@ -32,82 +32,84 @@ def main() -> int:
     installation was stopped.
     """
     arguments = sys.argv[1:]
-    dev = arguments[:1] == ["--dev"]
-    raise_when_stopped()
+    is_dev = arguments[:1] == ["--dev"]
+    raise_on_stop_signal()
     try:
-        prepare(_ROOT / "requirements" / ("dev.txt" if dev else "run.txt"), Screen(sys.stdout))
-    except CannotRun as error:
+        install_requirements(ROOT / "requirements" / ("dev.txt" if is_dev else "run.txt"), Screen(sys.stdout))
+    except StartupError as error:
         print(f"rowdrop: {error}", file=sys.stderr)
         return 1
-    except Stopped:
+    except StopRequested:
         return 130
-    if module := arguments[dev:]:
+    if module := arguments[is_dev:]:
         # Replace this process, so that signals reach the module directly.
-        os.execv(_PYTHON, [str(_PYTHON), "-m", *module])  # noqa: S606
+        os.execv(_VENV_PYTHON, [str(_VENV_PYTHON), "-m", *module])  # noqa: S606
     return 0
 
 
-def prepare(requirements: Path, report: Report) -> None:
+def install_requirements(requirements: Path, report: Reporter) -> None:
     """Install these hash-pinned packages into `.venv`, unless they are installed.
 
-    Raises `CannotRun`.
+    Raises `StartupError`.
     """
-    wait = "Another start is installing .venv: waiting, {:.0f} s …"
-    with lock(_ROOT / ".venv.lock", lambda seconds: report(wait.format(seconds))):
-        stamp = _HOME / f"installed-{requirements.stem}"
+    wait_message = "Another start is installing .venv: waiting, {:.0f} s …"
+    with lock_path(ROOT / ".venv.lock", lambda seconds: report(wait_message.format(seconds))):
+        stamp_file = _VENV / f"installed-{requirements.stem}"
         checksum = hashlib.sha256(requirements.read_bytes()).hexdigest()
-        if _runs() and stamp.exists() and stamp.read_text() == checksum:
+        if _is_venv_usable() and stamp_file.exists() and stamp_file.read_text() == checksum:
             return
-        _make(report)
+        _create_venv(report)
         # Without the stamp, an installation that is interrupted now starts from scratch next time.
-        stamp.unlink(missing_ok=True)
-        _install(requirements, report)
-        stamp.write_text(checksum)
+        stamp_file.unlink(missing_ok=True)
+        _install_packages(requirements, report)
+        stamp_file.write_text(checksum)
 
 
-def _runs() -> bool:
+def _is_venv_usable() -> bool:
     """Return whether the environment's Python runs: a system upgrade may have removed it."""
     try:
-        return subprocess.run([_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
+        return subprocess.run([_VENV_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
         return False
 
 
-def _make(report: Report) -> None:
-    if _runs() and any(_HOME.glob("installed-*")):
+def _create_venv(report: Reporter) -> None:
+    if _is_venv_usable() and any(_VENV.glob("installed-*")):
         return
     if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        raise CannotRun(
+        raise StartupError(
             f"{sys.executable} (Python {version}) has no venv module.\n"
             f"On Debian and Ubuntu: apt install python{version}-venv (or python3-venv).\n"
             "Or set PYTHON to another Python."
         )
-    command = [sys.executable, "-m", "venv", "--clear", str(_HOME)]
-    _run(command, report, lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …", "")
+    command = [sys.executable, "-m", "venv", "--clear", str(_VENV)]
+    _run_command(command, report, lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …", "")
 
 
-def _install(requirements: Path, report: Report) -> None:
-    packages = sum("==" in line for line in requirements.read_text().splitlines())
+def _install_packages(requirements: Path, report: Reporter) -> None:
+    package_count = sum("==" in line for line in requirements.read_text().splitlines())
     # The list is complete and every file is pinned by hash, so pip must not resolve dependencies.
-    pip = [str(_PYTHON), "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    pip = [str(_VENV_PYTHON), "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
     command = [*pip, "--disable-pip-version-check", "--no-input", "-r", str(requirements)]
-    _run(command, report, lambda seconds: f"Installing {packages} packages into .venv: {seconds:.0f} s …", PIP_HINT)
-    report(f"Installed {packages} packages into .venv.")
+    _run_command(
+        command, report, lambda seconds: f"Installing {package_count} packages into .venv: {seconds:.0f} s …", PIP_HINT
+    )
+    report(f"Installed {package_count} packages into .venv.")
 
 
-def _run(command: list[str], report: Report, progress: Callable[[float], str], hint: str) -> None:
-    started = time.monotonic()
+def _run_command(command: list[str], report: Reporter, progress: Callable[[float], str], hint: str) -> None:
+    started_at = time.monotonic()
     # PIP_USER=1 in the user's environment would install outside .venv.
     environment = os.environ | {"PIP_USER": "0"}
     try:
-        run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started))
+        run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started_at))
     except CommandFailed as error:
-        said = "\n".join(f"    {line}" for line in error.lines[-5:])
-        raise CannotRun(f"{error}:\n{said}\n{_mend(error.lines, hint)}") from error
+        output = "\n".join(f"    {line}" for line in error.lines[-5:])
+        raise StartupError(f"{error}:\n{output}\n{_suggest_fix(error.lines, hint)}") from error
 
 
-def _mend(lines: list[str], hint: str) -> str:
+def _suggest_fix(lines: list[str], hint: str) -> str:
     text = "\n".join(lines)
     if "No space left" in text:
         return "The disk is full: .venv needs about 500 MB.  Free some space and start again."

@@ -18,65 +18,67 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
-    group: int
+class _RunningProcess:
+    process_group: int
     command: str
 
 
-def living(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
+def find_running(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
     """Return which of these programs still have a process: name to process group ID."""
-    recorded = {name: entry for name in names if (entry := _recorded(pid_files / f"{name}.pid"))}
-    processes = list(_processes()) if recorded else []
+    entries = {name: entry for name in names if (entry := _read_pid_file(pid_files / f"{name}.pid"))}
+    processes = list(_list_processes()) if entries else []
     return {
         name: group
-        for name, (group, words) in recorded.items()
-        if any(process.group == group and words in process.command for process in processes)
+        for name, (group, command_words) in entries.items()
+        if any(process.process_group == group and command_words in process.command for process in processes)
     }
 
 
-def stop_all(pid_files: Path, names: Sequence[str], patience_s: float, told: Callable[[list[str]], None]) -> None:
+def stop_processes(
+    pid_files: Path, names: Sequence[str], timeout_s: float, on_stop: Callable[[list[str]], None]
+) -> None:
     """Stop the remaining processes of these programs concurrently.
 
-    Sends SIGTERM to each group leader, and SIGKILL to the group after `patience_s` seconds.  If any
+    Sends SIGTERM to each group leader, and SIGKILL to the group after `timeout_s` seconds.  If any
     process is found, the callback gets the names before that.  When the function returns, none of
     the programs has a process.
     """
-    groups = living(pid_files, names)
+    groups = find_running(pid_files, names)
     if not groups:
         return
-    told(sorted(groups))
+    on_stop(sorted(groups))
     for group in groups.values():
-        _send(os.kill, group, signal.SIGTERM)
-    deadline = time.monotonic() + patience_s
-    while (groups := living(pid_files, names)) and time.monotonic() < deadline:
+        _send_signal(os.kill, group, signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while (groups := find_running(pid_files, names)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     for group in groups.values():
-        _send(os.killpg, group, signal.SIGKILL)
-    while living(pid_files, names):
+        _send_signal(os.killpg, group, signal.SIGKILL)
+    while find_running(pid_files, names):
         time.sleep(_POLL_S)
 
 
-def _send(send: Callable[[int, int], None], target: int, number: int) -> None:
+def _send_signal(send: Callable[[int, int], None], target: int, signal_number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        send(target, number)
+        send(target, signal_number)
 
 
-def _recorded(pid_file: Path) -> tuple[int, str] | None:
+def _read_pid_file(pid_file: Path) -> tuple[int, str] | None:
     try:
-        pid, *words = pid_file.read_text(encoding="utf-8").splitlines()
-        return int(pid), " ".join(words)
+        pid, *command_words = pid_file.read_text(encoding="utf-8").splitlines()
+        return int(pid), " ".join(command_words)
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _processes() -> Iterator[_Process]:
+def _list_processes() -> Iterator[_RunningProcess]:
     proc = Path("/proc")
     if (proc / "self" / "stat").exists():
-        return _processes_of_linux(proc)
-    return _processes_by_ps()
+        return _list_linux_processes(proc)
+    return _list_processes_by_ps()
 
 
-def _processes_of_linux(proc: Path) -> Iterator[_Process]:
+def _list_linux_processes(proc: Path) -> Iterator[_RunningProcess]:
     for folder in proc.iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):  # the process ended during the iteration
@@ -84,11 +86,11 @@ def _processes_of_linux(proc: Path) -> Iterator[_Process]:
                 # The program's name is in parentheses and may itself contain ")", so the last one
                 # counts.  The fields after it are state, parent and group.
                 group = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[2]
-                yield _Process(int(group), os.fsdecode(command))
+                yield _RunningProcess(int(group), os.fsdecode(command))
 
 
-def _processes_by_ps() -> Iterator[_Process]:
-    answer = subprocess.run(["/bin/ps", "-axwwo", "pgid=,command="], capture_output=True, check=True).stdout
-    for line in os.fsdecode(answer).splitlines():
+def _list_processes_by_ps() -> Iterator[_RunningProcess]:
+    output = subprocess.run(["/bin/ps", "-axwwo", "pgid=,command="], capture_output=True, check=True).stdout
+    for line in os.fsdecode(output).splitlines():
         group, _, command = line.strip().partition(" ")
-        yield _Process(int(group), command)
+        yield _RunningProcess(int(group), command)

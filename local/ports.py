@@ -6,29 +6,29 @@ import socket
 HOST = "127.0.0.1"
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Return whether a server could listen on this port of 127.0.0.1 now."""
     # First connect: macOS allows a bind to 127.0.0.1 while another server listens on all addresses.
-    with socket.socket() as visitor:
-        visitor.settimeout(1)
-        if visitor.connect_ex((HOST, port)) == 0:
+    with socket.socket() as client_socket:
+        client_socket.settimeout(1)
+        if client_socket.connect_ex((HOST, port)) == 0:
             return False
-    with socket.socket() as candidate:
+    with socket.socket() as server_socket:
         # Like servers do: connections in TIME_WAIT must not make the port count as busy.
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            candidate.bind((HOST, port))
+            server_socket.bind((HOST, port))
         except OSError:
             return False
         return True
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a free port below the kernel's range for outgoing connections.
 
     The port is not reserved.  Another process may take it before the caller binds it.
     """
     while True:
         port = 20_000 + secrets.randbelow(12_000)
-        if is_free(port):
+        if is_port_free(port):
             return port

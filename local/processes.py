@@ -1,6 +1,6 @@
 """Run Rowdrop's processes and servers under supervisor, which restarts them when they die.
 
-`servers` and `app` are the tables of programs.  Each program is started by its own shell script in
+`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is started by its own shell script in
 `$ROWDROP_DIR/start`, which can also be run by hand.
 `supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows the states.
 """
@@ -21,19 +21,19 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from local.errors import CannotRun
-from local.left_overs import stop_all
-from local.servers import MinioServer, RedisServer, tail, write_private
+from local.errors import StartupError
+from local.left_overs import stop_processes
+from local.servers import MinioServer, RedisServer, read_log_tail, write_private_file
 
 ROOT = Path(__file__).parent.parent
 """The checkout, which is the working directory of all processes."""
 
-APP = "rowdrop"
-CREDENTIALS = "credentials"
+APP_GROUP = "rowdrop"
+CREDENTIALS_FOLDER = "credentials"
 """The folder in $ROWDROP_DIR with one file of settings per process."""
-_STOP_S = 30.0
-_SUPERVISOR = "supervisord"
-_LONGEST_SOCKET = 85  # bytes: the limit is 104 (macOS), and supervisor appends its PID
+_STOP_TIMEOUT_S = 30.0
+_SUPERVISORD = "supervisord"
+_MAX_SOCKET_PATH_BYTES = 85  # bytes: the limit is 104 (macOS), and supervisor appends its PID
 _PYTHON = sys.executable
 
 
@@ -41,7 +41,7 @@ _PYTHON = sys.executable
 class Program:
     """One process that supervisor keeps running.
 
-    `stop_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
+    `stop_timeout_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
     `worker.credential_set.PROCESSES`: in addition to its environment the program gets the settings
     in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server` start first and stop last.
     The others start after the servers are prepared.
@@ -49,40 +49,40 @@ class Program:
 
     name: str
     command: Sequence[str]
-    stop_s: int = 10
+    stop_timeout_s: int = 10
     is_server: bool = False
     process: str = ""
 
 
-def servers(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
+def build_server_programs(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
     """Return the servers that Rowdrop runs, in start order.  They stop in reverse order."""
-    table = []
+    programs = []
     if redis:
-        table.append(Program("redis", redis.command(), stop_s=5, is_server=True))
+        programs.append(Program("redis", redis.build_command(), stop_timeout_s=5, is_server=True))
     if minio:
-        table.append(Program("minio", minio.command(), stop_s=5, is_server=True, process="minio"))
-    return table
+        programs.append(Program("minio", minio.build_command(), stop_timeout_s=5, is_server=True, process="minio"))
+    return programs
 
 
-def app(api_port: int) -> list[Program]:
+def build_app_programs(api_port: int) -> list[Program]:
     """Return Rowdrop's processes.  They get addresses and credentials from the environment."""
     celery = [_PYTHON, "-m", "celery", "-A"]
     worker = [*celery, "worker.app", "worker"]
-    events = [*worker, "-Q", "events", "--pool", "solo"]
+    event_worker = [*worker, "-Q", "events", "--pool", "solo"]
     gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
     flower = [*celery, "worker.scheduler", "flower", "--conf=worker/flower_conf.py"]
     return [
         Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
         Program("publisher", [_PYTHON, "-m", "worker.publisher"], process="publisher"),
         # Two, so that events are still processed while one worker hangs on a file.
-        Program("worker", [*events, "-n", "events@%h"], process="worker"),
-        Program("worker-2", [*events, "-n", "events-2@%h"], process="worker"),
+        Program("worker", [*event_worker, "-n", "events@%h"], process="worker"),
+        Program("worker-2", [*event_worker, "-n", "events-2@%h"], process="worker"),
         Program(
             "worker-bulk", [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"], process="worker"
         ),
         Program("beat", [*celery, "worker.scheduler", "beat"], process="beat"),
         Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"], process="api"),
-        Program("flower", flower, stop_s=5, process="flower"),
+        Program("flower", flower, stop_timeout_s=5, process="flower"),
     ]
 
 
@@ -95,53 +95,55 @@ class Supervisor:
     def __init__(self, folder: Path, programs: Sequence[Program]) -> None:
         self.folder = folder
         self._programs = programs
-        self._socket = _socket_path(folder)
+        self._socket = _choose_socket_path(folder)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Start supervisor and the servers.
 
-        Raises `CannotRun` if supervisor does not respond within 15 s.
+        Raises `StartupError` if supervisor does not respond within 15 s.
         """
         self._write_files()
-        with (self.folder / "logs" / "supervisord.out").open("wb") as out:
+        with (self.folder / "logs" / "supervisord.out").open("wb") as log_file:
             self._process = subprocess.Popen(
-                ["/bin/sh", str(self._script(_SUPERVISOR))],
+                ["/bin/sh", str(self._get_script_path(_SUPERVISORD))],
                 cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C must not reach it: `stop` stops all in order
             )
         deadline = time.monotonic() + 15
-        while self.states() is None:
+        while self.get_states() is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise CannotRun(f"supervisor does not start:\n{tail(self.folder / 'logs' / 'supervisord.out')}")
+                raise StartupError(
+                    f"supervisor does not start:\n{read_log_tail(self.folder / 'logs' / 'supervisord.out')}"
+                )
             time.sleep(0.05)
 
     def start_app(self) -> None:
         """Start all programs that are not servers, without waiting until they run."""
-        with self._connected() as proxy:
-            proxy.supervisor.startProcessGroup(APP, False)
+        with self._connect() as proxy:
+            proxy.supervisor.startProcessGroup(APP_GROUP, False)
 
     def restart(self, name: str) -> None:
         """Stop a program, start it again and return once it is running."""
-        with self._connected() as proxy:
+        with self._connect() as proxy:
             proxy.supervisor.stopProcess(name)
             proxy.supervisor.startProcess(name)
 
-    def states(self) -> dict[str, str] | None:
+    def get_states(self) -> dict[str, str] | None:
         """Return the supervisor state of each program ("RUNNING", "BACKOFF", …) by name.
 
         Returns None if supervisor does not respond.
         """
-        with suppress(OSError, HTTPException, Fault), self._connected() as proxy:
-            answer = cast(list[dict[str, str]], proxy.supervisor.getAllProcessInfo())
-            return {info["name"]: info["statename"] for info in answer}
+        with suppress(OSError, HTTPException, Fault), self._connect() as proxy:
+            process_infos = cast(list[dict[str, str]], proxy.supervisor.getAllProcessInfo())
+            return {info["name"]: info["statename"] for info in process_infos}
         return None
 
-    def log(self, name: str) -> Path:
+    def get_log_path(self, name: str) -> Path:
         """Return the path of a program's log: the last 10 MB.  Rotated files are next to it."""
         return self.folder / "logs" / f"{name}.log"
 
@@ -155,100 +157,102 @@ class Supervisor:
         if self._process and self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_S)
-        stop_left_overs(self.folder, lambda _: None)
+                self._process.wait(_STOP_TIMEOUT_S)
+        stop_stale_processes(self.folder, lambda _: None)
         # Only then is the folder a temporary one.
         if self._socket.parent != self.folder:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()
 
-    def _connected(self) -> ServerProxy:
+    def _connect(self) -> ServerProxy:
         return ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, f"unix://{self._socket}"))
 
-    def _script(self, name: str) -> Path:
+    def _get_script_path(self, name: str) -> Path:
         return self.folder / "start" / f"{name}.sh"
 
     def _write_files(self) -> None:
-        for name in ("logs", "start", "pids", CREDENTIALS):
+        for name in ("logs", "start", "pids", CREDENTIALS_FOLDER):
             (self.folder / name).mkdir(exist_ok=True)
         conf = self.folder / "supervisord.conf"
-        write_private(conf, _conf(self._programs, self._socket))
-        supervisord = Program(_SUPERVISOR, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
+        write_private_file(conf, _render_config(self._programs, self._socket))
+        supervisord = Program(_SUPERVISORD, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
         for program in (supervisord, *self._programs):
             self._write_script(program)
 
     def _write_script(self, program: Program) -> None:
         words = [shlex.quote(word) for word in program.command]
-        directory = self.folder if program.name == _SUPERVISOR else ROOT
+        directory = self.folder if program.name == _SUPERVISORD else ROOT
         pid_file = shlex.quote(str(self.folder / "pids" / f"{program.name}.pid"))
         lines = [
             "# Written by run.sh at each start.",
             f"cd {shlex.quote(str(directory))} || exit 1",
             # A start after a crash finds the process by its PID and the end of its command line.
             f"printf '%s\\n' $$ {' '.join(words[-2:])} >{pid_file}",
-            *self._credentials_of(program),
+            *self._list_credential_lines(program),
             f"exec {' '.join(words)}",
         ]
-        write_private(self._script(program.name), "\n".join(lines) + "\n")
+        write_private_file(self._get_script_path(program.name), "\n".join(lines) + "\n")
 
-    def _credentials_of(self, program: Program) -> list[str]:
+    def _list_credential_lines(self, program: Program) -> list[str]:
         if not program.process:
             return []
-        file = self.folder / CREDENTIALS / f"{program.process}.env"
+        file = self.folder / CREDENTIALS_FOLDER / f"{program.process}.env"
         return ["set -a", f". {shlex.quote(str(file))}", "set +a"]
 
 
 def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -> None:
     """Write the settings of a process as shell assignments, in a file only its owner can read."""
-    (folder / CREDENTIALS).mkdir(mode=0o700, exist_ok=True)
+    (folder / CREDENTIALS_FOLDER).mkdir(mode=0o700, exist_ok=True)
     lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items())]
-    write_private(folder / CREDENTIALS / f"{process}.env", "\n".join(lines) + "\n")
+    write_private_file(folder / CREDENTIALS_FOLDER / f"{process}.env", "\n".join(lines) + "\n")
 
 
 def read_credentials(folder: Path, process: str) -> dict[str, str]:
     """Return the settings that `write_credentials` wrote."""
-    lines = (folder / CREDENTIALS / f"{process}.env").read_text(encoding="utf-8").splitlines()
+    lines = (folder / CREDENTIALS_FOLDER / f"{process}.env").read_text(encoding="utf-8").splitlines()
     settings = (shlex.split(line)[0].partition("=") for line in lines)
     return {name: value for name, _, value in settings}
 
 
-def stop_left_overs(folder: Path, told: Callable[[list[str]], None]) -> None:
+def stop_stale_processes(folder: Path, on_stop: Callable[[list[str]], None]) -> None:
     """Stop the orphan processes of a killed Rowdrop in this folder.
 
     If supervisor is still running, it stops all others.  If it is not, the app is stopped first,
     then MinIO, then Redis.  The callback gets the names of the programs before they are stopped.
     """
-    pids = folder / "pids"
-    stop_all(pids, [_SUPERVISOR], _STOP_S, told)
-    names = {path.stem for path in pids.glob("*.pid")} - {_SUPERVISOR}
+    pid_folder = folder / "pids"
+    stop_processes(pid_folder, [_SUPERVISORD], _STOP_TIMEOUT_S, on_stop)
+    names = {path.stem for path in pid_folder.glob("*.pid")} - {_SUPERVISORD}
     for stage in (names - {"redis", "minio"}, {"minio"}, {"redis"}):
-        stop_all(pids, sorted(stage), 10, told)
-    for path in pids.glob("*.pid"):
+        stop_processes(pid_folder, sorted(stage), 10, on_stop)
+    for path in pid_folder.glob("*.pid"):
         path.unlink()
 
 
-def _socket_path(folder: Path) -> Path:
+def _choose_socket_path(folder: Path) -> Path:
     """Return the path of supervisor's socket, normally in the data folder.
 
     It is in a temporary folder if the path is too long for a Unix socket, or contains characters
     that supervisor does not accept.
     """
     path = folder / "supervisor.sock"
-    if len(os.fsencode(path)) > _LONGEST_SOCKET or set(str(path)) & set(" %;#'\""):
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES or set(str(path)) & set(" %;#'\""):
         return Path(tempfile.mkdtemp(prefix="rowdrop-", dir="/tmp")) / path.name
     return path
 
 
-def _conf(programs: Sequence[Program], socket: Path) -> str:
+def _render_config(programs: Sequence[Program], socket: Path) -> str:
     """Return supervisor's configuration.
 
     All paths except the socket's are relative to the data folder, so that none needs quoting.
     """
     app_names = [program.name for program in programs if not program.is_server]
-    parts = [_CONF.format(socket=socket, app=APP, names=",".join(app_names))]
-    for place, program in enumerate(programs):
-        started = "true" if program.is_server else "false"
-        parts.append(_PROGRAM.format(name=program.name, place=place, started=started, stop_s=program.stop_s))
+    parts = [_CONF.format(socket=socket, app=APP_GROUP, names=",".join(app_names))]
+    for position, program in enumerate(programs):
+        autostart = "true" if program.is_server else "false"
+        parts.append(
+            _PROGRAM.format(name=program.name, place=position, started=autostart, stop_s=program.stop_timeout_s)
+        )
     return "\n".join(parts)
 
 

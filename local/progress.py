@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 
-Report = Callable[[str], None]
+Reporter = Callable[[str], None]
 """Takes one line for the console.  A line that ends in "…" is progress: the next may replace it."""
 
 
@@ -19,11 +19,11 @@ class CommandFailed(Exception):
 
 
 def run_with_progress(
-    command: list[str], environment: Mapping[str, str], report: Report, progress: Callable[[list[str]], str]
+    command: list[str], environment: Mapping[str, str], report: Reporter, format_progress: Callable[[list[str]], str]
 ) -> None:
     """Run `command` until it exits, and report its progress once a second.
 
-    `progress` converts the lines that the command has printed so far into the line for `report`.
+    `format_progress` converts the lines that the command has printed so far into the line for `report`.
     Raises `CommandFailed` if the command exits with an error, and `OSError` if it cannot be
     started.  If this process is interrupted, the command and its children are killed.
     """
@@ -38,15 +38,15 @@ def run_with_progress(
             start_new_session=True,
         )
         try:
-            while _still_running(process):
-                report(progress(_lines(output.fileno())))
+            while _is_running_after_wait(process):
+                report(format_progress(_read_lines(output.fileno())))
         finally:
-            _end_group(process)
+            _kill_process_group(process)
         if process.returncode:
-            raise CommandFailed(command, _lines(output.fileno()))
+            raise CommandFailed(command, _read_lines(output.fileno()))
 
 
-def _still_running(process: subprocess.Popen[bytes]) -> bool:
+def _is_running_after_wait(process: subprocess.Popen[bytes]) -> bool:
     try:
         process.wait(1)
     except subprocess.TimeoutExpired:
@@ -54,12 +54,12 @@ def _still_running(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _lines(output: int) -> list[str]:
+def _read_lines(output: int) -> list[str]:
     # The command shares this file description: a plain read() would move its write position.
     return os.pread(output, 10_000_000, 0).decode(errors="replace").splitlines()
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_process_group(process: subprocess.Popen[bytes]) -> None:
     """Kill the command with its children, if it still runs.
 
     Children such as compilers would continue to write into a folder that is being removed.

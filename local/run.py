@@ -14,18 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local import configuration as config
-from local.banner import banner
+from local.banner import render_banner
 from local.configuration import Configuration
-from local.errors import CannotRun
-from local.locks import lock, try_lock
+from local.errors import StartupError
+from local.locks import lock_path, try_lock_file
 from local.ports import HOST
-from local.processes import ROOT, Supervisor, app, read_credentials, servers, stop_left_overs, write_credentials
-from local.readiness import ports_of, wait_for_app, wait_for_ports, wait_for_servers
+from local.processes import (
+    ROOT,
+    Supervisor,
+    build_app_programs,
+    build_server_programs,
+    read_credentials,
+    stop_stale_processes,
+    write_credentials,
+)
+from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
-from local.servers import MinioServer, RedisServer, find_minio, find_redis, tail
-from local.signals import Stopped, ignore_signals, raise_when_stopped
-from worker.credential_set import PROCESSES, UNKNOWN_USERS
-from worker.server_users import redis_acl, users_id
+from local.servers import MinioServer, RedisServer, find_minio, find_redis, read_log_tail
+from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
+from worker.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
+from worker.server_users import digest_users, format_redis_acl
 
 
 def main() -> int:
@@ -34,66 +42,66 @@ def main() -> int:
     Returns the exit status: 0 if a signal stopped it, 1 with a message if it cannot run.
     """
     screen = Screen(sys.stdout)
-    raise_when_stopped()
+    raise_on_stop_signal()
     try:
-        given = config.from_outside(os.environ, ROOT / ".env")
+        given = config.read_given_settings(os.environ, ROOT / ".env")
         # The checkout's .env also applies to find_minio and the child processes.
         os.environ.update(given)
-        folder, wanted = _folder(given), _wanted()
-        if wanted.load and _runs(folder):
-            _load(wanted.load, given | read_credentials(folder, "loader"))
+        folder, arguments = _prepare_data_folder(given), _parse_arguments()
+        if arguments.load and _is_running(folder):
+            _load_folder(arguments.load, given | read_credentials(folder, "loader"))
             return 0
-        with _only_one(folder):
-            _run(folder, given, wanted, screen)
-    except CannotRun as error:
+        with _hold_run_lock(folder):
+            _run_until_stopped(folder, given, arguments, screen)
+    except StartupError as error:
         screen("")
         print(f"rowdrop: {error}", file=sys.stderr)
         return 1
-    except Stopped:
+    except StopRequested:
         screen("Stopped.")
     return 0
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Arguments:
     """The command line: whether to write the sample, and the folder to load."""
 
     sample: bool
     load: Path | None
 
 
-def _wanted() -> _Wanted:
+def _parse_arguments() -> _Arguments:
     parser = argparse.ArgumentParser(prog="./run.sh")
     parser.add_argument("--empty", action="store_true")
     parser.add_argument("--load", type=Path)
     arguments = parser.parse_args()
-    return _Wanted(not (arguments.empty or arguments.load), arguments.load)
+    return _Arguments(not (arguments.empty or arguments.load), arguments.load)
 
 
-def _runs(folder: Path) -> bool:
+def _is_running(folder: Path) -> bool:
     """Return whether a Rowdrop runs in this data folder."""
     with (folder / "run.lock").open("a+") as file:
-        return not try_lock(file)
+        return not try_lock_file(file)
 
 
-def _folder(given: dict[str, str]) -> Path:
+def _prepare_data_folder(given: dict[str, str]) -> Path:
     folder = ROOT / Path(given.get("ROWDROP_DIR", "var")).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        raise CannotRun(
+        raise StartupError(
             f"cannot use the data folder {folder}: {error.strerror}.  Set ROWDROP_DIR to another."
         ) from error
     return folder
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _hold_run_lock(folder: Path) -> Iterator[None]:
     with (folder / "run.lock").open("a+") as file:
-        if not try_lock(file):
+        if not try_lock_file(file):
             file.seek(0)
-            raise CannotRun(
+            raise StartupError(
                 f"already runs in {folder} (PID {file.read().strip()}).\n"
                 "Stop it, or set ROWDROP_DIR to another folder to run a second Rowdrop."
             )
@@ -104,66 +112,72 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(folder: Path, given: dict[str, str], wanted: _Wanted, screen: Screen) -> None:
-    stop_left_overs(folder, lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"))
-    redis_binary, minio_binary = _find_servers(folder, given, screen)
-    with ExitStack() as choosing_ports:
-        choosing_ports.enter_context(_lock_against_other_starts(screen))
-        configuration = config.configure(given, config.kept_in(folder / ".env"), screen)
-        config.keep(configuration, folder / ".env")
+def _run_until_stopped(folder: Path, given: dict[str, str], arguments: _Arguments, screen: Screen) -> None:
+    stop_stale_processes(folder, lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"))
+    redis_binary, minio_binary = _find_binaries(folder, given, screen)
+    with ExitStack() as port_lock:
+        port_lock.enter_context(_lock_port_selection(screen))
+        configuration = config.build_configuration(given, config.load_saved_settings(folder / ".env"), screen)
+        config.save_configuration(configuration, folder / ".env")
         if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
             screen(f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}.")
-        redis, minio = _servers(folder, configuration, redis_binary, minio_binary)
-        supervisor = Supervisor(folder, [*servers(redis, minio), *app(configuration.port("API_PORT"))])
+        redis, minio = _create_servers(folder, configuration, redis_binary, minio_binary)
+        supervisor = Supervisor(
+            folder, [*build_server_programs(redis, minio), *build_app_programs(configuration.port("API_PORT"))]
+        )
         try:
-            sample = _start(supervisor, configuration, (redis, minio), wanted.sample, screen)
+            has_sample = _start_processes(supervisor, configuration, (redis, minio), arguments.sample, screen)
             # All chosen ports are in use now: another start may choose its own.
-            choosing_ports.close()
-            wait_for_app(supervisor, configuration, sample, screen)
-            if wanted.load:
-                screen(f"Loading {wanted.load}:")
-                _load(wanted.load, _environment(configuration, folder) | read_credentials(folder, "loader"))
-            screen(banner(folder, configuration))
+            port_lock.close()
+            wait_for_app(supervisor, configuration, has_sample, screen)
+            if arguments.load:
+                screen(f"Loading {arguments.load}:")
+                _load_folder(
+                    arguments.load, _build_environment(configuration, folder) | read_credentials(folder, "loader")
+                )
+            screen(render_banner(folder, configuration))
             supervisor.wait()
-            raise CannotRun(f"supervisor ended unexpectedly:\n{tail(supervisor.log('supervisord'))}")
+            raise StartupError(
+                f"supervisor ended unexpectedly:\n{read_log_tail(supervisor.get_log_path('supervisord'))}"
+            )
         finally:
-            ignore_signals()
+            ignore_stop_signals()
             screen("Stopping: Rowdrop, MinIO, Redis …")
             supervisor.stop()
 
 
-def _find_servers(folder: Path, given: dict[str, str], screen: Screen) -> tuple[Path | None, Path | None]:
+def _find_binaries(folder: Path, given: dict[str, str], screen: Screen) -> tuple[Path | None, Path | None]:
     """Return the programs of Redis and MinIO, each None if that server is external.
 
     Validates the settings first, so that an error is reported before the slow build of MinIO.
     """
-    wanted = config.configure(given, config.kept_in(folder / ".env"), lambda _: None)
-    redis = find_redis(screen) if wanted.own_redis else None
-    minio = find_minio(report=screen) if wanted.own_minio else None
+    preview = config.build_configuration(given, config.load_saved_settings(folder / ".env"), lambda _: None)
+    redis = find_redis(screen) if preview.owns_redis else None
+    minio = find_minio(report=screen) if preview.owns_minio else None
     return redis, minio
 
 
-def _lock_against_other_starts(screen: Screen) -> AbstractContextManager[None]:
+def _lock_port_selection(screen: Screen) -> AbstractContextManager[None]:
     """Return a lock that serialises this user's starts until the chosen ports are in use.
 
     Without it, two concurrent starts could choose the same free ports.
     """
-    wait = "Another Rowdrop is starting: waiting, {:.0f} s …"
+    wait_message = "Another Rowdrop is starting: waiting, {:.0f} s …"
     path = Path(tempfile.gettempdir()) / f"rowdrop-{os.getuid()}.lock"
-    return lock(path, lambda seconds: screen(wait.format(seconds)))
+    return lock_path(path, lambda seconds: screen(wait_message.format(seconds)))
 
 
-def _servers(
+def _create_servers(
     folder: Path, configuration: Configuration, redis_binary: Path | None, minio_binary: Path | None
 ) -> tuple[RedisServer | None, MinioServer | None]:
-    address, redis, minio = configuration.redis_of_minio, None, None
+    event_redis, redis, minio = configuration.event_redis, None, None
     credentials = configuration.credentials
     if redis_binary:
-        health = credentials.redis["health"]
+        health_user = credentials.redis["health"]
         port = configuration.port("REDIS_PORT")
-        acl = redis_acl(credentials.redis)
-        redis = RedisServer(folder / "redis", port, health.password, redis_binary, health.name, acl)
-        redis.prepare()
+        acl = format_redis_acl(credentials.redis)
+        redis = RedisServer(folder / "redis", port, health_user.password, redis_binary, health_user.name, acl)
+        redis.prepare_folder()
     if minio_binary:
         minio = MinioServer(
             folder=folder / "minio",
@@ -171,54 +185,54 @@ def _servers(
             console_port=configuration.port("MINIO_CONSOLE_PORT"),
             root_user=credentials.root.name,
             root_password=credentials.root.password,
-            redis_host=address.host,
-            redis_port=address.port,
-            redis_user=address.user,
-            redis_password=address.password,
+            redis_host=event_redis.host,
+            redis_port=event_redis.port,
+            redis_user=event_redis.user,
+            redis_password=event_redis.password,
             binary=minio_binary,
-            users_id=users_id(credentials.minio, configuration.buckets),
+            users_id=digest_users(credentials.minio, configuration.buckets),
             metrics_are_public=False,
         )
-        minio.prepare()
+        minio.prepare_folder()
     return redis, minio
 
 
-def _start(
+def _start_processes(
     supervisor: Supervisor,
     configuration: Configuration,
-    own: tuple[RedisServer | None, MinioServer | None],
+    owned_servers: tuple[RedisServer | None, MinioServer | None],
     with_sample: bool,
     screen: Screen,
 ) -> bool:
     """Start everything in order.  Return whether the caller must wait for the sample's rows."""
-    redis, minio = own
+    redis, minio = owned_servers
     folder = supervisor.folder
     for process in PROCESSES:
         write_credentials(folder, process, configuration.settings_of(process))
     if minio:
-        write_credentials(folder, "minio", {**config.for_minio(os.environ), **minio.environment()})
-    environment = _environment(configuration, folder)
+        write_credentials(folder, "minio", {**config.select_minio_settings(os.environ), **minio.build_environment()})
+    environment = _build_environment(configuration, folder)
     supervisor.start(environment)
     wait_for_servers(supervisor, redis, minio, screen)
 
-    def let_users_be_made() -> None:
+    def recreate_users() -> None:
         if minio:
             minio.forget_users()
             supervisor.restart("minio")
             wait_for_servers(supervisor, redis, minio, screen)
 
-    sample = _init(environment, configuration, with_sample, screen, let_users_be_made)
+    has_sample = _run_init(environment, configuration, with_sample, screen, recreate_users)
     supervisor.start_app()
-    wait_for_ports(ports_of(configuration))
-    return sample
+    wait_for_ports(list_ports(configuration))
+    return has_sample
 
 
-def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
+def _build_environment(configuration: Configuration, folder: Path) -> dict[str, str]:
     """Return the environment of all processes, without credentials.
 
     Flower reads its options from FLOWER_* variables, such as FLOWER_ADDRESS.
     """
-    return config.without_credentials(configuration.values) | {
+    return config.remove_credentials(configuration.values) | {
         "ROWDROP_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
         "FLOWER_ADDRESS": "127.0.0.1",
@@ -227,54 +241,56 @@ def _environment(configuration: Configuration, folder: Path) -> dict[str, str]:
     }
 
 
-def _init(
+def _run_init(
     environment: dict[str, str],
     configuration: Configuration,
     with_sample: bool,
     screen: Screen,
-    repair: Callable[[], None],
+    on_unknown_users: Callable[[], None],
 ) -> bool:
     """Run `worker.init`.  Return whether it has written the sample into a new source bucket.
 
-    `repair` is called if MinIO lacks users and root may not sign in to create them.
+    `on_unknown_users` is called if MinIO lacks users and root may not sign in to create them.
     """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
-    own = {**configuration.settings_of("init"), **config.for_minio(os.environ)}
-    said = _python(["worker.init", *arguments], {**environment, **own}, repair).splitlines()
-    for line in said:
+    init_settings = {**configuration.settings_of("init"), **config.select_minio_settings(os.environ)}
+    output_lines = _run_module(
+        ["worker.init", *arguments], {**environment, **init_settings}, on_unknown_users
+    ).splitlines()
+    for line in output_lines:
         screen(line)
-    return with_sample and f"created {configuration.source_bucket}" in said
+    return with_sample and f"created {configuration.source_bucket}" in output_lines
 
 
-def _load(folder: Path, environment: Mapping[str, str]) -> None:
+def _load_folder(folder: Path, environment: Mapping[str, str]) -> None:
     """Drop the files of a folder with `worker.load`, which shows a progress bar.
 
-    Raises `CannotRun`.
+    Raises `StartupError`.
     """
     command = [sys.executable, "-m", "worker.load", str(folder.resolve())]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-        raise CannotRun(f"not all files of {folder} were loaded: see above")
+        raise StartupError(f"not all files of {folder} were loaded: see above")
 
 
-def _python(arguments: list[str], environment: dict[str, str], repair: Callable[[], None]) -> str:
+def _run_module(arguments: list[str], environment: dict[str, str], on_unknown_users: Callable[[], None]) -> str:
     """Run one of Rowdrop's modules and return its output.
 
-    If it exits with `UNKNOWN_USERS`, `repair` is called and the module is run once more.  Raises
-    `CannotRun` with the output if it fails.
+    If it exits with `EXIT_UNKNOWN_USERS`, `on_unknown_users` is called and the module is run once more.  Raises
+    `StartupError` with the output if it fails.
     """
 
-    def run() -> "subprocess.CompletedProcess[str]":
+    def run_once() -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    done = run()
-    if done.returncode == UNKNOWN_USERS:
-        repair()
-        done = run()
-    if done.returncode:
-        raise CannotRun(f"python -m {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    completed = run_once()
+    if completed.returncode == EXIT_UNKNOWN_USERS:
+        on_unknown_users()
+        completed = run_once()
+    if completed.returncode:
+        raise StartupError(f"python -m {' '.join(arguments)} failed:\n{completed.stdout}{completed.stderr}")
+    return completed.stdout
 
 
 if __name__ == "__main__":

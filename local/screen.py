@@ -11,25 +11,25 @@ class Screen:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._is_terminal = out.isatty()
-        self._in_progress = False
-        self._next_progress = 0.0
+        self._has_progress_line = False
+        self._next_progress_at = 0.0
 
     def __call__(self, text: str) -> None:
         """Print a line immediately.  In a file or pipe, progress is printed at most every 10 s."""
         if text.endswith("…"):
-            self._progress(text)
+            self._write_progress(text)
             return
-        self._out.write(("\r\x1b[K" if self._in_progress else "") + text + "\n")
+        self._out.write(("\r\x1b[K" if self._has_progress_line else "") + text + "\n")
         self._out.flush()
-        self._in_progress = False
+        self._has_progress_line = False
 
-    def _progress(self, text: str) -> None:
+    def _write_progress(self, text: str) -> None:
         if self._is_terminal:
             # A line of the full width would wrap, and "\r" would not return to its start.
             width = shutil.get_terminal_size().columns - 1
             self._out.write("\r\x1b[K" + text[:width])
-            self._in_progress = True
-        elif time.monotonic() >= self._next_progress:
-            self._next_progress = time.monotonic() + 10
+            self._has_progress_line = True
+        elif time.monotonic() >= self._next_progress_at:
+            self._next_progress_at = time.monotonic() + 10
             self._out.write(text + "\n")
         self._out.flush()

@@ -18,26 +18,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.errors import CannotRun
+from local.errors import StartupError
 from local.minio_binary import find_minio
-from local.ports import HOST, free_port
+from local.ports import HOST, find_free_port
 from local.redis_binary import find_redis
 
-__all__ = ["CannotRun", "MinioServer", "RedisServer", "find_minio", "find_redis", "free_port"]
+__all__ = ["MinioServer", "RedisServer", "StartupError", "find_free_port", "find_minio", "find_redis"]
 
-_STOP_S = 10.0
-_SAFE_QUEUE_LIMIT = 1_000_000
+_STOP_TIMEOUT_S = 10.0
+_DURABLE_QUEUE_LIMIT = 1_000_000
 """Maximum number of events in MinIO's queue on disk: about 10 minutes of full load.  If it is full,
 MinIO drops events although the PUTs succeed."""
 
-_START_MINIO = Path(__file__).parent.parent / "compose" / "start-minio.sh"
-NO_ORIGIN = "https://no-origin.invalid"
+_START_MINIO_SCRIPT = Path(__file__).parent.parent / "compose" / "start-minio.sh"
+UNUSED_ORIGIN = "https://no-origin.invalid"
 """An origin that no web page can have (RFC 2606).  By default MinIO allows CORS requests from every
 origin."""
 
 
 @dataclass
-class _Server(ABC):
+class LocalServer(ABC):
     """One server process.  It can be started again in the same folder after `stop` or `kill`."""
 
     folder: Path
@@ -45,23 +45,23 @@ class _Server(ABC):
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @abstractmethod
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         """Return the command line, without secrets, for `start` and for supervisor."""
 
     @abstractmethod
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return the variables that the process needs in addition to PATH, HOME and so on."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Create the folders and files that `command` names.  Idempotent."""
+    def prepare_folder(self) -> None:
+        """Create the folders and files that `build_command` names.  Idempotent."""
 
     @abstractmethod
     def is_ready(self) -> bool:
         """Return whether the server can process requests now.  Never raises."""
 
     @property
-    def log(self) -> Path:
+    def log_path(self) -> Path:
         """The log of all runs in this folder that were started by `start`."""
         return self.folder / "server.log"
 
@@ -79,15 +79,15 @@ class _Server(ABC):
         """
         if self._process is not None:
             raise RuntimeError(f"the server in {self.folder} is already started")
-        self.prepare()
+        self.prepare_folder()
         # The developer's MINIO_* variables would change the server under test.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
-        with self.log.open("ab") as log:
+        with self.log_path.open("ab") as log_file:
             self._process = subprocess.Popen(
-                self.command(),
-                env=environment | self.environment(),
+                self.build_command(),
+                env=environment | self.build_environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -95,15 +95,19 @@ class _Server(ABC):
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Return once the server is ready.
 
-        Raises `CannotRun` with the end of the log if the process exits, or after `timeout_s`
+        Raises `StartupError` with the end of the log if the process exits, or after `timeout_s`
         seconds.
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             if self._process is not None and self._process.poll() is not None:
-                raise CannotRun(f"{self._name} exited with code {self._process.returncode}:\n{tail(self.log)}")
+                raise StartupError(
+                    f"{self._display_name} exited with code {self._process.returncode}:\n{read_log_tail(self.log_path)}"
+                )
             if time.monotonic() > deadline:
-                raise CannotRun(f"{self._name} is not ready after {timeout_s:.0f} s:\n{tail(self.log)}")
+                raise StartupError(
+                    f"{self._display_name} is not ready after {timeout_s:.0f} s:\n{read_log_tail(self.log_path)}"
+                )
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -117,22 +121,22 @@ class _Server(ABC):
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            self._process.wait(_STOP_S)
+            self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._kill(self._process)
+            self._kill_process_group(self._process)
         self._process = None
 
     def kill(self) -> None:
         """Kill the process with SIGKILL, so that it cannot flush anything, as in a crash."""
         if self._process is not None:
-            self._kill(self._process)
+            self._kill_process_group(self._process)
             self._process = None
 
     @staticmethod
-    def _kill(process: "subprocess.Popen[bytes]") -> None:
+    def _kill_process_group(process: "subprocess.Popen[bytes]") -> None:
         # Kill the whole group: until its users exist, MinIO is the child of a shell.  Then wait
         # until the group has no process, because only then is the port free.
-        deadline = time.monotonic() + _STOP_S
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -141,7 +145,7 @@ class _Server(ABC):
                 time.sleep(0.01)
 
     @property
-    def _name(self) -> str:
+    def _display_name(self) -> str:
         return type(self).__name__.removesuffix("Server")
 
     def __enter__(self) -> Self:
@@ -154,13 +158,15 @@ class _Server(ABC):
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Stop the server."""
         self.stop()
 
 
 @dataclass
-class RedisServer(_Server):
+class RedisServer(LocalServer):
     """A Redis-compatible server with an append-only file (fsync every second) and `noeviction`.
 
     `binary` defaults to the result of `find_redis`.  `acl` holds the lines of redis.conf that
@@ -179,7 +185,7 @@ class RedisServer(_Server):
         return f"redis://{self.user}:{self.password}@{HOST}:{self.port}/0"
 
     @property
-    def _config(self) -> Path:
+    def _config_path(self) -> Path:
         return self.folder / "redis.conf"
 
     def start(self) -> None:
@@ -187,24 +193,24 @@ class RedisServer(_Server):
         super().start()
         self.wait_ready()
 
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         """Return the server and its configuration file, which contains the password."""
         self.binary = self.binary or find_redis()
-        return [str(self.binary), str(self._config)]
+        return [str(self.binary), str(self._config_path)]
 
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return no variables: the configuration file contains all settings."""
         return {}
 
-    def prepare(self) -> None:
+    def prepare_folder(self) -> None:
         """Create the folder, and a configuration file that only its owner can read."""
-        data = self.folder / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        data_folder = self.folder / "data"
+        data_folder.mkdir(parents=True, exist_ok=True)
         lines = [
             f"bind {HOST}",
             f"port {self.port}",
-            f"dir {_quoted(str(data))}",
-            *(self.acl or [f"requirepass {_quoted(self.password)}"]),
+            f"dir {_quote_config_value(str(data_folder))}",
+            *(self.acl or [f"requirepass {_quote_config_value(self.password)}"]),
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
@@ -212,14 +218,14 @@ class RedisServer(_Server):
             "daemonize no",
             "set-proc-title no",  # `left_overs` identifies orphan processes by their command lines
         ]
-        write_private(self._config, "\n".join(lines) + "\n")
+        write_private_file(self._config_path, "\n".join(lines) + "\n")
 
     def is_ready(self) -> bool:
         """Return whether Redis responds to PING, as it does once its append-only file is loaded."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                words = [b"AUTH", (self.user or "default").encode(), self.password.encode()]
-                request = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+                credentials = [b"AUTH", (self.user or "default").encode(), self.password.encode()]
+                request = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in credentials)
                 connection.sendall(b"*3\r\n%sPING\r\n" % request)
                 with connection.makefile("rb") as replies:
                     return (replies.readline(), replies.readline()) == (b"+OK\r\n", b"+PONG\r\n")
@@ -228,7 +234,7 @@ class RedisServer(_Server):
 
 
 @dataclass
-class MinioServer(_Server):
+class MinioServer(LocalServer):
     """A MinIO on a single folder, with two Redis targets for bucket events.
 
     ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` immediately and loses the event
@@ -256,26 +262,39 @@ class MinioServer(_Server):
         return f"http://{HOST}:{self.port}"
 
     @property
-    def queue_dir(self) -> Path:
+    def event_queue_dir(self) -> Path:
         """The folder in which the SAFE target stores events that are not in Redis yet."""
         return self.folder / "queue"
 
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
-        addresses = ["--address", f"{HOST}:{self.port}", "--console-address", f"{HOST}:{self.console_port}"]
+        address_arguments = ["--address", f"{HOST}:{self.port}", "--console-address", f"{HOST}:{self.console_port}"]
         # Otherwise MinIO would use certificates in ~/.minio, which belong to another MinIO.
-        server = ["server", *addresses, "--certs-dir", str(self.folder / "certs"), str(self.folder / "data")]
-        return ["/bin/sh", str(_START_MINIO), str(self.folder), self.users_id, str(self.binary), *server]
+        server_arguments = [
+            "server",
+            *address_arguments,
+            "--certs-dir",
+            str(self.folder / "certs"),
+            str(self.folder / "data"),
+        ]
+        return [
+            "/bin/sh",
+            str(_START_MINIO_SCRIPT),
+            str(self.folder),
+            self.users_id,
+            str(self.binary),
+            *server_arguments,
+        ]
 
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return root's credentials, both event targets, and the settings for reliable events."""
         return {
             "MINIO_ROOT_USER": self.root_user,
             "MINIO_ROOT_PASSWORD": self.root_password,
-            **self._target("FAST"),
-            **self._target("SAFE"),
-            "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.queue_dir),
-            "MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE": str(_SAFE_QUEUE_LIMIT),
+            **self._build_target_settings("FAST"),
+            **self._build_target_settings("SAFE"),
+            "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.event_queue_dir),
+            "MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE": str(_DURABLE_QUEUE_LIMIT),
             # Without it MinIO accepts PUTs before it has loaded the notification rules, and loses
             # their events.
             "MINIO_SYNC_BOOT": "on",
@@ -283,7 +302,7 @@ class MinioServer(_Server):
             # of PUTs.
             "GOMAXPROCS": "8",
             "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.metrics_are_public else "jwt",
-            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or NO_ORIGIN,
+            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or UNUSED_ORIGIN,
             # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
             # used here.
             "MINIO_SCANNER_SPEED": "slowest",
@@ -292,7 +311,7 @@ class MinioServer(_Server):
             "MINIO_CALLHOME_ENABLE": "off",
         }
 
-    def _target(self, name: str) -> dict[str, str]:
+    def _build_target_settings(self, name: str) -> dict[str, str]:
         values = {
             "ENABLE": "on",
             "ADDRESS": f"{self.redis_host}:{self.redis_port}",
@@ -303,7 +322,7 @@ class MinioServer(_Server):
         }
         return {f"MINIO_NOTIFY_REDIS_{key}_{name}": value for key, value in values.items() if value}
 
-    def prepare(self) -> None:
+    def prepare_folder(self) -> None:
         """Create the folders for data, queue and certificates."""
         for name in ("data", "queue", "certs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -338,25 +357,25 @@ def http_get(port: int, path: str, token: str = "") -> tuple[int | None, bytes]:
         connection.close()
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private_file(path: Path, text: str) -> None:
     """Atomically replace `path` by a file that only its owner can read (mode 600)."""
-    new = path.with_name(path.name + ".new")
+    new_file = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+        new_file.unlink()
+    with open(os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
         file.write(text)
-    new.replace(path)
+    new_file.replace(path)
 
 
-def tail(log: Path, lines: int = 15) -> str:
+def read_log_tail(log_file: Path, lines: int = 15) -> str:
     """Return the last lines of a log, indented, or a note if the log is empty or missing."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        text = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         text = []
-    return "\n".join(f"    {line}" for line in text or [f"(nothing in {log})"])
+    return "\n".join(f"    {line}" for line in text or [f"(nothing in {log_file})"])
 
 
-def _quoted(text: str) -> str:
+def _quote_config_value(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

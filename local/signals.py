@@ -2,36 +2,36 @@
 
 import signal
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stopped(BaseException):
+class StopRequested(BaseException):
     """SIGINT, SIGTERM or SIGHUP was received.
 
     It derives from `BaseException`, so that `except Exception` does not catch it.
     """
 
 
-def raise_when_stopped() -> None:
-    """Make the first of the signals raise `Stopped` in the main thread, and ignore all later ones.
+def raise_on_stop_signal() -> None:
+    """Make the first of the signals raise `StopRequested` in the main thread, and ignore all later ones.
 
     A signal that is already ignored stays ignored: `nohup` and a shell's `&` rely on that.
     """
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    for signal_number in _STOP_SIGNALS:
+        if signal.getsignal(signal_number) is not signal.SIG_IGN:
+            signal.signal(signal_number, _raise_stop_requested)
 
 
-def ignore_signals() -> None:
+def ignore_stop_signals() -> None:
     """Ignore the signals, so that a second Ctrl-C does not interrupt the shutdown.
 
     The shutdown is short, and skipping it would leave orphan processes.
     """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in _STOP_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
-def _stop(_number: int, _frame: object) -> None:
+def _raise_stop_requested(_number: int, _frame: object) -> None:
     # A further signal must not interrupt the cleanup in `finally` blocks.
-    ignore_signals()
-    raise Stopped
+    ignore_stop_signals()
+    raise StopRequested

@@ -3,16 +3,16 @@
 import logging
 import logging.config
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
-def configure(level: str) -> None:
+def configure_logging(level: str) -> None:
     """Write all log records of this process at `level` or above to standard error."""
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"line": {"format": FORMAT}},
+            "formatters": {"line": {"format": LOG_FORMAT}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"level": level, "handlers": ["stderr"]},
             # Celery's two lines per task would be most of the log and 10 % of the time of a drop.

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shared.keys import csv_key
+from shared.keys import make_csv_key
 from shared.records import RULES_VERSION, Buckets, CsvVersion, Person, Row
 
 _SCHEMA = pa.schema(
-    pa.field(name, kind, nullable=False)
-    for name, kind in {
+    pa.field(name, column_type, nullable=False)
+    for name, column_type in {
         "user_id": pa.string(),
         "csv_source": pa.string(),
         "csv_etag": pa.string(),
@@ -39,7 +39,7 @@ _SCHEMA = pa.schema(
     }.items()
 )
 # Each merge appends a chunk, and every scan visits each chunk: beyond this many they are combined.
-_MOST_CHUNKS = 32
+_MAX_CHUNKS = 32
 
 
 class InvalidManifest(ValueError):
@@ -50,15 +50,15 @@ class InvalidManifest(ValueError):
 class Fact:
     """The source of a user's published fields.
 
-    `image` and `image_source` are as in `Outcome`. `held`: the current CSV is a reject, and these
+    `image` and `image_source` are as in `Outcome`. `is_held`: the current CSV is a reject, and these
     are the fields of the last valid one.
     """
 
     user_id: str
-    version: CsvVersion
+    csv_version: CsvVersion
     person: Person
     image: str | None
-    held: bool
+    is_held: bool
     image_source: str = ""
 
 
@@ -68,7 +68,7 @@ class Manifest:
     __slots__ = ("_table",)
 
     def __init__(self, table: pa.Table) -> None:
-        """Wrap a `pyarrow.Table` with the manifest's columns. Use `empty`, `decode` or `merged`."""
+        """Wrap a `pyarrow.Table` with the manifest's columns. Use `empty`, `decode` or `with_changes`."""
         self._table = table
 
     @classmethod
@@ -89,49 +89,49 @@ class Manifest:
             raise InvalidManifest(f"not a Parquet file: {error}") from None
         if not table.schema.equals(_SCHEMA):
             raise InvalidManifest("the columns are not those of a manifest")
-        # `get` and `merged` require at most one fact per user.
+        # `get` and `with_changes` require at most one fact per user.
         if pc.count_distinct(table["user_id"]).as_py() != len(table):
             raise InvalidManifest("two facts for the same user")
         return cls(table)
 
     def encode(self) -> bytes:
         """Return the manifest as the bytes of a Parquet file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(self._table, sink, compression="lz4", use_dictionary=["rules"], write_statistics=False)
-        return bytes(sink.getvalue().to_pybytes())
+        buffer = pa.BufferOutputStream()
+        pq.write_table(self._table, buffer, compression="lz4", use_dictionary=["rules"], write_statistics=False)
+        return bytes(buffer.getvalue().to_pybytes())
 
     def __len__(self) -> int:
         """Return the number of facts."""
         return int(self._table.num_rows)
 
-    def merged(self, changes: Mapping[str, Fact | None]) -> "Manifest":
+    def with_changes(self, changes: Mapping[str, Fact | None]) -> "Manifest":
         """Return a manifest with these users' facts replaced, or removed if None.
 
         New facts get the current `RULES_VERSION`.
         """
-        kept = self._table
+        unchanged_facts = self._table
         if changes:
-            changed = pc.is_in(kept["user_id"], value_set=pa.array(changes, pa.string()))
-            kept = kept.filter(pc.invert(changed))
-        table = pa.concat_tables([kept, _table(fact for fact in changes.values() if fact)])
-        return Manifest(table if table["user_id"].num_chunks <= _MOST_CHUNKS else table.combine_chunks())
+            is_changed = pc.is_in(unchanged_facts["user_id"], value_set=pa.array(changes, pa.string()))
+            unchanged_facts = unchanged_facts.filter(pc.invert(is_changed))
+        table = pa.concat_tables([unchanged_facts, _build_table(fact for fact in changes.values() if fact)])
+        return Manifest(table if table["user_id"].num_chunks <= _MAX_CHUNKS else table.combine_chunks())
 
     def get(self, user_id: str) -> Fact | None:
         """Return a user's fact, or None. Scans all facts: a few milliseconds per million."""
         index = pc.index(self._table["user_id"], pa.scalar(user_id, pa.string())).as_py()
-        return None if index < 0 else next(_facts(self._table.slice(index, 1)))
+        return None if index < 0 else next(_iterate_facts(self._table.slice(index, 1)))
 
     def facts(self) -> Iterator[Fact]:
         """Iterate over all facts, in no order."""
-        return _facts(self._table)
+        return _iterate_facts(self._table)
 
-    def frame(self) -> pd.DataFrame:
+    def to_frame(self) -> pd.DataFrame:
         """Return all columns as a DataFrame: text as `str`, `csv_since` and `birthts` as int64.
 
         The module docstring describes the columns.
         """
-        frame: pd.DataFrame = self._table.to_pandas()
-        return frame
+        table_frame: pd.DataFrame = self._table.to_pandas()
+        return table_frame
 
     def to_output_rows(self, buckets: Buckets) -> Iterator[Row]:
         """Return the rows of these facts, unordered, to restore a lost output.csv."""
@@ -140,19 +140,19 @@ class Manifest:
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)
 
 
-def _table(facts: Iterable[Fact]) -> pa.Table:
+def _build_table(facts: Iterable[Fact]) -> pa.Table:
     rows = [
         (
             fact.user_id,
-            "" if fact.version.source == csv_key(fact.user_id) else fact.version.source,
-            fact.version.etag,
-            fact.version.since,
+            "" if fact.csv_version.source == make_csv_key(fact.user_id) else fact.csv_version.source,
+            fact.csv_version.etag,
+            fact.csv_version.last_modified,
             fact.person.first_name,
             fact.person.last_name,
             fact.person.birthts,
             fact.image or "",
             fact.image_source,
-            fact.held,
+            fact.is_held,
             RULES_VERSION,
         )
         for fact in facts
@@ -162,10 +162,22 @@ def _table(facts: Iterable[Fact]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
 
 
-def _facts(table: pa.Table) -> Iterator[Fact]:
+def _iterate_facts(table: pa.Table) -> Iterator[Fact]:
     for batch in table.to_batches(max_chunksize=10_000):
-        for user, source, etag, since, first, last, birthts, image, image_source, held, _ in zip(
-            *(column.to_pylist() for column in batch.columns), strict=True
-        ):
-            version = CsvVersion(source or csv_key(user), etag, since)
-            yield Fact(user, version, Person(first, last, birthts), image or None, held, image_source)
+        for (
+            user_id,
+            source,
+            etag,
+            last_modified,
+            first_name,
+            last_name,
+            birthts,
+            image,
+            image_source,
+            is_held,
+            _,
+        ) in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            csv_version = CsvVersion(source or make_csv_key(user_id), etag, last_modified)
+            yield Fact(
+                user_id, csv_version, Person(first_name, last_name, birthts), image or None, is_held, image_source
+            )

@@ -28,14 +28,14 @@ from obstore.store import S3Store
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
-from shared.keys import BUNDLE_EXTENSIONS, EXTENSIONS
+from shared.keys import BUNDLE_EXTENSIONS, USER_FILE_EXTENSIONS
 from shared.settings import Settings
 
-_S3_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
-_CLIENT_ERROR = re.compile(r"status code: 4\d\d\b")
+_S3_ERROR_BODY = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
+_CLIENT_ERROR_STATUS = re.compile(r"status code: 4\d\d\b")
 # Error codes of 4xx responses that concern the request or the server. Any other code of a 4xx
 # response means that this one object is unreadable.
-_NOT_ABOUT_THE_OBJECT = re.compile(
+_REQUEST_ERROR_CODES = re.compile(
     # credentials, permissions and clock skew
     "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed|ExpiredToken|Invalid.*Token"
     "|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader|NotSignedUp|RequestExpired|RequestTimeTooSkewed"
@@ -47,21 +47,21 @@ _NOT_ABOUT_THE_OBJECT = re.compile(
     "|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion"
     "|XMinioInvalidObjectName|XMinioParentIsObject"
 )
-_NOT_DECRYPTED = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
+_DECRYPTION_ERROR = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
 """MinIO's decryption errors, which may come with a status other than 4xx.
 
 The status is 206 in some LIST responses, and 501 where no key server (KMS) is configured.
 """
-_SIGNED_FOR = timedelta(minutes=10)
-_RETRIES: "obstore.store.RetryConfig" = {
+_UPLOAD_URL_TTL = timedelta(minutes=10)
+_RETRY_CONFIG: "obstore.store.RetryConfig" = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=5),
     "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
 }
-_CANNOT_LIST = re.compile("<Code>(XMinioEncryptionError|kms:[^<]*)</Code>")
+_LIST_DECRYPTION_ERROR = re.compile("<Code>(XMinioEncryptionError|kms:[^<]*)</Code>")
 """Part of obstore's error text when a LIST fails because of one object in it."""
-_ENCRYPTION = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
-LIST_PAGE = 1000
+_ENCRYPTION_ERROR = re.compile("encrypt|XMinioObjectTampered|^kms", re.IGNORECASE)
+LIST_PAGE_SIZE = 1000
 """Maximum number of keys in one response of S3's ListObjectsV2."""
 
 
@@ -98,18 +98,18 @@ class ObjectUnreadable(StoreUnavailable):
         self.message = " ".join(message.split())[:300]
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """Return the reason in words, always the same text for the same object."""
-        said = f"{self.code}: {self.message}"
-        if not _ENCRYPTION.search(said):
-            return said
-        return f"encrypted with a key that Rowdrop does not have ({said})"
+        text = f"{self.code}: {self.message}"
+        if not _ENCRYPTION_ERROR.search(text):
+            return text
+        return f"encrypted with a key that Rowdrop does not have ({text})"
 
 
 class StoredObject(NamedTuple):
     """An object that was read: its bytes and metadata.
 
-    `etag` is without quotes. `last_modified` is in whole seconds since 1970 UTC.
+    `etag` is without quotes. `get_last_modified` is in whole seconds since 1970 UTC.
     """
 
     body: bytes
@@ -135,7 +135,7 @@ class Segment(NamedTuple):
     size: int
 
 
-class Readable(Protocol):
+class ByteReader(Protocol):
     """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
@@ -151,7 +151,7 @@ class ObjectStore(Protocol):
 
     bucket: str
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
         """Read an object.
 
         If it is larger than `most` bytes, only a beginning longer than `most` is returned, so the
@@ -168,20 +168,20 @@ class ObjectStore(Protocol):
     def check_readable(self, key: str) -> None:
         """Read one byte of the object. Raises `ObjectUnreadable`; a missing object is no error."""
 
-    def listed(self, key: str) -> ObjectInfo | None:
+    def get_list_entry(self, key: str) -> ObjectInfo | None:
         """Return an object's metadata as LIST shows it, or None if there is no such key.
 
         The object need not be readable. If the server cannot even list it, the ETag is empty and
         the other fields are 0.
         """
 
-    def last_modified(self, key: str) -> int:
+    def get_last_modified(self, key: str) -> int:
         """Return LastModified in whole seconds since 1970 UTC. Raises `ObjectNotFound`."""
 
-    def etag(self, key: str) -> str | None:
+    def get_etag(self, key: str) -> str | None:
         """Return the object's ETag without quotes, or None if there is no such key."""
 
-    def info(self, key: str) -> ObjectInfo | None:
+    def get_info(self, key: str) -> ObjectInfo | None:
         """Return the metadata that LIST would return, by HEAD; None if there is no such key."""
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
@@ -194,16 +194,16 @@ class ObjectStore(Protocol):
     def put(self, key: str, body: bytes) -> str:
         """Write unconditionally and return the new ETag."""
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
+    def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
         """Write by compare-and-set on the ETag and return the new ETag.
 
-        `expected` is the ETag that the current object must have; None means that there must be no
+        `expected_etag` is the ETag that the current object must have; None means that there must be no
         object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
         unknown: the write may have happened, or may still happen later.
         """
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
-        """Copy an object of `bucket` to the key `to` of this bucket, on the server.
+    def copy_from(self, bucket: str, key: str, target_key: str) -> None:
+        """Copy an object of `bucket` to the key `target_key` of this bucket, on the server.
 
         Raises `ObjectNotFound`. `ObjectUnreadable` may concern either of the two objects.
         """
@@ -214,14 +214,14 @@ class ObjectStore(Protocol):
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects in as few requests as possible. Missing objects are no error."""
 
-    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         """List all objects with a key greater than `after`, in batches of about 1,000.
 
         Keys are in ascending order of their UTF-8 bytes. If `folder` is given (without the trailing
         slash), only the objects in it are listed; their keys still include the folder.
         """
 
-    def folders(self, folder: str) -> list[str]:
+    def list_folders(self, folder: str) -> list[str]:
         """Return the names of the folders directly in this one, without slashes."""
 
 
@@ -242,7 +242,7 @@ class FileStore(Protocol):
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
 
-    def segment(
+    def get_segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
     ) -> Segment:
         """Read up to `length` bytes from `start`, to stream an object of any size in segments.
@@ -252,14 +252,14 @@ class FileStore(Protocol):
         it is `if_none_match`.
         """
 
-    def upload(self, key: str, body: Readable, length: int) -> str:
+    def upload(self, key: str, body: ByteReader, length: int) -> str:
         """Stream `length` bytes into an object unconditionally and return the new ETag.
 
         The body is never held in memory as a whole, and the write is atomic: the object is complete
         or unchanged. Raises what `body.read` raises, and `EOFError` if the body ends too early.
         """
 
-    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+    def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
         """Return the first `most` objects with this key prefix and a key greater than `after`.
 
         They are in ascending order of their keys' UTF-8 bytes.
@@ -275,7 +275,7 @@ class S3ObjectStore:
     def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
         self.bucket = bucket
 
-        def connect(bucket: str, endpoint: str, *, endpoint_names_bucket: bool) -> S3Store:
+        def connect_store(bucket: str, endpoint: str, *, endpoint_names_bucket: bool) -> S3Store:
             return S3Store(
                 bucket,
                 endpoint=endpoint,
@@ -284,76 +284,80 @@ class S3ObjectStore:
                 region=region,
                 virtual_hosted_style_request=endpoint_names_bucket,
                 client_options={"allow_http": True, "connect_timeout": "2s", "timeout": "15s"},
-                retry_config=_RETRIES,
+                retry_config=_RETRY_CONFIG,
             )
 
-        self._store = connect(bucket, endpoint, endpoint_names_bucket=False)
+        self._store = connect_store(bucket, endpoint, endpoint_names_bucket=False)
         # obstore copies only within one bucket. With this bucket's URL as the endpoint and the
         # other bucket as the store's, it sends the PUT to this bucket, with a source in the other.
-        here = f"{endpoint.rstrip('/')}/{bucket}"
-        self._copier = cache(lambda other: connect(other, here, endpoint_names_bucket=True))
+        bucket_endpoint = f"{endpoint.rstrip('/')}/{bucket}"
+        self._open_copy_store = cache(
+            lambda source_bucket: connect_store(source_bucket, bucket_endpoint, endpoint_names_bucket=True)
+        )
         url = urlsplit(endpoint)
         self._minio = Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region)
         self._http = PoolManager(timeout=Timeout(connect=2, read=15))
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
         """Implement `ObjectStore.get` by one GET."""
         options: obstore.GetOptions = {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
         try:
-            answer = obstore.get(self._store, key, options=options)
-            meta = answer.meta
-            body = _beginning(answer, most) if most and meta["size"] > most else bytes(answer.bytes())
-            return StoredObject(body, _etag(meta["e_tag"]), _seconds(meta["last_modified"]))
+            response = obstore.get(self._store, key, options=options)
+            meta = response.meta
+            body = (
+                _read_start(response, max_bytes) if max_bytes and meta["size"] > max_bytes else bytes(response.bytes())
+            )
+            return StoredObject(body, _strip_quotes(meta["e_tag"]), _to_unix_seconds(meta["last_modified"]))
         except NotModifiedError:
             raise NotModified(key) from None
         except (BaseError, FileNotFoundError) as error:
-            raise self._failure(key, error) from error
+            raise self._translate_error(key, error) from error
 
     def exists(self, key: str) -> bool:
         """Implement `ObjectStore.exists` by a conditional GET."""
         try:
-            self._find(key)
+            self._require_object(key)
         except ObjectNotFound:
             return False
         except ObjectUnreadable:  # for a missing key the server would have returned NoSuchKey
             return True
         return True
 
-    def _find(self, key: str) -> None:
+    def _require_object(self, key: str) -> None:
         # If-None-Match: * gives 304 without a body if the object exists, else the S3 error code.
         with suppress(NotModifiedError):
-            self._get(key, {"if_none_match": "*"})
+            self._send_get(key, {"if_none_match": "*"})
 
     def check_readable(self, key: str) -> None:
         """Implement `ObjectStore.check_readable` by a ranged GET."""
         with suppress(ObjectNotFound):
-            self._get(key, {"range": (0, 1)})
+            self._send_get(key, {"range": (0, 1)})
 
-    def _get(self, key: str, options: "obstore.GetOptions") -> None:
+    def _send_get(self, key: str, options: "obstore.GetOptions") -> None:
         try:
             obstore.get(self._store, key, options=options).bytes()
         except NotModifiedError:
             raise
         except (BaseError, FileNotFoundError) as error:
             if "<Code>InvalidRange</Code>" not in str(error):  # an empty object has no first byte
-                raise self._failure(key, error) from error
+                raise self._translate_error(key, error) from error
 
-    def listed(self, key: str) -> ObjectInfo | None:
-        """Implement `ObjectStore.listed` by a LIST of one key."""
+    def get_list_entry(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.get_list_entry` by a LIST of one key."""
         try:
-            found = self._page(key, "", 1)
+            page = self._list_page_by_minio(key, "", 1)
         except ObjectUnreadable:
             return ObjectInfo(key, "", 0, 0)
-        return found[0] if found and found[0].key == key else None
+        return page[0] if page and page[0].key == key else None
 
-    def last_modified(self, key: str) -> int:
-        """Implement `ObjectStore.last_modified` by HEAD."""
-        return _seconds(self._head(key)["last_modified"])
+    def get_last_modified(self, key: str) -> int:
+        """Implement `ObjectStore.get_last_modified` by HEAD."""
+        return _to_unix_seconds(self._head(key)["last_modified"])
 
-    def etag(self, key: str) -> str | None:
+    def get_etag(self, key: str) -> str | None:
         """Implement `ObjectStore.etag` by HEAD."""
         try:
-            return _etag(self._head(key)["e_tag"])
+            return _strip_quotes(self._head(key)["e_tag"])
         except ObjectNotFound:
             return None
 
@@ -361,67 +365,67 @@ class S3ObjectStore:
         try:
             return obstore.head(self._store, key)
         except FileNotFoundError:
-            self._find(key)
+            self._require_object(key)
             # The object was created between HEAD and GET: let the caller retry.
             raise StoreUnavailable(f"{self.bucket}/{key}: created while it was being read") from None
         except BaseError as error:
-            if _CLIENT_ERROR.search(str(error)):
-                self._find(key)  # unlike HEAD, the GET returns an error code
-            raise self._failure(key, error) from error
+            if _CLIENT_ERROR_STATUS.search(str(error)):
+                self._require_object(key)  # unlike HEAD, the GET returns an error code
+            raise self._translate_error(key, error) from error
 
-    def info(self, key: str) -> ObjectInfo | None:
-        """Implement `ObjectStore.info` by HEAD."""
+    def get_info(self, key: str) -> ObjectInfo | None:
+        """Implement `ObjectStore.get_info` by HEAD."""
         try:
-            return _info(self._head(key))
+            return _to_object_info(self._head(key))
         except ObjectNotFound:
             return None
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         """Implement `ObjectStore.get_range` by a GET with If-Match and Range."""
         try:
-            answer = obstore.get(self._store, key, options={"if_match": f'"{etag}"', "range": (start, end)})
-            return bytes(answer.bytes())
+            response = obstore.get(self._store, key, options={"if_match": f'"{etag}"', "range": (start, end)})
+            return bytes(response.bytes())
         except PreconditionError:
             raise PreconditionFailed(key) from None
         except (BaseError, FileNotFoundError) as error:
-            raise self._failure(key, error) from error
+            raise self._translate_error(key, error) from error
 
     def put(self, key: str, body: bytes) -> str:
         """Implement `ObjectStore.put` by one PUT."""
         return self._put(key, body, "overwrite")
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        """Implement `ObjectStore.replace` by a PUT with If-Match or If-None-Match."""
-        return self._put(key, body, "create" if expected is None else {"e_tag": f'"{expected}"'})
+    def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
+        """Implement `ObjectStore.put_if_unchanged` by a PUT with If-Match or If-None-Match."""
+        return self._put(key, body, "create" if expected_etag is None else {"e_tag": f'"{expected_etag}"'})
 
     def _put(self, key: str, body: bytes, mode: "obstore.PutMode") -> str:
         try:  # always a single request, because a multipart upload cannot be conditional
-            return _etag(obstore.put(self._store, key, body, mode=mode, use_multipart=False)["e_tag"])
+            return _strip_quotes(obstore.put(self._store, key, body, mode=mode, use_multipart=False)["e_tag"])
         except (PreconditionError, AlreadyExistsError) as error:
             if "<Code>NoSuchBucket</Code>" in str(error):
-                raise self._failure(key, error) from error
+                raise self._translate_error(key, error) from error
             raise PreconditionFailed(key) from None
         except (BaseError, FileNotFoundError) as error:
-            failure = self._failure(key, error)
+            translated = self._translate_error(key, error)
             if mode == "overwrite":  # nothing is read, so the server refused the new object
-                failure = StoreUnavailable(str(failure))
-            raise failure from error
+                translated = StoreUnavailable(str(translated))
+            raise translated from error
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
+    def copy_from(self, bucket: str, key: str, target_key: str) -> None:
         """Implement `ObjectStore.copy_from` by a server-side copy."""
         try:
-            obstore.copy(self._copier(bucket), key, to)
+            obstore.copy(self._open_copy_store(bucket), key, target_key)
         except (BaseError, FileNotFoundError) as error:
-            raise self._failure(key, error) from error
+            raise self._translate_error(key, error) from error
 
     def delete(self, key: str) -> None:
         """Implement `ObjectStore.delete` by one DELETE."""
         try:
             obstore.delete(self._store, key)
         except (BaseError, FileNotFoundError) as error:
-            failure = self._failure(key, error)
-            if not isinstance(failure, ObjectNotFound):
-                raise failure from error
+            translated = self._translate_error(key, error)
+            if not isinstance(translated, ObjectNotFound):
+                raise translated from error
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Implement `ObjectStore.delete_many` by S3's DeleteObjects."""
@@ -429,148 +433,157 @@ class S3ObjectStore:
             if keys:
                 obstore.delete(self._store, keys)
         except (BaseError, FileNotFoundError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+            raise StoreUnavailable(f"{self.bucket}: {_format_error(error)}") from error
 
-    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        """Implement `ObjectStore.objects`: LIST by obstore, then by minio-py."""
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
         try:
-            for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE):
-                yield [_info(meta) for meta in page]
+            for page in self._store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE):
+                yield [_to_object_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:
             pass  # a key with a control character, which obstore cannot represent
         except (BaseError, FileNotFoundError) as error:
-            if not _CANNOT_LIST.search(str(error)):
-                raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
+            if not _LIST_DECRYPTION_ERROR.search(str(error)):
+                raise StoreUnavailable(f"{self.bucket}: {_format_error(error)}") from error
         # obstore's listing may have ended too early. If MinIO cannot decrypt an object, it may send
         # a 206 with an error body. obstore reads that as an empty page, minio-py raises an error.
-        yield from self._objects_by_minio(after, f"{folder}/" if folder else "")
+        yield from self._list_by_minio(after, f"{folder}/" if folder else "")
 
-    def _objects_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
+    def _list_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
         """Continue the listing with minio-py.
 
         It handles any key, and pages around objects that make a whole LIST request fail.
         """
-        most = LIST_PAGE
+        page_size = LIST_PAGE_SIZE
         while True:
             try:
-                page = self._page(prefix, after, most)
+                page = self._list_page_by_minio(prefix, after, page_size)
             except ObjectUnreadable:
-                if most > 1:
-                    most = max(1, most // 4)
+                if page_size > 1:
+                    page_size = max(1, page_size // 4)
                     continue
-                page = [ObjectInfo(self._key_after(after, prefix), "", 0, 0)]
+                page = [ObjectInfo(self._find_unlistable_key(after, prefix), "", 0, 0)]
             if not page:
                 return
             yield page
             after = page[-1].key
-            most = LIST_PAGE
+            page_size = LIST_PAGE_SIZE
 
-    def _page(self, prefix: str, after: str, most: int, delimiter: str = "") -> list[ObjectInfo]:
+    def _list_page_by_minio(self, prefix: str, after: str, limit: int, delimiter: str = "") -> list[ObjectInfo]:
         try:
-            found = self._minio._list_objects(  # the public list_objects always requests 1,000 keys
+            entries = self._minio._list_objects(  # the public list_objects always requests 1,000 keys
                 self.bucket,
                 delimiter=delimiter,
                 encoding_type="url",
-                max_keys=min(most, LIST_PAGE),
+                max_keys=min(limit, LIST_PAGE_SIZE),
                 prefix=prefix,
                 start_after=after or None,
             )
             return [
-                ObjectInfo(info.object_name or "", _etag(info.etag), _seconds(info.last_modified), info.size or 0)
-                for info in islice(found, most)
+                ObjectInfo(
+                    info.object_name or "",
+                    _strip_quotes(info.etag),
+                    _to_unix_seconds(info.last_modified),
+                    info.size or 0,
+                )
+                for info in islice(entries, limit)
             ]
         except (MinioException, HTTPError, ValueError) as error:
-            raise self._list_failure(error) from error
+            raise self._translate_list_error(error) from error
 
-    def _key_after(self, after: str, prefix: str) -> str:
+    def _find_unlistable_key(self, after: str, prefix: str) -> str:
         """Return the key of the next object, which makes LIST fail.
 
         With a delimiter the server returns common prefixes without reading their objects, so the
         extensions that are read serve as delimiters. The keys of other files cannot be determined:
         raises `StoreUnavailable`.
         """
-        for ending in sorted({*EXTENSIONS, *BUNDLE_EXTENSIONS}):
+        for extension in sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS}):
             with suppress(ObjectUnreadable):
-                (*_, found) = (None, *self._page(prefix, after, 1, f".{ending}"))
-                if found and found.key.encode() > after.encode() and self.exists(found.key):
-                    return found.key
+                (*_, next_entry) = (None, *self._list_page_by_minio(prefix, after, 1, f".{extension}"))
+                if next_entry and next_entry.key.encode() > after.encode() and self.exists(next_entry.key):
+                    return next_entry.key
         raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes every LIST fail")
 
-    def segment(
+    def get_segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
     ) -> Segment:
-        """Implement `FileStore.segment` by a ranged, conditional GET."""
+        """Implement `FileStore.get_segment` by a ranged, conditional GET."""
         options: obstore.GetOptions = {"range": (start, start + length)}
         if if_match is not None:
             options["if_match"] = f'"{if_match}"'
         if if_none_match is not None:
             options["if_none_match"] = f'"{if_none_match}"'
         try:
-            answer = obstore.get(self._store, key, options=options)
-            meta, body = answer.meta, bytes(answer.bytes())
+            response = obstore.get(self._store, key, options=options)
+            meta, body = response.meta, bytes(response.bytes())
         except PreconditionError:
             raise PreconditionFailed(key) from None
         except NotModifiedError:
             raise NotModified(key) from None
         except (BaseError, FileNotFoundError) as error:
             if "<Code>InvalidRange</Code>" not in str(error):
-                raise self._failure(key, error) from error
+                raise self._translate_error(key, error) from error
             meta, body = self._head(key), b""
-        return Segment(body, _etag(meta["e_tag"]), _seconds(meta["last_modified"]), meta["size"])
+        return Segment(body, _strip_quotes(meta["e_tag"]), _to_unix_seconds(meta["last_modified"]), meta["size"])
 
-    def upload(self, key: str, body: Readable, length: int) -> str:
+    def upload(self, key: str, body: ByteReader, length: int) -> str:
         """Implement `FileStore.upload` by one streamed PUT to a presigned URL."""
         # minio-py and obstore would buffer the body or split it into parts.
-        url = self._minio.get_presigned_url("PUT", self.bucket, key, expires=_SIGNED_FOR)
-        counted: Any = _Counted(body, length)
+        url = self._minio.get_presigned_url("PUT", self.bucket, key, expires=_UPLOAD_URL_TTL)
+        counted_body: Any = _CountedBody(body, length)
         try:
-            answer = self._http.request(
-                "PUT", url, body=counted, headers={"Content-Length": str(length)}, retries=False, redirect=False
+            response = self._http.request(
+                "PUT", url, body=counted_body, headers={"Content-Length": str(length)}, retries=False, redirect=False
             )
         except (HTTPError, OSError) as error:
-            if counted.failure is not None:
-                raise counted.failure from None
-            raise StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}") from error
-        if answer.status != 200:
-            raise StoreUnavailable(f"{self.bucket}/{key}: {_said(Exception(answer.data.decode(errors='replace')))}")
-        return _etag(answer.headers.get("ETag"))
+            if counted_body.failure is not None:
+                raise counted_body.failure from None
+            raise StoreUnavailable(f"{self.bucket}/{key}: {_format_error(error)}") from error
+        if response.status != 200:
+            raise StoreUnavailable(
+                f"{self.bucket}/{key}: {_format_error(Exception(response.data.decode(errors='replace')))}"
+            )
+        return _strip_quotes(response.headers.get("ETag"))
 
-    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
+    def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
         """Implement `FileStore.page` by a LIST."""
         # Not by obstore, which interprets a prefix as a folder name.
         try:
-            return self._page(prefix, after, most)
+            return self._list_page_by_minio(prefix, after, limit)
         except ObjectUnreadable:
-            around = self._objects_by_minio(after, prefix)
-            return list(islice(chain.from_iterable(around), most))
+            pages = self._list_by_minio(after, prefix)
+            return list(islice(chain.from_iterable(pages), limit))
 
-    def folders(self, folder: str) -> list[str]:
-        """Implement `ObjectStore.folders` by a LIST with a delimiter."""
+    def list_folders(self, folder: str) -> list[str]:
+        """Implement `ObjectStore.list_folders` by a LIST with a delimiter."""
         try:
-            found = obstore.list_with_delimiter(self._store, folder)
+            listing = obstore.list_with_delimiter(self._store, folder)
         except (BaseError, FileNotFoundError) as error:
-            raise StoreUnavailable(f"{self.bucket}: {_said(error)}") from error
-        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+            raise StoreUnavailable(f"{self.bucket}: {_format_error(error)}") from error
+        return [path.rstrip("/").rpartition("/")[2] for path in listing["common_prefixes"]]
 
-    def _list_failure(self, error: Exception) -> StoreUnavailable:
+    def _translate_list_error(self, error: Exception) -> StoreUnavailable:
         """Translate an error of a LIST by minio-py.
 
         MinIO sends one error as a 206. minio-py parses it as a list and fails with `ValueError`.
         """
         if isinstance(error, ValueError):
             return ObjectUnreadable(self.bucket, "", "XMinioObjectTampered", "no list of objects in the answer")
-        if isinstance(error, S3Error) and _NOT_DECRYPTED.fullmatch(f"{error.code}: {error.message}"):
+        if isinstance(error, S3Error) and _DECRYPTION_ERROR.fullmatch(f"{error.code}: {error.message}"):
             return ObjectUnreadable(self.bucket, "", error.code or "", error.message or "")
-        return StoreUnavailable(f"{self.bucket}: {_said(error)}")
+        return StoreUnavailable(f"{self.bucket}: {_format_error(error)}")
 
-    def _failure(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
+    def _translate_error(self, key: str, error: Exception) -> ObjectNotFound | StoreUnavailable:
         if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
             return ObjectNotFound(key)
-        said = _S3_ERROR.search(str(error))
-        if said and _is_about_the_object(*said.groups(), is_client_error=bool(_CLIENT_ERROR.search(str(error)))):
-            return ObjectUnreadable(self.bucket, key, said[1], html.unescape(said[2]))
-        return StoreUnavailable(f"{self.bucket}/{key}: {_said(error)}")
+        error_match = _S3_ERROR_BODY.search(str(error))
+        if error_match and _is_object_error(
+            *error_match.groups(), is_client_error=bool(_CLIENT_ERROR_STATUS.search(str(error)))
+        ):
+            return ObjectUnreadable(self.bucket, key, error_match[1], html.unescape(error_match[2]))
+        return StoreUnavailable(f"{self.bucket}/{key}: {_format_error(error)}")
 
 
 def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
@@ -580,62 +593,62 @@ def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
     )
 
 
-class _Counted:
-    """A request body of exactly `length` bytes; `failure` is the error that ended reading it."""
+class _CountedBody:
+    """A request body of exactly `length` bytes; `translated` is the error that ended reading it."""
 
-    def __init__(self, body: Readable, length: int) -> None:
-        self._body, self._left = body, length
+    def __init__(self, body: ByteReader, length: int) -> None:
+        self._body, self._remaining_bytes = body, length
         self.failure: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes.
 
-        Raises `OSError` if the body fails or ends too early; the cause is in `failure`.
+        Raises `OSError` if the body fails or ends too early; the cause is in `translated`.
         """
-        size = self._left if size < 0 else min(size, self._left)
+        size = self._remaining_bytes if size < 0 else min(size, self._remaining_bytes)
         try:
-            part = self._body.read(size) if size else b""
+            chunk = self._body.read(size) if size else b""
         except Exception as error:
             self.failure = error
             raise OSError("the body cannot be read") from error
-        if size and not part:
-            self.failure = EOFError(f"{self._left} bytes are missing")
+        if size and not chunk:
+            self.failure = EOFError(f"{self._remaining_bytes} bytes are missing")
             raise OSError("the body ends too early")
-        self._left -= len(part)
-        return part
+        self._remaining_bytes -= len(chunk)
+        return chunk
 
 
-def _beginning(answer: "obstore.GetResult", most: int) -> bytes:
+def _read_start(response: "obstore.GetResult", most: int) -> bytes:
     body = bytearray()
-    for chunk in answer.stream(min_chunk_size=most):
+    for chunk in response.stream(min_chunk_size=most):
         body += bytes(chunk)
         if len(body) > most:
             break
     return bytes(body)
 
 
-def _info(meta: "obstore.ObjectMeta") -> ObjectInfo:
-    return ObjectInfo(meta["path"], _etag(meta["e_tag"]), _seconds(meta["last_modified"]), meta["size"])
+def _to_object_info(meta: "obstore.ObjectMeta") -> ObjectInfo:
+    return ObjectInfo(meta["path"], _strip_quotes(meta["e_tag"]), _to_unix_seconds(meta["last_modified"]), meta["size"])
 
 
-def _etag(quoted: str | None) -> str:
+def _strip_quotes(quoted: str | None) -> str:
     return (quoted or "").strip('"')
 
 
-def _seconds(moment: datetime | None) -> int:
+def _to_unix_seconds(timestamp: datetime | None) -> int:
     # LIST returns milliseconds and HEAD whole seconds. Both are truncated, so that they are equal.
-    return int(moment.timestamp()) if moment else 0
+    return int(timestamp.timestamp()) if timestamp else 0
 
 
-def _is_about_the_object(code: str, message: str, *, is_client_error: bool) -> bool:
+def _is_object_error(code: str, message: str, *, is_client_error: bool) -> bool:
     """Return whether an error means that only this object cannot be read."""
-    if _NOT_DECRYPTED.fullmatch(f"{code}: {message}"):
+    if _DECRYPTION_ERROR.fullmatch(f"{code}: {message}"):
         return True
-    return is_client_error and not _NOT_ABOUT_THE_OBJECT.fullmatch(code)
+    return is_client_error and not _REQUEST_ERROR_CODES.fullmatch(code)
 
 
-def _said(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     """Return S3's error code and message, or the first line of the error, cut to 300 characters."""
     text = str(error)
-    found = _S3_ERROR.search(text)
-    return ": ".join(found.groups()) if found else text.split("\n", 1)[0][:300]
+    match = _S3_ERROR_BODY.search(text)
+    return ": ".join(match.groups()) if match else text.split("\n", 1)[0][:300]

@@ -18,11 +18,11 @@ from typing import Any
 from redis import Redis
 
 DIRTY_SINCE = "since:rebuild"
-KEPT_S = 7 * 24 * 3600
-ALIVE_MS = 60_000
+REBUILD_TTL_S = 7 * 24 * 3600
+REBUILD_LEASE_MS = 60_000
 
 # KEYS: rebuild:queued. ARGV: new ID, now, TTL in seconds. Returns the queued ID, 1 if it is new.
-_REQUEST = """
+_REQUEST_SCRIPT = """
 local waiting = redis.call('GET', KEYS[1])
 if waiting then return {waiting, 0} end
 redis.call('SET', KEYS[1], ARGV[1])
@@ -31,7 +31,7 @@ redis.call('EXPIRE', 'rebuild:' .. ARGV[1], ARGV[3])
 return {ARGV[1], 1}
 """
 # KEYS: rebuild:queued, rebuild:running. ARGV: ID, now. Returns the ID of the running rebuild.
-_START = """
+_START_SCRIPT = """
 local running = redis.call('GET', KEYS[2])
 if running then return running end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
@@ -40,9 +40,9 @@ redis.call('SET', KEYS[2], ARGV[1])
 redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'running', 'started_at', ARGV[2])
 return ARGV[1]
 """
-# KEYS: rebuild:running, since:rebuild. ARGV: now. Requires `named`, because until then more users
+# KEYS: rebuild:running, since:rebuild. ARGV: now. Requires `is_enqueued`, because until then more users
 # may be added.
-_FINISH = """
+_FINISH_SCRIPT = """
 local id = redis.call('GET', KEYS[1])
 if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'named') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
@@ -52,7 +52,7 @@ return id
 """
 # KEYS: rebuild:running. ARGV: ID, now, reason. Compares the ID, so a late failure cannot end the
 # next rebuild.
-_FAIL = """
+_FAIL_SCRIPT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
 redis.call('DEL', KEYS[1])
@@ -85,18 +85,18 @@ class Rebuilds:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._request = client.register_script(_REQUEST)
-        self._start = client.register_script(_START)
-        self._finish = client.register_script(_FINISH)
-        self._fail = client.register_script(_FAIL)
+        self._request = client.register_script(_REQUEST_SCRIPT)
+        self._start = client.register_script(_START_SCRIPT)
+        self._finish = client.register_script(_FINISH_SCRIPT)
+        self._fail = client.register_script(_FAIL_SCRIPT)
 
     def request(self, now: float) -> tuple[str, bool]:
         """Queue a rebuild unless one is queued already. `now` is in Unix seconds.
 
         Returns the ID of the queued rebuild, and whether this call queued it.
         """
-        task_id, new = self._request(["rebuild:queued"], [secrets.token_hex(8), now, KEPT_S])
-        return _text(task_id), bool(new)
+        task_id, is_new = self._request(["rebuild:queued"], [secrets.token_hex(8), now, REBUILD_TTL_S])
+        return decode_text(task_id), bool(is_new)
 
     def start(self, task_id: str, now: float) -> bool:
         """Move the queued rebuild to running.
@@ -104,27 +104,27 @@ class Rebuilds:
         Returns True if it runs now, also if it did before. Returns False if another rebuild runs,
         or this one has ended.
         """
-        running = self._start(["rebuild:queued", "rebuild:running"], [task_id, now])
-        return running is not None and _text(running) == task_id
+        running_id = self._start(["rebuild:queued", "rebuild:running"], [task_id, now])
+        return running_id is not None and decode_text(running_id) == task_id
 
-    def begin_naming(self, task_id: str) -> bool:
+    def acquire_enqueue_lease(self, task_id: str) -> bool:
         """Acquire the lease to enqueue this rebuild's users.
 
         Returns False if they are all enqueued, or another process holds the lease.
         """
-        if self.named(task_id):
+        if self.is_enqueued(task_id):
             return False
-        return bool(self._redis.set("rebuild:alive", task_id, nx=True, px=ALIVE_MS))
+        return bool(self._redis.set("rebuild:alive", task_id, nx=True, px=REBUILD_LEASE_MS))
 
-    def still_alive(self) -> None:
+    def renew_enqueue_lease(self) -> None:
         """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire("rebuild:alive", ALIVE_MS)
+        self._redis.pexpire("rebuild:alive", REBUILD_LEASE_MS)
 
-    def end_naming(self) -> None:
+    def release_enqueue_lease(self) -> None:
         """Release the lease, whether or not all users were enqueued."""
         self._redis.delete("rebuild:alive")
 
-    def naming(self) -> bool:
+    def is_enqueuing(self) -> bool:
         """Return whether a process holds the lease."""
         return bool(self._redis.exists("rebuild:alive"))
 
@@ -132,21 +132,21 @@ class Rebuilds:
         """Record the number of users in the rebuild, as far as it is known."""
         self._redis.hset(f"rebuild:{task_id}", "total", total)
 
-    def set_named(self, task_id: str) -> None:
+    def mark_enqueued(self, task_id: str) -> None:
         """Record that all users of the rebuild are marked and enqueued."""
         self._redis.hset(f"rebuild:{task_id}", "named", 1)
 
-    def named(self, task_id: str) -> bool:
-        """Return whether `set_named` was called for this rebuild."""
+    def is_enqueued(self, task_id: str) -> bool:
+        """Return whether `mark_enqueued` was called for this rebuild."""
         return bool(self._redis.hexists(f"rebuild:{task_id}", "named"))
 
-    def finish(self, now: float) -> str | None:
+    def finish_if_done(self, now: float) -> str | None:
         """Set the running rebuild to done if all its users are enqueued and published.
 
         Returns its ID, or None if no rebuild finished.
         """
         task_id = self._finish(["rebuild:running", DIRTY_SINCE], [now])
-        return _text(task_id) if task_id else None
+        return decode_text(task_id) if task_id else None
 
     def fail(self, task_id: str, reason: str, now: float) -> None:
         """Set the running rebuild to failed, with a reason.
@@ -155,32 +155,38 @@ class Rebuilds:
         """
         self._fail(["rebuild:running"], [task_id, now, reason])
 
-    def queued(self) -> str | None:
+    def queued_id(self) -> str | None:
         """Return the ID of the queued rebuild, or None."""
-        return _maybe(self._redis.get("rebuild:queued"))
+        return decode_optional(self._redis.get("rebuild:queued"))
 
-    def running(self) -> str | None:
+    def running_id(self) -> str | None:
         """Return the ID of the running rebuild, or None."""
-        return _maybe(self._redis.get("rebuild:running"))
+        return decode_optional(self._redis.get("rebuild:running"))
 
-    def get(self, task_id: str) -> RebuildStatus | None:
+    def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, dirty = pipe.hgetall(f"rebuild:{task_id}").zcard(DIRTY_SINCE).execute()
+            record, dirty_count = pipe.hgetall(f"rebuild:{task_id}").zcard(DIRTY_SINCE).execute()
         if not record:
             return None
-        fields = {_text(name): _text(value) for name, value in record.items()}
+        fields = {decode_text(name): decode_text(value) for name, value in record.items()}
         state, total = fields["state"], int(fields["total"]) if "total" in fields else None
-        left = dirty if state == "running" else 0
-        # Users are marked before `total` is updated, so `left` may exceed it for a moment.
-        done = 0 if total is None else max(0, total - left)
-        times = [float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")]
-        return RebuildStatus(task_id, state, done, total, times[0], times[1], times[2], fields.get("error"))
+        dirty_left = dirty_count if state == "running" else 0
+        # Users are marked before `total` is updated, so `dirty_left` may exceed it for a moment.
+        done = 0 if total is None else max(0, total - dirty_left)
+        timestamps = [
+            float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")
+        ]
+        return RebuildStatus(
+            task_id, state, done, total, timestamps[0], timestamps[1], timestamps[2], fields.get("error")
+        )
 
 
-def _text(value: bytes | str) -> str:
+def decode_text(value: bytes | str) -> str:
+    """Return the text, whether or not the Redis client decodes responses."""
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _maybe(value: bytes | str | None) -> str | None:
-    return None if value is None else _text(value)
+def decode_optional(value: bytes | str | None) -> str | None:
+    """Return the text, or None if there is no value."""
+    return None if value is None else decode_text(value)

@@ -10,13 +10,13 @@ RULES_VERSION = "1"
 Bumping it invalidates all cached results: the next sweep reads every file again.
 """
 
-QUARANTINED = (
+QUARANTINE_REASON = (
     "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
     "and once more by each sweep"
 )
 """The reason of a quarantined file's reject, which is made without reading the file."""
 
-UNREADABLE = "the object store cannot read it"
+UNREADABLE_REASON = "the object store cannot read it"
 """The beginning of the reason of a reject for an object that the server cannot read."""
 
 
@@ -71,7 +71,7 @@ class CsvVersion:
 
     source: str
     etag: str
-    since: int
+    last_modified: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ class InvalidCsv:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReadResult:
     """The result of reading a user's files once.
 
     `csv`: None if the user has no CSV. `image`: the image's key, or None. `image_source` is empty
     for an image in the source bucket. Otherwise `image` is a copy in the output bucket, and
-    `image_source` is its source: a key of the source bucket, or a member of a bundle. `dropped` are
+    `image_source` is its source: a key of the source bucket, or a member of a bundle. `superseded_copies` are
     superseded copies: earlier reads made them, and possibly no row ever named them.
     """
 
@@ -105,35 +105,40 @@ class Outcome:
     csv: ValidCsv | InvalidCsv | None
     image: str | None
     image_source: str = ""
-    dropped: tuple[str, ...] = ()
+    superseded_copies: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Encode the result as it is stored in Redis until it is published. See `from_json`."""
         match self.csv:
             case ValidCsv(version, person):
-                csv: list[Any] | None = [*_version(version), person.first_name, person.last_name, person.birthts]
+                csv_fields: list[Any] | None = [
+                    *_list_version_fields(version),
+                    person.first_name,
+                    person.last_name,
+                    person.birthts,
+                ]
             case InvalidCsv(version, reason, line):
-                csv = [*_version(version), reason, line]
+                csv_fields = [*_list_version_fields(version), reason, line]
             case None:
-                csv = None
+                csv_fields = None
         image: list[Any] = [self.image]
         # Left out when empty, which is the usual case, to save memory in Redis.
-        if self.image_source or self.dropped:
-            image += [self.image_source, self.dropped]
-        return json.dumps([csv, *image], ensure_ascii=False, separators=(",", ":"))
+        if self.image_source or self.superseded_copies:
+            image += [self.image_source, self.superseded_copies]
+        return json.dumps([csv_fields, *image], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, user_id: str, text: str) -> "Outcome":
+    def from_json(cls, user_id: str, text: str) -> "ReadResult":
         """Decode the output of `to_json`."""
-        csv, *rest = json.loads(text)
-        image = (*rest[:2], *map(tuple, rest[2:]))
-        if csv is None:
+        csv_fields, *image_fields = json.loads(text)
+        image = (*image_fields[:2], *map(tuple, image_fields[2:]))
+        if csv_fields is None:
             return cls(user_id, None, *image)
-        version = CsvVersion(*csv[:3])
+        version = CsvVersion(*csv_fields[:3])
         # A valid CSV has 6 items (version and person), an invalid one 5 (version, reason, line).
-        if len(csv) == 6:
-            return cls(user_id, ValidCsv(version, Person(*csv[3:])), *image)
-        return cls(user_id, InvalidCsv(version, *csv[3:]), *image)
+        if len(csv_fields) == 6:
+            return cls(user_id, ValidCsv(version, Person(*csv_fields[3:])), *image)
+        return cls(user_id, InvalidCsv(version, *csv_fields[3:]), *image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,9 @@ class Buckets:
     output: str
 
     def img_path(self, image: str | None, image_source: str) -> str:
-        """Return the `img_path` of an image in output.csv; the arguments are as in `Outcome`."""
+        """Return the `img_path` of an image in output.csv; the arguments are as in `ReadResult`."""
         return f"{self.output if image_source else self.source}/{image}" if image else ""
 
 
-def _version(version: CsvVersion) -> tuple[str, str, int]:
-    return version.source, version.etag, version.since
+def _list_version_fields(version: CsvVersion) -> tuple[str, str, int]:
+    return version.source, version.etag, version.last_modified

@@ -10,10 +10,10 @@ from typing import Any
 
 from redis import Redis
 
-KEPT_S = 900
+REFRESH_REQUEST_TTL_S = 900
 
 
-class Requests:
+class RefreshRequests:
     """The records of refresh requests.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
@@ -27,12 +27,12 @@ class Requests:
         """Return a new random request ID."""
         return secrets.token_hex(8)
 
-    def note_marked(self, request_id: str) -> None:
+    def record_marked(self, request_id: str) -> None:
         """Record that the user is marked: everything dropped before now will be read."""
-        self._redis.set(f"asked:{request_id}", 1, ex=KEPT_S)
+        self._redis.set(f"asked:{request_id}", 1, ex=REFRESH_REQUEST_TTL_S)
 
     def is_published(self, request_id: str, user_id: str) -> bool:
         """Return whether the user was marked for this request and is no longer dirty."""
         with self._redis.pipeline(transaction=True) as pipe:
-            marked, dirty = pipe.exists(f"asked:{request_id}").hexists("dirty", user_id).execute()
-        return bool(marked) and not dirty
+            is_marked, is_dirty = pipe.exists(f"asked:{request_id}").hexists("dirty", user_id).execute()
+        return bool(is_marked) and not is_dirty

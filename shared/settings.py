@@ -16,15 +16,15 @@ from shared.tokens import (
     InvalidToken,
     Token,
     TokenKind,
-    check_distinct,
-    check_value,
+    check_distinct_tokens,
+    check_token_value,
     parse_tokens,
 )
 
 _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
-LONGEST_PUBLISH_INTERVAL_S = 20
+MAX_PUBLISH_INTERVAL_S = 20
 """Upper limit of PUBLISH_MIN_INTERVAL_S in seconds.
 
 It must stay below `OVERDUE_S` (30 s), or users with a pending result are enqueued and read again.
@@ -61,12 +61,12 @@ class Settings:
     minio_root_user: str = field(default="", repr=False)
     minio_root_password: str = field(default="", repr=False)
     minio_users: str = field(default="", repr=False)
-    keeps_root_access: bool = False
+    allow_root_access: bool = False
     progress_file: str = ""
     max_upload_mb: int = 20
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    copies_images: bool = False
+    copy_images: bool = False
     public_output: bool = False
 
     @classmethod
@@ -80,129 +80,129 @@ class Settings:
         # eager=False collects all validation errors, and env.seal() raises them together.
         env = FileAwareEnv(eager=False, strip_whitespace=True)
         try:
-            settings = cls(**cls._values(env, minio=minio, redis=redis))
+            settings = cls(**cls._read_values(env, minio=minio, redis=redis))
             env.seal()
         except EnvValidationError as error:
-            messages: Any = error.error_messages
-            wrong = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in messages.items())
-            raise InvalidSettings(f"environment variables are missing or invalid:{wrong}") from None
+            errors_by_name: Any = error.error_messages
+            error_lines = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in errors_by_name.items())
+            raise InvalidSettings(f"environment variables are missing or invalid:{error_lines}") from None
         except ValueError as error:  # the file of a *_FILE variable cannot be read
             raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
             raise InvalidSettings("SOURCE_BUCKET and OUTPUT_BUCKET must be different buckets")
         try:
-            check_distinct(settings.all_tokens)
+            check_distinct_tokens(settings.all_tokens)
         except InvalidToken as error:
-            names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN"
-            raise InvalidSettings(f"{names}: {error}") from None
+            setting_names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN"
+            raise InvalidSettings(f"{setting_names}: {error}") from None
         return settings
 
     @property
     def all_tokens(self) -> tuple[Token, ...]:
         """Return every token that the API accepts, from all settings."""
-        single = (
+        unnamed_tokens = (
             Token("API_TOKEN", self.api_token, TokenKind.WRITE),
             Token("generated", self.generated_api_token, TokenKind.GENERATED),
         )
-        given = tuple(token for token in single if token.value)
-        return (*given, *self.api_tokens, *self.read_tokens)
+        set_tokens = tuple(token for token in unnamed_tokens if token.value)
+        return (*set_tokens, *self.api_tokens, *self.read_tokens)
 
     @staticmethod
-    def _values(env: FileAwareEnv, *, minio: bool, redis: bool) -> dict[str, Any]:
-        def needed(name: str, validate: Callable[[str], None], *, is_used: bool) -> str:
+    def _read_values(env: FileAwareEnv, *, minio: bool, redis: bool) -> dict[str, Any]:
+        def read_required(name: str, validate: Callable[[str], None], *, is_used: bool) -> str:
             value: str = env.str(name, validate=validate) if is_used else ""
             return value
 
         return {
-            "minio_endpoint": needed("MINIO_ENDPOINT", _http_url, is_used=minio),
-            "minio_access_key": needed("MINIO_ACCESS_KEY", _not_empty, is_used=minio),
-            "minio_secret_key": needed("MINIO_SECRET_KEY", _not_empty, is_used=minio),
-            "redis_url": needed("REDIS_URL", _plain_redis_url, is_used=redis),
-            "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_not_empty),
-            "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_not_empty),
-            "region": env.str("MINIO_REGION", "us-east-1", validate=_not_empty),
-            "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_positive),
-            "publish_min_interval_s": env.float("PUBLISH_MIN_INTERVAL_S", 0, validate=_publish_interval),
+            "minio_endpoint": read_required("MINIO_ENDPOINT", _check_http_url, is_used=minio),
+            "minio_access_key": read_required("MINIO_ACCESS_KEY", _check_not_empty, is_used=minio),
+            "minio_secret_key": read_required("MINIO_SECRET_KEY", _check_not_empty, is_used=minio),
+            "redis_url": read_required("REDIS_URL", _check_redis_url, is_used=redis),
+            "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_check_not_empty),
+            "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_check_not_empty),
+            "region": env.str("MINIO_REGION", "us-east-1", validate=_check_not_empty),
+            "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_check_positive),
+            "publish_min_interval_s": env.float("PUBLISH_MIN_INTERVAL_S", 0, validate=_check_publish_interval),
             "minio_prometheus_token": env.str("MINIO_PROMETHEUS_TOKEN", ""),
-            "log_level": env.str("LOG_LEVEL", "INFO", validate=_log_level),
-            "api_token": env.str("API_TOKEN", "", validate=_token),
-            "api_tokens": parse_tokens(env.str("API_TOKENS", "", validate=_named_tokens) or "", TokenKind.WRITE),
-            "read_tokens": parse_tokens(env.str("READ_TOKENS", "", validate=_named_tokens) or "", TokenKind.READ),
-            "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_token),
-            "public_read": env.str("PUBLIC_READ", "false", validate=_yes_or_no) in _YES,
-            "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_ip_address),
+            "log_level": env.str("LOG_LEVEL", "INFO", validate=_check_log_level),
+            "api_token": env.str("API_TOKEN", "", validate=_check_token),
+            "api_tokens": parse_tokens(env.str("API_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.WRITE),
+            "read_tokens": parse_tokens(env.str("READ_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.READ),
+            "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_check_token),
+            "public_read": env.str("PUBLIC_READ", "false", validate=_check_boolean) in _TRUE_WORDS,
+            "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_check_ip_address),
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
             "minio_root_user": env.str("MINIO_ROOT_USER", ""),
             "minio_root_password": env.str("MINIO_ROOT_PASSWORD", ""),
             "minio_users": env.str("MINIO_USERS", ""),
-            "keeps_root_access": env.str("MINIO_API_ROOT_ACCESS", "off") == "on",
+            "allow_root_access": env.str("MINIO_API_ROOT_ACCESS", "off") == "on",
             "progress_file": env.str("PROGRESS_FILE", ""),
-            "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_positive),
-            "allowed_hosts": _words(env.str("ALLOWED_HOSTS", "", validate=_host_names)),
-            "cors_origins": _words(env.str("CORS_ORIGINS", "", validate=_origins)),
-            "copies_images": env.str("IMAGES", "reference", validate=_images) == "copy",
-            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_yes_or_no) in _YES,
+            "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_check_positive),
+            "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
+            "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
+            "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",
+            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean) in _TRUE_WORDS,
         }
 
 
-def _words(text: str | None) -> tuple[str, ...]:
+def _split_words(text: str | None) -> tuple[str, ...]:
     return tuple((text or "").replace(",", " ").split())  # None: invalid; env.seal() reports it
 
 
-def _not_empty(value: str) -> None:
+def _check_not_empty(value: str) -> None:
     if not value:
         raise ValidationError("must not be empty")
 
 
-def _token(value: str) -> None:
+def _check_token(value: str) -> None:
     try:
-        check_value(value)
+        check_token_value(value)
     except InvalidToken as error:
         raise ValidationError(str(error)) from None
 
 
-def _named_tokens(value: str) -> None:
+def _check_named_tokens(value: str) -> None:
     try:
         parse_tokens(value, TokenKind.WRITE)
     except InvalidToken as error:
         raise ValidationError(str(error)) from None
 
 
-def _positive(value: int) -> None:
+def _check_positive(value: int) -> None:
     if value <= 0:
         raise ValidationError("must be a number above 0")
 
 
-def _publish_interval(value: float) -> None:
-    if not 0 <= value <= LONGEST_PUBLISH_INTERVAL_S:
-        raise ValidationError(f"must be a number of seconds from 0 to {LONGEST_PUBLISH_INTERVAL_S}")
+def _check_publish_interval(value: float) -> None:
+    if not 0 <= value <= MAX_PUBLISH_INTERVAL_S:
+        raise ValidationError(f"must be a number of seconds from 0 to {MAX_PUBLISH_INTERVAL_S}")
 
 
-def _ip_address(value: str) -> None:
+def _check_ip_address(value: str) -> None:
     try:
         ip_address(value.strip("[]"))  # an IPv6 address may be in brackets, as in a URL
     except ValueError:
         raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
 
 
-def _host_names(value: str) -> None:
-    if not all(_HOST_NAME.fullmatch(name) for name in _words(value)):
+def _check_host_names(value: str) -> None:
+    if not all(_HOST_NAME.fullmatch(name) for name in _split_words(value)):
         raise ValidationError("must be host names without scheme and port, such as rowdrop.example.org, *.example.org")
 
 
-def _origins(value: str) -> None:
-    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in _words(value)):
+def _check_origins(value: str) -> None:
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in _split_words(value)):
         raise ValidationError("must be origins such as https://example.org or http://localhost:3000, or *")
 
 
-def _http_url(value: str) -> None:
+def _check_http_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname or url.path not in {"", "/"}:
         raise ValidationError("must be a URL such as http://127.0.0.1:9000")
 
 
-def _plain_redis_url(value: str) -> None:
+def _check_redis_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
         raise ValidationError(
@@ -210,19 +210,19 @@ def _plain_redis_url(value: str) -> None:
         )
 
 
-def _images(value: str) -> None:
+def _check_images_mode(value: str) -> None:
     if value not in {"reference", "copy"}:
         raise ValidationError("must be reference or copy")
 
 
-_YES, _NO = {"true", "True", "TRUE", "1", "yes", "on"}, {"false", "False", "FALSE", "0", "no", "off"}
+_TRUE_WORDS, _FALSE_WORDS = {"true", "True", "TRUE", "1", "yes", "on"}, {"false", "False", "FALSE", "0", "no", "off"}
 
 
-def _yes_or_no(value: str) -> None:
-    if value not in _YES | _NO:
+def _check_boolean(value: str) -> None:
+    if value not in _TRUE_WORDS | _FALSE_WORDS:
         raise ValidationError("must be true or false")
 
 
-def _log_level(value: str) -> None:
+def _check_log_level(value: str) -> None:
     if value not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValidationError("must be DEBUG, INFO, WARNING or ERROR")

@@ -14,9 +14,9 @@ EVENTS_QUEUE = "events"
 BULK_QUEUE = "bulk"
 
 REFRESH = "refresh"
-REFRESH_ALONE = "refresh_alone"
+REFRESH_ISOLATED = "refresh_alone"
 REFRESH_PAGE = "refresh_page"
-REFRESH_ASKED = "refresh_asked"
+REFRESH_REQUESTED = "refresh_asked"
 SWEEP = "sweep"
 REBUILD = "rebuild"
 UNPACK = "unpack"
@@ -40,7 +40,7 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
             Queue(BULK_QUEUE, routing_key=BULK_QUEUE),
         ],
         task_create_missing_queues=False,
-        task_routes={REFRESH: {"queue": EVENTS_QUEUE}, REFRESH_ASKED: {"queue": EVENTS_QUEUE}},
+        task_routes={REFRESH: {"queue": EVENTS_QUEUE}, REFRESH_REQUESTED: {"queue": EVENTS_QUEUE}},
         # Bulk tasks are acknowledged when they are done. A killed worker's task is redelivered
         # after the visibility timeout, so tasks must be idempotent (at-least-once delivery).
         task_acks_late=True,
@@ -91,17 +91,17 @@ class TaskQueue:
         """Enqueue a read of these users (1 to 500), ahead of all bulk work."""
         self._send(EVENTS_QUEUE, REFRESH, list(user_ids))
 
-    def refresh_alone(self, user_id: str, queue: str) -> None:
+    def refresh_isolated(self, user_id: str, queue: str) -> None:
         """Enqueue an isolated read of a user that may have killed a worker."""
-        self._send(queue, REFRESH_ALONE, user_id)
+        self._send(queue, REFRESH_ISOLATED, user_id)
 
     def refresh_page(self) -> None:
         """Enqueue the next page of bulk work."""
         self._send(BULK_QUEUE, REFRESH_PAGE)
 
-    def refresh_asked(self, user_id: str, request_id: str) -> None:
+    def refresh_requested(self, user_id: str, request_id: str) -> None:
         """Enqueue marking and reading a user on request of a client; see `shared.requests`."""
-        self._send(EVENTS_QUEUE, REFRESH_ASKED, user_id, request_id)
+        self._send(EVENTS_QUEUE, REFRESH_REQUESTED, user_id, request_id)
 
     def sweep(self, cause: str) -> None:
         """Enqueue a sweep. `cause` is shown to the operator."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 MIN_TOKEN_LENGTH = 20
-MAX_NAME_LENGTH = 40
-OWN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
+MAX_TOKEN_NAME_LENGTH = 40
+RESERVED_TOKEN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
 """Names in the log that an entry of API_TOKENS or READ_TOKENS must not take."""
 
-_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
-_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+_TOKEN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TOKEN_NAME_LENGTH}}}")
+_TOKEN_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 
 
 class InvalidToken(ValueError):
@@ -49,8 +49,8 @@ def parse_tokens(text: str, kind: TokenKind) -> tuple[Token, ...]:
 
     Raises `InvalidToken`.
     """
-    entries = enumerate(text.replace(",", " ").split(), start=1)
-    return tuple(_parse_entry(number, entry, kind) for number, entry in entries)
+    numbered_entries = enumerate(text.replace(",", " ").split(), start=1)
+    return tuple(_parse_entry(number, entry, kind) for number, entry in numbered_entries)
 
 
 def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
@@ -59,35 +59,35 @@ def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
     # therefore shown only if a value follows.
     if not value.strip("="):
         raise InvalidToken(f"entry {number} must have a name and a token, as name=token")
-    if not _NAME.fullmatch(name):
-        raise InvalidToken(f"the name of entry {number} must be 1 to {MAX_NAME_LENGTH} letters, digits, - or _")
-    if name in OWN_NAMES:
+    if not _TOKEN_NAME.fullmatch(name):
+        raise InvalidToken(f"the name of entry {number} must be 1 to {MAX_TOKEN_NAME_LENGTH} letters, digits, - or _")
+    if name in RESERVED_TOKEN_NAMES:
         raise InvalidToken(f"{name} is a name that Rowdrop itself uses; choose another")
     try:
-        check_value(value)
+        check_token_value(value)
     except InvalidToken as error:
         raise InvalidToken(f"the token {name} {error}") from None
     return Token(name, value, kind)
 
 
-def check_value(value: str) -> None:
+def check_token_value(value: str) -> None:
     """Raise `InvalidToken` if the value of a token is not valid; an empty value means no token."""
-    if value and not _VALUE.fullmatch(value):
+    if value and not _TOKEN_VALUE.fullmatch(value):
         raise InvalidToken("must be printable ASCII without spaces and commas")
     if value and len(value) < MIN_TOKEN_LENGTH:
         raise InvalidToken(f"must have at least {MIN_TOKEN_LENGTH} characters")
 
 
-def check_distinct(tokens: Iterable[Token]) -> None:
+def check_distinct_tokens(tokens: Iterable[Token]) -> None:
     """Raise `InvalidToken` if two tokens have the same name or the same value."""
     by_value: dict[str, list[str]] = {}
     for token in tokens:
         by_value.setdefault(token.value, []).append(token.name)
-    names = Counter(name for group in by_value.values() for name in group)
+    names = Counter(name for names_of_value in by_value.values() for name in names_of_value)
     for name, count in names.items():
         if count > 1:
             raise InvalidToken(f"the name {name} is used {count} times; each token needs its own")
-    for group in by_value.values():
-        if len(group) > 1:
-            shown = " and ".join(group)
-            raise InvalidToken(f"{shown} have the same value; each token needs its own")
+    for names_of_value in by_value.values():
+        if len(names_of_value) > 1:
+            joined_names = " and ".join(names_of_value)
+            raise InvalidToken(f"{joined_names} have the same value; each token needs its own")

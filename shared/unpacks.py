@@ -10,7 +10,7 @@ unpack:alive   string   lease of the process that unpacks: its token; TTL: a min
 unpack:old     hash     bundle -> digests of earlier versions with users that are not all marked yet
 unpack:tries   hash     ID -> attempts that did not end normally
 since:bundle   zset     users of bundles that are not published yet
-since:unpack   zset     bundles that are not unpacked yet, by `shared.keys.bundle_id`
+since:unpack   zset     bundles that are not unpacked yet, by `shared.keys.make_bundle_id`
 
 The ID identifies a version of a bundle: the same archive under the same key has the same ID.
 """
@@ -22,11 +22,11 @@ from typing import Any
 
 from redis import Redis
 
-from shared.keys import bundle_key
+from shared.keys import parse_bundle_id
 
 # KEYS: unpack:marked, since:bundle. ARGV: now. Returns the IDs of the finished bundles. Users are
 # not recorded per bundle: it is done when no user is left that was marked up to its `marked_at`.
-_FINISH = """
+_FINISH_SCRIPT = """
 local finished = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   local record = 'unpack:' .. id
@@ -43,9 +43,9 @@ return finished
 """
 
 DIRTY_SINCE, WAITING_SINCE = "since:bundle", "since:unpack"
-KEPT_S = 7 * 24 * 3600
-MOST_LISTED = 1000
-ALIVE_MS = 60_000
+UNPACK_TTL_S = 7 * 24 * 3600
+MAX_UNPACK_RECORDS = 1000
+UNPACK_LEASE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +85,28 @@ class Unpacks:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._finish = client.register_script(_FINISH)
+        self._finish = client.register_script(_FINISH_SCRIPT)
 
     # -- lease ------------------------------------------------------------------------------------
-    def take(self, token: str) -> bool:
+    def acquire(self, token: str) -> bool:
         """Acquire the lease to unpack. Returns False if another process holds it."""
-        return bool(self._redis.set("unpack:alive", token, nx=True, px=ALIVE_MS))
+        return bool(self._redis.set("unpack:alive", token, nx=True, px=UNPACK_LEASE_MS))
 
-    def still_alive(self) -> None:
+    def renew(self) -> None:
         """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire("unpack:alive", ALIVE_MS)
+        self._redis.pexpire("unpack:alive", UNPACK_LEASE_MS)
 
-    def give_back(self, token: str) -> None:
+    def release(self, token: str) -> None:
         """Release the lease if this token still holds it."""
         if self._redis.get("unpack:alive") == token.encode():
             self._redis.delete("unpack:alive")
 
-    def alive(self) -> bool:
+    def is_held(self) -> bool:
         """Return whether a process holds the lease."""
         return bool(self._redis.exists("unpack:alive"))
 
     # -- one bundle -------------------------------------------------------------------------------
-    def begin(self, task_id: str, bundle: str, now: float) -> int:
+    def begin_attempt(self, task_id: str, bundle: str, now: float) -> int:
         """Record an attempt to unpack a version of a bundle, before it begins.
 
         Resets the record. Returns the number of the attempt, which counts the attempts that did not
@@ -117,108 +117,113 @@ class Unpacks:
             pipe.hset(
                 f"unpack:{task_id}", mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0}
             )
-            pipe.expire(f"unpack:{task_id}", KEPT_S)
-            pipe.zadd("unpack:all", {task_id: now}).zremrangebyrank("unpack:all", 0, -MOST_LISTED - 1)
-            *_, tries = pipe.hincrby("unpack:tries", task_id, 1).execute()
-        return int(tries)
+            pipe.expire(f"unpack:{task_id}", UNPACK_TTL_S)
+            pipe.zadd("unpack:all", {task_id: now}).zremrangebyrank("unpack:all", 0, -MAX_UNPACK_RECORDS - 1)
+            *_, attempt_number = pipe.hincrby("unpack:tries", task_id, 1).execute()
+        return int(attempt_number)
 
-    def end(self, task_id: str) -> None:
+    def end_attempt(self, task_id: str) -> None:
         """Refund the attempt: it ended normally, with or without success."""
         self._redis.hdel("unpack:tries", task_id)
 
-    def pardon(self, task_id: str, tries: int) -> None:
+    def grant_retry(self, task_id: str, attempt_count: int) -> None:
         """Set the number of attempts made, to grant one more."""
-        self._redis.hset("unpack:tries", task_id, tries)
+        self._redis.hset("unpack:tries", task_id, attempt_count)
 
-    def is_pardoned(self, task_id: str) -> bool:
+    def is_retry_granted(self, task_id: str) -> bool:
         """Return whether an attempt was granted that has not started yet."""
         return bool(self._redis.hexists("unpack:tries", task_id))
 
-    def progress(self, task_id: str, done: int, total: int | None) -> None:
+    def set_progress(self, task_id: str, done: int, total: int | None) -> None:
         """Record how many members are unpacked, and their total number if it is known."""
-        told: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
-        self._tell(task_id, told)
+        fields: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
+        self._update(task_id, fields)
 
-    def visible(self, task_id: str, users: int, ignored: int, now: float) -> None:
+    def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Record that the members are visible and their users are marked."""
-        self._tell(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
+        self._update(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
         self._redis.sadd("unpack:marked", task_id)
 
-    def finish(self, now: float) -> list[str]:
+    def finish_published(self, now: float) -> list[str]:
         """Set the bundles that have no unpublished users left to done, and return their IDs."""
-        return [_text(task_id) for task_id in self._finish(["unpack:marked", DIRTY_SINCE], [now])]
+        return [decode_text(task_id) for task_id in self._finish(["unpack:marked", DIRTY_SINCE], [now])]
 
-    def close(self, task_id: str, state: str, now: float, error: str = "") -> None:
+    def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
         """Record a final state: rejected, failed or removed."""
-        told: dict[str, str | float] = {"state": state, "finished_at": now}
+        fields: dict[str, str | float] = {"state": state, "finished_at": now}
         if error:
-            told["error"] = error
-        self._tell(task_id, told)
+            fields["error"] = error
+        self._update(task_id, fields)
 
-    def _tell(self, task_id: str, told: Mapping[str, str | float]) -> None:
+    def _update(self, task_id: str, fields: Mapping[str, str | float]) -> None:
         if self._redis.exists(f"unpack:{task_id}"):  # otherwise it has expired
-            self._redis.hset(f"unpack:{task_id}", mapping=told)
+            self._redis.hset(f"unpack:{task_id}", mapping=fields)
 
     # -- earlier visible versions -----------------------------------------------------------------
-    def note_old(self, bundle: str, digests: Iterable[str]) -> None:
+    def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
         """Record the digests that were visible, before the catalog entry changes.
 
         Their users must be marked after the change, even if this process dies before that.
         """
         # A union, because the users of an earlier change may not be marked yet.
-        self._redis.hset("unpack:old", bundle, json.dumps(sorted({*digests, *(self.old(bundle) or ())} - {""})))
+        self._redis.hset("unpack:old", bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""})))
 
-    def old(self, bundle: str) -> list[str] | None:
-        """Return the digests recorded by `note_old`, or None if all their users are marked."""
-        noted = self._redis.hget("unpack:old", bundle)
-        return None if noted is None else list(json.loads(noted))
+    def digests(self, bundle: str) -> list[str] | None:
+        """Return the digests recorded by `add_digests`, or None if all their users are marked."""
+        encoded = self._redis.hget("unpack:old", bundle)
+        return None if encoded is None else list(json.loads(encoded))
 
-    def forget_old(self, bundle: str, digests: Iterable[str]) -> None:
+    def clear_digests(self, bundle: str, digests: Iterable[str]) -> None:
         """Delete the record: all users of these digests are marked.
 
         Does nothing if more digests were recorded since.
         """
-        # Compare-and-delete: the sorted JSON is exactly what `note_old` wrote.
+        # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
         script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
         self._redis.eval(script, 1, "unpack:old", bundle, json.dumps(sorted(digests)))
 
     # -- queries ----------------------------------------------------------------------------------
-    def waiting(self) -> list[str]:
+    def waiting_bundles(self) -> list[str]:
         """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
-        found = (bundle_key(_text(bundle)) for bundle in self._redis.zrange(WAITING_SINCE, 0, MOST_LISTED))
-        return [key for key in found if key is not None]
+        keys = (
+            parse_bundle_id(decode_text(bundle)) for bundle in self._redis.zrange(WAITING_SINCE, 0, MAX_UNPACK_RECORDS)
+        )
+        return [key for key in keys if key is not None]
 
-    def get(self, task_id: str) -> UnpackStatus | None:
+    def status(self, task_id: str) -> UnpackStatus | None:
         """Return the record of this ID, or None if it does not exist or has expired."""
         record = self._redis.hgetall(f"unpack:{task_id}")
-        return self._status(task_id, record) if record else None
+        return self._parse_status(task_id, record) if record else None
 
-    def _status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
-        fields = {_text(name): _text(value) for name, value in record.items()}
+    def _parse_status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
+        fields = {decode_text(name): decode_text(value) for name, value in record.items()}
         state, users = fields["state"], int(fields.get("users", 0))
-        left = 0
+        dirty_left = 0
         if state == "publishing":
             # An upper bound, because it includes users of other bundles that were marked earlier.
-            left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
+            dirty_left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
         total = int(fields["total"]) if "total" in fields else None
-        times = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
-        published = max(0, users - left)
+        timestamps = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
+        published = max(0, users - dirty_left)
         done = int(fields["done"])
         ignored, error = int(fields.get("ignored", 0)), fields.get("error")
-        started_at, finished_at = times
+        started_at, finished_at = timestamps
         return UnpackStatus(
             task_id, fields["bundle"], state, done, total, users, published, ignored, started_at, finished_at, error
         )
 
-    def newest(self, most: int) -> list[UnpackStatus]:
-        """Return at most `most` records, newest first."""
-        task_ids = [_text(task_id) for task_id in self._redis.zrevrange("unpack:all", 0, most - 1)]
+    def newest(self, limit: int) -> list[UnpackStatus]:
+        """Return at most `limit` records, newest first."""
+        task_ids = [decode_text(task_id) for task_id in self._redis.zrevrange("unpack:all", 0, limit - 1)]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.hgetall(f"unpack:{task_id}")
             records = pipe.execute()
-        return [self._status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record]
+        return [
+            self._parse_status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record
+        ]
 
 
-def _text(value: bytes | str) -> str:
+def decode_text(value: bytes | str) -> str:
+    """Return the text, whether or not the Redis client decodes responses."""
     return value.decode() if isinstance(value, bytes) else value

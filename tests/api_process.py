@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, Self
 
 from redis import Redis
 
-from api.presence import SNAPSHOTS, Presence
-from local.ports import HOST, free_port
+from api.presence import API_PROCESSES, ProcessRegistry
+from local.ports import HOST, find_free_port
 from local.servers import MinioServer, RedisServer
 from shared.object_store import S3ObjectStore
-from shared.output_csv import HEADER
-from tests.conftest import PASSWORD, USER
+from shared.output_csv import OUTPUT_HEADER
+from tests.conftest import MINIO_PASSWORD, MINIO_USER
 
 ROOT = Path(__file__).parent.parent
-ROWS = HEADER + b"0001,Ivan,Ivanov,946674000000,\n"
+ONE_ROW_CSV = OUTPUT_HEADER + b"0001,Ivan,Ivanov,946674000000,\n"
 
 
-class Answer(NamedTuple):
+class ApiResponse(NamedTuple):
     """An HTTP answer; header names in lower case."""
 
     status: int
@@ -44,7 +44,7 @@ class ApiProcess:
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self.environment, self.log = environment, log
-        self.port = free_port()
+        self.port = find_free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class ApiProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        eventually(self._answers)
+        wait_until(self._is_listening)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,27 +74,27 @@ class ApiProcess:
         assert self._process is not None
         return self._process.pid
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> ApiResponse:
         """Send one request and return the answer."""
         connection = HTTPConnection(HOST, self.port, timeout=60)
         try:
-            sent = {name.replace("_", "-"): text for name, text in headers.items()}
-            connection.request(method, path, body, sent)
+            sent_headers = {name.replace("_", "-"): text for name, text in headers.items()}
+            connection.request(method, path, body, sent_headers)
             response = connection.getresponse()
             body = response.read()
-            return Answer(response.status, {name.lower(): text for name, text in response.getheaders()}, body)
+            return ApiResponse(response.status, {name.lower(): text for name, text in response.getheaders()}, body)
         finally:
             connection.close()
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> ApiResponse:
         """Send a GET request."""
-        return self.ask("GET", path, None, **headers)
+        return self.request("GET", path, None, **headers)
 
-    def post(self, path: str) -> Answer:
+    def post(self, path: str) -> ApiResponse:
         """Send a POST request without a body."""
-        return self.ask("POST", path)
+        return self.request("POST", path)
 
-    def _answers(self) -> bool:
+    def _is_listening(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
         try:
@@ -104,7 +104,7 @@ class ApiProcess:
         return True
 
 
-class Stage:
+class ApiEnvironment:
     """One API with a separate Redis and separate buckets.
 
     By default the source bucket does not exist.
@@ -114,13 +114,13 @@ class Stage:
         self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
     ) -> None:
         self.redis_server, self.bucket = redis, bucket
-        self.store = S3ObjectStore(bucket, minio.endpoint, USER, PASSWORD, "us-east-1")
-        self.source = S3ObjectStore(source, minio.endpoint, USER, PASSWORD, "us-east-1")
+        self.store = S3ObjectStore(bucket, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        self.source = S3ObjectStore(source, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
         self.api = ApiProcess(
             {
                 "MINIO_ENDPOINT": minio.endpoint,
-                "MINIO_ACCESS_KEY": USER,
-                "MINIO_SECRET_KEY": PASSWORD,
+                "MINIO_ACCESS_KEY": MINIO_USER,
+                "MINIO_SECRET_KEY": MINIO_PASSWORD,
                 "REDIS_URL": redis.url,
                 "OUTPUT_BUCKET": bucket,
                 "SOURCE_BUCKET": source,
@@ -128,23 +128,23 @@ class Stage:
             log,
         )
 
-    def publish(self, body: bytes) -> None:
+    def publish_output(self, body: bytes) -> None:
         self.store.put("output.csv", body)
         with Redis.from_url(self.redis_server.url) as redis:
             redis.publish("published", "etag")
 
-    def both_processes_follow(self) -> bool:
+    def has_both_processes(self) -> bool:
         """Return whether both processes are registered and have completed a round."""
         with Redis.from_url(self.redis_server.url) as redis:
-            return redis.hlen(SNAPSHOTS) == 2 and Presence(redis).all_looked_since(1.0)
+            return redis.hlen(API_PROCESSES) == 2 and ProcessRegistry(redis).all_polled_since(1.0)
 
-    def every_process_shows(self, count: int) -> bool:
+    def shows_row_count(self, count: int) -> bool:
         """Return whether twenty consecutive answers, from any process, have `count` rows."""
-        answers = [self.api.get("/data") for _ in range(20)]
-        return all(answer.status == 200 and len(answer.json) == count for answer in answers)
+        responses = [self.api.get("/data") for _ in range(20)]
+        return all(answer.status == 200 and len(answer.json) == count for answer in responses)
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 20) -> None:
     """Return as soon as the condition holds; fail after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

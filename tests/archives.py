@@ -7,10 +7,10 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 
-Files = Mapping[str, bytes]
+ArchiveFiles = Mapping[str, bytes]
 
 
-def zip_of(files: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def make_zip(files: ArchiveFiles, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Return a zip with these members, in this order."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", method) as archive:
@@ -19,10 +19,10 @@ def zip_of(files: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return target.getvalue()
 
 
-def tar_of(files: Files, form: int = tarfile.PAX_FORMAT) -> bytes:
+def make_tar(files: ArchiveFiles, tar_format: int = tarfile.PAX_FORMAT) -> bytes:
     """Return a tar with these members, in this order."""
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=form) as archive:
+    with tarfile.open(fileobj=target, mode="w", format=tar_format) as archive:
         for path, body in files.items():
             info = tarfile.TarInfo(path)
             info.size = len(body)
@@ -30,42 +30,42 @@ def tar_of(files: Files, form: int = tarfile.PAX_FORMAT) -> bytes:
     return target.getvalue()
 
 
-def tar_gz_of(files: Files) -> bytes:
+def make_tar_gz(files: ArchiveFiles) -> bytes:
     """Return a tar with these members, compressed by gzip."""
-    return gzip.compress(tar_of(files))
+    return gzip.compress(make_tar(files))
 
 
-def tar_with(kind: bytes, path: str = "1.csv", target: str = "/etc/passwd") -> bytes:
+def make_special_tar(kind: bytes, path: str = "1.csv", target: str = "/etc/passwd") -> bytes:
     """Return a tar with one member of the type `kind`, such as a link or a device."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         info = tarfile.TarInfo(path)
         info.type, info.linkname = kind, target
         archive.addfile(info)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
-def encrypted(body: bytes) -> bytes:
+def mark_zip_encrypted(body: bytes) -> bytes:
     """Return the zip with the encryption flag set on all members, as 7-Zip and Info-ZIP set it."""
-    changed = bytearray(body)
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        place = changed.find(mark)
-        while place >= 0:
-            flags = struct.unpack_from("<H", changed, place + offset)[0]
-            struct.pack_into("<H", changed, place + offset, flags | 1)
-            place = changed.find(mark, place + 4)
-    return bytes(changed)
+    archive_bytes = bytearray(body)
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = archive_bytes.find(signature)
+        while position >= 0:
+            flags = struct.unpack_from("<H", archive_bytes, position + offset)[0]
+            struct.pack_into("<H", archive_bytes, position + offset, flags | 1)
+            position = archive_bytes.find(signature, position + 4)
+    return bytes(archive_bytes)
 
 
-def with_declared_size(body: bytes, size: int) -> bytes:
+def declare_member_size(body: bytes, size: int) -> bytes:
     """Return the zip with a wrong unpacked size in both headers of its first member."""
-    changed = bytearray(body)
-    struct.pack_into("<L", changed, changed.find(b"PK\x03\x04") + 22, size)
-    struct.pack_into("<L", changed, changed.find(b"PK\x01\x02") + 24, size)
-    return bytes(changed)
+    archive_bytes = bytearray(body)
+    struct.pack_into("<L", archive_bytes, archive_bytes.find(b"PK\x03\x04") + 22, size)
+    struct.pack_into("<L", archive_bytes, archive_bytes.find(b"PK\x01\x02") + 24, size)
+    return bytes(archive_bytes)
 
 
-def with_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:
+def replace_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:
     """Return the zip with the names of members replaced, without the UTF-8 flag.
 
     A new name must have the length of the old one.
@@ -76,7 +76,7 @@ def with_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:
     return body
 
 
-def overlapping() -> bytes:
+def make_overlapping_zip() -> bytes:
     """Return a zip with two directory entries for the bytes of one member."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:

@@ -10,12 +10,12 @@ import pytest
 from minio import Minio
 from redis import Redis
 
-from local.ports import free_port
+from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer, find_minio
 from shared.object_store import S3ObjectStore
-from tests.unreadable import make_unreadable, write_sealed_object
+from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
-USER, PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
+MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -29,21 +29,21 @@ def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
 
     MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
     """
-    with RedisServer(servers_folder / "minio-redis", free_port(), secrets.token_hex(8)) as server:
+    with RedisServer(servers_folder / "minio-redis", find_free_port(), secrets.token_hex(8)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def silent_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """Start a Redis that MinIO does not publish to."""
-    with RedisServer(servers_folder / "silent-redis", free_port(), secrets.token_hex(8)) as server:
+    with RedisServer(servers_folder / "silent-redis", find_free_port(), secrets.token_hex(8)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def minio_server(servers_folder: Path, minio_redis_server: RedisServer) -> Iterator[MinioServer]:
     server = MinioServer(
-        servers_folder / "minio", free_port(), free_port(), USER, PASSWORD,
+        servers_folder / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
         minio_redis_server.port, minio_redis_server.password, find_minio(),
     )  # fmt: skip
     with server:
@@ -59,7 +59,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     minio: MinioServer = request.getfixturevalue("minio_server")
     yield request.getfixturevalue("minio_redis_server")
     deadline = time.monotonic() + 60
-    while any(path.is_file() for path in minio.queue_dir.rglob("*")):  # the next such test starts without them
+    while any(path.is_file() for path in minio.event_queue_dir.rglob("*")):  # the next such test starts without them
         assert time.monotonic() < deadline, "MinIO still has events to send"
         time.sleep(0.01)
 
@@ -73,10 +73,10 @@ def redis(redis_server: RedisServer) -> Iterator["Redis"]:
 
 @pytest.fixture(scope="session")
 def minio_client(minio_server: MinioServer) -> Minio:
-    return Minio(urlsplit(minio_server.endpoint).netloc, USER, PASSWORD, secure=False)
+    return Minio(urlsplit(minio_server.endpoint).netloc, MINIO_USER, MINIO_PASSWORD, secure=False)
 
 
-def new_bucket(client: Minio) -> str:
+def create_bucket(client: Minio) -> str:
     bucket = f"test-{secrets.token_hex(6)}"
     client.make_bucket(bucket)
     return bucket
@@ -85,43 +85,43 @@ def new_bucket(client: Minio) -> str:
 @pytest.fixture
 def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create an empty bucket."""
-    return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+    return S3ObjectStore(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
 
 
 @pytest.fixture
-def beside(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
+def other_store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create a second empty bucket on the same server."""
-    return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+    return S3ObjectStore(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
 
 
 @pytest.fixture
-def no_bucket(minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore("no-such-bucket", minio_server.endpoint, USER, PASSWORD, "us-east-1")
+def missing_bucket_store(minio_server: MinioServer) -> S3ObjectStore:
+    return S3ObjectStore("no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
 
 
 @pytest.fixture
-def stranger(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(store.bucket, minio_server.endpoint, USER, "not-the-password", "us-east-1")
+def unauthorized_store(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
+    return S3ObjectStore(store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1")
 
 
 @pytest.fixture
-def nowhere() -> S3ObjectStore:
-    return S3ObjectStore("src-data", f"http://127.0.0.1:{free_port()}", USER, PASSWORD, "us-east-1")
+def unreachable_store() -> S3ObjectStore:
+    return S3ObjectStore("src-data", f"http://127.0.0.1:{find_free_port()}", MINIO_USER, MINIO_PASSWORD, "us-east-1")
 
 
-Seal = Callable[[str, str], None]
+MakeUnreadable = Callable[[str, str], None]
 """Make the object with this bucket and key unreadable for the server; create it if it is missing."""
 
 
 @pytest.fixture(scope="session")
-def sealed_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unreadable_object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an object that no server can read without the customer key of its writer."""
-    return write_sealed_object(tmp_path_factory.mktemp("tls"))
+    return write_unreadable_object(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def seal(minio_server: MinioServer, sealed_object: Path) -> Seal:
-    def seal(bucket: str, key: str) -> None:
-        make_unreadable(minio_server, sealed_object, bucket, key)
+def make_unreadable(minio_server: MinioServer, unreadable_object_file: Path) -> MakeUnreadable:
+    def replace_object(bucket: str, key: str) -> None:
+        replace_by_unreadable(minio_server, unreadable_object_file, bucket, key)
 
-    return seal
+    return replace_object

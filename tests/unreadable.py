@@ -17,20 +17,20 @@ from minio.sse import SseCustomerKey
 from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from local.ports import HOST, free_port
+from local.ports import HOST, find_free_port
 from local.servers import MinioServer, find_minio
 
-USER, PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
-BUCKET, KEY = "sealed", "object"
-BODY = b"first_name,last_name,birthts\nSealed,By a key of its own,946674000000\n"
+MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
+UNREADABLE_BUCKET, UNREADABLE_KEY = "sealed", "object"
+UNREADABLE_BODY = b"first_name,last_name,birthts\nSealed,By a key of its own,946674000000\n"
 
 
-class TlsMinio(MinioServer):
+class TlsMinioServer(MinioServer):
     """A MinIO with a self-signed certificate and without events."""
 
-    def prepare(self) -> None:
+    def prepare_folder(self) -> None:
         """Prepare the folder and make the certificate."""
-        super().prepare()
+        super().prepare_folder()
         certs = self.folder / "certs"
         files = ["-keyout", str(certs / "private.key"), "-out", str(certs / "public.crt")]
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -38,9 +38,9 @@ class TlsMinio(MinioServer):
         command = ["openssl", "req", "-x509", "-days", "2", *key, *files, *names]
         subprocess.run(command, check=True, capture_output=True)
 
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return the environment of any MinIO, without the event targets."""
-        settings = super().environment()
+        settings = super().build_environment()
         return {name: value for name, value in settings.items() if "NOTIFY" not in name}
 
     def is_ready(self) -> bool:
@@ -49,39 +49,41 @@ class TlsMinio(MinioServer):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", InsecureRequestWarning)
-                return _http().request("GET", address, retries=False).status == 200
+                return _create_http_client().request("GET", address, retries=False).status == 200
         except HTTPError:
             return False
 
 
-def _http() -> PoolManager:
+def _create_http_client() -> PoolManager:
     return PoolManager(cert_reqs="CERT_NONE")
 
 
-def write_sealed_object(folder: Path) -> Path:
+def write_unreadable_object(folder: Path) -> Path:
     """Have a MinIO write an object with a random key that is not kept, and return its file."""
-    server = TlsMinio(folder, free_port(), free_port(), USER, PASSWORD, 1, "", find_minio())
+    server = TlsMinioServer(folder, find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
     with server, warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureRequestWarning)
-        client = Minio(f"{HOST}:{server.port}", USER, PASSWORD, region="us-east-1", http_client=_http())
-        client.make_bucket(BUCKET)
+        client = Minio(
+            f"{HOST}:{server.port}", MINIO_USER, MINIO_PASSWORD, region="us-east-1", http_client=_create_http_client()
+        )
+        client.make_bucket(UNREADABLE_BUCKET)
         key = SseCustomerKey(secrets.token_bytes(32))
-        client.put_object(BUCKET, KEY, io.BytesIO(BODY), len(BODY), sse=key)
-    return folder / "data" / BUCKET / KEY / "xl.meta"
+        client.put_object(UNREADABLE_BUCKET, UNREADABLE_KEY, io.BytesIO(UNREADABLE_BODY), len(UNREADABLE_BODY), sse=key)
+    return folder / "data" / UNREADABLE_BUCKET / UNREADABLE_KEY / "xl.meta"
 
 
-def make_unreadable(server: MinioServer, sealed: Path, bucket: str, key: str) -> None:
+def replace_by_unreadable(server: MinioServer, unreadable_file: Path, bucket: str, key: str) -> None:
     """Replace the object `key`, or create it, by the sealed object; this sends no event.
 
-    `sealed`: the file of `write_sealed_object`.
+    `unreadable_file`: the file of `write_unreadable_object`.
     """
-    place = server.folder / "data" / bucket / key
-    new = place.with_name(f"{place.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    shutil.copy(sealed, new / "xl.meta")
-    old = place.with_name(f"{place.name}.old")
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+    object_folder = server.folder / "data" / bucket / key
+    new_folder = object_folder.with_name(f"{object_folder.name}.new")
+    shutil.rmtree(new_folder, ignore_errors=True)
+    new_folder.mkdir(parents=True)
+    shutil.copy(unreadable_file, new_folder / "xl.meta")
+    old_folder = object_folder.with_name(f"{object_folder.name}.old")
+    if object_folder.exists():
+        object_folder.rename(old_folder)
+    new_folder.rename(object_folder)
+    shutil.rmtree(old_folder, ignore_errors=True)

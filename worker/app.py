@@ -5,12 +5,12 @@ from functools import cache
 from shared import logs
 from shared.settings import Settings
 from worker.deadline import Deadline
-from worker.progress import Progress
+from worker.progress import Heartbeat
 from worker.tasks import create_app
 from worker.wiring import Wiring
 
 settings = Settings.from_environment()
-logs.configure(settings.log_level)
-Progress(settings.progress_file).made_by_heartbeats()
+logs.configure_logging(settings.log_level)
+Heartbeat(settings.progress_file).follow_celery()
 # `cache`: one set of parts per process, created on first use, after the fork of a prefork pool.
 app = create_app(settings, cache(lambda: Wiring(settings, Deadline())))

@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.keys import Bundle, Ignored, UserFile, classify_member
+from shared.keys import Bundle, IgnoredFile, UserFile, classify_member
 from worker.user_csv import MAX_CSV_BYTES, excerpt
 
-MOST_MEMBERS = 250_000
+MAX_MEMBERS = 250_000
 """Maximum number of members of one archive."""
-MOST_BYTES = 50_000_000_000
+MAX_UNPACKED_BYTES = 50_000_000_000
 """Maximum unpacked size of all members together, in bytes."""
-MOST_IMAGE_BYTES = 100_000_000
+MAX_MEMBER_IMAGE_BYTES = 100_000_000
 """Maximum size of one image in bytes: an image is held in memory as a whole."""
-MOST_RATIO, ANY_RATIO_BYTES = 100, 100_000_000
+MAX_COMPRESSION_RATIO, MIN_BYTES_FOR_RATIO_CHECK = 100, 100_000_000
 """Limits against zip bombs.
 
-An archive may unpack to at most `MOST_RATIO` times its packed size. `ANY_RATIO_BYTES` are always
+An archive may unpack to at most `MAX_COMPRESSION_RATIO` times its packed size. `MIN_BYTES_FOR_RATIO_CHECK` are always
 allowed, because a small archive of many similar files compresses better than that.
 """
 
-_DRIVE = re.compile(r"[A-Za-z]:")
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class InvalidArchive(Exception):
@@ -45,14 +45,14 @@ class Member:
     """
 
     path: str
-    file: UserFile | Ignored
+    file: UserFile | IgnoredFile
     body: bytes
 
 
 class Archive(Protocol):
     """An archive that can be iterated once."""
 
-    total: int | None
+    member_count: int | None
     """Number of members; None if it is unknown before the end of the archive."""
 
     def members(self) -> Iterator[Member]:
@@ -62,13 +62,13 @@ class Archive(Protocol):
         """
 
 
-def file_of(path: str) -> UserFile | Ignored | None:
+def check_member_path(path: str) -> UserFile | IgnoredFile | None:
     """Return what kind of file the member at this path is; None for a member to skip.
 
     Raises `InvalidArchive` if the path leads out of the archive, or if the member is an archive
     itself.
     """
-    if path.startswith("/") or _DRIVE.match(path) or ".." in path.split("/"):
+    if path.startswith("/") or _WINDOWS_DRIVE.match(path) or ".." in path.split("/"):
         raise InvalidArchive(f"the path of a member leads out of the archive: '{excerpt(path)}'")
     file = classify_member(path)
     if isinstance(file, Bundle):
@@ -76,36 +76,36 @@ def file_of(path: str) -> UserFile | Ignored | None:
     return file
 
 
-def most_kept(path: str, file: UserFile | Ignored, size: int) -> int:
+def max_kept_bytes(path: str, file: UserFile | IgnoredFile, size: int) -> int:
     """Return how many bytes to keep of a member of `size` bytes.
 
-    Raises `InvalidArchive` for an image above `MOST_IMAGE_BYTES`.
+    Raises `InvalidArchive` for an image above `MAX_MEMBER_IMAGE_BYTES`.
     """
-    if isinstance(file, Ignored):
+    if isinstance(file, IgnoredFile):
         return 0
     if file.is_csv:
         # One byte above the limit: the CSV parser then rejects the file as too large.
         return MAX_CSV_BYTES + 1
-    if size > MOST_IMAGE_BYTES:
-        raise InvalidArchive(f"an image is larger than {MOST_IMAGE_BYTES:,} bytes: '{excerpt(path)}'")
+    if size > MAX_MEMBER_IMAGE_BYTES:
+        raise InvalidArchive(f"an image is larger than {MAX_MEMBER_IMAGE_BYTES:,} bytes: '{excerpt(path)}'")
     return size
 
 
-def check_size(unpacked: int, packed: int) -> None:
+def check_size(unpacked_bytes: int, packed_bytes: int) -> None:
     """Raise `InvalidArchive` if the unpacked size exceeds a limit; both sizes are in bytes."""
-    if unpacked > MOST_BYTES:
-        raise InvalidArchive(f"it unpacks to more than {MOST_BYTES:,} bytes")
-    if unpacked > max(ANY_RATIO_BYTES, MOST_RATIO * packed):
-        raise InvalidArchive(f"it unpacks to more than {MOST_RATIO} times its size")
+    if unpacked_bytes > MAX_UNPACKED_BYTES:
+        raise InvalidArchive(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+    if unpacked_bytes > max(MIN_BYTES_FOR_RATIO_CHECK, MAX_COMPRESSION_RATIO * packed_bytes):
+        raise InvalidArchive(f"it unpacks to more than {MAX_COMPRESSION_RATIO} times its size")
 
 
 def check_count(members: int) -> None:
     """Raise `InvalidArchive` if the archive has too many members."""
-    if members > MOST_MEMBERS:
-        raise InvalidArchive(f"it has more than {MOST_MEMBERS:,} members")
+    if members > MAX_MEMBERS:
+        raise InvalidArchive(f"it has more than {MAX_MEMBERS:,} members")
 
 
-def no_file(path: str, kind: str) -> InvalidArchive:
+def special_file_error(path: str, kind: str) -> InvalidArchive:
     """Return the error for a member that is a link, a device or a pipe.
 
     `kind` names it in the reason. Such a member is unsafe and has no use in a bundle.
@@ -113,6 +113,6 @@ def no_file(path: str, kind: str) -> InvalidArchive:
     return InvalidArchive(f"a member is a {kind} and not a file: '{excerpt(path)}'")
 
 
-def cut_off() -> InvalidArchive:
+def truncated_error() -> InvalidArchive:
     """Return the error for an archive that ends too early."""
     return InvalidArchive("it is cut off: its end is missing")

@@ -13,8 +13,8 @@ Keys:
     events:fast      list    event inbox: events that MinIO sent directly, not processed yet
     events:safe      list    event inbox: durable copies of the same events, by way of MinIO's disk
     dirty            hash    user -> "mark|slot". `mark` is the change version, renewed by each
-                             mark; `slot` the read version, renewed by each accepted result.
-                             A bundle is a user with the ID of `shared.keys.bundle_id`.
+                             mark; `read_version` the read version, renewed by each accepted result.
+                             A bundle is a user with the ID of `shared.keys.make_bundle_id`.
     since:<cause>    zset    user -> when it was first marked for this cause (Unix seconds)
     shelf            string  "token|etag": version of the bundle catalog, renewed after each change
                              of bundles.json, and the catalog's ETag ("" if unknown, "-" if absent)
@@ -49,34 +49,34 @@ from typing import Any, NamedTuple, TypeVar
 from redis import Redis
 from redis.commands.core import Script
 
-from shared.records import QUARANTINED, InvalidCsv, Outcome
-from worker.events import MAX_EVENT_BYTES, Cut
+from shared.records import QUARANTINE_REASON, InvalidCsv, ReadResult
+from worker.events import MAX_ENTRY_BYTES, TruncatedEntry
 
 logger = logging.getLogger(__name__)
 
-FAST, SAFE = "events:fast", "events:safe"
+FAST_EVENTS, SAFE_EVENTS = "events:fast", "events:safe"
 CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
 """Why a user is marked. "bundle": its bundle was unpacked or removed. "unpack": it is a bundle."""
 PAGES = "pages"
 WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
-CHUNK = 500
+CHUNK_SIZE = 500
 """Users per script call. Redis serves no other client for the few milliseconds of a call."""
-LEASE_MS = 5000
+WRITER_LEASE_MS = 5000
 """TTL of the writer lease. Another publisher can take over when it expires."""
 SEEN_S = 600
 """TTL in seconds of the count of fast events that still lack their durable copy."""
-SHOWN_S = 60
+STATUS_TTL_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""
-MOST_DEAD_LETTERS = 1000
-SHOWN_BYTES = 200
+MAX_DEAD_LETTERS = 1000
+MAX_EXCERPT_BYTES = 200
 """Bytes of an event that its dead letter keeps."""
-MOST_PEEKED_BYTES = 16 << 20
+MAX_PEEK_BYTES = 16 << 20
 """A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
-MOST_UNEXPLAINED = 100_000
+MAX_SILENT_DRIFT = 100_000
 """Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
 
-EVIDENCE = {
+LOSS_SIGNAL_KINDS = {
     "minio_restarted": "MinIO was restarted",
     "events_skipped": "MinIO skipped events because its in-memory queue was full",
     "events_failed": "MinIO failed to send events",
@@ -89,104 +89,113 @@ EVIDENCE = {
     "publisher_replaced": "a publisher lost its lease while it wrote",
 }
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
-NOTHING_KNOWN = "nothing_known"
+FIRST_START = "nothing_known"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
 
-_SINCE = [f"since:{cause}" for cause in CAUSES]
+_DIRTY_SINCE_KEYS = [f"since:{cause}" for cause in CAUSES]
 
 _Item = TypeVar("_Item")
 
 
-class Notice(NamedTuple):
+class DecodedEntry(NamedTuple):
     """One decoded entry of an event list: the users to mark, or why it could not be decoded."""
 
     raw: bytes
     user_ids: Sequence[str]
-    dead_letter: str | None = None
+    decode_error: str | None = None
 
 
-class Note(NamedTuple):
+class VersionTokens(NamedTuple):
     """Version tokens of a dirty user, as they were before its files were read.
 
-    `mark` is the change version, `slot` the read version. `staged` is the pending result that this
+    `mark` is the change version, `read_version` the read version. `pending` is the pending result that this
     read will replace, as JSON. Submitting fails if another result was accepted in between.
     """
 
-    mark: bytes
-    slot: bytes
-    staged: bytes = b""
+    change_version: bytes
+    read_version: bytes
+    pending: bytes = b""
 
 
-class Notes(dict[str, Note]):
+class ReadBatch(dict[str, VersionTokens]):
     """Version tokens of the users to read, and the bundle catalog's version, not read before them.
 
-    `shelf` is the catalog version, None if Redis has none. `doubtful` holds the suspect users among
+    `catalog_version` is the catalog version, None if Redis has none. `doubtful` holds the suspect users among
     them, which may have stray image copies.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.shelf: bytes | None = None
-        self.doubtful: set[str] = set()
+        self.catalog_version: bytes | None = None
+        self.suspect_users: set[str] = set()
 
 
-class Staged(NamedTuple):
-    """A pending result. `tokens` is "mark|slot", the version tokens with which it was accepted."""
+class PendingResult(NamedTuple):
+    """A pending result. `version_tokens` is "mark|slot", the version tokens with which it was accepted."""
 
-    tokens: bytes
-    outcome: Outcome
+    version_tokens: bytes
+    result: ReadResult
 
 
-class Begun(NamedTuple):
+class PublishInput(NamedTuple):
     """Input of one publish: the ETags recorded as published, and all pending results.
 
-    Without a recorded publish, both ETags are missing (None). If `watched`, some users are isolated
-    or silent drift, and `clean` requires the set of changed users.
+    Without a recorded publish, both ETags are missing (None). If `needs_changes`, some users are isolated
+    or silent drift, and `commit_publish` requires the set of changed users.
     """
 
-    etag: str | None
-    rej_etag: str | None
-    batch: dict[str, Staged]
-    watched: bool = False
+    output_etag: str | None
+    rejects_etag: str | None
+    pending: dict[str, PendingResult]
+    needs_changes: bool = False
 
 
-class Published(NamedTuple):
+class LastPublish(NamedTuple):
     """What the last publisher recorded: its token and both ETags, None if never recorded."""
 
-    by: str | None
-    etag: str | None
-    rej_etag: str | None
+    writer_token: str | None
+    output_etag: str | None
+    rejects_etag: str | None
 
 
 class ListedUser(NamedTuple):
     """Version tokens of a user, and what a LIST that began after they were read shows of its files.
 
-    `has_csv`: whether there is a CSV. `image`: key of the image that counts, None without one.
+    `has_csv`: whether there is a CSV. `image_key`: key of the image that counts, None without one.
     """
 
     user_id: str
-    note: Note
+    version_tokens: VersionTokens
     has_csv: bool
-    image: str | None
+    image_key: str | None
     image_etag: str = ""
 
 
 class Page(NamedTuple):
-    """A page of bulk work: marked users, in `listed` if a LIST has shown which files they have."""
+    """A page of bulk work: marked users, in `listed_users` if a LIST has shown which files they have."""
 
     user_ids: list[str] = []  # noqa: RUF012  never changed
-    listed: list[ListedUser] = []  # noqa: RUF012
+    listed_users: list[ListedUser] = []  # noqa: RUF012
 
     def to_json(self) -> str:
         """Encode the page for Redis."""
-        listed = [[u, note.mark.decode(), note.slot.decode(), *files] for u, note, *files in self.listed]
-        return json.dumps([list(self.user_ids), listed], ensure_ascii=False)
+        listed_users = [
+            [user_id, version_tokens.change_version.decode(), version_tokens.read_version.decode(), *files]
+            for user_id, version_tokens, *files in self.listed_users
+        ]
+        return json.dumps([list(self.user_ids), listed_users], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: bytes) -> "Page":
         """Decode what `to_json` returned."""
-        user_ids, listed = json.loads(text)
-        return cls(user_ids, [ListedUser(u, Note(m.encode(), s.encode()), *files) for u, m, s, *files in listed])
+        user_ids, listed_users = json.loads(text)
+        return cls(
+            user_ids,
+            [
+                ListedUser(user_id, VersionTokens(change_version.encode(), read_version.encode()), *files)
+                for user_id, change_version, read_version, *files in listed_users
+            ],
+        )
 
 
 class LeaseLost(Exception):
@@ -205,8 +214,8 @@ class Backlog:
     """
 
     def __init__(self, client: "Redis") -> None:
-        self.redis: Any = client
-        load = _loader(client)
+        self._redis: Any = client
+        load = make_script_loader(client)
         self._peek: str = load("peek").script  # type: ignore[assignment]
         self._mark, self._note, self._stage = load("mark"), load("note"), load("stage")
         self._claim, self._doubt = load("claim"), load("doubt")
@@ -214,164 +223,177 @@ class Backlog:
         self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
 
     # -- events in ---------------------------------------------------------------------------------
-    def wait_for_event(self, seconds: float) -> bytes | None:
-        """Return the first fast event, waiting up to `seconds`; None if no event arrives.
+    def wait_for_event(self, timeout_s: float) -> bytes | None:
+        """Return the first fast event, waiting up to `timeout_s`; None if no event arrives.
 
-        Of an entry above `MAX_EVENT_BYTES`, the beginning is returned as `Cut`.
+        Of an entry above `MAX_ENTRY_BYTES`, the beginning is returned as `TruncatedEntry`.
         """
         # BLMOVE onto the same end leaves the entry in the list: a killed listener loses no event.
-        raw: bytes | None = self.redis.blmove(FAST, FAST, seconds, "LEFT", "LEFT")
-        return Cut(raw[:SHOWN_BYTES]) if raw and len(raw) > MAX_EVENT_BYTES else raw
+        raw: bytes | None = self._redis.blmove(FAST_EVENTS, FAST_EVENTS, timeout_s, "LEFT", "LEFT")
+        return TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
 
-    def waiting(self, source: str, queue: str) -> tuple[int, int]:
+    def measure_lengths(self, event_list: str, message_queue: str) -> tuple[int, int]:
         """Return the lengths of an event list and of a Celery queue."""
-        with self.redis.pipeline(transaction=False) as pipe:
-            events, messages = pipe.llen(source).llen(queue).execute()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            events, messages = pipeline.llen(event_list).llen(message_queue).execute()
         return events, messages
 
-    def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
+    def peek(self, max_entries: int) -> tuple[list[bytes], list[bytes]]:
         """Return the first entries of the fast and of the durable list (PEEK); removes nothing.
 
         At most `count` entries of each list, and fewer if they are large.
         """
-        arguments = [count, MAX_EVENT_BYTES, SHOWN_BYTES, MOST_PEEKED_BYTES]
-        with self.redis.pipeline(transaction=False) as pipe:
-            for events in (FAST, SAFE):  # EVAL, as EVALSHA in a pipeline costs one more round trip
-                pipe.eval(self._peek, 1, events, *arguments)
+        arguments = [max_entries, MAX_ENTRY_BYTES, MAX_EXCERPT_BYTES, MAX_PEEK_BYTES]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for event_list in (FAST_EVENTS, SAFE_EVENTS):  # EVAL, as EVALSHA in a pipeline costs one more round trip
+                pipe.eval(self._peek, 1, event_list, *arguments)
             fast, safe = pipe.execute()
-        return _whole_or_cut(fast), _whole_or_cut(safe)
+        return _wrap_truncated(fast), _wrap_truncated(safe)
 
-    def note_notifications(self, *, come: bool) -> None:
+    def set_events_available(self, *, available: bool) -> None:
         """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""
-        if come:
-            self.redis.delete("notifications")
+        if available:
+            self._redis.delete("notifications")
         else:
-            self.redis.set("notifications", "none")
+            self._redis.set("notifications", "none")
 
-    def notifications_come(self) -> bool:
+    def events_available(self) -> bool:
         """Return whether MinIO's events reach this Redis, as `worker.init` recorded it."""
-        return bool(self.redis.get("notifications") != b"none")
+        return bool(self._redis.get("notifications") != b"none")
 
-    def probe_came(self, key: str) -> bool:
+    def has_probe_arrived(self, key: str) -> bool:
         """Return whether the event of this probe key arrived.
 
         A listener has processed it, or it is among the last 50 entries of either list.
         """
-        if self.redis.get("probe") == key.encode():
+        if self._redis.get("probe") == key.encode():
             return True
-        waiting = self.redis.lrange(FAST, -50, -1) + self.redis.lrange(SAFE, -50, -1)
-        return any(key.encode() in raw for raw in waiting)
+        entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(SAFE_EVENTS, -50, -1)
+        return any(key.encode() in raw for raw in entries)
 
-    def note_probe(self, key: str) -> None:
+    def record_probe(self, key: str) -> None:
         """Record for 60 seconds that the event of this probe key arrived."""
-        self.redis.set("probe", key, ex=60)
+        self._redis.set("probe", key, ex=60)
 
-    def note_events(self, source: str, notices: Sequence[Notice], now: float) -> list[str]:
-        """Mark the users of these entries of `source` and pop the entries, atomically (MARK).
+    def mark_and_pop(self, event_list: str, entries: Sequence[DecodedEntry], now: float) -> list[str]:
+        """Mark the users of these entries of `event_list` and pop the entries, atomically (MARK).
 
         Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
         durable copy of a processed fast event marks no user.
         """
         arguments: list[Any] = []
-        for notice in notices:
-            letter = "" if notice.dead_letter is None else _dead_letter(notice, now)
+        for entry in entries:
+            dead_letter = "" if entry.decode_error is None else _encode_dead_letter(entry, now)
             # Both targets send identical bytes: the digest matches durable copies to fast events.
-            digest = hashlib.sha1(notice.raw, usedforsecurity=False).digest()
-            cut = isinstance(notice.raw, Cut)
+            digest = hashlib.sha1(entry.raw, usedforsecurity=False).digest()
+            is_truncated = isinstance(entry.raw, TruncatedEntry)
             # A truncated entry cannot be compared with the head. MARK pops any overlong head then.
-            arguments += ["" if cut else notice.raw, digest, letter]
-            arguments += [-1] if cut else [len(notice.user_ids), *notice.user_ids]
-        return self._run_mark(source, source.removeprefix("events:"), "event", arguments, now)
+            arguments += ["" if is_truncated else entry.raw, digest, dead_letter]
+            arguments += [-1] if is_truncated else [len(entry.user_ids), *entry.user_ids]
+        return self.run_mark(event_list, event_list.removeprefix("events:"), "event", arguments, now)
 
-    def mark(self, user_ids: Sequence[str], cause: str, now: float, *, unexplained: bool = False) -> None:
+    def mark(self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False) -> None:
         """Mark users without an event, for example for a sweep or a rebuild (MARK).
 
-        `unexplained`: a sweep found that they are out of sync, and no known cause explains it.
+        `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
         """
-        kind = "unexplained" if unexplained else "named"
-        for chunk in _chunks(user_ids):
-            self._run_mark("", kind, cause, ["", "", "", len(chunk), *chunk], now)
+        origin = "unexplained" if silent_drift else "named"
+        for chunk in split_into_chunks(user_ids):
+            self.run_mark("", origin, cause, ["", "", "", len(chunk), *chunk], now)
 
-    def _run_mark(self, source: str, kind: str, cause: str, arguments: list[Any], now: float) -> list[str]:
-        keys = [source, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
+    def run_mark(self, event_list: str, origin: str, cause: str, arguments: list[Any], now: float) -> list[str]:
+        """Run the script MARK and return the users to read now. `arguments` are those of the script per event."""
+        keys = [event_list, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
         keys.append("since:unpack")  # bundles are marked here, for any cause
-        limits = [SEEN_S, MOST_DEAD_LETTERS, MOST_UNEXPLAINED, MAX_EVENT_BYTES]
-        marked = self._mark(keys, [new_token(), now, kind, *limits, *arguments])
+        limits = [SEEN_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
+        marked = self._mark(keys, [new_token(), now, origin, *limits, *arguments])
         return [user.decode() for user in marked]
 
     # -- reading -----------------------------------------------------------------------------------
-    def note(self, user_ids: Sequence[str], reading: str = "") -> Notes:
+    def begin_read(self, user_ids: Sequence[str], read_id: str = "") -> ReadBatch:
         """Return the version tokens of the users to read, before any file is read (NOTE).
 
         These are the dirty users, except those with a pending result read after their last mark.
-        With a read token in `reading`, the users are also recorded as being read, until `stage` or
-        `end_reading` gets that token. The watchdog isolates the users of a record that remains.
+        With a read token in `read_id`, the users are also recorded as being read, until `submit_results` or
+        `end_read` gets that token. The watchdog isolates the users of a record that remains.
         """
-        notes, users = Notes(), json.dumps(list(user_ids), ensure_ascii=False) if reading else ""
-        for chunk in _chunks(user_ids):
+        batch, encoded_users = ReadBatch(), json.dumps(list(user_ids), ensure_ascii=False) if read_id else ""
+        for chunk in split_into_chunks(user_ids):
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
             keys = ["dirty", "staged", "readings", "shelf", "doubtful"]
-            notes.shelf, doubtful, *answers = self._note(keys, [reading, users, *chunk])
-            notes.doubtful.update(user.decode() for user in doubtful)
-            notes |= {user: Note(*tokens.split(b"|", 2)) for user, tokens in zip(chunk, answers, strict=True) if tokens}
-        return notes
+            batch.catalog_version, suspects, *replies = self._note(keys, [read_id, encoded_users, *chunk])
+            batch.suspect_users.update(user.decode() for user in suspects)
+            batch |= {
+                user: VersionTokens(*tokens.split(b"|", 2))
+                for user, tokens in zip(chunk, replies, strict=True)
+                if tokens
+            }
+        return batch
 
-    def end_reading(self, reading: str) -> None:
+    def end_read(self, read_id: str) -> None:
         """Delete the record of a read that ended without a result."""
-        self.redis.hdel("readings", reading)
+        self._redis.hdel("readings", read_id)
 
-    def stage(
-        self, readings: Sequence[tuple[Note, Outcome]], reading: str = "", copied: Collection[str] = ()
+    def submit_results(
+        self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
     ) -> list[str]:
-        """Submit results by compare-and-set of the read version, and end this `reading` (STAGE).
+        """Submit results by compare-and-set of the read version, and end this `read_id` (STAGE).
 
-        `copied`: users with an image that this read has copied. Returns the users to read again
+        `copied_users`: users with an image that this read has copied. Returns the users to read again
         with new version tokens, because another result was accepted since theirs were read.
         """
-        again = []
-        chunks = list(_chunks(readings)) or [[]]  # without results, one call still ends the reading
+        refused = []
+        chunks = list(split_into_chunks(results)) or [[]]  # without results, one call still ends the reading
         for number, chunk in enumerate(chunks, 1):
             # Only the last chunk deletes the record, which a worker killed before it leaves behind.
-            arguments: list[Any] = [new_token(), reading if number == len(chunks) else ""]
-            for note, outcome in chunk:
-                user_id = outcome.user_id
-                arguments += [user_id, note.mark, note.slot, outcome.to_json(), "1" if user_id in copied else ""]
+            arguments: list[Any] = [new_token(), read_id if number == len(chunks) else ""]
+            for version_tokens, result in chunk:
+                user_id = result.user_id
+                arguments += [
+                    user_id,
+                    version_tokens.change_version,
+                    version_tokens.read_version,
+                    result.to_json(),
+                    "1" if user_id in copied_users else "",
+                ]
             keys = ["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings", "doubtful"]
-            answers = self._stage(keys, arguments)
-            again += [
-                outcome.user_id for (_, outcome), answer in zip(chunk, answers, strict=True) if answer == b"again"
-            ]
-        return again
+            replies = self._stage(keys, arguments)
+            refused += [result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"again"]
+        return refused
 
-    def claim(self, user_id: str, note: Note) -> Note | None:
+    def take_ownership(self, user_id: str, version_tokens: VersionTokens) -> VersionTokens | None:
         """Take ownership before a write that is not a result, such as bundles.json (CLAIM).
 
         The renewed read version is a fencing token: results of other readers are refused. Returns
         the tokens to submit with, None if another reader submitted or took ownership since these
         were read.
         """
-        token = new_token()
-        return note._replace(slot=token.encode()) if self._claim(["dirty"], [user_id, note.slot, token]) else None
+        read_version = new_token()
+        return (
+            version_tokens._replace(read_version=read_version.encode())
+            if self._claim(["dirty"], [user_id, version_tokens.read_version, read_version])
+            else None
+        )
 
     # -- copies of images --------------------------------------------------------------------------
-    def doubt(self, user_ids: Sequence[str]) -> None:
+    def add_suspects(self, user_ids: Sequence[str]) -> None:
         """Mark users as suspect: they may have, or may yet get, stray image copies (DOUBT)."""
-        for chunk in _chunks(user_ids):
+        for chunk in split_into_chunks(user_ids):
             self._doubt(["doubtful", "dirty", "since:bundle"], [new_token(), *chunk])
 
-    def end_doubt(self, user_ids: Collection[str]) -> None:
+    def clear_suspects(self, user_ids: Collection[str]) -> None:
         """Clear suspect users after a submitted result has accounted for all their copies."""
         if user_ids:
-            self.redis.srem("doubtful", *user_ids)
+            self._redis.srem("doubtful", *user_ids)
 
     # -- the bundle catalog ------------------------------------------------------------------------
-    def shelf_token(self) -> bytes:
+    def current(self) -> bytes:
         """Return the bundle catalog's version and ETag; set a new version if it is missing."""
-        self.redis.set("shelf", f"{new_token()}|", nx=True)
-        return bytes(self.redis.get("shelf") or b"")
+        self._redis.set("shelf", f"{new_token()}|", nx=True)
+        return bytes(self._redis.get("shelf") or b"")
 
-    def renew_shelf(self, etag: str | None, before: bytes | None = None) -> None:
+    def renew(self, etag: str | None, expected: bytes | None = None) -> None:
         """Invalidate cached bundle catalogs.
 
         `etag` is the new catalog's ETag, None without a catalog. With `before`, the version is
@@ -380,171 +402,178 @@ class Backlog:
         script = (
             "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
         )
-        self.redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", before or "")
+        self._redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", expected or "")
 
-    def shelf_etag(self) -> str | None:
+    def recorded_etag(self) -> str | None:
         """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""
-        _, _, etag = (self.redis.get("shelf") or b"").decode().partition("|")
+        _, _, etag = (self._redis.get("shelf") or b"").decode().partition("|")
         return etag or None
 
     # -- bulk work in pages ------------------------------------------------------------------------
     def add_page(self, page: Page) -> None:
         """Enqueue a page for `take_page`."""
-        self.redis.rpush(PAGES, page.to_json())
+        self._redis.rpush(PAGES, page.to_json())
 
     def take_page(self) -> Page | None:
         """Dequeue the next page, None if the queue is empty.
 
         If the worker loses it, its users are still dirty and become overdue.
         """
-        page = self.redis.lpop(PAGES)
+        page = self._redis.lpop(PAGES)
         return Page.from_json(page) if page else None
 
-    def pages_left(self) -> int:
+    def count_pages(self) -> int:
         """Return the number of pages that no worker has dequeued."""
-        return int(self.redis.llen(PAGES))
+        return int(self._redis.llen(PAGES))
 
     # -- publishing --------------------------------------------------------------------------------
-    def wait_for_wake(self, keys: Sequence[str], seconds: float) -> bool:
-        """Wait for a wake-up on these lists; return False after `seconds` without one."""
-        return self.redis.blpop(list(keys), seconds) is not None
+    def wait_for_wakeup(self, keys: Sequence[str], timeout_s: float) -> bool:
+        """Wait for a wake-up on these lists; return False after `timeout_s` without one."""
+        return self._redis.blpop(list(keys), timeout_s) is not None
 
     def wake_publisher(self) -> None:
         """Wake the publisher, whether or not a result is pending."""
-        self.redis.rpush(WAKE_LIVE, "1")
+        self._redis.rpush(WAKE_LIVE, "1")
 
-    def begin(self, token: str) -> Begun | None:
+    def acquire_writer(self, writer_token: str) -> PublishInput | None:
         """Acquire the writer lease and read all pending results (BEGIN, BATCH).
 
         Returns None while another publisher holds the lease. Each further chunk renews the lease;
         raises `LeaseLost` if another publisher took it.
         """
         keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK, "unexplained", "alone"]
-        answer = self._begin(keys, [token, LEASE_MS, CHUNK])
-        if answer is None:
+        reply = self._begin(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
+        if reply is None:
             return None
-        etag, rej_etag, watched, cursor, entries = answer
-        batch = dict(_staged(entries))
+        etag, rej_etag, needs_changes, cursor, entries = reply
+        pending = dict(_parse_pending(entries))
         if cursor != b"0":
-            batch |= self.batch(token, cursor)
-        return Begun(_text(etag), _text(rej_etag), batch, bool(watched))
+            pending |= self.read_pending(writer_token, cursor)
+        return PublishInput(decode_optional(etag), decode_optional(rej_etag), pending, bool(needs_changes))
 
-    def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
+    def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
         """Read the pending results from `cursor` on; each chunk renews the lease (BATCH).
 
         Raises `LeaseLost`.
         """
-        batch: dict[str, Staged] = {}
+        pending: dict[str, PendingResult] = {}
         while True:
-            answer = self._batch(["writer", "staged"], [token, cursor, CHUNK, LEASE_MS])
+            answer = self._batch(["writer", "staged"], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
-            batch.update(_staged(entries))  # HSCAN may return a user twice
+            pending.update(_parse_pending(entries))  # HSCAN may return a user twice
             if cursor == b"0":
-                return batch
+                return pending
 
-    def renew(self, token: str) -> None:
+    def renew_writer(self, token: str) -> None:
         """Renew the writer lease. Raises `LeaseLost`."""
         script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-        if not self.redis.eval(script, 1, "writer", token, LEASE_MS):
+        if not self._redis.eval(script, 1, "writer", token, WRITER_LEASE_MS):
             raise LeaseLost
 
-    def clean(
+    def commit_publish(
         self,
         token: str,
-        etag: str,
-        rej_etag: str,
-        rows: int,
-        batch: Mapping[str, Staged],
+        output_etag: str,
+        rejects_etag: str,
+        row_count: int,
+        published: Mapping[str, PendingResult],
         now: float,
-        changed: Collection[str] | None = None,
+        changed_users: Collection[str] | None = None,
     ) -> int:
         """Record what was published and make its users clean (CLEAN).
 
-        `changed`: users in the batch with a changed row or reject. Required if BEGIN returned
-        `watched`. Returns the number of results that are still pending, and releases the lease.
+        `changed_users`: users in the batch with a changed row or reject. Required if BEGIN returned
+        `needs_changes`. Returns the number of results that are still pending, and releases the lease.
         Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = ["writer", "published", "staged", "dirty", "epoch", "evidence:new", "counters", "unexplained", "alone"]
-        chunks = list(_chunks(list(batch.items()))) or [[]]  # an empty batch still records the ETags
-        left = 0
+        chunks = list(split_into_chunks(list(published.items()))) or [[]]  # an empty batch still records the ETags
+        still_pending = 0
         for number, chunk in enumerate(chunks, 1):
-            arguments: list[Any] = [token, etag, rej_etag, now, rows, "1" if number == len(chunks) else "0"]
-            for user, staged in chunk:
-                arguments += [user, staged.tokens, _what_it_did(user, staged.outcome, changed)]
-            left = self._clean([*keys, *_SINCE], arguments)
-            if left < 0:
+            arguments: list[Any] = [
+                token,
+                output_etag,
+                rejects_etag,
+                now,
+                row_count,
+                "1" if number == len(chunks) else "0",
+            ]
+            for user, pending in chunk:
+                arguments += [user, pending.version_tokens, _change_kind(user, pending.result, changed_users)]
+            still_pending = self._clean([*keys, *_DIRTY_SINCE_KEYS], arguments)
+            if still_pending < 0:
                 raise LeaseLost
-        return left
+        return still_pending
 
-    def release(self, token: str, *, evidence: bool) -> None:
+    def release_writer(self, token: str, *, signal_loss: bool) -> None:
         """Release the writer lease without recording a publish; `evidence` adds a loss signal."""
         # Compare first: after an expired lease, the key belongs to another publisher.
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
-        self.redis.eval(script, 1, "writer", token)
-        if evidence:
-            self.add_evidence("publish_broken_off")
+        self._redis.eval(script, 1, "writer", token)
+        if signal_loss:
+            self.add("publish_broken_off")
 
-    def staged_count(self) -> int:
+    def count_pending(self) -> int:
         """Return the number of users with a pending result."""
-        return int(self.redis.hlen("staged"))
+        return int(self._redis.hlen("staged"))
 
-    def dirty_count(self) -> int:
+    def count_dirty(self) -> int:
         """Return the number of dirty users."""
-        return int(self.redis.hlen("dirty"))
+        return int(self._redis.hlen("dirty"))
 
     def dirty_users(self) -> set[str]:
         """Return all users that are dirty now."""
-        return {user.decode() for user in self.redis.hkeys("dirty")}
+        return {user.decode() for user in self._redis.hkeys("dirty")}
 
-    def dirty(self, user_ids: Sequence[str]) -> dict[str, Note]:
+    def dirty_tokens(self, user_ids: Sequence[str]) -> dict[str, VersionTokens]:
         """Return the version tokens of the dirty users among these, whether read since or not."""
-        notes = dict[str, Note]()
-        for chunk in _chunks(user_ids):
-            tokens = zip(chunk, self.redis.hmget("dirty", chunk), strict=True)
-            notes |= {user: Note(*value.split(b"|", 1)) for user, value in tokens if value}
-        return notes
+        tokens_by_user = dict[str, VersionTokens]()
+        for chunk in split_into_chunks(user_ids):
+            tokens = zip(chunk, self._redis.hmget("dirty", chunk), strict=True)
+            tokens_by_user |= {user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value}
+        return tokens_by_user
 
-    def overdue(self, cause: str, before: float, most: int) -> list[str]:
-        """Return up to `most` users marked for this cause before `before` and not read since.
+    def overdue_users(self, cause: str, before: float, limit: int) -> list[str]:
+        """Return up to `limit` users marked for this cause before `before` and not read since.
 
         The message that named them may be lost.
         """
         users = [
             user.decode()
-            for user in self.redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=most)
+            for user in self._redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=limit)
         ]
-        return list(self.note(users))
+        return list(self.begin_read(users))
 
-    def told_by_events(self, user_ids: Sequence[str]) -> set[str]:
+    def marked_by_event(self, user_ids: Sequence[str]) -> set[str]:
         """Return those of the users that are dirty because of an event."""
-        scores = self.redis.zmscore("since:event", user_ids) if user_ids else []
+        scores = self._redis.zmscore("since:event", user_ids) if user_ids else []
         return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
 
     # -- loss signals and trust state --------------------------------------------------------------
-    def published(self) -> Published:
+    def last_publish(self) -> LastPublish:
         """Return what the last publisher recorded."""
-        return Published(*map(_text, self.redis.hmget("published", "by", "etag", "rej_etag")))
+        return LastPublish(*map(decode_optional, self._redis.hmget("published", "by", "etag", "rej_etag")))
 
-    def writer_active(self) -> bool:
+    def is_writer_active(self) -> bool:
         """Return whether a publisher holds the writer lease."""
-        return bool(self.redis.exists("writer"))
+        return bool(self._redis.exists("writer"))
 
     def run_id(self) -> str:
         """Return Redis's `run_id`. It changes with each restart, which may lose recent writes."""
-        return str(self.redis.info("server")["run_id"])
+        return str(self._redis.info("server")["run_id"])
 
-    def epoch(self) -> str | None:
+    def trust_state(self) -> str | None:
         """Return the trust state.
 
         `ok:<run_id>` (verified) while there is no known loss, `s:<token>` (verifying) while a sweep
         runs, None (suspect) after a loss signal.
         """
-        return _text(self.redis.get("epoch"))
+        return decode_optional(self._redis.get("epoch"))
 
-    def add_evidence(self, kind: str) -> None:
-        """Add a loss signal, which leads to a sweep (EVIDENCE); `kind` is one of `EVIDENCE`.
+    def add(self, kind: str) -> None:
+        """Add a loss signal, which leads to a sweep (EVIDENCE); `kind` is one of `LOSS_SIGNAL_KINDS`.
 
         Each kind is logged and counted for the operator once until a sweep begins.
         """
@@ -552,12 +581,12 @@ class Backlog:
             logger.warning(
                 "loss signal %s: %s; a sweep will reconcile all users",
                 kind,
-                EVIDENCE.get(kind, "events or writes may be lost"),
+                LOSS_SIGNAL_KINDS.get(kind, "events or writes may be lost"),
             )
 
-    def evidence(self) -> set[str]:
+    def unresolved(self) -> set[str]:
         """Return the kinds of loss signals that no committed sweep covers."""
-        return {kind.decode() for kind in self.redis.sunion("evidence:new", "evidence:looked")}
+        return {kind.decode() for kind in self._redis.sunion("evidence:new", "evidence:looked")}
 
     def begin_sweep(self, token: str) -> set[str]:
         """Set the trust state to verifying, before the sweep's LIST (SWEEP BEGINS).
@@ -570,85 +599,94 @@ class Backlog:
 
     def commit_sweep(
         self,
-        token: str,
-        by: str | None,
-        compared: tuple[str | None, str | None],
+        sweep_token: str,
+        writer_before: str | None,
+        compared_etags: tuple[str | None, str | None],
         run_id: str,
-        record: Mapping[str, Any],
+        summary: Mapping[str, Any],
     ) -> bool:
         """Set the trust state to verified after a sweep has marked all its users (COMMIT).
 
-        `by`: the publisher recorded before the LIST. `compared`: the ETags of the compared
-        output.csv and rejects.csv. `record`: fields for the hash `sweep`. Returns False if there
+        `by`: the publisher recorded before the LIST. `compared_etags`: the ETags of the compared
+        output.csv and rejects.csv. `summary`: fields for the hash `sweep`. Returns False if there
         was a loss signal since the sweep began.
         """
-        pairs = [item for pair in record.items() for item in pair]
-        arguments = [token, by or "", compared[0] or "", compared[1] or "", run_id, *pairs]
+        pairs = [item for pair in summary.items() for item in pair]
+        arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]
         return bool(self._commit(["epoch", "published", "sweep", "evidence:looked"], arguments))
 
-    def note_source_failure(self, reason: str) -> None:
-        """Record why the source bucket could not be read, for 60 s or until `note_source_read`."""
-        self.redis.set("source_failure", reason, ex=SHOWN_S)
+    def set_source_failure(self, reason: str) -> None:
+        """Record why the source bucket could not be read, for 60 s or until `clear_source_failure`."""
+        self._redis.set("source_failure", reason, ex=STATUS_TTL_S)
 
-    def note_source_read(self) -> None:
+    def clear_source_failure(self) -> None:
         """Clear the recorded failure: the source bucket could be read again."""
-        self.redis.delete("source_failure")
+        self._redis.delete("source_failure")
 
-    def note_safe_queue(self, length: int) -> None:
+    def set_stalled_copies(self, length: int) -> None:
         """Record for the operator how many durable copies are stalled on MinIO's disk (0: none)."""
         if length:
-            self.redis.set("safe_queue", length, ex=SHOWN_S)
+            self._redis.set("safe_queue", length, ex=STATUS_TTL_S)
         else:
-            self.redis.delete("safe_queue")
+            self._redis.delete("safe_queue")
 
-    def count(self, name: str, amount: int = 1) -> None:
+    def increment(self, counter: str, amount: int = 1) -> None:
         """Add `amount` to a counter for the operator."""
         if amount:
-            self.redis.hincrby("counters", name, amount)
+            self._redis.hincrby("counters", counter, amount)
 
-    def counted(self, name: str) -> int:
+    def counter_value(self, counter: str) -> int:
         """Return the value of a counter."""
-        return int(self.redis.hget("counters", name) or 0)
+        return int(self._redis.hget("counters", counter) or 0)
 
-    def begin_counting(self, now: float) -> None:
+    def start_counting(self, now: float) -> None:
         """Record when counting began, unless that is recorded."""
-        self.redis.hsetnx("counters", "since", now)
+        self._redis.hsetnx("counters", "since", now)
 
 
-def _loader(client: "Redis") -> Callable[[str], Script]:
+def make_script_loader(client: "Redis") -> Callable[[str], Script]:
+    """Return a function that registers a script of `lua/` by its name."""
+
     def load(name: str) -> Script:
         return client.register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
 
     return load
 
 
-def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
+def split_into_chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Yield the items in chunks of at most `CHUNK_SIZE`: a script blocks Redis while it runs."""
+    for start in range(0, len(items), CHUNK_SIZE):
+        yield items[start : start + CHUNK_SIZE]
 
 
-def _whole_or_cut(entries: Sequence[bytes | list[bytes]]) -> list[bytes]:
-    return [Cut(entry[0]) if isinstance(entry, list) else entry for entry in entries]
+def _wrap_truncated(entries: Sequence[bytes | list[bytes]]) -> list[bytes]:
+    return [TruncatedEntry(entry[0]) if isinstance(entry, list) else entry for entry in entries]
 
 
-def _what_it_did(user_id: str, outcome: Outcome, changed: Collection[str] | None) -> str:
-    if changed is None:
+def _change_kind(user_id: str, result: ReadResult, changed_users: Collection[str] | None) -> str:
+    if changed_users is None:
         return ""
-    if isinstance(outcome.csv, InvalidCsv) and outcome.csv.reason == QUARANTINED:
+    if isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON:
         return "verdict"
-    return "changed" if user_id in changed else "same"
+    return "changed" if user_id in changed_users else "same"
 
 
-def _dead_letter(notice: Notice, now: float) -> str:
-    shown = notice.raw[:SHOWN_BYTES].decode(errors="replace")
-    return json.dumps({"reason": notice.dead_letter, "since": int(now), "key": None, "raw": shown})
+def _encode_dead_letter(entry: DecodedEntry, now: float) -> str:
+    beginning = entry.raw[:MAX_EXCERPT_BYTES].decode(errors="replace")
+    return json.dumps({"reason": entry.decode_error, "since": int(now), "key": None, "raw": beginning})
 
 
-def _staged(entries: Sequence[bytes]) -> Iterator[tuple[str, Staged]]:
+def _parse_pending(entries: Sequence[bytes]) -> Iterator[tuple[str, PendingResult]]:
     for user, entry in zip(entries[::2], entries[1::2], strict=True):
-        mark, slot, outcome = entry.split(b"|", 2)
-        yield user.decode(), Staged(mark + b"|" + slot, Outcome.from_json(user.decode(), outcome.decode()))
+        change_version, read_version, encoded_result = entry.split(b"|", 2)
+        yield (
+            user.decode(),
+            PendingResult(
+                change_version + b"|" + read_version, ReadResult.from_json(user.decode(), encoded_result.decode())
+            ),
+        )
 
 
-def _text(value: bytes | None) -> str | None:
+def decode_optional(value: bytes | None) -> str | None:
+    """Return the text, or None if there is no value."""
     return None if value is None else value.decode()

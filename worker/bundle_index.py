@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from shared.keys import IMAGE_EXTENSIONS, member_source
+from shared.keys import IMAGE_EXTENSIONS, format_member_source
 from shared.records import CsvVersion, InvalidCsv, Person, ValidCsv
 
-HEADER = b"rowdrop bundle index 1\n"
+INDEX_HEADER = b"rowdrop bundle index 1\n"
 
 
 class InvalidIndex(Exception):
@@ -28,7 +28,7 @@ class InvalidIndex(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class MemberImage:
+class BundleImage:
     """An image in a bundle: path, MD5 of its bytes in hex, one of `IMAGE_EXTENSIONS`."""
 
     path: str
@@ -39,64 +39,64 @@ class MemberImage:
 class BundleIndex:
     """The index of one version of the bundle `key`; immutable.
 
-    `since` is the LastModified of that version, in whole seconds since 1970 UTC.
+    `last_modified` is the LastModified of that version, in whole seconds since 1970 UTC.
     """
 
-    __slots__ = ("_checksums", "body", "key", "since")
+    __slots__ = ("_checksums", "body", "key", "last_modified")
 
-    def __init__(self, key: str, since: int, body: bytes) -> None:
+    def __init__(self, key: str, last_modified: int, body: bytes) -> None:
         """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
-        if not body.startswith(HEADER) or not body.endswith(b"\n"):
+        if not body.startswith(INDEX_HEADER) or not body.endswith(b"\n"):
             raise InvalidIndex(key)
-        self.key, self.since, self.body = key, since, body
+        self.key, self.last_modified, self.body = key, last_modified, body
         self._checksums: array[int] | None = None
 
-    def csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
+    def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
         """Return the parsed CSV of the user in this bundle, or None."""
-        line = self._line(user_id)
-        return self._csv(line[0]) if line else None
+        line = self._find_line(user_id)
+        return self._decode_csv(line[0]) if line else None
 
-    def image(self, user_id: str) -> MemberImage | None:
+    def find_image(self, user_id: str) -> BundleImage | None:
         """Return the image of the user in this bundle, or None."""
-        line = self._line(user_id)
-        return MemberImage(*line[1]) if line and line[1] else None
+        line = self._find_line(user_id)
+        return BundleImage(*line[1]) if line and line[1] else None
 
-    def users(self) -> Iterator[str]:
+    def user_ids(self) -> Iterator[str]:
         """Return the IDs of all users in the bundle, in ascending order."""
-        return (user_id.decode() for user_id, _ in self._lines())
+        return (user_id.decode() for user_id, _ in self._iterate_lines())
 
-    def entries(self) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, MemberImage | None]]:
+    def iterate_users(self) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, BundleImage | None]]:
         """Yield each user in ascending order: ID, CSV or None, image or None."""
-        for user_id, line in self._lines():
+        for user_id, line in self._iterate_lines():
             csv, image = json.loads(line)
-            yield user_id.decode(), self._csv(csv), MemberImage(*image) if image else None
+            yield user_id.decode(), self._decode_csv(csv), BundleImage(*image) if image else None
 
-    def _csv(self, fields: list[Any] | None) -> ValidCsv | InvalidCsv | None:
+    def _decode_csv(self, fields: list[Any] | None) -> ValidCsv | InvalidCsv | None:
         if fields is None:
             return None
-        path, etag, *said = fields
-        version = CsvVersion(member_source(self.key, path), etag, self.since)
+        path, etag, *values = fields
+        version = CsvVersion(format_member_source(self.key, path), etag, self.last_modified)
         # A valid CSV has three fields here, an invalid one two: the reason and the line.
-        return ValidCsv(version, Person(*said)) if len(said) == 3 else InvalidCsv(version, *said)
+        return ValidCsv(version, Person(*values)) if len(values) == 3 else InvalidCsv(version, *values)
 
-    def _lines(self) -> Iterator[tuple[bytes, bytes]]:
-        start = len(HEADER)
+    def _iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
+        start = len(INDEX_HEADER)
         while start < len(self.body):
             end = self.body.index(b"\n", start)
             user_id, _, line = self.body[start:end].partition(b"\t")
             yield user_id, line
             start = end + 1
 
-    def _may_have(self, user_id: bytes) -> bool:
+    def _may_contain(self, user_id: bytes) -> bool:
         if self._checksums is None:
-            self._checksums = array("I", sorted(crc32(user) for user, _ in self._lines()))
+            self._checksums = array("I", sorted(crc32(user) for user, _ in self._iterate_lines()))
         checksum = crc32(user_id)
-        place = bisect_left(self._checksums, checksum)
-        return place < len(self._checksums) and self._checksums[place] == checksum
+        position = bisect_left(self._checksums, checksum)
+        return position < len(self._checksums) and self._checksums[position] == checksum
 
-    def _line(self, user_id: str) -> list[Any] | None:
-        wanted, body, low, high = user_id.encode(), self.body, len(HEADER), len(self.body)
-        if not self._may_have(wanted):
+    def _find_line(self, user_id: str) -> list[Any] | None:
+        encoded_id, body, low, high = user_id.encode(), self.body, len(INDEX_HEADER), len(self.body)
+        if not self._may_contain(encoded_id):
             return None
         # Checksums collide, so the line is still searched.  `low` and `high` are starts of lines.
         while low < high:
@@ -104,11 +104,11 @@ class BundleIndex:
             start = body.rfind(b"\n", low, middle) + 1 or low
             end = body.index(b"\n", middle) + 1
             tab = body.index(b"\t", start)
-            found = body[start:tab]
-            if found == wanted:
+            candidate = body[start:tab]
+            if candidate == encoded_id:
                 line: list[Any] = json.loads(body[tab:end])
                 return line
-            low, high = (end, high) if found < wanted else (low, start)
+            low, high = (end, high) if candidate < encoded_id else (low, start)
         return None
 
 
@@ -127,32 +127,32 @@ class IndexBuilder:
         """Add the parsed CSV of a user, replacing an earlier one."""
         match csv:
             case ValidCsv(version, person):
-                said: list[Any] = [person.first_name, person.last_name, person.birthts]
+                values: list[Any] = [person.first_name, person.last_name, person.birthts]
             case InvalidCsv(version, reason, line):
-                said = [reason, line]
-        self._csvs[user_id] = _json([path, version.etag, *said])
+                values = [reason, line]
+        self._csvs[user_id] = _encode_json([path, version.etag, *values])
 
-    def add_image(self, user_id: str, image: MemberImage) -> bool:
+    def add_image(self, user_id: str, image: BundleImage) -> bool:
         """Add an image of a user; return False if the user has an image of higher rank."""
         rank = IMAGE_EXTENSIONS.index(image.extension)
         if user_id in self._images and self._images[user_id][0] < rank:
             return False
-        self._images[user_id] = rank, _json([image.path, image.etag, image.extension])
+        self._images[user_id] = rank, _encode_json([image.path, image.etag, image.extension])
         return True
 
-    def users(self) -> Collection[str]:
+    def user_ids(self) -> Collection[str]:
         """Return the IDs of all users that were added."""
         return self._csvs.keys() | self._images.keys()
 
     def encode(self) -> bytes:
         """Return the bytes of the index, as `BundleIndex` reads them."""
-        lines = [HEADER]
+        lines = [INDEX_HEADER]
         # `BundleIndex` bisects the bytes, so the order must be that of the encoded IDs.
-        for user_id in sorted(self.users(), key=str.encode):
+        for user_id in sorted(self.user_ids(), key=str.encode):
             csv, image = self._csvs.get(user_id, "null"), self._images.get(user_id, (0, "null"))[1]
             lines.append(f"{user_id}\t[{csv},{image}]\n".encode())
         return b"".join(lines)
 
 
-def _json(fields: list[Any]) -> str:
+def _encode_json(fields: list[Any]) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -9,156 +9,158 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from shared.keys import bundle_id, member_source
+from shared.keys import format_member_source, make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
-from shared.published import UNPACKED
+from shared.published import UNPACKED_FOLDER
 from shared.records import InvalidCsv, ValidCsv
 from worker.backlog import Backlog
-from worker.bundle_index import BundleIndex, InvalidIndex, MemberImage
-from worker.shelf import Shelf, Shelved, read_shelf
+from worker.bundle_index import BundleImage, BundleIndex, InvalidIndex
+from worker.shelf import BundleCatalog, CatalogEntry, read_catalog
 
-MOST_KEPT_BYTES = 128 << 20
+MAX_INDEX_CACHE_BYTES = 128 << 20
 """Maximum size of all cached indexes in bytes. The least recently used are evicted above it."""
 
 
-class NotWhole(StoreUnavailable):
+class BundleIncomplete(StoreUnavailable):
     """Unpacked objects of a visible bundle are missing; the bundle is marked, to restore them."""
 
 
-class Outdated(StoreUnavailable):
+class StaleCatalog(StoreUnavailable):
     """The cached bundle catalog is stale, and objects that it refers to were removed.
 
-    The catalog is reloaded at the next `look`, so a retry succeeds.
+    The catalog is reloaded at the next `ensure_version`, so a retry succeeds.
     """
 
 
 @dataclass(frozen=True, slots=True)
-class FoundImage:
+class UnpackedImage:
     """An image of a user in a bundle.
 
     `key` is its unpacked object in the output bucket, with this ETag. `source` is its name in
-    messages: `<bundle>#<path>`.
+    messages: `<bundle_key>#<path>`.
     """
 
-    bundle: str
+    bundle_key: str
     key: str
     source: str
     etag: str
     extension: str
 
 
-def unpacked_key(digest: str, user_id: str, image: MemberImage) -> str:
+def make_unpacked_image_key(digest: str, user_id: str, image: BundleImage) -> str:
     """Return the key in the output bucket to which an image of a bundle is unpacked."""
-    return f"{UNPACKED}/{digest}/{user_id}.{image.extension}"
+    return f"{UNPACKED_FOLDER}/{digest}/{user_id}.{image.extension}"
 
 
-def index_key(digest: str) -> str:
+def make_index_key(digest: str) -> str:
     """Return the key of a bundle's index; it cannot collide with the key of an unpacked image."""
-    return f"{UNPACKED}/{digest}/index"
+    return f"{UNPACKED_FOLDER}/{digest}/index"
 
 
-def found_image(bundle: str, digest: str, user_id: str, image: MemberImage) -> FoundImage:
+def locate_unpacked_image(bundle_key: str, digest: str, user_id: str, image: BundleImage) -> UnpackedImage:
     """Return the resolved form of an image in a bundle: its unpacked key and its source."""
-    place, source = unpacked_key(digest, user_id, image), member_source(bundle, image.path)
-    return FoundImage(bundle, place, source, image.etag, image.extension)
+    key, source = make_unpacked_image_key(digest, user_id, image), format_member_source(bundle_key, image.path)
+    return UnpackedImage(bundle_key, key, source, image.etag, image.extension)
 
 
-class Bundles:
+class BundleLookup:
     """The visible bundles, as cached by one process. Not thread-safe.
 
     Every method may raise `StoreUnavailable`, or `redis.exceptions.RedisError` if Redis is
-    unavailable. Methods that need an index may raise `NotWhole` or `Outdated`.
+    unavailable. Methods that need an index may raise `BundleIncomplete` or `StaleCatalog`.
     """
 
     def __init__(
         self,
         output: ObjectStore,
-        backlog: Backlog,
+        states: Backlog,
         clock: Callable[[], float] = time.time,
-        most_kept: int = MOST_KEPT_BYTES,
+        max_cache_bytes: int = MAX_INDEX_CACHE_BYTES,
     ) -> None:
-        self._output, self._backlog, self._clock, self._most_kept = output, backlog, clock, most_kept
-        self._token, self._shelf = b"", Shelf()
-        self._visible: list[tuple[str, Shelved]] = []
+        self._output, self._states, self._clock, self._max_cache_bytes = output, states, clock, max_cache_bytes
+        self._loaded_version, self._catalog = b"", BundleCatalog()
+        self._visible_entries: list[tuple[str, CatalogEntry]] = []
         self._indexes: OrderedDict[str, BundleIndex] = OrderedDict()
-        self._not_whole: set[str] = set()
+        self._incomplete_keys: set[str] = set()
 
-    def look(self, token: bytes | None) -> None:
-        """Reload the catalog if its version is not `token`.
+    def ensure_version(self, catalog_version: bytes | None) -> None:
+        """Reload the catalog if its version is not `catalog_version`.
 
         With None, the current version in Redis is compared. The version is read before the catalog,
         so the cached catalog is at least as recent as its version.
         """
-        token = token or self._backlog.shelf_token()
-        if token != self._token:
-            self.use(read_shelf(self._output)[0])
-            self._token = token
+        catalog_version = catalog_version or self._states.current()
+        if catalog_version != self._loaded_version:
+            self.use_catalog(read_catalog(self._output)[0])
+            self._loaded_version = catalog_version
 
-    def use(self, shelf: Shelf) -> None:
-        """Use this catalog until the next `look`, and evict the indexes that it does not name."""
-        # An empty token equals no catalog version, so the next `look` reloads the catalog.
-        self._shelf, self._token, self._visible = shelf, b"", shelf.visible()
-        self._not_whole.clear()
-        digests = {shelved.digest for _, shelved in self._visible}
+    def use_catalog(self, catalog: BundleCatalog) -> None:
+        """Use this catalog until the next `ensure_version`, and evict the indexes that it does not name."""
+        # An empty token equals no catalog version, so the next `ensure_version` reloads the catalog.
+        self._catalog, self._loaded_version, self._visible_entries = catalog, b"", catalog.visible_entries()
+        self._incomplete_keys.clear()
+        digests = {entry.digest for _, entry in self._visible_entries}
         for digest in self._indexes.keys() - digests:
             del self._indexes[digest]
 
     @property
-    def shelf(self) -> Shelf:
+    def catalog(self) -> BundleCatalog:
         """The cached bundle catalog."""
-        return self._shelf
+        return self._catalog
 
-    def csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
+    def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
         """Return the user's CSV in the first visible bundle that has one; None without any."""
-        for _, _, index in self.indexes():
-            csv = index.csv(user_id)
+        for _, _, index in self.read_indexes():
+            csv = index.find_csv(user_id)
             if csv:
                 return csv
         return None
 
-    def image(self, user_id: str) -> FoundImage | None:
+    def find_image(self, user_id: str) -> UnpackedImage | None:
         """Return the user's image in the first visible bundle that has one; None without any."""
-        for _, shelved, index in self.indexes():
-            image = index.image(user_id)
+        for _, entry, index in self.read_indexes():
+            image = index.find_image(user_id)
             if image:
-                return found_image(index.key, shelved.digest, user_id, image)
+                return locate_unpacked_image(index.key, entry.digest, user_id, image)
         return None
 
-    def indexes(self) -> Iterator[tuple[str, Shelved, BundleIndex]]:
+    def read_indexes(self) -> Iterator[tuple[str, CatalogEntry, BundleIndex]]:
         """Yield the visible bundles by rank: key, catalog entry, index."""
-        for key, shelved in self._visible:
-            yield key, shelved, self._index(key, shelved)
+        for key, entry in self._visible_entries:
+            yield key, entry, self._get_index(key, entry)
 
-    def missing(self, key: str) -> StoreUnavailable:
+    def report_missing(self, key: str) -> StoreUnavailable:
         """Return the error to raise if an unpacked object of a visible bundle is missing.
 
-        `Outdated` if the catalog has changed since it was cached. Otherwise the object should
-        exist: the bundle is marked once, to be unpacked again, and the error is `NotWhole`.
+        `StaleCatalog` if the catalog has changed since it was cached. Otherwise the object should
+        exist: the bundle is marked once, to be unpacked again, and the error is `BundleIncomplete`.
         """
-        if key not in self._not_whole:
-            if read_shelf(self._output)[0].bundles.get(key) != self._shelf.bundles.get(key):
-                self._token = b""
-                return Outdated(key)
-            self._not_whole.add(key)
-            self._backlog.mark([bundle_id(key)], "unpack", self._clock())
-        return NotWhole(f"unpacked objects of {key} are missing; the bundle is marked and will be unpacked again")
+        if key not in self._incomplete_keys:
+            if read_catalog(self._output)[0].entries.get(key) != self._catalog.entries.get(key):
+                self._loaded_version = b""
+                return StaleCatalog(key)
+            self._incomplete_keys.add(key)
+            self._states.mark([make_bundle_id(key)], "unpack", self._clock())
+        return BundleIncomplete(
+            f"unpacked objects of {key} are missing; the bundle is marked and will be unpacked again"
+        )
 
-    def _index(self, key: str, shelved: Shelved) -> BundleIndex:
-        index = self._indexes.get(shelved.digest)
+    def _get_index(self, key: str, entry: CatalogEntry) -> BundleIndex:
+        index = self._indexes.get(entry.digest)
         # The same archive, dropped again, has the same digest and another LastModified.
-        if index is None or index.since != shelved.visible_since:
-            index = self._read(key, shelved)
-            self._indexes[shelved.digest] = index
-            kept = sum(len(found.body) for found in self._indexes.values())
+        if index is None or index.last_modified != entry.visible_since:
+            index = self._load_index(key, entry)
+            self._indexes[entry.digest] = index
+            cached_bytes = sum(len(cached.body) for cached in self._indexes.values())
             # The index just loaded stays, even if it alone exceeds the limit.
-            while kept > self._most_kept and len(self._indexes) > 1:
-                _, forgotten = self._indexes.popitem(last=False)
-                kept -= len(forgotten.body)
-        self._indexes.move_to_end(shelved.digest)
+            while cached_bytes > self._max_cache_bytes and len(self._indexes) > 1:
+                _, evicted = self._indexes.popitem(last=False)
+                cached_bytes -= len(evicted.body)
+        self._indexes.move_to_end(entry.digest)
         return index
 
-    def _read(self, key: str, shelved: Shelved) -> BundleIndex:
+    def _load_index(self, key: str, entry: CatalogEntry) -> BundleIndex:
         try:
-            return BundleIndex(key, shelved.visible_since, self._output.get(index_key(shelved.digest)).body)
+            return BundleIndex(key, entry.visible_since, self._output.get(make_index_key(entry.digest)).body)
         except (ObjectNotFound, ObjectUnreadable, InvalidIndex):
-            raise self.missing(key) from None
+            raise self.report_missing(key) from None

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from shared.keys import IMAGE_EXTENSIONS, Ignored, UserFile, bundle_id, member_source
+from shared.keys import IMAGE_EXTENSIONS, IgnoredFile, UserFile, format_member_source, make_bundle_id
 from shared.object_store import (
     ObjectInfo,
     ObjectStore,
@@ -18,13 +18,13 @@ from shared.object_store import (
 from shared.records import CsvVersion, InvalidCsv, ValidCsv
 from worker.archive import InvalidArchive, Member
 from worker.bundle_index import BundleIndex
-from worker.bundles import index_key
+from worker.bundles import make_index_key
 from worker.ranged import RangedFile
-from worker.refresh import judge
-from worker.shelf import Shelved, read_shelf
-from worker.unpack import STUCK, open_archive
-from worker.unreadable import reason_of
-from worker.zip_archive import MOST_DIRECTORY_BYTES
+from worker.refresh import parse_csv
+from worker.shelf import CatalogEntry, read_catalog
+from worker.unpack import GAVE_UP_REASON, open_archive
+from worker.unreadable import format_unreadable_reason
+from worker.zip_archive import MAX_DIRECTORY_BYTES
 
 
 @dataclass
@@ -39,7 +39,7 @@ class BundleContents:
     images: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def read_bundles(
+def read_bundle_contents(
     source: ObjectStore, output: ObjectStore, bundles: Mapping[str, ObjectInfo]
 ) -> Iterator[BundleContents]:
     """Yield the content of each bundle, by rank.
@@ -47,61 +47,65 @@ def read_bundles(
     A rejected archive yields the previous version that is still visible. A bundle that was given up
     is not read, because it may kill this process. Raises `StoreUnavailable`.
     """
-    shelf, _ = read_shelf(output)
+    catalog, _ = read_catalog(output)
 
-    def since(key: str) -> int:
+    def rank_time(key: str) -> int:
         # A rejected archive has the rank of the version that is still visible.
-        shelved = shelf.bundles.get(key)
-        return shelved.visible_since if shelved and shelved.reason else bundles[key].last_modified
+        entry = catalog.entries.get(key)
+        return entry.visible_since if entry and entry.reason else bundles[key].last_modified
 
-    for key in sorted(bundles, key=lambda key: (-since(key), key)):
-        shelved = shelf.bundles.get(key)
-        if shelved and shelved.reason.startswith(STUCK):
-            yield _rejected(bundles[key], shelved, shelved.reason, output)
+    for key in sorted(bundles, key=lambda key: (-rank_time(key), key)):
+        entry = catalog.entries.get(key)
+        if entry and entry.reason.startswith(GAVE_UP_REASON):
+            yield _read_rejected_bundle(bundles[key], entry, entry.reason, output)
             continue
         try:
-            yield _read(source, bundles[key])
+            yield _read_archive(source, bundles[key])
         except InvalidArchive as error:
-            yield _rejected(bundles[key], shelved, error.reason, output)
+            yield _read_rejected_bundle(bundles[key], entry, error.reason, output)
         except ObjectUnreadable as error:
-            yield _rejected(bundles[key], shelved, reason_of(error), output)
+            yield _read_rejected_bundle(bundles[key], entry, format_unreadable_reason(error), output)
 
 
-def _rejected(info: ObjectInfo, shelved: Shelved | None, reason: str, output: ObjectStore) -> BundleContents:
+def _read_rejected_bundle(
+    info: ObjectInfo, entry: CatalogEntry | None, reason: str, output: ObjectStore
+) -> BundleContents:
     contents = BundleContents()
-    if shelved and shelved.digest:
-        index = BundleIndex(info.key, shelved.visible_since, output.get(index_key(shelved.digest)).body)
-        for user_id, csv, image in index.entries():
+    if entry and entry.digest:
+        index = BundleIndex(info.key, entry.visible_since, output.get(make_index_key(entry.digest)).body)
+        for user_id, csv, image in index.iterate_users():
             contents.csvs |= {user_id: csv} if csv else {}
             contents.images |= {user_id: (image.extension, image.etag)} if image else {}
     # The recorded reason may have a suffix about the previous version.
-    told = shelved.reason if shelved and shelved.reason.startswith(reason) else reason
-    contents.csvs[bundle_id(info.key)] = InvalidCsv(CsvVersion(info.key, info.etag, info.last_modified), told, None)
+    full_reason = entry.reason if entry and entry.reason.startswith(reason) else reason
+    contents.csvs[make_bundle_id(info.key)] = InvalidCsv(
+        CsvVersion(info.key, info.etag, info.last_modified), full_reason, None
+    )
     return contents
 
 
-def _read(source: ObjectStore, info: ObjectInfo) -> BundleContents:
+def _read_archive(source: ObjectStore, info: ObjectInfo) -> BundleContents:
     contents = BundleContents()
     source.check_readable(info.key)
     with ThreadPoolExecutor(2) as pool:
-        read = partial(source.get_range, info.key, info.etag)
+        read_range = partial(source.get_range, info.key, info.etag)
         try:
-            archive = open_archive(info.key, RangedFile(read, info.size, pool, MOST_DIRECTORY_BYTES))
+            archive = open_archive(info.key, RangedFile(read_range, info.size, pool, MAX_DIRECTORY_BYTES))
             for member in archive.members():
-                if not isinstance(member.file, Ignored):
-                    _add(contents, info, member, member.file)
+                if not isinstance(member.file, IgnoredFile):
+                    _add_member(contents, info, member, member.file)
         except PreconditionFailed:
             raise StoreUnavailable(f"{info.key} was replaced while it was read; run the check again") from None
     return contents
 
 
-def _add(contents: BundleContents, info: ObjectInfo, member: Member, file: UserFile) -> None:
+def _add_member(contents: BundleContents, info: ObjectInfo, member: Member, file: UserFile) -> None:
     etag = hashlib.md5(member.body, usedforsecurity=False).hexdigest()
     if file.is_csv:
         stored = StoredObject(member.body, etag, info.last_modified)
-        contents.csvs[file.user_id] = judge(member_source(info.key, member.path), stored)
+        contents.csvs[file.user_id] = parse_csv(format_member_source(info.key, member.path), stored)
         return
-    known = contents.images.get(file.user_id)
+    known_image = contents.images.get(file.user_id)
     # Among images with the same extension the last one wins, as in `IndexBuilder`.
-    if known is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known[0]):
+    if known_image is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known_image[0]):
         contents.images[file.user_id] = file.extension, etag

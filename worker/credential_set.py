@@ -18,7 +18,7 @@ import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
 from shared.records import Buckets
-from shared.tokens import InvalidToken, Token, TokenKind, check_distinct, check_value, parse_tokens
+from shared.tokens import InvalidToken, Token, TokenKind, check_distinct_tokens, check_token_value, parse_tokens
 from worker.server_users import REDIS_RULES, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
@@ -31,13 +31,13 @@ MINIO_ROLES = tuple(minio_policies(Buckets("", "")))
 REDIS_ROLES = tuple(REDIS_RULES)
 
 TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS")
-GIVEN = (
+GIVEN_SETTINGS = (
     "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_USERS",
     "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS", "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS,
 )  # fmt: skip
 """The credentials that a user may set, and the addresses that select an external server."""
 
-SECRET_SETTINGS = frozenset({*GIVEN, "GENERATED_API_TOKEN"} - {"MINIO_ENDPOINT"})
+SECRET_SETTINGS = frozenset({*GIVEN_SETTINGS, "GENERATED_API_TOKEN"} - {"MINIO_ENDPOINT"})
 """Settings that a process gets only through `Credentials.settings_of`."""
 
 PROCESSES: Mapping[str, tuple[str, ...]] = {
@@ -53,12 +53,12 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
 """The kinds of credentials that each process gets."""
 
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{3,64}")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]{3,64}")
 # Printable ASCII except spaces, quotes, commas and backslashes.
-_PASSWORD = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
+_PASSWORD_PATTERN = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
 
 
-UNKNOWN_USERS = 3
+EXIT_UNKNOWN_USERS = 3
 """Exit status of `worker.init` if MinIO lacks users and root may not sign in to create them."""
 
 
@@ -96,16 +96,16 @@ class Credentials:
         owns_minio = not given.get("MINIO_ENDPOINT")
         owns_redis = not given.get("REDIS_URL")
         _check_tokens(given)
-        root = _root(given, kept)
-        redis = _users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
-        urls = {role: _with_user(f"redis://{redis_address}/0", user) for role, user in redis.items()}
+        root = _choose_root(given, kept)
+        redis = _complete_users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
+        redis_urls = {role: _add_user_to_url(f"redis://{redis_address}/0", user) for role, user in redis.items()}
         if owns_redis:
-            # `redis_acl` disables the user `default`, so no role may use that name.
+            # `format_redis_acl` disables the user `default`, so no role may use that name.
             _check_distinct(redis, ServerUser("default", ""), "REDIS_USERS")
         else:
             given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
-            urls = {role: _with_user(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
-        minio = _minio_users(given, kept, root, owns_minio=owns_minio)
+            redis_urls = {role: _add_user_to_url(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
+        minio = _choose_minio_users(given, kept, root, owns_minio=owns_minio)
         # An external MinIO has no user for the metrics: the listener's key signs the token instead.
         signer = minio["metrics"] if owns_minio else minio["listener"]
         kept_flower = kept.get("FLOWER_PASSWORD")
@@ -113,8 +113,8 @@ class Credentials:
             root=root,
             minio=minio,
             redis=redis,
-            redis_urls=urls,
-            prometheus_token=given.get("MINIO_PROMETHEUS_TOKEN") or _prometheus_token(signer, now),
+            redis_urls=redis_urls,
+            prometheus_token=given.get("MINIO_PROMETHEUS_TOKEN") or _sign_prometheus_token(signer, now),
             flower=ServerUser(
                 given.get("FLOWER_USER") or "rowdrop",
                 given.get("FLOWER_PASSWORD") or kept_flower or secrets.token_urlsafe(18),
@@ -125,7 +125,7 @@ class Credentials:
             owns_redis=owns_redis,
         )
 
-    def to_keep(self) -> dict[str, str]:
+    def settings_to_keep(self) -> dict[str, str]:
         """Return the settings to store for the next start.
 
         Users of an external server are not stored.
@@ -167,7 +167,7 @@ class Credentials:
             "MINIO_USERS": format_users(self.minio),
         }
 
-    def for_people(self) -> dict[str, str]:
+    def settings_for_people(self) -> dict[str, str]:
         """Return the settings for people: to drop files, call the API and sign in to Flower."""
         return {
             **self._minio_settings("drop"),
@@ -180,8 +180,8 @@ class Credentials:
     def any_token(self) -> str:
         """A token that allows at least reading from the API."""
         settings = self._token_settings()
-        named = parse_tokens(settings.get("API_TOKENS", ""), TokenKind.WRITE)
-        return settings.get("API_TOKEN") or settings.get("GENERATED_API_TOKEN") or named[0].value
+        write_tokens = parse_tokens(settings.get("API_TOKENS", ""), TokenKind.WRITE)
+        return settings.get("API_TOKEN") or settings.get("GENERATED_API_TOKEN") or write_tokens[0].value
 
     def _token_settings(self) -> dict[str, str]:
         """Return the given tokens, and the generated token if none of them allows writing."""
@@ -213,9 +213,9 @@ def _check_user(user: ServerUser, setting: str) -> None:
 
     The message does not contain the password.
     """
-    if not _NAME.fullmatch(user.name):
+    if not _NAME_PATTERN.fullmatch(user.name):
         raise InvalidCredentials(f"{setting}: the name must be 3 to 64 letters, digits, '.', '_' or '-'.")
-    if not _PASSWORD.fullmatch(user.password):
+    if not _PASSWORD_PATTERN.fullmatch(user.password):
         raise InvalidCredentials(
             f"{setting}: the password must be 8 to 128 printable ASCII characters, without spaces, "
             "commas, quotes and backslashes."
@@ -228,10 +228,10 @@ def _check_distinct(users: Mapping[str, ServerUser], root: ServerUser, setting: 
     The roles have different permissions, so a shared user would have the wrong ones for one role.
     """
     names = Counter([root.name, *(user.name for user in users.values())])
-    shared = sorted(name for name, count in names.items() if count > 1)
-    if shared:
+    duplicates = sorted(name for name, count in names.items() if count > 1)
+    if duplicates:
         raise InvalidCredentials(
-            f"{setting}: {', '.join(shared)} is used more than once; each user needs its own name."
+            f"{setting}: {', '.join(duplicates)} is used more than once; each user needs its own name."
         )
 
 
@@ -244,27 +244,27 @@ def _check_tokens(given: Mapping[str, str]) -> None:
     """Raise `InvalidCredentials` for a token that the API would reject when it starts."""
     name = "API_TOKEN"
     try:
-        check_value(given.get(name, ""))
+        check_token_value(given.get(name, ""))
         tokens = [Token(name, given[name], TokenKind.WRITE)] if given.get(name) else []
         for name in ("API_TOKENS", "READ_TOKENS"):
             tokens += parse_tokens(given.get(name, ""), TokenKind(name))
         name = ", ".join(TOKEN_SETTINGS)
-        check_distinct(tokens)
+        check_distinct_tokens(tokens)
     except InvalidToken as error:
         raise InvalidCredentials(f"{name}: {error}.") from None
 
 
-def _root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:
-    new = ServerUser.generate("root")
+def _choose_root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:
+    generated = ServerUser.generate("root")
     names = (settings.get("MINIO_ROOT_USER") for settings in (given, kept))
-    name = next((name for name in names if name and name != FORMER_ROOT_USER), new.name)
-    password = given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or new.password
+    name = next((name for name in names if name and name != FORMER_ROOT_USER), generated.name)
+    password = given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or generated.password
     if len(name) < 3 or len(password) < 8:
         raise InvalidCredentials("MINIO_ROOT_USER needs at least 3 characters and MINIO_ROOT_PASSWORD at least 8.")
     return ServerUser(name, password)
 
 
-def _minio_users(
+def _choose_minio_users(
     given: Mapping[str, str], kept: Mapping[str, str], root: ServerUser, *, owns_minio: bool
 ) -> dict[str, ServerUser]:
     access_key, secret_key = given.get("MINIO_ACCESS_KEY"), given.get("MINIO_SECRET_KEY")
@@ -273,9 +273,9 @@ def _minio_users(
     if not owns_minio:
         if not (access_key and secret_key):
             raise InvalidCredentials("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY are required.")
-        shared = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
-        return shared | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
-    users = _users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
+        common_users = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
+        return common_users | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
+    users = _complete_users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
     # In an environment of an earlier version these are root's keys: never give them to people.
     if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
         users["drop"] = ServerUser(access_key, secret_key)
@@ -284,12 +284,12 @@ def _minio_users(
     return users
 
 
-def _users(roles: tuple[str, ...], given: str | None, kept: str | None, setting: str) -> dict[str, ServerUser]:
+def _complete_users(roles: tuple[str, ...], given: str | None, kept: str | None, setting: str) -> dict[str, ServerUser]:
     known = parse_users(kept or "", setting) | parse_users(given or "", setting)
     return {role: known.get(role) or ServerUser.generate(role) for role in roles}
 
 
-def _with_user(url: str, user: ServerUser | None) -> str:
+def _add_user_to_url(url: str, user: ServerUser | None) -> str:
     if user is None:
         return url
     parts = urlsplit(url)
@@ -298,13 +298,13 @@ def _with_user(url: str, user: ServerUser | None) -> str:
     return parts._replace(netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}").geturl()
 
 
-def redis_user_of(url: str) -> ServerUser:
+def parse_redis_user(url: str) -> ServerUser:
     """Return the user name and password in a Redis URL, each empty if it is missing."""
     parts = urlsplit(url)
     return ServerUser(unquote(parts.username or ""), unquote(parts.password or ""))
 
 
-def _prometheus_token(signer: ServerUser, now: float) -> str:
+def _sign_prometheus_token(signer: ServerUser, now: float) -> str:
     """Return a JWT that gives access to MinIO's metrics.
 
     The format is that of MinIO's cmd/jwt.go: HS512 with the secret key, the access key as subject.

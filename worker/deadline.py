@@ -14,7 +14,7 @@ from types import TracebackType
 DEADLINE_S = 90.0
 """Seconds for one read of up to 1,000 users.
 
-A read ends before that even if no server answers: see `worker.refresh.READ_S` and the timeouts of
+A read ends before that even if no server answers: see `worker.refresh.MAX_READ_S` and the timeouts of
 the clients, 15 seconds per request.
 """
 
@@ -37,6 +37,8 @@ class Deadline:
             self._pid = os.getpid()
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Stop the timer."""
         signal.setitimer(signal.ITIMER_REAL, 0)

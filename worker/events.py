@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
-MAX_EVENT_BYTES = 1_000_000
+MAX_ENTRY_BYTES = 1_000_000
 MAX_KEY_BYTES = 1024
 """S3's limit in UTF-8 bytes. No object has a longer key."""
 
 
-class Cut(bytes):
-    """The beginning of an entry that is longer than `MAX_EVENT_BYTES`."""
+class TruncatedEntry(bytes):
+    """The beginning of an entry that is longer than `MAX_ENTRY_BYTES`."""
 
 
 class InvalidEvent(Exception):
@@ -42,19 +42,19 @@ class Event:
     name: str
 
 
-def decode(raw: bytes) -> list[Event]:
+def decode_entry(raw: bytes) -> list[Event]:
     """Return the events of one entry, at least one.
 
     Raises `InvalidEvent`, and no other exception, for any bytes.
     """
-    if isinstance(raw, Cut) or len(raw) > MAX_EVENT_BYTES:
-        raise InvalidEvent(f"longer than {MAX_EVENT_BYTES:,} bytes")
+    if isinstance(raw, TruncatedEntry) or len(raw) > MAX_ENTRY_BYTES:
+        raise InvalidEvent(f"longer than {MAX_ENTRY_BYTES:,} bytes")
     try:
         entries = json.loads(raw)
     except (ValueError, RecursionError):
         raise InvalidEvent("not JSON") from None
     try:
-        events = [_event(record) for entry in entries for record in entry["Event"]]
+        events = [_parse_event(event_record) for entry in entries for event_record in entry["Event"]]
     except UnicodeError:
         raise InvalidEvent("a name is not UTF-8") from None
     except (TypeError, KeyError):
@@ -64,9 +64,9 @@ def decode(raw: bytes) -> list[Event]:
     return events
 
 
-def _event(record: dict[str, Any]) -> Event:
-    s3 = record["s3"]
-    bucket, key, name = s3["bucket"]["name"], s3["object"]["key"], record["eventName"]
+def _parse_event(event_record: dict[str, Any]) -> Event:
+    s3 = event_record["s3"]
+    bucket, key, name = s3["bucket"]["name"], s3["object"]["key"], event_record["eventName"]
     if not (type(bucket) is type(key) is type(name) is str):
         raise TypeError
     key = unquote_plus(key, errors="strict")

@@ -14,43 +14,43 @@ from minio.error import MinioException
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
-from shared.keys import bundle_key
+from shared.keys import parse_bundle_id
 from shared.object_store import ObjectStore, ObjectUnreadable, StoreUnavailable
-from shared.published import BUNDLES, OUTPUT, REJECTS
+from shared.published import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.rebuilds import Rebuilds
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from shared.unpacks import Unpacks
-from worker.backlog import CHUNK, NOTHING_KNOWN, Backlog, Page
-from worker.healed import Healed
-from worker.notifications import Notifications, Rules
-from worker.server_figures import ServerFigures, evidence
+from worker.backlog import CHUNK_SIZE, FIRST_START, Backlog, Page
+from worker.healed import SilentRepairs
+from worker.notifications import NotificationRules, RuleState
+from worker.server_figures import MinioMetrics, detect_losses
 from worker.sweep_record import SweepRecord
-from worker.trials import Trials
+from worker.trials import ReadAttempts
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 15.0
+TICK_S = 15.0
 OVERDUE_S = 30.0
 """A user that is dirty and unread for longer than this is overdue: its message may be lost."""
-BLIND_SWEEP_S = 300
+UNMONITORED_SWEEP_S = 300
 """Seconds between sweeps if MinIO's metrics cannot show whether it lost events."""
-PAGES_AHEAD = 2
-LOOKS_BROKEN_OFF = 3
+MAX_PAGE_MESSAGES = 2
+BROKEN_READ_TICKS = 3
 """A read seen by this many ticks takes longer than 30 s: its worker is probably dead or hangs."""
-LOOKS_OVER = 8
+DEAD_ATTEMPT_TICKS = 8
 """An isolated read seen by this many ticks (105 s) is over: `worker.deadline` killed it at 90 s.
 
 Ticks are counted instead of reading a clock, so clock skew cannot quarantine a file.
 """
-LOOKS_STALLED = 3
+STALLED_QUEUE_TICKS = 3
 """MinIO retries its on-disk queue every 3 s. It is stalled if it sends nothing for 3 ticks."""
 
 
-class Watch:
+class Watchdog:
     """Runs all periodic checks of the pipeline's state. `clock` returns Unix seconds.
 
-    `notifications`: MinIO's rules to check and restore. None skips that check.
+    `notification_rules`: MinIO's rules to check and restore. None skips that check.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Watch:
         output: ObjectStore,
         tasks: TaskQueue,
         rebuilds: Rebuilds,
-        figures: ServerFigures,
+        metrics: MinioMetrics,
         settings: Settings,
         clock: Callable[[], float] = time.time,
-        notifications: Notifications | None = None,
+        notification_rules: NotificationRules | None = None,
     ) -> None:
-        self._notifications = notifications
+        self._notifications = notification_rules
         self._backlog, self._output, self._tasks, self._rebuilds = backlog, output, tasks, rebuilds
-        self._figures, self._settings, self._clock = figures, settings, clock
-        self._sweeps, self._trials = SweepRecord(backlog.redis), Trials(backlog.redis)
-        self._healed, self._unpacks = Healed(backlog.redis), Unpacks(backlog.redis)
-        self._differed = self._had_epoch = False
-        self._seen: dict[str, int] = {}
-        self._queue, self._queue_looks, self._queue_stalls = (0, 0), 0, False
+        self._figures, self._settings, self._clock = metrics, settings, clock
+        self._sweeps, self._attempts = SweepRecord(backlog._redis), ReadAttempts(backlog._redis)
+        self._healed, self._unpacks = SilentRepairs(backlog._redis), Unpacks(backlog._redis)
+        self._files_differed = self._had_trust_state = False
+        self._ticks_seen: dict[str, int] = {}
+        self._queue_before, self._queue_ticks, self.is_queue_stalled = (0, 0), 0, False
 
     def run_forever(self) -> None:
         """Tick every 15 s until the process ends; request a sweep first.
@@ -79,23 +79,23 @@ class Watch:
         Events may have been lost before the start. An unexpected exception ends the process.
         """
         try:
-            self._repeat()
+            self._tick_forever()
         except BaseException:
             # A thread that dies alone would go unnoticed: the listener keeps its heartbeat fresh.
             logger.exception("the watchdog failed; exiting, so that the process is restarted")
             os._exit(1)
 
-    def _repeat(self) -> None:
-        cause: str | None = "start"
+    def _tick_forever(self) -> None:
+        start_cause: str | None = "start"
         while True:
             try:
-                if cause:
-                    self._sweeps.request(self._tasks, cause)
+                if start_cause:
+                    self._sweeps.request(self._tasks, start_cause)
                 self.tick()
-                cause = None
+                start_cause = None
             except (RedisError, OperationalError, StoreUnavailable) as error:
                 logger.warning("the watchdog's tick failed; the next tick retries: %s", error)
-            time.sleep(EVERY_S)
+            time.sleep(TICK_S)
 
     def tick(self) -> None:
         """Run all checks once.
@@ -104,194 +104,204 @@ class Watch:
         then starts from the first check.
         """
         now = self._clock()
-        self._backlog.begin_counting(now)
-        self.look_for_broken_readings()
-        self.enqueue_alone()
+        self._backlog.start_counting(now)
+        self.isolate_broken_reads()
+        self.enqueue_isolated()
         self.enqueue_overdue(now)
         self.push_bulk(now)
         # A publisher that died may have taken the wake-up.
-        if self._backlog.staged_count():
+        if self._backlog.count_pending():
             self._backlog.wake_publisher()
         self.look_for_evidence()
         self.look_after_notifications()
         self.sweep_if_due(now)
-        self._healed.count(self._sweeps.get("last_cause") or "")
+        self._healed.count(self._sweeps.get_field("last_cause") or "")
 
     # -- poison files ------------------------------------------------------------------------------
-    def look_for_broken_readings(self) -> None:
+    def isolate_broken_reads(self) -> None:
         """Isolate the users of reads that did not end, and end attempts that cannot be running."""
-        trials = self._trials.all()
-        under_way = {trial.attempt: user_id for user_id, trial in trials.items() if trial.attempt}
-        readings = self._trials.readings()
-        self._seen = {token: self._seen.get(token, 0) + 1 for token in (*readings, *under_way)}
-        for attempt, user_id in under_way.items():
-            if self._seen[attempt] >= LOOKS_OVER:
+        isolated = self._attempts.isolated_users()
+        attempts_under_way = {
+            isolated_user.attempt_id: user_id for user_id, isolated_user in isolated.items() if isolated_user.attempt_id
+        }
+        read_ids = self._attempts.active_reads()
+        self._ticks_seen = {token: self._ticks_seen.get(token, 0) + 1 for token in (*read_ids, *attempts_under_way)}
+        for attempt_id, user_id in attempts_under_way.items():
+            if self._ticks_seen[attempt_id] >= DEAD_ATTEMPT_TICKS:
                 logger.warning(
                     "isolated read of %s did not end, attempt %d: its worker was killed or hung",
                     user_id,
-                    trials[user_id].attempts,
+                    isolated[user_id].attempt_count,
                 )
-                self._trials.over(user_id, attempt)
-        broken_off = [reading for reading in readings if self._seen[reading] >= LOOKS_BROKEN_OFF]
-        for reading, user_ids in self._trials.being_read(broken_off).items():
-            apart = self._trials.set_apart(reading, user_ids)
-            if apart:
+                self._attempts.expire_attempt(user_id, attempt_id)
+        broken_reads = [read_id for read_id in read_ids if self._ticks_seen[read_id] >= BROKEN_READ_TICKS]
+        for read_id, user_ids in self._attempts.users_of_reads(broken_reads).items():
+            newly_isolated = self._attempts.isolate(read_id, user_ids)
+            if newly_isolated:
                 logger.warning(
                     "a read of %s and %d more did not end; its worker died or hangs; isolating these users",
-                    apart[0],
-                    len(apart) - 1,
+                    newly_isolated[0],
+                    len(newly_isolated) - 1,
                 )
             # The worker may have left image copies that are stale by now, or that no row names.
-            self._backlog.doubt(user_ids)
+            self._backlog.add_suspects(user_ids)
 
-    def enqueue_alone(self) -> None:
+    def enqueue_isolated(self) -> None:
         """Enqueue one message per isolated user that is dirty."""
-        trials = self._trials.all()
-        waiting = [user_id for user_id, trial in trials.items() if not trial.attempt]
-        unread = list(self._backlog.note(waiting))
+        isolated = self._attempts.isolated_users()
+        idle_users = [user_id for user_id, isolated_user in isolated.items() if not isolated_user.attempt_id]
+        unread = list(self._backlog.begin_read(idle_users))
         # Isolation ends for users that are clean or were read since, but not for quarantined ones.
-        self._trials.acquit(user for user in waiting if user not in unread and not trials[user].is_guilty)
-        for queue, user_ids in self._by_queue(unread).items():
+        self._attempts.clear_users(
+            user for user in idle_users if user not in unread and not isolated[user].is_exhausted
+        )
+        for queue, user_ids in self._split_by_queue(unread).items():
             # With an empty queue, the messages of the last tick were consumed or lost.
-            if user_ids and not self._queue_length(queue):
-                for user_id in user_ids[:CHUNK]:
-                    self._tasks.refresh_alone(user_id, queue)
+            if user_ids and not self.count_messages(queue):
+                for user_id in user_ids[:CHUNK_SIZE]:
+                    self._tasks.refresh_isolated(user_id, queue)
 
-    def _by_queue(self, user_ids: list[str]) -> dict[str, list[str]]:
-        live = self._backlog.told_by_events(user_ids)
+    def _split_by_queue(self, user_ids: list[str]) -> dict[str, list[str]]:
+        event_users = self._backlog.marked_by_event(user_ids)
         return {
-            EVENTS_QUEUE: [user_id for user_id in user_ids if user_id in live],
-            BULK_QUEUE: [user_id for user_id in user_ids if user_id not in live],
+            EVENTS_QUEUE: [user_id for user_id in user_ids if user_id in event_users],
+            BULK_QUEUE: [user_id for user_id in user_ids if user_id not in event_users],
         }
 
     # -- messages that may be lost -----------------------------------------------------------------
     def enqueue_overdue(self, now: float) -> None:
         """Re-enqueue users that are overdue while the queue of their messages is empty."""
         # With messages in the queue, these users may just be waiting for a busy worker.
-        if not self._queue_length(EVENTS_QUEUE):
-            overdue = self._together(self._backlog.overdue("event", now - OVERDUE_S, CHUNK))
+        if not self.count_messages(EVENTS_QUEUE):
+            overdue = self.exclude_unsafe(self._backlog.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE))
             if overdue:
                 logger.info("%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1)
-                self._backlog.count("enqueued_again", len(overdue))
+                self._backlog.increment("enqueued_again", len(overdue))
                 self._tasks.refresh(overdue)
-        if not self._queue_length(BULK_QUEUE) and not self._backlog.pages_left():
+        if not self.count_messages(BULK_QUEUE) and not self._backlog.count_pages():
             for cause in ("sweep", "rebuild", "bundle"):
-                overdue = self._together(self._backlog.overdue(cause, now - OVERDUE_S, 2 * CHUNK))
+                overdue = self.exclude_unsafe(self._backlog.overdue_users(cause, now - OVERDUE_S, 2 * CHUNK_SIZE))
                 if overdue:
-                    self._backlog.count("enqueued_again", len(overdue))
+                    self._backlog.increment("enqueued_again", len(overdue))
                     self._backlog.add_page(Page(user_ids=overdue))
 
-        bundles = self._backlog.overdue("unpack", now - OVERDUE_S, CHUNK)
-        if bundles and not self._queue_length(BULK_QUEUE) and not self._unpacks.alive():
-            self._tasks.unpack(bundle_key(bundles[0]) or "")
+        bundles = self._backlog.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
+        if bundles and not self.count_messages(BULK_QUEUE) and not self._unpacks.is_held():
+            self._tasks.unpack(parse_bundle_id(bundles[0]) or "")
 
-    def _together(self, overdue: list[str]) -> list[str]:
+    def exclude_unsafe(self, user_ids: list[str]) -> list[str]:
         """Return the users that may be read in one batch.
 
         Excludes isolated users, and users of a read seen by two ticks: its worker may be dead.
         """
-        if not overdue:
+        if not user_ids:
             return []
-        twice = [token for token, looks in self._seen.items() if looks > 1]
-        apart = self._trials.users().union(*self._trials.being_read(twice).values())
-        return [user_id for user_id in overdue if user_id not in apart]
+        read_ids = [token for token, ticks in self._ticks_seen.items() if ticks > 1]
+        unsafe = self._attempts.isolated_ids().union(*self._attempts.users_of_reads(read_ids).values())
+        return [user_id for user_id in user_ids if user_id not in unsafe]
 
     def push_bulk(self, now: float) -> None:
         """Re-enqueue pages and rebuilds after a lost message, and close finished bulk work."""
-        if self._queue_length(BULK_QUEUE):
+        if self.count_messages(BULK_QUEUE):
             return
-        for _ in range(min(PAGES_AHEAD, self._backlog.pages_left())):
+        for _ in range(min(MAX_PAGE_MESSAGES, self._backlog.count_pages())):
             self._tasks.refresh_page()
-        self._rebuilds.finish(now)
-        self._unpacks.finish(now)
-        running, queued = self._rebuilds.running(), self._rebuilds.queued()
-        if running and not self._rebuilds.named(running) and not self._rebuilds.naming():
-            self._tasks.rebuild(running)
-        elif queued and not running:
-            self._tasks.rebuild(queued)
+        self._rebuilds.finish_if_done(now)
+        self._unpacks.finish_published(now)
+        running_id, queued_id = self._rebuilds.running_id(), self._rebuilds.queued_id()
+        if running_id and not self._rebuilds.is_enqueued(running_id) and not self._rebuilds.is_enqueuing():
+            self._tasks.rebuild(running_id)
+        elif queued_id and not running_id:
+            self._tasks.rebuild(queued_id)
 
-    def _queue_length(self, queue: str) -> int:
-        return int(self._backlog.redis.llen(queue))
+    def count_messages(self, queue: str) -> int:
+        """Return the number of messages in a Celery queue."""
+        return int(self._backlog._redis.llen(queue))
 
     # -- loss signals ------------------------------------------------------------------------------
     def look_for_evidence(self) -> None:
         """Add a loss signal for each sign that events or writes were lost."""
-        differs = self._published_differs()
+        differs = self._files_differ()
         # Two ticks in a row, as each publish makes the files differ between PUT and CLEAN.
-        if differs and self._differed:
-            self._backlog.add_evidence("files_changed")
-        self._differed = differs
-        figures = self._figures.read()
-        if figures and self._queue_gets_stuck():
-            self._backlog.add_evidence("safe_queue_stalled")
-        epoch = self._backlog.epoch()
-        if epoch is None:
-            self._look_at_missing_epoch()
-        elif epoch.startswith("ok:") and epoch != f"ok:{self._backlog.run_id()}":
-            self._backlog.add_evidence("redis_restarted")
+        if differs and self._files_differed:
+            self._backlog.add("files_changed")
+        self._files_differed = differs
+        metrics = self._figures.read()
+        if metrics and self._queue_just_stalled():
+            self._backlog.add("safe_queue_stalled")
+        trust_state = self._backlog.trust_state()
+        if trust_state is None:
+            self._check_missing_trust_state()
+        elif trust_state.startswith("ok:") and trust_state != f"ok:{self._backlog.run_id()}":
+            self._backlog.add("redis_restarted")
         # A running sweep has read the metrics before its LIST, and stores them with its COMMIT.
-        if epoch is None or epoch.startswith("ok:"):
-            self._look_at_figures(figures)
-        self._had_epoch = epoch is not None
+        if trust_state is None or trust_state.startswith("ok:"):
+            self._check_metrics(metrics)
+        self._had_trust_state = trust_state is not None
 
-    def _look_at_missing_epoch(self) -> None:
+    def _check_missing_trust_state(self) -> None:
         # All other loss signals record their kind. A trust state that vanished without one means
         # that Redis was emptied.
-        expected = self._backlog.evidence() or self._sweeps.alive() or self._sweeps.waits()
-        if self._had_epoch and not expected:
-            self._backlog.add_evidence("redis_emptied")
+        is_explained = self._backlog.unresolved() or self._sweeps.is_running() or self._sweeps.is_requested()
+        if self._had_trust_state and not is_explained:
+            self._backlog.add("redis_emptied")
 
-    def _look_at_figures(self, figures: str | None) -> None:
-        known = self._sweeps.get("figures")
-        for kind in evidence(known, figures) if known and figures else ():
-            self._backlog.add_evidence(kind)
+    def _check_metrics(self, metrics: str | None) -> None:
+        known = self._sweeps.get_field("figures")
+        for kind in detect_losses(known, metrics) if known and metrics else ():
+            self._backlog.add(kind)
 
-    def _published_differs(self) -> bool:
-        if self._backlog.writer_active():
+    def _files_differ(self) -> bool:
+        if self._backlog.is_writer_active():
             return False  # the files of a running publish are recorded only by its CLEAN
-        recorded = self._backlog.published()
+        recorded = self._backlog.last_publish()
         try:
-            return self._shelf_differs() or (self._output.etag(OUTPUT), self._output.etag(REJECTS)) != (
-                recorded.etag,
-                recorded.rej_etag,
+            return self._catalog_differs() or (
+                self._output.get_etag(OUTPUT_KEY),
+                self._output.get_etag(REJECTS_KEY),
+            ) != (
+                recorded.output_etag,
+                recorded.rejects_etag,
             )
         except ObjectUnreadable as error:  # no publisher or unpacker wrote that
             logger.warning("a published object cannot be read; it counts as changed: %s", error)
             return True
 
-    def _shelf_differs(self) -> bool:
-        recorded = self._backlog.shelf_etag()
-        return bool(recorded) and not self._unpacks.alive() and (self._output.etag(BUNDLES) or "-") != recorded
+    def _catalog_differs(self) -> bool:
+        recorded = self._backlog.recorded_etag()
+        return (
+            bool(recorded) and not self._unpacks.is_held() and (self._output.get_etag(CATALOG_KEY) or "-") != recorded
+        )
 
-    def _queue_gets_stuck(self) -> bool:
+    def _queue_just_stalled(self) -> bool:
         """Update the stall state of MinIO's on-disk queue; return whether it has just stalled.
 
         It is stalled if it holds durable copies, does not shrink, and none arrives in Redis.
         """
-        waiting, come = self._figures.safe_queue, self._backlog.counted("safe_events")
-        before, come_before = self._queue
-        self._queue = waiting, come
-        if not waiting or waiting < before or come != come_before:
-            self._queue_looks = 0
-        self._queue_looks += bool(waiting)
-        stalls, stalled = self._queue_looks >= LOOKS_STALLED, self._queue_stalls
-        self._queue_stalls = stalls
-        if stalls or stalled:
-            self._backlog.note_safe_queue(waiting if stalls else 0)
-        return stalls and not stalled
+        waiting, arrived = self._figures.stalled_copies, self._backlog.counter_value("safe_events")
+        before, arrived_before = self._queue_before
+        self._queue_before = waiting, arrived
+        if not waiting or waiting < before or arrived != arrived_before:
+            self._queue_ticks = 0
+        self._queue_ticks += bool(waiting)
+        is_stalled, was_stalled = self._queue_ticks >= STALLED_QUEUE_TICKS, self.is_queue_stalled
+        self.is_queue_stalled = is_stalled
+        if is_stalled or was_stalled:
+            self._backlog.set_stalled_copies(waiting if is_stalled else 0)
+        return is_stalled and not was_stalled
 
     def look_after_notifications(self) -> None:
         """Restore missing notification rules and add a loss signal.
 
         Rules go missing if an operator replaces them, or if the bucket is deleted and recreated.
         """
-        if not self._notifications or not self._backlog.notifications_come():
+        if not self._notifications or not self._backlog.events_available():
             return
         try:
-            if self._notifications.mend() is Rules.MISSING:
+            if self._notifications.ensure_rules() is RuleState.RESTORED:
                 # After the rules are added, else every tick repeats it where adding them fails. A
                 # process that dies in between is restarted, which requests a sweep as well.
-                self._backlog.add_evidence("rules_missing")
+                self._backlog.add("rules_missing")
         except (MinioException, HTTPError) as error:  # no such bucket, or access denied
             logger.debug("cannot check the notification rules; the next tick retries: %s", error)
 
@@ -299,17 +309,17 @@ class Watch:
         """Request a sweep on a loss signal, or if the last one is overdue.
 
         Celery beat requests the regular sweeps. One counts as overdue after two intervals, or after
-        `BLIND_SWEEP_S` if lost events would not be detected otherwise.
+        `UNMONITORED_SWEEP_S` if lost events would not be detected otherwise.
         """
-        epoch = self._backlog.epoch()
-        last = float(self._sweeps.get("last_at") or 0)
-        longest: float = 2 * self._settings.sweep_interval_s
-        if self._queue_stalls or not self._sweeps.get("figures") or not self._backlog.notifications_come():
-            longest = min(BLIND_SWEEP_S, longest)
-        if epoch is None or epoch.startswith("s:"):
-            if not self._sweeps.alive():
-                unnamed = "start" if epoch is None else "the last sweep did not finish"
-                kinds = self._backlog.evidence() - {NOTHING_KNOWN}
-                self._sweeps.request(self._tasks, ", ".join(sorted(kinds)) or unnamed)
-        elif now - last > longest:
+        trust_state = self._backlog.trust_state()
+        last_sweep_at = float(self._sweeps.get_field("last_at") or 0)
+        max_interval_s: float = 2 * self._settings.sweep_interval_s
+        if self.is_queue_stalled or not self._sweeps.get_field("figures") or not self._backlog.events_available():
+            max_interval_s = min(UNMONITORED_SWEEP_S, max_interval_s)
+        if trust_state is None or trust_state.startswith("s:"):
+            if not self._sweeps.is_running():
+                default_cause = "start" if trust_state is None else "the last sweep did not finish"
+                kinds = self._backlog.unresolved() - {FIRST_START}
+                self._sweeps.request(self._tasks, ", ".join(sorted(kinds)) or default_cause)
+        elif now - last_sweep_at > max_interval_s:
             self._sweeps.request(self._tasks, "overdue")

@@ -24,7 +24,7 @@ _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _TIMEOUT = urllib3.Timeout(connect=5, read=15)
 
 
-def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
+def probe_forged_writes(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
     """Return the keys of the objects that the server stored without a valid signature.
 
     The list is empty if the server rejects the uploads.  The probe sends two small objects, each
@@ -46,14 +46,16 @@ def forged_keys(endpoint: str, access_key: str, bucket: str, region: str, prefix
             return 200 <= answer.status < 300
 
         accepted = []
-        if is_accepted(query_key, _query_credential(credential, now), *_chunked(b"forged")):
+        if is_accepted(query_key, _build_credential_query(credential, now), *_encode_chunked(b"forged")):
             accepted.append(query_key)
-        if is_accepted(snowball_key, "", _tar_of(snowball_key, b"forged", now), _snowball_headers(credential)):
+        if is_accepted(
+            snowball_key, "", _encode_tar(snowball_key, b"forged", now), _build_snowball_headers(credential)
+        ):
             accepted.append(snowball_key)
         return accepted
 
 
-def _query_credential(credential: str, now: datetime) -> str:
+def _build_credential_query(credential: str, now: datetime) -> str:
     parameters = {
         "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
         "X-Amz-Credential": credential,
@@ -65,7 +67,7 @@ def _query_credential(credential: str, now: datetime) -> str:
     return "?" + urlencode(parameters)
 
 
-def _chunked(content: bytes) -> tuple[bytes, dict[str, str]]:
+def _encode_chunked(content: bytes) -> tuple[bytes, dict[str, str]]:
     """Return the body and headers of an aws-chunked upload with a checksum in its trailer."""
     checksum = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     trailer = f"x-amz-checksum-crc32:{checksum}\r\n\r\n".encode()
@@ -78,17 +80,17 @@ def _chunked(content: bytes) -> tuple[bytes, dict[str, str]]:
     return body, headers
 
 
-def _tar_of(key: str, content: bytes, now: datetime) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
+def _encode_tar(key: str, content: bytes, now: datetime) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         member = tarfile.TarInfo(key)
         member.size = len(content)
         member.mtime = int(now.timestamp())
         tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
-def _snowball_headers(credential: str) -> dict[str, str]:
+def _build_snowball_headers(credential: str) -> dict[str, str]:
     """Return headers that make MinIO unpack the body (Snowball), with an invalid signature."""
     parts = (f"Credential={credential}", f"SignedHeaders={_SIGNED_HEADERS}", f"Signature={_NO_SIGNATURE}")
     return {

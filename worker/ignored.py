@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-SHOWN = 100
+MAX_LISTED_IGNORED = 100
 """Maximum number of keys that are listed. Further ones are only counted."""
 
 
@@ -26,7 +26,7 @@ class IgnoredKeys:
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
-    def noticed(self, key: str, reason: str, event_name: str, now: float) -> None:
+    def record_event(self, key: str, reason: str, event_name: str, now: float) -> None:
         """Update the list from an event about an ignored key. `now` is in Unix seconds."""
         if event_name.startswith("s3:ObjectRemoved"):
             if self._redis.hdel("ignored", key):
@@ -34,21 +34,21 @@ class IgnoredKeys:
             return
         # HSET returns 0 for a key that is already listed. A key beyond the limit is counted with
         # each event, until the next sweep replaces the total.
-        full = self._redis.hlen("ignored") >= SHOWN and not self._redis.hexists("ignored", key)
-        if full or self._redis.hset("ignored", key, _entry(reason, now)):
+        is_full = self._redis.hlen("ignored") >= MAX_LISTED_IGNORED and not self._redis.hexists("ignored", key)
+        if is_full or self._redis.hset("ignored", key, _encode_entry(reason, now)):
             self._redis.incr("ignored:total")
 
-    def replace(self, first: Mapping[str, tuple[str, int]], total: int) -> None:
+    def replace(self, listed: Mapping[str, tuple[str, int]], total: int) -> None:
         """Replace the list by what a sweep found.
 
-        `first` maps up to 100 keys to reason and LastModified in Unix seconds. `total` counts all.
+        `listed` maps up to 100 keys to reason and LastModified in Unix seconds. `total` counts all.
         """
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete("ignored").set("ignored:total", total)
-            for key, (reason, since) in first.items():
-                pipe.hset("ignored", key, _entry(reason, since))
+            for key, (reason, since) in listed.items():
+                pipe.hset("ignored", key, _encode_entry(reason, since))
             pipe.execute()
 
 
-def _entry(reason: str, since: float) -> str:
+def _encode_entry(reason: str, since: float) -> str:
     return json.dumps({"reason": reason, "since": int(since)})

@@ -26,45 +26,45 @@ from urllib3.exceptions import HTTPError
 from shared.records import Buckets
 from shared.settings import InvalidSettings, Settings
 from worker import sample
-from worker.credential_set import UNKNOWN_USERS, InvalidCredentials
-from worker.forgery_probe import forged_keys
+from worker.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
+from worker.forgery_probe import probe_forged_writes
 from worker.minio_users import MinioUsers
-from worker.notifications import TARGETS, Notifications, Rules
-from worker.public_output import set_public
+from worker.notifications import EVENT_LISTS, NotificationRules, RuleState
+from worker.public_output import set_public_access
 from worker.server_users import PROBE_PREFIX, REDIS_RULES, minio_policies
 from worker.wiring import Wiring
 
-__all__ = ["PROBE_PREFIX", "Init"]
+__all__ = ["PROBE_PREFIX", "Initializer"]
 
 logger = logging.getLogger(__name__)
 
-PROBE_WAIT_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 """Timeout in seconds for the event of the probe object."""
-RESTART_WAIT_S = 60.0
+RESTART_TIMEOUT_S = 60.0
 """Timeout in seconds for MinIO's restart without root access."""
 
 
-class Init:
+class Initializer:
     """Prepares the servers that `wiring` connects to.
 
-    `probe_wait_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
-    the sample to a new source bucket.  `forge` attempts writes without a secret key: it has the
+    `probe_timeout_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
+    the sample to a new source bucket.  `probe_forgery` attempts writes without a secret key: it has the
     signature of `worker.forgery_probe.forged_keys`, and tests replace it.
     """
 
     def __init__(
         self,
-        wiring: Wiring,
-        probe_wait_s: float = PROBE_WAIT_S,
+        services: Wiring,
+        probe_timeout_s: float = PROBE_TIMEOUT_S,
         *,
         with_sample: bool = False,
-        forge: Callable[[str, str, str, str, str], list[str]] = forged_keys,
+        probe_forgery: Callable[[str, str, str, str, str], list[str]] = probe_forged_writes,
     ) -> None:
-        self._wiring, self._settings, self._probe_wait_s = wiring, wiring.settings, probe_wait_s
-        self._forge = forge
+        self._services, self._settings, self._probe_timeout_s = services, services.settings, probe_timeout_s
+        self._probe_forgery = probe_forgery
         self._with_sample = with_sample
-        self._minio = wiring.init_client()
-        self._users = MinioUsers(wiring.settings) if wiring.settings.minio_users else None
+        self._minio = services.create_minio_client()
+        self._minio_users = MinioUsers(services.settings) if services.settings.minio_users else None
 
     def run(self) -> None:
         """Create what is missing on the servers, and record whether MinIO's events reach Redis.
@@ -72,86 +72,86 @@ class Init:
         Raises `UnknownUsers` if MinIO lacks users and root may not sign in.  Errors of the servers
         (`S3Error`, `HTTPError`, `RedisError`, `MinioAdminException`) are not caught.
         """
-        self._make_users()
+        self._create_users()
         source, output = self._settings.source_bucket, self._settings.output_bucket
-        is_new = self._make_bucket(source)
-        self._make_bucket(output)
-        self._look_for_forged_writes()
+        is_new = self._create_bucket(source)
+        self._create_bucket(output)
+        self._warn_about_forged_writes()
         public = self._settings.public_output
-        if set_public(self._minio, output, public=public):
+        if set_public_access(self._minio, output, public=public):
             print(f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}", flush=True)
-        notifications = Notifications(self._minio, source)
+        notifications = NotificationRules(self._minio, source)
         # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
-        events_come = notifications.mend() is not Rules.NO_TARGET and self._probe()
-        self._wiring.backlog.note_notifications(come=events_come)
-        if not events_come:
-            print(_lines_to_set(self._settings), flush=True)
+        events_available = notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
+        self._services.state.set_events_available(available=events_available)
+        if not events_available:
+            print(format_event_settings(self._settings), flush=True)
         if is_new and self._with_sample:
             # After the notification rules exist, so that events announce the sample's files.
-            sample.drop(self._minio, source)
+            sample.drop_sample(self._minio, source)
 
-    def wait_for_servers(self, wait_s: float) -> None:
+    def wait_for_servers(self, timeout_s: float) -> None:
         """Return as soon as MinIO and Redis respond.
 
-        Retries every 0.5 s.  Raises the last error after `wait_s` seconds, and without a retry if
+        Retries every 0.5 s.  Raises the last error after `timeout_s` seconds, and without a retry if
         MinIO rejects the credentials.
         """
-        until = time.monotonic() + wait_s
-        told = False
-        while (error := self._unavailable()) is not None:
-            if time.monotonic() > until or _is_refusal(error):
+        until = time.monotonic() + timeout_s
+        has_reported = False
+        while (error := self._find_outage()) is not None:
+            if time.monotonic() > until or _is_access_error(error):
                 raise error
-            if not told:
+            if not has_reported:
                 print(f"MinIO or Redis is not available, retrying: {error}", flush=True)
-                told = True
+                has_reported = True
             time.sleep(0.5)
 
-    def _make_users(self) -> None:
+    def _create_users(self) -> None:
         """Create MinIO's users if root may sign in, and wait for the restart without root access.
 
         Raises `UnknownUsers` if MinIO lacks users and root may not sign in to create them.
         """
-        if self._users is None:
+        if self._minio_users is None:
             return
-        if self._users.root_may_sign_in():
-            if self._users.accepts_forged_writes():
+        if self._minio_users.is_root_enabled():
+            if self._minio_users.accepts_forged_writes():
                 # Only a warning, because the policies below deny such uploads.
-                print(_HOLE_IN_BUILD, flush=True)
-            self._users.make(RESTART_WAIT_S)
+                print(VULNERABLE_BUILD_WARNING, flush=True)
+            self._minio_users.create_users(RESTART_TIMEOUT_S)
             print("created the users of MinIO", flush=True)
-        unknown = self._users.unknown()
-        if unknown:
-            raise UnknownUsers(_UNKNOWN_USERS.format(", ".join(unknown)))
+        unknown_roles = self._minio_users.find_unknown_roles()
+        if unknown_roles:
+            raise UnknownUsers(UNKNOWN_USERS_MESSAGE.format(", ".join(unknown_roles)))
 
-    def _look_for_forged_writes(self) -> None:
+    def _warn_about_forged_writes(self) -> None:
         """Print a warning if MinIO accepts uploads with the access key but without its secret."""
         settings = self._settings
-        forged = self._forge(
+        forged_keys = self._probe_forgery(
             settings.minio_endpoint,
             settings.minio_access_key,
             settings.source_bucket,
             settings.region,
             PROBE_PREFIX,
         )
-        for key in forged:
+        for key in forged_keys:
             self._minio.remove_object(settings.source_bucket, key)
-        if forged:
-            print(_OPEN_HOLE, flush=True)
+        if forged_keys:
+            print(FORGED_WRITES_WARNING, flush=True)
 
-    def _unavailable(self) -> Exception | None:
+    def _find_outage(self) -> Exception | None:
         """Return the error of MinIO or Redis, or None if both are available."""
         try:
-            if self._users is None:
+            if self._minio_users is None:
                 self._minio.bucket_exists(self._settings.source_bucket)
             else:
                 # MinIO may have no users yet.  A rejection of root also shows that it is available.
-                self._users.root_may_sign_in()
-            self._wiring.redis.ping()
+                self._minio_users.is_root_enabled()
+            self._services.redis.ping()
         except (HTTPError, RedisError, S3Error, ServerError) as error:
             return error
         return None
 
-    def _make_bucket(self, bucket: str) -> bool:
+    def _create_bucket(self, bucket: str) -> bool:
         """Create `bucket` if it is missing.  Return whether it was created."""
         if self._minio.bucket_exists(bucket):
             return False
@@ -160,7 +160,7 @@ class Init:
         print(f"created {bucket}", flush=True)
         return True
 
-    def _probe(self) -> bool:
+    def _probe_events(self) -> bool:
         """Return whether the event of a new probe object reaches Redis before the timeout.
 
         The listener ignores keys that begin with `PROBE_PREFIX`.
@@ -169,9 +169,9 @@ class Init:
         bucket = self._settings.source_bucket
         self._minio.put_object(bucket, key, io.BytesIO(b""), 0)
         try:
-            until = time.monotonic() + self._probe_wait_s
+            until = time.monotonic() + self._probe_timeout_s
             while time.monotonic() < until:
-                if self._wiring.backlog.probe_came(key):
+                if self._services.state.has_probe_arrived(key):
                     return True
                 time.sleep(0.05)
             return False
@@ -183,13 +183,13 @@ class UnknownUsers(Exception):
     """MinIO lacks users of `MINIO_USERS`, and root may not sign in to create them."""
 
 
-_HOLE_IN_BUILD = (
+VULNERABLE_BUILD_WARNING = (
     "WARNING: this MinIO accepts uploads without a valid signature\n"
     "(CVE-2026-40344, CVE-2026-41145).  The policies of Rowdrop's users deny them, and root\n"
     "access is off.  A user that you create yourself is not protected.  Use the MinIO that\n"
     "Rowdrop builds: unset MINIO_BINARY (with docker compose: MINIO_IMAGE) and start again."
 )
-_OPEN_HOLE = (
+FORGED_WRITES_WARNING = (
     "WARNING: anyone who reaches this MinIO can write any object.  It accepts uploads without a\n"
     "valid signature (CVE-2026-40344, CVE-2026-41145), and no policy denies them to Rowdrop's\n"
     "access key.  Use a patched MinIO, such as the one that Rowdrop builds\n"
@@ -199,7 +199,7 @@ _OPEN_HOLE = (
     "- disable root access (MINIO_API_ROOT_ACCESS=off),\n"
     "- restrict network access to MinIO's port to Rowdrop and trusted clients."
 )
-_UNKNOWN_USERS = (
+UNKNOWN_USERS_MESSAGE = (
     "MinIO lacks these users, or has them with other passwords: {}.  Root access is off, so they\n"
     "cannot be created.  Restart MinIO with root access.  ./run.sh does this automatically.\n"
     "With docker compose:\n"
@@ -208,25 +208,25 @@ _UNKNOWN_USERS = (
 )
 
 
-def _is_refusal(error: Exception) -> bool:
+def _is_access_error(error: Exception) -> bool:
     """Return whether MinIO rejected the credentials or denied access: a retry cannot succeed."""
     return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
-def _lines_to_set(settings: Settings) -> str:
+def format_event_settings(settings: Settings) -> str:
     url = urlsplit(settings.redis_url)
     lines = [
         "MinIO's events do not reach this Redis, so Rowdrop finds changes only by sweeps.",
         "To publish changes within milliseconds, restart MinIO with these variables, then Rowdrop:",
     ]
     # The Redis user in REDIS_URL is that of this process and may not append events.
-    to_be_filled_in = "<its password>" if url.username else "<the password in REDIS_URL>"
-    for target, key in TARGETS.items():
+    password_placeholder = "<its password>" if url.username else "<the password in REDIS_URL>"
+    for target, key in EVENT_LISTS.items():
         lines += [
             f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
             f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
             *([f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"] if url.username else []),
-            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={to_be_filled_in}",
+            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={password_placeholder}",
             f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
             f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
         ]
@@ -240,7 +240,7 @@ def _lines_to_set(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def policies_to_set(settings: Settings) -> str:
+def format_policies(settings: Settings) -> str:
     """Return the MinIO policy and the Redis ACL rules of each role, for servers set up by hand."""
     buckets = Buckets(settings.source_bucket, settings.output_bucket)
     lines = ["# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"]
@@ -255,7 +255,7 @@ def policies_to_set(settings: Settings) -> str:
 def main() -> None:
     """Prepare the servers that the environment names.
 
-    Exits with `UNKNOWN_USERS` if MinIO lacks users and root may not sign in, and with 1 and the
+    Exits with `EXIT_UNKNOWN_USERS` if MinIO lacks users and root may not sign in, and with 1 and the
     reason after any other failure.
     """
     parser = argparse.ArgumentParser(prog="python -m worker.init", description="Prepare buckets and notifications.")
@@ -270,14 +270,14 @@ def main() -> None:
     try:
         if arguments.print_policies:
             # Printing the policies requires no server settings.
-            print(policies_to_set(Settings.from_environment(minio=False, redis=False)))
+            print(format_policies(Settings.from_environment(minio=False, redis=False)))
             return
-        init = Init(Wiring.from_environment(), with_sample=arguments.sample == "yes")
+        init = Initializer(Wiring.from_environment(), with_sample=arguments.sample == "yes")
         init.wait_for_servers(arguments.wait)
         init.run()
     except UnknownUsers as error:
         print(error, file=sys.stderr)
-        sys.exit(UNKNOWN_USERS)
+        sys.exit(EXIT_UNKNOWN_USERS)
     except (InvalidSettings, InvalidCredentials) as error:
         sys.exit(str(error))
     except (HTTPError, RedisError, MinioException, MinioAdminException) as error:

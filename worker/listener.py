@@ -13,28 +13,28 @@ from collections.abc import Callable, Sequence
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.keys import Bundle, Ignored, UserFile, bundle_id, bundle_key, classify
-from shared.pace import Pace
+from shared.keys import Bundle, IgnoredFile, UserFile, classify_key, make_bundle_id, parse_bundle_id
+from shared.pace import DutyCycle
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
-from worker.backlog import CHUNK, FAST, SAFE, Backlog, Notice
-from worker.events import InvalidEvent, decode
-from worker.evidence import Watch
+from worker.backlog import CHUNK_SIZE, FAST_EVENTS, SAFE_EVENTS, Backlog, DecodedEntry
+from worker.events import InvalidEvent, decode_entry
+from worker.evidence import Watchdog
 from worker.ignored import IgnoredKeys
 from worker.init import PROBE_PREFIX
-from worker.progress import Progress
+from worker.progress import Heartbeat
 from worker.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 1.0
-MOST_MESSAGES_AHEAD = 2
+EVENT_TIMEOUT_S = 1.0
+MAX_QUEUED_MESSAGES = 2
 """With this many messages in the queue, workers are busy, and events are collected further."""
-LINGER_S = 0.02
-GATHER_S, QUICK_BATCHES = 0.2, 10
-"""In a burst, events are collected for `GATHER_S` seconds a batch after `QUICK_BATCHES` batches."""
-QUIET_S = 0.01
+GATHER_POLL_S = 0.02
+GATHER_S, BURST_BATCHES = 0.2, 10
+"""In a burst, events are collected for `GATHER_S` seconds a batch after `BURST_BATCHES` batches."""
+SINGLE_DROP_QUIET_S = 0.01
 """After this many seconds without an event, the next event is handled as a single drop."""
-MOST_LINGER_S = 1.0
+MAX_GATHER_S = 1.0
 """Maximum time in seconds that events are collected before a batch."""
 
 
@@ -42,104 +42,115 @@ class Listener:
     """Turns MinIO's events into dirty users and messages. `clock` returns Unix seconds."""
 
     def __init__(
-        self, backlog: Backlog, tasks: TaskQueue, ignored: IgnoredKeys, source_bucket: str, clock: Callable[[], float]
+        self,
+        inbox: Backlog,
+        tasks: TaskQueue,
+        ignored_keys: IgnoredKeys,
+        source_bucket: str,
+        clock: Callable[[], float],
     ) -> None:
-        self._backlog, self._tasks, self._ignored = backlog, tasks, ignored
-        self._bucket, self._clock = source_bucket, clock
-        self._batches = Pace(1.0, QUICK_BATCHES * GATHER_S, time.monotonic, GATHER_S)
-        self._peeked = 0.0
-        self._more = False
+        self._inbox, self._tasks, self._ignored_keys = inbox, tasks, ignored_keys
+        self._source_bucket, self._clock = source_bucket, clock
+        self._batch_cycle = DutyCycle(1.0, BURST_BATCHES * GATHER_S, time.monotonic, GATHER_S)
+        self._peeked_at = 0.0
+        self._has_more = False
 
-    def run_forever(self, progress: Progress) -> None:
+    def run_forever(self, heartbeat: Heartbeat) -> None:
         """Process events until the process ends; retry every second while Redis is unavailable."""
         while True:
             try:
-                self.run_once(IDLE_S)
-                progress.made()
+                self.run_once(EVENT_TIMEOUT_S)
+                heartbeat.beat()
             except (RedisError, OperationalError) as error:
                 logger.warning("cannot process events, retrying in 1 s: %s", error)
                 time.sleep(1.0)
 
-    def run_once(self, wait_s: float) -> int:
-        """Wait up to `wait_s` seconds for an event, then process one batch.
+    def run_once(self, timeout_s: float) -> int:
+        """Wait up to `timeout_s` seconds for an event, then process one batch.
 
         Returns the number of marked users, isolated ones not included.
         """
-        began = time.monotonic()
-        first = None if self._more else self._backlog.wait_for_event(wait_s)
+        started_at = time.monotonic()
+        first = None if self._has_more else self._inbox.wait_for_event(timeout_s)
         now = time.monotonic()
-        if first and now - began > QUIET_S and now - self._peeked < IDLE_S:
+        if first and now - started_at > SINGLE_DROP_QUIET_S and now - self._peeked_at < EVENT_TIMEOUT_S:
             # A single drop does not wait for a batch. Concurrent events follow in the next one.
-            fast, safe = [first], list[bytes]()
+            fast_entries, safe_entries = [first], list[bytes]()
         else:
-            fast, safe = self._peek()
-            self._peeked = now
-            self._more = CHUNK in {len(fast), len(safe)}
-        marked = list(dict.fromkeys(self._note(FAST, fast) + self._note(SAFE, safe)))
-        users = [user_id for user_id in marked if bundle_key(user_id) is None]
-        for start in range(0, len(users), CHUNK):
-            self._tasks.refresh(users[start : start + CHUNK])
-        for key in filter(None, map(bundle_key, marked)):
+            fast_entries, safe_entries = self._gather()
+            self._peeked_at = now
+            self._has_more = CHUNK_SIZE in {len(fast_entries), len(safe_entries)}
+        marked = list(
+            dict.fromkeys(self._mark_and_pop(FAST_EVENTS, fast_entries) + self._mark_and_pop(SAFE_EVENTS, safe_entries))
+        )
+        user_ids = [user_id for user_id in marked if parse_bundle_id(user_id) is None]
+        for start in range(0, len(user_ids), CHUNK_SIZE):
+            self._tasks.refresh(user_ids[start : start + CHUNK_SIZE])
+        for key in filter(None, map(parse_bundle_id, marked)):
             self._tasks.unpack(key)
         return len(marked)
 
-    def _peek(self) -> tuple[list[bytes], list[bytes]]:
+    def _gather(self) -> tuple[list[bytes], list[bytes]]:
         # In a burst, and while workers are busy, events stay in their list for a while. Batches get
         # fewer and larger, and a user is read once if its CSV and image arrive together. The time
         # is bounded, so that dead workers cannot delay the marks.
-        began = time.monotonic()
-        while time.monotonic() - began < MOST_LINGER_S:
-            waiting, ahead = self._backlog.waiting(FAST, EVENTS_QUEUE)
-            if waiting >= CHUNK or (ahead < MOST_MESSAGES_AHEAD and not self._batches.wait_s()):
+        started_at = time.monotonic()
+        while time.monotonic() - started_at < MAX_GATHER_S:
+            event_count, message_count = self._inbox.measure_lengths(FAST_EVENTS, EVENTS_QUEUE)
+            if event_count >= CHUNK_SIZE or (
+                message_count < MAX_QUEUED_MESSAGES and not self._batch_cycle.compute_wait_s()
+            ):
                 break
-            time.sleep(LINGER_S)
-        self._batches.spent(GATHER_S)
-        return self._backlog.peek(CHUNK)
+            time.sleep(GATHER_POLL_S)
+        self._batch_cycle.charge(GATHER_S)
+        return self._inbox.peek(CHUNK_SIZE)
 
-    def _note(self, source: str, raws: Sequence[bytes]) -> list[str]:
-        if not raws:
+    def _mark_and_pop(self, event_list: str, raw_entries: Sequence[bytes]) -> list[str]:
+        if not raw_entries:
             return []
-        return self._backlog.note_events(source, [self._notice(raw) for raw in raws], self._clock())
+        return self._inbox.mark_and_pop(event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock())
 
-    def _notice(self, raw: bytes) -> Notice:
+    def _decode_entry(self, raw: bytes) -> DecodedEntry:
         try:
-            events = decode(raw)
+            events = decode_entry(raw)
         except InvalidEvent as error:
             logger.warning("an event cannot be decoded and becomes a dead letter, see /errors: %s", error)
-            return Notice(raw, (), str(error))
-        users = []
+            return DecodedEntry(raw, (), str(error))
+        user_ids = []
         for event in events:
-            if event.bucket != self._bucket:
+            if event.bucket != self._source_bucket:
                 continue
             if event.key.startswith(PROBE_PREFIX):
-                self._backlog.note_probe(event.key)
+                self._inbox.record_probe(event.key)
                 continue
-            match classify(event.key):
+            match classify_key(event.key):
                 case UserFile(user_id, _):
-                    users.append(user_id)
+                    user_ids.append(user_id)
                 case Bundle(key):
-                    users.append(bundle_id(key))
-                case Ignored(reason):
-                    self._ignored.noticed(event.key, reason, event.name, self._clock())
-        return Notice(raw, users)
+                    user_ids.append(make_bundle_id(key))
+                case IgnoredFile(reason):
+                    self._ignored_keys.record_event(event.key, reason, event.name, self._clock())
+        return DecodedEntry(raw, user_ids)
 
 
 def main() -> None:
     """Run the listener and the watchdog on the servers that the environment configures."""
-    wiring = Wiring.from_environment()
-    watch = Watch(
-        wiring.backlog_of_its_own(),
-        wiring.output,
-        wiring.tasks,
-        wiring.rebuilds,
-        wiring.server_figures,
-        wiring.settings,
-        notifications=wiring.notifications,
+    services = Wiring.from_environment()
+    watchdog = Watchdog(
+        services.backlog_of_its_own(),
+        services.output,
+        services.tasks,
+        services.rebuilds,
+        services.minio_metrics,
+        services.settings,
+        notification_rules=services.notification_rules,
     )
-    threading.Thread(target=watch.run_forever, name="watch", daemon=True).start()
-    wiring.settle()
-    listener = Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
-    listener.run_forever(Progress(wiring.settings.progress_file))
+    threading.Thread(target=watchdog.run_forever, name="watch", daemon=True).start()
+    services.freeze_gc()
+    listener = Listener(
+        services.state, services.tasks, services.ignored_keys, services.settings.source_bucket, time.time
+    )
+    listener.run_forever(Heartbeat(services.settings.progress_file))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shared.keys import IMAGE_EXTENSIONS, Bundle, Ignored, classify, newest_image
+from shared.keys import IMAGE_EXTENSIONS, Bundle, IgnoredFile, classify_key, select_newest_image
 from shared.object_store import ObjectInfo
 
 _LAST_EXTENSION = max(IMAGE_EXTENSIONS)
@@ -18,7 +18,7 @@ class ListedImage(NamedTuple):
     etag: str
 
 
-class UserFiles(NamedTuple):
+class ListedFiles(NamedTuple):
     """The files of one user: whether it has a CSV, and its current image."""
 
     has_csv: bool
@@ -29,54 +29,54 @@ class UserFiles(NamedTuple):
 class Listing:
     """Listed objects, grouped by kind.
 
-    `csvs`: user ID to ETag. `images`: user ID to all its images. `bundles`: key to object.
-    `ignored`: key to reason and LastModified of the first `shown` keys that are neither a user file
-      nor a bundle; `ignored_total` counts all of them. `objects` counts all listed objects.
+    `csv_etags`: user ID to ETag. `images`: user ID to all its images. `bundles`: key to object.
+    `ignored`: key to reason and LastModified of the first `max_ignored` keys that are neither a user file
+      nor a bundle; `ignored_count` counts all of them. `objects` counts all listed objects.
     """
 
-    shown: int = 0
-    csvs: dict[str, str] = field(default_factory=dict)
+    max_ignored: int = 0
+    csv_etags: dict[str, str] = field(default_factory=dict)
     images: dict[str, list[ListedImage]] = field(default_factory=dict)
     bundles: dict[str, ObjectInfo] = field(default_factory=dict)
     ignored: dict[str, tuple[str, int]] = field(default_factory=dict)
-    ignored_total: int = 0
-    objects: int = 0
+    ignored_count: int = 0
+    object_count: int = 0
 
-    def add(self, objects: Iterable[ObjectInfo]) -> None:
+    def add_objects(self, objects: Iterable[ObjectInfo]) -> None:
         """Add a batch of listed objects."""
-        for found in objects:
-            self.objects += 1
-            file = classify(found.key)
-            if isinstance(file, Ignored):
-                self._ignore(found, file.reason)
+        for info in objects:
+            self.object_count += 1
+            file = classify_key(info.key)
+            if isinstance(file, IgnoredFile):
+                self._add_ignored(info, file.reason)
             elif isinstance(file, Bundle):
-                self.bundles[found.key] = found
+                self.bundles[info.key] = info
             elif file.is_csv:
-                self.csvs[file.user_id] = found.etag
+                self.csv_etags[file.user_id] = info.etag
             else:
-                image = ListedImage(found.key, found.last_modified, found.etag)
+                image = ListedImage(info.key, info.last_modified, info.etag)
                 self.images.setdefault(file.user_id, []).append(image)
 
-    def _ignore(self, found: ObjectInfo, reason: str) -> None:
-        self.ignored_total += 1
-        if len(self.ignored) < self.shown:
-            self.ignored[found.key] = (reason, found.last_modified)
+    def _add_ignored(self, info: ObjectInfo, reason: str) -> None:
+        self.ignored_count += 1
+        if len(self.ignored) < self.max_ignored:
+            self.ignored[info.key] = (reason, info.last_modified)
 
-    def image(self, user_id: str) -> ListedImage | None:
+    def current_image(self, user_id: str) -> ListedImage | None:
         """Return the user's current image; None without any."""
         images = self.images.get(user_id, ())
-        newest = newest_image((image.key, image.last_modified) for image in images)
-        return next((image for image in images if image.key == newest), None)
+        newest_key = select_newest_image((image.key, image.last_modified) for image in images)
+        return next((image for image in images if image.key == newest_key), None)
 
-    def take_complete(self, last_key: str) -> Mapping[str, UserFiles]:
+    def pop_complete_users(self, last_key: str) -> Mapping[str, ListedFiles]:
         """Remove and return the users for which a LIST that has reached `last_key` is complete.
 
         LIST returns keys in ascending order. So all files of a user are listed once `last_key` is
         not less than the user's greatest possible key.
         """
-        users = [user for user in self.csvs.keys() | self.images.keys() if f"{user}.{_LAST_EXTENSION}" <= last_key]
-        complete = {user: UserFiles(user in self.csvs, self.image(user)) for user in users}
+        users = [user for user in self.csv_etags.keys() | self.images.keys() if f"{user}.{_LAST_EXTENSION}" <= last_key]
+        complete = {user: ListedFiles(user in self.csv_etags, self.current_image(user)) for user in users}
         for user in users:
-            self.csvs.pop(user, None)
+            self.csv_etags.pop(user, None)
             self.images.pop(user, None)
         return complete

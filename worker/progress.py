@@ -12,31 +12,31 @@ from pathlib import Path
 from celery.beat import Scheduler
 from celery.signals import heartbeat_sent
 
-EVERY_S = 1.0
+MIN_HEARTBEAT_INTERVAL_S = 1.0
 
 
-class Progress:
+class Heartbeat:
     """The heartbeat of one process. With an empty path it does nothing."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock, self._last = Path(path) if path else None, clock, float("-inf")
+        self._path, self._clock, self._last_beat_at = Path(path) if path else None, clock, float("-inf")
 
-    def made(self) -> None:
+    def beat(self) -> None:
         """Record a completed turn. Touches the file at most once per second."""
-        if self._path and self._clock() - self._last >= EVERY_S:
+        if self._path and self._clock() - self._last_beat_at >= MIN_HEARTBEAT_INTERVAL_S:
             self._path.touch()
-            self._last = self._clock()
+            self._last_beat_at = self._clock()
 
-    def made_by_heartbeats(self) -> None:
+    def follow_celery(self) -> None:
         """Record a turn for each heartbeat of a Celery worker.
 
         The worker's event loop sends them through the broker between tasks, so they prove that both
         work.
         """
-        heartbeat_sent.connect(lambda **_: self.made(), weak=False)
+        heartbeat_sent.connect(lambda **_: self.beat(), weak=False)
 
 
-class WatchedScheduler(Scheduler):
+class HeartbeatScheduler(Scheduler):
     """Celery beat's scheduler with a heartbeat.
 
     It stores no schedule file. The listener requests a sweep at each start, so beat's last run
@@ -45,6 +45,6 @@ class WatchedScheduler(Scheduler):
 
     def tick(self) -> float:  # type: ignore[override]  # the original's parameters are internal
         """Send the tasks that are due; return the seconds until the next one."""
-        delay: float = super().tick()
-        self.app.conf.progress.made()
-        return delay
+        delay_s: float = super().tick()
+        self.app.conf.progress.beat()
+        return delay_s

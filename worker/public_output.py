@@ -11,13 +11,13 @@ from typing import Any
 from minio import Minio
 from minio.error import S3Error
 
-from shared.published import IMAGES, OUTPUT, REJECTS
+from shared.published import IMAGES_FOLDER, OUTPUT_KEY, REJECTS_KEY
 
-STATEMENT = "RowdropPublicOutput"
+STATEMENT_ID = "RowdropPublicOutput"
 """The `Sid` of Rowdrop's statement in the bucket policy."""
 
 
-def set_public(minio: Minio, bucket: str, *, public: bool) -> bool:
+def set_public_access(minio: Minio, bucket: str, *, public: bool) -> bool:
     """Add or remove Rowdrop's statement in the bucket policy.  Return whether the policy changed.
 
     Idempotent.  If `public` is false and the policy may not be read, nothing is changed: without
@@ -25,25 +25,25 @@ def set_public(minio: Minio, bucket: str, *, public: bool) -> bool:
     of the `minio` package.
     """
     try:
-        policy = _policy(minio, bucket)
+        policy = _read_policy(minio, bucket)
     except S3Error as error:
         if public or error.code != "AccessDenied":
             raise
         return False
-    others = [statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT]
-    wanted = [*others, _statement(bucket)] if public else others
+    other_statements = [statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT_ID]
+    new_statements = [*other_statements, _make_statement(bucket)] if public else other_statements
     # None, an outdated statement, equals neither value: the statement is then replaced.
     if _is_public(policy, bucket) == public:
         return False
-    if wanted:
-        minio.set_bucket_policy(bucket, json.dumps(policy | {"Statement": wanted}))
+    if new_statements:
+        minio.set_bucket_policy(bucket, json.dumps(policy | {"Statement": new_statements}))
     else:
         # MinIO rejects a policy without statements.
         minio.delete_bucket_policy(bucket)
     return True
 
 
-def _policy(minio: Minio, bucket: str) -> dict[str, Any]:
+def _read_policy(minio: Minio, bucket: str) -> dict[str, Any]:
     try:
         policy: dict[str, Any] = json.loads(minio.get_bucket_policy(bucket))
     except S3Error as error:
@@ -53,10 +53,10 @@ def _policy(minio: Minio, bucket: str) -> dict[str, Any]:
     return policy
 
 
-def _statement(bucket: str) -> dict[str, Any]:
-    objects = (OUTPUT, REJECTS, f"{IMAGES}/*")
+def _make_statement(bucket: str) -> dict[str, Any]:
+    objects = (OUTPUT_KEY, REJECTS_KEY, f"{IMAGES_FOLDER}/*")
     return {
-        "Sid": STATEMENT,
+        "Sid": STATEMENT_ID,
         "Effect": "Allow",
         "Principal": {"AWS": ["*"]},
         "Action": ["s3:GetObject"],
@@ -66,8 +66,8 @@ def _statement(bucket: str) -> dict[str, Any]:
 
 def _is_public(policy: dict[str, Any], bucket: str) -> bool | None:
     """Return whether Rowdrop's statement is present; None if it is one of an earlier version."""
-    ours = [statement for statement in policy["Statement"] if statement.get("Sid") == STATEMENT]
-    if not ours:
+    own_statements = [statement for statement in policy["Statement"] if statement.get("Sid") == STATEMENT_ID]
+    if not own_statements:
         return False
-    resources = {resource for statement in ours for resource in statement.get("Resource", ())}
-    return True if resources == set(_statement(bucket)["Resource"]) else None
+    resources = {resource for statement in own_statements for resource in statement.get("Resource", ())}
+    return True if resources == set(_make_statement(bucket)["Resource"]) else None

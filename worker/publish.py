@@ -15,26 +15,26 @@ from itertools import islice
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
-from shared.output_csv import HEADER, OutputCsv
-from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS
-from shared.records import Buckets, CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
+from shared.output_csv import OUTPUT_HEADER, OutputCsv
+from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.records import Buckets, CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
 from shared.unpacks import Unpacks
-from worker.backlog import Backlog, Begun, LeaseLost, Note, Staged, new_token
-from worker.readable_files import ReadableFiles
+from worker.backlog import Backlog, LeaseLost, PendingResult, PublishInput, VersionTokens, new_token
+from worker.readable_files import RecoveringStore
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_EVERY_S = 10.0
 """Minimum seconds between two writes of the manifest while there are results to publish."""
-MOST_DELETED = 500
+MAX_DELETED_COPIES = 500
 """Image copies deleted in one publish: a drop must not wait for thousands of deletions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PublishedTable:
     """Both published files as last read or written, with their ETags (None: no such object).
 
-    `mended`: the stored output.csv was edited by hand; `output` is its normalised content, which is
+    `repaired`: the stored output.csv was edited by hand; `output` is its normalised content, which is
     not written yet.
     """
 
@@ -42,11 +42,11 @@ class Table:
     output_etag: str | None
     rejects: Mapping[str, Reject]
     rejects_etag: str | None
-    mended: bool = False
+    repaired: bool = False
 
 
 @dataclass(slots=True)
-class Changes:
+class TableChanges:
     """The changes that a batch makes to a table, by user; None removes the user's line."""
 
     rows: dict[str, Row | None] = field(default_factory=dict)
@@ -60,17 +60,19 @@ class Publisher:
     `clock` returns Unix seconds.
     """
 
-    def __init__(self, store: ObjectStore, backlog: Backlog, source_bucket: str, clock: Callable[[], float]) -> None:
-        self._store, self._backlog, self._clock = store, backlog, clock
-        self._files = ReadableFiles(store, backlog)
-        self._unpacks = Unpacks(backlog.redis)
+    def __init__(
+        self, store: ObjectStore, publish_queue: Backlog, source_bucket: str, clock: Callable[[], float]
+    ) -> None:
+        self._store, self._queue, self._clock = store, publish_queue, clock
+        self._objects = RecoveringStore(store, publish_queue)
+        self._unpacks = Unpacks(publish_queue._redis)
         self._buckets = Buckets(source_bucket, store.bucket)
-        self._copies = f"{store.bucket}/{IMAGES}/"
-        self._has_copies, self._dropped = True, dict[str, str]()
-        self._table: Table | None = None
+        self._copy_path_prefix = f"{store.bucket}/{IMAGES_FOLDER}/"
+        self._table_has_copies, self._superseded = True, dict[str, str]()
+        self._table: PublishedTable | None = None
         self._manifest: Manifest | None = None
-        self._unwritten: dict[str, Fact | None] = {}
-        self._manifest_written = clock()
+        self._unwritten_facts: dict[str, Fact | None] = {}
+        self._written_at = clock()
 
     def publish(self) -> int:
         """Publish all pending results.
@@ -80,208 +82,237 @@ class Publisher:
         Raises `StoreUnavailable` or `redis.exceptions.RedisError`: then the users stay dirty, and
         the next call retries all of them.
         """
-        token = new_token()
+        writer_token = new_token()
         try:
-            begun = self._backlog.begin(token)
-            return -1 if begun is None else self._publish(token, begun)
+            publish_input = self._queue.acquire_writer(writer_token)
+            return -1 if publish_input is None else self._publish_as_writer(writer_token, publish_input)
         except PreconditionFailed as error:
             logger.info("%s was changed by another process; the publisher reads it again", error)
-            self._forget(token, evidence=False)
+            self._abort(writer_token, signal_loss=False)
         except LeaseLost:
-            logger.warning("publisher %s lost the writer lease; it retries and requests a sweep", token)
-            self._forget(token, evidence=True)
+            logger.warning("publisher %s lost the writer lease; it retries and requests a sweep", writer_token)
+            self._abort(writer_token, signal_loss=True)
         except BaseException:
-            self._forget(token, evidence=True)
+            self._abort(writer_token, signal_loss=True)
             raise
         return 1
 
-    def _publish(self, token: str, begun: Begun) -> int:
-        table, batch = self._table, begun.batch
-        if table is None or (table.output_etag, table.rejects_etag) != (begun.etag, begun.rej_etag):
-            table = self._load((begun.etag, begun.rej_etag))
+    def _publish_as_writer(self, writer_token: str, publish_input: PublishInput) -> int:
+        table, pending = self._table, publish_input.pending
+        if table is None or (table.output_etag, table.rejects_etag) != (
+            publish_input.output_etag,
+            publish_input.rejects_etag,
+        ):
+            table = self.load_table((publish_input.output_etag, publish_input.rejects_etag))
             # The batch must be read after the ETags. Otherwise a writer that was suspended in
             # between and replaced would write its stale batch over newer rows despite If-Match.
-            batch = self._backlog.batch(token)
-        if not batch and table.output_etag and table.rejects_etag and not table.mended:
-            self._look(table)
-            self._delete_copies(table, token, batch)
+            pending = self._queue.read_pending(writer_token)
+        if not pending and table.output_etag and table.rejects_etag and not table.repaired:
+            self.verify_table(table)
+            self.delete_superseded(table, writer_token, pending)
             # No CLEAN: nothing was published, so nothing is recorded.
-            self._backlog.release(token, evidence=False)
+            self._queue.release_writer(writer_token, signal_loss=False)
             return 0
-        outcomes = {user: staged.outcome for user, staged in batch.items()}
-        changes = merge(table, outcomes, self._fact, self._buckets)
-        changed = _changed_users(table, changes) if begun.watched else None
-        self._note_dropped_copies(table, changes, outcomes)
-        self._table = table = self._write(table, changes, lambda: self._backlog.renew(token))
+        results = {user: result.result for user, result in pending.items()}
+        changes = merge(table, results, self.find_fact, self._buckets)
+        changed_users = find_changed_users(table, changes) if publish_input.needs_changes else None
+        self.collect_superseded(table, changes, results)
+        self._table = table = self.write_table(table, changes, lambda: self._queue.renew_writer(writer_token))
         # Before CLEAN, which releases the lease: no user may become clean during the deletion.
-        self._delete_copies(table, token, batch)
-        left = self._backlog.clean(
-            token, table.output_etag or "", table.rejects_etag or "", len(table.output), batch, self._clock(), changed
+        self.delete_superseded(table, writer_token, pending)
+        pending_count = self._queue.commit_publish(
+            writer_token,
+            table.output_etag or "",
+            table.rejects_etag or "",
+            len(table.output),
+            pending,
+            self._clock(),
+            changed_users,
         )
-        self._unwritten.update(changes.facts)
-        self._report(batch, table)
-        return left
+        self._unwritten_facts.update(changes.facts)
+        self._log_publish(pending, table)
+        return pending_count
 
-    def _report(self, batch: Mapping[str, Staged], table: Table) -> None:
-        first = next(iter(batch), "none")
+    def _log_publish(self, pending: Mapping[str, PendingResult], table: PublishedTable) -> None:
+        first_user = next(iter(pending), "none")
         logger.info(
             "published users: %s and %d more, rows=%d rejects=%d",
-            first,
-            max(0, len(batch) - 1),
+            first_user,
+            max(0, len(pending) - 1),
             len(table.output),
             len(table.rejects),
         )
 
-    def _forget(self, token: str, *, evidence: bool) -> None:
+    def _abort(self, writer_token: str, *, signal_loss: bool) -> None:
         self._table = None
-        self._backlog.release(token, evidence=evidence)
+        self._queue.release_writer(writer_token, signal_loss=signal_loss)
 
     # -- objects that cannot be read ---------------------------------------------------------------
-    def look_after_files(self) -> None:
+    def recover_objects(self) -> None:
         """Rewrite the published objects that could not be read in several checks in a row.
 
         Raises `StoreUnavailable` or `redis.exceptions.RedisError`; a later call resumes.
         """
-        given_up = self._files.look()
-        if MANIFEST in given_up:
+        lost = self._objects.find_lost()
+        if MANIFEST_KEY in lost:
             self.write_manifest()
-        if BUNDLES in given_up:
-            self._files.replace_shelf(self._unpacks)
-        if {OUTPUT, REJECTS} & given_up:
+        if CATALOG_KEY in lost:
+            self._objects.replace_catalog(self._unpacks)
+        if {OUTPUT_KEY, REJECTS_KEY} & lost:
             self._table = None
             self.publish()
 
     # -- the table ---------------------------------------------------------------------------------
-    def _load(self, recorded: tuple[str | None, str | None]) -> Table:
+    def load_table(self, recorded_etags: tuple[str | None, str | None]) -> PublishedTable:
+        """Read the published files. Files that no publisher recorded are a loss signal."""
         table = self._table = self._read_table()
-        self._has_copies = self._copies.encode() in table.output.body
-        if (table.output_etag, table.rejects_etag) != recorded:
+        self._table_has_copies = self._copy_path_prefix.encode() in table.output.body
+        if (table.output_etag, table.rejects_etag) != recorded_etags:
             # Edited or deleted by hand, or written by a publisher that died before CLEAN.
-            self._backlog.add_evidence("files_changed")
+            self._queue.add("files_changed")
         return table
 
-    def _read_table(self) -> Table:
+    def _read_table(self) -> PublishedTable:
         try:
-            stored = self._files.get(REJECTS)
-            rejects: Mapping[str, Reject] = _decoded_rejects(stored.body)
+            stored = self._objects.get(REJECTS_KEY)
+            rejects: Mapping[str, Reject] = _decode_rejects_or_empty(stored.body)
             rejects_etag: str | None = stored.etag
         except ObjectNotFound:
             rejects, rejects_etag = {}, None
         try:
-            stored = self._files.get(OUTPUT)
+            stored = self._objects.get(OUTPUT_KEY)
             # A file edited by hand may be unsorted, but rows are found by bisection.
             output = OutputCsv.repair(stored.body)
-            return Table(output, stored.etag, rejects, rejects_etag, mended=output.body is not stored.body)
+            return PublishedTable(output, stored.etag, rejects, rejects_etag, repaired=output.body is not stored.body)
         except ObjectNotFound:
-            # Only the manifest still has the held rows, as their CSVs are rejects now. `_unwritten`
+            # Only the manifest still has the held rows, as their CSVs are rejects now. `_unwritten_facts`
             # has the facts that were published since the manifest was written.
-            facts = self._memo().merged(self._unwritten)
-            rows = {row.user_id: row for row in facts.to_output_rows(self._buckets)}
-            return Table(OutputCsv(HEADER).replace(rows), None, rejects, rejects_etag)
+            manifest = self._load_manifest().with_changes(self._unwritten_facts)
+            rows = {row.user_id: row for row in manifest.to_output_rows(self._buckets)}
+            return PublishedTable(OutputCsv(OUTPUT_HEADER).with_changes(rows), None, rejects, rejects_etag)
 
-    def _write(self, table: Table, changes: Changes, renew_lease: Callable[[], None]) -> Table:
-        output = table.output.replace(changes.rows)
-        rejects = _changed(table.rejects, changes.rejects)
-        output_etag = self._confirm(
-            OUTPUT, output.body, table.output_etag, changed=table.mended or output.body != table.output.body
+    def write_table(
+        self, table: PublishedTable, changes: TableChanges, renew_lease: Callable[[], None]
+    ) -> PublishedTable:
+        """Write the changed files by compare-and-set and return the table as written."""
+        output = table.output.with_changes(changes.rows)
+        rejects = _apply_reject_changes(table.rejects, changes.rejects)
+        output_etag = self._write_or_verify(
+            OUTPUT_KEY, output.body, table.output_etag, changed=table.repaired or output.body != table.output.body
         )
         rejects_etag = table.rejects_etag
         if rejects != table.rejects or rejects_etag is None:
             # Fencing: a writer that lost its lease during the first write must not do the second.
             renew_lease()
-            rejects_etag = self._files.replace(REJECTS, rejects_csv.encode(rejects.values()), rejects_etag)
-        elif self._store.etag(REJECTS) != rejects_etag:
-            raise PreconditionFailed(REJECTS)
-        return Table(output, output_etag, rejects, rejects_etag)
+            rejects_etag = self._objects.put_if_unchanged(
+                REJECTS_KEY, rejects_csv.encode_rejects(rejects.values()), rejects_etag
+            )
+        elif self._store.get_etag(REJECTS_KEY) != rejects_etag:
+            raise PreconditionFailed(REJECTS_KEY)
+        return PublishedTable(output, output_etag, rejects, rejects_etag)
 
-    def _look(self, table: Table) -> None:
+    def verify_table(self, table: PublishedTable) -> None:
         """Verify that both files still have the known ETags.
 
         Raises `PreconditionFailed`. Called when the publisher is woken with nothing staged. A sweep
         does that, for example, if a file without any user's line was deleted: no user is dirty.
         """
-        if (self._store.etag(OUTPUT), self._store.etag(REJECTS)) != (table.output_etag, table.rejects_etag):
-            raise PreconditionFailed(f"{OUTPUT} or {REJECTS}")
+        if (self._store.get_etag(OUTPUT_KEY), self._store.get_etag(REJECTS_KEY)) != (
+            table.output_etag,
+            table.rejects_etag,
+        ):
+            raise PreconditionFailed(f"{OUTPUT_KEY} or {REJECTS_KEY}")
 
-    def _confirm(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
+    def _write_or_verify(self, key: str, body: bytes, etag: str | None, *, changed: bool) -> str:
         """Write `body`, or compare the ETag if nothing changed, and return the ETag.
 
         Raises `PreconditionFailed`.
         """
         if changed or etag is None:
-            return self._files.replace(key, body, etag)
-        if self._store.etag(key) != etag:
+            return self._objects.put_if_unchanged(key, body, etag)
+        if self._store.get_etag(key) != etag:
             raise PreconditionFailed(key)
         return etag
 
     # -- copies of images --------------------------------------------------------------------------
     @property
-    def has_dropped_copies(self) -> bool:
+    def has_superseded_copies(self) -> bool:
         """Whether superseded image copies wait for deletion by the next `publish`.
 
         It deletes them even if nothing is staged.
         """
-        return bool(self._dropped)
+        return bool(self._superseded)
 
-    def _note_dropped_copies(self, table: Table, changes: Changes, outcomes: Mapping[str, Outcome]) -> None:
+    def collect_superseded(
+        self, table: PublishedTable, changes: TableChanges, results: Mapping[str, ReadResult]
+    ) -> None:
         """Record the superseded image copies, for deletion.
 
         These are copies that a row names and will not name any more, and copies that no row has
         named or will name.
         """
-        for user_id, outcome in outcomes.items():
+        for user_id, outcome in results.items():
             # A reject without a held row gives no row, but its read has copied the image.
-            unnamed = (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
-            self._dropped |= {f"{self._buckets.output}/{image}": user_id for image in (*outcome.dropped, *unnamed)}
+            unreferenced = (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
+            self._superseded |= {
+                f"{self._buckets.output}/{image}": user_id for image in (*outcome.superseded_copies, *unreferenced)
+            }
         # Without IMAGES=copy and bundles no row names a copy: skip the lookup of previous rows.
-        if self._has_copies:
+        if self._table_has_copies:
             for user_id, row in changes.rows.items():
-                before = table.output.get(user_id)
-                path = before.img_path if before else ""
-                if path.startswith(self._copies) and (row is None or row.img_path != path):
-                    self._dropped[path] = user_id
-        self._has_copies |= any(row and row.img_path.startswith(self._copies) for row in changes.rows.values())
+                old_row = table.output.get(user_id)
+                path = old_row.img_path if old_row else ""
+                if path.startswith(self._copy_path_prefix) and (row is None or row.img_path != path):
+                    self._superseded[path] = user_id
+        self._table_has_copies |= any(
+            row and row.img_path.startswith(self._copy_path_prefix) for row in changes.rows.values()
+        )
 
-    def _delete_copies(self, table: Table, token: str, batch: Mapping[str, Staged]) -> None:
-        """Delete up to `MOST_DELETED` unreferenced image copies while holding the writer lease.
+    def delete_superseded(self, table: PublishedTable, writer_token: str, pending: Mapping[str, PendingResult]) -> None:
+        """Delete up to `MAX_DELETED_COPIES` unreferenced image copies while holding the writer lease.
 
         So no user becomes clean during the deletion. A user that is dirty for another reason is
         marked to be read again: its image may be back, with a copy made before this deletion.
         """
-        chunk = dict(islice(self._dropped.items(), MOST_DELETED))
+        chunk = dict(islice(self._superseded.items(), MAX_DELETED_COPIES))
         if not chunk:
             return
-        self._backlog.renew(token)
+        self._queue.renew_writer(writer_token)
         rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
-        unnamed = [path for path, row in rows.items() if row is None or row.img_path != path]
-        self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unnamed])
-        notes = self._backlog.dirty([chunk[path] for path in unnamed])
-        self._backlog.mark(
-            [user for user, note in notes.items() if not _is_of(note, batch.get(user))], "event", self._clock()
+        unreferenced = [path for path, row in rows.items() if row is None or row.img_path != path]
+        self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unreferenced])
+        version_tokens = self._queue.dirty_tokens([chunk[path] for path in unreferenced])
+        self._queue.mark(
+            [user for user, tokens in version_tokens.items() if not _is_dirty_only_by(tokens, pending.get(user))],
+            "event",
+            self._clock(),
         )
         for path in chunk:
-            del self._dropped[path]
+            del self._superseded[path]
 
     # -- the manifest ------------------------------------------------------------------------------
-    def _memo(self) -> Manifest:
+    def _load_manifest(self) -> Manifest:
         if self._manifest is None:
             try:
-                self._manifest = Manifest.decode(self._files.get(MANIFEST).body)
+                self._manifest = Manifest.decode(self._objects.get(MANIFEST_KEY).body)
             except (ObjectNotFound, InvalidManifest) as error:
                 logger.info("no usable manifest (%s); the sweeps read every file once", error)
                 self._manifest = Manifest.empty()
         return self._manifest
 
-    def _fact(self, user_id: str) -> Fact | None:
-        return self._unwritten[user_id] if user_id in self._unwritten else self._memo().get(user_id)
+    def find_fact(self, user_id: str) -> Fact | None:
+        """Return the cached fact of a user, whether or not it is written to the manifest yet."""
+        return (
+            self._unwritten_facts[user_id] if user_id in self._unwritten_facts else self._load_manifest().get(user_id)
+        )
 
-    def manifest_due(self, *, idle: bool) -> bool:
+    def is_manifest_due(self, *, idle: bool) -> bool:
         """Return whether the manifest has unwritten facts and is to be written now.
 
         `idle`: there is nothing to publish. Otherwise it is written every `MANIFEST_EVERY_S`
         seconds.
         """
-        return bool(self._unwritten) and (idle or self._clock() - self._manifest_written > MANIFEST_EVERY_S)
+        return bool(self._unwritten_facts) and (idle or self._clock() - self._written_at > MANIFEST_EVERY_S)
 
     def write_manifest(self) -> None:
         """Write the manifest unconditionally.
@@ -289,22 +320,22 @@ class Publisher:
         Raises `StoreUnavailable`. An older, newer or missing manifest does no harm: it is only a
         cache.
         """
-        merged = self._memo().merged(self._unwritten)
-        self._store.put(MANIFEST, merged.encode())
-        self._manifest, self._unwritten, self._manifest_written = merged, {}, self._clock()
+        manifest = self._load_manifest().with_changes(self._unwritten_facts)
+        self._store.put(MANIFEST_KEY, manifest.encode())
+        self._manifest, self._unwritten_facts, self._written_at = manifest, {}, self._clock()
 
 
 def merge(
-    table: Table, outcomes: Mapping[str, Outcome], fact: Callable[[str], Fact | None], buckets: Buckets
-) -> Changes:
+    table: PublishedTable, results: Mapping[str, ReadResult], find_fact: Callable[[str], Fact | None], buckets: Buckets
+) -> TableChanges:
     """Compute the changes that these results make to the table.
 
-    Pure except for `fact`, which returns the content of a user's last valid CSV. A valid CSV makes
+    Pure except for `find_fact`, which returns the content of a user's last valid CSV. A valid CSV makes
     the row and removes the reject. No CSV removes both. An invalid CSV is a reject: the published
     row is held, with the current image, until the CSV is fixed or deleted.
     """
-    changes = Changes()
-    for user_id, outcome in outcomes.items():
+    changes = TableChanges()
+    for user_id, outcome in results.items():
         img_path = buckets.img_path(outcome.image, outcome.image_source)
         match outcome.csv:
             case ValidCsv(version, person):
@@ -312,49 +343,52 @@ def merge(
                 changes.rows[user_id], changes.rejects[user_id] = row, None
                 changes.facts[user_id] = Fact(user_id, version, person, outcome.image, False, outcome.image_source)
             case InvalidCsv():
-                changes.rejects[user_id] = _reject(user_id, outcome.csv, table.rejects.get(user_id))
-                held = table.output.get(user_id)
-                changes.rows[user_id] = replace(held, img_path=img_path) if held else None
-                changes.facts[user_id] = _held_fact(held, outcome, fact(user_id)) if held else None
+                changes.rejects[user_id] = _make_reject(user_id, outcome.csv, table.rejects.get(user_id))
+                held_row = table.output.get(user_id)
+                changes.rows[user_id] = replace(held_row, img_path=img_path) if held_row else None
+                changes.facts[user_id] = _make_held_fact(held_row, outcome, find_fact(user_id)) if held_row else None
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
 
 
-def _is_of(note: Note, staged: Staged | None) -> bool:
+def _is_dirty_only_by(version_tokens: VersionTokens, pending: PendingResult | None) -> bool:
     """Return whether a user is dirty only because of the result that is being published."""
-    return staged is not None and note.mark + b"|" + note.slot == staged.tokens
+    return (
+        pending is not None
+        and version_tokens.change_version + b"|" + version_tokens.read_version == pending.version_tokens
+    )
 
 
-def _changed_users(table: Table, changes: Changes) -> set[str]:
+def find_changed_users(table: PublishedTable, changes: TableChanges) -> set[str]:
     """Return the users with a row or reject that changes."""
     rows = (user_id for user_id, row in changes.rows.items() if row != table.output.get(user_id))
     return {*rows, *(user_id for user_id, reject in changes.rejects.items() if reject != table.rejects.get(user_id))}
 
 
-def _reject(user_id: str, csv: InvalidCsv, known: Reject | None) -> Reject:
+def _make_reject(user_id: str, csv: InvalidCsv, known_reject: Reject | None) -> Reject:
     # Writing the same bytes again is not a new reject, so the reject keeps its time.
-    since = known.since if known and known.etag == csv.version.etag else csv.version.since
+    since = known_reject.since if known_reject and known_reject.etag == csv.version.etag else csv.version.last_modified
     return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
 
 
-def _held_fact(row: Row, outcome: Outcome, known: Fact | None) -> Fact:
+def _make_held_fact(held_row: Row, result: ReadResult, known_fact: Fact | None) -> Fact:
     # Without a fact, for example after the manifest was lost, the version is unknown: empty.
-    version = known.version if known else CsvVersion("", "", 0)
-    person = Person(row.first_name, row.last_name, row.birthts)
-    return Fact(row.user_id, version, person, outcome.image, True, outcome.image_source)
+    version = known_fact.csv_version if known_fact else CsvVersion("", "", 0)
+    person = Person(held_row.first_name, held_row.last_name, held_row.birthts)
+    return Fact(held_row.user_id, version, person, result.image, True, result.image_source)
 
 
-def _changed(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:
+def _apply_reject_changes(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:
     if all(rejects.get(user_id) == reject for user_id, reject in changes.items()):
         return rejects
     changed = {**rejects, **changes}
     return {user_id: reject for user_id, reject in changed.items() if reject is not None}
 
 
-def _decoded_rejects(body: bytes) -> Mapping[str, Reject]:
+def _decode_rejects_or_empty(body: bytes) -> Mapping[str, Reject]:
     try:
-        return rejects_csv.decode(body)
+        return rejects_csv.decode_rejects(body)
     except rejects_csv.InvalidRejectsCsv as error:
         logger.warning(
             "rejects.csv was edited by hand and is not valid (%s);"

@@ -11,21 +11,21 @@ from concurrent.futures import Executor, Future
 
 BLOCK_BYTES = 4 << 20
 """Size of one range request in bytes."""
-_KEPT_BLOCKS = 4
+_MAX_CACHED_BLOCKS = 4
 
 
 class RangedFile(io.RawIOBase):
     """A read-only file of `size` bytes over `read(start, end)`, which excludes `end`.
 
     `read` runs in threads of `pool`. Any method here may raise what `read` raises. A single `read`
-    of more than `most` bytes raises `MemoryError`.
+    of more than `max_read_bytes` bytes raises `MemoryError`.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int, pool: Executor, most: int) -> None:
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int, pool: Executor, max_read_bytes: int) -> None:
         super().__init__()
-        self._read, self.size, self._pool, self._most = read, size, pool, most
+        self._read_range, self.size, self._pool, self._max_read_bytes = read_range, size, pool, max_read_bytes
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
-        self._place = 0
+        self._position = 0
 
     # -- the interface that zipfile requires -------------------------------------------------------
     def seekable(self) -> bool:
@@ -38,46 +38,46 @@ class RangedFile(io.RawIOBase):
 
     def tell(self) -> int:
         """Return the offset of the next `read` in bytes."""
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Set the offset of the next `read` and return it. Raises `OSError` if it is negative."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise OSError("negative seek position")
-        self._place = base + offset
-        return self._place
+        self._position = base + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         """Return the next `size` bytes, or all for -1; fewer only at the end."""
-        end = self.size if size < 0 else min(self._place + size, self.size)
-        if end - self._place > self._most:
-            raise MemoryError(f"one read of more than {self._most:,} bytes")
-        body = b"".join(self.chunks(self._place, end))
-        self._place += len(body)
+        end = self.size if size < 0 else min(self._position + size, self.size)
+        if end - self._position > self._max_read_bytes:
+            raise MemoryError(f"one read of more than {self._max_read_bytes:,} bytes")
+        body = b"".join(self.read_chunks(self._position, end))
+        self._position += len(body)
         return body
 
     # -- sequential access -------------------------------------------------------------------------
-    def chunks(self, start: int, end: int) -> Iterator[memoryview]:
+    def read_chunks(self, start: int, end: int) -> Iterator[memoryview]:
         """Yield the bytes from start to end (excluded), in chunks of at most one block."""
         while start < min(end, self.size):
             number, skip = divmod(start, BLOCK_BYTES)
-            block = memoryview(self._block(number))[skip : skip + end - start]
+            block = memoryview(self._get_block(number))[skip : skip + end - start]
             yield block
             start += len(block)
 
-    def _block(self, number: int) -> bytes:
-        wanted = self._begun(number)
+    def _get_block(self, number: int) -> bytes:
+        block = self._start_fetch(number)
         # Prefetch only while the access is sequential.
         if (number + 1) * BLOCK_BYTES < self.size and number - 1 in self._blocks:
-            self._begun(number + 1)
-        while len(self._blocks) > _KEPT_BLOCKS:
+            self._start_fetch(number + 1)
+        while len(self._blocks) > _MAX_CACHED_BLOCKS:
             self._blocks.popitem(last=False)
-        return wanted.result()
+        return block.result()
 
-    def _begun(self, number: int) -> "Future[bytes]":
+    def _start_fetch(self, number: int) -> "Future[bytes]":
         if number not in self._blocks:
             start = number * BLOCK_BYTES
-            self._blocks[number] = self._pool.submit(self._read, start, min(start + BLOCK_BYTES, self.size))
+            self._blocks[number] = self._pool.submit(self._read_range, start, min(start + BLOCK_BYTES, self.size))
         self._blocks.move_to_end(number)
         return self._blocks[number]

@@ -14,52 +14,52 @@ from shared.object_store import (
     ObjectUnreadable,
     StoredObject,
 )
-from shared.published import BUNDLES, MANIFEST, OUTPUT, REJECTS
+from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.unpacks import Unpacks
 from worker.backlog import Backlog, new_token
-from worker.shelf import Shelf
+from worker.shelf import BundleCatalog
 
 logger = logging.getLogger(__name__)
 
-FILES = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
-EVERY_S = 10.0
+RECOVERED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
+RECOVERY_CHECK_EVERY_S = 10.0
 """Seconds between two checks."""
-LOOKS_UNREADABLE = 4
+MAX_FAILED_CHECKS = 4
 """Failed checks in a row (30 s) after which an object is given up and overwritten."""
 
 
-class ReadableFiles:
+class RecoveringStore:
     """The published objects, for their writer.
 
     Not thread-safe. Every method may raise `StoreUnavailable`, or `redis.exceptions.RedisError` if
     Redis is unavailable.
     """
 
-    def __init__(self, store: ObjectStore, backlog: Backlog) -> None:
+    def __init__(self, store: ObjectStore, loss_signals: Backlog) -> None:
         self._store = store
-        self._backlog = backlog
-        self._looks = dict[str, int]()
-        self._given_up = set[str]()
+        self._loss_signals = loss_signals
+        self._failed_checks = dict[str, int]()
+        self._lost_keys = set[str]()
 
-    def look(self) -> Set[str]:
+    def find_lost(self) -> Set[str]:
         """Try to read each object and return the keys that are given up and must be rewritten."""
-        for key in FILES:
+        for key in RECOVERED_KEYS:
             try:
                 self._store.check_readable(key)
             except ObjectUnreadable as error:
-                self._note(key, error)
+                self._count_failure(key, error)
             else:
-                self._looks.pop(key, None)
-                self._given_up.discard(key)
-        return frozenset(self._given_up)
+                self._failed_checks.pop(key, None)
+                self._lost_keys.discard(key)
+        return frozenset(self._lost_keys)
 
-    def _note(self, key: str, error: ObjectUnreadable) -> None:
-        looks = self._looks.get(key, 0) + 1
-        self._looks[key] = looks
-        logger.warning("%s cannot be read, check %d of %d: %s", key, looks, LOOKS_UNREADABLE, error.why)
-        if looks == LOOKS_UNREADABLE:
-            self._given_up.add(key)
-            self._backlog.add_evidence("files_changed")
+    def _count_failure(self, key: str, error: ObjectUnreadable) -> None:
+        failures = self._failed_checks.get(key, 0) + 1
+        self._failed_checks[key] = failures
+        logger.warning("%s cannot be read, check %d of %d: %s", key, failures, MAX_FAILED_CHECKS, error.reason)
+        if failures == MAX_FAILED_CHECKS:
+            self._lost_keys.add(key)
+            self._loss_signals.add("files_changed")
 
     def get(self, key: str) -> StoredObject:
         """Read one object.
@@ -69,30 +69,30 @@ class ReadableFiles:
         try:
             return self._store.get(key)
         except ObjectUnreadable:
-            if key not in self._given_up:
+            if key not in self._lost_keys:
                 raise
             raise ObjectNotFound(key) from None
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        """Write like `ObjectStore.replace`, but unconditionally over an object that is given up."""
-        if expected is None and key in self._given_up:
+    def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+        """Write like `ObjectStore.put_if_unchanged`, but unconditionally over an object that is given up."""
+        if expected is None and key in self._lost_keys:
             # To evaluate a precondition, the server would have to read the unreadable object.
             logger.warning("%s cannot be read and is overwritten", key)
             return self._store.put(key, body)
-        return self._store.replace(key, body, expected)
+        return self._store.put_if_unchanged(key, body, expected)
 
-    def replace_shelf(self, unpacks: Unpacks) -> None:
+    def replace_catalog(self, unpacks: Unpacks) -> None:
         """Overwrite `bundles.json` with an empty catalog, unless a bundle is being unpacked.
 
         The loss signal requests a sweep, which has all bundles unpacked again.
         """
-        token = new_token()
+        lease_token = new_token()
         # The lease of the unpackers, which are the other writers of the catalog.
-        if not unpacks.take(token):
+        if not unpacks.acquire(lease_token):
             return
         try:
-            logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", BUNDLES)
-            self._store.put(BUNDLES, Shelf().encode())
-            self._backlog.add_evidence("files_changed")
+            logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", CATALOG_KEY)
+            self._store.put(CATALOG_KEY, BundleCatalog().encode())
+            self._loss_signals.add("files_changed")
         finally:
-            unpacks.give_back(token)
+            unpacks.release(lease_token)

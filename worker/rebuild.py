@@ -8,16 +8,16 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from shared.keys import bundle_id, bundle_key
+from shared.keys import make_bundle_id, parse_bundle_id
 from shared.object_store import ObjectStore
 from shared.output_csv import OutputCsv
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
 from worker.backlog import Backlog
-from worker.bulk import BulkWork
-from worker.bundles import Bundles
-from worker.published_files import read_published
-from worker.trials import Trials
+from worker.bulk import BulkReads
+from worker.bundles import BundleLookup
+from worker.published_files import read_published_files
+from worker.trials import ReadAttempts
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +28,16 @@ class Rebuild:
     def __init__(
         self,
         output: ObjectStore,
-        backlog: Backlog,
-        bulk: BulkWork,
+        states: Backlog,
+        bulk_reads: BulkReads,
         tasks: TaskQueue,
         rebuilds: Rebuilds,
         clock: Callable[[], float] = time.time,
-        bundles: Bundles | None = None,
+        bundle_lookup: BundleLookup | None = None,
     ) -> None:
-        self._bundles = bundles
-        self._output, self._backlog, self._bulk, self._tasks = output, backlog, bulk, tasks
-        self._rebuilds, self._clock, self._trials = rebuilds, clock, Trials(backlog.redis)
+        self._bundle_lookup = bundle_lookup
+        self._output, self._states, self._bulk_reads, self._tasks = output, states, bulk_reads, tasks
+        self._rebuilds, self._clock, self._attempts = rebuilds, clock, ReadAttempts(states._redis)
 
     def start(self, task_id: str) -> None:
         """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
@@ -45,51 +45,51 @@ class Rebuild:
         Does nothing if another rebuild runs or another process holds the lease. Raises
         `StoreUnavailable`.
         """
-        if not self._rebuilds.start(task_id, self._clock()) or not self._rebuilds.begin_naming(task_id):
+        if not self._rebuilds.start(task_id, self._clock()) or not self._rebuilds.acquire_enqueue_lease(task_id):
             return
         try:
-            self._name(task_id)
+            self._enqueue_users(task_id)
         finally:
-            self._rebuilds.end_naming()
+            self._rebuilds.release_enqueue_lease()
         # If all users are published by now, no later publish would finish the rebuild.
         self.finish()
 
-    def _name(self, task_id: str) -> None:
+    def _enqueue_users(self, task_id: str) -> None:
         """Mark and enqueue all users of the rebuild."""
-        published = read_published(self._output)
+        published = read_published_files(self._output)
         # Redis may have lost the quarantine: without it these files would be read again.
-        self._trials.remember(published.quarantined())
-        users = {row.user_id for row in OutputCsv(published.output).rows()}
-        users |= published.rejects.keys() | self._backlog.dirty_users() | self._in_bundles()
+        self._attempts.restore_quarantine(published.find_quarantined())
+        users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
+        users |= published.rejects.keys() | self._states.dirty_users() | self._find_bundle_users()
         # Bundles are marked as well, but the total counts only users.
-        bundles = sum(1 for user_id in users if bundle_key(user_id))
-        self._mark(users, task_id, len(users) - bundles)
-        others = self._bulk.enqueue(sorted(users), self._rebuilds.still_alive, whole=True)
+        bundle_count = sum(1 for user_id in users if parse_bundle_id(user_id))
+        self._mark_users(users, task_id, len(users) - bundle_count)
+        found_users = self._bulk_reads.enqueue(sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True)
         # The LIST began before these users are marked, so it may be stale for them: they are
         # enqueued separately, and a later LIST is used to read them.
-        others = sorted({*others} - users)
-        bundles += sum(1 for user_id in others if bundle_key(user_id))
-        self._mark(others, task_id, len(users) + len(others) - bundles)
-        self._bulk.enqueue(others, self._rebuilds.still_alive)
-        self._rebuilds.set_named(task_id)
-        logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(others))
+        found_users = sorted({*found_users} - users)
+        bundle_count += sum(1 for user_id in found_users if parse_bundle_id(user_id))
+        self._mark_users(found_users, task_id, len(users) + len(found_users) - bundle_count)
+        self._bulk_reads.enqueue(found_users, self._rebuilds.renew_enqueue_lease)
+        self._rebuilds.mark_enqueued(task_id)
+        logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(found_users))
 
-    def _in_bundles(self) -> set[str]:
+    def _find_bundle_users(self) -> set[str]:
         """Return the IDs of all known bundles, and of all users with a CSV in one of them."""
-        if self._bundles is None:
+        if self._bundle_lookup is None:
             return set()
-        self._bundles.look(None)
-        users = {bundle_id(key) for key in self._bundles.shelf.bundles}
-        for _, _, index in self._bundles.indexes():
-            users.update(user_id for user_id, csv, _ in index.entries() if csv)
+        self._bundle_lookup.ensure_version(None)
+        users = {make_bundle_id(key) for key in self._bundle_lookup.catalog.entries}
+        for _, _, index in self._bundle_lookup.read_indexes():
+            users.update(user_id for user_id, csv, _ in index.iterate_users() if csv)
         return users
 
-    def _mark(self, users: Collection[str], task_id: str, total: int) -> None:
+    def _mark_users(self, users: Collection[str], task_id: str, total: int) -> None:
         """Mark these users and record the total so far."""
-        self._backlog.mark(sorted(users), "rebuild", self._clock())
+        self._states.mark(sorted(users), "rebuild", self._clock())
         self._rebuilds.set_total(task_id, total)
 
-    def give_up(self, task_id: str, reason: str) -> None:
+    def fail(self, task_id: str, reason: str) -> None:
         """Record the rebuild as failed after its users could not be enqueued in any attempt."""
         logger.warning(
             "rebuild %s failed: %s; marked users stay dirty and are read; request a new rebuild", task_id, reason
@@ -98,9 +98,9 @@ class Rebuild:
 
     def finish(self) -> None:
         """Record the running rebuild as done if all its users are published; enqueue the next."""
-        finished = self._rebuilds.finish(self._clock())
+        finished = self._rebuilds.finish_if_done(self._clock())
         if finished:
             logger.info("rebuild %s done", finished)
-            queued = self._rebuilds.queued()
+            queued = self._rebuilds.queued_id()
             if queued:
                 self._tasks.rebuild(queued)

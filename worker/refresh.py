@@ -16,7 +16,14 @@ from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
-from shared.keys import IMAGE_EXTENSIONS, LONGEST_NAME, bundle_key, csv_key, image_key, newest_image
+from shared.keys import (
+    IMAGE_EXTENSIONS,
+    MAX_FILE_NAME_BYTES,
+    make_csv_key,
+    make_image_key,
+    parse_bundle_id,
+    select_newest_image,
+)
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -25,47 +32,47 @@ from shared.object_store import (
     StoredObject,
     StoreUnavailable,
 )
-from shared.records import QUARANTINED, CsvVersion, InvalidCsv, Outcome, ValidCsv
-from worker.backlog import Backlog, ListedUser, Note, Notes, new_token
-from worker.bundles import Bundles, Outdated
-from worker.images import Copies, Picture
-from worker.trials import Trials
-from worker.unreadable import PAUSES_S, reason_of
-from worker.user_csv import MAX_CSV_BYTES, InvalidUserFile, parse
+from shared.records import QUARANTINE_REASON, CsvVersion, InvalidCsv, ReadResult, ValidCsv
+from worker.backlog import Backlog, ListedUser, ReadBatch, VersionTokens, new_token
+from worker.bundles import BundleLookup, StaleCatalog
+from worker.images import ImageCopies, ImageRef
+from worker.trials import ReadAttempts
+from worker.unreadable import RETRY_PAUSES_S, format_unreadable_reason
+from worker.user_csv import MAX_CSV_BYTES, InvalidUserCsv, parse_person
 
 logger = logging.getLogger(__name__)
 
-MOST_READINGS = 5
+MAX_READ_ROUNDS = 5
 """Attempts per call to read users that concurrent changes overtake; then they stay dirty."""
-READ_S = 20.0
+MAX_READ_S = 20.0
 """Seconds after which a read starts no further request. Users not read by then stay dirty."""
-_TOO_LONG = f"the read took longer than {READ_S:.0f} s; unread users stay dirty and are retried"
+_READ_TIMEOUT_REASON = f"the read took longer than {MAX_READ_S:.0f} s; unread users stay dirty and are retried"
 
-Csv = ValidCsv | InvalidCsv | None
-Judge = Callable[[str, StoredObject], ValidCsv | InvalidCsv]
+CsvResult = ValidCsv | InvalidCsv | None
+CsvParser = Callable[[str, StoredObject], ValidCsv | InvalidCsv]
 
-_Answer = TypeVar("_Answer")
+_T = TypeVar("_T")
 
 
-def judge(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+def parse_csv(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
     """Parse one CSV.
 
     Pure: the same bytes always give the same result.
     """
     version = CsvVersion(key, stored.etag, stored.last_modified)
     try:
-        return ValidCsv(version, parse(stored.body))
-    except InvalidUserFile as error:
+        return ValidCsv(version, parse_person(stored.body))
+    except InvalidUserCsv as error:
         return InvalidCsv(version, error.reason, error.line)
 
 
-def judge_safely(judge: Judge, key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+def parse_csv_safely(csv_parser: CsvParser, key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
     """Parse one CSV with `judge`, and reject the CSV if `judge` raises an unexpected error.
 
     Raises `MemoryError`, which is retried: other work in the process may be its cause.
     """
     try:
-        return judge(key, stored)
+        return csv_parser(key, stored)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  every retry would fail likewise
@@ -74,34 +81,34 @@ def judge_safely(judge: Judge, key: str, stored: StoredObject) -> ValidCsv | Inv
 
 
 @dataclass(slots=True)
-class _Found:
+class ResolvedUser:
     """One user's CSV and the image that counts, or None for a missing one."""
 
     user_id: str
-    csv: Csv
-    picture: Picture | None
+    csv: CsvResult
+    image: ImageRef | None
 
 
 @dataclass(slots=True)
-class _Read:
+class BatchResults:
     """What one read of several users found.
 
-    `outcomes` are the results. `copied` are the users with an image that this read copied. `again`
-    are users to read again. `failure` is the error if some users could not be read. `doubtful` are
+    `results` are the results. `users_with_new_copy` are the users with an image that this read copied. `again`
+    are users to read again. `failure` is the error if some users could not be read. `suspect_users` are
     the ones among these that may have a stray image copy: the copy request had no answer.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    copied: set[str] = field(default_factory=set)
-    again: list[str] = field(default_factory=list)
+    results: list[ReadResult] = field(default_factory=list)
+    users_with_new_copy: set[str] = field(default_factory=set)
+    users_to_reread: list[str] = field(default_factory=list)
     failure: StoreUnavailable | None = None
-    doubtful: list[str] = field(default_factory=list)
+    suspect_users: list[str] = field(default_factory=list)
 
 
 class Refresher:
     """Refreshes users of one source bucket.
 
-    At most `readers` requests run concurrently, on the threads of `pool`. `deadline` is entered for
+    At most `max_parallel` requests run concurrently, on the threads of `pool`. `deadline` is entered for
     each read and may kill the process. `judge` parses a CSV. Without `bundles`, bundles are not
     looked up. Without `copies`, no image is copied.
     """
@@ -109,41 +116,41 @@ class Refresher:
     def __init__(
         self,
         source: ObjectStore,
-        backlog: Backlog,
+        states: Backlog,
         pool: Executor,
-        readers: int,
+        max_parallel: int,
         deadline: AbstractContextManager[None] | None = None,
-        judge: Judge = judge,
-        bundles: Bundles | None = None,
-        copies: Copies | None = None,
+        csv_parser: CsvParser = parse_csv,
+        bundle_lookup: BundleLookup | None = None,
+        image_copies: ImageCopies | None = None,
     ) -> None:
-        self._source, self._backlog, self._pool, self._readers = source, backlog, pool, readers
-        self._bundles, self._copies = bundles, copies
-        self._deadline, self._judge = deadline or nullcontext(), judge
-        self._trials = Trials(backlog.redis)
-        self._failed = False
-        self._owed = list[tuple[str, str]]()
+        self._source, self._states, self._pool, self._max_parallel = source, states, pool, max_parallel
+        self._bundle_lookup, self._image_copies = bundle_lookup, image_copies
+        self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
+        self._attempts = ReadAttempts(states._redis)
+        self._has_failed = False
+        self._unrefunded = list[tuple[str, str]]()
 
     def refresh(self, user_ids: Sequence[str]) -> None:
         """Read the current files of these users and stage the results.
 
         Skips IDs of bundles, users that are no longer dirty, and users that were read since their
-        last mark. A user that a concurrent change overtakes is read again, `MOST_READINGS` times in
+        last mark. A user that a concurrent change overtakes is read again, `MAX_READ_ROUNDS` times in
         all. Raises `StoreUnavailable` if some users could not be read: they stay dirty, the results
         of the others are staged.
         """
-        user_ids = [user_id for user_id in dict.fromkeys(user_ids) if bundle_key(user_id) is None]
-        for _ in range(MOST_READINGS):
+        user_ids = [user_id for user_id in dict.fromkeys(user_ids) if parse_bundle_id(user_id) is None]
+        for _ in range(MAX_READ_ROUNDS):
             if not user_ids:
                 return
-            with self._reading(user_ids) as (reading, notes):
-                read = self._read(list(notes), notes.shelf)
-                user_ids = self._stage(notes, read, reading, notes.doubtful)
+            with self._open_batch(user_ids) as (read_id, batch):
+                batch_results = self.read_users(list(batch), batch.catalog_version)
+                user_ids = self._submit_results(batch, batch_results, read_id, batch.suspect_users)
         if user_ids:
             logger.info(
                 "%d users stay dirty: concurrent changes overtook all %d attempts; the watchdog retries",
                 len(user_ids),
-                MOST_READINGS,
+                MAX_READ_ROUNDS,
             )
 
     def refresh_listed(self, users: Sequence[ListedUser]) -> None:
@@ -153,310 +160,357 @@ class Refresher:
         request per user instead of four. The LIST started after the version tokens were taken. A
         user with a read version that has changed since then is read by `refresh`.
         """
-        with self._reading([user.user_id for user in users]) as (reading, now):
-            fresh = [user for user in users if user.user_id in now and now[user.user_id].slot == user.note.slot]
+        with self._open_batch([user.user_id for user in users]) as (read_id, batch):
+            current_users = [
+                user
+                for user in users
+                if user.user_id in batch and batch[user.user_id].read_version == user.version_tokens.read_version
+            ]
             # The read version of the page: STAGE refuses a result that a newer one overtook;
-            # but `staged` of now, which names the copies to supersede.
-            notes = {user.user_id: user.note._replace(staged=now[user.user_id].staged) for user in fresh}
-            read = self._read_listed(fresh, now.shelf)
-            again = self._stage(notes, read, reading, now.doubtful)
-        self.refresh([*again, *(now.keys() - notes.keys())])
+            # but `pending` of now, which names the copies to supersede.
+            version_tokens = {
+                user.user_id: user.version_tokens._replace(pending=batch[user.user_id].pending)
+                for user in current_users
+            }
+            batch_results = self.read_listed_users(current_users, batch.catalog_version)
+            to_reread = self._submit_results(version_tokens, batch_results, read_id, batch.suspect_users)
+        self.refresh([*to_reread, *(batch.keys() - version_tokens.keys())])
 
-    def refresh_alone(self, user_id: str) -> None:
+    def refresh_isolated(self, user_id: str) -> None:
         """Read one user in isolation, because its file may have killed a worker.
 
-        One version of the CSV gets a limited number of attempts (`worker.trials.MOST_ATTEMPTS`).
+        One version of the CSV gets a limited number of attempts (`worker.trials.MAX_READ_ATTEMPTS`).
         Then it is quarantined: it becomes a reject without being read. Raises `StoreUnavailable`;
         that attempt is refunded.
         """
-        self._pay()
-        if not self._backlog.note([user_id]):
+        self._refund_attempts()
+        if not self._states.begin_read([user_id]):
             return
-        version = self._answer(lambda: self._version_of(csv_key(user_id)))
+        version = self._find_csv_version(lambda: self.find_version(make_csv_key(user_id)))
         etag = version[0] if version else None
-        attempt = new_token()
+        attempt_token = new_token()
         # "busy" has no case: another attempt is in progress, or the watchdog is about to end it.
-        match self._trials.begin(user_id, attempt, etag or ""):
+        match self._attempts.begin_attempt(user_id, attempt_token, etag or ""):
             case "unknown":
                 self.refresh([user_id])
             case "read":
-                self._attempt(user_id, attempt)
+                self._read_isolated(user_id, attempt_token)
             case "guilty" if etag is not None:
-                self._quarantine(user_id, etag)
+                self.quarantine_csv(user_id, etag)
             case "guilty":  # there is no CSV to quarantine
                 self.refresh([user_id])
 
-    def _attempt(self, user_id: str, attempt: str) -> None:
+    def _read_isolated(self, user_id: str, attempt_token: str) -> None:
         logger.info("reading user %s in isolation, as it may have killed a worker", user_id)
         try:
             self.refresh([user_id])
         except BaseException:
             # The worker survived, so this attempt must not count against the file.
-            self._owed.append((user_id, attempt))
+            self._unrefunded.append((user_id, attempt_token))
             with suppress(RedisError):
-                self._pay()
+                self._refund_attempts()
             raise
-        self._trials.acquit([user_id])
+        self._attempts.clear_users([user_id])
 
-    def _pay(self) -> None:
+    def _refund_attempts(self) -> None:
         """Refund attempts that ended normally.
 
         If Redis is unavailable, the attempt stays listed, and the next isolated read retries it.
         """
-        while self._owed:
-            self._trials.failed(*self._owed[-1])
-            self._owed.pop()
+        while self._unrefunded:
+            self._attempts.refund_attempt(*self._unrefunded[-1])
+            self._unrefunded.pop()
 
-    def _quarantine(self, user_id: str, etag: str) -> None:
-        notes = self._backlog.note([user_id])
-        if not notes:
+    def quarantine_csv(self, user_id: str, etag: str) -> None:
+        """Submit a reject for a CSV without attempts left; do not read it."""
+        batch = self._states.begin_read([user_id])
+        if not batch:
             return
-        version = self._answer(lambda: self._version_of(csv_key(user_id)))
-        since = version[1] if version else 0
+        version = self._find_csv_version(lambda: self.find_version(make_csv_key(user_id)))
+        last_modified = version[1] if version else 0
         # The ETag is that of the failed attempts: a newer version of the CSV has a mark of its own
         # and must not be quarantined.
-        csv = InvalidCsv(CsvVersion(csv_key(user_id), etag, since), QUARANTINED, None)
-        self._stage(notes, self._read([user_id], notes.shelf, {user_id: csv}))
+        csv = InvalidCsv(CsvVersion(make_csv_key(user_id), etag, last_modified), QUARANTINE_REASON, None)
+        self._submit_results(batch, self.read_users([user_id], batch.catalog_version, {user_id: csv}))
         logger.warning(
             "user %s is quarantined: its CSV is a reject until it changes or a sweep retries it",
             user_id,
         )
 
-    def _answer(self, call: Callable[[], _Answer]) -> _Answer:
-        (answer,) = call_all([call], time.monotonic() + READ_S)
-        if isinstance(answer, StoreUnavailable):
-            self._tell(answer)
-        return cast(_Answer, answer)
+    def _find_csv_version(self, call: Callable[[], _T]) -> _T:
+        (version,) = run_in_order([call], time.monotonic() + MAX_READ_S)
+        if isinstance(version, StoreUnavailable):
+            self.report_read(version)
+        return cast(_T, version)
 
     @contextmanager
-    def _reading(self, user_ids: Sequence[str]) -> Iterator[tuple[str, Notes]]:
+    def _open_batch(self, user_ids: Sequence[str]) -> Iterator[tuple[str, ReadBatch]]:
         """Take the version tokens (NOTE) and record the read in Redis while the block runs.
 
         A kill or a hang leaves the record behind, for the watchdog. An exception removes it here;
         without one, the block passes the read token to `Backlog.stage`, which removes it.
         """
-        reading = new_token()
+        read_id = new_token()
         with self._deadline:
             try:
-                yield reading, self._backlog.note(user_ids, reading)
+                yield read_id, self._states.begin_read(user_ids, read_id)
             except BaseException:
                 with suppress(RedisError):
-                    self._backlog.end_reading(reading)
+                    self._states.end_read(read_id)
                 raise
 
-    def _stage(
-        self, notes: Mapping[str, Note], read: _Read, reading: str = "", doubtful: Collection[str] = ()
+    def _submit_results(
+        self,
+        version_tokens: Mapping[str, VersionTokens],
+        batch_results: BatchResults,
+        read_id: str = "",
+        suspect_users: Collection[str] = (),
     ) -> list[str]:
         """Submit the results of a read and return the users to read again.
 
-        `doubtful`: suspect users, which may have stray image copies. Their results name the
-        existing copies as superseded, so that the publisher deletes them. Raises `read.failure`.
+        `suspect_users`: suspect users, which may have stray image copies. Their results name the
+        existing copies as superseded, so that the publisher deletes them. Raises `batch_results.failure`.
         """
-        lying = self._lying_about([found.user_id for found in read.outcomes if found.user_id in doubtful])
-        readings = [
-            (notes[found.user_id], _superseding(found, notes[found.user_id], lying.get(found.user_id, ())))
-            for found in read.outcomes
+        existing_copies = self.find_suspect_copies(
+            [result.user_id for result in batch_results.results if result.user_id in suspect_users]
+        )
+        submissions = [
+            (
+                version_tokens[result.user_id],
+                _add_superseded_copies(result, version_tokens[result.user_id], existing_copies.get(result.user_id, ())),
+            )
+            for result in batch_results.results
         ]
         # Before STAGE, which removes the record of the read: a kill in between must not lose track
         # of copies that this read may have made.
-        self._backlog.doubt(read.doubtful)
-        again = self._backlog.stage(readings, reading, read.copied)
+        self._states.add_suspects(batch_results.suspect_users)
+        to_reread = self._states.submit_results(submissions, read_id, batch_results.users_with_new_copy)
         # After STAGE: from now on the accepted results name these copies.
-        self._backlog.end_doubt(lying.keys() - set(again))
-        self._backlog.count("readings_refused", len(again))
-        self._tell(read.failure)
-        return again + read.again
+        self._states.clear_suspects(existing_copies.keys() - set(to_reread))
+        self._states.increment("readings_refused", len(to_reread))
+        self.report_read(batch_results.failure)
+        return to_reread + batch_results.users_to_reread
 
-    def _tell(self, failure: StoreUnavailable | None) -> None:
+    def report_read(self, failure: StoreUnavailable | None) -> None:
+        """Record that the source bucket could not be read, or clear that record after a success."""
         if failure:
-            self._failed = True
-            self._backlog.note_source_failure(str(failure))
+            self._has_failed = True
+            self._states.set_source_failure(str(failure))
             raise failure
-        if self._failed:
-            self._failed = False
-            self._backlog.note_source_read()
+        if self._has_failed:
+            self._has_failed = False
+            self._states.clear_source_failure()
 
     # -- reading -----------------------------------------------------------------------------------
-    def _read(self, user_ids: Sequence[str], shelf: bytes | None, known: Mapping[str, Csv] | None = None) -> _Read:
+    def read_users(
+        self, user_ids: Sequence[str], catalog_version: bytes | None, known_csvs: Mapping[str, CsvResult] | None = None
+    ) -> BatchResults:
         """Read these users: a request per CSV, and one per possible image.
 
-        `shelf`: the version of the bundle catalog to use. `known`: CSVs by user that need no
+        `catalog_version`: the version of the bundle catalog to use. `known_csvs`: CSVs by user that need no
         request; only the images of these users are read.
         """
-        until, read = time.monotonic() + READ_S, _Read()
-        keys = [image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
-        calls: list[Callable[[], Csv | bool]] = [self._how_to_get(user_id, known or {}) for user_id in user_ids]
-        calls += [partial(self._source.exists, key) if _is_possible(key) else _no_image for key in keys]
+        until, batch_results = time.monotonic() + MAX_READ_S, BatchResults()
+        image_keys = [make_image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
+        calls: list[Callable[[], CsvResult | bool]] = [
+            self._make_csv_call(user_id, known_csvs or {}) for user_id in user_ids
+        ]
+        calls += [partial(self._source.exists, key) if _fits_name_limit(key) else _return_false for key in image_keys]
         # The last attempt at an unreadable CSV makes it a reject; an image is only retried.
-        last = [partial(self._last_attempt_at_csv, user_id) for user_id in user_ids]
-        answers: list[Any] = self._ask_patiently(calls, [*last, *calls[len(last) :]], until)
-        csvs, there, each = answers[: len(user_ids)], answers[len(user_ids) :], len(IMAGE_EXTENSIONS)
-        self._look(shelf)
-        found = []
-        for number, user_id in enumerate(user_ids):
-            mine = slice(number * each, (number + 1) * each)
-            images = dict(zip(keys[mine], there[mine], strict=True))
-            found += self._found(read, user_id, csvs[number], partial(self._own_picture, images, until))
-        return self._copied(read, found, None, until)
+        last_calls = [partial(self._read_csv_or_reject, user_id) for user_id in user_ids]
+        answers: list[Any] = self.run_with_retries(calls, [*last_calls, *calls[len(last_calls) :]], until)
+        csvs, image_exists, images_per_user = answers[: len(user_ids)], answers[len(user_ids) :], len(IMAGE_EXTENSIONS)
+        self._load_catalog(catalog_version)
+        resolved_users = []
+        for index, user_id in enumerate(user_ids):
+            user_slice = slice(index * images_per_user, (index + 1) * images_per_user)
+            images = dict(zip(image_keys[user_slice], image_exists[user_slice], strict=True))
+            resolved_users += self._resolve_user(
+                batch_results, user_id, csvs[index], partial(self._resolve_own_image, images, until)
+            )
+        return self._make_copies(batch_results, resolved_users, None, until)
 
-    def _how_to_get(self, user_id: str, known: Mapping[str, Csv]) -> Callable[[], Csv]:
-        return partial(known.get, user_id) if user_id in known else partial(self._csv, user_id)
+    def _make_csv_call(self, user_id: str, known_csvs: Mapping[str, CsvResult]) -> Callable[[], CsvResult]:
+        return partial(known_csvs.get, user_id) if user_id in known_csvs else partial(self._read_csv, user_id)
 
-    def _own_picture(self, images: Mapping[str, bool | StoreUnavailable], until: float) -> Picture | None:
-        for answer in images.values():
+    def _resolve_own_image(self, exists_by_key: Mapping[str, bool | StoreUnavailable], until: float) -> ImageRef | None:
+        for answer in exists_by_key.values():
             if isinstance(answer, StoreUnavailable):
                 raise answer
-        key = self._newest([key for key, exists in images.items() if exists], until)
-        return self._picture(key)
+        key = self._find_newest_image([key for key, exists in exists_by_key.items() if exists], until)
+        return self._make_image_ref(key)
 
-    def _picture(self, key: str | None, etag: str = "") -> Picture | None:
+    def _make_image_ref(self, key: str | None, etag: str = "") -> ImageRef | None:
         if key is None:
             return None
-        return self._copies.own(key, etag) if self._copies else Picture(key)
+        return self._image_copies.make_own_ref(key, etag) if self._image_copies else ImageRef(key)
 
-    def _read_listed(self, users: Sequence[ListedUser], shelf: bytes | None) -> _Read:
-        until, read = time.monotonic() + READ_S, _Read()
-        calls = [partial(self._csv, user.user_id) if user.has_csv else _no_csv for user in users]
-        last = [partial(self._last_attempt_at_csv, user.user_id) for user in users]
-        csvs = self._ask_patiently(calls, last, until)
-        self._look(shelf)
-        found = []
+    def read_listed_users(self, users: Sequence[ListedUser], catalog_version: bytes | None) -> BatchResults:
+        """Read users by what a LIST has shown of their files: one request per user."""
+        until, batch_results = time.monotonic() + MAX_READ_S, BatchResults()
+        calls = [partial(self._read_csv, user.user_id) if user.has_csv else _return_none for user in users]
+        last_calls = [partial(self._read_csv_or_reject, user.user_id) for user in users]
+        csvs = self.run_with_retries(calls, last_calls, until)
+        self._load_catalog(catalog_version)
+        resolved_users = []
         for user, csv in zip(users, csvs, strict=True):
-            found += self._found(read, user.user_id, csv, partial(self._picture, user.image, user.image_etag))
-        there = self._copies.there([user.user_id for user in found]) if self._copies and _copied(found) else None
-        return self._copied(read, found, there, until)
+            resolved_users += self._resolve_user(
+                batch_results, user.user_id, csv, partial(self._make_image_ref, user.image_key, user.image_etag)
+            )
+        existing_copies = (
+            self._image_copies.list_copies([user.user_id for user in resolved_users])
+            if self._image_copies and _select_users_needing_copy(resolved_users)
+            else None
+        )
+        return self._make_copies(batch_results, resolved_users, existing_copies, until)
 
-    def _look(self, shelf: bytes | None) -> None:
-        if self._bundles:
-            self._bundles.look(shelf)
+    def _load_catalog(self, catalog_version: bytes | None) -> None:
+        if self._bundle_lookup:
+            self._bundle_lookup.ensure_version(catalog_version)
 
-    def _found(
-        self, read: _Read, user_id: str, csv: Csv | StoreUnavailable, own_picture: Callable[[], Picture | None]
-    ) -> list[_Found]:
+    def _resolve_user(
+        self,
+        batch_results: BatchResults,
+        user_id: str,
+        csv: CsvResult | StoreUnavailable,
+        get_own_image: Callable[[], ImageRef | None],
+    ) -> list[ResolvedUser]:
         """Resolve the user's CSV and image from its own files and from bundles.
 
-        The list is empty if they cannot be resolved now; the reason is recorded in `read`.
+        The list is empty if they cannot be resolved now; the reason is recorded in `batch_results`.
         """
         try:
             if isinstance(csv, StoreUnavailable):
                 raise csv
-            picture = own_picture()
+            image = get_own_image()
             # An own file takes precedence over bundles, for the CSV and the image separately.
-            if self._bundles:
-                csv = csv or self._bundles.csv(user_id)
-                picture = picture or self._picture_of_bundle(user_id)
-            return [_Found(user_id, csv, picture)]
-        except Outdated:
-            read.again.append(user_id)
+            if self._bundle_lookup:
+                csv = csv or self._bundle_lookup.find_csv(user_id)
+                image = image or self._find_bundle_image(user_id)
+            return [ResolvedUser(user_id, csv, image)]
+        except StaleCatalog:
+            batch_results.users_to_reread.append(user_id)
         except StoreUnavailable as error:
-            read.failure = error
+            batch_results.failure = error
         return []
 
-    def _picture_of_bundle(self, user_id: str) -> Picture | None:
-        image = self._bundles.image(user_id) if self._bundles else None
-        return self._copies.of_bundle(user_id, image) if image and self._copies else None
+    def _find_bundle_image(self, user_id: str) -> ImageRef | None:
+        image = self._bundle_lookup.find_image(user_id) if self._bundle_lookup else None
+        return self._image_copies.make_bundle_ref(user_id, image) if image and self._image_copies else None
 
     # -- copying -----------------------------------------------------------------------------------
-    def _copied(self, read: _Read, found: list[_Found], there: Mapping[str, ObjectInfo] | None, until: float) -> _Read:
-        """Make the image copies that these users need, and complete `read`.
+    def _make_copies(
+        self,
+        batch_results: BatchResults,
+        resolved_users: list[ResolvedUser],
+        existing_copies: Mapping[str, ObjectInfo] | None,
+        until: float,
+    ) -> BatchResults:
+        """Make the image copies that these users need, and complete `batch_results`.
 
         `there`: the existing copies by key, if a LIST has shown them. None: look up each copy.
         """
-        wanted = _copied(found)
-        calls = [partial(self._copy, picture, there) for _, picture in wanted]
-        made = self._ask_patiently(calls, calls, until)
-        answers = {user.user_id: answer for (user, _), answer in zip(wanted, made, strict=True)}
-        for user in found:
-            self._note_copy(read, user, answers.get(user.user_id, False))
-        return read
+        needed = _select_users_needing_copy(resolved_users)
+        calls = [partial(self._make_copy, picture, existing_copies) for _, picture in needed]
+        made = self.run_with_retries(calls, calls, until)
+        answers = {user.user_id: answer for (user, _), answer in zip(needed, made, strict=True)}
+        for user in resolved_users:
+            self._record_copy(batch_results, user, answers.get(user.user_id, False))
+        return batch_results
 
-    def _copy(self, picture: Picture, there: Mapping[str, ObjectInfo] | None) -> bool | ObjectNotFound:
-        copies = cast(Copies, self._copies)
+    def _make_copy(self, image: ImageRef, existing_copies: Mapping[str, ObjectInfo] | None) -> bool | ObjectNotFound:
+        copies = cast(ImageCopies, self._image_copies)
         try:
-            return copies.make(picture, copies.look(picture) if there is None else there.get(picture.image))
-        except ObjectNotFound as gone:  # returned: `call_all` would turn it into `StoreUnavailable`
-            return gone
+            return copies.make_copy(
+                image, copies.get_copy_info(image) if existing_copies is None else existing_copies.get(image.image)
+            )
+        except ObjectNotFound as error:  # returned: `run_in_order` would turn it into `StoreUnavailable`
+            return error
 
-    def _lying_about(self, user_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    def find_suspect_copies(self, user_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the existing image copies per user.
 
         Users of which the copies cannot be looked up now are omitted; they stay suspect.
         """
-        if not user_ids or not self._copies:
+        if not user_ids or not self._image_copies:
             return {}
-        calls = [partial(self._copies.lying_there, user_id) for user_id in user_ids]
-        answers = zip(user_ids, self._ask(calls, time.monotonic() + READ_S), strict=True)
+        calls = [partial(self._image_copies.find_copies, user_id) for user_id in user_ids]
+        answers = zip(user_ids, self.run_parallel(calls, time.monotonic() + MAX_READ_S), strict=True)
         return {user_id: answer for user_id, answer in answers if not isinstance(answer, StoreUnavailable)}
 
-    def _note_copy(self, read: _Read, user: _Found, answer: bool | ObjectNotFound | StoreUnavailable) -> None:
-        picture = user.picture or Picture("")
+    def _record_copy(
+        self, batch_results: BatchResults, resolved: ResolvedUser, answer: bool | ObjectNotFound | StoreUnavailable
+    ) -> None:
+        image = resolved.image or ImageRef("")
         if isinstance(answer, StoreUnavailable) and not isinstance(answer, ObjectUnreadable):
             # Without an answer, the server may have made the copy, or may still make it.
-            read.doubtful.append(user.user_id)
-        is_gone = isinstance(answer, ObjectNotFound | ObjectUnreadable)
-        if is_gone and picture.bundle and self._bundles:
+            batch_results.suspect_users.append(resolved.user_id)
+        is_missing = isinstance(answer, ObjectNotFound | ObjectUnreadable)
+        if is_missing and image.bundle_key and self._bundle_lookup:
             # Either the cached catalog is stale, or the bundle must be unpacked again.
-            answer = self._bundles.missing(picture.bundle)
+            answer = self._bundle_lookup.report_missing(image.bundle_key)
         if isinstance(answer, ObjectUnreadable):
             # Each sweep finds that the copy is missing and marks the user for another attempt.
             logger.warning(
                 "%s: its image cannot be read; the row has no image until a retry: %s",
-                user.user_id,
+                resolved.user_id,
                 answer,
             )
-            picture = Picture("")
+            image = ImageRef("")
             answer = False
         match answer:
-            case ObjectNotFound() | Outdated():
-                read.again.append(user.user_id)
+            case ObjectNotFound() | StaleCatalog():
+                batch_results.users_to_reread.append(resolved.user_id)
             case StoreUnavailable():
-                read.failure = answer
+                batch_results.failure = answer
             case made:
-                read.copied |= {user.user_id} if made else set()
-                read.outcomes.append(Outcome(user.user_id, user.csv, picture.image or None, picture.image_source))
+                batch_results.users_with_new_copy |= {resolved.user_id} if made else set()
+                batch_results.results.append(
+                    ReadResult(resolved.user_id, resolved.csv, image.image or None, image.image_source)
+                )
 
     # -- requests ----------------------------------------------------------------------------------
-    def _ask(self, calls: Sequence[Callable[[], _Answer]], until: float) -> list[_Answer | StoreUnavailable]:
-        """Make these calls concurrently and return their answers in order, see `call_all`.
+    def run_parallel(self, calls: Sequence[Callable[[], _T]], until: float) -> list[_T | StoreUnavailable]:
+        """Make these calls concurrently and return their answers in order, see `run_in_order`.
 
         Each thread makes an equal share of the calls: a pool task per call would cost more.
         """
-        width = min(len(calls), self._readers)
-        shares = [calls[first::width] for first in range(width)]
+        thread_count = min(len(calls), self._max_parallel)
+        chunks = [calls[offset::thread_count] for offset in range(thread_count)]
         answers: list[Any] = [None] * len(calls)
-        for first, share in enumerate(self._pool.map(call_all, shares, [until] * width)):
-            answers[first::width] = share
+        for offset, chunk in enumerate(self._pool.map(run_in_order, chunks, [until] * thread_count)):
+            answers[offset::thread_count] = chunk
         return answers
 
-    def _ask_patiently(
-        self, calls: Sequence[Callable[[], _Answer]], last: Sequence[Callable[[], _Answer]], until: float
-    ) -> list[_Answer | StoreUnavailable]:
-        """Make these calls like `_ask`, with two retries for objects that cannot be read.
+    def run_with_retries(
+        self, calls: Sequence[Callable[[], _T]], last_calls: Sequence[Callable[[], _T]], until: float
+    ) -> list[_T | StoreUnavailable]:
+        """Make these calls like `run_parallel`, with two retries for objects that cannot be read.
 
-        One pause (`PAUSES_S`) precedes each retry of all of them. The second retry makes the call
-        of `last` with the same index.
+        One pause (`RETRY_PAUSES_S`) precedes each retry of all of them. The second retry makes the call
+        of `last_calls` with the same index.
         """
-        answers = self._ask(calls, until)
-        for pause, attempts in zip(PAUSES_S, (calls, last), strict=True):
-            unread = [n for n, answer in enumerate(answers) if isinstance(answer, ObjectUnreadable)]
-            if unread:
+        answers = self.run_parallel(calls, until)
+        for pause, retried_calls in zip(RETRY_PAUSES_S, (calls, last_calls), strict=True):
+            unreadable = [n for n, answer in enumerate(answers) if isinstance(answer, ObjectUnreadable)]
+            if unreadable:
                 time.sleep(pause)
-                found = self._ask([attempts[n] for n in unread], until)
-                for number, answer in zip(unread, found, strict=True):
+                retried_answers = self.run_parallel([retried_calls[n] for n in unreadable], until)
+                for number, answer in zip(unreadable, retried_answers, strict=True):
                     answers[number] = answer
         return answers
 
-    def _csv(self, user_id: str) -> Csv:
-        key = csv_key(user_id)
-        if not _is_possible(key):
+    def _read_csv(self, user_id: str) -> CsvResult:
+        key = make_csv_key(user_id)
+        if not _fits_name_limit(key):
             return None
         try:
-            stored = self._source.get(key, most=MAX_CSV_BYTES)
+            stored = self._source.get(key, max_bytes=MAX_CSV_BYTES)
         except ObjectNotFound:
             return None
-        return judge_safely(self._judge, key, stored)
+        return parse_csv_safely(self._csv_parser, key, stored)
 
-    def _last_attempt_at_csv(self, user_id: str) -> Csv:
+    def _read_csv_or_reject(self, user_id: str) -> CsvResult:
         """Read a CSV; return a reject if it still cannot be read.
 
         Raises `StoreUnavailable`.
@@ -464,82 +518,82 @@ class Refresher:
         # LIST shows the ETag of an object on which HEAD fails. It comes before the GET: a sweep
         # reads a reject with an older ETag than that of the object again, but one with a newer ETag
         # might stay.
-        info = self._source.listed(csv_key(user_id))
+        info = self._source.get_list_entry(make_csv_key(user_id))
         try:
-            return self._csv(user_id)
+            return self._read_csv(user_id)
         except ObjectUnreadable as error:
             if info is None:
                 raise StoreUnavailable(f"{error.key} changed while it was read; retrying") from None
             logger.warning("rejecting a CSV that cannot be read; each sweep retries it: %s", error)
             version = CsvVersion(info.key, info.etag, info.last_modified)
-            return InvalidCsv(version, reason_of(error), None)
+            return InvalidCsv(version, format_unreadable_reason(error), None)
 
-    def _version_of(self, key: str) -> tuple[str, int] | None:
+    def find_version(self, key: str) -> tuple[str, int] | None:
         """Return the ETag and LastModified (whole seconds) of a key, or None if it does not exist.
 
         LIST shows both for an object that cannot be read.
         """
         try:
-            info = self._source.info(key)
+            info = self._source.get_info(key)
         except ObjectUnreadable:
-            info = self._source.listed(key)
+            info = self._source.get_list_entry(key)
         return info and (info.etag, info.last_modified)
 
-    def _newest(self, keys: Sequence[str], until: float) -> str | None:
+    def _find_newest_image(self, keys: Sequence[str], until: float) -> str | None:
         if len(keys) < 2:
             return keys[0] if keys else None
-        found = []
+        candidates = []
         for key in keys:
             if time.monotonic() > until:
-                raise StoreUnavailable(_TOO_LONG)
-            version = self._version_of(key)
+                raise StoreUnavailable(_READ_TIMEOUT_REASON)
+            version = self.find_version(key)
             if version:  # else it was deleted since the check that it exists
-                found.append((key, version[1]))
-        return newest_image(found)
+                candidates.append((key, version[1]))
+        return select_newest_image(candidates)
 
 
-def _superseding(found: Outcome, note: Note, copies: tuple[str, ...]) -> Outcome:
+def _add_superseded_copies(result: ReadResult, version_tokens: VersionTokens, copies: tuple[str, ...]) -> ReadResult:
     """Return the result with the image copies that it supersedes.
 
-    These are the copies which the pending result (`note.staged`) names, and the stray `copies`.
+    These are the copies which the pending result (`version_tokens.pending`) names, and the stray `copies`.
     """
-    if note.staged:
-        staged = Outcome.from_json(found.user_id, note.staged.decode())
-        copies += (*staged.dropped, *((staged.image,) if staged.image and staged.image_source else ()))
-    dropped = tuple(image for image in dict.fromkeys(copies) if image != found.image)
-    return replace(found, dropped=dropped) if dropped else found
+    if version_tokens.pending:
+        pending = ReadResult.from_json(result.user_id, version_tokens.pending.decode())
+        copies += (*pending.superseded_copies, *((pending.image,) if pending.image and pending.image_source else ()))
+    superseded = tuple(image for image in dict.fromkeys(copies) if image != result.image)
+    return replace(result, superseded_copies=superseded) if superseded else result
 
 
-def _is_possible(key: str) -> bool:
-    return len(key.encode()) <= LONGEST_NAME
+def _fits_name_limit(key: str) -> bool:
+    return len(key.encode()) <= MAX_FILE_NAME_BYTES
 
 
-def _copied(found: Sequence[_Found]) -> list[tuple[_Found, Picture]]:
+def _select_users_needing_copy(resolved_users: Sequence[ResolvedUser]) -> list[tuple[ResolvedUser, ImageRef]]:
     """Select the users that need an image copy.
 
     A user without a CSV has no row and needs none.
     """
-    return [(user, user.picture) for user in found if user.csv and user.picture and user.picture.image_source]
+    return [(user, user.image) for user in resolved_users if user.csv and user.image and user.image.image_source]
 
 
-def _no_csv() -> Csv:
+def _return_none() -> CsvResult:
     return None
 
 
-def _no_image() -> bool:
+def _return_false() -> bool:
     return False
 
 
-def call_all(calls: Sequence[Callable[[], _Answer]], until: float) -> list[_Answer | StoreUnavailable]:
+def run_in_order(calls: Sequence[Callable[[], _T]], until: float) -> list[_T | StoreUnavailable]:
     """Make these calls one after the other and return their answers in order.
 
     No call starts after the deadline `until`, in seconds of `time.monotonic`. Every error is
     returned as a `StoreUnavailable`, which is retried.
     """
-    answers: list[_Answer | StoreUnavailable] = []
+    answers: list[_T | StoreUnavailable] = []
     for call in calls:
         if time.monotonic() > until:
-            answers.append(StoreUnavailable(_TOO_LONG))
+            answers.append(StoreUnavailable(_READ_TIMEOUT_REASON))
             continue
         try:
             answers.append(call())

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS, UNPACKED
+from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY, UNPACKED_FOLDER
 from shared.records import Buckets
 
 Statement = dict[str, Any]
@@ -27,9 +27,9 @@ them."""
 SAMPLE_PREFIX = "sample-"
 """Prefix of the keys of the sample (`worker.sample`)."""
 
-_LIST = ["s3:ListBucket", "s3:GetBucketLocation"]
-_WRITE = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-_ON_ITSELF = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
+_LIST_ACTIONS = ["s3:ListBucket", "s3:GetBucketLocation"]
+_WRITE_ACTIONS = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+_SELF_SERVICE_ACTIONS = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
 """What MinIO allows every user for its own account unless a policy denies it: changing its
 password and creating service accounts."""
 
@@ -56,43 +56,50 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
     output = f"arn:aws:s3:::{buckets.output}"
     return {
         "listener": _policy(
-            _allow([*_LIST, "s3:GetBucketNotification", "s3:PutBucketNotification"], source),
-            _allow(_LIST, output),
+            _allow([*_LIST_ACTIONS, "s3:GetBucketNotification", "s3:PutBucketNotification"], source),
+            _allow(_LIST_ACTIONS, output),
             _allow(["s3:GetObject"], f"{output}/*"),
         ),
         "worker": _policy(
-            _allow(_LIST, source, output),
+            _allow(_LIST_ACTIONS, source, output),
             _allow(["s3:GetObject"], f"{source}/*", f"{output}/*"),
-            _allow(_WRITE, f"{output}/{IMAGES}/*", f"{output}/{UNPACKED}/*", f"{output}/{BUNDLES}"),
+            _allow(
+                _WRITE_ACTIONS,
+                f"{output}/{IMAGES_FOLDER}/*",
+                f"{output}/{UNPACKED_FOLDER}/*",
+                f"{output}/{CATALOG_KEY}",
+            ),
         ),
         "publisher": _policy(
-            _allow(_LIST, output),
+            _allow(_LIST_ACTIONS, output),
             _allow(["s3:GetObject"], f"{output}/*"),
-            _allow(_WRITE, *(f"{output}/{name}" for name in (OUTPUT, REJECTS, MANIFEST, BUNDLES))),
-            _allow(["s3:DeleteObject"], f"{output}/{IMAGES}/*"),
+            _allow(
+                _WRITE_ACTIONS, *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY))
+            ),
+            _allow(["s3:DeleteObject"], f"{output}/{IMAGES_FOLDER}/*"),
         ),
         "api": _policy(
-            _allow(_LIST, source, output),
-            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
-            _allow(["s3:GetObject"], *(f"{output}/{name}" for name in (OUTPUT, REJECTS, f"{IMAGES}/*"))),
+            _allow(_LIST_ACTIONS, source, output),
+            _allow(["s3:GetObject", *_WRITE_ACTIONS], f"{source}/*"),
+            _allow(["s3:GetObject"], *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, f"{IMAGES_FOLDER}/*"))),
         ),
         "loader": _policy(
-            _allow(_LIST, source),
-            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
+            _allow(_LIST_ACTIONS, source),
+            _allow(["s3:GetObject", *_WRITE_ACTIONS], f"{source}/*"),
         ),
         "drop": _policy(
-            _allow(_LIST, source, output),
-            _allow(["s3:GetObject", *_WRITE], f"{source}/*"),
+            _allow(_LIST_ACTIONS, source, output),
+            _allow(["s3:GetObject", *_WRITE_ACTIONS], f"{source}/*"),
             _allow(["s3:GetObject"], f"{output}/*"),
         ),
         "init": _policy(
-            _allow([*_LIST, "s3:CreateBucket"], source, output),
+            _allow([*_LIST_ACTIONS, "s3:CreateBucket"], source, output),
             _allow(["s3:GetBucketNotification", "s3:PutBucketNotification"], source),
             _allow(["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"], output),
-            _allow(_WRITE, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
+            _allow(_WRITE_ACTIONS, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
         ),
         # No admin:* denial here: it would also deny admin:Prometheus, because a denial always wins.
-        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied=_ON_ITSELF),
+        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied_actions=_SELF_SERVICE_ACTIONS),
     }
 
 
@@ -100,8 +107,8 @@ def _allow(actions: list[str], *resources: str) -> Statement:
     return {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
 
 
-def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Policy:
-    administration = {"Effect": "Deny", "Action": list(denied)}
+def _policy(*statements: Statement, denied_actions: Sequence[str] = ("admin:*",)) -> Policy:
+    administration = {"Effect": "Deny", "Action": list(denied_actions)}
     # Some versions of MinIO do not verify the signature of these uploads, so the policy denies them.
     forged_writes = {
         "Effect": "Deny",
@@ -112,7 +119,7 @@ def _policy(*statements: Statement, denied: Sequence[str] = ("admin:*",)) -> Pol
     return {"Version": "2012-10-17", "Statement": [*statements, administration, forged_writes]}
 
 
-def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
+def digest_users(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
     """Return a SHA-256 hex digest of all MinIO users and policies.
 
     compose/start-minio.sh compares it with the digest of the users that exist.  If it differs,
@@ -123,52 +130,52 @@ def users_id(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
 
 
 # Scripts may be loaded and run, but not flushed: the script cache is shared by all processes.
-_NO_ADMIN = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
+_NON_ADMIN_RULES = "+@all -@admin -@dangerous -function -script +script|load +script|exists"
 # INFO is in @dangerous.  Only its section `server` is allowed: its run_id detects a Redis restart.
-_PIPELINE = f"~* &* {_NO_ADMIN} +info|server"
+_PIPELINE_RULES = f"~* &* {_NON_ADMIN_RULES} +info|server"
 # Each selector (in parentheses) allows some commands on some keys.  A sender may append a message
 # and bind a queue.  It cannot write a value of another type there, which would stop the workers.
-_SEND_MESSAGES = (
+_SEND_RULES = (
     "(+lpush +llen +exists ~events ~bulk) "
     "(+sadd +smembers +exists ~_kombu.binding.events ~_kombu.binding.bulk"
     " ~_kombu.binding_permanent.events ~_kombu.binding_permanent.bulk)"
 )
-_BINDINGS = (
+_BINDING_KEYS = (
     "~_kombu.binding.celeryev ~_kombu.binding.*celery.pidbox"
     " ~_kombu.binding_permanent.celeryev ~_kombu.binding_permanent.*celery.pidbox"
 )
 # kombu binds Flower's temporary queues, and refreshes and expires the bindings with scripts.
-_FOLLOW_WORKERS = (
-    f"(+sadd +srem +smembers +scard +exists +del {_BINDINGS})"
+_MONITOR_RULES = (
+    f"(+sadd +srem +smembers +scard +exists +del {_BINDING_KEYS})"
     " (+zadd +zrem +zrange +zrangebyscore +zscore +zcard ~_kombu.binding_deadlines)"
-    f" (+eval +evalsha {_BINDINGS} ~_kombu.binding_deadlines)"
+    f" (+eval +evalsha {_BINDING_KEYS} ~_kombu.binding_deadlines)"
 )
-_READ_BY_API = (
+_KEYS_READ_BY_API = (
     "ignored", "ignored:total", "dead_letters", "since:*", "published", "sweep", "epoch", "evidence:new",
     "evidence:looked", "counters", "source_failure", "notifications", "safe_queue", "events:fast", "events:safe",
     "dirty", "asked:*", "rebuild:*", "unpack:*",
 )  # fmt: skip
 # A key pattern for rebuild IDs only (16 hex digits): it excludes the other keys under rebuild:*.
-_REBUILD_IDS = "rebuild:" + 16 * "[0-9a-f]"
+_REBUILD_KEY_PATTERN = "rebuild:" + 16 * "[0-9a-f]"
 
 REDIS_RULES: Mapping[str, str] = {
-    "listener": _PIPELINE,
-    "worker": _PIPELINE,
-    "publisher": _PIPELINE,
+    "listener": _PIPELINE_RULES,
+    "worker": _PIPELINE_RULES,
+    "publisher": _PIPELINE_RULES,
     "minio": "~events:fast ~events:safe +ping +type +rpush +client|setname",
     "api": " ".join(
         [
-            *(f"%R~{key}" for key in _READ_BY_API),
-            f"~api:snapshots ~rebuild:queued ~{_REBUILD_IDS} &published {_NO_ADMIN} {_SEND_MESSAGES}",
+            *(f"%R~{key}" for key in _KEYS_READ_BY_API),
+            f"~api:snapshots ~rebuild:queued ~{_REBUILD_KEY_PATTERN} &published {_NON_ADMIN_RULES} {_SEND_RULES}",
         ]
     ),
-    "beat": f"{_NO_ADMIN} {_SEND_MESSAGES}",
+    "beat": f"{_NON_ADMIN_RULES} {_SEND_RULES}",
     # Flower acknowledges messages under its own keys (flower:unacked*).  Write access to `unacked`
     # would allow it to enqueue any task: workers redeliver the unacknowledged messages in it.
     # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
-    f" &/0.celeryev/* &/0.celery.pidbox {_NO_ADMIN} {_FOLLOW_WORKERS}",
-    "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NO_ADMIN}",
+    f" &/0.celeryev/* &/0.celery.pidbox {_NON_ADMIN_RULES} {_MONITOR_RULES}",
+    "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NON_ADMIN_RULES}",
     "health": "~health +ping +set",
 }
 """The ACL rules of each Redis user by role.
@@ -179,7 +186,7 @@ container health check.
 """
 
 
-def redis_acl(users: Mapping[str, ServerUser]) -> list[str]:
+def format_redis_acl(users: Mapping[str, ServerUser]) -> list[str]:
     """Return the lines of redis.conf that define exactly these users.
 
     The default user is disabled.  Passwords are stored as unsalted SHA-256 digests, which is enough

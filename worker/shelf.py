@@ -4,7 +4,7 @@ It is one object, so that one conditional write switches versions atomically. A 
 of each write unique. It is written with `If-Match` on every check of a bundle, even if no entry
 changes, so that a concurrent writer that read an older catalog fails.
 
-After each write the catalog version in Redis is renewed (`Backlog.renew_shelf`), and only then are
+After each write the catalog version in Redis is renewed (`Backlog.renew`), and only then are
 users marked. A read gets the catalog version together with the version tokens of its users. If the
 version differs from the cached one, the cached catalog is stale and is reloaded.
 """
@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from shared.object_store import ObjectNotFound, ObjectStore
-from shared.published import BUNDLES
+from shared.published import CATALOG_KEY
 from shared.records import RULES_VERSION
 from worker.backlog import new_token
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class CatalogEntry:
     """The catalog entry of one bundle.
 
     `etag` and `since` (LastModified in whole seconds, UTC) are those of the archive in the source
@@ -41,42 +41,42 @@ class Shelved:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class BundleCatalog:
     """The bundle catalog: entries by the key of the bundle; immutable."""
 
-    bundles: Mapping[str, Shelved] = field(default_factory=dict)
+    entries: Mapping[str, CatalogEntry] = field(default_factory=dict)
 
-    def visible(self) -> list[tuple[str, Shelved]]:
+    def visible_entries(self) -> list[tuple[str, CatalogEntry]]:
         """Return the bundles with a visible version, by rank.
 
         The most recently dropped bundle is first; bundles of the same second are sorted by key.
         """
-        usable = [(key, shelved) for key, shelved in self.bundles.items() if shelved.digest]
-        return sorted(usable, key=lambda found: (-found[1].visible_since, found[0]))
+        usable = [(key, entry) for key, entry in self.entries.items() if entry.digest]
+        return sorted(usable, key=lambda item: (-item[1].visible_since, item[0]))
 
-    def replace(self, key: str, shelved: Shelved | None) -> "Shelf":
+    def with_entry(self, key: str, entry: CatalogEntry | None) -> "BundleCatalog":
         """Return a catalog with this entry for the bundle; None removes the entry."""
-        bundles = {**self.bundles, key: shelved}
-        return Shelf({name: found for name, found in bundles.items() if found})
+        entries = {**self.entries, key: entry}
+        return BundleCatalog({name: found for name, found in entries.items() if found})
 
     def encode(self) -> bytes:
         """Return the bytes of `bundles.json`; two calls never return the same bytes."""
-        bundles = {key: asdict(self.bundles[key]) for key in sorted(self.bundles)}
-        return json.dumps({"bundles": bundles, "nonce": new_token()}, ensure_ascii=False, indent=1).encode()
+        entries = {key: asdict(self.entries[key]) for key in sorted(self.entries)}
+        return json.dumps({"bundles": entries, "nonce": new_token()}, ensure_ascii=False, indent=1).encode()
 
     @classmethod
-    def decode(cls, body: bytes) -> "Shelf":
+    def decode(cls, body: bytes) -> "BundleCatalog":
         """Return the catalog in these bytes, the inverse of `encode`.
 
         Invalid content counts as an empty catalog. The next sweep then finds the missing bundles.
         """
         try:
-            return cls({key: Shelved(**fields) for key, fields in json.loads(body)["bundles"].items()})
+            return cls({key: CatalogEntry(**fields) for key, fields in json.loads(body)["bundles"].items()})
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
 
-def digest_of(key: str, etag: str) -> str:
+def make_version_digest(key: str, etag: str) -> str:
     """Return the folder name to which a version of a bundle is unpacked: 32 hex digits.
 
     It depends on `RULES_VERSION`, so a change of the rules unpacks every bundle again.
@@ -84,25 +84,25 @@ def digest_of(key: str, etag: str) -> str:
     return hashlib.sha256("\0".join((RULES_VERSION, key, etag)).encode()).hexdigest()[:32]
 
 
-def is_up_to_date(key: str, shelved: Shelved | None, archive: tuple[str, int] | None) -> bool:
+def is_up_to_date(key: str, entry: CatalogEntry | None, archive_version: tuple[str, int] | None) -> bool:
     """Return whether the catalog entry matches this archive (ETag, LastModified). Pure.
 
     Both may be None: no entry, no archive. A valid bundle that was unpacked under another
     `RULES_VERSION` is out of date.
     """
-    if shelved is None or archive is None:
-        return shelved is None and archive is None
-    usable = bool(shelved.reason) or shelved.digest == digest_of(key, shelved.etag)
-    return (shelved.etag, shelved.since) == archive and usable
+    if entry is None or archive_version is None:
+        return entry is None and archive_version is None
+    is_settled = bool(entry.reason) or entry.digest == make_version_digest(key, entry.etag)
+    return (entry.etag, entry.since) == archive_version and is_settled
 
 
-def read_shelf(output: ObjectStore) -> tuple[Shelf, str | None]:
+def read_catalog(output: ObjectStore) -> tuple[BundleCatalog, str | None]:
     """Return the catalog and its ETag; an empty catalog and None if the object does not exist.
 
     Raises `StoreUnavailable`.
     """
     try:
-        stored = output.get(BUNDLES)
+        stored = output.get(CATALOG_KEY)
     except ObjectNotFound:
-        return Shelf(), None
-    return Shelf.decode(stored.body), stored.etag
+        return BundleCatalog(), None
+    return BundleCatalog.decode(stored.body), stored.etag

@@ -14,8 +14,8 @@ from redis import Redis
 
 from shared.task_queue import TaskQueue
 
-ALIVE_MS = 60_000
-QUEUED_S = 120
+SWEEP_LEASE_MS = 60_000
+SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 
 
@@ -25,35 +25,35 @@ class SweepRecord:
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
-    def get(self, field: str) -> str | None:
+    def get_field(self, field: str) -> str | None:
         """Return a field of the last sweep, None if it is missing."""
         value = self._redis.hget("sweep", field)
         return None if value is None else value.decode()
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
         """Enqueue a sweep, unless one is already enqueued."""
-        if self._redis.set("sweep:queued", cause, nx=True, ex=QUEUED_S):
+        if self._redis.set("sweep:queued", cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
             tasks.sweep(cause)
 
-    def begin(self, token: str) -> bool:
+    def acquire_lease(self, token: str) -> bool:
         """Acquire the lease of the running sweep; return False if another sweep holds it."""
         # The message is consumed whether or not the lease is free: another sweep can be enqueued.
         self._redis.delete("sweep:queued")
-        return bool(self._redis.set("sweep:alive", token, nx=True, px=ALIVE_MS))
+        return bool(self._redis.set("sweep:alive", token, nx=True, px=SWEEP_LEASE_MS))
 
-    def still_alive(self) -> None:
+    def renew_lease(self) -> None:
         """Renew the lease, which must happen at least once a minute."""
-        self._redis.pexpire("sweep:alive", ALIVE_MS)
+        self._redis.pexpire("sweep:alive", SWEEP_LEASE_MS)
 
-    def end(self, token: str) -> None:
+    def release_lease(self, token: str) -> None:
         """Release the lease, if this sweep still holds it."""
         if self._redis.get("sweep:alive") == token.encode():
             self._redis.delete("sweep:alive")
 
-    def alive(self) -> bool:
+    def is_running(self) -> bool:
         """Return whether a sweep is running."""
         return bool(self._redis.exists("sweep:alive"))
 
-    def waits(self) -> bool:
+    def is_requested(self) -> bool:
         """Return whether a sweep is enqueued and still waits for a worker."""
         return bool(self._redis.exists("sweep:queued"))

@@ -14,16 +14,16 @@ from celery import Celery, Task
 from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
-from shared.keys import csv_key, refusal_of
+from shared.keys import explain_unusable_name, make_csv_key
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
 from shared.task_queue import (
     BULK_QUEUE,
     REBUILD,
     REFRESH,
-    REFRESH_ALONE,
-    REFRESH_ASKED,
+    REFRESH_ISOLATED,
     REFRESH_PAGE,
+    REFRESH_REQUESTED,
     SWEEP,
     UNPACK,
     create_celery,
@@ -33,30 +33,30 @@ from worker.wiring import Wiring
 logger = logging.getLogger(__name__)
 
 # The retries take about two minutes at most; then the watchdog takes over.
-RETRIED: dict[str, Any] = {
+RETRY_OPTIONS: dict[str, Any] = {
     "autoretry_for": (StoreUnavailable, RedisError),
     "retry_backoff": 1,
     "retry_backoff_max": 30,
     "retry_jitter": True,
     "max_retries": 8,
 }
-LONG: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
+LONG_TASK_OPTIONS: dict[str, Any] = {"time_limit": 3600, "soft_time_limit": 3500}
 """Time limits in seconds of tasks that hold a lease.
 
 The broker may redeliver such a message while the task runs: the second delivery finds the lease
 held and returns.
 """
-_OURS: dict[str, Any] = {"shared": False}
+_APP_OPTIONS: dict[str, Any] = {"shared": False}
 """Registers a task with this application only, not with every Celery application in the process."""
 
 
-def create_app(settings: Settings, wiring: Callable[[], Wiring]) -> Celery:
+def create_app(settings: Settings, get_services: Callable[[], Wiring]) -> Celery:
     """Create the workers' Celery application with its tasks.
 
     `wiring` returns the parts of this process, the same object at each call.
     """
     celery = create_celery(settings.redis_url)
-    _add_tasks(celery, wiring)
+    _add_tasks(celery, get_services)
     return celery
 
 
@@ -68,8 +68,8 @@ def create_scheduler(settings: Settings) -> Celery:
     celery = create_celery(settings.redis_url)
     # Flower consumes the workers' events. Separate keys keep its unacknowledged messages apart from
     # those of the workers.
-    names = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
-    celery.conf.broker_transport_options |= {name: f"flower:{name}" for name in names}
+    key_options = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    celery.conf.broker_transport_options |= {name: f"flower:{name}" for name in key_options}
     celery.conf.beat_schedule = {
         "sweep": {
             "task": SWEEP,
@@ -82,47 +82,47 @@ def create_scheduler(settings: Settings) -> Celery:
 
 
 def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
-    def prepare(**_: object) -> None:
+    def freeze_after_fork(**_: object) -> None:
         # Runs after the fork of a prefork pool and before the first task. It sends no request.
-        wiring().settle()
+        wiring().freeze_gc()
 
-    worker_process_init.connect(prepare, weak=False)
+    worker_process_init.connect(freeze_after_fork, weak=False)
 
-    @celery.task(name=REFRESH, **RETRIED, **_OURS)
+    @celery.task(name=REFRESH, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh(user_ids: list[str]) -> None:
         """Read these users' files and stage the results."""
         wiring().refresher.refresh(user_ids)
 
-    @celery.task(name=REFRESH_ALONE, **RETRIED, **_OURS)
-    def refresh_alone(user_id: str) -> None:
+    @celery.task(name=REFRESH_ISOLATED, **RETRY_OPTIONS, **_APP_OPTIONS)
+    def refresh_isolated(user_id: str) -> None:
         """Read one user in isolation, because its file may have killed a worker."""
-        wiring().refresher.refresh_alone(user_id)
+        wiring().refresher.refresh_isolated(user_id)
 
-    @celery.task(name=REFRESH_ASKED, **RETRIED, **_OURS)
-    def refresh_asked(user_id: str, request_id: str) -> None:
+    @celery.task(name=REFRESH_REQUESTED, **RETRY_OPTIONS, **_APP_OPTIONS)
+    def refresh_requested(user_id: str, request_id: str) -> None:
         """Mark one user on request (POST /data/{user_id}) and read its files."""
-        if refusal_of(csv_key(user_id)):
+        if explain_unusable_name(make_csv_key(user_id)):
             # The API sends no such ID. No file of a user has such a name: the user would stay
             # dirty.
             logger.warning("ignoring a message for a user ID that no file can have: %.80r", user_id)
             return
-        parts = wiring()
-        parts.backlog.mark([user_id], "event", time.time())
-        parts.requests.note_marked(request_id)
+        services = wiring()
+        services.state.mark([user_id], "event", time.time())
+        services.refresh_requests.record_marked(request_id)
         # A plain read, unless the user is in isolation.
-        parts.refresher.refresh_alone(user_id)
+        services.refresher.refresh_isolated(user_id)
 
-    @celery.task(name=REFRESH_PAGE, **RETRIED, **_OURS)
+    @celery.task(name=REFRESH_PAGE, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_page() -> None:
         """Read the next page of a sweep or rebuild."""
-        wiring().bulk.next_page()
+        wiring().bulk_reads.read_next_page()
 
-    @celery.task(name=SWEEP, **LONG, **RETRIED, **_OURS)
+    @celery.task(name=SWEEP, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def sweep(cause: str) -> None:
         """Compare the source bucket with the published files."""
         wiring().sweep.run(cause)
 
-    @celery.task(name=UNPACK, **LONG, **RETRIED, **_OURS)
+    @celery.task(name=UNPACK, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def unpack(key: str) -> None:
         """Read the current version of a bundle: unpack it, reject it, or remove it."""
         wiring().unpacker.run(key)
@@ -135,9 +135,9 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
 
             Celery calls this after the last retry.
             """
-            wiring().rebuild.give_up(args[0], str(exc))
+            wiring().rebuild.fail(args[0], str(exc))
 
-    @celery.task(name=REBUILD, base=RebuildTask, **LONG, **RETRIED, **_OURS)
+    @celery.task(name=REBUILD, base=RebuildTask, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def rebuild(task_id: str) -> None:
         """Start a full rebuild, or resume an interrupted one."""
         wiring().rebuild.start(task_id)

@@ -4,7 +4,7 @@
     alone      hash   user -> "attempts|attempt|pardon|etag", see `worker/lua/alone.lua`
 
 Only a kill or a hang orphans an entry in `readings`. From then on its users are read in isolation,
-one message each. A user that is read successfully leaves isolation. After `MOST_ATTEMPTS` attempts
+one message each. A user that is read successfully leaves isolation. After `MAX_READ_ATTEMPTS` attempts
 that killed or stalled a worker, the CSV with that ETag is quarantined: a reject that is not read.
 Quarantine ends with another version of the file. Each sweep grants one more attempt.
 
@@ -19,27 +19,27 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-MOST_ATTEMPTS = 3
+MAX_READ_ATTEMPTS = 3
 """Retry budget: isolated reads of one file version that may kill or stall their worker."""
 
 
-class Trial(NamedTuple):
+class IsolatedUser(NamedTuple):
     """Attempts at an isolated user.
 
-    `attempts` is the number of attempts not refunded. `attempt` is the token of the attempt that
+    `attempt_count` is the number of attempts not refunded. `attempt` is the token of the attempt that
     may be running, or empty.
     """
 
-    attempts: int
-    attempt: str
+    attempt_count: int
+    attempt_id: str
 
     @property
-    def is_guilty(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether all attempts are used up: the file is, or is about to be, quarantined."""
-        return self.attempts >= MOST_ATTEMPTS and not self.attempt
+        return self.attempt_count >= MAX_READ_ATTEMPTS and not self.attempt_id
 
 
-class Trials:
+class ReadAttempts:
     """Isolated users and their attempts in Redis.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
@@ -52,70 +52,72 @@ class Trials:
         self._alone = client.register_script((lua / "alone.lua").read_text())
 
     # -- reads in progress -------------------------------------------------------------------------
-    def readings(self) -> list[str]:
+    def active_reads(self) -> list[str]:
         """Return the tokens of reads that are in progress or orphaned."""
-        return [token.decode() for token in self._redis.hkeys("readings")]
+        return [read_id.decode() for read_id in self._redis.hkeys("readings")]
 
-    def being_read(self, readings: Sequence[str]) -> dict[str, list[str]]:
+    def users_of_reads(self, read_ids: Sequence[str]) -> dict[str, list[str]]:
         """Return the users of these reads. Reads that have ended are omitted."""
-        if not readings:
+        if not read_ids:
             return {}
-        found = zip(readings, self._redis.hmget("readings", readings), strict=True)
-        return {token: json.loads(users) for token, users in found if users}
+        replies = zip(read_ids, self._redis.hmget("readings", read_ids), strict=True)
+        return {read_id: json.loads(users) for read_id, users in replies if users}
 
-    def set_apart(self, reading: str, user_ids: Sequence[str]) -> list[str]:
+    def isolate(self, read_id: str, user_ids: Sequence[str]) -> list[str]:
         """Isolate the dirty users of a read that did not end, and return them (APART)."""
-        return [user.decode() for user in self._apart(["readings", "dirty", "alone"], [reading, *user_ids])]
+        return [user.decode() for user in self._apart(["readings", "dirty", "alone"], [read_id, *user_ids])]
 
     # -- isolated users ----------------------------------------------------------------------------
-    def users(self) -> set[str]:
+    def isolated_ids(self) -> set[str]:
         """Return all isolated users, quarantined ones included."""
         return {user.decode() for user in self._redis.hkeys("alone")}
 
-    def all(self) -> dict[str, Trial]:
+    def isolated_users(self) -> dict[str, IsolatedUser]:
         """Return the attempts of all isolated users."""
-        return {user.decode(): _trial(entry.decode()) for user, entry in self._redis.hgetall("alone").items()}
+        return {
+            user.decode(): _parse_isolated_user(entry.decode()) for user, entry in self._redis.hgetall("alone").items()
+        }
 
-    def begin(self, user_id: str, attempt: str, etag: str) -> str:
+    def begin_attempt(self, user_id: str, attempt_id: str, etag: str) -> str:
         """Start the attempt with this token at the file version `etag` (empty without a CSV).
 
         Returns "read" if the attempt may begin; it counts until it is refunded. Otherwise returns
         "guilty" (no attempts left), "busy" (another attempt may be running) or "unknown" (the user
         is not isolated).
         """
-        return self._ask(user_id, "begin", attempt, etag, MOST_ATTEMPTS)
+        return self._run(user_id, "begin", attempt_id, etag, MAX_READ_ATTEMPTS)
 
-    def failed(self, user_id: str, attempt: str) -> None:
+    def refund_attempt(self, user_id: str, attempt: str) -> None:
         """Refund the attempt: it ended without a result, for a reason unrelated to the file."""
-        self._ask(user_id, "failed", attempt)
+        self._run(user_id, "failed", attempt)
 
-    def over(self, user_id: str, attempt: str) -> None:
+    def expire_attempt(self, user_id: str, attempt: str) -> None:
         """End an attempt that cannot be running any more. It killed or stalled its worker."""
-        self._ask(user_id, "over", attempt)
+        self._run(user_id, "over", attempt)
 
-    def acquit(self, user_ids: Iterable[str]) -> None:
+    def clear_users(self, user_ids: Iterable[str]) -> None:
         """End the isolation of users that were read, or that need no read."""
         for user_id in user_ids:
-            self._ask(user_id, "done")
+            self._run(user_id, "done")
 
-    def pardon(self, etags: Mapping[str, str]) -> None:
+    def grant_retry(self, etags: Mapping[str, str]) -> None:
         """Grant one more attempt to each quarantined user; `etags` maps each to its CSV's ETag."""
         for user_id, etag in etags.items():
-            self._ask(user_id, "pardon", etag, MOST_ATTEMPTS)
+            self._run(user_id, "pardon", etag, MAX_READ_ATTEMPTS)
 
-    def remember(self, etags: Mapping[str, str]) -> None:
+    def restore_quarantine(self, etags: Mapping[str, str]) -> None:
         """Restore quarantine state from rejects.csv, which Redis may have lost.
 
         `etags` maps each quarantined user to the ETag of its CSV.
         """
         for user_id, etag in etags.items():
-            self._ask(user_id, "remember", etag, MOST_ATTEMPTS)
+            self._run(user_id, "remember", etag, MAX_READ_ATTEMPTS)
 
-    def _ask(self, user_id: str, *question: str | int) -> str:
-        answer: bytes = self._alone(["alone"], [user_id, *question])
-        return answer.decode()
+    def _run(self, user_id: str, *arguments: str | int) -> str:
+        reply: bytes = self._alone(["alone"], [user_id, *arguments])
+        return reply.decode()
 
 
-def _trial(entry: str) -> Trial:
-    attempts, attempt, _ = entry.split("|", 2)
-    return Trial(int(attempts), attempt)
+def _parse_isolated_user(entry: str) -> IsolatedUser:
+    attempt_count, attempt_id, _ = entry.split("|", 2)
+    return IsolatedUser(int(attempt_count), attempt_id)

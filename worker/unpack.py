@@ -19,7 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from shared.keys import Ignored, bundle_id, bundle_key, member_source
+from shared.keys import IgnoredFile, format_member_source, make_bundle_id, parse_bundle_id
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -29,36 +29,36 @@ from shared.object_store import (
     StoredObject,
     StoreUnavailable,
 )
-from shared.published import BUNDLES, UNPACKED
-from shared.records import CsvVersion, InvalidCsv, Outcome
+from shared.published import CATALOG_KEY, UNPACKED_FOLDER
+from shared.records import CsvVersion, InvalidCsv, ReadResult
 from shared.task_queue import TaskQueue
 from shared.unpacks import Unpacks
 from worker.archive import Archive, InvalidArchive, Member
-from worker.backlog import Backlog, Note, new_token
-from worker.bulk import BulkWork
-from worker.bundle_index import BundleIndex, IndexBuilder, InvalidIndex, MemberImage
-from worker.bundles import index_key, unpacked_key
+from worker.backlog import Backlog, VersionTokens, new_token
+from worker.bulk import BulkReads
+from worker.bundle_index import BundleImage, BundleIndex, IndexBuilder, InvalidIndex
+from worker.bundles import make_index_key, make_unpacked_image_key
 from worker.ranged import RangedFile
-from worker.refresh import MOST_READINGS, Judge, judge, judge_safely
-from worker.shelf import Shelved, digest_of, read_shelf
+from worker.refresh import MAX_READ_ROUNDS, CsvParser, parse_csv, parse_csv_safely
+from worker.shelf import CatalogEntry, make_version_digest, read_catalog
 from worker.tar_archive import TarArchive
-from worker.unreadable import is_unreadable, reason_of, try_again
-from worker.zip_archive import MOST_DIRECTORY_BYTES, ZipArchive
+from worker.unreadable import format_unreadable_reason, is_unreadable_reason, retry_unreadable
+from worker.zip_archive import MAX_DIRECTORY_BYTES, ZipArchive
 
 logger = logging.getLogger(__name__)
 
-MOST_TRIES = 3
+MAX_UNPACK_ATTEMPTS = 3
 """Number of attempts that may kill their worker before the bundle is given up."""
-STUCK = (
+GAVE_UP_REASON = (
     "unpacking it killed or stalled its worker again and again; it is unpacked anew when it changes, "
     "and once more by each sweep"
 )
 """The reject reason of a bundle that was given up."""
-KEPT = "; the version before it stays in use"
+PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
 """Appended to a reject reason while the previous version of the bundle is still visible."""
-MOST_UNWRITTEN, MOST_UNWRITTEN_BYTES = 128, 64 << 20
+MAX_WRITES_IN_FLIGHT, MAX_BYTES_IN_FLIGHT = 128, 64 << 20
 """Maximum number of pending writes of unpacked images, and of their bytes."""
-TELL_S = 1.0
+PROGRESS_EVERY_S = 1.0
 """Seconds between two progress reports, which also renew the unpack lease."""
 
 
@@ -72,18 +72,24 @@ class Unpacker:
         self,
         source: ObjectStore,
         output: ObjectStore,
-        backlog: Backlog,
-        bulk: BulkWork,
+        states: Backlog,
+        bulk_reads: BulkReads,
         tasks: TaskQueue,
         unpacks: Unpacks,
         pool: Executor,
         deadline: AbstractContextManager[None] | None = None,
-        judge: Judge = judge,
+        csv_parser: CsvParser = parse_csv,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._source, self._output, self._backlog, self._bulk, self._tasks = source, output, backlog, bulk, tasks
+        self._source, self._output, self._states, self._bulk_reads, self._tasks = (
+            source,
+            output,
+            states,
+            bulk_reads,
+            tasks,
+        )
         self._unpacks, self._pool, self._clock = unpacks, pool, clock
-        self._deadline, self._judge = deadline or nullcontext(), judge
+        self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
 
     def run(self, key: str) -> None:
         """Process this bundle, then enqueue the next waiting one.
@@ -91,44 +97,48 @@ class Unpacker:
         Does nothing while another process holds the unpack lease: that process enqueues the next
         bundle. Raises `StoreUnavailable`. The bundle then stays marked, and is retried.
         """
-        token = new_token()
-        if not self._unpacks.take(token):
+        lease_token = new_token()
+        if not self._unpacks.acquire(lease_token):
             return
         try:
-            self._look_at(key)
+            self._process_bundle(key)
         finally:
-            self._unpacks.give_back(token)
-        # `note` omits bundles with a pending result: they need no further attempt.
-        waiting = list(self._backlog.note([bundle_id(other) for other in self._unpacks.waiting()]))
-        others = [other for other in waiting if other != bundle_id(key)]
-        if others:
-            self._tasks.unpack(bundle_key(others[0]) or "")
+            self._unpacks.release(lease_token)
+        # `version_tokens` omits bundles with a pending result: they need no further attempt.
+        waiting_ids = list(
+            self._states.begin_read([make_bundle_id(other) for other in self._unpacks.waiting_bundles()])
+        )
+        other_ids = [other for other in waiting_ids if other != make_bundle_id(key)]
+        if other_ids:
+            self._tasks.unpack(parse_bundle_id(other_ids[0]) or "")
 
-    def _look_at(self, key: str) -> None:
-        """Process the bundle until a result is submitted, at most `MOST_READINGS` times."""
-        made: Shelved | None = None
-        for _ in range(MOST_READINGS):
-            note = self._backlog.note([bundle_id(key)]).get(bundle_id(key))
-            if note is None:
+    def _process_bundle(self, key: str) -> None:
+        """Process the bundle until a result is submitted, at most `MAX_READ_ROUNDS` times."""
+        built: CatalogEntry | None = None
+        for _ in range(MAX_READ_ROUNDS):
+            version_tokens = self._states.begin_read([make_bundle_id(key)]).get(make_bundle_id(key))
+            if version_tokens is None:
                 return
             try:
-                info = self._info(key)
-                before = read_shelf(self._output)[0].bundles.get(key)
-                made = self._state(key, info, before, made) if info else None
-                claimed = self._switch(key, before, made, note)
+                info = self.find_archive(key)
+                previous = read_catalog(self._output)[0].entries.get(key)
+                built = self.build_entry(key, info, previous, built) if info else None
+                owned_tokens = self.commit_entry(key, previous, built, version_tokens)
             except (PreconditionFailed, ObjectNotFound):
                 continue  # the archive was replaced or deleted, or the catalog was written concurrently
-            if claimed is None:
+            if owned_tokens is None:
                 continue
-            self._settle_users(key, made)
-            if not self._backlog.stage([(claimed, _outcome(key, made))]):
+            self._settle_members(key, built)
+            if not self._states.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
         logger.info(
             "bundle %s or the catalog changed during each attempt; the bundle stays dirty and is enqueued again", key
         )
 
-    def _switch(self, key: str, before: Shelved | None, after: Shelved | None, note: Note) -> Note | None:
-        """Publish `after` as the catalog entry of the bundle, into the current catalog.
+    def commit_entry(
+        self, key: str, previous: CatalogEntry | None, entry: CatalogEntry | None, version_tokens: VersionTokens
+    ) -> VersionTokens | None:
+        """Publish `entry` as the catalog entry of the bundle, into the current catalog.
 
         Returns the version tokens to submit with; None if another result of this bundle was
         accepted.
@@ -140,248 +150,270 @@ class Unpacker:
         Raises `PreconditionFailed` if the catalog was written concurrently. After
         `StoreUnavailable` the write may have happened.
         """
-        shelf, etag = read_shelf(self._output)
-        if self._backlog.shelf_etag() not in {None, etag or "-"}:
+        catalog, etag = read_catalog(self._output)
+        if self._states.recorded_etag() not in {None, etag or "-"}:
             # No process recorded this ETag: the catalog was edited or deleted by hand, or a
             # delayed write landed. Its previous content is lost: only a sweep finds what changed.
-            self._backlog.add_evidence("files_changed")
-        # Another worker changed the entry since `_look_at` read it: retry with the current one.
-        if shelf.bundles.get(key) != before:
-            raise PreconditionFailed(BUNDLES)
-        claimed = self._backlog.claim(bundle_id(key), note)
-        if claimed is None:
+            self._states.add("files_changed")
+        # Another worker changed the entry since `_process_bundle` read it: retry with the current one.
+        if catalog.entries.get(key) != previous:
+            raise PreconditionFailed(CATALOG_KEY)
+        owned_tokens = self._states.take_ownership(make_bundle_id(key), version_tokens)
+        if owned_tokens is None:
             return None
-        if after != before:
+        if entry != previous:
             # Recorded before the write: if this worker dies after it, the next one marks the users.
-            self._unpacks.note_old(key, [before.digest] if before else [])
+            self._unpacks.add_digests(key, [previous.digest] if previous else [])
         # Renewed after the write and before users are marked: a read of a marked user then loads
         # the new catalog.
-        self._backlog.renew_shelf(self._output.replace(BUNDLES, shelf.replace(key, after).encode(), etag))
-        if after is None and before:
-            self._unpacks.close(digest_of(key, before.etag), "removed", self._clock())
-        return claimed
+        self._states.renew(self._output.put_if_unchanged(CATALOG_KEY, catalog.with_entry(key, entry).encode(), etag))
+        if entry is None and previous:
+            self._unpacks.set_final_state(make_version_digest(key, previous.etag), "removed", self._clock())
+        return owned_tokens
 
-    def _settle_users(self, key: str, after: Shelved | None) -> None:
+    def _settle_members(self, key: str, entry: CatalogEntry | None) -> None:
         """Mark all users that are or were in the bundle, unless that is done already."""
-        noted = self._unpacks.old(key)
-        if noted is not None:
-            self._mark_users(key, after, noted)
-            self._unpacks.forget_old(key, noted)
-            self._unpacks.finish(self._clock())  # other workers may have read and published all users already
+        old_digests = self._unpacks.digests(key)
+        if old_digests is not None:
+            self.mark_members(key, entry, old_digests)
+            self._unpacks.clear_digests(key, old_digests)
+            self._unpacks.finish_published(self._clock())  # other workers may have read and published all users already
 
-    def _mark_users(self, key: str, after: Shelved | None, old: list[str]) -> None:
+    def mark_members(self, key: str, entry: CatalogEntry | None, old_digests: list[str]) -> None:
         """Mark and enqueue all users that are or were in the bundle.
 
-        Then delete the unpacked folders in `old` that are no longer visible.
+        Then delete the unpacked folders in `old_digests` that are no longer visible.
         """
-        visible = after.digest if after else ""
-        users = sorted({user for digest in {visible, *old} - {""} for user in self._users(digest)})
-        self._backlog.mark(users, "bundle", self._clock())
-        if after and not after.reason:
-            self._unpacks.visible(after.digest, after.users, after.ignored, self._clock())
-        self._bulk.enqueue(users, self._unpacks.still_alive)
-        # Deleted after the switch: a reader with a stale catalog gets `Outdated` and retries.
-        for digest in set(old) - {visible}:
-            remove_unpacked(self._output, digest, self._unpacks.still_alive)
+        visible_digest = entry.digest if entry else ""
+        users = sorted(
+            {user for digest in {visible_digest, *old_digests} - {""} for user in self._read_user_ids(digest)}
+        )
+        self._states.mark(users, "bundle", self._clock())
+        if entry and not entry.reason:
+            self._unpacks.set_publishing(entry.digest, entry.users, entry.ignored, self._clock())
+        self._bulk_reads.enqueue(users, self._unpacks.renew)
+        # Deleted after the switch: a reader with a stale catalog gets `StaleCatalog` and retries.
+        for digest in set(old_digests) - {visible_digest}:
+            remove_folder(self._output, digest, self._unpacks.renew)
         logger.info("bundle %s marked users=%d", key, len(users))
 
-    def _users(self, digest: str) -> Iterator[str]:
-        index = self._index(digest)
-        return index.users() if index else iter(())
+    def _read_user_ids(self, digest: str) -> Iterator[str]:
+        index = self.read_index(digest)
+        return index.user_ids() if index else iter(())
 
-    def _index(self, digest: str) -> BundleIndex | None:
+    def read_index(self, digest: str) -> BundleIndex | None:
+        """Return the index of an unpacked version, or None if it is missing or invalid."""
         with suppress(ObjectNotFound, ObjectUnreadable, InvalidIndex):
             # Callers use only users and images, so the key and date of the bundle do not matter.
-            return BundleIndex("", 0, self._output.get(index_key(digest)).body)
+            return BundleIndex("", 0, self._output.get(make_index_key(digest)).body)
         return None
 
-    def _info(self, key: str) -> ObjectInfo | None:
+    def find_archive(self, key: str) -> ObjectInfo | None:
+        """Return the archive as it is in the source bucket, or None if it does not exist."""
         try:
-            return self._source.info(key)
+            return self._source.get_info(key)
         except ObjectUnreadable:  # LIST reports an object that cannot be read
-            return self._source.listed(key)
+            return self._source.get_list_entry(key)
 
     # -- one version of a bundle -------------------------------------------------------------------
-    def _state(self, key: str, info: ObjectInfo, before: Shelved | None, made: Shelved | None) -> Shelved:
+    def build_entry(
+        self, key: str, info: ObjectInfo, previous: CatalogEntry | None, built: CatalogEntry | None
+    ) -> CatalogEntry:
         """Return the catalog entry for the archive that is in the source bucket.
 
-        `before` is the entry in the catalog. `made` is the entry of an earlier iteration that could
+        `previous` is the entry in the catalog. `built` is the entry of an earlier iteration that could
         not be published, and is reused if the archive is unchanged.
 
         Raises `PreconditionFailed` or `ObjectNotFound` if the archive is replaced or deleted while
         it is read, and `StoreUnavailable`.
         """
-        if made and not made.reason and (made.etag, made.since) == (info.etag, info.last_modified):
-            return made
-        digest = digest_of(key, info.etag)
-        if before and before.etag == info.etag and self._stays(digest, before):
-            return self._again(info, before)
-        if self._unpacks.begin(digest, key, self._clock()) > MOST_TRIES:
-            self._unpacks.end(digest)
-            return self._reject(digest, info, before, STUCK)
+        if built and not built.reason and (built.etag, built.since) == (info.etag, info.last_modified):
+            return built
+        digest = make_version_digest(key, info.etag)
+        if previous and previous.etag == info.etag and self._is_current(digest, previous):
+            return self._reuse_entry(info, previous)
+        if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:
+            self._unpacks.end_attempt(digest)
+            return self._reject_archive(digest, info, previous, GAVE_UP_REASON)
         try:
-            after = self._unpacked(key, info, digest)
+            entry = self.unpack_archive(key, info, digest)
         except InvalidArchive as error:
-            remove_unpacked(self._output, digest, self._unpacks.still_alive)
-            after = self._reject(digest, info, before, error.reason)
+            remove_folder(self._output, digest, self._unpacks.renew)
+            entry = self._reject_archive(digest, info, previous, error.reason)
         except ObjectUnreadable as error:
             if error.key != key:  # an unpacked object, not the archive
                 raise
-            after = self._reject_unread(key, before, error)
+            entry = self._reject_unreadable(key, previous, error)
         finally:
             # The worker survived, so this attempt must not count against the bundle.
-            self._unpacks.end(digest)
-        return after
+            self._unpacks.end_attempt(digest)
+        return entry
 
-    def _reject_unread(self, key: str, before: Shelved | None, error: ObjectUnreadable) -> Shelved:
-        info = self._source.listed(key)
+    def _reject_unreadable(self, key: str, previous: CatalogEntry | None, error: ObjectUnreadable) -> CatalogEntry:
+        info = self._source.get_list_entry(key)
         if info is None:
             raise ObjectNotFound(key)
-        return self._reject(digest_of(key, info.etag), info, before, reason_of(error))
+        return self._reject_archive(
+            make_version_digest(key, info.etag), info, previous, format_unreadable_reason(error)
+        )
 
-    def _stays(self, digest: str, before: Shelved) -> bool:
+    def _is_current(self, digest: str, previous: CatalogEntry) -> bool:
         """Return whether the entry of this unchanged archive can be reused."""
-        if is_unreadable(before.reason):
+        if is_unreadable_reason(previous.reason):
             return False  # retried by each check
-        if before.reason:
+        if previous.reason:
             # A sweep grants a bundle that was given up one more attempt.
-            return not (before.reason.startswith(STUCK) and self._unpacks.is_pardoned(digest))
-        return before.digest == digest and self._is_whole(digest)
+            return not (previous.reason.startswith(GAVE_UP_REASON) and self._unpacks.is_retry_granted(digest))
+        return previous.digest == digest and self.is_complete(digest)
 
-    def _again(self, info: ObjectInfo, before: Shelved) -> Shelved:
+    def _reuse_entry(self, info: ObjectInfo, previous: CatalogEntry) -> CatalogEntry:
         """Return the entry of an unchanged archive, with its current LastModified.
 
         The same archive may have been dropped again, which changes its rank among the bundles.
         """
-        if not before.reason:
-            return replace(before, since=info.last_modified, visible_since=info.last_modified)
-        if before.digest and not self._is_whole(before.digest):
+        if not previous.reason:
+            return replace(previous, since=info.last_modified, visible_since=info.last_modified)
+        if previous.digest and not self.is_complete(previous.digest):
             # The archive of the previous version is gone: its missing objects cannot be restored.
-            return Shelved(info.etag, info.last_modified, "", reason=before.reason.removesuffix(KEPT))
-        return replace(before, since=info.last_modified)
+            return CatalogEntry(
+                info.etag, info.last_modified, "", reason=previous.reason.removesuffix(PREVIOUS_VERSION_KEPT)
+            )
+        return replace(previous, since=info.last_modified)
 
-    def _is_whole(self, digest: str) -> bool:
-        index = self._index(digest)
+    def is_complete(self, digest: str) -> bool:
+        """Tell whether the index and every image of an unpacked version exist."""
+        index = self.read_index(digest)
         if index is None:
             return False
-        there = self._there(digest)
-        images = ((user_id, image) for user_id, _, image in index.entries() if image)
-        return all(there.get(unpacked_key(digest, user_id, image)) == image.etag for user_id, image in images)
+        etags = self.list_etags(digest)
+        images = ((user_id, image) for user_id, _, image in index.iterate_users() if image)
+        return all(
+            etags.get(make_unpacked_image_key(digest, user_id, image)) == image.etag for user_id, image in images
+        )
 
-    def _there(self, digest: str) -> dict[str, str]:
-        there: dict[str, str] = {}
-        for page in self._output.objects(folder=f"{UNPACKED}/{digest}"):
-            there.update((info.key, info.etag) for info in page)
-            self._unpacks.still_alive()
-        return there
+    def list_etags(self, digest: str) -> dict[str, str]:
+        """Return the ETag of each object of an unpacked version, by key."""
+        etags: dict[str, str] = {}
+        for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
+            etags.update((info.key, info.etag) for info in page)
+            self._unpacks.renew()
+        return etags
 
-    def _reject(self, digest: str, info: ObjectInfo, before: Shelved | None, reason: str) -> Shelved:
+    def _reject_archive(
+        self, digest: str, info: ObjectInfo, previous: CatalogEntry | None, reason: str
+    ) -> CatalogEntry:
         logger.warning("bundle %s is rejected: %s", info.key, reason)
         # The previous version stays visible, unless it is this very archive.
-        held = before.digest if before and before.digest != digest else ""
-        self._unpacks.close(digest, "rejected", self._clock(), reason)
-        if not held or before is None:
-            return Shelved(info.etag, info.last_modified, "", reason=reason)
-        return replace(before, etag=info.etag, since=info.last_modified, reason=reason + KEPT)
+        held_digest = previous.digest if previous and previous.digest != digest else ""
+        self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
+        if not held_digest or previous is None:
+            return CatalogEntry(info.etag, info.last_modified, "", reason=reason)
+        return replace(previous, etag=info.etag, since=info.last_modified, reason=reason + PREVIOUS_VERSION_KEPT)
 
-    def _unpacked(self, key: str, info: ObjectInfo, digest: str) -> Shelved:
-        def read(start: int, end: int) -> bytes:
-            return try_again(partial(self._source.get_range, key, info.etag, start, end))
+    def unpack_archive(self, key: str, info: ObjectInfo, digest: str) -> CatalogEntry:
+        """Unpack an archive into the folder of its digest and return its catalog entry."""
+
+        def read_range(start: int, end: int) -> bytes:
+            return retry_unreadable(partial(self._source.get_range, key, info.etag, start, end))
 
         # LIST reports size 0 for an object that the server cannot read.
-        try_again(partial(self._source.check_readable, key))
-        file = RangedFile(read, info.size, self._pool, MOST_DIRECTORY_BYTES)
-        index, ignored = IndexBuilder(), 0
-        with _Writing(self._output, self._pool, self._there(digest)) as writing:
-            for member in self._members(key, file, digest):
-                if isinstance(member.file, Ignored):
-                    ignored += 1
+        retry_unreadable(partial(self._source.check_readable, key))
+        file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
+        index, ignored_count = IndexBuilder(), 0
+        with ObjectWriter(self._output, self._pool, self.list_etags(digest)) as writer:
+            for member in self._read_members(key, file, digest):
+                if isinstance(member.file, IgnoredFile):
+                    ignored_count += 1
                 elif member.file.is_csv:
                     self._add_csv(index, key, info, member)
                 else:
-                    self._add_image(index, writing, digest, member)
-            writing.finish()
+                    self._add_image(index, writer, digest, member)
+            writer.finish()
         # The index is written last: it exists only after all images were written.
-        self._output.put(index_key(digest), index.encode())
+        self._output.put(make_index_key(digest), index.encode())
         since = info.last_modified
-        return Shelved(info.etag, since, digest, since, len(index.users()), ignored)
+        return CatalogEntry(info.etag, since, digest, since, len(index.user_ids()), ignored_count)
 
-    def _members(self, key: str, file: RangedFile, digest: str) -> Iterator[Member]:
-        with self._deadline, _faults_are_the_archives():
+    def _read_members(self, key: str, file: RangedFile, digest: str) -> Iterator[Member]:
+        with self._deadline, _convert_faults():
             archive = open_archive(key, file)
-        members, done, told = archive.members(), 0, 0.0
+        members, done, reported_at = archive.members(), 0, 0.0
         while True:
-            if time.monotonic() - told > TELL_S:
-                told = time.monotonic()
-                self._unpacks.still_alive()
-                self._unpacks.progress(digest, done, archive.total)
+            if time.monotonic() - reported_at > PROGRESS_EVERY_S:
+                reported_at = time.monotonic()
+                self._unpacks.renew()
+                self._unpacks.set_progress(digest, done, archive.member_count)
             # The deadline includes the caller's work on the member, which runs during `yield`.
             with self._deadline:
-                with _faults_are_the_archives():
+                with _convert_faults():
                     member = next(members, None)
                 if member is None:
                     break
                 yield member
             done += 1
-        self._unpacks.progress(digest, done, done)
+        self._unpacks.set_progress(digest, done, done)
 
     def _add_csv(self, index: IndexBuilder, key: str, info: ObjectInfo, member: Member) -> None:
-        assert not isinstance(member.file, Ignored)  # noqa: S101
-        stored = StoredObject(member.body, _md5(member.body), info.last_modified)
-        csv = judge_safely(self._judge, member_source(key, member.path), stored)
+        assert not isinstance(member.file, IgnoredFile)  # noqa: S101
+        stored = StoredObject(member.body, md5_etag(member.body), info.last_modified)
+        csv = parse_csv_safely(self._csv_parser, format_member_source(key, member.path), stored)
         index.add_csv(member.file.user_id, member.path, csv)
 
-    def _add_image(self, index: IndexBuilder, writing: "_Writing", digest: str, member: Member) -> None:
-        assert not isinstance(member.file, Ignored)  # noqa: S101
-        image = MemberImage(member.path, _md5(member.body), member.file.extension)
+    def _add_image(self, index: IndexBuilder, writer: "ObjectWriter", digest: str, member: Member) -> None:
+        assert not isinstance(member.file, IgnoredFile)  # noqa: S101
+        image = BundleImage(member.path, md5_etag(member.body), member.file.extension)
         if index.add_image(member.file.user_id, image):
-            writing.put(unpacked_key(digest, member.file.user_id, image), member.body, image.etag)
+            writer.put(make_unpacked_image_key(digest, member.file.user_id, image), member.body, image.etag)
 
 
-class _Writing:
+class ObjectWriter:
     """Writes objects concurrently, except those that exist with the same ETag.
 
     Holds a bounded number of bytes. No write is in flight after the `with` block: a late write
     would recreate an object after its folder was deleted.
     """
 
-    def __init__(self, output: ObjectStore, pool: Executor, there: dict[str, str]) -> None:
-        self._output, self._pool, self._there = output, pool, there
-        self._under_way: deque[tuple[Future[str], int]] = deque()
-        self._bytes = 0
+    def __init__(self, output: ObjectStore, pool: Executor, etags: dict[str, str]) -> None:
+        self._output, self._pool, self._etags = output, pool, etags
+        self._in_flight: deque[tuple[Future[str], int]] = deque()
+        self._bytes_in_flight = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        left = [written for written, _ in self._under_way]
-        for written in left:
-            written.cancel()
-        wait(left)
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        unfinished = [write for write, _ in self._in_flight]
+        for write in unfinished:
+            write.cancel()
+        wait(unfinished)
 
     def put(self, key: str, body: bytes, etag: str) -> None:
-        if self._there.get(key) == etag:
+        """Write an object in the background, unless it exists with this ETag."""
+        if self._etags.get(key) == etag:
             return
-        if key in self._there:  # a pending write of the same key must not overtake this one
+        if key in self._etags:  # a pending write of the same key must not overtake this one
             self.finish()
-        self._there[key] = etag
-        self._bytes += len(body)
-        self._under_way.append((self._pool.submit(self._output.put, key, body), len(body)))
-        while len(self._under_way) > MOST_UNWRITTEN or self._bytes > MOST_UNWRITTEN_BYTES:
-            self._wait()
+        self._etags[key] = etag
+        self._bytes_in_flight += len(body)
+        self._in_flight.append((self._pool.submit(self._output.put, key, body), len(body)))
+        while len(self._in_flight) > MAX_WRITES_IN_FLIGHT or self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
+            self._wait_for_oldest()
 
     def finish(self) -> None:
-        while self._under_way:
-            self._wait()
+        """Wait until every object is written. Raises the error of the first that failed."""
+        while self._in_flight:
+            self._wait_for_oldest()
 
-    def _wait(self) -> None:
-        written, size = self._under_way.popleft()
-        self._bytes -= size
-        written.result()
+    def _wait_for_oldest(self) -> None:
+        write, size = self._in_flight.popleft()
+        self._bytes_in_flight -= size
+        write.result()
 
 
 @contextmanager
-def _faults_are_the_archives() -> Iterator[None]:
+def _convert_faults() -> Iterator[None]:
     """Convert an unexpected exception into a reject of the archive.
 
     A retry would fail in the same way, because the bytes are the same. A shortage of memory or a
@@ -404,20 +436,21 @@ def open_archive(key: str, file: RangedFile) -> Archive:
     return ZipArchive(file) if key.endswith(".zip") else TarArchive(file)
 
 
-def remove_unpacked(output: ObjectStore, digest: str, still_alive: Callable[[], None]) -> None:
-    """Delete the folder of an unpacked version; `still_alive` renews the lease per page."""
-    for page in output.objects(folder=f"{UNPACKED}/{digest}"):
+def remove_folder(output: ObjectStore, digest: str, lease: Callable[[], None]) -> None:
+    """Delete the folder of an unpacked version; `lease` renews the lease per page."""
+    for page in output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
         output.delete_many([info.key for info in page])
-        still_alive()
+        lease()
 
 
-def _outcome(key: str, shelved: Shelved | None) -> Outcome:
+def _make_result(key: str, entry: CatalogEntry | None) -> ReadResult:
     """Return the result to submit for a bundle: a reject, or nothing."""
     csv = None
-    if shelved and shelved.reason:
-        csv = InvalidCsv(CsvVersion(key, shelved.etag, shelved.since), shelved.reason, None)
-    return Outcome(bundle_id(key), csv, None)
+    if entry and entry.reason:
+        csv = InvalidCsv(CsvVersion(key, entry.etag, entry.since), entry.reason, None)
+    return ReadResult(make_bundle_id(key), csv, None)
 
 
-def _md5(body: bytes) -> str:
+def md5_etag(body: bytes) -> str:
+    """Return the ETag that S3 gives an object that is written in one part."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()

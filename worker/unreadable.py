@@ -10,30 +10,30 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.object_store import ObjectUnreadable
-from shared.records import UNREADABLE
+from shared.records import UNREADABLE_REASON
 
-PAUSES_S = (0.2, 0.8)
+RETRY_PAUSES_S = (0.2, 0.8)
 """Seconds before the second attempt and before the third, which is the last."""
 
-_Answer = TypeVar("_Answer")
+_T = TypeVar("_T")
 
 
-def reason_of(error: ObjectUnreadable) -> str:
+def format_unreadable_reason(error: ObjectUnreadable) -> str:
     """Return the reason of the reject."""
-    return f"{UNREADABLE}: {error.why}"
+    return f"{UNREADABLE_REASON}: {error.reason}"
 
 
-def is_unreadable(reason: str) -> bool:
-    """Return whether a reject has a reason of `reason_of`."""
-    return reason.startswith(UNREADABLE)
+def is_unreadable_reason(reason: str) -> bool:
+    """Return whether a reject has a reason of `format_unreadable_reason`."""
+    return reason.startswith(UNREADABLE_REASON)
 
 
-def try_again(read: Callable[[], _Answer]) -> _Answer:
+def retry_unreadable(read: Callable[[], _T]) -> _T:
     """Call `read`, with retries for an unreadable object.
 
     Raises what the last attempt raises.
     """
-    for pause in PAUSES_S:
+    for pause in RETRY_PAUSES_S:
         try:
             return read()
         except ObjectUnreadable:

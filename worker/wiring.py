@@ -20,25 +20,25 @@ from urllib3 import PoolManager, Timeout
 from shared import logs
 from shared.object_store import S3ObjectStore, open_store
 from shared.rebuilds import Rebuilds
-from shared.requests import Requests
+from shared.requests import RefreshRequests
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from shared.unpacks import Unpacks
 from worker.backlog import Backlog
-from worker.bulk import BulkWork
-from worker.bundles import Bundles
+from worker.bulk import BulkReads
+from worker.bundles import BundleLookup
 from worker.ignored import IgnoredKeys
-from worker.images import Copies
-from worker.notifications import Notifications
+from worker.images import ImageCopies
+from worker.notifications import NotificationRules
 from worker.refresh import Refresher
-from worker.server_figures import ServerFigures
+from worker.server_figures import MinioMetrics
 
 if TYPE_CHECKING:
     from worker.rebuild import Rebuild
     from worker.sweep import Sweep
     from worker.unpack import Unpacker
 
-READERS = 32
+READ_CONCURRENCY = 32
 """Maximum concurrent requests to MinIO per process; more are not faster on one server."""
 
 
@@ -59,10 +59,10 @@ class Wiring:
         Raises `InvalidSettings`. `redis`: whether the process uses Redis and requires its settings.
         """
         settings = Settings.from_environment(redis=redis)
-        logs.configure(settings.log_level)
+        logs.configure_logging(settings.log_level)
         return cls(settings)
 
-    def settle(self) -> None:
+    def freeze_gc(self) -> None:
         """Exempt all loaded objects from garbage collection; call it when everything is loaded.
 
         Otherwise a collection in the middle of a drop would scan them again.
@@ -74,9 +74,9 @@ class Wiring:
         """Close the connections and stop the threads."""
         self.redis.close()
         self.tasks.close()
-        self.readers.shutdown()
+        self.read_pool.shutdown()
 
-    def connect(self) -> "Redis":
+    def connect_redis(self) -> "Redis":
         """Return a new Redis client, for a thread that blocks in Redis."""
         return Redis.from_url(
             self.settings.redis_url,
@@ -86,15 +86,15 @@ class Wiring:
             retry=Retry(NoBackoff(), 1),
         )
 
-    def init_client(self, http_client: PoolManager | None = None) -> Minio:
+    def create_minio_client(self, http_client: PoolManager | None = None) -> Minio:
         """Return a client for requests about whole buckets: creation and notifications."""
-        url = urlsplit(self.settings.minio_endpoint)
+        endpoint = urlsplit(self.settings.minio_endpoint)
         access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
         return Minio(
-            url.netloc,
+            endpoint.netloc,
             access_key,
             secret_key,
-            secure=url.scheme == "https",
+            secure=endpoint.scheme == "https",
             region=self.settings.region,
             http_client=http_client,
         )
@@ -102,7 +102,7 @@ class Wiring:
     @cached_property
     def redis(self) -> "Redis":
         """The Redis client of the process; it returns bytes."""
-        return self.connect()
+        return self.connect_redis()
 
     @cached_property
     def source(self) -> S3ObjectStore:
@@ -115,13 +115,13 @@ class Wiring:
         return open_store(self.settings, self.settings.output_bucket)
 
     @cached_property
-    def backlog(self) -> Backlog:
+    def state(self) -> Backlog:
         """The state of all users in Redis."""
         return Backlog(self.redis)
 
     def backlog_of_its_own(self) -> Backlog:
         """Return a `Backlog` with its own connection, for another thread."""
-        return Backlog(self.connect())
+        return Backlog(self.connect_redis())
 
     @cached_property
     def tasks(self) -> TaskQueue:
@@ -134,9 +134,9 @@ class Wiring:
         return Rebuilds(self.redis)
 
     @cached_property
-    def requests(self) -> Requests:
+    def refresh_requests(self) -> RefreshRequests:
         """The records of requests to read one user."""
-        return Requests(self.redis)
+        return RefreshRequests(self.redis)
 
     @cached_property
     def unpacks(self) -> Unpacks:
@@ -144,48 +144,54 @@ class Wiring:
         return Unpacks(self.redis)
 
     @cached_property
-    def bundles(self) -> Bundles:
+    def bundles(self) -> BundleLookup:
         """The lookup of users' files in bundles."""
-        return Bundles(self.output, self.backlog)
+        return BundleLookup(self.output, self.state)
 
     @cached_property
-    def copies(self) -> Copies:
+    def image_copies(self) -> ImageCopies:
         """The maker of image copies."""
-        return Copies(self.source, self.output, all_images=self.settings.copies_images)
+        return ImageCopies(self.source, self.output, all_images=self.settings.copy_images)
 
     @cached_property
-    def ignored(self) -> IgnoredKeys:
+    def ignored_keys(self) -> IgnoredKeys:
         """The list of ignored keys."""
         return IgnoredKeys(self.redis)
 
     @cached_property
-    def server_figures(self) -> ServerFigures:
+    def minio_metrics(self) -> MinioMetrics:
         """The reader of MinIO's metrics."""
-        return ServerFigures(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
+        return MinioMetrics(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
 
     @cached_property
-    def notifications(self) -> Notifications:
+    def notification_rules(self) -> NotificationRules:
         """MinIO's notification rules of the source bucket, by a client with short timeouts."""
-        http = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
-        return Notifications(self.init_client(http), self.settings.source_bucket)
+        http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
+        return NotificationRules(self.create_minio_client(http_client), self.settings.source_bucket)
 
     @cached_property
-    def readers(self) -> ThreadPoolExecutor:
+    def read_pool(self) -> ThreadPoolExecutor:
         """The threads that send concurrent requests to MinIO."""
-        return ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        return ThreadPoolExecutor(READ_CONCURRENCY, thread_name_prefix="reader")
 
     @cached_property
     def refresher(self) -> Refresher:
         """The reader of users' files."""
-        source, backlog = self.source, self.backlog
+        source, backlog = self.source, self.state
         return Refresher(
-            source, backlog, self.readers, READERS, self._deadline, bundles=self.bundles, copies=self.copies
+            source,
+            backlog,
+            self.read_pool,
+            READ_CONCURRENCY,
+            self._deadline,
+            bundle_lookup=self.bundles,
+            image_copies=self.image_copies,
         )
 
     @cached_property
-    def bulk(self) -> BulkWork:
+    def bulk_reads(self) -> BulkReads:
         """The maker and reader of the pages of sweeps and rebuilds."""
-        return BulkWork(self.source, self.refresher, self.backlog, self.tasks)
+        return BulkReads(self.source, self.refresher, self.state, self.tasks)
 
     @cached_property
     def sweep(self) -> "Sweep":
@@ -195,12 +201,12 @@ class Wiring:
         return Sweep(
             self.source,
             self.output,
-            self.backlog,
-            self.bulk,
-            self.ignored,
-            self.server_figures,
-            bundles=self.bundles,
-            copies=self.copies,
+            self.state,
+            self.bulk_reads,
+            self.ignored_keys,
+            self.minio_metrics,
+            bundle_lookup=self.bundles,
+            image_copies=self.image_copies,
         )
 
     @cached_property
@@ -208,12 +214,12 @@ class Wiring:
         """The rebuild, which reads every user again."""
         from worker.rebuild import Rebuild  # noqa: PLC0415
 
-        return Rebuild(self.output, self.backlog, self.bulk, self.tasks, self.rebuilds, bundles=self.bundles)
+        return Rebuild(self.output, self.state, self.bulk_reads, self.tasks, self.rebuilds, bundle_lookup=self.bundles)
 
     @cached_property
     def unpacker(self) -> "Unpacker":
         """The unpacker of bundles."""
         from worker.unpack import Unpacker  # noqa: PLC0415
 
-        parts = self.source, self.output, self.backlog, self.bulk, self.tasks, self.unpacks
-        return Unpacker(*parts, self.readers, self._deadline)
+        parts = self.source, self.output, self.state, self.bulk_reads, self.tasks, self.unpacks
+        return Unpacker(*parts, self.read_pool, self._deadline)

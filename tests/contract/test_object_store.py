@@ -19,7 +19,7 @@ from shared.object_store import (
     S3ObjectStore,
     StoreUnavailable,
 )
-from tests.conftest import Seal
+from tests.conftest import MakeUnreadable
 
 MINIO_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
@@ -30,18 +30,18 @@ MINIO_KEYS = [
 
 
 def keys_of(store: ObjectStore, after: str = "") -> list[str]:
-    return [found.key for page in store.objects(after) for found in page]
+    return [found.key for page in store.list_objects(after) for found in page]
 
 
-def test_an_object_is_read_as_it_was_written(store: S3ObjectStore) -> None:
+def test_store_get_returns_object_as_written(store: S3ObjectStore) -> None:
     etag = store.put("a.csv", b"body")
     stored = store.get("a.csv")
     assert (stored.body, stored.etag) == (b"body", etag)
-    assert stored.last_modified == store.last_modified("a.csv") > 0
+    assert stored.last_modified == store.get_last_modified("a.csv") > 0
 
 
 @pytest.mark.parametrize("key", MINIO_KEYS)
-def test_every_key_that_minio_takes_is_written_listed_read_and_removed(store: S3ObjectStore, key: str) -> None:
+def test_store_supports_every_key_that_minio_accepts(store: S3ObjectStore, key: str) -> None:
     store.put(key, b"x")
     assert keys_of(store) == [key]
     assert store.get(key).body == b"x"
@@ -51,7 +51,7 @@ def test_every_key_that_minio_takes_is_written_listed_read_and_removed(store: S3
 
 
 @pytest.mark.parametrize("character", ["\x01", "\t", "\n", "\x7f"])
-def test_a_key_with_a_control_character_does_not_stop_the_listing(
+def test_store_list_continues_after_key_with_control_character(
     store: S3ObjectStore, minio_client: Minio, character: str
 ) -> None:
     hostile = f"m{character}.csv"
@@ -61,42 +61,58 @@ def test_a_key_with_a_control_character_does_not_stop_the_listing(
     assert keys_of(store) == ["a.csv", hostile, "z.csv"]
 
 
-def test_a_missing_key_is_not_found(store: S3ObjectStore) -> None:
-    for read in (store.get, store.last_modified):
+def test_store_reports_missing_key_as_not_found(store: S3ObjectStore) -> None:
+    for read in (store.get, store.get_last_modified):
         with pytest.raises(ObjectNotFound):
             read("nobody.csv")
     assert not store.exists("nobody.csv")
-    assert store.etag("nobody.csv") is None
+    assert store.get_etag("nobody.csv") is None
     store.delete("nobody.csv")
 
 
-def test_a_missing_bucket_is_unavailable_and_never_a_missing_key(no_bucket: S3ObjectStore) -> None:
-    calls = (no_bucket.get, no_bucket.exists, no_bucket.last_modified, no_bucket.etag, keys_of_bucket(no_bucket))
+def test_store_reports_missing_bucket_as_unavailable(missing_bucket_store: S3ObjectStore) -> None:
+    calls = (
+        missing_bucket_store.get,
+        missing_bucket_store.exists,
+        missing_bucket_store.get_last_modified,
+        missing_bucket_store.get_etag,
+        keys_of_bucket(missing_bucket_store),
+    )
     for call in calls:
         with pytest.raises(StoreUnavailable):
             call("a.csv")
     for expected in (None, "0" * 32):
         with pytest.raises(StoreUnavailable):
-            no_bucket.replace("a.csv", b"x", expected)
+            missing_bucket_store.put_if_unchanged("a.csv", b"x", expected)
 
 
 def keys_of_bucket(store: ObjectStore) -> Callable[[str], list[str]]:
     return lambda _: keys_of(store)
 
 
-def test_a_refused_key_pair_is_unavailable(stranger: S3ObjectStore) -> None:
-    for call in (stranger.get, stranger.exists, stranger.etag, keys_of_bucket(stranger)):
+def test_store_reports_rejected_credentials_as_unavailable(unauthorized_store: S3ObjectStore) -> None:
+    for call in (
+        unauthorized_store.get,
+        unauthorized_store.exists,
+        unauthorized_store.get_etag,
+        keys_of_bucket(unauthorized_store),
+    ):
         with pytest.raises(StoreUnavailable):
             call("a.csv")
 
 
-def test_a_server_that_is_not_there_is_unavailable(nowhere: S3ObjectStore) -> None:
-    for call in (nowhere.get, nowhere.exists, nowhere.etag, keys_of_bucket(nowhere)):
+def test_store_reports_unreachable_server_as_unavailable(unreachable_store: S3ObjectStore) -> None:
+    for call in (
+        unreachable_store.get,
+        unreachable_store.exists,
+        unreachable_store.get_etag,
+        keys_of_bucket(unreachable_store),
+    ):
         with pytest.raises(StoreUnavailable):
             call("a.csv")
 
 
-def test_a_known_etag_is_not_read_again(store: S3ObjectStore) -> None:
+def test_store_get_returns_not_modified_for_known_etag(store: S3ObjectStore) -> None:
     etag = store.put("a.csv", b"1")
     with pytest.raises(NotModified):
         store.get("a.csv", if_none_match=etag)
@@ -104,20 +120,20 @@ def test_a_known_etag_is_not_read_again(store: S3ObjectStore) -> None:
     assert store.get("a.csv", if_none_match=etag).body == b"2"
 
 
-def test_an_object_is_replaced_only_while_it_is_the_expected_one(store: S3ObjectStore) -> None:
-    first = store.replace("o", b"1", None)
+def test_store_put_if_unchanged_fails_for_another_etag(store: S3ObjectStore) -> None:
+    first = store.put_if_unchanged("o", b"1", None)
     with pytest.raises(PreconditionFailed):
-        store.replace("o", b"2", None)
-    second = store.replace("o", b"2", first)
+        store.put_if_unchanged("o", b"2", None)
+    second = store.put_if_unchanged("o", b"2", first)
     with pytest.raises(PreconditionFailed):
-        store.replace("o", b"3", first)
+        store.put_if_unchanged("o", b"3", first)
     assert store.get("o").body == b"2"
     store.delete("o")
     with pytest.raises(PreconditionFailed):
-        store.replace("o", b"3", second)
+        store.put_if_unchanged("o", b"3", second)
 
 
-def test_the_same_bytes_have_the_same_etag(store: S3ObjectStore) -> None:
+def test_store_put_gives_same_bytes_the_same_etag(store: S3ObjectStore) -> None:
     # The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem). The
     # publisher also needs a fencing token.
     first = store.put("o", b"1")
@@ -125,20 +141,20 @@ def test_the_same_bytes_have_the_same_etag(store: S3ObjectStore) -> None:
     assert store.put("o", b"1") == first
 
 
-def test_of_a_large_object_only_the_beginning_is_read(store: S3ObjectStore) -> None:
+def test_store_get_returns_only_start_of_large_object(store: S3ObjectStore) -> None:
     store.put("big.csv", b"x" * 3_000_000)
-    body = store.get("big.csv", most=1000).body
+    body = store.get("big.csv", max_bytes=1000).body
     assert 1000 < len(body) < 2_000_000
-    assert len(store.get("big.csv", most=3_000_000).body) == 3_000_000
+    assert len(store.get("big.csv", max_bytes=3_000_000).body) == 3_000_000
 
 
-def test_objects_are_listed_in_order_of_their_bytes_from_where_one_says(store: S3ObjectStore) -> None:
+def test_store_list_objects_returns_sorted_keys_from_offset(store: S3ObjectStore) -> None:
     keys = [f"{letter}{number}.csv" for letter in string.ascii_letters for number in range(25)]
     for key in keys:
         store.put(key, b"x")
     assert keys_of(store) == sorted(keys)
     assert keys_of(store, after="m") == sorted(key for key in keys if key > "m")
-    assert all(len(page) <= 1000 for page in store.objects())
+    assert all(len(page) <= 1000 for page in store.list_objects())
 
 
 # -- the API's `FileStore` -----------------------------------------------------------------------
@@ -155,48 +171,50 @@ class Slowly:
         return part
 
 
-def test_an_object_is_read_piece_by_piece(store: S3ObjectStore) -> None:
+def test_store_get_segment_reads_object_in_pieces(store: S3ObjectStore) -> None:
     etag = store.put("o", b"0123456789")
-    first = store.segment("o", 0, 4)
-    assert first == (b"0123", etag, store.last_modified("o"), 10)
-    assert store.segment("o", 4, 4, if_match=etag).body == b"4567"
-    assert store.segment("o", 8, 4, if_match=etag).body == b"89"
-    assert store.segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
+    first = store.get_segment("o", 0, 4)
+    assert first == (b"0123", etag, store.get_last_modified("o"), 10)
+    assert store.get_segment("o", 4, 4, if_match=etag).body == b"4567"
+    assert store.get_segment("o", 8, 4, if_match=etag).body == b"89"
+    assert store.get_segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
 
 
-def test_an_empty_object_has_an_empty_piece(store: S3ObjectStore) -> None:
+def test_store_get_segment_of_empty_object_is_empty(store: S3ObjectStore) -> None:
     etag = store.put("o", b"")
-    assert store.segment("o", 0, 4)[:2] == (b"", etag)
+    assert store.get_segment("o", 0, 4)[:2] == (b"", etag)
 
 
-def test_pieces_of_two_versions_are_not_put_together(store: S3ObjectStore) -> None:
+def test_store_get_segment_refuses_another_version(store: S3ObjectStore) -> None:
     etag = store.put("o", b"0123456789")
     store.put("o", b"abcdefghij")
     with pytest.raises(PreconditionFailed):
-        store.segment("o", 4, 4, if_match=etag)
+        store.get_segment("o", 4, 4, if_match=etag)
 
 
-def test_a_piece_of_what_is_known_is_not_read_again(store: S3ObjectStore) -> None:
+def test_store_get_segment_returns_not_modified_for_known_etag(store: S3ObjectStore) -> None:
     etag = store.put("o", b"0123456789")
     with pytest.raises(NotModified):
-        store.segment("o", 0, 4, if_none_match=etag)
-    assert store.segment("o", 0, 4, if_none_match="0" * 32).body == b"0123"
+        store.get_segment("o", 0, 4, if_none_match=etag)
+    assert store.get_segment("o", 0, 4, if_none_match="0" * 32).body == b"0123"
 
 
-def test_a_piece_of_what_is_not_there_is_not_found(store: S3ObjectStore, no_bucket: S3ObjectStore) -> None:
+def test_store_get_segment_reports_missing_key_as_not_found(
+    store: S3ObjectStore, missing_bucket_store: S3ObjectStore
+) -> None:
     with pytest.raises(ObjectNotFound):
-        store.segment("nobody.png", 0, 4)
+        store.get_segment("nobody.png", 0, 4)
     with pytest.raises(StoreUnavailable):
-        no_bucket.segment("nobody.png", 0, 4)
+        missing_bucket_store.get_segment("nobody.png", 0, 4)
 
 
 @pytest.mark.parametrize("key", MINIO_KEYS)
-def test_every_key_that_minio_takes_is_uploaded(store: S3ObjectStore, key: str) -> None:
+def test_store_upload_supports_every_key_that_minio_accepts(store: S3ObjectStore, key: str) -> None:
     store.upload(key, Slowly(b"x" * 5000), 5000)
     assert store.get(key).body == b"x" * 5000
 
 
-def test_an_upload_is_one_object_as_any_other(store: S3ObjectStore) -> None:
+def test_store_upload_creates_same_object_as_put(store: S3ObjectStore) -> None:
     body = b"0123456789" * 300_000
     etag = store.upload("o", Slowly(body), len(body))
     assert etag == store.put("same", body)
@@ -204,7 +222,7 @@ def test_an_upload_is_one_object_as_any_other(store: S3ObjectStore) -> None:
     assert store.upload("empty", Slowly(b""), 0) == store.put("same", b"")
 
 
-def test_an_upload_that_breaks_off_changes_nothing(store: S3ObjectStore) -> None:
+def test_store_upload_that_fails_leaves_object_unchanged(store: S3ObjectStore) -> None:
     store.put("o", b"before")
     with pytest.raises(TimeoutError, match="slow"):
         store.upload("o", Slowly(b"x" * 3000, TimeoutError("slow")), 4000)
@@ -213,55 +231,55 @@ def test_an_upload_that_breaks_off_changes_nothing(store: S3ObjectStore) -> None
     assert store.get("o").body == b"before"
 
 
-def test_no_more_of_a_body_is_uploaded_than_was_said(store: S3ObjectStore) -> None:
+def test_store_upload_reads_no_more_than_declared_length(store: S3ObjectStore) -> None:
     store.upload("o", Slowly(b"x" * 5000), 3000)
     assert len(store.get("o").body) == 3000
 
 
-def test_an_upload_to_where_nothing_can_be_written_is_unavailable(
-    no_bucket: S3ObjectStore, stranger: S3ObjectStore, nowhere: S3ObjectStore
+def test_store_upload_reports_failed_access_as_unavailable(
+    missing_bucket_store: S3ObjectStore, unauthorized_store: S3ObjectStore, unreachable_store: S3ObjectStore
 ) -> None:
-    for where in (no_bucket, stranger, nowhere):
+    for where in (missing_bucket_store, unauthorized_store, unreachable_store):
         with pytest.raises(StoreUnavailable):
             where.upload("o", Slowly(b"x" * 5000), 5000)
         with pytest.raises(StoreUnavailable):
-            where.page("", "", 10)
+            where.list_page("", "", 10)
 
 
-def test_keys_are_listed_in_pages_by_how_they_begin(store: S3ObjectStore) -> None:
+def test_store_list_page_returns_keys_by_prefix(store: S3ObjectStore) -> None:
     for key in ("a.csv", "ab.csv", "ab.png", "abc.csv", "b.csv", "é.csv"):
         store.put(key, b"xyz")
 
     def keys(prefix: str, after: str, most: int) -> list[str]:
-        return [found.key for found in store.page(prefix, after, most)]
+        return [found.key for found in store.list_page(prefix, after, most)]
 
     assert keys("", "", 2) == ["a.csv", "ab.csv"]
     assert keys("ab", "", 10) == ["ab.csv", "ab.png", "abc.csv"]
     assert keys("ab", "ab.csv", 1) == ["ab.png"]
     assert keys("é", "", 10) == ["é.csv"]
     assert keys("x", "", 10) == keys("", "é.csv", 10) == []
-    assert [found.size for found in store.page("", "", 10)] == [3] * 6
+    assert [found.size for found in store.list_page("", "", 10)] == [3] * 6
 
 
-def test_an_object_is_copied_by_the_server_from_another_bucket(store: S3ObjectStore, beside: S3ObjectStore) -> None:
+def test_store_copy_from_copies_object_of_another_bucket(store: S3ObjectStore, other_store: S3ObjectStore) -> None:
     for key in MINIO_KEYS:
         etag = store.put(key, key.encode())
-        beside.copy_from(store.bucket, key, f"images/{key}")
-        assert beside.get(f"images/{key}").body == key.encode()
-        assert beside.etag(f"images/{key}") == etag
+        other_store.copy_from(store.bucket, key, f"images/{key}")
+        assert other_store.get(f"images/{key}").body == key.encode()
+        assert other_store.get_etag(f"images/{key}") == etag
     with pytest.raises(ObjectNotFound):
-        beside.copy_from(store.bucket, "nobody.png", "images/nobody.png")
+        other_store.copy_from(store.bucket, "nobody.png", "images/nobody.png")
     with pytest.raises(StoreUnavailable):
-        beside.copy_from("no-such-bucket", "a.png", "images/a.png")
+        other_store.copy_from("no-such-bucket", "a.png", "images/a.png")
 
 
-def test_an_object_is_copied_within_its_bucket(store: S3ObjectStore) -> None:
+def test_store_copy_from_copies_object_within_bucket(store: S3ObjectStore) -> None:
     etag = store.put("a/b.png", b"x")
     store.copy_from(store.bucket, "a/b.png", "c/d.png")
-    assert store.etag("c/d.png") == etag
+    assert store.get_etag("c/d.png") == etag
 
 
-def test_a_range_is_read_of_the_version_that_is_asked_for(store: S3ObjectStore) -> None:
+def test_store_get_range_reads_only_requested_version(store: S3ObjectStore) -> None:
     etag = store.put("o", b"0123456789")
     assert store.get_range("o", etag, 2, 5) == b"234"
     assert store.get_range("o", etag, 8, 100) == b"89"
@@ -273,22 +291,22 @@ def test_a_range_is_read_of_the_version_that_is_asked_for(store: S3ObjectStore) 
         store.get_range("o", etag, 2, 5)
 
 
-def test_an_objects_info_is_what_a_list_tells(store: S3ObjectStore) -> None:
+def test_store_get_info_equals_list_entry(store: S3ObjectStore) -> None:
     store.put("a.csv", b"12345")
-    ((listed,),) = store.objects()
-    assert store.info("a.csv") == listed
-    assert store.info("nobody.csv") is None
+    ((listed,),) = store.list_objects()
+    assert store.get_info("a.csv") == listed
+    assert store.get_info("nobody.csv") is None
 
 
-def test_a_folder_is_listed_by_itself(store: S3ObjectStore) -> None:
+def test_store_list_objects_lists_one_folder(store: S3ObjectStore) -> None:
     for key in ("a/1.csv", "a/2.csv", "ab/3.csv", "b/c/4.csv", "b/d/5.csv", "a.csv"):
         store.put(key, b"x")
-    assert [info.key for page in store.objects(folder="a") for info in page] == ["a/1.csv", "a/2.csv"]
-    assert [info.key for page in store.objects("a/1.csv", "a") for info in page] == ["a/2.csv"]
-    assert (store.folders("b"), store.folders("nothing")) == (["c", "d"], [])
+    assert [info.key for page in store.list_objects(folder="a") for info in page] == ["a/1.csv", "a/2.csv"]
+    assert [info.key for page in store.list_objects("a/1.csv", "a") for info in page] == ["a/2.csv"]
+    assert (store.list_folders("b"), store.list_folders("nothing")) == (["c", "d"], [])
 
 
-def test_many_keys_are_deleted_at_once_whether_or_not_they_are_there(store: S3ObjectStore) -> None:
+def test_store_delete_many_ignores_missing_keys(store: S3ObjectStore) -> None:
     keys = [f"{number}.csv" for number in range(1200)]
     for key in keys[:100]:
         store.put(key, b"x")
@@ -298,13 +316,13 @@ def test_many_keys_are_deleted_at_once_whether_or_not_they_are_there(store: S3Ob
     assert keys_of(store) == ["stays.csv"]
 
 
-def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: S3ObjectStore) -> None:
+def test_store_bulk_calls_report_missing_bucket_as_unavailable(missing_bucket_store: S3ObjectStore) -> None:
     calls: list[Callable[[], object]] = [
-        lambda: no_bucket.info("a"),
-        lambda: no_bucket.get_range("a", "e", 0, 1),
-        lambda: no_bucket.copy_from("src-data", "a", "b"),
-        lambda: no_bucket.folders("a"),
-        lambda: no_bucket.delete_many(["a"]),
+        lambda: missing_bucket_store.get_info("a"),
+        lambda: missing_bucket_store.get_range("a", "e", 0, 1),
+        lambda: missing_bucket_store.copy_from("src-data", "a", "b"),
+        lambda: missing_bucket_store.list_folders("a"),
+        lambda: missing_bucket_store.delete_many(["a"]),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable):
@@ -312,21 +330,23 @@ def test_of_a_missing_bucket_all_that_is_new_here_is_unavailable_too(no_bucket: 
 
 
 # -- objects that exist and cannot be read -------------------------------------------------------
-def test_an_unreadable_object_is_a_word_of_its_own(store: S3ObjectStore, beside: S3ObjectStore, seal: Seal) -> None:
+def test_store_raises_object_unreadable_for_unreadable_object(
+    store: S3ObjectStore, other_store: S3ObjectStore, make_unreadable: MakeUnreadable
+) -> None:
     etag = store.put("a.csv", b"before")
-    seal(store.bucket, "a.csv")
+    make_unreadable(store.bucket, "a.csv")
     calls: list[Callable[[], object]] = [
         lambda: store.get("a.csv"),
         lambda: store.get("a.csv", if_none_match=etag),
-        lambda: store.last_modified("a.csv"),
-        lambda: store.etag("a.csv"),
-        lambda: store.info("a.csv"),
+        lambda: store.get_last_modified("a.csv"),
+        lambda: store.get_etag("a.csv"),
+        lambda: store.get_info("a.csv"),
         lambda: store.get_range("a.csv", etag, 0, 1),
-        lambda: store.segment("a.csv", 0, 1),
+        lambda: store.get_segment("a.csv", 0, 1),
         lambda: store.check_readable("a.csv"),
-        lambda: store.replace("a.csv", b"x", None),
-        lambda: store.replace("a.csv", b"x", etag),
-        lambda: beside.copy_from(store.bucket, "a.csv", "b.csv"),
+        lambda: store.put_if_unchanged("a.csv", b"x", None),
+        lambda: store.put_if_unchanged("a.csv", b"x", etag),
+        lambda: other_store.copy_from(store.bucket, "a.csv", "b.csv"),
     ]
     for call in calls:
         with pytest.raises(ObjectUnreadable) as refused:
@@ -335,20 +355,20 @@ def test_an_unreadable_object_is_a_word_of_its_own(store: S3ObjectStore, beside:
         assert "Encryption" in refused.value.message
 
 
-def test_an_unreadable_object_exists_and_is_listed(store: S3ObjectStore, seal: Seal) -> None:
-    seal(store.bucket, "a.csv")
+def test_store_exists_and_list_include_unreadable_object(store: S3ObjectStore, make_unreadable: MakeUnreadable) -> None:
+    make_unreadable(store.bucket, "a.csv")
     store.put("b.csv", b"x")
-    ((sealed, other),) = store.objects()
+    ((sealed, other),) = store.list_objects()
     assert store.exists("a.csv")
-    assert store.listed("a.csv") == sealed
-    assert store.listed("b.csv") == other == store.info("b.csv")
-    assert store.listed("a.cs") is None
-    assert store.page("a.csv", "", 1) == [sealed]
+    assert store.get_list_entry("a.csv") == sealed
+    assert store.get_list_entry("b.csv") == other == store.get_info("b.csv")
+    assert store.get_list_entry("a.cs") is None
+    assert store.list_page("a.csv", "", 1) == [sealed]
 
 
-def test_an_unreadable_object_can_be_overwritten_and_removed(store: S3ObjectStore, seal: Seal) -> None:
+def test_store_overwrites_and_deletes_unreadable_object(store: S3ObjectStore, make_unreadable: MakeUnreadable) -> None:
     for key in ("put.csv", "copied.csv", "deleted.csv", "many.csv"):
-        seal(store.bucket, key)
+        make_unreadable(store.bucket, key)
     store.put("put.csv", b"new")
     store.copy_from(store.bucket, "put.csv", "copied.csv")
     store.delete("deleted.csv")
@@ -358,18 +378,18 @@ def test_an_unreadable_object_can_be_overwritten_and_removed(store: S3ObjectStor
     store.check_readable("put.csv")
 
 
-def test_what_is_readable_empty_or_not_there_is_not_unreadable(store: S3ObjectStore) -> None:
+def test_store_check_readable_accepts_empty_and_missing_objects(store: S3ObjectStore) -> None:
     store.put("empty.csv", b"")
     store.put("a.csv", b"x")
     for key in ("a.csv", "empty.csv", "nobody.csv"):
         store.check_readable(key)
 
 
-def test_a_refusal_of_access_or_bucket_is_not_about_one_object(
-    stranger: S3ObjectStore, no_bucket: S3ObjectStore, nowhere: S3ObjectStore
+def test_store_access_errors_are_not_object_unreadable(
+    unauthorized_store: S3ObjectStore, missing_bucket_store: S3ObjectStore, unreachable_store: S3ObjectStore
 ) -> None:
-    for store in (stranger, no_bucket, nowhere):
-        asked = (store.get, store.etag, store.exists, store.check_readable, store.listed)
+    for store in (unauthorized_store, missing_bucket_store, unreachable_store):
+        asked = (store.get, store.get_etag, store.exists, store.check_readable, store.get_list_entry)
         for call in asked:
             with pytest.raises(StoreUnavailable) as refused:
                 call("a.csv")

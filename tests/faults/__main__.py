@@ -18,35 +18,41 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from local.processes import ROOT
-from tests.faults.live.report import one_line, report
+from tests.faults.live.report import format_line, render_report
 from tests.faults.live.results import Results
 from tests.faults.live.scenario import Finding
-from tests.faults.live.scenarios import SCENARIOS, play
+from tests.faults.live.scenarios import SCENARIOS, run_scenario
 
 
 def main() -> int:
     """Run what the command line selects, and return the exit status."""
-    options = _options()
-    names = [name for name in SCENARIOS if any(word in name for word in options.only)] if options.only else [*SCENARIOS]
+    options = _parse_options()
+    names = (
+        [name for name in SCENARIOS if any(words in name for words in options.only)] if options.only else [*SCENARIOS]
+    )
     print(f"seed {options.seed} (to replay this run, pass it as --seed)", flush=True)
     results = Results(Path(options.results) if options.results else None)
     if options.generated or not (options.only or options.with_only or options.without_only):
-        results.generated(*_generated(options.seed))
+        results.add_generated(*_run_generated_cases(options.seed))
     if not (options.without_only or options.generated):
         for name in names:
-            results.add(_told(play(name, options.seed, long=options.long)))
+            results.add(_print_finding(run_scenario(name, options.seed, long=options.long)))
     if not (options.with_only or options.generated):
         # The short form where it suffices: with a protection removed, most time goes into timeouts.
         for name in names:
             for remedy in SCENARIOS[name].remedies:
-                results.add(_told(play(name, options.seed, long=SCENARIOS[name].shows_late, without=remedy)))
+                results.add(
+                    _print_finding(
+                        run_scenario(name, options.seed, long=SCENARIOS[name].needs_long_form, without=remedy)
+                    )
+                )
     if options.report:
-        Path(options.report).write_text(report(results), encoding="utf-8")
+        Path(options.report).write_text(render_report(results), encoding="utf-8")
     print(json.dumps(results.summary()))
-    return int(results.wrong)
+    return int(results.has_failures)
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the long form of the fault tests.")
     parser.add_argument(
         "--seed",
@@ -68,16 +74,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _told(finding: Finding) -> Finding:
-    print(one_line(finding), flush=True)
-    for name, said in finding.figures.items():
-        print(f"    {name}: {said}", flush=True)
+def _print_finding(finding: Finding) -> Finding:
+    print(format_line(finding), flush=True)
+    for name, value in finding.figures.items():
+        print(f"    {name}: {value}", flush=True)
     for failure in finding.failures:
         print(f"    ! {failure}", flush=True)
     return finding
 
 
-def _generated(seed: int) -> tuple[dict[str, str], bool]:
+def _run_generated_cases(seed: int) -> tuple[dict[str, str], bool]:
     """Run the generated cases with pytest.
 
     Returns the properties that the tests recorded, and whether all tests passed.
@@ -87,12 +93,12 @@ def _generated(seed: int) -> tuple[dict[str, str], bool]:
         options = ["--faults=long", f"--faults-seed={seed}", f"--junit-xml={result}", "-q"]
         options += ["-o", "junit_family=xunit1"]  # xunit2 has no place for the properties of a test
         paths = [str(path) for path in sorted((ROOT / "tests" / "faults").glob("test_*.py")) if "live" not in path.name]
-        done = subprocess.run([sys.executable, "-m", "pytest", *options, *paths], cwd=ROOT, check=False)
+        completed = subprocess.run([sys.executable, "-m", "pytest", *options, *paths], cwd=ROOT, check=False)
         properties = ElementTree.parse(result).iter("property")  # noqa: S314  our own file
-        said = {str(each.get("name")): str(each.get("value")) for each in properties}
+        summary = {str(element.get("name")): str(element.get("value")) for element in properties}
         counts = next(ElementTree.parse(result).iter("testsuite"))  # noqa: S314
-        said["tests"] = f"{counts.get('tests')}, of which {counts.get('failures')} failed"
-    return {re.sub(r"\s+", " ", name): value for name, value in said.items()}, done.returncode == 0
+        summary["tests"] = f"{counts.get('tests')}, of which {counts.get('failures')} failed"
+    return {re.sub(r"\s+", " ", name): value for name, value in summary.items()}, completed.returncode == 0
 
 
 if __name__ == "__main__":

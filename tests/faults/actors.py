@@ -11,25 +11,25 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-PATIENCE_S = 60
+REQUEST_TIMEOUT_S = 60
 """Timeout in seconds: an actor that reaches no further request in this time hangs."""
 
-_Answer = TypeVar("_Answer")
-_here = threading.local()
+_Response = TypeVar("_Response")
+_thread_state = threading.local()
 
 
-class Verdict(Enum):
+class RequestFate(Enum):
     """What happens to the request at which an actor is paused."""
 
     DONE = "done"
     KILLED = "the client is killed before it"
     REFUSED = "not done, and the client gets an error"
-    ANSWER_LOST = "done, but the client gets an error"
+    RESPONSE_LOST = "done, but the client gets an error"
     TWICE = "done twice, as by a client that retries"
     LATE = "the client gets an error, and it is done later"
 
 
-class Killed(BaseException):
+class ProcessKilled(BaseException):
     """Raised in the thread of an actor that is killed."""
 
 
@@ -40,102 +40,108 @@ class Actor:
     """
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self.name, self.error, self.at, self.killed = name, None, "", False
-        self.token, self.leases_lost, self.lease_ends, self.since, self.unheard = "", 0, 0.0, {}, {}
+        self.name, self.error, self.pending_request, self.is_killed = name, None, "", False
+        self.token, self.lost_lease_count, self.lease_expires_at, self.first_seen_versions, self.lost_events = (
+            "",
+            0,
+            0.0,
+            {},
+            {},
+        )
         self._work = work
-        self._verdicts: SimpleQueue[Verdict] = SimpleQueue()
-        self._stops: SimpleQueue[str | None] = SimpleQueue()
+        self._fates: SimpleQueue[RequestFate] = SimpleQueue()
+        self._requests: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         self._wait()
 
     error: BaseException | None
-    at: str
+    pending_request: str
     """The request before which the actor is paused. Empty if it has ended."""
     token: str
-    leases_lost: int
-    lease_ends: float
-    since: dict[str, int]
+    lost_lease_count: int
+    lease_expires_at: float
+    first_seen_versions: dict[str, int]
     """Fields of a publisher, from `token` on. `tests/faults/monitor.py` sets them."""
-    unheard: Mapping[str, int]
+    lost_events: Mapping[str, int]
     """Of a sweep: users with an event that was lost before its LIST. Set there as well."""
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Return whether the work has ended, in any way."""
-        return not self.at
+        return not self.pending_request
 
-    def step(self, verdict: Verdict = Verdict.DONE) -> None:
+    def step(self, fate: RequestFate = RequestFate.DONE) -> None:
         """Perform the current request, and run to the next one."""
-        if not self.over:
-            self._verdicts.put(verdict)
+        if not self.is_finished:
+            self._fates.put(fate)
             self._wait()
 
     def kill(self) -> None:
         """Kill the actor before its current request, as kill -9 does."""
-        self.step(Verdict.KILLED)
+        self.step(RequestFate.KILLED)
 
     def _wait(self) -> None:
         try:
-            self.at = self._stops.get(timeout=PATIENCE_S) or ""
+            self.pending_request = self._requests.get(timeout=REQUEST_TIMEOUT_S) or ""
         except Empty:
             raise AssertionError(
-                f"{self.name}: expected its next request or its end, found that it hangs after {self.at!r}"
+                f"{self.name}: expected its next request or its end, found that it hangs after {self.pending_request!r}"
             ) from None
-        if self.over:
+        if self.is_finished:
             self._thread.join()
 
     def _run(self) -> None:
-        _here.actor = self
+        _thread_state.actor = self
         try:
             self._work()
-        except Killed:
+        except ProcessKilled:
             pass
         except BaseException as error:  # noqa: BLE001  `Processes` raises it again in the test
             self.error = error
-        self._stops.put(None)
+        self._requests.put(None)
 
-    def stop_at(self, request: str) -> Verdict:
+    def wait_for_fate(self, request: str) -> RequestFate:
         """Pause before this request until the test decides, and return the decision.
 
-        Runs in the actor's thread. Raises `Killed`.
+        Runs in the actor's thread. Raises `ProcessKilled`.
         """
-        if not self.killed:
-            self._stops.put(request)
-            verdict = self._verdicts.get()
-            if verdict is not Verdict.KILLED:
-                return verdict
-            self.killed = True
-        raise Killed
+        if not self.is_killed:
+            self._requests.put(request)
+            fate = self._fates.get()
+            if fate is not RequestFate.KILLED:
+                return fate
+            self.is_killed = True
+        raise ProcessKilled
 
 
-def current() -> Actor | None:
+def get_current_actor() -> Actor | None:
     """Return the actor that owns this thread, or None in the test itself."""
-    return getattr(_here, "actor", None)
+    return getattr(_thread_state, "actor", None)
 
 
-def perform(
+def perform_request(
     request: str,
-    operation: Callable[[], _Answer],
+    operation: Callable[[], _Response],
     failure: Callable[[], Exception],
-    later: Callable[[Callable[[], object]], None] | None = None,
-) -> _Answer:
+    defer: Callable[[Callable[[], object]], None] | None = None,
+) -> _Response:
     """Perform `operation` as the test decides, and return its result.
 
-    `failure` makes the error that the client gets. `later` receives an operation that the server
-    performs late. Without `later`, the operation is performed now and only its result is lost.
+    `failure` makes the error that the client gets. `defer` receives an operation that the server
+    performs late. Without `defer`, the operation is performed now and only its result is lost.
     """
-    actor = current()
-    verdict = actor.stop_at(request) if actor else Verdict.DONE
-    match verdict:
-        case Verdict.REFUSED:
+    actor = get_current_actor()
+    fate = actor.wait_for_fate(request) if actor else RequestFate.DONE
+    match fate:
+        case RequestFate.REFUSED:
             raise failure()
-        case Verdict.LATE if later:
-            later(operation)
+        case RequestFate.LATE if defer:
+            defer(operation)
             raise failure()
-        case Verdict.ANSWER_LOST | Verdict.LATE:
+        case RequestFate.RESPONSE_LOST | RequestFate.LATE:
             operation()
             raise failure()
-        case Verdict.TWICE:
+        case RequestFate.TWICE:
             operation()
     return operation()

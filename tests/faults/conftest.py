@@ -10,16 +10,16 @@ from redis import Redis
 
 from local.servers import MinioServer, RedisServer
 from shared.object_store import S3ObjectStore
-from tests.conftest import PASSWORD, USER, new_bucket
-from tests.faults.form import Form
-from tests.faults.parts import Parts
-from tests.faults.servers import FakeServers, RealServers
+from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
+from tests.faults.form import CaseForm
+from tests.faults.parts import Components
+from tests.faults.servers import FakeBucketPair, RealBucketPair
 from tests.faults.world import World
 from tests.integration.conftest import rowdrop, settings
 
 __all__ = ["rowdrop", "settings"]
 
-NewWorld = Callable[[type[Parts]], World]
+WorldFactory = Callable[[type[Components]], World]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,27 +27,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults-seed", type=int, default=None, help="which ones (0; in the long form drawn)")
 
 
-def _form(config: pytest.Config) -> Form:
+def _read_form(config: pytest.Config) -> CaseForm:
     long = config.getoption("--faults", "short") == "long"
     seed = config.getoption("--faults-seed", None)
     if seed is None:
         seed = random.randrange(1 << 32) if long else 0
         config.option.faults_seed = seed
-    return Form(long, seed)
+    return CaseForm(long, seed)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    form = _form(config)
+    form = _read_form(config)
     return f"faults: the {'long' if form.long else 'short'} form, seed {form.seed}"
 
 
 @pytest.fixture(scope="session")
-def form(pytestconfig: pytest.Config) -> Form:
-    return _form(pytestconfig)
+def form(pytestconfig: pytest.Config) -> CaseForm:
+    return _read_form(pytestconfig)
 
 
 @pytest.fixture
-def quiet_log() -> Iterator[None]:
+def silence_warnings() -> Iterator[None]:
     """Disable log records up to the level WARNING for one test.
 
     Histories log millions of warnings. Errors are still logged.
@@ -58,26 +58,28 @@ def quiet_log() -> Iterator[None]:
 
 
 @pytest.fixture
-def new_world(redis: "Redis", redis_server: RedisServer) -> NewWorld:
+def make_world(redis: "Redis", redis_server: RedisServer) -> WorldFactory:
     """Return a factory of worlds on fake buckets, each of which empties the real Redis first."""
-    return lambda parts: World(redis, redis_server.url, FakeServers, parts)
+    return lambda components: World(redis, redis_server.url, FakeBucketPair, components)
 
 
 @pytest.fixture
-def new_real_world(
+def make_real_world(
     minio_server: MinioServer, minio_redis_server: RedisServer, minio_client: Minio
-) -> Iterator[NewWorld]:
+) -> Iterator[WorldFactory]:
     """Provide a factory of worlds on a real MinIO and on the Redis that gets its events.
 
     Each world has its own buckets.
     """
 
     def store() -> S3ObjectStore:
-        return S3ObjectStore(new_bucket(minio_client), minio_server.endpoint, USER, PASSWORD, "us-east-1")
+        return S3ObjectStore(
+            create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"
+        )
 
     with Redis.from_url(minio_redis_server.url, socket_timeout=10) as redis:
 
-        def servers(_: Callable[[], float]) -> RealServers:
-            return RealServers(store(), store(), minio_client, redis)
+        def servers(_: Callable[[], float]) -> RealBucketPair:
+            return RealBucketPair(store(), store(), minio_client, redis)
 
-        yield lambda parts: World(redis, minio_redis_server.url, servers, parts)
+        yield lambda components: World(redis, minio_redis_server.url, servers, components)

@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, Phase, settings
 
 
 @dataclass(frozen=True)
-class Form:
+class CaseForm:
     """The form (`long`, or else short) and the random seed."""
 
     long: bool
     seed: int
 
-    def cases(self, short: int, long: int) -> int:
+    def case_count(self, short: int, long: int) -> int:
         """Return the number of cases for this form."""
         return long if self.long else short
 
-    def settings(self, short: int, long: int, *, shrink: bool = True) -> settings:
+    def build_settings(self, short: int, long: int, *, shrink: bool = True) -> settings:
         """Return Hypothesis settings for this number of cases.
 
         A case has no deadline, and no example database is kept between runs. Without `shrink`,
@@ -33,7 +33,7 @@ class Form:
         """
         phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
         return settings(
-            max_examples=self.cases(short, long),
+            max_examples=self.case_count(short, long),
             deadline=None,
             database=None,
             phases=[Phase.explicit, *phases],

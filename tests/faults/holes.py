@@ -9,35 +9,35 @@ the oracle. The numbers are those of the table in `tests/faults/test_holes.py`.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import EVENTS_QUEUE
-from tests.faults.drops import GOOD
+from tests.faults.drops import VALID_CONTENTS
 from tests.faults.steps import (
-    go_on,
-    kill,
-    land,
-    lease_ends,
-    listener,
-    look,
-    publish,
-    publisher,
-    put,
-    put_fast_only,
-    put_unheard,
-    read,
-    reader,
-    staged,
-    sweep,
-    sweep_that_has_listed,
-    told,
-    written_later,
+    defer_write_and_kill,
+    deliver_and_mark,
+    expire_lease,
+    kill_process,
+    publish_csv,
+    put_csv,
+    put_with_fast_event,
+    put_without_event,
+    read_next_message,
+    run_publisher,
+    run_to_end,
+    run_watchdog,
+    start_listener,
+    start_publisher,
+    start_reader,
+    start_sweep,
+    start_sweep_past_list,
+    submit_csv,
 )
 from tests.faults.world import World
-from worker.backlog import FAST, WAKE_BULK, WAKE_LIVE
+from worker.backlog import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
 
 
 @dataclass(frozen=True)
-class Hole:
+class ProtocolTrace:
     """A fault case.
 
     `rules`: the protocol rules, by their sentences in `tests/faults/removals.py`. If one of them is
@@ -49,365 +49,365 @@ class Hole:
     rules: tuple[str, ...]
 
 
-HOLES: dict[str, Hole] = {}
+TRACES: dict[str, ProtocolTrace] = {}
 """Fault cases by the name of their trace."""
 
 
-def hole(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+def register_trace(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Register a trace, with the number of its fault case and the rules that cover it."""
 
     def register(trace: Callable[[World], None]) -> Callable[[World], None]:
-        HOLES[trace.__name__] = Hole(number, trace, rules)
+        TRACES[trace.__name__] = ProtocolTrace(number, trace, rules)
         return trace
 
     return register
 
 
 # -- 1, 2, 3, 16: the writer -----------------------------------------------------------------------
-@hole(1, "a refused write discards the batch too", "writes are conditional")
-def a_refused_publisher_does_not_put_its_old_batch_back(world: World) -> None:
-    land(world, "C")
-    staged(world, "A")
-    first = publisher(world, "PUT output")
-    lease_ends(world)
-    staged(world, "B")
-    publish(world, 1)
-    go_on(world, first)
-    publish(world)
+@register_trace(1, "a refused write discards the batch too", "writes are conditional")
+def refused_publisher_discards_its_batch(world: World) -> None:
+    publish_csv(world, "C")
+    submit_csv(world, "A")
+    first_publisher = start_publisher(world, "PUT output")
+    expire_lease(world)
+    submit_csv(world, "B")
+    run_publisher(world, 1)
+    run_to_end(world, first_publisher)
+    run_publisher(world)
 
 
-@hole(2, "a writer without the lease makes no user clean")
-def a_sleeping_publisher_whose_if_match_passes_is_evidence(world: World) -> None:
+@register_trace(2, "a writer without the lease makes no user clean")
+def stalled_publisher_with_matching_etag_signals_loss(world: World) -> None:
     # output.csv still has the bytes and the ETag that the first publisher read: the second one had
     # nothing to change, because the CSV is A again.
-    land(world, "A")
-    staged(world, "B")
-    first = publisher(world, "PUT output")
-    lease_ends(world)
-    staged(world, "A")
-    publish(world, 1)
-    go_on(world, first)
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    first_publisher = start_publisher(world, "PUT output")
+    expire_lease(world)
+    submit_csv(world, "A")
+    run_publisher(world, 1)
+    run_to_end(world, first_publisher)
 
 
-@hole(2, "the batch is read after the published files")
-def a_publisher_replaced_before_it_has_read_the_files_writes_nothing(world: World) -> None:
-    staged(world, "A")
-    first = publisher(world, "output GET", 1)
-    lease_ends(world)
-    staged(world, "B")
-    publish(world)
-    go_on(world, first)
+@register_trace(2, "the batch is read after the published files")
+def publisher_replaced_before_reading_files_writes_nothing(world: World) -> None:
+    submit_csv(world, "A")
+    first_publisher = start_publisher(world, "output GET", 1)
+    expire_lease(world)
+    submit_csv(world, "B")
+    run_publisher(world)
+    run_to_end(world, first_publisher)
 
 
-@hole(2, "a writer verifies its lease at each chunk")
-def a_replaced_publisher_does_not_read_what_is_staged_for_its_successor(world: World) -> None:
-    staged(world, "A")
-    first = publisher(world, "BATCH", 1)
-    lease_ends(world)
-    staged(world, "B")
-    go_on(world, first)
+@register_trace(2, "a writer verifies its lease at each chunk")
+def replaced_publisher_reads_no_pending_results(world: World) -> None:
+    submit_csv(world, "A")
+    first_publisher = start_publisher(world, "BATCH", 1)
+    expire_lease(world)
+    submit_csv(world, "B")
+    run_to_end(world, first_publisher)
 
 
-@hole(3, "an unchanged file is verified by its ETag")
-def no_change_by_the_table_in_memory_is_looked_at(world: World) -> None:
-    land(world, "A")
-    staged(world, "B")
-    written_later(world, publisher(world, "PUT output", 1))
-    lease_ends(world)
-    staged(world, "A")
-    world.land()
-    publish(world)
+@register_trace(3, "an unchanged file is verified by its ETag")
+def unchanged_table_is_verified_in_bucket(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    defer_write_and_kill(world, start_publisher(world, "PUT output", 1))
+    expire_lease(world)
+    submit_csv(world, "A")
+    world.apply_late_write()
+    run_publisher(world)
 
 
-@hole(16, "there is one writer at a time")
-def two_publishers_do_not_take_turns_in_one_write(world: World) -> None:
-    land(world, "A")
-    staged(world, "B")
-    first = publisher(world, "PUT output")
+@register_trace(16, "there is one writer at a time")
+def two_publishers_do_not_alternate_in_one_write(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    first_publisher = start_publisher(world, "PUT output")
     for content in "CA":
-        staged(world, content)
-        publish(world, 1)
-    go_on(world, first)
+        submit_csv(world, content)
+        run_publisher(world, 1)
+    run_to_end(world, first_publisher)
 
 
 # -- 4, 5: the order of reads ----------------------------------------------------------------------
-@hole(4, "a result is refused if another was accepted since its tokens were read")
-def a_slow_reader_does_not_replace_a_newer_reading(world: World) -> None:
-    put(world, "A")
-    slow = reader(world, "STAGE", twice=True)
-    world.drops.csv("a", "B")
-    read(world)
-    writer = publisher(world, "CLEAN")
-    go_on(world, slow, writer)
-    publish(world)
+@register_trace(4, "a result is refused if another was accepted since its tokens were read")
+def slow_reader_does_not_replace_newer_result(world: World) -> None:
+    put_csv(world, "A")
+    slow_actor = start_reader(world, "STAGE", twice=True)
+    world.user_actions.put_csv("a", "B")
+    read_next_message(world)
+    writing_publisher = start_publisher(world, "CLEAN")
+    run_to_end(world, slow_actor, writing_publisher)
+    run_publisher(world)
 
 
-@hole(4, "version tokens are read before the files")
-def tokens_are_older_than_what_was_read(world: World) -> None:
-    put(world, "A")
-    slow = reader(world, "source EXISTS")
-    staged(world, "B")
-    go_on(world, slow)
-    publish(world)
+@register_trace(4, "version tokens are read before the files")
+def version_tokens_are_read_before_files(world: World) -> None:
+    put_csv(world, "A")
+    slow_actor = start_reader(world, "source EXISTS")
+    submit_csv(world, "B")
+    run_to_end(world, slow_actor)
+    run_publisher(world)
 
 
-@hole(4, "a user marked after it was read stays dirty", "every mark renews the change version")
-def what_changes_after_it_was_read_is_read_again(world: World) -> None:
-    staged(world, "A")
-    put(world, "B")
-    publish(world)
+@register_trace(4, "a user marked after it was read stays dirty", "every mark renews the change version")
+def change_after_read_is_read_again(world: World) -> None:
+    submit_csv(world, "A")
+    put_csv(world, "B")
+    run_publisher(world)
 
 
-@hole(5, "a result of a user that is not dirty is refused")
-def a_reading_from_before_redis_was_emptied_is_refused(world: World) -> None:
-    land(world, "A")
-    put(world, "B")
-    slow = reader(world, "STAGE")
-    put(world, "A")
-    world.redis_faults.empty()
-    look(world)
-    world.processes.pump()
-    go_on(world, slow)
+@register_trace(5, "a result of a user that is not dirty is refused")
+def result_from_before_redis_was_emptied_is_refused(world: World) -> None:
+    publish_csv(world, "A")
+    put_csv(world, "B")
+    slow_actor = start_reader(world, "STAGE")
+    put_csv(world, "A")
+    world.redis_faults.flush()
+    run_watchdog(world)
+    world.processes.run_pending_work()
+    run_to_end(world, slow_actor)
 
 
-@hole(4, "a user stays dirty until published")
-def a_reader_that_dies_leaves_its_user_dirty(world: World) -> None:
-    put(world, "A")
-    kill(world, reader(world, "source EXISTS"))
+@register_trace(4, "a user stays dirty until published")
+def killed_reader_leaves_user_dirty(world: World) -> None:
+    put_csv(world, "A")
+    kill_process(world, start_reader(world, "source EXISTS"))
 
 
-@hole(4, "absent means NoSuchKey and nothing else")
-def an_outage_of_the_source_removes_nobody(world: World) -> None:
-    land(world, "A")
-    put(world, "B")
-    world.cut_off_source(cut=True)
-    read(world)
-    publish(world)
+@register_trace(4, "absent means NoSuchKey and nothing else")
+def source_outage_removes_no_row(world: World) -> None:
+    publish_csv(world, "A")
+    put_csv(world, "B")
+    world.set_source_unreachable(is_unreachable=True)
+    read_next_message(world)
+    run_publisher(world)
 
 
 # -- 6, 18: events ---------------------------------------------------------------------------------
-@hole(6, "only what was peeked is popped")
-def an_event_that_came_when_redis_had_been_emptied_is_not_popped_for_another(world: World) -> None:
-    put_fast_only(world, "A")
-    slow = listener(world, "MARK")
-    world.redis_faults.empty()
-    look(world)
-    under_way = sweep_that_has_listed(world)
-    put_fast_only(world, "B", "b")
-    go_on(world, slow, under_way)
+@register_trace(6, "only what was peeked is popped")
+def event_after_emptied_redis_is_not_popped_for_another(world: World) -> None:
+    put_with_fast_event(world, "A")
+    slow_actor = start_listener(world, "MARK")
+    world.redis_faults.flush()
+    run_watchdog(world)
+    running_sweep = start_sweep_past_list(world)
+    put_with_fast_event(world, "B", "b")
+    run_to_end(world, slow_actor, running_sweep)
 
 
-@hole(6, "only what was peeked is popped")
-def two_listeners_that_peeked_the_same_lose_nothing(world: World) -> None:
-    put_fast_only(world, "A")
-    both = [listener(world, "MARK") for _ in range(2)]
-    put_fast_only(world, "B", "b")
-    go_on(world, *both)
+@register_trace(6, "only what was peeked is popped")
+def two_listeners_with_same_entries_lose_nothing(world: World) -> None:
+    put_with_fast_event(world, "A")
+    listeners = [start_listener(world, "MARK") for _ in range(2)]
+    put_with_fast_event(world, "B", "b")
+    run_to_end(world, *listeners)
 
 
-@hole(6, "events are popped in the step that marks")
-def a_listener_that_dies_after_its_second_request_loses_nothing(world: World) -> None:
-    put_fast_only(world, "A")
-    mortal = world.processes.listener()
+@register_trace(6, "events are popped in the step that marks")
+def killed_listener_loses_no_event(world: World) -> None:
+    put_with_fast_event(world, "A")
+    killed_listener = world.processes.start_listener()
     for _ in range(2):
-        world.processes.step(mortal)
-    kill(world, mortal)
+        world.processes.step_actor(killed_listener)
+    kill_process(world, killed_listener)
 
 
-@hole(18, "safe copies are counted")
-def a_change_does_not_hide_behind_the_copy_of_an_event_that_is_its_twin(world: World) -> None:
+@register_trace(18, "safe copies are counted")
+def change_is_not_hidden_by_identical_event(world: World) -> None:
     # A, B, A in one tar: the first and the last event are identical, and the fast copy of the last
     # one is lost.
-    world.drops.tar("a", "ABA", 0)
+    world.user_actions.upload_tar("a", "ABA", 0)
     for _ in range(2):
-        world.transit.deliver(FAST)
-        world.processes.pump()
-        world.drops.unpack()
-    world.lose_event(FAST, 0, traced=False)
+        world.events.deliver(FAST_EVENTS)
+        world.processes.run_pending_work()
+        world.user_actions.unpack_next_member()
+    world.lose_event(FAST_EVENTS, 0, is_counted=False)
 
 
 # -- 7, 8, 17: the sweep ---------------------------------------------------------------------------
-@hole(7, "a sweep marks dirty users again")
-def what_is_on_its_way_is_read_again_by_a_sweep_that_finds_all_fine(world: World) -> None:
-    land(world, "A")
-    staged(world, "B")
-    put_unheard(world, "A")
-    go_on(world, sweep(world, "COMMIT"))
-    publish(world)
+@register_trace(7, "a sweep marks dirty users again")
+def sweep_marks_dirty_users_again(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    put_without_event(world, "A")
+    run_to_end(world, start_sweep(world, "COMMIT"))
+    run_publisher(world)
 
 
-@hole(7, "a sweep reads the dirty users after the LIST")
-def who_becomes_dirty_before_the_list_is_asked_for(world: World) -> None:
-    land(world, "A")
-    early = sweep(world, "source LIST")
-    staged(world, "B")
-    put_unheard(world, "A")
-    go_on(world, early)
+@register_trace(7, "a sweep reads the dirty users after the LIST")
+def sweep_reads_dirty_users_after_list(world: World) -> None:
+    publish_csv(world, "A")
+    early_sweep = start_sweep(world, "source LIST")
+    submit_csv(world, "B")
+    put_without_event(world, "A")
+    run_to_end(world, early_sweep)
 
 
-@hole(7, "a sweep reads the dirty users before the published files")
-def what_is_published_between_two_looks_of_a_sweep_is_seen_by_one_of_them(world: World) -> None:
-    land(world, "A")
-    staged(world, "B")
-    put_unheard(world, "A")
-    between = sweep_that_has_listed(world)
-    publish(world)
-    go_on(world, between)
+@register_trace(7, "a sweep reads the dirty users before the published files")
+def publish_during_sweep_is_seen_by_sweep(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    put_without_event(world, "A")
+    sweep_between = start_sweep_past_list(world)
+    run_publisher(world)
+    run_to_end(world, sweep_between)
 
 
-@hole(8, "a sweep commits only while the trust state holds its token")
-def evidence_in_the_middle_of_a_sweep_means_another_sweep(world: World) -> None:
-    land(world, "A")
-    land(world, "B", "b")
-    under_way = sweep(world, "COMMIT")
-    _lose_rows(world)
-    go_on(world, under_way)
+@register_trace(8, "a sweep commits only while the trust state holds its token")
+def loss_signal_during_sweep_causes_another_sweep(world: World) -> None:
+    publish_csv(world, "A")
+    publish_csv(world, "B", "b")
+    running_sweep = start_sweep(world, "COMMIT")
+    _delete_rows_with_files(world)
+    run_to_end(world, running_sweep)
 
 
-@hole(8)
-def redis_emptied_in_the_middle_of_a_sweep_means_another_sweep(world: World) -> None:
-    under_way = sweep_that_has_listed(world)
-    put(world, "A")
-    world.redis_faults.empty()
-    go_on(world, under_way)
+@register_trace(8)
+def redis_emptied_during_sweep_causes_another_sweep(world: World) -> None:
+    running_sweep = start_sweep_past_list(world)
+    put_csv(world, "A")
+    world.redis_faults.flush()
+    run_to_end(world, running_sweep)
 
 
-def _lose_rows(world: World) -> None:
+def _delete_rows_with_files(world: World) -> None:
     """Delete row b together with output.csv and the manifest, and let a publisher write row a.
 
     That publisher has no cached state. It must report the files that it finds as a loss signal.
     """
-    for key in (OUTPUT, MANIFEST):
-        world.delete_published(key)
-    staged(world, "C")
-    publish(world, 1)
+    for key in (OUTPUT_KEY, MANIFEST_KEY):
+        world.delete_published_file(key)
+    submit_csv(world, "C")
+    run_publisher(world, 1)
 
 
-@hole(8, "the trust state becomes verified at the end of the sweep")
-def a_sweep_that_dies_leaves_the_evidence(world: World) -> None:
-    land(world, "A")
-    land(world, "B", "b")
-    _lose_rows(world)
-    look(world)
-    kill(world, sweep_that_has_listed(world))
+@register_trace(8, "the trust state becomes verified at the end of the sweep")
+def killed_sweep_keeps_loss_signals(world: World) -> None:
+    publish_csv(world, "A")
+    publish_csv(world, "B", "b")
+    _delete_rows_with_files(world)
+    run_watchdog(world)
+    kill_process(world, start_sweep_past_list(world))
 
 
-@hole(8, "a restart of Redis is a loss signal")
-def redis_restarted_with_less_in_it_means_a_sweep(world: World) -> None:
-    world.redis_faults.save()
-    put(world, "A")
+@register_trace(8, "a restart of Redis is a loss signal")
+def redis_restored_from_older_state_causes_sweep(world: World) -> None:
+    world.redis_faults.save_state()
+    put_csv(world, "A")
     world.restart_redis()
 
 
-@hole(17, "MinIO's metrics are read before the LIST")
-def what_minio_loses_during_a_sweep_means_another_sweep(world: World) -> None:
-    under_way = sweep_that_has_listed(world)
-    put_unheard(world, "A", counted=True)
-    go_on(world, under_way)
+@register_trace(17, "MinIO's metrics are read before the LIST")
+def event_lost_during_sweep_causes_another_sweep(world: World) -> None:
+    running_sweep = start_sweep_past_list(world)
+    put_without_event(world, "A", counted=True)
+    run_to_end(world, running_sweep)
 
 
-@hole(17, "MinIO's restart and its lost events are loss signals")
-def what_minio_loses_is_found(world: World) -> None:
-    put_unheard(world, "A", counted=True)
+@register_trace(17, "MinIO's restart and its lost events are loss signals")
+def event_lost_by_minio_is_found(world: World) -> None:
+    put_without_event(world, "A", counted=True)
 
 
-@hole(7, "a fact counts only if its ETag is that of the CSV")
-def what_changed_without_an_event_is_found_by_its_etag(world: World) -> None:
-    land(world, "A")
-    put_unheard(world, "B", counted=True)
+@register_trace(7, "a fact counts only if its ETag is that of the CSV")
+def change_without_event_is_found_by_etag(world: World) -> None:
+    publish_csv(world, "A")
+    put_without_event(world, "B", counted=True)
 
 
 # -- 9, 10, 11, 13: the published files ------------------------------------------------------------
-@hole(9, "rejects.csv is written before any user becomes clean")
-def a_publisher_that_dies_after_its_clean_has_listed_the_reject(world: World) -> None:
-    land(world, "A")
-    staged(world, "x")
-    writer = publisher(world, "CLEAN")
-    world.processes.step(writer)
-    kill(world, writer)
+@register_trace(9, "rejects.csv is written before any user becomes clean")
+def publisher_killed_after_commit_has_written_reject(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "x")
+    writing_publisher = start_publisher(world, "CLEAN")
+    world.processes.step_actor(writing_publisher)
+    kill_process(world, writing_publisher)
 
 
-@hole(10, "loading a file that no publisher recorded is a loss signal")
-def rows_that_were_deleted_with_the_file_are_missed(world: World) -> None:
-    land(world, "A")
-    land(world, "B", "b")
-    _lose_rows(world)
+@register_trace(10, "loading a file that no publisher recorded is a loss signal")
+def rows_deleted_with_file_are_restored(world: World) -> None:
+    publish_csv(world, "A")
+    publish_csv(world, "B", "b")
+    _delete_rows_with_files(world)
 
 
-@hole(
+@register_trace(
     10,
     "a fact counts only if its fields are those of the published row",
     "files that no publisher recorded are a loss signal",
 )
-def an_edited_row_is_put_right(world: World) -> None:
-    land(world, "A")
-    world.edit_output(lambda body: body.replace(b"Ivanov", b"Evil"))
+def edited_row_is_repaired(world: World) -> None:
+    publish_csv(world, "A")
+    world.edit_output_file(lambda body: body.replace(b"Ivanov", b"Evil"))
 
 
-@hole(10, "a sweep records the compared files as published")
-def watch_and_sweep_do_not_call_each_other_for_ever(world: World) -> None:
-    land(world, "A")
-    world.redis_faults.empty()
+@register_trace(10, "a sweep records the compared files as published")
+def watchdog_and_sweep_do_not_repeat_forever(world: World) -> None:
+    publish_csv(world, "A")
+    world.redis_faults.flush()
 
 
-@hole(10)
-def a_published_file_deleted_when_nothing_is_to_be_published_comes_back(world: World) -> None:
-    land(world, "A")
-    world.delete_published(REJECTS)
+@register_trace(10)
+def deleted_file_is_restored_without_pending_results(world: World) -> None:
+    publish_csv(world, "A")
+    world.delete_published_file(REJECTS_KEY)
 
 
-@hole(10)
-def an_output_csv_without_rows_that_was_deleted_comes_back(world: World) -> None:
-    world.drops.delete_many(["ghost.csv"])
-    told(world)
-    read(world)
-    publish(world)
-    world.delete_published(OUTPUT)
+@register_trace(10)
+def deleted_output_without_rows_is_restored(world: World) -> None:
+    world.user_actions.delete_many(["ghost.csv"])
+    deliver_and_mark(world)
+    read_next_message(world)
+    run_publisher(world)
+    world.delete_published_file(OUTPUT_KEY)
 
 
-@hole(11, "files that no publisher recorded are a loss signal")
-def a_write_that_lands_after_its_publishers_death_is_put_right(world: World) -> None:
-    land(world, "A")
-    staged(world, "B")
-    written_later(world, publisher(world, "PUT output", 1))
-    lease_ends(world)
-    staged(world, "A")
-    publish(world)
-    world.land()
+@register_trace(11, "files that no publisher recorded are a loss signal")
+def late_write_of_killed_publisher_is_repaired(world: World) -> None:
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    defer_write_and_kill(world, start_publisher(world, "PUT output", 1))
+    expire_lease(world)
+    submit_csv(world, "A")
+    run_publisher(world)
+    world.apply_late_write()
 
 
-@hole(11, "… but only if no publisher recorded anything since the LIST")
-def a_sweep_does_not_vouch_for_a_write_that_landed_late(world: World) -> None:
+@register_trace(11, "… but only if no publisher recorded anything since the LIST")
+def sweep_does_not_verify_late_write(world: World) -> None:
     # The sweep listed B. Then A is published, and the write of B lands late: LIST, manifest and
     # output.csv agree, although the current CSV is A.
-    land(world, "A")
-    staged(world, "B")
-    written_later(world, publisher(world, "PUT output", 1))
-    lease_ends(world)
-    publish(world)
-    under_way = sweep_that_has_listed(world)
-    land(world, "A", memo=False)
-    world.land()
-    go_on(world, under_way)
+    publish_csv(world, "A")
+    submit_csv(world, "B")
+    defer_write_and_kill(world, start_publisher(world, "PUT output", 1))
+    expire_lease(world)
+    run_publisher(world)
+    running_sweep = start_sweep_past_list(world)
+    publish_csv(world, "A", with_manifest=False)
+    world.apply_late_write()
+    run_to_end(world, running_sweep)
 
 
-@hole(12)
-def staged_rows_whose_wake_up_was_lost_are_published(world: World) -> None:
-    staged(world, "A")
+@register_trace(12)
+def pending_results_with_lost_wake_up_are_published(world: World) -> None:
+    submit_csv(world, "A")
     world.redis.delete(WAKE_LIVE, WAKE_BULK)
 
 
-@hole(12, "overdue users are enqueued again")
-def messages_that_were_lost_are_sent_again(world: World) -> None:
-    for content, user in zip(GOOD, "abc", strict=True):
-        put(world, content, user)
+@register_trace(12, "overdue users are enqueued again")
+def lost_messages_are_sent_again(world: World) -> None:
+    for content, user in zip(VALID_CONTENTS, "abc", strict=True):
+        put_csv(world, content, user)
     world.redis.delete(EVENTS_QUEUE)
 
 
-@hole(13, "a lost output.csv is restored from the manifest")
-def a_held_row_survives_the_loss_of_output_csv(world: World) -> None:
-    land(world, "A")
-    land(world, "x")
-    world.delete_published(OUTPUT)
+@register_trace(13, "a lost output.csv is restored from the manifest")
+def held_row_survives_loss_of_output(world: World) -> None:
+    publish_csv(world, "A")
+    publish_csv(world, "x")
+    world.delete_published_file(OUTPUT_KEY)
     world.processes.restart_publisher()
-    land(world, "B", "b")
+    publish_csv(world, "B", "b")

@@ -18,97 +18,97 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from hypothesis.strategies import SearchStrategy
 
 from shared.keys import IMAGE_EXTENSIONS
-from shared.output_csv import HEADER
-from shared.published import BUNDLES as SHELF
-from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.output_csv import OUTPUT_HEADER
+from shared.published import CATALOG_KEY as SHELF
+from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
-from tests.faults.actors import Actor, Verdict
-from tests.faults.drops import BAD, GOOD
-from tests.faults.holes import HOLES
-from tests.faults.oracle import LOOSE
-from tests.faults.steps import CannotStop
-from tests.faults.transit import WAYS
+from tests.faults.actors import Actor, RequestFate
+from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
+from tests.faults.holes import TRACES
+from tests.faults.oracle import BUNDLED_USER_IDS
+from tests.faults.steps import StopNotReached
+from tests.faults.transit import EVENT_ROUTES
 from tests.faults.world import World
-from worker.backlog import CHUNK
+from worker.backlog import CHUNK_SIZE
 
-END = "the end"
-_UNPACKING = ["PUT .bundles", "CLAIM", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
-STOPS = {
+NO_STOP = "the end"
+_UNPACK_STOPS = ["PUT .bundles", "CLAIM", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
+STOP_REQUESTS = {
     "listener": ["MARK", "LPUSH"],
     "worker": ["source GET", "STAGE"],
-    "bulk": ["source LIST", "HKEYS", "output GET", "COMMIT", "MARK", "source GET", "STAGE", *_UNPACKING],
+    "bulk": ["source LIST", "HKEYS", "output GET", "COMMIT", "MARK", "source GET", "STAGE", *_UNPACK_STOPS],
     "publisher": ["output GET", "BATCH", "output PUT", "rejects", "CLEAN", "PUT manifest"],
     "watch": ["HEAD output", "FIGURES", "LPUSH"],
 }
 """Kinds of processes, and the requests before which other actions can matter."""
 
 USERS = st.sampled_from("aaab")
-IN_BUNDLES = st.sampled_from(sorted(LOOSE))
-BUNDLES = st.sampled_from(["u.zip", "v.tar", "w.tgz"])
-MEMBERS = st.dictionaries(IN_BUNDLES, st.sampled_from(GOOD + BAD))
-CONTENTS = st.sampled_from(GOOD + GOOD + BAD)
+BUNDLED_USERS = st.sampled_from(sorted(BUNDLED_USER_IDS))
+BUNDLE_KEYS = st.sampled_from(["u.zip", "v.tar", "w.tgz"])
+MEMBERS = st.dictionaries(BUNDLED_USERS, st.sampled_from(VALID_CONTENTS + INVALID_CONTENTS))
+CONTENTS = st.sampled_from(VALID_CONTENTS + VALID_CONTENTS + INVALID_CONTENTS)
 CHANGES = st.sampled_from(
     ["put image", "swap images", "put old image", "delete image", "delete csv", "delete csv", "delete both"]
 )
-IMAGES = st.sampled_from(IMAGE_EXTENSIONS)
-WAY = st.sampled_from(WAYS)
+IMAGE_KINDS = st.sampled_from(IMAGE_EXTENSIONS)
+ROUTE_STRATEGY = st.sampled_from(EVENT_ROUTES)
 QUEUES = st.sampled_from([EVENTS_QUEUE, BULK_QUEUE])
 FLAG = st.booleans()
-TOLD = st.booleans()
-PLACES = st.integers(0, 3)
-ANY_STOP = st.sampled_from([END] * 6 + sorted({stop for stops in STOPS.values() for stop in stops}))
-FAILURES = st.sampled_from([Verdict.REFUSED, Verdict.ANSWER_LOST, Verdict.TWICE, Verdict.LATE])
+DELIVER_FLAGS = st.booleans()
+POSITIONS = st.integers(0, 3)
+ANY_STOP = st.sampled_from([NO_STOP] * 6 + sorted({stop for stops in STOP_REQUESTS.values() for stop in stops}))
+FAILURE_FATES = st.sampled_from([RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.TWICE, RequestFate.LATE])
 TIMES_S = st.sampled_from([1, 6, 6, 6, 31, 61, 121, 700])
 AGES_S = st.sampled_from([0, 1, 100_000])
 
 
-def _stop(kind: str) -> SearchStrategy[str]:
-    return st.sampled_from([END] * len(STOPS[kind]) + STOPS[kind])
+def _build_stop_strategy(kind: str) -> SearchStrategy[str]:
+    return st.sampled_from([NO_STOP] * len(STOP_REQUESTS[kind]) + STOP_REQUESTS[kind])
 
 
 ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
-    "put_csv": (6, (USERS, CONTENTS, TOLD)),
-    "change": (4, (USERS, CHANGES, IMAGES, TOLD)),
-    "unpack_a_tar": (1, (USERS, st.text(GOOD + BAD, min_size=1, max_size=3), AGES_S)),
-    "unpack_further": (1, ()),
-    "put_a_bundle": (3, (BUNDLES, MEMBERS, st.sets(IN_BUNDLES), TOLD)),
-    "delete_a_bundle": (1, (BUNDLES, TOLD)),
-    "change_a_member": (2, (IN_BUNDLES, CONTENTS, CHANGES, IMAGES, TOLD)),
-    "deliver": (2, (WAY, PLACES, st.integers(1, 5))),
-    "start_listener": (3, (FLAG, _stop("listener"))),
-    "start_worker": (6, (st.just(EVENTS_QUEUE), _stop("worker"))),
-    "start_bulk_worker": (2, (st.just(BULK_QUEUE), _stop("bulk"))),
-    "start_publisher": (5, (st.sampled_from([0, 0, 1]), FLAG, _stop("publisher"))),
-    "start_watch": (1, (_stop("watch"),)),
-    "step": (4, (PLACES, st.integers(1, 3))),
-    "go_on": (6, (PLACES, ANY_STOP)),
-    "let_everything_flow": (1, ()),
-    "come_to_rest": (2, ()),
-    "land_a_late_write": (1, (PLACES,)),
+    "put_csv": (6, (USERS, CONTENTS, DELIVER_FLAGS)),
+    "change_files": (4, (USERS, CHANGES, IMAGE_KINDS, DELIVER_FLAGS)),
+    "upload_tar": (1, (USERS, st.text(VALID_CONTENTS + INVALID_CONTENTS, min_size=1, max_size=3), AGES_S)),
+    "unpack_next_member": (1, ()),
+    "put_bundle": (3, (BUNDLE_KEYS, MEMBERS, st.sets(BUNDLED_USERS), DELIVER_FLAGS)),
+    "delete_bundle": (1, (BUNDLE_KEYS, DELIVER_FLAGS)),
+    "change_member": (2, (BUNDLED_USERS, CONTENTS, CHANGES, IMAGE_KINDS, DELIVER_FLAGS)),
+    "deliver_events": (2, (ROUTE_STRATEGY, POSITIONS, st.integers(1, 5))),
+    "start_listener": (3, (FLAG, _build_stop_strategy("listener"))),
+    "start_worker": (6, (st.just(EVENTS_QUEUE), _build_stop_strategy("worker"))),
+    "start_bulk_worker": (2, (st.just(BULK_QUEUE), _build_stop_strategy("bulk"))),
+    "start_publisher": (5, (st.sampled_from([0, 0, 1]), FLAG, _build_stop_strategy("publisher"))),
+    "start_watchdog": (1, (_build_stop_strategy("watch"),)),
+    "step": (4, (POSITIONS, st.integers(1, 3))),
+    "continue_actor": (6, (POSITIONS, ANY_STOP)),
+    "deliver_and_pump": (1, ()),
+    "settle_world": (2, ()),
+    "apply_late_write": (1, (POSITIONS,)),
 }
 """Actions of every history: name -> weight, and strategies for its arguments."""
 
 FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
-    "deaths": {"kill": (4, (PLACES,))},
-    "failures": {"fail_a_request": (4, (PLACES, FAILURES))},
-    "events": {"double_an_event": (2, (WAY, PLACES)), "lose_an_event": (3, (WAY, PLACES))},
-    "minio": {"lose_a_counted_event": (3, (PLACES,)), "restart_minio": (1, ())},
-    "messages": {"lose_a_message": (2, (QUEUES,)), "double_a_message": (3, (QUEUES, ANY_STOP))},
+    "deaths": {"kill_actor": (4, (POSITIONS,))},
+    "failures": {"fail_request": (4, (POSITIONS, FAILURE_FATES))},
+    "events": {"duplicate_event": (2, (ROUTE_STRATEGY, POSITIONS)), "lose_event": (3, (ROUTE_STRATEGY, POSITIONS))},
+    "minio": {"lose_counted_event": (3, (POSITIONS,)), "restart_minio": (1, ())},
+    "messages": {"lose_message": (2, (QUEUES,)), "duplicate_message": (3, (QUEUES, ANY_STOP))},
     "time": {"pass_time": (4, (TIMES_S,))},
     "empty": {"empty_redis": (2, ())},
-    "fall back": {"save_redis": (2, ()), "restart_redis_with_less": (2, ())},
-    "outage": {"cut_off_source": (4, (FLAG,))},
+    "fall back": {"save_redis": (2, ()), "restore_older_redis": (2, ())},
+    "outage": {"set_source_unreachable": (4, (FLAG,))},
     "by hand": {
-        "delete_by_hand": (2, (st.sampled_from([OUTPUT, OUTPUT, REJECTS, MANIFEST, SHELF]),)),
-        "edit_by_hand": (2, (st.sampled_from(["empty", "without the first", "reversed", "nonsense", "another name"]),)),
+        "delete_published_file": (2, (st.sampled_from([OUTPUT_KEY, OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, SHELF]),)),
+        "edit_output": (2, (st.sampled_from(["empty", "without the first", "reversed", "nonsense", "another name"]),)),
     },
-    "sweeps": {"request_a_sweep": (2, ()), "request_a_rebuild": (1, ())},
+    "sweeps": {"request_sweep": (2, ()), "request_rebuild": (1, ())},
 }
 """Additional actions of histories with this kind of fault."""
 
 
 @cache
-def possible(faults: frozenset[str]) -> SearchStrategy[tuple[Any, ...]]:
+def build_action_strategy(faults: frozenset[str]) -> SearchStrategy[tuple[Any, ...]]:
     """Return a strategy for the actions of histories with these faults.
 
     It draws the name of an action, followed by its arguments.
@@ -129,42 +129,42 @@ class Histories(RuleBasedStateMachine):
     """
 
     new_world: Callable[[], World]
-    beginnings: Sequence[str] = [""] * len(HOLES) + list(HOLES)
+    first_traces: Sequence[str] = [""] * len(TRACES) + list(TRACES)
 
     def __init__(self) -> None:
         super().__init__()
         self.world = type(self).new_world()
-        self.possible: SearchStrategy[tuple[Any, ...]] = st.nothing()
+        self.action_strategy: SearchStrategy[tuple[Any, ...]] = st.nothing()
         self.fates = [0]
 
     @initialize(
         faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=2),
-        new=st.sampled_from([False] * 7 + [True]),
+        is_new=st.sampled_from([False] * 7 + [True]),
         fates=st.lists(st.integers(0, 2), min_size=1, max_size=4),
-        copies=st.booleans(),
-        beginning=st.runner().flatmap(lambda machine: st.sampled_from(machine.beginnings)),
+        copy_images=st.booleans(),
+        first_trace=st.runner().flatmap(lambda machine: st.sampled_from(machine.first_traces)),
     )
-    def begin(self, faults: list[str], new: bool, fates: list[int], copies: bool, beginning: str) -> None:
+    def begin(self, faults: list[str], is_new: bool, fates: list[int], copy_images: bool, first_trace: str) -> None:
         """Set up the history.
 
         - `faults`: the kinds of faults.
-        - `new`: Rowdrop has never run before.
+        - `is_new`: Rowdrop has never run before.
         - `fates`: what happens to the processes that are paused at the end.
-        - `copies`: images are copied.
-        - `beginning`: the trace with which the history begins, or empty.
+        - `copy_images`: images are copied.
+        - `first_trace`: the trace with which the history begins, or empty.
         """
-        if copies:
-            self.world.copy_images()
-        self.fates, self.possible = fates, possible(frozenset(faults))
-        if not new:
-            self.world.settle()
-        if beginning:
+        if copy_images:
+            self.world.enable_image_copies()
+        self.fates, self.action_strategy = fates, build_action_strategy(frozenset(faults))
+        if not is_new:
+            self.world.settle_and_check()
+        if first_trace:
             try:
-                HOLES[beginning].trace(self.world)
-            except CannotStop:  # with a rule removed, some traces do not apply
+                TRACES[first_trace].trace(self.world)
+            except StopNotReached:  # with a rule removed, some traces do not apply
                 reject()
 
-    @rule(action=st.runner().flatmap(lambda machine: machine.possible))
+    @rule(action=st.runner().flatmap(lambda machine: machine.action_strategy))
     def act(self, action: tuple[Any, ...]) -> None:
         """Perform one action."""
         name, *arguments = action
@@ -173,162 +173,162 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """End the history, and check that everything is right."""
         try:
-            self.world.end(self.fates)
+            self.world.finish_and_check(self.fates)
         finally:
             self.world.close()
 
     # -- users -------------------------------------------------------------------------------------
-    def put_csv(self, user: str, content: str, told: bool) -> None:
-        self.world.drops.csv(user, content)
-        self._told(told)
+    def put_csv(self, user: str, content: str, deliver: bool) -> None:
+        self.world.user_actions.put_csv(user, content)
+        self._deliver_and_mark(deliver)
 
-    def change(self, user: str, change: str, kind: str, told: bool) -> None:
-        drops = self.world.drops
+    def change_files(self, user: str, change: str, kind: str, deliver: bool) -> None:
+        drops = self.world.user_actions
         match change:
             case "put image":
-                drops.image(user, kind)
+                drops.put_image(user, kind)
             case "swap images":
-                drops.image(user, kind)
+                drops.put_image(user, kind)
                 drops.delete_many([f"{user}.{other}" for other in IMAGE_EXTENSIONS if other != kind])
             case "put old image":
-                drops.old_image(user, kind, 100_000)
+                drops.put_old_image(user, kind, 100_000)
             case "delete image":
                 drops.delete(f"{user}.{kind}")
             case "delete csv":
                 drops.delete(f"{user}.csv")
             case "delete both":
                 drops.delete_many([f"{user}.csv", "ghost.csv", f"{user}.{kind}"])
-        self._told(told)
+        self._deliver_and_mark(deliver)
 
-    def put_a_bundle(self, key: str, members: dict[str, str], images: set[str], told: bool) -> None:
-        self.world.drops.bundle(key, members, sorted(images))
-        self._told(told)
+    def put_bundle(self, key: str, members: dict[str, str], images: set[str], deliver: bool) -> None:
+        self.world.user_actions.put_bundle(key, members, sorted(images))
+        self._deliver_and_mark(deliver)
 
-    def delete_a_bundle(self, key: str, told: bool) -> None:
-        self.world.drops.delete(key)
-        self._told(told)
+    def delete_bundle(self, key: str, deliver: bool) -> None:
+        self.world.user_actions.delete(key)
+        self._deliver_and_mark(deliver)
 
-    def change_a_member(self, user: str, content: str, change: str, kind: str, told: bool) -> None:
+    def change_member(self, user: str, content: str, change: str, kind: str, deliver: bool) -> None:
         """Drop and change files of a user that may also have files in bundles."""
-        self.world.drops.csv(user, content)
-        self.change(user, change, kind, told)
+        self.world.user_actions.put_csv(user, content)
+        self.change_files(user, change, kind, deliver)
 
-    def unpack_a_tar(self, user: str, contents: str, age_s: int) -> None:
-        self.world.drops.tar(user, contents, age_s)
+    def upload_tar(self, user: str, contents: str, age_s: int) -> None:
+        self.world.user_actions.upload_tar(user, contents, age_s)
 
-    def unpack_further(self) -> None:
-        self.world.drops.unpack()
+    def unpack_next_member(self) -> None:
+        self.world.user_actions.unpack_next_member()
 
-    def _told(self, told: bool) -> None:
+    def _deliver_and_mark(self, deliver: bool) -> None:
         """Deliver all events and let the listener mark their users, if the flag is set."""
-        if told:
-            self.world.transit.deliver_all()
-            self.world.processes.run(self.world.processes.listener())
+        if deliver:
+            self.world.events.deliver_all()
+            self.world.processes.run_to_end(self.world.processes.start_listener())
 
     # -- processes ---------------------------------------------------------------------------------
-    def deliver(self, way: str, place: int, count: int) -> None:
-        self.world.transit.deliver(way, place, count)
+    def deliver_events(self, route: str, position: int, count: int) -> None:
+        self.world.events.deliver(route, position, count)
 
-    def start_listener(self, all_have_come: bool, stop: str) -> None:
-        self._go_on(self.world.processes.listener(CHUNK if all_have_come else 1), stop)
+    def start_listener(self, peek_all: bool, stop: str) -> None:
+        self._run_until(self.world.processes.start_listener(CHUNK_SIZE if peek_all else 1), stop)
 
     def start_worker(self, queue: str, stop: str) -> None:
-        self._go_on(self.world.processes.worker(queue), stop)
+        self._run_until(self.world.processes.start_worker(queue), stop)
 
     start_bulk_worker = start_worker
 
-    def start_publisher(self, number: int, memo: bool, stop: str) -> None:
-        self._go_on(self.world.processes.publisher(number, memo=memo), stop)
+    def start_publisher(self, number: int, with_manifest: bool, stop: str) -> None:
+        self._run_until(self.world.processes.start_publisher(number, with_manifest=with_manifest), stop)
 
-    def start_watch(self, stop: str) -> None:
-        self._go_on(self.world.processes.watch(), stop)
+    def start_watchdog(self, stop: str) -> None:
+        self._run_until(self.world.processes.start_watchdog(), stop)
 
-    def let_everything_flow(self) -> None:
-        self.world.transit.deliver_all()
-        self.world.processes.pump()
+    def deliver_and_pump(self) -> None:
+        self.world.events.deliver_all()
+        self.world.processes.run_pending_work()
 
-    def come_to_rest(self) -> None:
-        self.world.settle()
+    def settle_world(self) -> None:
+        self.world.settle_and_check()
 
-    def step(self, place: int, count: int) -> None:
-        actor = self._living(place)
+    def step(self, position: int, count: int) -> None:
+        actor = self._select_actor(position)
         for _ in range(count):
             if actor:
-                self.world.processes.step(actor)
+                self.world.processes.step_actor(actor)
 
-    def go_on(self, place: int, stop: str) -> None:
-        actor = self._living(place)
+    def continue_actor(self, position: int, stop: str) -> None:
+        actor = self._select_actor(position)
         if actor:
-            self.world.processes.step(actor)
-            self._go_on(actor, stop)
+            self.world.processes.step_actor(actor)
+            self._run_until(actor, stop)
 
-    def _living(self, place: int) -> Actor | None:
-        living = self.world.processes.living
-        return living[place % len(living)] if living else None
+    def _select_actor(self, position: int) -> Actor | None:
+        living = self.world.processes.running_actors
+        return living[position % len(living)] if living else None
 
-    def _go_on(self, actor: Actor | None, stop: str) -> None:
+    def _run_until(self, actor: Actor | None, stop: str) -> None:
         if actor:
-            self.world.processes.until(actor, stop)
-            if not actor.over:
-                note(f"  {actor.name} is paused before {actor.at}")
+            self.world.processes.run_until(actor, stop)
+            if not actor.is_finished:
+                note(f"  {actor.name} is paused before {actor.pending_request}")
 
     # -- faults ------------------------------------------------------------------------------------
-    def kill(self, place: int) -> None:
-        self.fail_a_request(place, Verdict.KILLED)
+    def kill_actor(self, position: int) -> None:
+        self.fail_request(position, RequestFate.KILLED)
 
-    def fail_a_request(self, place: int, verdict: Verdict) -> None:
-        actor = self._living(place)
+    def fail_request(self, position: int, fate: RequestFate) -> None:
+        actor = self._select_actor(position)
         if actor:
-            note(f"  {actor.name} at {actor.at}: {verdict.value}")
-            self.world.processes.step(actor, verdict)
+            note(f"  {actor.name} at {actor.pending_request}: {fate.value}")
+            self.world.processes.step_actor(actor, fate)
 
-    def land_a_late_write(self, place: int) -> None:
-        self.world.land(place)
+    def apply_late_write(self, position: int) -> None:
+        self.world.apply_late_write(position)
 
-    def double_an_event(self, way: str, place: int) -> None:
-        self.world.transit.double(way, place)
+    def duplicate_event(self, route: str, position: int) -> None:
+        self.world.events.duplicate(route, position)
 
-    def lose_an_event(self, way: str, place: int) -> None:
-        self.world.lose_event(way, place, traced=False)
+    def lose_event(self, route: str, position: int) -> None:
+        self.world.lose_event(route, position, is_counted=False)
 
-    def lose_a_counted_event(self, place: int) -> None:
-        for way in WAYS:
-            self.world.lose_event(way, place, traced=True)
+    def lose_counted_event(self, position: int) -> None:
+        for route in EVENT_ROUTES:
+            self.world.lose_event(route, position, is_counted=True)
 
     def restart_minio(self) -> None:
         self.world.restart_minio()
 
-    def lose_a_message(self, queue: str) -> None:
+    def lose_message(self, queue: str) -> None:
         self.world.redis.rpop(queue)
 
-    def double_a_message(self, queue: str, stop: str) -> None:
-        self._go_on(self.world.processes.worker(queue, twice=True), stop)
+    def duplicate_message(self, queue: str, stop: str) -> None:
+        self._run_until(self.world.processes.start_worker(queue, keep_message=True), stop)
 
     def pass_time(self, seconds: int) -> None:
         self.world.pass_time(seconds)
 
     def empty_redis(self) -> None:
-        self.world.redis_faults.empty()
+        self.world.redis_faults.flush()
 
     def save_redis(self) -> None:
-        self.world.redis_faults.save()
+        self.world.redis_faults.save_state()
 
-    def restart_redis_with_less(self) -> None:
+    def restore_older_redis(self) -> None:
         self.world.restart_redis()
 
-    def cut_off_source(self, cut: bool) -> None:
-        self.world.cut_off_source(cut=cut)
+    def set_source_unreachable(self, is_unreachable: bool) -> None:
+        self.world.set_source_unreachable(is_unreachable=is_unreachable)
 
-    def delete_by_hand(self, key: str) -> None:
-        self.world.delete_published(key)
+    def delete_published_file(self, key: str) -> None:
+        self.world.delete_published_file(key)
 
-    def edit_by_hand(self, edit: str) -> None:
-        self.world.edit_output(EDITS[edit])
+    def edit_output(self, edit: str) -> None:
+        self.world.edit_output_file(EDITS[edit])
 
-    def request_a_sweep(self) -> None:
-        self.world.processes.parts.tasks.sweep("hourly")
+    def request_sweep(self) -> None:
+        self.world.processes.components.tasks.sweep("hourly")
 
-    def request_a_rebuild(self) -> None:
+    def request_rebuild(self) -> None:
         self.world.processes.request_rebuild()
 
 
@@ -343,10 +343,10 @@ class Tally:
         return f"{self.histories} histories, {self.writes} acknowledged writes"
 
 
-def have_histories(
+def run_histories(
     seed: int, settings: hypothesis.settings, new_world: Callable[[], World], tally: Tally | None = None
 ) -> Tally:
-    """Run histories, and raise the `Divergence` of the first one that fails.
+    """Run histories, and raise the `OracleFailure` of the first one that fails.
 
     The same `seed` and `settings` generate the same histories. `tally` counts what happened, also
     in a run that fails.
@@ -356,7 +356,7 @@ def have_histories(
     class Counted(Histories):
         def teardown(self) -> None:
             counts.histories += 1
-            counts.writes += self.world.drops.acknowledged
+            counts.writes += self.world.user_actions.acknowledged
             super().teardown()
 
     Counted.new_world = staticmethod(new_world)
@@ -364,14 +364,14 @@ def have_histories(
     return counts
 
 
-def _lines(body: bytes) -> list[bytes]:
+def _split_rows(body: bytes) -> list[bytes]:
     return body.splitlines(keepends=True)[1:]
 
 
 EDITS: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda _: HEADER,
-    "without the first": lambda body: HEADER + b"".join(_lines(body)[1:]),
-    "reversed": lambda body: HEADER + b"".join(reversed(_lines(body))),
+    "empty": lambda _: OUTPUT_HEADER,
+    "without the first": lambda body: OUTPUT_HEADER + b"".join(_split_rows(body)[1:]),
+    "reversed": lambda body: OUTPUT_HEADER + b"".join(reversed(_split_rows(body))),
     "nonsense": lambda _: b"nonsense",
     "another name": lambda body: body.replace(b"Ivanov", b"Evil"),
 }

@@ -7,58 +7,58 @@ from typing import Any
 from redis import Redis
 
 from shared.object_store import ObjectStore
-from shared.published import OUTPUT, REJECTS
-from shared.records import QUARANTINED
-from tests.faults.actors import Actor, current
+from shared.published import OUTPUT_KEY, REJECTS_KEY
+from shared.records import QUARANTINE_REASON
+from tests.faults.actors import Actor, get_current_actor
 from tests.faults.oracle import Oracle
-from tests.faults.transit import Transit
-from worker.backlog import LEASE_MS
+from tests.faults.transit import EventTransit
+from worker.backlog import WRITER_LEASE_MS
 
 
-class Monitor:
+class ProtocolMonitor:
     """Checks published writes and protocol steps at the moment they happen.
 
     It keeps the ETags of all versions of the two published files. For each fault that took the
     writer lease, it keeps the number of versions of output.csv at that time.
     """
 
-    def __init__(self, redis: "Redis", output: ObjectStore, oracle: Oracle, transit: Transit) -> None:
+    def __init__(self, redis: "Redis", output: ObjectStore, oracle: Oracle, transit: EventTransit) -> None:
         self._redis: Any = redis
         self._output, self._oracle, self._transit = output, oracle, transit
-        self._versions: dict[str, list[str | None]] = {OUTPUT: [None], REJECTS: [None]}
+        self._versions: dict[str, list[str | None]] = {OUTPUT_KEY: [None], REJECTS_KEY: [None]}
         self._leases_lost: list[int] = []
-        self.workers_lost: Callable[[], int] = lambda: 0
+        self.count_lost_workers: Callable[[], int] = lambda: 0
         """Returns the number of processes that have died or are paused."""
 
-    def lease_lost(self) -> None:
+    def record_lost_lease(self) -> None:
         """Record that a fault took the lease from the current publisher, if there is one."""
-        self._leases_lost.append(len(self._versions[OUTPUT]))
+        self._leases_lost.append(len(self._versions[OUTPUT_KEY]))
 
-    def writing(self, key: str, expected: str | None) -> Callable[[], None]:
+    def before_write(self, key: str, expected: str | None) -> Callable[[], None]:
         """Check a write before it is done, and return a function to call after it.
 
         `expected`: the ETag that the writer expects the object to have (None: no object).
         """
-        before, writer = self._output.etag(key), current()
+        before, writer = self._output.get_etag(key), get_current_actor()
 
-        def written() -> None:
-            self.changed(key)
+        def after_write() -> None:
+            self.record_version(key)
             if key in self._versions and before != expected:
-                self._oracle.found.append(
+                self._oracle.problems.append(
                     f"{key}: expected the write to replace the version that its writer read, "
                     "found another version replaced"
                 )
-            if key == OUTPUT:
-                self._oracle.served(excused=self._excused(writer, expected))
+            if key == OUTPUT_KEY:
+                self._oracle.check_published_rows(excused=self._is_excused(writer, expected))
 
-        return written
+        return after_write
 
-    def changed(self, key: str) -> None:
+    def record_version(self, key: str) -> None:
         """Record the new version of a published file."""
         if key in self._versions:
-            self._versions[key].append(self._output.etag(key))
+            self._versions[key].append(self._output.get_etag(key))
 
-    def _excused(self, writer: Actor | None, expected: str | None) -> bool:
+    def _is_excused(self, writer: Actor | None, expected: str | None) -> bool:
         """Return whether no protocol can prevent this write.
 
         A late write has no writer any more. A living writer is excused only after it lost its
@@ -70,53 +70,56 @@ class Monitor:
             return True
         if self._redis.get("writer") == writer.token.encode():
             return False
-        if time.monotonic() > writer.lease_ends:
+        if time.monotonic() > writer.lease_expires_at:
             return True
-        lost = self._leases_lost[writer.leases_lost :]
-        return bool(lost) and expected in self._versions[OUTPUT][writer.since[OUTPUT] : lost[0]]
+        lost_leases = self._leases_lost[writer.lost_lease_count :]
+        return (
+            bool(lost_leases)
+            and expected in self._versions[OUTPUT_KEY][writer.first_seen_versions[OUTPUT_KEY] : lost_leases[0]]
+        )
 
-    def listing(self) -> None:
+    def before_list(self) -> None:
         """Record for the current actor which events were lost before this LIST of the source."""
-        actor = current()
+        actor = get_current_actor()
         if actor:
-            actor.unheard = dict(self._transit.unheard)
+            actor.lost_events = dict(self._transit.lost_users)
 
-    def script(self, name: str, args: tuple[Any, ...]) -> Callable[[Any], None]:
+    def before_script(self, name: str, args: tuple[Any, ...]) -> Callable[[Any], None]:
         """Check a script before it runs, and return a function to call with the script's result."""
-        writer = current()
+        writer = get_current_actor()
         if writer and name == "BEGIN":
-            writer.token, writer.leases_lost = _arguments(args)[0], len(self._leases_lost)
-            writer.lease_ends = time.monotonic() + LEASE_MS / 1000
-            writer.since = {key: len(versions) - 1 for key, versions in self._versions.items()}
+            writer.token, writer.lost_lease_count = _get_arguments(args)[0], len(self._leases_lost)
+            writer.lease_expires_at = time.monotonic() + WRITER_LEASE_MS / 1000
+            writer.first_seen_versions = {key: len(versions) - 1 for key, versions in self._versions.items()}
         if writer and name == "CLEAN" and self._redis.get("writer") == writer.token.encode():
-            self._look_at_clean(writer, args)
+            self._check_commit(writer, args)
         if writer and name == "STAGE":
-            self._look_at_readings(_arguments(args)[2:])
-        return lambda answer: self._ran(writer, name, answer)
+            self._check_submitted_results(_get_arguments(args)[2:])
+        return lambda response: self._after_script(writer, name, response)
 
-    def _ran(self, writer: Actor | None, name: str, answer: Any) -> None:  # noqa: ANN401
+    def _after_script(self, writer: Actor | None, name: str, response: Any) -> None:  # noqa: ANN401
         if writer and name == "COMMIT":
-            self._transit.heard(writer.unheard)
-        if writer and name == "BATCH" and answer and self._redis.get("writer") != writer.token.encode():
-            self._oracle.found.append(
+            self._transit.clear_lost(writer.lost_events)
+        if writer and name == "BATCH" and response and self._redis.get("writer") != writer.token.encode():
+            self._oracle.problems.append(
                 "BATCH: expected no results for a publisher without the writer lease, "
                 "found that a replaced publisher read the pending results of its successor"
             )
 
-    def _look_at_readings(self, readings: Sequence[Any]) -> None:
+    def _check_submitted_results(self, readings: Sequence[Any]) -> None:
         for user_id, outcome in zip(readings[::5], readings[3::5], strict=True):
-            if QUARANTINED in outcome:
-                self._oracle.unread(user_id, self.workers_lost())
+            if QUARANTINE_REASON in outcome:
+                self._oracle.record_quarantine(user_id, self.count_lost_workers())
 
-    def _look_at_clean(self, writer: Actor, args: tuple[Any, ...]) -> None:
-        for key, etag in zip((OUTPUT, REJECTS), _arguments(args)[1:3], strict=True):
-            if etag not in self._versions[key][writer.since[key] :]:
-                self._oracle.found.append(
+    def _check_commit(self, writer: Actor, args: tuple[Any, ...]) -> None:
+        for key, etag in zip((OUTPUT_KEY, REJECTS_KEY), _get_arguments(args)[1:3], strict=True):
+            if etag not in self._versions[key][writer.first_seen_versions[key] :]:
+                self._oracle.problems.append(
                     f"{key}: expected CLEAN to record an ETag that the object had since BEGIN, "
                     "found an ETag recorded without verification"
                 )
 
 
-def _arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _get_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments of EVALSHA that are not keys."""
     return args[3 + int(args[2]) :]

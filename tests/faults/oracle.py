@@ -22,24 +22,24 @@ are right. The second one is not.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from shared.keys import UserFile, bundle_id, bundle_key, classify
+from shared.keys import UserFile, classify_key, make_bundle_id, parse_bundle_id
 from shared.manifest import Manifest
 from shared.object_store import ObjectNotFound, ObjectStore
-from shared.output_csv import OutputCsv, is_proper
-from shared.published import OUTPUT
+from shared.output_csv import OutputCsv, is_canonical
+from shared.published import OUTPUT_KEY
 from shared.records import Row
-from tests.faults.truth import Csv, UserTruth
-from worker.check import check
-from worker.published_files import read_published
-from worker.trials import MOST_ATTEMPTS
+from tests.faults.truth import CsvState, UserTruth
+from worker.check import check_buckets
+from worker.published_files import read_published_files
+from worker.trials import MAX_READ_ATTEMPTS
 
 
-class Divergence(AssertionError):
+class OracleFailure(AssertionError):
     """The published state violates an invariant, or did so during the history."""
 
 
-ORPHAN = "no row names this image copy"
-LOOSE = frozenset("cd")
+ORPHAN_MESSAGE = "no row names this image copy"
+BUNDLED_USER_IDS = frozenset("cd")
 """Users that have files in bundles.
 
 Their files come from several objects, so what one read finds is not the state at one moment. Only
@@ -56,97 +56,104 @@ class Oracle:
     def __init__(self, source: ObjectStore, output: ObjectStore) -> None:
         self._source, self._output = source, output
         self.users: defaultdict[str, UserTruth] = defaultdict(UserTruth)
-        self.found: list[str] = []
-        self.copies_images = False
+        self.problems: list[str] = []
+        self.copy_images = False
 
-    def wrote(self, key: str, state: Csv | bool) -> None:
+    def record_write(self, key: str, state: CsvState | bool) -> None:
         """Record an acknowledged write of a key.
 
         `state` is the content of a CSV (None: deleted), or whether an image exists.
         """
-        file = classify(key)
-        if isinstance(file, UserFile) and file.user_id not in LOOSE:
-            self.users[file.user_id].wrote(file.extension, state)
+        file = classify_key(key)
+        if isinstance(file, UserFile) and file.user_id not in BUNDLED_USER_IDS:
+            self.users[file.user_id].record_state(file.extension, state)
 
-    def unread(self, user_id: str, workers_lost: int) -> None:
+    def record_quarantine(self, user_id: str, workers_lost: int) -> None:
         """Record that a user's CSV becomes a reject without being read.
 
-        `workers_lost`: how many workers have died or hang. Fewer than `MOST_ATTEMPTS` is a
+        `workers_lost`: how many workers have died or hang. Fewer than `MAX_READ_ATTEMPTS` is a
         violation.
         """
-        if user_id not in LOOSE:
-            self.users[user_id].unread = True
-        if workers_lost < MOST_ATTEMPTS:
-            self.found.append(
+        if user_id not in BUNDLED_USER_IDS:
+            self.users[user_id].was_quarantined = True
+        if workers_lost < MAX_READ_ATTEMPTS:
+            self.problems.append(
                 f"{user_id}: expected quarantine only after all attempts, found it after {workers_lost} lost workers"
             )
 
-    def doubt(self, user_ids: Iterable[str] | None = None) -> None:
+    def allow_older_rows(self, user_ids: Iterable[str] | None = None) -> None:
         """Allow older rows of these users (None: all users) until their rows are right."""
         for user_id in self.users if user_ids is None else user_ids:
-            self.users[user_id].doubtful = True
+            self.users[user_id].may_be_older = True
 
-    def all_but_held(self, kept: Manifest) -> list[str]:
-        """Return all users except those with a held row that `kept` records as it is served."""
-        return [user_id for user_id, truth in self.users.items() if not truth.is_held(kept.get(user_id))]
+    def list_users_without_held_row(self, manifest: Manifest) -> list[str]:
+        """Return all users except those with a held row that `manifest` records as it is served."""
+        return [user_id for user_id, truth in self.users.items() if not truth.has_held_row(manifest.get(user_id))]
 
-    def served(self, *, excused: bool, by_hand: bool = False) -> None:
+    def check_published_rows(self, *, excused: bool, by_hand: bool = False) -> None:
         """Check output.csv after a write, or after an edit `by_hand`.
 
         `excused`: no protocol can prevent this write, so older rows in it are allowed.
         """
-        rows = self._rows()
-        for user_id in (self.users.keys() | rows.keys()) - LOOSE:
+        rows = self._read_rows()
+        for user_id in (self.users.keys() | rows.keys()) - BUNDLED_USER_IDS:
             truth = self.users[user_id]
             if excused and rows.get(user_id) != truth.row:
-                truth.doubtful = True
-            wrong = truth.serve(rows.get(user_id), by_hand=by_hand)
+                truth.may_be_older = True
+            wrong = truth.check_row(rows.get(user_id), by_hand=by_hand)
             if wrong:
-                self.found.append(f"{user_id}: {wrong}")
+                self.problems.append(f"{user_id}: {wrong}")
 
-    def _rows(self) -> Mapping[str, Row]:
+    def _read_rows(self) -> Mapping[str, Row]:
         try:
-            body = self._output.get(OUTPUT).body
+            body = self._output.get(OUTPUT_KEY).body
         except ObjectNotFound:
             return {}
-        return {row.user_id: row for row in OutputCsv.repair(body).rows()}
+        return {row.user_id: row for row in OutputCsv.repair(body).iterate_rows()}
 
-    def expect_quiet(self, but: Iterable[str] = (), *, swept: bool = True) -> None:
-        """Raise `Divergence` unless everything is right after quiescence.
+    def check_settled_state(self, except_users: Iterable[str] = (), *, is_swept: bool = True) -> None:
+        """Raise `OracleFailure` unless everything is right after quiescence.
 
-        `but`: users that are not checked. If no sweep ran (`swept` False), orphan image copies are
+        `except_users`: users that are not checked. If no sweep ran (`is_swept` False), orphan image copies are
         allowed: the worker that made one may have died, or may not have received the response.
         """
-        unheard = set(but)
-        if any(map(bundle_key, unheard)):
-            unheard |= LOOSE
-        wrong = [*self.found, *self._wrong_now(unheard)]
-        found = check(self._source, self._output, self.copies_images)
-        wrong += [told for told in found if not unheard & _told_of(told) and (swept or not told.endswith(ORPHAN))]
-        if not is_proper(self._output.get(OUTPUT).body):
-            wrong.append(f"{OUTPUT}: expected the canonical form that a publisher writes, found another form")
-        if wrong:
-            raise Divergence("\n".join(wrong))
+        lost_users = set(except_users)
+        if any(map(parse_bundle_id, lost_users)):
+            lost_users |= BUNDLED_USER_IDS
+        problems = [*self.problems, *self._list_wrong_users(lost_users)]
+        differences = check_buckets(self._source, self._output, self.copy_images)
+        problems += [
+            difference
+            for difference in differences
+            if not lost_users & _parse_subjects(difference) and (is_swept or not difference.endswith(ORPHAN_MESSAGE))
+        ]
+        if not is_canonical(self._output.get(OUTPUT_KEY).body):
+            problems.append(f"{OUTPUT_KEY}: expected the canonical form that a publisher writes, found another form")
+        if problems:
+            raise OracleFailure("\n".join(problems))
         for user_id, truth in self.users.items():
-            if user_id not in unheard:
-                truth.settle()
+            if user_id not in lost_users:
+                truth.confirm()
 
-    def has_orphans(self) -> bool:
+    def has_stray_copies(self) -> bool:
         """Return whether there is an orphan image copy."""
-        return any(told.endswith(ORPHAN) for told in check(self._source, self._output, self.copies_images))
+        return any(
+            difference.endswith(ORPHAN_MESSAGE)
+            for difference in check_buckets(self._source, self._output, self.copy_images)
+        )
 
-    def _wrong_now(self, unheard: set[str]) -> Iterator[str]:
-        unread = read_published(self._output).quarantined()
+    def _list_wrong_users(self, lost_users: set[str]) -> Iterator[str]:
+        unread = read_published_files(self._output).find_quarantined()
         for user_id, truth in self.users.items():
-            wrong = None if user_id in unheard else truth.wrong_now(unread=user_id in unread)
+            wrong = None if user_id in lost_users else truth.explain_error(unread=user_id in unread)
             if wrong:
                 yield f"{user_id}: {wrong}"
 
 
-def _told_of(difference: str) -> set[str]:
+def _parse_subjects(difference: str) -> set[str]:
     """Return the names that a line of `worker.check` may be about.
 
     It names a user, a bundle, or an image copy, which stands for its user.
     """
     name = difference.partition(":")[0]
-    return {name, bundle_id(name), name.rpartition("/")[2].rpartition(".")[0]}
+    return {name, make_bundle_id(name), name.rpartition("/")[2].rpartition(".")[0]}

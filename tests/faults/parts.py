@@ -17,76 +17,82 @@ from shared.rebuilds import Rebuilds
 from shared.settings import Settings
 from shared.unpacks import Unpacks
 from tests.fakes import FakeTaskQueue, InlineExecutor
-from tests.faults.stepped import LUA, SteppedBacklog, SteppedRedis
-from worker.bulk import BulkWork
-from worker.bundles import Bundles
-from worker.evidence import Watch
+from tests.faults.stepped import LUA_DIR, SteppedEventInbox, SteppedRedis
+from worker.bulk import BulkReads
+from worker.bundles import BundleLookup
+from worker.evidence import Watchdog
 from worker.ignored import IgnoredKeys
-from worker.images import Copies
+from worker.images import ImageCopies
 from worker.listener import Listener
 from worker.publish import Publisher
 from worker.rebuild import Rebuild
 from worker.refresh import Refresher
-from worker.server_figures import ServerFigures
+from worker.server_figures import MinioMetrics
 from worker.sweep import Sweep
 from worker.unpack import Unpacker
 
-READERS = 8
+READER_COUNT = 8
 
-BacklogT = TypeVar("BacklogT", bound=SteppedBacklog)
-Edits = Mapping[str, Sequence[tuple[str, str]]]
+StateT = TypeVar("StateT", bound=SteppedEventInbox)
+ScriptEdits = Mapping[str, Sequence[tuple[str, str]]]
 """Name of a Lua script -> replacements in it, as pairs (old, new)."""
 
 
 @dataclass
-class Crew:
+class WorkerComponents:
     """The objects that belong to one worker process.
 
     What it caches of bundles is not shared with other processes.
     """
 
     refresher: Refresher
-    bulk: BulkWork
+    bulk: BulkReads
     sweep: Sweep
     rebuild: Rebuild
     unpacker: Unpacker
 
 
-class Parts:
+class Components:
     """The parts of one history."""
 
-    edits: ClassVar[Edits] = {}
+    edits: ClassVar[ScriptEdits] = {}
 
     def __init__(
         self,
         redis: SteppedRedis,
         source: ObjectStore,
         output: ObjectStore,
-        figures: ServerFigures,
+        minio_metrics: MinioMetrics,
         clock: Callable[[], float],
     ) -> None:
-        self.redis, self.source, self.output, self.figures, self.clock = redis, source, output, figures, clock
+        self.redis, self.source, self.output, self.minio_metrics, self.clock = (
+            redis,
+            source,
+            output,
+            minio_metrics,
+            clock,
+        )
         self.settings = Settings("http://not.used", "", "", "", source.bucket, output.bucket)
-        self._crews: list[Crew] = []
+        self._idle_workers: list[WorkerComponents] = []
 
-    def copy_images(self) -> None:
+    def enable_image_copies(self) -> None:
         """Set IMAGES=copy. Call it before any part is built."""
-        self.settings = replace(self.settings, copies_images=True)
+        self.settings = replace(self.settings, copy_images=True)
 
     # -- Redis -------------------------------------------------------------------------------------
-    def new_backlog(self) -> SteppedBacklog:
+    def create_state(self) -> SteppedEventInbox:
         """Return a new to-do list, with edited scripts if a rule is removed."""
-        return self.edit(SteppedBacklog(self.redis))
+        return self.create_scripts(SteppedEventInbox(self.redis))
 
-    def edit(self, backlog: BacklogT) -> BacklogT:
+    def create_scripts(self, backlog: StateT) -> StateT:
         """Edit the scripts of a to-do list, and return it."""
         for name, replacements in self.edits.items():
-            setattr(backlog, f"_{name}", self.redis.register_script(edited(self.redis, name, replacements)))
+            setattr(backlog, f"_{name}", self.redis.register_script(edit_script_text(self.redis, name, replacements)))
         return backlog
 
     @cached_property
-    def backlog(self) -> SteppedBacklog:
-        return self.new_backlog()
+    def backlog(self) -> SteppedEventInbox:
+        return self.create_state()
 
     @cached_property
     def tasks(self) -> FakeTaskQueue:
@@ -97,35 +103,35 @@ class Parts:
         return Rebuilds(self.redis)
 
     @cached_property
-    def ignored(self) -> IgnoredKeys:
+    def ignored_keys(self) -> IgnoredKeys:
         return IgnoredKeys(self.redis)
 
-    def scripts(self) -> list[Script]:
+    def list_scripts(self) -> list[Script]:
         """Return the Lua scripts that belong to this history."""
         parts = (self.backlog, self.rebuilds, self.unpacks)
         return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
 
     # -- the ports of one process each, so that a removal can alter them alone ---------------------
     @cached_property
-    def listener_backlog(self) -> SteppedBacklog:
+    def listener_ports(self) -> SteppedEventInbox:
         return self.backlog
 
     @cached_property
-    def refresher_backlog(self) -> SteppedBacklog:
+    def refresher_backlog(self) -> SteppedEventInbox:
         return self.backlog
 
     @cached_property
     def refresher_source(self) -> ObjectStore:
         return self.source
 
-    def new_publisher_backlog(self) -> SteppedBacklog:
+    def new_publisher_backlog(self) -> SteppedEventInbox:
         return self.backlog
 
     def new_publisher_output(self) -> ObjectStore:
         return self.output
 
     @cached_property
-    def sweep_backlog(self) -> SteppedBacklog:
+    def sweep_backlog(self) -> SteppedEventInbox:
         return self.backlog
 
     @cached_property
@@ -137,7 +143,7 @@ class Parts:
         return self.output
 
     @cached_property
-    def watch_backlog(self) -> SteppedBacklog:
+    def watch_backlog(self) -> SteppedEventInbox:
         return self.backlog
 
     @cached_property
@@ -145,35 +151,48 @@ class Parts:
         return self.output
 
     @cached_property
-    def watch_figures(self) -> ServerFigures:
-        return self.figures
+    def watch_figures(self) -> MinioMetrics:
+        return self.minio_metrics
 
     # -- the processes -----------------------------------------------------------------------------
     @contextmanager
-    def crew(self) -> Iterator[Crew]:
+    def borrow_worker(self) -> Iterator[WorkerComponents]:
         """Provide an idle worker, which is reused afterwards unless it is killed."""
-        crew = self._crews.pop() if self._crews else self._new_crew()
+        crew = self._idle_workers.pop() if self._idle_workers else self._create_worker()
         try:
             yield crew
-        except Exception:  # a worker survives an error; only `Killed` (a BaseException) ends it
-            self._crews.append(crew)
+        except Exception:  # a worker survives an error; only `ProcessKilled` (a BaseException) ends it
+            self._idle_workers.append(crew)
             raise
-        self._crews.append(crew)
+        self._idle_workers.append(crew)
 
-    def _new_crew(self) -> Crew:
+    def _create_worker(self) -> WorkerComponents:
         clock, source, output, backlog = self.clock, self.source, self.output, self.backlog
-        bundles = Bundles(output, backlog, clock)
-        copies = Copies(source, output, all_images=self.settings.copies_images)
+        bundles = BundleLookup(output, backlog, clock)
+        copies = ImageCopies(source, output, all_images=self.settings.copy_images)
         pool = InlineExecutor()
         refresher = Refresher(
-            self.refresher_source, self.refresher_backlog, pool, READERS, bundles=bundles, copies=copies
+            self.refresher_source,
+            self.refresher_backlog,
+            pool,
+            READER_COUNT,
+            bundle_lookup=bundles,
+            image_copies=copies,
         )
-        bulk = BulkWork(source, refresher, backlog, self.tasks)
-        swept = self.sweep_source, self.sweep_output, self.sweep_backlog
-        sweep = Sweep(*swept, bulk, self.ignored, self.figures, clock, Bundles(swept[1], swept[2], clock), copies)
+        bulk = BulkReads(source, refresher, backlog, self.tasks)
+        sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_backlog
+        sweep = Sweep(
+            *sweep_arguments,
+            bulk,
+            self.ignored_keys,
+            self.minio_metrics,
+            clock,
+            BundleLookup(sweep_arguments[1], sweep_arguments[2], clock),
+            copies,
+        )
         rebuild = Rebuild(output, backlog, bulk, self.tasks, self.rebuilds, clock, bundles)
         unpacker = Unpacker(source, output, backlog, bulk, self.tasks, self.unpacks, pool, clock=clock)
-        return Crew(refresher, bulk, sweep, rebuild, unpacker)
+        return WorkerComponents(refresher, bulk, sweep, rebuild, unpacker)
 
     @cached_property
     def unpacks(self) -> Unpacks:
@@ -182,28 +201,28 @@ class Parts:
     @cached_property
     def rebuild(self) -> Rebuild:
         """Return the publisher's `Rebuild`, which finishes rebuilds."""
-        with self.crew() as crew:
+        with self.borrow_worker() as crew:
             return crew.rebuild
 
-    def new_listener(self) -> Listener:
-        return Listener(self.listener_backlog, self.tasks, self.ignored, self.source.bucket, self.clock)
+    def create_listener(self) -> Listener:
+        return Listener(self.listener_ports, self.tasks, self.ignored_keys, self.source.bucket, self.clock)
 
-    def new_publisher(self) -> Publisher:
+    def create_publisher(self) -> Publisher:
         output, backlog = self.new_publisher_output(), self.new_publisher_backlog()
         return Publisher(output, backlog, self.source.bucket, self.clock)
 
-    def new_watch(self) -> Watch:
-        backlog, output, figures = self.watch_backlog, self.watch_output, self.watch_figures
-        return Watch(backlog, output, self.tasks, self.rebuilds, figures, self.settings, self.clock)
+    def create_watchdog(self) -> Watchdog:
+        backlog, output, minio_metrics = self.watch_backlog, self.watch_output, self.watch_figures
+        return Watchdog(backlog, output, self.tasks, self.rebuilds, minio_metrics, self.settings, self.clock)
 
 
-def edited(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:
+def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:
     """Return a script with the replacements applied.
 
     Raises `AssertionError` unless each old text occurs exactly once: the script has changed, so the
     removal must be adapted.
     """
-    text = (LUA / f"{name}.lua").read_text()
+    text = (LUA_DIR / f"{name}.lua").read_text()
     for old, new in replacements:
         assert text.count(old) == 1, f"{name}.lua: expected {old!r} exactly once, found it {text.count(old)} times"
         text = text.replace(old, new)

@@ -14,40 +14,40 @@ from typing import Any, ClassVar
 from shared.manifest import Fact, Manifest
 from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
 from shared.output_csv import OutputCsv
-from shared.published import MANIFEST, OUTPUT, REJECTS
-from shared.records import CsvVersion, Outcome, Person
-from tests.faults.parts import Edits, Parts
-from tests.faults.stepped import SteppedBacklog, SteppedStore
-from worker.backlog import Begun, Note, Notes, Notice, Staged
-from worker.server_figures import ServerFigures
+from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.records import CsvVersion, Person, ReadResult
+from tests.faults.parts import Components, ScriptEdits
+from tests.faults.stepped import SteppedEventInbox, SteppedStore
+from worker.backlog import DecodedEntry, PendingResult, PublishInput, ReadBatch, VersionTokens
+from worker.server_figures import MinioMetrics
 
-REMOVALS: dict[str, type[Parts]] = {}
+REMOVALS: dict[str, type[Components]] = {}
 """Maps each rule's sentence to the parts without that rule."""
 
 
-def _removes(rule: str) -> Any:  # noqa: ANN401
-    def register(parts: type[Parts]) -> type[Parts]:
-        REMOVALS[rule] = parts
-        return parts
+def register_removal(rule: str) -> Any:  # noqa: ANN401
+    def register(components: type[Components]) -> type[Components]:
+        REMOVALS[rule] = components
+        return components
 
     return register
 
 
-def _edit(rule: str, script: str, *replacements: tuple[str, str]) -> None:
-    class Edited(Parts):
-        edits: ClassVar[Edits] = {script: replacements}
+def register_script_edit(rule: str, script: str, *replacements: tuple[str, str]) -> None:
+    class Edited(Components):
+        edits: ClassVar[ScriptEdits] = {script: replacements}
 
     REMOVALS[rule] = Edited
 
 
-class _Through(ObjectStore):
+class DelegatingStore(ObjectStore):
     """Passes all requests on to another store. Subclasses alter some of them."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.bucket = store, store.bucket
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-        return self.store.get(key, if_none_match, most)
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        return self.store.get(key, if_none_match, max_bytes)
 
     def exists(self, key: str) -> bool:
         return self.store.exists(key)
@@ -55,17 +55,17 @@ class _Through(ObjectStore):
     def check_readable(self, key: str) -> None:
         self.store.check_readable(key)
 
-    def listed(self, key: str) -> ObjectInfo | None:
-        return self.store.listed(key)
+    def get_list_entry(self, key: str) -> ObjectInfo | None:
+        return self.store.get_list_entry(key)
 
-    def last_modified(self, key: str) -> int:
-        return self.store.last_modified(key)
+    def get_last_modified(self, key: str) -> int:
+        return self.store.get_last_modified(key)
 
-    def etag(self, key: str) -> str | None:
-        return self.store.etag(key)
+    def get_etag(self, key: str) -> str | None:
+        return self.store.get_etag(key)
 
-    def info(self, key: str) -> ObjectInfo | None:
-        return self.store.info(key)
+    def get_info(self, key: str) -> ObjectInfo | None:
+        return self.store.get_info(key)
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         return self.store.get_range(key, etag, start, end)
@@ -73,8 +73,8 @@ class _Through(ObjectStore):
     def put(self, key: str, body: bytes) -> str:
         return self.store.put(key, body)
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        return self.store.replace(key, body, expected)
+    def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+        return self.store.put_if_unchanged(key, body, expected)
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
         self.store.copy_from(bucket, key, to)
@@ -85,15 +85,15 @@ class _Through(ObjectStore):
     def delete_many(self, keys: Sequence[str]) -> None:
         self.store.delete_many(keys)
 
-    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        return self.store.objects(after, folder)
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        return self.store.list_objects(after, folder)
 
-    def folders(self, folder: str) -> list[str]:
-        return self.store.folders(folder)
+    def list_folders(self, folder: str) -> list[str]:
+        return self.store.list_folders(folder)
 
 
 # -- MARK ------------------------------------------------------------------------------------------
-_edit(
+register_script_edit(
     "every mark renews the change version",
     "mark",
     (
@@ -101,12 +101,12 @@ _edit(
         "redis.call('HSET', dirty, user, old or token .. '|' .. slot)",
     ),
 )
-_edit(
+register_script_edit(
     "only what was peeked is popped",
     "mark",
     ("redis.call('LINDEX', list, 0) == raw", "true"),
 )
-_edit(
+register_script_edit(
     "safe copies are counted",
     "mark",
     ("if count > 1 then", "if false then"),
@@ -114,27 +114,27 @@ _edit(
 )
 
 
-@_removes("events are popped in the step that marks")
-class _PopsFirst(Parts):
-    class Backlog(SteppedBacklog):
-        def note_events(self, source: str, notices: Sequence[Notice], now: float) -> list[str]:
-            self.redis.lpop(source, len(notices))
+@register_removal("events are popped in the step that marks")
+class _PopBeforeMark(Components):
+    class Backlog(SteppedEventInbox):
+        def mark_and_pop(self, source: str, notices: Sequence[DecodedEntry], now: float) -> list[str]:
+            self._redis.lpop(source, len(notices))
             users = [user for notice in notices for user in notice.user_ids]
             self.mark(users, "event", now)
             return users
 
     @cached_property
-    def listener_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def listener_ports(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
 # -- NOTE, read, STAGE -----------------------------------------------------------------------------
-_edit(
+register_script_edit(
     "a result is refused if another was accepted since its tokens were read",
     "stage",
     ("elseif string.match(now, '|(.*)$') ~= slot then", "elseif false then"),
 )
-_edit(
+register_script_edit(
     "a result of a user that is not dirty is refused",
     "stage",
     (
@@ -145,46 +145,48 @@ _edit(
 )
 
 
-@_removes("version tokens are read before the files")
-class _NotesAfterReading(Parts):
-    class Backlog(SteppedBacklog):
-        def stage(self, readings: Sequence[tuple[Note, Outcome]], *arguments: Any) -> list[str]:  # noqa: ANN401
-            return super().stage([(self._tokens(read.user_id) or note, read) for note, read in readings], *arguments)
+@register_removal("version tokens are read before the files")
+class _ReadTokensAfterFiles(Components):
+    class Backlog(SteppedEventInbox):
+        def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
+            return super().submit_results(
+                [(self._tokens(result.user_id) or note, result) for note, result in readings], *arguments
+            )
 
-        def _tokens(self, user_id: str) -> Note | None:
-            tokens = self.redis.hget("dirty", user_id)
-            return tokens and Note(*tokens.split(b"|", 1))
+        def _tokens(self, user_id: str) -> VersionTokens | None:
+            tokens = self._redis.hget("dirty", user_id)
+            return tokens and VersionTokens(*tokens.split(b"|", 1))
 
     @cached_property
-    def refresher_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def refresher_backlog(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
-@_removes("a user stays dirty until published")
-class _CleanWhenRead(Parts):
-    class Backlog(SteppedBacklog):
-        def note(self, user_ids: Sequence[str], *arguments: Any) -> Notes:  # noqa: ANN401
-            notes = super().note(user_ids, *arguments)
+@register_removal("a user stays dirty until published")
+class _CleanBeforePublish(Components):
+    class Backlog(SteppedEventInbox):
+        def begin_read(self, user_ids: Sequence[str], *arguments: Any) -> ReadBatch:  # noqa: ANN401
+            notes = super().begin_read(user_ids, *arguments)
             if notes:
-                self.redis.hdel("dirty", *notes)
+                self._redis.hdel("dirty", *notes)
             return notes
 
-        def stage(self, readings: Sequence[tuple[Note, Outcome]], *arguments: Any) -> list[str]:  # noqa: ANN401
-            for note, read in readings:
-                self.redis.hsetnx("dirty", read.user_id, note.mark + b"|" + note.slot)
-            return super().stage(readings, *arguments)
+        def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
+            for note, result in readings:
+                self._redis.hsetnx("dirty", result.user_id, note.change_version + b"|" + note.read_version)
+            return super().submit_results(readings, *arguments)
 
     @cached_property
-    def refresher_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def refresher_backlog(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
-@_removes("absent means NoSuchKey and nothing else")
-class _OutageIsAbsence(Parts):
-    class Source(_Through):
-        def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
+@register_removal("absent means NoSuchKey and nothing else")
+class _OutageAsAbsence(Components):
+    class Source(DelegatingStore):
+        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
             try:
-                return super().get(key, if_none_match, most)
+                return super().get(key, if_none_match, max_bytes)
             except StoreUnavailable:
                 raise ObjectNotFound(key) from None
 
@@ -199,42 +201,42 @@ class _OutageIsAbsence(Parts):
 
 
 # -- PUBLISH ---------------------------------------------------------------------------------------
-_edit("there is one writer at a time", "begin", ("'NX', 'PX'", "'PX'"))
-_edit(
+register_script_edit("there is one writer at a time", "begin", ("'NX', 'PX'", "'PX'"))
+register_script_edit(
     "a writer verifies its lease at each chunk",
     "batch",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil end\n", ""),
 )
-_edit(
+register_script_edit(
     "a writer without the lease makes no user clean",
     "clean",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then"),
 )
-_edit(
+register_script_edit(
     "a user marked after it was read stays dirty",
     "clean",
     ("if redis.call('HGET', KEYS[4], user) == tokens then", "if true then"),
 )
 
 
-class _PublisherBacklog(Parts):
-    Backlog: ClassVar[type[SteppedBacklog]]
+class _PublisherQueueComponents(Components):
+    Backlog: ClassVar[type[SteppedEventInbox]]
 
-    def new_publisher_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def new_publisher_backlog(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
-class _PublisherOutput(Parts):
-    Output: ClassVar[type[_Through]]
+class _PublisherOutputComponents(Components):
+    Output: ClassVar[type[DelegatingStore]]
 
     def new_publisher_output(self) -> ObjectStore:
         return self.Output(self.output)
 
 
-@_removes("writes are conditional")
-class _Unconditional(Parts):
+@register_removal("writes are conditional")
+class _UnconditionalWrites(Components):
     class Output(SteppedStore):
-        def replace(self, key: str, body: bytes, expected: str | None) -> str:
+        def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
             return self._write(key, lambda: self.inner.put(key, body), expected)
 
     def new_publisher_output(self) -> ObjectStore:
@@ -243,131 +245,131 @@ class _Unconditional(Parts):
         return output
 
 
-@_removes("the batch is read after the published files")
-class _BatchBeforeFiles(_PublisherBacklog):
-    class Backlog(SteppedBacklog):
-        _begun: Mapping[str, Staged]
+@register_removal("the batch is read after the published files")
+class _ReadPendingBeforeFiles(_PublisherQueueComponents):
+    class Backlog(SteppedEventInbox):
+        _begun: Mapping[str, PendingResult]
 
-        def begin(self, token: str) -> Begun | None:
-            begun = super().begin(token)
-            self._begun = begun.batch if begun else {}
+        def acquire_writer(self, token: str) -> PublishInput | None:
+            begun = super().acquire_writer(token)
+            self._begun = begun.pending if begun else {}
             return begun
 
-        def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
+        def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
             return dict(self._begun)
 
 
-@_removes("a refused write discards the batch too")
-class _KeepsTheBatch(_PublisherBacklog):
-    class Backlog(SteppedBacklog):
-        _batch_in_hand: Mapping[str, Staged] | None = None
+@register_removal("a refused write discards the batch too")
+class _KeepBatchAfterRefusal(_PublisherQueueComponents):
+    class Backlog(SteppedEventInbox):
+        _batch_in_hand: Mapping[str, PendingResult] | None = None
         _refused = False
 
-        def begin(self, token: str) -> Begun | None:
-            begun = super().begin(token)
+        def acquire_writer(self, token: str) -> PublishInput | None:
+            begun = super().acquire_writer(token)
             if begun and not self._refused:
-                self._batch_in_hand = begun.batch
-            return begun and begun._replace(batch=dict(self._batch_in_hand or {}))
+                self._batch_in_hand = begun.pending
+            return begun and begun._replace(pending=dict(self._batch_in_hand or {}))
 
-        def batch(self, token: str, cursor: bytes = b"0") -> dict[str, Staged]:
-            batch = super().batch(token, cursor)
+        def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
+            batch = super().read_pending(token, cursor)
             return dict(self._batch_in_hand or {}) if self._refused else batch
 
-        def release(self, token: str, *, evidence: bool) -> None:
-            super().release(token, evidence=evidence)
-            self._refused = not evidence
+        def release_writer(self, token: str, *, signal_loss: bool) -> None:
+            super().release_writer(token, signal_loss=signal_loss)
+            self._refused = not signal_loss
 
-        def clean(self, *arguments: Any, **options: Any) -> int:  # noqa: ANN401
+        def commit_publish(self, *arguments: Any, **options: Any) -> int:  # noqa: ANN401
             self._refused = False
-            return super().clean(*arguments, **options)
+            return super().commit_publish(*arguments, **options)
 
 
-@_removes("an unchanged file is verified by its ETag")
-class _NoLook(_PublisherOutput):
-    class Output(_Through):
+@register_removal("an unchanged file is verified by its ETag")
+class _SkipVerification(_PublisherOutputComponents):
+    class Output(DelegatingStore):
         def __init__(self, store: ObjectStore) -> None:
             super().__init__(store)
             self._known: dict[str, str | None] = {}
 
-        def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-            stored = super().get(key, if_none_match, most)
+        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+            stored = super().get(key, if_none_match, max_bytes)
             self._known[key] = stored.etag
             return stored
 
-        def replace(self, key: str, body: bytes, expected: str | None) -> str:
-            self._known[key] = super().replace(key, body, expected)
+        def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+            self._known[key] = super().put_if_unchanged(key, body, expected)
             return str(self._known[key])
 
-        def etag(self, key: str) -> str | None:
-            return self._known[key] if key in self._known else super().etag(key)
+        def get_etag(self, key: str) -> str | None:
+            return self._known[key] if key in self._known else super().get_etag(key)
 
 
-@_removes("rejects.csv is written before any user becomes clean")
-class _RejectsWithTheMemo(_PublisherOutput):
-    class Output(_Through):
+@register_removal("rejects.csv is written before any user becomes clean")
+class _RejectsWithManifest(_PublisherOutputComponents):
+    class Output(DelegatingStore):
         _unwritten: bytes | None = None
 
-        def replace(self, key: str, body: bytes, expected: str | None) -> str:
-            if key != REJECTS:
-                return super().replace(key, body, expected)
+        def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+            if key != REJECTS_KEY:
+                return super().put_if_unchanged(key, body, expected)
             self._unwritten = body
             return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
-        def etag(self, key: str) -> str | None:
-            if key == REJECTS and self._unwritten is not None:
+        def get_etag(self, key: str) -> str | None:
+            if key == REJECTS_KEY and self._unwritten is not None:
                 return hashlib.md5(self._unwritten, usedforsecurity=False).hexdigest()
-            return super().etag(key)
+            return super().get_etag(key)
 
         def put(self, key: str, body: bytes) -> str:
             if self._unwritten is not None:
-                super().put(REJECTS, self._unwritten)
+                super().put(REJECTS_KEY, self._unwritten)
                 self._unwritten = None
             return super().put(key, body)
 
 
-@_removes("loading a file that no publisher recorded is a loss signal")
-class _LoadsAnything(_PublisherBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("loading a file that no publisher recorded is a loss signal")
+class _IgnoreUnrecordedFiles(_PublisherQueueComponents):
+    class Backlog(SteppedEventInbox):
         _releasing = False
 
-        def release(self, token: str, *, evidence: bool) -> None:
+        def release_writer(self, token: str, *, signal_loss: bool) -> None:
             self._releasing = True
-            super().release(token, evidence=evidence)
+            super().release_writer(token, signal_loss=signal_loss)
             self._releasing = False
 
-        def add_evidence(self, cause: Any) -> None:  # noqa: ANN401
+        def add(self, cause: Any) -> None:  # noqa: ANN401
             if self._releasing:
-                super().add_evidence(cause)
+                super().add(cause)
 
 
-@_removes("a lost output.csv is restored from the manifest")
-class _BeginsEmpty(_PublisherOutput):
-    class Output(_Through):
-        def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-            if key == MANIFEST:
+@register_removal("a lost output.csv is restored from the manifest")
+class _StartWithEmptyTable(_PublisherOutputComponents):
+    class Output(DelegatingStore):
+        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+            if key == MANIFEST_KEY:
                 raise ObjectNotFound(key)
-            return super().get(key, if_none_match, most)
+            return super().get(key, if_none_match, max_bytes)
 
 
 # -- the sweep -------------------------------------------------------------------------------------
-class _SweepBacklog(Parts):
-    Backlog: ClassVar[type[SteppedBacklog]]
+class _SweepStateComponents(Components):
+    Backlog: ClassVar[type[SteppedEventInbox]]
 
     @cached_property
-    def sweep_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def sweep_backlog(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
-@_removes("a sweep marks dirty users again")
-class _DirtyAreLeft(_SweepBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("a sweep marks dirty users again")
+class _SkipDirtyUsers(_SweepStateComponents):
+    class Backlog(SteppedEventInbox):
         def dirty_users(self) -> set[str]:
             return set()
 
 
-@_removes("a sweep reads the dirty users after the LIST")
-class _DirtyBeforeList(_SweepBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("a sweep reads the dirty users after the LIST")
+class _ReadDirtyBeforeList(_SweepStateComponents):
+    class Backlog(SteppedEventInbox):
         _dirty: set[str]
 
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
@@ -378,34 +380,34 @@ class _DirtyBeforeList(_SweepBacklog):
             return self._dirty
 
 
-@_removes("a sweep reads the dirty users before the published files")
-class _FilesBeforeDirty(_SweepBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("a sweep reads the dirty users before the published files")
+class _ReadFilesBeforeDirty(_SweepStateComponents):
+    class Backlog(SteppedEventInbox):
         read_files: Any
 
         def dirty_users(self) -> set[str]:
             self.read_files()
             return super().dirty_users()
 
-    class Output(_Through):
+    class Output(DelegatingStore):
         def __init__(self, store: ObjectStore) -> None:
             super().__init__(store)
-            self._read: dict[str, StoredObject | None] = {}
+            self._stored_files: dict[str, StoredObject | None] = {}
 
         def read(self) -> None:
-            for key in (OUTPUT, REJECTS, MANIFEST):
+            for key in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
                 try:
-                    self._read[key] = self.store.get(key)
+                    self._stored_files[key] = self.store.get(key)
                 except ObjectNotFound:
-                    self._read[key] = None
+                    self._stored_files[key] = None
 
-        def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-            if key not in (OUTPUT, REJECTS, MANIFEST):
+        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+            if key not in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
                 return super().get(key)
-            found = self._read[key]
-            if found is None:
+            stored = self._stored_files[key]
+            if stored is None:
                 raise ObjectNotFound(key)
-            return found
+            return stored
 
     @cached_property
     def sweep_output(self) -> ObjectStore:
@@ -414,38 +416,38 @@ class _FilesBeforeDirty(_SweepBacklog):
         return output
 
 
-_edit(
+register_script_edit(
     "a sweep commits only while the trust state holds its token",
     "commit",
     ("if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end\n", ""),
 )
 
 
-@_removes("the trust state becomes verified at the end of the sweep")
-class _EpochAtOnce(_SweepBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("the trust state becomes verified at the end of the sweep")
+class _VerifyAtSweepStart(_SweepStateComponents):
+    class Backlog(SteppedEventInbox):
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
             answer = super().begin_sweep(token, *arguments)
-            self.redis.set("epoch", f"ok:{self.run_id()}")
+            self._redis.set("epoch", f"ok:{self.run_id()}")
             return answer
 
 
-_edit(
+register_script_edit(
     "a sweep records the compared files as published",
     "commit",
     ("  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])\n", ""),
 )
-_edit(
+register_script_edit(
     "… but only if no publisher recorded anything since the LIST",
     "commit",
     ("(redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ", ""),
 )
 
 
-@_removes("MinIO's metrics are read before the LIST")
-class _FiguresAtTheEnd(_SweepBacklog):
-    class Backlog(SteppedBacklog):
-        figures: ServerFigures
+@register_removal("MinIO's metrics are read before the LIST")
+class _MetricsAfterList(_SweepStateComponents):
+    class Backlog(SteppedEventInbox):
+        figures: MinioMetrics
 
         def commit_sweep(
             self,
@@ -459,29 +461,29 @@ class _FiguresAtTheEnd(_SweepBacklog):
             return super().commit_sweep(token, by, compared, run_id, late)
 
     @cached_property
-    def sweep_backlog(self) -> SteppedBacklog:
-        backlog = self.edit(self.Backlog(self.redis))
-        backlog.figures = self.figures
+    def sweep_backlog(self) -> SteppedEventInbox:
+        backlog = self.create_scripts(self.Backlog(self.redis))
+        backlog.figures = self.minio_metrics
         return backlog
 
 
-class _AlteredMemo(_Through):
+class _AlteredManifestStore(DelegatingStore):
     source: ObjectStore
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-        stored = super().get(key, if_none_match, most)
-        if key != MANIFEST:
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        stored = super().get(key, if_none_match, max_bytes)
+        if key != MANIFEST_KEY:
             return stored
         facts = list(Manifest.decode(stored.body).facts())
-        changes = {fact.user_id: self.altered(fact) for fact in facts}
-        return stored._replace(body=Manifest.empty().merged(changes).encode())
+        changes = {fact.user_id: self.alter_fact(fact) for fact in facts}
+        return stored._replace(body=Manifest.empty().with_changes(changes).encode())
 
-    def altered(self, fact: Fact) -> Fact:
+    def alter_fact(self, fact: Fact) -> Fact:
         raise NotImplementedError
 
 
-class _SweepMemo(Parts):
-    Output: ClassVar[type[_AlteredMemo]]
+class _SweepManifestComponents(Components):
+    Output: ClassVar[type[_AlteredManifestStore]]
 
     @cached_property
     def sweep_output(self) -> ObjectStore:
@@ -490,58 +492,58 @@ class _SweepMemo(Parts):
         return output
 
 
-@_removes("a fact counts only if its fields are those of the published row")
-class _FieldsLeftAside(_SweepMemo):
-    class Output(_AlteredMemo):
-        def altered(self, fact: Fact) -> Fact:
+@register_removal("a fact counts only if its fields are those of the published row")
+class _IgnoreFields(_SweepManifestComponents):
+    class Output(_AlteredManifestStore):
+        def alter_fact(self, fact: Fact) -> Fact:
             try:
-                row = OutputCsv.repair(self.store.get(OUTPUT).body).get(fact.user_id)
+                row = OutputCsv.repair(self.store.get(OUTPUT_KEY).body).get(fact.user_id)
             except ObjectNotFound:
                 row = None
             names = Person(row.first_name, row.last_name, row.birthts) if row else fact.person
-            return Fact(fact.user_id, fact.version, names, fact.image, fact.held)
+            return Fact(fact.user_id, fact.csv_version, names, fact.image, fact.is_held)
 
 
-@_removes("a fact counts only if its ETag is that of the CSV")
-class _EtagLeftAside(_SweepMemo):
-    class Output(_AlteredMemo):
-        def altered(self, fact: Fact) -> Fact:
-            etag = self.source.etag(f"{fact.user_id}.csv") or ""
-            version = CsvVersion(fact.version.source, etag, fact.version.since)
-            return Fact(fact.user_id, version, fact.person, fact.image, fact.held)
+@register_removal("a fact counts only if its ETag is that of the CSV")
+class _IgnoreEtag(_SweepManifestComponents):
+    class Output(_AlteredManifestStore):
+        def alter_fact(self, fact: Fact) -> Fact:
+            etag = self.source.get_etag(f"{fact.user_id}.csv") or ""
+            version = CsvVersion(fact.csv_version.source, etag, fact.csv_version.last_modified)
+            return Fact(fact.user_id, version, fact.person, fact.image, fact.is_held)
 
 
 # -- loss signals ----------------------------------------------------------------------------------
-class _WatchBacklog(Parts):
-    Backlog: ClassVar[type[SteppedBacklog]]
+class _WatchdogStateComponents(Components):
+    Backlog: ClassVar[type[SteppedEventInbox]]
 
     @cached_property
-    def watch_backlog(self) -> SteppedBacklog:
-        return self.edit(self.Backlog(self.redis))
+    def watch_backlog(self) -> SteppedEventInbox:
+        return self.create_scripts(self.Backlog(self.redis))
 
 
-@_removes("a restart of Redis is a loss signal")
-class _AnyRun(_WatchBacklog):
-    class Backlog(SteppedBacklog):
+@register_removal("a restart of Redis is a loss signal")
+class _IgnoreRunId(_WatchdogStateComponents):
+    class Backlog(SteppedEventInbox):
         def run_id(self) -> str:
-            return (self.epoch() or "").removeprefix("ok:")
+            return (self.trust_state() or "").removeprefix("ok:")
 
 
-@_removes("overdue users are enqueued again")
-class _NobodyIsOverdue(_WatchBacklog):
-    class Backlog(SteppedBacklog):
-        def overdue(self, *_: Any, **__: Any) -> list[str]:  # noqa: ANN401
+@register_removal("overdue users are enqueued again")
+class _IgnoreOverdueUsers(_WatchdogStateComponents):
+    class Backlog(SteppedEventInbox):
+        def overdue_users(self, *_: Any, **__: Any) -> list[str]:  # noqa: ANN401
             return []
 
 
-@_removes("files that no publisher recorded are a loss signal")
-class _NoHead(Parts):
-    class Output(_Through):
-        backlog: SteppedBacklog
+@register_removal("files that no publisher recorded are a loss signal")
+class _SkipFileCheck(Components):
+    class Output(DelegatingStore):
+        backlog: SteppedEventInbox
 
-        def etag(self, key: str) -> str | None:
-            recorded = self.backlog.published()
-            return {OUTPUT: recorded.etag, REJECTS: recorded.rej_etag}.get(key)
+        def get_etag(self, key: str) -> str | None:
+            recorded = self.backlog.last_publish()
+            return {OUTPUT_KEY: recorded.output_etag, REJECTS_KEY: recorded.rejects_etag}.get(key)
 
     @cached_property
     def watch_output(self) -> ObjectStore:
@@ -550,9 +552,9 @@ class _NoHead(Parts):
         return output
 
 
-@_removes("MinIO's restart and its lost events are loss signals")
-class _NoFigures(Parts):
-    class Figures(ServerFigures):
+@register_removal("MinIO's restart and its lost events are loss signals")
+class _IgnoreMetrics(Components):
+    class Figures(MinioMetrics):
         def __init__(self) -> None:
             pass
 
@@ -560,5 +562,5 @@ class _NoFigures(Parts):
             return None
 
     @cached_property
-    def watch_figures(self) -> ServerFigures:
+    def watch_figures(self) -> MinioMetrics:
         return self.Figures()

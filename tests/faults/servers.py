@@ -17,18 +17,18 @@ from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis import Redis
 
 from shared.object_store import ObjectStore
-from tests.factories import notification
+from tests.factories import make_notification
 from tests.fakes import FakeObjectStore
-from worker.backlog import FAST
-from worker.notifications import EVENTS, arn
+from worker.backlog import FAST_EVENTS
+from worker.notifications import EVENT_TYPES, target_arn
 
-EVENT_PATIENCE_S = 30
+MAX_EVENT_WAIT_S = 30
 
-Member = tuple[str, bytes, float]
+TarMember = tuple[str, bytes, float]
 """A member of a tar: key, body, and LastModified in Unix seconds."""
 
 
-class Servers(Protocol):
+class BucketPair(Protocol):
     """Two buckets. Each write returns the events that it caused, as MinIO would push them."""
 
     @property
@@ -42,7 +42,7 @@ class Servers(Protocol):
     def put(self, key: str, body: bytes) -> list[bytes]:
         """Write one object."""
 
-    def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
+    def upload_tar(self, members: Sequence[TarMember]) -> Iterator[bytes]:
         """Upload a tar that MinIO unpacks, with the times in the tar.
 
         A member exists as soon as its event is taken from the iterator, and no later member does.
@@ -58,7 +58,7 @@ class Servers(Protocol):
         """
 
 
-class FakeServers:
+class FakeBucketPair:
     """Buckets in memory.
 
     Members of one tar with the same key, body and time cause identical events.
@@ -66,17 +66,17 @@ class FakeServers:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.source, self.output = FakeObjectStore("src-data", clock), FakeObjectStore("processed-data", clock)
-        self.output.others[self.source.bucket] = self.source
+        self.output.other_buckets[self.source.bucket] = self.source
         self._clock, self._requests = clock, count(1)
 
     def put(self, key: str, body: bytes) -> list[bytes]:
-        return list(self.unpack([(key, body, self._clock())]))
+        return list(self.upload_tar([(key, body, self._clock())]))
 
-    def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
+    def upload_tar(self, members: Sequence[TarMember]) -> Iterator[bytes]:
         request = next(self._requests)
-        for key, body, modified in members:
-            etag = self.source.put_at(key, body, modified)
-            yield self._event(request, key, "s3:ObjectCreated:Put", etag, modified)
+        for key, body, last_modified in members:
+            etag = self.source.put_with_time(key, body, last_modified)
+            yield self._make_event(request, key, "s3:ObjectCreated:Put", etag, last_modified)
 
     def delete(self, key: str) -> list[bytes]:
         return self.delete_many([key])
@@ -85,18 +85,18 @@ class FakeServers:
         request = next(self._requests)
         for key in keys:
             self.source.delete(key)
-        return [self._event(request, key, "s3:ObjectRemoved:Delete", "", self._clock()) for key in keys]
+        return [self._make_event(request, key, "s3:ObjectRemoved:Delete", "", self._clock()) for key in keys]
 
-    def _event(self, request: int, key: str, name: str, etag: str, modified: float) -> bytes:
-        (entry,) = json.loads(notification(key, self.source.bucket, name))
+    def _make_event(self, request: int, key: str, name: str, etag: str, last_modified: float) -> bytes:
+        (entry,) = json.loads(make_notification(key, self.source.bucket, name))
         (event,) = entry["Event"]
         event["responseElements"] = {"x-amz-request-id": f"{request:016X}"}
-        event["s3"]["object"] |= {"eTag": etag, "sequencer": f"{int(modified * 1e9):X}"}
+        event["s3"]["object"] |= {"eTag": etag, "sequencer": f"{int(last_modified * 1e9):X}"}
         return json.dumps([entry]).encode()
 
 
 @dataclass
-class RealServers:
+class RealBucketPair:
     """Buckets of a real MinIO.
 
     MinIO pushes the events of `source` into `redis`. The test takes them out again and delivers
@@ -113,50 +113,52 @@ class RealServers:
 
         The copies for the durable list would be identical to the byte.
         """
-        queue = QueueConfig(EVENTS, "fast", queue=arn("FAST"))
+        queue = QueueConfig(EVENT_TYPES, "fast", queue=target_arn("FAST"))
         self.minio.set_bucket_notification(self.source.bucket, NotificationConfig(queue_config_list=[queue]))
 
     def put(self, key: str, body: bytes) -> list[bytes]:
-        return self._events_of(lambda: self.source.put(key, body), [key])
+        return self._write_and_collect_events(lambda: self.source.put(key, body), [key])
 
-    def unpack(self, members: Sequence[Member]) -> Iterator[bytes]:
-        for key, body, modified in members:  # one tar each: MinIO unpacks members in any order
-            when = datetime.fromtimestamp(modified, UTC)
+    def upload_tar(self, members: Sequence[TarMember]) -> Iterator[bytes]:
+        for key, body, last_modified in members:  # one tar each: MinIO unpacks members in any order
+            when = datetime.fromtimestamp(last_modified, UTC)
             member = SnowballObject(key, data=io.BytesIO(body), length=len(body), mod_time=when)
-            yield from self._events_of(partial(self.minio.upload_snowball_objects, self.source.bucket, [member]), [key])
+            yield from self._write_and_collect_events(
+                partial(self.minio.upload_snowball_objects, self.source.bucket, [member]), [key]
+            )
 
     def delete(self, key: str) -> list[bytes]:
-        return self._events_of(lambda: self.source.delete(key), [key])
+        return self._write_and_collect_events(lambda: self.source.delete(key), [key])
 
     def delete_many(self, keys: Sequence[str]) -> list[bytes]:
         def delete() -> None:
             errors = list(self.minio.remove_objects(self.source.bucket, map(DeleteObject, keys)))
             assert errors == []
 
-        return self._events_of(delete, keys)
+        return self._write_and_collect_events(delete, keys)
 
-    def _events_of(self, write: Callable[[], object], keys: Iterable[str]) -> list[bytes]:
+    def _write_and_collect_events(self, write: Callable[[], object], keys: Iterable[str]) -> list[bytes]:
         """Write, and take the events of these keys out of Redis when all have arrived.
 
         The events may arrive in any order. The list may hold events that the test has delivered and
         no listener has read. They arrived before the write, so they are at the head of the list,
         and stay there.
         """
-        delivered: Any = self.redis.llen(FAST)
+        delivered: Any = self.redis.llen(FAST_EVENTS)
         write()
-        wanted, events = list(keys), list[bytes]()
-        deadline = time.monotonic() + EVENT_PATIENCE_S
-        while wanted:
+        expected_keys, events = list(keys), list[bytes]()
+        deadline = time.monotonic() + MAX_EVENT_WAIT_S
+        while expected_keys:
             assert time.monotonic() < deadline, (
-                f"expected an event of each written key within the timeout, found none of {wanted}"
+                f"expected an event of each written key within the timeout, found none of {expected_keys}"
             )
-            arrived: Any = self.redis.llen(FAST)
-            if arrived <= delivered:
+            list_length: Any = self.redis.llen(FAST_EVENTS)
+            if list_length <= delivered:
                 time.sleep(0.001)
                 continue
-            raw: Any = self.redis.rpop(FAST)
+            raw: Any = self.redis.rpop(FAST_EVENTS)
             key = json.loads(raw)[0]["Event"][0]["s3"]["object"]["key"]
-            if key in wanted:
-                wanted.remove(key)
+            if key in expected_keys:
+                expected_keys.remove(key)
                 events.append(raw)
         return events

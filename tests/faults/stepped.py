@@ -15,116 +15,134 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 import worker.backlog
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
-from tests.faults.actors import perform
-from worker.backlog import CHUNK, FAST, Backlog
-from worker.server_figures import ServerFigures
+from tests.faults.actors import perform_request
+from worker.backlog import CHUNK_SIZE, FAST_EVENTS, Backlog
+from worker.server_figures import MinioMetrics
 
-LUA = Path(worker.backlog.__file__).parent / "lua"
-_TEXTS = {path.stem.upper(): path.read_text() for path in LUA.glob("*.lua")}
-_SCRIPTS = {hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _TEXTS.items()}
+LUA_DIR = Path(worker.backlog.__file__).parent / "lua"
+_SCRIPT_TEXTS = {path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")}
+_SCRIPT_NAMES = {
+    hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _SCRIPT_TEXTS.items()
+}
 
 
-def load_scripts(redis: "Redis", others: Iterable[Script]) -> None:
+def load_scripts(redis: "Redis", other_scripts: Iterable[Script]) -> None:
     """Load all Lua scripts into Redis, so that a first call makes no additional requests."""
-    wanted = {**{sha: _TEXTS[name] for sha, name in _SCRIPTS.items()}, **{s.sha: s.script for s in others}}
-    known: Any = redis.script_exists(*wanted)
-    for is_known, script in zip(known, wanted.values(), strict=True):
+    scripts_by_sha = {
+        **{sha: _SCRIPT_TEXTS[name] for sha, name in _SCRIPT_NAMES.items()},
+        **{s.sha: s.script for s in other_scripts},
+    }
+    known: Any = redis.script_exists(*scripts_by_sha)
+    for is_known, script in zip(known, scripts_by_sha.values(), strict=True):
         if not is_known:
             redis.script_load(script)
 
 
-def _unavailable() -> Exception:
+def _make_store_error() -> Exception:
     return StoreUnavailable("no response within the timeout (injected fault)")
 
 
-def _cut() -> Exception:
+def _make_connection_error() -> Exception:
     return RedisConnectionError("connection lost (injected fault)")
 
 
 class SteppedStore(ObjectStore):
     """A bucket that is called `name` in the names of requests.
 
-    `reachable` is False during an outage. `writing` is called before each write, with the key and
-    the ETag that the writer expects, and returns a function that is called after the write. `late`
-    receives the writes that land late. `listing` is called at each LIST.
+    `is_reachable` is False during an outage. `on_write` is called before each write, with the key and
+    the ETag that the writer expects, and returns a function that is called after the write. `defer`
+    receives the writes that land late. `on_list` is called at each LIST.
     """
 
     def __init__(
         self,
         inner: ObjectStore,
         name: str,
-        writing: Callable[[str, str | None], Callable[[], None]],
-        late: Callable[[Callable[[], object]], None],
-        listing: Callable[[], None] = lambda: None,
+        on_write: Callable[[str, str | None], Callable[[], None]],
+        defer: Callable[[Callable[[], object]], None],
+        on_list: Callable[[], None] = lambda: None,
     ) -> None:
-        self.inner, self.name, self.bucket, self.reachable = inner, name, inner.bucket, True
-        self._writing, self._late, self._listing = writing, late, listing
+        self.inner, self.name, self.bucket, self.is_reachable = inner, name, inner.bucket, True
+        self._on_write, self._defer, self._on_list = on_write, defer, on_list
 
-    def _reached(self) -> ObjectStore:
-        if not self.reachable:
-            raise _unavailable()
+    def _get_inner(self) -> ObjectStore:
+        if not self.is_reachable:
+            raise _make_store_error()
         return self.inner
 
-    def get(self, key: str, if_none_match: str | None = None, most: int | None = None) -> StoredObject:
-        return perform(f"{self.name} GET {key}", lambda: self._reached().get(key, if_none_match, most), _unavailable)
+    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        return perform_request(
+            f"{self.name} GET {key}", lambda: self._get_inner().get(key, if_none_match, max_bytes), _make_store_error
+        )
 
     def exists(self, key: str) -> bool:
-        return perform(f"{self.name} EXISTS {key}", lambda: self._reached().exists(key), _unavailable)
+        return perform_request(f"{self.name} EXISTS {key}", lambda: self._get_inner().exists(key), _make_store_error)
 
     def check_readable(self, key: str) -> None:
-        perform(f"{self.name} GET {key}", lambda: self._reached().check_readable(key), _unavailable)
+        perform_request(f"{self.name} GET {key}", lambda: self._get_inner().check_readable(key), _make_store_error)
 
-    def listed(self, key: str) -> ObjectInfo | None:
-        return perform(f"{self.name} LIST {key}", lambda: self._reached().listed(key), _unavailable)
+    def get_list_entry(self, key: str) -> ObjectInfo | None:
+        return perform_request(
+            f"{self.name} LIST {key}", lambda: self._get_inner().get_list_entry(key), _make_store_error
+        )
 
-    def last_modified(self, key: str) -> int:
-        return perform(f"{self.name} HEAD {key}", lambda: self._reached().last_modified(key), _unavailable)
+    def get_last_modified(self, key: str) -> int:
+        return perform_request(
+            f"{self.name} HEAD {key}", lambda: self._get_inner().get_last_modified(key), _make_store_error
+        )
 
-    def etag(self, key: str) -> str | None:
-        return perform(f"{self.name} HEAD {key}", lambda: self._reached().etag(key), _unavailable)
+    def get_etag(self, key: str) -> str | None:
+        return perform_request(f"{self.name} HEAD {key}", lambda: self._get_inner().get_etag(key), _make_store_error)
 
-    def info(self, key: str) -> ObjectInfo | None:
-        return perform(f"{self.name} HEAD {key}", lambda: self._reached().info(key), _unavailable)
+    def get_info(self, key: str) -> ObjectInfo | None:
+        return perform_request(f"{self.name} HEAD {key}", lambda: self._get_inner().get_info(key), _make_store_error)
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         def read() -> bytes:
-            return self._reached().get_range(key, etag, start, end)
+            return self._get_inner().get_range(key, etag, start, end)
 
-        return perform(f"{self.name} GET {key}", read, _unavailable)
+        return perform_request(f"{self.name} GET {key}", read, _make_store_error)
 
     def put(self, key: str, body: bytes) -> str:
-        return self._write(key, lambda: self.inner.put(key, body), self.inner.etag(key))
+        return self._write(key, lambda: self.inner.put(key, body), self.inner.get_etag(key))
 
-    def replace(self, key: str, body: bytes, expected: str | None) -> str:
-        return self._write(key, lambda: self.inner.replace(key, body, expected), expected)
+    def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+        return self._write(key, lambda: self.inner.put_if_unchanged(key, body, expected), expected)
 
     def _write(self, key: str, write: Callable[[], str], expected: str | None) -> str:
-        def written() -> str:
-            after = self._writing(key, expected)
+        def write_and_report() -> str:
+            after = self._on_write(key, expected)
             etag = write()
             after()
             return etag
 
-        return perform(f"{self.name} PUT {key}", written, _unavailable, self._late)
+        return perform_request(f"{self.name} PUT {key}", write_and_report, _make_store_error, self._defer)
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        perform(f"{self.name} COPY {to}", lambda: self._reached().copy_from(bucket, key, to), _unavailable, self._late)
+        perform_request(
+            f"{self.name} COPY {to}",
+            lambda: self._get_inner().copy_from(bucket, key, to),
+            _make_store_error,
+            self._defer,
+        )
 
     def delete(self, key: str) -> None:
-        perform(f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _unavailable)
+        perform_request(f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _make_store_error)
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        perform(f"{self.name} DELETE {' '.join(keys)}", lambda: self.inner.delete_many(keys), _unavailable)
+        perform_request(f"{self.name} DELETE {' '.join(keys)}", lambda: self.inner.delete_many(keys), _make_store_error)
 
-    def objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         def listed() -> list[list[ObjectInfo]]:
-            self._listing()
-            return list(self._reached().objects(after, folder))
+            self._on_list()
+            return list(self._get_inner().list_objects(after, folder))
 
-        yield from perform(f"{self.name} LIST {folder}".rstrip(), listed, _unavailable)
+        yield from perform_request(f"{self.name} LIST {folder}".rstrip(), listed, _make_store_error)
 
-    def folders(self, folder: str) -> list[str]:
-        return perform(f"{self.name} LIST {folder}/", lambda: self._reached().folders(folder), _unavailable)
+    def list_folders(self, folder: str) -> list[str]:
+        return perform_request(
+            f"{self.name} LIST {folder}/", lambda: self._get_inner().list_folders(folder), _make_store_error
+        )
 
 
 class _SteppedPipeline(Pipeline):
@@ -136,77 +154,77 @@ class _SteppedPipeline(Pipeline):
             self.command_stack = list(commands)
             return super(_SteppedPipeline, self).execute(raise_on_error)
 
-        return perform(f"redis {names}", execute, _cut)
+        return perform_request(f"redis {names}", execute, _make_connection_error)
 
 
 class SteppedRedis(Redis):
     """A Redis client that pauses before each round trip.
 
-    `run_id` returns the server's run ID. `seen` is called before each command, with its name and
+    `run_id` returns the server's run ID. `on_command` is called before each command, with its name and
     arguments, and returns a function that is called with the server's reply.
     """
 
     run_id: Callable[[], str] = staticmethod(lambda: "run")
-    seen: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(lambda _, __: lambda _: None)
+    on_command: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(lambda _, __: lambda _: None)
     aliases: ClassVar[dict[str, str]] = {}
     """SHA-1 digest of an edited script -> name of the script that it replaces."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
-        name = self._name_of(args)
+        name = self._name_command(args)
 
         def execute() -> Any:  # noqa: ANN401
-            after = self.seen(name, args)
+            after = self.on_command(name, args)
             answer = super(SteppedRedis, self).execute_command(*args, **options)  # type: ignore[no-untyped-call]
             after(answer)
             return answer
 
-        return perform(f"redis {name}", execute, _cut)
+        return perform_request(f"redis {name}", execute, _make_connection_error)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ANN401
         return _SteppedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
     def info(self, *args: Any, **options: Any) -> dict[str, str]:  # noqa: ANN401
-        return perform("redis INFO", lambda: {"run_id": self.run_id()}, _cut)
+        return perform_request("redis INFO", lambda: {"run_id": self.run_id()}, _make_connection_error)
 
-    def _name_of(self, args: tuple[Any, ...]) -> str:
+    def _name_command(self, args: tuple[Any, ...]) -> str:
         match args:
             case ["EVALSHA", sha, *_]:
-                return self.aliases.get(sha) or _SCRIPTS.get(sha, "SCRIPT")
+                return self.aliases.get(sha) or _SCRIPT_NAMES.get(sha, "SCRIPT")
             case ["EVAL", script, *_]:
                 return "RENEW" if "PEXPIRE" in script else "RELEASE"
         return " ".join(str(argument) for argument in args[:2] if isinstance(argument, str))
 
 
-class SteppedBacklog(Backlog):
+class SteppedEventInbox(Backlog):
     """The to-do list without blocking waits, which would only delay a test.
 
-    `most_peeked`: how many events the listener finds at most.
+    `max_peeked`: how many events the listener finds at most.
     """
 
-    most_peeked = CHUNK
+    max_peeked = CHUNK_SIZE
 
     def wait_for_event(self, seconds: float) -> bytes | None:
         return None
 
-    def waiting(self, source: str, queue: str) -> tuple[int, int]:
-        return CHUNK, 0
+    def measure_lengths(self, source: str, queue: str) -> tuple[int, int]:
+        return CHUNK_SIZE, 0
 
     def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
-        return super().peek(min(count, self.most_peeked))
+        return super().peek(min(count, self.max_peeked))
 
 
-class SteppedFigures(ServerFigures):
+class SteppedMinioMetrics(MinioMetrics):
     """MinIO's metrics, with a pause before each read."""
 
-    def __init__(self, inner: ServerFigures) -> None:
+    def __init__(self, inner: MinioMetrics) -> None:
         self._inner = inner
 
     def read(self) -> str | None:
-        return perform("minio FIGURES", self._inner.read, _unavailable)
+        return perform_request("minio FIGURES", self._inner.read, _make_store_error)
 
     @property
-    def safe_queue(self) -> int:  # type: ignore[override]
-        return self._inner.safe_queue
+    def stalled_copies(self) -> int:  # type: ignore[override]
+        return self._inner.stalled_copies
 
 
-__all__ = ["FAST", "SteppedBacklog", "SteppedFigures", "SteppedRedis", "SteppedStore"]
+__all__ = ["FAST_EVENTS", "SteppedEventInbox", "SteppedMinioMetrics", "SteppedRedis", "SteppedStore"]

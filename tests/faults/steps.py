@@ -1,140 +1,140 @@
 """The steps from which traces are composed."""
 
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
-from tests.faults.actors import Actor, Verdict
-from tests.faults.transit import WAYS
+from tests.faults.actors import Actor, RequestFate
+from tests.faults.transit import EVENT_ROUTES
 from tests.faults.world import World
-from worker.backlog import FAST, SAFE
+from worker.backlog import FAST_EVENTS, SAFE_EVENTS
 
 
-def told(world: World) -> None:
+def deliver_and_mark(world: World) -> None:
     """Deliver all events, and let the listener mark their users."""
-    world.transit.deliver_all()
-    world.processes.run(world.processes.listener())
+    world.events.deliver_all()
+    world.processes.run_to_end(world.processes.start_listener())
 
 
-class CannotStop(AssertionError):
+class StopNotReached(AssertionError):
     """An actor ended before it reached a request: the trace does not fit this Rowdrop."""
 
 
-def put(world: World, content: str, user: str = "a") -> None:
+def put_csv(world: World, content: str, user: str = "a") -> None:
     """Drop a CSV, and deliver its event."""
-    world.drops.csv(user, content)
-    told(world)
+    world.user_actions.put_csv(user, content)
+    deliver_and_mark(world)
 
 
-def put_unheard(world: World, content: str, user: str = "a", *, counted: bool = False) -> None:
+def put_without_event(world: World, content: str, user: str = "a", *, counted: bool = False) -> None:
     """Drop a CSV, and lose all copies of its event.
 
     If `counted`, MinIO counts the loss. Otherwise the loss leaves no trace.
     """
-    world.drops.csv(user, content)
-    for way in WAYS:
-        world.lose_event(way, -1, traced=counted)
+    world.user_actions.put_csv(user, content)
+    for way in EVENT_ROUTES:
+        world.lose_event(way, -1, is_counted=counted)
 
 
-def put_fast_only(world: World, content: str, user: str = "a") -> None:
+def put_with_fast_event(world: World, content: str, user: str = "a") -> None:
     """Drop a CSV with an event in the fast list and without a durable copy.
 
     A real MinIO delivers the durable copy some seconds later.
     """
-    world.drops.csv(user, content)
-    world.transit.deliver(FAST, -1)
-    world.transit.waiting.get(SAFE, []).clear()
+    world.user_actions.put_csv(user, content)
+    world.events.deliver(FAST_EVENTS, -1)
+    world.events.waiting.get(SAFE_EVENTS, []).clear()
 
 
-def read(world: World) -> None:
+def read_next_message(world: World) -> None:
     """Let a worker process the next message of the event queue."""
-    world.processes.run(world.processes.worker(EVENTS_QUEUE))
+    world.processes.run_to_end(world.processes.start_worker(EVENTS_QUEUE))
 
 
-def publish(world: World, number: int = 0, *, memo: bool = True) -> None:
-    """Publish all pending results, and write the manifest if `memo`."""
-    world.processes.run(world.processes.publisher(number, memo=memo))
+def run_publisher(world: World, number: int = 0, *, with_manifest: bool = True) -> None:
+    """Publish all pending results, and write the manifest if `with_manifest`."""
+    world.processes.run_to_end(world.processes.start_publisher(number, with_manifest=with_manifest))
 
 
-def land(world: World, content: str, user: str = "a", *, memo: bool = True) -> None:
+def publish_csv(world: World, content: str, user: str = "a", *, with_manifest: bool = True) -> None:
     """Drop a CSV, read it and publish its row."""
-    put(world, content, user)
-    read(world)
-    publish(world, memo=memo)
+    put_csv(world, content, user)
+    read_next_message(world)
+    run_publisher(world, with_manifest=with_manifest)
 
 
-def staged(world: World, content: str, user: str = "a") -> None:
+def submit_csv(world: World, content: str, user: str = "a") -> None:
     """Drop a CSV and read it, so that its result is pending."""
-    put(world, content, user)
-    read(world)
+    put_csv(world, content, user)
+    read_next_message(world)
 
 
-def look(world: World, times: int = 1) -> None:
+def run_watchdog(world: World, times: int = 1) -> None:
     """Run this many watchdog ticks."""
     for _ in range(times):
-        world.processes.run(world.processes.watch())
+        world.processes.run_to_end(world.processes.start_watchdog())
 
 
-def lease_ends(world: World) -> None:
+def expire_lease(world: World) -> None:
     """Let the writer lease expire."""
     world.pass_time(6)
 
 
-def stopped(world: World, actor: Actor | None, request: str) -> Actor:
+def run_until_request(world: World, actor: Actor | None, request: str) -> Actor:
     """Run an actor until it is paused before this request, and return it.
 
-    Raises `CannotStop` if it ends first.
+    Raises `StopNotReached` if it ends first.
     """
     assert actor
-    if not world.processes.until(actor, request):
-        raise CannotStop(f"{actor.name}: expected it to pause before {request!r}, found that it ended first")
+    if not world.processes.run_until(actor, request):
+        raise StopNotReached(f"{actor.name}: expected it to pause before {request!r}, found that it ended first")
     return actor
 
 
-def reader(world: World, before: str, *, twice: bool = False) -> Actor:
+def start_reader(world: World, before: str, *, twice: bool = False) -> Actor:
     """Return a worker that is paused before this request.
 
     If `twice`, its message stays in the queue for another worker.
     """
-    return stopped(world, world.processes.worker(EVENTS_QUEUE, twice=twice), before)
+    return run_until_request(world, world.processes.start_worker(EVENTS_QUEUE, keep_message=twice), before)
 
 
-def publisher(world: World, before: str, number: int = 0) -> Actor:
+def start_publisher(world: World, before: str, number: int = 0) -> Actor:
     """Return a publisher that is paused before this request."""
-    return stopped(world, world.processes.publisher(number, memo=False), before)
+    return run_until_request(world, world.processes.start_publisher(number, with_manifest=False), before)
 
 
-def listener(world: World, before: str) -> Actor:
+def start_listener(world: World, before: str) -> Actor:
     """Return a listener that is paused before this request."""
-    return stopped(world, world.processes.listener(), before)
+    return run_until_request(world, world.processes.start_listener(), before)
 
 
-def sweep(world: World, before: str) -> Actor:
+def start_sweep(world: World, before: str) -> Actor:
     """Return a sweep that is paused before this request.
 
     A sweep is enqueued unless one is queued already.
     """
     if not world.redis.llen(BULK_QUEUE):
-        world.processes.parts.tasks.sweep("test")
-    return stopped(world, world.processes.worker(BULK_QUEUE), before)
+        world.processes.components.tasks.sweep("test")
+    return run_until_request(world, world.processes.start_worker(BULK_QUEUE), before)
 
 
-def sweep_that_has_listed(world: World) -> Actor:
+def start_sweep_past_list(world: World) -> Actor:
     """Return a sweep that is paused after its LIST, before it reads the dirty users."""
-    under_way = sweep(world, "source LIST")
-    world.processes.step(under_way)
-    return stopped(world, under_way, "HKEYS")
+    running_sweep = start_sweep(world, "source LIST")
+    world.processes.step_actor(running_sweep)
+    return run_until_request(world, running_sweep, "HKEYS")
 
 
-def go_on(world: World, *actors: Actor) -> None:
+def run_to_end(world: World, *actors: Actor) -> None:
     """Run these actors to completion."""
     for actor in actors:
-        world.processes.run(actor)
+        world.processes.run_to_end(actor)
 
 
-def kill(world: World, actor: Actor) -> None:
+def kill_process(world: World, actor: Actor) -> None:
     """Kill an actor, as kill -9 does."""
-    world.processes.kill(actor)
+    world.processes.kill_actor(actor)
 
 
-def written_later(world: World, actor: Actor) -> None:
+def defer_write_and_kill(world: World, actor: Actor) -> None:
     """Make the actor's current write a late write, and kill the actor."""
-    world.processes.step(actor, Verdict.LATE)
-    world.processes.kill(actor)
+    world.processes.step_actor(actor, RequestFate.LATE)
+    world.processes.kill_actor(actor)

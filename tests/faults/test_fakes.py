@@ -25,32 +25,32 @@ def store() -> FakeObjectStore:
 
 
 @pytest.fixture
-def beside(store: FakeObjectStore) -> FakeObjectStore:
-    return FakeObjectStore("beside", lambda: 0.0, others={store.bucket: store})
+def other_store(store: FakeObjectStore) -> FakeObjectStore:
+    return FakeObjectStore("beside", lambda: 0.0, other_buckets={store.bucket: store})
 
 
 @pytest.fixture
-def no_bucket() -> FakeObjectStore:
-    return FakeObjectStore("no-such-bucket", lambda: 0.0, reachable=False)
+def missing_bucket_store() -> FakeObjectStore:
+    return FakeObjectStore("no-such-bucket", lambda: 0.0, is_reachable=False)
 
 
 @pytest.fixture
-def stranger(no_bucket: FakeObjectStore) -> FakeObjectStore:
-    return no_bucket
+def unauthorized_store(missing_bucket_store: FakeObjectStore) -> FakeObjectStore:
+    return missing_bucket_store
 
 
 @pytest.fixture
-def nowhere(no_bucket: FakeObjectStore) -> FakeObjectStore:
-    return no_bucket
+def unreachable_store(missing_bucket_store: FakeObjectStore) -> FakeObjectStore:
+    return missing_bucket_store
 
 
 @pytest.fixture
-def seal(store: FakeObjectStore) -> Callable[[str, str], None]:
-    def seal(bucket: str, key: str) -> None:
+def make_unreadable(store: FakeObjectStore) -> Callable[[str, str], None]:
+    def replace_object(bucket: str, key: str) -> None:
         assert bucket == store.bucket
-        store.seal(key)
+        store.make_unreadable(key)
 
-    return seal
+    return replace_object
 
 
 @dataclass
@@ -87,10 +87,10 @@ def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> 
     redis.flushall()
     queue.refresh(["a", "ü"])
     queue.refresh(["b"])
-    queue.refresh_alone("c", EVENTS_QUEUE)
-    queue.refresh_alone("d", BULK_QUEUE)
+    queue.refresh_isolated("c", EVENTS_QUEUE)
+    queue.refresh_isolated("d", BULK_QUEUE)
     queue.refresh_page()
-    queue.refresh_asked("e", "an id")
+    queue.refresh_requested("e", "an id")
     queue.sweep("a cause")
     queue.rebuild("an id")
     queue.unpack("u.zip")
@@ -101,7 +101,7 @@ def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> 
     return found
 
 
-def test_a_worker_finds_the_same_messages_in_the_same_places(redis: "Redis", redis_server: RedisServer) -> None:
+def test_fake_task_queue_stores_same_messages_as_celery(redis: "Redis", redis_server: RedisServer) -> None:
     real = TaskQueue(create_celery(redis_server.url))
     found = messages(redis, real, celery_says)
     real.close()

@@ -12,16 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
-from tests.factories import CAPTURED, captured, notification
+from tests.factories import CAPTURED_DIR, make_notification, read_captured_notification
 from tests.fakes import FakeTaskQueue
-from tests.faults.form import Form
-from worker.backlog import FAST, MOST_DEAD_LETTERS, Backlog
-from worker.events import InvalidEvent, decode
+from tests.faults.form import CaseForm
+from worker.backlog import FAST_EVENTS, MAX_DEAD_LETTERS, Backlog
+from worker.events import InvalidEvent, decode_entry
 from worker.ignored import IgnoredKeys
 from worker.listener import Listener
 
 LONGEST_REASON = 200
-REAL = [captured(path.stem) for path in sorted(CAPTURED.glob("*.json"))]
+REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]
 ODD_JSON = [b"NaN", b"-Infinity", b'"\\ud800"', b"1e999", b"null", b"{}", b"[]", b'"%FF"', b'"%zz"', b'"\\u0000"', b"1"]
 DEEP = b"[" * 100_000
 LONG = b'[{"Event":[{"s3":"' + b"x" * 10_000_000 + b'"}]}]'
@@ -43,20 +43,20 @@ def torn(draw: st.DrawFn) -> bytes:
             )
             place = raw.find(name) + len(name) + 1
             return raw[:place] + draw(st.sampled_from(ODD_JSON)) + b"," + raw[place:]
-    return notification(draw(st.text(max_size=30)) or "x").replace(b"%", draw(st.sampled_from([b"%", b"%F", b""])))
+    return make_notification(draw(st.text(max_size=30)) or "x").replace(b"%", draw(st.sampled_from([b"%", b"%F", b""])))
 
 
 RAWS = torn() | torn() | st.sampled_from([*ODD_JSON, *REAL]) | st.binary(max_size=100)
 
 
-def test_every_entry_gives_events_or_a_reason(form: Form) -> None:
+def test_decode_entry_returns_events_or_reason(form: CaseForm) -> None:
     @hypothesis.seed(form.seed)
-    @form.settings(short=1000, long=10_000)
+    @form.build_settings(short=1000, long=10_000)
     @example(b"")
     @example(DEEP)
     @example(LONG)
     @example(LONG[:900_000])
-    @example(notification("1.csv", bucket="another"))
+    @example(make_notification("1.csv", bucket="another"))
     @example(b'[{"Event":[{"eventName":"x","s3":{"bucket":{"name":"b"},"object":{"key":"%ED%A0%80"}}}]}]')
     @example(json.dumps([{"Event": [{"s3": {"bucket": {"name": "\ud83d"}, "object": {"key": "k"}}}]}]).encode())
     @given(RAWS)
@@ -73,7 +73,7 @@ def reason_against(raw: bytes) -> str | None:
     A decoded event must consist of text that Redis and MinIO accept (valid UTF-8).
     """
     try:
-        events = decode(raw)
+        events = decode_entry(raw)
     except InvalidEvent as refusal:
         return refusal.reason
     assert events
@@ -88,20 +88,22 @@ def listen(redis: "Redis") -> Callable[[], None]:
     listener = Listener(Backlog(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
 
     def until_empty() -> None:
-        while redis.llen(FAST):
+        while redis.llen(FAST_EVENTS):
             listener.run_once(0.1)
 
     return until_empty
 
 
-def test_among_poison_every_other_event_marks_its_user(form: Form, redis: "Redis", listen: Callable[[], None]) -> None:
+def test_listener_marks_valid_events_among_invalid_ones(
+    form: CaseForm, redis: "Redis", listen: Callable[[], None]
+) -> None:
     @hypothesis.seed(form.seed)
-    @form.settings(short=30, long=300)
+    @form.build_settings(short=30, long=300)
     @given(st.lists(RAWS | st.sampled_from([b"", DEEP]), max_size=12))
     def neighbours_are_marked(raws: list[bytes]) -> None:
         redis.flushall()
         for number, raw in enumerate(raws):
-            redis.rpush(FAST, raw, notification(f"neighbour-{number}.csv"))
+            redis.rpush(FAST_EVENTS, raw, make_notification(f"neighbour-{number}.csv"))
         listen()
         dirty = Backlog(redis).dirty_users()
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
@@ -110,9 +112,9 @@ def test_among_poison_every_other_event_marks_its_user(form: Form, redis: "Redis
     neighbours_are_marked()
 
 
-def test_dead_letters_are_bounded_and_short(redis: "Redis", listen: Callable[[], None]) -> None:
-    redis.rpush(FAST, LONG, *[b"x" * 1000] * (MOST_DEAD_LETTERS + 10))
+def test_dead_letters_are_limited_in_number_and_size(redis: "Redis", listen: Callable[[], None]) -> None:
+    redis.rpush(FAST_EVENTS, LONG, *[b"x" * 1000] * (MAX_DEAD_LETTERS + 10))
     listen()
     letters = redis.lrange("dead_letters", 0, -1)
-    assert len(letters) == MOST_DEAD_LETTERS
+    assert len(letters) == MAX_DEAD_LETTERS
     assert max(map(len, letters)) < 1000

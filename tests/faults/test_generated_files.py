@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from shared import rejects as rejects_csv
 from shared.manifest import Fact, Manifest
-from shared.output_csv import OutputCsv, is_proper, read_frame
-from shared.records import CsvVersion, InvalidCsv, Outcome, Person, Reject, Row, ValidCsv
-from tests.factories import ETAG, SINCE
-from tests.faults.form import Form
-from worker.user_csv import COLUMNS, MAX_CSV_BYTES, MOST_QUOTED, InvalidUserFile, parse
+from shared.output_csv import OutputCsv, is_canonical, read_frame
+from shared.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
+from tests.factories import ETAG, LAST_MODIFIED
+from tests.faults.form import CaseForm
+from worker.user_csv import MAX_CSV_BYTES, MAX_EXCERPT_LENGTH, REQUIRED_COLUMNS, InvalidUserCsv, parse_person
 
 LONGEST_REASON = 300
 
@@ -34,7 +34,7 @@ ENCODINGS = st.sampled_from(
 )
 COLUMN_NAMES = st.sampled_from(
     [
-        *COLUMNS,
+        *REQUIRED_COLUMNS,
         "First Name",
         " LAST-NAME ",
         '"birthts"',
@@ -51,7 +51,7 @@ COLUMN_NAMES = st.sampled_from(
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
     """Generate something that resembles a user's CSV."""
-    columns = list(draw(st.permutations(COLUMNS)))
+    columns = list(draw(st.permutations(REQUIRED_COLUMNS)))
     if draw(st.integers(0, 3)) == 0:
         columns = draw(st.lists(COLUMN_NAMES, max_size=6))
     records = draw(st.sampled_from([1] * 6 + [0, 2, 3]))
@@ -84,9 +84,9 @@ BODIES = tables() | tables() | spoiled() | st.binary(max_size=200)
 HEADER = b"first_name,last_name,birthts\n"
 
 
-def test_every_body_gives_a_row_or_a_reject_and_both_come_back_from_what_is_published(form: Form) -> None:
+def test_parse_person_result_survives_publishing_for_any_bytes(form: CaseForm) -> None:
     @hypothesis.seed(form.seed)
-    @form.settings(short=600, long=6000)
+    @form.build_settings(short=600, long=6000)
     @example(b"," * 999_999)
     @example(b"," * 1_000_001)
     @example(HEADER + b"," * 999_000)
@@ -102,8 +102,8 @@ def test_every_body_gives_a_row_or_a_reject_and_both_come_back_from_what_is_publ
     @given(BODIES)
     def is_judged(body: bytes) -> None:
         try:
-            person = parse(body)
-        except InvalidUserFile as refusal:
+            person = parse_person(body)
+        except InvalidUserCsv as refusal:
             reject_comes_back(body, refusal.reason, refusal.line)
         else:
             assert len(body) <= MAX_CSV_BYTES
@@ -114,17 +114,17 @@ def test_every_body_gives_a_row_or_a_reject_and_both_come_back_from_what_is_publ
 
 def row_comes_back(person: Person) -> None:
     row = Row("u", person.first_name, person.last_name, person.birthts, "src-data/u.png")
-    version = CsvVersion("u.csv", ETAG, SINCE)
-    outcome = Outcome("u", ValidCsv(version, person), "u.png")
-    assert Outcome.from_json("u", outcome.to_json()) == outcome
+    version = CsvVersion("u.csv", ETAG, LAST_MODIFIED)
+    outcome = ReadResult("u", ValidCsv(version, person), "u.png")
+    assert ReadResult.from_json("u", outcome.to_json()) == outcome
     others = {user: Row(user, "", "", 0, "") for user in "av"}
-    output = OutputCsv().replace({**others, "u": row})
-    assert is_proper(output.body)
+    output = OutputCsv().with_changes({**others, "u": row})
+    assert is_canonical(output.body)
     assert OutputCsv.repair(output.body).body is output.body
-    assert list(output.rows()) == [others["a"], row, others["v"]]
+    assert list(output.iterate_rows()) == [others["a"], row, others["v"]]
     assert list(read_frame(output.body).loc[1]) == [row.user_id, *_fields(row)]
-    fact = Fact("u", version, person, "u.png", held=False)
-    assert Manifest.decode(Manifest.empty().merged({"u": fact}).encode()).get("u") == fact
+    fact = Fact("u", version, person, "u.png", is_held=False)
+    assert Manifest.decode(Manifest.empty().with_changes({"u": fact}).encode()).get("u") == fact
 
 
 def _fields(row: Row) -> tuple[str, str, int, str]:
@@ -135,17 +135,17 @@ def reject_comes_back(body: bytes, reason: str, line: int | None) -> None:
     assert 0 < len(reason.strip()) <= len(reason) <= LONGEST_REASON
     assert reason.isprintable()
     assert line is None or line >= 1
-    assert longest_quote(reason, body) <= MOST_QUOTED
-    version = CsvVersion("u.csv", ETAG, SINCE)
-    outcome = Outcome("u", InvalidCsv(version, reason, line), None)
-    assert Outcome.from_json("u", outcome.to_json()) == outcome
-    reject = Reject("u.csv", "u", reason, line, SINCE, ETAG)
-    assert rejects_csv.decode(rejects_csv.encode([reject])) == {"u": reject}
+    assert longest_quote(reason, body) <= MAX_EXCERPT_LENGTH
+    version = CsvVersion("u.csv", ETAG, LAST_MODIFIED)
+    outcome = ReadResult("u", InvalidCsv(version, reason, line), None)
+    assert ReadResult.from_json("u", outcome.to_json()) == outcome
+    reject = Reject("u.csv", "u", reason, line, LAST_MODIFIED, ETAG)
+    assert rejects_csv.decode_rejects(rejects_csv.encode_rejects([reject])) == {"u": reject}
 
 
 def longest_quote(reason: str, body: bytes) -> int:
-    """Return `MOST_QUOTED` + 1 if the reason quotes more of the file than that, else 0."""
-    length = MOST_QUOTED + 1
+    """Return `MAX_EXCERPT_LENGTH` + 1 if the reason quotes more of the file than that, else 0."""
+    length = MAX_EXCERPT_LENGTH + 1
     texts = [body.decode(encoding, errors="replace") for encoding in ("utf-8", "utf-16")]
     pieces = (reason[start : start + length] for start in range(len(reason) - length + 1))
     return length if any(piece in text for piece in pieces for text in texts) else 0

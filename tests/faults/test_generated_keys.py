@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from minio import Minio
 from minio.error import S3Error
 
-from shared.keys import Ignored, UserFile, classify
-from tests.factories import csv_body
-from tests.faults.form import Form
-from tests.integration.stepping import Stepping
-from worker.ignored import SHOWN
-from worker.init import Init
+from shared.keys import IgnoredFile, UserFile, classify_key
+from tests.factories import make_csv_body
+from tests.faults.form import CaseForm
+from tests.integration.stepping import RowdropHarness
+from worker.ignored import MAX_LISTED_IGNORED
+from worker.init import Initializer
 from worker.listener import Listener
 
 pytestmark = pytest.mark.minio_events
@@ -42,20 +42,20 @@ KEYS = st.sampled_from(ODD_KEYS) | STEMS.map("{}.csv".format) | st.text(max_size
 
 
 @pytest.fixture
-def listener(rowdrop: Stepping) -> Listener:
-    Init(rowdrop.wiring).run()
-    wiring = rowdrop.wiring
-    return Listener(wiring.backlog, wiring.tasks, wiring.ignored, wiring.settings.source_bucket, time.time)
+def listener(rowdrop: RowdropHarness) -> Listener:
+    Initializer(rowdrop.services).run()
+    wiring = rowdrop.services
+    return Listener(wiring.state, wiring.tasks, wiring.ignored_keys, wiring.settings.source_bucket, time.time)
 
 
-def test_every_key_that_minio_takes_makes_a_row_or_is_ignored_with_a_reason(
-    form: Form,
-    rowdrop: Stepping,
+def test_listener_and_sweep_handle_every_key_minio_accepts(
+    form: CaseForm,
+    rowdrop: RowdropHarness,
     listener: Listener,
     minio_client: Minio,
 ) -> None:
     @hypothesis.seed(form.seed)
-    @form.settings(short=5, long=40, shrink=False)
+    @form.build_settings(short=5, long=40, shrink=False)
     @given(st.lists(KEYS, min_size=30, max_size=60, unique=True))
     def come_to_rest(keys: list[str]) -> None:
         before = users_of(keys_of(rowdrop))
@@ -64,48 +64,48 @@ def test_every_key_that_minio_takes_makes_a_row_or_is_ignored_with_a_reason(
         there = keys_of(rowdrop)  # MinIO stores "//a.csv" and "./a.csv" as "a.csv"
         new = users_of(there) - before
         until_marked(rowdrop, listener, new)
-        rowdrop.wiring.refresher.refresh(sorted(new))
-        rowdrop.publish()
-        assert rowdrop.rows().keys() >= new
+        rowdrop.services.refresher.refresh(sorted(new))
+        rowdrop.publish_pending()
+        assert rowdrop.read_rows().keys() >= new
         rowdrop.publisher.write_manifest()
-        rowdrop.sweep()
-        assert rowdrop.rows().keys() == users_of(there)
-        assert rowdrop.differences() == []
-        all_ignored(rowdrop, [key for key in there if isinstance(classify(key), Ignored)])
+        rowdrop.run_sweep()
+        assert rowdrop.read_rows().keys() == users_of(there)
+        assert rowdrop.find_differences() == []
+        all_ignored(rowdrop, [key for key in there if isinstance(classify_key(key), IgnoredFile)])
 
     come_to_rest()
 
 
 def put_if_taken(client: Minio, bucket: str, key: str) -> None:
     """Put an object under this key, unless MinIO refuses the key."""
-    body = csv_body({"first_name": "Ada"})
+    body = make_csv_body({"first_name": "Ada"})
     with suppress(S3Error, ValueError):
         client.put_object(bucket, key, io.BytesIO(body), len(body))
 
 
-def keys_of(rowdrop: Stepping) -> list[str]:
-    return [found.key for page in rowdrop.source.objects() for found in page]
+def keys_of(rowdrop: RowdropHarness) -> list[str]:
+    return [found.key for page in rowdrop.source.list_objects() for found in page]
 
 
 def users_of(keys: Iterable[str]) -> set[str]:
     """Return the users that have a CSV among these keys."""
-    return {file.user_id for file in map(classify, keys) if isinstance(file, UserFile) and file.is_csv}
+    return {file.user_id for file in map(classify_key, keys) if isinstance(file, UserFile) and file.is_csv}
 
 
-def until_marked(rowdrop: Stepping, listener: Listener, users: set[str]) -> None:
+def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not rowdrop.backlog.dirty_users() >= users:
+    while not rowdrop.state.dirty_users() >= users:
         listener.run_once(0.1)
         assert time.monotonic() < deadline, (
-            f"expected an event of each user within the timeout, found none of {users - rowdrop.backlog.dirty_users()}"
+            f"expected an event of each user within the timeout, found none of {users - rowdrop.state.dirty_users()}"
         )
 
 
-def all_ignored(rowdrop: Stepping, keys: list[str]) -> None:
+def all_ignored(rowdrop: RowdropHarness, keys: list[str]) -> None:
     """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
-    redis: Any = rowdrop.wiring.redis
+    redis: Any = rowdrop.services.redis
     assert int(redis.get("ignored:total")) == len(keys)
     listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall("ignored").items()}
-    assert len(listed) == min(len(keys), SHOWN)
+    assert len(listed) == min(len(keys), MAX_LISTED_IGNORED)
     assert all(listed.values())
     assert listed.keys() <= set(keys)

@@ -19,52 +19,52 @@ from functools import partial
 import pytest
 from hypothesis.errors import FlakyFailure
 
-from tests.faults.conftest import NewWorld
-from tests.faults.form import Form
-from tests.faults.holes import HOLES
-from tests.faults.machine import Tally, have_histories
-from tests.faults.oracle import Divergence
-from tests.faults.parts import Parts
+from tests.faults.conftest import WorldFactory
+from tests.faults.form import CaseForm
+from tests.faults.holes import TRACES
+from tests.faults.machine import Tally, run_histories
+from tests.faults.oracle import OracleFailure
+from tests.faults.parts import Components
 from tests.faults.removals import REMOVALS
 
-SHOWN = [(rule, name) for name, hole in HOLES.items() for rule in hole.rules]
+SHOWN = [(rule, name) for name, register_trace in TRACES.items() for rule in register_trace.rules]
 SOON = ("writes are conditional", "a refused write discards the batch too")
 """Rules with a removal that random histories detect early, so the short form tests them."""
 
 
-@pytest.mark.parametrize("name", HOLES)
-def test_with_all_rules_the_trace_of_a_hole_does_no_harm(new_world: NewWorld, name: str) -> None:
-    world = new_world(Parts)
-    world.settle()
-    HOLES[name].trace(world)
-    world.end([0])
+@pytest.mark.parametrize("name", TRACES)
+def test_protocol_trace_is_harmless_with_all_rules(make_world: WorldFactory, name: str) -> None:
+    world = make_world(Components)
+    world.settle_and_check()
+    TRACES[name].trace(world)
+    world.finish_and_check([0])
 
 
 @pytest.mark.parametrize(("rule", "name"), SHOWN)
-def test_without_its_rule_the_trace_of_a_hole_does_harm(new_world: NewWorld, rule: str, name: str) -> None:
-    world = new_world(REMOVALS[rule])
-    with pytest.raises(Divergence):
-        world.settle()
-        HOLES[name].trace(world)
-        world.end([0])
+def test_protocol_trace_does_harm_without_its_rule(make_world: WorldFactory, rule: str, name: str) -> None:
+    world = make_world(REMOVALS[rule])
+    with pytest.raises(OracleFailure):
+        world.settle_and_check()
+        TRACES[name].trace(world)
+        world.finish_and_check([0])
     world.close()
 
 
-def test_each_rule_closes_a_hole() -> None:
+def test_protocol_rules_each_have_a_trace() -> None:
     assert {rule for rule, _ in SHOWN} == REMOVALS.keys()
 
 
-@pytest.mark.usefixtures("quiet_log")
-def test_random_histories_miss_a_rule_that_is_taken_away(
-    form: Form, new_world: NewWorld, record_property: Callable[[str, object], None]
+@pytest.mark.usefixtures("silence_warnings")
+def test_random_histories_detect_a_removed_rule(
+    form: CaseForm, make_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
     unseen = []
     for rule in REMOVALS if form.long else SOON:
         tally = Tally()
-        settings = form.settings(short=300, long=5000, shrink=False)
+        settings = form.build_settings(short=300, long=5000, shrink=False)
         try:
-            have_histories(form.seed, settings, partial(new_world, REMOVALS[rule]), tally)
+            run_histories(form.seed, settings, partial(make_world, REMOVALS[rule]), tally)
             unseen.append(rule)
-        except (Divergence, FlakyFailure):
+        except (OracleFailure, FlakyFailure):
             record_property(f"rule removed: {rule}", f"divergence in history {tally.histories}")
     assert unseen == []

@@ -7,42 +7,42 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.conftest import NewWorld
-from tests.faults.form import Form
-from tests.faults.machine import have_histories
-from tests.faults.parts import Parts
-from worker.backlog import FAST
+from tests.faults.conftest import WorldFactory
+from tests.faults.form import CaseForm
+from tests.faults.machine import run_histories
+from tests.faults.parts import Components
+from worker.backlog import FAST_EVENTS
 
-pytestmark = pytest.mark.usefixtures("quiet_log")
+pytestmark = pytest.mark.usefixtures("silence_warnings")
 
 
-def test_nothing_is_lost_or_stale_in_any_history(
-    form: Form, new_world: NewWorld, record_property: Callable[[str, object], None]
+def test_random_histories_lose_nothing_on_fakes(
+    form: CaseForm, make_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = have_histories(form.seed, form.settings(short=250, long=2500), lambda: new_world(Parts))
+    tally = run_histories(form.seed, form.build_settings(short=250, long=2500), lambda: make_world(Components))
     record_property("histories on fakes", str(tally))
 
 
-def test_nothing_is_lost_or_stale_in_any_history_on_real_servers(
-    form: Form, new_real_world: NewWorld, record_property: Callable[[str, object], None]
+def test_random_histories_lose_nothing_on_real_servers(
+    form: CaseForm, make_real_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = have_histories(form.seed, form.settings(short=6, long=80), lambda: new_real_world(Parts))
+    tally = run_histories(form.seed, form.build_settings(short=6, long=80), lambda: make_real_world(Components))
     record_property("histories on real servers", str(tally))
 
 
 @pytest.mark.parametrize("waiting", [1, 2])
-def test_a_write_on_real_servers_takes_only_its_own_events(new_real_world: NewWorld, waiting: int) -> None:
+def test_real_bucket_pair_takes_only_its_own_events(make_real_world: WorldFactory, waiting: int) -> None:
     """Events that were delivered before the write stay in the list, also those of the same key."""
-    world = new_real_world(Parts)
+    world = make_real_world(Components)
     try:
         for _ in range(waiting):
-            world.drops.csv("a", "A")
-            world.drops.csv("b", "B")
-            world.transit.deliver(FAST, 0, 2)
-        before = world.redis.lrange(FAST, 0, -1)
-        world.drops.csv("a", "C")
-        world.drops.delete_many(["b.csv", "ghost.csv"])
+            world.user_actions.put_csv("a", "A")
+            world.user_actions.put_csv("b", "B")
+            world.events.deliver(FAST_EVENTS, 0, 2)
+        before = world.redis.lrange(FAST_EVENTS, 0, -1)
+        world.user_actions.put_csv("a", "C")
+        world.user_actions.delete_many(["b.csv", "ghost.csv"])
         assert len(before) == 2 * waiting
-        assert world.redis.lrange(FAST, 0, -1) == before
+        assert world.redis.lrange(FAST_EVENTS, 0, -1) == before
     finally:
         world.close()

@@ -12,115 +12,120 @@ from redis import Redis
 
 from shared.manifest import Manifest
 from shared.object_store import PreconditionFailed, StoreUnavailable
-from shared.published import OUTPUT
-from tests.fakes import FakeFigures
-from tests.faults.drops import Drops
-from tests.faults.monitor import Monitor
+from shared.published import OUTPUT_KEY
+from tests.fakes import FakeMinioMetrics
+from tests.faults.drops import UserActions
+from tests.faults.monitor import ProtocolMonitor
 from tests.faults.oracle import Oracle
-from tests.faults.parts import Parts
+from tests.faults.parts import Components
 from tests.faults.processes import Processes
 from tests.faults.redis_faults import RedisFaults
-from tests.faults.servers import Servers
-from tests.faults.stepped import SteppedFigures, SteppedRedis, SteppedStore, load_scripts
-from tests.faults.transit import WAYS, Transit
-from worker.published_files import read_published
-from worker.server_figures import COUNTERS, STARTED
+from tests.faults.servers import BucketPair
+from tests.faults.stepped import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
+from tests.faults.transit import EVENT_ROUTES, EventTransit
+from worker.published_files import read_published_files
+from worker.server_figures import LOSS_COUNTERS, START_TIME_METRIC
 
 
 class World:
     """A history on a Redis that is emptied first.
 
-    `build` makes the parts, perhaps with one protocol rule removed.
+    `components_type` makes the parts, perhaps with one protocol rule removed.
     """
 
     def __init__(
         self,
         redis: "Redis",
         redis_url: str,
-        new_servers: Callable[[Callable[[], float]], Servers],
-        build: type[Parts] = Parts,
-        ways: Sequence[str] = WAYS,
+        new_servers: Callable[[Callable[[], float]], BucketPair],
+        components_type: type[Components] = Components,
+        routes: Sequence[str] = EVENT_ROUTES,
     ) -> None:
-        self.now, self.redis, self.late = float(int(time.time())), redis, list[Callable[[], object]]()
-        self._minio_starts = self._failed_events = 0
+        self.now, self.redis, self.late_writes = float(int(time.time())), redis, list[Callable[[], object]]()
+        self._minio_starts = self._failed_event_count = 0
         redis.flushall()
         servers = new_servers(lambda: self.now)
-        self.published = servers.output
+        self.output_bucket = servers.output
         self.oracle = Oracle(servers.source, servers.output)
-        self.transit = Transit(redis, ways)
-        self.monitor = Monitor(redis, servers.output, self.oracle, self.transit)
+        self.events = EventTransit(redis, routes)
+        self.monitor = ProtocolMonitor(redis, servers.output, self.oracle, self.events)
         self.redis_faults = RedisFaults(redis, self.monitor, self.oracle)
-        self.drops = Drops(servers, self.oracle, self.transit, lambda: self.now)
-        later, unseen = self.late.append, lambda _, __: lambda: None
-        self._source = SteppedStore(servers.source, "source", unseen, later, self.monitor.listing)
-        output = SteppedStore(servers.output, "output", self.monitor.writing, later)
-        figures = SteppedFigures(FakeFigures(self._figures))
+        self.user_actions = UserActions(servers, self.oracle, self.events, lambda: self.now)
+        defer, ignore_write = self.late_writes.append, lambda _, __: lambda: None
+        self._source = SteppedStore(servers.source, "source", ignore_write, defer, self.monitor.before_list)
+        output = SteppedStore(servers.output, "output", self.monitor.before_write, defer)
+        minio_metrics = SteppedMinioMetrics(FakeMinioMetrics(self._build_metrics))
         self._client: SteppedRedis = SteppedRedis.from_url(redis_url)  # type: ignore[assignment]
-        self._client.run_id, self._client.seen = (lambda: f"run-{self.redis_faults.run}"), self.monitor.script
-        parts = build(self._client, self._source, output, figures, lambda: self.now)
-        load_scripts(redis, parts.scripts())
-        self.processes = Processes(parts, redis)
-        self.parts = parts
-        self.monitor.workers_lost = lambda: self.processes.deaths + len(self.processes.living)
+        self._client.run_id, self._client.on_command = (
+            (lambda: f"run-{self.redis_faults.run_number}"),
+            self.monitor.before_script,
+        )
+        components = components_type(self._client, self._source, output, minio_metrics, lambda: self.now)
+        load_scripts(redis, components.list_scripts())
+        self.processes = Processes(components, redis)
+        self.components = components
+        self.monitor.count_lost_workers = lambda: self.processes.killed_count + len(self.processes.running_actors)
 
-    def _figures(self) -> str:
-        return json.dumps([(STARTED, "", self._minio_starts), (next(iter(COUNTERS)), "", self._failed_events)])
+    def _build_metrics(self) -> str:
+        return json.dumps(
+            [(START_TIME_METRIC, "", self._minio_starts), (next(iter(LOSS_COUNTERS)), "", self._failed_event_count)]
+        )
 
-    def copy_images(self) -> None:
+    def enable_image_copies(self) -> None:
         """Set IMAGES=copy for the whole history, before any part is built."""
-        self.parts.copy_images()
-        self.oracle.copies_images = True
+        self.components.enable_image_copies()
+        self.oracle.copy_images = True
 
     # -- MinIO -------------------------------------------------------------------------------------
-    def lose_event(self, way: str, place: int, *, traced: bool) -> None:
-        """Drop an event. If `traced`, MinIO counts the loss."""
-        if self.transit.lose(way, place, traced=traced) and traced:
-            self._failed_events += 1
+    def lose_event(self, route: str, position: int, *, is_counted: bool) -> None:
+        """Drop an event. If `is_counted`, MinIO counts the loss."""
+        if self.events.lose(route, position, is_counted=is_counted) and is_counted:
+            self._failed_event_count += 1
 
     def restart_minio(self) -> None:
         """Kill and restart MinIO, which loses all events that it has not sent."""
-        self.transit.lose_all()
+        self.events.lose_all_waiting()
         self._minio_starts += 1
 
-    def cut_off_source(self, *, cut: bool) -> None:
-        """Make src-data unreachable (`cut`), or reachable again."""
-        self._source.reachable = not cut
+    def set_source_unreachable(self, *, is_unreachable: bool) -> None:
+        """Make src-data unreachable (`is_unreachable`), or reachable again."""
+        self._source.is_reachable = not is_unreachable
 
-    def land(self, place: int = 0) -> None:
+    def apply_late_write(self, position: int = 0) -> None:
         """Perform a late write if its condition still holds.
 
         Its sender received a timeout error before.
         """
-        if self.late:
+        if self.late_writes:
             with suppress(PreconditionFailed, StoreUnavailable):
-                self.late.pop(place % len(self.late))()
+                self.late_writes.pop(position % len(self.late_writes))()
 
     def restart_redis(self) -> None:
         """Kill and restart Redis with the data that it saved last."""
-        self.redis_faults.fall_back()
-        self.transit.miscount()
+        self.redis_faults.restore_saved_state()
+        self.events.mark_miscounted()
 
     # -- by hand -----------------------------------------------------------------------------------
-    def delete_published(self, key: str) -> None:
+    def delete_published_file(self, key: str) -> None:
         """Delete one of the published files by hand.
 
         If output.csv is deleted and the manifest is complete, held rows must be restored from it.
         The manifest is complete without late writes, and if there was only one publisher. Rows of
         other users may be older for a moment.
         """
-        whole = key == OUTPUT and not self.late and self.processes.one_publisher
-        kept = read_published(self.published).manifest if whole else Manifest.empty()
-        self.published.delete(key)
-        self.monitor.changed(key)
-        self.oracle.doubt(self.oracle.all_but_held(kept))
+        is_manifest_complete = key == OUTPUT_KEY and not self.late_writes and self.processes.had_one_publisher
+        manifest = read_published_files(self.output_bucket).manifest if is_manifest_complete else Manifest.empty()
+        self.output_bucket.delete(key)
+        self.monitor.record_version(key)
+        self.oracle.allow_older_rows(self.oracle.list_users_without_held_row(manifest))
 
-    def edit_output(self, edit: Callable[[bytes], bytes]) -> None:
+    def edit_output_file(self, edit: Callable[[bytes], bytes]) -> None:
         """Edit output.csv by hand, if it exists."""
-        if self.published.exists(OUTPUT):
-            self.published.put(OUTPUT, edit(self.published.get(OUTPUT).body))
-            self.monitor.changed(OUTPUT)
-            self.oracle.doubt()
-            self.oracle.served(excused=True, by_hand=True)
+        if self.output_bucket.exists(OUTPUT_KEY):
+            self.output_bucket.put(OUTPUT_KEY, edit(self.output_bucket.get(OUTPUT_KEY).body))
+            self.monitor.record_version(OUTPUT_KEY)
+            self.oracle.allow_older_rows()
+            self.oracle.check_published_rows(excused=True, by_hand=True)
 
     # -- time --------------------------------------------------------------------------------------
     def pass_time(self, seconds: float) -> None:
@@ -128,16 +133,16 @@ class World:
         self.now += seconds
         self.redis_faults.pass_time(seconds)
 
-    def settle(self) -> None:
+    def settle_and_check(self) -> None:
         """Run everything until nothing is left to do, then check the oracle.
 
         The source bucket is made reachable first. The watchdog ticks as often as necessary.
         """
-        self.cut_off_source(cut=False)
-        self.processes.quiesce(self.transit.deliver_all, self.pass_time)
-        self.oracle.expect_quiet(but=self.transit.unheard, swept=False)
+        self.set_source_unreachable(is_unreachable=False)
+        self.processes.run_until_quiet(self.events.deliver_all, self.pass_time)
+        self.oracle.check_settled_state(except_users=self.events.lost_users, is_swept=False)
 
-    def end(self, fates: Sequence[int]) -> None:
+    def finish_and_check(self, fates: Sequence[int]) -> None:
         """End the history: decide about each paused process, settle, and check the oracle.
 
         `fates` is repeated over the paused processes: 0 resumes a process, 1 kills it, 2 leaves it
@@ -145,28 +150,28 @@ class World:
         is left paused, otherwise after it. The hourly sweep must find events that were lost without
         a trace.
         """
-        self.drops.unpack_all()
-        sleepers = self.processes.decide(fates)
+        self.user_actions.unpack_all_members()
+        sleepers = self.processes.resolve_actors(fates)
         if not sleepers:
-            self._land_all()
-        self.settle()
-        self.processes.finish_all()
-        self._land_all()
-        self.settle()
-        if self.transit.unheard or self.oracle.has_orphans():
-            self.pass_time(2 * self.processes.parts.settings.sweep_interval_s + 1)
-            self.settle()
-            assert not self.transit.unheard, (
+            self._apply_late_writes()
+        self.settle_and_check()
+        self.processes.finish_actors()
+        self._apply_late_writes()
+        self.settle_and_check()
+        if self.events.lost_users or self.oracle.has_stray_copies():
+            self.pass_time(2 * self.processes.components.settings.sweep_interval_s + 1)
+            self.settle_and_check()
+            assert not self.events.lost_users, (
                 "expected the hourly sweep to find users with lost events, found no sweep after two intervals"
             )
-            self.oracle.expect_quiet()
+            self.oracle.check_settled_state()
 
     def close(self) -> None:
         """Kill all actors that are still paused, and close the Redis client."""
-        for actor in list(self.processes.living):
+        for actor in list(self.processes.running_actors):
             actor.kill()
         self._client.close()
 
-    def _land_all(self) -> None:
-        while self.late:
-            self.land()
+    def _apply_late_writes(self) -> None:
+        while self.late_writes:
+            self.apply_late_write()

@@ -7,45 +7,45 @@ import pytest
 from minio import Minio
 from redis import Redis
 
-from local.ports import free_port
+from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer
 from shared.settings import Settings
-from tests.api_process import ROWS, Stage, eventually
-from tests.conftest import PASSWORD, USER, new_bucket
-from tests.integration.stepping import Stepping
-from worker.evidence import Watch
+from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
+from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
+from tests.integration.stepping import RowdropHarness
+from worker.evidence import Watchdog
 
 
 @pytest.fixture
 def settings(redis: "Redis", minio_server: MinioServer, redis_server: RedisServer, minio_client: Minio) -> Settings:
     return Settings(
         minio_endpoint=minio_server.endpoint,
-        minio_access_key=USER,
-        minio_secret_key=PASSWORD,
+        minio_access_key=MINIO_USER,
+        minio_secret_key=MINIO_PASSWORD,
         redis_url=redis_server.url,
-        source_bucket=new_bucket(minio_client),
-        output_bucket=new_bucket(minio_client),
+        source_bucket=create_bucket(minio_client),
+        output_bucket=create_bucket(minio_client),
     )
 
 
 @pytest.fixture
-def rowdrop(settings: Settings) -> Iterator[Stepping]:
-    stepping = Stepping(settings)
-    yield stepping
-    stepping.close()
+def rowdrop(settings: Settings) -> Iterator[RowdropHarness]:
+    harness = RowdropHarness(settings)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture
-def watch(rowdrop: Stepping) -> Watch:
-    return rowdrop.new_watch()
+def watchdog(rowdrop: RowdropHarness) -> Watchdog:
+    return rowdrop.create_watchdog()
 
 
 @pytest.fixture
-def stage(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[Stage]:
-    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
-        buckets = new_bucket(minio_client), new_bucket(minio_client)
-        stage = Stage(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])
-        stage.store.put("output.csv", ROWS)
-        with stage.api:
-            eventually(stage.both_processes_follow)
-            yield stage
+def api_environment(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[ApiEnvironment]:
+    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
+        buckets = create_bucket(minio_client), create_bucket(minio_client)
+        api_environment = ApiEnvironment(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])
+        api_environment.store.put("output.csv", ONE_ROW_CSV)
+        with api_environment.api:
+            wait_until(api_environment.has_both_processes)
+            yield api_environment

@@ -13,30 +13,30 @@ from shared.object_store import StoredObject
 from shared.records import InvalidCsv, ValidCsv
 from shared.settings import Settings
 from worker.deadline import Deadline
-from worker.refresh import Refresher, judge
+from worker.refresh import Refresher, parse_csv
 from worker.tasks import create_app
-from worker.wiring import READERS, Wiring
+from worker.wiring import READ_CONCURRENCY, Wiring
 
-DEADLINE_S = 2.0
+READ_DEADLINE_S = 2.0
 
 
-def deadly(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+def parse_or_crash(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
     """Parse a CSV; kill or hang this process if the CSV says so."""
     if b"KILL" in stored.body:
         os.kill(os.getpid(), signal.SIGKILL)
     if b"HANG" in stored.body:
         ctypes.PyDLL(None).sleep(1000)
-    return judge(key, stored)
+    return parse_csv(key, stored)
 
 
-class PoisonedWiring(Wiring):
+class PoisonedServices(Wiring):
     """The worker's services, with the deadly parser and a short deadline."""
 
     @cached_property
     def refresher(self) -> Refresher:
-        deadline = Deadline(DEADLINE_S)
-        return Refresher(self.source, self.backlog, self.readers, READERS, deadline, deadly)
+        deadline = Deadline(READ_DEADLINE_S)
+        return Refresher(self.source, self.state, self.read_pool, READ_CONCURRENCY, deadline, parse_or_crash)
 
 
 _settings = Settings.from_environment()
-app = create_app(_settings, cache(lambda: PoisonedWiring(_settings)))
+app = create_app(_settings, cache(lambda: PoisonedServices(_settings)))

@@ -3,115 +3,115 @@
 import time
 from collections.abc import Sequence
 
-from shared.keys import bundle_id
+from shared.keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore
 from shared.output_csv import OutputCsv
-from shared.published import OUTPUT
+from shared.published import OUTPUT_KEY
 from shared.records import Reject, Row
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
-from worker.check import check
-from worker.evidence import Watch
+from worker.check import check_buckets
+from worker.evidence import Watchdog
 from worker.publish import Publisher
-from worker.published_files import read_published
+from worker.published_files import read_published_files
 from worker.wiring import Wiring
 
-HEADER = "first_name,last_name,birthts"
+CSV_HEADER = "first_name,last_name,birthts"
 
 
-def csv_of(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000) -> bytes:
-    return f"{HEADER}\n{first_name},{last_name},{birthts}\n".encode()
+def make_csv(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000) -> bytes:
+    return f"{CSV_HEADER}\n{first_name},{last_name},{birthts}\n".encode()
 
 
-class Stepping:
+class RowdropHarness:
     """The worker's parts of one pair of buckets."""
 
     def __init__(self, settings: Settings) -> None:
-        self.wiring = Wiring(settings)
-        self.source, self.output, self.backlog = self.wiring.source, self.wiring.output, self.wiring.backlog
-        self.publisher = self.new_publisher()
+        self.services = Wiring(settings)
+        self.source, self.output, self.state = self.services.source, self.services.output, self.services.state
+        self.publisher = self.create_publisher()
 
     def close(self) -> None:
-        self.wiring.close()
+        self.services.close()
 
-    def new_publisher(self, output: ObjectStore | None = None) -> Publisher:
+    def create_publisher(self, output: ObjectStore | None = None) -> Publisher:
         """Return a publisher with nothing cached, as after a restart.
 
         `output`: a wrapper of the output bucket, for tests that interfere with its requests.
         """
-        return Publisher(output or self.output, self.backlog, self.source.bucket, time.time)
+        return Publisher(output or self.output, self.state, self.source.bucket, time.time)
 
-    def new_watch(self) -> Watch:
+    def create_watchdog(self) -> Watchdog:
         """Return a watchdog that has not run a tick yet."""
-        wiring = self.wiring
-        return Watch(
-            wiring.backlog, wiring.output, wiring.tasks, wiring.rebuilds, wiring.server_figures, wiring.settings
+        services = self.services
+        return Watchdog(
+            services.state, services.output, services.tasks, services.rebuilds, services.minio_metrics, services.settings
         )  # fmt: skip
 
-    def drop(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
+    def put_files(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images into the source bucket, without an event."""
-        self.source.put(f"{user_id}.csv", csv_of() if body is None else body)
+        self.source.put(f"{user_id}.csv", make_csv() if body is None else body)
         for extension in images:
             self.source.put(f"{user_id}.{extension}", b"image")
 
-    def mark(self, *user_ids: str, cause: str = "event") -> None:
-        self.backlog.mark(user_ids, cause, time.time())
+    def mark_users(self, *user_ids: str, cause: str = "event") -> None:
+        self.state.mark(user_ids, cause, time.time())
 
-    def refresh(self, *user_ids: str) -> None:
+    def read_users(self, *user_ids: str) -> None:
         """Mark and read these users."""
-        self.mark(*user_ids)
-        self.wiring.refresher.refresh(user_ids)
+        self.mark_users(*user_ids)
+        self.services.refresher.refresh(user_ids)
 
-    def publish(self) -> None:
+    def publish_pending(self) -> None:
         """Publish until no result is pending and no image copy waits for deletion."""
-        while self.publisher.publish() or self.publisher.has_dropped_copies:
+        while self.publisher.publish() or self.publisher.has_superseded_copies:
             pass
 
-    def land(self, *user_ids: str) -> None:
+    def process_users(self, *user_ids: str) -> None:
         """Mark, read and publish these users."""
-        self.refresh(*user_ids)
-        self.publish()
+        self.read_users(*user_ids)
+        self.publish_pending()
 
-    def sweep(self, cause: str = "test") -> int:
+    def run_sweep(self, cause: str = "test") -> int:
         """Sweep, read the marked users and publish; return how many users the sweep marked."""
-        marked = self.wiring.sweep.run(cause)
-        self.do_bulk_work()
+        marked = self.services.sweep.run(cause)
+        self.run_bulk_work()
         return marked
 
-    def do_bulk_work(self) -> None:
+    def run_bulk_work(self) -> None:
         """Unpack all waiting bundles, read all waiting pages, and publish."""
-        while self.unpack_next() or self.wiring.bulk.next_page():
+        while self.unpack_next_bundle() or self.services.bulk_reads.read_next_page():
             pass
-        self.publish()
-        self.backlog.redis.delete(BULK_QUEUE)  # the messages of the work that is done
+        self.publish_pending()
+        self.state._redis.delete(BULK_QUEUE)  # the messages of the work that is done
 
-    def unpack_next(self) -> bool:
+    def unpack_next_bundle(self) -> bool:
         """Process the bundle that waits longest; return False if there is no such bundle."""
-        waiting = list(self.backlog.note([bundle_id(key) for key in self.wiring.unpacks.waiting()]))
+        waiting = list(self.state.begin_read([make_bundle_id(key) for key in self.services.unpacks.waiting_bundles()]))
         if waiting:
-            self.wiring.unpacker.run(waiting[0][1:])
+            self.services.unpacker.run(waiting[0][1:])
         return bool(waiting)
 
-    def land_bundles(self, *keys: str) -> None:
+    def process_bundles(self, *keys: str) -> None:
         """Mark these bundles, unpack them, read their users and publish."""
-        self.mark(*map(bundle_id, keys))
-        self.do_bulk_work()
+        self.mark_users(*map(make_bundle_id, keys))
+        self.run_bulk_work()
 
-    def rows(self) -> dict[str, Row]:
-        return {row.user_id: row for row in OutputCsv(self.body()).rows()}
+    def read_rows(self) -> dict[str, Row]:
+        return {row.user_id: row for row in OutputCsv(self.read_output()).iterate_rows()}
 
-    def body(self) -> bytes:
-        return self.output.get(OUTPUT).body
+    def read_output(self) -> bytes:
+        return self.output.get(OUTPUT_KEY).body
 
-    def has_output(self) -> bool:
+    def output_exists(self) -> bool:
         try:
-            self.output.get(OUTPUT)
+            self.output.get(OUTPUT_KEY)
         except ObjectNotFound:
             return False
         return True
 
-    def rejects(self) -> dict[str, Reject]:
-        return read_published(self.output).rejects
+    def read_rejects(self) -> dict[str, Reject]:
+        return read_published_files(self.output).rejects
 
-    def differences(self) -> list[str]:
-        return check(self.source, self.output, self.wiring.settings.copies_images)
+    def find_differences(self) -> list[str]:
+        return check_buckets(self.source, self.output, self.services.settings.copy_images)

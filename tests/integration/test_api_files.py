@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 
-from api.transfers import MOST_TRANSFERS
+from api.transfers import MAX_LARGE_TRANSFERS
 from shared.object_store import ObjectNotFound
-from shared.output_csv import HEADER
-from tests.api_process import Answer, ApiProcess, Stage, eventually
+from shared.output_csv import OUTPUT_HEADER
+from tests.api_process import ApiEnvironment, ApiProcess, ApiResponse, wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MEGABYTE = 1_000_000
@@ -20,12 +20,12 @@ NAME = "ü 1+%.png"
 PATH = "/files/%C3%BC%201%2B%25.png"
 
 
-def put(stage: Stage, path: str, body: bytes) -> Answer:
-    return stage.api.ask("PUT", path, body)
+def put(stage: ApiEnvironment, path: str, body: bytes) -> ApiResponse:
+    return stage.api.request("PUT", path, body)
 
 
 @contextmanager
-def opened(stage: Stage, sends: bytes) -> Iterator[socket.socket]:
+def opened(stage: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
     """Return a client that sent `sends` and stalls; its receive buffer is small."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -36,143 +36,151 @@ def opened(stage: Stage, sends: bytes) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("size", [1, 100, MEGABYTE, len(LARGE), 20 * MEGABYTE])
-def test_a_file_goes_into_the_bucket_and_back_as_it_is(stage: Stage, size: int) -> None:
+def test_files_route_stores_and_returns_same_bytes(api_environment: ApiEnvironment, size: int) -> None:
     body = (LARGE * 2)[:size]
-    answer = put(stage, PATH, body)
+    answer = put(api_environment, PATH, body)
     assert (answer.status, answer.headers["location"]) == (202, "/data/%C3%BC%201%2B%25")
-    stored = stage.source.get(NAME)
+    stored = api_environment.source.get(NAME)
     assert (stored.body, stored.etag) == (body, answer.json["etag"])
-    back = stage.api.get(PATH)
+    back = api_environment.api.get(PATH)
     assert (back.status, back.body, back.headers["etag"]) == (200, body, f'"{stored.etag}"')
-    assert stage.api.get(PATH, If_None_Match=back.headers["etag"]).status == 304
-    assert stage.api.ask("DELETE", PATH).status == 202
+    assert api_environment.api.get(PATH, If_None_Match=back.headers["etag"]).status == 304
+    assert api_environment.api.request("DELETE", PATH).status == 202
     with pytest.raises(ObjectNotFound):
-        stage.source.get(NAME)
-    assert stage.api.get(PATH).status == 404
+        api_environment.source.get(NAME)
+    assert api_environment.api.get(PATH).status == 404
 
 
-def test_one_byte_more_than_may_be_is_refused_before_it_is_read(stage: Stage) -> None:
-    answer = put(stage, PATH, bytes(20 * MEGABYTE + 1))
+def test_files_route_refuses_too_large_file_before_reading(api_environment: ApiEnvironment) -> None:
+    answer = put(api_environment, PATH, bytes(20 * MEGABYTE + 1))
     assert (answer.status, answer.json["most_bytes"]) == (413, 20 * MEGABYTE)
-    assert put(stage, "/files/1.csv", bytes(MEGABYTE + 1)).status == 413
+    assert put(api_environment, "/files/1.csv", bytes(MEGABYTE + 1)).status == 413
     with opened(
-        stage, b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        api_environment, b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
     ) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_curls_question_whether_to_go_on_is_answered(stage: Stage) -> None:
+def test_files_route_answers_expect_continue(api_environment: ApiEnvironment) -> None:
     head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    with opened(stage, head) as client:
+    with opened(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 100 ")
         client.sendall(b"body")
         assert client.recv(100).startswith(b"HTTP/1.1 202 ")
-    assert stage.source.get("1.png").body == b"body"
+    assert api_environment.source.get("1.png").body == b"body"
 
 
 @pytest.mark.parametrize("size", [1000, 5 * MEGABYTE])
-def test_an_upload_that_breaks_off_changes_nothing(stage: Stage, size: int) -> None:
-    stage.source.put("1.png", b"before")
+def test_files_route_aborted_upload_changes_nothing(api_environment: ApiEnvironment, size: int) -> None:
+    api_environment.source.put("1.png", b"before")
     head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
-    with opened(stage, head + bytes(size // 2)):
+    with opened(api_environment, head + bytes(size // 2)):
         pass
-    assert put(stage, "/files/2.png", b"after").status == 202
-    assert stage.source.get("1.png").body == b"before"
+    assert put(api_environment, "/files/2.png", b"after").status == 202
+    assert api_environment.source.get("1.png").body == b"before"
 
 
-def test_an_upload_in_chunks_is_refused(stage: Stage) -> None:
+def test_files_route_refuses_chunked_upload(api_environment: ApiEnvironment) -> None:
     head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
-    with opened(stage, head) as client:
+    with opened(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 411 ")
 
 
-def test_slow_uploads_and_downloads_leave_room_for_everything_else(stage: Stage) -> None:
-    stage.source.put("large.png", LARGE * 4)
+def test_files_route_slow_transfers_do_not_block_other_requests(api_environment: ApiEnvironment) -> None:
+    api_environment.source.put("large.png", LARGE * 4)
     upload = b"PUT /files/%d.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
     download = b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with ExitStack() as slow:
-        for number in range(2 * MOST_TRANSFERS):
-            slow.enter_context(opened(stage, upload % number + bytes(2000)))
-            slow.enter_context(opened(stage, download))
+        for number in range(2 * MAX_LARGE_TRANSFERS):
+            slow.enter_context(opened(api_environment, upload % number + bytes(2000)))
+            slow.enter_context(opened(api_environment, download))
 
         def is_full() -> bool:
-            return {stage.api.get("/files/large.png", Range="bytes=0-2000000").status for _ in range(8)} == {503}
+            return {api_environment.api.get("/files/large.png", Range="bytes=0-2000000").status for _ in range(8)} == {
+                503
+            }
 
-        eventually(is_full)
-        assert {stage.api.get("/data").status for _ in range(20)} == {200}
-        assert put(stage, "/files/1.csv", b"small").status == 202
-        assert stage.api.get("/files/1.csv").body == b"small"
-        busy = stage.api.get("/files/large.png")
+        wait_until(is_full)
+        assert {api_environment.api.get("/data").status for _ in range(20)} == {200}
+        assert put(api_environment, "/files/1.csv", b"small").status == 202
+        assert api_environment.api.get("/files/1.csv").body == b"small"
+        busy = api_environment.api.get("/files/large.png")
         assert (busy.status, busy.json["type"]) == (503, "/docs#busy")
         assert "retry-after" in busy.headers
-    eventually(lambda: {stage.api.get("/files/large.png").status for _ in range(8)} == {200})
+    wait_until(lambda: {api_environment.api.get("/files/large.png").status for _ in range(8)} == {200})
 
 
-def test_a_head_of_a_large_file_takes_no_place(stage: Stage) -> None:
-    stage.source.put("large.png", LARGE)
-    for _ in range(10 * MOST_TRANSFERS):
-        head = stage.api.ask("HEAD", "/files/large.png")
+def test_files_route_head_uses_no_transfer_slot(api_environment: ApiEnvironment) -> None:
+    api_environment.source.put("large.png", LARGE)
+    for _ in range(10 * MAX_LARGE_TRANSFERS):
+        head = api_environment.api.request("HEAD", "/files/large.png")
         assert (head.status, head.headers["content-length"]) == (200, str(len(LARGE)))
-    assert stage.api.get("/files/large.png").body == LARGE
+    assert api_environment.api.get("/files/large.png").body == LARGE
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_large_file_gives_its_place_back(stage: Stage) -> None:
-    stage.source.put("large.png", LARGE * 4)
-    for _ in range(4 * MOST_TRANSFERS):
-        with opened(stage, b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
+def test_files_route_aborted_download_frees_transfer_slot(
+    api_environment: ApiEnvironment,
+) -> None:
+    api_environment.source.put("large.png", LARGE * 4)
+    for _ in range(4 * MAX_LARGE_TRANSFERS):
+        with opened(api_environment, b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
             client.recv(100)
-    eventually(lambda: stage.api.get("/files/large.png").body == LARGE * 4)
+    wait_until(lambda: api_environment.api.get("/files/large.png").body == LARGE * 4)
 
 
-def test_large_files_take_little_memory_and_no_disk(stage: Stage) -> None:
+def test_files_route_large_files_use_little_memory_and_disk(api_environment: ApiEnvironment) -> None:
     def memory() -> int:
-        return sum(process.memory_info().rss for process in psutil.Process(stage.api.pid).children())
+        return sum(process.memory_info().rss for process in psutil.Process(api_environment.api.pid).children())
 
     with ThreadPoolExecutor(4) as threads:
         body = bytes(20 * MEGABYTE)
-        list(threads.map(lambda number: put(stage, f"/files/{number}.png", body), range(4)))
+        list(threads.map(lambda number: put(api_environment, f"/files/{number}.png", body), range(4)))
         before = memory()
-        statuses = list(threads.map(lambda number: put(stage, f"/files/{number}.png", body).status, range(24)))
-        sizes = list(threads.map(lambda number: len(stage.api.get(f"/files/{number % 4}.png").body), range(24)))
+        statuses = list(
+            threads.map(lambda number: put(api_environment, f"/files/{number}.png", body).status, range(24))
+        )
+        sizes = list(
+            threads.map(lambda number: len(api_environment.api.get(f"/files/{number % 4}.png").body), range(24))
+        )
         after = memory()
     assert set(statuses) <= {202, 503}
     assert 202 in statuses
     assert len(body) in sizes
     assert after - before < 40 * MEGABYTE
-    assert open_files(stage) == set()
+    assert open_files(api_environment) == set()
 
 
-def open_files(stage: Stage) -> set[str]:
+def open_files(stage: ApiEnvironment) -> set[str]:
     """Return the paths of regular files that the API's processes have open, except its log."""
     processes = psutil.Process(stage.api.pid).children()
     return {file.path for process in processes for file in process.open_files()} - {str(stage.api.log)}
 
 
-def test_an_image_is_shown_from_the_bucket(stage: Stage) -> None:
-    stage.source.put("1.png", LARGE)
-    stage.source.put("2.png", b"<html>")
-    stage.publish(HEADER + b"1,Ann,Lee,0,src-data/1.png\n2,Ann,Lee,0,src-data/2.png\n")
-    eventually(lambda: stage.every_process_shows(2))
-    answer = stage.api.get("/data/1/image")
+def test_image_route_returns_image_from_bucket(api_environment: ApiEnvironment) -> None:
+    api_environment.source.put("1.png", LARGE)
+    api_environment.source.put("2.png", b"<html>")
+    api_environment.publish_output(OUTPUT_HEADER + b"1,Ann,Lee,0,src-data/1.png\n2,Ann,Lee,0,src-data/2.png\n")
+    wait_until(lambda: api_environment.shows_row_count(2))
+    answer = api_environment.api.get("/data/1/image")
     assert (answer.status, answer.headers["content-type"], answer.body) == (200, "image/png", LARGE)
-    assert stage.api.get("/data/2/image").status == 403
+    assert api_environment.api.get("/data/2/image").status == 403
 
 
-def test_the_files_of_the_bucket_are_listed(stage: Stage) -> None:
+def test_files_route_lists_bucket_in_pages(api_environment: ApiEnvironment) -> None:
     for number in range(30):
-        stage.source.put(f"{number:04}.csv", b"x")
+        api_environment.source.put(f"{number:04}.csv", b"x")
     listed, path = [], "/files?limit=7&prefix=00"
     while path:
-        answer = stage.api.get(path)
+        answer = api_environment.api.get(path)
         listed += [file["name"] for file in answer.json]
         path = answer.headers.get("link", "<>").partition(">")[0].strip("<")
     assert listed == [f"{number:04}.csv" for number in range(30)]
 
 
-def test_without_the_bucket_files_are_refused_at_once_and_rows_are_served(stage: Stage) -> None:
-    environment = {**stage.api.environment, "SOURCE_BUCKET": "no-such-bucket"}
-    with ApiProcess(environment, stage.api.log) as api:
+def test_files_route_refuses_at_once_without_bucket(api_environment: ApiEnvironment) -> None:
+    environment = {**api_environment.api.environment, "SOURCE_BUCKET": "no-such-bucket"}
+    with ApiProcess(environment, api_environment.api.log) as api:
         for method, path in (("GET", "/files"), ("GET", "/files/1.csv"), ("DELETE", "/files/1.csv")):
-            assert api.ask(method, path).status == 503
-        assert [api.ask("PUT", "/files/1.png", bytes(size)).status for size in (10, 5 * MEGABYTE)] == [503, 503]
+            assert api.request(method, path).status == 503
+        assert [api.request("PUT", "/files/1.png", bytes(size)).status for size in (10, 5 * MEGABYTE)] == [503, 503]
         assert api.get("/data").status == 200

@@ -11,16 +11,16 @@ from redis import Redis
 
 from api.access import AccessRules
 from api.app import create_app
-from api.browsers import BrowserGuard
-from api.guard import AccessGuard
-from api.presence import Presence
+from api.browsers import CrossSiteMiddleware
+from api.guard import AuthMiddleware
+from api.presence import ProcessRegistry
 from local.servers import RedisServer
-from shared.keys import bundle_id
+from shared.keys import make_bundle_id
 from shared.rebuilds import Rebuilds
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from shared.unpacks import Unpacks
-from tests.api_parts import api_parts
-from tests.api_process import eventually
+from tests.api_parts import make_dependencies
+from tests.api_process import wait_until
 from worker.backlog import Backlog
 
 
@@ -30,10 +30,10 @@ class Office:
     def __init__(self, redis: "Redis", url: str) -> None:
         self.redis, self.rebuilds = redis, Rebuilds(redis)
         self._celery = create_celery(url)
-        self.other = Presence(redis)
+        self.other = ProcessRegistry(redis)
         self.look()
-        parts = api_parts(redis, queue=TaskQueue(self._celery))
-        app = create_app(parts, BrowserGuard(), AccessGuard(AccessRules()))
+        parts = make_dependencies(redis, queue=TaskQueue(self._celery))
+        app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         self.client = TestClient(app, headers={"Host": "localhost"})
         self._threads = ThreadPoolExecutor(4)
 
@@ -43,7 +43,7 @@ class Office:
 
     def look(self) -> float:
         """Record that the other process has just completed a check of output.csv."""
-        return self.other.sign(self.other.now())
+        return self.other.send_heartbeat(self.other.read_clock())
 
     def post(self, wait: int | None = None) -> Result:
         return self.client.simulate_post("/data", params={} if wait is None else {"wait": wait})
@@ -56,14 +56,14 @@ class Office:
 
     def waiting(self) -> str:
         """Return the ID of the queued rebuild, as soon as there is one."""
-        eventually(self.rebuilds.queued)
-        return self.rebuilds.queued() or ""
+        wait_until(self.rebuilds.queued_id)
+        return self.rebuilds.queued_id() or ""
 
     def finish(self, task_id: str) -> None:
         self.rebuilds.start(task_id, time.time())
         self.rebuilds.set_total(task_id, 0)
-        self.rebuilds.set_named(task_id)
-        self.rebuilds.finish(time.time())
+        self.rebuilds.mark_enqueued(task_id)
+        self.rebuilds.finish_if_done(time.time())
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def office(redis: "Redis", redis_server: RedisServer) -> Iterator[Office]:
     office.close()
 
 
-def test_a_post_is_accepted_and_queued(office: Office) -> None:
+def test_post_data_queues_rebuild(office: Office) -> None:
     result = office.post()
     task_id = result.json["task_id"]
     assert (result.status_code, result.json["status"]) == (202, "queued")
@@ -81,12 +81,12 @@ def test_a_post_is_accepted_and_queued(office: Office) -> None:
     assert office.queued() == 1
 
 
-def test_while_one_is_queued_its_id_is_given_and_no_second_is_queued(office: Office) -> None:
+def test_post_data_returns_id_of_queued_rebuild(office: Office) -> None:
     assert office.post().json == office.post().json
     assert office.queued() == 1
 
 
-def test_while_one_runs_one_more_is_queued_and_never_a_third(office: Office) -> None:
+def test_post_data_queues_at_most_one_behind_running_rebuild(office: Office) -> None:
     first = office.post().json["task_id"]
     office.rebuilds.start(first, time.time())
     second, third = office.post().json["task_id"], office.post().json["task_id"]
@@ -94,29 +94,29 @@ def test_while_one_runs_one_more_is_queued_and_never_a_third(office: Office) -> 
     assert office.queued() == 2
 
 
-def test_a_task_tells_how_far_it_is(office: Office) -> None:
+def test_task_route_reports_progress(office: Office) -> None:
     location = office.post().headers["location"]
     task_id = location.removeprefix("/tasks/")
     assert office.client.simulate_get(location).json["state"] == "queued"
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.set_total(task_id, 1500)
-    office.rebuilds.set_named(task_id)
+    office.rebuilds.mark_enqueued(task_id)
     office.redis.zadd("since:rebuild", {f"u{number}": 1.0 for number in range(1000)})
     task = office.client.simulate_get(location).json
     assert (task["state"], task["done"], task["total"], task["finished_at"]) == ("running", 500, 1500, None)
     office.redis.delete("since:rebuild")
-    office.rebuilds.finish(time.time())
+    office.rebuilds.finish_if_done(time.time())
     task = office.client.simulate_get(location + "/").json
     assert (task["state"], task["done"], task["total"]) == ("done", 1500, 1500)
     assert task["queued_at"] <= task["started_at"] <= task["finished_at"]
 
 
-def test_a_task_nobody_knows_is_a_404(office: Office) -> None:
+def test_task_route_unknown_id_is_404(office: Office) -> None:
     result = office.client.simulate_get("/tasks/nobody")
     assert (result.status_code, result.json["title"]) == (404, "No such task")
 
 
-def test_a_waiting_post_has_every_process_look_and_answers_when_all_have(office: Office) -> None:
+def test_post_data_with_wait_answers_after_all_processes_polled(office: Office) -> None:
     messages: Any = office.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     with messages:
         messages.subscribe("published")
@@ -130,12 +130,12 @@ def test_a_waiting_post_has_every_process_look_and_answers_when_all_have(office:
     assert (result.status_code, result.json["status"], result.json["total"]) == (200, "updated", 0)
 
 
-def test_a_wait_that_runs_out_is_a_202_with_the_state(office: Office) -> None:
+def test_post_data_with_wait_times_out_as_202(office: Office) -> None:
     result = office.post(wait=1)
     assert (result.status_code, result.json["status"]) == (202, "queued")
 
 
-def test_a_wait_for_a_process_that_shows_nothing_runs_out_too(office: Office) -> None:
+def test_post_data_with_wait_times_out_for_stale_process(office: Office) -> None:
     answer = office.post_meanwhile(1)
     office.finish(office.waiting())
     result = answer.result(5)
@@ -143,7 +143,7 @@ def test_a_wait_for_a_process_that_shows_nothing_runs_out_too(office: Office) ->
     assert "not every API process serves" in result.json["message"]
 
 
-def test_a_failed_rebuild_is_a_500_with_the_reason(office: Office) -> None:
+def test_post_data_with_wait_reports_failed_rebuild_as_500(office: Office) -> None:
     answer = office.post_meanwhile(30)
     task_id = office.waiting()
     office.rebuilds.start(task_id, time.time())
@@ -153,32 +153,32 @@ def test_a_failed_rebuild_is_a_500_with_the_reason(office: Office) -> None:
     assert "src-data: access denied" in result.json["detail"]
 
 
-def test_a_rebuild_that_is_lost_while_waited_for_is_a_503(office: Office) -> None:
+def test_post_data_with_wait_reports_lost_rebuild_as_503(office: Office) -> None:
     answer = office.post_meanwhile(30)
     office.waiting()
     office.redis.flushall()
     assert answer.result(5).status_code == 503
 
 
-def test_more_than_two_in_a_process_do_not_wait(office: Office) -> None:
+def test_post_data_limits_waiting_requests_per_process(office: Office) -> None:
     answers = [office.post_meanwhile(30) for _ in range(4)]
-    eventually(lambda: sum(answer.done() for answer in answers) == 2)
+    wait_until(lambda: sum(answer.done() for answer in answers) == 2)
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
         assert (result.status_code, result.json["status"], result.json["task_id"]) == (202, "queued", task_id)
         assert "poll Location" in result.json["message"]
     office.finish(task_id)
-    eventually(lambda: office.look() and all(answer.done() for answer in answers))
+    wait_until(lambda: office.look() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]
 
 
-def test_tasks_are_what_is_not_done_and_the_bundles_of_late(office: Office, redis: "Redis") -> None:
+def test_tasks_route_lists_open_rebuilds_and_recent_bundles(office: Office, redis: "Redis") -> None:
     assert office.client.simulate_get("/tasks").json == []
     unpacks, now = Unpacks(redis), time.time()
     for number, bundle in enumerate(("old.zip", "new.zip")):
-        unpacks.begin(f"id-{number}", bundle, now + number)
-    unpacks.close("id-0", "rejected", now, "it is encrypted")
-    Backlog(redis).mark([bundle_id("next.zip"), bundle_id("new.zip")], "event", now)
+        unpacks.begin_attempt(f"id-{number}", bundle, now + number)
+    unpacks.set_final_state("id-0", "rejected", now, "it is encrypted")
+    Backlog(redis).mark([make_bundle_id("next.zip"), make_bundle_id("new.zip")], "event", now)
     task_id = office.post().json["task_id"]
     tasks = office.client.simulate_get("/tasks").json
     assert tasks.pop(1) == {"bundle": "next.zip", "state": "waiting"}

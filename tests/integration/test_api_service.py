@@ -13,179 +13,180 @@ from minio import Minio
 from redis import Redis
 
 from api.failures import MAX_FAILURES
-from api.presence import SNAPSHOTS
-from api.transfers import MOST_AT_WORK
-from local.ports import free_port
+from api.presence import API_PROCESSES
+from api.transfers import MAX_STORE_REQUESTS
+from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer
-from shared.output_csv import HEADER
+from shared.output_csv import OUTPUT_HEADER
 from shared.rebuilds import Rebuilds
-from tests.api_process import ROWS, ApiProcess, Stage, eventually
-from tests.conftest import PASSWORD, USER
+from tests.api_process import ONE_ROW_CSV, ApiEnvironment, ApiProcess, wait_until
+from tests.conftest import MINIO_PASSWORD, MINIO_USER
 
 
-def test_it_serves_what_is_published_and_follows(stage: Stage) -> None:
-    stage.publish(ROWS + b"0002,Ann,Lee,0,src-data/0002.png\n")
-    eventually(lambda: stage.every_process_shows(2))
-    answer = stage.api.get("/data?is_image_exists=1")
+def test_api_serves_and_follows_published_output(api_environment: ApiEnvironment) -> None:
+    api_environment.publish_output(ONE_ROW_CSV + b"0002,Ann,Lee,0,src-data/0002.png\n")
+    wait_until(lambda: api_environment.shows_row_count(2))
+    answer = api_environment.api.get("/data?is_image_exists=1")
     assert [row["user_id"] for row in answer.json] == ["0002"]
-    assert stage.api.get("/data?is_image_exists=1", If_None_Match=answer.headers["etag"]).status == 304
-    assert stage.api.get("/stats").json["count"] == 2
+    assert api_environment.api.get("/data?is_image_exists=1", If_None_Match=answer.headers["etag"]).status == 304
+    assert api_environment.api.get("/stats").json["count"] == 2
 
 
-def test_before_the_first_publish_it_asks_to_come_again(stage: Stage) -> None:
-    environment = {**stage.api.environment, "OUTPUT_BUCKET": "no-such-bucket"}
-    with ApiProcess(environment, stage.api.log) as api:
+def test_api_returns_503_before_first_publish(api_environment: ApiEnvironment) -> None:
+    environment = {**api_environment.api.environment, "OUTPUT_BUCKET": "no-such-bucket"}
+    with ApiProcess(environment, api_environment.api.log) as api:
         answer = api.get("/data")
         assert (answer.status, api.get("/health/live").status) == (503, 503)
         assert "retry-after" in answer.headers
 
 
-def test_two_processes_answer_and_are_known_by_name(stage: Stage) -> None:
-    assert len(psutil.Process(stage.api.pid).children()) == 2
-    assert stage.both_processes_follow()
+def test_api_registers_both_processes(api_environment: ApiEnvironment) -> None:
+    assert len(psutil.Process(api_environment.api.pid).children()) == 2
+    assert api_environment.has_both_processes()
 
 
-def test_a_killed_process_is_replaced_and_no_get_notices(stage: Stage) -> None:
-    processes = psutil.Process(stage.api.pid).children
+def test_api_replaces_killed_process_without_failed_gets(api_environment: ApiEnvironment) -> None:
+    processes = psutil.Process(api_environment.api.pid).children
     killed = processes()[0]
     killed.kill()
     while killed in (now := processes()) or len(now) < 2:
-        assert stage.api.get("/data").status == 200
-    assert stage.every_process_shows(1)
-    stage.publish(HEADER)
-    eventually(lambda: stage.every_process_shows(0))
+        assert api_environment.api.get("/data").status == 200
+    assert api_environment.shows_row_count(1)
+    api_environment.publish_output(OUTPUT_HEADER)
+    wait_until(lambda: api_environment.shows_row_count(0))
 
 
-def test_a_redis_that_is_gone_stops_no_get_and_refuses_posts_at_once(stage: Stage) -> None:
-    assert {stage.api.post("/data").status for _ in range(10)} == {202}
-    stage.redis_server.kill()
-    eventually(lambda: stage.api.get("/health/ready").status == 503)
+def test_api_without_redis_serves_gets_and_refuses_posts(api_environment: ApiEnvironment) -> None:
+    assert {api_environment.api.post("/data").status for _ in range(10)} == {202}
+    api_environment.redis_server.kill()
+    wait_until(lambda: api_environment.api.get("/health/ready").status == 503)
     began = time.monotonic()
     for method, path in (("POST", "/data"), ("POST", "/data?wait=600"), ("GET", "/tasks/1")):
-        assert stage.api.ask(method, path).status == 503
+        assert api_environment.api.request(method, path).status == 503
     assert time.monotonic() - began < 5
-    assert stage.every_process_shows(1)
+    assert api_environment.shows_row_count(1)
     for path in ("/stats", "/errors", "/health/live"):
-        assert stage.api.get(path).status == 200
-    stage.store.put("output.csv", HEADER)  # no message: found by polling
-    eventually(lambda: stage.every_process_shows(0))
-    stage.redis_server.start()
-    eventually(lambda: stage.api.get("/health/ready").status == 200)
-    with Redis.from_url(stage.redis_server.url) as redis:
+        assert api_environment.api.get(path).status == 200
+    api_environment.store.put("output.csv", OUTPUT_HEADER)  # no message: found by polling
+    wait_until(lambda: api_environment.shows_row_count(0))
+    api_environment.redis_server.start()
+    wait_until(lambda: api_environment.api.get("/health/ready").status == 200)
+    with Redis.from_url(api_environment.redis_server.url) as redis:
         # The next POST must enqueue a rebuild, over a connection made before the outage.
         redis.flushall()
-    assert {stage.api.post("/data").status for _ in range(10)} == {202}
-    stage.publish(ROWS)
-    eventually(lambda: stage.every_process_shows(1))
+    assert {api_environment.api.post("/data").status for _ in range(10)} == {202}
+    api_environment.publish_output(ONE_ROW_CSV)
+    wait_until(lambda: api_environment.shows_row_count(1))
 
 
-def test_a_redis_that_hangs_does_neither(stage: Stage) -> None:
-    os.kill(stage.redis_server.pid, signal.SIGSTOP)
+def test_api_with_frozen_redis_serves_gets_and_refuses_posts(api_environment: ApiEnvironment) -> None:
+    os.kill(api_environment.redis_server.pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        assert stage.api.post("/data").status == 503
+        assert api_environment.api.post("/data").status == 503
         assert time.monotonic() - began < 5
-        assert stage.every_process_shows(1)
-        eventually(lambda: "Redis" in str(stage.api.get("/health/ready").json["reasons"]))
+        assert api_environment.shows_row_count(1)
+        wait_until(lambda: "Redis" in str(api_environment.api.get("/health/ready").json["reasons"]))
     finally:
-        os.kill(stage.redis_server.pid, signal.SIGCONT)
-    eventually(lambda: stage.api.get("/health/ready").status == 200)
+        os.kill(api_environment.redis_server.pid, signal.SIGCONT)
+    wait_until(lambda: api_environment.api.get("/health/ready").status == 200)
 
 
-def test_it_starts_and_serves_with_redis_down(stage: Stage) -> None:
-    stage.redis_server.kill()
-    with ApiProcess(stage.api.environment, stage.api.log) as api:
-        eventually(lambda: api.get("/data").status == 200)
+def test_api_starts_without_redis(api_environment: ApiEnvironment) -> None:
+    api_environment.redis_server.kill()
+    with ApiProcess(api_environment.api.environment, api_environment.api.log) as api:
+        wait_until(lambda: api.get("/data").status == 200)
         assert api.get("/health/live").status == 200
         assert api.get("/health/ready").status == 503
 
 
-def test_a_minio_that_is_gone_stops_no_get(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
-    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
+def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
+    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
         minio = MinioServer(
-            tmp_path / "minio", free_port(), free_port(), USER, PASSWORD,
+            tmp_path / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
             redis.port, redis.password, minio_server.binary,
         )  # fmt: skip
         with minio:
-            Minio(f"127.0.0.1:{minio.port}", USER, PASSWORD, secure=False).make_bucket("output")
-            stage = Stage(minio, "output", redis, tmp_path / "api.log")
-            stage.store.put("output.csv", ROWS)
+            Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket("output")
+            stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log")
+            stage.store.put("output.csv", ONE_ROW_CSV)
             stack = stage.api.__enter__()
-            eventually(stage.both_processes_follow)
+            wait_until(stage.has_both_processes)
         try:
-            eventually(lambda: stack.get("/health/ready").status == 503)
-            assert stage.every_process_shows(1)
+            wait_until(lambda: stack.get("/health/ready").status == 503)
+            assert stage.shows_row_count(1)
             assert stack.get("/health/live").status == 200
             with minio:
-                eventually(lambda: stack.get("/health/ready").status == 200)
-                stage.publish(HEADER)
-                eventually(lambda: stage.every_process_shows(0))
+                wait_until(lambda: stack.get("/health/ready").status == 200)
+                stage.publish_output(OUTPUT_HEADER)
+                wait_until(lambda: stage.shows_row_count(0))
         finally:
             stack.__exit__()
 
 
-def test_a_minio_that_hangs_keeps_no_get_of_rows_waiting(
-    minio_client: Minio, tmp_path: Path, minio_server: MinioServer
-) -> None:
-    with RedisServer(tmp_path / "redis", free_port(), "a-password") as redis:
+def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
+    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
         minio = MinioServer(
-            tmp_path / "minio", free_port(), free_port(), USER, PASSWORD,
+            tmp_path / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
             redis.port, redis.password, minio_server.binary,
         )  # fmt: skip
         with minio, ThreadPoolExecutor(40) as threads:
             for bucket in ("output", "source"):
-                Minio(f"127.0.0.1:{minio.port}", USER, PASSWORD, secure=False).make_bucket(bucket)
-            stage = Stage(minio, "output", redis, tmp_path / "api.log", "source")
-            stage.store.put("output.csv", ROWS)
+                Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket(bucket)
+            stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log", "source")
+            stage.store.put("output.csv", ONE_ROW_CSV)
             with stage.api:
-                eventually(stage.both_processes_follow)
+                wait_until(stage.has_both_processes)
                 minio_process = psutil.Process(minio.pid)
                 minio_process.suspend()
                 try:
                     asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
                     # Requests without a free slot are refused; the others wait for MinIO.
-                    eventually(lambda: sum(answer.done() for answer in asked) >= 40 - 2 * MOST_AT_WORK)
+                    wait_until(lambda: sum(answer.done() for answer in asked) >= 40 - 2 * MAX_STORE_REQUESTS)
                     began = time.monotonic()
-                    assert stage.every_process_shows(1)
+                    assert stage.shows_row_count(1)
                     assert time.monotonic() - began < 2
                 finally:
                     minio_process.resume()
                 assert {answer.result().status for answer in asked} <= {404, 503}
 
 
-def test_after_a_post_that_waited_no_process_shows_an_older_version(stage: Stage) -> None:
-    with Redis.from_url(stage.redis_server.url) as redis, ThreadPoolExecutor(1) as threads:
+def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnvironment) -> None:
+    with Redis.from_url(api_environment.redis_server.url) as redis, ThreadPoolExecutor(1) as threads:
         rebuilds = Rebuilds(redis)
         for count in range(2, 12):
-            answer = threads.submit(stage.api.post, "/data?wait=60")
-            eventually(rebuilds.queued)
-            task_id = rebuilds.queued() or ""
+            answer = threads.submit(api_environment.api.post, "/data?wait=60")
+            wait_until(rebuilds.queued_id)
+            task_id = rebuilds.queued_id() or ""
             rebuilds.start(task_id, time.time())
             rebuilds.set_total(task_id, 0)
-            rebuilds.set_named(task_id)
+            rebuilds.mark_enqueued(task_id)
             # No message announces this version: the waiting POST must make every process check for it.
-            stage.store.put("output.csv", HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count)))
-            rebuilds.finish(time.time())
+            api_environment.store.put("output.csv", OUTPUT_HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count)))
+            rebuilds.finish_if_done(time.time())
             assert (answer.result().status, answer.result().json["status"]) == (200, "updated")
-            assert stage.every_process_shows(count)
+            assert api_environment.shows_row_count(count)
 
 
-def test_waiting_posts_do_not_keep_gets_waiting(stage: Stage) -> None:
+def test_api_waiting_posts_do_not_block_gets(api_environment: ApiEnvironment) -> None:
     with ThreadPoolExecutor(12) as threads:
-        posts = [threads.submit(stage.api.post, "/data?wait=4") for _ in range(12)]
-        eventually(lambda: any(post.done() for post in posts))  # those without a waiting slot
+        posts = [threads.submit(api_environment.api.post, "/data?wait=4") for _ in range(12)]
+        wait_until(lambda: any(post.done() for post in posts))  # those without a waiting slot
         began = time.monotonic()
-        assert stage.every_process_shows(1)
+        assert api_environment.shows_row_count(1)
         assert time.monotonic() - began < 2
         assert {post.result().status for post in posts} == {202}
 
 
-def test_it_ends_at_once_and_leaves_no_name_behind(stage: Stage) -> None:
-    with ApiProcess(stage.api.environment, stage.api.log) as api, Redis.from_url(stage.redis_server.url) as redis:
-        eventually(lambda: redis.hlen(SNAPSHOTS) == 4)
+def test_api_stops_promptly_and_unregisters(api_environment: ApiEnvironment) -> None:
+    with (
+        ApiProcess(api_environment.api.environment, api_environment.api.log) as api,
+        Redis.from_url(api_environment.redis_server.url) as redis,
+    ):
+        wait_until(lambda: redis.hlen(API_PROCESSES) == 4)
         began = time.monotonic()
         os.kill(api.pid, signal.SIGTERM)
-        eventually(lambda: redis.hlen(SNAPSHOTS) == 2)
+        wait_until(lambda: redis.hlen(API_PROCESSES) == 2)
         assert time.monotonic() - began < 8
 
 
@@ -198,31 +199,31 @@ WRITE = "write-token-of-the-operator"
 READ = "read-token-of-a-dashboard"
 
 
-def with_settings(stage: Stage, **more: str) -> dict[str, str]:
+def with_settings(stage: ApiEnvironment, **more: str) -> dict[str, str]:
     return {**stage.api.environment, **more}
 
 
-def test_writes_through_a_proxy_are_refused_without_a_token(stage: Stage, tmp_path: Path) -> None:
-    stage.source.put("1.csv", b"before")
-    with ApiProcess(with_settings(stage, **BEHIND_A_PROXY), tmp_path / "none.log") as api:
-        assert api.ask("PUT", "/files/1.csv", b"after", **PROXIED).status == 403
-        assert api.ask("DELETE", "/files/1.csv", None, **PROXIED).status == 403
+def test_api_refuses_proxied_writes_without_token(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+    api_environment.source.put("1.csv", b"before")
+    with ApiProcess(with_settings(api_environment, **BEHIND_A_PROXY), tmp_path / "none.log") as api:
+        assert api.request("PUT", "/files/1.csv", b"after", **PROXIED).status == 403
+        assert api.request("DELETE", "/files/1.csv", None, **PROXIED).status == 403
         assert api.get("/data", **PROXIED).status == 403
         assert api.get("/files/1.csv", **PROXIED).status == 403
-        assert api.ask("DELETE", "/files/1.csv").status == 403  # 127.0.0.1 may be a proxy
+        assert api.request("DELETE", "/files/1.csv").status == 403  # 127.0.0.1 may be a proxy
         assert api.get("/health/live", **PROXIED).status == 200
     assert api.log.read_text().count("no API_TOKEN is set: every write") == 1
     with ApiProcess(
-        with_settings(stage, **BEHIND_A_PROXY, GENERATED_API_TOKEN=GENERATED),
+        with_settings(api_environment, **BEHIND_A_PROXY, GENERATED_API_TOKEN=GENERATED),
         tmp_path / "generated.log",
     ) as api:
-        assert api.ask("PUT", "/files/1.csv", b"after", **PROXIED).status == 401
-        assert api.ask("DELETE", "/files/1.csv", None, **PROXIED).status == 401
+        assert api.request("PUT", "/files/1.csv", b"after", **PROXIED).status == 401
+        assert api.request("DELETE", "/files/1.csv", None, **PROXIED).status == 401
         assert api.get("/data", **PROXIED).status == 401
-        assert stage.source.get("1.csv").body == b"before"
+        assert api_environment.source.get("1.csv").body == b"before"
         sent = {**PROXIED, "Authorization": f"Bearer {GENERATED}"}
         assert api.get("/data", **sent).status == 200
-        assert api.ask("DELETE", "/files/1.csv", None, **sent).status == 202
+        assert api.request("DELETE", "/files/1.csv", None, **sent).status == 202
     log = api.log.read_text()
     assert "no API_TOKEN is set" not in log
     assert "DELETE /files/1.csv by generated: 202" in log
@@ -230,12 +231,12 @@ def test_writes_through_a_proxy_are_refused_without_a_token(stage: Stage, tmp_pa
     assert GENERATED not in log
 
 
-def test_this_machine_writes_without_a_token_beside_a_generated_one(stage: Stage, tmp_path: Path) -> None:
-    environment = with_settings(stage, GENERATED_API_TOKEN=GENERATED)
+def test_api_accepts_local_writes_without_token(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+    environment = with_settings(api_environment, GENERATED_API_TOKEN=GENERATED)
     with ApiProcess(environment, tmp_path / "api.log") as api:
-        assert api.ask("PUT", "/files/1.csv", b"a").status == 202
-        assert api.ask("PUT", "/files/1.csv", b"a", X_Forwarded_For="127.0.0.1").status == 401
-        assert api.ask("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status == 401
+        assert api.request("PUT", "/files/1.csv", b"a").status == 202
+        assert api.request("PUT", "/files/1.csv", b"a", X_Forwarded_For="127.0.0.1").status == 401
+        assert api.request("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status == 401
     assert "PUT /files/1.csv by local: 202" in api.log.read_text()
 
 
@@ -246,8 +247,8 @@ def raw(api: ApiProcess, request: str) -> int:
         return int(client.recv(100).split()[1])
 
 
-def test_ways_past_the_guard_are_refused(stage: Stage, tmp_path: Path) -> None:
-    stage.source.put("1.csv", b"before")
+def test_api_refuses_attempts_to_bypass_authentication(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+    api_environment.source.put("1.csv", b"before")
     tokens = {"API_TOKENS": f"ci={WRITE}", "READ_TOKENS": f"web={READ}", "GENERATED_API_TOKEN": GENERATED}
     authorizations = [
         f"Bearer\t{WRITE}",
@@ -270,7 +271,7 @@ def test_ways_past_the_guard_are_refused(stage: Stage, tmp_path: Path) -> None:
         *(f"POST {path} HTTP/1.1\nHost: localhost\n\n" for path in ("/data", "/data/", "/%64ata", "//data")),
         *(f"{method} /data HTTP/1.1\nHost: localhost\n\n" for method in ("PATCH", "FOO", "TRACE", "PROPFIND")),
     ]
-    with ApiProcess(with_settings(stage, **tokens), tmp_path / "api.log") as api:
+    with ApiProcess(with_settings(api_environment, **tokens), tmp_path / "api.log") as api:
         for sent in authorizations:
             head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: {sent}\n\n"
             assert raw(api, head) in {400, 401}, sent
@@ -279,7 +280,7 @@ def test_ways_past_the_guard_are_refused(stage: Stage, tmp_path: Path) -> None:
         assert raw(api, f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n") == 200
         head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n"
         assert raw(api, head) == 403
-        assert stage.source.get("1.csv").body == b"before"
+        assert api_environment.source.get("1.csv").body == b"before"
         head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: bearer   {WRITE}  \n\n"
         assert raw(api, head) == 202
     log = api.log.read_text()
@@ -287,8 +288,8 @@ def test_ways_past_the_guard_are_refused(stage: Stage, tmp_path: Path) -> None:
     assert not any(token in log for token in (WRITE[:-1], READ, GENERATED))
 
 
-def test_hosts_that_no_browser_sends_are_not_local(stage: Stage, tmp_path: Path) -> None:
-    environment = with_settings(stage, GENERATED_API_TOKEN=GENERATED)
+def test_api_treats_unusual_host_headers_as_remote(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+    environment = with_settings(api_environment, GENERATED_API_TOKEN=GENERATED)
     with ApiProcess(environment, tmp_path / "api.log") as api:
         for lines in (
             "GET /data HTTP/1.0\n\n",
@@ -303,8 +304,8 @@ def test_hosts_that_no_browser_sends_are_not_local(stage: Stage, tmp_path: Path)
         assert raw(api, "GET /data HTTP/1.1\nHost: a.localhost\n\n") == 200
 
 
-def test_guessing_tokens_is_logged_and_keeps_nobody_out(stage: Stage, tmp_path: Path) -> None:
-    environment = with_settings(stage, **BEHIND_A_PROXY, API_TOKEN=WRITE)
+def test_api_logs_token_guessing_and_locks_out_no_client(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+    environment = with_settings(api_environment, **BEHIND_A_PROXY, API_TOKEN=WRITE)
     with ApiProcess(environment, tmp_path / "api.log") as api, ThreadPoolExecutor(16) as threads:
 
         def guess(number: int) -> int:
@@ -326,11 +327,11 @@ def test_guessing_tokens_is_logged_and_keeps_nobody_out(stage: Stage, tmp_path: 
     assert WRITE not in log
 
 
-def test_log_lines_hold_no_secret_and_no_request(stage: Stage) -> None:
-    stage.redis_server.kill()
-    stage.api.get("/data?name=Ivan")
-    eventually(lambda: stage.api.get("/health/ready").status == 503)
-    log = stage.api.log.read_text()
-    assert PASSWORD not in log
+def test_api_log_contains_no_secret_and_no_query(api_environment: ApiEnvironment) -> None:
+    api_environment.redis_server.kill()
+    api_environment.api.get("/data?name=Ivan")
+    wait_until(lambda: api_environment.api.get("/health/ready").status == 503)
+    log = api_environment.api.log.read_text()
+    assert MINIO_PASSWORD not in log
     assert "Ivan" not in log
-    assert json.dumps(stage.api.get("/health/ready").json).find(PASSWORD) == -1
+    assert json.dumps(api_environment.api.get("/health/ready").json).find(MINIO_PASSWORD) == -1

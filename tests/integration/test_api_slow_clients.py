@@ -12,17 +12,17 @@ import psutil
 import pytest
 
 from api.connections import MOST_HEAD_BYTES, REQUEST_S
-from shared.output_csv import HEADER
-from tests.api_process import Stage, eventually
+from shared.output_csv import OUTPUT_HEADER
+from tests.api_process import ApiEnvironment, wait_until
 
 SLOW_CLIENTS = 40
 """Five times the number of threads."""
 AT_ONCE_S = 4.0
 A_GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n"
-A_LARGE_TABLE = HEADER + b"".join(b"%06d,Ann,Lee,0,src-data/%06d.png\n" % (n, n) for n in range(100_000))
+A_LARGE_TABLE = OUTPUT_HEADER + b"".join(b"%06d,Ann,Lee,0,src-data/%06d.png\n" % (n, n) for n in range(100_000))
 
 
-def connected(stage: Stage) -> socket.socket:
+def connected(stage: ApiEnvironment) -> socket.socket:
     # A small receive buffer: data that the client does not read stays in the server.
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -32,7 +32,7 @@ def connected(stage: Stage) -> socket.socket:
 
 
 @contextmanager
-def clients(stage: Stage, count: int, sends: bytes) -> Iterator[list[socket.socket]]:
+def clients(stage: ApiEnvironment, count: int, sends: bytes) -> Iterator[list[socket.socket]]:
     """Open clients that sent `sends` and then stall."""
     made = [connected(stage) for _ in range(count)]
     try:
@@ -44,7 +44,7 @@ def clients(stage: Stage, count: int, sends: bytes) -> Iterator[list[socket.sock
             client.close()
 
 
-def answered_at_once(stage: Stage, path: str = "/stats") -> bool:
+def answered_at_once(stage: ApiEnvironment, path: str = "/stats") -> bool:
     began = time.monotonic()
     assert {stage.api.get(path).status for _ in range(20)} == {200}
     return time.monotonic() - began < AT_ONCE_S
@@ -75,38 +75,38 @@ def whole_answer(client: socket.socket) -> bytes:
         pytest.param(A_GET + b"\r\n" + A_GET, id="a request and a half"),
     ],
 )
-def test_who_is_slow_to_ask_keeps_nobody_waiting(stage: Stage, sends: bytes) -> None:
-    with clients(stage, SLOW_CLIENTS, sends):
-        assert answered_at_once(stage)
+def test_api_server_slow_requests_block_no_client(api_environment: ApiEnvironment, sends: bytes) -> None:
+    with clients(api_environment, SLOW_CLIENTS, sends):
+        assert answered_at_once(api_environment)
 
 
-def test_who_is_slow_to_read_keeps_nobody_waiting_and_gets_everything(stage: Stage) -> None:
-    stage.publish(A_LARGE_TABLE)
-    eventually(lambda: stage.every_process_shows(100_000))
-    with clients(stage, SLOW_CLIENTS, A_GET + b"Connection: close\r\n\r\n") as slow:
-        eventually(lambda: answered_at_once(stage))
-        assert answered_at_once(stage)
+def test_api_server_slow_readers_get_full_response(api_environment: ApiEnvironment) -> None:
+    api_environment.publish_output(A_LARGE_TABLE)
+    wait_until(lambda: api_environment.shows_row_count(100_000))
+    with clients(api_environment, SLOW_CLIENTS, A_GET + b"Connection: close\r\n\r\n") as slow:
+        wait_until(lambda: answered_at_once(api_environment))
+        assert answered_at_once(api_environment)
         head, _, body = whole_answer(slow[0]).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert len(json.loads(body)) == 100_000
 
 
-def test_a_request_may_come_byte_by_byte(stage: Stage) -> None:
-    with clients(stage, 1, b"") as (client,):
+def test_api_server_accepts_request_sent_byte_by_byte(api_environment: ApiEnvironment) -> None:
+    with clients(api_environment, 1, b"") as (client,):
         for byte in A_GET + b"Connection: close\r\n\r\n":
             client.sendall(bytes([byte]))
             time.sleep(0.001)  # so that the server receives single bytes
         assert whole_answer(client).startswith(b"HTTP/1.1 200")
 
 
-def test_requests_that_come_together_are_answered_one_after_the_other(stage: Stage) -> None:
-    with clients(stage, 1, (A_GET + b"\r\n") * 9 + A_GET + b"Connection: close\r\n\r\n") as (client,):
+def test_api_server_answers_pipelined_requests_in_order(api_environment: ApiEnvironment) -> None:
+    with clients(api_environment, 1, (A_GET + b"\r\n") * 9 + A_GET + b"Connection: close\r\n\r\n") as (client,):
         assert whole_answer(client).count(b"HTTP/1.1 200") == 10
 
 
-def test_who_never_ends_a_request_is_told_so(stage: Stage) -> None:
+def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment) -> None:
     began = time.monotonic()
-    with clients(stage, 1, A_GET) as (client,):
+    with clients(api_environment, 1, A_GET) as (client,):
         head, _, body = whole_answer(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in head
@@ -127,24 +127,26 @@ def test_who_never_ends_a_request_is_told_so(stage: Stage) -> None:
         (A_GET + b"Transfer-Encoding: zip\r\n\r\n", 501),
     ],
 )
-def test_what_is_no_request_is_refused_in_the_shape_of_all_refusals(stage: Stage, sends: bytes, status: int) -> None:
-    with clients(stage, 1, sends) as (client,):
+def test_api_server_refuses_invalid_request_as_problem(
+    api_environment: ApiEnvironment, sends: bytes, status: int
+) -> None:
+    with clients(api_environment, 1, sends) as (client,):
         head, _, body = whole_answer(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head
     assert json.loads(body)["status"] == status
 
 
-def test_silent_clients_without_number_do_not_keep_a_new_one_out(stage: Stage) -> None:
-    with clients(stage, 1200, b""):
-        assert answered_at_once(stage)
+def test_api_server_idle_clients_block_no_new_client(api_environment: ApiEnvironment) -> None:
+    with clients(api_environment, 1200, b""):
+        assert answered_at_once(api_environment)
 
 
-def test_slow_clients_do_not_keep_it_from_ending(stage: Stage) -> None:
-    ended: Callable[[], bool] = lambda: not is_running(stage.api.pid)  # noqa: E731
-    with clients(stage, SLOW_CLIENTS, b"GET /da"), clients(stage, SLOW_CLIENTS, b""):
-        os.kill(stage.api.pid, signal.SIGTERM)
-        eventually(ended, 15)
+def test_api_server_slow_clients_do_not_delay_shutdown(api_environment: ApiEnvironment) -> None:
+    ended: Callable[[], bool] = lambda: not is_running(api_environment.api.pid)  # noqa: E731
+    with clients(api_environment, SLOW_CLIENTS, b"GET /da"), clients(api_environment, SLOW_CLIENTS, b""):
+        os.kill(api_environment.api.pid, signal.SIGTERM)
+        wait_until(ended, 15)
 
 
 def is_running(pid: int) -> bool:

@@ -7,43 +7,43 @@ from typing import Any
 import pytest
 
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
-from shared.published import BUNDLES, IMAGES, REJECTS, UNPACKED
+from shared.published import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.records import InvalidCsv, ValidCsv
 from shared.task_queue import BULK_QUEUE
-from tests.archives import encrypted, tar_gz_of, tar_of, zip_of
-from tests.integration.stepping import Stepping, csv_of
-from worker.bundles import index_key
-from worker.evidence import OVERDUE_S, Watch
-from worker.refresh import judge
-from worker.shelf import Shelf, Shelved, digest_of, read_shelf
-from worker.unpack import MOST_TRIES, STUCK, Unpacker
+from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.bundles import make_index_key
+from worker.evidence import OVERDUE_S, Watchdog
+from worker.refresh import parse_csv
+from worker.shelf import BundleCatalog, CatalogEntry, make_version_digest, read_catalog
+from worker.unpack import GAVE_UP_REASON, MAX_UNPACK_ATTEMPTS, Unpacker
 
 
-def names(rowdrop: Stepping) -> dict[str, str]:
-    return {user_id: row.first_name for user_id, row in rowdrop.rows().items()}
+def names(rowdrop: RowdropHarness) -> dict[str, str]:
+    return {user_id: row.first_name for user_id, row in rowdrop.read_rows().items()}
 
 
-def drop(rowdrop: Stepping, key: str, files: Mapping[str, bytes]) -> None:
+def drop(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle without an event; the extension of the key selects the format."""
-    make = zip_of if key.endswith(".zip") else tar_of if key.endswith(".tar") else tar_gz_of
+    make = make_zip if key.endswith(".zip") else make_tar if key.endswith(".tar") else make_tar_gz
     rowdrop.source.put(key, make(files))
 
 
-def land(rowdrop: Stepping, key: str, files: Mapping[str, bytes]) -> None:
+def land(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle, mark it, and process it up to the published files."""
     drop(rowdrop, key, files)
-    rowdrop.land_bundles(key)
+    rowdrop.process_bundles(key)
 
 
-def next_second(rowdrop: Stepping, key: str) -> None:
+def next_second(rowdrop: RowdropHarness, key: str) -> None:
     """Wait until the next object gets a later LastModified, in whole seconds, than this one."""
-    put = rowdrop.source.last_modified(key)
+    put = rowdrop.source.get_last_modified(key)
     while int(time.time()) <= put + 1:
         time.sleep(0.05)
 
 
-def copied(rowdrop: Stepping) -> set[str]:
-    return {info.key for page in rowdrop.output.objects(folder=IMAGES) for info in page}
+def copied(rowdrop: RowdropHarness) -> set[str]:
+    return {info.key for page in rowdrop.output.list_objects(folder=IMAGES_FOLDER) for info in page}
 
 
 class Died(BaseException):
@@ -67,212 +67,226 @@ class DiesAtTheIndex:
 
 # -- content ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["users.zip", "users.tar", "users.tar.gz", "users.tgz"])
-def test_the_members_of_a_bundle_are_rows(rowdrop: Stepping, key: str) -> None:
-    files = {"a/0001.csv": csv_of("Ada"), "b/0001.png": b"image", "2.csv": csv_of("Bo"), "3.jpg": b"alone"}
+def test_unpacker_publishes_members_as_rows(rowdrop: RowdropHarness, key: str) -> None:
+    files = {"a/0001.csv": make_csv("Ada"), "b/0001.png": b"image", "2.csv": make_csv("Bo"), "3.jpg": b"alone"}
     land(rowdrop, key, files)
     assert names(rowdrop) == {"0001": "Ada", "2": "Bo"}
     path = f"{rowdrop.output.bucket}/images/0001.png"
-    assert (rowdrop.rows()["0001"].img_path, rowdrop.rows()["2"].img_path) == (path, "")
+    assert (rowdrop.read_rows()["0001"].img_path, rowdrop.read_rows()["2"].img_path) == (path, "")
     assert rowdrop.output.get("images/0001.png").body == b"image"
     assert copied(rowdrop) == {"images/0001.png"}
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
 
 
-def test_what_file_managers_leave_behind_is_passed_over_and_other_files_are_counted(rowdrop: Stepping) -> None:
-    files = {"u/1.csv": csv_of(), "__MACOSX/u/._1.csv": b"x", "u/._1.csv": b"x", "u/.DS_Store": b"x", "Thumbs.db": b"x"}
+def test_unpacker_skips_file_manager_files_and_counts_others(rowdrop: RowdropHarness) -> None:
+    files = {
+        "u/1.csv": make_csv(),
+        "__MACOSX/u/._1.csv": b"x",
+        "u/._1.csv": b"x",
+        "u/.DS_Store": b"x",
+        "Thumbs.db": b"x",
+    }
     land(rowdrop, "u.zip", {**files, "notes.txt": b"x"})
-    assert list(rowdrop.rows()) == ["1"]
-    assert rowdrop.rejects() == {}
-    assert read_shelf(rowdrop.output)[0].bundles["u.zip"].ignored == 1
+    assert list(rowdrop.read_rows()) == ["1"]
+    assert rowdrop.read_rejects() == {}
+    assert read_catalog(rowdrop.output)[0].entries["u.zip"].ignored == 1
 
 
-def test_a_bad_csv_in_a_bundle_is_a_reject_of_that_user_alone(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"in/1.csv": csv_of(), "in/2.csv": b"broken"})
-    assert list(rowdrop.rows()) == ["1"]
-    assert rowdrop.rejects()["2"].key == "u.zip#in/2.csv"
-    assert rowdrop.differences() == []
+def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"in/1.csv": make_csv(), "in/2.csv": b"broken"})
+    assert list(rowdrop.read_rows()) == ["1"]
+    assert rowdrop.read_rejects()["2"].key == "u.zip#in/2.csv"
+    assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
 
 
-def test_of_two_files_of_one_user_in_a_bundle_the_later_one_counts(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.tar", {"a/1.csv": csv_of("First"), "b/1.csv": csv_of("Second"), "1.jpg": b"x", "1.png": b"y"})
+def test_unpacker_uses_later_of_two_member_csvs(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.tar", {"a/1.csv": make_csv("First"), "b/1.csv": make_csv("Second"), "1.jpg": b"x", "1.png": b"y"})
     assert names(rowdrop) == {"1": "Second"}
-    assert rowdrop.rows()["1"].img_path.endswith("/images/1.png")
-    assert rowdrop.differences() == []
+    assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
+    assert rowdrop.find_differences() == []
 
 
 # -- precedence ------------------------------------------------------------------------------------
-def test_an_own_file_wins_part_by_part_and_when_it_goes_the_member_shows_again(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of("Bundle"), "1.png": b"bundle"})
-    rowdrop.drop("1", csv_of("Own"))
-    rowdrop.land("1")
+def test_refresher_prefers_own_files_over_bundle_members(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv("Bundle"), "1.png": b"bundle"})
+    rowdrop.put_files("1", make_csv("Own"))
+    rowdrop.process_users("1")
     assert names(rowdrop) == {"1": "Own"}
-    assert rowdrop.rows()["1"].img_path.endswith("/images/1.png")
+    assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
     rowdrop.source.put("1.jpg", b"own")
-    rowdrop.land("1")
-    assert rowdrop.rows()["1"].img_path == f"{rowdrop.source.bucket}/1.jpg"
+    rowdrop.process_users("1")
+    assert rowdrop.read_rows()["1"].img_path == f"{rowdrop.source.bucket}/1.jpg"
     assert copied(rowdrop) == set()
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
     rowdrop.source.delete("1.csv")
     rowdrop.source.delete("1.jpg")
-    rowdrop.land("1")
+    rowdrop.process_users("1")
     assert names(rowdrop) == {"1": "Bundle"}
     assert copied(rowdrop) == {"images/1.png"}
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
-def test_an_own_broken_csv_wins_too(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of("Bundle")})
-    rowdrop.drop("1", b"broken")
-    rowdrop.land("1")
-    assert rowdrop.rejects()["1"].key == "1.csv"
+def test_refresher_prefers_own_invalid_csv_over_bundle(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv("Bundle")})
+    rowdrop.put_files("1", b"broken")
+    rowdrop.process_users("1")
+    assert rowdrop.read_rejects()["1"].key == "1.csv"
     assert names(rowdrop) == {"1": "Bundle"}  # the held row
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
-def test_of_several_bundles_the_one_dropped_last_counts_then_the_first_by_name(rowdrop: Stepping) -> None:
-    land(rowdrop, "old.zip", {"1.csv": csv_of("Old"), "1.png": b"old", "2.csv": csv_of("Old")})
+def test_refresher_prefers_latest_bundle_then_name(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "old.zip", {"1.csv": make_csv("Old"), "1.png": b"old", "2.csv": make_csv("Old")})
     next_second(rowdrop, "old.zip")
-    land(rowdrop, "new.tar", {"1.csv": csv_of("New")})
+    land(rowdrop, "new.tar", {"1.csv": make_csv("New")})
     assert names(rowdrop) == {"1": "New", "2": "Old"}
-    assert rowdrop.rows()["1"].img_path.endswith("/images/1.png")
-    assert rowdrop.differences() == []
+    assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
+    assert rowdrop.find_differences() == []
     while True:
-        drop(rowdrop, "a.zip", {"1.csv": csv_of("A")})
-        drop(rowdrop, "b.zip", {"1.csv": csv_of("B")})
-        if rowdrop.source.last_modified("a.zip") == rowdrop.source.last_modified("b.zip"):
+        drop(rowdrop, "a.zip", {"1.csv": make_csv("A")})
+        drop(rowdrop, "b.zip", {"1.csv": make_csv("B")})
+        if rowdrop.source.get_last_modified("a.zip") == rowdrop.source.get_last_modified("b.zip"):
             break
-    rowdrop.land_bundles("b.zip", "a.zip")
+    rowdrop.process_bundles("b.zip", "a.zip")
     assert names(rowdrop)["1"] == "A"
     rowdrop.source.delete("a.zip")
-    rowdrop.land_bundles("a.zip")
+    rowdrop.process_bundles("a.zip")
     assert names(rowdrop)["1"] == "B"
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
 # -- replacing and deleting a bundle ---------------------------------------------------------------
-def test_what_a_newer_version_leaves_out_goes(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of("One"), "1.png": b"x", "2.csv": csv_of("Two"), "3.csv": csv_of("Three")})
-    rowdrop.drop("2", csv_of("Own"))
-    rowdrop.land("2")
+def test_unpacker_removes_rows_missing_in_newer_version(rowdrop: RowdropHarness) -> None:
+    land(
+        rowdrop,
+        "u.zip",
+        {"1.csv": make_csv("One"), "1.png": b"x", "2.csv": make_csv("Two"), "3.csv": make_csv("Three")},
+    )
+    rowdrop.put_files("2", make_csv("Own"))
+    rowdrop.process_users("2")
     next_second(rowdrop, "u.zip")
-    land(rowdrop, "u.zip", {"3.csv": csv_of("Thrice"), "4.csv": csv_of("Four")})
+    land(rowdrop, "u.zip", {"3.csv": make_csv("Thrice"), "4.csv": make_csv("Four")})
     assert names(rowdrop) == {"2": "Own", "3": "Thrice", "4": "Four"}
     assert copied(rowdrop) == set()
-    assert len(rowdrop.output.folders(UNPACKED)) == 1
-    assert rowdrop.differences() == []
+    assert len(rowdrop.output.list_folders(UNPACKED_FOLDER)) == 1
+    assert rowdrop.find_differences() == []
 
 
-def test_a_deleted_bundle_takes_its_rows_along(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
+def test_unpacker_removes_rows_of_deleted_bundle(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.source.delete("u.zip")
-    rowdrop.land_bundles("u.zip")
-    assert rowdrop.rows() == {}
-    assert (copied(rowdrop), rowdrop.output.folders(UNPACKED)) == (set(), [])
-    assert rowdrop.differences() == []
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.read_rows() == {}
+    assert (copied(rowdrop), rowdrop.output.list_folders(UNPACKED_FOLDER)) == (set(), [])
+    assert rowdrop.find_differences() == []
 
 
-def test_the_same_bundle_again_changes_nothing(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
-    body = rowdrop.body()
+def test_unpacker_same_bundle_again_changes_nothing(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    body = rowdrop.read_output()
     next_second(rowdrop, "u.zip")
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
-    rowdrop.land_bundles("u.zip")
-    assert rowdrop.body() == body
-    assert rowdrop.differences() == []
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.read_output() == body
+    assert rowdrop.find_differences() == []
 
 
-def test_half_a_bundle_is_never_seen_and_the_rest_is_gone_on_with(rowdrop: Stepping) -> None:
+def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: RowdropHarness) -> None:
     """A partial unpack is not visible, and the next attempt resumes it."""
-    files = {f"{number}.{kind}": csv_of(f"N{number}") for number in range(50) for kind in ("csv", "png")}
+    files = {f"{number}.{kind}": make_csv(f"N{number}") for number in range(50) for kind in ("csv", "png")}
     drop(rowdrop, "u.zip", files)
-    rowdrop.mark("/u.zip")
-    wiring, fragile = rowdrop.wiring, DiesAtTheIndex(rowdrop.output)
-    parts: Any = fragile, rowdrop.backlog, wiring.bulk, wiring.tasks, wiring.unpacks, wiring.readers
+    rowdrop.mark_users("/u.zip")
+    wiring, fragile = rowdrop.services, DiesAtTheIndex(rowdrop.output)
+    parts: Any = fragile, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
     with pytest.raises(Died):
         Unpacker(rowdrop.source, *parts).run("u.zip")
-    assert rowdrop.output.folders(UNPACKED) != []
-    assert read_shelf(rowdrop.output)[0].bundles == {}
-    rowdrop.backlog.redis.delete("unpack:alive")
-    rowdrop.sweep()
-    assert len(rowdrop.rows()) == 50
-    assert rowdrop.differences() == []
+    assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
+    assert read_catalog(rowdrop.output)[0].entries == {}
+    rowdrop.state._redis.delete("unpack:alive")
+    rowdrop.run_sweep()
+    assert len(rowdrop.read_rows()) == 50
+    assert rowdrop.find_differences() == []
 
 
 # -- rejects ---------------------------------------------------------------------------------------
-def test_a_broken_bundle_is_one_reject_and_nothing_else(rowdrop: Stepping) -> None:
-    land(rowdrop, "ok.zip", {"1.csv": csv_of()})
-    rowdrop.source.put("a.zip", encrypted(zip_of({"2.csv": csv_of(), "2.png": b"x"})))
-    rowdrop.source.put("b.tar.gz", tar_gz_of({"3.csv": csv_of()})[:-20])
-    rowdrop.land_bundles("a.zip", "b.tar.gz")
-    rejects = rowdrop.rejects()
+def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "ok.zip", {"1.csv": make_csv()})
+    rowdrop.source.put("a.zip", mark_zip_encrypted(make_zip({"2.csv": make_csv(), "2.png": b"x"})))
+    rowdrop.source.put("b.tar.gz", make_tar_gz({"3.csv": make_csv()})[:-20])
+    rowdrop.process_bundles("a.zip", "b.tar.gz")
+    rejects = rowdrop.read_rejects()
     assert {user_id: reject.key for user_id, reject in rejects.items()} == {"/a.zip": "a.zip", "/b.tar.gz": "b.tar.gz"}
     assert "encrypted" in rejects["/a.zip"].reason
     assert "cut off" in rejects["/b.tar.gz"].reason
-    assert b'\na.zip,,"it is encrypted' in rowdrop.output.get(REJECTS).body
-    assert list(rowdrop.rows()) == ["1"]
-    assert len(rowdrop.output.folders(UNPACKED)) == 1
-    assert rowdrop.differences() == []
+    assert b'\na.zip,,"it is encrypted' in rowdrop.output.get(REJECTS_KEY).body
+    assert list(rowdrop.read_rows()) == ["1"]
+    assert len(rowdrop.output.list_folders(UNPACKED_FOLDER)) == 1
+    assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
     rowdrop.source.delete("a.zip")
-    land(rowdrop, "b.tar.gz", {"3.csv": csv_of()})
-    rowdrop.land_bundles("a.zip")
-    assert rowdrop.rejects() == {}
-    assert list(rowdrop.rows()) == ["1", "3"]
+    land(rowdrop, "b.tar.gz", {"3.csv": make_csv()})
+    rowdrop.process_bundles("a.zip")
+    assert rowdrop.read_rejects() == {}
+    assert list(rowdrop.read_rows()) == ["1", "3"]
 
 
-def test_a_bundle_replaced_by_a_broken_one_keeps_what_it_had_until_it_is_fixed_or_deleted(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of("Kept"), "1.png": b"x"})
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Lost")})[:-30])
-    rowdrop.land_bundles("u.zip")
+def test_unpacker_keeps_previous_version_of_broken_bundle(
+    rowdrop: RowdropHarness,
+) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv("Kept"), "1.png": b"x"})
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Lost")})[:-30])
+    rowdrop.process_bundles("u.zip")
     assert names(rowdrop) == {"1": "Kept"}
-    assert "stays in use" in rowdrop.rejects()["/u.zip"].reason
-    assert rowdrop.differences() == []
+    assert "stays in use" in rowdrop.read_rejects()["/u.zip"].reason
+    assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
     rowdrop.source.delete("u.zip")
-    rowdrop.land_bundles("u.zip")
-    assert (rowdrop.rows(), rowdrop.rejects()) == ({}, {})
+    rowdrop.process_bundles("u.zip")
+    assert (rowdrop.read_rows(), rowdrop.read_rejects()) == ({}, {})
 
 
-def test_an_archive_that_cost_three_workers_is_given_up_and_tried_once_more_by_each_sweep(rowdrop: Stepping) -> None:
+def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
+    rowdrop: RowdropHarness,
+) -> None:
     """A poison bundle is given up after its last attempt; each sweep grants one more attempt."""
-    drop(rowdrop, "u.zip", {"1.csv": csv_of()})
-    digest = digest_of("u.zip", rowdrop.source.etag("u.zip") or "")
-    for _ in range(MOST_TRIES):  # attempts that are killed before they end
-        rowdrop.wiring.unpacks.begin(digest, "u.zip", time.time())
-    rowdrop.land_bundles("u.zip")
-    assert rowdrop.rejects()["/u.zip"].reason == STUCK
-    rowdrop.land_bundles("u.zip")
-    assert rowdrop.rejects()["/u.zip"].reason == STUCK
-    assert rowdrop.differences() == []
-    rowdrop.sweep()
-    assert (list(rowdrop.rows()), rowdrop.rejects()) == (["1"], {})
+    drop(rowdrop, "u.zip", {"1.csv": make_csv()})
+    digest = make_version_digest("u.zip", rowdrop.source.get_etag("u.zip") or "")
+    for _ in range(MAX_UNPACK_ATTEMPTS):  # attempts that are killed before they end
+        rowdrop.services.unpacks.begin_attempt(digest, "u.zip", time.time())
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    assert rowdrop.find_differences() == []
+    rowdrop.run_sweep()
+    assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
 
 
-def test_a_fault_of_ours_over_a_csv_concerns_that_user_alone(rowdrop: Stepping) -> None:
+def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> None:
     def faulty(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
         if b"Poison" in stored.body:
             raise RecursionError
-        return judge(key, stored)
+        return parse_csv(key, stored)
 
-    wiring = rowdrop.wiring
-    drop(rowdrop, "u.zip", {"1.csv": csv_of(), "2.csv": csv_of("Poison")})
-    rowdrop.mark("/u.zip")
-    parts = rowdrop.output, rowdrop.backlog, wiring.bulk, wiring.tasks, wiring.unpacks, wiring.readers
-    Unpacker(rowdrop.source, *parts, judge=faulty).run("u.zip")
-    rowdrop.do_bulk_work()
-    assert list(rowdrop.rows()) == ["1"]
-    assert "fault of its own (RecursionError)" in rowdrop.rejects()["2"].reason
+    wiring = rowdrop.services
+    drop(rowdrop, "u.zip", {"1.csv": make_csv(), "2.csv": make_csv("Poison")})
+    rowdrop.mark_users("/u.zip")
+    parts = rowdrop.output, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
+    Unpacker(rowdrop.source, *parts, csv_parser=faulty).run("u.zip")
+    rowdrop.run_bulk_work()
+    assert list(rowdrop.read_rows()) == ["1"]
+    assert "fault of its own (RecursionError)" in rowdrop.read_rejects()["2"].reason
 
 
-def test_a_bundle_that_is_replaced_while_it_is_unpacked_ends_in_the_newer_one(rowdrop: Stepping) -> None:
-    drop(rowdrop, "u.zip", {f"{number}.png": bytes(1_000_000) for number in range(9)} | {"old.csv": csv_of("Old")})
-    rowdrop.source.put("u.tar", tar_of({f"{number}.png": bytes(1_000_000) for number in range(9)}))
+def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> None:
+    drop(rowdrop, "u.zip", {f"{number}.png": bytes(1_000_000) for number in range(9)} | {"old.csv": make_csv("Old")})
+    rowdrop.source.put("u.tar", make_tar({f"{number}.png": bytes(1_000_000) for number in range(9)}))
 
     class Replaced:
         """A source bucket in which the archive is replaced after its first block was read."""
@@ -287,200 +301,200 @@ def test_a_bundle_that_is_replaced_while_it_is_unpacked_ends_in_the_newer_one(ro
             body = self._source.get_range(key, etag, start, end)
             if self._left:
                 self._left = 0
-                drop(rowdrop, "u.tar", {"1.csv": csv_of("New")})
+                drop(rowdrop, "u.tar", {"1.csv": make_csv("New")})
             return body
 
-    wiring = rowdrop.wiring
-    parts = rowdrop.output, rowdrop.backlog, wiring.bulk, wiring.tasks, wiring.unpacks, wiring.readers
-    rowdrop.mark("/u.tar")
+    wiring = rowdrop.services
+    parts = rowdrop.output, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
+    rowdrop.mark_users("/u.tar")
     Unpacker(Replaced(rowdrop.source), *parts).run("u.tar")
-    rowdrop.do_bulk_work()
+    rowdrop.run_bulk_work()
     assert names(rowdrop) == {"1": "New"}
 
 
-def test_a_source_out_of_reach_leaves_the_bundle_as_it_is(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of()})
-    client = rowdrop.wiring.init_client()
+def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv()})
+    client = rowdrop.services.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.zip")
     client.remove_bucket(rowdrop.source.bucket)
-    rowdrop.mark("/u.zip")
+    rowdrop.mark_users("/u.zip")
     with pytest.raises(StoreUnavailable):
-        rowdrop.wiring.unpacker.run("u.zip")
-    assert rowdrop.backlog.dirty_users() == {"/u.zip"}
-    assert list(read_shelf(rowdrop.output)[0].bundles) == ["u.zip"]
-    assert not rowdrop.wiring.unpacks.alive()
+        rowdrop.services.unpacker.run("u.zip")
+    assert rowdrop.state.dirty_users() == {"/u.zip"}
+    assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
+    assert not rowdrop.services.unpacks.is_held()
 
 
 # -- the catalog version ---------------------------------------------------------------------------
-def test_a_reader_looks_at_the_shelf_again_when_its_token_is_another(rowdrop: Stepping) -> None:
+def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarness) -> None:
     """A reader with a stale catalog reloads it, also after Redis lost the catalog version."""
-    other = Stepping(rowdrop.wiring.settings)  # a worker that cached the empty catalog
-    other.drop("9")
-    other.land("9")
-    land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
-    rowdrop.land_bundles("u.zip")
-    other.land("1")
+    other = RowdropHarness(rowdrop.services.settings)  # a worker that cached the empty catalog
+    other.put_files("9")
+    other.process_users("9")
+    land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
+    rowdrop.process_bundles("u.zip")
+    other.process_users("1")
     assert names(other) == {"1": "One", "9": "Ivan"}
     rowdrop.source.delete("u.zip")
-    rowdrop.land_bundles("u.zip")
-    rowdrop.backlog.redis.delete("shelf")  # Redis lost the catalog version
-    other.land("1")
+    rowdrop.process_bundles("u.zip")
+    rowdrop.state._redis.delete("shelf")  # Redis lost the catalog version
+    other.process_users("1")
     assert names(other) == {"9": "Ivan"}
     other.close()
 
 
-def test_after_a_redis_that_fell_back_a_sweep_has_everyone_look_again(rowdrop: Stepping) -> None:
+def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarness) -> None:
     """An older catalog version, restored by Redis, makes a stale cache valid until a sweep."""
-    other = Stepping(rowdrop.wiring.settings)
-    other.drop("9")
-    other.land("9")
-    token = rowdrop.backlog.redis.get("shelf")
-    land(rowdrop, "u.zip", {"1.csv": csv_of("One")})
-    rowdrop.backlog.redis.set("shelf", token)  # the version that `other` has cached
-    other.land("1")
+    other = RowdropHarness(rowdrop.services.settings)
+    other.put_files("9")
+    other.process_users("9")
+    token = rowdrop.state._redis.get("shelf")
+    land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
+    rowdrop.state._redis.set("shelf", token)  # the version that `other` has cached
+    other.process_users("1")
     assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
     rowdrop.publisher = other.publisher
-    other.sweep()
+    other.run_sweep()
     assert names(other) == {"1": "One", "9": "Ivan"}
-    assert other.differences() == []
+    assert other.find_differences() == []
     other.close()
 
 
-def test_a_write_of_the_shelf_that_lands_late_is_evidence(rowdrop: Stepping, watch: Watch) -> None:
+def test_published_files_check_detects_late_catalog_write(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     """A delayed write of the catalog is a loss signal, and the sweep removes its entries."""
-    land(rowdrop, "u.zip", {"1.csv": csv_of()})
-    rowdrop.sweep()
-    ghost = Shelf({"ghost.zip": Shelved("e", 1, "d" * 32, 1)})
-    rowdrop.output.put(BUNDLES, ghost.encode())
+    land(rowdrop, "u.zip", {"1.csv": make_csv()})
+    rowdrop.run_sweep()
+    ghost = BundleCatalog({"ghost.zip": CatalogEntry("e", 1, "d" * 32, 1)})
+    rowdrop.output.put(CATALOG_KEY, ghost.encode())
     for _ in range(2):
-        watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() is None
+        watchdog.look_for_evidence()
+    assert rowdrop.state.trust_state() is None
     with pytest.raises(StoreUnavailable):  # the unpacked objects that it names do not exist
-        rowdrop.wiring.sweep.run("test")
-    rowdrop.do_bulk_work()
-    rowdrop.sweep()
-    assert list(read_shelf(rowdrop.output)[0].bundles) == ["u.zip"]
-    assert rowdrop.differences() == []
+        rowdrop.services.sweep.run("test")
+    rowdrop.run_bulk_work()
+    rowdrop.run_sweep()
+    assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
+    assert rowdrop.find_differences() == []
 
 
 # -- recovery from losses --------------------------------------------------------------------------
-def test_a_sweep_finds_bundles_that_no_event_told_of(rowdrop: Stepping) -> None:
-    land(rowdrop, "gone.zip", {"1.csv": csv_of()})
-    land(rowdrop, "changed.zip", {"2.csv": csv_of("Old")})
+def test_sweep_finds_bundle_changes_without_events(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "gone.zip", {"1.csv": make_csv()})
+    land(rowdrop, "changed.zip", {"2.csv": make_csv("Old")})
     rowdrop.source.delete("gone.zip")
-    drop(rowdrop, "changed.zip", {"2.csv": csv_of("New")})
-    drop(rowdrop, "new.tar", {"3.csv": csv_of()})
-    rowdrop.sweep()
+    drop(rowdrop, "changed.zip", {"2.csv": make_csv("New")})
+    drop(rowdrop, "new.tar", {"3.csv": make_csv()})
+    rowdrop.run_sweep()
     assert names(rowdrop) == {"2": "New", "3": "Ivan"}
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
 
 
-def test_redis_emptied_costs_nothing(rowdrop: Stepping) -> None:
+def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) -> None:
     """An emptied Redis loses no rows: a sweep reconciles the bundles."""
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
-    rowdrop.backlog.redis.flushall()
-    land(rowdrop, "v.zip", {"2.csv": csv_of()})
-    rowdrop.backlog.redis.flushall()
-    rowdrop.sweep()
-    assert list(rowdrop.rows()) == ["1", "2"]
-    assert rowdrop.differences() == []
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    rowdrop.state._redis.flushall()
+    land(rowdrop, "v.zip", {"2.csv": make_csv()})
+    rowdrop.state._redis.flushall()
+    rowdrop.run_sweep()
+    assert list(rowdrop.read_rows()) == ["1", "2"]
+    assert rowdrop.find_differences() == []
 
 
-def test_a_shelf_deleted_by_hand_is_made_anew(rowdrop: Stepping, watch: Watch) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
-    rowdrop.sweep()
-    rowdrop.output.delete(BUNDLES)
+def test_sweep_restores_catalog_deleted_by_hand(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    rowdrop.run_sweep()
+    rowdrop.output.delete(CATALOG_KEY)
     for _ in range(2):
-        watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() is None
-    rowdrop.sweep()
-    assert list(rowdrop.rows()) == ["1"]
-    assert rowdrop.differences() == []
+        watchdog.look_for_evidence()
+    assert rowdrop.state.trust_state() is None
+    rowdrop.run_sweep()
+    assert list(rowdrop.read_rows()) == ["1"]
+    assert rowdrop.find_differences() == []
 
 
 @pytest.mark.parametrize("what", ["index", "image"])
-def test_what_was_unpacked_and_is_missing_is_unpacked_again(rowdrop: Stepping, what: str) -> None:
+def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, what: str) -> None:
     """A read fails if an index or image is missing, and succeeds on a retry after the unpack."""
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x"})
-    digest = read_shelf(rowdrop.output)[0].bundles["u.zip"].digest
-    rowdrop.output.delete(index_key(digest) if what == "index" else f"{UNPACKED}/{digest}/1.png")
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    digest = read_catalog(rowdrop.output)[0].entries["u.zip"].digest
+    rowdrop.output.delete(make_index_key(digest) if what == "index" else f"{UNPACKED_FOLDER}/{digest}/1.png")
     rowdrop.output.delete("images/1.png")
-    rowdrop.wiring.bundles.use(read_shelf(rowdrop.output)[0])
-    rowdrop.wiring.bundles._indexes.clear()
-    rowdrop.mark("1")
+    rowdrop.services.bundles.use_catalog(read_catalog(rowdrop.output)[0])
+    rowdrop.services.bundles._indexes.clear()
+    rowdrop.mark_users("1")
     with pytest.raises(StoreUnavailable):
-        rowdrop.wiring.refresher.refresh(["1"])
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.refresher.refresh(["1"])
-    rowdrop.publish()
+        rowdrop.services.refresher.refresh(["1"])
+    rowdrop.run_bulk_work()
+    rowdrop.services.refresher.refresh(["1"])
+    rowdrop.publish_pending()
     assert rowdrop.output.get("images/1.png").body == b"x"
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
-def test_a_bundle_whose_message_was_lost_is_unpacked_all_the_same(rowdrop: Stepping, watch: Watch) -> None:
-    drop(rowdrop, "u.zip", {"1.csv": csv_of()})
-    rowdrop.mark("/u.zip")
+def test_overdue_bundles_are_enqueued_after_lost_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    drop(rowdrop, "u.zip", {"1.csv": make_csv()})
+    rowdrop.mark_users("/u.zip")
     now = time.time()
-    watch.enqueue_overdue(now)
-    assert rowdrop.backlog.redis.llen(BULK_QUEUE) == 0
-    watch.enqueue_overdue(now + OVERDUE_S + 1)
-    assert rowdrop.backlog.redis.llen(BULK_QUEUE) == 1
+    watchdog.enqueue_overdue(now)
+    assert rowdrop.state._redis.llen(BULK_QUEUE) == 0
+    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
+    assert rowdrop.state._redis.llen(BULK_QUEUE) == 1
 
 
-def test_one_bundle_is_unpacked_at_a_time_and_the_next_one_follows(rowdrop: Stepping) -> None:
+def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> None:
     """The unpack lease serializes bundles; at its release the next bundle is enqueued."""
-    drop(rowdrop, "a.zip", {"1.csv": csv_of()})
-    drop(rowdrop, "b.zip", {"2.csv": csv_of()})
-    rowdrop.mark("/a.zip", "/b.zip")
-    assert rowdrop.wiring.unpacks.take("another")
-    rowdrop.wiring.unpacker.run("a.zip")
-    assert read_shelf(rowdrop.output)[0].bundles == {}
-    rowdrop.wiring.unpacks.give_back("another")
-    rowdrop.wiring.unpacker.run("a.zip")
-    assert rowdrop.backlog.redis.llen(BULK_QUEUE) >= 1
-    rowdrop.do_bulk_work()
-    assert list(rowdrop.rows()) == ["1", "2"]
+    drop(rowdrop, "a.zip", {"1.csv": make_csv()})
+    drop(rowdrop, "b.zip", {"2.csv": make_csv()})
+    rowdrop.mark_users("/a.zip", "/b.zip")
+    assert rowdrop.services.unpacks.acquire("another")
+    rowdrop.services.unpacker.run("a.zip")
+    assert read_catalog(rowdrop.output)[0].entries == {}
+    rowdrop.services.unpacks.release("another")
+    rowdrop.services.unpacker.run("a.zip")
+    assert rowdrop.state._redis.llen(BULK_QUEUE) >= 1
+    rowdrop.run_bulk_work()
+    assert list(rowdrop.read_rows()) == ["1", "2"]
 
 
-def test_a_rebuild_reads_everyone_in_bundles_too(rowdrop: Stepping) -> None:
-    land(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x", "2.csv": b"broken"})
-    rowdrop.drop("3")
-    rowdrop.land("3")
-    body = rowdrop.body()
+def test_rebuild_reads_users_in_bundles(rowdrop: RowdropHarness) -> None:
+    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": b"broken"})
+    rowdrop.put_files("3")
+    rowdrop.process_users("3")
+    body = rowdrop.read_output()
     rowdrop.output.delete("output.csv")
     rowdrop.output.delete("manifest.parquet")
-    rowdrop.publisher = rowdrop.new_publisher()
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.rebuild.finish()
-    status = rowdrop.wiring.rebuilds.get(task_id)
+    rowdrop.publisher = rowdrop.create_publisher()
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.rebuild.start(task_id)
+    rowdrop.run_bulk_work()
+    rowdrop.services.rebuild.finish()
+    status = rowdrop.services.rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.total) == ("done", 3)
-    assert rowdrop.body() == body
+    assert rowdrop.read_output() == body
 
 
-def test_how_far_a_bundle_is_can_be_asked(rowdrop: Stepping) -> None:
-    unpacks = rowdrop.wiring.unpacks
-    drop(rowdrop, "u.zip", {"1.csv": csv_of(), "1.png": b"x", "2.csv": csv_of()})
-    rowdrop.mark("/u.zip")
-    assert unpacks.waiting() == ["u.zip"]
-    rowdrop.unpack_next()
+def test_unpacks_report_progress(rowdrop: RowdropHarness) -> None:
+    unpacks = rowdrop.services.unpacks
+    drop(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": make_csv()})
+    rowdrop.mark_users("/u.zip")
+    assert unpacks.waiting_bundles() == ["u.zip"]
+    rowdrop.unpack_next_bundle()
     (status,) = unpacks.newest(10)
     assert (status.bundle, status.state, status.done, status.total) == ("u.zip", "publishing", 3, 3)
     assert (status.users, status.published, status.finished_at) == (2, 0, None)
-    assert unpacks.finish(time.time()) == []
-    rowdrop.do_bulk_work()
-    assert unpacks.finish(time.time()) == [status.task_id]
+    assert unpacks.finish_published(time.time()) == []
+    rowdrop.run_bulk_work()
+    assert unpacks.finish_published(time.time()) == [status.task_id]
     (status,) = unpacks.newest(10)
-    assert (status.state, status.published, unpacks.waiting()) == ("done", 2, [])
+    assert (status.state, status.published, unpacks.waiting_bundles()) == ("done", 2, [])
     assert status.started_at
     assert status.finished_at
     assert status.started_at < status.finished_at
-    assert unpacks.finish(time.time()) == []
+    assert unpacks.finish_published(time.time()) == []
     rowdrop.source.put("u.zip", b"broken")
-    rowdrop.land_bundles("u.zip")
+    rowdrop.process_bundles("u.zip")
     newest = unpacks.newest(10)[0]
     assert (newest.state, newest.error is not None) == ("rejected", True)

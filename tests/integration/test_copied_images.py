@@ -7,38 +7,38 @@ from dataclasses import replace
 
 import pytest
 
-from shared.keys import bundle_id
+from shared.keys import make_bundle_id
 from shared.object_store import ObjectStore, StoreUnavailable
-from shared.published import IMAGES, OUTPUT
+from shared.published import IMAGES_FOLDER, OUTPUT_KEY
 from shared.settings import Settings
-from tests.archives import zip_of
-from tests.integration.stepping import Stepping, csv_of
+from tests.archives import make_zip
+from tests.integration.stepping import RowdropHarness, make_csv
 from worker.backlog import ListedUser, new_token
-from worker.evidence import LOOKS_BROKEN_OFF
-from worker.images import Copies
+from worker.evidence import BROKEN_READ_TICKS
+from worker.images import ImageCopies
 from worker.refresh import Refresher
 
 
 @pytest.fixture
-def copying(settings: Settings) -> Iterator[Stepping]:
-    stepping = Stepping(replace(settings, copies_images=True))
+def copying(settings: Settings) -> Iterator[RowdropHarness]:
+    stepping = RowdropHarness(replace(settings, copy_images=True))
     yield stepping
     stepping.close()
 
 
-def copies(rowdrop: Stepping) -> dict[str, str]:
-    return {info.key: info.etag for page in rowdrop.output.objects(folder=IMAGES) for info in page}
+def copies(rowdrop: RowdropHarness) -> dict[str, str]:
+    return {info.key: info.etag for page in rowdrop.output.list_objects(folder=IMAGES_FOLDER) for info in page}
 
 
-def path(rowdrop: Stepping, name: str) -> str:
+def path(rowdrop: RowdropHarness, name: str) -> str:
     return f"{rowdrop.output.bucket}/images/{name}"
 
 
-def rebuild(rowdrop: Stepping) -> None:
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.rebuild.finish()
+def rebuild(rowdrop: RowdropHarness) -> None:
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.rebuild.start(task_id)
+    rowdrop.run_bulk_work()
+    rowdrop.services.rebuild.finish()
 
 
 class Slow:
@@ -62,248 +62,252 @@ class Slow:
         assert held is None or held.body
 
 
-def test_the_image_is_copied_follows_and_is_removed(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
-    assert copying.rows()["1"].img_path == path(copying, "1.png")
+def test_image_copies_follow_source_image(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
+    assert copying.read_rows()["1"].img_path == path(copying, "1.png")
     assert copying.output.get("images/1.png").body == b"image"
     copying.source.put("1.png", b"another")
-    copying.land("1")
+    copying.process_users("1")
     assert copying.output.get("images/1.png").body == b"another"
     copying.source.put("1.jpg", b"third")
     copying.source.delete("1.png")
-    copying.land("1")
+    copying.process_users("1")
     assert list(copies(copying)) == ["images/1.jpg"]
-    assert copying.differences() == []
+    assert copying.find_differences() == []
     copying.source.delete("1.jpg")
-    copying.land("1")
-    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
-    assert copying.differences() == []
+    copying.process_users("1")
+    assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
+    assert copying.find_differences() == []
 
 
-def test_a_deleted_csv_takes_the_copy_along(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
+def test_image_copies_are_removed_with_csv(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
     copying.source.delete("1.csv")
-    copying.land("1")
+    copying.process_users("1")
     assert copies(copying) == {}
-    assert copying.differences() == []
+    assert copying.find_differences() == []
 
 
-def test_a_copy_that_no_row_ever_named_goes_too(copying: Stepping) -> None:
+def test_image_copies_without_published_row_are_removed(copying: RowdropHarness) -> None:
     # The copy is made, but the image is deleted before the row is published.
-    copying.drop("1", images=["png"])
-    copying.refresh("1")
+    copying.put_files("1", images=["png"])
+    copying.read_users("1")
     copying.source.delete("1.png")
-    copying.land("1")
+    copying.process_users("1")
     assert copies(copying) == {}
     copying.source.put("1.png", b"x")
-    copying.refresh("1")
+    copying.read_users("1")
     copying.source.delete("1.png")
     copying.source.put("1.jpg", b"x")
-    copying.refresh("1")
+    copying.read_users("1")
     copying.source.delete("1.jpg")
     copying.source.put("1.png", b"y")
-    copying.land("1")
+    copying.process_users("1")
     assert list(copies(copying)) == ["images/1.png"]
-    assert copying.differences() == []
+    assert copying.find_differences() == []
 
 
-def test_a_copy_that_no_row_ever_named_goes_too_when_everyone_is_read_by_one_list(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.refresh("1")
+def test_image_copies_without_published_row_are_removed_by_rebuild(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.read_users("1")
     copying.source.delete("1.png")
     rebuild(copying)
-    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
+    assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
 
 
-def test_an_image_without_a_csv_is_not_copied(copying: Stepping) -> None:
+def test_image_copies_need_a_csv(copying: RowdropHarness) -> None:
     copying.source.put("1.png", b"x")
-    copying.land("1")
+    copying.process_users("1")
     assert copies(copying) == {}
-    assert copying.sweep() == 0
+    assert copying.run_sweep() == 0
 
 
-def test_a_broken_csv_without_a_row_from_before_needs_no_copy(copying: Stepping) -> None:
-    copying.drop("1", b"broken", images=["png"])
-    copying.land("1")
+def test_image_copies_of_invalid_csv_need_a_row(copying: RowdropHarness) -> None:
+    copying.put_files("1", b"broken", images=["png"])
+    copying.process_users("1")
     assert copies(copying) == {}
-    assert copying.differences() == []
+    assert copying.find_differences() == []
     copying.publisher.write_manifest()
-    assert copying.sweep() == 0
+    assert copying.run_sweep() == 0
     copying.output.put("images/1.png", b"left")
-    assert copying.sweep() == 1
+    assert copying.run_sweep() == 1
     assert copies(copying) == {}
-    copying.drop("1")
-    copying.land("1")
+    copying.put_files("1")
+    copying.process_users("1")
     assert list(copies(copying)) == ["images/1.png"]
 
 
-def test_a_copy_goes_when_the_csv_was_deleted_before_its_row_was_published(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.refresh("1")
+def test_image_copies_are_removed_with_unpublished_csv(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.read_users("1")
     copying.source.delete("1.csv")
-    copying.land("1")
+    copying.process_users("1")
     assert copies(copying) == {}
 
 
-def test_a_held_row_has_its_copy_too(copying: Stepping) -> None:
-    copying.drop("1", csv_of("Held"))
-    copying.land("1")
-    copying.drop("1", b"broken", images=["png"])
-    copying.land("1")
-    assert copying.rows()["1"].img_path == path(copying, "1.png")
+def test_image_copies_exist_for_held_rows(copying: RowdropHarness) -> None:
+    copying.put_files("1", make_csv("Held"))
+    copying.process_users("1")
+    copying.put_files("1", b"broken", images=["png"])
+    copying.process_users("1")
+    assert copying.read_rows()["1"].img_path == path(copying, "1.png")
     copying.publisher.write_manifest()
-    assert copying.differences() == []
-    assert copying.sweep() == 0
+    assert copying.find_differences() == []
+    assert copying.run_sweep() == 0
 
 
-def test_what_is_copied_already_is_not_copied_again(copying: Stepping) -> None:
+def test_image_copies_are_not_repeated_when_current(copying: RowdropHarness) -> None:
     users = [f"u{number:03d}" for number in range(40)]
     for user in users:
-        copying.drop(user, images=["png"])
-    copying.land(*users)
-    before = {info.key: info.last_modified for page in copying.output.objects(folder=IMAGES) for info in page}
+        copying.put_files(user, images=["png"])
+    copying.process_users(*users)
+    before = {
+        info.key: info.last_modified for page in copying.output.list_objects(folder=IMAGES_FOLDER) for info in page
+    }
     while int(time.time()) <= max(before.values()) + 1:
         time.sleep(0.05)
-    copying.land(*users)
+    copying.process_users(*users)
     rebuild(copying)
-    after = {info.key: info.last_modified for page in copying.output.objects(folder=IMAGES) for info in page}
+    after = {
+        info.key: info.last_modified for page in copying.output.list_objects(folder=IMAGES_FOLDER) for info in page
+    }
     assert after == before
 
 
-def test_an_image_that_was_uploaded_in_parts_is_copied_once(copying: Stepping) -> None:
-    client, body = copying.wiring.init_client(), bytes(11_000_000)
+def test_image_copies_of_multipart_upload_are_made_once(copying: RowdropHarness) -> None:
+    client, body = copying.services.create_minio_client(), bytes(11_000_000)
     client.put_object(copying.source.bucket, "1.png", io.BytesIO(body), len(body), part_size=5 << 20)
-    copying.drop("1")
-    copying.land("1")
+    copying.put_files("1")
+    copying.process_users("1")
     assert copying.output.get("images/1.png").body == body
     copying.publisher.write_manifest()
-    assert copying.sweep() == 0
+    assert copying.run_sweep() == 0
 
 
 @pytest.mark.parametrize("name", ["é", "a b", "a+b", "100%", "😀", "..", 'q"q', "a#b?c"])
-def test_odd_names_are_copied_too(copying: Stepping, name: str) -> None:
-    copying.drop(name, images=["png"])
-    copying.land(name)
+def test_image_copies_support_unusual_names(copying: RowdropHarness, name: str) -> None:
+    copying.put_files(name, images=["png"])
+    copying.process_users(name)
     assert copying.output.get(f"images/{name}.png").body == b"image"
-    assert copying.differences() == []
+    assert copying.find_differences() == []
     copying.publisher.write_manifest()
-    assert copying.sweep() == 0
+    assert copying.run_sweep() == 0
     copying.source.delete(f"{name}.png")
-    copying.land(name)
+    copying.process_users(name)
     assert copies(copying) == {}
 
 
-def test_the_setting_is_switched_by_a_rebuild_either_way(rowdrop: Stepping, settings: Settings) -> None:
+def test_image_copies_setting_is_applied_by_rebuild(rowdrop: RowdropHarness, settings: Settings) -> None:
     for number in range(30):
-        rowdrop.drop(f"u{number:02}", images=["png"])
-    rowdrop.source.put("u.zip", zip_of({"in-bundle.csv": csv_of(), "in-bundle.png": b"x"}))
-    rowdrop.land(*[f"u{number:02}" for number in range(30)])
-    rowdrop.land_bundles("u.zip")
-    by_reference = rowdrop.body()
+        rowdrop.put_files(f"u{number:02}", images=["png"])
+    rowdrop.source.put("u.zip", make_zip({"in-bundle.csv": make_csv(), "in-bundle.png": b"x"}))
+    rowdrop.process_users(*[f"u{number:02}" for number in range(30)])
+    rowdrop.process_bundles("u.zip")
+    by_reference = rowdrop.read_output()
     assert list(copies(rowdrop)) == ["images/in-bundle.png"]
-    copying = Stepping(replace(settings, copies_images=True))
+    copying = RowdropHarness(replace(settings, copy_images=True))
     rebuild(copying)
     assert len(copies(copying)) == 31
-    assert copying.differences() == []
-    rowdrop.publisher = rowdrop.new_publisher()
+    assert copying.find_differences() == []
+    rowdrop.publisher = rowdrop.create_publisher()
     rebuild(rowdrop)
-    assert rowdrop.body() == by_reference
+    assert rowdrop.read_output() == by_reference
     assert list(copies(rowdrop)) == ["images/in-bundle.png"]
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
     copying.close()
 
 
-def test_a_sweep_puts_copies_right_that_were_lost_changed_or_left(copying: Stepping) -> None:
+def test_sweep_repairs_lost_changed_and_stray_copies(copying: RowdropHarness) -> None:
     for user in ("lost", "changed", "fine"):
-        copying.drop(user, images=["png"])
-    copying.land("lost", "changed", "fine")
+        copying.put_files(user, images=["png"])
+    copying.process_users("lost", "changed", "fine")
     copying.publisher.write_manifest()
-    assert copying.sweep() == 0
+    assert copying.run_sweep() == 0
     copying.output.delete("images/lost.png")
     copying.output.put("images/changed.png", b"by hand")
     copying.output.put("images/nobody.png", b"left")
     copying.output.put("images/notes.txt", b"not ours")
-    assert copying.sweep() == 3
+    assert copying.run_sweep() == 3
     assert copies(copying).keys() == {"images/lost.png", "images/changed.png", "images/fine.png", "images/notes.txt"}
     assert copying.output.get("images/changed.png").body == b"image"
     copying.output.delete("images/notes.txt")
-    assert copying.differences() == []
+    assert copying.find_differences() == []
 
 
-def test_a_slow_copy_of_an_old_image_does_not_stay(copying: Stepping) -> None:
+def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> None:
     # Read R1 copies the old image and is suspended. The new image is read, copied and published,
     # and the user is clean. Then R1's copy takes effect.
-    copying.drop("1", images=["png"])
+    copying.put_files("1", images=["png"])
 
     def meanwhile() -> None:
         copying.source.put("1.png", b"new")
-        copying.land("1")
+        copying.process_users("1")
 
-    wiring = copying.wiring
-    slow = Copies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    copying.mark("1")
-    Refresher(copying.source, copying.backlog, wiring.readers, 4, copies=slow).refresh(["1"])
-    copying.publish()
+    wiring = copying.services
+    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    copying.mark_users("1")
+    Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
+    copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
-    assert copying.backlog.dirty_users() == set()
-    assert copying.differences() == []
+    assert copying.state.dirty_users() == set()
+    assert copying.find_differences() == []
 
 
-def test_a_slow_copy_of_an_old_image_does_not_stay_when_the_newer_reading_waits_to_be_published(
-    copying: Stepping,
+def test_image_copies_by_slow_reader_do_not_replace_pending(
+    copying: RowdropHarness,
 ) -> None:
     # Like the test above, but R1's copy takes effect before the publish. With its old mark, NOTE
     # would skip the user, because it was read since that mark.
-    copying.drop("1", images=["png"])
-    wiring = copying.wiring
+    copying.put_files("1", images=["png"])
+    wiring = copying.services
 
     def meanwhile() -> None:
         copying.source.put("1.png", b"new")
         wiring.refresher.refresh(["1"])
 
-    slow = Copies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    copying.mark("1")
-    Refresher(copying.source, copying.backlog, wiring.readers, 4, copies=slow).refresh(["1"])
-    copying.publish()
+    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    copying.mark_users("1")
+    Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
+    copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
-    assert copying.backlog.dirty_users() == set()
-    assert copying.differences() == []
+    assert copying.state.dirty_users() == set()
+    assert copying.find_differences() == []
 
 
 @pytest.mark.parametrize("is_published", [False, True])
-def test_a_copy_of_a_refused_reading_in_bulk_goes(copying: Stepping, is_published: bool) -> None:
+def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, is_published: bool) -> None:
     # While the users of a LIST are read, the image is deleted and a concurrent read takes the user.
-    copying.drop("1", images=["png"])
-    copying.mark("1")
-    listed = ListedUser("1", copying.backlog.note(["1"])["1"], True, "1.png")
+    copying.put_files("1", images=["png"])
+    copying.mark_users("1")
+    listed = ListedUser("1", copying.state.begin_read(["1"])["1"], True, "1.png")
 
     def meanwhile() -> None:
         copying.source.delete("1.png")
-        copying.wiring.refresher.refresh(["1"])
+        copying.services.refresher.refresh(["1"])
         if is_published:
-            copying.publish()
+            copying.publish_pending()
 
-    slow = Copies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    Refresher(copying.source, copying.backlog, copying.wiring.readers, 4, copies=slow).refresh_listed([listed])
-    copying.publish()
-    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
-    assert copying.backlog.dirty_users() == set()
+    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    Refresher(copying.source, copying.state, copying.services.read_pool, 4, image_copies=slow).refresh_listed([listed])
+    copying.publish_pending()
+    assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
+    assert copying.state.dirty_users() == set()
 
 
-def test_whoever_was_being_read_when_a_worker_died_is_read_again(copying: Stepping) -> None:
+def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None:
     # The worker may have copied an old image just before it died.
-    watch = copying.new_watch()
-    copying.drop("1", images=["png"])
-    copying.mark("1")
-    copying.backlog.note(["1"], new_token())
-    copying.wiring.refresher.refresh(["1"])
-    copying.publish()
+    watchdog = copying.create_watchdog()
+    copying.put_files("1", images=["png"])
+    copying.mark_users("1")
+    copying.state.begin_read(["1"], new_token())
+    copying.services.refresher.refresh(["1"])
+    copying.publish_pending()
     copying.output.put("images/1.png", b"old")
-    for _ in range(LOOKS_BROKEN_OFF):
-        watch.look_for_broken_readings()
-    assert copying.backlog.dirty_users() == {"1"}
+    for _ in range(BROKEN_READ_TICKS):
+        watchdog.isolate_broken_reads()
+    assert copying.state.dirty_users() == {"1"}
 
 
 class Silent:
@@ -321,53 +325,53 @@ class Silent:
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
-def test_a_copy_that_was_made_without_an_answer_goes_with_the_next_reading(copying: Stepping, in_bulk: bool) -> None:
-    copying.drop("1", images=["png"])
-    silent = Copies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
-    copying.mark("1")
+def test_image_copies_without_response_are_removed_by_next_read(copying: RowdropHarness, in_bulk: bool) -> None:
+    copying.put_files("1", images=["png"])
+    silent = ImageCopies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
+    copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
-        Refresher(copying.source, copying.backlog, copying.wiring.readers, 4, copies=silent).refresh(["1"])
+        Refresher(copying.source, copying.state, copying.services.read_pool, 4, image_copies=silent).refresh(["1"])
     assert list(copies(copying)) == ["images/1.png"]
     copying.source.delete("1.png")
     if in_bulk:
         rebuild(copying)
     else:
-        copying.wiring.refresher.refresh(["1"])
-        copying.publish()
-    assert (copying.rows()["1"].img_path, copies(copying)) == ("", {})
-    assert not copying.backlog.redis.exists("doubtful")
+        copying.services.refresher.refresh(["1"])
+        copying.publish_pending()
+    assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
+    assert not copying.state._redis.exists("doubtful")
 
 
-def test_the_copy_of_a_worker_that_died_goes_without_a_sweep(copying: Stepping) -> None:
-    watch = copying.new_watch()
-    copying.drop("1")
-    copying.land("1")
-    copying.mark("1")
-    copying.backlog.note(["1"], new_token())  # a worker reads the user with an image, and dies
+def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropHarness) -> None:
+    watchdog = copying.create_watchdog()
+    copying.put_files("1")
+    copying.process_users("1")
+    copying.mark_users("1")
+    copying.state.begin_read(["1"], new_token())  # a worker reads the user with an image, and dies
     copying.output.put("images/1.png", b"its copy")
-    for _ in range(LOOKS_BROKEN_OFF):
-        watch.look_for_broken_readings()
-    copying.wiring.refresher.refresh_alone("1")
-    copying.publish()
+    for _ in range(BROKEN_READ_TICKS):
+        watchdog.isolate_broken_reads()
+    copying.services.refresher.refresh_isolated("1")
+    copying.publish_pending()
     assert copies(copying) == {}
 
 
-def test_a_copy_that_is_in_doubt_and_needed_stays(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
+def test_image_copies_that_are_suspect_but_needed_stay(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
     copying.output.put("images/1.jpg", b"left")
-    copying.backlog.doubt(["1"])
-    copying.wiring.refresher.refresh(["1"])
-    copying.publish()
+    copying.state.add_suspects(["1"])
+    copying.services.refresher.refresh(["1"])
+    copying.publish_pending()
     assert list(copies(copying)) == ["images/1.png"]
-    assert copying.differences() == []
+    assert copying.find_differences() == []
 
 
-def test_a_copy_that_came_back_while_it_was_deleted_is_made_again(copying: Stepping) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
+def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHarness) -> None:
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
     copying.source.delete("1.png")
-    copying.refresh("1")
+    copying.read_users("1")
 
     class Racing:
         def __init__(self, output: ObjectStore) -> None:
@@ -376,28 +380,28 @@ def test_a_copy_that_came_back_while_it_was_deleted_is_made_again(copying: Stepp
         def __getattr__(self, name: str) -> object:
             return getattr(self._output, name)
 
-        def replace(self, key: str, body: bytes, expected: str | None) -> str:
-            if key == OUTPUT:  # during this write the image comes back and is read
+        def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
+            if key == OUTPUT_KEY:  # during this write the image comes back and is read
                 copying.source.put("1.png", b"back")
-                copying.refresh("1")
-            return self._output.replace(key, body, expected)
+                copying.read_users("1")
+            return self._output.put_if_unchanged(key, body, expected)
 
-    publisher = copying.new_publisher(Racing(copying.output))  # type: ignore[arg-type]
+    publisher = copying.create_publisher(Racing(copying.output))  # type: ignore[arg-type]
     publisher.publish()
     assert copies(copying) == {}  # deleted, because the published row names no image
-    assert copying.backlog.note(["1"]).keys() == {"1"}
-    copying.wiring.refresher.refresh(["1"])
-    copying.publish()
+    assert copying.state.begin_read(["1"]).keys() == {"1"}
+    copying.services.refresher.refresh(["1"])
+    copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"back"
-    assert copying.differences() == []
+    assert copying.find_differences() == []
 
 
-def test_an_own_image_by_reference_wins_over_the_copy_of_a_bundles(rowdrop: Stepping) -> None:
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of(), "1.png": b"bundle"}))
-    rowdrop.land_bundles("u.zip")
-    assert rowdrop.rows()["1"].img_path == path(rowdrop, "1.png")
+def test_refresher_prefers_own_image_over_bundle_copy(rowdrop: RowdropHarness) -> None:
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv(), "1.png": b"bundle"}))
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.read_rows()["1"].img_path == path(rowdrop, "1.png")
     rowdrop.source.put("1.png", b"own")
-    rowdrop.land("1")
-    assert rowdrop.rows()["1"].img_path == f"{rowdrop.source.bucket}/1.png"
+    rowdrop.process_users("1")
+    assert rowdrop.read_rows()["1"].img_path == f"{rowdrop.source.bucket}/1.png"
     assert copies(rowdrop) == {}
-    assert bundle_id("u.zip") not in rowdrop.backlog.dirty_users()
+    assert make_bundle_id("u.zip") not in rowdrop.state.dirty_users()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from minio import Minio
 
-from tests.archives import zip_of
-from tests.integration.stepping import Stepping, csv_of
-from worker.load import BATCH_FILES, Bar, Loader, is_empty, load, plan
+from tests.archives import make_zip
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.load import MAX_BATCH_FILES, Loader, ProgressBar, is_empty, load_folder, make_plan
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -23,22 +23,22 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def loaded(rowdrop: Stepping) -> dict[str, bytes]:
+def loaded(rowdrop: RowdropHarness) -> dict[str, bytes]:
     """Return key and content of all objects in the source bucket."""
-    return {info.key: rowdrop.source.get(info.key).body for page in rowdrop.source.objects() for info in page}
+    return {info.key: rowdrop.source.get(info.key).body for page in rowdrop.source.list_objects() for info in page}
 
 
-def loader(rowdrop: Stepping, told: list[int] | None = None, *, by_tar: bool = True) -> Loader:
+def loader(rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True) -> Loader:
     done: list[int] = [] if told is None else told
-    return Loader(rowdrop.source, rowdrop.wiring.init_client(), done.append, by_tar=by_tar)
+    return Loader(rowdrop.source, rowdrop.services.create_minio_client(), done.append, by_tar=by_tar)
 
 
-def test_files_in_any_folder_are_dropped_by_their_names_and_nobodys_are_told(rowdrop: Stepping, tmp_path: Path) -> None:
-    bundle = zip_of({"3.csv": csv_of()})
-    files = {"1.csv": csv_of(), "photos/1.png": b"x", "old/2.csv": csv_of("Two"), "more/u.zip": bundle}
-    others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": csv_of("Another")}
+def test_load_folder_puts_user_files_and_reports_others(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+    bundle = make_zip({"3.csv": make_csv()})
+    files = {"1.csv": make_csv(), "photos/1.png": b"x", "old/2.csv": make_csv("Two"), "more/u.zip": bundle}
+    others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
     out = io.StringIO()
-    load(write(tmp_path, {**files, **others}), rowdrop.wiring, out)
+    load_folder(write(tmp_path, {**files, **others}), rowdrop.services, out)
     assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
     said = out.getvalue()
     assert "4 files loaded" in said
@@ -49,24 +49,26 @@ def test_files_in_any_folder_are_dropped_by_their_names_and_nobodys_are_told(row
 
 
 @pytest.mark.parametrize("by_tar", [True, False])
-def test_many_files_small_and_large_arrive_as_they_are(rowdrop: Stepping, tmp_path: Path, by_tar: bool) -> None:
-    files = {f"{number}.csv": csv_of(f"N{number}") for number in range(2 * BATCH_FILES + 7)}
-    files |= {"big.png": os.urandom(400_000), "é b+c%.csv": csv_of("Odd"), "empty.csv": b""}
+def test_loader_puts_many_small_and_large_files_unchanged(
+    rowdrop: RowdropHarness, tmp_path: Path, by_tar: bool
+) -> None:
+    files = {f"{number}.csv": make_csv(f"N{number}") for number in range(2 * MAX_BATCH_FILES + 7)}
+    files |= {"big.png": os.urandom(400_000), "é b+c%.csv": make_csv("Odd"), "empty.csv": b""}
     told: list[int] = []
     once = loader(rowdrop, told, by_tar=by_tar)
-    once.load(plan(write(tmp_path, files)))
+    once.load(make_plan(write(tmp_path, files)))
     assert loaded(rowdrop) == files
     assert (once.loaded, once.unchanged, told[-1]) == (len(files), 0, len(files))
 
 
-def test_what_is_there_already_is_not_loaded_again(rowdrop: Stepping, tmp_path: Path) -> None:
-    folder = write(tmp_path, {"1.csv": csv_of(), "2.csv": csv_of(), "big.png": os.urandom(400_000)})
-    loader(rowdrop).load(plan(folder))
-    (folder / "2.csv").write_bytes(csv_of("Changed"))
+def test_loader_skips_files_already_stored(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+    folder = write(tmp_path, {"1.csv": make_csv(), "2.csv": make_csv(), "big.png": os.urandom(400_000)})
+    loader(rowdrop).load(make_plan(folder))
+    (folder / "2.csv").write_bytes(make_csv("Changed"))
     again = loader(rowdrop)
-    again.load(plan(folder))
+    again.load(make_plan(folder))
     assert (again.loaded, again.unchanged) == (1, 2)
-    assert rowdrop.source.get("2.csv").body == csv_of("Changed")
+    assert rowdrop.source.get("2.csv").body == make_csv("Changed")
 
 
 class KeepsTars:
@@ -82,29 +84,29 @@ class KeepsTars:
         return self._minio.put_object(bucket, "snowball.0.5.tar", io.BytesIO(b"tar"), 3)
 
 
-def test_a_server_that_does_not_unpack_tars_gets_each_file_by_itself(rowdrop: Stepping, tmp_path: Path) -> None:
-    files = {f"{number}.csv": csv_of(f"N{number}") for number in range(BATCH_FILES + 9)}
-    minio = KeepsTars(rowdrop.wiring.init_client())
-    Loader(rowdrop.source, minio, lambda _: None).load(plan(write(tmp_path, files)))  # type: ignore[arg-type]
+def test_loader_puts_single_files_without_tar_support(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+    files = {f"{number}.csv": make_csv(f"N{number}") for number in range(MAX_BATCH_FILES + 9)}
+    minio = KeepsTars(rowdrop.services.create_minio_client())
+    Loader(rowdrop.source, minio, lambda _: None).load(make_plan(write(tmp_path, files)))  # type: ignore[arg-type]
     assert loaded(rowdrop) == files
 
 
-def test_a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+def test_make_plan_fails_for_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
-        plan(tmp_path / "gone")
+        make_plan(tmp_path / "gone")
 
 
-def test_a_bucket_with_nothing_but_the_sample_is_empty(rowdrop: Stepping) -> None:
-    rowdrop.source.put("sample-0001.csv", csv_of())
+def test_is_empty_accepts_bucket_with_only_the_sample(rowdrop: RowdropHarness) -> None:
+    rowdrop.source.put("sample-0001.csv", make_csv())
     rowdrop.source.put("notes.txt", b"x")
     assert is_empty(rowdrop.source)
     rowdrop.source.put("u.zip", b"x")
     assert not is_empty(rowdrop.source)
 
 
-def test_the_bar_ends_full(tmp_path: Path) -> None:
+def test_progress_bar_ends_full(tmp_path: Path) -> None:
     now, out = [0.0], io.StringIO()
-    bar = Bar(200, out, lambda: now[0])
+    bar = ProgressBar(200, out, lambda: now[0])
     for done in (50, 100, 200):
         now[0] += 6
         bar(done)

@@ -11,8 +11,8 @@ from minio import Minio
 from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis import Redis
 
-from local.errors import CannotRun
-from local.ports import free_port
+from local.errors import StartupError
+from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer, find_minio
 
 USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
@@ -20,14 +20,14 @@ USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "a folder" / "redis", free_port(), PASSWORD) as server:
+    with RedisServer(tmp_path / "a folder" / "redis", find_free_port(), PASSWORD) as server:
         yield server
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path, own_redis: RedisServer) -> Iterator[MinioServer]:
     server = MinioServer(
-        tmp_path / "a folder" / "minio", free_port(), free_port(), USER, PASSWORD,
+        tmp_path / "a folder" / "minio", find_free_port(), find_free_port(), USER, PASSWORD,
         own_redis.port, own_redis.password, find_minio(),
     )  # fmt: skip
     with server:
@@ -57,16 +57,16 @@ def subscribed(minio: MinioServer, bucket: str) -> Minio:
     return client
 
 
-def test_redis_answers_only_to_its_password_and_keeps_what_it_cannot_hold(own_redis: RedisServer) -> None:
+def test_redis_server_needs_password_and_never_evicts(own_redis: RedisServer) -> None:
     with connect(own_redis) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("appendonly") == {"appendonly": "yes"}
     assert own_redis.url.startswith("redis://:")
-    assert PASSWORD not in " ".join(own_redis.command())
+    assert PASSWORD not in " ".join(own_redis.build_command())
     assert (own_redis.folder / "redis.conf").stat().st_mode & 0o777 == 0o600
 
 
-def test_redis_has_its_data_after_a_stop_and_a_start(own_redis: RedisServer) -> None:
+def test_redis_server_keeps_data_across_restart(own_redis: RedisServer) -> None:
     with connect(own_redis) as client:
         client.set("kept", "yes")
     own_redis.stop()
@@ -75,9 +75,7 @@ def test_redis_has_its_data_after_a_stop_and_a_start(own_redis: RedisServer) -> 
         assert client.get("kept") == "yes"
 
 
-def test_a_drop_is_told_by_both_targets_also_after_minio_was_killed(
-    own_redis: RedisServer, own_minio: MinioServer
-) -> None:
+def test_minio_server_sends_events_to_both_targets_after_kill(own_redis: RedisServer, own_minio: MinioServer) -> None:
     client = subscribed(own_minio, "told")
     own_minio.kill()
     own_minio.start()
@@ -88,7 +86,9 @@ def test_a_drop_is_told_by_both_targets_also_after_minio_was_killed(
         assert redis.lrange("events:fast", 0, -1) == redis.lrange("events:safe", 0, -1)
 
 
-def test_an_event_of_a_redis_outage_arrives_by_the_safe_target(own_redis: RedisServer, own_minio: MinioServer) -> None:
+def test_minio_server_durable_target_keeps_event_during_redis_outage(
+    own_redis: RedisServer, own_minio: MinioServer
+) -> None:
     client = subscribed(own_minio, "outage")
     own_redis.kill()
     client.put_object("outage", "0001.csv", io.BytesIO(b"x"), 1)
@@ -97,9 +97,9 @@ def test_an_event_of_a_redis_outage_arrives_by_the_safe_target(own_redis: RedisS
         until(lambda: redis.llen("events:safe") == 1)
 
 
-def test_a_torn_event_file_is_gone_when_minio_starts(own_minio: MinioServer) -> None:
-    until(lambda: any(own_minio.queue_dir.iterdir()))
-    target = next(own_minio.queue_dir.iterdir())
+def test_minio_server_start_removes_empty_event_file(own_minio: MinioServer) -> None:
+    until(lambda: any(own_minio.event_queue_dir.iterdir()))
+    target = next(own_minio.event_queue_dir.iterdir())
     own_minio.kill()
     (target / "torn.event").touch()
     (target / "whole.event").write_text("not empty")
@@ -108,19 +108,19 @@ def test_a_torn_event_file_is_gone_when_minio_starts(own_minio: MinioServer) -> 
     assert not (target / "torn.event").exists()
 
 
-def test_secrets_are_not_on_minios_command_line(own_minio: MinioServer) -> None:
-    assert PASSWORD not in " ".join(own_minio.command())
+def test_minio_server_command_line_contains_no_secret(own_minio: MinioServer) -> None:
+    assert PASSWORD not in " ".join(own_minio.build_command())
 
 
-def test_a_server_that_cannot_start_says_why(own_redis: RedisServer, tmp_path: Path) -> None:
+def test_redis_server_reports_why_it_cannot_start(own_redis: RedisServer, tmp_path: Path) -> None:
     second = RedisServer(tmp_path / "second", own_redis.port, "another password")
-    with pytest.raises(CannotRun, match=r"Redis exited with code 1:(.|\n)*in use"):
+    with pytest.raises(StartupError, match=r"Redis exited with code 1:(.|\n)*in use"):
         second.start()
     second.stop()
 
 
-def test_stopping_what_is_stopped_or_was_never_started_is_harmless(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "redis", free_port(), PASSWORD)
+def test_redis_server_stop_is_harmless_when_stopped(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis", find_free_port(), PASSWORD)
     server.stop()
     server.start()
     server.kill()

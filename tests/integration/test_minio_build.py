@@ -20,8 +20,8 @@ from minio.datatypes import PostPolicy
 from minio.signer import sign_v4_s3
 
 from local.servers import MinioServer
-from tests.conftest import PASSWORD, USER, new_bucket
-from worker.forgery_probe import forged_keys
+from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
+from worker.forgery_probe import probe_forged_writes
 from worker.init import PROBE_PREFIX
 
 REGION = "us-east-1"
@@ -55,7 +55,7 @@ class Upload(NamedTuple):
     headers: dict[str, str]
 
 
-ROOT_ACCOUNT = Account(USER, PASSWORD)
+ROOT_ACCOUNT = Account(MINIO_USER, MINIO_PASSWORD)
 WRITER = Account("tests-writer", "a-secret-of-the-writer")
 
 
@@ -64,7 +64,7 @@ def writer(minio_server: MinioServer) -> Account:
     """Create a user with the policy `readwrite`."""
     admin = MinioAdmin(
         endpoint=urlsplit(minio_server.endpoint).netloc,
-        credentials=StaticProvider(USER, PASSWORD),
+        credentials=StaticProvider(MINIO_USER, MINIO_PASSWORD),
         secure=False,
     )
     admin.user_add(WRITER.key, WRITER.secret)
@@ -80,7 +80,7 @@ def account(request: pytest.FixtureRequest, writer: Account) -> Account:
 
 @pytest.fixture
 def bucket(minio_client: Minio) -> str:
-    return new_bucket(minio_client)
+    return create_bucket(minio_client)
 
 
 class Sender:
@@ -231,13 +231,13 @@ def is_refused(status: int) -> bool:
     return 400 <= status < 500
 
 
-def test_forged_query_credential_is_refused(sender: Sender, account: Account) -> None:
+def test_minio_build_refuses_forged_query_credential(sender: Sender, account: Account) -> None:
     """CVE-2026-41145: an unpatched MinIO does not verify a signature in the query string."""
     assert is_refused(sender.forged_by_query(account, "forged.csv", with_trailer(CSV)))
     assert sender.keys() == []
 
 
-def test_forged_query_credential_does_not_overwrite(sender: Sender, account: Account) -> None:
+def test_minio_build_forged_query_credential_overwrites_nothing(sender: Sender, account: Account) -> None:
     sender.signed(WRITER, "PUT", "ada.csv", plain(CSV))
     forged = with_trailer(b"forged")
     status = sender.forged_by_query(account, "ada.csv", Upload(forged.body, forged.headers | ENCRYPTED))
@@ -246,7 +246,7 @@ def test_forged_query_credential_does_not_overwrite(sender: Sender, account: Acc
 
 
 @pytest.mark.parametrize("form", [with_trailer, raw_with_trailer])
-def test_forged_snowball_is_refused(sender: Sender, account: Account, form: Callable[[bytes], Upload]) -> None:
+def test_minio_build_refuses_forged_snowball(sender: Sender, account: Account, form: Callable[[bytes], Upload]) -> None:
     """CVE-2026-40344: an unpatched MinIO unpacks a tar without verifying the signature."""
     upload = form(tar_of("forged.csv", CSV))
     snowball = Upload(upload.body, upload.headers | SNOWBALL)
@@ -255,12 +255,12 @@ def test_forged_snowball_is_refused(sender: Sender, account: Account, form: Call
     assert sender.keys() == []
 
 
-def test_forged_header_is_refused(sender: Sender, account: Account) -> None:
+def test_minio_build_refuses_forged_header(sender: Sender, account: Account) -> None:
     assert is_refused(sender.forged_by_header(account, "forged.csv", with_trailer(CSV)))
     assert sender.keys() == []
 
 
-def test_forged_part_is_refused(sender: Sender, account: Account) -> None:
+def test_minio_build_refuses_forged_part(sender: Sender, account: Account) -> None:
     """CVE-2026-41145 also concerns the parts of an unfinished multipart upload."""
     part = {"uploadId": sender.begin_parts("parts.csv"), "partNumber": "1"}
     assert is_refused(sender.forged_by_query(account, "parts.csv", with_trailer(CSV), part))
@@ -269,7 +269,7 @@ def test_forged_part_is_refused(sender: Sender, account: Account) -> None:
     assert b"<PartNumber>" not in listed.data
 
 
-def test_replayed_upload_with_trailer_is_refused(sender: Sender, account: Account) -> None:
+def test_minio_build_refuses_replayed_upload_with_trailer(sender: Sender, account: Account) -> None:
     """The signature of such an upload is valid for 15 minutes, like that of all other requests."""
     old = sender.signed(account, "PUT", "ada.csv", with_trailer(CSV), age=timedelta(minutes=20))
     assert is_refused(old.status)
@@ -277,24 +277,26 @@ def test_replayed_upload_with_trailer_is_refused(sender: Sender, account: Accoun
     assert recent.status == 200
 
 
-def test_probe_finds_nothing(minio_server: MinioServer, sender: Sender, account: Account, bucket: str) -> None:
-    found = forged_keys(minio_server.endpoint, account.key, bucket, REGION, PROBE_PREFIX)
+def test_minio_build_passes_forgery_probe(
+    minio_server: MinioServer, sender: Sender, account: Account, bucket: str
+) -> None:
+    found = probe_forged_writes(minio_server.endpoint, account.key, bucket, REGION, PROBE_PREFIX)
     assert found == sender.keys() == []
 
 
-def test_signed_upload_with_trailer_is_stored(sender: Sender, account: Account) -> None:
+def test_minio_build_stores_signed_upload_with_trailer(sender: Sender, account: Account) -> None:
     """AWS clients use this form over HTTPS."""
     assert sender.signed(account, "PUT", "ada.csv", with_trailer(CSV)).status == 200
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_upload_with_wrong_secret_is_refused(sender: Sender, account: Account) -> None:
+def test_minio_build_refuses_upload_with_wrong_secret(sender: Sender, account: Account) -> None:
     guess = Account(account.key, "not-the-secret-of-it")
     assert is_refused(sender.signed(guess, "PUT", "ada.csv", with_trailer(CSV)).status)
     assert sender.keys() == []
 
 
-def test_signed_parts_with_trailer_are_stored(sender: Sender, account: Account) -> None:
+def test_minio_build_stores_signed_parts_with_trailer(sender: Sender, account: Account) -> None:
     upload_id = sender.begin_parts("parts.csv")
     part = {"uploadId": upload_id, "partNumber": "1"}
     answer = sender.signed(account, "PUT", "parts.csv", with_trailer(CSV), part)
@@ -312,14 +314,14 @@ def complete_parts(sender: Sender, key: str, upload_id: str, etag: str, headers:
     assert answer.status == 200, answer.data
 
 
-def test_signed_snowball_is_unpacked(sender: Sender, account: Account) -> None:
+def test_minio_build_unpacks_signed_snowball(sender: Sender, account: Account) -> None:
     snowball = Upload(tar_of("ada.csv", CSV), SNOWBALL)
     assert sender.signed(account, "PUT", "any.tar", snowball).status == 200
     sender.assert_readable("ada.csv", CSV)
 
 
 @pytest.mark.parametrize("form", [plain, with_trailer])
-def test_anonymous_upload_follows_bucket_policy(
+def test_minio_build_anonymous_upload_follows_bucket_policy(
     sender: Sender, minio_client: Minio, bucket: str, form: Callable[[bytes], Upload]
 ) -> None:
     assert sender.anonymous("ada.csv", form(CSV)) == 403
@@ -336,7 +338,7 @@ def test_anonymous_upload_follows_bucket_policy(
 
 
 @pytest.mark.parametrize("header", [*ENCRYPTED, "all headers"])
-def test_replication_header_keeps_object_readable(sender: Sender, header: str) -> None:
+def test_minio_build_replication_header_keeps_object_readable(sender: Sender, header: str) -> None:
     """CVE-2026-34204: in an unpatched MinIO a client can mark an object as encrypted."""
     headers = ENCRYPTED if header == "all headers" else {header: ENCRYPTED[header]}
     replication = {"X-Minio-Source-Replication-Request": "true"}
@@ -348,13 +350,13 @@ def test_replication_header_keeps_object_readable(sender: Sender, header: str) -
     sender.assert_readable("as-replica.csv", CSV)
 
 
-def test_replication_parameter_keeps_object_readable(sender: Sender) -> None:
+def test_minio_build_replication_parameter_keeps_object_readable(sender: Sender) -> None:
     """MinIO also reads metadata from the query string."""
     assert sender.signed(WRITER, "PUT", "ada.csv", plain(CSV), ENCRYPTED).status == 200
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_replication_record_in_tar_keeps_object_readable(sender: Sender) -> None:
+def test_minio_build_replication_record_in_tar_keeps_object_readable(sender: Sender) -> None:
     """MinIO also reads metadata from the PAX records of an uploaded tar."""
     records = {f"minio.metadata.{name}": value for name, value in ENCRYPTED.items() if value}
     snowball = Upload(tar_of("ada.csv", CSV, records), SNOWBALL)
@@ -362,7 +364,7 @@ def test_replication_record_in_tar_keeps_object_readable(sender: Sender) -> None
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_replication_header_of_copy_keeps_object_readable(sender: Sender, bucket: str) -> None:
+def test_minio_build_replication_header_of_copy_keeps_object_readable(sender: Sender, bucket: str) -> None:
     sender.signed(WRITER, "PUT", "ada.csv", plain(CSV))
     copy = {"x-amz-copy-source": f"/{bucket}/ada.csv", "x-amz-metadata-directive": "REPLACE"}
     answer = sender.signed(WRITER, "PUT", "copy.csv", Upload(b"", copy | ENCRYPTED))
@@ -370,7 +372,7 @@ def test_replication_header_of_copy_keeps_object_readable(sender: Sender, bucket
     sender.assert_readable("copy.csv", CSV)
 
 
-def test_replication_field_of_form_keeps_object_readable(
+def test_minio_build_replication_form_field_keeps_object_readable(
     sender: Sender, minio_server: MinioServer, minio_client: Minio, bucket: str
 ) -> None:
     """MinIO also reads metadata from the fields of an upload by an HTML form."""
@@ -390,7 +392,7 @@ def test_replication_field_of_form_keeps_object_readable(
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_replication_headers_of_parts_keep_object_readable(sender: Sender) -> None:
+def test_minio_build_replication_headers_of_parts_keep_object_readable(sender: Sender) -> None:
     replication = {"X-Minio-Source-Replication-Request": "true"}
     upload_id = sender.begin_parts("ada.csv", ENCRYPTED | replication)
     part = {"uploadId": upload_id, "partNumber": "1"}
@@ -400,7 +402,7 @@ def test_replication_headers_of_parts_keep_object_readable(sender: Sender) -> No
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_replication_headers_of_completion_keep_object_readable(sender: Sender) -> None:
+def test_minio_build_replication_headers_of_completion_keep_object_readable(sender: Sender) -> None:
     replication = {"X-Minio-Source-Replication-Request": "true"}
     upload_id = sender.begin_parts("ada.csv")
     part = {"uploadId": upload_id, "partNumber": "1"}
@@ -409,7 +411,7 @@ def test_replication_headers_of_completion_keep_object_readable(sender: Sender) 
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_parts_of_pretended_encryption_are_refused(sender: Sender) -> None:
+def test_minio_build_refuses_parts_with_false_encryption(sender: Sender) -> None:
     """In an unpatched MinIO, a replica that claims encryption without a key becomes unreadable."""
     pretended = {
         "X-Amz-Server-Side-Encryption": "AES256",
@@ -426,8 +428,8 @@ def test_parts_of_pretended_encryption_are_refused(sender: Sender) -> None:
     assert sender.keys() == []
 
 
-def test_program_says_that_it_is_modified(minio_server: MinioServer) -> None:
+def test_minio_build_version_says_it_is_modified(minio_server: MinioServer) -> None:
     """AGPL-3.0, section 5, requires a modified version to carry a notice of the modification."""
     answer = subprocess.run([minio_server.binary, "--version"], capture_output=True, text=True, check=True)
     assert ".rowdrop1 " in answer.stdout
-    assert "modified by Rowdrop on 2026-11-27" in minio_server.log.read_text()
+    assert "modified by Rowdrop on 2026-11-27" in minio_server.log_path.read_text()

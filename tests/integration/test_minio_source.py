@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from local.minio_build import MODULE_VERSION, SOURCE, find_go, go_environment
+from local.minio_build import MINIO_MODULE_VERSION, MINIO_SOURCE_DIR, build_go_environment, find_go
 
-MODULE = f"github.com/minio/minio@{MODULE_VERSION}"
+MODULE = f"github.com/minio/minio@{MINIO_MODULE_VERSION}"
 EDITED_FILES = ("cmd/auth-handler.go", "cmd/handler-utils.go", "cmd/object-api-options.go")
 
 
@@ -22,8 +22,8 @@ class Program:
     def __init__(self, folder: Path) -> None:
         go = find_go(folder, print)
         self._binary = folder / "minio-source"
-        self._environment = go_environment(folder, go)
-        command = [str(go), "-C", str(SOURCE), "build", "-o", str(self._binary), "."]
+        self._environment = build_go_environment(folder, go)
+        command = [str(go), "-C", str(MINIO_SOURCE_DIR), "build", "-o", str(self._binary), "."]
         subprocess.run(command, env=self._environment, check=True)
 
     def run(self, command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -48,15 +48,19 @@ def module_proxy(tmp_path: Path) -> Path:
     folder = tmp_path / "proxy" / "github.com" / "minio" / "minio" / "@v"
     folder.mkdir(parents=True)
     go_mod = "module github.com/minio/minio\n\ngo 1.24\n"
-    (folder / f"{MODULE_VERSION}.info").write_text(f'{{"Version": "{MODULE_VERSION}", "Time": "2026-02-12T20:18:48Z"}}')
-    (folder / f"{MODULE_VERSION}.mod").write_text(go_mod)
-    with zipfile.ZipFile(folder / f"{MODULE_VERSION}.zip", "w") as module:
+    (folder / f"{MINIO_MODULE_VERSION}.info").write_text(
+        f'{{"Version": "{MINIO_MODULE_VERSION}", "Time": "2026-02-12T20:18:48Z"}}'
+    )
+    (folder / f"{MINIO_MODULE_VERSION}.mod").write_text(go_mod)
+    with zipfile.ZipFile(folder / f"{MINIO_MODULE_VERSION}.zip", "w") as module:
         module.writestr(f"{MODULE}/go.mod", go_mod)
         module.writestr(f"{MODULE}/main.go", "package main\n\nfunc main() {}\n")
     return tmp_path / "proxy"
 
 
-def test_build_refuses_module_of_another_hash(program: Program, module_proxy: Path, tmp_path: Path) -> None:
+def test_minio_source_build_refuses_module_with_another_hash(
+    program: Program, module_proxy: Path, tmp_path: Path
+) -> None:
     """The hash is verified even if settings disable Go's own verification."""
     target = tmp_path / "built"
     answer = program.run(
@@ -74,14 +78,14 @@ def test_build_refuses_module_of_another_hash(program: Program, module_proxy: Pa
     assert not target.exists()
 
 
-def test_build_reports_module_that_cannot_be_fetched(program: Program, tmp_path: Path) -> None:
+def test_minio_source_build_reports_unavailable_module(program: Program, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     answer = program.run("build", tmp_path / "built", GOPROXY=(tmp_path / "empty").as_uri(), GOSUMDB="off")
     assert answer.returncode == 1
     assert f"cannot fetch {MODULE}" in answer.stderr
 
 
-def test_edit_refuses_file_of_another_version(program: Program, tmp_path: Path) -> None:
+def test_minio_source_edit_refuses_file_of_another_version(program: Program, tmp_path: Path) -> None:
     (tmp_path / "cmd").mkdir()
     text = b"package cmd\n"
     for name in EDITED_FILES:
@@ -94,7 +98,7 @@ def test_edit_refuses_file_of_another_version(program: Program, tmp_path: Path) 
     assert [(tmp_path / name).read_bytes() for name in EDITED_FILES] == [text] * 3
 
 
-def test_edit_refuses_folder_without_the_files(program: Program, tmp_path: Path) -> None:
+def test_minio_source_edit_refuses_folder_without_files(program: Program, tmp_path: Path) -> None:
     answer = program.run("edit", tmp_path)
     assert answer.returncode == 1
     assert EDITED_FILES[0] in answer.stderr

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from shared.keys import csv_key
+from shared.keys import make_csv_key
 from shared.object_store import StoreUnavailable
-from shared.records import QUARANTINED, InvalidCsv, ValidCsv
+from shared.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
-from tests.api_process import eventually
-from tests.integration.stepping import Stepping, csv_of
+from tests.api_process import wait_until
+from tests.integration.stepping import RowdropHarness, make_csv
 from worker.backlog import new_token
-from worker.evidence import LOOKS_BROKEN_OFF, Watch
-from worker.refresh import Judge, Refresher, judge
-from worker.trials import MOST_ATTEMPTS, Trials
+from worker.evidence import BROKEN_READ_TICKS, Watchdog
+from worker.refresh import CsvParser, Refresher, parse_csv
+from worker.trials import MAX_READ_ATTEMPTS, ReadAttempts
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,11 +80,11 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
 
 
 @pytest.fixture
-def trials(rowdrop: Stepping) -> Trials:
-    return Trials(rowdrop.wiring.redis)
+def attempts(rowdrop: RowdropHarness) -> ReadAttempts:
+    return ReadAttempts(rowdrop.services.redis)
 
 
-def look_until(condition: Callable[[], object], rowdrop: Stepping, watch: Watch, *workers: Worker) -> None:
+def look_until(condition: Callable[[], object], rowdrop: RowdropHarness, watchdog: Watchdog, *workers: Worker) -> None:
     """Tick the watchdog, publish and restart dead workers until the condition holds."""
     looked = 0.0
 
@@ -93,183 +93,181 @@ def look_until(condition: Callable[[], object], rowdrop: Stepping, watch: Watch,
         for worker in workers:
             worker.keep_running()
         if time.monotonic() - looked > 0.2:
-            watch.tick()
+            watchdog.tick()
             looked = time.monotonic()
-        rowdrop.publish()
+        rowdrop.publish_pending()
         return condition()
 
-    eventually(holds, timeout_s=100)
+    wait_until(holds, timeout_s=100)
 
 
-def is_quarantined(rowdrop: Stepping, user: str) -> bool:
-    return user in rowdrop.rejects() and rowdrop.rejects()[user].reason == QUARANTINED
+def is_quarantined(rowdrop: RowdropHarness, user: str) -> bool:
+    return user in rowdrop.read_rejects() and rowdrop.read_rejects()[user].reason == QUARANTINE_REASON
 
 
-def drop_and_send(rowdrop: Stepping, poison: bytes, neighbours: list[str]) -> None:
-    rowdrop.drop("poison", csv_of("Good"))
-    rowdrop.land("poison")
+def drop_and_send(rowdrop: RowdropHarness, poison: bytes, neighbours: list[str]) -> None:
+    rowdrop.put_files("poison", make_csv("Good"))
+    rowdrop.process_users("poison")
     for user in neighbours:
-        rowdrop.drop(user)
-    rowdrop.drop("poison", poison, images=["png"])
-    rowdrop.mark("poison", *neighbours)
-    rowdrop.wiring.tasks.refresh(["poison", *neighbours])
+        rowdrop.put_files(user)
+    rowdrop.put_files("poison", poison, images=["png"])
+    rowdrop.mark_users("poison", *neighbours)
+    rowdrop.services.tasks.refresh(["poison", *neighbours])
 
 
 @pytest.mark.parametrize(("poison", "end"), [("KILL", -signal.SIGKILL), ("HANG", -signal.SIGALRM)])
-def test_who_kills_or_stalls_its_worker_is_quarantined_and_its_neighbours_are_published(
-    rowdrop: Stepping, watch: Watch, trials: Trials, start_worker: StartWorker, poison: str, end: int
+def test_isolated_reads_quarantine_poison_file_and_publish_others(
+    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts, start_worker: StartWorker, poison: str, end: int
 ) -> None:
     worker = start_worker()
     neighbours = [f"u{number}" for number in range(20)]
-    drop_and_send(rowdrop, csv_of(poison), neighbours)
-    look_until(lambda: rowdrop.backlog.dirty_users() <= {"poison"}, rowdrop, watch, worker)
-    assert {user: row.first_name for user, row in rowdrop.rows().items()} == {
+    drop_and_send(rowdrop, make_csv(poison), neighbours)
+    look_until(lambda: rowdrop.state.dirty_users() <= {"poison"}, rowdrop, watchdog, worker)
+    assert {user: row.first_name for user, row in rowdrop.read_rows().items()} == {
         "poison": "Good",
         **dict.fromkeys(neighbours, "Ivan"),
     }
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
-    assert worker.ends == [end] * (1 + MOST_ATTEMPTS)  # one batch, then all isolated attempts
-    reject = rowdrop.rejects()["poison"]
-    assert (reject.key, reject.etag) == ("poison.csv", rowdrop.source.etag("poison.csv"))
-    held = rowdrop.rows()["poison"]  # a held row, as with any other reject
+    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    assert worker.ends == [end] * (1 + MAX_READ_ATTEMPTS)  # one batch, then all isolated attempts
+    reject = rowdrop.read_rejects()["poison"]
+    assert (reject.key, reject.etag) == ("poison.csv", rowdrop.source.get_etag("poison.csv"))
+    held = rowdrop.read_rows()["poison"]  # a held row, as with any other reject
     assert (held.first_name, held.img_path) == ("Good", f"{rowdrop.source.bucket}/poison.png")
-    assert rowdrop.backlog.dirty_users() == set()
-    assert trials.users() == {"poison"}
+    assert rowdrop.state.dirty_users() == set()
+    assert attempts.isolated_ids() == {"poison"}
     if poison == "HANG":
-        assert "in deadly" in worker.log.read_text()  # faulthandler logs where it hung
+        assert "in parse_or_crash" in worker.log.read_text()  # faulthandler logs where it hung
 
     rowdrop.source.delete("poison.png")  # a mark without a new CSV version costs no worker
-    rowdrop.mark("poison")
-    look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
-    assert rowdrop.rows()["poison"].img_path == ""
-    assert len(worker.ends) == 1 + MOST_ATTEMPTS
+    rowdrop.mark_users("poison")
+    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    assert rowdrop.read_rows()["poison"].img_path == ""
+    assert len(worker.ends) == 1 + MAX_READ_ATTEMPTS
 
-    rowdrop.drop("poison", csv_of("Fixed"))
-    rowdrop.mark("poison")
-    look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
-    assert rowdrop.rows()["poison"].first_name == "Fixed"
-    assert rowdrop.rejects() == {}
-    assert trials.users() == set()
+    rowdrop.put_files("poison", make_csv("Fixed"))
+    rowdrop.mark_users("poison")
+    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    assert rowdrop.read_rows()["poison"].first_name == "Fixed"
+    assert rowdrop.read_rejects() == {}
+    assert attempts.isolated_ids() == set()
 
 
-def test_another_version_that_kills_too_has_attempts_of_its_own(
-    rowdrop: Stepping, watch: Watch, start_worker: StartWorker
+def test_read_attempts_restart_for_another_version(
+    rowdrop: RowdropHarness, watchdog: Watchdog, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
-    drop_and_send(rowdrop, csv_of("KILL"), [])
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
-    rowdrop.drop("poison", csv_of("KILL", "once more"))
-    rowdrop.mark("poison")
-    etag = rowdrop.source.etag("poison.csv")
-    look_until(lambda: rowdrop.rejects()["poison"].etag == etag, rowdrop, watch, worker)
-    assert len(worker.ends) == 1 + 2 * MOST_ATTEMPTS
+    drop_and_send(rowdrop, make_csv("KILL"), [])
+    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    rowdrop.put_files("poison", make_csv("KILL", "once more"))
+    rowdrop.mark_users("poison")
+    etag = rowdrop.source.get_etag("poison.csv")
+    look_until(lambda: rowdrop.read_rejects()["poison"].etag == etag, rowdrop, watchdog, worker)
+    assert len(worker.ends) == 1 + 2 * MAX_READ_ATTEMPTS
 
 
-def test_in_a_page_of_a_sweep_it_stops_nobody_either(
-    rowdrop: Stepping, watch: Watch, start_worker: StartWorker
+def test_isolated_reads_quarantine_poison_file_in_sweep_page(
+    rowdrop: RowdropHarness, watchdog: Watchdog, start_worker: StartWorker
 ) -> None:
     users = [f"u{number:03d}" for number in range(600)]  # enough to be read by one LIST, in a page
-    list(rowdrop.wiring.readers.map(rowdrop.drop, users))
-    rowdrop.drop("poison", csv_of("KILL"))
-    rowdrop.wiring.tasks.sweep("test")
+    list(rowdrop.services.read_pool.map(rowdrop.put_files, users))
+    rowdrop.put_files("poison", make_csv("KILL"))
+    rowdrop.services.tasks.sweep("test")
     worker = start_worker(BULK_QUEUE, "prefork")
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
-    look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
-    assert set(rowdrop.rows()) == set(users)
+    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    assert set(rowdrop.read_rows()) == set(users)
     assert worker.ends == []  # only children of the prefork pool died
-    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
 
 
-def test_each_sweep_has_it_tried_once_more_so_that_a_wrong_verdict_does_not_last(
-    rowdrop: Stepping, watch: Watch, trials: Trials, start_worker: StartWorker
+def test_sweep_grants_quarantined_file_one_attempt(
+    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
-    drop_and_send(rowdrop, csv_of("KILL"), [])
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watch, worker)
+    drop_and_send(rowdrop, make_csv("KILL"), [])
+    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     rowdrop.publisher.write_manifest()
-    assert rowdrop.wiring.sweep.run("test") == 1
-    rowdrop.wiring.redis.delete(BULK_QUEUE)
+    assert rowdrop.services.sweep.run("test") == 1
+    rowdrop.services.redis.delete(BULK_QUEUE)
     died = len(worker.ends)
-    rowdrop.mark("poison")  # an event, so that the worker on the events queue reads it
-    look_until(lambda: not rowdrop.backlog.dirty_users(), rowdrop, watch, worker)
+    rowdrop.mark_users("poison")  # an event, so that the worker on the events queue reads it
+    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
     assert len(worker.ends) == died + 1
     assert is_quarantined(rowdrop, "poison")
     # A reader that survives the same file ends its quarantine.
-    rowdrop.wiring.sweep.run("test")
-    rowdrop.wiring.refresher.refresh_alone("poison")
-    rowdrop.publish()
-    assert rowdrop.rows()["poison"].first_name == "KILL"
-    assert (rowdrop.rejects(), trials.users()) == ({}, set())
+    rowdrop.services.sweep.run("test")
+    rowdrop.services.refresher.refresh_isolated("poison")
+    rowdrop.publish_pending()
+    assert rowdrop.read_rows()["poison"].first_name == "KILL"
+    assert (rowdrop.read_rejects(), attempts.isolated_ids()) == ({}, set())
 
 
 # -- single parts ----------------------------------------------------------------------------------
-def leave_attempt(rowdrop: Stepping, user: str) -> None:
+def leave_attempt(rowdrop: RowdropHarness, user: str) -> None:
     """Leave an attempt as a killed worker does, and end it as the watchdog does."""
-    trials, attempt = Trials(rowdrop.wiring.redis), new_token()
-    assert trials.begin(user, attempt, rowdrop.source.etag(csv_key(user)) or "") == "read"
-    trials.over(user, attempt)
+    attempts, attempt = ReadAttempts(rowdrop.services.redis), new_token()
+    assert attempts.begin_attempt(user, attempt, rowdrop.source.get_etag(make_csv_key(user)) or "") == "read"
+    attempts.expire_attempt(user, attempt)
 
 
-def set_apart(rowdrop: Stepping, *users: str) -> None:
+def set_apart(rowdrop: RowdropHarness, *users: str) -> None:
     """Leave a read as a killed worker does, and isolate its users as the watchdog does."""
-    rowdrop.mark(*users)
-    rowdrop.backlog.note(users, "a-reading")
-    assert Trials(rowdrop.wiring.redis).set_apart("a-reading", users) == list(users)
+    rowdrop.mark_users(*users)
+    rowdrop.state.begin_read(users, "a-reading")
+    assert ReadAttempts(rowdrop.services.redis).isolate("a-reading", users) == list(users)
 
 
-def test_a_reading_is_noted_before_it_begins_and_forgotten_at_any_orderly_end(
-    rowdrop: Stepping, trials: Trials
-) -> None:
+def test_refresher_records_read_until_it_ends(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
     seen: list[dict[str, list[str]]] = []
 
     def looking(key: str, stored: object) -> ValidCsv | InvalidCsv:
-        seen.append(trials.being_read(trials.readings()))
-        return judge(key, stored)  # type: ignore[arg-type]
+        seen.append(attempts.users_of_reads(attempts.active_reads()))
+        return parse_csv(key, stored)  # type: ignore[arg-type]
 
-    rowdrop.drop("u")
-    rowdrop.mark("u", "v")
+    rowdrop.put_files("u")
+    rowdrop.mark_users("u", "v")
     refresher(rowdrop, looking).refresh(["u", "v"])
     assert [*seen[0].values()] == [["u", "v"]]
-    assert trials.readings() == []
-    rowdrop.wiring.refresher.refresh(["u"])
-    rowdrop.wiring.refresher.refresh(["clean"])
-    assert trials.readings() == []
+    assert attempts.active_reads() == []
+    rowdrop.services.refresher.refresh(["u"])
+    rowdrop.services.refresher.refresh(["clean"])
+    assert attempts.active_reads() == []
 
 
-def test_a_reading_that_ends_in_whatever_exception_leaves_nothing_behind(rowdrop: Stepping, trials: Trials) -> None:
-    wiring, pool = rowdrop.wiring, ThreadPoolExecutor(1)
+def test_refresher_clears_read_record_after_exception(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+    wiring, pool = rowdrop.services, ThreadPoolExecutor(1)
     pool.shutdown()
-    rowdrop.mark("u")
+    rowdrop.mark_users("u")
     with pytest.raises(RuntimeError):
-        Refresher(wiring.source, wiring.backlog, pool, 4).refresh(["u"])
-    assert trials.readings() == []
+        Refresher(wiring.source, wiring.state, pool, 4).refresh(["u"])
+    assert attempts.active_reads() == []
 
 
-def refresher(rowdrop: Stepping, judge: Judge) -> Refresher:
-    wiring = rowdrop.wiring
-    return Refresher(wiring.source, wiring.backlog, wiring.readers, 4, judge=judge)
+def refresher(rowdrop: RowdropHarness, judge: CsvParser) -> Refresher:
+    wiring = rowdrop.services
+    return Refresher(wiring.source, wiring.state, wiring.read_pool, 4, csv_parser=judge)
 
 
-def test_an_outage_never_counts_as_an_attempt(rowdrop: Stepping, trials: Trials) -> None:
+def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
     set_apart(rowdrop, "u")
-    bucket, client = rowdrop.source.bucket, rowdrop.wiring.init_client()
+    bucket, client = rowdrop.source.bucket, rowdrop.services.create_minio_client()
     client.remove_bucket(bucket)
-    for _ in range(2 * MOST_ATTEMPTS):
+    for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
-            rowdrop.wiring.refresher.refresh_alone("u")
-    assert trials.all()["u"].attempts == 0
-    assert trials.readings() == []
+            rowdrop.services.refresher.refresh_isolated("u")
+    assert attempts.isolated_users()["u"].attempt_count == 0
+    assert attempts.active_reads() == []
     client.make_bucket(bucket)
-    rowdrop.drop("u")
-    for _ in range(MOST_ATTEMPTS - 1):
+    rowdrop.put_files("u")
+    for _ in range(MAX_READ_ATTEMPTS - 1):
         leave_attempt(rowdrop, "u")
-    rowdrop.wiring.refresher.refresh_alone("u")
-    rowdrop.publish()
-    assert list(rowdrop.rows()) == ["u"]
-    assert trials.users() == set()
+    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.publish_pending()
+    assert list(rowdrop.read_rows()) == ["u"]
+    assert attempts.isolated_ids() == set()
 
 
-def test_an_outage_in_the_middle_of_an_attempt_does_not_count_either(rowdrop: Stepping, trials: Trials) -> None:
+def test_read_attempts_exclude_outage_during_attempt(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
     class Gone:
         """A bucket that still answers HEAD, and no GET."""
 
@@ -279,140 +277,142 @@ def test_an_outage_in_the_middle_of_an_attempt_does_not_count_either(rowdrop: St
         def get(self, *_: object, **__: object) -> object:
             raise StoreUnavailable("gone")
 
-    rowdrop.drop("u")
+    rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    wiring = rowdrop.wiring
-    reading = Refresher(Gone(), wiring.backlog, wiring.readers, 4)  # type: ignore[arg-type]
-    for _ in range(2 * MOST_ATTEMPTS):
+    wiring = rowdrop.services
+    reading = Refresher(Gone(), wiring.state, wiring.read_pool, 4)  # type: ignore[arg-type]
+    for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
-            reading.refresh_alone("u")
-    assert trials.all()["u"].attempts == 0
+            reading.refresh_isolated("u")
+    assert attempts.isolated_users()["u"].attempt_count == 0
 
 
-def test_while_an_attempt_may_be_under_way_there_is_no_other(rowdrop: Stepping, trials: Trials) -> None:
-    rowdrop.drop("u")
+def test_read_attempts_allow_one_attempt_at_a_time(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+    rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    assert trials.begin("u", "aa", "etag") == "read"
-    assert trials.begin("u", "bb", "etag") == "busy"
-    rowdrop.wiring.refresher.refresh_alone("u")
-    assert rowdrop.backlog.staged_count() == 0
+    assert attempts.begin_attempt("u", "aa", "etag") == "read"
+    assert attempts.begin_attempt("u", "bb", "etag") == "busy"
+    rowdrop.services.refresher.refresh_isolated("u")
+    assert rowdrop.state.count_pending() == 0
 
 
-def test_a_reading_that_three_looks_have_seen_sets_its_users_apart(
-    rowdrop: Stepping, watch: Watch, trials: Trials
+def test_broken_reads_isolate_users_after_some_ticks(
+    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts
 ) -> None:
-    rowdrop.mark("u", "v")
-    rowdrop.backlog.note(["u", "v", "clean"], "a-reading")
-    rowdrop.wiring.redis.delete(EVENTS_QUEUE)
-    for _ in range(LOOKS_BROKEN_OFF - 1):
-        watch.look_for_broken_readings()
-    assert trials.users() == set()
-    watch.look_for_broken_readings()
-    assert trials.users() == {"u", "v"}
-    assert trials.readings() == []
+    rowdrop.mark_users("u", "v")
+    rowdrop.state.begin_read(["u", "v", "clean"], "a-reading")
+    rowdrop.services.redis.delete(EVENTS_QUEUE)
+    for _ in range(BROKEN_READ_TICKS - 1):
+        watchdog.isolate_broken_reads()
+    assert trials.isolated_ids() == set()
+    watchdog.isolate_broken_reads()
+    assert trials.isolated_ids() == {"u", "v"}
+    assert trials.active_reads() == []
 
 
-def messages(rowdrop: Stepping) -> list[object]:
+def messages(rowdrop: RowdropHarness) -> list[object]:
     """Return the arguments of the messages on the events queue, and empty it."""
-    queue = rowdrop.backlog.redis
+    queue = rowdrop.state._redis
     found = [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in queue.lrange(EVENTS_QUEUE, 0, -1)]
     queue.delete(EVENTS_QUEUE)
     return found
 
 
-def test_among_the_overdue_nobody_is_read_together_with_a_suspect(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.mark("u", "v")
-    rowdrop.backlog.note(["u"], "a-reading")
+def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.mark_users("u", "v")
+    rowdrop.state.begin_read(["u"], "a-reading")
     for _ in range(2):
-        watch.look_for_broken_readings()
-    watch.enqueue_overdue(time.time() + 60)
+        watchdog.isolate_broken_reads()
+    watchdog.enqueue_overdue(time.time() + 60)
     assert messages(rowdrop) == [[["v"]]]
-    watch.look_for_broken_readings()
-    watch.enqueue_overdue(time.time() + 60)
+    watchdog.isolate_broken_reads()
+    watchdog.enqueue_overdue(time.time() + 60)
     assert messages(rowdrop) == [[["v"]]]
-    watch.enqueue_alone()
+    watchdog.enqueue_isolated()
     assert messages(rowdrop) == [["u"]]
 
 
-def test_an_event_of_a_suspect_is_left_to_the_watch(rowdrop: Stepping) -> None:
-    from worker.backlog import FAST, Notice
+def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -> None:
+    from worker.backlog import FAST_EVENTS, DecodedEntry
 
     set_apart(rowdrop, "u")
-    rowdrop.wiring.redis.rpush(FAST, b"1")
-    assert rowdrop.backlog.note_events(FAST, [Notice(b"1", ["u", "v"])], time.time()) == ["v"]
-    assert rowdrop.backlog.dirty_users() == {"u", "v"}
+    rowdrop.services.redis.rpush(FAST_EVENTS, b"1")
+    assert rowdrop.state.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
+    assert rowdrop.state.dirty_users() == {"u", "v"}
 
 
-def test_a_suspect_who_was_read_by_another_is_one_no_more(rowdrop: Stepping, watch: Watch, trials: Trials) -> None:
-    rowdrop.drop("u")
+def test_read_attempts_end_after_successful_read(
+    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts
+) -> None:
+    rowdrop.put_files("u")
     set_apart(rowdrop, "u", "clean")
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.wiring.refresher.refresh(["u", "clean"])  # by a message enqueued before the isolation
-    rowdrop.publish()
-    assert trials.users() == set()
+    rowdrop.services.refresher.refresh(["u", "clean"])  # by a message enqueued before the isolation
+    rowdrop.publish_pending()
+    assert attempts.isolated_ids() == set()
     set_apart(rowdrop, "w")
-    rowdrop.wiring.redis.delete("dirty")
-    watch.enqueue_alone()
-    assert trials.users() == set()
+    rowdrop.services.redis.delete("dirty")
+    watchdog.enqueue_isolated()
+    assert trials.isolated_ids() == set()
 
 
-def test_a_verdict_outlives_redis(rowdrop: Stepping, trials: Trials) -> None:
-    rowdrop.drop("u")
+def test_read_attempts_survive_emptied_redis(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+    rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.wiring.refresher.refresh_alone("u")
-    rowdrop.publish()
+    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.publish_pending()
     assert is_quarantined(rowdrop, "u")
-    rowdrop.wiring.redis.flushall()
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)  # reads every user again, except the quarantined one
-    rowdrop.do_bulk_work()
-    assert trials.all()["u"].is_guilty
-    rowdrop.wiring.refresher.refresh_alone("u")
-    rowdrop.publish()
+    rowdrop.services.redis.flushall()
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.rebuild.start(task_id)  # reads every user again, except the quarantined one
+    rowdrop.run_bulk_work()
+    assert attempts.isolated_users()["u"].is_exhausted
+    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.publish_pending()
     assert is_quarantined(rowdrop, "u")
 
 
-def test_worker_check_does_not_read_what_is_quarantined(rowdrop: Stepping) -> None:
-    rowdrop.drop("u")
+def test_check_skips_quarantined_files(rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.wiring.refresher.refresh_alone("u")
-    rowdrop.publish()
-    assert rowdrop.differences() == []
-    rowdrop.drop("u", csv_of("Other"))
-    assert len(rowdrop.differences()) == 2
+    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.publish_pending()
+    assert rowdrop.find_differences() == []
+    rowdrop.put_files("u", make_csv("Other"))
+    assert len(rowdrop.find_differences()) == 2
 
 
-def test_a_fault_of_ours_in_one_file_is_a_reject_and_harms_nobody(rowdrop: Stepping) -> None:
+def test_refresher_rejects_file_that_raises_internal_error(rowdrop: RowdropHarness) -> None:
     def faulty(key: str, stored: object) -> ValidCsv | InvalidCsv:
         if key == "b.csv":
             raise IndexError(key)
-        return judge(key, stored)  # type: ignore[arg-type]
+        return parse_csv(key, stored)  # type: ignore[arg-type]
 
     for user in "abc":
-        rowdrop.drop(user)
-    rowdrop.mark(*"abc")
+        rowdrop.put_files(user)
+    rowdrop.mark_users(*"abc")
     refresher(rowdrop, faulty).refresh([*"abc"])
-    rowdrop.publish()
-    assert list(rowdrop.rows()) == ["a", "c"]
-    assert "IndexError" in rowdrop.rejects()["b"].reason
+    rowdrop.publish_pending()
+    assert list(rowdrop.read_rows()) == ["a", "c"]
+    assert "IndexError" in rowdrop.read_rejects()["b"].reason
 
 
-def test_a_file_for_which_there_is_no_memory_stays_dirty_and_harms_nobody(rowdrop: Stepping) -> None:
+def test_refresher_keeps_user_dirty_without_memory(rowdrop: RowdropHarness) -> None:
     def starving(key: str, stored: object) -> ValidCsv | InvalidCsv:
         if key == "b.csv":
             raise MemoryError
-        return judge(key, stored)  # type: ignore[arg-type]
+        return parse_csv(key, stored)  # type: ignore[arg-type]
 
     for user in "abc":
-        rowdrop.drop(user)
-    rowdrop.mark(*"abc")
+        rowdrop.put_files(user)
+    rowdrop.mark_users(*"abc")
     with pytest.raises(StoreUnavailable, match="MemoryError"):
         refresher(rowdrop, starving).refresh([*"abc"])
-    rowdrop.publish()
-    assert list(rowdrop.rows()) == ["a", "c"]
-    assert rowdrop.backlog.dirty_users() == {"b"}
+    rowdrop.publish_pending()
+    assert list(rowdrop.read_rows()) == ["a", "c"]
+    assert rowdrop.state.dirty_users() == {"b"}

@@ -16,16 +16,16 @@ from minio.error import MinioAdminException, S3Error
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from local.ports import free_port, is_free
-from local.servers import NO_ORIGIN, MinioServer, RedisServer, find_minio
+from local.ports import find_free_port, is_port_free
+from local.servers import UNUSED_ORIGIN, MinioServer, RedisServer, find_minio
 from shared.records import Buckets
 from shared.settings import Settings
-from tests.forged import Forger, send, upload_with_unsigned_trailer
+from tests.forged import Forger, send_unsigned, upload_with_unsigned_trailer
 from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
-from worker.init import Init, UnknownUsers, policies_to_set
+from worker.init import Initializer, UnknownUsers, format_policies
 from worker.minio_users import MinioUsers
-from worker.server_figures import ServerFigures
-from worker.server_users import PROBE_PREFIX, REDIS_RULES, minio_policies, redis_acl, users_id
+from worker.server_figures import MinioMetrics
+from worker.server_users import PROBE_PREFIX, REDIS_RULES, digest_users, format_redis_acl, minio_policies
 from worker.wiring import Wiring
 
 BUCKETS = Buckets("src-data", "processed-data")
@@ -74,15 +74,15 @@ class Guarded:
 
 def started(folder: Path) -> Guarded:
     """Return servers with new credentials, which the caller must start."""
-    redis_port = free_port()
+    redis_port = find_free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
     health, events = credentials.redis["health"], credentials.redis["minio"]
     redis = RedisServer(
-        folder / "redis", redis_port, health.password, user=health.name, acl=redis_acl(credentials.redis)
+        folder / "redis", redis_port, health.password, user=health.name, acl=format_redis_acl(credentials.redis)
     )
     minio = MinioServer(
-        folder / "minio", free_port(), free_port(), *credentials.root, redis_port, events.password, find_minio(),
-        redis_user=events.name, users_id=users_id(credentials.minio, BUCKETS), metrics_are_public=False,
+        folder / "minio", find_free_port(), find_free_port(), *credentials.root, redis_port, events.password, find_minio(),
+        redis_user=events.name, users_id=digest_users(credentials.minio, BUCKETS), metrics_are_public=False,
     )  # fmt: skip
     return Guarded(credentials, minio, redis)
 
@@ -92,7 +92,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     servers = started(tmp_path_factory.mktemp("guarded"))
     with servers.redis, servers.minio:
         wiring = Wiring(servers.settings())
-        Init(wiring).run()
+        Initializer(wiring).run()
         wiring.close()
         servers.client("drop").put_object(BUCKETS.source, "0001.csv", io.BytesIO(CSV), len(CSV))
         yield servers
@@ -101,10 +101,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 # -- forged writes ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("role", ["root", *MINIO_ROLES])
 @pytest.mark.parametrize("bucket", (BUCKETS.source, BUCKETS.output))
-def test_forged_writes_with_any_access_key_are_refused(guarded: Guarded, role: str, bucket: str) -> None:
+def test_minio_policies_refuse_forged_writes_with_any_key(guarded: Guarded, role: str, bucket: str) -> None:
     user = guarded.credentials.root if role == "root" else guarded.credentials.minio[role]
     before = guarded.keys()
-    for kind, reply in Forger(guarded.minio.endpoint, user.name).all(bucket, "forged.csv").items():
+    for kind, reply in Forger(guarded.minio.endpoint, user.name).send_all(bucket, "forged.csv").items():
         assert 400 <= reply.status < 500, (kind, reply)
     assert guarded.keys() == before
 
@@ -121,7 +121,7 @@ WRITABLE = {
 
 
 @pytest.mark.parametrize("role", WRITABLE)
-def test_the_policies_alone_refuse_uploads_whose_signature_may_not_be_verified(guarded: Guarded, role: str) -> None:
+def test_minio_policies_refuse_uploads_with_unsigned_trailer(guarded: Guarded, role: str) -> None:
     """The policy denies such an upload even with a valid signature, in every version of MinIO."""
     bucket, key = WRITABLE[role]
     user = guarded.credentials.minio[role]
@@ -132,22 +132,22 @@ def test_the_policies_alone_refuse_uploads_whose_signature_may_not_be_verified(g
 
 
 @pytest.mark.parametrize("role", [role for role in MINIO_ROLES if role in {"api", "loader", "drop"}])
-def test_signed_uploads_of_those_who_may_are_taken(guarded: Guarded, role: str) -> None:
+def test_minio_policies_allow_signed_uploads(guarded: Guarded, role: str) -> None:
     client = guarded.client(role)
     client.put_object(BUCKETS.source, f"by-{role}.csv", io.BytesIO(CSV), len(CSV))
     assert client.get_object(BUCKETS.source, f"by-{role}.csv").read() == CSV
     client.remove_object(BUCKETS.source, f"by-{role}.csv")
 
 
-def test_a_page_of_another_origin_gets_no_answer(guarded: Guarded) -> None:
-    for origin, is_answered in (("http://evil.example", False), (NO_ORIGIN, True)):
+def test_minio_server_answers_no_foreign_origin(guarded: Guarded) -> None:
+    for origin, is_answered in (("http://evil.example", False), (UNUSED_ORIGIN, True)):
         asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
-        reply = send(guarded.minio.endpoint, "OPTIONS", f"/{BUCKETS.source}/x.csv", headers=asked)
+        reply = send_unsigned(guarded.minio.endpoint, "OPTIONS", f"/{BUCKETS.source}/x.csv", headers=asked)
         assert ("access-control-allow-origin" in reply.headers) is is_answered
 
 
 # -- root ------------------------------------------------------------------------------------------
-def test_root_may_not_sign_in_after_init(guarded: Guarded) -> None:
+def test_init_disables_root_sign_in(guarded: Guarded) -> None:
     with pytest.raises(S3Error) as refused:
         guarded.client("root").list_buckets()
     assert refused.value.code == "InvalidAccessKeyId"
@@ -155,24 +155,24 @@ def test_root_may_not_sign_in_after_init(guarded: Guarded) -> None:
         guarded.admin("root").info()
 
 
-def test_root_stays_away_after_a_restart_and_init_changes_nothing(tmp_path: Path) -> None:
+def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
         for _ in range(2):
             wiring = Wiring(servers.settings())
-            Init(wiring).run()
+            Initializer(wiring).run()
             wiring.close()
             servers.minio.kill()
             servers.minio.start()
             servers.minio.wait_ready()
-            assert not MinioUsers(servers.settings()).root_may_sign_in()
+            assert not MinioUsers(servers.settings()).is_root_enabled()
 
 
-def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) -> None:
+def test_init_replaces_renewed_users(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
         wiring = Wiring(servers.settings())
-        Init(wiring).run()
+        Initializer(wiring).run()
         wiring.close()
         before = servers.client("drop")
         servers.credentials = Credentials.complete(
@@ -181,13 +181,13 @@ def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) ->
         wiring = Wiring(servers.settings())
         with pytest.raises(UnknownUsers, match="users-made"):
             # MinIO has not been restarted with root access, and no other user may create users.
-            Init(wiring).run()
+            Initializer(wiring).run()
         servers.minio.stop()
         servers.minio.root_user, servers.minio.root_password = servers.credentials.root
-        servers.minio.users_id = users_id(servers.credentials.minio, BUCKETS)
+        servers.minio.users_id = digest_users(servers.credentials.minio, BUCKETS)
         servers.minio.start()
         servers.minio.wait_ready()
-        Init(wiring).run()
+        Initializer(wiring).run()
         wiring.close()
         assert servers.client("drop").bucket_exists(BUCKETS.source)
         with pytest.raises(S3Error) as refused:
@@ -195,16 +195,16 @@ def test_renewed_users_are_made_and_those_before_them_removed(tmp_path: Path) ->
         assert refused.value.code == "InvalidAccessKeyId"
 
 
-def test_a_minio_that_dies_while_its_users_are_made_starts_with_root_again(tmp_path: Path) -> None:
+def test_minio_server_killed_during_init_starts_with_root(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
-        assert MinioUsers(servers.settings()).root_may_sign_in()
+        assert MinioUsers(servers.settings()).is_root_enabled()
         servers.minio.kill()
-        assert is_free(servers.minio.port)
+        assert is_port_free(servers.minio.port)
         assert not (servers.minio.folder / "users-made").exists()
         servers.minio.start()
         servers.minio.wait_ready()
-        assert MinioUsers(servers.settings()).root_may_sign_in()
+        assert MinioUsers(servers.settings()).is_root_enabled()
         # After SIGTERM MinIO exits with 0, as after the stop by `worker.init`.
         servers.minio.stop()
         assert not (servers.minio.folder / "users-made").exists()
@@ -284,32 +284,32 @@ FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
 
 @pytest.mark.parametrize("role", MINIO_ROLES)
 @pytest.mark.parametrize("action", ADMIN)
-def test_no_user_may_administer_minio(guarded: Guarded, role: str, action: str) -> None:
+def test_minio_policies_forbid_administration(guarded: Guarded, role: str, action: str) -> None:
     with pytest.raises(MinioAdminException, match="Status: 403"):
         ADMIN[action](guarded.admin(role))
 
 
 @pytest.mark.parametrize("role", MINIO_ROLES)
-def test_no_user_may_change_its_own_password(guarded: Guarded, role: str) -> None:
+def test_minio_policies_forbid_own_password_change(guarded: Guarded, role: str) -> None:
     with pytest.raises(MinioAdminException, match="Status: 403"):
         guarded.admin(role).user_add(guarded.credentials.minio[role].name, "another-password")
-    assert MinioUsers(guarded.settings()).unknown() == []
+    assert MinioUsers(guarded.settings()).find_unknown_roles() == []
 
 
 @pytest.mark.parametrize(
     ("role", "action"),
     [(role, action) for role in MINIO_ROLES for action in (*FORBIDDEN_TO_ALL, *FORBIDDEN[role])],
 )
-def test_a_user_may_do_nothing_in_minio_but_its_work(guarded: Guarded, role: str, action: str) -> None:
+def test_minio_policies_forbid_actions_outside_role(guarded: Guarded, role: str, action: str) -> None:
     forbidden = FORBIDDEN_TO_ALL | FORBIDDEN[role]
     with pytest.raises(S3Error) as refused:
         forbidden[action](guarded.client(role))
     assert refused.value.code == "AccessDenied"
 
 
-def test_metrics_are_for_the_token_alone(guarded: Guarded) -> None:
-    assert ServerFigures(guarded.minio.endpoint, "").read() is None
-    assert ServerFigures(guarded.minio.endpoint, guarded.credentials.prometheus_token).read() is not None
+def test_minio_metrics_need_the_token(guarded: Guarded) -> None:
+    assert MinioMetrics(guarded.minio.endpoint, "").read() is None
+    assert MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token).read() is not None
 
 
 # -- denied operations in Redis --------------------------------------------------------------------
@@ -337,7 +337,7 @@ HARMLESS = frozenset({"ACL WHOAMI"})
 
 @pytest.mark.parametrize("role", REDIS_ROLES)
 @pytest.mark.parametrize("command", FORBIDDEN_COMMANDS)
-def test_no_user_may_administer_redis(guarded: Guarded, role: str, command: str) -> None:
+def test_redis_acl_forbids_administration(guarded: Guarded, role: str, command: str) -> None:
     with guarded.connect(role) as client, pytest.raises((NoPermissionError, ResponseError)) as refused:
         client.execute_command(*command.split())
     assert "no permissions" in str(refused.value).lower() or "not allowed" in str(refused.value)
@@ -345,7 +345,7 @@ def test_no_user_may_administer_redis(guarded: Guarded, role: str, command: str)
 
 @pytest.mark.parametrize("role", ["api", "beat", "flower", "init", "minio", "health"])
 @pytest.mark.parametrize("key", STATE)
-def test_only_the_pipeline_may_change_its_state(guarded: Guarded, role: str, key: str) -> None:
+def test_redis_acl_lets_only_pipeline_change_state(guarded: Guarded, role: str, key: str) -> None:
     writes = (["SET", key, "x"], ["DEL", key], ["HSET", key, "a", "b"], ["EVAL", f"redis.call('DEL', '{key}')", "0"])
     with guarded.connect(role) as client:
         for write in writes:
@@ -353,7 +353,7 @@ def test_only_the_pipeline_may_change_its_state(guarded: Guarded, role: str, key
                 client.execute_command(*write)
 
 
-def test_minio_may_only_push_to_its_lists(guarded: Guarded) -> None:
+def test_redis_acl_lets_minio_only_push_events(guarded: Guarded) -> None:
     with guarded.connect("minio") as client:
         client.rpush("events:fast", "an event")
         for refused in (["RPUSH", "events", "x"], ["LRANGE", "events:fast", "0", "-1"], ["DEL", "events:fast"]):
@@ -363,7 +363,7 @@ def test_minio_may_only_push_to_its_lists(guarded: Guarded) -> None:
         client.delete("events:fast")
 
 
-def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
+def test_redis_acl_forbids_flower_to_send_tasks(guarded: Guarded) -> None:
     """Flower cannot enqueue a task directly, nor as an unacknowledged message to be redelivered."""
     ways = (
         ["LPUSH", "events", "x"],
@@ -378,7 +378,7 @@ def test_flower_may_not_send_tasks(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("role", ["api", "beat", "flower", "init"])
-def test_no_sender_of_messages_may_put_something_else_in_their_place(guarded: Guarded, role: str) -> None:
+def test_redis_acl_protects_queue_key_types(guarded: Guarded, role: str) -> None:
     """Workers fail if the key of a queue or of its bindings holds a value of another type."""
     keys = (
         "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk", "_kombu.binding.events",
@@ -396,19 +396,19 @@ def test_no_sender_of_messages_may_put_something_else_in_their_place(guarded: Gu
                 client.delete(key)
 
 
-def test_there_is_no_default_user_of_redis(guarded: Guarded) -> None:
+def test_redis_acl_disables_default_user(guarded: Guarded) -> None:
     with Redis(port=guarded.redis.port) as client, pytest.raises(AuthenticationError):
         client.ping()
 
 
 # -- completeness ----------------------------------------------------------------------------------
-def test_every_role_has_a_list_of_what_is_forbidden() -> None:
+def test_minio_policies_tests_cover_every_role() -> None:
     assert FORBIDDEN.keys() == set(MINIO_ROLES)
     assert {process for process, kinds in PROCESSES.items() if "minio" in kinds} <= FORBIDDEN.keys()
 
 
-def test_the_policies_that_init_prints_are_those_that_it_makes(guarded: Guarded) -> None:
-    printed = policies_to_set(guarded.settings())
+def test_init_prints_policies_that_it_creates(guarded: Guarded) -> None:
+    printed = format_policies(guarded.settings())
     for role, policy in minio_policies(BUCKETS).items():
         assert f"# {role}\n{json.dumps(policy, indent=2)}" in printed
     for rules in REDIS_RULES.values():

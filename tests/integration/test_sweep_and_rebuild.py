@@ -11,376 +11,378 @@ import pytest
 from shared import rejects as rejects_csv
 from shared.manifest import Manifest
 from shared.object_store import StoreUnavailable
-from shared.published import MANIFEST, OUTPUT, REJECTS
+from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
-from tests.integration.stepping import Stepping, csv_of
-from worker.bulk import BulkWork
-from worker.evidence import OVERDUE_S, Watch
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.bulk import BulkReads
+from worker.evidence import OVERDUE_S, Watchdog
 from worker.sweep import main as sweep_by_hand
 
 
-def published(rowdrop: Stepping, *users: str) -> None:
+def published(rowdrop: RowdropHarness, *users: str) -> None:
     """Drop, read and publish these users, and write the manifest."""
     for user in users:
-        rowdrop.drop(user)
-    rowdrop.land(*users)
+        rowdrop.put_files(user)
+    rowdrop.process_users(*users)
     rowdrop.publisher.write_manifest()
 
 
 # -- the sweep -------------------------------------------------------------------------------------
-def test_a_sweep_finds_every_change_that_no_event_told_of(rowdrop: Stepping) -> None:
+def test_sweep_finds_changes_without_events(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "same", "changed", "gone", "image-new", "image-gone", "broken")
     rowdrop.source.put("image-gone.png", b"x")
-    rowdrop.land("image-gone")
+    rowdrop.process_users("image-gone")
     rowdrop.publisher.write_manifest()
-    rowdrop.drop("changed", csv_of("New"))
+    rowdrop.put_files("changed", make_csv("New"))
     rowdrop.source.delete("gone.csv")
     rowdrop.source.put("image-new.png", b"x")
     rowdrop.source.delete("image-gone.png")
-    rowdrop.drop("broken", b"x")
-    rowdrop.drop("new")
-    assert rowdrop.sweep() == 6
-    assert rowdrop.differences() == []
-    assert rowdrop.backlog.dirty_users() == set()
-    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+    rowdrop.put_files("broken", b"x")
+    rowdrop.put_files("new")
+    assert rowdrop.run_sweep() == 6
+    assert rowdrop.find_differences() == []
+    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
 
 
-def test_a_sweep_of_what_is_fine_marks_nobody(rowdrop: Stepping) -> None:
+def test_sweep_of_consistent_state_marks_no_user(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "a", "b")
-    rowdrop.drop("b", b"broken")
-    rowdrop.drop("never-valid", b"broken")
+    rowdrop.put_files("b", b"broken")
+    rowdrop.put_files("never-valid", b"broken")
     rowdrop.source.put("image-alone.png", b"x")
     rowdrop.source.put("ignored.txt", b"x")
-    rowdrop.land("b", "never-valid", "image-alone")
-    assert rowdrop.sweep() == 0
+    rowdrop.process_users("b", "never-valid", "image-alone")
+    assert rowdrop.run_sweep() == 0
 
 
-def test_a_sweep_marks_again_who_is_dirty(rowdrop: Stepping) -> None:
+def test_sweep_marks_dirty_users_again(rowdrop: RowdropHarness) -> None:
     """A dirty user is marked again, although its published row matches the LIST."""
     # B is read and pending. Then A is restored, and its event is lost. LIST and output both have A,
     # but the pending result would publish B.
     published(rowdrop, "u")
-    rowdrop.drop("u", csv_of("B"))
-    rowdrop.refresh("u")
-    rowdrop.drop("u")
-    assert rowdrop.sweep() == 1
-    assert rowdrop.differences() == []
+    rowdrop.put_files("u", make_csv("B"))
+    rowdrop.read_users("u")
+    rowdrop.put_files("u")
+    assert rowdrop.run_sweep() == 1
+    assert rowdrop.find_differences() == []
 
 
-def test_a_sweep_without_a_manifest_reads_everyone_once(rowdrop: Stepping) -> None:
+def test_sweep_without_manifest_reads_every_user_once(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "a", "b")
-    rowdrop.output.delete(MANIFEST)
-    assert rowdrop.sweep() == 2
+    rowdrop.output.delete(MANIFEST_KEY)
+    assert rowdrop.run_sweep() == 2
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
+    assert rowdrop.run_sweep() == 0
 
 
-def test_a_broken_csv_replaced_by_another_broken_one_is_found(rowdrop: Stepping) -> None:
-    rowdrop.drop("u", b"broken")
-    rowdrop.land("u")
-    rowdrop.drop("u", b"first_name\nbroken otherwise\n")
-    assert rowdrop.sweep() == 1
-    assert rowdrop.differences() == []
+def test_sweep_finds_replaced_invalid_csv(rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("u", b"broken")
+    rowdrop.process_users("u")
+    rowdrop.put_files("u", b"first_name\nbroken otherwise\n")
+    assert rowdrop.run_sweep() == 1
+    assert rowdrop.find_differences() == []
 
 
-def test_after_a_release_with_other_rules_nothing_that_was_remembered_is_believed(rowdrop: Stepping) -> None:
+def test_sweep_ignores_cache_of_other_rules_version(rowdrop: RowdropHarness) -> None:
     """Another `RULES_VERSION` invalidates rejects and manifest entries: their CSVs are re-read."""
     published(rowdrop, "good", "bad")
-    rowdrop.drop("bad", b"broken")
-    rowdrop.land("bad")
+    rowdrop.put_files("bad", b"broken")
+    rowdrop.process_users("bad")
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 0
-    rejects = [replace(reject, rules="0") for reject in rowdrop.rejects().values()]
-    rowdrop.output.put(REJECTS, rejects_csv.encode(rejects))
-    assert rowdrop.sweep() == 1
-    table = pq.read_table(io.BytesIO(rowdrop.output.get(MANIFEST).body))
+    assert rowdrop.run_sweep() == 0
+    rejects = [replace(reject, rules="0") for reject in rowdrop.read_rejects().values()]
+    rowdrop.output.put(REJECTS_KEY, rejects_csv.encode_rejects(rejects))
+    assert rowdrop.run_sweep() == 1
+    table = pq.read_table(io.BytesIO(rowdrop.output.get(MANIFEST_KEY).body))
     rules = table.schema.field("rules")
     column = pa.array(["0"] * len(table)).cast(rules.type)
     older = table.set_column(table.schema.get_field_index("rules"), rules, column)
     sink = io.BytesIO()
     pq.write_table(older, sink)
-    rowdrop.output.put(MANIFEST, sink.getvalue())
+    rowdrop.output.put(MANIFEST_KEY, sink.getvalue())
     assert Manifest.decode(sink.getvalue()).get("good") is not None
-    assert rowdrop.sweep() == 1
+    assert rowdrop.run_sweep() == 1
 
 
-def test_rows_of_users_long_gone_are_removed_although_nobody_names_them(rowdrop: Stepping) -> None:
+def test_sweep_removes_rows_of_deleted_users(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "a", "gone")
     rowdrop.source.delete("gone.csv")
-    rowdrop.sweep()
-    assert list(rowdrop.rows()) == ["a"]
+    rowdrop.run_sweep()
+    assert list(rowdrop.read_rows()) == ["a"]
 
 
-def test_evidence_during_a_sweep_means_another_one(rowdrop: Stepping) -> None:
+def test_sweep_commit_fails_after_new_loss_signal(rowdrop: RowdropHarness) -> None:
     """A loss signal during a sweep makes its commit fail, so that another sweep follows."""
     published(rowdrop, "a")
-    rowdrop.sweep()
-    rowdrop.backlog.begin_sweep("slow")
-    rowdrop.backlog.add_evidence("test")
-    assert not rowdrop.backlog.commit_sweep("slow", None, (None, None), "run", {"last_at": 0})
-    assert rowdrop.backlog.epoch() is None
+    rowdrop.run_sweep()
+    rowdrop.state.begin_sweep("slow")
+    rowdrop.state.add("test")
+    assert not rowdrop.state.commit_sweep("slow", None, (None, None), "run", {"last_at": 0})
+    assert rowdrop.state.trust_state() is None
 
 
-def test_ignored_keys_are_counted_and_listed_with_what_to_do(rowdrop: Stepping) -> None:
+def test_sweep_counts_and_lists_ignored_keys(rowdrop: RowdropHarness) -> None:
     for key in ("1.CSV", "notes.txt", "folder/2.csv"):
         rowdrop.source.put(key, b"x")
-    rowdrop.sweep()
-    redis = rowdrop.backlog.redis
+    rowdrop.run_sweep()
+    redis = rowdrop.state._redis
     assert int(redis.get("ignored:total")) == 3
     assert b"rename" in redis.hget("ignored", "1.CSV")
 
 
 # -- the rebuild -----------------------------------------------------------------------------------
-def rebuild(rowdrop: Stepping) -> str:
+def rebuild(rowdrop: RowdropHarness) -> str:
     """Run a rebuild to its end; return its task ID."""
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.rebuild.finish()
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.rebuild.start(task_id)
+    rowdrop.run_bulk_work()
+    rowdrop.services.rebuild.finish()
     return task_id
 
 
-def test_a_rebuild_changes_not_one_byte_of_what_is_right(rowdrop: Stepping) -> None:
+def test_rebuild_changes_no_byte_of_correct_output(rowdrop: RowdropHarness) -> None:
     published(rowdrop, *[f"u{number}" for number in range(100)])
-    body = rowdrop.body()
+    body = rowdrop.read_output()
     task_id = rebuild(rowdrop)
-    status = rowdrop.wiring.rebuilds.get(task_id)
+    status = rowdrop.services.rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.done, status.total) == ("done", 100, 100)
-    assert rowdrop.body() == body
+    assert rowdrop.read_output() == body
 
 
-def test_a_rebuild_finds_who_has_no_row_yet_and_who_has_no_file_any_more(rowdrop: Stepping) -> None:
+def test_rebuild_adds_missing_and_removes_deleted_users(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "b", "d", "gone")
     rowdrop.source.delete("gone.csv")
     for user in ("a", "c", "e", "a.b"):
-        rowdrop.drop(user)
+        rowdrop.put_files(user)
     rebuild(rowdrop)
-    assert list(rowdrop.rows()) == ["a", "a.b", "b", "c", "d", "e"]
-    assert rowdrop.differences() == []
+    assert list(rowdrop.read_rows()) == ["a", "a.b", "b", "c", "d", "e"]
+    assert rowdrop.find_differences() == []
 
 
-def test_a_rebuild_of_an_empty_output_reads_the_whole_bucket(rowdrop: Stepping) -> None:
+def test_rebuild_of_empty_output_reads_whole_bucket(rowdrop: RowdropHarness) -> None:
     for number in range(50):
-        rowdrop.drop(f"u{number}")
+        rowdrop.put_files(f"u{number}")
     rebuild(rowdrop)
-    assert len(rowdrop.rows()) == 50
+    assert len(rowdrop.read_rows()) == 50
 
 
-def test_a_rebuild_keeps_held_rows(rowdrop: Stepping) -> None:
+def test_rebuild_keeps_held_rows(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
-    rowdrop.drop("u", b"broken")
-    rowdrop.land("u")
-    body = rowdrop.body()
+    rowdrop.put_files("u", b"broken")
+    rowdrop.process_users("u")
+    body = rowdrop.read_output()
     rebuild(rowdrop)
-    assert rowdrop.body() == body
+    assert rowdrop.read_output() == body
 
 
-def test_one_rebuild_runs_and_one_waits_and_never_more(rowdrop: Stepping) -> None:
+def test_rebuilds_allow_one_running_and_one_queued(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
-    rebuilds = rowdrop.wiring.rebuilds
+    rebuilds = rowdrop.services.rebuilds
     first, new = rebuilds.request(time.time())
     assert (rebuilds.request(time.time()), new) == ((first, False), True)
-    rowdrop.wiring.rebuild.start(first)
+    rowdrop.services.rebuild.start(first)
     second, new = rebuilds.request(time.time())
     assert new
     assert second != first
     assert rebuilds.request(time.time()) == (second, False)
     assert not rebuilds.start(second, time.time())
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.rebuild.finish()
+    rowdrop.run_bulk_work()
+    rowdrop.services.rebuild.finish()
     assert rebuilds.start(second, time.time())
 
 
-def test_a_rebuild_interrupted_before_its_pages_were_named_is_resumed(rowdrop: Stepping) -> None:
+def test_rebuild_resumes_after_interrupted_enqueueing(rowdrop: RowdropHarness) -> None:
     """A rebuild that was started and not yet enqueued resumes at the next attempt."""
     published(rowdrop, "u")
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    assert rowdrop.wiring.rebuilds.start(task_id, time.time())
-    rowdrop.wiring.rebuild.start(task_id)
-    rowdrop.do_bulk_work()
-    rowdrop.wiring.rebuild.finish()
-    status = rowdrop.wiring.rebuilds.get(task_id)
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    assert rowdrop.services.rebuilds.start(task_id, time.time())
+    rowdrop.services.rebuild.start(task_id)
+    rowdrop.run_bulk_work()
+    rowdrop.services.rebuild.finish()
+    status = rowdrop.services.rebuilds.status(task_id)
     assert status is not None
     assert status.state == "done"
 
 
-def test_a_rebuild_tried_in_vain_says_why_and_the_next_one_may_begin(rowdrop: Stepping) -> None:
+def test_rebuild_that_fails_reports_reason_and_allows_next(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
-    rebuilds = rowdrop.wiring.rebuilds
+    rebuilds = rowdrop.services.rebuilds
     task_id, _ = rebuilds.request(time.time())
     assert rebuilds.start(task_id, time.time())
-    rowdrop.wiring.rebuild.give_up(task_id, "the output bucket is gone")
-    status = rebuilds.get(task_id)
+    rowdrop.services.rebuild.fail(task_id, "the output bucket is gone")
+    status = rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.error) == ("failed", "the output bucket is gone")
     assert rebuild(rowdrop) != task_id
 
 
 # -- the watchdog ----------------------------------------------------------------------------------
-def messages(rowdrop: Stepping, queue: str) -> int:
+def messages(rowdrop: RowdropHarness, queue: str) -> int:
     """Return the length of a queue."""
-    return int(rowdrop.backlog.redis.llen(queue))
+    return int(rowdrop.state._redis.llen(queue))
 
 
-def test_a_user_whose_message_was_lost_is_enqueued_again(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.mark("u")
+def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.mark_users("u")
     now = time.time()
-    watch.enqueue_overdue(now)
+    watchdog.enqueue_overdue(now)
     assert messages(rowdrop, EVENTS_QUEUE) == 0
-    watch.enqueue_overdue(now + OVERDUE_S + 1)
+    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
     assert messages(rowdrop, EVENTS_QUEUE) == 1
-    watch.enqueue_overdue(now + OVERDUE_S + 1)
+    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
     assert messages(rowdrop, EVENTS_QUEUE) == 1
 
 
-def test_a_lost_wake_up_is_sent_again(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.drop("u")
-    rowdrop.refresh("u")
-    rowdrop.backlog.redis.delete("wake:live")
-    watch.tick()
+def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.put_files("u")
+    rowdrop.read_users("u")
+    rowdrop.state._redis.delete("wake:live")
+    watchdog.tick()
     assert messages(rowdrop, "wake:live") == 1
 
 
-def test_pages_whose_message_was_lost_are_gone_on_with(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.drop("u")
-    rowdrop.wiring.sweep.run("test")
-    rowdrop.backlog.redis.delete(BULK_QUEUE)
-    watch.push_bulk(time.time())
+def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.put_files("u")
+    rowdrop.services.sweep.run("test")
+    rowdrop.state._redis.delete(BULK_QUEUE)
+    watchdog.push_bulk(time.time())
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-@pytest.mark.parametrize("key", [OUTPUT, REJECTS])
-def test_a_published_file_deleted_by_hand_is_evidence(rowdrop: Stepping, watch: Watch, key: str) -> None:
+@pytest.mark.parametrize("key", [OUTPUT_KEY, REJECTS_KEY])
+def test_published_files_check_detects_deleted_file(rowdrop: RowdropHarness, watchdog: Watchdog, key: str) -> None:
     published(rowdrop, "u")
-    rowdrop.sweep()
+    rowdrop.run_sweep()
     rowdrop.output.delete(key)
-    watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() is not None  # one tick may see a write in progress
-    watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() is None
+    watchdog.look_for_evidence()
+    assert rowdrop.state.trust_state() is not None  # one tick may see a write in progress
+    watchdog.look_for_evidence()
+    assert rowdrop.state.trust_state() is None
 
 
-def test_an_emptied_redis_is_swept_at_once(rowdrop: Stepping, watch: Watch) -> None:
+def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     published(rowdrop, "u")
-    rowdrop.sweep()
-    watch.tick()
+    rowdrop.run_sweep()
+    watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.backlog.redis.flushall()
-    watch.tick()
+    rowdrop.state._redis.flushall()
+    watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_another_run_of_redis_is_evidence(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.sweep()
-    rowdrop.backlog.redis.set("epoch", "ok:another-run")
-    watch.tick()
+def test_watchdog_requests_sweep_after_redis_restart(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.run_sweep()
+    rowdrop.state._redis.set("epoch", "ok:another-run")
+    watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_changed_figures_of_minio_are_evidence(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.sweep()
-    watch.tick()
+def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.run_sweep()
+    watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.backlog.redis.hset("sweep", "figures", '[["minio_node_process_starttime_seconds", "", 1.0]]')
-    watch.tick()
+    rowdrop.state._redis.hset("sweep", "figures", '[["minio_node_process_starttime_seconds", "", 1.0]]')
+    watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_a_sweep_long_overdue_is_begun_without_beat(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.sweep()
+def test_sweep_schedule_requests_overdue_sweep(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    rowdrop.run_sweep()
     now = time.time()
-    watch.sweep_if_due(now)
+    watchdog.sweep_if_due(now)
     assert messages(rowdrop, BULK_QUEUE) == 0
-    watch.sweep_if_due(now + 2 * rowdrop.wiring.settings.sweep_interval_s + 1)
+    watchdog.sweep_if_due(now + 2 * rowdrop.services.settings.sweep_interval_s + 1)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_without_events_the_bucket_is_swept_every_five_minutes(rowdrop: Stepping, watch: Watch) -> None:
-    rowdrop.sweep()
+def test_sweep_schedule_requests_sweep_every_five_minutes_without_events(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
+    rowdrop.run_sweep()
     now = time.time()
-    watch.sweep_if_due(now + 301)
+    watchdog.sweep_if_due(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.backlog.note_notifications(come=False)
-    watch.sweep_if_due(now + 301)
+    rowdrop.state.set_events_available(available=False)
+    watchdog.sweep_if_due(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_watch_and_sweep_do_not_call_each_other_for_ever(rowdrop: Stepping, watch: Watch) -> None:
+def test_watchdog_and_sweep_do_not_repeat_forever(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     """A sweep restores the record of the published ETags, so the watchdog requests no other."""
     # The record of the published ETags is lost, and nothing is pending. The sweep records the ETags
     # that it compared as verified.
-    rowdrop.sweep()
-    rowdrop.backlog.redis.delete("published")
+    rowdrop.run_sweep()
+    rowdrop.state._redis.delete("published")
     for _ in range(3):
-        watch.tick()
-    rowdrop.sweep()
+        watchdog.tick()
+    rowdrop.run_sweep()
     for _ in range(3):
-        watch.look_for_evidence()
-    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+        watchdog.look_for_evidence()
+    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
 
 
 # -- bulk work -------------------------------------------------------------------------------------
-def in_pages_of(rowdrop: Stepping, users: int) -> None:
+def in_pages_of(rowdrop: RowdropHarness, users: int) -> None:
     """Set the page size of bulk work."""
-    wiring = rowdrop.wiring
-    wiring.bulk = BulkWork(wiring.source, wiring.refresher, wiring.backlog, wiring.tasks, page_users=users)
+    wiring = rowdrop.services
+    wiring.bulk_reads = BulkReads(wiring.source, wiring.refresher, wiring.state, wiring.tasks, max_page_users=users)
 
 
-def test_many_users_are_read_by_one_list_to_the_same_rows(rowdrop: Stepping) -> None:
+def test_rebuild_by_list_gives_same_rows(rowdrop: RowdropHarness) -> None:
     users = ["a", "a.b", "a.k", "gone", *(f"u{number}" for number in range(60))]
     for number, user in enumerate(users):
-        rowdrop.drop(user, csv_of(f"N{number}"), images=["jpg", "png", "jpeg"][: number % 4])
-    rowdrop.land(*users)
-    one_by_one = rowdrop.rows()
+        rowdrop.put_files(user, make_csv(f"N{number}"), images=["jpg", "png", "jpeg"][: number % 4])
+    rowdrop.process_users(*users)
+    one_by_one = rowdrop.read_rows()
     rowdrop.source.delete("gone.csv")
     in_pages_of(rowdrop, 7)
     rebuild(rowdrop)
     del one_by_one["gone"]
-    assert rowdrop.rows() == one_by_one
-    assert rowdrop.differences() == []
+    assert rowdrop.read_rows() == one_by_one
+    assert rowdrop.find_differences() == []
 
 
-def test_a_user_read_by_another_after_the_list_is_read_anew(rowdrop: Stepping) -> None:
+def test_rebuild_rereads_user_read_after_list(rowdrop: RowdropHarness) -> None:
     """A page with a stale LIST does not overwrite a newer result."""
     # The LIST has no image. Then an image is dropped and published by its event, and only then the
     # page is processed.
     published(rowdrop, "u")
-    task_id, _ = rowdrop.wiring.rebuilds.request(time.time())
-    rowdrop.wiring.rebuild.start(task_id)
+    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.rebuild.start(task_id)
     rowdrop.source.put("u.png", b"x")
-    rowdrop.land("u")
-    rowdrop.do_bulk_work()
-    assert rowdrop.rows()["u"].img_path.endswith("u.png")
+    rowdrop.process_users("u")
+    rowdrop.run_bulk_work()
+    assert rowdrop.read_rows()["u"].img_path.endswith("u.png")
 
 
-def test_pages_do_not_pile_up_in_redis(rowdrop: Stepping) -> None:
+def test_sweep_limits_queued_pages(rowdrop: RowdropHarness) -> None:
     """The producer of pages processes pages itself if the backlog in Redis is too long."""
     in_pages_of(rowdrop, 2)
     for number in range(30):
-        rowdrop.drop(f"u{number}")
-    rowdrop.wiring.sweep.run("test")
-    assert 0 < rowdrop.backlog.pages_left() <= 4
-    rowdrop.do_bulk_work()
-    assert len(rowdrop.rows()) == 30
+        rowdrop.put_files(f"u{number}")
+    rowdrop.services.sweep.run("test")
+    assert 0 < rowdrop.state.count_pages() <= 4
+    rowdrop.run_bulk_work()
+    assert len(rowdrop.read_rows()) == 30
 
 
-def test_a_page_that_could_not_be_read_is_kept(rowdrop: Stepping) -> None:
+def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
     """A page is enqueued again if the source bucket is unavailable."""
     published(rowdrop, "u")
-    rowdrop.drop("u", csv_of("New"))
-    rowdrop.wiring.sweep.run("test")
-    client = rowdrop.wiring.init_client()
+    rowdrop.put_files("u", make_csv("New"))
+    rowdrop.services.sweep.run("test")
+    client = rowdrop.services.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.csv")
     client.remove_bucket(rowdrop.source.bucket)
     with pytest.raises(StoreUnavailable):
-        rowdrop.wiring.bulk.next_page()
-    assert rowdrop.backlog.pages_left() == 1
-    assert list(rowdrop.rows()) == ["u"]
+        rowdrop.services.bulk_reads.read_next_page()
+    assert rowdrop.state.count_pages() == 1
+    assert list(rowdrop.read_rows()) == ["u"]
 
 
-def test_a_sweep_by_hand_is_enqueued_once(rowdrop: Stepping, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = rowdrop.wiring.settings
+def test_sweep_command_enqueues_sweep_once(rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = rowdrop.services.settings
     monkeypatch.setenv("MINIO_ENDPOINT", settings.minio_endpoint)
     monkeypatch.setenv("MINIO_ACCESS_KEY", settings.minio_access_key)
     monkeypatch.setenv("MINIO_SECRET_KEY", settings.minio_secret_key)

@@ -18,195 +18,197 @@ from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.sse import SseKMS, SseS3
 
-from local.ports import free_port
+from local.ports import find_free_port
 from local.servers import MinioServer, find_minio
-from shared.keys import bundle_id
+from shared.keys import make_bundle_id
 from shared.object_store import ObjectUnreadable, S3ObjectStore, StoreUnavailable
-from shared.published import BUNDLES, IMAGES, MANIFEST, OUTPUT, REJECTS
-from shared.records import UNREADABLE
+from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.records import UNREADABLE_REASON
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
-from tests.api_process import Stage
-from tests.archives import zip_of
-from tests.conftest import PASSWORD, USER, Seal
-from tests.integration.stepping import Stepping, csv_of
-from worker.bundles import index_key
-from worker.evidence import Watch
-from worker.healed import Healed
-from worker.readable_files import LOOKS_UNREADABLE
-from worker.shelf import read_shelf
-from worker.trials import Trials
-from worker.unreadable import PAUSES_S
+from tests.api_process import ApiEnvironment
+from tests.archives import make_zip
+from tests.conftest import MINIO_PASSWORD, MINIO_USER, MakeUnreadable
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.bundles import make_index_key
+from worker.evidence import Watchdog
+from worker.healed import SilentRepairs
+from worker.readable_files import MAX_FAILED_CHECKS
+from worker.shelf import read_catalog
+from worker.trials import ReadAttempts
+from worker.unreadable import RETRY_PAUSES_S
 
-ENCRYPTED = f"{UNREADABLE}: encrypted with a key that Rowdrop does not have (InvalidRequest: "
+ENCRYPTED = f"{UNREADABLE_REASON}: encrypted with a key that Rowdrop does not have (InvalidRequest: "
 
 
 @pytest.fixture
-def copying(settings: Settings) -> Iterator[Stepping]:
-    stepping = Stepping(replace(settings, copies_images=True))
+def copying(settings: Settings) -> Iterator[RowdropHarness]:
+    stepping = RowdropHarness(replace(settings, copy_images=True))
     yield stepping
     stepping.close()
 
 
-def source_failure(rowdrop: Stepping) -> str:
-    return (rowdrop.backlog.redis.get("source_failure") or b"").decode()
+def source_failure(rowdrop: RowdropHarness) -> str:
+    return (rowdrop.state._redis.get("source_failure") or b"").decode()
 
 
-def names(rowdrop: Stepping) -> dict[str, str]:
-    return {user_id: row.first_name for user_id, row in rowdrop.rows().items()}
+def names(rowdrop: RowdropHarness) -> dict[str, str]:
+    return {user_id: row.first_name for user_id, row in rowdrop.read_rows().items()}
 
 
-def give_up(rowdrop: Stepping, looks: int = LOOKS_UNREADABLE) -> None:
+def give_up(rowdrop: RowdropHarness, looks: int = MAX_FAILED_CHECKS) -> None:
     for _ in range(looks):
-        rowdrop.publisher.look_after_files()
+        rowdrop.publisher.recover_objects()
 
 
 # -- files of users --------------------------------------------------------------------------------
-def test_an_unreadable_csv_is_a_reject_of_its_user_alone(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.drop("held")
-    rowdrop.land("held")
-    rowdrop.drop("other")
+def test_refresher_rejects_unreadable_csv_of_one_user(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    rowdrop.put_files("held")
+    rowdrop.process_users("held")
+    rowdrop.put_files("other")
     for user in ("held", "new"):
-        seal(rowdrop.source.bucket, f"{user}.csv")
-    rowdrop.land("held", "new", "other")
-    assert set(rowdrop.rows()) == {"held", "other"}
-    rejects = rowdrop.rejects()
+        make_unreadable(rowdrop.source.bucket, f"{user}.csv")
+    rowdrop.process_users("held", "new", "other")
+    assert set(rowdrop.read_rows()) == {"held", "other"}
+    rejects = rowdrop.read_rejects()
     assert rejects.keys() == {"held", "new"}
     assert rejects["new"].reason.startswith(ENCRYPTED)
-    listed = rowdrop.source.listed("new.csv")
+    listed = rowdrop.source.get_list_entry("new.csv")
     assert listed
     assert (rejects["new"].etag, rejects["new"].since) == (listed.etag, listed.last_modified)
-    assert rowdrop.backlog.dirty_count() == 0
+    assert rowdrop.state.count_dirty() == 0
     assert source_failure(rowdrop) == ""
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
-def test_sweeps_and_rebuilds_try_it_again_and_change_nothing(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.drop("other")
-    seal(rowdrop.source.bucket, "sealed.csv")
-    assert rowdrop.sweep() == 2
-    before = rowdrop.output.get(REJECTS)
+def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    rowdrop.put_files("other")
+    make_unreadable(rowdrop.source.bucket, "sealed.csv")
+    assert rowdrop.run_sweep() == 2
+    before = rowdrop.output.get(REJECTS_KEY)
     for _ in range(2):
         rowdrop.publisher.write_manifest()
-        assert rowdrop.sweep() == 1  # each sweep retries it, like a quarantined file
-    assert rowdrop.output.get(REJECTS) == before
-    Healed(rowdrop.wiring.redis, 0).count("test")
-    assert rowdrop.backlog.counted("lost_and_healed") == 0
-    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
-    task_id, _ = rowdrop.wiring.rebuilds.request(0.0)
-    rowdrop.wiring.rebuild.start(task_id)
-    rowdrop.do_bulk_work()
-    assert (rowdrop.output.get(REJECTS), set(rowdrop.rows())) == (before, {"other"})
+        assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
+    assert rowdrop.output.get(REJECTS_KEY) == before
+    SilentRepairs(rowdrop.services.redis, 0).count("test")
+    assert rowdrop.state.counter_value("lost_and_healed") == 0
+    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    task_id, _ = rowdrop.services.rebuilds.request(0.0)
+    rowdrop.services.rebuild.start(task_id)
+    rowdrop.run_bulk_work()
+    assert (rowdrop.output.get(REJECTS_KEY), set(rowdrop.read_rows())) == (before, {"other"})
 
 
-def test_a_sweep_reads_what_has_become_readable_without_an_event(
-    rowdrop: Stepping, seal: Seal, minio_server: MinioServer
+def test_sweep_reads_csv_that_became_readable(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable, minio_server: MinioServer
 ) -> None:
     """The same version may become readable, when its encryption key is back."""
-    rowdrop.drop("1")
+    rowdrop.put_files("1")
     file = minio_server.folder / "data" / rowdrop.source.bucket / "1.csv" / "xl.meta"
     readable = file.read_bytes()
-    seal(rowdrop.source.bucket, "1.csv")
-    rowdrop.land("1")
-    assert set(rowdrop.rejects()) == {"1"}
+    make_unreadable(rowdrop.source.bucket, "1.csv")
+    rowdrop.process_users("1")
+    assert set(rowdrop.read_rejects()) == {"1"}
     file.write_bytes(readable)
-    rowdrop.sweep()
-    assert (rowdrop.rejects(), names(rowdrop)) == ({}, {"1": "Ivan"})
+    rowdrop.run_sweep()
+    assert (rowdrop.read_rejects(), names(rowdrop)) == ({}, {"1": "Ivan"})
 
 
-def test_another_version_ends_the_reject(rowdrop: Stepping, seal: Seal) -> None:
-    seal(rowdrop.source.bucket, "1.csv")
-    rowdrop.land("1")
-    rowdrop.drop("1", csv_of("Ada"))
-    rowdrop.land("1")
-    assert (rowdrop.rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
-    seal(rowdrop.source.bucket, "1.csv")
-    rowdrop.land("1")
+def test_refresher_clears_reject_for_new_version(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    make_unreadable(rowdrop.source.bucket, "1.csv")
+    rowdrop.process_users("1")
+    rowdrop.put_files("1", make_csv("Ada"))
+    rowdrop.process_users("1")
+    assert (rowdrop.read_rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
+    make_unreadable(rowdrop.source.bucket, "1.csv")
+    rowdrop.process_users("1")
     rowdrop.source.delete("1.csv")
-    rowdrop.land("1")
-    assert (rowdrop.rejects(), rowdrop.rows()) == ({}, {})
+    rowdrop.process_users("1")
+    assert (rowdrop.read_rejects(), rowdrop.read_rows()) == ({}, {})
 
 
-def test_a_refusal_that_does_not_last_is_no_reject(rowdrop: Stepping, seal: Seal) -> None:
-    """A read makes as many attempts as `PAUSES_S` allows, and the last one decides."""
-    seal(rowdrop.source.bucket, "1.csv")
-    rowdrop.mark("1")
+def test_refresher_retries_temporary_read_refusal(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    """A read makes as many attempts as `RETRY_PAUSES_S` allows, and the last one decides."""
+    make_unreadable(rowdrop.source.bucket, "1.csv")
+    rowdrop.mark_users("1")
     attempts = 0
 
     class Recovers:
         def __getattr__(self, name: str) -> object:
             return getattr(rowdrop.source, name)
 
-        def get(self, key: str, most: int) -> object:
+        def get(self, key: str, max_bytes: int) -> object:
             nonlocal attempts
             attempts += 1
-            if attempts > len(PAUSES_S):
-                rowdrop.drop("1")
-            return rowdrop.source.get(key, most=most)
+            if attempts > len(RETRY_PAUSES_S):
+                rowdrop.put_files("1")
+            return rowdrop.source.get(key, max_bytes=max_bytes)
 
-    rowdrop.wiring.refresher._source = Recovers()  # type: ignore[assignment]
-    rowdrop.wiring.refresher.refresh(["1"])
-    rowdrop.publish()
-    assert attempts == len(PAUSES_S) + 1
-    assert (rowdrop.rejects(), set(rowdrop.rows())) == ({}, {"1"})
+    rowdrop.services.refresher._source = Recovers()  # type: ignore[assignment]
+    rowdrop.services.refresher.refresh(["1"])
+    rowdrop.publish_pending()
+    assert attempts == len(RETRY_PAUSES_S) + 1
+    assert (rowdrop.read_rejects(), set(rowdrop.read_rows())) == ({}, {"1"})
 
 
-def test_many_unreadable_files_cost_a_page_one_second(rowdrop: Stepping, seal: Seal) -> None:
+def test_refresher_waits_once_for_many_unreadable_files(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     for number in range(60):
-        seal(rowdrop.source.bucket, f"{number}.csv")
-    rowdrop.drop("other")
-    rowdrop.land(*(str(number) for number in range(60)), "other")
-    assert (len(rowdrop.rejects()), set(rowdrop.rows())) == (60, {"other"})
+        make_unreadable(rowdrop.source.bucket, f"{number}.csv")
+    rowdrop.put_files("other")
+    rowdrop.process_users(*(str(number) for number in range(60)), "other")
+    assert (len(rowdrop.read_rejects()), set(rowdrop.read_rows())) == (60, {"other"})
     assert source_failure(rowdrop) == ""
 
 
-def test_a_user_who_is_read_alone_may_have_an_unreadable_file(rowdrop: Stepping, seal: Seal) -> None:
-    seal(rowdrop.source.bucket, "1.csv")
-    rowdrop.mark("1")
-    Trials(rowdrop.wiring.redis).remember({"1": "of another version"})
-    rowdrop.wiring.refresher.refresh_alone("1")
-    rowdrop.publish()
-    assert rowdrop.rejects()["1"].reason.startswith(ENCRYPTED)
-    assert Trials(rowdrop.wiring.redis).users() == set()
+def test_isolated_reads_reject_unreadable_file(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    make_unreadable(rowdrop.source.bucket, "1.csv")
+    rowdrop.mark_users("1")
+    ReadAttempts(rowdrop.services.redis).restore_quarantine({"1": "of another version"})
+    rowdrop.services.refresher.refresh_isolated("1")
+    rowdrop.publish_pending()
+    assert rowdrop.read_rejects()["1"].reason.startswith(ENCRYPTED)
+    assert ReadAttempts(rowdrop.services.redis).isolated_ids() == set()
 
 
 # -- images ----------------------------------------------------------------------------------------
-def test_an_unreadable_image_is_named_by_the_row(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.drop("1", images=["png"])
-    rowdrop.drop("2")
-    seal(rowdrop.source.bucket, "2.png")
-    seal(rowdrop.source.bucket, "1.jpg")  # of two images the newer one counts
-    rowdrop.land("1", "2")
-    paths = {user_id: row.img_path for user_id, row in rowdrop.rows().items()}
+def test_refresher_names_unreadable_image_in_row(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    rowdrop.put_files("1", images=["png"])
+    rowdrop.put_files("2")
+    make_unreadable(rowdrop.source.bucket, "2.png")
+    make_unreadable(rowdrop.source.bucket, "1.jpg")  # of two images the newer one counts
+    rowdrop.process_users("1", "2")
+    paths = {user_id: row.img_path for user_id, row in rowdrop.read_rows().items()}
     assert paths["2"] == f"{rowdrop.source.bucket}/2.png"
     assert paths["1"]
     assert source_failure(rowdrop) == ""
-    assert rowdrop.differences() == []
+    assert rowdrop.find_differences() == []
 
 
-def test_an_unreadable_image_is_not_copied_and_the_row_is_published(
-    copying: Stepping, seal: Seal, caplog: pytest.LogCaptureFixture
+def test_image_copies_skip_unreadable_image(
+    copying: RowdropHarness, make_unreadable: MakeUnreadable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
-    seal(copying.source.bucket, "1.png")
-    copying.drop("2")
-    seal(copying.source.bucket, "2.png")
-    copying.land("1", "2")
-    assert {user_id: row.img_path for user_id, row in copying.rows().items()} == {"1": "", "2": ""}
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
+    make_unreadable(copying.source.bucket, "1.png")
+    copying.put_files("2")
+    make_unreadable(copying.source.bucket, "2.png")
+    copying.process_users("1", "2")
+    assert {user_id: row.img_path for user_id, row in copying.read_rows().items()} == {"1": "", "2": ""}
     assert "2: its image cannot be read" in caplog.text
-    assert list(copying.output.objects(folder=IMAGES)) == []
-    assert (source_failure(copying), copying.differences()) == ("", [])
+    assert list(copying.output.list_objects(folder=IMAGES_FOLDER)) == []
+    assert (source_failure(copying), copying.find_differences()) == ("", [])
     copying.publisher.write_manifest()
-    copying.sweep()
-    Healed(copying.wiring.redis, 0).count("test")
-    assert copying.backlog.counted("lost_and_healed") == 0
+    copying.run_sweep()
+    SilentRepairs(copying.services.redis, 0).count("test")
+    assert copying.state.counter_value("lost_and_healed") == 0
     copying.source.put("2.png", b"readable")
-    copying.land("2")
+    copying.process_users("2")
     assert copying.output.get("images/2.png").body == b"readable"
 
 
-def test_a_refused_copy_of_a_readable_image_is_tried_again(copying: Stepping) -> None:
+def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarness) -> None:
     """An exhausted quota, for example, is a 4xx too, but does not concern the image."""
 
     class Full:
@@ -216,166 +218,176 @@ def test_a_refused_copy_of_a_readable_image_is_tried_again(copying: Stepping) ->
         def copy_from(self, bucket: str, key: str, to: str) -> None:
             raise ObjectUnreadable(copying.output.bucket, to, "QuotaExceeded", "Bucket quota exceeded")
 
-    copying.drop("1", images=["png"])
-    copying.mark("1")
-    copying.wiring.copies._output = Full()  # type: ignore[assignment]
+    copying.put_files("1", images=["png"])
+    copying.mark_users("1")
+    copying.services.image_copies._output = Full()  # type: ignore[assignment]
     with pytest.raises(StoreUnavailable) as refused:
-        copying.wiring.refresher.refresh(["1"])
+        copying.services.refresher.refresh(["1"])
     assert not isinstance(refused.value, ObjectUnreadable)
-    assert copying.backlog.staged_count() == 0
-    assert copying.backlog.dirty_count() == 1
+    assert copying.state.count_pending() == 0
+    assert copying.state.count_dirty() == 1
 
 
-def test_an_unreadable_copy_is_made_anew(copying: Stepping, seal: Seal) -> None:
-    copying.drop("1", images=["png"])
-    copying.land("1")
-    seal(copying.output.bucket, "images/1.png")
-    copying.land("1")
+def test_image_copies_replace_unreadable_copy(copying: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    copying.put_files("1", images=["png"])
+    copying.process_users("1")
+    make_unreadable(copying.output.bucket, "images/1.png")
+    copying.process_users("1")
     assert copying.output.get("images/1.png").body == b"image"
 
 
 # -- bundles ---------------------------------------------------------------------------------------
-def test_an_unreadable_bundle_is_a_reject_and_holds_the_version_before(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada")}))
-    rowdrop.land_bundles("u.zip")
+def test_unpacker_rejects_unreadable_bundle_and_keeps_previous_version(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ada")}))
+    rowdrop.process_bundles("u.zip")
     for key in ("u.zip", "new.zip"):
-        seal(rowdrop.source.bucket, key)
-    rowdrop.land_bundles("u.zip", "new.zip")
+        make_unreadable(rowdrop.source.bucket, key)
+    rowdrop.process_bundles("u.zip", "new.zip")
     assert names(rowdrop) == {"1": "Ada"}
-    reasons = {reject.key: reject.reason for reject in rowdrop.rejects().values()}
+    reasons = {reject.key: reject.reason for reject in rowdrop.read_rejects().values()}
     assert all(reason.startswith(ENCRYPTED) for reason in reasons.values())
     assert reasons.keys() == {"u.zip", "new.zip"}
-    assert (rowdrop.backlog.dirty_count(), rowdrop.differences()) == (0, [])
-    before = rowdrop.output.get(REJECTS)
+    assert (rowdrop.state.count_dirty(), rowdrop.find_differences()) == (0, [])
+    before = rowdrop.output.get(REJECTS_KEY)
     rowdrop.publisher.write_manifest()
-    assert rowdrop.sweep() == 2
-    assert rowdrop.output.get(REJECTS) == before
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Bo")}))
-    rowdrop.land_bundles("u.zip")
+    assert rowdrop.run_sweep() == 2
+    assert rowdrop.output.get(REJECTS_KEY) == before
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Bo")}))
+    rowdrop.process_bundles("u.zip")
     assert names(rowdrop) == {"1": "Bo"}
-    assert set(rowdrop.rejects()) == {bundle_id("new.zip")}
+    assert set(rowdrop.read_rejects()) == {make_bundle_id("new.zip")}
 
 
-def test_a_sweep_unpacks_a_bundle_that_has_become_readable(rowdrop: Stepping, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_unpacks_bundle_that_became_readable(rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the encryption key is back, the bundle has the same ETag as its reject."""
 
     def refuse(key: str, *_: object) -> bytes:
         raise ObjectUnreadable(rowdrop.source.bucket, key, "kms:KeyNotFound", "no such key")
 
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada")}))
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ada")}))
     with monkeypatch.context() as without_key:
         without_key.setattr(rowdrop.source, "get_range", refuse)
-        rowdrop.land_bundles("u.zip")
-    assert set(rowdrop.rejects()) == {bundle_id("u.zip")}
-    rowdrop.sweep()
-    assert (rowdrop.rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
-    assert rowdrop.differences() == []
+        rowdrop.process_bundles("u.zip")
+    assert set(rowdrop.read_rejects()) == {make_bundle_id("u.zip")}
+    rowdrop.run_sweep()
+    assert (rowdrop.read_rejects(), names(rowdrop)) == ({}, {"1": "Ada"})
+    assert rowdrop.find_differences() == []
 
 
-def test_an_unreadable_index_has_its_bundle_unpacked_again(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.source.put("u.zip", zip_of({"1.csv": csv_of("Ada"), "1.png": b"image"}))
-    rowdrop.land_bundles("u.zip")
-    (shelved,) = read_shelf(rowdrop.output)[0].bundles.values()
-    seal(rowdrop.output.bucket, index_key(shelved.digest))
-    rowdrop.land_bundles("u.zip")
-    rowdrop.output.check_readable(index_key(shelved.digest))
-    assert (names(rowdrop), rowdrop.differences()) == ({"1": "Ada"}, [])
+def test_unpacker_restores_unreadable_index(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ada"), "1.png": b"image"}))
+    rowdrop.process_bundles("u.zip")
+    (shelved,) = read_catalog(rowdrop.output)[0].entries.values()
+    make_unreadable(rowdrop.output.bucket, make_index_key(shelved.digest))
+    rowdrop.process_bundles("u.zip")
+    rowdrop.output.check_readable(make_index_key(shelved.digest))
+    assert (names(rowdrop), rowdrop.find_differences()) == ({"1": "Ada"}, [])
 
 
 # -- published objects -----------------------------------------------------------------------------
-@pytest.mark.parametrize("key", [OUTPUT, REJECTS, MANIFEST, BUNDLES])
-def test_an_unreadable_published_object_is_written_anew(rowdrop: Stepping, watch: Watch, seal: Seal, key: str) -> None:
-    rowdrop.source.put("u.zip", zip_of({"3.csv": csv_of("Cy")}))
-    rowdrop.land_bundles("u.zip")
+@pytest.mark.parametrize("key", [OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY])
+def test_object_recovery_rewrites_unreadable_published_object(
+    rowdrop: RowdropHarness, watchdog: Watchdog, make_unreadable: MakeUnreadable, key: str
+) -> None:
+    rowdrop.source.put("u.zip", make_zip({"3.csv": make_csv("Cy")}))
+    rowdrop.process_bundles("u.zip")
     for user in ("1", "held"):
-        rowdrop.drop(user)
-    rowdrop.land("1", "held")
-    rowdrop.drop("held", b"not a CSV of ours")
-    rowdrop.land("held")
+        rowdrop.put_files(user)
+    rowdrop.process_users("1", "held")
+    rowdrop.put_files("held", b"not a CSV of ours")
+    rowdrop.process_users("held")
     rowdrop.publisher.write_manifest()
-    rowdrop.sweep()
-    seal(rowdrop.output.bucket, key)
-    give_up(rowdrop, LOOKS_UNREADABLE - 1)
+    rowdrop.run_sweep()
+    make_unreadable(rowdrop.output.bucket, key)
+    give_up(rowdrop, MAX_FAILED_CHECKS - 1)
     with pytest.raises(ObjectUnreadable):
         rowdrop.output.get(key)
-    rowdrop.drop("2")
-    rowdrop.mark("2")
-    if key != BUNDLES:  # without the bundle catalog no user can be read
-        rowdrop.wiring.refresher.refresh(["2"])
+    rowdrop.put_files("2")
+    rowdrop.mark_users("2")
+    if key != CATALOG_KEY:  # without the bundle catalog no user can be read
+        rowdrop.services.refresher.refresh(["2"])
     give_up(rowdrop, 1)
     rowdrop.output.check_readable(key)
-    assert "files_changed" in rowdrop.backlog.evidence()
-    watch.tick()
-    assert rowdrop.wiring.redis.llen(BULK_QUEUE)  # a sweep is enqueued
-    rowdrop.sweep()
-    rowdrop.publish()
-    assert set(rowdrop.rows()) == {"1", "2", "3", "held"}
-    assert set(rowdrop.rejects()) == {"held"}
-    assert rowdrop.differences() == []
-    assert rowdrop.backlog.epoch() == f"ok:{rowdrop.backlog.run_id()}"
+    assert "files_changed" in rowdrop.state.unresolved()
+    watchdog.tick()
+    assert rowdrop.services.redis.llen(BULK_QUEUE)  # a sweep is enqueued
+    rowdrop.run_sweep()
+    rowdrop.publish_pending()
+    assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}
+    assert set(rowdrop.read_rejects()) == {"held"}
+    assert rowdrop.find_differences() == []
+    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
 
 
-def test_a_publisher_that_knows_nothing_writes_anew_what_cannot_be_read(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.drop("1")
-    rowdrop.land("1")
-    for key in (OUTPUT, REJECTS, MANIFEST):
-        seal(rowdrop.output.bucket, key)
-    rowdrop.publisher = rowdrop.new_publisher()
+def test_object_recovery_works_for_publisher_without_table(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
+    rowdrop.put_files("1")
+    rowdrop.process_users("1")
+    for key in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
+        make_unreadable(rowdrop.output.bucket, key)
+    rowdrop.publisher = rowdrop.create_publisher()
     give_up(rowdrop)
-    rowdrop.sweep()
-    assert (set(rowdrop.rows()), rowdrop.differences()) == ({"1"}, [])
+    rowdrop.run_sweep()
+    assert (set(rowdrop.read_rows()), rowdrop.find_differences()) == ({"1"}, [])
 
 
-def test_one_that_becomes_readable_again_is_left_as_it_is(rowdrop: Stepping, seal: Seal) -> None:
-    rowdrop.drop("1")
-    rowdrop.land("1")
-    body = rowdrop.body()
+def test_object_recovery_keeps_object_that_became_readable(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
+    rowdrop.put_files("1")
+    rowdrop.process_users("1")
+    body = rowdrop.read_output()
     for _ in range(3):
-        seal(rowdrop.output.bucket, OUTPUT)
-        give_up(rowdrop, LOOKS_UNREADABLE - 1)
-        rowdrop.output.put(OUTPUT, body)
+        make_unreadable(rowdrop.output.bucket, OUTPUT_KEY)
+        give_up(rowdrop, MAX_FAILED_CHECKS - 1)
+        rowdrop.output.put(OUTPUT_KEY, body)
         give_up(rowdrop, 1)
-    assert rowdrop.backlog.evidence() == set()
-    assert rowdrop.body() == body
+    assert rowdrop.state.unresolved() == set()
+    assert rowdrop.read_output() == body
 
 
-def test_the_watch_goes_on_beside_an_unreadable_output(rowdrop: Stepping, watch: Watch, seal: Seal) -> None:
-    rowdrop.drop("1")
-    rowdrop.land("1")
-    rowdrop.sweep()
-    seal(rowdrop.output.bucket, OUTPUT)
+def test_watchdog_continues_with_unreadable_output(
+    rowdrop: RowdropHarness, watchdog: Watchdog, make_unreadable: MakeUnreadable
+) -> None:
+    rowdrop.put_files("1")
+    rowdrop.process_users("1")
+    rowdrop.run_sweep()
+    make_unreadable(rowdrop.output.bucket, OUTPUT_KEY)
     for _ in range(2):
-        watch.tick()
-    assert rowdrop.backlog.evidence() == {"files_changed"}
+        watchdog.tick()
+    assert rowdrop.state.unresolved() == {"files_changed"}
 
 
 # -- the API ---------------------------------------------------------------------------------------
-def test_the_api_says_why_a_file_cannot_be_read_and_deletes_it(stage: Stage, seal: Seal) -> None:
+def test_files_route_explains_and_deletes_unreadable_file(
+    api_environment: ApiEnvironment, make_unreadable: MakeUnreadable
+) -> None:
     for name in ("0001.csv", "0001.png"):
-        seal(stage.source.bucket, name)
-    answer = stage.api.get("/files/0001.csv")
+        make_unreadable(api_environment.source.bucket, name)
+    answer = api_environment.api.get("/files/0001.csv")
     assert (answer.status, answer.json["type"]) == (409, "/docs#unreadable")
     assert "encrypted with a key that Rowdrop does not have" in answer.json["detail"]
-    listed = stage.api.get("/files")
+    listed = api_environment.api.get("/files")
     assert [file["name"] for file in listed.json] == ["0001.csv", "0001.png"]
-    stage.publish(
-        f"user_id,first_name,last_name,birthts,img_path\n0001,A,B,1,{stage.source.bucket}/0001.png\n".encode()
+    api_environment.publish_output(
+        f"user_id,first_name,last_name,birthts,img_path\n0001,A,B,1,{api_environment.source.bucket}/0001.png\n".encode()
     )
-    assert stage.api.ask("DELETE", "/files/0001.csv").status == 202
-    assert stage.api.ask("DELETE", "/files/0001.csv").status == 404
-    assert not stage.source.exists("0001.csv")
-    assert stage.api.ask("PUT", "/files/0001.png", b"x").status == 202
+    assert api_environment.api.request("DELETE", "/files/0001.csv").status == 202
+    assert api_environment.api.request("DELETE", "/files/0001.csv").status == 404
+    assert not api_environment.source.exists("0001.csv")
+    assert api_environment.api.request("PUT", "/files/0001.png", b"x").status == 202
 
 
 # -- errors that are not about an unreadable object ------------------------------------------------
-def test_an_object_that_a_policy_denies_is_not_called_unreadable(
-    minio_server: MinioServer, store: S3ObjectStore
-) -> None:
+def test_store_reports_denied_object_as_unavailable(minio_server: MinioServer, store: S3ObjectStore) -> None:
     """The server's answer to one denied object is the same as to revoked credentials."""
     store.put("1.csv", b"x")
     admin = MinioAdmin(
         endpoint=urlsplit(minio_server.endpoint).netloc,
-        credentials=StaticProvider(USER, PASSWORD),
+        credentials=StaticProvider(MINIO_USER, MINIO_PASSWORD),
         region="us-east-1",
         secure=False,
     )
@@ -389,7 +401,7 @@ def test_an_object_that_a_policy_denies_is_not_called_unreadable(
     calls: list[Callable[[str], object]] = [
         denied.get,
         denied.exists,
-        denied.info,
+        denied.get_info,
         denied.check_readable,
     ]
     for call in calls:
@@ -405,8 +417,8 @@ class KeyServerMinio(MinioServer):
 
     kms = ""
 
-    def environment(self) -> dict[str, str]:
-        settings = {name: value for name, value in super().environment().items() if "NOTIFY" not in name}
+    def build_environment(self) -> dict[str, str]:
+        settings = {name: value for name, value in super().build_environment().items() if "NOTIFY" not in name}
         return settings | ({"MINIO_KMS_SECRET_KEY": self.kms} if self.kms else {})
 
 
@@ -414,19 +426,19 @@ def new_key(name: str) -> str:
     return f"{name}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
-def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> None:
+def test_store_reports_object_with_lost_key_as_unreadable(tmp_path: Path) -> None:
     """MinIO uses other codes here: 404 or 400 for another master key, 501 for a missing one."""
-    ports = free_port(), free_port()
-    server = KeyServerMinio(tmp_path, *ports, USER, PASSWORD, 1, "", find_minio())
+    ports = find_free_port(), find_free_port()
+    server = KeyServerMinio(tmp_path, *ports, MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
     server.kms = new_key("first")
     with server:
-        client = Minio(f"127.0.0.1:{server.port}", USER, PASSWORD, secure=False)
+        client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)
         client.make_bucket("bucket")
         client.put_object("bucket", "1.csv", io.BytesIO(b"x"), 1, sse=SseKMS("first", {}))
     for key, code in ((new_key("second"), "kms:KeyNotFound"), (new_key("first"), "kms:"), ("", "NotImplemented")):
         server.kms = key
         with server:
-            store = S3ObjectStore("bucket", server.endpoint, USER, PASSWORD, "us-east-1")
+            store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
             calls: list[Callable[[], object]] = [
                 partial(store.get, "1.csv"),
                 partial(store.check_readable, "1.csv"),
@@ -436,10 +448,10 @@ def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> Non
                 with pytest.raises(ObjectUnreadable) as refused:
                     call()
                 assert refused.value.code.startswith(code)
-                assert refused.value.why.startswith("encrypted with a key that Rowdrop does not")
+                assert refused.value.reason.startswith("encrypted with a key that Rowdrop does not")
             assert store.exists("1.csv")
-            ((listed,),) = store.objects()
-            assert store.listed("1.csv") == listed
+            ((listed,),) = store.list_objects()
+            assert store.get_list_entry("1.csv") == listed
             store.put("2.csv", b"x")
             store.delete("2.csv")
     with server:
@@ -447,31 +459,31 @@ def test_an_object_whose_master_key_is_gone_is_unreadable(tmp_path: Path) -> Non
         assert not store.exists("1.csv")
 
 
-def test_objects_that_cannot_be_listed_are_known_by_their_keys(tmp_path: Path) -> None:
+def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
     """With SSE-S3, MinIO decrypts each listed ETag, so without the key the whole LIST fails."""
     readable = [f"{number}.csv" for number in range(1200)]
     sealed = ["0.zip", "07.csv", "5.tar.gz", "500.jpg", "500.png", "99a.csv"]
-    ports = free_port(), free_port()
-    server = KeyServerMinio(tmp_path, *ports, USER, PASSWORD, 1, "", find_minio())
+    ports = find_free_port(), find_free_port()
+    server = KeyServerMinio(tmp_path, *ports, MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
     server.kms = new_key("first")
     with server:
-        client = Minio(f"127.0.0.1:{server.port}", USER, PASSWORD, secure=False)
+        client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)
         client.make_bucket("bucket")
         for key in sealed:
             client.put_object("bucket", key, io.BytesIO(b"x"), 1, sse=SseS3())
-        store = S3ObjectStore("bucket", server.endpoint, USER, PASSWORD, "us-east-1")
+        store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
         for key in readable:
             store.put(key, b"x")
     server.kms = ""
     with server:
-        store = S3ObjectStore("bucket", server.endpoint, USER, PASSWORD, "us-east-1")
-        listed = [found for page in store.objects() for found in page]
+        store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        listed = [found for page in store.list_objects() for found in page]
         assert [found.key for found in listed] == sorted([*readable, *sealed])
         assert {found.key for found in listed if not found.etag} == set(sealed)
-        assert store.page("", "", 2000) == listed
-        assert store.page("9", "", 3) == [found for found in listed if found.key >= "9"][:3]
+        assert store.list_page("", "", 2000) == listed
+        assert store.list_page("9", "", 3) == [found for found in listed if found.key >= "9"][:3]
         for key in sealed:
-            assert store.listed(key) == (key, "", 0, 0)
+            assert store.get_list_entry(key) == (key, "", 0, 0)
             store.delete(key)
         store.put("notes.txt", b"x")
-        assert [info.key for page in store.objects() for info in page] == sorted([*readable, "notes.txt"])
+        assert [info.key for page in store.list_objects() for info in page] == sorted([*readable, "notes.txt"])

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import pytest
 from minio import Minio
 
-from tests.system.running import Run, cleaned
+from tests.system.running import RunShProcess, clean_up_processes
 
 
 @pytest.fixture(scope="module")
-def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start a Rowdrop with an empty source bucket, one per module."""
-    for folder in cleaned(tmp_path_factory.mktemp("rowdrop") / "data"):
-        run = Run(folder, "--empty")
-        yield run.ready()
-        assert run.end(signal.SIGTERM) == 0
+    for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
+        process = RunShProcess(folder, "--empty")
+        yield process.wait_until_ready()
+        assert process.stop_with_signal(signal.SIGTERM) == 0
 
 
 @pytest.fixture(scope="module")
-def s3(rowdrop: Run) -> Minio:
+def s3(rowdrop: RunShProcess) -> Minio:
     """Return a client of its MinIO with a user's credentials."""
-    known = rowdrop.credentials
-    endpoint: str = known["MINIO_ENDPOINT"].removeprefix("http://")
-    return Minio(endpoint, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False)
+    credentials = rowdrop.credentials
+    endpoint: str = credentials["MINIO_ENDPOINT"].removeprefix("http://")
+    return Minio(endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False)

@@ -14,47 +14,47 @@ import psutil
 from minio import Minio
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "REDIS_PORT", "FLOWER_PORT")
-READY = "Rowdrop is ready."
+PORT_SETTINGS = ("API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "REDIS_PORT", "FLOWER_PORT")
+READY_MESSAGE = "Rowdrop is ready."
 
 
-def until(condition: Callable[[], Any], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
+def wait_until(condition: Callable[[], Any], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
-class Run:
+class RunShProcess:
     """One started ./run.sh."""
 
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         self.folder = folder
         self._out = folder.with_name(f"{folder.name}-{time.monotonic_ns()}.out")
-        environment = {name: value for name, value in os.environ.items() if name not in PORTS}
+        environment = {name: value for name, value in os.environ.items() if name not in PORT_SETTINGS}
         environment |= {"ROWDROP_DIR": str(folder), "PYTHON": sys.executable, **settings}
-        with self._out.open("wb") as out:
+        with self._out.open("wb") as output_file:
             self.process = subprocess.Popen(
-                [str(ROOT / "run.sh"), *arguments], env=environment, stdout=out, stderr=subprocess.STDOUT
+                [str(ROOT / "run.sh"), *arguments], env=environment, stdout=output_file, stderr=subprocess.STDOUT
             )
 
     @property
     def output(self) -> str:
         return self._out.read_text(encoding="utf-8")
 
-    def ready(self) -> "Run":
-        until(lambda: READY in self.output or self.process.poll() is not None, patience_s=180)
+    def wait_until_ready(self) -> "RunShProcess":
+        wait_until(lambda: READY_MESSAGE in self.output or self.process.poll() is not None, timeout_s=180)
         assert self.process.poll() is None, self.output
         return self
 
-    def refused(self) -> str:
+    def wait_for_refusal(self) -> str:
         """Wait until ./run.sh exits with code 1, and return its output."""
         assert self.process.wait(60) == 1, self.output
         return self.output
 
-    def end(self, number: int) -> int:
+    def stop_with_signal(self, signal_number: int) -> int:
         """Send a signal to ./run.sh only, and return its exit code."""
-        self.process.send_signal(number)
+        self.process.send_signal(signal_number)
         return self.process.wait(30)
 
     @property
@@ -63,16 +63,16 @@ class Run:
         pairs = (line.partition("=") for line in lines if not line.startswith("#"))
         return {name: value.strip("'") for name, _, value in pairs}
 
-    def credentials_of(self, process: str) -> dict[str, str]:
+    def read_credentials_of(self, process: str) -> dict[str, str]:
         """Return the credentials that a process gets in addition to its environment."""
         lines = (self.folder / "credentials" / f"{process}.env").read_text(encoding="utf-8").splitlines()
         return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
-    def client_as(self, process: str) -> Minio:
+    def open_client_as(self, process: str) -> Minio:
         """Return a client of its MinIO with the credentials of a process."""
-        known = self.credentials_of(process)
-        endpoint = known["MINIO_ENDPOINT"].removeprefix("http://")
-        return Minio(endpoint, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False)
+        credentials = self.read_credentials_of(process)
+        endpoint = credentials["MINIO_ENDPOINT"].removeprefix("http://")
+        return Minio(endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False)
 
     def get(self, path: str, port: str = "API_PORT") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", int(self.credentials[port]), timeout=10)
@@ -85,7 +85,7 @@ class Run:
         finally:
             connection.close()
 
-    def users(self) -> list[str]:
+    def list_users(self) -> list[str]:
         status, body = self.get("/data")
         assert status == 200, body
         return [row["user_id"] for row in json.loads(body)]
@@ -94,22 +94,22 @@ class Run:
         return self.get("/health/ready")[0] == 200
 
 
-def processes(folder: Path) -> list[psutil.Process]:
+def list_processes(folder: Path) -> list[psutil.Process]:
     """Return every process of the Rowdrop in `folder`."""
-    found = []
+    matching = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("ROWDROP_DIR") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                matching.append(process)
         except psutil.Error:
             continue  # it ended, or belongs to another user
-    return found
+    return matching
 
 
-def named(folder: Path, words: str) -> list[psutil.Process]:
+def find_processes(folder: Path, command_words: str) -> list[psutil.Process]:
     """Return the processes with these words in their command line, oldest first."""
-    found = [process for process in processes(folder) if words in _command_line(process)]
-    return sorted(found, key=psutil.Process.create_time)
+    matching = [process for process in list_processes(folder) if command_words in _command_line(process)]
+    return sorted(matching, key=psutil.Process.create_time)
 
 
 def _command_line(process: psutil.Process) -> str:
@@ -119,9 +119,9 @@ def _command_line(process: psutil.Process) -> str:
         return ""
 
 
-def cleaned(folder: Path) -> Iterator[Path]:
+def clean_up_processes(folder: Path) -> Iterator[Path]:
     yield folder
-    left = processes(folder)
-    for process in left:
+    remaining = list_processes(folder)
+    for process in remaining:
         process.kill()
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(remaining, timeout=10)

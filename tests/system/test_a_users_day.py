@@ -16,7 +16,7 @@ import pytest
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
-from tests.system.running import ROOT, Run, until
+from tests.system.running import ROOT, RunShProcess, wait_until
 
 SOURCE, OUTPUT = "src-data", "processed-data"
 FORM_OF_THE_PUBLIC_TASK = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
@@ -45,21 +45,21 @@ def line_of(s3: Minio, user_id: str) -> str | None:
     return next((line for line in lines if line.startswith(f"{user_id},")), None)
 
 
-def get(rowdrop: Run, path: str) -> Any:  # noqa: ANN401
+def get(rowdrop: RunShProcess, path: str) -> Any:  # noqa: ANN401
     status, body = rowdrop.get(path)
     assert status == 200, body
     return json.loads(body)
 
 
-def row_of(rowdrop: Run, user_id: str) -> dict[str, Any]:
+def row_of(rowdrop: RunShProcess, user_id: str) -> dict[str, Any]:
     return next((row for row in get(rowdrop, "/data") if row["user_id"] == user_id), {})
 
 
-def errors_of(rowdrop: Run, user_id: str) -> list[Any]:
+def errors_of(rowdrop: RunShProcess, user_id: str) -> list[Any]:
     return [error for error in get(rowdrop, "/errors") if error["user_id"] == user_id]
 
 
-def post(rowdrop: Run, path: str) -> tuple[int, Any]:
+def post(rowdrop: RunShProcess, path: str) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70)
     try:
         connection.request("POST", path)
@@ -71,16 +71,16 @@ def post(rowdrop: Run, path: str) -> tuple[int, Any]:
 
 def soon(condition: Callable[[], Any]) -> None:
     """Wait up to ten seconds, which is long before a sweep, so only the event can be the cause."""
-    until(condition, patience_s=10)
+    wait_until(condition, timeout_s=10)
 
 
 @pytest.fixture(autouse=True)
-def _empty_bucket(rowdrop: Run, s3: Minio) -> None:
+def _empty_bucket(rowdrop: RunShProcess, s3: Minio) -> None:
     empty(s3)
-    until(lambda: get(rowdrop, "/data") == [] and get(rowdrop, "/errors") == [])
+    wait_until(lambda: get(rowdrop, "/data") == [] and get(rowdrop, "/errors") == [])
 
 
-def test_a_user_comes_changes_breaks_mends_and_goes(rowdrop: Run, s3: Minio) -> None:
+def test_rowdrop_publishes_user_from_creation_to_deletion(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "0001.csv", FORM_OF_THE_PUBLIC_TASK)
     soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,")
     row = {"user_id": "0001", "first_name": "Ivan", "last_name": "Ivanov", "birthts": 946674000000, "img_path": None}
@@ -110,9 +110,7 @@ def test_a_user_comes_changes_breaks_mends_and_goes(rowdrop: Run, s3: Minio) -> 
     soon(lambda: not row_of(rowdrop, "0001"))
 
 
-def test_a_hundred_users_at_once_are_right_in_every_field_and_a_rebuild_changes_no_byte(
-    rowdrop: Run, s3: Minio
-) -> None:
+def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(rowdrop: RunShProcess, s3: Minio) -> None:
     generator = random.Random(1)
     expected = {}
     for number in range(1000, 1100):
@@ -123,7 +121,9 @@ def test_a_hundred_users_at_once_are_right_in_every_field_and_a_rebuild_changes_
             put(s3, f"{number}.png")
         path = f"src-data/{number}.png" if has_image else ""
         expected[str(number)] = [str(number), f"Name{number}", "Family", str(birthts), path]
-    until(lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == [expected[u] for u in sorted(expected)])
+    wait_until(
+        lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == [expected[u] for u in sorted(expected)]
+    )
     before = output(s3)
     status, answer = post(rowdrop, "/data?wait=60")
     assert (status, answer["status"], answer["done"]) == (200, "updated", 100)
@@ -131,7 +131,7 @@ def test_a_hundred_users_at_once_are_right_in_every_field_and_a_rebuild_changes_
     assert len(get(rowdrop, "/data")) == 100
 
 
-def test_filters_and_statistics_count_full_years_of_today(rowdrop: Run, s3: Minio) -> None:
+def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) -> None:
     today = datetime.now(UTC).date()
 
     def born(years_ago: int, days: int = 0) -> int:
@@ -142,7 +142,7 @@ def test_filters_and_statistics_count_full_years_of_today(rowdrop: Run, s3: Mini
     for user, birthts in people.items():
         put(s3, f"{user}.csv", f"first_name,last_name,birthts\n,,{birthts}\n".encode())
     put(s3, "old.png")
-    until(lambda: len(get(rowdrop, "/data")) == 3 and row_of(rowdrop, "old").get("img_path"))
+    wait_until(lambda: len(get(rowdrop, "/data")) == 3 and row_of(rowdrop, "old").get("img_path"))
 
     def users(query: str) -> list[str]:
         return [row["user_id"] for row in get(rowdrop, f"/data{query}")]
@@ -160,7 +160,7 @@ def test_filters_and_statistics_count_full_years_of_today(rowdrop: Run, s3: Mini
     assert b"min_agee" in refusal
 
 
-def test_ignored_keys_are_told_with_what_to_do(rowdrop: Run, s3: Minio) -> None:
+def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
     soon(
         lambda: [error for error in get(rowdrop, "/errors") if error["key"] == "1.CSV" and "rename" in error["reason"]]
@@ -169,7 +169,7 @@ def test_ignored_keys_are_told_with_what_to_do(rowdrop: Run, s3: Minio) -> None:
     soon(lambda: get(rowdrop, "/errors") == [])
 
 
-def test_the_check_finds_nothing_and_names_what_was_edited_by_hand(rowdrop: Run, s3: Minio) -> None:
+def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) -> None:
     def check() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "worker.check"]
         return subprocess.run(
@@ -182,13 +182,13 @@ def test_the_check_finds_nothing_and_names_what_was_edited_by_hand(rowdrop: Run,
     found = check()
     assert (found.returncode, found.stdout) == (0, "0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
-    rowdrop.client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
+    rowdrop.open_client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
     found = check()
     assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
-    until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
+    wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 
 
-def test_flower_shows_the_tasks_to_who_knows_the_password(rowdrop: Run, s3: Minio) -> None:
+def test_flower_requires_password(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "a.csv", FORM_OF_THE_PUBLIC_TASK)
     soon(lambda: line_of(s3, "a"))
     import base64
@@ -209,4 +209,4 @@ def test_flower_shows_the_tasks_to_who_knows_the_password(rowdrop: Run, s3: Mini
         finally:
             connection.close()
 
-    until(lambda: "refresh" in tasks())
+    wait_until(lambda: "refresh" in tasks())

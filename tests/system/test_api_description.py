@@ -12,24 +12,24 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
-from tests.system.running import ROOT, Run, until
+from tests.system.running import ROOT, RunShProcess, wait_until
 from tests.system.test_a_users_day import FORM_OF_THE_PUBLIC_TASK, get, put
 
 EXAMPLES = os.environ.get("API_EXAMPLES", "10")
 
 
 @pytest.fixture
-def _some_users(rowdrop: Run, s3: Minio) -> None:
+def _some_users(rowdrop: RunShProcess, s3: Minio) -> None:
     for number in range(5):
         put(s3, f"{number:04}.csv", FORM_OF_THE_PUBLIC_TASK)
         put(s3, f"{number:04}.png", b"\x89PNG\r\n\x1a\n")
     put(s3, "broken.csv", b"")
     put(s3, "1.CSV", b"")
-    until(lambda: len(get(rowdrop, "/data")) == 5 and get(rowdrop, "/errors"))
+    wait_until(lambda: len(get(rowdrop, "/data")) == 5 and get(rowdrop, "/errors"))
 
 
 @pytest.mark.usefixtures("_some_users")
-def test_every_answer_is_one_that_is_described(rowdrop: Run) -> None:
+def test_openapi_describes_every_answer(rowdrop: RunShProcess) -> None:
     address = f"http://127.0.0.1:{rowdrop.credentials['API_PORT']}/openapi.json"
     options = ["--max-examples", EXAMPLES, "--no-color", "--generation-database", "none"]
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", "tests/schemathesis.toml", "run"]
@@ -38,4 +38,4 @@ def test_every_answer_is_one_that_is_described(rowdrop: Run) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
     assert "Server error" not in done.stdout
-    until(rowdrop.is_healthy)
+    wait_until(rowdrop.is_healthy)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.running import ROOT, Run
+from tests.system.running import ROOT, RunShProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_THE_API = [block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block]
@@ -24,7 +24,7 @@ curl() {
 """
 
 
-def run(script: str, folder: Path, rowdrop: Run) -> str:
+def run(script: str, folder: Path, rowdrop: RunShProcess) -> str:
     (folder / "var").mkdir(exist_ok=True)
     (folder / "var" / ".env").write_bytes((rowdrop.folder / ".env").read_bytes())
     done = subprocess.run(
@@ -49,7 +49,7 @@ def routes_used(script: str) -> set[str]:
     return found
 
 
-def test_the_readme_shows_how_to_ask_each_route(rowdrop: Run) -> None:
+def test_readme_examples_cover_every_route(rowdrop: RunShProcess) -> None:
     status, body = rowdrop.get("/")
     assert status == 200
     listed = re.findall(r'"method": "(\w+)",\s+"path": "([^"]+)"', body.decode())
@@ -57,7 +57,7 @@ def test_the_readme_shows_how_to_ask_each_route(rowdrop: Run) -> None:
     assert routes_used("\n".join(OF_THE_API)) == routes
 
 
-def test_the_examples_of_the_readme_do_what_they_say(rowdrop: Run, tmp_path: Path) -> None:
+def test_readme_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Path) -> None:
     said = run("".join(OF_THE_API), tmp_path, rowdrop)
     assert '"user_id":"0002","first_name":"Ann"' in said
     assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "0002.csv").read_bytes()
@@ -65,14 +65,14 @@ def test_the_examples_of_the_readme_do_what_they_say(rowdrop: Run, tmp_path: Pat
 
 
 @pytest.fixture
-def samples(rowdrop: Run) -> list[str]:
+def samples(rowdrop: RunShProcess) -> list[str]:
     """Return the samples of /docs, which are in an order in which they can be run."""
     status, body = rowdrop.get("/docs")
     assert status == 200
     return [text.replace("&quot;", '"').replace("&amp;", "&") for text in re.findall("<pre>(.*?)</pre>", body.decode())]
 
 
-def test_the_examples_of_the_page_do_what_they_say(rowdrop: Run, samples: list[str], tmp_path: Path) -> None:
+def test_docs_page_examples_run_as_described(rowdrop: RunShProcess, samples: list[str], tmp_path: Path) -> None:
     (tmp_path / "0001.csv").write_text("first_name,last_name,birthts\nAnn,Lee,0\n")
     (tmp_path / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     begin = """

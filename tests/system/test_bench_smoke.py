@@ -31,7 +31,7 @@ def started_by(command: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_small_run_prints_every_figure_beside_its_floor_and_leaves_no_process(tmp_path: Path) -> None:
+def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> None:
     file, folder = tmp_path / "figures.json", tmp_path / "temporary"
     folder.mkdir()
     size = ["--users", "20", "--drops", "2", "--quick", "--json", str(file)]

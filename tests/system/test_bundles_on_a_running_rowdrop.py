@@ -15,8 +15,16 @@ from typing import Any
 import pytest
 from minio import Minio
 
-from tests.archives import encrypted, overlapping, tar_gz_of, tar_of, tar_with, with_declared_size, zip_of
-from tests.system.running import Run, until
+from tests.archives import (
+    declare_member_size,
+    make_overlapping_zip,
+    make_special_tar,
+    make_tar,
+    make_tar_gz,
+    make_zip,
+    mark_zip_encrypted,
+)
+from tests.system.running import RunShProcess, wait_until
 
 CSV = b"first_name,last_name,birthts\nAda,Lovelace,1\n"
 GOOD = {"1.csv": CSV, "photos/1.png": b"image"}
@@ -34,24 +42,24 @@ def link_in_a_zip() -> bytes:
 BROKEN: Mapping[str, tuple[bytes, str]] = {
     "no-zip.zip": (b"first_name\n", "no zip archive"),
     "empty.zip": (b"", "no zip archive"),
-    "cut-off.zip": (zip_of({"9.csv": CSV})[:-10], "cut off"),
-    "cut-off.tar": (tar_of({"9.csv": CSV})[:600], "cut off"),
-    "cut-off.tar.gz": (tar_gz_of({"9.csv": CSV})[:-9], "cut off"),
+    "cut-off.zip": (make_zip({"9.csv": CSV})[:-10], "cut off"),
+    "cut-off.tar": (make_tar({"9.csv": CSV})[:600], "cut off"),
+    "cut-off.tar.gz": (make_tar_gz({"9.csv": CSV})[:-9], "cut off"),
     "no-tar.tar": (b"x" * 2000, "no tar archive"),
-    "damaged.zip": (zip_of({"9.csv": CSV}, zipfile.ZIP_STORED).replace(b"Lovelace", b"lovelace"), "damaged"),
-    "longer.zip": (with_declared_size(zip_of({"9.csv": CSV}), 10), "damaged"),
-    "overlap.zip": (overlapping(), "overlap"),
-    "encrypted.zip": (encrypted(zip_of({"9.csv": CSV})), "encrypted"),
-    "nested.zip": (zip_of({"9.csv": CSV, "more.zip": zip_of({})}), "another archive"),
-    "nested.tgz": (tar_gz_of({"9.csv": CSV, "more.tar": tar_of({})}), "another archive"),
-    "escaping.zip": (zip_of({"../9.csv": CSV}), "leads out"),
-    "absolute.tar": (tar_of({"/etc/9.csv": CSV}), "leads out"),
+    "damaged.zip": (make_zip({"9.csv": CSV}, zipfile.ZIP_STORED).replace(b"Lovelace", b"lovelace"), "damaged"),
+    "longer.zip": (declare_member_size(make_zip({"9.csv": CSV}), 10), "damaged"),
+    "overlap.zip": (make_overlapping_zip(), "overlap"),
+    "encrypted.zip": (mark_zip_encrypted(make_zip({"9.csv": CSV})), "encrypted"),
+    "nested.zip": (make_zip({"9.csv": CSV, "more.zip": make_zip({})}), "another archive"),
+    "nested.tgz": (make_tar_gz({"9.csv": CSV, "more.tar": make_tar({})}), "another archive"),
+    "escaping.zip": (make_zip({"../9.csv": CSV}), "leads out"),
+    "absolute.tar": (make_tar({"/etc/9.csv": CSV}), "leads out"),
     "link.zip": (link_in_a_zip(), "is a link"),
-    "link.tar": (tar_with(tarfile.SYMTYPE, "9.csv"), "is a link"),
-    "device.tar": (tar_with(tarfile.CHRTYPE, "9.csv"), "is a device"),
-    "lzma.zip": (zip_of({"9.csv": CSV}, zipfile.ZIP_LZMA), "method 14"),
-    "bomb.zip": (zip_of({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
-    "bomb.tar.gz": (tar_gz_of({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
+    "link.tar": (make_special_tar(tarfile.SYMTYPE, "9.csv"), "is a link"),
+    "device.tar": (make_special_tar(tarfile.CHRTYPE, "9.csv"), "is a device"),
+    "lzma.zip": (make_zip({"9.csv": CSV}, zipfile.ZIP_LZMA), "method 14"),
+    "bomb.zip": (make_zip({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
+    "bomb.tar.gz": (make_tar_gz({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
 }
 
 
@@ -59,13 +67,13 @@ def put(s3: Minio, key: str, body: bytes) -> None:
     s3.put_object("src-data", key, io.BytesIO(body), len(body))
 
 
-def get(rowdrop: Run, path: str) -> Any:  # noqa: ANN401
+def get(rowdrop: RunShProcess, path: str) -> Any:  # noqa: ANN401
     status, body = rowdrop.get(path)
     assert status == 200, body
     return json.loads(body)
 
 
-def errors(rowdrop: Run) -> dict[str, str]:
+def errors(rowdrop: RunShProcess) -> dict[str, str]:
     return {error["key"]: error["reason"] for error in get(rowdrop, "/errors")}
 
 
@@ -73,13 +81,13 @@ def keys(s3: Minio, prefix: str) -> list[str]:
     return [str(found.object_name) for found in s3.list_objects("processed-data", prefix, recursive=True)]
 
 
-def test_each_broken_archive_is_one_reject_with_its_reason_and_has_no_effect(rowdrop: Run, s3: Minio) -> None:
-    put(s3, "good.zip", zip_of(GOOD))
-    until(lambda: rowdrop.users() == ["1"])
+def test_rowdrop_rejects_each_broken_archive_without_other_effect(rowdrop: RunShProcess, s3: Minio) -> None:
+    put(s3, "good.zip", make_zip(GOOD))
+    wait_until(lambda: rowdrop.list_users() == ["1"])
     before = s3.get_object("processed-data", "output.csv").read()
     for key, (body, _) in BROKEN.items():
         put(s3, key, body)
-    until(lambda: len(errors(rowdrop)) == len(BROKEN), patience_s=120)
+    wait_until(lambda: len(errors(rowdrop)) == len(BROKEN), timeout_s=120)
     told = errors(rowdrop)
     assert [f"{key}: {told.get(key)}" for key, (_, word) in BROKEN.items() if word not in told.get(key, "")] == []
     assert s3.get_object("processed-data", "output.csv").read() == before
@@ -87,14 +95,14 @@ def test_each_broken_archive_is_one_reject_with_its_reason_and_has_no_effect(row
     assert len({key.split("/")[1] for key in keys(s3, ".bundles/")}) == 1
     for key in BROKEN:
         s3.remove_object("src-data", key)
-    until(lambda: errors(rowdrop) == {}, patience_s=120)
+    wait_until(lambda: errors(rowdrop) == {}, timeout_s=120)
     s3.remove_object("src-data", "good.zip")
-    until(lambda: rowdrop.users() == [])
+    wait_until(lambda: rowdrop.list_users() == [])
 
 
 @pytest.mark.parametrize("program", ["zip", "tar"])
-def test_an_archive_that_a_program_has_made_gives_its_rows(
-    rowdrop: Run, s3: Minio, tmp_path: Path, program: str
+def test_rowdrop_publishes_archives_made_by_common_programs(
+    rowdrop: RunShProcess, s3: Minio, tmp_path: Path, program: str
 ) -> None:
     (tmp_path / "users" / "photos").mkdir(parents=True)
     for number in range(20):
@@ -104,9 +112,9 @@ def test_an_archive_that_a_program_has_made_gives_its_rows(
     command = {"zip": [sys.executable, "-m", "zipfile", "-c"], "tar": [shutil.which("tar") or "tar", "-czf"]}[program]
     subprocess.run([*command, str(made), "users"], check=True, cwd=tmp_path)
     put(s3, made.name, made.read_bytes())
-    until(lambda: rowdrop.users() == [f"{number:04}" for number in range(20)])
-    paths = {f"processed-data/images/{user_id}.jpg" for user_id in rowdrop.users()}
-    until(lambda: {row["img_path"] for row in get(rowdrop, "/data")} == paths)
+    wait_until(lambda: rowdrop.list_users() == [f"{number:04}" for number in range(20)])
+    paths = {f"processed-data/images/{user_id}.jpg" for user_id in rowdrop.list_users()}
+    wait_until(lambda: {row["img_path"] for row in get(rowdrop, "/data")} == paths)
     s3.remove_object("src-data", made.name)
-    until(lambda: rowdrop.users() == [])
-    until(lambda: keys(s3, "images/") == keys(s3, ".bundles/") == [])
+    wait_until(lambda: rowdrop.list_users() == [])
+    wait_until(lambda: keys(s3, "images/") == keys(s3, ".bundles/") == [])

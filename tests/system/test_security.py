@@ -14,8 +14,8 @@ from minio.error import S3Error
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from tests.forged import Forger, send
-from tests.system.running import Run, named, processes, until
+from tests.forged import Forger, send_unsigned
+from tests.system.running import RunShProcess, find_processes, list_processes, wait_until
 from worker.credential_set import parse_users
 
 CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
@@ -40,11 +40,11 @@ CREDENTIAL = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|USERS?(_|$)|REDIS_URL
 OTHER = {"USER", "USERNAME", "SUDO_USER"}
 
 
-def test_each_process_has_its_own_credentials_and_no_others(rowdrop: Run) -> None:
+def test_processes_hold_only_their_own_credentials(rowdrop: RunShProcess) -> None:
     secrets = _secrets(rowdrop)
     seen = set()
     for words, expected in HELD.items():
-        for process in named(rowdrop.folder, words):
+        for process in find_processes(rowdrop.folder, words):
             environment = process.environ()
             held = {name for name in environment if CREDENTIAL.search(name)} - OTHER
             assert held == expected, words
@@ -54,7 +54,7 @@ def test_each_process_has_its_own_credentials_and_no_others(rowdrop: Run) -> Non
             assert others == [], words
             assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
             seen.add(process.pid)
-    shells = {process.pid for process in processes(rowdrop.folder) if process.name() in {"sh", "bash", "run.sh"}}
+    shells = {process.pid for process in list_processes(rowdrop.folder) if process.name() in {"sh", "bash", "run.sh"}}
     run = psutil.Process(rowdrop.process.pid)
     started = {child.pid for child in run.children(recursive=True)} - {run.pid} - shells
     assert started <= seen | {pid for pid in started if _is_part_of(pid, seen)}
@@ -64,7 +64,7 @@ def _is_part_of(pid: int, seen: set[int]) -> bool:
     return any(parent.pid in seen for parent in psutil.Process(pid).parents())
 
 
-def _secrets(rowdrop: Run) -> list[str]:
+def _secrets(rowdrop: RunShProcess) -> list[str]:
     """Return every password and token of this Rowdrop."""
     known = rowdrop.credentials
     users = [*parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
@@ -73,9 +73,9 @@ def _secrets(rowdrop: Run) -> list[str]:
     return [*(user.password for user in users), *(known[name] for name in single)]
 
 
-def test_the_logs_hold_no_secret(rowdrop: Run, s3: Minio) -> None:
+def test_logs_contain_no_secret(rowdrop: RunShProcess, s3: Minio) -> None:
     s3.put_object("src-data", "logged.csv", io.BytesIO(CSV), len(CSV))
-    until(lambda: "logged" in rowdrop.users())
+    wait_until(lambda: "logged" in rowdrop.list_users())
     secrets = _secrets(rowdrop)
     logs = {file.name: file.read_text(errors="replace") for file in (rowdrop.folder / "logs").iterdir()}
     assert len(logs) > 9
@@ -83,31 +83,31 @@ def test_the_logs_hold_no_secret(rowdrop: Run, s3: Minio) -> None:
     assert not [secret for secret in secrets if secret in rowdrop.output]
 
 
-def test_forged_writes_make_no_row_and_break_nothing(rowdrop: Run, s3: Minio) -> None:
+def test_rowdrop_ignores_forged_writes(rowdrop: RunShProcess, s3: Minio) -> None:
     s3.put_object("src-data", "before.csv", io.BytesIO(CSV), len(CSV))
-    until(lambda: "before" in rowdrop.users())
+    wait_until(lambda: "before" in rowdrop.list_users())
     known = rowdrop.credentials
     names = [user.name for user in parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
     for access_key in (*names, known["MINIO_ROOT_USER"], "rowdrop"):
         forger = Forger(known["MINIO_ENDPOINT"], access_key)
         for bucket, key in (("src-data", "forged.csv"), ("processed-data", "output.csv")):
-            for kind, reply in forger.all(bucket, key).items():
+            for kind, reply in forger.send_all(bucket, key).items():
                 assert 400 <= reply.status < 500, (kind, reply)
     s3.put_object("src-data", "after.csv", io.BytesIO(CSV), len(CSV))
-    until(lambda: "after" in rowdrop.users())
-    assert "forged" not in rowdrop.users()
+    wait_until(lambda: "after" in rowdrop.list_users())
+    assert "forged" not in rowdrop.list_users()
     assert rowdrop.is_healthy()
 
 
-def test_a_page_of_another_origin_gets_no_answer_of_minio(rowdrop: Run) -> None:
+def test_minio_server_answers_no_foreign_origin_when_running(rowdrop: RunShProcess) -> None:
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
-    reply = send(rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked)
+    reply = send_unsigned(rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked)
     assert "access-control-allow-origin" not in reply.headers
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
 @pytest.mark.parametrize("header", [{"X-Forwarded-For": "203.0.113.9"}, {"Via": "1.1 proxy"}, {"Host": "192.0.2.7"}])
-def test_who_comes_from_elsewhere_needs_the_token(rowdrop: Run, method: str, header: dict[str, str]) -> None:
+def test_api_requires_token_for_remote_clients(rowdrop: RunShProcess, method: str, header: dict[str, str]) -> None:
     path = "/data" if method in {"GET", "POST"} else "/files/from-elsewhere.csv"
     token = {"Authorization": f"Bearer {rowdrop.credentials['GENERATED_API_TOKEN']}"}
 
@@ -123,9 +123,9 @@ def test_who_comes_from_elsewhere_needs_the_token(rowdrop: Run, method: str, hea
     assert ask({**header, **token}) in {200, 202, 404}
 
 
-def test_what_the_api_holds_opens_nothing_else(rowdrop: Run) -> None:
-    known = rowdrop.credentials_of("api")
-    minio = rowdrop.client_as("api")
+def test_api_credentials_open_nothing_else(rowdrop: RunShProcess) -> None:
+    known = rowdrop.read_credentials_of("api")
+    minio = rowdrop.open_client_as("api")
     with pytest.raises(S3Error) as refused:
         minio.put_object("processed-data", "output.csv", io.BytesIO(b"x"), 1)
     assert refused.value.code == "AccessDenied"

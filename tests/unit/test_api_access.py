@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from api.access import AccessRules, Outcome, is_forwarding, is_loopback, names_loopback
+from api.access import AccessOutcome, AccessRules, is_loopback_address, is_loopback_host, is_proxy_header
 from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 
@@ -14,11 +14,11 @@ WRITE = "write-token-of-the-operator"
 READ = "read-token-of-a-dashboard"
 GENERATED = "generated-token-of-this-rowdrop"
 STATUS = {
-    Outcome.ALLOWED: 200,
-    Outcome.TOKEN_MISSING: 401,
-    Outcome.TOKEN_WRONG: 401,
-    Outcome.TOKEN_READ_ONLY: 403,
-    Outcome.NO_TOKEN_SET: 403,
+    AccessOutcome.ALLOWED: 200,
+    AccessOutcome.TOKEN_MISSING: 401,
+    AccessOutcome.TOKEN_WRONG: 401,
+    AccessOutcome.TOKEN_READ_ONLY: 403,
+    AccessOutcome.NO_TOKEN_SET: 403,
 }
 
 
@@ -93,7 +93,7 @@ IS_LOCAL = {
 
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("public_read", [False, True])
-def test_access_follows_the_table(name: str, public_read: bool) -> None:
+def test_access_rules_follow_decision_table(name: str, public_read: bool) -> None:
     tokens = TABLE[name]
     wrong = []
     for bind, allowed, host, forwarding, method in product(BIND_ADDRESSES, ALLOWED_HOSTS, HOSTS, FORWARDING, METHODS):
@@ -126,8 +126,8 @@ def test_access_follows_the_table(name: str, public_read: bool) -> None:
         "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]",
     ],
 )  # fmt: skip
-def test_hosts_that_are_loopback(host: str) -> None:
-    assert names_loopback(host)
+def test_is_loopback_host_accepts_local_names(host: str) -> None:
+    assert is_loopback_host(host)
 
 
 @pytest.mark.parametrize(
@@ -140,21 +140,21 @@ def test_hosts_that_are_loopback(host: str) -> None:
         "\xb9\xb27.0.0.1", "local\tost", "localhost\n", "127.0.0.1\xa0",
     ],
 )  # fmt: skip
-def test_hosts_that_are_not_loopback(host: str) -> None:
-    assert not names_loopback(host)
+def test_is_loopback_host_refuses_other_names(host: str) -> None:
+    assert not is_loopback_host(host)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.0.1", "::1", "[::1]"])
-def test_addresses_that_are_loopback(address: str) -> None:
-    assert is_loopback(address)
+def test_is_loopback_address_accepts_local_addresses(address: str) -> None:
+    assert is_loopback_address(address)
 
 
 @pytest.mark.parametrize(
     "address",
     ["0.0.0.0", "192.0.2.1", "[::]", "::", "10.0.0.1", "::ffff:127.0.0.1", "x"],  # noqa: S104
 )
-def test_addresses_that_are_not_loopback(address: str) -> None:
-    assert not is_loopback(address)
+def test_is_loopback_address_refuses_other_addresses(address: str) -> None:
+    assert not is_loopback_address(address)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_addresses_that_are_not_loopback(address: str) -> None:
         "X-ProxyUser-Ip", "X-Azure-ClientIP", "CDN-Loop",
     ],
 )  # fmt: skip
-def test_headers_of_proxies_are_known(name: str) -> None:
-    assert is_forwarding(name)
+def test_is_proxy_header_detects_proxy_headers(name: str) -> None:
+    assert is_proxy_header(name)
     rules = AccessRules()
     assert not rules.is_local("localhost", ["HOST", name.upper()], "HTTP/1.1")
 
@@ -179,8 +179,8 @@ def test_headers_of_proxies_are_known(name: str) -> None:
         "Range", "Cookie", "Connection", "Content-Type", "Sec-Fetch-Site", "X-Requested-With", "Traceparent",
     ],
 )  # fmt: skip
-def test_headers_of_clients_are_not_taken_for_those_of_proxies(name: str) -> None:
-    assert not is_forwarding(name)
+def test_is_proxy_header_ignores_client_headers(name: str) -> None:
+    assert not is_proxy_header(name)
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_headers_of_clients_are_not_taken_for_those_of_proxies(name: str) -> Non
         (f"Bearer {READ}", "dashboard"),
     ],
 )
-def test_a_decision_names_the_token(authorization: str, actor: str) -> None:
+def test_access_rules_decision_names_token(authorization: str, actor: str) -> None:
     tokens = Tokens(WRITE, READ, GENERATED, None, 0, 0, 0, 0, 0)
     rules = AccessRules.from_settings(settings(**tokens.settings()))
     assert rules.decide("GET", None, [], authorization).actor == actor
 
 
-def test_every_token_is_compared_whichever_matches() -> None:
+def test_access_rules_compare_every_token() -> None:
     compared: list[bytes] = []
 
     def equal(token: bytes, sent: bytes) -> bool:
@@ -207,23 +207,23 @@ def test_every_token_is_compared_whichever_matches() -> None:
 
     names = ("first", "second", "third")
     tokens = tuple(Token(name, f"{name}-token-that-is-long", TokenKind.WRITE) for name in names)
-    rules = AccessRules(tokens=tokens, equal=equal)
+    rules = AccessRules(tokens=tokens, compare_tokens=equal)
     for token in tokens:
         compared.clear()
         decision = rules.decide("PUT", None, [], f"Bearer {token.value}")
-        assert decision == (Outcome.ALLOWED, token.name)
+        assert decision == (AccessOutcome.ALLOWED, token.name)
         assert compared == [each.value.encode() for each in tokens]
 
 
-def test_tokens_are_compared_in_constant_time() -> None:
-    assert AccessRules().equal is hmac.compare_digest
+def test_access_rules_compare_tokens_in_constant_time() -> None:
+    assert AccessRules().compare_tokens is hmac.compare_digest
 
 
 @pytest.mark.parametrize("text", ["\x00", "\xe9", "ÿ" * 30, "\ud800", "☃", "?" * 20, "a" * 100_000])
-def test_a_header_of_any_content_is_a_wrong_token(text: str) -> None:
+def test_access_rules_treat_malformed_header_as_wrong_token(text: str) -> None:
     rules = AccessRules(tokens=(Token("API_TOKEN", WRITE, TokenKind.WRITE),))
     for authorization in (text, f"Bearer {text}", f"Bearer {WRITE}{text}", f"{text} {WRITE}"):
-        assert rules.decide("PUT", "localhost", [], authorization).outcome is Outcome.TOKEN_WRONG
+        assert rules.decide("PUT", "localhost", [], authorization).outcome is AccessOutcome.TOKEN_WRONG
 
 
 # -- warnings at the start ---------------------------------------------------------------------------------------------
@@ -234,29 +234,29 @@ OUTSIDE: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
-def test_without_any_token_one_line_says_what_to_set(outside: dict[str, object]) -> None:
-    (line,) = AccessRules.from_settings(settings(**outside)).warnings()
+def test_access_rules_warn_once_without_token(outside: dict[str, object]) -> None:
+    (line,) = AccessRules.from_settings(settings(**outside)).list_warnings()
     assert "every write and every read except /health/live is refused" in line
     assert "Set API_TOKEN" in line
     (line,) = AccessRules.from_settings(
         settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))
-    ).warnings()
+    ).list_warnings()
     assert "every write is refused" in line
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
-def test_a_token_is_enough_to_warn_of_nothing(outside: dict[str, object]) -> None:
+def test_access_rules_do_not_warn_with_token(outside: dict[str, object]) -> None:
     for given in ({"generated_api_token": GENERATED}, {"api_token": WRITE}):
-        assert AccessRules.from_settings(settings(**outside, **given)).warnings() == []
+        assert AccessRules.from_settings(settings(**outside, **given)).list_warnings() == []
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
-def test_public_reading_from_elsewhere_is_warned_of(outside: dict[str, object]) -> None:
+def test_access_rules_warn_of_public_reads_from_outside(outside: dict[str, object]) -> None:
     rules = AccessRules.from_settings(settings(**outside, public_read=True, generated_api_token=GENERATED))
-    (line,) = rules.warnings()
+    (line,) = rules.list_warnings()
     assert "PUBLIC_READ is true" in line
 
 
-def test_what_only_this_machine_reaches_is_not_warned_of() -> None:
-    assert AccessRules.from_settings(settings(public_read=True)).warnings() == []
-    assert AccessRules.from_settings(settings()).warnings() == []
+def test_access_rules_do_not_warn_for_local_access() -> None:
+    assert AccessRules.from_settings(settings(public_read=True)).list_warnings() == []
+    assert AccessRules.from_settings(settings()).list_warnings() == []

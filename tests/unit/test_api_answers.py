@@ -13,54 +13,56 @@ from redis.retry import Retry
 
 from api.access import AccessRules
 from api.app import create_app
-from api.browsers import BrowserGuard
-from api.figures import Figures, Trouble
-from api.guard import AccessGuard
-from api.snapshot import EMPTY
+from api.browsers import CrossSiteMiddleware
+from api.figures import PipelineIssue, PipelineStatus
+from api.guard import AuthMiddleware
+from api.snapshot import EMPTY_TABLE
 from api.view import View
-from local.ports import free_port
-from shared.output_csv import HEADER
+from local.ports import find_free_port
+from shared.output_csv import OUTPUT_HEADER
 from shared.records import Reject
-from tests.api_parts import api_parts
+from tests.api_parts import make_dependencies
 from tests.fakes import FakeObjectStore
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()
-OUTPUT = HEADER + (
+OUTPUT = OUTPUT_HEADER + (
     b"0001,Ivan,Ivanov,946674000000,\n"  # 1999-12-31: 26 years old
     b"0002,Zo\xc3\xab,,1150329600000,src-data/0002.png\n"  # 2006-06-15: 20 today
     b"0003,Ann,Lee,-1,src-data/0003.jpg\n"  # 1969-12-31: 56
 )
-FIGURES = Figures(
-    ignored=(Trouble("1.CSV", "rename it", 0),),
-    ignored_total=300,
-    dead_letters=(Trouble(None, "not JSON", 60),),
-    dirty={"event": 0, "sweep": 0, "rebuild": 0},
-    oldest_event=None,
-    published_at=NOON,
-    sweep_at=NOON,
+FIGURES = PipelineStatus(
+    ignored_keys=(PipelineIssue("1.CSV", "rename it", 0),),
+    ignored_count=300,
+    dead_letters=(PipelineIssue(None, "not JSON", 60),),
+    dirty_counts={"event": 0, "sweep": 0, "rebuild": 0},
+    oldest_event_mark_at=None,
+    last_publish_at=NOON,
+    last_sweep_at=NOON,
     whole=True,
-    sees_losses=True,
+    detects_losses=True,
 )
 REJECTS = {
     user_id: Reject(f"{user_id}.csv", user_id, "birthts: not a number", 2, 1767225600, "e")
     for user_id in ("0003", "0009")
 }
-VIEW = View(EMPTY.updated(OUTPUT, "etag-1"), REJECTS, FIGURES, looked_at=NOON, heard_at=NOON)
+VIEW = View(
+    EMPTY_TABLE.build_next_version(OUTPUT, "etag-1"), REJECTS, FIGURES, store_polled_at=NOON, redis_answered_at=NOON
+)
 
-OPEN = AccessGuard(AccessRules())
-NAMED = BrowserGuard([DEFAULT_HOST])
+OPEN = AuthMiddleware(AccessRules())
+NAMED = CrossSiteMiddleware([DEFAULT_HOST])
 LOCAL = {"Host": "localhost"}
 
 
 class Service:
     """The application; tests set its view and its clock as plain attributes."""
 
-    def __init__(self, guard: AccessGuard = OPEN, browsers: BrowserGuard = NAMED) -> None:
+    def __init__(self, guard: AuthMiddleware = OPEN, browsers: CrossSiteMiddleware = NAMED) -> None:
         self.view, self.now = VIEW, NOON
-        self.redis = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
+        self.redis = Redis(port=find_free_port(), retry=Retry(NoBackoff(), 0))
         self.files = FakeObjectStore("src-data", lambda: self.now)
         self.copies = FakeObjectStore("processed-data", lambda: self.now)
-        parts = api_parts(self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now)
+        parts = make_dependencies(self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now)
         app = create_app(parts, browsers, guard, lambda: self.now)
         self.client = TestClient(app, headers=LOCAL)
 
@@ -80,7 +82,7 @@ def ids(result: Result) -> list[str]:
     return [row["user_id"] for row in result.json]
 
 
-def test_data_is_an_array_of_users_with_their_five_fields(service: Service) -> None:
+def test_data_route_returns_array_of_users(service: Service) -> None:
     result = service.get("/data")
     assert result.headers["content-type"] == "application/json"
     assert result.json[:2] == [
@@ -108,18 +110,18 @@ def test_data_is_an_array_of_users_with_their_five_fields(service: Service) -> N
         ("min_age=30&max_age=20", []),
     ],
 )
-def test_filters_pick_rows(service: Service, query: str, expected: list[str]) -> None:
+def test_data_route_applies_filters(service: Service, query: str, expected: list[str]) -> None:
     assert ids(service.get(f"/data?{query}")) == expected
     assert ids(service.get(f"/data?{query}")) == expected  # the second answer comes from the cache
 
 
-def test_ages_follow_the_date_at_the_moment_asked(service: Service) -> None:
+def test_data_route_ages_follow_current_date(service: Service) -> None:
     assert ids(service.get("/data?max_age=19")) == []
     service.now = NOON - 86400
     assert ids(service.get("/data?max_age=19")) == ["0002"]
 
 
-def test_stats_tell_count_mean_age_and_mean_birth_date(service: Service) -> None:
+def test_stats_route_returns_count_and_means(service: Service) -> None:
     assert service.get("/stats").json == {
         "count": 3,
         "average_age": 34.0,
@@ -128,14 +130,14 @@ def test_stats_tell_count_mean_age_and_mean_birth_date(service: Service) -> None
     }
 
 
-def test_stats_name_the_filters_given_and_round_to_two_decimals(service: Service) -> None:
+def test_stats_route_names_filters_and_rounds(service: Service) -> None:
     stats = service.get("/stats?min_age=0&is_image_exists=TRUE").json
     assert stats["filters"] == {"min_age": 0, "is_image_exists": True}
     service.now = datetime(2026, 6, 14, tzinfo=UTC).timestamp()
     assert service.get("/stats").json["average_age"] == 33.67
 
 
-def test_stats_of_nobody_are_nulls_and_a_message(service: Service) -> None:
+def test_stats_route_of_no_rows_has_nulls_and_message(service: Service) -> None:
     assert service.get("/stats?min_age=200").json == {
         "count": 0,
         "average_age": None,
@@ -145,20 +147,20 @@ def test_stats_of_nobody_are_nulls_and_a_message(service: Service) -> None:
     }
 
 
-def test_the_mean_birth_date_is_exact_whatever_the_sum(service: Service) -> None:
+def test_stats_route_mean_birth_date_is_exact(service: Service) -> None:
     last = 253402300799999
     rows = b"".join(b"%06d,,,%d,\n" % (n, last) for n in range(40_000))
-    service.view = View(EMPTY.updated(HEADER + rows, "e"))
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + rows, "e"))
     assert service.get("/stats").json["average_birthts"] == last
 
 
 @pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/"])
-def test_a_trailing_slash_changes_nothing(service: Service, path: str) -> None:
+def test_routes_ignore_trailing_slash(service: Service, path: str) -> None:
     assert service.get(path.rstrip("/") + "/").content == service.get(path).content
 
 
 @pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/data/0001", "/stats", "/errors", "/health/live", "/"])
-def test_head_tells_what_get_would(service: Service, path: str) -> None:
+def test_routes_answer_head_like_get(service: Service, path: str) -> None:
     head, get = service.client.simulate_head(path), service.get(path)
     assert head.status_code == 200
     assert head.content == b""
@@ -167,14 +169,14 @@ def test_head_tells_what_get_would(service: Service, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/data", "/stats"])
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*", '"a,b" ,W/{}'])
-def test_who_has_it_already_gets_a_304(service: Service, path: str, form: str) -> None:
+def test_routes_answer_304_for_known_etag(service: Service, path: str, form: str) -> None:
     etag = service.get(path).headers["etag"]
     assert not etag.startswith("W/")
     result = service.get(path, If_None_Match=form.format(etag))
     assert (result.status_code, result.content, result.headers["etag"]) == (304, b"", etag)
 
 
-def test_another_etag_gets_the_whole_answer(service: Service) -> None:
+def test_routes_answer_fully_for_another_etag(service: Service) -> None:
     assert service.get("/data", If_None_Match='"other"').status_code == 200
 
 
@@ -183,19 +185,19 @@ def etags(service: Service) -> dict[str, str]:
     return {path: service.get(path).headers["etag"] for path in paths}
 
 
-def test_etags_differ_by_route_and_filter_but_not_by_spelling(service: Service) -> None:
+def test_etags_differ_by_route_and_filter(service: Service) -> None:
     found = etags(service)
     assert len(set(found.values())) == len(found)
     assert service.get("/data?is_image_exists=TRUE").headers["etag"] == found["/data?is_image_exists=1"]
 
 
-def test_every_etag_changes_with_the_version(service: Service) -> None:
+def test_etags_change_with_table_version(service: Service) -> None:
     before = etags(service)
-    service.view = View(EMPTY.updated(OUTPUT, "etag-2"))
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "etag-2"))
     assert not set(before.values()) & set(etags(service).values())
 
 
-def test_only_the_etags_of_answers_with_an_age_change_with_the_date(service: Service) -> None:
+def test_etags_change_with_date_only_for_ages(service: Service) -> None:
     before = etags(service)
     service.now += 86400
     after = etags(service)
@@ -215,7 +217,7 @@ def test_only_the_etags_of_answers_with_an_age_change_with_the_date(service: Ser
         ("/tasks/1?wait=1", "wait"),
     ],
 )
-def test_a_wrong_parameter_is_a_400_that_names_it(service: Service, path: str, name: str) -> None:
+def test_routes_name_invalid_parameter_in_400(service: Service, path: str, name: str) -> None:
     result = service.get(path)
     assert result.status_code == 400
     assert result.json["parameter"] == name
@@ -224,28 +226,28 @@ def test_a_wrong_parameter_is_a_400_that_names_it(service: Service, path: str, n
 
 
 @pytest.mark.parametrize("wait", ["601", "-1", "1.5", "", "x", "٣", "0000"])
-def test_a_wrong_wait_is_a_400_that_says_how_long_one_may_wait(service: Service, wait: str) -> None:
+def test_post_data_invalid_wait_is_400(service: Service, wait: str) -> None:
     result = service.client.simulate_post("/data", params={"wait": wait})
     assert result.status_code == 400
     assert (result.json["parameter"], "from 0 to 600" in result.json["allowed"]) == ("wait", True)
 
 
 @pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/data?min_age=3"])
-def test_before_the_first_publish_it_is_503_and_never_an_empty_list(service: Service, path: str) -> None:
-    service.view = View(figures=FIGURES)
+def test_routes_return_503_before_first_publish(service: Service, path: str) -> None:
+    service.view = View(pipeline_status=FIGURES)
     result = service.get(path)
     assert result.status_code == 503
     assert int(result.headers["retry-after"]) > 0
     assert result.json["title"] == "Nothing is published yet"
 
 
-def test_an_empty_output_is_an_empty_list(service: Service) -> None:
-    service.view = View(EMPTY.updated(HEADER, "e"))
+def test_data_route_of_empty_output_is_empty_array(service: Service) -> None:
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e"))
     assert service.get("/data").json == []
     assert service.get("/stats").json["count"] == 0
 
 
-def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) -> None:
+def test_errors_route_lists_all_kinds_of_errors(service: Service) -> None:
     result = service.get("/errors")
     reject: dict[str, Any] = {"reason": "birthts: not a number", "line": 2, "since": "2026-01-01T00:00:00Z"}
     other: dict[str, Any] = {"user_id": None, "line": None}
@@ -258,13 +260,13 @@ def test_errors_list_rejected_held_ignored_and_dead_letters(service: Service) ->
     assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
 
 
-def test_a_bundle_that_could_not_be_used_is_nobodys(service: Service) -> None:
-    service.view = View(EMPTY, rejects={"/u.zip": Reject("u.zip", "/u.zip", "it is encrypted", None, 0, "e")})
+def test_errors_route_lists_rejected_bundle_without_user(service: Service) -> None:
+    service.view = View(EMPTY_TABLE, rejects={"/u.zip": Reject("u.zip", "/u.zip", "it is encrypted", None, 0, "e")})
     (error,) = service.get("/errors").json
     assert (error["key"], error["user_id"], error["kind"]) == ("u.zip", None, "rejected")
 
 
-def test_errors_come_in_pages(service: Service) -> None:
+def test_errors_route_returns_pages(service: Service) -> None:
     result = service.get("/errors?limit=1&offset=1")
     assert [error["key"] for error in result.json] == ["0009.csv"]
     assert result.headers["x-total-count"] == "4"
@@ -272,13 +274,13 @@ def test_errors_come_in_pages(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")])
-def test_what_needs_redis_is_503_without_it(service: Service, method: str, path: str) -> None:
+def test_routes_that_need_redis_return_503_without_it(service: Service, method: str, path: str) -> None:
     result = service.client.simulate_request(method, path)
     assert (result.status_code, result.json["title"]) == (503, "Redis does not answer")
     assert int(result.headers["retry-after"]) > 0
 
 
-def test_other_addresses_and_methods_are_refused_in_json(service: Service) -> None:
+def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -> None:
     nowhere, wrong = service.get("/nowhere", Accept="text/html"), service.client.simulate_delete("/data")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
     assert json.loads(nowhere.content)["title"] == "No such route"
@@ -286,13 +288,13 @@ def test_other_addresses_and_methods_are_refused_in_json(service: Service) -> No
     assert wrong.json["detail"]
 
 
-def test_the_index_lists_every_route_with_a_sentence(service: Service) -> None:
+def test_index_route_lists_every_route(service: Service) -> None:
     routes = service.get("/").json["routes"]
     assert {route["path"] for route in routes} >= {"/data", "/stats", "/errors", "/tasks/{task_id}", "/health/ready"}
     assert all(route["description"].endswith(".") for route in routes)
 
 
-def test_live_is_503_until_there_is_a_table_and_200_ever_after(service: Service) -> None:
+def test_live_route_is_503_until_table_is_loaded(service: Service) -> None:
     service.view = View()
     assert service.get("/health/live").status_code == 503
     service.view = View(VIEW.table, store_error="no answer", redis_error="no answer")

@@ -6,18 +6,18 @@ import pytest
 from falcon.testing import Result
 
 from api.access import AccessRules
-from api.browsers import BrowserGuard
-from api.guard import AccessGuard
+from api.browsers import CrossSiteMiddleware
+from api.guard import AuthMiddleware
 from tests.unit.test_api_answers import Service
 
 APP = "https://app.example.org"
-READABLE = AccessGuard(AccessRules(public_read=True))
+READABLE = AuthMiddleware(AccessRules(public_read=True))
 """Allows every read, so that only the guard under test refuses one."""
 
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    service = Service(READABLE, getattr(request, "param", BrowserGuard()))
+    service = Service(READABLE, getattr(request, "param", CrossSiteMiddleware()))
     yield service
     service.redis.close()
 
@@ -39,7 +39,7 @@ def told(result: Result) -> tuple[int, str]:
         "[::1]", "[::1]:8080", "[2001:db8::7]", "",
     ],
 )  # fmt: skip
-def test_loopback_names_and_addresses_are_ours(service: Service, host: str) -> None:
+def test_cross_site_middleware_accepts_loopback_hosts(service: Service, host: str) -> None:
     assert asked(service, host=host).status_code == 200
 
 
@@ -51,21 +51,21 @@ def test_loopback_names_and_addresses_are_ours(service: Service, host: str) -> N
         "127.1", "2130706433",
     ],
 )  # fmt: skip
-def test_another_name_is_none_of_ours(service: Service, host: str) -> None:
+def test_cross_site_middleware_refuses_other_hosts(service: Service, host: str) -> None:
     assert told(asked(service, host=host)) == (421, "other-host")
     assert told(asked(service, "POST", host=host)) == (421, "other-host")
 
 
-@pytest.mark.parametrize("service", [BrowserGuard(["Rowdrop.example.org", "*.lab.example.org"])], indirect=True)
-def test_allowed_names_are_ours_and_nothing_beside_them(service: Service) -> None:
+@pytest.mark.parametrize("service", [CrossSiteMiddleware(["Rowdrop.example.org", "*.lab.example.org"])], indirect=True)
+def test_cross_site_middleware_accepts_only_allowed_hosts(service: Service) -> None:
     for host in ("rowdrop.example.org", "ROWDROP.example.org:8080", "a.lab.example.org", "a.b.lab.example.org"):
         assert asked(service, host=host).status_code == 200
     for host in ("example.org", "x.rowdrop.example.org", "lab.example.org", "xlab.example.org"):
         assert asked(service, host=host).status_code == 421
 
 
-@pytest.mark.parametrize("service", [BrowserGuard(["*"])], indirect=True)
-def test_a_star_is_every_name(service: Service) -> None:
+@pytest.mark.parametrize("service", [CrossSiteMiddleware(["*"])], indirect=True)
+def test_cross_site_middleware_star_accepts_every_host(service: Service) -> None:
     assert asked(service, host="whatever.example").status_code == 200
 
 
@@ -85,19 +85,21 @@ def test_a_star_is_every_name(service: Service) -> None:
         {"Sec_Fetch_Site": "what is this"},
     ],
 )
-def test_another_sites_page_is_refused(service: Service, method: str, headers: dict[str, str]) -> None:
+def test_cross_site_middleware_refuses_page_of_another_site(
+    service: Service, method: str, headers: dict[str, str]
+) -> None:
     result = asked(service, method, **headers)
     assert result.status_code == 403
     assert "access-control-allow-origin" not in result.headers
 
 
-def test_another_site_cannot_write_by_a_link_or_a_form(service: Service) -> None:
+def test_cross_site_middleware_refuses_writes_by_link_or_form(service: Service) -> None:
     form = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert told(asked(service, "POST", **form)) == (403, "cross-site")
     assert asked(service, "POST", Origin=APP, **form).status_code == 403
 
 
-def test_a_link_may_be_followed(service: Service) -> None:
+def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
     headers = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert asked(service, **headers).status_code == 200
 
@@ -112,18 +114,18 @@ def test_a_link_may_be_followed(service: Service) -> None:
         {"Origin": "http://localhost"},
     ],
 )
-def test_our_own_pages_and_programs_may_read_and_write(service: Service, headers: dict[str, str]) -> None:
+def test_cross_site_middleware_accepts_own_pages_and_programs(service: Service, headers: dict[str, str]) -> None:
     assert asked(service, **headers).status_code == 200
     assert asked(service, "POST", **headers).status_code == 503  # accepted; then Redis is missing
 
 
 # -- CORS --------------------------------------------------------------------------------------------------------------
-ALLOWED = BrowserGuard(cors_origins=[APP])
-ANY = BrowserGuard(cors_origins=["*"])
+ALLOWED = CrossSiteMiddleware(cors_origins=[APP])
+ANY = CrossSiteMiddleware(cors_origins=["*"])
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
-def test_an_allowed_origin_reads_and_writes(service: Service) -> None:
+def test_cross_site_middleware_accepts_allowed_origin(service: Service) -> None:
     result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
     assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, APP)
     assert "X-Total-Count" in result.headers["access-control-expose-headers"]
@@ -132,14 +134,14 @@ def test_an_allowed_origin_reads_and_writes(service: Service) -> None:
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
-def test_another_origin_gets_nothing(service: Service) -> None:
+def test_cross_site_middleware_refuses_similar_origins(service: Service) -> None:
     for origin in (APP + ":8443", "http://app.example.org", "https://app.example.org.evil.example", "null"):
         assert asked(service, Origin=origin, Sec_Fetch_Site="cross-site").status_code == 403
     assert "Origin" in asked(service).headers["vary"]
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
-def test_an_allowed_origin_is_told_beforehand_what_it_may(service: Service) -> None:
+def test_cross_site_middleware_answers_preflight_of_allowed_origin(service: Service) -> None:
     result = asked(service, "OPTIONS", Origin=APP, Sec_Fetch_Site="cross-site", Access_Control_Request_Method="PUT")
     assert (result.status_code, result.content) == (204, b"")
     assert "PUT" in result.headers["access-control-allow-methods"]
@@ -147,7 +149,7 @@ def test_an_allowed_origin_is_told_beforehand_what_it_may(service: Service) -> N
 
 
 @pytest.mark.parametrize("service", [ANY], indirect=True)
-def test_a_star_lets_every_page_read_and_none_write(service: Service) -> None:
+def test_cross_site_middleware_star_origin_allows_reads_only(service: Service) -> None:
     result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
     assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, "*")
     assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
@@ -157,20 +159,20 @@ def test_a_star_lets_every_page_read_and_none_write(service: Service) -> None:
 
 @pytest.mark.parametrize("service", [ANY], indirect=True)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_a_write_cannot_claim_to_be_the_preflight_of_a_read(service: Service, method: str) -> None:
+def test_cross_site_middleware_refuses_write_disguised_as_preflight(service: Service, method: str) -> None:
     result = asked(service, method, Origin=APP, Access_Control_Request_Method="GET")
     assert told(result) == (403, "cross-site")
 
 
-@pytest.mark.parametrize("service", [BrowserGuard()], indirect=True)
+@pytest.mark.parametrize("service", [CrossSiteMiddleware()], indirect=True)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_origin_without_a_host_is_not_own(service: Service, method: str) -> None:
+def test_cross_site_middleware_refuses_null_origin_without_host(service: Service, method: str) -> None:
     assert told(asked(service, method, host="", Origin="null")) == (403, "cross-site")
 
 
 # -- headers -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", ["/data", "/nowhere", "/data?wrong=1"])
-def test_every_answer_tells_browsers_to_make_nothing_else_of_it(service: Service, path: str) -> None:
+def test_cross_site_middleware_sets_security_headers(service: Service, path: str) -> None:
     headers = service.client.simulate_get(path, headers={"Host": "localhost"}).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]

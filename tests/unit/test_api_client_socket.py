@@ -28,7 +28,7 @@ def received(client: socket.socket, length: int) -> bytes:
     return found
 
 
-def test_a_head_is_sent_with_its_body(pair: Pair) -> None:
+def test_client_socket_sends_head_with_body(pair: Pair) -> None:
     server, client = pair
     server.sendall(b"head")
     assert len(server.unsent) == 1
@@ -37,7 +37,7 @@ def test_a_head_is_sent_with_its_body(pair: Pair) -> None:
     assert received(client, 8) == b"headbody"
 
 
-def test_a_head_without_a_body_is_sent_at_the_end(pair: Pair) -> None:
+def test_client_socket_flushes_head_without_body(pair: Pair) -> None:
     server, client = pair
     server.sendall(b"head")
     server.flush()
@@ -45,7 +45,7 @@ def test_a_head_without_a_body_is_sent_at_the_end(pair: Pair) -> None:
     assert received(client, 4) == b"head"
 
 
-def test_what_the_client_does_not_take_is_kept_and_holds_nobody(pair: Pair) -> None:
+def test_client_socket_keeps_unsent_data_without_waiting(pair: Pair) -> None:
     server, client = pair
     head, body = b"h" * 5_000_000, b"b" * 5_000_000
     began = time.monotonic()
@@ -65,7 +65,7 @@ def test_what_the_client_does_not_take_is_kept_and_holds_nobody(pair: Pair) -> N
     assert found == head + body
 
 
-def test_who_has_more_to_send_waits_for_the_client(pair: Pair) -> None:
+def test_client_socket_waits_before_sending_more(pair: Pair) -> None:
     server, client = pair
     server.sendall(b"1" * 5_000_000)
     server.sendall(b"2" * 100)
@@ -74,7 +74,7 @@ def test_who_has_more_to_send_waits_for_the_client(pair: Pair) -> None:
         server.sendall(b"3")
 
 
-def test_nothing_is_waited_for_beyond_the_bodys_time(pair: Pair) -> None:
+def test_client_socket_stops_waiting_after_body_deadline(pair: Pair) -> None:
     server, client = pair
     server.body_until = time.monotonic()
     with pytest.raises(TimeoutError):

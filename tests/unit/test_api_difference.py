@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.difference import Kept, difference
+from api.difference import UnchangedRange, diff_lines
 
 HEADER = b"head\n"
 
@@ -12,13 +12,13 @@ def lines(users: dict[int, bytes]) -> bytes:
     return HEADER + b"".join(b"%05d,%s\n" % (user, rest) for user, rest in sorted(users.items()))
 
 
-def put_together(old: bytes, pieces: list[Kept | bytes]) -> bytes:
-    parts = [old[piece.start : piece.stop] if isinstance(piece, Kept) else piece for piece in pieces]
+def put_together(old: bytes, pieces: list[UnchangedRange | bytes]) -> bytes:
+    parts = [old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece for piece in pieces]
     return HEADER + b"".join(parts)
 
 
-def fresh(pieces: list[Kept | bytes]) -> bytes:
-    return b"".join(piece for piece in pieces if not isinstance(piece, Kept))
+def fresh(pieces: list[UnchangedRange | bytes]) -> bytes:
+    return b"".join(piece for piece in pieces if not isinstance(piece, UnchangedRange))
 
 
 files = st.dictionaries(st.integers(0, 400), st.sampled_from([b"a", b"b" * 40, b'"q,q"', b""]), max_size=200).map(lines)
@@ -26,39 +26,39 @@ any_lines = st.lists(st.binary(max_size=6).map(lambda line: line.replace(b"\n", 
 
 
 @given(files, files)
-def test_the_pieces_make_up_the_new_file(old: bytes, new: bytes) -> None:
-    assert put_together(old, list(difference(old, new, len(HEADER)))) == new
+def test_diff_lines_rebuild_new_file(old: bytes, new: bytes) -> None:
+    assert put_together(old, list(diff_lines(old, new, len(HEADER)))) == new
 
 
 @given(any_lines, any_lines)
-def test_unsorted_lines_are_put_together_rightly_too(old: bytes, new: bytes) -> None:
+def test_diff_lines_handle_unsorted_files(old: bytes, new: bytes) -> None:
     old, new = HEADER + old, HEADER + new
-    assert put_together(old, list(difference(old, new, len(HEADER)))) == new
+    assert put_together(old, list(diff_lines(old, new, len(HEADER)))) == new
 
 
 @given(any_lines, any_lines)
-def test_kept_parts_and_new_parts_are_whole_lines(old: bytes, new: bytes) -> None:
+def test_diff_lines_return_whole_lines(old: bytes, new: bytes) -> None:
     old, new = HEADER + old, HEADER + new
-    for piece in difference(old, new, len(HEADER)):
-        text = old[piece.start : piece.stop] if isinstance(piece, Kept) else piece
+    for piece in diff_lines(old, new, len(HEADER)):
+        text = old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece
         assert text.endswith(b"\n")
-        assert not isinstance(piece, Kept) or old[piece.start - 1 : piece.start] == b"\n"
+        assert not isinstance(piece, UnchangedRange) or old[piece.start - 1 : piece.start] == b"\n"
 
 
-def test_nothing_is_read_again_of_an_unchanged_file() -> None:
+def test_diff_lines_of_unchanged_file_read_nothing() -> None:
     old = lines(dict.fromkeys(range(5000), b"same"))
-    assert fresh(list(difference(old, old, len(HEADER)))) == b""
+    assert fresh(list(diff_lines(old, old, len(HEADER)))) == b""
 
 
-def test_only_the_changed_the_new_and_no_removed_line_is_read() -> None:
+def test_diff_lines_read_only_changed_and_new_lines() -> None:
     users = dict.fromkeys(range(0, 90000, 2), b"same")
     changed = users | {4000: b"other", 60001: b"new"}
     del changed[30000]
-    pieces = list(difference(lines(users), lines(changed), len(HEADER)))
+    pieces = list(diff_lines(lines(users), lines(changed), len(HEADER)))
     assert fresh(pieces) == b"04000,other\n60001,new\n"
 
 
-def test_lines_at_both_ends_are_found() -> None:
+def test_diff_lines_find_lines_at_both_ends() -> None:
     users = dict.fromkeys(range(10, 5000), b"same")
     changed = {1: b"first"} | users | {9999: b"last"}
-    assert fresh(list(difference(lines(users), lines(changed), len(HEADER)))) == b"00001,first\n09999,last\n"
+    assert fresh(list(diff_lines(lines(users), lines(changed), len(HEADER)))) == b"00001,first\n09999,last\n"

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import files
-from api.image import raster_type
-from api.snapshot import EMPTY
-from api.transfers import PIECE_BYTES
+from api.image import detect_raster_type
+from api.snapshot import EMPTY_TABLE
+from api.transfers import SEGMENT_BYTES
 from api.view import View
-from shared.keys import LONGEST_NAME, refusal_of
-from shared.output_csv import HEADER
-from tests.api_parts import MOST_UPLOAD_BYTES
+from shared.keys import MAX_FILE_NAME_BYTES, explain_unusable_name
+from shared.output_csv import OUTPUT_HEADER
+from tests.api_parts import MAX_UPLOAD_BYTES
 from tests.unit.test_api_answers import Service
 from worker import user_csv
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
-LARGE = PNG + bytes(2 * PIECE_BYTES)
+LARGE = PNG + bytes(2 * SEGMENT_BYTES)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def kind(result: Result) -> str:
 
 
 # -- upload and deletion -----------------------------------------------------------------------------------------------
-def test_a_file_is_put_and_the_answer_says_where_to_look(service: Service) -> None:
+def test_files_route_put_returns_location(service: Service) -> None:
     result = put(service, "0001.csv", b"a,b")
     assert service.files.get("0001.csv").body == b"a,b"
     assert (result.status_code, result.headers["location"]) == (202, "/data/0001")
@@ -49,13 +49,13 @@ def test_a_file_is_put_and_the_answer_says_where_to_look(service: Service) -> No
         "user_id": "0001",
         "status": "stored",
         "size": 3,
-        "etag": service.files.etag("0001.csv"),
+        "etag": service.files.get_etag("0001.csv"),
         "look_at": "/data/0001",
     }
 
 
-def test_an_unreadable_file_is_a_409_that_says_why_and_can_be_deleted(service: Service) -> None:
-    service.files.seal("1.csv")
+def test_files_route_reports_unreadable_file_as_409(service: Service) -> None:
+    service.files.make_unreadable("1.csv")
     for method in (service.client.simulate_get, service.client.simulate_head):
         assert method("/files/1.csv").status_code == 409
     result = service.client.simulate_get("/files/1.csv")
@@ -65,24 +65,24 @@ def test_an_unreadable_file_is_a_409_that_says_why_and_can_be_deleted(service: S
     assert service.client.simulate_get("/files/1.csv").status_code == 404
 
 
-def test_an_unreadable_image_is_a_409(service: Service) -> None:
-    service.view = View(EMPTY.updated(HEADER + b"1,A,B,1,src-data/1.png\n", "e"))
-    service.files.seal("1.png")
+def test_image_route_reports_unreadable_image_as_409(service: Service) -> None:
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,A,B,1,src-data/1.png\n", "e"))
+    service.files.make_unreadable("1.png")
     result = service.client.simulate_get("/data/1/image")
     assert (result.status_code, kind(result)) == (409, "unreadable")
 
 
-def test_a_file_is_deleted_and_the_answer_says_where_to_look(service: Service) -> None:
+def test_files_route_delete_returns_location(service: Service) -> None:
     service.files.put("ü/1.png", b"x")
     service.files.put("ü.png", b"x")
     result = service.client.simulate_delete("/files/ü.png")
     assert (result.status_code, result.headers["location"]) == (202, "/data/%C3%BC")
     assert service.client.simulate_delete("/files/ü/1.png").status_code == 202  # an ignored file can be deleted
-    assert service.files.stored == {}
+    assert service.files.objects == {}
     assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
 
 
-def test_a_bundle_is_put_and_its_unpacking_is_where_to_look(service: Service) -> None:
+def test_files_route_put_of_bundle_points_to_tasks(service: Service) -> None:
     result = put(service, "users.zip", b"PK")
     assert (result.status_code, result.headers["location"], result.json["user_id"]) == (202, "/tasks", None)
 
@@ -99,54 +99,54 @@ def test_a_bundle_is_put_and_its_unpacking_is_where_to_look(service: Service) ->
         ("%FF.csv", "UTF-8"),
     ],
 )
-def test_a_name_that_would_be_ignored_is_refused_with_the_reason(service: Service, name: str, reason: str) -> None:
+def test_files_route_refuses_ignored_name_with_reason(service: Service, name: str, reason: str) -> None:
     result = put(service, name)
     assert (result.status_code, kind(result)) == (400, "wrong-name")
     assert reason in result.json["detail"]
-    assert service.files.stored == {}
+    assert service.files.objects == {}
 
 
 @given(st.text(min_size=1, max_size=20).map(lambda text: f"{text}.csv"))
-def test_what_is_taken_is_what_the_pipeline_reads(name: str) -> None:
-    if refusal_of(name) is None:
-        assert len(name.encode()) <= LONGEST_NAME
+def test_explain_unusable_name_accepts_only_names_that_fit(name: str) -> None:
+    if explain_unusable_name(name) is None:
+        assert len(name.encode()) <= MAX_FILE_NAME_BYTES
 
 
-def test_the_limits_are_those_of_the_pipeline() -> None:
+def test_files_route_limits_equal_pipeline_limits() -> None:
     assert files.MAX_CSV_BYTES == user_csv.MAX_CSV_BYTES
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("1.csv", files.MAX_CSV_BYTES), ("1.png", MOST_UPLOAD_BYTES), ("1.jpeg", MOST_UPLOAD_BYTES)]
+    ("name", "most"), [("1.csv", files.MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)]
 )
-def test_a_file_has_a_largest_size_by_what_it_is(service: Service, name: str, most: int) -> None:
+def test_files_route_limits_size_by_kind(service: Service, name: str, most: int) -> None:
     assert put(service, name, b"x" * most).status_code == 202
     result = put(service, name, b"x" * (most + 1))
     assert (result.status_code, kind(result), result.json["most_bytes"]) == (413, "too-large", most)
     assert len(service.files.get(name).body) == most
 
 
-def test_a_file_without_a_length_is_refused(service: Service) -> None:
+def test_files_route_requires_content_length(service: Service) -> None:
     result = service.client.simulate_put("/files/1.csv")
     assert (result.status_code, kind(result)) == (411, "no-length")
 
 
-def test_an_empty_file_is_taken_for_a_mistake(service: Service) -> None:
+def test_files_route_refuses_empty_file(service: Service) -> None:
     result = put(service, "1.csv", b"", **{"Content-Length": "0"})
     assert (result.status_code, kind(result)) == (400, "wrong-request")
-    assert service.files.stored == {}
+    assert service.files.objects == {}
 
 
-@pytest.mark.parametrize("size", [10, PIECE_BYTES + 10])
-def test_a_file_that_ends_before_its_length_is_not_stored(service: Service, size: int) -> None:
+@pytest.mark.parametrize("size", [10, SEGMENT_BYTES + 10])
+def test_files_route_discards_incomplete_upload(service: Service, size: int) -> None:
     result = put(service, "1.png", b"x" * (size - 5), **{"Content-Length": str(size)})
     assert (result.status_code, kind(result)) == (400, "wrong-request")
-    assert service.files.stored == {}
+    assert service.files.objects == {}
 
 
 # -- download ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("body", [b"", b"short", LARGE])
-def test_a_file_is_given_back_as_it_is(service: Service, body: bytes) -> None:
+def test_files_route_returns_file_unchanged(service: Service, body: bytes) -> None:
     etag = service.files.put("1.png", body)
     result = service.get("/files/1.png")
     assert (result.status_code, result.content, result.headers["etag"]) == (200, body, f'"{etag}"')
@@ -158,7 +158,7 @@ def test_a_file_is_given_back_as_it_is(service: Service, body: bytes) -> None:
     assert service.get("/files/1.png", If_None_Match='"other"').status_code == 200
 
 
-def test_a_file_is_to_be_kept_and_not_shown(service: Service) -> None:
+def test_files_route_returns_file_as_attachment(service: Service) -> None:
     service.files.put("é.png", b"<script>")
     headers = service.get("/files/é.png").headers
     assert headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A9.png"
@@ -169,7 +169,7 @@ def test_a_file_is_to_be_kept_and_not_shown(service: Service) -> None:
 @pytest.mark.parametrize(
     "path", ["/files/nobody.csv", "/files/a/../b", "/files/%09", "/files/" + "x" * 300, "/files/a//b"]
 )
-def test_what_is_not_there_is_a_404(service: Service, path: str) -> None:
+def test_files_route_missing_file_is_404(service: Service, path: str) -> None:
     for method in ("GET", "HEAD", "DELETE"):
         assert service.client.simulate_request(method, path).status_code == 404
 
@@ -186,7 +186,9 @@ def test_what_is_not_there_is_a_404(service: Service, path: str) -> None:
         ("bytes=-99999999", 0, None),
     ],
 )
-def test_some_bytes_of_a_file(service: Service, body: bytes, asked: str, start: int, stop: int | None) -> None:
+def test_files_route_returns_requested_range(
+    service: Service, body: bytes, asked: str, start: int, stop: int | None
+) -> None:
     service.files.put("1.png", body)
     result = service.get("/files/1.png", Range=asked)
     expected = body[start:stop]
@@ -196,28 +198,28 @@ def test_some_bytes_of_a_file(service: Service, body: bytes, asked: str, start: 
         assert result.headers["content-range"] == f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
 
 
-def test_bytes_across_pieces(service: Service) -> None:
-    body = bytes(range(256)) * (3 * PIECE_BYTES // 256)
+def test_files_route_returns_range_across_pieces(service: Service) -> None:
+    body = bytes(range(256)) * (3 * SEGMENT_BYTES // 256)
     service.files.put("1.png", body)
-    start, last = PIECE_BYTES - 10, 2 * PIECE_BYTES + 10
+    start, last = SEGMENT_BYTES - 10, 2 * SEGMENT_BYTES + 10
     result = service.get("/files/1.png", Range=f"bytes={start}-{last}")
     assert result.content == body[start : last + 1]
 
 
 @pytest.mark.parametrize("asked", ["bytes=99-", "bytes=18-20", "bytes=5-4", "bytes=-0"])
-def test_bytes_that_are_not_there(service: Service, asked: str) -> None:
+def test_files_route_unsatisfiable_range_is_416(service: Service, asked: str) -> None:
     service.files.put("1.png", PNG)
     result = service.get("/files/1.png", Range=asked)
     assert (result.status_code, result.headers["content-range"]) == (416, "bytes */18")
 
 
 @pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=0-1,3-4", "lines=1-2", "bytes=x-y"])
-def test_a_range_that_is_none_of_ours_is_no_range(service: Service, asked: str) -> None:
+def test_files_route_ignores_unsupported_range(service: Service, asked: str) -> None:
     service.files.put("1.png", PNG)
     assert service.get("/files/1.png", Range=asked).status_code == 200
 
 
-def test_a_range_of_another_version_is_no_range(service: Service) -> None:
+def test_files_route_ignores_range_of_another_version(service: Service) -> None:
     etag = service.files.put("1.png", PNG)
     assert service.get("/files/1.png", Range="bytes=0-1", If_Range=f'"{etag}"').status_code == 206
     assert service.get("/files/1.png", Range="bytes=0-1", If_Range='"other"').status_code == 200
@@ -229,7 +231,7 @@ def names(result: Result) -> list[str]:
     return [file["name"] for file in result.json]
 
 
-def test_the_list_says_what_each_file_is(service: Service) -> None:
+def test_files_route_lists_files_with_details(service: Service) -> None:
     etag = service.files.put("0001.csv", b"abc")
     service.files.put("1.CSV", b"")
     found, ignored = service.get("/files").json
@@ -245,7 +247,7 @@ def test_the_list_says_what_each_file_is(service: Service) -> None:
     assert "rename it" in ignored["ignored"]
 
 
-def test_the_list_comes_in_pages_by_how_names_begin(service: Service) -> None:
+def test_files_route_lists_pages_by_prefix(service: Service) -> None:
     for name in ("a.csv", "b1.csv", "b2 &.csv", "b3.csv", "c.csv"):
         service.files.put(name, b"")
     result = service.get("/files?prefix=b&limit=2")
@@ -269,7 +271,7 @@ def test_the_list_comes_in_pages_by_how_names_begin(service: Service) -> None:
         "after=a//b",
     ],
 )
-def test_a_wrong_question_about_files_is_a_400(service: Service, query: str) -> None:
+def test_files_route_refuses_invalid_list_parameter(service: Service, query: str) -> None:
     assert kind(service.get(f"/files?{query}")) == "wrong-parameter"
 
 
@@ -297,7 +299,7 @@ def shown(service: Service, body: bytes) -> Result:
 
 
 @pytest.mark.parametrize(("media_type", "body"), list(IMAGES.items()))
-def test_a_raster_image_is_shown_as_what_is_in_it(service: Service, media_type: str, body: bytes) -> None:
+def test_image_route_shows_raster_image_by_content(service: Service, media_type: str, body: bytes) -> None:
     result = shown(service, body)
     assert (result.status_code, result.headers["content-type"], result.content) == (200, media_type, body)
     assert result.headers["x-content-type-options"] == "nosniff"
@@ -309,14 +311,14 @@ def test_a_raster_image_is_shown_as_what_is_in_it(service: Service, media_type: 
 
 
 @pytest.mark.parametrize("body", NO_IMAGES.values(), ids=NO_IMAGES.keys())
-def test_what_is_no_raster_image_is_not_shown_whatever_its_name(service: Service, body: bytes) -> None:
+def test_image_route_refuses_other_content(service: Service, body: bytes) -> None:
     result = shown(service, body)
     assert (result.status_code, kind(result)) == (403, "no-raster-image")
 
 
-def test_an_image_that_was_copied_is_shown_from_where_the_row_says(service: Service) -> None:
+def test_image_route_reads_copy_named_by_row(service: Service) -> None:
     row = b"0001,Ivan,Ivanov,946674000000,processed-data/images/0001.png\n"
-    service.view = View(table=EMPTY.updated(HEADER + row, "another"))
+    service.view = View(table=EMPTY_TABLE.build_next_version(OUTPUT_HEADER + row, "another"))
     service.files.put("images/0001.png", b"\xff\xd8\xff from a client that guesses the name")
     assert kind(service.get("/data/0001/image")) == "no-such-image"
     service.copies.put("images/0001.png", PNG)
@@ -324,11 +326,11 @@ def test_an_image_that_was_copied_is_shown_from_where_the_row_says(service: Serv
     assert (result.headers["content-type"], result.content) == ("image/png", PNG)
 
 
-def test_a_large_image_is_shown_whole(service: Service) -> None:
+def test_image_route_returns_large_image_completely(service: Service) -> None:
     assert shown(service, LARGE).content == LARGE
 
 
-def test_a_user_without_a_row_or_an_image_has_none_to_show(service: Service) -> None:
+def test_image_route_without_row_or_image_is_404(service: Service) -> None:
     assert kind(service.get("/data/nobody/image")) == "no-such-user"
     assert kind(service.get("/data/0001/image")) == "no-such-image"
     assert kind(service.get("/data/0002/image")) == "no-such-image"  # deleted after the publish
@@ -336,15 +338,15 @@ def test_a_user_without_a_row_or_an_image_has_none_to_show(service: Service) -> 
     assert kind(service.get("/data/0002/image")) == "nothing-published"
 
 
-def test_of_a_row_whose_image_is_a_folders_the_image_is_found(service: Service) -> None:
-    service.view = View(EMPTY.updated(HEADER + b"1,,,0,src-data/a b/1.png\n", "e"))
+def test_image_route_finds_image_in_folder(service: Service) -> None:
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,,,0,src-data/a b/1.png\n", "e"))
     service.files.put("a b/1.png", PNG)
     assert service.get("/data/1/image").content == PNG
 
 
 @given(st.binary(max_size=20))
-def test_no_text_is_taken_for_an_image(body: bytes) -> None:
-    if raster_type(body):
+def test_image_route_treats_no_text_as_image(body: bytes) -> None:
+    if detect_raster_type(body):
         assert any(body.startswith(image[:3]) for image in IMAGES.values())
 
 
@@ -359,8 +361,8 @@ def test_no_text_is_taken_for_an_image(body: bytes) -> None:
         ("GET", "/data/0002/image"),
     ],
 )
-def test_without_the_store_files_are_a_503_and_rows_are_there(service: Service, method: str, path: str) -> None:
-    service.files.reachable = False
+def test_files_route_is_503_without_store_and_rows_remain(service: Service, method: str, path: str) -> None:
+    service.files.is_reachable = False
     result = service.client.simulate_request(method, path, body=b"x" if method == "PUT" else None)
     assert (result.status_code, kind(result)) == (503, "store-away")
     assert int(result.headers["retry-after"]) > 0

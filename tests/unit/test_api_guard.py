@@ -10,9 +10,9 @@ import pytest
 from falcon.testing import Result, TestClient, create_environ
 
 from api.access import AccessRules
-from api.browsers import BrowserGuard
-from api.failures import MAX_ADDRESSES, MAX_FAILURES, WINDOW_S, FailureLimiter
-from api.guard import AccessGuard
+from api.browsers import CrossSiteMiddleware
+from api.failures import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
+from api.guard import AuthMiddleware
 from api.operations import PATHS
 from shared.tokens import Token, TokenKind
 from tests.unit.test_api_answers import Service
@@ -47,8 +47,8 @@ class Guarded:
     def __init__(self, rules: AccessRules) -> None:
         self.time = Time()
         self.limiter = FailureLimiter(lambda: self.time.now, self.time.sleep)
-        guard = AccessGuard(rules, self.limiter)
-        self.service = Service(guard, BrowserGuard(rules.allowed_hosts))
+        guard = AuthMiddleware(rules, self.limiter)
+        self.service = Service(guard, CrossSiteMiddleware(rules.allowed_hosts))
         self.service.files.put("1.csv", b"before")
         self.client = TestClient(self.service.client.app)
 
@@ -92,7 +92,7 @@ BEHIND_A_PROXY = [
 
 @pytest.mark.parametrize(("guarded", "status"), BEHIND_A_PROXY, indirect=["guarded"])
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_write_through_a_proxy_is_refused(guarded: Guarded, method: str, status: int) -> None:
+def test_auth_middleware_refuses_proxied_write(guarded: Guarded, method: str, status: int) -> None:
     assert guarded.ask(method, "/files/1.csv", PROXIED, body=b"after").status_code == status
     assert guarded.service.files.get("1.csv").body == b"before"
     assert guarded.ask("GET", "/data", PROXIED).status_code == status
@@ -100,7 +100,7 @@ def test_write_through_a_proxy_is_refused(guarded: Guarded, method: str, status:
 
 
 @pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
-def test_write_from_this_machine_needs_no_token(guarded: Guarded) -> None:
+def test_auth_middleware_accepts_local_write_without_token(guarded: Guarded) -> None:
     assert guarded.ask("PUT", "/files/1.csv", body=b"after").status_code == 202
     assert guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
     by_a_plain_proxy = guarded.ask("PUT", "/files/1.csv", http_version="1.0", body=b"forged")
@@ -116,7 +116,7 @@ OPERATIONS += [("HEAD", path) for method, path in OPERATIONS if method == "GET"]
 
 @pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_route_needs_the_right_kind_of_token(guarded: Guarded, method: str, path: str) -> None:
+def test_auth_middleware_requires_right_token_kind_per_route(guarded: Guarded, method: str, path: str) -> None:
     address = re.sub(r"\{\w+\}", "1.csv", path)
 
     def status(token: str | None) -> int:
@@ -134,7 +134,7 @@ def test_every_route_needs_the_right_kind_of_token(guarded: Guarded, method: str
 
 @pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
 @pytest.mark.parametrize("path", ["/health/live", "/health/live/", "/health/%6cive", "/%68ealth/live"])
-def test_liveness_is_open_in_every_spelling_that_leads_there(guarded: Guarded, path: str) -> None:
+def test_auth_middleware_opens_liveness_in_every_spelling(guarded: Guarded, path: str) -> None:
     result = guarded.ask("GET", path, PROXIED)
     assert (result.status_code, result.json) == (200, {"live": True})
 
@@ -148,14 +148,14 @@ def test_liveness_is_open_in_every_spelling_that_leads_there(guarded: Guarded, p
         "/openapi.json", "/nowhere",
     ],
 )  # fmt: skip
-def test_no_other_path_is_open(guarded: Guarded, path: str) -> None:
+def test_auth_middleware_opens_no_other_path(guarded: Guarded, path: str) -> None:
     assert guarded.ask("GET", path, PROXIED).status_code == 403
     assert guarded.ask("OPTIONS", path, PROXIED).status_code == 403
 
 
 @pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_liveness_is_open_for_reading_alone(guarded: Guarded, method: str) -> None:
+def test_auth_middleware_opens_liveness_for_reads_only(guarded: Guarded, method: str) -> None:
     assert guarded.ask(method, "/health/live", PROXIED).status_code == 403
 
 
@@ -185,7 +185,7 @@ def test_liveness_is_open_for_reading_alone(guarded: Guarded, method: str) -> No
         pytest.param(f"Token {WRITE}", id="another scheme"),
     ],
 )
-def test_what_is_not_the_token_is_refused(guarded: Guarded, authorization: str) -> None:
+def test_auth_middleware_refuses_wrong_tokens(guarded: Guarded, authorization: str) -> None:
     # A wrong token is refused even for a local client's read, which needs no token.
     for method in ("DELETE", "GET"):
         answer = guarded.send(authorization, method, "/files/1.csv")
@@ -214,14 +214,16 @@ def test_what_is_not_the_token_is_refused(guarded: Guarded, authorization: str) 
         ("TRACE", "/data", {}),
     ],
 )
-def test_no_other_way_leads_past_the_guard(guarded: Guarded, method: str, path: str, headers: dict[str, str]) -> None:
+def test_auth_middleware_refuses_bypass_attempts(
+    guarded: Guarded, method: str, path: str, headers: dict[str, str]
+) -> None:
     answer = guarded.ask(method, path, {"Host": "localhost", **headers})
     assert answer.status_code == 401
     assert guarded.service.files.get("1.csv").body == b"before"
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "FOO", "PROPFIND", "get", "GET ", ""])
-def test_a_method_that_is_not_known_is_a_write(guarded: Guarded, method: str) -> None:
+def test_auth_middleware_treats_unknown_method_as_write(guarded: Guarded, method: str) -> None:
     statuses: list[str] = []
     environ = create_environ("/data", headers={"Host": "localhost"}) | {"REQUEST_METHOD": method}
 
@@ -241,19 +243,19 @@ def test_a_method_that_is_not_known_is_a_write(guarded: Guarded, method: str) ->
         ("/files/1.csv?_method=DELETE", {}),
     ],
 )
-def test_a_read_cannot_become_a_write(guarded: Guarded, path: str, headers: dict[str, str]) -> None:
+def test_auth_middleware_ignores_method_override_headers(guarded: Guarded, path: str, headers: dict[str, str]) -> None:
     assert guarded.ask("GET", path, {"Host": "localhost", **headers}).status_code in {200, 400}
     assert guarded.service.files.get("1.csv").body == b"before"
 
 
-def test_a_read_token_does_not_write_and_is_told_so(guarded: Guarded) -> None:
+def test_auth_middleware_refuses_write_with_read_token(guarded: Guarded) -> None:
     answer = guarded.send(f"Bearer {READ}")
     assert (answer.status_code, kind(answer)) == (403, "read-token")
     assert "for reading" in answer.json["detail"]
 
 
 @pytest.mark.parametrize("guarded", [AccessRules("192.0.2.5")], indirect=True)
-def test_without_any_token_a_refusal_says_what_to_set(guarded: Guarded) -> None:
+def test_auth_middleware_explains_refusal_without_tokens(guarded: Guarded) -> None:
     answer = guarded.ask("PUT", "/files/1.csv")
     assert (answer.status_code, kind(answer)) == (403, "writes-refused")
     assert "API_TOKEN" in answer.json["detail"]
@@ -263,7 +265,7 @@ def test_without_any_token_a_refusal_says_what_to_set(guarded: Guarded) -> None:
 
 
 # -- wrong tokens ----------------------------------------------------------------------------------
-def test_fifty_wrong_tokens_are_slowed_and_logged_once(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_delays_and_logs_wrong_tokens(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for number in range(50):
         assert guarded.send(f"Bearer guess-{number}").status_code == 401
@@ -276,7 +278,7 @@ def test_fifty_wrong_tokens_are_slowed_and_logged_once(guarded: Guarded, caplog:
     assert not any(text in caplog.text for text in ("guess-", WRITE, READ, GENERATED))
 
 
-def test_each_minute_and_each_address_is_logged_by_itself(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_logs_each_minute_and_address(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     def guess(address: str) -> None:
         sent = {"Host": "localhost", "Authorization": "Bearer guess"}
         guarded.ask("DELETE", "/files/1.csv", sent, remote_addr=address)
@@ -289,7 +291,7 @@ def test_each_minute_and_each_address_is_logged_by_itself(guarded: Guarded, capl
         for _ in range(12):
             guess(address)
     assert warned() == ["192.0.2.1", "192.0.2.2"]
-    guarded.time.now += WINDOW_S
+    guarded.time.now += FAILURE_WINDOW_S
     guarded.time.slept.clear()
     for _ in range(10):
         guess("192.0.2.1")
@@ -297,7 +299,7 @@ def test_each_minute_and_each_address_is_logged_by_itself(guarded: Guarded, capl
     assert warned() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
 
 
-def test_one_request_is_delayed_at_a_time_and_others_are_answered_at_once() -> None:
+def test_failure_limiter_delays_one_request_at_a_time() -> None:
     sleeping, wake = threading.Event(), threading.Event()
 
     def sleep(_: float) -> None:
@@ -305,7 +307,7 @@ def test_one_request_is_delayed_at_a_time_and_others_are_answered_at_once() -> N
         wake.wait(10)
 
     limiter = FailureLimiter(lambda: 0.0, sleep)
-    service = Service(AccessGuard(AccessRules(tokens=TOKENS), limiter))
+    service = Service(AuthMiddleware(AccessRules(tokens=TOKENS), limiter))
     ask = service.client.simulate_delete
     wrong, right = {"Authorization": "Bearer guess"}, {"Authorization": f"Bearer {WRITE}"}
     for _ in range(MAX_FAILURES):
@@ -328,7 +330,7 @@ def test_one_request_is_delayed_at_a_time_and_others_are_answered_at_once() -> N
     service.redis.close()
 
 
-def test_addresses_that_are_remembered_are_bounded() -> None:
+def test_failure_limiter_limits_remembered_addresses() -> None:
     limiter = FailureLimiter(lambda: 0.0)
     for number in range(3 * MAX_ADDRESSES):
         limiter.count_failed_token(f"2001:db8::{number:x}")
@@ -343,7 +345,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
-def test_each_write_is_one_line_that_names_who_wrote(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_auth_middleware_logs_each_write_with_token_name(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert guarded.ask("PUT", "/files/2.csv", body=b"x").status_code == 202
     assert guarded.send(f"Bearer {GENERATED}", path="/files/2.csv").status_code == 202
@@ -361,7 +363,7 @@ def test_each_write_is_one_line_that_names_who_wrote(guarded: Guarded, caplog: p
     ]
 
 
-def test_the_log_has_one_line_whatever_the_path(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_auth_middleware_logs_one_line_for_any_path(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path = "/files/a%0a2026-01-01 INFO forged\x1b[31m%E2%80%A8.csv" + "x" * 1000
     assert guarded.ask("DELETE", path).status_code == 401
@@ -371,7 +373,7 @@ def test_the_log_has_one_line_whatever_the_path(guarded: Guarded, caplog: pytest
     assert len(line) < 300
 
 
-def test_refusals_in_the_log_are_bounded(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_limits_refusals_in_log(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(100):
         assert guarded.ask("POST", "/data").status_code == 401

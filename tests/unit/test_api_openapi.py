@@ -8,13 +8,13 @@ from typing import Any
 import falcon.inspect
 import pytest
 
-from api.openapi import document
+from api.openapi import build_document
 from api.operations import PATHS, READABLE
-from api.problems import KINDS
-from shared.keys import refusal_of
+from api.problems import PROBLEM_KINDS
+from shared.keys import explain_unusable_name
 from tests.unit.test_api_answers import Service
 
-METHODS = [(method, path) for path, methods in document()["paths"].items() for method in methods]
+METHODS = [(method, path) for path, methods in build_document()["paths"].items() for method in methods]
 each_operation = pytest.mark.parametrize(("method", "path"), METHODS)
 
 
@@ -26,10 +26,10 @@ def service() -> Iterator[Service]:
 
 
 def operation(method: str, path: str) -> Any:  # noqa: ANN401
-    return document()["paths"][path][method]
+    return build_document()["paths"][path][method]
 
 
-def test_every_route_and_method_is_described_and_none_beside_them(service: Service) -> None:
+def test_openapi_describes_every_route_and_method(service: Service) -> None:
     routed = {
         (method.method.lower(), route.path.replace(":path", ""))
         for route in falcon.inspect.inspect_routes(service.client.app)
@@ -40,9 +40,7 @@ def test_every_route_and_method_is_described_and_none_beside_them(service: Servi
 
 
 @each_operation
-def test_a_route_has_the_parameters_that_are_described_and_none_beside_them(
-    service: Service, method: str, path: str
-) -> None:
+def test_openapi_describes_every_query_parameter(service: Service, method: str, path: str) -> None:
     described = [each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "query"]
     address = re.sub(r"\{\w+\}", "x.csv", path)
     result = service.client.simulate_request("GET" if method == "head" else method.upper(), f"{address}?no_such=1")
@@ -51,13 +49,13 @@ def test_a_route_has_the_parameters_that_are_described_and_none_beside_them(
 
 
 @each_operation
-def test_a_path_has_the_parameters_that_are_described(method: str, path: str) -> None:
+def test_openapi_describes_every_path_parameter(method: str, path: str) -> None:
     described = {each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "path"}
     assert described == set(re.findall(r"\{(\w+)\}", path))
 
 
 @each_operation
-def test_every_operation_says_what_it_is_and_how_to_ask(method: str, path: str) -> None:
+def test_openapi_operations_have_summary_and_example(method: str, path: str) -> None:
     described = operation(method, path)
     assert described["summary"].endswith(".")
     if method != "head":
@@ -66,7 +64,7 @@ def test_every_operation_says_what_it_is_and_how_to_ask(method: str, path: str) 
 
 
 @each_operation
-def test_every_operation_says_which_token_it_needs(method: str, path: str) -> None:
+def test_openapi_operations_state_required_token(method: str, path: str) -> None:
     described = operation(method, path)
     if path == "/health/live":
         assert "security" not in described
@@ -77,10 +75,10 @@ def test_every_operation_says_which_token_it_needs(method: str, path: str) -> No
         expected.append({"readToken": []})
     assert described["security"] == expected
     assert {"401", "403", "429"} <= described["responses"].keys()
-    assert {name for each in expected for name in each} <= document()["components"]["securitySchemes"].keys()
+    assert {name for each in expected for name in each} <= build_document()["components"]["securitySchemes"].keys()
 
 
-def test_the_index_says_which_token_a_route_needs(service: Service) -> None:
+def test_index_route_states_required_token(service: Service) -> None:
     needed = {(each["method"], each["path"]): each["token"] for each in service.get("/").json["routes"]}
     assert needed["GET", "/health/live"] == "none"
     assert needed["GET", "/data"] == "read"
@@ -99,15 +97,15 @@ def references(part: object) -> Iterator[str]:
             yield from references(value)
 
 
-def test_every_reference_leads_to_a_schema_and_every_schema_is_used() -> None:
-    schemas = {f"#/components/schemas/{name}" for name in document()["components"]["schemas"]}
-    assert set(references(document()["paths"])) == schemas
+def test_openapi_schemas_are_all_referenced() -> None:
+    schemas = {f"#/components/schemas/{name}" for name in build_document()["components"]["schemas"]}
+    assert set(references(build_document()["paths"])) == schemas
 
 
-def test_it_is_served_as_json_and_kept_by_who_has_it(service: Service) -> None:
+def test_openapi_route_serves_cacheable_json(service: Service) -> None:
     result = service.get("/openapi.json")
     assert (result.json["openapi"], result.headers["content-type"]) == ("3.1.0", "application/json")
-    assert result.json == json.loads(json.dumps(document()))
+    assert result.json == json.loads(json.dumps(build_document()))
     assert service.get("/openapi.json", If_None_Match=result.headers["etag"]).status_code == 304
 
 
@@ -118,21 +116,21 @@ def test_it_is_served_as_json_and_kept_by_who_has_it(service: Service) -> None:
         "1.tar.gz", "1.tgz", "1.gif",
     ],
 )  # fmt: skip
-def test_names_that_may_be_put_are_described_as_they_are(name: str) -> None:
-    assert bool(re.search(READABLE, name)) == (refusal_of(name) is None)
+def test_openapi_file_name_pattern_matches_rules(name: str) -> None:
+    assert bool(re.search(READABLE, name)) == (explain_unusable_name(name) is None)
 
 
 # -- HTML page -------------------------------------------------------------------------------------
-def test_the_page_tells_every_route_parameter_and_problem(service: Service) -> None:
+def test_docs_page_lists_routes_parameters_and_problems(service: Service) -> None:
     text = service.get("/docs").text
     for path, methods in PATHS.items():
         for method, described in methods.items():
             assert f"<code>{method.upper()} {path}</code>" in text
             assert all(f"<code>{each['name']}</code>" in text for each in described.get("parameters", ()))
-    assert all(f'id="{kind}"' in text for kind in KINDS)
+    assert all(f'id="{kind}"' in text for kind in PROBLEM_KINDS)
 
 
-def test_the_page_says_which_token_a_route_needs(service: Service) -> None:
+def test_docs_page_states_required_token(service: Service) -> None:
     text = service.get("/docs").text
     operations = [path for path, methods in PATHS.items() for _ in methods]
     assert text.count("Token: none.") == 1
@@ -140,7 +138,7 @@ def test_the_page_says_which_token_a_route_needs(service: Service) -> None:
     assert 'id="tokens"' in text
 
 
-def test_the_page_works_offline_and_runs_nothing(service: Service) -> None:
+def test_docs_page_works_offline_without_scripts(service: Service) -> None:
     result = service.get("/docs")
     assert result.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in result.headers["content-security-policy"]
@@ -148,13 +146,13 @@ def test_the_page_works_offline_and_runs_nothing(service: Service) -> None:
     assert service.get("/docs", If_None_Match=result.headers["etag"]).status_code == 304
 
 
-def test_every_problem_leads_to_its_explanation(service: Service) -> None:
+def test_docs_page_explains_every_problem_type(service: Service) -> None:
     text = service.get("/docs").text
     for path in ("/nowhere", "/data?x=1", "/data/nobody", "/tasks/1"):
         assert f'id="{service.get(path).json["type"].removeprefix("/docs#")}"' in text
 
 
-def test_the_links_of_the_page_lead_somewhere_on_it(service: Service) -> None:
+def test_docs_page_links_have_targets(service: Service) -> None:
     text = service.get("/docs").text
     targets = set(re.findall(r'id="([^"]+)"', text))
     assert set(re.findall(r'href="#([^"]+)"', text)) <= targets

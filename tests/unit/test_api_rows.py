@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api import formats
-from api.compression import cuts, gzip_in_blocks
-from api.question import MOST_ROWS_OF_A_PAGE, Question
-from api.selection import select
-from api.snapshot import EMPTY, Table
+from api.compression import compress_in_blocks, find_cut_points
+from api.question import MAX_HTML_ROWS, RowQuery
+from api.selection import select_rows
+from api.snapshot import EMPTY_TABLE, SnapshotTable
 from api.view import View
-from shared.output_csv import COLUMNS, HEADER, encode_row
+from shared.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, encode_row
 from shared.records import Row
 from tests.unit.test_api_answers import REJECTS, Service
 
@@ -31,7 +31,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
 
 
 def body(rows: Sequence[Row]) -> bytes:
-    return HEADER + b"".join(map(encode_row, rows))
+    return OUTPUT_HEADER + b"".join(map(encode_row, rows))
 
 
 PEOPLE = [
@@ -46,7 +46,7 @@ PEOPLE = [
 @pytest.fixture
 def service() -> Iterator[Service]:
     service = Service()
-    service.view = View(EMPTY.updated(body(PEOPLE), "etag-1"), REJECTS)
+    service.view = View(EMPTY_TABLE.build_next_version(body(PEOPLE), "etag-1"), REJECTS)
     yield service
     service.redis.close()
 
@@ -69,7 +69,7 @@ def ids(result: Result) -> list[str]:
         ("img_path", ["0001", "0004", "0002", "0003", 'a"b,c']),
     ],
 )
-def test_rows_come_in_the_order_asked_for_and_else_by_user(service: Service, sort: str, expected: list[str]) -> None:
+def test_data_route_sorts_rows(service: Service, sort: str, expected: list[str]) -> None:
     result = service.get(f"/data?sort={sort}")
     assert ids(result) == expected
     assert result.content.count(b"\n") == len(PEOPLE)
@@ -88,26 +88,24 @@ def test_rows_come_in_the_order_asked_for_and_else_by_user(service: Service, sor
         ("nobody", []),
     ],
 )
-def test_a_search_finds_names_that_contain_every_word_in_any_case(
-    service: Service, q: str, expected: list[str]
-) -> None:
+def test_data_route_search_matches_all_words(service: Service, q: str, expected: list[str]) -> None:
     result = service.get("/data?" + urlencode({"q": q}))
     assert ids(result) == expected
     assert result.headers["x-total-count"] == str(len(expected))
 
 
-def test_fields_come_alone_and_in_the_order_asked_for(service: Service) -> None:
+def test_data_route_returns_selected_fields_in_order(service: Service) -> None:
     result = service.get("/data?fields=last_name,user_id&limit=2")
     assert result.content == (b'[{"last_name":"Ivanov","user_id":"0001"},\n{"last_name":"","user_id":"0002"}]\n')
     assert service.get("/data?fields=birthts&format=csv&limit=1").content == b"birthts\n946674000000\n"
 
 
-def test_a_field_that_is_named_twice_counts_once(service: Service) -> None:
+def test_data_route_ignores_repeated_field(service: Service) -> None:
     assert service.get("/data?sort=user_id,-user_id,user_id").content == service.get("/data?sort=user_id").content
     assert service.get("/data?fields=user_id,user_id").content == service.get("/data?fields=user_id").content
 
 
-def test_all_of_it_goes_together(service: Service) -> None:
+def test_data_route_combines_all_parameters(service: Service) -> None:
     result = service.get("/data?q=e&min_age=20&sort=-birthts&fields=user_id&limit=2&offset=1")
     assert result.json == [{"user_id": 'a"b,c'}, {"user_id": "0003"}]
     assert result.headers["x-total-count"] == "3"
@@ -124,7 +122,7 @@ def links(result: Result) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("query", ["limit=2", "limit=1&q=e", "limit=3&sort=-user_id", "limit=2&min_age=1", "limit=9"])
-def test_who_follows_next_sees_every_row_once(service: Service, query: str) -> None:
+def test_data_route_next_links_visit_every_row_once(service: Service, query: str) -> None:
     wanted = ids(service.get("/data?" + query.partition("&")[2]))
     seen, path = [], f"/data?{query}"
     while path:
@@ -135,7 +133,7 @@ def test_who_follows_next_sees_every_row_once(service: Service, query: str) -> N
     assert seen == wanted
 
 
-def test_links_lead_to_the_first_last_previous_and_next_page_of_the_same_question(service: Service) -> None:
+def test_data_route_links_keep_the_query(service: Service) -> None:
     found = links(service.get("/data?limit=2&offset=2&q=%C3%AB&format=json"))
     assert found["first"] == found["prev"] == "/data?limit=2&offset=0&q=%C3%AB&format=json"
     found = links(service.get("/data?limit=2&offset=2"))
@@ -153,13 +151,13 @@ def test_links_lead_to_the_first_last_previous_and_next_page_of_the_same_questio
     ("query", "expected"),
     [("limit=0", 0), ("offset=99", 0), ("offset=3", 2), ("limit=99", 5), ("limit=2&offset=4", 1), ("offset=5", 0)],
 )
-def test_a_page_is_what_there_is_of_it(service: Service, query: str, expected: int) -> None:
+def test_data_route_page_contains_available_rows(service: Service, query: str, expected: int) -> None:
     result = service.get(f"/data?{query}")
     assert (len(result.json), result.headers["x-total-count"]) == (expected, "5")
 
 
 # -- formats ---------------------------------------------------------------------------------------
-def test_without_a_wish_and_for_curl_it_is_json(service: Service) -> None:
+def test_data_route_defaults_to_json(service: Service) -> None:
     for accept in ("*/*", "application/json", "application/*", "*/*;q=0.1", "text/html;q=0.1,*/*"):
         assert service.get("/data", Accept=accept).headers["content-type"] == "application/json"
 
@@ -175,7 +173,9 @@ def test_without_a_wish_and_for_curl_it_is_json(service: Service) -> None:
         (BROWSER, "html", "text/html; charset=utf-8"),
     ],
 )
-def test_a_format_is_asked_for_by_accept_or_by_name(service: Service, accept: str, name: str, media_type: str) -> None:
+def test_data_route_selects_format_by_accept_or_parameter(
+    service: Service, accept: str, name: str, media_type: str
+) -> None:
     by_accept, by_name = service.get("/data", Accept=accept), service.get(f"/data?format={name}", Accept="*/*")
     assert by_accept.headers["content-type"] == by_name.headers["content-type"] == media_type
     if name != "html":  # the links of the HTML page contain the query
@@ -185,31 +185,31 @@ def test_a_format_is_asked_for_by_accept_or_by_name(service: Service, accept: st
 
 
 @pytest.mark.parametrize("accept", ["image/png", "text/plain", "nonsense", "application/json;q=0"])
-def test_a_format_that_is_none_of_ours_is_refused_with_those_that_are(service: Service, accept: str) -> None:
+def test_data_route_refuses_unknown_format(service: Service, accept: str) -> None:
     result = service.get("/data", Accept=accept)
     assert (result.status_code, result.json["type"]) == (406, "/docs#no-such-format")
     assert "text/csv" in result.json["allowed"]
     assert service.get("/data?format=json", Accept=accept).status_code == 200
 
 
-def test_csv_is_output_csv_itself(service: Service) -> None:
+def test_data_route_csv_equals_output_csv(service: Service) -> None:
     assert service.get("/data?format=csv").content == body(PEOPLE)
     assert service.get("/data?format=csv&q=lee").content == body([PEOPLE[2], PEOPLE[4]])
 
 
-def test_of_nobody_each_format_is_empty_and_whole(service: Service) -> None:
+def test_data_route_formats_without_rows_are_valid(service: Service) -> None:
     nobody = {name: service.get(f"/data?q=nobody&format={name}").content for name in ("json", "ndjson", "csv")}
-    assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": HEADER}
+    assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": OUTPUT_HEADER}
     assert pq.read_table(io.BytesIO(service.get("/data?q=nobody&format=parquet").content)).num_rows == 0
-    service.view = View(EMPTY.updated(HEADER, "e"))
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e"))
     for name, expected in nobody.items():
         assert service.get(f"/data?format={name}").content == expected
 
 
-def test_parquet_has_types_and_nulls(service: Service) -> None:
+def test_data_route_parquet_has_types_and_nulls(service: Service) -> None:
     table = pq.read_table(io.BytesIO(service.get("/data?format=parquet").content))
     assert {field.name: str(field.type) for field in table.schema} == {
-        name: "int64" if name == "birthts" else "string" for name in COLUMNS
+        name: "int64" if name == "birthts" else "string" for name in OUTPUT_COLUMNS
     }
     assert table["img_path"].to_pylist()[:2] == [None, "src-data/0002.png"]
 
@@ -222,8 +222,8 @@ tables = st.dictionaries(
     st.tuples(names, names, st.sampled_from([0, 1, -1, 946674000000]), st.sampled_from(["", "src-data/x.png"])),
     max_size=12,
 ).map(lambda users: [Row(user_id, *rest) for user_id, rest in sorted(users.items())])
-some_fields = st.lists(st.sampled_from(COLUMNS), unique=True, max_size=5)
-orders = st.lists(st.sampled_from(COLUMNS), unique=True, max_size=3).flatmap(
+some_fields = st.lists(st.sampled_from(OUTPUT_COLUMNS), unique=True, max_size=5)
+orders = st.lists(st.sampled_from(OUTPUT_COLUMNS), unique=True, max_size=3).flatmap(
     lambda columns: st.tuples(*(st.sampled_from([name, f"-{name}"]) for name in columns))
 )
 questions = st.fixed_dictionaries(
@@ -242,7 +242,7 @@ questions = st.fixed_dictionaries(
 
 def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
     """Evaluate a query in plain Python, as the reference for the fast implementation."""
-    question = Question.parse(asked)
+    question = RowQuery.parse(asked)
     found = [
         row for row in rows if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
     ]
@@ -251,19 +251,28 @@ def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
         found = [row for row in found if bool(row.img_path) == filters.is_image_exists]
     if filters.max_age is not None:
         found = [row for row in found if filters.max_age >= (26 if row.birthts > 1 else 56)]
-    for name, is_reverse in reversed(question.order):
+    for name, is_reverse in reversed(question.sort):
         found.sort(key=lambda row: getattr(row, name), reverse=is_reverse)
-    return [{name: getattr(row, name) for name in question.fields or COLUMNS} for row in found[question.page.slice]]
+    return [
+        {name: getattr(row, name) for name in question.fields or OUTPUT_COLUMNS}
+        for row in found[question.paging.as_slice]
+    ]
 
 
-def in_each_format(table: Table, question: Question) -> Iterator[list[dict[str, Any]]]:
-    rows = select(table, question, TODAY).rows
-    picked, fields = table.pick(rows), question.fields
+def in_each_format(table: SnapshotTable, question: RowQuery) -> Iterator[list[dict[str, Any]]]:
+    rows = select_rows(table, question, TODAY).rows
+    picked, fields = table.select_json(rows), question.fields
     yield from (
-        [without_null(row) for row in json.loads(formats.json_array(picked, fields))],
-        [without_null(json.loads(line)) for line in formats.ndjson(picked, fields).splitlines()],
-        [whole(row) for row in csv.DictReader(io.StringIO(formats.csv(table, rows, fields).decode(), newline=""))],
-        [without_null(row) for row in pq.read_table(io.BytesIO(formats.parquet(table, rows, fields))).to_pylist()],
+        [without_null(row) for row in json.loads(formats.encode_json_array(picked, fields))],
+        [without_null(json.loads(line)) for line in formats.encode_ndjson(picked, fields).splitlines()],
+        [
+            whole(row)
+            for row in csv.DictReader(io.StringIO(formats.encode_csv(table, rows, fields).decode(), newline=""))
+        ],
+        [
+            without_null(row)
+            for row in pq.read_table(io.BytesIO(formats.encode_parquet(table, rows, fields))).to_pylist()
+        ],
     )
 
 
@@ -277,10 +286,10 @@ def whole(row: dict[str, str]) -> dict[str, Any]:
 
 @settings(deadline=None)
 @given(tables, questions)
-def test_every_question_is_answered_rightly_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
-    table = EMPTY.updated(body(rows), "e")
+def test_row_query_result_is_same_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
+    table = EMPTY_TABLE.build_next_version(body(rows), "e")
     expected = slowly(rows, asked)
-    for found in in_each_format(table, Question.parse(asked)):
+    for found in in_each_format(table, RowQuery.parse(asked)):
         assert found == expected
 
 
@@ -292,8 +301,8 @@ def many(count: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("query", ["", "format=ndjson", "format=csv", "q=zo", "format=html", "limit=0"])
-def test_gzip_says_the_same_under_another_etag(service: Service, query: str) -> None:
-    service.view = View(EMPTY.updated(body(many(3000)), "e"))
+def test_data_route_gzip_has_same_content_and_own_etag(service: Service, query: str) -> None:
+    service.view = View(EMPTY_TABLE.build_next_version(body(many(3000)), "e"))
     plain, packed = service.get(f"/data?{query}"), service.get(f"/data?{query}", Accept_Encoding="br, gzip")
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
@@ -306,18 +315,18 @@ def test_gzip_says_the_same_under_another_etag(service: Service, query: str) -> 
 
 
 @pytest.mark.parametrize("coding", ["identity", "br", "gzip;q=0", "gzip; q=0.0", "*;q=0", ""])
-def test_who_does_not_take_gzip_gets_none(service: Service, coding: str) -> None:
+def test_data_route_sends_no_gzip_unless_accepted(service: Service, coding: str) -> None:
     assert "content-encoding" not in service.get("/data", Accept_Encoding=coding).headers
 
 
-def test_after_a_change_only_what_changed_is_compressed_anew() -> None:
+def test_gzip_blocks_recompress_only_changed_rows() -> None:
     rows = many(30_000)
-    before = EMPTY.updated(body(rows), "e")
-    _, known = gzip_in_blocks(before.json, cuts(before.starts("json"), before.birthts), {})
+    before = EMPTY_TABLE.build_next_version(body(rows), "e")
+    _, known = compress_in_blocks(before.json, find_cut_points(before.get_row_starts("json"), before.birthts), {})
     rows[20_000] = Row("020000", "changed", "", 0, "")
     rows[10:10] = [Row("0000095", "new", "", 0, "")]
-    after = before.updated(body(rows), "f")
-    packed, blocks = gzip_in_blocks(after.json, cuts(after.starts("json"), after.birthts), known)
+    after = before.build_next_version(body(rows), "f")
+    packed, blocks = compress_in_blocks(after.json, find_cut_points(after.get_row_starts("json"), after.birthts), known)
     assert gzip.decompress(packed) == after.json
     assert len(blocks) > 15
     assert len(blocks.keys() - known.keys()) <= 4
@@ -325,10 +334,10 @@ def test_after_a_change_only_what_changed_is_compressed_anew() -> None:
 
 @pytest.mark.parametrize("kind", ["json", "ndjson", "csv"])
 @pytest.mark.parametrize("count", [0, 1, 5000])
-def test_rows_start_where_a_table_says(kind: str, count: int) -> None:
-    table = EMPTY.updated(body(many(count)), "e")
-    text = {"json": table.json, "ndjson": formats.ndjson(table.pick(None)), "csv": table.csv}[kind]
-    starts = table.starts(kind)
+def test_table_row_starts_are_correct(kind: str, count: int) -> None:
+    table = EMPTY_TABLE.build_next_version(body(many(count)), "e")
+    text = {"json": table.json, "ndjson": formats.encode_ndjson(table.select_json(None)), "csv": table.csv}[kind]
+    starts = table.get_row_starts(kind)
     assert len(starts) == count + 1
     if count:
         assert starts[-1] == len(text)
@@ -336,23 +345,23 @@ def test_rows_start_where_a_table_says(kind: str, count: int) -> None:
             assert f"{number:06}" in text[starts[number] : starts[number + 1]].decode()
 
 
-def test_rows_that_are_all_alike_are_compressed_in_blocks_too() -> None:
+def test_gzip_blocks_split_identical_rows() -> None:
     rows = [Row(f"{n:06}", "Ann", "Lee", 0, "") for n in range(40_000)]
-    table = EMPTY.updated(body(rows), "e")
-    packed, blocks = gzip_in_blocks(table.json, cuts(table.starts("json"), table.birthts), {})
+    table = EMPTY_TABLE.build_next_version(body(rows), "e")
+    packed, blocks = compress_in_blocks(table.json, find_cut_points(table.get_row_starts("json"), table.birthts), {})
     assert gzip.decompress(packed) == table.json
     assert 4 < len(blocks) < 100
 
 
 @given(st.binary(max_size=500), st.lists(st.integers(0, 500)))
-def test_blocks_are_one_valid_stream_wherever_they_are_cut(text: bytes, places: list[int]) -> None:
+def test_gzip_blocks_form_valid_stream_for_any_cut(text: bytes, places: list[int]) -> None:
     chosen = np.array(sorted({place for place in places if place <= len(text)}), np.int64)
-    packed, _ = gzip_in_blocks(text, chosen, {})
+    packed, _ = compress_in_blocks(text, chosen, {})
     assert gzip.decompress(packed) == text
 
 
 # -- HTML page -------------------------------------------------------------------------------------
-def test_a_browser_gets_a_page_with_the_rows(service: Service) -> None:
+def test_html_page_shows_rows(service: Service) -> None:
     result = service.get("/data", Accept=BROWSER)
     assert result.text.startswith("<!doctype html>")
     assert "31 December 1999" in result.text
@@ -360,7 +369,7 @@ def test_a_browser_gets_a_page_with_the_rows(service: Service) -> None:
     assert "5 users" in result.text
 
 
-def test_what_users_wrote_is_text_on_the_page_and_nothing_else(service: Service) -> None:
+def test_html_page_escapes_user_data(service: Service) -> None:
     result = service.get("/data?q=%3Cb%3Ebob&format=html")
     assert "&lt;b&gt;Bob&lt;/b&gt;" in result.text
     assert "<b>" not in result.text
@@ -368,7 +377,7 @@ def test_what_users_wrote_is_text_on_the_page_and_nothing_else(service: Service)
     assert 'href="/data/a%22b%2Cc/image"' in result.text
 
 
-def test_the_page_runs_no_script_and_loads_nothing(service: Service) -> None:
+def test_html_page_has_no_scripts_or_external_resources(service: Service) -> None:
     result = service.get("/data?format=html")
     policy = result.headers["content-security-policy"]
     assert "script-src" not in policy
@@ -378,31 +387,33 @@ def test_the_page_runs_no_script_and_loads_nothing(service: Service) -> None:
     assert "https://" not in result.text
 
 
-def test_the_page_shows_a_part_of_many_rows_and_leads_to_the_others(service: Service) -> None:
-    service.view = View(EMPTY.updated(body(many(2500)), "e"))
+def test_html_page_shows_part_with_page_links(service: Service) -> None:
+    service.view = View(EMPTY_TABLE.build_next_version(body(many(2500)), "e"))
     result = service.get("/data?format=html")
     assert "1 to 100 of 2,500" in result.text
     assert 'href="/data?format=html&amp;offset=100"' in result.text
-    assert f"1 to {MOST_ROWS_OF_A_PAGE:,} of 2,500" in service.get("/data?format=html&limit=2000").text
+    assert f"1 to {MAX_HTML_ROWS:,} of 2,500" in service.get("/data?format=html&limit=2000").text
 
 
-def test_two_pages_with_other_links_have_other_etags(service: Service) -> None:
+def test_html_page_etag_differs_with_links(service: Service) -> None:
     one, other = service.get("/data?format=html"), service.get("/data", Accept=BROWSER)
     assert (one.content == other.content) == (one.headers["etag"] == other.headers["etag"])
 
 
-def test_a_form_that_was_left_blank_asks_for_everything(service: Service) -> None:
+def test_html_page_blank_form_selects_all_rows(service: Service) -> None:
     assert "5 users" in service.get("/data?q=&min_age=&max_age=&is_image_exists=&format=html").text
 
 
-def test_a_birth_date_that_is_no_date_is_shown_as_it_is(service: Service) -> None:
-    service.view = View(EMPTY.updated(HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e"))
+def test_html_page_shows_invalid_birth_date_as_number(service: Service) -> None:
+    service.view = View(
+        EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e")
+    )
     text = service.get("/data?format=html").text
     assert ">999999999999999<" in text
     assert "1 January " in text
 
 
-def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
+def test_html_page_supports_sort_and_fields(service: Service) -> None:
     result = service.get("/data?format=html&sort=-birthts&fields=birthts,first_name")
     assert result.text.index("Zo") < result.text.index("Ivan")
     assert "Ivanov" not in result.text
@@ -410,7 +421,7 @@ def test_the_page_can_be_shown_by_any_sort_and_field(service: Service) -> None:
 
 # -- one user --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("row", PEOPLE, ids=lambda row: row.user_id)
-def test_a_user_is_an_object_as_in_the_array(service: Service, row: Row) -> None:
+def test_user_route_equals_entry_of_data(service: Service, row: Row) -> None:
     result = service.client.simulate_get("/data/" + row.user_id)
     assert (result.status_code, result.headers["content-type"]) == (200, "application/json")
     assert result.json in service.get("/data").json
@@ -419,7 +430,7 @@ def test_a_user_is_an_object_as_in_the_array(service: Service, row: Row) -> None
     assert (head.status_code, head.content, head.headers) == (200, b"", result.headers)
 
 
-def test_a_user_without_a_row_is_a_404_that_says_what_is_known(service: Service) -> None:
+def test_user_route_404_explains_what_is_known(service: Service) -> None:
     result = service.get("/data/nobody")
     assert (result.status_code, result.json["type"]) == (404, "/docs#no-such-user")
     result = service.get("/data/0009")
@@ -427,12 +438,12 @@ def test_a_user_without_a_row_is_a_404_that_says_what_is_known(service: Service)
     assert "0009.csv, line 2: birthts: not a number" in result.json["detail"]
 
 
-def test_a_users_etag_changes_with_the_row_and_not_with_others(service: Service) -> None:
+def test_user_route_etag_changes_only_with_its_row(service: Service) -> None:
     etag = service.get("/data/0001").headers["etag"]
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
-    service.view = View(EMPTY.updated(body(PEOPLE[:3]), "etag-2"))
+    service.view = View(EMPTY_TABLE.build_next_version(body(PEOPLE[:3]), "etag-2"))
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
-    service.view = View(EMPTY.updated(body([Row("0001", "Iwan", "", 0, "")]), "etag-3"))
+    service.view = View(EMPTY_TABLE.build_next_version(body([Row("0001", "Iwan", "", 0, "")]), "etag-3"))
     assert service.get("/data/0001", If_None_Match=etag).status_code == 200
 
 
@@ -446,7 +457,7 @@ def test_a_users_etag_changes_with_the_row_and_not_with_others(service: Service)
         ("q=" + "x" * 201, "q"), ("format=xml", "format"), ("format=", "format"), ("page=2", "page"),
     ],
 )  # fmt: skip
-def test_a_wrong_question_is_a_400_that_names_the_parameter(service: Service, query: str, name: str) -> None:
+def test_data_route_names_invalid_parameter_in_400(service: Service, query: str, name: str) -> None:
     result = service.get(f"/data?{query}")
     assert (result.status_code, result.json["parameter"]) == (400, name)
     assert result.headers["content-type"] == "application/problem+json"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.answers import Answers
-from api.formats import json_array
-from api.snapshot import EMPTY, Table
-from shared.output_csv import HEADER, InvalidOutputCsv, encode_row
+from api.answers import LruCache
+from api.formats import encode_json_array
+from api.snapshot import EMPTY_TABLE, SnapshotTable
+from shared.output_csv import OUTPUT_HEADER, InvalidOutputCsv, encode_row
 from shared.records import Row
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8)
@@ -24,7 +24,7 @@ tables = st.dictionaries(
 
 
 def body(rows: list[Row]) -> bytes:
-    return HEADER + b"".join(map(encode_row, rows))
+    return OUTPUT_HEADER + b"".join(map(encode_row, rows))
 
 
 def many(count: int) -> list[Row]:
@@ -43,7 +43,7 @@ def answer(row: Row) -> dict[str, Any]:
     }
 
 
-def same(one: Table, other: Table) -> bool:
+def same(one: SnapshotTable, other: SnapshotTable) -> bool:
     return (
         one.json == other.json
         and np.array_equal(one.birthts, other.birthts)
@@ -53,46 +53,48 @@ def same(one: Table, other: Table) -> bool:
 
 
 @given(tables)
-def test_the_json_says_what_the_rows_say(rows: list[Row]) -> None:
-    assert json.loads(EMPTY.updated(body(rows), "e").json) == [answer(row) for row in rows]
+def test_table_json_matches_rows(rows: list[Row]) -> None:
+    assert json.loads(EMPTY_TABLE.build_next_version(body(rows), "e").json) == [answer(row) for row in rows]
 
 
 @given(st.lists(tables, min_size=2, max_size=4))
-def test_a_followed_table_equals_one_read_at_once(versions: list[list[Row]]) -> None:
-    table = EMPTY
+def test_table_update_equals_full_read(versions: list[list[Row]]) -> None:
+    table = EMPTY_TABLE
     for rows in versions:
-        table = table.updated(body(rows), "e")
-        assert same(table, EMPTY.updated(body(rows), "e"))
+        table = table.build_next_version(body(rows), "e")
+        assert same(table, EMPTY_TABLE.build_next_version(body(rows), "e"))
 
 
-def test_a_large_table_is_followed_through_changes_in_many_places() -> None:
+def test_table_update_handles_many_changes() -> None:
     rows = many(6000)
-    table = EMPTY.updated(body(rows), "0")
+    table = EMPTY_TABLE.build_next_version(body(rows), "0")
     for step in range(1, 6):
         rows = [
             Row(row.user_id, f"step {step}", row.last_name, row.birthts, "") if n % (900 * step) == 7 else row
             for n, row in enumerate(rows)
             if n % 2500 != step
         ] + [Row(f"9{step}", "new", "", 0, "")]
-        table = table.updated(body(rows), str(step))
-        assert same(table, EMPTY.updated(body(rows), "x"))
+        table = table.build_next_version(body(rows), str(step))
+        assert same(table, EMPTY_TABLE.build_next_version(body(rows), "x"))
         assert len(table) == len(rows)
 
 
-def test_text_outside_ascii_is_not_escaped() -> None:
-    assert "Zoë0".encode() in EMPTY.updated(body(many(1)), "e").json
+def test_table_json_does_not_escape_unicode() -> None:
+    assert "Zoë0".encode() in EMPTY_TABLE.build_next_version(body(many(1)), "e").json
 
 
-def test_an_empty_table_is_an_empty_array() -> None:
-    assert json.loads(EMPTY.updated(HEADER, "e").json) == []
-    assert json.loads(EMPTY.updated(body(many(3)), "e").updated(HEADER, "f").json) == []
+def test_table_without_rows_is_empty_array() -> None:
+    assert json.loads(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e").json) == []
+    assert (
+        json.loads(EMPTY_TABLE.build_next_version(body(many(3)), "e").build_next_version(OUTPUT_HEADER, "f").json) == []
+    )
 
 
 @given(tables, st.data())
-def test_picked_rows_are_those_of_the_mask_in_order(rows: list[Row], data: st.DataObject) -> None:
+def test_table_pick_returns_masked_rows_in_order(rows: list[Row], data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
-    table = EMPTY.updated(body(rows), "e")
-    picked = json.loads(json_array(table.pick(np.flatnonzero(np.array(mask, np.bool_)))))
+    table = EMPTY_TABLE.build_next_version(body(rows), "e")
+    picked = json.loads(encode_json_array(table.select_json(np.flatnonzero(np.array(mask, np.bool_)))))
     assert picked == [answer(row) for row, wanted in zip(rows, mask, strict=True) if wanted]
 
 
@@ -100,40 +102,40 @@ def test_picked_rows_are_those_of_the_mask_in_order(rows: list[Row], data: st.Da
 @pytest.mark.parametrize(
     "wrong", [b"", b"x,y\n", b"\n", b"a,b,c,d,e\n", b"\xff,b,c,1,e\n", b"a,b,c,1,e", b"1,a\rb,c,1,e\n"]
 )
-def test_what_is_no_output_csv_is_refused_and_changes_nothing(count: int, wrong: bytes) -> None:
-    table = EMPTY.updated(body(many(count)), "e")
+def test_table_update_refuses_invalid_output_unchanged(count: int, wrong: bytes) -> None:
+    table = EMPTY_TABLE.build_next_version(body(many(count)), "e")
     before = table.json
     with pytest.raises(InvalidOutputCsv):
-        table.updated(body(many(count)) + wrong if wrong else wrong, "f")
+        table.build_next_version(body(many(count)) + wrong if wrong else wrong, "f")
     with pytest.raises(InvalidOutputCsv):
-        EMPTY.updated(body(many(count)) + wrong if wrong else wrong, "f")
+        EMPTY_TABLE.build_next_version(body(many(count)) + wrong if wrong else wrong, "f")
     assert table.json is before
 
 
-def test_it_knows_who_has_a_row() -> None:
+def test_table_has_row_finds_existing_users() -> None:
     rows = [Row(user_id, "", "", 0, "") for user_id in sorted(['a"b', "a,b", "01", "é"])]
-    table = EMPTY.updated(body(rows), "e")
+    table = EMPTY_TABLE.build_next_version(body(rows), "e")
     assert all(table.has_row(row.user_id) for row in rows)
     assert not table.has_row("1")
 
 
-def test_answers_are_kept_within_their_room_the_least_used_forgotten_first() -> None:
-    answers = Answers(most_bytes=10)
-    answers.keep("a", b"aaaa")
-    answers.keep("b", b"bbbb")
+def test_lru_cache_removes_least_recently_used_first() -> None:
+    answers = LruCache(max_weight=10)
+    answers.put("a", b"aaaa")
+    answers.put("b", b"bbbb")
     assert answers.get("a") == b"aaaa"
-    answers.keep("c", b"cccc")
+    answers.put("c", b"cccc")
     assert (answers.get("a"), answers.get("b"), answers.get("c")) == (b"aaaa", None, b"cccc")
 
 
-def test_an_answer_larger_than_all_room_is_not_kept_and_drives_nothing_out() -> None:
-    answers = Answers(most_bytes=10)
-    answers.keep("a", b"aaaa")
-    answers.keep("b", b"b" * 11)
+def test_lru_cache_refuses_oversized_value() -> None:
+    answers = LruCache(max_weight=10)
+    answers.put("a", b"aaaa")
+    answers.put("b", b"b" * 11)
     assert (answers.get("a"), answers.get("b")) == (b"aaaa", None)
 
 
-def test_every_row_is_a_line_of_the_answer() -> None:
-    lines = EMPTY.updated(body(many(50)), "e").json.splitlines()
+def test_table_json_has_one_line_per_row() -> None:
+    lines = EMPTY_TABLE.build_next_version(body(many(50)), "e").json.splitlines()
     assert len(lines) == 50
     assert all(first < second for first, second in pairwise(line.lstrip(b"[") for line in lines))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from local.minio_build import MODULE_VERSION
+from local.minio_build import MINIO_MODULE_VERSION
 from shared.records import Buckets
 from worker.credential_set import Credentials
-from worker.credentials import files_of
+from worker.credentials import build_credential_files
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -25,11 +25,11 @@ LONG_RUNNING = {"minio", "redis", "listener", "worker", "worker-bulk", "publishe
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
 
 
-def test_all_services_are_there() -> None:
+def test_compose_defines_all_services() -> None:
     assert SERVICES.keys() == LONG_RUNNING | {"secrets", "init", "load"}
 
 
-def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:
+def test_compose_uses_only_features_of_old_compose() -> None:
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     known = {
         "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init",
@@ -43,7 +43,7 @@ def test_nothing_is_used_that_an_old_compose_does_not_know() -> None:
 
 
 @each_service
-def test_each_service_is_hardened(service: dict[str, Any]) -> None:
+def test_compose_hardens_each_service(service: dict[str, Any]) -> None:
     assert service["user"] == "10001:10001"
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -56,14 +56,14 @@ def test_each_service_is_hardened(service: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LONG_RUNNING))
-def test_what_runs_on_has_a_health_check_and_is_started_again(name: str) -> None:
+def test_compose_long_running_services_are_checked_and_restarted(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
     assert SERVICES[name]["restart"] == "unless-stopped"
     # Celery's soft shutdown takes up to 20 s.
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > 20
 
 
-def test_no_health_check_is_a_ping() -> None:
+def test_compose_health_checks_test_real_work() -> None:
     checks = {
         name: str(service["healthcheck"].get("test")) for name, service in SERVICES.items() if "healthcheck" in service
     }
@@ -74,15 +74,15 @@ def test_no_health_check_is_a_ping() -> None:
 
 
 @each_service
-def test_ports_are_on_loopback_unless_asked_otherwise(service: dict[str, Any]) -> None:
+def test_compose_publishes_ports_on_loopback_by_default(service: dict[str, Any]) -> None:
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in service.get("ports", []))
 
 
-def test_redis_is_not_published() -> None:
+def test_compose_does_not_publish_redis() -> None:
     assert "ports" not in SERVICES["redis"]
 
 
-def test_there_is_no_secret_in_the_file() -> None:
+def test_compose_file_contains_no_secret() -> None:
     given = SERVICES["secrets"]["environment"]
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
@@ -92,7 +92,7 @@ def test_there_is_no_secret_in_the_file() -> None:
     assert given["MINIO_ROOT_PASSWORD"] == "${MINIO_ROOT_PASSWORD:-}"
 
 
-def test_no_server_starts_before_its_credentials_are_there() -> None:
+def test_compose_servers_start_after_credentials() -> None:
     waits = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
     assert waits.pop("secrets") == set()
     for name in ("minio", "redis", "init"):
@@ -101,16 +101,16 @@ def test_no_server_starts_before_its_credentials_are_there() -> None:
 
 
 PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
-"""Service to the process in `worker.credentials.files_of` from which it gets its credentials."""
+"""Service to the process in `worker.credentials.build_credential_files` from which it gets its credentials."""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
-def test_each_container_mounts_its_own_credentials_read_only(name: str) -> None:
+def test_compose_mounts_own_credentials_read_only(name: str) -> None:
     mounts = [volume for volume in SERVICES[name]["volumes"] if volume.startswith("credentials")]
     assert mounts == [f"credentials-{PROCESS_OF[name]}:/run/rowdrop:ro"]
 
 
-def test_only_secrets_writes_where_the_credentials_are() -> None:
+def test_compose_lets_only_secrets_write_credentials() -> None:
     processes = sorted({*PROCESS_OF.values()} - {"secrets"})
     own = [f"credentials-{process}:/run/rowdrop/{process}" for process in processes]
     mounts = [volume for volume in SERVICES["secrets"]["volumes"] if volume.startswith("credentials")]
@@ -120,9 +120,9 @@ def test_only_secrets_writes_where_the_credentials_are() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
-def test_each_container_reads_the_files_that_are_written_for_it(name: str) -> None:
+def test_compose_services_read_files_written_for_them(name: str) -> None:
     credentials = Credentials.complete({}, {}, "redis:6379", 0.0)
-    written = files_of(credentials, Buckets("src-data", "processed-data"))[PROCESS_OF[name]]
+    written = build_credential_files(credentials, Buckets("src-data", "processed-data"))[PROCESS_OF[name]]
     named = set(re.findall(r"/run/rowdrop/([\w.]+)", str(SERVICES[name])))
     not_named = {"flower_user"}  # not a secret: docker-compose.yml sets the variable directly
     if name == "minio":
@@ -130,7 +130,7 @@ def test_each_container_reads_the_files_that_are_written_for_it(name: str) -> No
     assert named == set(written) - not_named
 
 
-def test_base_images_have_a_tag() -> None:
+def test_dockerfiles_pin_base_image_tags() -> None:
     for name, text in DOCKERFILES.items():
         defaults = dict(re.findall(r"(?m)^ARG (\w+)=(\S+)", text))
         stages = set(re.findall(r"(?m)^FROM \S+ AS (\w+)", text))
@@ -141,24 +141,24 @@ def test_base_images_have_a_tag() -> None:
     assert "${REDIS_IMAGE:-redis:7.4-bookworm}" in TEXT
 
 
-def test_the_dockerfiles_are_for_the_classic_builder_too() -> None:
+def test_dockerfiles_work_with_classic_builder() -> None:
     for name, text in DOCKERFILES.items():
         assert not re.search(r"--mount=|COPY --chmod|<<|# *syntax=", text), name
 
 
-def test_our_images_run_as_nobody_in_particular_and_say_what_they_are() -> None:
+def test_dockerfiles_run_unprivileged_and_have_labels() -> None:
     for name, text in DOCKERFILES.items():
         assert re.search(r"(?m)^USER 10001:10001$", text), name
         assert "org.opencontainers.image.title" in text, name
 
 
-def test_packages_are_installed_by_hash() -> None:
+def test_install_packages_requires_hashes() -> None:
     script = (ROOT / "compose" / "install-packages.sh").read_text(encoding="utf-8")
     assert "--require-hashes" in script
     assert "--no-cache-dir" in script
 
 
-def test_the_version_is_the_projects() -> None:
+def test_compose_image_tags_equal_project_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     ours = {service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")}
     assert ours == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
@@ -166,16 +166,16 @@ def test_the_version_is_the_projects() -> None:
         assert f'image.version="{version}"' in DOCKERFILES[name]
 
 
-def test_minio_is_built_from_the_same_source_as_without_containers() -> None:
+def test_dockerfile_minio_builds_same_source() -> None:
     program = (ROOT / "minio-source" / "main.go").read_text(encoding="utf-8")
-    assert f'version   = "{MODULE_VERSION}"' in program
+    assert f'version   = "{MINIO_MODULE_VERSION}"' in program
     assert "COPY minio-source/ /minio-source/" in DOCKERFILES["Dockerfile.minio"]
     assert "go run -trimpath . build" in DOCKERFILES["Dockerfile.minio"]
     assert "github.com/minio" not in DOCKERFILES["Dockerfile.minio"]
     assert "!minio-source/**" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
 
-def test_minio_image_says_that_it_is_modified_and_has_the_source() -> None:
+def test_dockerfile_minio_states_modification_and_includes_source() -> None:
     built = DOCKERFILES["Dockerfile.minio"].partition(" AS built\n")[2].partition("\nFROM ")[0]
     assert "COPY minio-source/ /usr/share/doc/minio-rowdrop/minio-source/" in built
     assert "/built/LICENSE" in built
@@ -183,7 +183,7 @@ def test_minio_image_says_that_it_is_modified_and_has_the_source() -> None:
 
 
 @pytest.mark.parametrize("side", ["api", "worker"])
-def test_an_image_gets_the_same_versions_as_everyone_else(side: str) -> None:
+def test_requirements_of_images_match_run_requirements(side: str) -> None:
     def pins(name: str) -> set[str]:
         return set(
             re.findall(r"(?m)^[\w.-]+(?:\[\w+\])?==\S+", (ROOT / "requirements" / name).read_text(encoding="utf-8"))

@@ -15,11 +15,11 @@ from worker.credential_set import (
     REDIS_ROLES,
     Credentials,
     InvalidCredentials,
+    parse_redis_user,
     parse_users,
-    redis_user_of,
 )
-from worker.credentials import CannotPrepare, make_folders, prepare, shown
-from worker.server_users import ServerUser, redis_acl, users_id
+from worker.credentials import PreparationError, format_settings, make_folders, prepare_credentials
+from worker.server_users import ServerUser, digest_users, format_redis_acl
 
 NOW = 1_767_225_600.0
 BUCKETS = Buckets("src-data", "processed-data")
@@ -31,10 +31,13 @@ def complete(given: dict[str, str] | None = None, kept: dict[str, str] | None = 
     return Credentials.complete(given or {}, kept or {}, "redis:6379", NOW)
 
 
-def test_without_anything_given_all_is_generated_and_never_twice_the_same(tmp_path: Path) -> None:
+def test_credentials_are_generated_and_never_repeat(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = prepare(tmp_path / "a", {}, BUCKETS, NOW), prepare(tmp_path / "b", {}, BUCKETS, NOW)
+    one, other = (
+        prepare_credentials(tmp_path / "a", {}, BUCKETS, NOW),
+        prepare_credentials(tmp_path / "b", {}, BUCKETS, NOW),
+    )
     for users in (
         [credentials.root, *credentials.minio.values(), *credentials.redis.values()] for credentials in (one, other)
     ):
@@ -46,19 +49,19 @@ def test_without_anything_given_all_is_generated_and_never_twice_the_same(tmp_pa
     assert len(one.generated_api_token) >= 20
 
 
-def test_a_generated_name_has_64_random_bits() -> None:
+def test_credentials_generated_names_have_64_random_bits() -> None:
     names = [user.name.partition("-")[2] for user in complete().minio.values()]
     assert {len(bytes.fromhex(name)) for name in names} == {8}
 
 
-def test_what_was_generated_is_kept(tmp_path: Path) -> None:
-    first = prepare(tmp_path, {}, BUCKETS, NOW)
-    assert prepare(tmp_path, {}, BUCKETS, NOW) == first
+def test_prepare_credentials_keeps_generated_values(tmp_path: Path) -> None:
+    first = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
+    assert prepare_credentials(tmp_path, {}, BUCKETS, NOW) == first
 
 
-def test_renewing_generates_new_ones(tmp_path: Path) -> None:
-    first = prepare(tmp_path, {}, BUCKETS, NOW)
-    second = prepare(tmp_path, {}, BUCKETS, NOW, renew=True)
+def test_prepare_credentials_renews_values_on_request(tmp_path: Path) -> None:
+    first = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
+    second = prepare_credentials(tmp_path, {}, BUCKETS, NOW, renew=True)
     assert {user.password for user in first.minio.values()}.isdisjoint(user.password for user in second.minio.values())
     assert {user.password for user in first.redis.values()}.isdisjoint(user.password for user in second.redis.values())
     assert first.root.password != second.root.password
@@ -66,10 +69,10 @@ def test_renewing_generates_new_ones(tmp_path: Path) -> None:
     assert first.generated_api_token != second.generated_api_token
 
 
-def test_what_is_given_wins_over_what_is_kept(tmp_path: Path) -> None:
-    prepare(tmp_path, {}, BUCKETS, NOW)
+def test_prepare_credentials_prefers_given_values(tmp_path: Path) -> None:
+    prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     given = {"MINIO_ROOT_PASSWORD": "given-password", "FLOWER_PASSWORD": "f", "API_TOKEN": TOKEN}
-    credentials = prepare(tmp_path, given, BUCKETS, NOW)
+    credentials = prepare_credentials(tmp_path, given, BUCKETS, NOW)
     assert (credentials.root.password, credentials.flower.password) == ("given-password", "f")
     assert (tmp_path / "init" / "minio_root_password").read_text() == "given-password"
     assert (tmp_path / "api" / "api_token").read_text() == TOKEN
@@ -77,8 +80,8 @@ def test_what_is_given_wins_over_what_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "api" / "generated_api_token").read_text() == ""
 
 
-def test_each_container_gets_its_own_credentials_and_no_others(tmp_path: Path) -> None:
-    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+def test_prepare_credentials_writes_only_own_values_per_container(tmp_path: Path) -> None:
+    credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     minio_user, redis_user, metrics = (
         ["minio_access_key", "minio_secret_key"],
         ["redis_url"],
@@ -108,32 +111,32 @@ def test_each_container_gets_its_own_credentials_and_no_others(tmp_path: Path) -
         assert credentials.root.password not in held
 
 
-def test_the_files_can_be_read_by_their_owner_alone(tmp_path: Path) -> None:
-    prepare(tmp_path, {}, BUCKETS, NOW)
+def test_prepare_credentials_writes_files_for_owner_only(tmp_path: Path) -> None:
+    prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o400}
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.is_dir()} == {0o700}
 
 
-def test_the_single_volume_of_earlier_versions_keeps_nothing_that_is_not_needed(tmp_path: Path) -> None:
+def test_prepare_credentials_cleans_single_volume_of_earlier_version(tmp_path: Path) -> None:
     for name in ("minio.env", "redis_url", "minio_secret_key"):
         (tmp_path / name).write_text("a secret of root")
     (tmp_path / "kept.env").write_text("MINIO_ROOT_PASSWORD='of-an-earlier-version'\nREDIS_PASSWORD='r'\n")
-    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+    credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.env"]
     assert credentials.root.name.startswith("root-")
 
 
 @pytest.mark.parametrize("source", ["given", "kept"])
-def test_the_name_of_root_in_earlier_versions_is_replaced(source: str) -> None:
+def test_credentials_replace_root_name_of_earlier_version(source: str) -> None:
     former = {"MINIO_ROOT_USER": "rowdrop", "MINIO_ROOT_PASSWORD": "a-password"}
     credentials = complete(former, {}) if source == "given" else complete({}, former)
     assert credentials.root.name.startswith("root-")
     assert complete({"MINIO_ROOT_USER": "another"}).root.name == "another"
 
 
-def test_minio_is_told_root_and_where_its_events_go(tmp_path: Path) -> None:
-    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+def test_prepare_credentials_writes_root_and_event_target_for_minio(tmp_path: Path) -> None:
+    credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     told = dotenv_values(tmp_path / "minio" / "minio.env")
     assert told["MINIO_ROOT_USER"] == credentials.root.name
     assert told["MINIO_ROOT_PASSWORD"] == credentials.root.password
@@ -143,23 +146,23 @@ def test_minio_is_told_root_and_where_its_events_go(tmp_path: Path) -> None:
         assert told[f"MINIO_NOTIFY_REDIS_PASSWORD_{target}"] == credentials.redis["minio"].password
 
 
-def test_redis_holds_no_password_and_has_no_default_user(tmp_path: Path) -> None:
-    credentials = prepare(tmp_path, {}, BUCKETS, NOW)
+def test_prepare_credentials_writes_redis_conf_without_passwords(tmp_path: Path) -> None:
+    credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     conf = (tmp_path / "redis" / "redis.conf").read_text()
     assert "user default off" in conf
     assert "requirepass" not in conf
     assert not [user for user in credentials.redis.values() if user.password in conf]
 
 
-def test_a_redis_of_ones_own_is_told_to_minio(tmp_path: Path) -> None:
-    prepare(tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW)
+def test_prepare_credentials_writes_external_redis_for_minio(tmp_path: Path) -> None:
+    prepare_credentials(tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW)
     told = dotenv_values(tmp_path / "minio" / "minio.env")
     assert told["MINIO_NOTIFY_REDIS_ADDRESS_FAST"] == "cache.example.org:7000"
     assert told["MINIO_NOTIFY_REDIS_USER_FAST"] == "me"
     assert told["MINIO_NOTIFY_REDIS_PASSWORD_FAST"] == "p@ss"
 
 
-def test_a_redis_of_ones_own_may_have_a_user_for_each_process() -> None:
+def test_credentials_external_redis_may_have_own_users() -> None:
     given = {
         "REDIS_URL": "redis://:p@cache.example.org:7000/0",
         "REDIS_USERS": "api=for-api:password-1, minio=for-minio:password-2",
@@ -170,7 +173,7 @@ def test_a_redis_of_ones_own_may_have_a_user_for_each_process() -> None:
     assert urls["worker"] == "redis://:p@cache.example.org:7000/0"
 
 
-def test_a_minio_of_ones_own_is_used_with_its_keys() -> None:
+def test_credentials_external_minio_uses_given_keys() -> None:
     credentials = complete(OWN_MINIO | {"MINIO_USERS": "api=for-api:secret-of-it"})
     assert set(credentials.minio.values()) == {ServerUser("me", "mine"), ServerUser("for-api", "secret-of-it")}
     assert credentials.settings_of("api")["MINIO_ACCESS_KEY"] == "for-api"
@@ -178,7 +181,7 @@ def test_a_minio_of_ones_own_is_used_with_its_keys() -> None:
     assert "MINIO_USERS" not in credentials.settings_of("init")
 
 
-def test_keys_without_an_endpoint_are_those_of_people_who_drop_files() -> None:
+def test_credentials_keys_without_endpoint_belong_to_drop_user() -> None:
     credentials = complete({"MINIO_ACCESS_KEY": "people", "MINIO_SECRET_KEY": "their-secret"})
     assert credentials.minio["drop"] == ServerUser("people", "their-secret")
     assert credentials.minio["worker"].name != "people"
@@ -187,42 +190,42 @@ def test_keys_without_an_endpoint_are_those_of_people_who_drop_files() -> None:
 
 
 @pytest.mark.parametrize("given", [{"MINIO_ACCESS_KEY": "me"}, {"MINIO_SECRET_KEY": "mine"}])
-def test_one_key_without_the_other_is_refused(given: dict[str, str]) -> None:
+def test_credentials_refuse_one_key_without_other(given: dict[str, str]) -> None:
     with pytest.raises(InvalidCredentials, match="together"):
         complete(given)
 
 
-def test_a_minio_of_ones_own_without_keys_is_refused() -> None:
+def test_credentials_refuse_external_minio_without_keys() -> None:
     with pytest.raises(InvalidCredentials, match="MINIO_ENDPOINT is given"):
         complete({"MINIO_ENDPOINT": "https://minio.example.org"})
 
 
-def test_a_password_that_minio_would_refuse_is_refused() -> None:
+def test_credentials_refuse_password_invalid_for_minio() -> None:
     with pytest.raises(InvalidCredentials, match="at least 8"):
         complete({"MINIO_ROOT_PASSWORD": "short"})
 
 
 @pytest.mark.parametrize("setting", ["API_TOKEN", "API_TOKENS", "READ_TOKENS"])
-def test_a_token_that_the_api_would_refuse_is_refused_before_anything_starts(setting: str) -> None:
+def test_credentials_refuse_token_invalid_for_api(setting: str) -> None:
     with pytest.raises(InvalidCredentials, match=f"{setting}: .*at least 20 characters") as refused:
         complete({setting: "tooshort" if setting == "API_TOKEN" else "ci=tooshort"})
     assert "tooshort" not in str(refused.value)
 
 
 @pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "nobody=name:password", "minio=name:password"])
-def test_users_that_are_no_entries_are_refused_with_the_form_and_the_roles(entry: str) -> None:
+def test_parse_users_refuses_malformed_entries(entry: str) -> None:
     with pytest.raises(InvalidCredentials, match=r"MINIO_USERS must be entries of role=name:password.*publisher"):
         parse_users(entry, "MINIO_USERS")
 
 
 @pytest.mark.parametrize("name", ["", "ab", 'a"b', "a:b", "a b", "a/b", "n" * 65, "\u00e9t\u00e9"])
-def test_a_name_that_a_server_would_not_take_is_refused(name: str) -> None:
+def test_parse_users_refuses_invalid_name(name: str) -> None:
     with pytest.raises(InvalidCredentials, match=r"the name must be|must be entries"):
         parse_users(f"worker={name}:a-password", "MINIO_USERS")
 
 
 @pytest.mark.parametrize("password", ["short", "with-a-'-quote", 'with-a-"-quote', "with-a-\\-backslash", "\u00e9" * 9])
-def test_a_password_that_a_file_would_not_take_is_refused_and_not_shown(password: str) -> None:
+def test_parse_users_refuses_invalid_password_without_showing_it(password: str) -> None:
     with pytest.raises(InvalidCredentials, match="worker: the password must be") as refused:
         parse_users(f"worker=name:{password}", "MINIO_USERS")
     assert password not in str(refused.value)
@@ -230,12 +233,12 @@ def test_a_password_that_a_file_would_not_take_is_refused_and_not_shown(password
         complete({"MINIO_ACCESS_KEY": "people", "MINIO_SECRET_KEY": password})
 
 
-def test_the_characters_of_other_makers_of_keys_are_taken() -> None:
+def test_parse_users_accepts_characters_of_other_generators() -> None:
     assert parse_users("api=AKIAIOSFODNN7EXAMPLE:wJalrXUtn/K7MDENG+bPxRfiCY=:~", "MINIO_USERS")[
         "api"
     ].password.endswith("=:~")
     url = complete({"REDIS_USERS": "worker=name:p@x/y?z#%41["}).redis_urls["worker"]
-    assert redis_user_of(url) == ServerUser("name", "p@x/y?z#%41[")
+    assert parse_redis_user(url) == ServerUser("name", "p@x/y?z#%41[")
     assert urlsplit(url).hostname == "redis"
 
 
@@ -248,7 +251,7 @@ def test_the_characters_of_other_makers_of_keys_are_taken() -> None:
         {"REDIS_USERS": "worker=default:a-password"},
     ],
 )
-def test_no_user_is_shared(given: dict[str, str]) -> None:
+def test_credentials_refuse_shared_user(given: dict[str, str]) -> None:
     with pytest.raises(InvalidCredentials, match="is used more than once"):
         complete(given)
 
@@ -262,22 +265,22 @@ def test_no_user_is_shared(given: dict[str, str]) -> None:
         ({}, None),
     ],
 )
-def test_there_is_a_token_to_read_with_whatever_was_given(given: dict[str, str], expected: str | None) -> None:
+def test_credentials_always_have_read_token(given: dict[str, str], expected: str | None) -> None:
     credentials = complete(given)
     assert credentials.any_token == (expected or credentials.generated_api_token)
 
 
-def test_tokens_that_are_the_same_are_refused_before_anything_starts() -> None:
+def test_credentials_refuse_equal_tokens() -> None:
     with pytest.raises(InvalidCredentials, match="have the same value"):
         complete({"API_TOKEN": TOKEN, "READ_TOKENS": f"reader={TOKEN}"})
 
 
-def test_a_value_that_a_shell_or_minio_would_read_differently_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CannotPrepare, match="MINIO_ROOT_PASSWORD must not contain quotes"):
-        prepare(tmp_path, {"MINIO_ROOT_PASSWORD": "it's a secret"}, BUCKETS, NOW)
+def test_prepare_credentials_refuses_values_unsafe_for_shell(tmp_path: Path) -> None:
+    with pytest.raises(PreparationError, match="MINIO_ROOT_PASSWORD must not contain quotes"):
+        prepare_credentials(tmp_path, {"MINIO_ROOT_PASSWORD": "it's a secret"}, BUCKETS, NOW)
 
 
-def test_the_token_for_minios_metrics_is_that_of_a_user_who_may_do_nothing_else() -> None:
+def test_credentials_metrics_token_belongs_to_powerless_user() -> None:
     credentials = complete()
     options = {"verify_exp": False}
     secret = credentials.minio["metrics"].password
@@ -287,16 +290,20 @@ def test_the_token_for_minios_metrics_is_that_of_a_user_who_may_do_nothing_else(
     assert claims["iss"] == "prometheus"
 
 
-def test_the_id_of_the_users_changes_with_any_user_and_with_the_buckets() -> None:
+def test_digest_users_changes_with_users_and_buckets() -> None:
     users = complete().minio
     renewed = {**users, "api": ServerUser.generate("api")}
-    ids = {users_id(users, BUCKETS), users_id(renewed, BUCKETS), users_id(users, Buckets("other", "processed-data"))}
+    ids = {
+        digest_users(users, BUCKETS),
+        digest_users(renewed, BUCKETS),
+        digest_users(users, Buckets("other", "processed-data")),
+    }
     assert len(ids) == 3
-    assert users_id(dict(reversed(list(users.items()))), BUCKETS) == users_id(users, BUCKETS)
+    assert digest_users(dict(reversed(list(users.items()))), BUCKETS) == digest_users(users, BUCKETS)
 
 
-def test_no_redis_user_has_admin_or_dangerous_commands() -> None:
-    lines = redis_acl(complete().redis)
+def test_format_redis_acl_grants_no_admin_commands() -> None:
+    lines = format_redis_acl(complete().redis)
     assert len(lines) == len(REDIS_ROLES) + 1
     for line in lines[1:]:
         granted = line.partition("-@all")[2].split()
@@ -304,29 +311,29 @@ def test_no_redis_user_has_admin_or_dangerous_commands() -> None:
         assert not [rule for rule in granted if rule in {"+@admin", "+@dangerous", "allcommands", "+info"}]
 
 
-def test_what_is_shown_is_for_people_or_for_one_process() -> None:
+def test_format_settings_shows_people_or_one_process() -> None:
     credentials = complete()
-    people = shown(credentials, "", "http://127.0.0.1:9000")
+    people = format_settings(credentials, "", "http://127.0.0.1:9000")
     assert credentials.minio["drop"].password in people
     assert credentials.generated_api_token in people
     assert credentials.root.password not in people
-    worker = shown(credentials, "worker", "http://127.0.0.1:9000")
+    worker = format_settings(credentials, "worker", "http://127.0.0.1:9000")
     assert credentials.minio["worker"].password in worker
     assert credentials.minio["drop"].password not in worker
 
 
-def test_every_process_with_minio_has_a_policy() -> None:
+def test_processes_with_server_access_have_roles() -> None:
     assert {process for process, kinds in PROCESSES.items() if "minio" in kinds} <= set(MINIO_ROLES)
     assert {process for process, kinds in PROCESSES.items() if "redis" in kinds} <= set(REDIS_ROLES)
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
+def test_make_folders_explains_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "volume").write_text("a file where a folder should be")
-    with pytest.raises(CannotPrepare, match=r"sudo chown -R \d+:\d+ /host/data"):
+    with pytest.raises(PreparationError, match=r"sudo chown -R \d+:\d+ /host/data"):
         make_folders([tmp_path / "volume" / "data"], {tmp_path / "volume": "/host/data"})
 
 
-def test_the_folders_are_made(tmp_path: Path) -> None:
+def test_make_folders_creates_folders(tmp_path: Path) -> None:
     make_folders([tmp_path / "a" / "b", tmp_path / "c"], {})
     assert (tmp_path / "a" / "b").is_dir()
     assert list((tmp_path / "c").iterdir()) == []

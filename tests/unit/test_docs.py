@@ -12,11 +12,11 @@ from redis import Redis
 
 from api.access import AccessRules
 from api.app import create_app
-from api.browsers import BrowserGuard
-from api.guard import AccessGuard
-from api.index import routes as listed_routes
-from local.configuration import PORTS
-from tests.api_parts import api_parts
+from api.browsers import CrossSiteMiddleware
+from api.guard import AuthMiddleware
+from api.index import list_routes as listed_routes
+from local.configuration import DEFAULT_PORTS
+from tests.api_parts import make_dependencies
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,18 +81,18 @@ def words_of(*paths: Path) -> set[str]:
 
 
 # -- settings ------------------------------------------------------------------------------------
-def test_every_setting_that_is_read_is_in_the_readme_and_in_the_example() -> None:
+def test_docs_describe_every_setting_that_is_read() -> None:
     read = settings_read().keys() | words_of(ROOT / "local" / "configuration.py")
     assert read >= {"MINIO_ENDPOINT", "API_PORT", "LOG_LEVEL"}  # the search works
     assert read <= documented_settings().keys()
     assert read <= ENV_EXAMPLE.keys()
 
 
-def test_the_readme_and_the_example_name_the_same_settings() -> None:
+def test_docs_and_example_name_same_settings() -> None:
     assert documented_settings().keys() | compose_settings().keys() == ENV_EXAMPLE.keys()
 
 
-def test_every_variable_of_docker_compose_is_documented_with_its_default() -> None:
+def test_docs_describe_every_compose_variable() -> None:
     documented = documented_settings() | compose_settings()
     variables = compose_variables()
     assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search works
@@ -104,26 +104,26 @@ def test_every_variable_of_docker_compose_is_documented_with_its_default() -> No
     assert shown == {name: compose_settings()[name] for name in shown}
 
 
-def test_every_setting_in_the_readme_is_read() -> None:
+def test_docs_describe_only_settings_that_are_read() -> None:
     read = settings_read().keys() | words_of(ROOT / "shared" / "settings.py", *(ROOT / "local").glob("*.py"))
     assert documented_settings().keys() <= read
 
 
-def test_the_defaults_in_the_readme_are_those_of_the_code() -> None:
+def test_docs_defaults_equal_code_defaults() -> None:
     documented = documented_settings()
     defaults = {name: default for name, default in settings_read().items() if default is not None}
     generated = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN")
     expected = (
         {name: default or "none" for name, default in defaults.items()}
-        | {name: str(port) for name, port in PORTS.items()}
+        | {name: str(port) for name, port in DEFAULT_PORTS.items()}
         | dict.fromkeys(generated, "generated")
     )
     assert {name: documented[name] for name in expected} == expected
 
 
-def test_the_example_shows_the_defaults_that_the_readme_tells() -> None:
+def test_env_example_shows_documented_defaults() -> None:
     documented = documented_settings()
-    shown = settings_read() | dict.fromkeys(PORTS) | {"ROWDROP_DIR": None}
+    shown = settings_read() | dict.fromkeys(DEFAULT_PORTS) | {"ROWDROP_DIR": None}
     told = {name: documented[name] for name in shown if ENV_EXAMPLE[name]}
     examples = {"MINIO_ENDPOINT", "REDIS_URL"}  # of external servers; they have no default
     assert {name: ENV_EXAMPLE[name] for name in told if name not in examples} == {
@@ -131,7 +131,7 @@ def test_the_example_shows_the_defaults_that_the_readme_tells() -> None:
     }
 
 
-def test_nothing_in_the_example_is_set() -> None:
+def test_env_example_sets_nothing() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
 
@@ -141,7 +141,7 @@ def test_nothing_in_the_example_is_set() -> None:
 def routes() -> Iterator[set[str]]:
     """Yield the methods and paths of the application, without HEAD, which every GET implies."""
     with Redis() as unused:
-        app = create_app(api_parts(unused), BrowserGuard(), AccessGuard(AccessRules()))
+        app = create_app(make_dependencies(unused), CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         yield {
             f"{method.method} {route.path.replace(':path', '')}"
             for route in falcon.inspect.inspect_routes(app)
@@ -150,15 +150,15 @@ def routes() -> Iterator[set[str]]:
         }
 
 
-def test_the_readme_has_every_route_and_no_other(routes: set[str]) -> None:
+def test_docs_list_every_route(routes: set[str]) -> None:
     assert {name.strip("`") for name, _ in rows(README, "route | what it does")} == routes
 
 
-def test_the_api_lists_every_route(routes: set[str]) -> None:
+def test_index_route_lists_every_route(routes: set[str]) -> None:
     assert {f"{route['method']} {route['path']}" for route in listed_routes()} == routes
 
 
-def test_every_parameter_is_in_the_readme() -> None:
+def test_docs_describe_every_parameter() -> None:
     assert all(
         f"`{name}`" in README or f"?{name}=" in README for route in listed_routes() for name in route["parameters"]
     )
@@ -174,27 +174,27 @@ def files_named(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_names_exists(page: Path) -> None:
+def test_docs_name_only_existing_files(page: Path) -> None:
     named = files_named(page.read_text(encoding="utf-8"))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-def test_the_architecture_names_files_at_all() -> None:
+def test_docs_architecture_names_files() -> None:
     assert len(files_named(ARCHITECTURE)) > 50
 
 
 @pytest.mark.parametrize("room", ["api", "shared", "worker"])
-def test_every_module_has_its_place_in_the_architecture(room: str) -> None:
+def test_docs_architecture_names_every_module(room: str) -> None:
     modules = {f"{room}/{path.name}" for path in (ROOT / room).glob("*.py")} - {f"{room}/__init__.py"}
     assert modules
     assert sorted(modules - files_named(ARCHITECTURE)) == []
 
 
-def test_every_script_has_its_place_in_the_architecture() -> None:
+def test_docs_architecture_names_every_script() -> None:
     assert [path.name for path in (ROOT / "worker" / "lua").glob("*.lua") if path.name not in ARCHITECTURE] == []
 
 
-def test_every_key_of_redis_in_the_architecture_is_one_of_the_code() -> None:
+def test_docs_architecture_keys_exist_in_code() -> None:
     sources = [path for room in ("api", "shared", "worker") for path in (ROOT / room).glob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     keys = {key for cell, *_ in rows(ARCHITECTURE, "key | what | lost?") for key in IN_CODE.findall(cell)} - {"unacked"}
@@ -208,12 +208,12 @@ def test_every_key_of_redis_in_the_architecture_is_one_of_the_code() -> None:
 @pytest.mark.parametrize(
     "row", list(rows(ARCHITECTURE, "constant | value | what it is")), ids=lambda row: row[0].strip("`")
 )
-def test_every_number_in_the_architecture_is_the_codes(row: list[str]) -> None:
+def test_docs_architecture_constants_equal_code(row: list[str]) -> None:
     module, _, name = row[0].strip("`").rpartition(".")
     assert repr(getattr(importlib.import_module(module), name)) == row[1]
 
 
-def test_every_test_that_the_security_page_names_exists() -> None:
+def test_docs_security_names_only_existing_tests() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 30
@@ -228,7 +228,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_or_heading_leads_somewhere(page: Path) -> None:
+def test_docs_links_have_targets(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", link):
             continue

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.factories import captured, notification
-from worker.events import MAX_EVENT_BYTES, MAX_KEY_BYTES, Cut, Event, InvalidEvent, decode
+from tests.factories import make_notification, read_captured_notification
+from worker.events import MAX_ENTRY_BYTES, MAX_KEY_BYTES, Event, InvalidEvent, TruncatedEntry, decode_entry
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -38,29 +38,29 @@ PLACES: list[list[str | int]] = [
         ("put_by_tar", Event("src-data", "tar-1.csv", "s3:ObjectCreated:Put")),
     ],
 )
-def test_what_a_real_minio_pushed_is_understood(name: str, event: Event) -> None:
-    assert decode(captured(name)) == [event]
+def test_decode_entry_reads_captured_minio_events(name: str, event: Event) -> None:
+    assert decode_entry(read_captured_notification(name)) == [event]
 
 
 @pytest.mark.parametrize("key", ["a b.csv", "a+b.csv", "a%2Fb.csv", "%.csv", "100%25.csv", "Иван.csv", "a&b=c.csv", ""])
-def test_a_key_is_decoded_exactly_once(key: str) -> None:
-    assert decode(notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
+def test_decode_entry_decodes_key_once(key: str) -> None:
+    assert decode_entry(make_notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
 
 
-def test_a_key_as_long_as_s3_allows_comes_through() -> None:
+def test_decode_entry_accepts_longest_key() -> None:
     key = "x" * (MAX_KEY_BYTES - 4) + ".csv"
-    assert decode(notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
+    assert decode_entry(make_notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_every_key_comes_through(key: str) -> None:
-    assert decode(notification(key))[0].key == key
+def test_decode_entry_returns_any_key(key: str) -> None:
+    assert decode_entry(make_notification(key))[0].key == key
 
 
-def test_several_events_of_one_entry_are_all_told() -> None:
-    entries = json.loads(notification("1.csv")) + json.loads(notification("2.csv"))
+def test_decode_entry_returns_all_events() -> None:
+    entries = json.loads(make_notification("1.csv")) + json.loads(make_notification("2.csv"))
     entries[0]["Event"] *= 2
-    assert [event.key for event in decode(json.dumps(entries).encode())] == ["1.csv", "1.csv", "2.csv"]
+    assert [event.key for event in decode_entry(json.dumps(entries).encode())] == ["1.csv", "1.csv", "2.csv"]
 
 
 @pytest.mark.parametrize(
@@ -77,42 +77,40 @@ def test_several_events_of_one_entry_are_all_told() -> None:
         (b"null", "not a notification"),
         (b'[{"Records":[]}]', "not a notification"),
         (b'{"Records":[]}', "not a notification"),
-        (notification().replace(b'"1.csv"', b"1"), "not a notification"),
-        (notification().replace(b'"1.csv"', b'"%FF.csv"'), "a name is not UTF-8"),
-        (notification().replace(b'"1.csv"', b'"\\ud800.csv"'), "a name is not UTF-8"),
-        (b" " * (MAX_EVENT_BYTES + 1), "longer than 1,000,000 bytes"),
-        (Cut(notification()), "longer than 1,000,000 bytes"),
+        (make_notification().replace(b'"1.csv"', b"1"), "not a notification"),
+        (make_notification().replace(b'"1.csv"', b'"%FF.csv"'), "a name is not UTF-8"),
+        (make_notification().replace(b'"1.csv"', b'"\\ud800.csv"'), "a name is not UTF-8"),
+        (b" " * (MAX_ENTRY_BYTES + 1), "longer than 1,000,000 bytes"),
+        (TruncatedEntry(make_notification()), "longer than 1,000,000 bytes"),
         (b'[{"Event":' + b"[" * 900_000, "not JSON"),
         (b'[{"Event":[{"s3":{"bucket":' + b'{"name":' * 100_000, "not JSON"),
         (b"\x00" * 100, "not JSON"),
-        (notification().replace(b'"1.csv"', b"1" * 5_000), "not JSON"),
-        (notification().replace(b'"1.csv"', b"1e999999"), "not a notification"),
-        (notification("x" * MAX_KEY_BYTES + ".csv"), "a key is longer than 1,024 bytes"),
-        (notification("é" * (MAX_KEY_BYTES // 2) + ".csv"), "a key is longer than 1,024 bytes"),
+        (make_notification().replace(b'"1.csv"', b"1" * 5_000), "not JSON"),
+        (make_notification().replace(b'"1.csv"', b"1e999999"), "not a notification"),
+        (make_notification("x" * MAX_KEY_BYTES + ".csv"), "a key is longer than 1,024 bytes"),
+        (make_notification("é" * (MAX_KEY_BYTES // 2) + ".csv"), "a key is longer than 1,024 bytes"),
     ],
 )
-def test_anything_else_is_refused_with_its_reason(raw: bytes, reason: str) -> None:
+def test_decode_entry_refuses_invalid_entry_with_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(InvalidEvent) as refusal:
-        decode(raw)
+        decode_entry(raw)
     assert reason in refusal.value.reason
     assert str(refusal.value) == refusal.value.reason
 
 
 @settings(max_examples=500)
 @given(st.binary())
-def test_whatever_the_bytes_nothing_but_the_refusal_is_raised(raw: bytes) -> None:
+def test_decode_entry_raises_only_documented_error(raw: bytes) -> None:
     with pytest.raises(InvalidEvent):
-        decode(raw)
+        decode_entry(raw)
 
 
 @settings(max_examples=500)
 @given(st.sampled_from(PLACES), JSON)
-def test_whatever_stands_in_a_place_of_a_notification_the_answer_is_events_or_the_refusal(
-    place: list[str | int], value: object
-) -> None:
-    message = replaced(json.loads(notification()), place, value)
+def test_decode_entry_handles_any_value_in_any_field(place: list[str | int], value: object) -> None:
+    message = replaced(json.loads(make_notification()), place, value)
     with contextlib.suppress(InvalidEvent):
-        for event in decode(json.dumps(message).encode()):
+        for event in decode_entry(json.dumps(message).encode()):
             f"{event.bucket}{event.key}{event.name}".encode()
 
 

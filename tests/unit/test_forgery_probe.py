@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from urllib3.exceptions import HTTPError
 
-from local.ports import free_port
-from worker.forgery_probe import forged_keys
+from local.ports import find_free_port
+from worker.forgery_probe import probe_forged_writes
 from worker.init import PROBE_PREFIX
 
 
@@ -58,7 +58,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def probe(endpoint: str) -> list[str]:
-    return forged_keys(endpoint, "an-access-key", "src-data", "", PROBE_PREFIX)
+    return probe_forged_writes(endpoint, "an-access-key", "src-data", "", PROBE_PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def probe(endpoint: str) -> list[str]:
     [([200, 204], 2), ([200, 403], 1), ([403, 200], 1), ([403, 400], 0), ([500, 503], 0), ([307, 307], 0)],
     indirect=["server"],
 )
-def test_forged_keys_are_those_answered_by_success(server: Server, accepted: int) -> None:
+def test_forgery_probe_returns_keys_answered_with_success(server: Server, accepted: int) -> None:
     assert len(probe(server.endpoint)) == accepted
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("server", [[200, 200]], indirect=True)
-def test_forged_keys_are_probe_keys(server: Server) -> None:
+def test_forgery_probe_uses_probe_keys(server: Server) -> None:
     """The listener ignores keys with this prefix, and the caller can delete the objects."""
     by_query, by_snowball = probe(server.endpoint + "/")
     assert by_query != by_snowball
@@ -85,7 +85,7 @@ def test_forged_keys_are_probe_keys(server: Server) -> None:
 
 
 @pytest.mark.parametrize("server", [[403, 403]], indirect=True)
-def test_forged_requests_have_no_valid_signature(server: Server) -> None:
+def test_forgery_probe_sends_invalid_signatures(server: Server) -> None:
     probe(server.endpoint)
     (query_path, query_headers, _), (snowball_path, snowball_headers, _) = server.requests
     query = parse_qs(urlsplit(query_path).query)
@@ -99,6 +99,6 @@ def test_forged_requests_have_no_valid_signature(server: Server) -> None:
         assert headers["x-amz-content-sha256"] == "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 
 
-def test_forged_keys_raises_documented_error_without_server() -> None:
+def test_forgery_probe_raises_documented_error_without_server() -> None:
     with pytest.raises(HTTPError):
-        probe(f"http://127.0.0.1:{free_port()}")
+        probe(f"http://127.0.0.1:{find_free_port()}")

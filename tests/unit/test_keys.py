@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from shared.keys import (
     IMAGE_EXTENSIONS,
     Bundle,
-    Ignored,
+    IgnoredFile,
     UserFile,
-    bundle_id,
-    bundle_key,
-    classify,
+    classify_key,
     classify_member,
-    csv_key,
-    image_key,
-    newest_image,
+    make_bundle_id,
+    make_csv_key,
+    make_image_key,
+    parse_bundle_id,
+    select_newest_image,
 )
 
 
@@ -40,8 +40,8 @@ from shared.keys import (
         ("a\\b.csv", "a\\b", "csv"),
     ],
 )
-def test_the_user_id_is_the_name_before_the_last_dot_as_it_is_written(key: str, user_id: str, extension: str) -> None:
-    assert classify(key) == UserFile(user_id, extension)
+def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, extension: str) -> None:
+    assert classify_key(key) == UserFile(user_id, extension)
 
 
 @pytest.mark.parametrize(
@@ -71,46 +71,46 @@ def test_the_user_id_is_the_name_before_the_last_dot_as_it_is_written(key: str, 
         ("folder/1\t.csv", "control character"),
     ],
 )
-def test_any_other_key_is_ignored_with_a_reason_for_the_person_who_dropped_it(key: str, reason: str) -> None:
-    ignored = classify(key)
-    assert isinstance(ignored, Ignored)
+def test_classify_key_explains_ignored_keys(key: str, reason: str) -> None:
+    ignored = classify_key(key)
+    assert isinstance(ignored, IgnoredFile)
     assert reason in ignored.reason
 
 
 @given(st.text())
-def test_every_key_is_answered_and_a_reason_is_one_line(key: str) -> None:
-    match classify(key):
+def test_classify_key_answers_any_key_with_one_line_reason(key: str) -> None:
+    match classify_key(key):
         case UserFile(user_id, extension):
             assert f"{user_id}.{extension}" == key
         case Bundle(name):
             assert name == key
-        case Ignored(reason):
+        case IgnoredFile(reason):
             assert "\n" not in reason
             assert "\r" not in reason
 
 
 @pytest.mark.parametrize("user_id", ["1", "a.b", ".", "1.csv", "ü"])
-def test_a_users_keys_are_that_users_files(user_id: str) -> None:
-    csv = classify(csv_key(user_id))
+def test_classify_key_accepts_keys_made_for_user(user_id: str) -> None:
+    csv = classify_key(make_csv_key(user_id))
     assert csv == UserFile(user_id, "csv")
     assert isinstance(csv, UserFile)
     assert csv.is_csv
     for extension in IMAGE_EXTENSIONS:
-        image = classify(image_key(user_id, extension))
+        image = classify_key(make_image_key(user_id, extension))
         assert image == UserFile(user_id, extension)
         assert isinstance(image, UserFile)
         assert not image.is_csv
 
 
 @pytest.mark.parametrize("key", ["u.zip", "u.tar", "u.tar.gz", "u.tgz", "1.csv.zip", "U.B.zip", " .zip"])
-def test_an_archive_is_a_bundle(key: str) -> None:
-    assert classify(key) == Bundle(key)
+def test_classify_key_returns_bundle_for_archive(key: str) -> None:
+    assert classify_key(key) == Bundle(key)
 
 
 @given(st.text())
-def test_no_user_has_the_id_of_a_bundle(key: str) -> None:
-    assert bundle_key(bundle_id(key)) == key
-    assert isinstance(classify(csv_key(bundle_id(key))), Ignored)
+def test_make_bundle_id_is_never_a_user_id(key: str) -> None:
+    assert parse_bundle_id(make_bundle_id(key)) == key
+    assert isinstance(classify_key(make_csv_key(make_bundle_id(key))), IgnoredFile)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_no_user_has_the_id_of_a_bundle(key: str) -> None:
         ("a/Thumbs.db", None),
     ],
 )
-def test_a_member_of_a_bundle_is_named_by_the_end_of_its_path(path: str, file: UserFile | Bundle | None) -> None:
+def test_classify_member_uses_last_path_part(path: str, file: UserFile | Bundle | None) -> None:
     assert classify_member(path) == file
 
 
@@ -140,20 +140,20 @@ def test_a_member_of_a_bundle_is_named_by_the_end_of_its_path(path: str, file: U
         ("a/1.CSV", "rename it to 1.csv"),
     ],
 )
-def test_what_nobody_could_drop_by_itself_is_ignored_in_a_bundle(path: str, reason: str) -> None:
+def test_classify_member_explains_ignored_members(path: str, reason: str) -> None:
     ignored = classify_member(path)
-    assert isinstance(ignored, Ignored)
+    assert isinstance(ignored, IgnoredFile)
     assert reason in ignored.reason
 
 
-def test_no_image_is_the_newest_of_none() -> None:
-    assert newest_image([]) is None
+def test_select_newest_image_of_none_is_none() -> None:
+    assert select_newest_image([]) is None
 
 
-def test_the_image_modified_last_counts() -> None:
-    assert newest_image([("1.png", 7), ("1.jpeg", 9), ("1.jpg", 8)]) == "1.jpeg"
+def test_select_newest_image_returns_last_modified() -> None:
+    assert select_newest_image([("1.png", 7), ("1.jpeg", 9), ("1.jpg", 8)]) == "1.jpeg"
 
 
-def test_of_images_of_the_same_second_png_goes_before_jpg_before_jpeg() -> None:
-    assert newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 7)]) == "1.png"
-    assert newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 6)]) == "1.jpg"
+def test_select_newest_image_prefers_png_then_jpg_then_jpeg() -> None:
+    assert select_newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 7)]) == "1.png"
+    assert select_newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 6)]) == "1.jpg"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.left_overs import living, stop_all
+from local.left_overs import find_running, stop_processes
 
 # One atomic os.write: the forked child writes to the same pipe.
 SLEEP = "import os, time; os.write(1, b'up\\n'); time.sleep(600)"
@@ -42,38 +42,40 @@ def nobody(_: list[str]) -> None:
     """Discard the report."""
 
 
-def test_what_is_left_is_told_and_stopped(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_reports_and_stops_running_ones(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     told: list[list[str]] = []
     process = start(started, SLEEP, tmp_path / "one.pid", "marked")
-    stop_all(tmp_path, ["one", "two"], 10, told.append)
+    stop_processes(tmp_path, ["one", "two"], 10, told.append)
     assert told == [["one"]]
     assert process.wait(5) == -15
 
 
-def test_what_ignores_sigterm_is_killed(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_kills_process_ignoring_sigterm(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     process = start(started, STUBBORN, tmp_path / "one.pid", "marked")
-    stop_all(tmp_path, ["one"], 0.3, nobody)
+    stop_processes(tmp_path, ["one"], 0.3, nobody)
     assert process.wait(5) == -9
 
 
-def test_a_stranger_with_the_same_number_is_left_alone(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_spares_unrelated_process(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     process = start(started, SLEEP, tmp_path / "one.pid", "a-stranger")
     (tmp_path / "one.pid").write_text(f"{process.pid}\nsome other words\n")
-    stop_all(tmp_path, ["one"], 10, nobody)
+    stop_processes(tmp_path, ["one"], 10, nobody)
     assert process.poll() is None
 
 
-def test_children_whose_leader_was_killed_are_found(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_find_running_includes_children_of_killed_leader(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     forking = "import os; os.fork(); " + SLEEP
     process = start(started, forking, tmp_path / "one.pid", "marked")
     os.kill(process.pid, 9)
     process.wait()
-    assert living(tmp_path, ["one"]) == {"one": process.pid}
-    stop_all(tmp_path, ["one"], 0.3, nobody)
-    assert living(tmp_path, ["one"]) == {}
+    assert find_running(tmp_path, ["one"]) == {"one": process.pid}
+    stop_processes(tmp_path, ["one"], 0.3, nobody)
+    assert find_running(tmp_path, ["one"]) == {}
 
 
 @pytest.mark.parametrize("content", ["", "not a number\nwords\n"])
-def test_a_pid_file_cut_short_is_no_process(tmp_path: Path, content: str) -> None:
+def test_find_running_ignores_truncated_pid_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "one.pid").write_text(content)
-    assert living(tmp_path, ["one"]) == {}
+    assert find_running(tmp_path, ["one"]) == {}

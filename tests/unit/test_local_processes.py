@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from local.errors import CannotRun
-from local.locks import try_lock
+from local.errors import StartupError
+from local.locks import try_lock_file
 from local.processes import Program, Supervisor
 from local.progress import CommandFailed, run_with_progress
 from local.screen import Screen
-from local.servers import tail
+from local.servers import read_log_tail
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
 
-def test_a_folder_with_odd_and_many_characters_in_its_name_will_do(tmp_path: Path) -> None:
+def test_supervisor_supports_unusual_folder_names(tmp_path: Path) -> None:
     folder = tmp_path / f'it\'s "100%" #1; $HOME {"x" * 90}'
     folder.mkdir()
     supervisor = Supervisor(
@@ -26,44 +26,44 @@ def test_a_folder_with_odd_and_many_characters_in_its_name_will_do(tmp_path: Pat
     try:
         supervisor.start({})
         supervisor.start_app()
-        states = supervisor.states()
+        states = supervisor.get_states()
         assert states is not None
         assert states.keys() == {"one", "two"}
     finally:
         supervisor.stop()
-    assert supervisor.states() is None
+    assert supervisor.get_states() is None
 
 
-def test_supervisor_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_supervisor_reports_why_it_cannot_start(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path, [Program("no:such\nname", ["true"], is_server=True)])
-    with pytest.raises(CannotRun, match="supervisor does not start"):
+    with pytest.raises(StartupError, match="supervisor does not start"):
         supervisor.start({})
     supervisor.stop()
 
 
-def test_a_lock_is_held_by_one_only_and_free_when_its_holder_is_gone(tmp_path: Path) -> None:
+def test_try_lock_file_grants_lock_to_one_holder(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
-        assert try_lock(first)
-        assert not try_lock(second)
+        assert try_lock_file(first)
+        assert not try_lock_file(second)
         first.close()
-        assert try_lock(second)
+        assert try_lock_file(second)
 
 
-def test_a_command_is_reported_on_while_it_runs() -> None:
+def test_run_with_progress_reports_while_running() -> None:
     told: list[str] = []
     code = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
     run_with_progress([sys.executable, "-c", code], {}, told.append, lambda lines: f"{len(lines)} …")
     assert told == ["1 …"]
 
 
-def test_a_command_that_fails_hands_over_what_it_said() -> None:
+def test_run_with_progress_returns_output_of_failed_command() -> None:
     code = "print('disk full'); raise SystemExit(3)"
     with pytest.raises(CommandFailed) as failure:
         run_with_progress([sys.executable, "-c", code], {}, print, str)
     assert failure.value.lines == ["disk full"]
 
 
-def test_an_interrupted_command_is_taken_along(tmp_path: Path) -> None:
+def test_run_with_progress_stops_interrupted_command(tmp_path: Path) -> None:
     code = f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()));"
 
     def interrupt(_: list[str]) -> str:
@@ -77,7 +77,7 @@ def test_an_interrupted_command_is_taken_along(tmp_path: Path) -> None:
     assert subprocess.run(["kill", "-0", pid], check=False, stderr=subprocess.DEVNULL).returncode  # noqa: S607
 
 
-def test_progress_does_not_flood_a_file() -> None:
+def test_screen_limits_progress_lines_in_file() -> None:
     out = io.StringIO()
     screen = Screen(out)
     for second in range(5):
@@ -86,7 +86,7 @@ def test_progress_does_not_flood_a_file() -> None:
     assert out.getvalue() == "building, 0 s …\nbuilt\n"
 
 
-def test_the_tail_of_a_log_is_its_end_and_says_when_there_is_none(tmp_path: Path) -> None:
+def test_read_log_tail_returns_end_or_note(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(f"{number}\n" for number in range(100)))
-    assert tail(tmp_path / "log", 2) == "    98\n    99"
-    assert "nothing in" in tail(tmp_path / "none")
+    assert read_log_tail(tmp_path / "log", 2) == "    98\n    99"
+    assert "nothing in" in read_log_tail(tmp_path / "none")

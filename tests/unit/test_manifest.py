@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.manifest import Fact, InvalidManifest, Manifest
 from shared.records import RULES_VERSION, Buckets, CsvVersion, Person
-from tests.factories import ETAG, fact, row
+from tests.factories import ETAG, make_fact, make_row
 
 BUCKETS = Buckets("src-data", "processed-data")
 
@@ -26,12 +26,12 @@ FACTS = st.dictionaries(
     ),
 ).map(lambda found: {user_id: Fact(user_id, *parts) for user_id, parts in found.items()})
 CHANGES = st.dictionaries(TEXT, st.none() | st.just(True)).map(
-    lambda found: {user_id: fact(user_id) if kept else None for user_id, kept in found.items()}
+    lambda found: {user_id: make_fact(user_id) if kept else None for user_id, kept in found.items()}
 )
 
 
 def manifest_of(*facts: Fact) -> Manifest:
-    return Manifest.empty().merged({found.user_id: found for found in facts})
+    return Manifest.empty().with_changes({found.user_id: found for found in facts})
 
 
 def held_by(manifest: Manifest) -> dict[str, Fact]:
@@ -40,7 +40,7 @@ def held_by(manifest: Manifest) -> dict[str, Fact]:
     return {found.user_id: found for found in facts}
 
 
-def test_an_empty_manifest_has_no_facts() -> None:
+def test_manifest_without_facts_is_empty() -> None:
     empty = Manifest.decode(Manifest.empty().encode())
     assert len(empty) == 0
     assert empty.get("1") is None
@@ -49,7 +49,7 @@ def test_an_empty_manifest_has_no_facts() -> None:
 
 
 @given(FACTS)
-def test_facts_are_read_as_they_were_written(facts: dict[str, Fact]) -> None:
+def test_manifest_decodes_encoded_facts(facts: dict[str, Fact]) -> None:
     manifest = manifest_of(*facts.values())
     assert held_by(Manifest.decode(manifest.encode())) == held_by(manifest) == facts
     for user_id in [*facts, "nobody"]:
@@ -57,35 +57,40 @@ def test_facts_are_read_as_they_were_written(facts: dict[str, Fact]) -> None:
 
 
 @given(FACTS, st.lists(CHANGES, max_size=4))
-def test_changes_replace_add_and_take_away(facts: dict[str, Fact], many: list[dict[str, Fact | None]]) -> None:
+def test_manifest_with_changes_adds_replaces_and_removes_facts(
+    facts: dict[str, Fact], many: list[dict[str, Fact | None]]
+) -> None:
     manifest, expected = manifest_of(*facts.values()), dict(facts)
     for changes in many:
-        manifest = manifest.merged(changes)
+        manifest = manifest.with_changes(changes)
         expected = {user_id: found for user_id, found in {**expected, **changes}.items() if found}
     assert held_by(manifest) == expected
     assert held_by(Manifest.decode(manifest.encode())) == expected
 
 
-def test_a_merge_leaves_the_old_manifest_as_it_was() -> None:
-    old = manifest_of(fact("1"), fact("2"))
-    old.merged({"1": None, "2": fact("2", held=True), "3": fact("3")})
-    assert held_by(old) == {"1": fact("1"), "2": fact("2")}
+def test_manifest_with_changes_leaves_original_unchanged() -> None:
+    old = manifest_of(make_fact("1"), make_fact("2"))
+    old.with_changes({"1": None, "2": make_fact("2", held=True), "3": make_fact("3")})
+    assert held_by(old) == {"1": make_fact("1"), "2": make_fact("2")}
 
 
-def test_after_many_merges_there_is_still_one_fact_a_user() -> None:
+def test_manifest_with_changes_keeps_one_fact_per_user() -> None:
     manifest = Manifest.empty()
     for number in range(200):
-        manifest = manifest.merged({str(number % 50): fact(str(number % 50), held=number >= 150)})
-    assert held_by(manifest) == {str(number): fact(str(number), held=True) for number in range(50)}
+        manifest = manifest.with_changes({str(number % 50): make_fact(str(number % 50), held=number >= 150)})
+    assert held_by(manifest) == {str(number): make_fact(str(number), held=True) for number in range(50)}
 
 
-def test_a_source_that_is_not_the_users_own_key_is_kept() -> None:
-    bundled = fact("1", source="many.zip")
-    assert held_by(Manifest.decode(manifest_of(bundled, fact("2")).encode())) == {"1": bundled, "2": fact("2")}
+def test_manifest_keeps_source_other_than_own_key() -> None:
+    bundled = make_fact("1", source="many.zip")
+    assert held_by(Manifest.decode(manifest_of(bundled, make_fact("2")).encode())) == {
+        "1": bundled,
+        "2": make_fact("2"),
+    }
 
 
-def test_the_columns_say_of_which_rules_each_fact_is() -> None:
-    frame = manifest_of(fact("1"), fact("2", image=None, held=True)).frame()
+def test_manifest_to_frame_contains_rules_version() -> None:
+    frame = manifest_of(make_fact("1"), make_fact("2", image=None, held=True)).to_frame()
     assert frame["rules"].tolist() == [RULES_VERSION] * 2
     assert frame["csv_etag"].tolist() == [ETAG] * 2
     assert frame["image"].tolist() == ["1.png", ""]
@@ -93,20 +98,20 @@ def test_the_columns_say_of_which_rules_each_fact_is() -> None:
     assert frame["birthts"].dtype == frame["csv_since"].dtype == "int64"
 
 
-def test_facts_of_other_rules_stay_readable() -> None:
-    table = pq.read_table(pa.BufferReader(manifest_of(fact("1")).encode()))
+def test_manifest_decodes_facts_of_other_rules() -> None:
+    table = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
     older = table.set_column(table.schema.names.index("rules"), table.schema.field("rules"), [["0"]])
     manifest = Manifest.decode(parquet(older))
-    assert manifest.frame()["rules"].tolist() == ["0"]
-    assert manifest.get("1") == fact("1")
-    assert sorted(manifest.merged({"2": fact("2")}).frame()["rules"]) == ["0", RULES_VERSION]
+    assert manifest.to_frame()["rules"].tolist() == ["0"]
+    assert manifest.get("1") == make_fact("1")
+    assert sorted(manifest.with_changes({"2": make_fact("2")}).to_frame()["rules"]) == ["0", RULES_VERSION]
 
 
-def test_a_lost_table_is_made_of_the_facts() -> None:
-    manifest = manifest_of(fact("1"), fact("2", image=None))
+def test_manifest_restores_output_rows() -> None:
+    manifest = manifest_of(make_fact("1"), make_fact("2", image=None))
     assert sorted(manifest.to_output_rows(BUCKETS), key=lambda found: found.user_id) == [
-        row("1"),
-        row("2", img_path=""),
+        make_row("1"),
+        make_row("2", img_path=""),
     ]
 
 
@@ -117,36 +122,36 @@ def parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def test_another_table_is_refused() -> None:
-    ours = pq.read_table(pa.BufferReader(manifest_of(fact("1")).encode()))
+def test_manifest_refuses_other_columns() -> None:
+    ours = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
     for other in (pa.table({"a": [1]}), ours.drop_columns(["rules"]), ours.append_column("more", [[1]])):
         with pytest.raises(InvalidManifest, match="columns"):
             Manifest.decode(parquet(other))
 
 
-def test_two_facts_of_one_user_are_refused() -> None:
-    ours = pq.read_table(pa.BufferReader(manifest_of(fact("1"), fact("2")).encode()))
+def test_manifest_refuses_two_facts_of_one_user() -> None:
+    ours = pq.read_table(pa.BufferReader(manifest_of(make_fact("1"), make_fact("2")).encode()))
     with pytest.raises(InvalidManifest, match="two facts"):
         Manifest.decode(parquet(pa.concat_tables([ours, ours])))
 
 
-def test_text_that_is_not_utf_8_is_refused() -> None:
-    body = manifest_of(fact("1", names=Person("marker", "b", 1))).encode()
+def test_manifest_refuses_text_that_is_not_utf8() -> None:
+    body = manifest_of(make_fact("1", person=Person("marker", "b", 1))).encode()
     assert b"marker" in body
     with pytest.raises(InvalidManifest):
         Manifest.decode(body.replace(b"marker", b"\xff\xfe\xff\xfe\xff\xfe"))
 
 
 @given(st.binary())
-def test_other_bytes_are_refused(body: bytes) -> None:
+def test_manifest_refuses_other_bytes(body: bytes) -> None:
     with pytest.raises(InvalidManifest):
         Manifest.decode(body)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_manifest_with_some_bytes_changed_raises_nothing_but_the_refusal(data: st.DataObject) -> None:
-    body = bytearray(manifest_of(fact("1"), fact("2")).encode())
+def test_manifest_with_changed_bytes_raises_only_invalid_manifest(data: st.DataObject) -> None:
+    body = bytearray(manifest_of(make_fact("1"), make_fact("2")).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidManifest):
@@ -156,7 +161,7 @@ def test_a_manifest_with_some_bytes_changed_raises_nothing_but_the_refusal(data:
 
 @settings(max_examples=50)
 @given(st.data())
-def test_a_manifest_that_is_cut_is_refused(data: st.DataObject) -> None:
-    body = manifest_of(fact("1"), fact("2")).encode()
+def test_manifest_refuses_truncated_file(data: st.DataObject) -> None:
+    body = manifest_of(make_fact("1"), make_fact("2")).encode()
     with pytest.raises(InvalidManifest):
         Manifest.decode(body[: data.draw(st.integers(0, len(body) - 1))])

@@ -41,12 +41,12 @@ def tampered() -> Iterator[S3ObjectStore]:
         server.shutdown()
 
 
-def test_a_list_that_is_an_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> None:
+def test_store_list_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> None:
     """Require an error, because obstore reads the response as an empty page.
 
     A sweep would then conclude that all files were deleted.
     """
     with pytest.raises(StoreUnavailable):
-        list(tampered.objects())
+        list(tampered.list_objects())
     with pytest.raises(StoreUnavailable):
-        tampered.page("", "", 10)
+        tampered.list_page("", "", 10)

@@ -5,40 +5,40 @@ from pathlib import Path
 from celery import Celery
 from celery.signals import heartbeat_sent
 
-from worker.progress import Progress, WatchedScheduler
+from worker.progress import Heartbeat, HeartbeatScheduler
 
 
-def test_a_turn_is_seen_by_the_time_of_the_file(tmp_path: Path) -> None:
-    Progress(str(tmp_path / "sign")).made()
+def test_heartbeat_touches_its_file(tmp_path: Path) -> None:
+    Heartbeat(str(tmp_path / "sign")).beat()
     assert (tmp_path / "sign").exists()
 
 
-def test_it_is_touched_at_most_once_a_second(tmp_path: Path) -> None:
+def test_heartbeat_touches_at_most_once_a_second(tmp_path: Path) -> None:
     sign, now = tmp_path / "sign", [10.0]
-    progress = Progress(str(sign), lambda: now[0])
-    progress.made()
+    progress = Heartbeat(str(sign), lambda: now[0])
+    progress.beat()
     sign.unlink()
     now[0] = 10.9
-    progress.made()
+    progress.beat()
     assert not sign.exists()
     now[0] = 11.0
-    progress.made()
+    progress.beat()
     assert sign.exists()
 
 
-def test_without_a_file_nothing_is_done() -> None:
-    Progress("").made()
+def test_heartbeat_without_file_does_nothing() -> None:
+    Heartbeat("").beat()
 
 
-def test_a_heartbeat_of_a_worker_counts(tmp_path: Path) -> None:
-    Progress(str(tmp_path / "sign")).made_by_heartbeats()
+def test_heartbeat_follows_celery_heartbeats(tmp_path: Path) -> None:
+    Heartbeat(str(tmp_path / "sign")).follow_celery()
     heartbeat_sent.send(sender=None)
     assert (tmp_path / "sign").exists()
 
 
-def test_each_look_of_beat_at_its_schedule_counts(tmp_path: Path) -> None:
+def test_heartbeat_follows_beat_ticks(tmp_path: Path) -> None:
     celery = Celery(broker="memory://")
-    celery.conf.progress = Progress(str(tmp_path / "sign"))
+    celery.conf.progress = Heartbeat(str(tmp_path / "sign"))
     celery.conf.beat_max_loop_interval = 15
-    assert WatchedScheduler(celery, schedule={}).tick() <= 15
+    assert HeartbeatScheduler(celery, schedule={}).tick() <= 15
     assert (tmp_path / "sign").exists()

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.keys import Ignored, classify, csv_key
+from shared.keys import IgnoredFile, classify_key, make_csv_key
 from shared.records import Reject
-from shared.rejects import HEADER, InvalidRejectsCsv, decode, encode
-from tests.factories import ETAG, reject
+from shared.rejects import REJECTS_HEADER, InvalidRejectsCsv, decode_rejects, encode_rejects
+from tests.factories import ETAG, make_reject
 
 USER_IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-    lambda user_id: not isinstance(classify(csv_key(user_id)), Ignored)
+    lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile)
 )
 REASONS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))
 REJECTS = st.builds(
     Reject,
-    key=USER_IDS.map(csv_key),
+    key=USER_IDS.map(make_csv_key),
     user_id=USER_IDS,
     reason=REASONS,
     line=st.none() | st.integers(1, 10**6),
@@ -28,47 +28,47 @@ REJECTS = st.builds(
 )
 
 
-def test_without_rejects_there_is_the_header_alone() -> None:
-    assert encode([]) == b"key,user_id,reason,line,since,etag,rules\n"
-    assert decode(encode([])) == {}
+def test_rejects_csv_without_rejects_is_header_only() -> None:
+    assert encode_rejects([]) == b"key,user_id,reason,line,since,etag,rules\n"
+    assert decode_rejects(encode_rejects([])) == {}
 
 
-def test_a_reject_is_a_line_that_people_can_read() -> None:
-    line = encode([reject("0001", reason="birthts: empty", line=2)]).decode().splitlines()[1]
+def test_rejects_csv_line_is_readable() -> None:
+    line = encode_rejects([make_reject("0001", reason="birthts: empty", line=2)]).decode().splitlines()[1]
     assert line == f"0001.csv,0001,birthts: empty,2,2026-11-25T20:31:28Z,{ETAG},1"
 
 
-def test_a_reject_of_the_whole_file_has_no_line_number() -> None:
-    assert b",the file is empty,,2026" in encode([reject(reason="the file is empty", line=None)])
+def test_rejects_csv_omits_line_for_whole_file() -> None:
+    assert b",the file is empty,,2026" in encode_rejects([make_reject(reason="the file is empty", line=None)])
 
 
-def test_rejects_are_sorted_by_user_id_by_code_point() -> None:
-    body = encode([reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\uffff")])
+def test_rejects_csv_is_sorted_by_code_point() -> None:
+    body = encode_rejects([make_reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\uffff")])
     assert [record[1] for record in csv.reader(io.StringIO(body.decode()))][1:] == [
         "10", "9", "B", "b", "é", "\uffff", "\U0001f600",
     ]  # fmt: skip
 
 
-def test_a_reason_with_line_breaks_becomes_one_line() -> None:
-    body = encode([reject(reason="one\ntwo\r\nthree\u2028four")])
+def test_rejects_csv_joins_reason_lines() -> None:
+    body = encode_rejects([make_reject(reason="one\ntwo\r\nthree\u2028four")])
     assert body.count(b"\n") == 2
-    assert decode(body)["1"].reason == "one two three four"
+    assert decode_rejects(body)["1"].reason == "one two three four"
 
 
 @given(st.lists(REJECTS, unique_by=lambda found: found.user_id))
-def test_what_is_written_is_read_again(rejects: list[Reject]) -> None:
-    assert decode(encode(rejects)) == {found.user_id: found for found in rejects}
+def test_rejects_csv_decodes_encoded_rejects(rejects: list[Reject]) -> None:
+    assert decode_rejects(encode_rejects(rejects)) == {found.user_id: found for found in rejects}
 
 
 @given(st.lists(REJECTS, unique_by=lambda found: found.user_id))
-def test_the_same_rejects_always_give_the_same_bytes(rejects: list[Reject]) -> None:
-    assert encode(rejects) == encode(reversed(rejects))
+def test_rejects_csv_bytes_do_not_depend_on_order(rejects: list[Reject]) -> None:
+    assert encode_rejects(rejects) == encode_rejects(reversed(rejects))
 
 
-@pytest.mark.parametrize("body", [b"", b"a,b\n", b"\xff\xfe", HEADER.encode().replace(b",", b";") + b"\n"])
-def test_another_file_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"a,b\n", b"\xff\xfe", REJECTS_HEADER.encode().replace(b",", b";") + b"\n"])
+def test_rejects_csv_refuses_other_file(body: bytes) -> None:
     with pytest.raises(InvalidRejectsCsv):
-        decode(body)
+        decode_rejects(body)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_another_file_is_refused(body: bytes) -> None:
         "1.csv,1,reason,2,2026-11-25T20:31:28Z,e,1,more",
     ],
 )
-def test_a_line_that_is_no_reject_is_left_out_and_the_others_stay(line: str) -> None:
-    body = encode([reject("0"), reject("2")]).decode().splitlines()
+def test_rejects_csv_skips_invalid_lines(line: str) -> None:
+    body = encode_rejects([make_reject("0"), make_reject("2")]).decode().splitlines()
     edited = "\n".join([*body[:2], line, *body[2:], ""])
-    assert list(decode(edited.encode())) == ["0", "2"]
+    assert list(decode_rejects(edited.encode())) == ["0", "2"]
 
 
 @given(st.binary())
-def test_whatever_the_bytes_there_are_rejects_or_the_refusal(noise: bytes) -> None:
-    decode(HEADER.encode() + b"\n" + noise.decode(errors="replace").encode())
+def test_rejects_csv_accepts_or_refuses_any_bytes(noise: bytes) -> None:
+    decode_rejects(REJECTS_HEADER.encode() + b"\n" + noise.decode(errors="replace").encode())
     with pytest.raises(InvalidRejectsCsv):
-        decode(noise)
+        decode_rejects(noise)

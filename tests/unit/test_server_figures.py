@@ -1,4 +1,4 @@
-"""Tests of `worker.server_figures`: MinIO's metrics, and the loss signals between two reads."""
+"""Tests of `worker.minio_metrics`: MinIO's metrics, and the loss signals between two reads."""
 
 import json
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from threading import Thread
 
 import pytest
 
-from worker.server_figures import STARTED, ServerFigures, evidence
+from worker.server_figures import START_TIME_METRIC, MinioMetrics, detect_losses
 
 SKIPPED, ERRORS = "minio_notify_events_skipped_total", "minio_notify_events_errors_total"
 
 
 def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server: str = "a:9000") -> str:
-    return json.dumps([[STARTED, server, started], [SKIPPED, server, skipped], [ERRORS, server, errors]])
+    return json.dumps([[START_TIME_METRIC, server, started], [SKIPPED, server, skipped], [ERRORS, server, errors]])
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server:
         ("[1, 2]", ["minio_restarted"]),
     ],
 )
-def test_each_difference_is_evidence_of_its_kind(now: str, kinds: list[str]) -> None:
-    assert evidence(figures(), now) == kinds
+def test_detect_losses_names_each_difference(now: str, kinds: list[str]) -> None:
+    assert detect_losses(figures(), now) == kinds
 
 
 @pytest.mark.parametrize(("known", "now"), [("[0, 0]", "[0, 1]"), ("", figures()), ("null", "7"), ("{", "}")])
-def test_whatever_another_release_has_written_a_difference_is_evidence(known: str, now: str) -> None:
-    assert evidence(known, now) == ["minio_restarted"]
-    assert evidence(known, known) == []
+def test_detect_losses_reports_metrics_of_another_release(known: str, now: str) -> None:
+    assert detect_losses(known, now) == ["minio_restarted"]
+    assert detect_losses(known, known) == []
 
 
 METRICS = """\
@@ -72,7 +72,7 @@ def endpoint() -> Iterator[str]:
         thread.join()
 
 
-def test_of_all_queues_that_of_our_safe_copies_is_told(endpoint: str) -> None:
-    figures = ServerFigures(endpoint, "")
-    assert json.loads(figures.read() or "") == [[STARTED, "a:9000", 1795654129.14]]
-    assert figures.safe_queue == 23
+def test_minio_metrics_select_durable_queue_length(endpoint: str) -> None:
+    figures = MinioMetrics(endpoint, "")
+    assert json.loads(figures.read() or "") == [[START_TIME_METRIC, "a:9000", 1795654129.14]]
+    assert figures.stalled_copies == 23

@@ -34,19 +34,19 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_the_defaults_are_those_of_the_readme() -> None:
+def test_settings_defaults_equal_readme() -> None:
     settings = Settings.from_environment()
     assert (settings.source_bucket, settings.output_bucket) == ("src-data", "processed-data")
     assert settings.sweep_interval_s == 3600
 
 
-def test_secrets_are_not_shown() -> None:
+def test_settings_repr_hides_secrets() -> None:
     shown = repr(Settings.from_environment())
     assert "a-secret" not in shown
     assert "redis-secret" not in shown
 
 
-def test_all_that_is_wrong_is_named_at_once_and_no_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_errors_name_all_variables_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINIO_ENDPOINT")
     monkeypatch.setenv("REDIS_URL", "rediss://:redis-secret@host/1")
     monkeypatch.setenv("SWEEP_INTERVAL_S", "often")
@@ -71,13 +71,13 @@ def test_all_that_is_wrong_is_named_at_once_and_no_value_is(monkeypatch: pytest.
         ("OUTPUT_BUCKET", "src-data"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_settings_refuse_invalid_value_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=name):
         Settings.from_environment()
 
 
-def test_a_secret_may_lie_in_a_file_with_a_line_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_read_secret_from_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("from-a-file\n")
     monkeypatch.delenv("MINIO_SECRET_KEY")
@@ -88,22 +88,20 @@ def test_a_secret_may_lie_in_a_file_with_a_line_end(monkeypatch: pytest.MonkeyPa
         Settings.from_environment()
 
 
-def test_a_bind_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_refuse_invalid_bind_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIND_ADDRESS", "everywhere")
     with pytest.raises(InvalidSettings, match=r"BIND_ADDRESS.*must be an IP address"):
         Settings.from_environment()
 
 
 @pytest.mark.parametrize("seconds", ["-1", "21"])
-def test_a_publish_interval_must_be_short_enough_to_keep_promises(
-    monkeypatch: pytest.MonkeyPatch, seconds: str
-) -> None:
+def test_settings_limit_publish_interval(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv("PUBLISH_MIN_INTERVAL_S", seconds)
     with pytest.raises(InvalidSettings, match=r"PUBLISH_MIN_INTERVAL_S.*from 0 to 20"):
         Settings.from_environment()
 
 
-def test_names_and_origins_are_lists_by_blanks_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_split_hosts_and_origins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment().allowed_hosts == ()
     monkeypatch.setenv("ALLOWED_HOSTS", "rowdrop.example.org, *.lab.example.org api")
     monkeypatch.setenv("CORS_ORIGINS", "https://app.example.org:8443,http://[::1]:3000")
@@ -124,9 +122,7 @@ def test_names_and_origins_are_lists_by_blanks_or_commas(monkeypatch: pytest.Mon
         ("MAX_UPLOAD_MB", "0"),
     ],
 )
-def test_what_is_no_name_or_origin_is_refused_with_an_example(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_settings_refuse_invalid_hosts_and_origins(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=name):
         Settings.from_environment()
@@ -138,12 +134,12 @@ OTHER = "token-9876543210-zyxwvut"
 ALL_SYMBOLS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != ",")
 
 
-def test_without_tokens_there_are_none_and_reading_is_not_public() -> None:
+def test_settings_have_no_tokens_by_default() -> None:
     settings = Settings.from_environment()
     assert (settings.all_tokens, settings.public_read) == ((), False)
 
 
-def test_tokens_have_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_read_token_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("API_TOKEN", GOOD)
     monkeypatch.setenv("API_TOKENS", f"ci={ALL_SYMBOLS}, Import-2_x={OTHER}==")
     (tmp_path / "generated").write_text("the-generated-token-0123\n")
@@ -178,9 +174,7 @@ def test_tokens_have_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (f"{GOOD}\n{OTHER}", "printable ASCII"),
     ],
 )
-def test_a_token_that_cannot_be_used_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
-) -> None:
+def test_settings_refuse_unusable_token(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{said}") as refused:
         Settings.from_environment()
@@ -210,7 +204,7 @@ def test_a_token_that_cannot_be_used_is_refused(
         (f"ci={GOOD},old={GOOD}", "ci and old have the same value"),
     ],
 )
-def test_a_named_token_that_cannot_be_used_is_refused_by_name(
+def test_settings_refuse_unusable_named_token(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -229,7 +223,7 @@ def test_a_named_token_that_cannot_be_used_is_refused_by_name(
         (("GENERATED_API_TOKEN", GOOD), ("API_TOKENS", f"a={GOOD}"), "generated and a have the same value"),
     ],
 )
-def test_tokens_differ_in_name_and_value_across_settings(
+def test_settings_refuse_tokens_with_same_name_or_value(
     monkeypatch: pytest.MonkeyPatch, first: tuple[str, str], second: tuple[str, str], said: str
 ) -> None:
     for name, value in (first, second):
@@ -241,7 +235,7 @@ def test_tokens_differ_in_name_and_value_across_settings(
     assert GOOD not in str(refused.value)
 
 
-def test_public_read_is_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_parse_public_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_READ", "true")
     assert Settings.from_environment().public_read
     monkeypatch.setenv("PUBLIC_READ", "perhaps")

@@ -10,9 +10,7 @@ from worker.wiring import Wiring
 
 
 @pytest.mark.parametrize("user_id", ["../../etc", "a/b", "", "x" * 300, "a\tb"])
-def test_a_message_for_a_user_that_cannot_be_is_ignored_and_logged(
-    user_id: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refresh_requested_task_ignores_and_logs_invalid_user(user_id: str, caplog: pytest.LogCaptureFixture) -> None:
     def wiring() -> Wiring:
         raise AssertionError("the user must not be marked")
 

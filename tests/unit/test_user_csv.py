@@ -8,30 +8,30 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.records import Person
-from tests.factories import COLUMNS, csv_body, csv_text, person
-from worker.user_csv import MAX_BIRTHTS, MAX_CSV_BYTES, MIN_BIRTHTS, InvalidUserFile, parse
+from tests.factories import CSV_COLUMNS, make_csv_body, make_csv_text, make_person
+from worker.user_csv import MAX_BIRTHTS, MAX_CSV_BYTES, MIN_BIRTHTS, InvalidUserCsv, parse_person
 
 HEADER = "first_name,last_name,birthts\n"
 
 
-def refusal(body: bytes | str) -> InvalidUserFile:
-    with pytest.raises(InvalidUserFile) as raised:
-        parse(body.encode() if isinstance(body, str) else body)
+def refusal(body: bytes | str) -> InvalidUserCsv:
+    with pytest.raises(InvalidUserCsv) as raised:
+        parse_person(body.encode() if isinstance(body, str) else body)
     assert str(raised.value) == raised.value.reason
     return raised.value
 
 
 # -- valid files -----------------------------------------------------------------------------------
-def test_the_form_of_the_task_with_blanks_after_the_commas_is_read() -> None:
-    assert parse(b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n") == person()
+def test_parse_person_accepts_blanks_after_commas() -> None:
+    assert parse_person(b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n") == make_person()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_every_encoding_that_names_itself_and_every_line_ending_is_read(encoding: str, end: str) -> None:
+def test_parse_person_accepts_all_marked_encodings_and_line_ends(encoding: str, end: str) -> None:
     mark = "\ufeff" if encoding.endswith("e") else ""
-    body = (mark + csv_text({"first_name": "Иван", "last_name": "Ünal 😀"}, end=end)).encode(encoding)
-    assert parse(body) == person("Иван", "Ünal 😀")
+    body = (mark + make_csv_text({"first_name": "Иван", "last_name": "Ünal 😀"}, line_end=end)).encode(encoding)
+    assert parse_person(body) == make_person("Иван", "Ünal 😀")
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,27 @@ def test_every_encoding_that_names_itself_and_every_line_ending_is_read(encoding
         "\tFirst Name\t,last name,BIRTHTS",
     ],
 )
-def test_a_header_is_trimmed_and_case_blanks_and_hyphens_do_not_matter(header: str) -> None:
-    assert parse(f"{header}\nIvan,Ivanov,946674000000".encode()) == person()
+def test_parse_person_header_ignores_case_blanks_and_hyphens(header: str) -> None:
+    assert parse_person(f"{header}\nIvan,Ivanov,946674000000".encode()) == make_person()
 
 
-def test_columns_may_come_in_any_order_beside_others() -> None:
-    assert parse(b"id,birthts,,last_name,note,first_name\n7,946674000000,x,Ivanov,,Ivan\n") == person()
+def test_parse_person_accepts_any_column_order() -> None:
+    assert parse_person(b"id,birthts,,last_name,note,first_name\n7,946674000000,x,Ivanov,,Ivan\n") == make_person()
 
 
-def test_a_line_break_in_a_column_that_is_not_ours_does_no_harm() -> None:
-    assert parse(b'first_name,note,last_name,birthts\nIvan,"a\nb",Ivanov,946674000000\n') == person()
+def test_parse_person_accepts_line_break_in_other_column() -> None:
+    assert parse_person(b'first_name,note,last_name,birthts\nIvan,"a\nb",Ivanov,946674000000\n') == make_person()
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("  Ivan\t,\u00a0Ivanov ,946674000000 ", person()),
-        ('"Ivan", "Ivanov", "946674000000"', person()),
-        ('"Ivan" ,"Ivanov"\t,"946674000000" ', person()),
-        ('" Ivan ","Ivanov\n",946674000000', person()),
-        (",,946674000000", person("", "")),
-        ('"","",946674000000', person("", "")),
+        ("  Ivan\t,\u00a0Ivanov ,946674000000 ", make_person()),
+        ('"Ivan", "Ivanov", "946674000000"', make_person()),
+        ('"Ivan" ,"Ivanov"\t,"946674000000" ', make_person()),
+        ('" Ivan ","Ivanov\n",946674000000', make_person()),
+        (",,946674000000", make_person("", "")),
+        ('"","",946674000000', make_person("", "")),
         ('"a ""b"" , c","a,b",1', Person('a "b" , c', "a,b", 1)),
         ('5" disk,O"Brien,1', Person('5" disk', 'O"Brien', 1)),
         ("NA,null,1", Person("NA", "null", 1)),
@@ -72,13 +72,13 @@ def test_a_line_break_in_a_column_that_is_not_ours_does_no_harm() -> None:
         ("a\u2028b,c\x85d,1", Person("a\u2028b", "c\x85d", 1)),
     ],
 )
-def test_fields_are_trimmed_and_otherwise_as_written(line: str, expected: Person) -> None:
-    assert parse(f"{HEADER}{line}\n".encode()) == expected
+def test_parse_person_trims_fields_only(line: str, expected: Person) -> None:
+    assert parse_person(f"{HEADER}{line}\n".encode()) == expected
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t", ",,", ' , "" ,', ",,,,"])
-def test_a_line_in_which_nothing_is_written_is_no_record(blank: str) -> None:
-    assert parse(f"{blank}\n{HEADER}{blank}\nIvan,Ivanov,946674000000\n{blank}\n\n".encode()) == person()
+def test_parse_person_ignores_blank_lines(blank: str) -> None:
+    assert parse_person(f"{blank}\n{HEADER}{blank}\nIvan,Ivanov,946674000000\n{blank}\n\n".encode()) == make_person()
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_line_in_which_nothing_is_written_is_no_record(blank: str) -> None:
         ("000000000000001", 1),
     ],
 )
-def test_a_birth_date_is_a_whole_number_of_the_years_1_to_9999(written: str, birthts: int) -> None:
-    assert parse(csv_body({"birthts": written})) == person(birthts=birthts)
+def test_parse_person_accepts_birth_dates_until_year_9999(written: str, birthts: int) -> None:
+    assert parse_person(make_csv_body({"birthts": written})) == make_person(birthts=birthts)
 
 
 @given(
@@ -103,14 +103,14 @@ def test_a_birth_date_is_a_whole_number_of_the_years_1_to_9999(written: str, bir
     st.integers(MIN_BIRTHTS, MAX_BIRTHTS),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_whatever_the_names_they_come_out_as_they_went_in(first: str, last: str, birthts: int, encoding: str) -> None:
+def test_parse_person_returns_any_names_unchanged(first: str, last: str, birthts: int, encoding: str) -> None:
     quoted = {
         "first_name": '"' + first.replace('"', '""') + '"',
         "last_name": '"' + last.replace('"', '""') + '"',
         "birthts": str(birthts),
     }
-    body = csv_body(quoted, encoding=encoding)
-    assert parse(body) == Person(first.strip(), last.strip(), birthts)
+    body = make_csv_body(quoted, encoding=encoding)
+    assert parse_person(body) == Person(first.strip(), last.strip(), birthts)
 
 
 # -- invalid files ---------------------------------------------------------------------------------
@@ -126,10 +126,10 @@ def test_whatever_the_names_they_come_out_as_they_went_in(first: str, last: str,
         (f"{HEADER}a,b,1\n" + "c,d,2\n" * 100, "more than 100 records instead of one", 3),
         ("FirstName,last_name,birthts\na,b,1\n", "missing column first_name; found: FirstName, last_name, birthts", 1),
         ("Ivan,Ivanov,1\n", "missing columns first_name, last_name, birthts; found: Ivan, Ivanov, 1", 1),
-        (csv_text(separator=";"), "looks ';'-separated; separate the fields by commas", 1),
-        (csv_text(separator=" ; "), "looks ';'-separated; separate the fields by commas", 1),
-        (csv_text(separator="\t"), "looks tab-separated; separate the fields by commas", 1),
-        (csv_text(separator="|"), "looks '|'-separated; separate the fields by commas", 1),
+        (make_csv_text(separator=";"), "looks ';'-separated; separate the fields by commas", 1),
+        (make_csv_text(separator=" ; "), "looks ';'-separated; separate the fields by commas", 1),
+        (make_csv_text(separator="\t"), "looks tab-separated; separate the fields by commas", 1),
+        (make_csv_text(separator="|"), "looks '|'-separated; separate the fields by commas", 1),
         ("birthts,First Name,first-name,last_name\n1,a,b,c", "column first_name appears 2 times", 1),
         (f"{HEADER}a,b,1,2\n", "4 fields, but the header has 3 columns", 2),
         (f"{HEADER}a,b,1,\n", "4 fields, but the header has 3 columns", 2),
@@ -145,46 +145,47 @@ def test_whatever_the_names_they_come_out_as_they_went_in(first: str, last: str,
         (f'{HEADER}"a"b,c,1\n', "a quoted field is followed by something else than a comma", 2),
     ],
 )
-def test_a_reason_says_what_was_found_and_in_which_line(body: str, reason: str, line: int | None) -> None:
+def test_parse_person_reason_states_problem_and_line(body: str, reason: str, line: int | None) -> None:
     refused = refusal(body)
     assert (refused.reason, refused.line) == (reason, line)
 
 
 @pytest.mark.parametrize(
-    "written", ["1.0", "9.46674E+11", "+1", "1_000", "0x1", "٣", "１", "--1", "- 1", "1 000", "9" * 16, "9" * 5000, "²"]
+    "written",
+    ["1.0", "9.46674E+11", "+1", "1_000", "0x1", "٣", "１", "--1", "- 1", "1 000", "9" * 16, "9" * 5000, "²"],
 )
-def test_a_birth_date_in_any_other_form_is_refused(written: str) -> None:
-    assert refusal(csv_text({"birthts": written})).reason.startswith("birthts: not a whole number")
+def test_parse_person_refuses_other_birth_date_forms(written: str) -> None:
+    assert refusal(make_csv_text({"birthts": written})).reason.startswith("birthts: not a whole number")
 
 
 @pytest.mark.parametrize("written", [str(MIN_BIRTHTS - 1), str(MAX_BIRTHTS + 1), "9" * 15, "-" + "9" * 15])
-def test_a_birth_date_of_no_year_from_1_to_9999_is_refused(written: str) -> None:
-    assert refusal(csv_text({"birthts": written})).reason == f"birthts: not in the years 1 to 9999: '{written}'"
+def test_parse_person_refuses_birth_date_outside_years(written: str) -> None:
+    assert refusal(make_csv_text({"birthts": written})).reason == f"birthts: not in the years 1 to 9999: '{written}'"
 
 
-def test_a_file_in_another_encoding_is_refused_with_the_place_and_what_to_do() -> None:
-    refused = refusal(csv_body({"first_name": "Иван"}, encoding="cp1251"))
+def test_parse_person_refuses_other_encoding_with_position() -> None:
+    refused = refusal(make_csv_body({"first_name": "Иван"}, encoding="cp1251"))
     assert (refused.reason, refused.line) == (f"not UTF-8 at byte {len(HEADER) + 1}; save it as UTF-8", 2)
 
 
-def test_utf_16_that_breaks_off_is_refused() -> None:
-    assert refusal(csv_body(encoding="utf-16")[:-1]).reason.startswith("not UTF-16 at byte ")
+def test_parse_person_refuses_truncated_utf16() -> None:
+    assert refusal(make_csv_body(encoding="utf-16")[:-1]).reason.startswith("not UTF-16 at byte ")
 
 
-@pytest.mark.parametrize("body", [csv_text({"last_name": "a\0b"}), HEADER + "a,b,1\n\0\n", "\0" + csv_text()])
-def test_a_nul_anywhere_is_refused(body: str) -> None:
+@pytest.mark.parametrize("body", [make_csv_text({"last_name": "a\0b"}), HEADER + "a,b,1\n\0\n", "\0" + make_csv_text()])
+def test_parse_person_refuses_nul_characters(body: str) -> None:
     refused = refusal(body)
     assert refused.reason.startswith("a NUL character")
     assert refused.line == body[: body.index("\0")].count("\n") + 1
 
 
-def test_utf_16_without_a_byte_order_mark_is_refused_with_what_to_do() -> None:
-    assert "save it as UTF-8" in refusal(csv_text().encode("utf-16-le")).reason
+def test_parse_person_refuses_utf16_without_bom() -> None:
+    assert "save it as UTF-8" in refusal(make_csv_text().encode("utf-16-le")).reason
 
 
-def test_a_file_of_a_million_bytes_is_read_and_a_longer_one_refused() -> None:
-    body = csv_body()
-    assert parse(body + b"\n" * (MAX_CSV_BYTES - len(body))) == person()
+def test_parse_person_limits_size_to_million_bytes() -> None:
+    body = make_csv_body()
+    assert parse_person(body + b"\n" * (MAX_CSV_BYTES - len(body))) == make_person()
     assert refusal(body + b"\n" * (MAX_CSV_BYTES + 1 - len(body))).reason == "larger than 1,000,000 bytes"
 
 
@@ -201,16 +202,16 @@ def test_a_file_of_a_million_bytes_is_read_and_a_longer_one_refused() -> None:
         b"a\n" * (MAX_CSV_BYTES // 2),
         HEADER.encode() + b"a,b,1\n" * 100_000,
         HEADER.encode() + b"a,b," + b"9" * 900_000,
-        csv_body({"first_name": "x" * 900_000}),
+        make_csv_body({"first_name": "x" * 900_000}),
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_a_hostile_file_is_refused(body: bytes) -> None:
+def test_parse_person_refuses_hostile_files(body: bytes) -> None:
     assert len(refusal(body).reason) < 200
 
 
-def test_at_most_40_characters_of_a_file_are_quoted_and_none_that_does_not_print() -> None:
-    reason = refusal(csv_text({"birthts": "9\x1b\u2028" + "x" * 100})).reason
+def test_parse_person_reason_quotes_at_most_40_characters() -> None:
+    reason = refusal(make_csv_text({"birthts": "9\x1b\u2028" + "x" * 100})).reason
     assert reason.endswith(": '9??" + "x" * 36 + "…'")
     reason = refusal("Zürich " * 50 + ",last_name,birthts\n").reason
     assert len(reason.split("found: ")[1]) == 40
@@ -219,8 +220,8 @@ def test_at_most_40_characters_of_a_file_are_quoted_and_none_that_does_not_print
 # -- arbitrary bytes -------------------------------------------------------------------------------
 def answered(body: bytes) -> None:
     try:
-        found = parse(body)
-    except InvalidUserFile as refused:
+        found = parse_person(body)
+    except InvalidUserCsv as refused:
         assert refused.reason.isprintable()
         assert refused.line is None or refused.line >= 1
     else:
@@ -237,27 +238,29 @@ def answered(body: bytes) -> None:
 @given(st.binary())
 @example(b"\xff\xfe\x00\xd8")
 @example(b"\xef\xbb\xbf\xef\xbb\xbf")
-def test_arbitrary_bytes_raise_nothing_but_the_refusal(body: bytes) -> None:
+def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) -> None:
     answered(body)
 
 
 @settings(max_examples=1000)
 @given(
     st.lists(
-        st.sampled_from([*COLUMNS, *'",;\t\n\r \0', "\ufeff", "é", "\ud7ff", "1", "-", "\r\n", "a", HEADER, "a,b,1"]),
+        st.sampled_from(
+            [*CSV_COLUMNS, *'",;\t\n\r \0', "\ufeff", "é", "\ud7ff", "1", "-", "\r\n", "a", HEADER, "a,b,1"]
+        ),
         max_size=30,
     ),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
 )
-def test_the_pieces_of_a_csv_in_any_order_raise_nothing_but_the_refusal(pieces: list[str], encoding: str) -> None:
+def test_parse_person_handles_csv_pieces_in_any_order(pieces: list[str], encoding: str) -> None:
     answered("".join(pieces).encode(encoding))
 
 
 @settings(max_examples=1000)
 @given(st.data())
-def test_a_csv_with_some_bytes_changed_raises_nothing_but_the_refusal(data: st.DataObject) -> None:
+def test_parse_person_handles_changed_bytes(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-    body = bytearray(csv_body({"first_name": '"Zoë, ""x"""'}, encoding=form, end="\r\n"))
+    body = bytearray(make_csv_body({"first_name": '"Zoë, ""x"""'}, encoding=form, line_end="\r\n"))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(body)))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))

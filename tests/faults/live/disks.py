@@ -13,16 +13,16 @@ from minio.error import MinioException
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
-from tests.faults.live.rowdrop import Live, until
-from tests.faults.live.scenario import Scenario, Stage
-from tests.faults.live.watching import timed_post
+from tests.faults.live.rowdrop import LiveRowdrop, wait_until
+from tests.faults.live.scenario import Scenario, ScenarioRun
+from tests.faults.live.watching import measure_post
 
-MB = 1 << 20
-BACK_S = 90.0
+MEGABYTE = 1 << 20
+RECOVERY_LIMIT_S = 90.0
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+def mount_small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """Mount a file system of this size, and unmount it at the end.
 
     Raises `subprocess.CalledProcessError` if mounting is not permitted.
@@ -35,77 +35,81 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
+def fill_disk(folder: Path) -> Path:
     """Fill the rest of the disk, and return the file to delete."""
     file = folder / "filler"
-    with file.open("wb", buffering=0) as out, suppress(OSError):
+    with file.open("wb", buffering=0) as filler_file, suppress(OSError):
         while True:
-            out.write(bytes(MB))
-    with file.open("ab", buffering=0) as out, suppress(OSError):
+            filler_file.write(bytes(MEGABYTE))
+    with file.open("ab", buffering=0) as filler_file, suppress(OSError):
         while True:
-            out.write(bytes(1024))
+            filler_file.write(bytes(1024))
     return file
 
 
-def minio_disk_full(stage: Stage) -> None:
+def run_minio_disk_full(stage: ScenarioRun) -> None:
     """Fill the disk of MinIO, so that it refuses drops and published files.
 
     No protection can be removed here to show harm: a write that is not acknowledged cannot be lost.
     """
-    with small_disk(stage.folder / "disk", 600) as disk, stage.rowdrop(minio_folder=disk / "minio") as live:
-        _fill_and_empty(stage, live, disk, lambda: _takes_files(live))
+    with mount_small_disk(stage.folder / "disk", 600) as disk, stage.start_rowdrop(minio_folder=disk / "minio") as live:
+        _fill_and_empty(stage, live, disk, lambda: _accepts_files(live))
 
 
-def redis_disk_full(stage: Stage) -> None:
+def run_redis_disk_full(stage: ScenarioRun) -> None:
     """Fill the disk of Redis, so that it cannot write its append-only file.
 
     Redis then refuses all commands that change data.
     """
-    with small_disk(stage.folder / "disk", 32) as disk, stage.rowdrop(redis_folder=disk / "redis") as live:
+    with mount_small_disk(stage.folder / "disk", 32) as disk, stage.start_rowdrop(redis_folder=disk / "redis") as live:
 
-        def clients() -> None:
-            status, took = timed_post(live)
-            stage.finding.expect(
-                f"POST: expected 503 in less than 5 s, found {status} after {took:.1f} s",
-                holds=status == 503 and took < 5,
+        def check_clients() -> None:
+            status, elapsed_s = measure_post(live)
+            stage.finding.check(
+                f"POST: expected 503 in less than 5 s, found {status} after {elapsed_s:.1f} s",
+                holds=status == 503 and elapsed_s < 5,
             )
 
-        _fill_and_empty(stage, live, disk, lambda: _takes_writes(live), clients)
+        _fill_and_empty(stage, live, disk, lambda: _accepts_writes(live), check_clients)
 
 
 def _fill_and_empty(
-    stage: Stage, live: Live, disk: Path, has_room: Callable[[], bool], clients: Callable[[], None] = lambda: None
+    stage: ScenarioRun,
+    live: LiveRowdrop,
+    disk: Path,
+    has_room: Callable[[], bool],
+    check_clients: Callable[[], None] = lambda: None,
 ) -> None:
     """Fill the disk under traffic, make room again, and wait until every row is right.
 
-    `has_room` tries a write on the server. `clients` checks the response to a client while the disk
+    `has_room` tries a write on the server. `check_clients` checks the response to a client while the disk
     is full.
     """
-    with stage.traffic(live, users=200, per_second=60) as (traffic, eyes):
+    with stage.start_traffic(live, users=200, per_second=60) as (traffic, observer):
         time.sleep(3)
-        filler = fill(disk)
-        until(lambda: not has_room(), 60, "the server refuses writes")
-        clients()
+        filler = fill_disk(disk)
+        wait_until(lambda: not has_room(), 60, "the server refuses writes")
+        check_clients()
         time.sleep(10)
         filler.unlink()
-        until(has_room, 120, "the server accepts writes again")
-        stage.converge(live, traffic, BACK_S)
+        wait_until(has_room, 120, "the server accepts writes again")
+        stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
         stage.finding.figures["writes refused"] = str(traffic.refused)
-        stage.finding.expect(
-            f"GET: expected only status 200, found these numbers by status: {dict(eyes.answers)}",
-            holds=set(eyes.answers) == {200},
+        stage.finding.check(
+            f"GET: expected only status 200, found these numbers by status: {dict(observer.status_counts)}",
+            holds=set(observer.status_counts) == {200},
         )
 
 
-def _takes_files(live: Live) -> bool:
+def _accepts_files(live: LiveRowdrop) -> bool:
     try:
-        live.put("room.txt", bytes(100_000))
+        live.put_object("room.txt", bytes(100_000))
     except (MinioException, HTTPError):
         return False
     return True
 
 
-def _takes_writes(live: Live) -> bool:
+def _accepts_writes(live: LiveRowdrop) -> bool:
     try:
         live.redis.set("room", bytes(10_000), ex=10)
     except RedisError:
@@ -114,6 +118,8 @@ def _takes_writes(live: Live) -> bool:
 
 
 SCENARIOS = {
-    "MinIO's disk full": Scenario(minio_disk_full, f"every row is right {BACK_S:.0f} s after the disk has room again"),
-    "Redis's disk full": Scenario(redis_disk_full, "the same", ("care of events",)),
+    "MinIO's disk full": Scenario(
+        run_minio_disk_full, f"every row is right {RECOVERY_LIMIT_S:.0f} s after the disk has room again"
+    ),
+    "Redis's disk full": Scenario(run_redis_disk_full, "the same", ("care of events",)),
 }

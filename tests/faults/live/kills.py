@@ -2,107 +2,109 @@
 
 import time
 
-from shared.published import BUNDLES, MANIFEST, OUTPUT, REJECTS
+from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import VISIBILITY_TIMEOUT_S
-from tests.faults.live.rowdrop import Live, NotInTime, until
-from tests.faults.live.scenario import Scenario, Stage
-from tests.faults.live.watching import timed_post
+from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
+from tests.faults.live.scenario import Scenario, ScenarioRun
+from tests.faults.live.watching import measure_post
 
-UNPACKS = (
+UNPACK_POINTS = (
     "worker-bulk before put",
     "worker-bulk after put",
-    "worker-bulk before claim",
-    "worker-bulk after claim",
-    "worker-bulk after note_old",
-    f"worker-bulk before replace {BUNDLES}",
-    f"worker-bulk after replace {BUNDLES}",
+    "worker-bulk before take_ownership",
+    "worker-bulk after take_ownership",
+    "worker-bulk after add_digests",
+    f"worker-bulk before put_if_unchanged {CATALOG_KEY}",
+    f"worker-bulk after put_if_unchanged {CATALOG_KEY}",
     "worker-bulk before copy_from",
     "worker-bulk after copy_from",
-    "worker-bulk before forget_old",
+    "worker-bulk before clear_digests",
 )
 """Points that are reached only with bundles."""
-POINTS = (
+KILL_POINTS = (
     "listener after peek",
-    "listener before note_events",
-    "listener after note_events",
+    "listener before mark_and_pop",
+    "listener after mark_and_pop",
     "listener before refresh",
     "listener after refresh",
-    "worker before note",
-    "worker after note",
+    "worker before begin_read",
+    "worker after begin_read",
     "worker after get",
-    "worker before stage",
-    "worker after stage",
-    "publisher after begin",
-    f"publisher before replace {OUTPUT}",
-    f"publisher after replace {OUTPUT}",
-    f"publisher before replace {REJECTS}",
-    f"publisher after replace {REJECTS}",
-    "publisher before clean",
-    "publisher after clean",
-    f"publisher before put {MANIFEST}",
-    f"publisher after put {MANIFEST}",
+    "worker before submit_results",
+    "worker after submit_results",
+    "publisher after acquire_writer",
+    f"publisher before put_if_unchanged {OUTPUT_KEY}",
+    f"publisher after put_if_unchanged {OUTPUT_KEY}",
+    f"publisher before put_if_unchanged {REJECTS_KEY}",
+    f"publisher after put_if_unchanged {REJECTS_KEY}",
+    "publisher before commit_publish",
+    "publisher after commit_publish",
+    f"publisher before put {MANIFEST_KEY}",
+    f"publisher after put {MANIFEST_KEY}",
     "worker-bulk after begin_sweep",
     "worker-bulk before mark",
     "worker-bulk after mark",
     "worker-bulk before commit_sweep",
     "worker-bulk after commit_sweep",
     "worker-bulk after start",
-    "worker-bulk before set_named",
+    "worker-bulk before mark_enqueued",
     "worker-bulk after take_page",
-    *UNPACKS,
+    *UNPACK_POINTS,
 )
-SHORT = (
-    "listener after note_events",
-    "worker before stage",
-    f"publisher after replace {OUTPUT}",
-    f"worker-bulk after replace {BUNDLES}",
+SHORT_POINTS = (
+    "listener after mark_and_pop",
+    "worker before submit_results",
+    f"publisher after put_if_unchanged {OUTPUT_KEY}",
+    f"worker-bulk after put_if_unchanged {CATALOG_KEY}",
 )
-REDELIVERED_S = VISIBILITY_TIMEOUT_S + 15.0
+REDELIVERY_LIMIT_S = VISIBILITY_TIMEOUT_S + 15.0
 
 
-def killed_at_named_points(stage: Stage) -> None:
+def run_kills_at_points(stage: ScenarioRun) -> None:
     """Kill a process at each point in turn under traffic, and wait until all is right."""
-    points = POINTS if stage.long else SHORT
+    points = KILL_POINTS if stage.long else SHORT_POINTS
     slowest = (0.0, "")
-    with stage.rowdrop() as live:
+    with stage.start_rowdrop() as live:
         for number, point in enumerate(points):
             stage.seed += number
-            took = _kill_at(stage, live, point)
-            slowest = max(slowest, (took, point))
+            elapsed_s = _kill_at(stage, live, point)
+            slowest = max(slowest, (elapsed_s, point))
             if stage.finding.failures:
                 break
-        unknown = set(points) - live.points()
-        stage.finding.expect(
-            f"expected every point to be reached, found points that were not: {unknown}", holds=not unknown
+        unreached = set(points) - live.list_passed_points()
+        stage.finding.check(
+            f"expected every point to be reached, found points that were not: {unreached}", holds=not unreached
         )
     stage.finding.figures["points"] = str(len(points))
     stage.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
 
 
-def _kill_at(stage: Stage, live: Live, point: str) -> float:
-    with stage.traffic(live, users=60, per_second=30) as (traffic, _):
+def _kill_at(stage: ScenarioRun, live: LiveRowdrop, point: str) -> float:
+    with stage.start_traffic(live, users=60, per_second=30) as (traffic, _):
         time.sleep(1)
-        live.order("kill", point)
-        if "worker-bulk" in point and point not in UNPACKS:
-            (live.sweep if "sweep" in point or "mark" in point else lambda: timed_post(live))()
+        live.give_order("kill", point)
+        if "worker-bulk" in point and point not in UNPACK_POINTS:
+            (live.request_sweep if "sweep" in point or "mark" in point else lambda: measure_post(live))()
         try:
-            until(lambda: live.obeyed, 180, f"a process is killed at {point}")  # a rebuild may wait for another
-        except NotInTime as error:
+            wait_until(
+                lambda: live.was_obeyed, 180, f"a process is killed at {point}"
+            )  # a rebuild may wait for another
+        except WaitTimeout as error:
             stage.finding.failures.append(str(error))
-        killed = time.monotonic()
-        live.cancel()
+        killed_at = time.monotonic()
+        live.cancel_order()
         time.sleep(1)
-        stage.converge(live, traffic, REDELIVERED_S, killed)
-        took = time.monotonic() - killed
+        stage.wait_until_correct(live, traffic, REDELIVERY_LIMIT_S, killed_at)
+        elapsed_s = time.monotonic() - killed_at
     stage.finding.failures = [f"{point}: {failure}" for failure in stage.finding.failures]
-    return took
+    return elapsed_s
 
 
 SCENARIOS = {
     "kill -9 at named points": Scenario(
-        killed_at_named_points,
+        run_kills_at_points,
         "0 lost after the visibility timeout + 15 s",
         remedies=("watch",),
-        short=True,
+        in_short_form=True,
     ),
 }

@@ -6,19 +6,19 @@ import threading
 from contextlib import suppress
 from typing import Self
 
-from local.ports import HOST, free_port
+from local.ports import HOST, find_free_port
 
 
-class Proxy:
+class CuttingProxy:
     """Forwards connections from `port` to another local port, while it is in a `with` block.
 
-    `cut_after`: number of bytes of an answer after which the connection is cut (None: never).
+    `cut_after_bytes`: number of bytes of an answer after which the connection is cut (None: never).
     """
 
     def __init__(self, target: int) -> None:
-        self._target, self.port = target, free_port()
-        self.cut_after: int | None = None
-        self.cuts = 0
+        self._target, self.port = target, find_free_port()
+        self.cut_after_bytes: int | None = None
+        self.cut_count = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
 
@@ -61,17 +61,17 @@ class Proxy:
             selector.register(server, selectors.EVENT_READ, client)
             while True:
                 for key, _ in selector.select():
-                    if not self._hand_on(key.fileobj, key.data, is_answer=key.fileobj is server):  # type: ignore[arg-type]
+                    if not self._forward(key.fileobj, key.data, is_answer=key.fileobj is server):  # type: ignore[arg-type]
                         self._close(pair)
                         return
         self._close(pair)
 
-    def _hand_on(self, source: socket.socket, target: socket.socket, *, is_answer: bool) -> bool:
+    def _forward(self, source: socket.socket, target: socket.socket, *, is_answer: bool) -> bool:
         data = source.recv(65536)
-        most = self.cut_after
-        if is_answer and most is not None and len(data) > most:
-            self.cuts += 1
-            target.sendall(data[:most])
+        limit = self.cut_after_bytes
+        if is_answer and limit is not None and len(data) > limit:
+            self.cut_count += 1
+            target.sendall(data[:limit])
             return False
         target.sendall(data)
         return bool(data)

@@ -15,63 +15,63 @@ from redis import Redis
 import shared.task_queue
 import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
-from worker.backlog import Backlog, Note
-from worker.evidence import Watch
-from worker.readable_files import ReadableFiles
+from worker.backlog import Backlog, VersionTokens
+from worker.evidence import Watchdog
+from worker.readable_files import RecoveringStore
 from worker.sweep_record import SweepRecord
 
-REMOVED = "removed"
+REMOVED_FILE = "removed"
 """The name of that file."""
 
-Call = Callable[..., Any]
-REDIS: Any = Redis
+AnyCallable = Callable[..., Any]
+REDIS_CLASS: Any = Redis
 
 
-def _replace(owner: Any, name: str, replacement: Callable[[Call], Call]) -> None:  # noqa: ANN401
+def _replace_when_removed(owner: Any, name: str, replacement: Callable[[AnyCallable], AnyCallable]) -> None:  # noqa: ANN401
     """Call `replacement(original)` in place of the original as soon as the file exists."""
-    original, file = getattr(owner, name), Path(os.environ["FAULTS_FOLDER"]) / REMOVED
+    original, file = getattr(owner, name), Path(os.environ["FAULTS_FOLDER"]) / REMOVED_FILE
     other = replacement(original)
 
     @functools.wraps(original)
-    def called(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def call_either(*args: Any, **options: Any) -> Any:  # noqa: ANN401
         return (other if file.exists() else original)(*args, **options)
 
-    setattr(owner, name, called)
+    setattr(owner, name, call_either)
 
 
-def _nothing(_: Call) -> Call:
+def _do_nothing(_: AnyCallable) -> AnyCallable:
     return lambda *_, **__: None
 
 
-def _watch() -> None:
-    _replace(Watch, "tick", _nothing)
-    _sweeps()
+def _remove_watchdog() -> None:
+    _replace_when_removed(Watchdog, "tick", _do_nothing)
+    _remove_sweeps()
 
 
-def _sweeps() -> None:
-    _replace(SweepRecord, "request", _nothing)
+def _remove_sweeps() -> None:
+    _replace_when_removed(SweepRecord, "request", _do_nothing)
 
 
-def _absence() -> None:
-    def not_found(_: Call) -> Call:
+def _remove_absence_rule() -> None:
+    def not_found(_: AnyCallable) -> AnyCallable:
         return lambda _store, key, _error: ObjectNotFound(key)
 
-    _replace(S3ObjectStore, "_failure", not_found)
+    _replace_when_removed(S3ObjectStore, "_translate_error", not_found)
 
 
-def _time_outs() -> None:
-    def patiently(original: Call) -> Call:
+def _remove_timeouts() -> None:
+    def without_timeouts(original: AnyCallable) -> AnyCallable:
         def from_url(url: str, **options: Any) -> Any:  # noqa: ANN401
             return original(url, **{name: value for name, value in options.items() if "timeout" not in name})
 
         return from_url
 
     # Removed from the start: a client keeps the timeouts with which it was created.
-    REDIS.from_url = patiently(REDIS.from_url)
+    REDIS_CLASS.from_url = without_timeouts(REDIS_CLASS.from_url)
 
 
-def _reconnecting() -> None:
-    def without(original: Call) -> Call:
+def _remove_reconnecting() -> None:
+    def without(original: AnyCallable) -> AnyCallable:
         def create_celery(*args: Any, **options: Any) -> Any:  # noqa: ANN401
             celery = original(*args, **options)
             celery.conf.update(broker_connection_retry=False)
@@ -83,51 +83,53 @@ def _reconnecting() -> None:
     shared.task_queue.create_celery = without(shared.task_queue.create_celery)
 
 
-def _read_marks() -> None:
-    def all_who_are_dirty(_: Call) -> Call:
-        def note(backlog: Backlog, users: Sequence[str], reading: str = "") -> dict[str, Note]:
-            tokens = backlog.redis.hmget("dirty", users) if users else []
-            return {user: Note(*value.split(b"|", 1)) for user, value in zip(users, tokens, strict=True) if value}
+def _remove_read_marks() -> None:
+    def read_all_dirty(_: AnyCallable) -> AnyCallable:
+        def begin_read(backlog: Backlog, users: Sequence[str], read_id: str = "") -> dict[str, VersionTokens]:
+            tokens = backlog._redis.hmget("dirty", users) if users else []
+            return {
+                user: VersionTokens(*value.split(b"|", 1)) for user, value in zip(users, tokens, strict=True) if value
+            }
 
-        return note
+        return begin_read
 
-    _replace(Backlog, "note", all_who_are_dirty)
+    _replace_when_removed(Backlog, "begin_read", read_all_dirty)
 
 
-def _writer() -> None:
-    def unconditional(_: Call) -> Call:
+def _remove_writer_lease() -> None:
+    def put_unconditionally(_: AnyCallable) -> AnyCallable:
         return lambda store, key, body, _expected: store.put(key, body)
 
-    def as_if_it_were_the_writer(original: Call) -> Call:
-        def clean(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog.redis.set("writer", token)
+    def commit_as_any_writer(original: AnyCallable) -> AnyCallable:
+        def commit_publish(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
+            backlog._redis.set("writer", token)
             return original(backlog, token, *args)
 
-        return clean
+        return commit_publish
 
-    def at_any_time(original: Call) -> Call:
-        def begin(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
-            backlog.redis.delete("writer")
+    def acquire_at_any_time(original: AnyCallable) -> AnyCallable:
+        def acquire_writer(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
+            backlog._redis.delete("writer")
             return original(backlog, *args)
 
-        return begin
+        return acquire_writer
 
-    def whoever_writes(original: Call) -> Call:
-        def batch(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog.redis.set("writer", token)
+    def read_as_any_writer(original: AnyCallable) -> AnyCallable:
+        def read_pending(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
+            backlog._redis.set("writer", token)
             return original(backlog, token, *args)
 
-        return batch
+        return read_pending
 
-    _replace(S3ObjectStore, "replace", unconditional)
-    _replace(Backlog, "begin", at_any_time)
-    _replace(Backlog, "batch", whoever_writes)
-    _replace(Backlog, "clean", as_if_it_were_the_writer)
-    _replace(Backlog, "renew", _nothing)
+    _replace_when_removed(S3ObjectStore, "put_if_unchanged", put_unconditionally)
+    _replace_when_removed(Backlog, "acquire_writer", acquire_at_any_time)
+    _replace_when_removed(Backlog, "read_pending", read_as_any_writer)
+    _replace_when_removed(Backlog, "commit_publish", commit_as_any_writer)
+    _replace_when_removed(Backlog, "renew_writer", _do_nothing)
 
 
-def _dead_letters() -> None:
-    def fatal(original: Call) -> Call:
+def _remove_dead_letters() -> None:
+    def raise_fatal_error(original: AnyCallable) -> AnyCallable:
         def decode(*args: Any) -> Any:  # noqa: ANN401
             try:
                 return original(*args)
@@ -136,30 +138,30 @@ def _dead_letters() -> None:
 
         return decode
 
-    _replace(worker.events, "decode", fatal)
+    _replace_when_removed(worker.events, "decode_entry", raise_fatal_error)
 
 
-def _rewriting() -> None:
-    def nothing_is_given_up(_: Call) -> Call:
+def _remove_rewriting() -> None:
+    def find_nothing(_: AnyCallable) -> AnyCallable:
         return lambda *_: frozenset()
 
-    _replace(ReadableFiles, "look", nothing_is_given_up)
+    _replace_when_removed(RecoveringStore, "find_lost", find_nothing)
 
 
 REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
-    "watch": ("the watchdog, and every sweep", _watch),
-    "sweeps": ("every sweep but the hourly one", _sweeps),
+    "watch": ("the watchdog, and every sweep", _remove_watchdog),
+    "sweeps": ("every sweep but the hourly one", _remove_sweeps),
     "care of events": (
         "the copies of events on MinIO's disk, the settings for event delivery, and every sweep but the hourly one",
-        _sweeps,
+        _remove_sweeps,
     ),
-    "absence": ("the rule that only NoSuchKey means absent", _absence),
-    "time-outs": ("the timeouts of Redis clients", _time_outs),
-    "reconnecting": ("the retries of workers to connect to Redis", _reconnecting),
-    "read marks": ("the check that skips users read since their last mark", _read_marks),
-    "writer": ("the writer lease, and conditional writes", _writer),
-    "rewriting": ("the rewriting of published objects that cannot be read", _rewriting),
-    "dead letters": ("dead letters for events that cannot be decoded", _dead_letters),
+    "absence": ("the rule that only NoSuchKey means absent", _remove_absence_rule),
+    "time-outs": ("the timeouts of Redis clients", _remove_timeouts),
+    "reconnecting": ("the retries of workers to connect to Redis", _remove_reconnecting),
+    "read marks": ("the check that skips users read since their last mark", _remove_read_marks),
+    "writer": ("the writer lease, and conditional writes", _remove_writer_lease),
+    "rewriting": ("the rewriting of published objects that cannot be read", _remove_rewriting),
+    "dead letters": ("dead letters for events that cannot be decoded", _remove_dead_letters),
 }
 """Protections: name -> description, and the function that removes it."""
 

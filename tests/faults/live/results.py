@@ -20,28 +20,30 @@ class Results:
         self.histories_pass = True
         self._findings: dict[str, Finding] = {}
         if file and file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            self.histories, self.histories_pass = kept["histories"], kept["histories_pass"]
-            self._findings = {_key(found): found for found in (Finding(**each) for each in kept["findings"])}
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            self.histories, self.histories_pass = saved["histories"], saved["histories_pass"]
+            self._findings = {
+                _make_key(found): found for found in (Finding(**finding) for finding in saved["findings"])
+            }
 
     def add(self, finding: Finding) -> None:
         """Add a finding, and save all."""
-        self._findings[_key(finding)] = finding
-        self._keep()
+        self._findings[_make_key(finding)] = finding
+        self._save()
 
-    def generated(self, histories: dict[str, str], passed: bool) -> None:
+    def add_generated(self, histories: dict[str, str], passed: bool) -> None:
         """Add the properties of the generated cases, and whether the cases passed."""
         self.histories, self.histories_pass = histories, passed
-        self._keep()
+        self._save()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         if self._file:
-            kept = {
+            saved = {
                 "histories": self.histories,
                 "histories_pass": self.histories_pass,
                 "findings": [asdict(finding) for finding in self._findings.values()],
             }
-            self._file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            self._file.write_text(json.dumps(saved, indent=1), encoding="utf-8")
 
     @property
     def findings(self) -> list[Finding]:
@@ -49,12 +51,12 @@ class Results:
         return [finding for finding in self._findings.values() if not finding.without]
 
     @property
-    def without(self) -> list[Finding]:
+    def removal_findings(self) -> list[Finding]:
         """Return the findings with a protection removed."""
         return [finding for finding in self._findings.values() if finding.without]
 
     @property
-    def wrong(self) -> bool:
+    def has_failures(self) -> bool:
         """Return whether an expectation failed, or a removed protection was not detected."""
         summary = self.summary()
         return bool(summary["failed"] or summary["unnoticed"] or not self.histories_pass)
@@ -63,10 +65,10 @@ class Results:
         """Return the names of what failed, as the command prints it."""
         return {
             "failed": [finding.name for finding in self.findings if finding.failures],
-            "unnoticed": [f"{each.name} without {each.without}" for each in self.without if not each.failures],
+            "unnoticed": [f"{each.name} without {each.without}" for each in self.removal_findings if not each.failures],
             "generated cases pass": self.histories_pass,
         }
 
 
-def _key(finding: Finding) -> str:
+def _make_key(finding: Finding) -> str:
     return f"{finding.name} without {finding.without}"

@@ -28,75 +28,75 @@ from redis.retry import Retry
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
-from local.ports import HOST, free_port
-from local.processes import ROOT, Program, Supervisor, app, write_credentials
+from local.ports import HOST, find_free_port
+from local.processes import ROOT, Program, Supervisor, build_app_programs, write_credentials
 from local.servers import MinioServer, RedisServer, find_minio, http_get
 from shared.object_store import ObjectNotFound, S3ObjectStore, StoreUnavailable, open_store
 from shared.output_csv import OutputCsv
-from shared.published import OUTPUT
+from shared.published import OUTPUT_KEY
 from shared.records import Row
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
-from tests.conftest import PASSWORD, USER
-from tests.faults.live.proxy import Proxy
-from tests.faults.live.removed import REMOVED
+from tests.conftest import MINIO_PASSWORD, MINIO_USER
+from tests.faults.live.proxy import CuttingProxy
+from tests.faults.live.removed import REMOVED_FILE
 from worker.backlog import Backlog
-from worker.check import check
+from worker.check import check_buckets
 from worker.credential_set import PROCESSES, Credentials
-from worker.notifications import EVENTS, arn
-from worker.server_users import redis_acl
+from worker.notifications import EVENT_TYPES, target_arn
+from worker.server_users import format_redis_acl
 from worker.sweep_record import SweepRecord
 
-ORDERLY = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
+CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that a test can kill or stop at a named point."""
 
 
-class NotInTime(Exception):
+class WaitTimeout(Exception):
     """A condition was not true within its timeout."""
 
 
-def until(condition: Callable[[], Any], patience_s: float, what: str) -> float:
+def wait_until(condition: Callable[[], Any], timeout_s: float, description: str) -> float:
     """Wait until a condition is true, and return how many seconds that took.
 
-    Raises `NotInTime` after `patience_s` seconds. `what` names the condition in the message.
+    Raises `WaitTimeout` after `timeout_s` seconds. `description` names the condition in the message.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     while not condition():
-        if time.monotonic() - began > patience_s:
-            raise NotInTime(f"expected within {patience_s:.0f} s, but it did not happen: {what}")
+        if time.monotonic() - started_at > timeout_s:
+            raise WaitTimeout(f"expected within {timeout_s:.0f} s, but it did not happen: {description}")
         time.sleep(0.1)
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
-class FastOnlyMinio(MinioServer):
+class FastOnlyMinioServer(MinioServer):
     """A MinIO that keeps no copies of events on its disk."""
 
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return the environment without the second event target."""
-        return {name: value for name, value in super().environment().items() if not name.endswith("_SAFE")}
+        return {name: value for name, value in super().build_environment().items() if not name.endswith("_SAFE")}
 
 
-class BareMinio(FastOnlyMinio):
+class BareMinioServer(FastOnlyMinioServer):
     """A MinIO with its default settings for event delivery."""
 
-    def environment(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """Return the environment without `MINIO_SYNC_BOOT` and `GOMAXPROCS`.
 
         MinIO then may accept files before it has loaded its rules, and may send events late.
         """
         return {
             name: value
-            for name, value in super().environment().items()
+            for name, value in super().build_environment().items()
             if name not in {"MINIO_SYNC_BOOT", "GOMAXPROCS"}
         }
 
 
-class Live:
+class LiveRowdrop:
     """A Rowdrop that is started and ready in a `with` block, and stopped at its end.
 
-    - `twice`: programs that run twice.
-    - `without`: the protection of `removed.REMEDIES` that is removed, or empty.
-    - `safe`: whether MinIO keeps copies of events on its disk.
+    - `doubled_programs`: programs that run twice.
+    - `removed_remedy`: the protection of `removed.REMEDIES` that is removed, or empty.
+    - `with_durable_queue`: whether MinIO keeps copies of events on its disk.
     - `proxied`: all processes reach Redis through `proxy`.
     - `minio_folder`, `redis_folder`: where the servers keep their data.
 
@@ -108,44 +108,51 @@ class Live:
         self,
         folder: Path,
         *,
-        twice: Sequence[str] = (),
-        without: str = "",
-        safe: bool = True,
+        doubled_programs: Sequence[str] = (),
+        removed_remedy: str = "",
+        with_durable_queue: bool = True,
         proxied: bool = False,
         minio_folder: Path | None = None,
         redis_folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder, self._twice, self._without = folder, twice, without
+        self.folder, self._twice, self._without = folder, doubled_programs, removed_remedy
         self._environment = environment or {}
         self._stack = ExitStack()
-        self.faults = folder / "faults"
-        self.faults.mkdir(parents=True)
-        self.redis_server = RedisServer(redis_folder or folder / "redis", free_port(), PASSWORD)
-        self.proxy = Proxy(self.redis_server.port) if proxied else None
+        self.faults_folder = folder / "faults"
+        self.faults_folder.mkdir(parents=True)
+        self.redis_server = RedisServer(redis_folder or folder / "redis", find_free_port(), MINIO_PASSWORD)
+        self.proxy = CuttingProxy(self.redis_server.port) if proxied else None
         redis_port = self.proxy.port if self.proxy else self.redis_server.port
         self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
-        ours = f"user default on >{PASSWORD} ~* &* +@all"
-        self.redis_server.acl = [ours, *redis_acl(self.credentials.redis)[1:]]
-        self._safe = safe and without != "care of events"
-        kind = BareMinio if without == "care of events" else MinioServer if safe else FastOnlyMinio
-        self.minio_server = kind(
-            minio_folder or folder / "minio", free_port(), free_port(), USER, PASSWORD, redis_port,
+        default_user_rule = f"user default on >{MINIO_PASSWORD} ~* &* +@all"
+        self.redis_server.acl = [default_user_rule, *format_redis_acl(self.credentials.redis)[1:]]
+        self._safe = with_durable_queue and removed_remedy != "care of events"
+        server_class = (
+            BareMinioServer
+            if removed_remedy == "care of events"
+            else MinioServer
+            if with_durable_queue
+            else FastOnlyMinioServer
+        )
+        self.minio_server = server_class(
+            minio_folder or folder / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD, redis_port,
             self.credentials.redis["minio"].password, find_minio(), redis_user=self.credentials.redis["minio"].name,
         )  # fmt: skip
-        redis_url = f"redis://:{PASSWORD}@{HOST}:{redis_port}/0"
-        self.settings = Settings(self.minio_server.endpoint, USER, PASSWORD, redis_url)
-        self.api_port = free_port()
+        redis_url = f"redis://:{MINIO_PASSWORD}@{HOST}:{redis_port}/0"
+        self.settings = Settings(self.minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, redis_url)
+        self.api_port = find_free_port()
         self.supervisor = Supervisor(folder / "processes", self._programs())
 
     def _programs(self) -> list[Program]:
-        programs = [program for program in app(self.api_port) if program.name != "flower"]
+        programs = [program for program in build_app_programs(self.api_port) if program.name != "flower"]
         programs += [replace(program, name=f"{program.name}-2") for program in programs if program.name in self._twice]
         return [
-            self._orderly(program) if program.name.removesuffix("-2") in ORDERLY else program for program in programs
+            self._wrap_program(program) if program.name.removesuffix("-2") in CONTROLLED_PROGRAMS else program
+            for program in programs
         ]
 
-    def _orderly(self, program: Program) -> Program:
+    def _wrap_program(self, program: Program) -> Program:
         python, _, *rest = program.command
         return replace(program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest])
 
@@ -164,7 +171,7 @@ class Live:
         if self.proxy:
             self._stack.enter_context(self.proxy)
         self._stack.enter_context(self.minio_server)
-        self.minio = self.client(USER, PASSWORD)
+        self.minio = self.open_client(MINIO_USER, MINIO_PASSWORD)
         self.redis: Any = self._stack.enter_context(
             Redis.from_url(self.redis_server.url, socket_timeout=10, retry=Retry(NoBackoff(), 3))
         )
@@ -173,45 +180,49 @@ class Live:
         self._stack.callback(self.tasks.close)
         self.source = open_store(self.settings, self.settings.source_bucket)
         self.output = open_store(self.settings, self.settings.output_bucket)
-        self._prepare()
+        self._run_init()
         self.supervisor.folder.mkdir()
         for process in PROCESSES:
             write_credentials(self.supervisor.folder, process, self._credentials_of(process))
         self._stack.callback(self.supervisor.stop)
         self.supervisor.start(self._process_environment(self._without))
         self.supervisor.start_app()
-        until(
-            lambda: all(self.get("/health/live")[0] == 200 for _ in range(20)), 120, "each process of the API responds"
+        wait_until(
+            lambda: all(self.get_from_api("/health/live")[0] == 200 for _ in range(20)),
+            120,
+            "each process of the API responds",
         )
-        self.put("first.csv", b"first_name,last_name,birthts\nFirst,User,1\n")
-        until(lambda: "first" in self.rows(), 120, "the first drop has a row")
-        until(self.quiet, 120, "the first sweep is complete")
-        (self.faults / REMOVED).touch()
+        self.put_object("first.csv", b"first_name,last_name,birthts\nFirst,User,1\n")
+        wait_until(lambda: "first" in self.read_rows(), 120, "the first drop has a row")
+        wait_until(self.is_quiet, 120, "the first sweep is complete")
+        (self.faults_folder / REMOVED_FILE).touch()
 
-    def _api_is_there(self) -> bool:
-        return all(self.get("/health/live")[0] == 200 for _ in range(20))
+    def _is_api_ready(self) -> bool:
+        return all(self.get_from_api("/health/live")[0] == 200 for _ in range(20))
 
-    def _prepare(self) -> None:
-        root_stays = {"MINIO_API_ROOT_ACCESS": "on"}  # the test itself works as root
-        root = {"MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD}
-        environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_stays}
+    def _run_init(self) -> None:
+        root_access = {"MINIO_API_ROOT_ACCESS": "on"}  # the test itself works as root
+        root = {"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}
+        environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_access}
         subprocess.run(
             [sys.executable, "-m", "worker.init"], cwd=ROOT, env=environment, check=True, capture_output=True
         )
         if not self._safe:
-            rules = NotificationConfig(queue_config_list=[QueueConfig(EVENTS, "rowdrop-fast", queue=arn("FAST"))])
+            rules = NotificationConfig(
+                queue_config_list=[QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))]
+            )
             self.minio.set_bucket_notification(self.source.bucket, rules)
-            self.backlog.note_notifications(come=True)
+            self.backlog.set_events_available(available=True)
 
     def _credentials_of(self, process: str) -> dict[str, str]:
         return {"MINIO_ENDPOINT": self.minio_server.endpoint, **self.credentials.settings_of(process)}
 
-    def _process_environment(self, without: str) -> dict[str, str]:
+    def _process_environment(self, removed_remedy: str) -> dict[str, str]:
         mine = {
             "ROWDROP_DIR": str(self.supervisor.folder),
             "PYTHONUNBUFFERED": "1",
-            "FAULTS_FOLDER": str(self.faults),
-            "FAULTS_WITHOUT": without,
+            "FAULTS_FOLDER": str(self.faults_folder),
+            "FAULTS_WITHOUT": removed_remedy,
         }
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         return {**inherited, **mine, **self._environment}
@@ -219,7 +230,7 @@ class Live:
     def __exit__(self, *_: object) -> None:
         """Stop everything."""
         with suppress(psutil.Error):
-            self.resume()
+            self.resume_stopped()
         self._stack.close()
 
     @property
@@ -227,11 +238,11 @@ class Live:
         """Return a client with all permissions in MinIO."""
         address = urlsplit(self.settings.minio_endpoint).netloc
         return MinioAdmin(
-            endpoint=address, credentials=StaticProvider(USER, PASSWORD), region="us-east-1", secure=False
+            endpoint=address, credentials=StaticProvider(MINIO_USER, MINIO_PASSWORD), region="us-east-1", secure=False
         )
 
     # -- requests of a client ----------------------------------------------------------------------
-    def client(self, access_key: str, secret_key: str) -> Minio:
+    def open_client(self, access_key: str, secret_key: str) -> Minio:
         """Return a MinIO client without retries.
 
         An error then stands for one write, which may or may not have been done.
@@ -241,86 +252,86 @@ class Live:
         address = urlsplit(self.settings.minio_endpoint).netloc
         return Minio(address, access_key, secret_key, secure=False, region="us-east-1", http_client=http)
 
-    def put(self, key: str, body: bytes) -> None:
+    def put_object(self, key: str, body: bytes) -> None:
         """Put an object into the source bucket. Raises one of `UNREACHABLE` if that fails."""
         self.minio.put_object(self.source.bucket, key, io.BytesIO(body), len(body))
 
-    def remove(self, key: str) -> None:
+    def remove_object(self, key: str) -> None:
         """Delete an object in the source bucket. Raises one of `UNREACHABLE` if that fails."""
         self.minio.remove_object(self.source.bucket, key)
 
-    def get(self, path: str) -> tuple[int | None, bytes]:
+    def get_from_api(self, path: str) -> tuple[int | None, bytes]:
         """Return status and body of a GET to the API. Without a response, there is no status."""
         return http_get(self.api_port, path)
 
-    def rows(self) -> dict[str, Row]:
+    def read_rows(self) -> dict[str, Row]:
         """Return the current rows of output.csv by user, or no rows if it cannot be read."""
         try:
-            return {row.user_id: row for row in OutputCsv(self.output.get(OUTPUT).body).rows()}
+            return {row.user_id: row for row in OutputCsv(self.output.get(OUTPUT_KEY).body).iterate_rows()}
         except (ObjectNotFound, StoreUnavailable):
             return {}
 
-    def differences(self) -> list[str]:
+    def find_differences(self) -> list[str]:
         """Return the differences that `worker.check` finds, or why it cannot compare."""
         try:
-            return check(self.source, self.output)
+            return check_buckets(self.source, self.output)
         except StoreUnavailable as error:
             return [str(error)]
 
-    def sweep(self, cause: str = "the test") -> None:
+    def request_sweep(self, cause: str = "the test") -> None:
         """Request a sweep."""
         SweepRecord(self.redis).request(self.tasks, cause)
 
-    def quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Return whether no work is left, as far as Redis shows."""
         try:
             lists = sum(self.redis.llen(name) for name in ("events:fast", "events:safe", "events", "bulk", "pages"))
             left = self.redis.hlen("dirty") + self.redis.hlen("readings") + self.redis.scard("doubtful")
-            return not lists and not left and self.backlog.epoch() == f"ok:{self.backlog.run_id()}"
+            return not lists and not left and self.backlog.trust_state() == f"ok:{self.backlog.run_id()}"
         except RedisError:
             return False
 
     # -- control of the processes ------------------------------------------------------------------
-    def order(self, verb: str, point: str) -> None:
+    def give_order(self, verb: str, point: str) -> None:
         """Order the next process at this point to be killed or stopped.
 
         `verb` is "kill" or "stop".
         """
-        (self.faults / "obeyed").unlink(missing_ok=True)
-        new = self.faults / "order.new"
+        (self.faults_folder / "obeyed").unlink(missing_ok=True)
+        new = self.faults_folder / "order.new"
         new.write_text(f"{verb} {point}", encoding="utf-8")
-        new.rename(self.faults / "order")
+        new.rename(self.faults_folder / "order")
 
     @property
-    def obeyed(self) -> bool:
+    def was_obeyed(self) -> bool:
         """Return whether a process has obeyed the order."""
-        return (self.faults / "obeyed").exists()
+        return (self.faults_folder / "obeyed").exists()
 
-    def cancel(self) -> None:
+    def cancel_order(self) -> None:
         """Cancel the order."""
-        (self.faults / "order").unlink(missing_ok=True)
+        (self.faults_folder / "order").unlink(missing_ok=True)
 
-    def resume(self) -> None:
+    def resume_stopped(self) -> None:
         """Resume the process that an order stopped."""
-        stopped = self.faults / "stopped"
+        stopped = self.faults_folder / "stopped"
         if stopped.exists():
             psutil.Process(int(stopped.read_text(encoding="utf-8"))).send_signal(signal.SIGCONT)
             stopped.unlink()
 
     def set_clock(self, offset_s: float) -> None:
         """Set the offset, in seconds, of the clock of Rowdrop's processes."""
-        (self.faults / "clock").write_text(str(offset_s), encoding="utf-8")
+        (self.faults_folder / "clock").write_text(str(offset_s), encoding="utf-8")
 
-    def read(self) -> list[list[str]]:
+    def list_reads(self) -> list[list[str]]:
         """Return the users of each read so far."""
-        file = self.faults / "read"
+        file = self.faults_folder / "read"
         return [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
-    def points(self) -> set[str]:
+    def list_passed_points(self) -> set[str]:
         """Return the points that were passed."""
-        return set((self.faults / "points").read_text(encoding="utf-8").splitlines())
+        return set((self.faults_folder / "points").read_text(encoding="utf-8").splitlines())
 
-    def pids(self, name: str) -> list[int]:
+    def list_pids(self, name: str) -> list[int]:
         """Return the PIDs of this program's process and of its children."""
         try:
             leader = psutil.Process(int((self.supervisor.folder / "pids" / f"{name}.pid").read_text().split()[0]))
@@ -328,15 +339,15 @@ class Live:
         except (OSError, psutil.Error):
             return []
 
-    def signal(self, name: str, number: int) -> None:
+    def send_signal(self, name: str, number: int) -> None:
         """Send a signal to all processes of this program."""
-        for pid in self.pids(name):
+        for pid in self.list_pids(name):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def log(self, name: str) -> str:
+    def read_log(self, name: str) -> str:
         """Return what this program has logged."""
-        file = self.supervisor.log(name)
+        file = self.supervisor.get_log_path(name)
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
@@ -347,4 +358,4 @@ def _base(program: Program) -> str:
 UNREACHABLE = (MinioException, HTTPError, StoreUnavailable)
 """The errors of a client while MinIO is unreachable."""
 
-__all__ = ["ORDERLY", "UNREACHABLE", "Live", "NotInTime", "S3ObjectStore", "until"]
+__all__ = ["CONTROLLED_PROGRAMS", "UNREACHABLE", "LiveRowdrop", "S3ObjectStore", "WaitTimeout", "wait_until"]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.live.rowdrop import Live, NotInTime, until
+from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.traffic import Traffic
-from tests.faults.live.watching import Eyes
+from tests.faults.live.watching import TrafficObserver
 
-QUIET_S = 180.0
+QUIET_LIMIT_S = 180.0
 """Timeout in seconds, once the rows are right, for all other work, a sweep included."""
-WITHOUT_S = 75.0
+REMOVAL_LIMIT_S = 75.0
 """Timeout in seconds with a protection removed.
 
 It is shorter, because no scenario with all protections ever took this long.
@@ -41,13 +41,13 @@ class Finding:
     figures: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
-    def expect(self, what: str, *, holds: bool) -> None:
+    def check(self, what: str, *, holds: bool) -> None:
         """Record `what` as a failure unless it `holds`."""
         if not holds:
             self.failures.append(what)
 
 
-class Stage:
+class ScenarioRun:
     """The environment of a scenario.
 
     It has a folder and a seed, runs the long or the short form, and has one protection removed
@@ -57,34 +57,38 @@ class Stage:
     def __init__(self, name: str, folder: Path, seed: int, *, long: bool, without: str = "") -> None:
         self.folder, self.seed, self.long = folder, seed, long
         self.finding = Finding(name, seed, without)
-        self._lives = 0
+        self._rowdrop_count = 0
 
     @contextmanager
-    def rowdrop(self, **options: Any) -> Iterator[Live]:  # noqa: ANN401
+    def start_rowdrop(self, **options: Any) -> Iterator[LiveRowdrop]:  # noqa: ANN401
         """Start a Rowdrop for this scenario, and stop it at the end."""
-        self._lives += 1
-        with Live(self.folder / f"{self._lives}", without=self.finding.without, **options) as live:
+        self._rowdrop_count += 1
+        with LiveRowdrop(
+            self.folder / f"{self._rowdrop_count}", removed_remedy=self.finding.without, **options
+        ) as live:
             yield live
 
     @contextmanager
-    def traffic(self, live: Live, **options: Any) -> Iterator[tuple[Traffic, Eyes]]:  # noqa: ANN401
+    def start_traffic(self, live: LiveRowdrop, **options: Any) -> Iterator[tuple[Traffic, TrafficObserver]]:  # noqa: ANN401
         """Run clients that write files and clients that read results.
 
         At the end, what they found is added to the finding.
         """
         traffic = Traffic(live, self.seed, **options)
-        with Eyes(live, traffic) as eyes, traffic:
-            yield traffic, eyes
+        with TrafficObserver(live, traffic) as observer, traffic:
+            yield traffic, observer
         self.finding.acknowledged += traffic.acknowledged
         self.finding.bundled += traffic.bundled
-        self.finding.stale += len(eyes.stale)
-        self.finding.doubled += len(eyes.doubled)
-        self.finding.failures += [f"stale: {stale}" for stale in eyes.stale[:5]]
-        self.finding.expect(
-            "output.csv: expected one line per user, found users with two lines", holds=not eyes.doubled
+        self.finding.stale += len(observer.stale)
+        self.finding.doubled += len(observer.duplicate_users)
+        self.finding.failures += [f"stale: {stale}" for stale in observer.stale[:5]]
+        self.finding.check(
+            "output.csv: expected one line per user, found users with two lines", holds=not observer.duplicate_users
         )
 
-    def converge(self, live: Live, traffic: Traffic, bound_s: float, since: float | None = None) -> None:
+    def wait_until_correct(
+        self, live: LiveRowdrop, traffic: Traffic, bound_s: float, since: float | None = None
+    ) -> None:
         """End the traffic, and wait until every row is right.
 
         The rows must be right within `bound_s` seconds after `since` (monotonic clock, default:
@@ -92,29 +96,33 @@ class Stage:
         """
         since = time.monotonic() if since is None else since
         if self.finding.without:
-            bound_s = min(bound_s, WITHOUT_S)
+            bound_s = min(bound_s, REMOVAL_LIMIT_S)
         traffic.stop()
-        traffic.settle()
+        traffic.confirm_uncertain()
         self.finding.bound_s = max(self.finding.bound_s, bound_s)
         try:
-            until(lambda: not traffic.wrong(live.rows()), since + bound_s - time.monotonic(), "every row is right")
-        except NotInTime:
-            wrong = traffic.wrong(live.rows())
-            self.finding.lost += len(wrong)
+            wait_until(
+                lambda: not traffic.find_wrong_users(live.read_rows()),
+                since + bound_s - time.monotonic(),
+                "every row is right",
+            )
+        except WaitTimeout:
+            wrong_users = traffic.find_wrong_users(live.read_rows())
+            self.finding.lost += len(wrong_users)
             self.finding.failures.append(
-                f"expected every row to be right after {bound_s:.0f} s, found {len(wrong)} wrong rows: {wrong[:3]}"
+                f"expected every row to be right after {bound_s:.0f} s, found {len(wrong_users)} wrong rows: {wrong_users[:3]}"
             )
             return
         self.finding.converged_s = max(self.finding.converged_s or 0, time.monotonic() - since)
-        self.rest(live)
+        self.wait_until_quiet(live)
 
-    def rest(self, live: Live) -> None:
+    def wait_until_quiet(self, live: LiveRowdrop) -> None:
         """Wait until no work is left, and compare everything with `worker.check`."""
         try:
-            until(live.quiet, WITHOUT_S if self.finding.without else QUIET_S, "no work is left")
-        except NotInTime as error:
+            wait_until(live.is_quiet, REMOVAL_LIMIT_S if self.finding.without else QUIET_LIMIT_S, "no work is left")
+        except WaitTimeout as error:
             self.finding.failures.append(str(error))
-        differences = live.differences()
+        differences = live.find_differences()
         self.finding.lost += len(differences)
         self.finding.failures += differences[:5]
 
@@ -124,15 +132,15 @@ class Scenario:
     """A fault scenario.
 
     - `remedies`: protections of `removed.REMEDIES`. Without any one of them the fault does harm.
-    - `short`: the scenario is part of the short form of the tests.
-    - `shows_late`: with a protection removed, only the long form does harm.
+    - `in_short_form`: the scenario is part of the short form of the tests.
+    - `needs_long_form`: with a protection removed, only the long form does harm.
     """
 
-    play: Callable[[Stage], None]
-    promise: str
+    run: Callable[[ScenarioRun], None]
+    expectation: str
     remedies: tuple[str, ...] = ()
-    short: bool = False
-    shows_late: bool = False
+    in_short_form: bool = False
+    needs_long_form: bool = False
 
 
 Scenarios = Mapping[str, Scenario]

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from tests.faults.live import disks, kills, outages, storms, twos, unreadable
-from tests.faults.live.scenario import Finding, Scenario, Stage
+from tests.faults.live.scenario import Finding, Scenario, ScenarioRun
 
 SCENARIOS: dict[str, Scenario] = {
     **kills.SCENARIOS,
@@ -18,21 +18,21 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def play(name: str, seed: int, *, long: bool, without: str = "") -> Finding:
+def run_scenario(name: str, seed: int, *, long: bool, without: str = "") -> Finding:
     """Run a scenario in a temporary folder, and return its finding.
 
     An exception during the run becomes a failure of the scenario. The folder with the logs is kept
     if a scenario fails with all protections.
     """
     folder = Path(tempfile.mkdtemp(prefix="rowdrop-fault-"))
-    stage = Stage(name, folder, seed, long=long, without=without)
+    run = ScenarioRun(name, folder, seed, long=long, without=without)
     try:
-        SCENARIOS[name].play(stage)
+        SCENARIOS[name].run(run)
     except Exception as error:  # noqa: BLE001  the other scenarios must run as well
-        stage.finding.failures.append(f"{type(error).__name__}: {error}")
+        run.finding.failures.append(f"{type(error).__name__}: {error}")
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    if without or not stage.finding.failures:
+    if without or not run.finding.failures:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        stage.finding.figures["logs"] = str(folder)
-    return stage.finding
+        run.finding.figures["logs"] = str(folder)
+    return run.finding

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 
 from minio.notificationconfig import NotificationConfig
 
-from tests.factories import notification
-from tests.faults.live.rowdrop import Live, until
-from tests.faults.live.scenario import Scenario, Stage
-from worker.backlog import FAST
+from tests.factories import make_notification
+from tests.faults.live.rowdrop import LiveRowdrop, wait_until
+from tests.faults.live.scenario import Scenario, ScenarioRun
+from worker.backlog import FAST_EVENTS
 
-HEALED_S = 120.0
-RATIO = 1.5
-BACKLOG_S = 60
+RECOVERY_LIMIT_S = 120.0
+MAX_P99_RATIO = 1.5
+BACKLOG_DURATION_S = 60
 
 
-def storm(stage: Stage) -> None:
+def run_storm(stage: ScenarioRun) -> None:
     """Send 10,000 events of overwrites, each doubled, shuffled, 5 % of them dropped.
 
     Every second run also sends 500 poison messages. MinIO's own events are switched off, so only
@@ -30,123 +30,123 @@ def storm(stage: Stage) -> None:
     """
     pairs, events, poison = (3, 10_000, 500) if stage.long else (1, 1_000, 50)
     ratios, times = [], {True: list[float](), False: list[float]()}
-    with stage.rowdrop() as live:
+    with stage.start_rowdrop() as live:
         live.minio.set_bucket_notification(live.source.bucket, NotificationConfig())
-        until(lambda: not live.redis.llen(FAST), 30, "MinIO's last events are read")
+        wait_until(lambda: not live.redis.llen(FAST_EVENTS), 30, "MinIO's last events are read")
         live.redis.hset("counters", "safe_events", 0)
         for number in range(pairs):
             for with_poison in (False, True) if number % 2 else (True, False):
                 stage.seed += 1
-                times[with_poison] += _one_storm(stage, live, events, poison if with_poison else 0)
-            ratios.append(_p99(times[True]) / _p99(times[False]))
-        letters = live.redis.llen("dead_letters")
-        stage.rest(live)
-    ratio = _p99(times[True]) / _p99(times[False])
-    stage.finding.expect(
+                times[with_poison] += _run_one_storm(stage, live, events, poison if with_poison else 0)
+            ratios.append(_compute_p99(times[True]) / _compute_p99(times[False]))
+        dead_letter_count = live.redis.llen("dead_letters")
+        stage.wait_until_quiet(live)
+    ratio = _compute_p99(times[True]) / _compute_p99(times[False])
+    stage.finding.check(
         f"neighbours' p99 latency: expected within the limit, found {ratio:.2f} times that without poison",
-        holds=ratio <= RATIO,
+        holds=ratio <= MAX_P99_RATIO,
     )
     stage.finding.figures |= {
         "events": f"{2 * pairs * events}, each doubled, 5 % dropped, shuffled",
-        "poison": f"{pairs * poison} messages, {letters} dead letters kept",
-        "neighbours' p99": f"{1000 * _p99(times[True]):.0f} ms with poison, {1000 * _p99(times[False]):.0f} ms without",
+        "poison": f"{pairs * poison} messages, {dead_letter_count} dead letters kept",
+        "neighbours' p99": f"{1000 * _compute_p99(times[True]):.0f} ms with poison, {1000 * _compute_p99(times[False]):.0f} ms without",
         "ratio": f"{ratio:.2f}",
     }
 
 
-def _p99(seconds: Sequence[float]) -> float:
+def _compute_p99(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
 
-def _one_storm(stage: Stage, live: Live, events: int, poison: int) -> list[float]:
-    dice = random.Random(stage.seed)
-    with stage.traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (traffic, _):
-        until(lambda: traffic.acknowledged >= events, 300, "the writes are acknowledged")
+def _run_one_storm(stage: ScenarioRun, live: LiveRowdrop, events: int, poison: int) -> list[float]:
+    rng = random.Random(stage.seed)
+    with stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (traffic, _):
+        wait_until(lambda: traffic.acknowledged >= events, 300, "the writes are acknowledged")
         traffic.stop()
-        traffic.settle()
-        raws = [notification(f"{user}.csv") for user in dice.choices(list(traffic.users), k=events)] * 2
-        raws = dice.sample(raws, int(len(raws) * 0.95)) + _poison(dice, poison)
-        dice.shuffle(raws)
-        pusher = threading.Thread(target=_push, args=(live, raws))
+        traffic.confirm_uncertain()
+        entries = [make_notification(f"{user}.csv") for user in rng.choices(list(traffic.users), k=events)] * 2
+        entries = rng.sample(entries, int(len(entries) * 0.95)) + _make_invalid_entries(rng, poison)
+        rng.shuffle(entries)
+        pusher = threading.Thread(target=_push_events, args=(live, entries))
         pusher.start()
-        taken = _neighbours(live, f"n{stage.seed}", pusher)
+        elapsed_times = _measure_neighbours(live, f"n{stage.seed}", pusher)
         pusher.join()
         begun = time.monotonic()
-        live.sweep()  # in place of the hourly sweep
-        stage.converge(live, traffic, HEALED_S, begun)
-    return taken
+        live.request_sweep()  # in place of the hourly sweep
+        stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S, begun)
+    return elapsed_times
 
 
-def _push(live: Live, raws: Sequence[bytes]) -> None:
+def _push_events(live: LiveRowdrop, entries: Sequence[bytes]) -> None:
     """Push the events over 20 seconds."""
-    for start in range(0, len(raws), 100):
-        live.redis.rpush(FAST, *raws[start : start + 100])
-        time.sleep(20 * 100 / len(raws))
+    for start in range(0, len(entries), 100):
+        live.redis.rpush(FAST_EVENTS, *entries[start : start + 100])
+        time.sleep(20 * 100 / len(entries))
 
 
-def _neighbours(live: Live, name: str, storm: threading.Thread) -> list[float]:
+def _measure_neighbours(live: LiveRowdrop, name: str, storm: threading.Thread) -> list[float]:
     """Return the seconds from the event to the row in output.csv, for each neighbour."""
-    taken = list[float]()
-    while storm.is_alive() or len(taken) < 100:
-        user = f"{name}-{len(taken):05}"
-        live.put(f"{user}.csv", f"first_name,last_name,birthts\n{user},x,1\n".encode())
-        live.redis.rpush(FAST, notification(f"{user}.csv"))
+    elapsed_times = list[float]()
+    while storm.is_alive() or len(elapsed_times) < 100:
+        user = f"{name}-{len(elapsed_times):05}"
+        live.put_object(f"{user}.csv", f"first_name,last_name,birthts\n{user},x,1\n".encode())
+        live.redis.rpush(FAST_EVENTS, make_notification(f"{user}.csv"))
         began = time.monotonic()
-        while user not in live.rows() and time.monotonic() < began + 60:
+        while user not in live.read_rows() and time.monotonic() < began + 60:
             time.sleep(0.005)
-        taken.append(time.monotonic() - began)
-        if taken[-1] > 60:
-            return taken * 2  # rows no longer arrive; doubled because `_p99` needs two values
+        elapsed_times.append(time.monotonic() - began)
+        if elapsed_times[-1] > 60:
+            return elapsed_times * 2  # rows no longer arrive; doubled because `_compute_p99` needs two values
         time.sleep(0.02)
-    return taken
+    return elapsed_times
 
 
-def _poison(dice: random.Random, number: int) -> list[bytes]:
-    good = notification("poison.csv")
+def _make_invalid_entries(rng: random.Random, number: int) -> list[bytes]:
+    good = make_notification("poison.csv")
     kinds: list[Callable[[], bytes]] = [
-        lambda: good[: dice.randrange(1, len(good))],
+        lambda: good[: rng.randrange(1, len(good))],
         lambda: b"[" * 100_000,
         lambda: b'[{"Event": {"s3": [1, 2]}}]',
         lambda: b'{"Event": null}',
         lambda: b'[{"Event":[{"s3":{"bucket":{"name":7},"object":{"key":[]}}}]}]',
-        lambda: notification("poison.csv", bucket="another"),
+        lambda: make_notification("poison.csv", bucket="another"),
         lambda: good.replace(b"poison.csv", b"%ff%fe.csv"),
         lambda: b"",
-        lambda: dice.randbytes(1000),
+        lambda: rng.randbytes(1000),
     ]
     large = max(1, number // 50)
-    return [b'[{"Event":"' + b"x" * 10_000_000 + b'"}]'] * large + [dice.choice(kinds)() for _ in range(number - large)]
+    return [b'[{"Event":"' + b"x" * 10_000_000 + b'"}]'] * large + [rng.choice(kinds)() for _ in range(number - large)]
 
 
-def backlog(stage: Stage) -> None:
+def run_backlog(stage: ScenarioRun) -> None:
     """Stop the event workers for a minute while files are overwritten repeatedly."""
-    seconds = BACKLOG_S if stage.long else 10
-    with stage.rowdrop() as live, stage.traffic(live, users=300, per_second=100, bundles=0) as (traffic, _):
+    seconds = BACKLOG_DURATION_S if stage.long else 10
+    with stage.start_rowdrop() as live, stage.start_traffic(live, users=300, per_second=100, bundles=0) as (traffic, _):
         time.sleep(3)
         for name in ("worker", "worker-2"):
-            live.signal(name, signal.SIGSTOP)
+            live.send_signal(name, signal.SIGSTOP)
         time.sleep(seconds)
         traffic.stop()
         time.sleep(5)  # until the listener has processed the last events and their copies
         written = traffic.acknowledged
-        before = len(live.read())
+        before = len(live.list_reads())
         for name in ("worker", "worker-2"):
-            live.signal(name, signal.SIGCONT)
-        stage.converge(live, traffic, HEALED_S)
-        times = Counter(user for users in live.read()[before:] for user in users)
-    most = max(times.values())
-    stage.finding.expect(f"expected at most 2 reads of each user, found {most} reads of one", holds=most <= 2)
+            live.send_signal(name, signal.SIGCONT)
+        stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
+        times = Counter(user for users in live.list_reads()[before:] for user in users)
+    max_reads = max(times.values())
+    stage.finding.check(f"expected at most 2 reads of each user, found {max_reads} reads of one", holds=max_reads <= 2)
     stage.finding.figures |= {
         "writes": str(written),
-        "users read": f"{len(times)}, {sum(times.values())} times in total, each at most {most} times",
+        "users read": f"{len(times)}, {sum(times.values())} times in total, each at most {max_reads} times",
     }
 
 
 SCENARIOS = {
     "events doubled, shuffled, lost, and poison": Scenario(
-        storm,
-        f"every row is right after a sweep, and neighbours' p99 at most {RATIO} times that without poison",
+        run_storm,
+        f"every row is right after a sweep, and neighbours' p99 at most {MAX_P99_RATIO} times that without poison",
         ("dead letters",),
     ),
-    f"a backlog of {BACKLOG_S} s": Scenario(backlog, "no user is read more than twice", ("read marks",)),
+    f"a backlog of {BACKLOG_DURATION_S} s": Scenario(run_backlog, "no user is read more than twice", ("read marks",)),
 }

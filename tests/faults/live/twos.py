@@ -2,67 +2,67 @@
 
 import time
 
-from shared.published import OUTPUT
-from tests.faults.live.rowdrop import NotInTime, until
-from tests.faults.live.scenario import Scenario, Stage
+from shared.published import OUTPUT_KEY
+from tests.faults.live.rowdrop import WaitTimeout, wait_until
+from tests.faults.live.scenario import Scenario, ScenarioRun
 
-ASLEEP_S, HOUR_S, HEALED_S = 60, 3600, 90.0
+STALL_S, HOUR_S, RECOVERY_LIMIT_S = 60, 3600, 90.0
 
 
-def two_of_each(stage: Stage) -> None:
+def run_two_of_each(stage: ScenarioRun) -> None:
     """Run two listeners, publishers and beats all the time."""
     with (
-        stage.rowdrop(twice=("listener", "publisher", "beat")) as live,
-        stage.traffic(live, users=200, per_second=100) as (traffic, _),
+        stage.start_rowdrop(doubled_programs=("listener", "publisher", "beat")) as live,
+        stage.start_traffic(live, users=200, per_second=100) as (traffic, _),
     ):
         time.sleep(30 if stage.long else 5)
-        live.sweep()
+        live.request_sweep()
         time.sleep(5)
-        stage.converge(live, traffic, HEALED_S)
+        stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
 
 
-def paused_publisher(stage: Stage) -> None:
+def run_stalled_publisher(stage: ScenarioRun) -> None:
     """Pause one of two publishers for a minute, just before it writes and just after.
 
     The other publisher keeps running.
     """
-    for point in (f"publisher before replace {OUTPUT}", f"publisher after replace {OUTPUT}"):
-        with stage.rowdrop(twice=("publisher",)) as live:
+    for point in (f"publisher before put_if_unchanged {OUTPUT_KEY}", f"publisher after put_if_unchanged {OUTPUT_KEY}"):
+        with stage.start_rowdrop(twice=("publisher",)) as live:
             stage.seed += 1
-            with stage.traffic(live, users=100, per_second=40) as (traffic, _):
+            with stage.start_traffic(live, users=100, per_second=40) as (traffic, _):
                 time.sleep(2)
-                live.order("stop", point)
+                live.give_order("stop", point)
                 try:
-                    until(lambda: live.obeyed, 60, "a publisher is paused")
-                except NotInTime as error:
+                    wait_until(lambda: live.was_obeyed, 60, "a publisher is paused")
+                except WaitTimeout as error:
                     stage.finding.failures.append(str(error))
-                time.sleep(ASLEEP_S if stage.long else 12)
-                live.resume()
-                stage.converge(live, traffic, HEALED_S)
-            replaced = live.redis.hget("counters", "evidence:publisher_replaced") or b"0"
+                time.sleep(STALL_S if stage.long else 12)
+                live.resume_stopped()
+                stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
+            replaced_count = live.redis.hget("counters", "evidence:publisher_replaced") or b"0"
             stage.finding.figures[f"asleep {point.removeprefix('publisher ')}"] = (
-                f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced.decode()} times"
+                f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced_count.decode()} times"
             )
 
 
-def clock_set_back(stage: Stage) -> None:
+def run_clock_changes(stage: ScenarioRun) -> None:
     """Set the clock of Rowdrop's processes back by an hour, then right, then an hour ahead."""
-    with stage.rowdrop() as live:
+    with stage.start_rowdrop() as live:
         for number, offset in enumerate((-HOUR_S, 0, HOUR_S)):
             stage.seed += number
-            with stage.traffic(live, users=100, per_second=40) as (traffic, _):
+            with stage.start_traffic(live, users=100, per_second=40) as (traffic, _):
                 time.sleep(2)
                 live.set_clock(offset)
                 time.sleep(2)
-                live.order("kill", "worker before stage")  # by the new clock, its users are overdue
-                until(lambda: live.obeyed, 60, "a worker is killed")
-                stage.converge(live, traffic, HEALED_S)
+                live.give_order("kill", "worker before submit_results")  # by the new clock, its users are overdue
+                wait_until(lambda: live.was_obeyed, 60, "a worker is killed")
+                stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
 
 
 SCENARIOS = {
     "two listeners, publishers, beats": Scenario(
-        two_of_each, "0 lost updates", ("writer",), short=True, shows_late=True
+        run_two_of_each, "0 lost updates", ("writer",), in_short_form=True, needs_long_form=True
     ),
-    "a publisher asleep for 60 s": Scenario(paused_publisher, "0 lost updates", ("writer",)),
-    "the clock set back an hour": Scenario(clock_set_back, "0 lost, nothing hangs", ("watch",)),
+    "a publisher asleep for 60 s": Scenario(run_stalled_publisher, "0 lost updates", ("writer",)),
+    "the clock set back an hour": Scenario(run_clock_changes, "0 lost, nothing hangs", ("watch",)),
 }

@@ -8,7 +8,7 @@ A point is "NAME before REQUEST" or "NAME after REQUEST". The test controls the 
 the folder `$FAULTS_FOLDER`:
 
 - `order`: "kill POINT" or "stop POINT". The first process at that point obeys it, once.
-- `obeyed`: the order after that. `stopped`: the PID of a stopped process.
+- `was_obeyed`: the order after that. `stopped`: the PID of a stopped process.
 - `points`: the points that were passed.
 - `clock`: seconds to add to the time of day.
 - `read`: the users that were read, one line per read.
@@ -25,74 +25,74 @@ from pathlib import Path
 from typing import Any
 
 from shared.object_store import S3ObjectStore
-from shared.published import BUNDLES, MANIFEST, OUTPUT, REJECTS
+from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.rebuilds import Rebuilds
 from shared.task_queue import TaskQueue
 from shared.unpacks import Unpacks
 from tests.faults.live.removed import prepare_to_remove
 from worker.backlog import Backlog
 
-PORTS: dict[type, tuple[str, ...]] = {
+WRAPPED_METHODS: dict[type, tuple[str, ...]] = {
     Backlog: (
-        "peek", "note_events", "mark", "note", "stage", "begin", "clean", "wake_publisher", "add_page", "take_page",
-        "begin_sweep", "commit_sweep", "claim",
+        "peek", "mark_and_pop", "mark", "begin_read", "submit_results", "acquire_writer", "commit_publish", "wake_publisher", "add_page", "take_page",
+        "begin_sweep", "commit_sweep", "take_ownership",
     ),
     TaskQueue: ("refresh", "refresh_page", "sweep", "rebuild"),
-    Rebuilds: ("start", "set_named"),
-    Unpacks: ("note_old", "forget_old"),
-    S3ObjectStore: ("get", "put", "replace", "objects", "copy_from"),
+    Rebuilds: ("start", "mark_enqueued"),
+    Unpacks: ("add_digests", "clear_digests"),
+    S3ObjectStore: ("get", "put", "put_if_unchanged", "list_objects", "copy_from"),
 }  # fmt: skip
-_NAMED = (OUTPUT, REJECTS, MANIFEST, BUNDLES)
+_NAMED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
 
 
-class Wrapped:
+class WrappedProcess:
     """The process `name`, which is controlled by the files in `folder`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name, self._folder = name.removesuffix("-2"), folder
         self._passed: set[str] = set()
-        self._clock = _Clock(folder / "clock")
+        self._clock = _ShiftedClock(folder / "clock")
 
     def install(self) -> None:
         """Put points before and after each request of this process, and record its reads."""
         time.time = self._clock
-        for port, methods in PORTS.items():
+        for port, methods in WRAPPED_METHODS.items():
             for method in methods:
-                setattr(port, method, self._with_points(method, getattr(port, method)))
-        Backlog.note = self._counted(Backlog.note)  # type: ignore[method-assign]
+                setattr(port, method, self._add_points(method, getattr(port, method)))
+        Backlog.begin_read = self._record_reads(Backlog.begin_read)  # type: ignore[method-assign]
 
-    def _with_points(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _add_points(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
-        def called(port: object, *args: Any, **options: Any) -> Any:  # noqa: ANN401
-            request = f"{name} {args[0]}" if args and args[0] in _NAMED else name
-            self._at(f"{self._name} before {request}")
-            answer = call(port, *args, **options)
-            self._at(f"{self._name} after {request}")
-            return answer
+        def call_with_points(port: object, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+            request = f"{name} {args[0]}" if args and args[0] in _NAMED_KEYS else name
+            self._pass_point(f"{self._name} before {request}")
+            result = call(port, *args, **options)
+            self._pass_point(f"{self._name} after {request}")
+            return result
 
-        return called
+        return call_with_points
 
-    def _counted(self, note: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(note)
-        def noted(backlog: Backlog, *args: Any, **options: Any) -> Any:  # noqa: ANN401
-            notes = note(backlog, *args, **options)
-            if notes and len(args) > 1:  # without a read token, no read begins
-                self._append("read", " ".join(notes))
-            return notes
+    def _record_reads(self, begin_read: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(begin_read)
+        def begin_and_record_read(backlog: Backlog, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+            tickets = begin_read(backlog, *args, **options)
+            if tickets and len(args) > 1:  # without a read token, no read begins
+                self._append("read", " ".join(tickets))
+            return tickets
 
-        return noted
+        return begin_and_record_read
 
     def _append(self, file: str, line: str) -> None:
         with (self._folder / file).open("a", encoding="utf-8") as out:
             out.write(line + "\n")
 
-    def _at(self, point: str) -> None:
+    def _pass_point(self, point: str) -> None:
         if point not in self._passed:
             self._passed.add(point)
             self._append("points", point)
         try:
-            verb, _, wanted = (self._folder / "order").read_text(encoding="utf-8").partition(" ")
-            if wanted != point:
+            verb, _, ordered_point = (self._folder / "order").read_text(encoding="utf-8").partition(" ")
+            if ordered_point != point:
                 return
             (self._folder / "order").rename(self._folder / "obeyed")  # atomic: one process succeeds
         except FileNotFoundError:
@@ -102,24 +102,24 @@ class Wrapped:
         os.kill(os.getpid(), signal.SIGSTOP if verb == "stop" else signal.SIGKILL)
 
 
-class _Clock:
+class _ShiftedClock:
     """A replacement of `time.time` with an offset in seconds."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._now, self._offset, self._look_at = file, time.time, 0.0, 0.0
+        self._file, self._real_time, self._offset, self._next_read_at = file, time.time, 0.0, 0.0
 
     def __call__(self) -> float:
-        if time.monotonic() > self._look_at:
-            self._look_at = time.monotonic() + 0.2
+        if time.monotonic() > self._next_read_at:
+            self._next_read_at = time.monotonic() + 0.2
             self._offset = float(self._file.read_text(encoding="utf-8")) if self._file.exists() else 0.0
-        return self._now() + self._offset
+        return self._real_time() + self._offset
 
 
 def main() -> None:
     """Run the module that the command line names."""
     name, module, *arguments = sys.argv[1:]
     prepare_to_remove(os.environ.get("FAULTS_WITHOUT", ""))
-    Wrapped(name, Path(os.environ["FAULTS_FOLDER"])).install()
+    WrappedProcess(name, Path(os.environ["FAULTS_FOLDER"])).install()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
