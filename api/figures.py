@@ -10,13 +10,26 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
-"""The causes for which a user is dirty.
-
-"bundle": a bundle of the user was unpacked or removed. "unpack": the entries are not users but the
-IDs of the bundles that wait to be unpacked.
-"""
-MAX_DEAD_LETTERS = 1000
+from shared.redis_keys import (
+    CAUSES,
+    COUNTERS,
+    DEAD_LETTERS,
+    DIRTY_SINCE,
+    EVENTS_AVAILABLE,
+    FAST_EVENTS,
+    IGNORED_COUNT,
+    IGNORED_KEYS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    LOSS_SIGNALS,
+    LOSS_SIGNALS_IN_SWEEP,
+    MAX_DEAD_LETTERS,
+    SAFE_EVENTS,
+    SAFE_QUEUE,
+    SOURCE_FAILURE,
+    TRUST_STATE,
+    VERIFIED_PREFIX,
+)
 
 # Returns the number of events in the two lists of the event inbox, and a digest of their first
 # entries. A changed digest shows that the listener processes events. An entry may have any size, so
@@ -103,13 +116,15 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
     with redis.pipeline(transaction=False) as pipeline:
-        pipeline.hgetall("ignored").get("ignored:total").lrange("dead_letters", -MAX_DEAD_LETTERS, -1)
-        pipeline.zrange("since:event", 0, 0, withscores=True).hmget("published", "time", "etag").hgetall("sweep")
-        pipeline.get("epoch").exists("evidence:new", "evidence:looked").hgetall("counters")
-        pipeline.get("source_failure").get("notifications").get("safe_queue")
-        pipeline.eval(_COUNT_EVENTS, 0, "events:fast", "events:safe")
+        pipeline.hgetall(IGNORED_KEYS).get(IGNORED_COUNT).lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1)
+        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(LAST_PUBLISH, "time", "etag").hgetall(
+            LAST_SWEEP
+        )
+        pipeline.get(TRUST_STATE).exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP).hgetall(COUNTERS)
+        pipeline.get(SOURCE_FAILURE).get(EVENTS_AVAILABLE).get(SAFE_QUEUE)
+        pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS, SAFE_EVENTS)
         for cause in CAUSES:
-            pipeline.zcard(f"since:{cause}")
+            pipeline.zcard(DIRTY_SINCE[cause])
         replies = pipeline.execute()
     (
         ignored,
@@ -137,7 +152,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
         last_publish_at=_parse_seconds(published[0]),
         last_sweep_at=_parse_seconds(fields.get("last_at")),
-        whole=_decode_text(trust_state or b"").startswith("ok:"),
+        whole=_decode_text(trust_state or b"").startswith(VERIFIED_PREFIX),
         # Before the first sweep there are no metrics to compare with, which is no defect.
         detects_losses=bool(fields.get("figures")) or "last_at" not in fields,
         events_available=_decode_text(notifications_state or b"") != "none",

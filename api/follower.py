@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api.consistency import ConsistencyTracker
 from api.figures import PipelineStatus, read_pipeline_status
-from api.presence import PUBLISH_DONE_CHANNEL, ProcessRegistry
+from api.presence import ProcessRegistry
 from api.snapshot import EMPTY_TABLE
 from api.view import View, ViewUpdate
 from shared import rejects
@@ -26,6 +26,7 @@ from shared.object_store import NotModified, ObjectNotFound, ObjectStore, StoreU
 from shared.output_csv import InvalidOutputCsv
 from shared.pace import DutyCycle
 from shared.published import OUTPUT_KEY, REJECTS_KEY
+from shared.redis_keys import PUBLISH_DONE_CHANNEL
 
 logger = logging.getLogger(__name__)
 

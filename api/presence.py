@@ -1,8 +1,7 @@
 """The registry of live API processes in Redis, with the age of the snapshot that each one serves.
 
-api:snapshots   hash   process -> "<looked> <seen>": when its last complete check of output.csv
-                       began, and its last heartbeat; both in Redis time, so that no two clocks
-                       are compared
+An entry holds when the last complete check of output.csv began, and the last heartbeat. Both are in
+Redis time, so that no two clocks are compared.
 """
 
 import os
@@ -12,8 +11,8 @@ from typing import Any
 
 from redis import Redis
 
-API_PROCESSES = "api:snapshots"
-PUBLISH_DONE_CHANNEL = "published"
+from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
+
 PROCESS_TIMEOUT_S = 30
 """A process without a heartbeat for this long is presumed dead.
 

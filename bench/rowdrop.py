@@ -27,9 +27,10 @@ from local.servers import find_minio, find_redis, http_get, read_log_tail
 from local.signals import ignore_stop_signals
 from shared.object_store import S3ObjectStore, open_store
 from shared.published import OUTPUT_KEY
+from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
-from worker.backlog import FAST_EVENTS, SAFE_EVENTS, Backlog
+from worker.backlog import Backlog
 
 Reporter = Callable[[str], None]
 
@@ -116,14 +117,14 @@ class RowdropInstance:
 
         Raises `WaitTimeout`.
         """
-        last_sweep_before = self.redis.hget("sweep", "last_at")
+        last_sweep_before = self.redis.hget(LAST_SWEEP, "last_at")
         self.tasks.sweep("bench")
 
         def has_ended() -> bool:
-            return self.redis.hget("sweep", "last_at") != last_sweep_before and not self.redis.exists("sweep:alive")
+            return self.redis.hget(LAST_SWEEP, "last_at") != last_sweep_before and not self.redis.exists(SWEEP_LEASE)
 
         wait_until(has_ended, timeout_s, "a sweep", 0.002)
-        return int(self.redis.hget("sweep", "last_marked"))
+        return int(self.redis.hget(LAST_SWEEP, "last_marked"))
 
     def _wait_until_queues_empty(self, deadline: float) -> None:
         quiet_since = time.monotonic()
@@ -140,7 +141,7 @@ class RowdropInstance:
             "dirty": self._state.count_dirty(),
             "staged": self._state.count_pending(),
             "pages": self._state.count_pages(),
-            "sweep": self.redis.exists("sweep:alive", "sweep:queued"),
+            "sweep": self.redis.exists(SWEEP_LEASE, SWEEP_REQUESTED),
             "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
             **{name: self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)},
         }

@@ -22,6 +22,7 @@ from local.errors import StartupError
 from local.minio_binary import find_minio
 from local.ports import HOST, find_free_port
 from local.redis_binary import find_redis
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
 __all__ = ["MinioServer", "RedisServer", "StartupError", "find_free_port", "find_minio", "find_redis"]
 
@@ -315,7 +316,7 @@ class MinioServer(LocalServer):
         values = {
             "ENABLE": "on",
             "ADDRESS": f"{self.redis_host}:{self.redis_port}",
-            "KEY": f"events:{name.lower()}",
+            "KEY": {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}[name],
             "FORMAT": "access",
             "USER": self.redis_user,
             "PASSWORD": self.redis_password,

@@ -1,14 +1,6 @@
 """Records of full rebuilds in Redis. At most one rebuild runs and one is queued.
 
 The worker writes the records. The API requests rebuilds and reports their progress.
-
-rebuild:<id>      hash     state, queued_at, started_at, finished_at, total, named, error;
-                           TTL: a week
-rebuild:queued    string   ID of the queued rebuild
-rebuild:running   string   ID of the running rebuild
-rebuild:alive     string   lease of the process that enqueues the rebuild's users: the rebuild's ID;
-                           TTL: a minute
-since:rebuild     zset     the rebuild's users that are not published yet
 """
 
 import secrets
@@ -17,44 +9,47 @@ from typing import Any
 
 from redis import Redis
 
-DIRTY_SINCE = "since:rebuild"
+from shared.redis_keys import DIRTY_SINCE, REBUILD_LEASE, REBUILD_PREFIX, REBUILD_QUEUED, REBUILD_RUNNING
+
 REBUILD_TTL_S = 7 * 24 * 3600
 REBUILD_LEASE_MS = 60_000
 
-# KEYS: rebuild:queued. ARGV: new ID, now, TTL in seconds. Returns the queued ID, 1 if it is new.
+# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the queued ID,
+# 1 if it is new.
 _REQUEST_SCRIPT = """
 local waiting = redis.call('GET', KEYS[1])
 if waiting then return {waiting, 0} end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'queued', 'queued_at', ARGV[2])
-redis.call('EXPIRE', 'rebuild:' .. ARGV[1], ARGV[3])
+redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 return {ARGV[1], 1}
 """
-# KEYS: rebuild:queued, rebuild:running. ARGV: ID, now. Returns the ID of the running rebuild.
+# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the running
+# rebuild.
 _START_SCRIPT = """
 local running = redis.call('GET', KEYS[2])
 if running then return running end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], ARGV[1])
-redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'running', 'started_at', ARGV[2])
+redis.call('HSET', KEYS[3], 'state', 'running', 'started_at', ARGV[2])
 return ARGV[1]
 """
-# KEYS: rebuild:running, since:rebuild. ARGV: now. Requires `is_enqueued`, because until then more users
-# may be added.
+# KEYS: REBUILD_RUNNING, DIRTY_SINCE of rebuilds, REBUILD_PREFIX. ARGV: now. Requires `is_enqueued`,
+# because until then more users may be added.
 _FINISH_SCRIPT = """
 local id = redis.call('GET', KEYS[1])
-if not id or redis.call('HEXISTS', 'rebuild:' .. id, 'named') == 0 then return false end
+if not id or redis.call('HEXISTS', KEYS[3] .. id, 'named') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
-redis.call('HSET', 'rebuild:' .. id, 'state', 'done', 'finished_at', ARGV[1])
+redis.call('HSET', KEYS[3] .. id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
 return id
 """
-# KEYS: rebuild:running. ARGV: ID, now, reason. Compares the ID, so a late failure cannot end the
-# next rebuild.
+# KEYS: REBUILD_RUNNING, record of the ID. ARGV: ID, now, reason. Compares the ID, so a late failure
+# cannot end the next rebuild.
 _FAIL_SCRIPT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('HSET', 'rebuild:' .. ARGV[1], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
+redis.call('HSET', KEYS[2], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
 redis.call('DEL', KEYS[1])
 return 1
 """
@@ -95,7 +90,9 @@ class Rebuilds:
 
         Returns the ID of the queued rebuild, and whether this call queued it.
         """
-        task_id, is_new = self._request(["rebuild:queued"], [secrets.token_hex(8), now, REBUILD_TTL_S])
+        new_id = secrets.token_hex(8)
+        keys = [REBUILD_QUEUED, REBUILD_PREFIX + new_id]
+        task_id, is_new = self._request(keys, [new_id, now, REBUILD_TTL_S])
         return decode_text(task_id), bool(is_new)
 
     def start(self, task_id: str, now: float) -> bool:
@@ -104,7 +101,7 @@ class Rebuilds:
         Returns True if it runs now, also if it did before. Returns False if another rebuild runs,
         or this one has ended.
         """
-        running_id = self._start(["rebuild:queued", "rebuild:running"], [task_id, now])
+        running_id = self._start([REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now])
         return running_id is not None and decode_text(running_id) == task_id
 
     def acquire_enqueue_lease(self, task_id: str) -> bool:
@@ -114,38 +111,38 @@ class Rebuilds:
         """
         if self.is_enqueued(task_id):
             return False
-        return bool(self._redis.set("rebuild:alive", task_id, nx=True, px=REBUILD_LEASE_MS))
+        return bool(self._redis.set(REBUILD_LEASE, task_id, nx=True, px=REBUILD_LEASE_MS))
 
     def renew_enqueue_lease(self) -> None:
         """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire("rebuild:alive", REBUILD_LEASE_MS)
+        self._redis.pexpire(REBUILD_LEASE, REBUILD_LEASE_MS)
 
     def release_enqueue_lease(self) -> None:
         """Release the lease, whether or not all users were enqueued."""
-        self._redis.delete("rebuild:alive")
+        self._redis.delete(REBUILD_LEASE)
 
     def is_enqueuing(self) -> bool:
         """Return whether a process holds the lease."""
-        return bool(self._redis.exists("rebuild:alive"))
+        return bool(self._redis.exists(REBUILD_LEASE))
 
     def set_total(self, task_id: str, total: int) -> None:
         """Record the number of users in the rebuild, as far as it is known."""
-        self._redis.hset(f"rebuild:{task_id}", "total", total)
+        self._redis.hset(REBUILD_PREFIX + task_id, "total", total)
 
     def mark_enqueued(self, task_id: str) -> None:
         """Record that all users of the rebuild are marked and enqueued."""
-        self._redis.hset(f"rebuild:{task_id}", "named", 1)
+        self._redis.hset(REBUILD_PREFIX + task_id, "named", 1)
 
     def is_enqueued(self, task_id: str) -> bool:
         """Return whether `mark_enqueued` was called for this rebuild."""
-        return bool(self._redis.hexists(f"rebuild:{task_id}", "named"))
+        return bool(self._redis.hexists(REBUILD_PREFIX + task_id, "named"))
 
     def finish_if_done(self, now: float) -> str | None:
         """Set the running rebuild to done if all its users are enqueued and published.
 
         Returns its ID, or None if no rebuild finished.
         """
-        task_id = self._finish(["rebuild:running", DIRTY_SINCE], [now])
+        task_id = self._finish([REBUILD_RUNNING, DIRTY_SINCE["rebuild"], REBUILD_PREFIX], [now])
         return decode_text(task_id) if task_id else None
 
     def fail(self, task_id: str, reason: str, now: float) -> None:
@@ -153,20 +150,20 @@ class Rebuilds:
 
         The users that it has marked stay dirty and are read by the ordinary retries.
         """
-        self._fail(["rebuild:running"], [task_id, now, reason])
+        self._fail([REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now, reason])
 
     def queued_id(self) -> str | None:
         """Return the ID of the queued rebuild, or None."""
-        return decode_optional(self._redis.get("rebuild:queued"))
+        return decode_optional(self._redis.get(REBUILD_QUEUED))
 
     def running_id(self) -> str | None:
         """Return the ID of the running rebuild, or None."""
-        return decode_optional(self._redis.get("rebuild:running"))
+        return decode_optional(self._redis.get(REBUILD_RUNNING))
 
     def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, dirty_count = pipe.hgetall(f"rebuild:{task_id}").zcard(DIRTY_SINCE).execute()
+            record, dirty_count = pipe.hgetall(REBUILD_PREFIX + task_id).zcard(DIRTY_SINCE["rebuild"]).execute()
         if not record:
             return None
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}

@@ -2,13 +2,15 @@
 
 The worker records that the user is marked. From then on the API polls until the user is published.
 
-asked:<id>   string   the request's user is marked; TTL: 15 minutes, longer than any client waits
+A record expires after 15 minutes, which is longer than any client waits.
 """
 
 import secrets
 from typing import Any
 
 from redis import Redis
+
+from shared.redis_keys import DIRTY, REFRESH_REQUEST_PREFIX
 
 REFRESH_REQUEST_TTL_S = 900
 
@@ -29,10 +31,10 @@ class RefreshRequests:
 
     def record_marked(self, request_id: str) -> None:
         """Record that the user is marked: everything dropped before now will be read."""
-        self._redis.set(f"asked:{request_id}", 1, ex=REFRESH_REQUEST_TTL_S)
+        self._redis.set(REFRESH_REQUEST_PREFIX + request_id, 1, ex=REFRESH_REQUEST_TTL_S)
 
     def is_published(self, request_id: str, user_id: str) -> bool:
         """Return whether the user was marked for this request and is no longer dirty."""
         with self._redis.pipeline(transaction=True) as pipe:
-            is_marked, is_dirty = pipe.exists(f"asked:{request_id}").hexists("dirty", user_id).execute()
+            is_marked, is_dirty = pipe.exists(REFRESH_REQUEST_PREFIX + request_id).hexists(DIRTY, user_id).execute()
         return bool(is_marked) and not is_dirty

@@ -2,16 +2,6 @@
 
 The worker writes the records. The API reports the progress from them.
 
-unpack:<id>    hash     bundle, state, started_at, finished_at, done, total, users, ignored,
-                        marked_at, error; TTL: a week
-unpack:all     zset     ID -> start time (Unix seconds); the newest thousand
-unpack:marked  set      IDs of visible bundles with users that may still be unpublished
-unpack:alive   string   lease of the process that unpacks: its token; TTL: a minute
-unpack:old     hash     bundle -> digests of earlier versions with users that are not all marked yet
-unpack:tries   hash     ID -> attempts that did not end normally
-since:bundle   zset     users of bundles that are not published yet
-since:unpack   zset     bundles that are not unpacked yet, by `shared.keys.make_bundle_id`
-
 The ID identifies a version of a bundle: the same archive under the same key has the same ID.
 """
 
@@ -23,13 +13,23 @@ from typing import Any
 from redis import Redis
 
 from shared.keys import parse_bundle_id
+from shared.redis_keys import (
+    DIRTY_SINCE,
+    PREVIOUS_VERSIONS,
+    UNPACK_ATTEMPTS,
+    UNPACK_IDS,
+    UNPACK_LEASE,
+    UNPACK_PREFIX,
+    UNPACKS_PUBLISHING,
+)
 
-# KEYS: unpack:marked, since:bundle. ARGV: now. Returns the IDs of the finished bundles. Users are
-# not recorded per bundle: it is done when no user is left that was marked up to its `marked_at`.
+# KEYS: UNPACKS_PUBLISHING, DIRTY_SINCE of bundles, UNPACK_PREFIX. ARGV: now. Returns the IDs of the
+# finished bundles. Users are not recorded per bundle: it is done when no user is left that was marked
+# up to its `marked_at`.
 _FINISH_SCRIPT = """
 local finished = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local record = 'unpack:' .. id
+  local record = KEYS[3] .. id
   local state, marked_at = unpack(redis.call('HMGET', record, 'state', 'marked_at'))
   if state ~= 'publishing' then
     redis.call('SREM', KEYS[1], id)
@@ -42,7 +42,6 @@ end
 return finished
 """
 
-DIRTY_SINCE, WAITING_SINCE = "since:bundle", "since:unpack"
 UNPACK_TTL_S = 7 * 24 * 3600
 MAX_UNPACK_RECORDS = 1000
 UNPACK_LEASE_MS = 60_000
@@ -90,20 +89,20 @@ class Unpacks:
     # -- lease ------------------------------------------------------------------------------------
     def acquire(self, token: str) -> bool:
         """Acquire the lease to unpack. Returns False if another process holds it."""
-        return bool(self._redis.set("unpack:alive", token, nx=True, px=UNPACK_LEASE_MS))
+        return bool(self._redis.set(UNPACK_LEASE, token, nx=True, px=UNPACK_LEASE_MS))
 
     def renew(self) -> None:
         """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire("unpack:alive", UNPACK_LEASE_MS)
+        self._redis.pexpire(UNPACK_LEASE, UNPACK_LEASE_MS)
 
     def release(self, token: str) -> None:
         """Release the lease if this token still holds it."""
-        if self._redis.get("unpack:alive") == token.encode():
-            self._redis.delete("unpack:alive")
+        if self._redis.get(UNPACK_LEASE) == token.encode():
+            self._redis.delete(UNPACK_LEASE)
 
     def is_held(self) -> bool:
         """Return whether a process holds the lease."""
-        return bool(self._redis.exists("unpack:alive"))
+        return bool(self._redis.exists(UNPACK_LEASE))
 
     # -- one bundle -------------------------------------------------------------------------------
     def begin_attempt(self, task_id: str, bundle: str, now: float) -> int:
@@ -113,26 +112,26 @@ class Unpacks:
         end normally.
         """
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(f"unpack:{task_id}")
+            pipe.delete(UNPACK_PREFIX + task_id)
             pipe.hset(
-                f"unpack:{task_id}", mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0}
+                UNPACK_PREFIX + task_id, mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0}
             )
-            pipe.expire(f"unpack:{task_id}", UNPACK_TTL_S)
-            pipe.zadd("unpack:all", {task_id: now}).zremrangebyrank("unpack:all", 0, -MAX_UNPACK_RECORDS - 1)
-            *_, attempt_number = pipe.hincrby("unpack:tries", task_id, 1).execute()
+            pipe.expire(UNPACK_PREFIX + task_id, UNPACK_TTL_S)
+            pipe.zadd(UNPACK_IDS, {task_id: now}).zremrangebyrank(UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1)
+            *_, attempt_number = pipe.hincrby(UNPACK_ATTEMPTS, task_id, 1).execute()
         return int(attempt_number)
 
     def end_attempt(self, task_id: str) -> None:
         """Refund the attempt: it ended normally, with or without success."""
-        self._redis.hdel("unpack:tries", task_id)
+        self._redis.hdel(UNPACK_ATTEMPTS, task_id)
 
     def grant_retry(self, task_id: str, attempt_count: int) -> None:
         """Set the number of attempts made, to grant one more."""
-        self._redis.hset("unpack:tries", task_id, attempt_count)
+        self._redis.hset(UNPACK_ATTEMPTS, task_id, attempt_count)
 
     def is_retry_granted(self, task_id: str) -> bool:
         """Return whether an attempt was granted that has not started yet."""
-        return bool(self._redis.hexists("unpack:tries", task_id))
+        return bool(self._redis.hexists(UNPACK_ATTEMPTS, task_id))
 
     def set_progress(self, task_id: str, done: int, total: int | None) -> None:
         """Record how many members are unpacked, and their total number if it is known."""
@@ -142,11 +141,14 @@ class Unpacks:
     def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Record that the members are visible and their users are marked."""
         self._update(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
-        self._redis.sadd("unpack:marked", task_id)
+        self._redis.sadd(UNPACKS_PUBLISHING, task_id)
 
     def finish_published(self, now: float) -> list[str]:
         """Set the bundles that have no unpublished users left to done, and return their IDs."""
-        return [decode_text(task_id) for task_id in self._finish(["unpack:marked", DIRTY_SINCE], [now])]
+        return [
+            decode_text(task_id)
+            for task_id in self._finish([UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX], [now])
+        ]
 
     def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
         """Record a final state: rejected, failed or removed."""
@@ -156,8 +158,8 @@ class Unpacks:
         self._update(task_id, fields)
 
     def _update(self, task_id: str, fields: Mapping[str, str | float]) -> None:
-        if self._redis.exists(f"unpack:{task_id}"):  # otherwise it has expired
-            self._redis.hset(f"unpack:{task_id}", mapping=fields)
+        if self._redis.exists(UNPACK_PREFIX + task_id):  # otherwise it has expired
+            self._redis.hset(UNPACK_PREFIX + task_id, mapping=fields)
 
     # -- earlier visible versions -----------------------------------------------------------------
     def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
@@ -166,11 +168,13 @@ class Unpacks:
         Their users must be marked after the change, even if this process dies before that.
         """
         # A union, because the users of an earlier change may not be marked yet.
-        self._redis.hset("unpack:old", bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""})))
+        self._redis.hset(
+            PREVIOUS_VERSIONS, bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""}))
+        )
 
     def digests(self, bundle: str) -> list[str] | None:
         """Return the digests recorded by `add_digests`, or None if all their users are marked."""
-        encoded = self._redis.hget("unpack:old", bundle)
+        encoded = self._redis.hget(PREVIOUS_VERSIONS, bundle)
         return None if encoded is None else list(json.loads(encoded))
 
     def clear_digests(self, bundle: str, digests: Iterable[str]) -> None:
@@ -180,19 +184,20 @@ class Unpacks:
         """
         # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
         script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
-        self._redis.eval(script, 1, "unpack:old", bundle, json.dumps(sorted(digests)))
+        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
 
     # -- queries ----------------------------------------------------------------------------------
     def waiting_bundles(self) -> list[str]:
         """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
         keys = (
-            parse_bundle_id(decode_text(bundle)) for bundle in self._redis.zrange(WAITING_SINCE, 0, MAX_UNPACK_RECORDS)
+            parse_bundle_id(decode_text(bundle))
+            for bundle in self._redis.zrange(DIRTY_SINCE["unpack"], 0, MAX_UNPACK_RECORDS)
         )
         return [key for key in keys if key is not None]
 
     def status(self, task_id: str) -> UnpackStatus | None:
         """Return the record of this ID, or None if it does not exist or has expired."""
-        record = self._redis.hgetall(f"unpack:{task_id}")
+        record = self._redis.hgetall(UNPACK_PREFIX + task_id)
         return self._parse_status(task_id, record) if record else None
 
     def _parse_status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
@@ -201,7 +206,7 @@ class Unpacks:
         dirty_left = 0
         if state == "publishing":
             # An upper bound, because it includes users of other bundles that were marked earlier.
-            dirty_left = self._redis.zcount(DIRTY_SINCE, "-inf", fields["marked_at"])
+            dirty_left = self._redis.zcount(DIRTY_SINCE["bundle"], "-inf", fields["marked_at"])
         total = int(fields["total"]) if "total" in fields else None
         timestamps = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
         published = max(0, users - dirty_left)
@@ -214,10 +219,10 @@ class Unpacks:
 
     def newest(self, limit: int) -> list[UnpackStatus]:
         """Return at most `limit` records, newest first."""
-        task_ids = [decode_text(task_id) for task_id in self._redis.zrevrange("unpack:all", 0, limit - 1)]
+        task_ids = [decode_text(task_id) for task_id in self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
-                pipe.hgetall(f"unpack:{task_id}")
+                pipe.hgetall(UNPACK_PREFIX + task_id)
             records = pipe.execute()
         return [
             self._parse_status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record

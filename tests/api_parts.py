@@ -6,7 +6,6 @@ from collections.abc import Callable
 from redis import Redis
 
 from api.app import Dependencies
-from api.figures import CAUSES
 from api.presence import ProcessRegistry
 from api.refreshes import RefreshController
 from api.tasks import RebuildController
@@ -15,6 +14,7 @@ from api.view import View
 from api.waiting import CompletionWaiter
 from shared.object_store import FileStore
 from shared.rebuilds import Rebuilds
+from shared.redis_keys import CAUSES
 from shared.requests import RefreshRequests
 from shared.task_queue import TaskQueue
 from shared.unpacks import Unpacks

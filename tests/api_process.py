@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Self
 
 from redis import Redis
 
-from api.presence import API_PROCESSES, ProcessRegistry
+from api.presence import ProcessRegistry
 from local.ports import HOST, find_free_port
 from local.servers import MinioServer, RedisServer
 from shared.object_store import S3ObjectStore
 from shared.output_csv import OUTPUT_HEADER
+from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ class ApiEnvironment:
     def publish_output(self, body: bytes) -> None:
         self.store.put("output.csv", body)
         with Redis.from_url(self.redis_server.url) as redis:
-            redis.publish("published", "etag")
+            redis.publish(PUBLISH_DONE_CHANNEL, "etag")
 
     def has_both_processes(self) -> bool:
         """Return whether both processes are registered and have completed a round."""

@@ -8,34 +8,7 @@ Version tokens are random and are only compared for equality. They need no order
 correct when Redis is emptied or restarts from an older snapshot. Every method raises
 `redis.exceptions.RedisError` if Redis is unavailable.
 
-Keys:
-
-    events:fast      list    event inbox: events that MinIO sent directly, not processed yet
-    events:safe      list    event inbox: durable copies of the same events, by way of MinIO's disk
-    dirty            hash    user -> "mark|slot". `mark` is the change version, renewed by each
-                             mark; `read_version` the read version, renewed by each accepted result.
-                             A bundle is a user with the ID of `shared.keys.make_bundle_id`.
-    since:<cause>    zset    user -> when it was first marked for this cause (Unix seconds)
-    shelf            string  "token|etag": version of the bundle catalog, renewed after each change
-                             of bundles.json, and the catalog's ETag ("" if unknown, "-" if absent)
-    staged           hash    user -> "mark|slot|outcome": pending result, not published yet
-    pages            list    bulk work: up to 1,000 marked users per entry
-    writer           string  writer lease: the token of the publisher that may write
-    published        hash    what the last publisher recorded: by, etag, rej_etag, time, rows
-    epoch            string  trust state: "ok:<run_id>" (verified) or "s:<token>" (verifying);
-                             deleted by each loss signal
-    evidence:new     set     kinds of loss signals since the last sweep began
-    evidence:looked  set     kinds of loss signals that a sweep handles, until one commits
-    seen:<digest>    string  count of fast events that still lack their durable copy
-    notifications    string  "none" if MinIO's events do not reach this Redis
-    source_failure   string  why the source bucket could not be read recently
-    safe_queue       string  number of durable copies stalled on MinIO's disk
-    dead_letters     list    events that could not be decoded, with their reasons
-    readings         hash    read token -> users of a read in progress; orphaned if its worker dies
-    doubtful         set     suspect users, which may have stray image copies
-    alone            hash    users to read in isolation: `worker.trials`
-    unexplained      hash    silent drift that a sweep found: `worker.healed`
-    counters         hash    counters for the operator; `since` is when counting began
+The keys are declared in `shared.redis_keys`.
 """
 
 import hashlib
@@ -50,15 +23,39 @@ from redis import Redis
 from redis.commands.core import Script
 
 from shared.records import QUARANTINE_REASON, InvalidCsv, ReadResult
+from shared.redis_keys import (
+    ACTIVE_READS,
+    CATALOG_VERSION,
+    COUNTERS,
+    DEAD_LETTERS,
+    DIRTY,
+    DIRTY_SINCE,
+    EVENTS_AVAILABLE,
+    FAST_EVENTS,
+    ISOLATED_USERS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    LOSS_SIGNALS,
+    LOSS_SIGNALS_IN_SWEEP,
+    MAX_DEAD_LETTERS,
+    PAGES,
+    PENDING_RESULTS,
+    PROBE,
+    PUBLISH_DONE_CHANNEL,
+    SAFE_EVENTS,
+    SAFE_QUEUE,
+    SEEN_PREFIX,
+    SILENT_DRIFT,
+    SOURCE_FAILURE,
+    SUSPECT_USERS,
+    TRUST_STATE,
+    WAKE_BULK,
+    WAKE_LIVE,
+    WRITER_LEASE,
+)
 from worker.events import MAX_ENTRY_BYTES, TruncatedEntry
 
 logger = logging.getLogger(__name__)
-
-FAST_EVENTS, SAFE_EVENTS = "events:fast", "events:safe"
-CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
-"""Why a user is marked. "bundle": its bundle was unpacked or removed. "unpack": it is a bundle."""
-PAGES = "pages"
-WAKE_LIVE, WAKE_BULK = "wake:live", "wake:bulk"
 
 CHUNK_SIZE = 500
 """Users per script call. Redis serves no other client for the few milliseconds of a call."""
@@ -68,7 +65,6 @@ SEEN_S = 600
 """TTL in seconds of the count of fast events that still lack their durable copy."""
 STATUS_TTL_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""
-MAX_DEAD_LETTERS = 1000
 MAX_EXCERPT_BYTES = 200
 """Bytes of an event that its dead letter keeps."""
 MAX_PEEK_BYTES = 16 << 20
@@ -91,8 +87,6 @@ LOSS_SIGNAL_KINDS = {
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
 FIRST_START = "nothing_known"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
-
-_DIRTY_SINCE_KEYS = [f"since:{cause}" for cause in CAUSES]
 
 _Item = TypeVar("_Item")
 
@@ -253,27 +247,27 @@ class Backlog:
     def set_events_available(self, *, available: bool) -> None:
         """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""
         if available:
-            self._redis.delete("notifications")
+            self._redis.delete(EVENTS_AVAILABLE)
         else:
-            self._redis.set("notifications", "none")
+            self._redis.set(EVENTS_AVAILABLE, "none")
 
     def events_available(self) -> bool:
         """Return whether MinIO's events reach this Redis, as `worker.init` recorded it."""
-        return bool(self._redis.get("notifications") != b"none")
+        return bool(self._redis.get(EVENTS_AVAILABLE) != b"none")
 
     def has_probe_arrived(self, key: str) -> bool:
         """Return whether the event of this probe key arrived.
 
         A listener has processed it, or it is among the last 50 entries of either list.
         """
-        if self._redis.get("probe") == key.encode():
+        if self._redis.get(PROBE) == key.encode():
             return True
         entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(SAFE_EVENTS, -50, -1)
         return any(key.encode() in raw for raw in entries)
 
     def record_probe(self, key: str) -> None:
         """Record for 60 seconds that the event of this probe key arrived."""
-        self._redis.set("probe", key, ex=60)
+        self._redis.set(PROBE, key, ex=60)
 
     def mark_and_pop(self, event_list: str, entries: Sequence[DecodedEntry], now: float) -> list[str]:
         """Mark the users of these entries of `event_list` and pop the entries, atomically (MARK).
@@ -290,7 +284,7 @@ class Backlog:
             # A truncated entry cannot be compared with the head. MARK pops any overlong head then.
             arguments += ["" if is_truncated else entry.raw, digest, dead_letter]
             arguments += [-1] if is_truncated else [len(entry.user_ids), *entry.user_ids]
-        return self.run_mark(event_list, event_list.removeprefix("events:"), "event", arguments, now)
+        return self.run_mark(event_list, "fast" if event_list == FAST_EVENTS else "safe", "event", arguments, now)
 
     def mark(self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False) -> None:
         """Mark users without an event, for example for a sweep or a rebuild (MARK).
@@ -303,8 +297,18 @@ class Backlog:
 
     def run_mark(self, event_list: str, origin: str, cause: str, arguments: list[Any], now: float) -> list[str]:
         """Run the script MARK and return the users to read now. `arguments` are those of the script per event."""
-        keys = [event_list, "dirty", f"since:{cause}", "dead_letters", "seen:", "unexplained", "alone", "counters"]
-        keys.append("since:unpack")  # bundles are marked here, for any cause
+        keys = [
+            event_list,
+            DIRTY,
+            DIRTY_SINCE[cause],
+            DEAD_LETTERS,
+            SEEN_PREFIX,
+            SILENT_DRIFT,
+            ISOLATED_USERS,
+            COUNTERS,
+        ]
+        # Bundles are marked in the set of "unpack", for any cause.
+        keys += [DIRTY_SINCE["unpack"], DIRTY_SINCE["event"]]
         limits = [SEEN_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
         marked = self._mark(keys, [new_token(), now, origin, *limits, *arguments])
         return [user.decode() for user in marked]
@@ -321,7 +325,7 @@ class Backlog:
         for chunk in split_into_chunks(user_ids):
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
-            keys = ["dirty", "staged", "readings", "shelf", "doubtful"]
+            keys = [DIRTY, PENDING_RESULTS, ACTIVE_READS, CATALOG_VERSION, SUSPECT_USERS]
             batch.catalog_version, suspects, *replies = self._note(keys, [read_id, encoded_users, *chunk])
             batch.suspect_users.update(user.decode() for user in suspects)
             batch |= {
@@ -333,7 +337,7 @@ class Backlog:
 
     def end_read(self, read_id: str) -> None:
         """Delete the record of a read that ended without a result."""
-        self._redis.hdel("readings", read_id)
+        self._redis.hdel(ACTIVE_READS, read_id)
 
     def submit_results(
         self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
@@ -357,7 +361,7 @@ class Backlog:
                     result.to_json(),
                     "1" if user_id in copied_users else "",
                 ]
-            keys = ["dirty", "staged", "since:event", WAKE_LIVE, WAKE_BULK, "readings", "doubtful"]
+            keys = [DIRTY, PENDING_RESULTS, DIRTY_SINCE["event"], WAKE_LIVE, WAKE_BULK, ACTIVE_READS, SUSPECT_USERS]
             replies = self._stage(keys, arguments)
             refused += [result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"again"]
         return refused
@@ -372,7 +376,7 @@ class Backlog:
         read_version = new_token()
         return (
             version_tokens._replace(read_version=read_version.encode())
-            if self._claim(["dirty"], [user_id, version_tokens.read_version, read_version])
+            if self._claim([DIRTY], [user_id, version_tokens.read_version, read_version])
             else None
         )
 
@@ -380,18 +384,18 @@ class Backlog:
     def add_suspects(self, user_ids: Sequence[str]) -> None:
         """Mark users as suspect: they may have, or may yet get, stray image copies (DOUBT)."""
         for chunk in split_into_chunks(user_ids):
-            self._doubt(["doubtful", "dirty", "since:bundle"], [new_token(), *chunk])
+            self._doubt([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
 
     def clear_suspects(self, user_ids: Collection[str]) -> None:
         """Clear suspect users after a submitted result has accounted for all their copies."""
         if user_ids:
-            self._redis.srem("doubtful", *user_ids)
+            self._redis.srem(SUSPECT_USERS, *user_ids)
 
     # -- the bundle catalog ------------------------------------------------------------------------
     def current(self) -> bytes:
         """Return the bundle catalog's version and ETag; set a new version if it is missing."""
-        self._redis.set("shelf", f"{new_token()}|", nx=True)
-        return bytes(self._redis.get("shelf") or b"")
+        self._redis.set(CATALOG_VERSION, f"{new_token()}|", nx=True)
+        return bytes(self._redis.get(CATALOG_VERSION) or b"")
 
     def renew(self, etag: str | None, expected: bytes | None = None) -> None:
         """Invalidate cached bundle catalogs.
@@ -402,11 +406,11 @@ class Backlog:
         script = (
             "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
         )
-        self._redis.eval(script, 1, "shelf", f"{new_token()}|{etag or '-'}", expected or "")
+        self._redis.eval(script, 1, CATALOG_VERSION, f"{new_token()}|{etag or '-'}", expected or "")
 
     def recorded_etag(self) -> str | None:
         """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""
-        _, _, etag = (self._redis.get("shelf") or b"").decode().partition("|")
+        _, _, etag = (self._redis.get(CATALOG_VERSION) or b"").decode().partition("|")
         return etag or None
 
     # -- bulk work in pages ------------------------------------------------------------------------
@@ -441,7 +445,7 @@ class Backlog:
         Returns None while another publisher holds the lease. Each further chunk renews the lease;
         raises `LeaseLost` if another publisher took it.
         """
-        keys = ["writer", "published", "staged", WAKE_LIVE, WAKE_BULK, "unexplained", "alone"]
+        keys = [WRITER_LEASE, LAST_PUBLISH, PENDING_RESULTS, WAKE_LIVE, WAKE_BULK, SILENT_DRIFT, ISOLATED_USERS]
         reply = self._begin(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
@@ -458,7 +462,7 @@ class Backlog:
         """
         pending: dict[str, PendingResult] = {}
         while True:
-            answer = self._batch(["writer", "staged"], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
+            answer = self._batch([WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
@@ -469,7 +473,7 @@ class Backlog:
     def renew_writer(self, token: str) -> None:
         """Renew the writer lease. Raises `LeaseLost`."""
         script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-        if not self._redis.eval(script, 1, "writer", token, WRITER_LEASE_MS):
+        if not self._redis.eval(script, 1, WRITER_LEASE, token, WRITER_LEASE_MS):
             raise LeaseLost
 
     def commit_publish(
@@ -488,7 +492,17 @@ class Backlog:
         `needs_changes`. Returns the number of results that are still pending, and releases the lease.
         Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
-        keys = ["writer", "published", "staged", "dirty", "epoch", "evidence:new", "counters", "unexplained", "alone"]
+        keys = [
+            WRITER_LEASE,
+            LAST_PUBLISH,
+            PENDING_RESULTS,
+            DIRTY,
+            TRUST_STATE,
+            LOSS_SIGNALS,
+            COUNTERS,
+            SILENT_DRIFT,
+            ISOLATED_USERS,
+        ]
         chunks = list(split_into_chunks(list(published.items()))) or [[]]  # an empty batch still records the ETags
         still_pending = 0
         for number, chunk in enumerate(chunks, 1):
@@ -499,10 +513,11 @@ class Backlog:
                 now,
                 row_count,
                 "1" if number == len(chunks) else "0",
+                PUBLISH_DONE_CHANNEL,
             ]
             for user, pending in chunk:
                 arguments += [user, pending.version_tokens, _change_kind(user, pending.result, changed_users)]
-            still_pending = self._clean([*keys, *_DIRTY_SINCE_KEYS], arguments)
+            still_pending = self._clean([*keys, *DIRTY_SINCE.values()], arguments)
             if still_pending < 0:
                 raise LeaseLost
         return still_pending
@@ -511,27 +526,27 @@ class Backlog:
         """Release the writer lease without recording a publish; `evidence` adds a loss signal."""
         # Compare first: after an expired lease, the key belongs to another publisher.
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
-        self._redis.eval(script, 1, "writer", token)
+        self._redis.eval(script, 1, WRITER_LEASE, token)
         if signal_loss:
             self.add("publish_broken_off")
 
     def count_pending(self) -> int:
         """Return the number of users with a pending result."""
-        return int(self._redis.hlen("staged"))
+        return int(self._redis.hlen(PENDING_RESULTS))
 
     def count_dirty(self) -> int:
         """Return the number of dirty users."""
-        return int(self._redis.hlen("dirty"))
+        return int(self._redis.hlen(DIRTY))
 
     def dirty_users(self) -> set[str]:
         """Return all users that are dirty now."""
-        return {user.decode() for user in self._redis.hkeys("dirty")}
+        return {user.decode() for user in self._redis.hkeys(DIRTY)}
 
     def dirty_tokens(self, user_ids: Sequence[str]) -> dict[str, VersionTokens]:
         """Return the version tokens of the dirty users among these, whether read since or not."""
         tokens_by_user = dict[str, VersionTokens]()
         for chunk in split_into_chunks(user_ids):
-            tokens = zip(chunk, self._redis.hmget("dirty", chunk), strict=True)
+            tokens = zip(chunk, self._redis.hmget(DIRTY, chunk), strict=True)
             tokens_by_user |= {user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value}
         return tokens_by_user
 
@@ -542,23 +557,23 @@ class Backlog:
         """
         users = [
             user.decode()
-            for user in self._redis.zrange(f"since:{cause}", "-inf", before, byscore=True, offset=0, num=limit)
+            for user in self._redis.zrange(DIRTY_SINCE[cause], "-inf", before, byscore=True, offset=0, num=limit)
         ]
         return list(self.begin_read(users))
 
     def marked_by_event(self, user_ids: Sequence[str]) -> set[str]:
         """Return those of the users that are dirty because of an event."""
-        scores = self._redis.zmscore("since:event", user_ids) if user_ids else []
+        scores = self._redis.zmscore(DIRTY_SINCE["event"], user_ids) if user_ids else []
         return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
 
     # -- loss signals and trust state --------------------------------------------------------------
     def last_publish(self) -> LastPublish:
         """Return what the last publisher recorded."""
-        return LastPublish(*map(decode_optional, self._redis.hmget("published", "by", "etag", "rej_etag")))
+        return LastPublish(*map(decode_optional, self._redis.hmget(LAST_PUBLISH, "by", "etag", "rej_etag")))
 
     def is_writer_active(self) -> bool:
         """Return whether a publisher holds the writer lease."""
-        return bool(self._redis.exists("writer"))
+        return bool(self._redis.exists(WRITER_LEASE))
 
     def run_id(self) -> str:
         """Return Redis's `run_id`. It changes with each restart, which may lose recent writes."""
@@ -570,14 +585,14 @@ class Backlog:
         `ok:<run_id>` (verified) while there is no known loss, `s:<token>` (verifying) while a sweep
         runs, None (suspect) after a loss signal.
         """
-        return decode_optional(self._redis.get("epoch"))
+        return decode_optional(self._redis.get(TRUST_STATE))
 
     def add(self, kind: str) -> None:
         """Add a loss signal, which leads to a sweep (EVIDENCE); `kind` is one of `LOSS_SIGNAL_KINDS`.
 
         Each kind is logged and counted for the operator once until a sweep begins.
         """
-        if self._evidence(["epoch", "evidence:new", "counters"], [kind]):
+        if self._evidence([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
             logger.warning(
                 "loss signal %s: %s; a sweep will reconcile all users",
                 kind,
@@ -586,7 +601,7 @@ class Backlog:
 
     def unresolved(self) -> set[str]:
         """Return the kinds of loss signals that no committed sweep covers."""
-        return {kind.decode() for kind in self._redis.sunion("evidence:new", "evidence:looked")}
+        return {kind.decode() for kind in self._redis.sunion(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)}
 
     def begin_sweep(self, token: str) -> set[str]:
         """Set the trust state to verifying, before the sweep's LIST (SWEEP BEGINS).
@@ -594,7 +609,7 @@ class Backlog:
         A loss signal from now on makes the sweep's commit fail. Returns the kinds of loss signals
         that the sweep handles, "nothing_known" included.
         """
-        kinds = self._sweep_begins(["epoch", "evidence:new", "evidence:looked"], [token])
+        kinds = self._sweep_begins([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [token])
         return {kind.decode() for kind in kinds}
 
     def commit_sweep(
@@ -613,35 +628,35 @@ class Backlog:
         """
         pairs = [item for pair in summary.items() for item in pair]
         arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]
-        return bool(self._commit(["epoch", "published", "sweep", "evidence:looked"], arguments))
+        return bool(self._commit([TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments))
 
     def set_source_failure(self, reason: str) -> None:
         """Record why the source bucket could not be read, for 60 s or until `clear_source_failure`."""
-        self._redis.set("source_failure", reason, ex=STATUS_TTL_S)
+        self._redis.set(SOURCE_FAILURE, reason, ex=STATUS_TTL_S)
 
     def clear_source_failure(self) -> None:
         """Clear the recorded failure: the source bucket could be read again."""
-        self._redis.delete("source_failure")
+        self._redis.delete(SOURCE_FAILURE)
 
     def set_stalled_copies(self, length: int) -> None:
         """Record for the operator how many durable copies are stalled on MinIO's disk (0: none)."""
         if length:
-            self._redis.set("safe_queue", length, ex=STATUS_TTL_S)
+            self._redis.set(SAFE_QUEUE, length, ex=STATUS_TTL_S)
         else:
-            self._redis.delete("safe_queue")
+            self._redis.delete(SAFE_QUEUE)
 
     def increment(self, counter: str, amount: int = 1) -> None:
         """Add `amount` to a counter for the operator."""
         if amount:
-            self._redis.hincrby("counters", counter, amount)
+            self._redis.hincrby(COUNTERS, counter, amount)
 
     def counter_value(self, counter: str) -> int:
         """Return the value of a counter."""
-        return int(self._redis.hget("counters", counter) or 0)
+        return int(self._redis.hget(COUNTERS, counter) or 0)
 
     def start_counting(self, now: float) -> None:
         """Record when counting began, unless that is recorded."""
-        self._redis.hsetnx("counters", "since", now)
+        self._redis.hsetnx(COUNTERS, "since", now)
 
 
 def make_script_loader(client: "Redis") -> Callable[[str], Script]:

@@ -18,6 +18,7 @@ from shared.keys import parse_bundle_id
 from shared.object_store import ObjectStore, ObjectUnreadable, StoreUnavailable
 from shared.published import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.rebuilds import Rebuilds
+from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from shared.unpacks import Unpacks
@@ -232,10 +233,10 @@ class Watchdog:
         trust_state = self._backlog.trust_state()
         if trust_state is None:
             self._check_missing_trust_state()
-        elif trust_state.startswith("ok:") and trust_state != f"ok:{self._backlog.run_id()}":
+        elif trust_state.startswith(VERIFIED_PREFIX) and trust_state != f"{VERIFIED_PREFIX}{self._backlog.run_id()}":
             self._backlog.add("redis_restarted")
         # A running sweep has read the metrics before its LIST, and stores them with its COMMIT.
-        if trust_state is None or trust_state.startswith("ok:"):
+        if trust_state is None or trust_state.startswith(VERIFIED_PREFIX):
             self._check_metrics(metrics)
         self._had_trust_state = trust_state is not None
 
@@ -316,7 +317,7 @@ class Watchdog:
         max_interval_s: float = 2 * self._settings.sweep_interval_s
         if self.is_queue_stalled or not self._sweeps.get_field("figures") or not self._backlog.events_available():
             max_interval_s = min(UNMONITORED_SWEEP_S, max_interval_s)
-        if trust_state is None or trust_state.startswith("s:"):
+        if trust_state is None or trust_state.startswith(VERIFYING_PREFIX):
             if not self._sweeps.is_running():
                 default_cause = "start" if trust_state is None else "the last sweep did not finish"
                 kinds = self._backlog.unresolved() - {FIRST_START}

@@ -12,7 +12,8 @@ from typing import Any
 
 from redis import Redis
 
-from worker.backlog import CHUNK_SIZE, FAST_EVENTS, SAFE_EVENTS
+from shared.redis_keys import COUNTERS, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
+from worker.backlog import CHUNK_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ class SilentRepairs:
         repaired: list[str] = []
         cursor = None
         while cursor != 0:
-            cursor, entries = self._redis.hscan("unexplained", cursor or 0, count=CHUNK_SIZE)
+            cursor, entries = self._redis.hscan(SILENT_DRIFT, cursor or 0, count=CHUNK_SIZE)
             candidates = [user for user, found_at in entries.items() if found_at.startswith(b"+")]
             if candidates:
-                keys = ["unexplained", FAST_EVENTS, SAFE_EVENTS, "counters"]
+                keys = [SILENT_DRIFT, FAST_EVENTS, SAFE_EVENTS, COUNTERS]
                 repaired += [user.decode() for user in self._healed(keys, [self._max_event_delay_s, *candidates])]
         if repaired:
             logger.warning(

@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 
 from shared.keys import Bundle, IgnoredFile, UserFile, classify_key, make_bundle_id, parse_bundle_id
 from shared.pace import DutyCycle
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
-from worker.backlog import CHUNK_SIZE, FAST_EVENTS, SAFE_EVENTS, Backlog, DecodedEntry
+from worker.backlog import CHUNK_SIZE, Backlog, DecodedEntry
 from worker.events import InvalidEvent, decode_entry
 from worker.evidence import Watchdog
 from worker.ignored import IgnoredKeys

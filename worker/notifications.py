@@ -9,7 +9,7 @@ from minio import Minio
 from minio.error import S3Error
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
-from worker.backlog import FAST_EVENTS, SAFE_EVENTS
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
 EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 EVENT_LISTS = {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}

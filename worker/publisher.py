@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
 from shared.pace import DutyCycle
-from worker.backlog import WAKE_BULK, WAKE_LIVE, Backlog
+from shared.redis_keys import WAKE_BULK, WAKE_LIVE
+from worker.backlog import Backlog
 from worker.progress import Heartbeat
 from worker.publish import Publisher
 from worker.readable_files import RECOVERY_CHECK_EVERY_S

@@ -13,6 +13,31 @@ from typing import Any, NamedTuple
 
 from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY, UNPACKED_FOLDER
 from shared.records import Buckets
+from shared.redis_keys import (
+    API_PROCESSES,
+    COUNTERS,
+    DEAD_LETTERS,
+    DIRTY,
+    DIRTY_SINCE,
+    EVENTS_AVAILABLE,
+    FAST_EVENTS,
+    IGNORED_COUNT,
+    IGNORED_KEYS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    LOSS_SIGNALS,
+    LOSS_SIGNALS_IN_SWEEP,
+    PROBE,
+    PUBLISH_DONE_CHANNEL,
+    REBUILD_PREFIX,
+    REBUILD_QUEUED,
+    REFRESH_REQUEST_PREFIX,
+    SAFE_EVENTS,
+    SAFE_QUEUE,
+    SOURCE_FAILURE,
+    TRUST_STATE,
+    UNPACK_PREFIX,
+)
 
 Statement = dict[str, Any]
 Policy = dict[str, Any]
@@ -151,22 +176,24 @@ _MONITOR_RULES = (
     f" (+eval +evalsha {_BINDING_KEYS} ~_kombu.binding_deadlines)"
 )
 _KEYS_READ_BY_API = (
-    "ignored", "ignored:total", "dead_letters", "since:*", "published", "sweep", "epoch", "evidence:new",
-    "evidence:looked", "counters", "source_failure", "notifications", "safe_queue", "events:fast", "events:safe",
-    "dirty", "asked:*", "rebuild:*", "unpack:*",
+    IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP, TRUST_STATE,
+    LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE, SAFE_QUEUE, FAST_EVENTS,
+    SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", f"{UNPACK_PREFIX}*",
 )  # fmt: skip
-# A key pattern for rebuild IDs only (16 hex digits): it excludes the other keys under rebuild:*.
-_REBUILD_KEY_PATTERN = "rebuild:" + 16 * "[0-9a-f]"
+# A key pattern for rebuild IDs only (16 hex digits): it excludes the other keys with this prefix.
+_REBUILD_KEY_PATTERN = REBUILD_PREFIX + 16 * "[0-9a-f]"
 
 REDIS_RULES: Mapping[str, str] = {
     "listener": _PIPELINE_RULES,
     "worker": _PIPELINE_RULES,
     "publisher": _PIPELINE_RULES,
-    "minio": "~events:fast ~events:safe +ping +type +rpush +client|setname",
+    "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS} +ping +type +rpush +client|setname",
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _KEYS_READ_BY_API),
-            f"~api:snapshots ~rebuild:queued ~{_REBUILD_KEY_PATTERN} &published {_NON_ADMIN_RULES} {_SEND_RULES}",
+            f"~{API_PROCESSES} ~{REBUILD_QUEUED} ~{_REBUILD_KEY_PATTERN} &{PUBLISH_DONE_CHANNEL}",
+            _NON_ADMIN_RULES,
+            _SEND_RULES,
         ]
     ),
     "beat": f"{_NON_ADMIN_RULES} {_SEND_RULES}",
@@ -175,7 +202,7 @@ REDIS_RULES: Mapping[str, str] = {
     # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
     f" &/0.celeryev/* &/0.celery.pidbox {_NON_ADMIN_RULES} {_MONITOR_RULES}",
-    "init": f"~notifications %R~probe %R~events:fast %R~events:safe {_NON_ADMIN_RULES}",
+    "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{FAST_EVENTS} %R~{SAFE_EVENTS} {_NON_ADMIN_RULES}",
     "health": "~health +ping +set",
 }
 """The ACL rules of each Redis user by role.

@@ -1,9 +1,7 @@
 """State of sweeps in Redis: the last one, the running one, and the enqueued one.
 
-    sweep          hash     the last sweep: last_at (Unix seconds), last_cause, last_objects,
-                            last_marked, figures (MinIO's metrics before its LIST)
-    sweep:alive    string   lease of the running sweep, 60 s: its token
-    sweep:queued   string   cause of the enqueued sweep, for 120 s
+The record of the last sweep has the fields last_at (Unix seconds), last_cause, last_objects,
+last_marked and figures (MinIO's metrics before its LIST).
 
 Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """
@@ -12,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 
+from shared.redis_keys import LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.task_queue import TaskQueue
 
 SWEEP_LEASE_MS = 60_000
@@ -20,40 +19,40 @@ SWEEP_REQUEST_TTL_S = 120
 
 
 class SweepRecord:
-    """Reads and writes the state of sweeps: `sweep`, `sweep:alive`, `sweep:queued`."""
+    """Reads and writes the last sweep, the lease of the running one, and the request for the next."""
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
 
     def get_field(self, field: str) -> str | None:
         """Return a field of the last sweep, None if it is missing."""
-        value = self._redis.hget("sweep", field)
+        value = self._redis.hget(LAST_SWEEP, field)
         return None if value is None else value.decode()
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
         """Enqueue a sweep, unless one is already enqueued."""
-        if self._redis.set("sweep:queued", cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
+        if self._redis.set(SWEEP_REQUESTED, cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
             tasks.sweep(cause)
 
     def acquire_lease(self, token: str) -> bool:
         """Acquire the lease of the running sweep; return False if another sweep holds it."""
         # The message is consumed whether or not the lease is free: another sweep can be enqueued.
-        self._redis.delete("sweep:queued")
-        return bool(self._redis.set("sweep:alive", token, nx=True, px=SWEEP_LEASE_MS))
+        self._redis.delete(SWEEP_REQUESTED)
+        return bool(self._redis.set(SWEEP_LEASE, token, nx=True, px=SWEEP_LEASE_MS))
 
     def renew_lease(self) -> None:
         """Renew the lease, which must happen at least once a minute."""
-        self._redis.pexpire("sweep:alive", SWEEP_LEASE_MS)
+        self._redis.pexpire(SWEEP_LEASE, SWEEP_LEASE_MS)
 
     def release_lease(self, token: str) -> None:
         """Release the lease, if this sweep still holds it."""
-        if self._redis.get("sweep:alive") == token.encode():
-            self._redis.delete("sweep:alive")
+        if self._redis.get(SWEEP_LEASE) == token.encode():
+            self._redis.delete(SWEEP_LEASE)
 
     def is_running(self) -> bool:
         """Return whether a sweep is running."""
-        return bool(self._redis.exists("sweep:alive"))
+        return bool(self._redis.exists(SWEEP_LEASE))
 
     def is_requested(self) -> bool:
         """Return whether a sweep is enqueued and still waits for a worker."""
-        return bool(self._redis.exists("sweep:queued"))
+        return bool(self._redis.exists(SWEEP_REQUESTED))

@@ -1,9 +1,7 @@
 """Poison-file isolation: attempts at users that may have killed or stalled a worker.
 
-    readings   hash   read token -> its users; stored before the read, deleted when it ends
-    alone      hash   user -> "attempts|attempt|pardon|etag", see `worker/lua/alone.lua`
-
-Only a kill or a hang orphans an entry in `readings`. From then on its users are read in isolation,
+The record of a read is stored before the read and deleted when it ends. Only a kill or a hang orphans
+it. From then on its users are read in isolation,
 one message each. A user that is read successfully leaves isolation. After `MAX_READ_ATTEMPTS` attempts
 that killed or stalled a worker, the CSV with that ETag is quarantined: a reject that is not read.
 Quarantine ends with another version of the file. Each sweep grants one more attempt.
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis import Redis
+
+from shared.redis_keys import ACTIVE_READS, DIRTY, ISOLATED_USERS
 
 MAX_READ_ATTEMPTS = 3
 """Retry budget: isolated reads of one file version that may kill or stall their worker."""
@@ -54,28 +54,29 @@ class ReadAttempts:
     # -- reads in progress -------------------------------------------------------------------------
     def active_reads(self) -> list[str]:
         """Return the tokens of reads that are in progress or orphaned."""
-        return [read_id.decode() for read_id in self._redis.hkeys("readings")]
+        return [read_id.decode() for read_id in self._redis.hkeys(ACTIVE_READS)]
 
     def users_of_reads(self, read_ids: Sequence[str]) -> dict[str, list[str]]:
         """Return the users of these reads. Reads that have ended are omitted."""
         if not read_ids:
             return {}
-        replies = zip(read_ids, self._redis.hmget("readings", read_ids), strict=True)
+        replies = zip(read_ids, self._redis.hmget(ACTIVE_READS, read_ids), strict=True)
         return {read_id: json.loads(users) for read_id, users in replies if users}
 
     def isolate(self, read_id: str, user_ids: Sequence[str]) -> list[str]:
         """Isolate the dirty users of a read that did not end, and return them (APART)."""
-        return [user.decode() for user in self._apart(["readings", "dirty", "alone"], [read_id, *user_ids])]
+        return [user.decode() for user in self._apart([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])]
 
     # -- isolated users ----------------------------------------------------------------------------
     def isolated_ids(self) -> set[str]:
         """Return all isolated users, quarantined ones included."""
-        return {user.decode() for user in self._redis.hkeys("alone")}
+        return {user.decode() for user in self._redis.hkeys(ISOLATED_USERS)}
 
     def isolated_users(self) -> dict[str, IsolatedUser]:
         """Return the attempts of all isolated users."""
         return {
-            user.decode(): _parse_isolated_user(entry.decode()) for user, entry in self._redis.hgetall("alone").items()
+            user.decode(): _parse_isolated_user(entry.decode())
+            for user, entry in self._redis.hgetall(ISOLATED_USERS).items()
         }
 
     def begin_attempt(self, user_id: str, attempt_id: str, etag: str) -> str:
@@ -114,7 +115,7 @@ class ReadAttempts:
             self._run(user_id, "remember", etag, MAX_READ_ATTEMPTS)
 
     def _run(self, user_id: str, *arguments: str | int) -> str:
-        reply: bytes = self._alone(["alone"], [user_id, *arguments])
+        reply: bytes = self._alone([ISOLATED_USERS], [user_id, *arguments])
         return reply.decode()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.redis_keys import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
 from shared.task_queue import EVENTS_QUEUE
 from tests.faults.drops import VALID_CONTENTS
 from tests.faults.steps import (
@@ -33,7 +34,6 @@ from tests.faults.steps import (
     submit_csv,
 )
 from tests.faults.world import World
-from worker.backlog import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from redis import Redis
 from shared.object_store import ObjectStore
 from shared.published import OUTPUT_KEY, REJECTS_KEY
 from shared.records import QUARANTINE_REASON
+from shared.redis_keys import WRITER_LEASE
 from tests.faults.actors import Actor, get_current_actor
 from tests.faults.oracle import Oracle
 from tests.faults.transit import EventTransit
@@ -68,7 +69,7 @@ class ProtocolMonitor:
         """
         if writer is None:
             return True
-        if self._redis.get("writer") == writer.token.encode():
+        if self._redis.get(WRITER_LEASE) == writer.token.encode():
             return False
         if time.monotonic() > writer.lease_expires_at:
             return True
@@ -91,7 +92,7 @@ class ProtocolMonitor:
             writer.token, writer.lost_lease_count = _get_arguments(args)[0], len(self._leases_lost)
             writer.lease_expires_at = time.monotonic() + WRITER_LEASE_MS / 1000
             writer.first_seen_versions = {key: len(versions) - 1 for key, versions in self._versions.items()}
-        if writer and name == "CLEAN" and self._redis.get("writer") == writer.token.encode():
+        if writer and name == "CLEAN" and self._redis.get(WRITER_LEASE) == writer.token.encode():
             self._check_commit(writer, args)
         if writer and name == "STAGE":
             self._check_submitted_results(_get_arguments(args)[2:])
@@ -100,7 +101,7 @@ class ProtocolMonitor:
     def _after_script(self, writer: Actor | None, name: str, response: Any) -> None:  # noqa: ANN401
         if writer and name == "COMMIT":
             self._transit.clear_lost(writer.lost_events)
-        if writer and name == "BATCH" and response and self._redis.get("writer") != writer.token.encode():
+        if writer and name == "BATCH" and response and self._redis.get(WRITER_LEASE) != writer.token.encode():
             self._oracle.problems.append(
                 "BATCH: expected no results for a publisher without the writer lease, "
                 "found that a replaced publisher read the pending results of its successor"

@@ -13,11 +13,24 @@ from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
 from shared.published import OUTPUT_KEY, REJECTS_KEY
+from shared.redis_keys import (
+    DIRTY,
+    FAST_EVENTS,
+    PAGES,
+    PENDING_RESULTS,
+    REBUILD_QUEUED,
+    REBUILD_RUNNING,
+    SAFE_EVENTS,
+    VERIFIED_PREFIX,
+    WAKE_BULK,
+    WAKE_LIVE,
+    WRITER_LEASE,
+)
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, REBUILD, REFRESH, REFRESH_ISOLATED, REFRESH_PAGE, SWEEP, UNPACK
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
-from worker.backlog import CHUNK_SIZE, FAST_EVENTS, PAGES, SAFE_EVENTS, WAKE_BULK, WAKE_LIVE
+from worker.backlog import CHUNK_SIZE
 from worker.evidence import OVERDUE_S, Watchdog
 from worker.publish import Publisher
 
@@ -188,7 +201,7 @@ class Processes:
         elif self._get_length(BULK_QUEUE):
             self.run_to_end(self.start_worker(BULK_QUEUE))
         elif (
-            self._redis.hlen("staged") or self._get_length(WAKE_LIVE) or self._get_length(WAKE_BULK)
+            self._redis.hlen(PENDING_RESULTS) or self._get_length(WAKE_LIVE) or self._get_length(WAKE_BULK)
         ) and not self._is_writer_active():
             self.run_to_end(self.start_publisher(0) or self.start_publisher(SPARE_NUMBER))
         else:
@@ -196,7 +209,7 @@ class Processes:
         return True
 
     def _is_writer_active(self) -> bool:
-        return bool(self._redis.exists("writer"))
+        return bool(self._redis.exists(WRITER_LEASE))
 
     def _get_length(self, key: str) -> int:
         return int(self._redis.llen(key))
@@ -221,9 +234,9 @@ class Processes:
     def _describe_remaining(self) -> str:
         lists = (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
         remaining = [key for key in lists if self._redis.llen(key)]
-        remaining += [key for key in ("dirty", "staged") if self._redis.hlen(key)]
-        remaining += [key for key in ("rebuild:queued", "rebuild:running") if self._redis.exists(key)]
-        if self.components.backlog.trust_state() != f"ok:{self.components.backlog.run_id()}":
+        remaining += [key for key in (DIRTY, PENDING_RESULTS) if self._redis.hlen(key)]
+        remaining += [key for key in (REBUILD_QUEUED, REBUILD_RUNNING) if self._redis.exists(key)]
+        if self.components.backlog.trust_state() != f"{VERIFIED_PREFIX}{self.components.backlog.run_id()}":
             remaining.append(f"trust state {self.components.backlog.trust_state()}")
         published_record, output = self.components.backlog.last_publish(), self.components.output
         if (output.get_etag(OUTPUT_KEY), output.get_etag(REJECTS_KEY)) != (

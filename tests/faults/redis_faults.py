@@ -4,6 +4,7 @@ from typing import Any
 
 from redis import Redis
 
+from shared.redis_keys import WRITER_LEASE
 from tests.faults.monitor import ProtocolMonitor
 from tests.faults.oracle import Oracle
 
@@ -31,7 +32,7 @@ class RedisFaults:
     def pass_time(self, seconds: float) -> None:
         """Shorten all TTLs by this many seconds, and delete the keys that expire."""
         self._redis.eval(_PASS_TIME_SCRIPT, 0, int(seconds * 1000))
-        if not self._redis.exists("writer"):
+        if not self._redis.exists(WRITER_LEASE):
             self._monitor.record_lost_lease()
 
     def flush(self) -> None:

@@ -16,6 +16,7 @@ from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredO
 from shared.output_csv import OutputCsv
 from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.records import CsvVersion, Person, ReadResult
+from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped import SteppedEventInbox, SteppedStore
 from worker.backlog import DecodedEntry, PendingResult, PublishInput, ReadBatch, VersionTokens
@@ -154,7 +155,7 @@ class _ReadTokensAfterFiles(Components):
             )
 
         def _tokens(self, user_id: str) -> VersionTokens | None:
-            tokens = self._redis.hget("dirty", user_id)
+            tokens = self._redis.hget(DIRTY, user_id)
             return tokens and VersionTokens(*tokens.split(b"|", 1))
 
     @cached_property
@@ -168,12 +169,12 @@ class _CleanBeforePublish(Components):
         def begin_read(self, user_ids: Sequence[str], *arguments: Any) -> ReadBatch:  # noqa: ANN401
             notes = super().begin_read(user_ids, *arguments)
             if notes:
-                self._redis.hdel("dirty", *notes)
+                self._redis.hdel(DIRTY, *notes)
             return notes
 
         def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
             for note, result in readings:
-                self._redis.hsetnx("dirty", result.user_id, note.change_version + b"|" + note.read_version)
+                self._redis.hsetnx(DIRTY, result.user_id, note.change_version + b"|" + note.read_version)
             return super().submit_results(readings, *arguments)
 
     @cached_property
@@ -428,7 +429,7 @@ class _VerifyAtSweepStart(_SweepStateComponents):
     class Backlog(SteppedEventInbox):
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
             answer = super().begin_sweep(token, *arguments)
-            self._redis.set("epoch", f"ok:{self.run_id()}")
+            self._redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}{self.run_id()}")
             return answer
 
 
@@ -526,7 +527,7 @@ class _WatchdogStateComponents(Components):
 class _IgnoreRunId(_WatchdogStateComponents):
     class Backlog(SteppedEventInbox):
         def run_id(self) -> str:
-            return (self.trust_state() or "").removeprefix("ok:")
+            return (self.trust_state() or "").removeprefix(VERIFIED_PREFIX)
 
 
 @register_removal("overdue users are enqueued again")

@@ -17,9 +17,9 @@ from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis import Redis
 
 from shared.object_store import ObjectStore
+from shared.redis_keys import FAST_EVENTS
 from tests.factories import make_notification
 from tests.fakes import FakeObjectStore
-from worker.backlog import FAST_EVENTS
 from worker.notifications import EVENT_TYPES, target_arn
 
 MAX_EVENT_WAIT_S = 30

@@ -15,8 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 import worker.backlog
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
+from shared.redis_keys import FAST_EVENTS
 from tests.faults.actors import perform_request
-from worker.backlog import CHUNK_SIZE, FAST_EVENTS, Backlog
+from worker.backlog import CHUNK_SIZE, Backlog
 from worker.server_figures import MinioMetrics
 
 LUA_DIR = Path(worker.backlog.__file__).parent / "lua"

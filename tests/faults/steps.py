@@ -1,10 +1,10 @@
 """The steps from which traces are composed."""
 
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.transit import EVENT_ROUTES
 from tests.faults.world import World
-from worker.backlog import FAST_EVENTS, SAFE_EVENTS
 
 
 def deliver_and_mark(world: World) -> None:

@@ -12,10 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
+from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, MAX_DEAD_LETTERS
 from tests.factories import CAPTURED_DIR, make_notification, read_captured_notification
 from tests.fakes import FakeTaskQueue
 from tests.faults.form import CaseForm
-from worker.backlog import FAST_EVENTS, MAX_DEAD_LETTERS, Backlog
+from worker.backlog import Backlog
 from worker.events import InvalidEvent, decode_entry
 from worker.ignored import IgnoredKeys
 from worker.listener import Listener
@@ -107,7 +108,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
         listen()
         dirty = Backlog(redis).dirty_users()
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
-        assert redis.llen("dead_letters") == sum(reason_against(raw) is not None for raw in raws)
+        assert redis.llen(DEAD_LETTERS) == sum(reason_against(raw) is not None for raw in raws)
 
     neighbours_are_marked()
 
@@ -115,6 +116,6 @@ def test_listener_marks_valid_events_among_invalid_ones(
 def test_dead_letters_are_limited_in_number_and_size(redis: "Redis", listen: Callable[[], None]) -> None:
     redis.rpush(FAST_EVENTS, LONG, *[b"x" * 1000] * (MAX_DEAD_LETTERS + 10))
     listen()
-    letters = redis.lrange("dead_letters", 0, -1)
+    letters = redis.lrange(DEAD_LETTERS, 0, -1)
     assert len(letters) == MAX_DEAD_LETTERS
     assert max(map(len, letters)) < 1000

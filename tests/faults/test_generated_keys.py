@@ -19,6 +19,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from shared.keys import IgnoredFile, UserFile, classify_key
+from shared.redis_keys import IGNORED_COUNT, IGNORED_KEYS
 from tests.factories import make_csv_body
 from tests.faults.form import CaseForm
 from tests.integration.stepping import RowdropHarness
@@ -104,8 +105,8 @@ def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -
 def all_ignored(rowdrop: RowdropHarness, keys: list[str]) -> None:
     """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
     redis: Any = rowdrop.services.redis
-    assert int(redis.get("ignored:total")) == len(keys)
-    listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall("ignored").items()}
+    assert int(redis.get(IGNORED_COUNT)) == len(keys)
+    listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall(IGNORED_KEYS).items()}
     assert len(listed) == min(len(keys), MAX_LISTED_IGNORED)
     assert all(listed.values())
     assert listed.keys() <= set(keys)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from shared.redis_keys import FAST_EVENTS
 from tests.faults.conftest import WorldFactory
 from tests.faults.form import CaseForm
 from tests.faults.machine import run_histories
 from tests.faults.parts import Components
-from worker.backlog import FAST_EVENTS
 
 pytestmark = pytest.mark.usefixtures("silence_warnings")
 

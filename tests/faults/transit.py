@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.backlog import FAST_EVENTS, SAFE_EVENTS
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
 EVENT_ROUTES = (FAST_EVENTS, SAFE_EVENTS)
 

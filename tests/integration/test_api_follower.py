@@ -15,13 +15,29 @@ from redis.retry import Retry
 from api.consistency import MARGIN_S
 from api.figures import LastSweep, PipelineIssue, read_pipeline_status
 from api.follower import Follower, FollowerConnections, SnapshotPoller
-from api.presence import API_PROCESSES, ProcessRegistry
+from api.presence import ProcessRegistry
 from local.ports import find_free_port
 from local.servers import RedisServer
 from shared.object_store import S3ObjectStore, StoredObject
 from shared.output_csv import OUTPUT_HEADER
 from shared.published import OUTPUT_KEY, REJECTS_KEY
 from shared.records import Reject
+from shared.redis_keys import (
+    API_PROCESSES,
+    COUNTERS,
+    DEAD_LETTERS,
+    DIRTY_SINCE,
+    FAST_EVENTS,
+    IGNORED_COUNT,
+    IGNORED_KEYS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    PUBLISH_DONE_CHANNEL,
+    SAFE_EVENTS,
+    SAFE_QUEUE,
+    TRUST_STATE,
+    VERIFIED_PREFIX,
+)
 from shared.rejects import encode_rejects
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
@@ -172,20 +188,20 @@ def test_process_registry_removes_process_without_heartbeat(redis: "Redis") -> N
 
 
 def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
-    redis.hset("ignored", "1.CSV", json.dumps({"reason": "rename it", "since": 5}))
-    redis.set("ignored:total", 12)
-    redis.rpush("dead_letters", json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
-    redis.zadd("since:event", {"a": 100.5, "b": 99.5})
-    redis.zadd("since:rebuild", {"a": 1})
-    redis.hset("published", mapping={"by": "x", "time": "123.25", "etag": "e"})
+    redis.hset(IGNORED_KEYS, "1.CSV", json.dumps({"reason": "rename it", "since": 5}))
+    redis.set(IGNORED_COUNT, 12)
+    redis.rpush(DEAD_LETTERS, json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
+    redis.zadd(DIRTY_SINCE["event"], {"a": 100.5, "b": 99.5})
+    redis.zadd(DIRTY_SINCE["rebuild"], {"a": 1})
+    redis.hset(LAST_PUBLISH, mapping={"by": "x", "time": "123.25", "etag": "e"})
     sweep = {"last_at": "77.5", "figures": "", "last_cause": "start", "last_objects": 9, "last_marked": 2}
-    redis.hset("sweep", mapping=sweep)  # type: ignore[arg-type]
-    redis.set("epoch", "ok:run")
-    redis.set("safe_queue", 5)
-    redis.rpush("events:fast", "1", "2")
-    redis.rpush("events:safe", "3")
+    redis.hset(LAST_SWEEP, mapping=sweep)  # type: ignore[arg-type]
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.set(SAFE_QUEUE, 5)
+    redis.rpush(FAST_EVENTS, "1", "2")
+    redis.rpush(SAFE_EVENTS, "3")
     counters = {"since": "55.5", "evidence:redis_emptied": 1, "lost_and_healed": 4, "enqueued_again": 9}
-    redis.hset("counters", mapping=counters)  # type: ignore[arg-type]
+    redis.hset(COUNTERS, mapping=counters)  # type: ignore[arg-type]
     figures = read_pipeline_status(redis)
     assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
     assert figures.dead_letters == (PipelineIssue(None, "not JSON", 6),)
@@ -233,17 +249,17 @@ def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore,
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     etag = store.put(OUTPUT_KEY, ONE)
-    redis.hset("published", "etag", etag)
+    redis.hset(LAST_PUBLISH, "etag", etag)
     rounds.poll_once()
     assert rounds.view.consistent_as_of is None  # no sweep has completed yet
-    redis.set("epoch", "ok:run")
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     rounds.poll_once()
     assert rounds.view.consistent_as_of == now - MARGIN_S
-    redis.hset("published", "etag", "etag of a version that this process has not read")
+    redis.hset(LAST_PUBLISH, "etag", "etag of a version that this process has not read")
     now = 2000.0
     rounds.poll_once()
     assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
-    redis.delete("epoch")
+    redis.delete(TRUST_STATE)
     rounds.poll_once()
     assert rounds.view.consistent_as_of is None
 
@@ -251,8 +267,8 @@ def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore,
 def test_poller_keeps_consistency_time_while_output_is_unreadable(store: S3ObjectStore, redis: "Redis") -> None:
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
-    redis.hset("published", "etag", store.put(OUTPUT_KEY, ONE))
-    redis.set("epoch", "ok:run")
+    redis.hset(LAST_PUBLISH, "etag", store.put(OUTPUT_KEY, ONE))
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     rounds.poll_once()
     store.delete(OUTPUT_KEY)
     now = 2000.0
@@ -268,8 +284,8 @@ def test_poller_keeps_consistency_time_after_redis_outage(store: S3ObjectStore, 
         rounds = SnapshotPoller(FollowerConnections(store, client), lambda: now)
 
         def look() -> float | None:
-            client.hset("published", "etag", etag)
-            client.set("epoch", "ok:run")
+            client.hset(LAST_PUBLISH, "etag", etag)
+            client.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
             rounds.poll_once()
             return rounds.view.consistent_as_of
 
@@ -287,15 +303,15 @@ def test_poller_keeps_consistency_time_after_redis_outage(store: S3ObjectStore, 
 def test_poller_detects_events_that_stay_unprocessed(store: S3ObjectStore, redis: "Redis") -> None:
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
-    redis.rpush("events:fast", "1", "2", "3")
+    redis.rpush(FAST_EVENTS, "1", "2", "3")
     rounds.poll_once()
     now = 1050.0
     rounds.poll_once()
     assert rounds.view.events_stalled_since == 1000.0
-    redis.lpop("events:fast")  # the listener processes events
+    redis.lpop(FAST_EVENTS)  # the listener processes events
     rounds.poll_once()
     assert rounds.view.events_stalled_since == 1050.0
-    redis.delete("events:fast")
+    redis.delete(FAST_EVENTS)
     rounds.poll_once()
     assert rounds.view.events_stalled_since is None
 
@@ -307,7 +323,7 @@ def test_poller_reports_when_loss_was_first_seen(store: S3ObjectStore, redis: "R
     now = 1030.0
     rounds.poll_once()
     assert rounds.view.suspect_since == 1000.0
-    redis.set("epoch", "ok:run")
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     rounds.poll_once()
     assert rounds.view.suspect_since is None
 
@@ -315,7 +331,7 @@ def test_poller_reports_when_loss_was_first_seen(store: S3ObjectStore, redis: "R
 def test_poller_keeps_last_status_while_redis_is_down(store: S3ObjectStore, tmp_path: Path) -> None:
     with RedisServer(tmp_path, find_free_port(), "password") as server:
         client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
-        client.set("ignored:total", 3)
+        client.set(IGNORED_COUNT, 3)
         rounds = SnapshotPoller(FollowerConnections(store, client), time.time)
         rounds.poll_once()
     rounds.poll_once()
@@ -339,10 +355,10 @@ def shows(follower: Follower, count: int) -> bool:
 
 
 def test_follower_polls_on_publish_message(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
-    wait_until(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+    wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
     store.put(OUTPUT_KEY, ONE)
     began = time.monotonic()
-    redis.publish("published", "etag")
+    redis.publish(PUBLISH_DONE_CHANNEL, "etag")
     wait_until(lambda: shows(follower, 1))
     assert time.monotonic() - began < 1.0  # sooner than the poll interval of 2 s
 
@@ -353,13 +369,13 @@ def test_follower_polls_without_message(follower: Follower, store: S3ObjectStore
 
 
 def test_follower_recovers_from_lost_connection(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
-    wait_until(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+    wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
     for client in redis.client_list():
         if client["id"] != str(redis.client_id()):
             redis.client_kill_filter(_id=client["id"])
     store.put(OUTPUT_KEY, ONE)
     wait_until(lambda: shows(follower, 1))
-    wait_until(lambda: redis.pubsub_numsub("published")[0][1] == 1)
+    wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
 
 
 def test_follower_stop_removes_thread_and_registration(store: S3ObjectStore, redis: "Redis") -> None:

@@ -17,6 +17,7 @@ from api.presence import ProcessRegistry
 from local.servers import RedisServer
 from shared.keys import make_bundle_id
 from shared.rebuilds import Rebuilds
+from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from shared.unpacks import Unpacks
 from tests.api_parts import make_dependencies
@@ -101,10 +102,10 @@ def test_task_route_reports_progress(office: Office) -> None:
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.set_total(task_id, 1500)
     office.rebuilds.mark_enqueued(task_id)
-    office.redis.zadd("since:rebuild", {f"u{number}": 1.0 for number in range(1000)})
+    office.redis.zadd(DIRTY_SINCE["rebuild"], {f"u{number}": 1.0 for number in range(1000)})
     task = office.client.simulate_get(location).json
     assert (task["state"], task["done"], task["total"], task["finished_at"]) == ("running", 500, 1500, None)
-    office.redis.delete("since:rebuild")
+    office.redis.delete(DIRTY_SINCE["rebuild"])
     office.rebuilds.finish_if_done(time.time())
     task = office.client.simulate_get(location + "/").json
     assert (task["state"], task["done"], task["total"]) == ("done", 1500, 1500)
@@ -119,7 +120,7 @@ def test_task_route_unknown_id_is_404(office: Office) -> None:
 def test_post_data_with_wait_answers_after_all_processes_polled(office: Office) -> None:
     messages: Any = office.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     with messages:
-        messages.subscribe("published")
+        messages.subscribe(PUBLISH_DONE_CHANNEL)
         messages.get_message(timeout=1)
         answer = office.post_meanwhile(30)
         office.finish(office.waiting())

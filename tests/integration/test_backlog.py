@@ -7,20 +7,18 @@ import pytest
 from redis import Redis
 
 from shared.records import CsvVersion, Person, ReadResult, ValidCsv
-from worker.backlog import (
+from shared.redis_keys import (
+    ACTIVE_READS,
+    DEAD_LETTERS,
     FAST_EVENTS,
     SAFE_EVENTS,
+    TRUST_STATE,
+    VERIFIED_PREFIX,
     WAKE_BULK,
     WAKE_LIVE,
-    Backlog,
-    DecodedEntry,
-    LeaseLost,
-    ListedUser,
-    Page,
-    PendingResult,
-    VersionTokens,
-    new_token,
+    WRITER_LEASE,
 )
+from worker.backlog import Backlog, DecodedEntry, LeaseLost, ListedUser, Page, PendingResult, VersionTokens, new_token
 
 NOW = 1_795_000_000.0
 
@@ -104,7 +102,7 @@ def test_event_inbox_keeps_undecodable_entry_as_dead_letter(redis: "Redis", back
     said(redis, FAST_EVENTS, b"\xff{", b"2")
     notices = [DecodedEntry(b"\xff{", (), "not JSON"), DecodedEntry(b"2", ["v"])]
     assert backlog.mark_and_pop(FAST_EVENTS, notices, NOW) == ["v"]
-    (letter,) = map(json.loads, redis.lrange("dead_letters", 0, -1))
+    (letter,) = map(json.loads, redis.lrange(DEAD_LETTERS, 0, -1))
     assert (letter["reason"], letter["since"]) == ("not JSON", int(NOW))
 
 
@@ -159,7 +157,7 @@ def test_user_states_begin_read_skips_user_read_since_mark(backlog: Backlog) -> 
 
 def test_user_states_begin_read_records_no_empty_read(redis: "Redis", backlog: Backlog) -> None:
     backlog.begin_read(["clean"], "a reading")
-    assert not redis.exists("readings")
+    assert not redis.exists(ACTIVE_READS)
 
 
 def test_user_states_submit_wakes_publisher_once(redis: "Redis", backlog: Backlog) -> None:
@@ -199,7 +197,7 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", ba
             further = self._batch
 
             def batch(*arguments: Any) -> Any:  # noqa: ANN401
-                redis.set("writer", "two")
+                redis.set(WRITER_LEASE, "two")
                 return further(*arguments)
 
             self._batch = batch  # type: ignore[assignment]
@@ -211,9 +209,9 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", ba
 def test_publish_queue_replaced_writer_commits_nothing_and_signals_loss(redis: "Redis", backlog: Backlog) -> None:
     mark(backlog, "u")
     backlog.submit_results([(backlog.begin_read(["u"])["u"], reading("u"))])
-    redis.set("epoch", "ok:run")
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     batch = begin(backlog, "one")
-    redis.delete("writer")
+    redis.delete(WRITER_LEASE)
     with pytest.raises(LeaseLost):
         backlog.commit_publish("one", "e", "r", 1, batch, NOW)
     assert backlog.dirty_users() == {"u"}
@@ -288,7 +286,7 @@ def test_loss_signals_during_sweep_fail_its_commit(backlog: Backlog) -> None:
 def test_loss_signals_commit_sweep_sets_verified_state(backlog: Backlog) -> None:
     backlog.begin_sweep("one")
     assert backlog.commit_sweep("one", None, ("e", "r"), "run", {"last_at": 1})
-    assert backlog.trust_state() == "ok:run"
+    assert backlog.trust_state() == f"{VERIFIED_PREFIX}run"
 
 
 def test_loss_signals_commit_sweep_records_etags_only_without_publish(backlog: Backlog) -> None:

@@ -9,6 +9,7 @@ import pytest
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.published import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.records import InvalidCsv, ValidCsv
+from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
 from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
@@ -206,7 +207,7 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
         Unpacker(rowdrop.source, *parts).run("u.zip")
     assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
     assert read_catalog(rowdrop.output)[0].entries == {}
-    rowdrop.state._redis.delete("unpack:alive")
+    rowdrop.state._redis.delete(UNPACK_LEASE)
     rowdrop.run_sweep()
     assert len(rowdrop.read_rows()) == 50
     assert rowdrop.find_differences() == []
@@ -337,7 +338,7 @@ def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarn
     assert names(other) == {"1": "One", "9": "Ivan"}
     rowdrop.source.delete("u.zip")
     rowdrop.process_bundles("u.zip")
-    rowdrop.state._redis.delete("shelf")  # Redis lost the catalog version
+    rowdrop.state._redis.delete(CATALOG_VERSION)  # Redis lost the catalog version
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}
     other.close()
@@ -348,9 +349,9 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other = RowdropHarness(rowdrop.services.settings)
     other.put_files("9")
     other.process_users("9")
-    token = rowdrop.state._redis.get("shelf")
+    token = rowdrop.state._redis.get(CATALOG_VERSION)
     land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
-    rowdrop.state._redis.set("shelf", token)  # the version that `other` has cached
+    rowdrop.state._redis.set(CATALOG_VERSION, token)  # the version that `other` has cached
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
     rowdrop.publisher = other.publisher

@@ -10,6 +10,7 @@ import pytest
 from shared.keys import make_bundle_id
 from shared.object_store import ObjectStore, StoreUnavailable
 from shared.published import IMAGES_FOLDER, OUTPUT_KEY
+from shared.redis_keys import SUSPECT_USERS
 from shared.settings import Settings
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
@@ -339,7 +340,7 @@ def test_image_copies_without_response_are_removed_by_next_read(copying: Rowdrop
         copying.services.refresher.refresh(["1"])
         copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
-    assert not copying.state._redis.exists("doubtful")
+    assert not copying.state._redis.exists(SUSPECT_USERS)
 
 
 def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropHarness) -> None:

@@ -14,12 +14,23 @@ from minio.notificationconfig import NotificationConfig
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer
 from shared.published import OUTPUT_KEY
+from shared.redis_keys import (
+    COUNTERS,
+    FAST_EVENTS,
+    LAST_SWEEP,
+    SAFE_EVENTS,
+    SAFE_QUEUE,
+    SWEEP_REQUESTED,
+    TRUST_STATE,
+    VERIFIED_PREFIX,
+    WRITER_LEASE,
+)
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import FAST_EVENTS, LOSS_SIGNAL_KINDS, LeaseLost, new_token
+from worker.backlog import LOSS_SIGNAL_KINDS, LeaseLost, new_token
 from worker.evidence import STALLED_QUEUE_TICKS, Watchdog
 from worker.init import Initializer
 from worker.notifications import NotificationRules
@@ -39,7 +50,7 @@ def watch(rowdrop: RowdropHarness) -> Watchdog:
 
 
 def counts(rowdrop: RowdropHarness) -> dict[str, int]:
-    counters = rowdrop.state._redis.hgetall("counters")
+    counters = rowdrop.state._redis.hgetall(COUNTERS)
     names = {name.decode(): int(count) for name, count in counters.items() if name.startswith(b"evidence:")}
     return {name.removeprefix("evidence:"): count for name, count in names.items()}
 
@@ -56,7 +67,7 @@ def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
 
 
 def last_cause(rowdrop: RowdropHarness) -> str:
-    return str(rowdrop.state._redis.hget("sweep", "last_cause").decode())
+    return str(rowdrop.state._redis.hget(LAST_SWEEP, "last_cause").decode())
 
 
 # -- signals of Rowdrop's own parts ----------------------------------------------------------------
@@ -108,7 +119,7 @@ def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: 
     rowdrop.state.begin_sweep("killed")
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 1
-    assert rowdrop.services.redis.get("sweep:queued") == b"events_skipped"
+    assert rowdrop.services.redis.get(SWEEP_REQUESTED) == b"events_skipped"
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_skipped"
 
@@ -145,7 +156,7 @@ def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, wa
 
 def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.services.redis.set("epoch", "ok:another-run")
+    rowdrop.services.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watch.tick()
     assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"redis_restarted": 1}, 1)
 
@@ -163,7 +174,7 @@ def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Wat
     token = new_token()
     begun = rowdrop.state.acquire_writer(token)
     assert begun is not None
-    rowdrop.services.redis.set("writer", "another")
+    rowdrop.services.redis.set(WRITER_LEASE, "another")
     with pytest.raises(LeaseLost):
         rowdrop.state.commit_publish(token, "e", "r", 0, begun.pending, time.time())
     watch.tick()
@@ -218,7 +229,7 @@ def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
     site.redis.kill()
     site.put("u.csv")
     site.redis.start()
-    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.state._redis.hget("sweep", "figures")
+    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.state._redis.hget(LAST_SWEEP, "figures")
     wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
     assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
@@ -247,7 +258,7 @@ class TestASafeQueueThatDoesNotGetOn:
         for _ in range(STALLED_QUEUE_TICKS + 2):
             watch.tick()
         assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == ({"safe_queue_stalled": 1}, 1)
-        assert int(redis.get("safe_queue") or 0) >= 3  # for /health/ready
+        assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
         site.rowdrop.run_sweep()
         watch.sweep_if_due(time.time() + 301)
         assert sweeps_asked_for(site.rowdrop) == 1
@@ -297,9 +308,9 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
     )
     for _ in range(STALLED_QUEUE_TICKS + 2):
         watch.look_for_evidence()
-        wiring.redis.rpush("events:safe", b"1")
-        rowdrop.state.mark_and_pop("events:safe", [], time.time())
-        wiring.redis.hincrby("counters", "safe_events", 1)
+        wiring.redis.rpush(SAFE_EVENTS, b"1")
+        rowdrop.state.mark_and_pop(SAFE_EVENTS, [], time.time())
+        wiring.redis.hincrby(COUNTERS, "safe_events", 1)
     assert counts(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
         watch.look_for_evidence()
@@ -307,7 +318,7 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
 
 
 def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
-    from worker.backlog import SAFE_EVENTS, DecodedEntry
+    from worker.backlog import DecodedEntry
 
     for source in (FAST_EVENTS, SAFE_EVENTS):
         rowdrop.services.redis.rpush(source, b"1", b"2")

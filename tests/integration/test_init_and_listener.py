@@ -16,12 +16,21 @@ from redis.exceptions import ConnectionError
 from api.figures import read_pipeline_status
 from local.ports import find_free_port
 from local.servers import RedisServer
+from shared.redis_keys import (
+    DEAD_LETTERS,
+    FAST_EVENTS,
+    IGNORED_COUNT,
+    IGNORED_KEYS,
+    MAX_DEAD_LETTERS,
+    SAFE_EVENTS,
+    SEEN_PREFIX,
+)
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.factories import make_notification
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker import sample
-from worker.backlog import CHUNK_SIZE, FAST_EVENTS, MAX_DEAD_LETTERS, SAFE_EVENTS
+from worker.backlog import CHUNK_SIZE
 from worker.events import TruncatedEntry
 from worker.init import PROBE_PREFIX, Initializer
 from worker.listener import Listener
@@ -43,7 +52,7 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
 def until_quiet(rowdrop: RowdropHarness, listener: Listener, patience_s: float = 20) -> None:
     """Process events until each fast event is matched by its durable copy: no count is left."""
     deadline = time.monotonic() + patience_s
-    while rowdrop.services.redis.llen(FAST_EVENTS) or any(rowdrop.services.redis.scan_iter("seen:*")):
+    while rowdrop.services.redis.llen(FAST_EVENTS) or any(rowdrop.services.redis.scan_iter(f"{SEEN_PREFIX}*")):
         listener.run_once(0.1)
         assert time.monotonic() < deadline
 
@@ -203,7 +212,7 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
         listener.run_once(0.1)
         assert time.monotonic() < deadline
     assert rowdrop.state.dirty_users() == {"u"}
-    letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
+    letters = [json.loads(letter) for letter in redis.lrange(DEAD_LETTERS, 0, -1)]
     assert len(letters) == len(POISON)  # durable copies add no second dead letter
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
@@ -222,7 +231,7 @@ def test_listener_keeps_single_invalid_entry_as_dead_letter(rowdrop: RowdropHarn
         waiting.start()
         listener.run_once(5)
         waiting.join()
-    assert rowdrop.services.redis.llen("dead_letters") == len(POISON)
+    assert rowdrop.services.redis.llen(DEAD_LETTERS) == len(POISON)
     assert rowdrop.services.redis.llen(FAST_EVENTS) == 0
 
 
@@ -231,7 +240,7 @@ def test_listener_keeps_newest_dead_letters(rowdrop: RowdropHarness, listener: L
     redis.rpush(FAST_EVENTS, *(b"%d: not JSON" % number for number in range(MAX_DEAD_LETTERS + 50)))
     while redis.llen(FAST_EVENTS):
         listener.run_once(0.1)
-    letters = [json.loads(letter) for letter in redis.lrange("dead_letters", 0, -1)]
+    letters = [json.loads(letter) for letter in redis.lrange(DEAD_LETTERS, 0, -1)]
     assert len(letters) == MAX_DEAD_LETTERS
     assert letters[-1]["raw"] == f"{MAX_DEAD_LETTERS + 49}: not JSON"
 
@@ -255,12 +264,12 @@ def test_listener_records_ignored_key_and_marks_no_user(rowdrop: RowdropHarness,
     rowdrop.source.put("1.CSV", make_csv())
     listener.run_once(5)
     redis: Any = rowdrop.services.redis
-    assert b"rename" in redis.hget("ignored", "1.CSV")
-    assert int(redis.get("ignored:total")) == 1
+    assert b"rename" in redis.hget(IGNORED_KEYS, "1.CSV")
+    assert int(redis.get(IGNORED_COUNT)) == 1
     assert rowdrop.state.dirty_users() == set()
     rowdrop.source.delete("1.CSV")
     listener.run_once(5)
-    assert redis.hlen("ignored") == 0
+    assert redis.hlen(IGNORED_KEYS) == 0
 
 
 def test_listener_ignores_events_of_another_bucket(

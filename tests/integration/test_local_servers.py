@@ -14,6 +14,7 @@ from redis import Redis
 from local.errors import StartupError
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer, find_minio
+from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
 USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
 
@@ -82,8 +83,8 @@ def test_minio_server_sends_events_to_both_targets_after_kill(own_redis: RedisSe
     own_minio.wait_ready()
     client.put_object("told", "0001.csv", io.BytesIO(b"x"), 1)
     with connect(own_redis) as redis:
-        until(lambda: redis.llen("events:fast") == 1 and redis.llen("events:safe") == 1)
-        assert redis.lrange("events:fast", 0, -1) == redis.lrange("events:safe", 0, -1)
+        until(lambda: redis.llen(FAST_EVENTS) == 1 and redis.llen(SAFE_EVENTS) == 1)
+        assert redis.lrange(FAST_EVENTS, 0, -1) == redis.lrange(SAFE_EVENTS, 0, -1)
 
 
 def test_minio_server_durable_target_keeps_event_during_redis_outage(
@@ -94,7 +95,7 @@ def test_minio_server_durable_target_keeps_event_during_redis_outage(
     client.put_object("outage", "0001.csv", io.BytesIO(b"x"), 1)
     own_redis.start()
     with connect(own_redis) as redis:
-        until(lambda: redis.llen("events:safe") == 1)
+        until(lambda: redis.llen(SAFE_EVENTS) == 1)
 
 
 def test_minio_server_start_removes_empty_event_file(own_minio: MinioServer) -> None:

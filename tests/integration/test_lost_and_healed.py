@@ -15,9 +15,10 @@ from local.servers import RedisServer
 from shared import rejects as rejects_csv
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.published import MANIFEST_KEY, REJECTS_KEY
+from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import FAST_EVENTS, MAX_SILENT_DRIFT, SAFE_EVENTS
+from worker.backlog import MAX_SILENT_DRIFT
 from worker.healed import MAX_EVENT_DELAY_S, SilentRepairs
 from worker.init import Initializer
 from worker.listener import Listener
@@ -38,7 +39,7 @@ def counted(rowdrop: RowdropHarness) -> int:
 
 
 def unexplained(rowdrop: RowdropHarness) -> set[str]:
-    return {user.decode() for user in rowdrop.state._redis.hkeys("unexplained")}
+    return {user.decode() for user in rowdrop.state._redis.hkeys(SILENT_DRIFT)}
 
 
 def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarness) -> None:
@@ -168,7 +169,7 @@ def test_silent_repairs_include_marks_lost_with_redis(rowdrop: RowdropHarness) -
 def test_silent_repairs_limit_remembered_users(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
     remembered: dict[str, int] = {f"someone-{number}": 0 for number in range(MAX_SILENT_DRIFT - 3)}
-    rowdrop.services.redis.hset("unexplained", mapping=remembered)  # type: ignore[arg-type]
+    rowdrop.services.redis.hset(SILENT_DRIFT, mapping=remembered)  # type: ignore[arg-type]
     for number in range(10):
         rowdrop.put_files(f"v{number}")
     rowdrop.run_sweep()
@@ -236,7 +237,7 @@ def test_silent_repairs_exclude_drops_during_sweep(rowdrop: RowdropHarness, list
 
     def hear_all() -> bool:
         listener.run_once(0.1)
-        return int(rowdrop.state._redis.zcard("since:event")) > len(users)
+        return int(rowdrop.state._redis.zcard(DIRTY_SINCE["event"])) > len(users)
 
     def drop_all() -> None:
         list(rowdrop.services.read_pool.map(rowdrop.put_files, users))

@@ -16,6 +16,7 @@ import pytest
 from shared.keys import make_csv_key
 from shared.object_store import StoreUnavailable
 from shared.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
+from shared.redis_keys import DIRTY, FAST_EVENTS, VERIFIED_PREFIX
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
@@ -177,7 +178,7 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
     assert set(rowdrop.read_rows()) == set(users)
     assert worker.ends == []  # only children of the prefork pool died
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
 
 
 def test_sweep_grants_quarantined_file_one_attempt(
@@ -333,7 +334,7 @@ def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, w
 
 
 def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -> None:
-    from worker.backlog import FAST_EVENTS, DecodedEntry
+    from worker.backlog import DecodedEntry
 
     set_apart(rowdrop, "u")
     rowdrop.services.redis.rpush(FAST_EVENTS, b"1")
@@ -352,7 +353,7 @@ def test_read_attempts_end_after_successful_read(
     rowdrop.publish_pending()
     assert attempts.isolated_ids() == set()
     set_apart(rowdrop, "w")
-    rowdrop.services.redis.delete("dirty")
+    rowdrop.services.redis.delete(DIRTY)
     watchdog.enqueue_isolated()
     assert trials.isolated_ids() == set()
 

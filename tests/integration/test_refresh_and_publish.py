@@ -7,6 +7,7 @@ import pytest
 from shared.object_store import StoreUnavailable
 from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.records import Row
+from shared.redis_keys import VERIFIED_PREFIX
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.backlog import LeaseLost
 from worker.publisher import PublisherLoop
@@ -291,7 +292,7 @@ def test_sweep_restores_deleted_file_without_rows(rowdrop: RowdropHarness, key: 
     rowdrop.run_sweep()
     assert rowdrop.output.get_etag(key) == written
     rowdrop.run_sweep()
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
 
 
 def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness) -> None:

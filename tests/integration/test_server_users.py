@@ -19,6 +19,19 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from local.ports import find_free_port, is_port_free
 from local.servers import UNUSED_ORIGIN, MinioServer, RedisServer, find_minio
 from shared.records import Buckets
+from shared.redis_keys import (
+    ACTIVE_READS,
+    DIRTY,
+    FAST_EVENTS,
+    ISOLATED_USERS,
+    LAST_PUBLISH,
+    LOSS_SIGNALS,
+    PAGES,
+    PENDING_RESULTS,
+    TRUST_STATE,
+    UNPACK_LEASE,
+    WRITER_LEASE,
+)
 from shared.settings import Settings
 from tests.forged import Forger, send_unsigned, upload_with_unsigned_trailer
 from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
@@ -320,16 +333,16 @@ FORBIDDEN_COMMANDS = (
     "FUNCTION FLUSH",
 )  # fmt: skip
 STATE = (
-    "dirty",
-    "staged",
-    "writer",
-    "published",
-    "epoch",
-    "pages",
-    "readings",
-    "alone",
-    "evidence:new",
-    "unpack:alive",
+    DIRTY,
+    PENDING_RESULTS,
+    WRITER_LEASE,
+    LAST_PUBLISH,
+    TRUST_STATE,
+    PAGES,
+    ACTIVE_READS,
+    ISOLATED_USERS,
+    LOSS_SIGNALS,
+    UNPACK_LEASE,
 )
 HARMLESS = frozenset({"ACL WHOAMI"})
 """Commands in neither @admin nor @dangerous: this one returns only the user's own name."""
@@ -355,12 +368,12 @@ def test_redis_acl_lets_only_pipeline_change_state(guarded: Guarded, role: str, 
 
 def test_redis_acl_lets_minio_only_push_events(guarded: Guarded) -> None:
     with guarded.connect("minio") as client:
-        client.rpush("events:fast", "an event")
-        for refused in (["RPUSH", "events", "x"], ["LRANGE", "events:fast", "0", "-1"], ["DEL", "events:fast"]):
+        client.rpush(FAST_EVENTS, "an event")
+        for refused in (["RPUSH", "events", "x"], ["LRANGE", FAST_EVENTS, "0", "-1"], ["DEL", FAST_EVENTS]):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*refused)
     with guarded.connect("worker") as client:
-        client.delete("events:fast")
+        client.delete(FAST_EVENTS)
 
 
 def test_redis_acl_forbids_flower_to_send_tasks(guarded: Guarded) -> None:

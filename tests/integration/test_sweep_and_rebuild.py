@@ -12,6 +12,15 @@ from shared import rejects as rejects_csv
 from shared.manifest import Manifest
 from shared.object_store import StoreUnavailable
 from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.redis_keys import (
+    IGNORED_COUNT,
+    IGNORED_KEYS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    TRUST_STATE,
+    VERIFIED_PREFIX,
+    WAKE_LIVE,
+)
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bulk import BulkReads
@@ -42,7 +51,7 @@ def test_sweep_finds_changes_without_events(rowdrop: RowdropHarness) -> None:
     assert rowdrop.run_sweep() == 6
     assert rowdrop.find_differences() == []
     assert rowdrop.state.dirty_users() == set()
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
 
 
 def test_sweep_of_consistent_state_marks_no_user(rowdrop: RowdropHarness) -> None:
@@ -126,8 +135,8 @@ def test_sweep_counts_and_lists_ignored_keys(rowdrop: RowdropHarness) -> None:
         rowdrop.source.put(key, b"x")
     rowdrop.run_sweep()
     redis = rowdrop.state._redis
-    assert int(redis.get("ignored:total")) == 3
-    assert b"rename" in redis.hget("ignored", "1.CSV")
+    assert int(redis.get(IGNORED_COUNT)) == 3
+    assert b"rename" in redis.hget(IGNORED_KEYS, "1.CSV")
 
 
 # -- the rebuild -----------------------------------------------------------------------------------
@@ -237,9 +246,9 @@ def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, 
 def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.put_files("u")
     rowdrop.read_users("u")
-    rowdrop.state._redis.delete("wake:live")
+    rowdrop.state._redis.delete(WAKE_LIVE)
     watchdog.tick()
-    assert messages(rowdrop, "wake:live") == 1
+    assert messages(rowdrop, WAKE_LIVE) == 1
 
 
 def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
@@ -273,7 +282,7 @@ def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness
 
 def test_watchdog_requests_sweep_after_redis_restart(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.run_sweep()
-    rowdrop.state._redis.set("epoch", "ok:another-run")
+    rowdrop.state._redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -282,7 +291,7 @@ def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHar
     rowdrop.run_sweep()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.state._redis.hset("sweep", "figures", '[["minio_node_process_starttime_seconds", "", 1.0]]')
+    rowdrop.state._redis.hset(LAST_SWEEP, "figures", '[["minio_node_process_starttime_seconds", "", 1.0]]')
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -313,13 +322,13 @@ def test_watchdog_and_sweep_do_not_repeat_forever(rowdrop: RowdropHarness, watch
     # The record of the published ETags is lost, and nothing is pending. The sweep records the ETags
     # that it compared as verified.
     rowdrop.run_sweep()
-    rowdrop.state._redis.delete("published")
+    rowdrop.state._redis.delete(LAST_PUBLISH)
     for _ in range(3):
         watchdog.tick()
     rowdrop.run_sweep()
     for _ in range(3):
         watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
 
 
 # -- bulk work -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from shared.keys import make_bundle_id
 from shared.object_store import ObjectUnreadable, S3ObjectStore, StoreUnavailable
 from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.records import UNREADABLE_REASON
+from shared.redis_keys import SOURCE_FAILURE, VERIFIED_PREFIX
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ApiEnvironment
@@ -49,7 +50,7 @@ def copying(settings: Settings) -> Iterator[RowdropHarness]:
 
 
 def source_failure(rowdrop: RowdropHarness) -> str:
-    return (rowdrop.state._redis.get("source_failure") or b"").decode()
+    return (rowdrop.state._redis.get(SOURCE_FAILURE) or b"").decode()
 
 
 def names(rowdrop: RowdropHarness) -> dict[str, str]:
@@ -92,7 +93,7 @@ def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_un
     assert rowdrop.output.get(REJECTS_KEY) == before
     SilentRepairs(rowdrop.services.redis, 0).count("test")
     assert rowdrop.state.counter_value("lost_and_healed") == 0
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
     task_id, _ = rowdrop.services.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
@@ -318,7 +319,7 @@ def test_object_recovery_rewrites_unreadable_published_object(
     assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}
     assert set(rowdrop.read_rejects()) == {"held"}
     assert rowdrop.find_differences() == []
-    assert rowdrop.state.trust_state() == f"ok:{rowdrop.state.run_id()}"
+    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
 
 
 def test_object_recovery_works_for_publisher_without_table(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psutil
 from minio import Minio
 
+from shared.redis_keys import DIRTY, TRUST_STATE
 from tests.system.running import RunShProcess, find_processes, wait_until
 from tests.system.test_a_users_day import FORM_OF_THE_PUBLIC_TASK, SOURCE, get, line_of, output, post, put
 
@@ -117,7 +118,7 @@ def test_rowdrop_keeps_rows_after_emptied_redis(rowdrop: RunShProcess, s3: Minio
             put(s3, f"flushed-{number:02d}.csv", FORM_OF_THE_PUBLIC_TASK)
             if number % 10 == 5:
                 client.eval(script, 0)
-                assert not client.exists("dirty", "epoch")
+                assert not client.exists(DIRTY, TRUST_STATE)
     wait_until(lambda: output(s3).count(b"flushed-") == 50, timeout_s=90)
     wait_until(rowdrop.is_healthy, timeout_s=90)
 

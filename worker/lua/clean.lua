@@ -3,6 +3,7 @@
 -- KEYS  1 writer  2 published  3 staged  4 dirty  5 epoch  6 evidence:new  7 counters
 --       8 unexplained  9 alone  10.. since:<cause>
 -- ARGV  1 token  2 etag  3 rej_etag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
+--       7 channel of publish notifications
 --       then per user: user, 'mark|slot', effect of its result on the published files:
 --       'changed', 'same', 'verdict' (a reject without a read: quarantined), or '' if there was no
 --       isolated user and no silent drift at BEGIN
@@ -19,7 +20,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return -1
 end
 redis.call('HSET', KEYS[2], 'by', ARGV[1], 'etag', ARGV[2], 'rej_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])
-for i = 7, #ARGV, 3 do
+for i = 8, #ARGV, 3 do
   local user, tokens, did = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local entry = redis.call('HGET', KEYS[3], user)
   if entry and string.sub(entry, 1, #tokens + 1) == tokens .. '|' then redis.call('HDEL', KEYS[3], user) end
@@ -40,6 +41,6 @@ end
 local left = redis.call('HLEN', KEYS[3])
 if ARGV[6] == '1' then
   redis.call('DEL', KEYS[1])
-  redis.call('PUBLISH', 'published', ARGV[2])
+  redis.call('PUBLISH', ARGV[7], ARGV[2])
 end
 return left

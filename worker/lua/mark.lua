@@ -2,6 +2,7 @@
 --
 -- KEYS  1 event list ('' for none)  2 dirty  3 since:<cause>  4 dead_letters
 --       5 seen: prefix of the counts of events  6 unexplained  7 alone  8 counters  9 since:unpack
+--       10 since:event
 -- ARGV  1 token: the new change version  2 now (Unix seconds)
 --       3 'fast', 'safe', 'named' (no event), or 'unexplained' (a sweep found silent drift)
 --       4 TTL of a count in seconds  5 maximum number of dead letters
@@ -86,7 +87,7 @@ end
 if redis.call('EXISTS', KEYS[6], KEYS[7]) == 0 then return marked end
 local together = {}
 for _, user in ipairs(marked) do
-  if since == 'since:event' then redis.call('HDEL', KEYS[6], user) end -- an event explains the drift
+  if since == KEYS[10] then redis.call('HDEL', KEYS[6], user) end -- an event explains the drift
   if redis.call('HEXISTS', KEYS[7], user) == 0 then together[#together + 1] = user end
 end
 return together

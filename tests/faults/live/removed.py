@@ -15,6 +15,7 @@ from redis import Redis
 import shared.task_queue
 import worker.events
 from shared.object_store import ObjectNotFound, S3ObjectStore
+from shared.redis_keys import DIRTY, WRITER_LEASE
 from worker.backlog import Backlog, VersionTokens
 from worker.evidence import Watchdog
 from worker.readable_files import RecoveringStore
@@ -86,7 +87,7 @@ def _remove_reconnecting() -> None:
 def _remove_read_marks() -> None:
     def read_all_dirty(_: AnyCallable) -> AnyCallable:
         def begin_read(backlog: Backlog, users: Sequence[str], read_id: str = "") -> dict[str, VersionTokens]:
-            tokens = backlog._redis.hmget("dirty", users) if users else []
+            tokens = backlog._redis.hmget(DIRTY, users) if users else []
             return {
                 user: VersionTokens(*value.split(b"|", 1)) for user, value in zip(users, tokens, strict=True) if value
             }
@@ -102,21 +103,21 @@ def _remove_writer_lease() -> None:
 
     def commit_as_any_writer(original: AnyCallable) -> AnyCallable:
         def commit_publish(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.set("writer", token)
+            backlog._redis.set(WRITER_LEASE, token)
             return original(backlog, token, *args)
 
         return commit_publish
 
     def acquire_at_any_time(original: AnyCallable) -> AnyCallable:
         def acquire_writer(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.delete("writer")
+            backlog._redis.delete(WRITER_LEASE)
             return original(backlog, *args)
 
         return acquire_writer
 
     def read_as_any_writer(original: AnyCallable) -> AnyCallable:
         def read_pending(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.set("writer", token)
+            backlog._redis.set(WRITER_LEASE, token)
             return original(backlog, token, *args)
 
         return read_pending

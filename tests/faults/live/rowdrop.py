@@ -35,8 +35,9 @@ from shared.object_store import ObjectNotFound, S3ObjectStore, StoreUnavailable,
 from shared.output_csv import OutputCsv
 from shared.published import OUTPUT_KEY
 from shared.records import Row
+from shared.redis_keys import ACTIVE_READS, DIRTY, FAST_EVENTS, PAGES, SAFE_EVENTS, SUSPECT_USERS, VERIFIED_PREFIX
 from shared.settings import Settings
-from shared.task_queue import TaskQueue, create_celery
+from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.faults.live.proxy import CuttingProxy
 from tests.faults.live.removed import REMOVED_FILE
@@ -285,9 +286,9 @@ class LiveRowdrop:
     def is_quiet(self) -> bool:
         """Return whether no work is left, as far as Redis shows."""
         try:
-            lists = sum(self.redis.llen(name) for name in ("events:fast", "events:safe", "events", "bulk", "pages"))
-            left = self.redis.hlen("dirty") + self.redis.hlen("readings") + self.redis.scard("doubtful")
-            return not lists and not left and self.backlog.trust_state() == f"ok:{self.backlog.run_id()}"
+            lists = sum(self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES))
+            left = self.redis.hlen(DIRTY) + self.redis.hlen(ACTIVE_READS) + self.redis.scard(SUSPECT_USERS)
+            return not lists and not left and self.backlog.trust_state() == f"{VERIFIED_PREFIX}{self.backlog.run_id()}"
         except RedisError:
             return False
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 from minio.notificationconfig import NotificationConfig
 
+from shared.redis_keys import COUNTERS, DEAD_LETTERS, FAST_EVENTS
 from tests.factories import make_notification
 from tests.faults.live.rowdrop import LiveRowdrop, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from worker.backlog import FAST_EVENTS
 
 RECOVERY_LIMIT_S = 120.0
 MAX_P99_RATIO = 1.5
@@ -33,13 +33,13 @@ def run_storm(stage: ScenarioRun) -> None:
     with stage.start_rowdrop() as live:
         live.minio.set_bucket_notification(live.source.bucket, NotificationConfig())
         wait_until(lambda: not live.redis.llen(FAST_EVENTS), 30, "MinIO's last events are read")
-        live.redis.hset("counters", "safe_events", 0)
+        live.redis.hset(COUNTERS, "safe_events", 0)
         for number in range(pairs):
             for with_poison in (False, True) if number % 2 else (True, False):
                 stage.seed += 1
                 times[with_poison] += _run_one_storm(stage, live, events, poison if with_poison else 0)
             ratios.append(_compute_p99(times[True]) / _compute_p99(times[False]))
-        dead_letter_count = live.redis.llen("dead_letters")
+        dead_letter_count = live.redis.llen(DEAD_LETTERS)
         stage.wait_until_quiet(live)
     ratio = _compute_p99(times[True]) / _compute_p99(times[False])
     stage.finding.check(

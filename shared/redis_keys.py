@@ -1,0 +1,139 @@
+"""Every key of Rowdrop in Redis, declared once. Pure.
+
+Each line names the type, what the key holds, who writes it and who reads it. "Pipeline" means the
+listener, the workers and the publisher, whose users may access every key. The ACL rules of the
+other processes are built from these constants (`worker.server_users`). The scripts in `worker/lua/`
+receive every key as an argument.
+
+Celery and Flower add keys of their own: the queues of `shared.task_queue`, `unacked*`,
+`flower:unacked*`, `_kombu.*`, `celeryev*` and `*.pidbox`. The health check of the container writes
+`health`.
+"""
+
+CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
+"""Why a user is marked. "bundle": its bundle was unpacked or removed. "unpack": it is a bundle."""
+MAX_DEAD_LETTERS = 1000
+"""Entries that `DEAD_LETTERS` keeps, the newest."""
+
+# -- events in -------------------------------------------------------------------------------------
+FAST_EVENTS = "events:fast"
+"""List: events that MinIO sent directly and no listener has processed. MinIO's setting names it."""
+SAFE_EVENTS = "events:safe"
+"""List: durable copies of the same events, by way of MinIO's disk. MinIO's setting names it."""
+SEEN_PREFIX = "seen:"
+"""String per digest of an event: count of fast events whose durable copy is still missing. MARK
+only."""
+DEAD_LETTERS = "dead_letters"
+"""List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
+EVENTS_AVAILABLE = "notifications"
+"""String: "none" if MinIO's events do not reach this Redis. Written by init, read by watchdog and
+API."""
+PROBE = "probe"
+"""String, 60 s: the last probe key that arrived as an event. Written by the listener, read by
+init."""
+SAFE_QUEUE = "safe_queue"
+"""String, 60 s: number of durable copies stalled on MinIO's disk. Written by the watchdog, read by
+the API."""
+IGNORED_KEYS = "ignored"
+"""Hash: key -> reason and time of ignored objects. Written by listener and sweep, read by the
+API."""
+IGNORED_COUNT = "ignored:total"
+"""String: number of ignored keys. Written by listener and sweep, read by the API."""
+
+# -- user states -----------------------------------------------------------------------------------
+DIRTY = "dirty"
+"""Hash: user -> "change version|read version". Written and read by the pipeline; the API reads it
+too."""
+DIRTY_SINCE = {cause: f"since:{cause}" for cause in CAUSES}
+"""Sorted set per cause: user -> when it was first marked (Unix seconds). Pipeline; the API reads
+them."""
+ACTIVE_READS = "readings"
+"""Hash: read ID -> users of a read in progress. Written by workers; orphans are read by the
+watchdog."""
+SUSPECT_USERS = "doubtful"
+"""Set: users that may have stray image copies. Written by watchdog and workers, read by BEGIN
+READ."""
+ISOLATED_USERS = "alone"
+"""Hash: user -> "attempt count|attempt ID|retry|ETag". Written and read by the pipeline."""
+SILENT_DRIFT = "unexplained"
+"""Hash: user -> when a sweep found drift that no event explains; "+" once repaired. Pipeline
+only."""
+PAGES = "pages"
+"""List: bulk work, up to 1,000 marked users per entry. Written and read by workers and watchdog."""
+
+# -- publishing ------------------------------------------------------------------------------------
+PENDING_RESULTS = "staged"
+"""Hash: user -> "change version|read version|result". Written by SUBMIT RESULTS, read by the
+publisher."""
+WAKE_LIVE = "wake:live"
+"""List: wakes the publisher, because a user with an event has a pending result. Pipeline only."""
+WAKE_BULK = "wake:bulk"
+"""List: wakes the publisher for all other pending results. Pipeline only."""
+WRITER_LEASE = "writer"
+"""String with a TTL: token of the publisher that may write. Written by it, read by the watchdog."""
+LAST_PUBLISH = "published"
+"""Hash: what was published last. Written by publisher and sweep, read by the pipeline and the
+API."""
+PUBLISH_DONE_CHANNEL = "published"
+"""Channel: tells API processes to check output.csv. Sent by publisher and API, received by the
+API."""
+
+# -- loss signals and sweeps -----------------------------------------------------------------------
+TRUST_STATE = "epoch"
+"""String: verified, verifying or absent (suspect). Written by the pipeline, read by it and the
+API."""
+VERIFIED_PREFIX = "ok:"
+"""Begins a trust state without a known loss. The run ID of Redis follows."""
+VERIFYING_PREFIX = "s:"
+"""Begins the trust state while a sweep runs. The sweep's token follows."""
+LOSS_SIGNALS = "evidence:new"
+"""Set: kinds of loss signals since the last sweep began. Written by the pipeline, read by the
+API."""
+LOSS_SIGNALS_IN_SWEEP = "evidence:looked"
+"""Set: kinds of loss signals that a sweep handles, until one commits. Pipeline; the API reads
+it."""
+LAST_SWEEP = "sweep"
+"""Hash: the last committed sweep. Written by COMMIT SWEEP, read by the pipeline, the API and
+bench."""
+SWEEP_LEASE = "sweep:alive"
+"""String, 60 s: token of the running sweep. Written by it, read by watchdog and bench."""
+SWEEP_REQUESTED = "sweep:queued"
+"""String, 120 s: cause of the enqueued sweep. Written by watchdog and sweep, read by the
+watchdog."""
+
+# -- bundles ---------------------------------------------------------------------------------------
+CATALOG_VERSION = "shelf"
+"""String: "token|ETag" of the bundle catalog, renewed after each change. Pipeline only."""
+UNPACK_PREFIX = "unpack:"
+"""Hash per ID, 7 days: record of unpacking one version of a bundle. Workers; read by the API."""
+UNPACK_IDS = "unpack:all"
+"""Sorted set: ID -> start time (Unix seconds) of the newest thousand. Workers; read by the API."""
+UNPACKS_PUBLISHING = "unpack:marked"
+"""Set: IDs of visible bundles with users that may still be unpublished. Pipeline only."""
+UNPACK_LEASE = "unpack:alive"
+"""String, 60 s: token of the process that unpacks. Written by it, read by watchdog and sweep."""
+UNPACK_ATTEMPTS = "unpack:tries"
+"""Hash: ID -> attempts that did not end normally. Written and read by unpack and sweep."""
+PREVIOUS_VERSIONS = "unpack:old"
+"""Hash: bundle -> digests of earlier versions whose users are not all marked. Unpack only."""
+
+# -- requests and records --------------------------------------------------------------------------
+REBUILD_PREFIX = "rebuild:"
+"""Hash per ID, 7 days: record of one rebuild. Written by rebuild and API, read by the API."""
+REBUILD_QUEUED = "rebuild:queued"
+"""String: ID of the queued rebuild. Written by API and rebuild, read by the watchdog."""
+REBUILD_RUNNING = "rebuild:running"
+"""String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
+REBUILD_LEASE = "rebuild:alive"
+"""String, 60 s: ID of the rebuild whose users are being enqueued. Written by it, read by the
+watchdog."""
+REFRESH_REQUEST_PREFIX = "asked:"
+"""String per request, 900 s: the requested user is marked. Written by workers, read by the API."""
+
+# -- the operator's view ---------------------------------------------------------------------------
+COUNTERS = "counters"
+"""Hash: counters for the operator; `since` is when counting began. Pipeline; the API reads it."""
+SOURCE_FAILURE = "source_failure"
+"""String, 60 s: why the source bucket could not be read. Written by workers, read by the API."""
+API_PROCESSES = "api:snapshots"
+"""Hash: API process -> "poll start heartbeat", both in Redis time. Written and read by the API."""
