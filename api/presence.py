@@ -19,7 +19,7 @@ PROCESS_TIMEOUT_S = 30
 It must be longer than one check of a MinIO that hangs.
 """
 
-_SIGN = """
+_HEARTBEAT_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. now)
@@ -35,7 +35,7 @@ class ProcessRegistry:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._heartbeat_script = client.register_script(_SIGN)
+        self._heartbeat_script = client.register_script(_HEARTBEAT_SCRIPT)
         # Unique also after a container restarts with the same host name and process IDs.
         self._process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 

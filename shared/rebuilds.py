@@ -17,8 +17,8 @@ REBUILD_LEASE_MS = 60_000
 # KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the queued ID,
 # 1 if it is new.
 _REQUEST_SCRIPT = """
-local waiting = redis.call('GET', KEYS[1])
-if waiting then return {waiting, 0} end
+local queued_id = redis.call('GET', KEYS[1])
+if queued_id then return {queued_id, 0} end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[3])
@@ -27,8 +27,8 @@ return {ARGV[1], 1}
 # KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the running
 # rebuild.
 _START_SCRIPT = """
-local running = redis.call('GET', KEYS[2])
-if running then return running end
+local running_id = redis.call('GET', KEYS[2])
+if running_id then return running_id end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], ARGV[1])
@@ -38,12 +38,12 @@ return ARGV[1]
 # KEYS: REBUILD_RUNNING, DIRTY_SINCE of rebuilds, REBUILD_PREFIX. ARGV: now. Requires `is_enqueued`,
 # because until then more users may be added.
 _FINISH_SCRIPT = """
-local id = redis.call('GET', KEYS[1])
-if not id or redis.call('HEXISTS', KEYS[3] .. id, 'named') == 0 then return false end
+local running_id = redis.call('GET', KEYS[1])
+if not running_id or redis.call('HEXISTS', KEYS[3] .. running_id, 'named') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
-redis.call('HSET', KEYS[3] .. id, 'state', 'done', 'finished_at', ARGV[1])
+redis.call('HSET', KEYS[3] .. running_id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
-return id
+return running_id
 """
 # KEYS: REBUILD_RUNNING, record of the ID. ARGV: ID, now, reason. Compares the ID, so a late failure
 # cannot end the next rebuild.

@@ -28,15 +28,15 @@ from shared.redis_keys import (
 # up to its `marked_at`.
 _FINISH_SCRIPT = """
 local finished = {}
-for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local record = KEYS[3] .. id
-  local state, marked_at = unpack(redis.call('HMGET', record, 'state', 'marked_at'))
+for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local record_key = KEYS[3] .. task_id
+  local state, marked_at = unpack(redis.call('HMGET', record_key, 'state', 'marked_at'))
   if state ~= 'publishing' then
-    redis.call('SREM', KEYS[1], id)
+    redis.call('SREM', KEYS[1], task_id)
   elseif redis.call('ZCOUNT', KEYS[2], '-inf', marked_at) == 0 then
-    redis.call('SREM', KEYS[1], id)
-    redis.call('HSET', record, 'state', 'done', 'finished_at', ARGV[1])
-    table.insert(finished, id)
+    redis.call('SREM', KEYS[1], task_id)
+    redis.call('HSET', record_key, 'state', 'done', 'finished_at', ARGV[1])
+    table.insert(finished, task_id)
   end
 end
 return finished

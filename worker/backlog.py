@@ -85,7 +85,7 @@ LOSS_SIGNAL_KINDS = {
     "publisher_replaced": "a publisher lost its lease while it wrote",
 }
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
-FIRST_START = "nothing_known"
+FIRST_START = "first_start"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
 
 _Item = TypeVar("_Item")
@@ -102,8 +102,8 @@ class DecodedEntry(NamedTuple):
 class VersionTokens(NamedTuple):
     """Version tokens of a dirty user, as they were before its files were read.
 
-    `mark` is the change version, `read_version` the read version. `pending` is the pending result that this
-    read will replace, as JSON. Submitting fails if another result was accepted in between.
+    `pending` is the pending result that this read will replace, as JSON. Submitting fails if
+    another result was accepted in between.
     """
 
     change_version: bytes
@@ -114,7 +114,7 @@ class VersionTokens(NamedTuple):
 class ReadBatch(dict[str, VersionTokens]):
     """Version tokens of the users to read, and the bundle catalog's version, not read before them.
 
-    `catalog_version` is the catalog version, None if Redis has none. `doubtful` holds the suspect users among
+    `catalog_version` is the catalog version, None if Redis has none. `suspect_users` holds the suspect users among
     them, which may have stray image copies.
     """
 
@@ -125,7 +125,7 @@ class ReadBatch(dict[str, VersionTokens]):
 
 
 class PendingResult(NamedTuple):
-    """A pending result. `version_tokens` is "mark|slot", the version tokens with which it was accepted."""
+    """A pending result. `version_tokens`: "change version|read version", with which it was accepted."""
 
     version_tokens: bytes
     result: ReadResult
@@ -211,10 +211,17 @@ class Backlog:
         self._redis: Any = client
         load = make_script_loader(client)
         self._peek: str = load("peek").script  # type: ignore[assignment]
-        self._mark, self._note, self._stage = load("mark"), load("note"), load("stage")
-        self._claim, self._doubt = load("claim"), load("doubt")
-        self._begin, self._batch, self._clean = load("begin"), load("batch"), load("clean")
-        self._evidence, self._sweep_begins, self._commit = load("evidence"), load("sweep_begins"), load("commit")
+        self._mark = load("mark")
+        self._begin_read = load("begin_read")
+        self._submit_results = load("submit_results")
+        self._take_ownership = load("take_ownership")
+        self._add_suspects = load("add_suspects")
+        self._acquire_writer = load("acquire_writer")
+        self._read_pending = load("read_pending")
+        self._commit_publish = load("commit_publish")
+        self._add_loss_signal = load("add_loss_signal")
+        self._begin_sweep = load("begin_sweep")
+        self._commit_sweep = load("commit_sweep")
 
     # -- events in ---------------------------------------------------------------------------------
     def wait_for_event(self, timeout_s: float) -> bytes | None:
@@ -291,7 +298,7 @@ class Backlog:
 
         `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
         """
-        origin = "unexplained" if silent_drift else "named"
+        origin = "silent_drift" if silent_drift else "named"
         for chunk in split_into_chunks(user_ids):
             self.run_mark("", origin, cause, ["", "", "", len(chunk), *chunk], now)
 
@@ -315,7 +322,7 @@ class Backlog:
 
     # -- reading -----------------------------------------------------------------------------------
     def begin_read(self, user_ids: Sequence[str], read_id: str = "") -> ReadBatch:
-        """Return the version tokens of the users to read, before any file is read (NOTE).
+        """Return the version tokens of the users to read, before any file is read (BEGIN READ).
 
         These are the dirty users, except those with a pending result read after their last mark.
         With a read token in `read_id`, the users are also recorded as being read, until `submit_results` or
@@ -326,7 +333,7 @@ class Backlog:
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
             keys = [DIRTY, PENDING_RESULTS, ACTIVE_READS, CATALOG_VERSION, SUSPECT_USERS]
-            batch.catalog_version, suspects, *replies = self._note(keys, [read_id, encoded_users, *chunk])
+            batch.catalog_version, suspects, *replies = self._begin_read(keys, [read_id, encoded_users, *chunk])
             batch.suspect_users.update(user.decode() for user in suspects)
             batch |= {
                 user: VersionTokens(*tokens.split(b"|", 2))
@@ -342,7 +349,7 @@ class Backlog:
     def submit_results(
         self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
     ) -> list[str]:
-        """Submit results by compare-and-set of the read version, and end this `read_id` (STAGE).
+        """Submit results by compare-and-set of the read version, and end this `read_id` (SUBMIT RESULTS).
 
         `copied_users`: users with an image that this read has copied. Returns the users to read again
         with new version tokens, because another result was accepted since theirs were read.
@@ -362,12 +369,14 @@ class Backlog:
                     "1" if user_id in copied_users else "",
                 ]
             keys = [DIRTY, PENDING_RESULTS, DIRTY_SINCE["event"], WAKE_LIVE, WAKE_BULK, ACTIVE_READS, SUSPECT_USERS]
-            replies = self._stage(keys, arguments)
-            refused += [result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"again"]
+            replies = self._submit_results(keys, arguments)
+            refused += [
+                result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"refused"
+            ]
         return refused
 
     def take_ownership(self, user_id: str, version_tokens: VersionTokens) -> VersionTokens | None:
-        """Take ownership before a write that is not a result, such as bundles.json (CLAIM).
+        """Take ownership before a write that is not a result, such as bundles.json (TAKE OWNERSHIP).
 
         The renewed read version is a fencing token: results of other readers are refused. Returns
         the tokens to submit with, None if another reader submitted or took ownership since these
@@ -376,15 +385,15 @@ class Backlog:
         read_version = new_token()
         return (
             version_tokens._replace(read_version=read_version.encode())
-            if self._claim([DIRTY], [user_id, version_tokens.read_version, read_version])
+            if self._take_ownership([DIRTY], [user_id, version_tokens.read_version, read_version])
             else None
         )
 
     # -- copies of images --------------------------------------------------------------------------
     def add_suspects(self, user_ids: Sequence[str]) -> None:
-        """Mark users as suspect: they may have, or may yet get, stray image copies (DOUBT)."""
+        """Mark users as suspect: they may have, or may yet get, stray image copies (ADD SUSPECTS)."""
         for chunk in split_into_chunks(user_ids):
-            self._doubt([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
+            self._add_suspects([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
 
     def clear_suspects(self, user_ids: Collection[str]) -> None:
         """Clear suspect users after a submitted result has accounted for all their copies."""
@@ -440,13 +449,13 @@ class Backlog:
         self._redis.rpush(WAKE_LIVE, "1")
 
     def acquire_writer(self, writer_token: str) -> PublishInput | None:
-        """Acquire the writer lease and read all pending results (BEGIN, BATCH).
+        """Acquire the writer lease and read all pending results (ACQUIRE WRITER, READ PENDING).
 
         Returns None while another publisher holds the lease. Each further chunk renews the lease;
         raises `LeaseLost` if another publisher took it.
         """
         keys = [WRITER_LEASE, LAST_PUBLISH, PENDING_RESULTS, WAKE_LIVE, WAKE_BULK, SILENT_DRIFT, ISOLATED_USERS]
-        reply = self._begin(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
+        reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
         etag, rej_etag, needs_changes, cursor, entries = reply
@@ -456,13 +465,13 @@ class Backlog:
         return PublishInput(decode_optional(etag), decode_optional(rej_etag), pending, bool(needs_changes))
 
     def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
-        """Read the pending results from `cursor` on; each chunk renews the lease (BATCH).
+        """Read the pending results from `cursor` on; each chunk renews the lease (READ PENDING).
 
         Raises `LeaseLost`.
         """
         pending: dict[str, PendingResult] = {}
         while True:
-            answer = self._batch([WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
+            answer = self._read_pending([WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
@@ -486,9 +495,9 @@ class Backlog:
         now: float,
         changed_users: Collection[str] | None = None,
     ) -> int:
-        """Record what was published and make its users clean (CLEAN).
+        """Record what was published and make its users clean (COMMIT PUBLISH).
 
-        `changed_users`: users in the batch with a changed row or reject. Required if BEGIN returned
+        `changed_users`: users in the batch with a changed row or reject. Required if ACQUIRE WRITER returned
         `needs_changes`. Returns the number of results that are still pending, and releases the lease.
         Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
@@ -517,7 +526,7 @@ class Backlog:
             ]
             for user, pending in chunk:
                 arguments += [user, pending.version_tokens, _change_kind(user, pending.result, changed_users)]
-            still_pending = self._clean([*keys, *DIRTY_SINCE.values()], arguments)
+            still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
             if still_pending < 0:
                 raise LeaseLost
         return still_pending
@@ -588,11 +597,11 @@ class Backlog:
         return decode_optional(self._redis.get(TRUST_STATE))
 
     def add(self, kind: str) -> None:
-        """Add a loss signal, which leads to a sweep (EVIDENCE); `kind` is one of `LOSS_SIGNAL_KINDS`.
+        """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL); `kind` is one of `LOSS_SIGNAL_KINDS`.
 
         Each kind is logged and counted for the operator once until a sweep begins.
         """
-        if self._evidence([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
+        if self._add_loss_signal([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
             logger.warning(
                 "loss signal %s: %s; a sweep will reconcile all users",
                 kind,
@@ -604,12 +613,12 @@ class Backlog:
         return {kind.decode() for kind in self._redis.sunion(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)}
 
     def begin_sweep(self, token: str) -> set[str]:
-        """Set the trust state to verifying, before the sweep's LIST (SWEEP BEGINS).
+        """Set the trust state to verifying, before the sweep's LIST (BEGIN SWEEP).
 
         A loss signal from now on makes the sweep's commit fail. Returns the kinds of loss signals
-        that the sweep handles, "nothing_known" included.
+        that the sweep handles, `FIRST_START` included.
         """
-        kinds = self._sweep_begins([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [token])
+        kinds = self._begin_sweep([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [token])
         return {kind.decode() for kind in kinds}
 
     def commit_sweep(
@@ -620,7 +629,7 @@ class Backlog:
         run_id: str,
         summary: Mapping[str, Any],
     ) -> bool:
-        """Set the trust state to verified after a sweep has marked all its users (COMMIT).
+        """Set the trust state to verified after a sweep has marked all its users (COMMIT SWEEP).
 
         `by`: the publisher recorded before the LIST. `compared_etags`: the ETags of the compared
         output.csv and rejects.csv. `summary`: fields for the hash `sweep`. Returns False if there
@@ -628,7 +637,7 @@ class Backlog:
         """
         pairs = [item for pair in summary.items() for item in pair]
         arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]
-        return bool(self._commit([TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments))
+        return bool(self._commit_sweep([TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments))
 
     def set_source_failure(self, reason: str) -> None:
         """Record why the source bucket could not be read, for 60 s or until `clear_source_failure`."""
@@ -682,8 +691,8 @@ def _change_kind(user_id: str, result: ReadResult, changed_users: Collection[str
     if changed_users is None:
         return ""
     if isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON:
-        return "verdict"
-    return "changed" if user_id in changed_users else "same"
+        return "unread"
+    return "changed" if user_id in changed_users else "unchanged"
 
 
 def _encode_dead_letter(entry: DecodedEntry, now: float) -> str:

@@ -223,7 +223,8 @@ class Watchdog:
     def look_for_evidence(self) -> None:
         """Add a loss signal for each sign that events or writes were lost."""
         differs = self._files_differ()
-        # Two ticks in a row, as each publish makes the files differ between PUT and CLEAN.
+        # Two ticks in a row, as each publish makes the files differ between PUT and COMMIT
+        # PUBLISH.
         if differs and self._files_differed:
             self._backlog.add("files_changed")
         self._files_differed = differs
@@ -235,7 +236,8 @@ class Watchdog:
             self._check_missing_trust_state()
         elif trust_state.startswith(VERIFIED_PREFIX) and trust_state != f"{VERIFIED_PREFIX}{self._backlog.run_id()}":
             self._backlog.add("redis_restarted")
-        # A running sweep has read the metrics before its LIST, and stores them with its COMMIT.
+        # A running sweep has read the metrics before its LIST, and stores them with its COMMIT
+        # SWEEP.
         if trust_state is None or trust_state.startswith(VERIFIED_PREFIX):
             self._check_metrics(metrics)
         self._had_trust_state = trust_state is not None
@@ -254,7 +256,7 @@ class Watchdog:
 
     def _files_differ(self) -> bool:
         if self._backlog.is_writer_active():
-            return False  # the files of a running publish are recorded only by its CLEAN
+            return False  # the files of a running publish are recorded only by its COMMIT PUBLISH
         recorded = self._backlog.last_publish()
         try:
             return self._catalog_differs() or (

@@ -1,19 +1,18 @@
 """Silent repairs: the number of users that would stay out of sync without sweeps.
 
-A sweep records in `unexplained` (hash: user -> Redis's time) each user that is out of sync although
-it is neither dirty nor staged. A late event removes the user (MARK). So does a publish that changes
-nothing (CLEAN); of the other published users, CLEAN flags the time with "+". If `MAX_EVENT_DELAY_S` seconds
-later no event is waiting, the flagged users were lost, and the sweep has repaired them.
+A sweep records as silent drift each user that is out of sync although it is not dirty. A late event
+removes the user (MARK). So does a publish that changes nothing (COMMIT PUBLISH). COMMIT PUBLISH flags
+the time of the other published users with "+". If no event is waiting `MAX_EVENT_DELAY_S` seconds
+later, the changes of the flagged users had no event, and the sweep has repaired them.
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from redis import Redis
 
 from shared.redis_keys import COUNTERS, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
-from worker.backlog import CHUNK_SIZE
+from worker.backlog import CHUNK_SIZE, make_script_loader
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class SilentRepairs:
     def __init__(self, client: "Redis", max_event_delay_s: int = MAX_EVENT_DELAY_S) -> None:
         self._redis: Any = client
         self._max_event_delay_s = max_event_delay_s
-        self._healed = client.register_script((Path(__file__).parent / "lua" / "healed.lua").read_text())
+        self._count_silent_repairs = make_script_loader(client)("count_silent_repairs")
 
     def count(self, cause: str) -> int:
         """Count the repaired users that no event explains; return their number.
@@ -44,7 +43,9 @@ class SilentRepairs:
             candidates = [user for user, found_at in entries.items() if found_at.startswith(b"+")]
             if candidates:
                 keys = [SILENT_DRIFT, FAST_EVENTS, SAFE_EVENTS, COUNTERS]
-                repaired += [user.decode() for user in self._healed(keys, [self._max_event_delay_s, *candidates])]
+                repaired += [
+                    user.decode() for user in self._count_silent_repairs(keys, [self._max_event_delay_s, *candidates])
+                ]
         if repaired:
             logger.warning(
                 "silent drift: %s and %d more changed without an event; a sweep (%s) repaired them",

@@ -2,7 +2,7 @@
 
 The server copies; no bytes pass through this process. A read makes the copy before it submits its
 result, so a copy may be newer than the published row. As reads race, it may also be older for a
-moment: if the result of a read that copied is refused, STAGE marks the user to be read again. The
+moment: if the result of a read that copied is refused, SUBMIT RESULTS marks the user to be read again. The
 publisher deletes copies that no row names any more.
 """
 

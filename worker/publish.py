@@ -2,8 +2,8 @@
 
 There is one writer, it writes conditionally, and no user becomes clean before both files are
 confirmed. An ETag is the MD5 of the bytes, so `If-Match` alone does not order the writes: it
-accepts A, B, A. Therefore the writer lease is fenced by a token, which is checked at BEGIN, at each
-chunk of the batch and at CLEAN. If a replaced writer may have overwritten something, a loss signal
+accepts A, B, A. Therefore the writer lease is fenced by a token, which is checked at ACQUIRE WRITER, at
+each chunk of the batch and at COMMIT PUBLISH. If a replaced writer may have overwritten something, a loss signal
 requests a sweep. After any refusal or error the table *and* the batch are dropped and read again.
 """
 
@@ -110,7 +110,7 @@ class Publisher:
         if not pending and table.output_etag and table.rejects_etag and not table.repaired:
             self.verify_table(table)
             self.delete_superseded(table, writer_token, pending)
-            # No CLEAN: nothing was published, so nothing is recorded.
+            # No COMMIT PUBLISH: nothing was published, so nothing is recorded.
             self._queue.release_writer(writer_token, signal_loss=False)
             return 0
         results = {user: result.result for user, result in pending.items()}
@@ -118,7 +118,7 @@ class Publisher:
         changed_users = find_changed_users(table, changes) if publish_input.needs_changes else None
         self.collect_superseded(table, changes, results)
         self._table = table = self.write_table(table, changes, lambda: self._queue.renew_writer(writer_token))
-        # Before CLEAN, which releases the lease: no user may become clean during the deletion.
+        # Before COMMIT PUBLISH, which releases the lease: no user may become clean during the deletion.
         self.delete_superseded(table, writer_token, pending)
         pending_count = self._queue.commit_publish(
             writer_token,
@@ -168,7 +168,7 @@ class Publisher:
         table = self._table = self._read_table()
         self._table_has_copies = self._copy_path_prefix.encode() in table.output.body
         if (table.output_etag, table.rejects_etag) != recorded_etags:
-            # Edited or deleted by hand, or written by a publisher that died before CLEAN.
+            # Edited or deleted by hand, or written by a publisher that died before COMMIT PUBLISH.
             self._queue.add("files_changed")
         return table
 

@@ -166,7 +166,7 @@ class Refresher:
                 for user in users
                 if user.user_id in batch and batch[user.user_id].read_version == user.version_tokens.read_version
             ]
-            # The read version of the page: STAGE refuses a result that a newer one overtook;
+            # The read version of the page: SUBMIT RESULTS refuses a result that a newer one overtook;
             # but `pending` of now, which names the copies to supersede.
             version_tokens = {
                 user.user_id: user.version_tokens._replace(pending=batch[user.user_id].pending)
@@ -191,13 +191,13 @@ class Refresher:
         attempt_token = new_token()
         # "busy" has no case: another attempt is in progress, or the watchdog is about to end it.
         match self._attempts.begin_attempt(user_id, attempt_token, etag or ""):
-            case "unknown":
+            case "not_isolated":
                 self.refresh([user_id])
             case "read":
                 self._read_isolated(user_id, attempt_token)
-            case "guilty" if etag is not None:
+            case "exhausted" if etag is not None:
                 self.quarantine_csv(user_id, etag)
-            case "guilty":  # there is no CSV to quarantine
+            case "exhausted":  # there is no CSV to quarantine
                 self.refresh([user_id])
 
     def _read_isolated(self, user_id: str, attempt_token: str) -> None:
@@ -245,7 +245,7 @@ class Refresher:
 
     @contextmanager
     def _open_batch(self, user_ids: Sequence[str]) -> Iterator[tuple[str, ReadBatch]]:
-        """Take the version tokens (NOTE) and record the read in Redis while the block runs.
+        """Take the version tokens (BEGIN READ) and record the read in Redis while the block runs.
 
         A kill or a hang leaves the record behind, for the watchdog. An exception removes it here;
         without one, the block passes the read token to `Backlog.stage`, which removes it.
@@ -281,11 +281,11 @@ class Refresher:
             )
             for result in batch_results.results
         ]
-        # Before STAGE, which removes the record of the read: a kill in between must not lose track
+        # Before SUBMIT RESULTS, which removes the record of the read: a kill in between must not lose track
         # of copies that this read may have made.
         self._states.add_suspects(batch_results.suspect_users)
         to_reread = self._states.submit_results(submissions, read_id, batch_results.users_with_new_copy)
-        # After STAGE: from now on the accepted results name these copies.
+        # After SUBMIT RESULTS: from now on the accepted results name these copies.
         self._states.clear_suspects(existing_copies.keys() - set(to_reread))
         self._states.increment("readings_refused", len(to_reread))
         self.report_read(batch_results.failure)

@@ -12,12 +12,12 @@ An attempt is presumed dead after a number of watchdog ticks that takes longer t
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from shared.redis_keys import ACTIVE_READS, DIRTY, ISOLATED_USERS
+from worker.backlog import make_script_loader
 
 MAX_READ_ATTEMPTS = 3
 """Retry budget: isolated reads of one file version that may kill or stall their worker."""
@@ -47,9 +47,9 @@ class ReadAttempts:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        lua = Path(__file__).parent / "lua"
-        self._apart = client.register_script((lua / "apart.lua").read_text())
-        self._alone = client.register_script((lua / "alone.lua").read_text())
+        load = make_script_loader(client)
+        self._isolate = load("isolate")
+        self._read_attempt = load("read_attempt")
 
     # -- reads in progress -------------------------------------------------------------------------
     def active_reads(self) -> list[str]:
@@ -64,8 +64,8 @@ class ReadAttempts:
         return {read_id: json.loads(users) for read_id, users in replies if users}
 
     def isolate(self, read_id: str, user_ids: Sequence[str]) -> list[str]:
-        """Isolate the dirty users of a read that did not end, and return them (APART)."""
-        return [user.decode() for user in self._apart([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])]
+        """Isolate the dirty users of a read that did not end, and return them (ISOLATE)."""
+        return [user.decode() for user in self._isolate([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])]
 
     # -- isolated users ----------------------------------------------------------------------------
     def isolated_ids(self) -> set[str]:
@@ -83,28 +83,28 @@ class ReadAttempts:
         """Start the attempt with this token at the file version `etag` (empty without a CSV).
 
         Returns "read" if the attempt may begin; it counts until it is refunded. Otherwise returns
-        "guilty" (no attempts left), "busy" (another attempt may be running) or "unknown" (the user
+        "exhausted" (no attempts left), "busy" (another attempt may be running) or "not_isolated" (the user
         is not isolated).
         """
         return self._run(user_id, "begin", attempt_id, etag, MAX_READ_ATTEMPTS)
 
     def refund_attempt(self, user_id: str, attempt: str) -> None:
         """Refund the attempt: it ended without a result, for a reason unrelated to the file."""
-        self._run(user_id, "failed", attempt)
+        self._run(user_id, "refund", attempt)
 
     def expire_attempt(self, user_id: str, attempt: str) -> None:
         """End an attempt that cannot be running any more. It killed or stalled its worker."""
-        self._run(user_id, "over", attempt)
+        self._run(user_id, "expire", attempt)
 
     def clear_users(self, user_ids: Iterable[str]) -> None:
         """End the isolation of users that were read, or that need no read."""
         for user_id in user_ids:
-            self._run(user_id, "done")
+            self._run(user_id, "clear")
 
     def grant_retry(self, etags: Mapping[str, str]) -> None:
         """Grant one more attempt to each quarantined user; `etags` maps each to its CSV's ETag."""
         for user_id, etag in etags.items():
-            self._run(user_id, "pardon", etag, MAX_READ_ATTEMPTS)
+            self._run(user_id, "grant_retry", etag, MAX_READ_ATTEMPTS)
 
     def restore_quarantine(self, etags: Mapping[str, str]) -> None:
         """Restore quarantine state from rejects.csv, which Redis may have lost.
@@ -112,10 +112,10 @@ class ReadAttempts:
         `etags` maps each quarantined user to the ETag of its CSV.
         """
         for user_id, etag in etags.items():
-            self._run(user_id, "remember", etag, MAX_READ_ATTEMPTS)
+            self._run(user_id, "restore", etag, MAX_READ_ATTEMPTS)
 
     def _run(self, user_id: str, *arguments: str | int) -> str:
-        reply: bytes = self._alone([ISOLATED_USERS], [user_id, *arguments])
+        reply: bytes = self._read_attempt([ISOLATED_USERS], [user_id, *arguments])
         return reply.decode()
 
 

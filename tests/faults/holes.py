@@ -102,7 +102,7 @@ def publisher_replaced_before_reading_files_writes_nothing(world: World) -> None
 @register_trace(2, "a writer verifies its lease at each chunk")
 def replaced_publisher_reads_no_pending_results(world: World) -> None:
     submit_csv(world, "A")
-    first_publisher = start_publisher(world, "BATCH", 1)
+    first_publisher = start_publisher(world, "READ_PENDING", 1)
     expire_lease(world)
     submit_csv(world, "B")
     run_to_end(world, first_publisher)
@@ -134,10 +134,10 @@ def two_publishers_do_not_alternate_in_one_write(world: World) -> None:
 @register_trace(4, "a result is refused if another was accepted since its tokens were read")
 def slow_reader_does_not_replace_newer_result(world: World) -> None:
     put_csv(world, "A")
-    slow_actor = start_reader(world, "STAGE", twice=True)
+    slow_actor = start_reader(world, "SUBMIT_RESULTS", twice=True)
     world.user_actions.put_csv("a", "B")
     read_next_message(world)
-    writing_publisher = start_publisher(world, "CLEAN")
+    writing_publisher = start_publisher(world, "COMMIT_PUBLISH")
     run_to_end(world, slow_actor, writing_publisher)
     run_publisher(world)
 
@@ -162,7 +162,7 @@ def change_after_read_is_read_again(world: World) -> None:
 def result_from_before_redis_was_emptied_is_refused(world: World) -> None:
     publish_csv(world, "A")
     put_csv(world, "B")
-    slow_actor = start_reader(world, "STAGE")
+    slow_actor = start_reader(world, "SUBMIT_RESULTS")
     put_csv(world, "A")
     world.redis_faults.flush()
     run_watchdog(world)
@@ -232,7 +232,7 @@ def sweep_marks_dirty_users_again(world: World) -> None:
     publish_csv(world, "A")
     submit_csv(world, "B")
     put_without_event(world, "A")
-    run_to_end(world, start_sweep(world, "COMMIT"))
+    run_to_end(world, start_sweep(world, "COMMIT_SWEEP"))
     run_publisher(world)
 
 
@@ -259,7 +259,7 @@ def publish_during_sweep_is_seen_by_sweep(world: World) -> None:
 def loss_signal_during_sweep_causes_another_sweep(world: World) -> None:
     publish_csv(world, "A")
     publish_csv(world, "B", "b")
-    running_sweep = start_sweep(world, "COMMIT")
+    running_sweep = start_sweep(world, "COMMIT_SWEEP")
     _delete_rows_with_files(world)
     run_to_end(world, running_sweep)
 
@@ -322,7 +322,7 @@ def change_without_event_is_found_by_etag(world: World) -> None:
 def publisher_killed_after_commit_has_written_reject(world: World) -> None:
     publish_csv(world, "A")
     submit_csv(world, "x")
-    writing_publisher = start_publisher(world, "CLEAN")
+    writing_publisher = start_publisher(world, "COMMIT_PUBLISH")
     world.processes.step_actor(writing_publisher)
     kill_process(world, writing_publisher)
 

@@ -32,12 +32,21 @@ from tests.faults.world import World
 from worker.backlog import CHUNK_SIZE
 
 NO_STOP = "the end"
-_UNPACK_STOPS = ["PUT .bundles", "CLAIM", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
+_UNPACK_STOPS = ["PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
 STOP_REQUESTS = {
     "listener": ["MARK", "LPUSH"],
-    "worker": ["source GET", "STAGE"],
-    "bulk": ["source LIST", "HKEYS", "output GET", "COMMIT", "MARK", "source GET", "STAGE", *_UNPACK_STOPS],
-    "publisher": ["output GET", "BATCH", "output PUT", "rejects", "CLEAN", "PUT manifest"],
+    "worker": ["source GET", "SUBMIT_RESULTS"],
+    "bulk": [
+        "source LIST",
+        "HKEYS",
+        "output GET",
+        "COMMIT_SWEEP",
+        "MARK",
+        "source GET",
+        "SUBMIT_RESULTS",
+        *_UNPACK_STOPS,
+    ],
+    "publisher": ["output GET", "READ_PENDING", "output PUT", "rejects", "COMMIT_PUBLISH", "PUT manifest"],
     "watch": ["HEAD output", "FIGURES", "LPUSH"],
 }
 """Kinds of processes, and the requests before which other actions can matter."""

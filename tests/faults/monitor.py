@@ -64,7 +64,7 @@ class ProtocolMonitor:
 
         A late write has no writer any more. A living writer is excused only after it lost its
         lease: in real time, or by a fault. After a fault, the replaced version must be one that
-        existed between the writer's BEGIN and that fault. What a writer reads after it lost the
+        existed between the writer's ACQUIRE WRITER and that fault. What a writer reads after it lost the
         lease, it must not use.
         """
         if writer is None:
@@ -88,22 +88,22 @@ class ProtocolMonitor:
     def before_script(self, name: str, args: tuple[Any, ...]) -> Callable[[Any], None]:
         """Check a script before it runs, and return a function to call with the script's result."""
         writer = get_current_actor()
-        if writer and name == "BEGIN":
+        if writer and name == "ACQUIRE_WRITER":
             writer.token, writer.lost_lease_count = _get_arguments(args)[0], len(self._leases_lost)
             writer.lease_expires_at = time.monotonic() + WRITER_LEASE_MS / 1000
             writer.first_seen_versions = {key: len(versions) - 1 for key, versions in self._versions.items()}
-        if writer and name == "CLEAN" and self._redis.get(WRITER_LEASE) == writer.token.encode():
+        if writer and name == "COMMIT_PUBLISH" and self._redis.get(WRITER_LEASE) == writer.token.encode():
             self._check_commit(writer, args)
-        if writer and name == "STAGE":
+        if writer and name == "SUBMIT_RESULTS":
             self._check_submitted_results(_get_arguments(args)[2:])
         return lambda response: self._after_script(writer, name, response)
 
     def _after_script(self, writer: Actor | None, name: str, response: Any) -> None:  # noqa: ANN401
-        if writer and name == "COMMIT":
+        if writer and name == "COMMIT_SWEEP":
             self._transit.clear_lost(writer.lost_events)
-        if writer and name == "BATCH" and response and self._redis.get(WRITER_LEASE) != writer.token.encode():
+        if writer and name == "READ_PENDING" and response and self._redis.get(WRITER_LEASE) != writer.token.encode():
             self._oracle.problems.append(
-                "BATCH: expected no results for a publisher without the writer lease, "
+                "READ_PENDING: expected no results for a publisher without the writer lease, "
                 "found that a replaced publisher read the pending results of its successor"
             )
 
@@ -116,7 +116,7 @@ class ProtocolMonitor:
         for key, etag in zip((OUTPUT_KEY, REJECTS_KEY), _get_arguments(args)[1:3], strict=True):
             if etag not in self._versions[key][writer.first_seen_versions[key] :]:
                 self._oracle.problems.append(
-                    f"{key}: expected CLEAN to record an ETag that the object had since BEGIN, "
+                    f"{key}: expected COMMIT_PUBLISH to record an ETag that the object had since ACQUIRE_WRITER, "
                     "found an ETag recorded without verification"
                 )
 

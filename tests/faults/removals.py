@@ -98,14 +98,14 @@ register_script_edit(
     "every mark renews the change version",
     "mark",
     (
-        "redis.call('HSET', dirty, user, token .. '|' .. slot)",
-        "redis.call('HSET', dirty, user, old or token .. '|' .. slot)",
+        "redis.call('HSET', dirty, user, change_version .. '|' .. read_version)",
+        "redis.call('HSET', dirty, user, tokens or change_version .. '|' .. read_version)",
     ),
 )
 register_script_edit(
     "only what was peeked is popped",
     "mark",
-    ("redis.call('LINDEX', list, 0) == raw", "true"),
+    ("redis.call('LINDEX', event_list, 0) == raw", "true"),
 )
 register_script_edit(
     "safe copies are counted",
@@ -129,19 +129,19 @@ class _PopBeforeMark(Components):
         return self.create_scripts(self.Backlog(self.redis))
 
 
-# -- NOTE, read, STAGE -----------------------------------------------------------------------------
+# -- BEGIN READ, read, SUBMIT RESULTS --------------------------------------------------------------
 register_script_edit(
     "a result is refused if another was accepted since its tokens were read",
-    "stage",
-    ("elseif string.match(now, '|(.*)$') ~= slot then", "elseif false then"),
+    "submit_results",
+    ("elseif string.match(tokens, '|(.*)$') ~= read_version then", "elseif false then"),
 )
 register_script_edit(
     "a result of a user that is not dirty is refused",
-    "stage",
+    "submit_results",
     (
-        "    answers[#answers + 1] = 'gone'\n",
-        "    redis.call('HSET', staged, user, ARGV[i + 1] .. '|' .. token .. '|' .. outcome)\n"
-        "    answers[#answers + 1] = 'gone'\n",
+        "    replies[#replies + 1] = 'not_dirty'\n",
+        "    redis.call('HSET', pending_results, user, ARGV[i + 1] .. '|' .. new_version .. '|' .. result)\n"
+        "    replies[#replies + 1] = 'not_dirty'\n",
     ),
 )
 
@@ -202,20 +202,20 @@ class _OutageAsAbsence(Components):
 
 
 # -- PUBLISH ---------------------------------------------------------------------------------------
-register_script_edit("there is one writer at a time", "begin", ("'NX', 'PX'", "'PX'"))
+register_script_edit("there is one writer at a time", "acquire_writer", ("'NX', 'PX'", "'PX'"))
 register_script_edit(
     "a writer verifies its lease at each chunk",
-    "batch",
+    "read_pending",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil end\n", ""),
 )
 register_script_edit(
     "a writer without the lease makes no user clean",
-    "clean",
+    "commit_publish",
     ("if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then"),
 )
 register_script_edit(
     "a user marked after it was read stays dirty",
-    "clean",
+    "commit_publish",
     ("if redis.call('HGET', KEYS[4], user) == tokens then", "if true then"),
 )
 
@@ -419,7 +419,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
 
 register_script_edit(
     "a sweep commits only while the trust state holds its token",
-    "commit",
+    "commit_sweep",
     ("if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end\n", ""),
 )
 
@@ -435,12 +435,12 @@ class _VerifyAtSweepStart(_SweepStateComponents):
 
 register_script_edit(
     "a sweep records the compared files as published",
-    "commit",
+    "commit_sweep",
     ("  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])\n", ""),
 )
 register_script_edit(
     "… but only if no publisher recorded anything since the LIST",
-    "commit",
+    "commit_sweep",
     ("(redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ", ""),
 )
 

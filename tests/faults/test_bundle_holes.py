@@ -30,7 +30,7 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
     """A suspended worker cannot publish an older version of a bundle after a newer one."""
     # Worker 1 unpacks the first version and is suspended. Worker 2 rejects the second version,
     # which is invalid. Then worker 1 resumes.
-    for place in ("PUT .bundles", "index", "CLAIM", "PUT bundles.json", "RELEASE"):
+    for place in ("PUT .bundles", "index", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE"):
         world = make_world(Components)
         world.settle_and_check()
         bundle(world, "u.zip", {"c": "A"})
@@ -44,7 +44,7 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
 
 def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) -> None:
     """Two concurrent workers on one bundle publish the newer version."""
-    for place in ("PUT .bundles", "CLAIM", "PUT bundles.json", "RELEASE", "MARK", "STAGE"):
+    for place in ("PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "MARK", "SUBMIT_RESULTS"):
         world = make_world(Components)
         world.settle_and_check()
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")
@@ -62,12 +62,12 @@ def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFac
         "HEAD u.zip",
         "PUT .bundles",
         "index",
-        "CLAIM",
+        "TAKE_OWNERSHIP",
         "PUT bundles.json",
         "RELEASE",
         "MARK",
         "LIST",
-        "STAGE",
+        "SUBMIT_RESULTS",
     ):
         world = make_world(Components)
         world.settle_and_check()

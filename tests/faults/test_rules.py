@@ -5,9 +5,9 @@ The traces of the fault cases show that, and so do random histories.
 Some rules have no removal, because another mechanism compensates for them and the oracle sees no
 difference:
 
-- marks leave the read version (`slot`) alone: otherwise a key that is written without a pause would
+- marks leave the read version alone: otherwise a key that is written without a pause would
   never be read
-- CLEAN removes only the entry that it published: the watchdog has the user read once more
+- COMMIT PUBLISH removes only the entry that it published: the watchdog has the user read once more
 - submitting a result wakes the publisher: it also looks every five seconds
 - the watchdog looks twice before it treats files as a loss signal: otherwise sweeps run needlessly
 - a publisher's death is a loss signal: the watchdog finds its files

@@ -115,7 +115,7 @@ def test_user_states_mark_renews_change_version_only(backlog: Backlog) -> None:
     assert first.read_version == second.read_version
 
 
-# -- STAGE -----------------------------------------------------------------------------------------
+# -- SUBMIT RESULTS --------------------------------------------------------------------------------
 def test_user_states_submit_refuses_older_result(backlog: Backlog) -> None:
     mark(backlog, "u")
     slow, quick = backlog.begin_read(["u"])["u"], backlog.begin_read(["u"])["u"]
@@ -173,7 +173,7 @@ def test_user_states_submit_uses_bulk_wake_list(redis: "Redis", backlog: Backlog
     assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (0, 1)
 
 
-# -- BEGIN, BATCH, CLEAN ---------------------------------------------------------------------------
+# -- ACQUIRE WRITER, READ PENDING, COMMIT PUBLISH --------------------------------------------------
 def test_publish_queue_allows_one_writer_at_a_time(backlog: Backlog) -> None:
     assert backlog.acquire_writer("one") is not None
     assert backlog.acquire_writer("two") is None
@@ -194,13 +194,13 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", ba
 
         def __init__(self, client: "Redis") -> None:
             super().__init__(client)
-            further = self._batch
+            read_pending = self._read_pending
 
-            def batch(*arguments: Any) -> Any:  # noqa: ANN401
+            def read_pending_late(*arguments: Any) -> Any:  # noqa: ANN401
                 redis.set(WRITER_LEASE, "two")
-                return further(*arguments)
+                return read_pending(*arguments)
 
-            self._batch = batch  # type: ignore[assignment]
+            self._read_pending = read_pending_late  # type: ignore[assignment]
 
     with pytest.raises(LeaseLost):
         Replaced(redis).acquire_writer("one")

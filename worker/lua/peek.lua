@@ -6,12 +6,12 @@
 --
 -- One LINDEX per entry: entries may have any size, and Redis must not hold copies of many at the
 -- same time.
-local entries, seen = {}, 0
+local entries, total_bytes = {}, 0
 for i = 0, tonumber(ARGV[1]) - 1 do
-  local raw = redis.call('LINDEX', KEYS[1], i)
-  if not raw then break end
-  seen = seen + #raw
-  entries[#entries + 1] = #raw > tonumber(ARGV[2]) and {string.sub(raw, 1, ARGV[3])} or raw
-  if seen > tonumber(ARGV[4]) then break end
+  local entry = redis.call('LINDEX', KEYS[1], i)
+  if not entry then break end
+  total_bytes = total_bytes + #entry
+  entries[#entries + 1] = #entry > tonumber(ARGV[2]) and {string.sub(entry, 1, ARGV[3])} or entry
+  if total_bytes > tonumber(ARGV[4]) then break end
 end
 return entries

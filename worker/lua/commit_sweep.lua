@@ -1,11 +1,11 @@
--- COMMIT: set the trust state to verified, if there was no loss signal since the sweep began.
+-- COMMIT SWEEP: set the trust state to verified, if there was no loss signal since the sweep began.
 -- The users that were out of sync at its LIST are marked by now.
 --
--- KEYS  1 epoch  2 published  3 sweep  4 evidence:looked
--- ARGV  1 the sweep's token  2 published.by as it was before the LIST ('' if absent)
---       3 etag  4 rej_etag of the objects that were compared
+-- KEYS  1 trust_state  2 last_publish  3 last_sweep  4 loss_signals:in_sweep
+-- ARGV  1 the sweep's token  2 last writer token as it was before the LIST ('' if absent)
+--       3 output ETag  4 rejects ETag of the objects that were compared
 --       5 run_id of Redis as it was before the LIST
---       then fields and values for the hash `sweep`
+--       then fields and values for the hash `last_sweep`
 -- Returns 1 if the trust state is verified, 0 if there was a loss signal: another sweep is due.
 --
 -- The compared ETags are recorded as published only if no publisher recorded anything since before

@@ -1,13 +1,13 @@
--- APART: isolate the users of a read that did not end, as its worker died or hangs.
--- KEYS  1 readings  2 dirty  3 alone        ARGV  1 read token  then its users ...
+-- ISOLATE: isolate the users of a read that did not end, as its worker died or hangs.
+-- KEYS  1 active_reads  2 dirty  3 isolated_users        ARGV  1 read ID  then its users ...
 -- Returns the users that are dirty and now isolated; none if the read has ended since, or another
 -- watchdog has handled it: HDEL lets only one of them pass.
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return {} end
-local apart = {}
+local newly_isolated = {}
 for i = 2, #ARGV do
   if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then
     redis.call('HSETNX', KEYS[3], ARGV[i], '0|||')
-    apart[#apart + 1] = ARGV[i]
+    newly_isolated[#newly_isolated + 1] = ARGV[i]
   end
 end
-return apart
+return newly_isolated

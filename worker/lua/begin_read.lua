@@ -1,0 +1,24 @@
+-- BEGIN READ: return the version tokens of users before their files are read. Changes no token.
+-- KEYS  1 dirty  2 pending_results  3 active_reads  4 catalog_version  5 suspect_users
+-- ARGV  1 read ID ('' for none)  2 its users, as JSON  then the users
+-- Returns the version of the bundle catalog; the suspect users, which may have stray image copies;
+-- and per user 'change version|read version', followed by '|' and its pending result if there is
+-- one. False instead if there is nothing to read: the user is not dirty, or its pending result was
+-- read after its last mark and only has to be published.
+local suspects, any_dirty = {}, false
+local reply, has_suspects = {redis.call('GET', KEYS[4]), suspects}, redis.call('EXISTS', KEYS[5]) == 1
+for i = 3, #ARGV do
+  local tokens, pending = redis.call('HGET', KEYS[1], ARGV[i]), redis.call('HGET', KEYS[2], ARGV[i])
+  if tokens and pending then
+    local is_up_to_date = string.match(tokens, '^(.-)|') == string.match(pending, '^(.-)|')
+    tokens = not is_up_to_date and tokens .. '|' .. string.match(pending, '^.-|.-|(.*)$')
+  end
+  reply[#reply + 1] = tokens
+  any_dirty = any_dirty or tokens
+  if has_suspects and tokens and redis.call('SISMEMBER', KEYS[5], ARGV[i]) == 1 then
+    suspects[#suspects + 1] = ARGV[i]
+  end
+end
+-- What remains of this record after a kill or a hang isolates its users (see ISOLATE).
+if any_dirty and ARGV[1] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[2]) end
+return reply

@@ -1,0 +1,12 @@
+-- BEGIN SWEEP: set the trust state to verifying, before the sweep's LIST. A later loss signal
+-- deletes it, and the sweep's COMMIT SWEEP fails.
+-- KEYS  1 trust_state  2 loss_signals  3 loss_signals:in_sweep        ARGV  1 the sweep's token
+-- Returns the kinds of loss signals that the sweep handles. They stay in `loss_signals:in_sweep`
+-- until a COMMIT SWEEP succeeds.
+if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
+  redis.call('SADD', KEYS[3], 'first_start') -- the first sweep of all, or Redis was emptied
+end
+redis.call('SUNIONSTORE', KEYS[3], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[1], 's:' .. ARGV[1])
+return redis.call('SMEMBERS', KEYS[3])

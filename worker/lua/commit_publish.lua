@@ -1,0 +1,49 @@
+-- COMMIT PUBLISH: as the current writer, record what was published and make its users clean.
+--
+-- KEYS  1 writer_lease  2 last_publish  3 pending_results  4 dirty  5 trust_state  6 loss_signals
+--       7 counters  8 silent_drift  9 isolated_users  10.. dirty_since:<cause>
+-- ARGV  1 token  2 output ETag  3 rejects ETag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
+--       7 channel of publish notifications
+--       then per user: user, 'change version|read version', effect of its result on the published
+--       files: 'changed', 'unchanged', 'unread' (a reject without a read: quarantined), or '' if
+--       there was no isolated user and no silent drift at ACQUIRE WRITER
+-- Returns -1 if the lease was lost, else the number of results still pending. A writer without the
+-- lease may have overwritten a newer publish, so that is a loss signal.
+--
+-- A user becomes clean only if its version tokens are still those of the published result: it was
+-- neither marked nor read again since.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  redis.call('DEL', KEYS[5])
+  if redis.call('SADD', KEYS[6], 'publisher_replaced') == 1 then
+    redis.call('HINCRBY', KEYS[7], 'evidence:publisher_replaced', 1)
+  end
+  return -1
+end
+redis.call('HSET', KEYS[2], 'by', ARGV[1], 'etag', ARGV[2], 'rej_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])
+for i = 8, #ARGV, 3 do
+  local user, tokens, change_kind = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local pending = redis.call('HGET', KEYS[3], user)
+  if pending and string.sub(pending, 1, #tokens + 1) == tokens .. '|' then redis.call('HDEL', KEYS[3], user) end
+  if redis.call('HGET', KEYS[4], user) == tokens then
+    redis.call('HDEL', KEYS[4], user)
+    for k = 10, #KEYS do redis.call('ZREM', KEYS[k], user) end
+    -- It was read, so its isolation ends.
+    if change_kind == 'changed' or change_kind == 'unchanged' then redis.call('HDEL', KEYS[9], user) end
+  else -- marked or read again since: still dirty, but not overdue, so its waiting time restarts
+    for k = 10, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
+  end
+  if change_kind == 'unchanged' then
+    redis.call('HDEL', KEYS[8], user) -- false alarm: the manifest was stale, the row was not
+  elseif change_kind ~= '' then -- repaired: '+' lets the watchdog count it
+    local drift_entry = redis.call('HGET', KEYS[8], user)
+    if drift_entry and string.sub(drift_entry, 1, 1) ~= '+' then
+      redis.call('HSET', KEYS[8], user, '+' .. drift_entry)
+    end
+  end
+end
+local still_pending = redis.call('HLEN', KEYS[3])
+if ARGV[6] == '1' then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', ARGV[7], ARGV[2])
+end
+return still_pending

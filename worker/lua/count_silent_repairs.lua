@@ -1,0 +1,16 @@
+-- COUNT SILENT REPAIRS: count the users that a sweep found out of sync without an event, and that
+-- are repaired since.
+-- KEYS  1 silent_drift  2 events:fast  3 events:safe  4 counters
+-- ARGV  1 seconds that an event may take  then users ...
+-- Returns the counted users. None while an event is waiting, as it may explain one of them.
+if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {} end
+local now, repaired = tonumber(redis.call('TIME')[1]), {}
+for i = 2, #ARGV do
+  local found_at = redis.call('HGET', KEYS[1], ARGV[i])
+  if found_at and string.sub(found_at, 1, 1) == '+' and math.abs(now - string.sub(found_at, 2)) >= tonumber(ARGV[1]) then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+    repaired[#repaired + 1] = ARGV[i]
+  end
+end
+if #repaired > 0 then redis.call('HINCRBY', KEYS[4], 'lost_and_healed', #repaired) end
+return repaired
