@@ -117,7 +117,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     redis: Any = client
     with redis.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(IGNORED_KEYS).get(IGNORED_COUNT).lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1)
-        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(LAST_PUBLISH, "time", "etag").hgetall(
+        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(LAST_PUBLISH, "time", "output_etag").hgetall(
             LAST_SWEEP
         )
         pipeline.get(TRUST_STATE).exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP).hgetall(COUNTERS)
@@ -151,11 +151,11 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         dirty_counts=dict(zip(CAUSES, dirty, strict=True)),
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
         last_publish_at=_parse_seconds(published[0]),
-        last_sweep_at=_parse_seconds(fields.get("last_at")),
+        last_sweep_at=_parse_seconds(fields.get("at")),
         whole=_decode_text(trust_state or b"").startswith(VERIFIED_PREFIX),
         # Before the first sweep there are no metrics to compare with, which is no defect.
-        detects_losses=bool(fields.get("figures")) or "last_at" not in fields,
-        events_available=_decode_text(notifications_state or b"") != "none",
+        detects_losses=bool(fields.get("metrics")) or "at" not in fields,
+        events_available=_decode_text(notifications_state or b"") != "no",
         source_failure=_decode_text(source_failure) if source_failure else None,
         no_known_loss=trust_state is not None and not loss_signal_keys,
         last_sweep=_parse_last_sweep(fields),
@@ -164,21 +164,21 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         published_etag=_decode_text(published[1]) if published[1] else None,
         stalled_event_copies=int(stalled_event_copies or 0),
         loss_signals=_parse_loss_signals(counter_values),
-        silent_repairs=int(counter_values.get("lost_and_healed", 0)),
+        silent_repairs=int(counter_values.get("silent_repairs", 0)),
         counters_since=_parse_seconds(counter_values.get("since")),
     )
 
 
 def _parse_last_sweep(fields: Mapping[str, str]) -> LastSweep | None:
-    if "last_at" not in fields:
+    if "at" not in fields:
         return None
-    numbers = [int(fields.get(name, 0)) for name in ("last_objects", "last_marked")]
-    return LastSweep(float(fields["last_at"]), fields.get("last_cause", ""), *numbers)
+    numbers = [int(fields.get(name, 0)) for name in ("objects", "marked")]
+    return LastSweep(float(fields["at"]), fields.get("cause", ""), *numbers)
 
 
 def _parse_loss_signals(counter_values: Mapping[str, str]) -> dict[str, int]:
-    names = sorted(name for name in counter_values if name.startswith("evidence:"))
-    return {name.removeprefix("evidence:"): int(counter_values[name]) for name in names}
+    names = sorted(name for name in counter_values if name.startswith("loss_signal:"))
+    return {name.removeprefix("loss_signal:"): int(counter_values[name]) for name in names}
 
 
 def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:

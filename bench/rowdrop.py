@@ -117,14 +117,14 @@ class RowdropInstance:
 
         Raises `WaitTimeout`.
         """
-        last_sweep_before = self.redis.hget(LAST_SWEEP, "last_at")
+        last_sweep_before = self.redis.hget(LAST_SWEEP, "at")
         self.tasks.sweep("bench")
 
         def has_ended() -> bool:
-            return self.redis.hget(LAST_SWEEP, "last_at") != last_sweep_before and not self.redis.exists(SWEEP_LEASE)
+            return self.redis.hget(LAST_SWEEP, "at") != last_sweep_before and not self.redis.exists(SWEEP_LEASE)
 
         wait_until(has_ended, timeout_s, "a sweep", 0.002)
-        return int(self.redis.hget(LAST_SWEEP, "last_marked"))
+        return int(self.redis.hget(LAST_SWEEP, "marked"))
 
     def _wait_until_queues_empty(self, deadline: float) -> None:
         quiet_since = time.monotonic()

@@ -39,7 +39,7 @@ return ARGV[1]
 # because until then more users may be added.
 _FINISH_SCRIPT = """
 local running_id = redis.call('GET', KEYS[1])
-if not running_id or redis.call('HEXISTS', KEYS[3] .. running_id, 'named') == 0 then return false end
+if not running_id or redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
 redis.call('HSET', KEYS[3] .. running_id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
@@ -131,11 +131,11 @@ class Rebuilds:
 
     def mark_enqueued(self, task_id: str) -> None:
         """Record that all users of the rebuild are marked and enqueued."""
-        self._redis.hset(REBUILD_PREFIX + task_id, "named", 1)
+        self._redis.hset(REBUILD_PREFIX + task_id, "enqueued", 1)
 
     def is_enqueued(self, task_id: str) -> bool:
         """Return whether `mark_enqueued` was called for this rebuild."""
-        return bool(self._redis.hexists(REBUILD_PREFIX + task_id, "named"))
+        return bool(self._redis.hexists(REBUILD_PREFIX + task_id, "enqueued"))
 
     def finish_if_done(self, now: float) -> str | None:
         """Set the running rebuild to done if all its users are enqueued and published.

@@ -20,120 +20,120 @@ FAST_EVENTS = "events:fast"
 """List: events that MinIO sent directly and no listener has processed. MinIO's setting names it."""
 SAFE_EVENTS = "events:safe"
 """List: durable copies of the same events, by way of MinIO's disk. MinIO's setting names it."""
-SEEN_PREFIX = "seen:"
+SEEN_PREFIX = "rowdrop:seen:"
 """String per digest of an event: count of fast events whose durable copy is still missing. MARK
 only."""
-DEAD_LETTERS = "dead_letters"
+DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
-EVENTS_AVAILABLE = "notifications"
-"""String: "none" if MinIO's events do not reach this Redis. Written by init, read by watchdog and
+EVENTS_AVAILABLE = "rowdrop:events_available"
+"""String: "no" if MinIO's events do not reach this Redis. Written by init, read by watchdog and
 API."""
-PROBE = "probe"
+PROBE = "rowdrop:probe"
 """String, 60 s: the last probe key that arrived as an event. Written by the listener, read by
 init."""
-SAFE_QUEUE = "safe_queue"
+SAFE_QUEUE = "rowdrop:safe_queue"
 """String, 60 s: number of durable copies stalled on MinIO's disk. Written by the watchdog, read by
 the API."""
-IGNORED_KEYS = "ignored"
+IGNORED_KEYS = "rowdrop:ignored_keys"
 """Hash: key -> reason and time of ignored objects. Written by listener and sweep, read by the
 API."""
-IGNORED_COUNT = "ignored:total"
+IGNORED_COUNT = "rowdrop:ignored_count"
 """String: number of ignored keys. Written by listener and sweep, read by the API."""
 
 # -- user states -----------------------------------------------------------------------------------
-DIRTY = "dirty"
+DIRTY = "rowdrop:dirty"
 """Hash: user -> "change version|read version". Written and read by the pipeline; the API reads it
 too."""
-DIRTY_SINCE = {cause: f"since:{cause}" for cause in CAUSES}
+DIRTY_SINCE = {cause: f"rowdrop:dirty_since:{cause}" for cause in CAUSES}
 """Sorted set per cause: user -> when it was first marked (Unix seconds). Pipeline; the API reads
 them."""
-ACTIVE_READS = "readings"
+ACTIVE_READS = "rowdrop:active_reads"
 """Hash: read ID -> users of a read in progress. Written by workers; orphans are read by the
 watchdog."""
-SUSPECT_USERS = "doubtful"
+SUSPECT_USERS = "rowdrop:suspect_users"
 """Set: users that may have stray image copies. Written by watchdog and workers, read by BEGIN
 READ."""
-ISOLATED_USERS = "alone"
+ISOLATED_USERS = "rowdrop:isolated_users"
 """Hash: user -> "attempt count|attempt ID|retry|ETag". Written and read by the pipeline."""
-SILENT_DRIFT = "unexplained"
+SILENT_DRIFT = "rowdrop:silent_drift"
 """Hash: user -> when a sweep found drift that no event explains; "+" once repaired. Pipeline
 only."""
-PAGES = "pages"
+PAGES = "rowdrop:pages"
 """List: bulk work, up to 1,000 marked users per entry. Written and read by workers and watchdog."""
 
 # -- publishing ------------------------------------------------------------------------------------
-PENDING_RESULTS = "staged"
+PENDING_RESULTS = "rowdrop:pending_results"
 """Hash: user -> "change version|read version|result". Written by SUBMIT RESULTS, read by the
 publisher."""
-WAKE_LIVE = "wake:live"
+WAKE_LIVE = "rowdrop:wake:live"
 """List: wakes the publisher, because a user with an event has a pending result. Pipeline only."""
-WAKE_BULK = "wake:bulk"
+WAKE_BULK = "rowdrop:wake:bulk"
 """List: wakes the publisher for all other pending results. Pipeline only."""
-WRITER_LEASE = "writer"
+WRITER_LEASE = "rowdrop:writer_lease"
 """String with a TTL: token of the publisher that may write. Written by it, read by the watchdog."""
-LAST_PUBLISH = "published"
+LAST_PUBLISH = "rowdrop:last_publish"
 """Hash: what was published last. Written by publisher and sweep, read by the pipeline and the
 API."""
-PUBLISH_DONE_CHANNEL = "published"
+PUBLISH_DONE_CHANNEL = "rowdrop:publish_done"
 """Channel: tells API processes to check output.csv. Sent by publisher and API, received by the
 API."""
 
 # -- loss signals and sweeps -----------------------------------------------------------------------
-TRUST_STATE = "epoch"
+TRUST_STATE = "rowdrop:trust_state"
 """String: verified, verifying or absent (suspect). Written by the pipeline, read by it and the
 API."""
-VERIFIED_PREFIX = "ok:"
+VERIFIED_PREFIX = "verified:"
 """Begins a trust state without a known loss. The run ID of Redis follows."""
-VERIFYING_PREFIX = "s:"
+VERIFYING_PREFIX = "verifying:"
 """Begins the trust state while a sweep runs. The sweep's token follows."""
-LOSS_SIGNALS = "evidence:new"
+LOSS_SIGNALS = "rowdrop:loss_signals"
 """Set: kinds of loss signals since the last sweep began. Written by the pipeline, read by the
 API."""
-LOSS_SIGNALS_IN_SWEEP = "evidence:looked"
+LOSS_SIGNALS_IN_SWEEP = "rowdrop:loss_signals:in_sweep"
 """Set: kinds of loss signals that a sweep handles, until one commits. Pipeline; the API reads
 it."""
-LAST_SWEEP = "sweep"
+LAST_SWEEP = "rowdrop:last_sweep"
 """Hash: the last committed sweep. Written by COMMIT SWEEP, read by the pipeline, the API and
 bench."""
-SWEEP_LEASE = "sweep:alive"
+SWEEP_LEASE = "rowdrop:sweep_lease"
 """String, 60 s: token of the running sweep. Written by it, read by watchdog and bench."""
-SWEEP_REQUESTED = "sweep:queued"
+SWEEP_REQUESTED = "rowdrop:sweep_requested"
 """String, 120 s: cause of the enqueued sweep. Written by watchdog and sweep, read by the
 watchdog."""
 
 # -- bundles ---------------------------------------------------------------------------------------
-CATALOG_VERSION = "shelf"
+CATALOG_VERSION = "rowdrop:catalog_version"
 """String: "token|ETag" of the bundle catalog, renewed after each change. Pipeline only."""
-UNPACK_PREFIX = "unpack:"
+UNPACK_PREFIX = "rowdrop:unpack:"
 """Hash per ID, 7 days: record of unpacking one version of a bundle. Workers; read by the API."""
-UNPACK_IDS = "unpack:all"
+UNPACK_IDS = "rowdrop:unpack_ids"
 """Sorted set: ID -> start time (Unix seconds) of the newest thousand. Workers; read by the API."""
-UNPACKS_PUBLISHING = "unpack:marked"
+UNPACKS_PUBLISHING = "rowdrop:unpacks_publishing"
 """Set: IDs of visible bundles with users that may still be unpublished. Pipeline only."""
-UNPACK_LEASE = "unpack:alive"
+UNPACK_LEASE = "rowdrop:unpack_lease"
 """String, 60 s: token of the process that unpacks. Written by it, read by watchdog and sweep."""
-UNPACK_ATTEMPTS = "unpack:tries"
+UNPACK_ATTEMPTS = "rowdrop:unpack_attempts"
 """Hash: ID -> attempts that did not end normally. Written and read by unpack and sweep."""
-PREVIOUS_VERSIONS = "unpack:old"
+PREVIOUS_VERSIONS = "rowdrop:previous_versions"
 """Hash: bundle -> digests of earlier versions whose users are not all marked. Unpack only."""
 
 # -- requests and records --------------------------------------------------------------------------
-REBUILD_PREFIX = "rebuild:"
+REBUILD_PREFIX = "rowdrop:rebuild:"
 """Hash per ID, 7 days: record of one rebuild. Written by rebuild and API, read by the API."""
-REBUILD_QUEUED = "rebuild:queued"
+REBUILD_QUEUED = "rowdrop:rebuild_queued"
 """String: ID of the queued rebuild. Written by API and rebuild, read by the watchdog."""
-REBUILD_RUNNING = "rebuild:running"
+REBUILD_RUNNING = "rowdrop:rebuild_running"
 """String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
-REBUILD_LEASE = "rebuild:alive"
+REBUILD_LEASE = "rowdrop:rebuild_lease"
 """String, 60 s: ID of the rebuild whose users are being enqueued. Written by it, read by the
 watchdog."""
-REFRESH_REQUEST_PREFIX = "asked:"
+REFRESH_REQUEST_PREFIX = "rowdrop:refresh_request:"
 """String per request, 900 s: the requested user is marked. Written by workers, read by the API."""
 
 # -- the operator's view ---------------------------------------------------------------------------
-COUNTERS = "counters"
+COUNTERS = "rowdrop:counters"
 """Hash: counters for the operator; `since` is when counting began. Pipeline; the API reads it."""
-SOURCE_FAILURE = "source_failure"
+SOURCE_FAILURE = "rowdrop:source_failure"
 """String, 60 s: why the source bucket could not be read. Written by workers, read by the API."""
-API_PROCESSES = "api:snapshots"
+API_PROCESSES = "rowdrop:api:processes"
 """Hash: API process -> "poll start heartbeat", both in Redis time. Written and read by the API."""

@@ -256,11 +256,11 @@ class Backlog:
         if available:
             self._redis.delete(EVENTS_AVAILABLE)
         else:
-            self._redis.set(EVENTS_AVAILABLE, "none")
+            self._redis.set(EVENTS_AVAILABLE, "no")
 
     def events_available(self) -> bool:
         """Return whether MinIO's events reach this Redis, as `worker.init` recorded it."""
-        return bool(self._redis.get(EVENTS_AVAILABLE) != b"none")
+        return bool(self._redis.get(EVENTS_AVAILABLE) != b"no")
 
     def has_probe_arrived(self, key: str) -> bool:
         """Return whether the event of this probe key arrived.
@@ -458,11 +458,11 @@ class Backlog:
         reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
-        etag, rej_etag, needs_changes, cursor, entries = reply
+        output_etag, rejects_etag, needs_changes, cursor, entries = reply
         pending = dict(_parse_pending(entries))
         if cursor != b"0":
             pending |= self.read_pending(writer_token, cursor)
-        return PublishInput(decode_optional(etag), decode_optional(rej_etag), pending, bool(needs_changes))
+        return PublishInput(decode_optional(output_etag), decode_optional(rejects_etag), pending, bool(needs_changes))
 
     def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
         """Read the pending results from `cursor` on; each chunk renews the lease (READ PENDING).
@@ -578,7 +578,9 @@ class Backlog:
     # -- loss signals and trust state --------------------------------------------------------------
     def last_publish(self) -> LastPublish:
         """Return what the last publisher recorded."""
-        return LastPublish(*map(decode_optional, self._redis.hmget(LAST_PUBLISH, "by", "etag", "rej_etag")))
+        return LastPublish(
+            *map(decode_optional, self._redis.hmget(LAST_PUBLISH, "writer_token", "output_etag", "rejects_etag"))
+        )
 
     def is_writer_active(self) -> bool:
         """Return whether a publisher holds the writer lease."""
@@ -591,8 +593,8 @@ class Backlog:
     def trust_state(self) -> str | None:
         """Return the trust state.
 
-        `ok:<run_id>` (verified) while there is no known loss, `s:<token>` (verifying) while a sweep
-        runs, None (suspect) after a loss signal.
+        `verified:<run_id>` while there is no known loss, `verifying:<token>` while a sweep runs,
+        None (suspect) after a loss signal.
         """
         return decode_optional(self._redis.get(TRUST_STATE))
 
@@ -631,9 +633,9 @@ class Backlog:
     ) -> bool:
         """Set the trust state to verified after a sweep has marked all its users (COMMIT SWEEP).
 
-        `by`: the publisher recorded before the LIST. `compared_etags`: the ETags of the compared
-        output.csv and rejects.csv. `summary`: fields for the hash `sweep`. Returns False if there
-        was a loss signal since the sweep began.
+        `writer_before`: the token of the publisher recorded before the LIST. `compared_etags`: the
+        ETags of the compared output.csv and rejects.csv. `summary`: fields of the last sweep.
+        Returns False if there was a loss signal since the sweep began.
         """
         pairs = [item for pair in summary.items() for item in pair]
         arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]

@@ -116,7 +116,7 @@ class Watchdog:
         self.look_for_evidence()
         self.look_after_notifications()
         self.sweep_if_due(now)
-        self._healed.count(self._sweeps.get_field("last_cause") or "")
+        self._healed.count(self._sweeps.get_field("cause") or "")
 
     # -- poison files ------------------------------------------------------------------------------
     def isolate_broken_reads(self) -> None:
@@ -177,13 +177,13 @@ class Watchdog:
             overdue = self.exclude_unsafe(self._backlog.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE))
             if overdue:
                 logger.info("%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1)
-                self._backlog.increment("enqueued_again", len(overdue))
+                self._backlog.increment("users_reenqueued", len(overdue))
                 self._tasks.refresh(overdue)
         if not self.count_messages(BULK_QUEUE) and not self._backlog.count_pages():
             for cause in ("sweep", "rebuild", "bundle"):
                 overdue = self.exclude_unsafe(self._backlog.overdue_users(cause, now - OVERDUE_S, 2 * CHUNK_SIZE))
                 if overdue:
-                    self._backlog.increment("enqueued_again", len(overdue))
+                    self._backlog.increment("users_reenqueued", len(overdue))
                     self._backlog.add_page(Page(user_ids=overdue))
 
         bundles = self._backlog.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
@@ -250,7 +250,7 @@ class Watchdog:
             self._backlog.add("redis_emptied")
 
     def _check_metrics(self, metrics: str | None) -> None:
-        known = self._sweeps.get_field("figures")
+        known = self._sweeps.get_field("metrics")
         for kind in detect_losses(known, metrics) if known and metrics else ():
             self._backlog.add(kind)
 
@@ -315,9 +315,9 @@ class Watchdog:
         `UNMONITORED_SWEEP_S` if lost events would not be detected otherwise.
         """
         trust_state = self._backlog.trust_state()
-        last_sweep_at = float(self._sweeps.get_field("last_at") or 0)
+        last_sweep_at = float(self._sweeps.get_field("at") or 0)
         max_interval_s: float = 2 * self._settings.sweep_interval_s
-        if self.is_queue_stalled or not self._sweeps.get_field("figures") or not self._backlog.events_available():
+        if self.is_queue_stalled or not self._sweeps.get_field("metrics") or not self._backlog.events_available():
             max_interval_s = min(UNMONITORED_SWEEP_S, max_interval_s)
         if trust_state is None or trust_state.startswith(VERIFYING_PREFIX):
             if not self._sweeps.is_running():

@@ -287,7 +287,7 @@ class Refresher:
         to_reread = self._states.submit_results(submissions, read_id, batch_results.users_with_new_copy)
         # After SUBMIT RESULTS: from now on the accepted results name these copies.
         self._states.clear_suspects(existing_copies.keys() - set(to_reread))
-        self._states.increment("readings_refused", len(to_reread))
+        self._states.increment("results_refused", len(to_reread))
         self.report_read(batch_results.failure)
         return to_reread + batch_results.users_to_reread
 

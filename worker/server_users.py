@@ -31,11 +31,13 @@ from shared.redis_keys import (
     PUBLISH_DONE_CHANNEL,
     REBUILD_PREFIX,
     REBUILD_QUEUED,
+    REBUILD_RUNNING,
     REFRESH_REQUEST_PREFIX,
     SAFE_EVENTS,
     SAFE_QUEUE,
     SOURCE_FAILURE,
     TRUST_STATE,
+    UNPACK_IDS,
     UNPACK_PREFIX,
 )
 
@@ -178,9 +180,10 @@ _MONITOR_RULES = (
 _KEYS_READ_BY_API = (
     IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP, TRUST_STATE,
     LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE, SAFE_QUEUE, FAST_EVENTS,
-    SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", f"{UNPACK_PREFIX}*",
+    SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", REBUILD_RUNNING,
+    f"{UNPACK_PREFIX}*", UNPACK_IDS,
 )  # fmt: skip
-# A key pattern for rebuild IDs only (16 hex digits): it excludes the other keys with this prefix.
+# A key pattern for rebuild IDs only (16 hex digits): the API writes no others.
 _REBUILD_KEY_PATTERN = REBUILD_PREFIX + 16 * "[0-9a-f]"
 
 REDIS_RULES: Mapping[str, str] = {

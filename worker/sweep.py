@@ -114,11 +114,11 @@ class Sweep:
         self._states.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
         self._states.mark([user for user in to_mark if user not in silent_drift], "sweep", self._clock())
         record = {
-            "last_at": started_at,
-            "last_cause": cause,
-            "last_objects": listing.object_count,
-            "last_marked": len(to_mark),
-            "figures": metrics or "",
+            "at": started_at,
+            "cause": cause,
+            "objects": listing.object_count,
+            "marked": len(to_mark),
+            "metrics": metrics or "",
         }
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
         is_verified = self._states.commit_sweep(

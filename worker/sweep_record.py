@@ -1,7 +1,7 @@
 """State of sweeps in Redis: the last one, the running one, and the enqueued one.
 
-The record of the last sweep has the fields last_at (Unix seconds), last_cause, last_objects,
-last_marked and figures (MinIO's metrics before its LIST).
+The record of the last sweep has the fields at (Unix seconds), cause, objects, marked and metrics
+(MinIO's metrics before its LIST).
 
 Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """

@@ -420,7 +420,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
 register_script_edit(
     "a sweep commits only while the trust state holds its token",
     "commit_sweep",
-    ("if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end\n", ""),
+    ("if redis.call('GET', KEYS[1]) ~= 'verifying:' .. ARGV[1] then return 0 end\n", ""),
 )
 
 
@@ -436,12 +436,12 @@ class _VerifyAtSweepStart(_SweepStateComponents):
 register_script_edit(
     "a sweep records the compared files as published",
     "commit_sweep",
-    ("  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])\n", ""),
+    ("  redis.call('HSET', KEYS[2], 'output_etag', ARGV[3], 'rejects_etag', ARGV[4])\n", ""),
 )
 register_script_edit(
     "… but only if no publisher recorded anything since the LIST",
     "commit_sweep",
-    ("(redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ", ""),
+    ("(redis.call('HGET', KEYS[2], 'writer_token') or '') == ARGV[2] and ", ""),
 )
 
 
@@ -458,7 +458,7 @@ class _MetricsAfterList(_SweepStateComponents):
             run_id: str,
             record: Mapping[str, Any],
         ) -> bool:
-            late = {**record, "figures": self.figures.read() or ""}
+            late = {**record, "metrics": self.figures.read() or ""}
             return super().commit_sweep(token, by, compared, run_id, late)
 
     @cached_property

@@ -193,14 +193,14 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
     redis.rpush(DEAD_LETTERS, json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
     redis.zadd(DIRTY_SINCE["event"], {"a": 100.5, "b": 99.5})
     redis.zadd(DIRTY_SINCE["rebuild"], {"a": 1})
-    redis.hset(LAST_PUBLISH, mapping={"by": "x", "time": "123.25", "etag": "e"})
-    sweep = {"last_at": "77.5", "figures": "", "last_cause": "start", "last_objects": 9, "last_marked": 2}
+    redis.hset(LAST_PUBLISH, mapping={"writer_token": "x", "time": "123.25", "output_etag": "e"})
+    sweep = {"at": "77.5", "metrics": "", "cause": "start", "objects": 9, "marked": 2}
     redis.hset(LAST_SWEEP, mapping=sweep)  # type: ignore[arg-type]
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     redis.set(SAFE_QUEUE, 5)
     redis.rpush(FAST_EVENTS, "1", "2")
     redis.rpush(SAFE_EVENTS, "3")
-    counters = {"since": "55.5", "evidence:redis_emptied": 1, "lost_and_healed": 4, "enqueued_again": 9}
+    counters = {"since": "55.5", "loss_signal:redis_emptied": 1, "silent_repairs": 4, "users_reenqueued": 9}
     redis.hset(COUNTERS, mapping=counters)  # type: ignore[arg-type]
     figures = read_pipeline_status(redis)
     assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
@@ -233,7 +233,7 @@ def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redi
     backlog = Backlog(redis)
     backlog.begin_sweep("first")
     assert not read_pipeline_status(redis).no_known_loss  # the trust state was absent before
-    assert backlog.commit_sweep("first", None, (None, None), "run", {"last_at": 1})
+    assert backlog.commit_sweep("first", None, (None, None), "run", {"at": 1})
     backlog.begin_sweep("hourly")
     figures = read_pipeline_status(redis)
     assert (figures.whole, figures.no_known_loss) == (False, True)
@@ -241,7 +241,7 @@ def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redi
     assert not read_pipeline_status(redis).no_known_loss
     backlog.begin_sweep("for a reason")
     assert not read_pipeline_status(redis).no_known_loss
-    assert backlog.commit_sweep("for a reason", None, (None, None), "run", {"last_at": 1})
+    assert backlog.commit_sweep("for a reason", None, (None, None), "run", {"at": 1})
     assert read_pipeline_status(redis).no_known_loss
 
 
@@ -249,13 +249,13 @@ def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore,
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     etag = store.put(OUTPUT_KEY, ONE)
-    redis.hset(LAST_PUBLISH, "etag", etag)
+    redis.hset(LAST_PUBLISH, "output_etag", etag)
     rounds.poll_once()
     assert rounds.view.consistent_as_of is None  # no sweep has completed yet
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     rounds.poll_once()
     assert rounds.view.consistent_as_of == now - MARGIN_S
-    redis.hset(LAST_PUBLISH, "etag", "etag of a version that this process has not read")
+    redis.hset(LAST_PUBLISH, "output_etag", "etag of a version that this process has not read")
     now = 2000.0
     rounds.poll_once()
     assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
@@ -267,7 +267,7 @@ def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore,
 def test_poller_keeps_consistency_time_while_output_is_unreadable(store: S3ObjectStore, redis: "Redis") -> None:
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
-    redis.hset(LAST_PUBLISH, "etag", store.put(OUTPUT_KEY, ONE))
+    redis.hset(LAST_PUBLISH, "output_etag", store.put(OUTPUT_KEY, ONE))
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
     rounds.poll_once()
     store.delete(OUTPUT_KEY)
@@ -284,7 +284,7 @@ def test_poller_keeps_consistency_time_after_redis_outage(store: S3ObjectStore, 
         rounds = SnapshotPoller(FollowerConnections(store, client), lambda: now)
 
         def look() -> float | None:
-            client.hset(LAST_PUBLISH, "etag", etag)
+            client.hset(LAST_PUBLISH, "output_etag", etag)
             client.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
             rounds.poll_once()
             return rounds.view.consistent_as_of

@@ -279,13 +279,13 @@ def test_publish_queue_commit_restarts_overdue_time(backlog: Backlog) -> None:
 def test_loss_signals_during_sweep_fail_its_commit(backlog: Backlog) -> None:
     backlog.begin_sweep("one")
     backlog.add("test")
-    assert not backlog.commit_sweep("one", None, ("e", "r"), "run", {"last_at": 1})
+    assert not backlog.commit_sweep("one", None, ("e", "r"), "run", {"at": 1})
     assert backlog.trust_state() is None
 
 
 def test_loss_signals_commit_sweep_sets_verified_state(backlog: Backlog) -> None:
     backlog.begin_sweep("one")
-    assert backlog.commit_sweep("one", None, ("e", "r"), "run", {"last_at": 1})
+    assert backlog.commit_sweep("one", None, ("e", "r"), "run", {"at": 1})
     assert backlog.trust_state() == f"{VERIFIED_PREFIX}run"
 
 
@@ -293,11 +293,11 @@ def test_loss_signals_commit_sweep_records_etags_only_without_publish(backlog: B
     before = backlog.last_publish().writer_token
     backlog.begin_sweep("one")
     publish_everything(backlog)
-    backlog.commit_sweep("one", before, ("orphan", "orphan"), "run", {"last_at": 1})
+    backlog.commit_sweep("one", before, ("orphan", "orphan"), "run", {"at": 1})
     assert backlog.last_publish().output_etag == "etag"
     by = backlog.last_publish().writer_token
     backlog.begin_sweep("two")
-    backlog.commit_sweep("two", by, ("seen", "seen-too"), "run", {"last_at": 1})
+    backlog.commit_sweep("two", by, ("seen", "seen-too"), "run", {"at": 1})
     assert backlog.last_publish().output_etag == "seen"
 
 

@@ -51,8 +51,8 @@ def watch(rowdrop: RowdropHarness) -> Watchdog:
 
 def counts(rowdrop: RowdropHarness) -> dict[str, int]:
     counters = rowdrop.state._redis.hgetall(COUNTERS)
-    names = {name.decode(): int(count) for name, count in counters.items() if name.startswith(b"evidence:")}
-    return {name.removeprefix("evidence:"): count for name, count in names.items()}
+    names = {name.decode(): int(count) for name, count in counters.items() if name.startswith(b"loss_signal:")}
+    return {name.removeprefix("loss_signal:"): count for name, count in names.items()}
 
 
 def sweeps_asked_for(rowdrop: RowdropHarness) -> int:
@@ -67,7 +67,7 @@ def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
 
 
 def last_cause(rowdrop: RowdropHarness) -> str:
-    return str(rowdrop.state._redis.hget(LAST_SWEEP, "last_cause").decode())
+    return str(rowdrop.state._redis.hget(LAST_SWEEP, "cause").decode())
 
 
 # -- signals of Rowdrop's own parts ----------------------------------------------------------------
@@ -106,10 +106,10 @@ def test_loss_signals_during_sweep_cause_the_next_one(rowdrop: RowdropHarness, w
     rowdrop.state.add("files_changed")
     assert rowdrop.state.begin_sweep("one") == {"files_changed"}
     rowdrop.state.add("files_changed")
-    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"last_at": 1})
+    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"at": 1})
     assert counts(rowdrop) == {"files_changed": 2}
     assert rowdrop.state.begin_sweep("two") == {"files_changed"}
-    assert rowdrop.state.commit_sweep("two", None, (None, None), "run", {"last_at": 1})
+    assert rowdrop.state.commit_sweep("two", None, (None, None), "run", {"at": 1})
     assert rowdrop.state.unresolved() == set()
 
 
@@ -149,7 +149,7 @@ def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, wa
     rowdrop.state.begin_sweep("one")
     watch.tick()
     rowdrop.services.redis.flushall()
-    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"last_at": 1})
+    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"at": 1})
     watch.tick()
     assert counts(rowdrop) == {"redis_emptied": 1}
 
@@ -229,7 +229,7 @@ def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
     site.redis.kill()
     site.put("u.csv")
     site.redis.start()
-    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.state._redis.hget(LAST_SWEEP, "figures")
+    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.state._redis.hget(LAST_SWEEP, "metrics")
     wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
     assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}

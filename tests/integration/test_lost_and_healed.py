@@ -54,7 +54,7 @@ def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarnes
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
     assert counted(rowdrop) == 5
-    assert rowdrop.state.counter_value("lost_and_healed") == 5
+    assert rowdrop.state.counter_value("silent_repairs") == 5
     assert counted(rowdrop) == 0
     assert unexplained(rowdrop) == set()
 

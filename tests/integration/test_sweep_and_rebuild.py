@@ -126,7 +126,7 @@ def test_sweep_commit_fails_after_new_loss_signal(rowdrop: RowdropHarness) -> No
     rowdrop.run_sweep()
     rowdrop.state.begin_sweep("slow")
     rowdrop.state.add("test")
-    assert not rowdrop.state.commit_sweep("slow", None, (None, None), "run", {"last_at": 0})
+    assert not rowdrop.state.commit_sweep("slow", None, (None, None), "run", {"at": 0})
     assert rowdrop.state.trust_state() is None
 
 
@@ -291,7 +291,7 @@ def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHar
     rowdrop.run_sweep()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.state._redis.hset(LAST_SWEEP, "figures", '[["minio_node_process_starttime_seconds", "", 1.0]]')
+    rowdrop.state._redis.hset(LAST_SWEEP, "metrics", '[["minio_node_process_starttime_seconds", "", 1.0]]')
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 

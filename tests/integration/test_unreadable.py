@@ -92,7 +92,7 @@ def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_un
         assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS_KEY) == before
     SilentRepairs(rowdrop.services.redis, 0).count("test")
-    assert rowdrop.state.counter_value("lost_and_healed") == 0
+    assert rowdrop.state.counter_value("silent_repairs") == 0
     assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
     task_id, _ = rowdrop.services.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
@@ -203,7 +203,7 @@ def test_image_copies_skip_unreadable_image(
     copying.publisher.write_manifest()
     copying.run_sweep()
     SilentRepairs(copying.services.redis, 0).count("test")
-    assert copying.state.counter_value("lost_and_healed") == 0
+    assert copying.state.counter_value("silent_repairs") == 0
     copying.source.put("2.png", b"readable")
     copying.process_users("2")
     assert copying.output.get("images/2.png").body == b"readable"

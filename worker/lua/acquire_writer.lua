@@ -9,7 +9,7 @@
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return nil end
 -- This publish covers all results submitted so far. A later one sends a new wake-up.
 redis.call('DEL', KEYS[4], KEYS[5])
-local last_etags = redis.call('HMGET', KEYS[2], 'etag', 'rej_etag')
+local last_etags = redis.call('HMGET', KEYS[2], 'output_etag', 'rejects_etag')
 local needs_changes = redis.call('EXISTS', KEYS[6], KEYS[7])
 local chunk = redis.call('HSCAN', KEYS[3], '0', 'COUNT', ARGV[3])
 return {last_etags[1], last_etags[2], needs_changes, chunk[1], chunk[2]}

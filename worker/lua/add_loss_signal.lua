@@ -4,5 +4,5 @@
 -- Returns 1 if this kind is new since the last sweep began.
 redis.call('DEL', KEYS[1])
 local is_new = redis.call('SADD', KEYS[2], ARGV[1])
-if is_new == 1 then redis.call('HINCRBY', KEYS[3], 'evidence:' .. ARGV[1], 1) end
+if is_new == 1 then redis.call('HINCRBY', KEYS[3], 'loss_signal:' .. ARGV[1], 1) end
 return is_new

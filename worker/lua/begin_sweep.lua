@@ -8,5 +8,5 @@ if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
 end
 redis.call('SUNIONSTORE', KEYS[3], KEYS[2], KEYS[3])
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], 's:' .. ARGV[1])
+redis.call('SET', KEYS[1], 'verifying:' .. ARGV[1])
 return redis.call('SMEMBERS', KEYS[3])

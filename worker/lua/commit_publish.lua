@@ -15,11 +15,12 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('DEL', KEYS[5])
   if redis.call('SADD', KEYS[6], 'publisher_replaced') == 1 then
-    redis.call('HINCRBY', KEYS[7], 'evidence:publisher_replaced', 1)
+    redis.call('HINCRBY', KEYS[7], 'loss_signal:publisher_replaced', 1)
   end
   return -1
 end
-redis.call('HSET', KEYS[2], 'by', ARGV[1], 'etag', ARGV[2], 'rej_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])
+redis.call('HSET', KEYS[2], 'writer_token', ARGV[1], 'output_etag', ARGV[2], 'rejects_etag', ARGV[3],
+  'time', ARGV[4], 'rows', ARGV[5])
 for i = 8, #ARGV, 3 do
   local user, tokens, change_kind = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local pending = redis.call('HGET', KEYS[3], user)

@@ -10,11 +10,11 @@
 --
 -- The compared ETags are recorded as published only if no publisher recorded anything since before
 -- the LIST. Otherwise a dead publisher's late write would be recorded as verified.
-if (redis.call('HGET', KEYS[2], 'by') or '') == ARGV[2] and ARGV[3] ~= '' and ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'rej_etag', ARGV[4])
+if (redis.call('HGET', KEYS[2], 'writer_token') or '') == ARGV[2] and ARGV[3] ~= '' and ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[2], 'output_etag', ARGV[3], 'rejects_etag', ARGV[4])
 end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
-if redis.call('GET', KEYS[1]) ~= 's:' .. ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], 'ok:' .. ARGV[5])
+if redis.call('GET', KEYS[1]) ~= 'verifying:' .. ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], 'verified:' .. ARGV[5])
 redis.call('DEL', KEYS[4])
 return 1

@@ -12,5 +12,5 @@ for i = 2, #ARGV do
     repaired[#repaired + 1] = ARGV[i]
   end
 end
-if #repaired > 0 then redis.call('HINCRBY', KEYS[4], 'lost_and_healed', #repaired) end
+if #repaired > 0 then redis.call('HINCRBY', KEYS[4], 'silent_repairs', #repaired) end
 return repaired

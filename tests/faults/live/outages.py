@@ -47,7 +47,7 @@ def _kill_minio(stage: ScenarioRun, *, with_durable_queue: bool) -> None:
                 recovered_at = time.monotonic()
                 stage.wait_until_correct(live, traffic, MINIO_RECOVERY_LIMIT_S, recovered_at)
             slowest = max(slowest, stage.finding.converged_s or 0)
-        silent_repairs = live.redis.hget(COUNTERS, "lost_and_healed") or b"0"
+        silent_repairs = live.redis.hget(COUNTERS, "silent_repairs") or b"0"
     stage.finding.figures |= {"rounds": str(rounds), "silent repairs": silent_repairs.decode()}
 
 

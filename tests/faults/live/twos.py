@@ -40,7 +40,7 @@ def run_stalled_publisher(stage: ScenarioRun) -> None:
                 time.sleep(STALL_S if stage.long else 12)
                 live.resume_stopped()
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
-            replaced_count = live.redis.hget(COUNTERS, "evidence:publisher_replaced") or b"0"
+            replaced_count = live.redis.hget(COUNTERS, "loss_signal:publisher_replaced") or b"0"
             stage.finding.figures[f"asleep {point.removeprefix('publisher ')}"] = (
                 f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced_count.decode()} times"
             )

@@ -1,0 +1,46 @@
+"""Tests of `shared.redis_keys`: the declared keys, and that no other module spells a key out."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared import redis_keys
+from shared.redis_keys import CAUSES, DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, VERIFIED_PREFIX, VERIFYING_PREFIX
+
+ROOT = Path(__file__).parents[2]
+
+
+def declared_keys() -> Iterator[str]:
+    for name, value in vars(redis_keys).items():
+        if name.isupper() and isinstance(value, str) and value not in {VERIFIED_PREFIX, VERIFYING_PREFIX}:
+            yield value
+    yield from DIRTY_SINCE.values()
+
+
+def test_redis_keys_have_prefix_except_event_lists() -> None:
+    keys = list(declared_keys())
+    assert len(keys) > 40
+    assert [key for key in keys if not key.startswith("rowdrop:")] == [FAST_EVENTS, SAFE_EVENTS]
+
+
+def test_redis_keys_are_distinct() -> None:
+    keys = list(declared_keys())
+    assert sorted(set(keys)) == sorted(keys)
+
+
+def test_redis_keys_have_one_set_per_cause() -> None:
+    assert tuple(DIRTY_SINCE) == CAUSES
+
+
+def test_redis_keys_are_spelled_out_nowhere_else() -> None:
+    sources = [
+        path
+        for folder in ("api", "bench", "local", "shared", "worker")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".lua"}
+    ]
+    assert len(sources) > 100
+    spelled_out = {
+        path.relative_to(ROOT).as_posix() for path in sources if re.search("[\"']rowdrop:\\w", path.read_text())
+    }
+    assert spelled_out == {"shared/redis_keys.py"}
