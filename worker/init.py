@@ -20,7 +20,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from minio.error import MinioAdminException, MinioException, S3Error, ServerError
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from urllib3.exceptions import HTTPError
 
 from shared.records import Buckets
@@ -146,7 +146,9 @@ class Initializer:
             else:
                 # MinIO may have no users yet.  A rejection of root also shows that it is available.
                 self._minio_users.is_root_enabled()
-            self._services.redis.ping()
+            # A read and not PING: a Redis that still runs with the ACL rules of another release
+            # denies it. It is not ready until it is restarted with the rules of this release.
+            self._services.state.events_available()
         except (HTTPError, RedisError, S3Error, ServerError) as error:
             return error
         return None
@@ -205,6 +207,12 @@ UNKNOWN_USERS_MESSAGE = (
     "With docker compose:\n"
     "  docker compose run --rm --no-deps -T secrets rm -f /srv/minio/users-made\n"
     "  docker compose up -d --force-recreate"
+)
+
+ACL_HINT = (
+    "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
+    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL SETUSER\n"
+    "commands again that `python -m worker.init --print-policies` prints."
 )
 
 
@@ -280,6 +288,8 @@ def main() -> None:
         sys.exit(EXIT_UNKNOWN_USERS)
     except (InvalidSettings, InvalidCredentials) as error:
         sys.exit(str(error))
+    except NoPermissionError as error:
+        sys.exit(f"cannot prepare MinIO and Redis: {error}\n{ACL_HINT}")
     except (HTTPError, RedisError, MinioException, MinioAdminException) as error:
         sys.exit(f"cannot prepare MinIO and Redis: {error}")
 

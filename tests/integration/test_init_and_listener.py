@@ -7,11 +7,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from minio import Minio
 from minio.error import S3Error
-from redis.exceptions import ConnectionError
+from redis import Redis
+from redis.exceptions import ConnectionError, NoPermissionError
 
 from api.figures import read_pipeline_status
 from local.ports import find_free_port
@@ -34,6 +36,7 @@ from worker.backlog import CHUNK_SIZE
 from worker.events import TruncatedEntry
 from worker.init import PROBE_PREFIX, Initializer
 from worker.listener import Listener
+from worker.server_users import REDIS_RULES
 
 pytestmark = pytest.mark.minio_events
 
@@ -320,6 +323,24 @@ def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> N
         starting.join()
         redis.stop()
         late.close()
+
+
+def test_init_waits_for_redis_with_acl_rules_of_this_release(settings: Settings, redis: "Redis") -> None:
+    """An upgrade starts `init` while Redis still has the rules of the previous release."""
+    client: Any = redis
+    client.execute_command("ACL", "SETUSER", "init", "on", ">a-password", "~notifications", "+@all")
+    password = urlsplit(settings.redis_url).password
+    url = settings.redis_url.replace(f":{password}@", "init:a-password@")
+    upgraded = RowdropHarness(replace(settings, redis_url=url))
+    init = Initializer(upgraded.services)
+    try:
+        with pytest.raises(NoPermissionError):
+            init.wait_for_servers(0)
+        client.execute_command("ACL", "SETUSER", "init", *REDIS_RULES["init"].split())
+        init.wait_for_servers(0)
+    finally:
+        client.execute_command("ACL", "DELUSER", "init")
+        upgraded.close()
 
 
 def test_init_fails_at_once_on_rejected_credentials(settings: Settings) -> None:

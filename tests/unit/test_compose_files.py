@@ -3,6 +3,8 @@
 tests/compose.sh runs the containers.
 """
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +17,7 @@ from local.minio_build import MINIO_MODULE_VERSION
 from shared.records import Buckets
 from worker.credential_set import Credentials
 from worker.credentials import build_credential_files
+from worker.server_users import REDIS_RULES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -33,8 +36,8 @@ def test_compose_uses_only_features_of_old_compose() -> None:
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     known = {
         "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init",
-        "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt", "stop_grace_period",
-        "tmpfs", "user", "volumes",
+        "labels", "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt",
+        "stop_grace_period", "tmpfs", "user", "volumes",
     }  # fmt: skip
     assert {key for service in SERVICES.values() for key in service} <= known
     variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)
@@ -76,6 +79,13 @@ def test_compose_health_checks_test_real_work() -> None:
 @each_service
 def test_compose_publishes_ports_on_loopback_by_default(service: dict[str, Any]) -> None:
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in service.get("ports", []))
+
+
+def test_compose_recreates_redis_when_acl_rules_change() -> None:
+    """Redis reads its ACL rules only when it starts, and compose recreates a container with another label."""
+    rules = json.dumps(dict(REDIS_RULES), sort_keys=True)
+    digest = hashlib.sha256(rules.encode()).hexdigest()[:8]
+    assert SERVICES["redis"]["labels"] == {"rowdrop.acl": digest}, "set this label of redis to the new digest"
 
 
 def test_compose_does_not_publish_redis() -> None:
