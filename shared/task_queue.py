@@ -1,7 +1,7 @@
 """The Celery application and the task queue, shared by api and worker: queues and task names.
 
 The API enqueues tasks by name and never imports the worker. A message is only a hint: the state
-that it refers to is in Redis (`dirty`, `staged`, the rebuild's record). A lost message therefore
+that it refers to is in Redis (dirty users, pages, records). A lost message therefore
 costs a delay, never a row.
 """
 
@@ -13,6 +13,7 @@ from kombu import Queue
 EVENTS_QUEUE = "events"
 BULK_QUEUE = "bulk"
 
+# The values are in messages that wait in the queues during an upgrade, so they never change.
 REFRESH = "refresh"
 REFRESH_ISOLATED = "refresh_alone"
 REFRESH_PAGE = "refresh_page"

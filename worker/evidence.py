@@ -25,6 +25,7 @@ from shared.unpacks import Unpacks
 from worker.backlog import CHUNK_SIZE, FIRST_START, Backlog, Page
 from worker.healed import SilentRepairs
 from worker.notifications import NotificationRules, RuleState
+from worker.schema_upgrade import upgrade_schema
 from worker.server_figures import MinioMetrics, detect_losses
 from worker.sweep_record import SweepRecord
 from worker.trials import ReadAttempts
@@ -75,7 +76,7 @@ class Watchdog:
         self._queue_before, self._queue_ticks, self.is_queue_stalled = (0, 0), 0, False
 
     def run_forever(self) -> None:
-        """Tick every 15 s until the process ends; request a sweep first.
+        """Tick every 15 s until the process ends; upgrade the keys and request a sweep first.
 
         Events may have been lost before the start. An unexpected exception ends the process.
         """
@@ -87,16 +88,21 @@ class Watchdog:
             os._exit(1)
 
     def _tick_forever(self) -> None:
-        start_cause: str | None = "start"
+        is_started = False
         while True:
             try:
-                if start_cause:
-                    self._sweeps.request(self._tasks, start_cause)
+                if not is_started:
+                    self.start()
                 self.tick()
-                start_cause = None
+                is_started = True
             except (RedisError, OperationalError, StoreUnavailable) as error:
                 logger.warning("the watchdog's tick failed; the next tick retries: %s", error)
             time.sleep(TICK_S)
+
+    def start(self) -> None:
+        """Upgrade the keys in Redis if an earlier release has left its own, and request a sweep."""
+        upgrade_schema(self._backlog._redis)
+        self._sweeps.request(self._tasks, "start")
 
     def tick(self) -> None:
         """Run all checks once.

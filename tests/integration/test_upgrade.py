@@ -1,0 +1,282 @@
+"""Tests of `worker.schema_upgrade`: the first start after a release with other keys in Redis.
+
+`tests/captured/redis-0.2.0.json` is the state that release 0.2.0 left in a Redis: users of each
+cause, pending results, leases, records, messages and unprocessed events. It was written by that
+release itself. Its MinIO had the files that `publish_old_files` writes; the files that changed
+afterwards are those of `change_files`.
+"""
+
+import base64
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from redis import Redis
+
+from shared.published import OUTPUT_KEY
+from shared.redis_keys import (
+    COUNTERS,
+    DEAD_LETTERS,
+    FAST_EVENTS,
+    LAST_PUBLISH,
+    MAX_DEAD_LETTERS,
+    PENDING_RESULTS,
+    SAFE_EVENTS,
+    SCHEMA_VERSION,
+    SWEEP_REQUESTED,
+    VERIFIED_PREFIX,
+)
+from shared.settings import Settings
+from shared.task_queue import (
+    BULK_QUEUE,
+    EVENTS_QUEUE,
+    REBUILD,
+    REFRESH,
+    REFRESH_ISOLATED,
+    REFRESH_PAGE,
+    REFRESH_REQUESTED,
+    SWEEP,
+    UNPACK,
+)
+from tests.archives import make_zip
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.evidence import Watchdog
+from worker.listener import Listener
+from worker.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
+from worker.tasks import create_app
+
+CapturedState = Mapping[str, Mapping[str, Any]]
+
+CAPTURED: Mapping[str, CapturedState] = json.loads(
+    (Path(__file__).parents[1] / "captured" / "redis-0.2.0.json").read_text(encoding="utf-8")
+)
+"""A verified state, and the same state with loss signals during a sweep."""
+SOURCE_BUCKET, OUTPUT_BUCKET = "captured-source", "captured-output"
+"""The buckets that the captured events name."""
+EXPIRING_PREFIXES = (b"seen:", b"asked:", b"rebuild:", b"unpack:")
+
+
+@pytest.fixture
+def upgraded(settings: Settings, minio_client: Minio) -> Iterator[RowdropHarness]:
+    """Return a Rowdrop of this release on empty buckets with the captured names."""
+    for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
+        minio_client.make_bucket(bucket)
+    harness = RowdropHarness(
+        replace(settings, source_bucket=SOURCE_BUCKET, output_bucket=OUTPUT_BUCKET, copy_images=True)
+    )
+    yield harness
+    harness.close()
+    for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
+        keys = [DeleteObject(str(entry.object_name)) for entry in minio_client.list_objects(bucket, recursive=True)]
+        assert list(minio_client.remove_objects(bucket, keys)) == []
+        minio_client.remove_bucket(bucket)
+
+
+def publish_old_files(rowdrop: RowdropHarness) -> None:
+    for user in ("same", "changed", "removed", "stale", "quarantined", "drift"):
+        rowdrop.put_files(user, make_csv("Old"), images=["png"])
+    rowdrop.source.put("1.CSV", b"x")
+    rowdrop.source.put("old.zip", make_zip({"inzip.csv": make_csv("Zipped")}))
+    rowdrop.run_sweep()
+    rowdrop.publisher.write_manifest()
+
+
+def change_files(rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("changed", make_csv("New"))
+    rowdrop.put_files("drift", make_csv("Drifted"))
+    rowdrop.put_files("stale", make_csv("Newest"))  # newer than its pending result in the captured state
+    rowdrop.put_files("waiting", make_csv("Waiting"))  # its event is not processed
+    rowdrop.source.delete("removed.csv")
+
+
+def restore(redis: "Redis", state: CapturedState) -> None:
+    client: Any = redis
+    for key, entry in state.items():
+        name, value = encode(key), entry["value"]
+        match entry["type"]:
+            case "string":
+                client.set(name, encode(value))
+            case "hash":
+                client.hset(name, mapping={encode(field): encode(content) for field, content in value.items()})
+            case "list":
+                client.rpush(name, *map(encode, value))
+            case "set":
+                client.sadd(name, *map(encode, value))
+            case "zset":
+                client.zadd(name, {encode(member): score for member, score in value.items()})
+        if entry["ttl_ms"] > 0:
+            client.pexpire(name, entry["ttl_ms"])
+
+
+def encode(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def dump_state(redis: "Redis") -> dict[bytes, bytes]:
+    client: Any = redis
+    return {key: client.dump(key) for key in client.keys("*")}
+
+
+def start(rowdrop: RowdropHarness) -> Watchdog:
+    """Start this release on what the previous one has left."""
+    watchdog = rowdrop.create_watchdog()
+    watchdog.start()
+    watchdog.tick()
+    return watchdog
+
+
+@pytest.fixture(params=list(CAPTURED))
+def captured_state(request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis") -> CapturedState:
+    """Load a captured state into Redis, with the buckets that belong to it."""
+    publish_old_files(upgraded)
+    change_files(upgraded)
+    redis.flushall()
+    state = CAPTURED[request.param]
+    restore(redis, state)
+    return state
+
+
+def test_captured_state_has_every_old_key() -> None:
+    captured = {key: entry["type"] for state in CAPTURED.values() for key, entry in state.items()}
+    assert {key: captured.get(key) for key in OLD_KEYS} == OLD_KEYS
+    moved = {"counters", "dead_letters"}
+    unchanged = {FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE}
+    others = {key for key in captured if not encode(key).startswith((b"_kombu.", *EXPIRING_PREFIXES))}
+    assert others - OLD_KEYS.keys() == moved | unchanged
+
+
+def test_upgrade_leaves_right_rows_after_one_sweep(
+    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis", caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    start(upgraded)
+    assert "removed the state of version 1" in caplog.text
+    assert redis.get(SWEEP_REQUESTED) == b"start"
+    assert not redis.exists(PENDING_RESULTS)
+    services = upgraded.services
+    listener = Listener(upgraded.state, services.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
+    listener.run_once(0.1)
+    assert upgraded.state.marked_by_event(["waiting"]) == {"waiting"}
+    upgraded.run_sweep("start")
+    services.refresher.refresh(["waiting"])
+    upgraded.publish_pending()
+    assert upgraded.find_differences() == []
+    assert {user: row.first_name for user, row in upgraded.read_rows().items()} == {
+        "same": "Old",
+        "changed": "New",
+        "stale": "Newest",
+        "quarantined": "Old",
+        "drift": "Drifted",
+        "inzip": "Zipped",
+        "waiting": "Waiting",
+    }
+    assert upgraded.state.trust_state() == f"{VERIFIED_PREFIX}{upgraded.state.run_id()}"
+    assert upgraded.state.dirty_users() == set()
+
+
+def test_upgrade_removes_old_keys_and_keeps_counters(
+    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
+) -> None:
+    client: Any = redis
+    start(upgraded)
+    left = {key for key in client.keys("*") if not key.startswith((b"rowdrop:", b"_kombu."))}
+    expiring = {key for key in left if key.startswith(EXPIRING_PREFIXES)}
+    assert all(client.ttl(key) > 0 for key in expiring)
+    assert left - expiring == {key.encode() for key in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)}
+    old_counters = captured_state["counters"]["value"]
+    losses = {name.removeprefix("evidence:"): count for name, count in old_counters.items() if "evidence:" in name}
+    assert losses["events_skipped"] == "1"
+    assert {name.decode(): value.decode() for name, value in client.hgetall(COUNTERS).items()} == {
+        "since": old_counters["since"],
+        "silent_repairs": "1",
+        "users_reenqueued": "2",
+        "results_refused": "4",
+        **{f"loss_signal:{kind}": count for kind, count in losses.items()},
+    }
+    for old_list, new_list in (("dead_letters", DEAD_LETTERS), (FAST_EVENTS, FAST_EVENTS), (SAFE_EVENTS, SAFE_EVENTS)):
+        assert [entry.decode() for entry in client.lrange(new_list, 0, -1)] == captured_state[old_list]["value"]
+
+
+def test_upgrade_happens_once(upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis") -> None:
+    assert upgrade_schema(redis)
+    before = dump_state(redis)
+    assert not upgrade_schema(redis)
+    restore(redis, {"pages": captured_state["pages"]})  # of another application, by now
+    assert not upgrade_schema(redis)
+    assert dump_state(redis) == before | {b"pages": redis.dump("pages")}
+
+
+def test_upgrade_processes_messages_of_the_previous_release(
+    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
+) -> None:
+    """A message is only a hint: each task of the previous release still exists and changes no row."""
+    start(upgraded)
+    app = create_app(upgraded.services.settings, lambda: upgraded.services)
+    processed = set()
+    for queue in (EVENTS_QUEUE, BULK_QUEUE):
+        for raw in captured_state[queue]["value"]:
+            message = json.loads(raw)
+            task, (arguments, *_) = message["headers"]["task"], json.loads(base64.b64decode(message["body"]))
+            app.tasks[task](*arguments)
+            processed.add(task)
+    assert processed == {REFRESH, REFRESH_ISOLATED, REFRESH_PAGE, REFRESH_REQUESTED, SWEEP, REBUILD, UNPACK}
+    redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS)
+    upgraded.run_sweep("start")
+    assert upgraded.find_differences() == []
+    app.close()
+
+
+def test_upgrade_repairs_late_write_of_old_publisher(
+    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
+) -> None:
+    """A publisher of the previous release, which uses the old keys, writes after the upgrade and its sweep."""
+    watchdog = start(upgraded)
+    upgraded.run_sweep("start")
+    etag = upgraded.output.put(OUTPUT_KEY, upgraded.read_output().replace(b"Drifted", b"Stale"))
+    restore(redis, {"published": captured_state["published"]})
+    redis.hset("published", "etag", etag)
+    for _ in range(2):
+        watchdog.tick()
+    assert upgraded.state.unresolved() == {"files_changed"}
+    upgraded.run_sweep("files_changed")
+    assert upgraded.find_differences() == []
+    assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
+
+
+def test_upgrade_leaves_keys_of_other_applications_alone(redis: "Redis") -> None:
+    """A new installation in a shared Redis: other applications may use the names of version 1."""
+    redis.hset("counters", "visits", 7)
+    redis.rpush("pages", "home")
+    redis.set("sweep", "chimney")
+    before = dump_state(redis)
+    assert not upgrade_schema(redis)
+    assert dump_state(redis) == before | {SCHEMA_VERSION.encode(): redis.dump(SCHEMA_VERSION)}
+    assert redis.get(SCHEMA_VERSION) == CURRENT_VERSION.encode()
+
+
+def test_upgrade_leaves_keys_of_other_types_alone(redis: "Redis") -> None:
+    redis.hset("counters", "since", 1.5)
+    redis.set("dead_letters", "returned to sender")
+    redis.set("pages", "a string")
+    redis.set("epoch", "ok:run")
+    assert upgrade_schema(redis)
+    assert (redis.get("dead_letters"), redis.get("pages")) == (b"returned to sender", b"a string")
+    assert not redis.exists("epoch", "counters", DEAD_LETTERS)
+
+
+def test_upgrade_adds_counters_and_dead_letters_of_both_releases(redis: "Redis") -> None:
+    redis.hset("counters", mapping={"since": 1.5, "evidence:redis_emptied": 2, "safe_events": 9})
+    redis.hset(COUNTERS, mapping={"since": 3.5, "loss_signal:redis_emptied": 1})
+    redis.rpush("dead_letters", *(f"old {number}" for number in range(MAX_DEAD_LETTERS)))
+    redis.rpush(DEAD_LETTERS, "new")
+    assert upgrade_schema(redis)
+    assert redis.hgetall(COUNTERS) == {b"since": b"1.5", b"loss_signal:redis_emptied": b"3"}
+    assert redis.llen(DEAD_LETTERS) == MAX_DEAD_LETTERS
+    assert redis.lrange(DEAD_LETTERS, -2, -1) == [f"old {MAX_DEAD_LETTERS - 1}".encode(), b"new"]
