@@ -6,8 +6,7 @@ known.
 
 It becomes None if one of these conditions fails:
 
-- No loss is known: the trust state (`trust_state`) is present, and a sweep has completed for every loss
-  signal (`evidence`).
+- No loss is known: the trust state is present, and a sweep has completed for every loss signal.
 - No user that a sweep found out of sync is unpublished. It is not known since when such a user has
   been out of sync.
 

@@ -532,7 +532,7 @@ class Backlog:
         return still_pending
 
     def release_writer(self, token: str, *, signal_loss: bool) -> None:
-        """Release the writer lease without recording a publish; `evidence` adds a loss signal."""
+        """Release the writer lease without recording a publish; `signal_loss` adds a loss signal."""
         # Compare first: after an expired lease, the key belongs to another publisher.
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
         self._redis.eval(script, 1, WRITER_LEASE, token)

@@ -214,7 +214,7 @@ class Publisher:
     def verify_table(self, table: PublishedTable) -> None:
         """Verify that both files still have the known ETags.
 
-        Raises `PreconditionFailed`. Called when the publisher is woken with nothing staged. A sweep
+        Raises `PreconditionFailed`. Called when the publisher is woken without a pending result. A sweep
         does that, for example, if a file without any user's line was deleted: no user is dirty.
         """
         if (self._store.get_etag(OUTPUT_KEY), self._store.get_etag(REJECTS_KEY)) != (
@@ -239,7 +239,7 @@ class Publisher:
     def has_superseded_copies(self) -> bool:
         """Whether superseded image copies wait for deletion by the next `publish`.
 
-        It deletes them even if nothing is staged.
+        It deletes them even without a pending result.
         """
         return bool(self._superseded)
 

@@ -132,12 +132,12 @@ class Refresher:
         self._unrefunded = list[tuple[str, str]]()
 
     def refresh(self, user_ids: Sequence[str]) -> None:
-        """Read the current files of these users and stage the results.
+        """Read the current files of these users and submit the results.
 
         Skips IDs of bundles, users that are no longer dirty, and users that were read since their
         last mark. A user that a concurrent change overtakes is read again, `MAX_READ_ROUNDS` times in
         all. Raises `StoreUnavailable` if some users could not be read: they stay dirty, the results
-        of the others are staged.
+        of the others are submitted.
         """
         user_ids = [user_id for user_id in dict.fromkeys(user_ids) if parse_bundle_id(user_id) is None]
         for _ in range(MAX_READ_ROUNDS):
@@ -154,7 +154,7 @@ class Refresher:
             )
 
     def refresh_listed(self, users: Sequence[ListedUser]) -> None:
-        """Read users of which a LIST has shown the files, and stage the results.
+        """Read users of which a LIST has shown the files, and submit the results.
 
         Like `refresh`, but takes from the LIST whether a user has a CSV and which image counts: one
         request per user instead of four. The LIST started after the version tokens were taken. A

@@ -128,8 +128,8 @@ class Sweep:
         self._bulk_reads.enqueue(to_mark, self._record.renew_lease)
         self.remove_invisible_versions()
         if not published.is_canonical or None in {published.output_etag, published.rejects_etag}:
-            # A file is missing or was edited by hand: the publisher must write it, even if nothing
-            # is staged. An empty bucket has an output.csv as well.
+            # A file is missing or was edited by hand: the publisher must write it, even without a
+            # pending result. An empty bucket has an output.csv as well.
             self._states.wake_publisher()
         logger.info(
             "sweep finished (%s) objects=%d marked=%d whole=%s", cause, listing.object_count, len(to_mark), is_verified

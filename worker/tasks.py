@@ -90,7 +90,7 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
 
     @celery.task(name=REFRESH, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh(user_ids: list[str]) -> None:
-        """Read these users' files and stage the results."""
+        """Read these users' files and submit the results."""
         wiring().refresher.refresh(user_ids)
 
     @celery.task(name=REFRESH_ISOLATED, **RETRY_OPTIONS, **_APP_OPTIONS)

@@ -8,7 +8,7 @@ A point is "NAME before REQUEST" or "NAME after REQUEST". The test controls the 
 the folder `$FAULTS_FOLDER`:
 
 - `order`: "kill POINT" or "stop POINT". The first process at that point obeys it, once.
-- `was_obeyed`: the order after that. `stopped`: the PID of a stopped process.
+- `obeyed`: the order after that. `stopped`: the PID of a stopped process.
 - `points`: the points that were passed.
 - `clock`: seconds to add to the time of day.
 - `read`: the users that were read, one line per read.
@@ -34,8 +34,8 @@ from worker.backlog import Backlog
 
 WRAPPED_METHODS: dict[type, tuple[str, ...]] = {
     Backlog: (
-        "peek", "mark_and_pop", "mark", "begin_read", "submit_results", "acquire_writer", "commit_publish", "wake_publisher", "add_page", "take_page",
-        "begin_sweep", "commit_sweep", "take_ownership",
+        "peek", "mark_and_pop", "mark", "begin_read", "submit_results", "acquire_writer", "commit_publish",
+        "wake_publisher", "add_page", "take_page", "begin_sweep", "commit_sweep", "take_ownership",
     ),
     TaskQueue: ("refresh", "refresh_page", "sweep", "rebuild"),
     Rebuilds: ("start", "mark_enqueued"),
