@@ -41,6 +41,7 @@ from shared.redis_keys import (
     PAGES,
     PENDING_RESULTS,
     PROBE,
+    PROBE_OF_VERSION_1,
     PUBLISH_DONE_CHANNEL,
     SAFE_EVENTS,
     SAFE_QUEUE,
@@ -267,7 +268,7 @@ class Backlog:
 
         A listener has processed it, or it is among the last 50 entries of either list.
         """
-        if self._redis.get(PROBE) == key.encode():
+        if key.encode() in self._redis.mget(PROBE, PROBE_OF_VERSION_1):
             return True
         entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(SAFE_EVENTS, -50, -1)
         return any(key.encode() in raw for raw in entries)

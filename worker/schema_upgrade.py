@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import COUNTERS, DEAD_LETTERS, MAX_DEAD_LETTERS, SCHEMA_VERSION
+from shared.redis_keys import COUNTERS, DEAD_LETTERS, MAX_DEAD_LETTERS, PROBE_OF_VERSION_1, SCHEMA_VERSION
 from worker.backlog import make_script_loader
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ OLD_KEYS = {
     **dict.fromkeys(("pages", "wake:live", "wake:bulk"), "list"),
     **dict.fromkeys(("evidence:new", "evidence:looked", "doubtful", "unpack:marked"), "set"),
     **dict.fromkeys(("shelf", "writer", "epoch", "notifications", "source_failure", "safe_queue"), "string"),
-    **dict.fromkeys(("probe", "sweep:alive", "sweep:queued", "unpack:alive", "ignored:total"), "string"),
+    **dict.fromkeys((PROBE_OF_VERSION_1, "sweep:alive", "sweep:queued", "unpack:alive", "ignored:total"), "string"),
     **dict.fromkeys(("rebuild:queued", "rebuild:running", "rebuild:alive"), "string"),
 }
 """The keys of version 1 that are removed, with their types."""

@@ -28,6 +28,7 @@ from shared.redis_keys import (
     LOSS_SIGNALS,
     LOSS_SIGNALS_IN_SWEEP,
     PROBE,
+    PROBE_OF_VERSION_1,
     PUBLISH_DONE_CHANNEL,
     REBUILD_PREFIX,
     REBUILD_QUEUED,
@@ -205,7 +206,8 @@ REDIS_RULES: Mapping[str, str] = {
     # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
     f" &/0.celeryev/* &/0.celery.pidbox {_NON_ADMIN_RULES} {_MONITOR_RULES}",
-    "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{FAST_EVENTS} %R~{SAFE_EVENTS} {_NON_ADMIN_RULES}",
+    "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{PROBE_OF_VERSION_1} %R~{FAST_EVENTS} %R~{SAFE_EVENTS}"
+    f" {_NON_ADMIN_RULES}",
     "health": "~health +ping +set",
 }
 """The ACL rules of each Redis user by role.

@@ -118,7 +118,12 @@ def drop_and_send(rowdrop: RowdropHarness, poison: bytes, neighbours: list[str])
 
 @pytest.mark.parametrize(("poison", "end"), [("KILL", -signal.SIGKILL), ("HANG", -signal.SIGALRM)])
 def test_isolated_reads_quarantine_poison_file_and_publish_others(
-    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts, start_worker: StartWorker, poison: str, end: int
+    rowdrop: RowdropHarness,
+    watchdog: Watchdog,
+    attempts: ReadAttempts,
+    start_worker: StartWorker,
+    poison: str,
+    end: int,
 ) -> None:
     worker = start_worker()
     neighbours = [f"u{number}" for number in range(20)]
@@ -182,7 +187,7 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
 
 
 def test_sweep_grants_quarantined_file_one_attempt(
-    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts, start_worker: StartWorker
+    rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
     drop_and_send(rowdrop, make_csv("KILL"), [])
@@ -298,17 +303,17 @@ def test_read_attempts_allow_one_attempt_at_a_time(rowdrop: RowdropHarness, atte
 
 
 def test_broken_reads_isolate_users_after_some_ticks(
-    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts
+    rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts
 ) -> None:
     rowdrop.mark_users("u", "v")
     rowdrop.state.begin_read(["u", "v", "clean"], "a-reading")
     rowdrop.services.redis.delete(EVENTS_QUEUE)
     for _ in range(BROKEN_READ_TICKS - 1):
         watchdog.isolate_broken_reads()
-    assert trials.isolated_ids() == set()
+    assert attempts.isolated_ids() == set()
     watchdog.isolate_broken_reads()
-    assert trials.isolated_ids() == {"u", "v"}
-    assert trials.active_reads() == []
+    assert attempts.isolated_ids() == {"u", "v"}
+    assert attempts.active_reads() == []
 
 
 def messages(rowdrop: RowdropHarness) -> list[object]:
@@ -343,7 +348,7 @@ def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -
 
 
 def test_read_attempts_end_after_successful_read(
-    rowdrop: RowdropHarness, watchdog: Watchdog, trials: ReadAttempts
+    rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts
 ) -> None:
     rowdrop.put_files("u")
     set_apart(rowdrop, "u", "clean")
@@ -355,7 +360,7 @@ def test_read_attempts_end_after_successful_read(
     set_apart(rowdrop, "w")
     rowdrop.services.redis.delete(DIRTY)
     watchdog.enqueue_isolated()
-    assert trials.isolated_ids() == set()
+    assert attempts.isolated_ids() == set()
 
 
 def test_read_attempts_survive_emptied_redis(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:

@@ -250,6 +250,13 @@ def test_upgrade_repairs_late_write_of_old_publisher(
     assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
 
 
+def test_event_inbox_sees_probe_that_previous_listener_processed(rowdrop: RowdropHarness, redis: "Redis") -> None:
+    """With compose, `init` of this release runs while the previous listener still processes events."""
+    restore(redis, {"probe": CAPTURED["verified"]["probe"]})
+    assert rowdrop.state.has_probe_arrived(".rowdrop-probe-captured")
+    assert not rowdrop.state.has_probe_arrived(".rowdrop-probe-another")
+
+
 def test_upgrade_leaves_keys_of_other_applications_alone(redis: "Redis") -> None:
     """A new installation in a shared Redis: other applications may use the names of version 1."""
     redis.hset("counters", "visits", 7)

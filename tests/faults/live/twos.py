@@ -28,7 +28,7 @@ def run_stalled_publisher(stage: ScenarioRun) -> None:
     The other publisher keeps running.
     """
     for point in (f"publisher before put_if_unchanged {OUTPUT_KEY}", f"publisher after put_if_unchanged {OUTPUT_KEY}"):
-        with stage.start_rowdrop(twice=("publisher",)) as live:
+        with stage.start_rowdrop(doubled_programs=("publisher",)) as live:
             stage.seed += 1
             with stage.start_traffic(live, users=100, per_second=40) as (traffic, _):
                 time.sleep(2)
