@@ -12,32 +12,33 @@ from falcon.media import JSONHandler
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from api.browsers import CrossSiteMiddleware
-from api.data import DataResource, UserResource
-from api.docs import DocsResource
-from api.errors import ErrorsResource
-from api.files import FileResource, FilesResource
-from api.filters import InvalidParameter
-from api.guard import AuthMiddleware
-from api.health import LiveResource, ReadyResource
-from api.image import ImageResource
-from api.index import IndexResource
-from api.openapi import OpenApiResource
-from api.refreshes import RefreshController
-from api.refusals import (
-    encode_json,
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
+from api.controllers.rebuild_controller import RebuildController
+from api.controllers.refresh_controller import RefreshController
+from api.description.docs import DocsResource
+from api.description.index import IndexResource
+from api.description.openapi import OpenApiResource
+from api.query.filters import InvalidParameter
+from api.resources.data import DataResource, UserResource
+from api.resources.errors import ErrorsResource
+from api.resources.files import FileResource, FilesResource
+from api.resources.health import LiveResource, ReadyResource
+from api.resources.image import ImageResource
+from api.resources.stats import StatsResource
+from api.resources.tasks import TaskResource, TasksResource
+from api.snapshot.view import ViewProvider
+from api.web.error_handlers import (
     handle_invalid_parameter,
     handle_redis_outage,
     handle_store_outage,
     handle_unexpected_error,
     serialize_problem,
 )
-from api.stats import StatsResource
-from api.tasks import RebuildController, TaskResource, TasksResource
-from api.transfers import Transfers
-from api.view import ViewProvider
+from api.web.json_body import encode_json
+from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
-from shared.unpacks import Unpacks
+from shared.progress.unpacks import Unpacks
 
 
 class Dependencies(NamedTuple):

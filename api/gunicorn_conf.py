@@ -5,9 +5,9 @@ The listening address comes from the command line (`--bind`).
 
 import gc
 
-worker_class = "api.connections.Worker"
+worker_class = "api.web.gunicorn_worker.Worker"
 workers = 2
-# For responses from memory.  Requests that may block use another pool (api/connections.py).
+# For responses from memory.  Requests that may block use another pool (api/web/gunicorn_worker.py).
 threads = 4
 preload_app = True  # import before the fork, so that the workers share the libraries' memory
 control_socket_disable = True

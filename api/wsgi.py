@@ -11,23 +11,23 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.access import AccessRules
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.app import Dependencies, create_app
-from api.browsers import CrossSiteMiddleware
-from api.follower import Follower, FollowerConnections
-from api.guard import AuthMiddleware
-from api.presence import ProcessRegistry
-from api.refreshes import RefreshController
-from api.tasks import RebuildController
-from api.transfers import Transfers
-from api.waiting import CompletionWaiter
+from api.controllers.completion_waiter import CompletionWaiter
+from api.controllers.rebuild_controller import RebuildController
+from api.controllers.refresh_controller import RefreshController
+from api.snapshot.follower import Follower, FollowerConnections
+from api.snapshot.process_registry import ProcessRegistry
+from api.web.transfers import Transfers
 from shared import logs
-from shared.object_store import open_store
-from shared.rebuilds import Rebuilds
-from shared.requests import RefreshRequests
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.unpacks import Unpacks
+from shared.s3_store import open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
-from shared.unpacks import Unpacks
 
 REDIS_TIMEOUT_S = 1.5
 MAX_WAITING_REQUESTS = 2

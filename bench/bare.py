@@ -14,8 +14,8 @@ from obstore.store import S3Store
 from bench.rowdrop import RowdropInstance
 from bench.users import IMAGE_BYTES
 from bench.watch import ObjectWatcher
+from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import LIST_PAGE_SIZE
-from shared.published import OUTPUT_KEY
 from shared.settings import Settings
 
 FLOOR_READERS = 32

@@ -9,7 +9,7 @@ from bench.figures import Measurement, max_ratio
 from bench.rowdrop import RowdropInstance
 from bench.users import BenchUsers
 from bench.watch import ObjectWatcher
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 
 BUNDLE_KEY = "bench.zip"
 _TIMEOUT_S = 600.0

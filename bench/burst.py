@@ -8,8 +8,8 @@ from bench.figures import Measurement, max_ratio
 from bench.rowdrop import RowdropInstance
 from bench.users import BenchUsers
 from bench.watch import ObjectWatcher
+from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import ObjectStore
-from shared.published import OUTPUT_KEY
 
 CONCURRENT_PUTS = 16
 _TIMEOUT_S = 600.0

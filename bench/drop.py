@@ -15,7 +15,7 @@ from bench.figures import Measurement, compute_percentile, max_above_floor, max_
 from bench.rowdrop import RowdropInstance, WaitTimeout
 from bench.users import BenchUsers, CsvChange
 from bench.watch import ObjectWatcher
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 
 _POLL_S = 0.003
 _TIMEOUT_S = 30.0

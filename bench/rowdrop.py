@@ -25,12 +25,12 @@ from local.ports import HOST, find_free_port
 from local.processes import ROOT, read_credentials
 from local.servers import find_minio, find_redis, http_get, read_log_tail
 from local.signals import ignore_stop_signals
-from shared.object_store import S3ObjectStore, open_store
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE, SWEEP_REQUESTED
+from shared.s3_store import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
-from worker.backlog import Backlog
+from worker.state.backlog import Backlog
 
 Reporter = Callable[[str], None]
 

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from shared.keys import make_csv_key, make_image_key
-from shared.output_csv import OutputCsv
-from shared.published import IMAGES_FOLDER
-from shared.records import Row
+from shared.formats.object_names import IMAGES_FOLDER
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import Row
+from shared.formats.source_keys import make_csv_key, make_image_key
 
 IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(1016)
 """The content of every image. Rowdrop does not parse images, so it need not be valid."""

@@ -18,8 +18,8 @@ from dotenv import dotenv_values
 from local.errors import StartupError
 from local.ports import HOST, is_port_free
 from local.servers import write_private_file
-from shared.records import Buckets
-from worker.credential_set import GIVEN_SETTINGS, SECRET_SETTINGS, Credentials, InvalidCredentials
+from shared.formats.records import Buckets
+from worker.commands.provisioning.credential_set import GIVEN_SETTINGS, SECRET_SETTINGS, Credentials, InvalidCredentials
 
 DEFAULT_PORTS = {
     "API_PORT": 8080,

@@ -42,7 +42,7 @@ class Program:
     """One process that supervisor keeps running.
 
     `stop_timeout_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
-    `worker.credential_set.PROCESSES`: in addition to its environment the program gets the settings
+    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the program gets the settings
     in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server` start first and stop last.
     The others start after the servers are prepared.
     """
@@ -70,7 +70,7 @@ def build_app_programs(api_port: int) -> list[Program]:
     worker = [*celery, "worker.app", "worker"]
     event_worker = [*worker, "-Q", "events", "--pool", "solo"]
     gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
-    flower = [*celery, "worker.scheduler", "flower", "--conf=worker/flower_conf.py"]
+    flower = [*celery, "worker.scheduler", "flower", "--conf=worker/commands/flower_conf.py"]
     return [
         Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
         Program("publisher", [_PYTHON, "-m", "worker.publisher"], process="publisher"),

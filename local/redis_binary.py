@@ -10,7 +10,7 @@ from pathlib import Path
 from local.errors import StartupError
 
 _MIN_VERSION = (7, 0)
-"""The minimum version: the ACL rules (`%R~` in worker/server_users.py) require it."""
+"""The minimum version: the ACL rules (`%R~` in worker/commands/provisioning/server_users.py) require it."""
 
 
 def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:

@@ -32,8 +32,8 @@ from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_s
 from local.screen import Screen
 from local.servers import MinioServer, RedisServer, find_minio, find_redis, read_log_tail
 from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
-from worker.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
-from worker.server_users import digest_users, format_redis_acl
+from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
+from worker.commands.provisioning.server_users import digest_users, format_redis_acl
 
 
 def main() -> int:
@@ -248,7 +248,7 @@ def _run_init(
     screen: Screen,
     on_unknown_users: Callable[[], None],
 ) -> bool:
-    """Run `worker.init`.  Return whether it has written the sample into a new source bucket.
+    """Run `worker.commands.init`.  Return whether it has written the sample into a new source bucket.
 
     `on_unknown_users` is called if MinIO lacks users and root may not sign in to create them.
     """
@@ -256,7 +256,7 @@ def _run_init(
     arguments = ["--sample", "yes"] if with_sample else []
     init_settings = {**configuration.settings_of("init"), **config.select_minio_settings(os.environ)}
     output_lines = _run_module(
-        ["worker.init", *arguments], {**environment, **init_settings}, on_unknown_users
+        ["worker.commands.init", *arguments], {**environment, **init_settings}, on_unknown_users
     ).splitlines()
     for line in output_lines:
         screen(line)
@@ -264,11 +264,11 @@ def _run_init(
 
 
 def _load_folder(folder: Path, environment: Mapping[str, str]) -> None:
-    """Drop the files of a folder with `worker.load`, which shows a progress bar.
+    """Drop the files of a folder with `worker.commands.load`, which shows a progress bar.
 
     Raises `StartupError`.
     """
-    command = [sys.executable, "-m", "worker.load", str(folder.resolve())]
+    command = [sys.executable, "-m", "worker.commands.load", str(folder.resolve())]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
         raise StartupError(f"not all files of {folder} were loaded: see above")
 

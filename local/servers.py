@@ -242,7 +242,7 @@ class MinioServer(LocalServer):
     if Redis is down.  ARN `arn:minio:sqs::SAFE:redis` pushes to `events:safe` from a queue on disk,
     up to 3 s later.
 
-    `users_id` is the result of `worker.server_users.users_id`.  If it is set, root may sign in only
+    `users_id` is the result of `worker.commands.provisioning.server_users.users_id`.  If it is set, root may sign in only
     until these users exist.  `metrics_are_public` gives access to the metrics without a token.
     """
 
@@ -329,7 +329,7 @@ class MinioServer(LocalServer):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def forget_users(self) -> None:
-        """Make the next start enable root access, so that `worker.init` can recreate the users."""
+        """Make the next start enable root access, so that `worker.commands.init` can recreate the users."""
         (self.folder / "users-made").unlink(missing_ok=True)
 
     def is_ready(self) -> bool:

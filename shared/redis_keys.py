@@ -2,7 +2,7 @@
 
 Each line names the type, what the key holds, who writes it and who reads it. "Pipeline" means the
 listener, the workers and the publisher, whose users may access every key. The ACL rules of the
-other processes are built from these constants (`worker.server_users`). The scripts in `worker/lua/`
+other processes are built from these constants (`worker.commands.provisioning.server_users`). The scripts in `worker/state/lua/`
 receive every key as an argument.
 
 All keys but the event lists, and one of the previous release, begin with `rowdrop:`, so that a Redis

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from redis import Redis
 
 from api.app import Dependencies
-from api.presence import ProcessRegistry
-from api.refreshes import RefreshController
-from api.tasks import RebuildController
-from api.transfers import Transfers
-from api.view import View
-from api.waiting import CompletionWaiter
+from api.controllers.completion_waiter import CompletionWaiter
+from api.controllers.rebuild_controller import RebuildController
+from api.controllers.refresh_controller import RefreshController
+from api.snapshot.process_registry import ProcessRegistry
+from api.snapshot.view import View
+from api.web.transfers import Transfers
 from shared.object_store import FileStore
-from shared.rebuilds import Rebuilds
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.unpacks import Unpacks
 from shared.redis_keys import CAUSES
-from shared.requests import RefreshRequests
 from shared.task_queue import TaskQueue
-from shared.unpacks import Unpacks
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
 MAX_UPLOAD_BYTES = 3_000_000

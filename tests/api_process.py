@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Self
 
 from redis import Redis
 
-from api.presence import ProcessRegistry
+from api.snapshot.process_registry import ProcessRegistry
 from local.ports import HOST, find_free_port
 from local.servers import MinioServer, RedisServer
-from shared.object_store import S3ObjectStore
-from shared.output_csv import OUTPUT_HEADER
+from shared.formats.output_csv import OUTPUT_HEADER
 from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
+from shared.s3_store import S3ObjectStore
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
-from worker.wiring import Wiring
+from worker.services import Wiring
 
 services = Wiring.from_environment(redis=False)
 client, bucket = services.create_minio_client(), services.settings.source_bucket

@@ -12,7 +12,7 @@ from redis import Redis
 
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer, find_minio
-from shared.object_store import S3ObjectStore
+from shared.s3_store import S3ObjectStore
 from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
 MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"

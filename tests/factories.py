@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote_plus
 
-from shared.manifest import Fact
-from shared.records import CsvVersion, Person, Reject, Row
+from shared.formats.manifest import Fact
+from shared.formats.records import CsvVersion, Person, Reject, Row
 
 CAPTURED_DIR = Path(__file__).parent / "captured"
 """Notifications captured from a real MinIO, one per file."""

@@ -29,7 +29,7 @@ from shared.object_store import (
     StoreUnavailable,
 )
 from shared.task_queue import TaskQueue
-from worker.server_figures import MinioMetrics
+from worker.source.metrics import MinioMetrics
 
 
 @dataclass

@@ -4,10 +4,10 @@ from functools import cache
 
 from shared import logs
 from shared.settings import Settings
-from worker.deadline import Deadline
-from worker.progress import Heartbeat
+from worker.heartbeat import Heartbeat
+from worker.reading.deadline import Deadline
+from worker.services import Wiring
 from worker.tasks import create_app
-from worker.wiring import Wiring
 
 settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)

@@ -13,17 +13,24 @@ from collections.abc import Callable, Sequence
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.keys import Bundle, IgnoredFile, UserFile, classify_key, make_bundle_id, parse_bundle_id
-from shared.pace import DutyCycle
+from shared.duty_cycle import DutyCycle
+from shared.formats.events import InvalidEvent, decode_entry
+from shared.formats.source_keys import (
+    PROBE_PREFIX,
+    Bundle,
+    IgnoredFile,
+    UserFile,
+    classify_key,
+    make_bundle_id,
+    parse_bundle_id,
+)
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
-from worker.backlog import CHUNK_SIZE, Backlog, DecodedEntry
-from worker.events import InvalidEvent, decode_entry
-from worker.evidence import Watchdog
-from worker.ignored import IgnoredKeys
-from worker.init import PROBE_PREFIX
-from worker.progress import Heartbeat
-from worker.wiring import Wiring
+from worker.heartbeat import Heartbeat
+from worker.services import Wiring
+from worker.source.ignored_keys import IgnoredKeys
+from worker.state.backlog import CHUNK_SIZE, Backlog, DecodedEntry
+from worker.watchdog.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

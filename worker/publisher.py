@@ -12,19 +12,19 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from shared.duty_cycle import DutyCycle
 from shared.object_store import StoreUnavailable
-from shared.pace import DutyCycle
 from shared.redis_keys import WAKE_BULK, WAKE_LIVE
-from worker.backlog import Backlog
-from worker.progress import Heartbeat
-from worker.publish import Publisher
-from worker.readable_files import RECOVERY_CHECK_EVERY_S
-from worker.wiring import Wiring
+from worker.heartbeat import Heartbeat
+from worker.publishing.publisher import Publisher
+from worker.publishing.recovering_store import RECOVERY_CHECK_EVERY_S
+from worker.services import Wiring
+from worker.state.backlog import Backlog
 
 logger = logging.getLogger(__name__)
 
 LIVE_FRACTION, BULK_FRACTION, BURST_S, MAX_PUBLISH_WAIT_S = 0.35, 0.2, 0.1, 2.0
-"""The throttle, see `shared.pace.DutyCycle`: shares of the time, seconds at full speed, maximum wait."""
+"""The throttle, see `shared.duty_cycle.DutyCycle`: shares of the time, seconds at full speed, maximum wait."""
 WAKEUP_TIMEOUT_S = 5.0
 """Seconds to wait for a wake-up; then the pending results are counted, as it may be lost."""
 MANIFEST_TIMEOUT_S = 1.0

@@ -5,7 +5,7 @@ Needs no MinIO.
 
 from shared import logs
 from shared.settings import Settings
-from worker.progress import Heartbeat
+from worker.heartbeat import Heartbeat
 from worker.tasks import create_scheduler
 
 MAX_BEAT_INTERVAL_S = 15
@@ -15,7 +15,7 @@ settings = Settings.from_environment(minio=False)
 logs.configure_logging(settings.log_level)
 app = create_scheduler(settings)
 app.conf.update(
-    beat_scheduler="worker.progress:HeartbeatScheduler",
+    beat_scheduler="worker.heartbeat:HeartbeatScheduler",
     beat_max_loop_interval=MAX_BEAT_INTERVAL_S,
     progress=Heartbeat(settings.progress_file),
 )

@@ -14,7 +14,7 @@ from celery import Celery, Task
 from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
-from shared.keys import explain_unusable_name, make_csv_key
+from shared.formats.source_keys import explain_unusable_name, make_csv_key
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
 from shared.task_queue import (
@@ -28,7 +28,7 @@ from shared.task_queue import (
     UNPACK,
     create_celery,
 )
-from worker.wiring import Wiring
+from worker.services import Wiring
 
 logger = logging.getLogger(__name__)
 

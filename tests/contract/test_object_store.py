@@ -16,9 +16,9 @@ from shared.object_store import (
     ObjectStore,
     ObjectUnreadable,
     PreconditionFailed,
-    S3ObjectStore,
     StoreUnavailable,
 )
+from shared.s3_store import S3ObjectStore
 from tests.conftest import MakeUnreadable
 
 MINIO_KEYS = [

@@ -9,7 +9,7 @@ from minio import Minio
 from redis import Redis
 
 from local.servers import MinioServer, RedisServer
-from shared.object_store import S3ObjectStore
+from shared.s3_store import S3ObjectStore
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.faults.form import CaseForm
 from tests.faults.parts import Components

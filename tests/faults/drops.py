@@ -5,7 +5,7 @@ Each acknowledged write is recorded in the oracle. Its events are added to the t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from shared.keys import Bundle, classify_key, make_bundle_id, make_csv_key
+from shared.formats.source_keys import Bundle, classify_key, make_bundle_id, make_csv_key
 from tests.archives import make_tar, make_zip
 from tests.factories import make_csv_body, make_person
 from tests.faults.oracle import Oracle

@@ -9,7 +9,7 @@ the oracle. The numbers are those of the table in `tests/faults/test_holes.py`.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.redis_keys import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
 from shared.task_queue import EVENTS_QUEUE
 from tests.faults.drops import VALID_CONTENTS

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
-from shared.keys import IMAGE_EXTENSIONS
-from shared.output_csv import OUTPUT_HEADER
-from shared.published import CATALOG_KEY as SHELF
-from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.object_names import CATALOG_KEY as SHELF
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.source_keys import IMAGE_EXTENSIONS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
@@ -29,7 +29,7 @@ from tests.faults.oracle import BUNDLED_USER_IDS
 from tests.faults.steps import StopNotReached
 from tests.faults.transit import EVENT_ROUTES
 from tests.faults.world import World
-from worker.backlog import CHUNK_SIZE
+from worker.state.backlog import CHUNK_SIZE
 
 NO_STOP = "the end"
 _UNPACK_STOPS = ["PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]

@@ -6,14 +6,14 @@ from typing import Any
 
 from redis import Redis
 
+from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
+from shared.formats.records import QUARANTINE_REASON
 from shared.object_store import ObjectStore
-from shared.published import OUTPUT_KEY, REJECTS_KEY
-from shared.records import QUARANTINE_REASON
 from shared.redis_keys import WRITER_LEASE
 from tests.faults.actors import Actor, get_current_actor
 from tests.faults.oracle import Oracle
 from tests.faults.transit import EventTransit
-from worker.backlog import WRITER_LEASE_MS
+from worker.state.backlog import WRITER_LEASE_MS
 
 
 class ProtocolMonitor:

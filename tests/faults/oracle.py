@@ -5,7 +5,7 @@ user follows it.
 
 Invariant after quiescence: each user with a valid source file has exactly the row computed from the
 bucket. No other user has a row, except held rows, which equal an earlier valid version of the file.
-Every reject is listed (`worker.check`).
+Every reject is listed (`worker.commands.check`).
 
 A write of output.csv may show an older row only where no protocol can prevent it, and only for a
 moment:
@@ -22,16 +22,16 @@ are right. The second one is not.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from shared.keys import UserFile, classify_key, make_bundle_id, parse_bundle_id
-from shared.manifest import Manifest
+from shared.formats.manifest import Manifest
+from shared.formats.object_names import OUTPUT_KEY
+from shared.formats.output_csv import OutputCsv, is_canonical
+from shared.formats.records import Row
+from shared.formats.source_keys import UserFile, classify_key, make_bundle_id, parse_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore
-from shared.output_csv import OutputCsv, is_canonical
-from shared.published import OUTPUT_KEY
-from shared.records import Row
 from tests.faults.truth import CsvState, UserTruth
-from worker.check import check_buckets
-from worker.published_files import read_published_files
-from worker.trials import MAX_READ_ATTEMPTS
+from worker.commands.check import check_buckets
+from worker.publishing.published_files import read_published_files
+from worker.state.read_attempts import MAX_READ_ATTEMPTS
 
 
 class OracleFailure(AssertionError):
@@ -43,7 +43,7 @@ BUNDLED_USER_IDS = frozenset("cd")
 """Users that have files in bundles.
 
 Their files come from several objects, so what one read finds is not the state at one moment. Only
-their final state is checked, by `worker.check`.
+their final state is checked, by `worker.commands.check`.
 """
 
 
@@ -151,7 +151,7 @@ class Oracle:
 
 
 def _parse_subjects(difference: str) -> set[str]:
-    """Return the names that a line of `worker.check` may be about.
+    """Return the names that a line of `worker.commands.check` may be about.
 
     It names a user, a bundle, or an image copy, which stands for its user.
     """

@@ -1,4 +1,4 @@
-"""Rowdrop's own parts, built as in `worker/wiring.py`, on ports that pause before each request.
+"""Rowdrop's own parts, built as in `worker/services.py`, on ports that pause before each request.
 
 A subclass that builds one part differently removes a protocol rule: see `tests/faults/removals.py`.
 """
@@ -13,23 +13,23 @@ from typing import ClassVar, TypeVar
 from redis.commands.core import Script
 
 from shared.object_store import ObjectStore
-from shared.rebuilds import Rebuilds
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.unpacks import Unpacks
 from shared.settings import Settings
-from shared.unpacks import Unpacks
 from tests.fakes import FakeTaskQueue, InlineExecutor
 from tests.faults.stepped import LUA_DIR, SteppedEventInbox, SteppedRedis
-from worker.bulk import BulkReads
-from worker.bundles import BundleLookup
-from worker.evidence import Watchdog
-from worker.ignored import IgnoredKeys
-from worker.images import ImageCopies
+from worker.bundles.lookup import BundleLookup
+from worker.jobs.bulk_reads import BulkReads
+from worker.jobs.rebuild import Rebuild
+from worker.jobs.sweep import Sweep
+from worker.jobs.unpacker import Unpacker
 from worker.listener import Listener
-from worker.publish import Publisher
-from worker.rebuild import Rebuild
-from worker.refresh import Refresher
-from worker.server_figures import MinioMetrics
-from worker.sweep import Sweep
-from worker.unpack import Unpacker
+from worker.publishing.publisher import Publisher
+from worker.reading.image_copies import ImageCopies
+from worker.reading.refresher import Refresher
+from worker.source.ignored_keys import IgnoredKeys
+from worker.source.metrics import MinioMetrics
+from worker.watchdog.watchdog import Watchdog
 
 READER_COUNT = 8
 

@@ -11,8 +11,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import StoreUnavailable
-from shared.published import OUTPUT_KEY, REJECTS_KEY
 from shared.redis_keys import (
     DIRTY,
     FAST_EVENTS,
@@ -30,9 +30,9 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, REBUILD, REFRESH, REFRES
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
-from worker.backlog import CHUNK_SIZE
-from worker.evidence import OVERDUE_S, Watchdog
-from worker.publish import Publisher
+from worker.publishing.publisher import Publisher
+from worker.state.backlog import CHUNK_SIZE
+from worker.watchdog.watchdog import OVERDUE_S, Watchdog
 
 MAX_STEPS, MAX_WORK_ITEMS, MAX_ROUNDS = 3000, 100, 60
 """Limits that only an endless loop exceeds.

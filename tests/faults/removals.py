@@ -11,16 +11,16 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
 
-from shared.manifest import Fact, Manifest
+from shared.formats.manifest import Fact, Manifest
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import CsvVersion, Person, ReadResult
 from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
-from shared.output_csv import OutputCsv
-from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.records import CsvVersion, Person, ReadResult
 from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped import SteppedEventInbox, SteppedStore
-from worker.backlog import DecodedEntry, PendingResult, PublishInput, ReadBatch, VersionTokens
-from worker.server_figures import MinioMetrics
+from worker.source.metrics import MinioMetrics
+from worker.state.backlog import DecodedEntry, PendingResult, PublishInput, ReadBatch, VersionTokens
 
 REMOVALS: dict[str, type[Components]] = {}
 """Maps each rule's sentence to the parts without that rule."""

@@ -20,7 +20,7 @@ from shared.object_store import ObjectStore
 from shared.redis_keys import FAST_EVENTS
 from tests.factories import make_notification
 from tests.fakes import FakeObjectStore
-from worker.notifications import EVENT_TYPES, target_arn
+from worker.source.notifications import EVENT_TYPES, target_arn
 
 MAX_EVENT_WAIT_S = 30
 

@@ -13,14 +13,14 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-import worker.backlog
+import worker.state.backlog
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
 from shared.redis_keys import FAST_EVENTS
 from tests.faults.actors import perform_request
-from worker.backlog import CHUNK_SIZE, Backlog
-from worker.server_figures import MinioMetrics
+from worker.source.metrics import MinioMetrics
+from worker.state.backlog import CHUNK_SIZE, Backlog
 
-LUA_DIR = Path(worker.backlog.__file__).parent / "lua"
+LUA_DIR = Path(worker.state.backlog.__file__).parent / "lua"
 _SCRIPT_TEXTS = {path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")}
 _SCRIPT_NAMES = {
     hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _SCRIPT_TEXTS.items()

@@ -1,6 +1,6 @@
 """Races and losses that once broke bundles or image copies; each was found by a random history."""
 
-from shared.published import CATALOG_KEY
+from shared.formats.object_names import CATALOG_KEY
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor
 from tests.faults.conftest import WorldFactory

@@ -12,14 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
+from shared.formats.events import InvalidEvent, decode_entry
 from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, MAX_DEAD_LETTERS
 from tests.factories import CAPTURED_DIR, make_notification, read_captured_notification
 from tests.fakes import FakeTaskQueue
 from tests.faults.form import CaseForm
-from worker.backlog import Backlog
-from worker.events import InvalidEvent, decode_entry
-from worker.ignored import IgnoredKeys
 from worker.listener import Listener
+from worker.source.ignored_keys import IgnoredKeys
+from worker.state.backlog import Backlog
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]

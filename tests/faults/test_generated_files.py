@@ -4,13 +4,13 @@ import hypothesis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared import rejects as rejects_csv
-from shared.manifest import Fact, Manifest
-from shared.output_csv import OutputCsv, is_canonical, read_frame
-from shared.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
+from shared.formats import rejects_csv
+from shared.formats.manifest import Fact, Manifest
+from shared.formats.output_csv import OutputCsv, is_canonical, read_frame
+from shared.formats.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
+from shared.formats.user_csv import MAX_CSV_BYTES, MAX_EXCERPT_LENGTH, REQUIRED_COLUMNS, InvalidUserCsv, parse_person
 from tests.factories import ETAG, LAST_MODIFIED
 from tests.faults.form import CaseForm
-from worker.user_csv import MAX_CSV_BYTES, MAX_EXCERPT_LENGTH, REQUIRED_COLUMNS, InvalidUserCsv, parse_person
 
 LONGEST_REASON = 300
 

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from minio import Minio
 from minio.error import S3Error
 
-from shared.keys import IgnoredFile, UserFile, classify_key
+from shared.formats.source_keys import IgnoredFile, UserFile, classify_key
 from shared.redis_keys import IGNORED_COUNT, IGNORED_KEYS
 from tests.factories import make_csv_body
 from tests.faults.form import CaseForm
 from tests.integration.stepping import RowdropHarness
-from worker.ignored import MAX_LISTED_IGNORED
-from worker.init import Initializer
+from worker.commands.init import Initializer
 from worker.listener import Listener
+from worker.source.ignored_keys import MAX_LISTED_IGNORED
 
 pytestmark = pytest.mark.minio_events
 PATIENCE_S = 30

@@ -10,9 +10,9 @@ before it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.keys import IMAGE_EXTENSIONS
-from shared.manifest import Fact
-from shared.records import Person, Row
+from shared.formats.manifest import Fact
+from shared.formats.records import Person, Row
+from shared.formats.source_keys import IMAGE_EXTENSIONS
 
 
 class InvalidState:

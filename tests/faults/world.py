@@ -10,9 +10,9 @@ from contextlib import suppress
 
 from redis import Redis
 
-from shared.manifest import Manifest
+from shared.formats.manifest import Manifest
+from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import PreconditionFailed, StoreUnavailable
-from shared.published import OUTPUT_KEY
 from tests.fakes import FakeMinioMetrics
 from tests.faults.drops import UserActions
 from tests.faults.monitor import ProtocolMonitor
@@ -23,8 +23,8 @@ from tests.faults.redis_faults import RedisFaults
 from tests.faults.servers import BucketPair
 from tests.faults.stepped import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
 from tests.faults.transit import EVENT_ROUTES, EventTransit
-from worker.published_files import read_published_files
-from worker.server_figures import LOSS_COUNTERS, START_TIME_METRIC
+from worker.publishing.published_files import read_published_files
+from worker.source.metrics import LOSS_COUNTERS, START_TIME_METRIC
 
 
 class World:

@@ -13,7 +13,7 @@ from shared.settings import Settings
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.integration.stepping import RowdropHarness
-from worker.evidence import Watchdog
+from worker.watchdog.watchdog import Watchdog
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import os
 import signal
 from functools import cache, cached_property
 
+from shared.formats.records import InvalidCsv, ValidCsv
 from shared.object_store import StoredObject
-from shared.records import InvalidCsv, ValidCsv
 from shared.settings import Settings
-from worker.deadline import Deadline
-from worker.refresh import Refresher, parse_csv
+from worker.reading.csv_parsing import parse_csv
+from worker.reading.deadline import Deadline
+from worker.reading.refresher import Refresher
+from worker.services import READ_CONCURRENCY, Wiring
 from worker.tasks import create_app
-from worker.wiring import READ_CONCURRENCY, Wiring
 
 READ_DEADLINE_S = 2.0
 

@@ -3,18 +3,18 @@
 import time
 from collections.abc import Sequence
 
-from shared.keys import make_bundle_id
+from shared.formats.object_names import OUTPUT_KEY
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import Reject, Row
+from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore
-from shared.output_csv import OutputCsv
-from shared.published import OUTPUT_KEY
-from shared.records import Reject, Row
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
-from worker.check import check_buckets
-from worker.evidence import Watchdog
-from worker.publish import Publisher
-from worker.published_files import read_published_files
-from worker.wiring import Wiring
+from worker.commands.check import check_buckets
+from worker.publishing.published_files import read_published_files
+from worker.publishing.publisher import Publisher
+from worker.services import Wiring
+from worker.watchdog.watchdog import Watchdog
 
 CSV_HEADER = "first_name,last_name,birthts"
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 
-from api.transfers import MAX_LARGE_TRANSFERS
+from api.web.transfers import MAX_LARGE_TRANSFERS
+from shared.formats.output_csv import OUTPUT_HEADER
 from shared.object_store import ObjectNotFound
-from shared.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, ApiProcess, ApiResponse, wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,16 +12,17 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.consistency import MARGIN_S
-from api.figures import LastSweep, PipelineIssue, read_pipeline_status
-from api.follower import Follower, FollowerConnections, SnapshotPoller
-from api.presence import ProcessRegistry
+from api.snapshot.consistency import MARGIN_S
+from api.snapshot.follower import Follower, FollowerConnections, SnapshotPoller
+from api.snapshot.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
+from api.snapshot.process_registry import ProcessRegistry
 from local.ports import find_free_port
 from local.servers import RedisServer
-from shared.object_store import S3ObjectStore, StoredObject
-from shared.output_csv import OUTPUT_HEADER
-from shared.published import OUTPUT_KEY, REJECTS_KEY
-from shared.records import Reject
+from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.records import Reject
+from shared.formats.rejects_csv import encode_rejects
+from shared.object_store import StoredObject
 from shared.redis_keys import (
     API_PROCESSES,
     COUNTERS,
@@ -38,10 +39,10 @@ from shared.redis_keys import (
     TRUST_STATE,
     VERIFIED_PREFIX,
 )
-from shared.rejects import encode_rejects
+from shared.s3_store import S3ObjectStore
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
-from worker.backlog import Backlog
+from worker.state.backlog import Backlog
 
 ONE = OUTPUT_HEADER + b"1,Ann,Lee,0,\n"
 TWO = OUTPUT_HEADER + b"1,Ann,Lee,0,\n2,Zo\xc3\xab,,5,src-data/2.png\n"

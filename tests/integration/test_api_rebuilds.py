@@ -9,20 +9,20 @@ import pytest
 from falcon.testing import Result, TestClient
 from redis import Redis
 
-from api.access import AccessRules
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.browsers import CrossSiteMiddleware
-from api.guard import AuthMiddleware
-from api.presence import ProcessRegistry
+from api.snapshot.process_registry import ProcessRegistry
 from local.servers import RedisServer
-from shared.keys import make_bundle_id
-from shared.rebuilds import Rebuilds
+from shared.formats.source_keys import make_bundle_id
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.unpacks import Unpacks
 from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
-from shared.unpacks import Unpacks
 from tests.api_parts import make_dependencies
 from tests.api_process import wait_until
-from worker.backlog import Backlog
+from worker.state.backlog import Backlog
 
 
 class Office:

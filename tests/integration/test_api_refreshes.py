@@ -8,18 +8,18 @@ import pytest
 from falcon.testing import Result, TestClient
 from redis import Redis
 
-from api.access import AccessRules
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.browsers import CrossSiteMiddleware
-from api.guard import AuthMiddleware
-from api.presence import ProcessRegistry
+from api.snapshot.process_registry import ProcessRegistry
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED
 from tests.api_parts import make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
+from worker.state.read_attempts import ReadAttempts
 from worker.tasks import create_app as create_celery_app
-from worker.trials import ReadAttempts
 
 
 class Desk:

@@ -12,12 +12,12 @@ import psutil
 from minio import Minio
 from redis import Redis
 
-from api.failures import MAX_FAILURES
-from api.transfers import MAX_STORE_REQUESTS
+from api.access.failure_limiter import MAX_FAILURES
+from api.web.transfers import MAX_STORE_REQUESTS
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer
-from shared.output_csv import OUTPUT_HEADER
-from shared.rebuilds import Rebuilds
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.progress.rebuilds import Rebuilds
 from shared.redis_keys import API_PROCESSES
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, ApiProcess, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from api.connections import MOST_HEAD_BYTES, REQUEST_S
-from shared.output_csv import OUTPUT_HEADER
+from api.web.gunicorn_worker import MOST_HEAD_BYTES, REQUEST_S
+from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, wait_until
 
 SLOW_CLIENTS = 40

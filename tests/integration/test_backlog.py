@@ -1,4 +1,4 @@
-"""Tests of `worker.backlog`: the atomic steps of the state protocol, on a real Redis."""
+"""Tests of `worker.state.backlog`: the atomic steps of the state protocol, on a real Redis."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from shared.records import CsvVersion, Person, ReadResult, ValidCsv
+from shared.formats.records import CsvVersion, Person, ReadResult, ValidCsv
 from shared.redis_keys import (
     ACTIVE_READS,
     DEAD_LETTERS,
@@ -18,7 +18,16 @@ from shared.redis_keys import (
     WAKE_LIVE,
     WRITER_LEASE,
 )
-from worker.backlog import Backlog, DecodedEntry, LeaseLost, ListedUser, Page, PendingResult, VersionTokens, new_token
+from worker.state.backlog import (
+    Backlog,
+    DecodedEntry,
+    LeaseLost,
+    ListedUser,
+    Page,
+    PendingResult,
+    VersionTokens,
+    new_token,
+)
 
 NOW = 1_795_000_000.0
 

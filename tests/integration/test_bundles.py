@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
+from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
+from shared.formats.records import InvalidCsv, ValidCsv
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
-from shared.published import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
-from shared.records import InvalidCsv, ValidCsv
 from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
 from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bundles import make_index_key
-from worker.evidence import OVERDUE_S, Watchdog
-from worker.refresh import parse_csv
-from worker.shelf import BundleCatalog, CatalogEntry, make_version_digest, read_catalog
-from worker.unpack import GAVE_UP_REASON, MAX_UNPACK_ATTEMPTS, Unpacker
+from worker.bundles.catalog import GAVE_UP_REASON, BundleCatalog, CatalogEntry, make_version_digest, read_catalog
+from worker.bundles.index import make_index_key
+from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS, Unpacker
+from worker.reading.csv_parsing import parse_csv
+from worker.watchdog.watchdog import OVERDUE_S, Watchdog
 
 
 def names(rowdrop: RowdropHarness) -> dict[str, str]:

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from shared.keys import make_bundle_id
+from shared.formats.object_names import IMAGES_FOLDER, OUTPUT_KEY
+from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoreUnavailable
-from shared.published import IMAGES_FOLDER, OUTPUT_KEY
 from shared.redis_keys import SUSPECT_USERS
 from shared.settings import Settings
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import ListedUser, new_token
-from worker.evidence import BROKEN_READ_TICKS
-from worker.images import ImageCopies
-from worker.refresh import Refresher
+from worker.reading.image_copies import ImageCopies
+from worker.reading.refresher import Refresher
+from worker.state.backlog import ListedUser, new_token
+from worker.watchdog.watchdog import BROKEN_READ_TICKS
 
 
 @pytest.fixture

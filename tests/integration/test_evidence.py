@@ -1,4 +1,4 @@
-"""Tests of `worker.evidence` on real servers: loss signals are counted and request a sweep."""
+"""Tests of `worker.watchdog.watchdog` on real servers: loss signals are counted and request a sweep."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from minio.notificationconfig import NotificationConfig
 
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import (
     COUNTERS,
     FAST_EVENTS,
@@ -30,11 +30,11 @@ from shared.task_queue import BULK_QUEUE
 from tests.api_process import wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import LOSS_SIGNAL_KINDS, LeaseLost, new_token
-from worker.evidence import STALLED_QUEUE_TICKS, Watchdog
-from worker.init import Initializer
-from worker.notifications import NotificationRules
-from worker.server_figures import MinioMetrics
+from worker.commands.init import Initializer
+from worker.source.metrics import MinioMetrics
+from worker.source.notifications import NotificationRules
+from worker.state.backlog import LOSS_SIGNAL_KINDS, LeaseLost, new_token
+from worker.watchdog.watchdog import STALLED_QUEUE_TICKS, Watchdog
 
 
 def new_watch(rowdrop: RowdropHarness) -> Watchdog:
@@ -183,7 +183,7 @@ def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Wat
 
 # -- signals of MinIO ------------------------------------------------------------------------------
 class Site:
-    """A MinIO and a Redis for one test, initialised by `worker.init`."""
+    """A MinIO and a Redis for one test, initialised by `worker.commands.init`."""
 
     def __init__(self, minio: MinioServer, redis: RedisServer) -> None:
         self.minio, self.redis = minio, redis
@@ -318,7 +318,7 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
 
 
 def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
-    from worker.backlog import DecodedEntry
+    from worker.state.backlog import DecodedEntry
 
     for source in (FAST_EVENTS, SAFE_EVENTS):
         rowdrop.services.redis.rpush(source, b"1", b"2")

@@ -1,4 +1,4 @@
-"""Tests of `worker.init` and `worker.listener`: from real MinIO events to dirty users."""
+"""Tests of `worker.commands.init` and `worker.listener`: from real MinIO events to dirty users."""
 
 import io
 import json
@@ -15,9 +15,11 @@ from minio.error import S3Error
 from redis import Redis
 from redis.exceptions import ConnectionError, NoPermissionError
 
-from api.figures import read_pipeline_status
+from api.snapshot.pipeline_status import read_pipeline_status
 from local.ports import find_free_port
 from local.servers import RedisServer
+from shared.formats.events import TruncatedEntry
+from shared.formats.source_keys import PROBE_PREFIX
 from shared.redis_keys import (
     DEAD_LETTERS,
     FAST_EVENTS,
@@ -31,12 +33,11 @@ from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.factories import make_notification
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker import sample
-from worker.backlog import CHUNK_SIZE
-from worker.events import TruncatedEntry
-from worker.init import PROBE_PREFIX, Initializer
+from worker.commands import sample
+from worker.commands.init import Initializer
+from worker.commands.provisioning.server_users import REDIS_RULES
 from worker.listener import Listener
-from worker.server_users import REDIS_RULES
+from worker.state.backlog import CHUNK_SIZE
 
 pytestmark = pytest.mark.minio_events
 

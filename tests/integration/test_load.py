@@ -11,7 +11,7 @@ from minio import Minio
 
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.load import MAX_BATCH_FILES, Loader, ProgressBar, is_empty, load_folder, make_plan
+from worker.commands.load import MAX_BATCH_FILES, Loader, ProgressBar, is_empty, load_folder, make_plan
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

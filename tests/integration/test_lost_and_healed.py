@@ -1,4 +1,4 @@
-"""Tests of `worker.healed`: silent repairs are counted, and nothing else. Uses real servers."""
+"""Tests of `worker.watchdog.silent_repairs`: silent repairs are counted, and nothing else. Uses real servers."""
 
 import io
 import time
@@ -12,17 +12,17 @@ import pytest
 from redis import Redis
 
 from local.servers import RedisServer
-from shared import rejects as rejects_csv
+from shared.formats import rejects_csv
+from shared.formats.object_names import MANIFEST_KEY, REJECTS_KEY
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
-from shared.published import MANIFEST_KEY, REJECTS_KEY
 from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import MAX_SILENT_DRIFT
-from worker.healed import MAX_EVENT_DELAY_S, SilentRepairs
-from worker.init import Initializer
+from worker.commands.init import Initializer
+from worker.jobs.sweep import Sweep
 from worker.listener import Listener
-from worker.sweep import Sweep
+from worker.state.backlog import MAX_SILENT_DRIFT
+from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
 
 
 def published(rowdrop: RowdropHarness, *users: str) -> None:

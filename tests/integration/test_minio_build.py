@@ -20,9 +20,9 @@ from minio.datatypes import PostPolicy
 from minio.signer import sign_v4_s3
 
 from local.servers import MinioServer
+from shared.formats.source_keys import PROBE_PREFIX
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
-from worker.forgery_probe import probe_forged_writes
-from worker.init import PROBE_PREFIX
+from worker.commands.provisioning.forgery_probe import probe_forged_writes
 
 REGION = "us-east-1"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from shared.keys import make_csv_key
+from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
+from shared.formats.source_keys import make_csv_key
 from shared.object_store import StoreUnavailable
-from shared.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
 from shared.redis_keys import DIRTY, FAST_EVENTS, VERIFIED_PREFIX
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import new_token
-from worker.evidence import BROKEN_READ_TICKS, Watchdog
-from worker.refresh import CsvParser, Refresher, parse_csv
-from worker.trials import MAX_READ_ATTEMPTS, ReadAttempts
+from worker.reading.csv_parsing import CsvParser, parse_csv
+from worker.reading.refresher import Refresher
+from worker.state.backlog import new_token
+from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
+from worker.watchdog.watchdog import BROKEN_READ_TICKS, Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -339,7 +340,7 @@ def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, w
 
 
 def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -> None:
-    from worker.backlog import DecodedEntry
+    from worker.state.backlog import DecodedEntry
 
     set_apart(rowdrop, "u")
     rowdrop.services.redis.rpush(FAST_EVENTS, b"1")

@@ -13,9 +13,9 @@ from shared.settings import Settings
 from tests.archives import make_zip
 from tests.conftest import create_bucket
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.init import Initializer
-from worker.public_output import set_public_access
-from worker.wiring import Wiring
+from worker.commands.init import Initializer
+from worker.commands.provisioning.public_output import set_public_access
+from worker.services import Wiring
 
 
 def status_of(settings: Settings, path: str, method: str = "GET") -> int:

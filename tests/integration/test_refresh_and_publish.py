@@ -4,14 +4,14 @@ import time
 
 import pytest
 
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.records import Row
 from shared.object_store import StoreUnavailable
-from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.records import Row
 from shared.redis_keys import VERIFIED_PREFIX
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.backlog import LeaseLost
 from worker.publisher import PublisherLoop
-from worker.refresh import run_in_order
+from worker.reading.refresher import run_in_order
+from worker.state.backlog import LeaseLost
 
 
 def img(rowdrop: RowdropHarness, key: str) -> str:
@@ -325,7 +325,7 @@ def test_publisher_manifest_records_source_of_each_row(rowdrop: RowdropHarness) 
     assert rowdrop.publisher.is_manifest_due(idle=True)
     rowdrop.publisher.write_manifest()
     assert not rowdrop.publisher.is_manifest_due(idle=True)
-    from shared.manifest import Manifest
+    from shared.formats.manifest import Manifest
 
     fact = Manifest.decode(rowdrop.output.get(MANIFEST_KEY).body).get("u")
     assert fact is not None

@@ -4,8 +4,8 @@ import io
 
 from minio import Minio
 
-from shared.object_store import S3ObjectStore
-from worker.sample import drop_sample, generate_files, remove_sample
+from shared.s3_store import S3ObjectStore
+from worker.commands.sample import drop_sample, generate_files, remove_sample
 
 
 def keys(client: Minio, bucket: str) -> set[str]:

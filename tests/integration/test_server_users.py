@@ -18,7 +18,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from local.ports import find_free_port, is_port_free
 from local.servers import UNUSED_ORIGIN, MinioServer, RedisServer, find_minio
-from shared.records import Buckets
+from shared.formats.records import Buckets
+from shared.formats.source_keys import PROBE_PREFIX
 from shared.redis_keys import (
     ACTIVE_READS,
     DIRTY,
@@ -34,12 +35,13 @@ from shared.redis_keys import (
 )
 from shared.settings import Settings
 from tests.forged import Forger, send_unsigned, upload_with_unsigned_trailer
-from worker.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
-from worker.init import Initializer, UnknownUsers, format_policies
-from worker.minio_users import MinioUsers
-from worker.server_figures import MinioMetrics
-from worker.server_users import PROBE_PREFIX, REDIS_RULES, digest_users, format_redis_acl, minio_policies
-from worker.wiring import Wiring
+from worker.commands.init import Initializer, UnknownUsers
+from worker.commands.provisioning.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
+from worker.commands.provisioning.instructions import format_policies
+from worker.commands.provisioning.minio_users import MinioUsers
+from worker.commands.provisioning.server_users import REDIS_RULES, digest_users, format_redis_acl, minio_policies
+from worker.services import Wiring
+from worker.source.metrics import MinioMetrics
 
 BUCKETS = Buckets("src-data", "processed-data")
 CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
@@ -47,7 +49,7 @@ CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 
 @dataclass
 class Guarded:
-    """Servers as ./run.sh starts them, after `worker.init` has created the users."""
+    """Servers as ./run.sh starts them, after `worker.commands.init` has created the users."""
 
     credentials: Credentials
     minio: MinioServer
@@ -218,7 +220,7 @@ def test_minio_server_killed_during_init_starts_with_root(tmp_path: Path) -> Non
         servers.minio.start()
         servers.minio.wait_ready()
         assert MinioUsers(servers.settings()).is_root_enabled()
-        # After SIGTERM MinIO exits with 0, as after the stop by `worker.init`.
+        # After SIGTERM MinIO exits with 0, as after the stop by `worker.commands.init`.
         servers.minio.stop()
         assert not (servers.minio.folder / "users-made").exists()
 

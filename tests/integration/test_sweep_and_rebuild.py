@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared import rejects as rejects_csv
-from shared.manifest import Manifest
+from shared.formats import rejects_csv
+from shared.formats.manifest import Manifest
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import StoreUnavailable
-from shared.published import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.redis_keys import (
     IGNORED_COUNT,
     IGNORED_KEYS,
@@ -23,9 +23,9 @@ from shared.redis_keys import (
 )
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bulk import BulkReads
-from worker.evidence import OVERDUE_S, Watchdog
-from worker.sweep import main as sweep_by_hand
+from worker.commands.sweep import main as sweep_by_hand
+from worker.jobs.bulk_reads import BulkReads
+from worker.watchdog.watchdog import OVERDUE_S, Watchdog
 
 
 def published(rowdrop: RowdropHarness, *users: str) -> None:

@@ -20,24 +20,25 @@ from minio.sse import SseKMS, SseS3
 
 from local.ports import find_free_port
 from local.servers import MinioServer, find_minio
-from shared.keys import make_bundle_id
-from shared.object_store import ObjectUnreadable, S3ObjectStore, StoreUnavailable
-from shared.published import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.records import UNREADABLE_REASON
+from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.records import UNREADABLE_REASON
+from shared.formats.source_keys import make_bundle_id
+from shared.object_store import ObjectUnreadable, StoreUnavailable
 from shared.redis_keys import SOURCE_FAILURE, VERIFIED_PREFIX
+from shared.s3_store import S3ObjectStore
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ApiEnvironment
 from tests.archives import make_zip
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, MakeUnreadable
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bundles import make_index_key
-from worker.evidence import Watchdog
-from worker.healed import SilentRepairs
-from worker.readable_files import MAX_FAILED_CHECKS
-from worker.shelf import read_catalog
-from worker.trials import ReadAttempts
-from worker.unreadable import RETRY_PAUSES_S
+from worker.bundles.catalog import read_catalog
+from worker.bundles.index import make_index_key
+from worker.publishing.recovering_store import MAX_FAILED_CHECKS
+from worker.source.unreadable import RETRY_PAUSES_S
+from worker.state.read_attempts import ReadAttempts
+from worker.watchdog.silent_repairs import SilentRepairs
+from worker.watchdog.watchdog import Watchdog
 
 ENCRYPTED = f"{UNREADABLE_REASON}: encrypted with a key that Rowdrop does not have (InvalidRequest: "
 

@@ -1,4 +1,4 @@
-"""Tests of `worker.schema_upgrade`: the first start after a release with other keys in Redis.
+"""Tests of `worker.state.schema_upgrade`: the first start after a release with other keys in Redis.
 
 `tests/captured/redis-0.2.0.json` is the state that release 0.2.0 left in a Redis: users of each
 cause, pending results, leases, records, messages and unprocessed events. It was written by that
@@ -20,7 +20,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from redis import Redis
 
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import (
     COUNTERS,
     DEAD_LETTERS,
@@ -47,10 +47,10 @@ from shared.task_queue import (
 )
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.evidence import Watchdog
 from worker.listener import Listener
-from worker.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
+from worker.state.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
 from worker.tasks import create_app
+from worker.watchdog.watchdog import Watchdog
 
 CapturedState = Mapping[str, Mapping[str, Any]]
 

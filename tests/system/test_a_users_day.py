@@ -171,7 +171,7 @@ def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> 
 
 def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) -> None:
     def check() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "worker.check"]
+        command = [sys.executable, "-m", "worker.commands.check"]
         return subprocess.run(
             command, cwd=ROOT, env=os.environ | rowdrop.credentials, capture_output=True, text=True, check=False
         )

@@ -17,7 +17,7 @@ from redis.exceptions import NoPermissionError
 from shared.redis_keys import DIRTY
 from tests.forged import Forger, send_unsigned
 from tests.system.running import RunShProcess, find_processes, list_processes, wait_until
-from worker.credential_set import parse_users
+from worker.commands.provisioning.credential_set import parse_users
 
 CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 MINIO_USER = {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}

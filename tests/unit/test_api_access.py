@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from api.access import AccessOutcome, AccessRules, is_loopback_address, is_loopback_host, is_proxy_header
+from api.access.access_rules import AccessOutcome, AccessRules, is_loopback_address, is_loopback_host, is_proxy_header
 from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 

@@ -11,16 +11,16 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.access import AccessRules
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.browsers import CrossSiteMiddleware
-from api.figures import PipelineIssue, PipelineStatus
-from api.guard import AuthMiddleware
-from api.snapshot import EMPTY_TABLE
-from api.view import View
+from api.snapshot.pipeline_status import PipelineIssue, PipelineStatus
+from api.snapshot.table import EMPTY_TABLE
+from api.snapshot.view import View
 from local.ports import find_free_port
-from shared.output_csv import OUTPUT_HEADER
-from shared.records import Reject
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.records import Reject
 from tests.api_parts import make_dependencies
 from tests.fakes import FakeObjectStore
 

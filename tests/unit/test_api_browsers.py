@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from falcon.testing import Result
 
-from api.access import AccessRules
-from api.browsers import CrossSiteMiddleware
-from api.guard import AuthMiddleware
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from tests.unit.test_api_answers import Service
 
 APP = "https://app.example.org"

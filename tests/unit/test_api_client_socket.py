@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.client_socket import PATIENCE_S, ClientSocket
+from api.web.client_socket import PATIENCE_S, ClientSocket
 
 Pair = tuple[ClientSocket, socket.socket]
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.consistency import MARGIN_S, ConsistencyTracker
-from api.figures import PipelineStatus
+from api.snapshot.consistency import MARGIN_S, ConsistencyTracker
+from api.snapshot.pipeline_status import PipelineStatus
 from tests.api_parts import make_dirty_counts
 
 NOW = 1_800_000_000.0

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.difference import UnchangedRange, diff_lines
+from api.snapshot.diff import UnchangedRange, diff_lines
 
 HEADER = b"head\n"
 

@@ -7,16 +7,16 @@ from falcon.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import files
-from api.image import detect_raster_type
-from api.snapshot import EMPTY_TABLE
-from api.transfers import SEGMENT_BYTES
-from api.view import View
-from shared.keys import MAX_FILE_NAME_BYTES, explain_unusable_name
-from shared.output_csv import OUTPUT_HEADER
+from api.resources import files
+from api.resources.image import detect_raster_type
+from api.snapshot.table import EMPTY_TABLE
+from api.snapshot.view import View
+from api.web.transfers import SEGMENT_BYTES
+from shared.formats import user_csv
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
 from tests.api_parts import MAX_UPLOAD_BYTES
 from tests.unit.test_api_answers import Service
-from worker import user_csv
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
 LARGE = PNG + bytes(2 * SEGMENT_BYTES)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.filters import Filters, InvalidParameter, compute_ages, encode_birthdays, parse_single_values
+from api.query.filters import Filters, InvalidParameter, compute_ages, encode_birthdays, parse_single_values
 
 EPOCH = datetime(1970, 1, 1)
 dates = st.dates(date(1, 1, 1), date(9999, 12, 31))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from falcon.testing import Result, TestClient, create_environ
 
-from api.access import AccessRules
-from api.browsers import CrossSiteMiddleware
-from api.failures import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
-from api.guard import AuthMiddleware
-from api.operations import PATHS
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
+from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
+from api.description.operations import PATHS
 from shared.tokens import Token, TokenKind
 from tests.unit.test_api_answers import Service
 

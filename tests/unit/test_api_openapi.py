@@ -8,10 +8,10 @@ from typing import Any
 import falcon.inspect
 import pytest
 
-from api.openapi import build_document
-from api.operations import PATHS, READABLE
-from api.problems import PROBLEM_KINDS
-from shared.keys import explain_unusable_name
+from api.description.openapi import build_document
+from api.description.operations import PATHS, READABLE
+from api.web.problem_kinds import PROBLEM_KINDS
+from shared.formats.source_keys import explain_unusable_name
 from tests.unit.test_api_answers import Service
 
 METHODS = [(method, path) for path, methods in build_document()["paths"].items() for method in methods]

@@ -16,14 +16,14 @@ from falcon.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api import formats
-from api.compression import compress_in_blocks, find_cut_points
-from api.question import MAX_HTML_ROWS, RowQuery
-from api.selection import select_rows
-from api.snapshot import EMPTY_TABLE, SnapshotTable
-from api.view import View
-from shared.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, encode_row
-from shared.records import Row
+from api.answers import formats
+from api.answers.compression import compress_in_blocks, find_cut_points
+from api.answers.selection import select_rows
+from api.query.row_query import MAX_HTML_ROWS, RowQuery
+from api.snapshot.table import EMPTY_TABLE, SnapshotTable
+from api.snapshot.view import View
+from shared.formats.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, encode_row
+from shared.formats.records import Row
 from tests.unit.test_api_answers import REJECTS, Service
 
 TODAY = date(2026, 6, 15)

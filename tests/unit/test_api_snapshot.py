@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.answers import LruCache
-from api.formats import encode_json_array
-from api.snapshot import EMPTY_TABLE, SnapshotTable
-from shared.output_csv import OUTPUT_HEADER, InvalidOutputCsv, encode_row
-from shared.records import Row
+from api.answers.formats import encode_json_array
+from api.snapshot.caches import LruCache
+from api.snapshot.table import EMPTY_TABLE, SnapshotTable
+from shared.formats.output_csv import OUTPUT_HEADER, InvalidOutputCsv, encode_row
+from shared.formats.records import Row
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=8)
 tables = st.dictionaries(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.keys import IgnoredFile, UserFile
+from shared.formats.source_keys import IgnoredFile, UserFile
+from shared.formats.user_csv import MAX_CSV_BYTES
 from tests.archives import (
     declare_member_size,
     make_overlapping_zip,
@@ -23,12 +24,11 @@ from tests.archives import (
     mark_zip_encrypted,
     replace_raw_names,
 )
-from worker import ranged
-from worker.archive import MAX_MEMBERS, InvalidArchive, Member, check_count
-from worker.ranged import RangedFile
-from worker.unpack import open_archive
-from worker.user_csv import MAX_CSV_BYTES
-from worker.zip_archive import MAX_DIRECTORY_BYTES
+from worker.bundles.archive import open_archive
+from worker.bundles.members import MAX_MEMBERS, InvalidArchive, Member, check_count
+from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
+from worker.source import ranged_file as ranged
+from worker.source.ranged_file import RangedFile
 
 FILES = {"a/1.csv": b"one", "a/1.png": b"\x89PNG" * 9, "2.csv": b"", "b/notes.txt": b"x", "b/": b""}
 

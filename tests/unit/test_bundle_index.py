@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
-from shared.records import CsvVersion, InvalidCsv, Person, ValidCsv
+from shared.formats.records import CsvVersion, InvalidCsv, Person, ValidCsv
+from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
 from tests.factories import LAST_MODIFIED, make_person
-from worker.bundle_index import INDEX_HEADER, BundleImage, BundleIndex, IndexBuilder, InvalidIndex
-from worker.shelf import BundleCatalog, CatalogEntry, is_up_to_date, make_version_digest
+from worker.bundles.catalog import BundleCatalog, CatalogEntry, is_up_to_date, make_version_digest
+from worker.bundles.index import INDEX_HEADER, BundleImage, BundleIndex, IndexBuilder, InvalidIndex
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 USER_IDS = TEXT.filter(lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile))

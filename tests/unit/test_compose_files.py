@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from local.minio_build import MINIO_MODULE_VERSION
-from shared.records import Buckets
-from worker.credential_set import Credentials
-from worker.credentials import build_credential_files
-from worker.server_users import REDIS_RULES
+from shared.formats.records import Buckets
+from worker.commands.credentials import build_credential_files
+from worker.commands.provisioning.credential_set import Credentials
+from worker.commands.provisioning.server_users import REDIS_RULES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_compose_servers_start_after_credentials() -> None:
 
 
 PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
-"""Service to the process in `worker.credentials.build_credential_files` from which it gets its credentials."""
+"""Service to the process in `worker.commands.credentials.build_credential_files` from which it gets its credentials."""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))

@@ -8,8 +8,9 @@ import jwt
 import pytest
 from dotenv import dotenv_values
 
-from shared.records import Buckets
-from worker.credential_set import (
+from shared.formats.records import Buckets
+from worker.commands.credentials import PreparationError, format_settings, make_folders, prepare_credentials
+from worker.commands.provisioning.credential_set import (
     MINIO_ROLES,
     PROCESSES,
     REDIS_ROLES,
@@ -18,8 +19,7 @@ from worker.credential_set import (
     parse_redis_user,
     parse_users,
 )
-from worker.credentials import PreparationError, format_settings, make_folders, prepare_credentials
-from worker.server_users import ServerUser, digest_users, format_redis_acl
+from worker.commands.provisioning.server_users import ServerUser, digest_users, format_redis_acl
 
 NOW = 1_767_225_600.0
 BUCKETS = Buckets("src-data", "processed-data")

@@ -10,11 +10,11 @@ import falcon.inspect
 import pytest
 from redis import Redis
 
-from api.access import AccessRules
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.browsers import CrossSiteMiddleware
-from api.guard import AuthMiddleware
-from api.index import list_routes as listed_routes
+from api.description.index import list_routes as listed_routes
 from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
@@ -171,7 +171,7 @@ def test_docs_describe_every_parameter() -> None:
 def files_named(text: str) -> set[str]:
     """Return the files and folders that a page names in code spans.
 
-    Examples are `worker/app.py`, `run.sh` and `worker/lua/`.
+    Examples are `worker/app.py`, `run.sh` and `worker/state/lua/`.
     """
     return {word for word in IN_CODE.findall(text) if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)}
 
@@ -194,7 +194,9 @@ def test_docs_architecture_names_every_module(room: str) -> None:
 
 
 def test_docs_architecture_names_every_script() -> None:
-    assert [path.name for path in (ROOT / "worker" / "lua").glob("*.lua") if path.name not in ARCHITECTURE] == []
+    assert [
+        path.name for path in (ROOT / "worker" / "state" / "lua").glob("*.lua") if path.name not in ARCHITECTURE
+    ] == []
 
 
 def test_docs_architecture_lists_every_redis_key() -> None:

@@ -1,4 +1,4 @@
-"""Tests of `worker.events`: decoding of MinIO's notifications, valid and invalid."""
+"""Tests of `shared.formats.events`: decoding of MinIO's notifications, valid and invalid."""
 
 import contextlib
 import json
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.formats.events import MAX_ENTRY_BYTES, MAX_KEY_BYTES, Event, InvalidEvent, TruncatedEntry, decode_entry
 from tests.factories import make_notification, read_captured_notification
-from worker.events import MAX_ENTRY_BYTES, MAX_KEY_BYTES, Event, InvalidEvent, TruncatedEntry, decode_entry
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

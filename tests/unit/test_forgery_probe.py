@@ -1,4 +1,4 @@
-"""`worker.forgery_probe`: the requests that it sends, and how it evaluates the responses."""
+"""`worker.commands.provisioning.forgery_probe`: the requests that it sends, and how it evaluates the responses."""
 
 import io
 import tarfile
@@ -11,8 +11,8 @@ import pytest
 from urllib3.exceptions import HTTPError
 
 from local.ports import find_free_port
-from worker.forgery_probe import probe_forged_writes
-from worker.init import PROBE_PREFIX
+from shared.formats.source_keys import PROBE_PREFIX
+from worker.commands.provisioning.forgery_probe import probe_forged_writes
 
 
 class Server(ThreadingHTTPServer):

@@ -1,10 +1,10 @@
-"""Tests of `shared.keys`: the classification of keys and of members of bundles."""
+"""Tests of `shared.formats.source_keys`: the classification of keys and of members of bundles."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.keys import (
+from shared.formats.source_keys import (
     IMAGE_EXTENSIONS,
     Bundle,
     IgnoredFile,

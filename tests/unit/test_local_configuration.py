@@ -17,7 +17,7 @@ from local.configuration import (
 )
 from local.errors import StartupError
 from local.ports import find_free_port
-from worker.credential_set import SECRET_SETTINGS
+from worker.commands.provisioning.credential_set import SECRET_SETTINGS
 
 
 def silent(_: str) -> None:

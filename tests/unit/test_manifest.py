@@ -1,4 +1,4 @@
-"""Tests of `shared.manifest`: merging, and encoding and decoding of facts."""
+"""Tests of `shared.formats.manifest`: merging, and encoding and decoding of facts."""
 
 import contextlib
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.manifest import Fact, InvalidManifest, Manifest
-from shared.records import RULES_VERSION, Buckets, CsvVersion, Person
+from shared.formats.manifest import Fact, InvalidManifest, Manifest
+from shared.formats.records import RULES_VERSION, Buckets, CsvVersion, Person
 from tests.factories import ETAG, make_fact, make_row
 
 BUCKETS = Buckets("src-data", "processed-data")

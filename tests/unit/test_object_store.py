@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from shared.object_store import S3ObjectStore, StoreUnavailable
+from shared.object_store import StoreUnavailable
+from shared.s3_store import S3ObjectStore
 
 TAMPERED = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>XMinioObjectTampered</Code>'

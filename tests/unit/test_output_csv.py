@@ -1,4 +1,4 @@
-"""Tests of `shared.output_csv`: lines, the table held as bytes, its repair, and DataFrames."""
+"""Tests of `shared.formats.output_csv`: lines, the table held as bytes, its repair, and DataFrames."""
 
 import csv
 import io
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.keys import IgnoredFile, classify_key, make_csv_key
-from shared.output_csv import (
+from shared.formats.output_csv import (
     OUTPUT_HEADER,
     InvalidOutputCsv,
     OutputCsv,
@@ -18,7 +17,8 @@ from shared.output_csv import (
     is_canonical,
     read_frame,
 )
-from shared.records import Row
+from shared.formats.records import Row
+from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
 from tests.factories import make_row, make_rows
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")) | st.sampled_from(

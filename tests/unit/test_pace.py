@@ -1,8 +1,8 @@
-"""Tests of `shared.pace`: the throttle that limits work to a share of the time."""
+"""Tests of `shared.duty_cycle`: the throttle that limits work to a share of the time."""
 
 import pytest
 
-from shared.pace import DutyCycle
+from shared.duty_cycle import DutyCycle
 
 
 class Clock:

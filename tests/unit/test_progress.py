@@ -1,11 +1,11 @@
-"""Tests of `worker.progress`: the heartbeat file that liveness checks read."""
+"""Tests of `worker.heartbeat`: the heartbeat file that liveness checks read."""
 
 from pathlib import Path
 
 from celery import Celery
 from celery.signals import heartbeat_sent
 
-from worker.progress import Heartbeat, HeartbeatScheduler
+from worker.heartbeat import Heartbeat, HeartbeatScheduler
 
 
 def test_heartbeat_touches_its_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of `shared.rejects`: encoding and decoding of rejects.csv."""
+"""Tests of `shared.formats.rejects_csv`: encoding and decoding of rejects.csv."""
 
 import csv
 import io
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.keys import IgnoredFile, classify_key, make_csv_key
-from shared.records import Reject
-from shared.rejects import REJECTS_HEADER, InvalidRejectsCsv, decode_rejects, encode_rejects
+from shared.formats.records import Reject
+from shared.formats.rejects_csv import REJECTS_HEADER, InvalidRejectsCsv, decode_rejects, encode_rejects
+from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
 from tests.factories import ETAG, make_reject
 
 USER_IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(

@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from worker.sample import PREFIX, SAMPLE_USERS, generate_files
+from worker.commands.sample import PREFIX, SAMPLE_USERS, generate_files
 
 
 def test_sample_is_the_same_each_time() -> None:

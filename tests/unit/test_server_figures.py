@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from worker.server_figures import START_TIME_METRIC, MinioMetrics, detect_losses
+from worker.source.metrics import START_TIME_METRIC, MinioMetrics, detect_losses
 
 SKIPPED, ERRORS = "minio_notify_events_skipped_total", "minio_notify_events_errors_total"
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from shared.settings import Settings
+from worker.services import Wiring
 from worker.tasks import create_app
-from worker.wiring import Wiring
 
 
 @pytest.mark.parametrize("user_id", ["../../etc", "a/b", "", "x" * 300, "a\tb"])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.records import Person
+from shared.formats.records import Person
+from shared.formats.user_csv import MAX_BIRTHTS, MAX_CSV_BYTES, MIN_BIRTHTS, InvalidUserCsv, parse_person
 from tests.factories import CSV_COLUMNS, make_csv_body, make_csv_text, make_person
-from worker.user_csv import MAX_BIRTHTS, MAX_CSV_BYTES, MIN_BIRTHTS, InvalidUserCsv, parse_person
 
 HEADER = "first_name,last_name,birthts\n"
 

@@ -2,7 +2,7 @@
 
 import time
 
-from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import VISIBILITY_TIMEOUT_S
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun

@@ -16,7 +16,7 @@ from shared.redis_keys import COUNTERS
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
 from tests.faults.live.watching import TrafficObserver, measure_post
-from worker.minio_users import POLICY_PREFIX
+from worker.commands.provisioning.minio_users import POLICY_PREFIX
 
 MINIO_RECOVERY_LIMIT_S, REDIS_RECOVERY_LIMIT_S, CONSUMING_LIMIT_S, POST_LIMIT_S = 60.0, 90.0, 30.0, 5.0
 

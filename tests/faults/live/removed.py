@@ -12,14 +12,15 @@ from typing import Any
 
 from redis import Redis
 
+import shared.formats.events
 import shared.task_queue
-import worker.events
-from shared.object_store import ObjectNotFound, S3ObjectStore
+from shared.object_store import ObjectNotFound
+from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import DIRTY, WRITER_LEASE
-from worker.backlog import Backlog, VersionTokens
-from worker.evidence import Watchdog
-from worker.readable_files import RecoveringStore
-from worker.sweep_record import SweepRecord
+from shared.s3_store import S3ObjectStore
+from worker.publishing.recovering_store import RecoveringStore
+from worker.state.backlog import Backlog, VersionTokens
+from worker.watchdog.watchdog import Watchdog
 
 REMOVED_FILE = "removed"
 """The name of that file."""
@@ -134,12 +135,12 @@ def _remove_dead_letters() -> None:
         def decode(*args: Any) -> Any:  # noqa: ANN401
             try:
                 return original(*args)
-            except worker.events.InvalidEvent as error:
+            except shared.formats.events.InvalidEvent as error:
                 raise ValueError("event cannot be decoded (dead letters are removed)") from error
 
         return decode
 
-    _replace_when_removed(worker.events, "decode_entry", raise_fatal_error)
+    _replace_when_removed(shared.formats.events, "decode_entry", raise_fatal_error)
 
 
 def _remove_rewriting() -> None:

@@ -31,22 +31,23 @@ from urllib3.exceptions import HTTPError
 from local.ports import HOST, find_free_port
 from local.processes import ROOT, Program, Supervisor, build_app_programs, write_credentials
 from local.servers import MinioServer, RedisServer, find_minio, http_get
-from shared.object_store import ObjectNotFound, S3ObjectStore, StoreUnavailable, open_store
-from shared.output_csv import OutputCsv
-from shared.published import OUTPUT_KEY
-from shared.records import Row
+from shared.formats.object_names import OUTPUT_KEY
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import Row
+from shared.object_store import ObjectNotFound, StoreUnavailable
+from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import ACTIVE_READS, DIRTY, FAST_EVENTS, PAGES, SAFE_EVENTS, SUSPECT_USERS, VERIFIED_PREFIX
+from shared.s3_store import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.faults.live.proxy import CuttingProxy
 from tests.faults.live.removed import REMOVED_FILE
-from worker.backlog import Backlog
-from worker.check import check_buckets
-from worker.credential_set import PROCESSES, Credentials
-from worker.notifications import EVENT_TYPES, target_arn
-from worker.server_users import format_redis_acl
-from worker.sweep_record import SweepRecord
+from worker.commands.check import check_buckets
+from worker.commands.provisioning.credential_set import PROCESSES, Credentials
+from worker.commands.provisioning.server_users import format_redis_acl
+from worker.source.notifications import EVENT_TYPES, target_arn
+from worker.state.backlog import Backlog
 
 CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that a test can kill or stop at a named point."""
@@ -206,7 +207,7 @@ class LiveRowdrop:
         root = {"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}
         environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_access}
         subprocess.run(
-            [sys.executable, "-m", "worker.init"], cwd=ROOT, env=environment, check=True, capture_output=True
+            [sys.executable, "-m", "worker.commands.init"], cwd=ROOT, env=environment, check=True, capture_output=True
         )
         if not self._safe:
             rules = NotificationConfig(
@@ -273,7 +274,7 @@ class LiveRowdrop:
             return {}
 
     def find_differences(self) -> list[str]:
-        """Return the differences that `worker.check` finds, or why it cannot compare."""
+        """Return the differences that `worker.commands.check` finds, or why it cannot compare."""
         try:
             return check_buckets(self.source, self.output)
         except StoreUnavailable as error:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shared.records import Row
+from shared.formats.records import Row
 from tests.faults.live.rowdrop import UNREACHABLE, LiveRowdrop
 
 INVALID_NUMBER = -1

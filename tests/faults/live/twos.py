@@ -2,7 +2,7 @@
 
 import time
 
-from shared.published import OUTPUT_KEY
+from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import COUNTERS
 from tests.faults.live.rowdrop import WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun

@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.records import UNREADABLE_REASON
 from shared.object_store import ObjectUnreadable
-from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.records import UNREADABLE_REASON
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
 from tests.unreadable import replace_by_unreadable, write_unreadable_object

@@ -7,10 +7,10 @@ from collections import Counter
 from contextlib import closing, suppress
 
 from local.ports import HOST
+from shared.formats.object_names import OUTPUT_KEY
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import Row
 from shared.object_store import NotModified, ObjectNotFound, StoreUnavailable
-from shared.output_csv import OutputCsv
-from shared.published import OUTPUT_KEY
-from shared.records import Row
 from tests.faults.live.rowdrop import LiveRowdrop
 from tests.faults.live.traffic import Traffic, parse_version
 

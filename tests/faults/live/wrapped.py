@@ -24,13 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.object_store import S3ObjectStore
-from shared.published import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.rebuilds import Rebuilds
+from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.unpacks import Unpacks
+from shared.s3_store import S3ObjectStore
 from shared.task_queue import TaskQueue
-from shared.unpacks import Unpacks
 from tests.faults.live.removed import prepare_to_remove
-from worker.backlog import Backlog
+from worker.state.backlog import Backlog
 
 WRAPPED_METHODS: dict[type, tuple[str, ...]] = {
     Backlog: (

@@ -1,0 +1,1 @@
+"""Who may use the API: tokens, hosts, origins and failed attempts."""

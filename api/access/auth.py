@@ -1,0 +1,127 @@
+"""Falcon middleware that applies `api.access.access_rules` to each request, and logs writes and refusals.
+
+No log line contains a token, a query string or a body.
+"""
+
+import logging
+from urllib.parse import quote
+
+from falcon import Request, Response
+
+from api.access.access_rules import READ_METHODS, AccessDecision, AccessOutcome, AccessRules
+from api.access.failure_limiter import FAILED_TOKEN_DELAY_S, FAILURE_WINDOW_S, MAX_FAILURES, FailureLimiter
+from api.web.problems import Problem
+
+PUBLIC_PATH = "/health/live"
+"""The only path that needs no token, for GET and HEAD: a liveness probe has no credentials."""
+MAX_LOGGED_PATH_LENGTH = 200
+"""Characters of a path in a log line."""
+
+logger = logging.getLogger(__name__)
+
+_PUBLIC_METHODS = frozenset({"GET", "HEAD"})
+_HEADER_PREFIX = "HTTP_"
+_HOW_TO_WRITE = (
+    "Send a write token of this Rowdrop in the header Authorization: Bearer <token>.  "
+    "Valid are API_TOKEN, the API_TOKENS, and, if neither is set, the generated token."
+)
+_HOW_TO_READ = (
+    "Only clients on the same machine may read without a token.  Send a read token or a write "
+    "token of this Rowdrop in the header Authorization: Bearer <token>."
+)
+_WRONG_CREDENTIALS = "The Authorization header is not Bearer followed by a token of this Rowdrop."
+_READ_ONLY_CREDENTIALS = "This token is for reading only.  A write needs API_TOKEN or one of the API_TOKENS."
+_WRITES_REFUSED = (
+    "Only clients on the same machine may write without a token, and no write token is set.  "
+    "Set API_TOKEN for this Rowdrop."
+)
+_READS_REFUSED = (
+    "Only clients on the same machine may read without a token, and no token is set.  "
+    "Set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
+)
+_TOO_MANY_FAILURES = "Too many wrong tokens were sent from this address; retry later."
+_LOG_REASONS = {
+    AccessOutcome.TOKEN_MISSING: "no token was sent",
+    AccessOutcome.TOKEN_WRONG: "the token is wrong",
+    AccessOutcome.TOKEN_READ_ONLY: "the token is for reading",
+    AccessOutcome.NO_TOKEN_SET: "no token was sent and none is set",
+}
+
+
+class AuthMiddleware:
+    """Falcon middleware that runs before every route."""
+
+    def __init__(self, rules: AccessRules, limiter: FailureLimiter | None = None) -> None:
+        self._rules = rules
+        self._limiter = FailureLimiter() if limiter is None else limiter
+
+    def process_request(self, request: Request, response: Response) -> None:
+        """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
+        env = request.env
+        # Falcon routes by the same decoded path, so another spelling cannot reach another route.
+        if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
+            return
+        decision = self._rules.decide(
+            request.method,
+            env.get("HTTP_HOST"),
+            (name[len(_HEADER_PREFIX) :] for name in env if name.startswith(_HEADER_PREFIX)),
+            env.get("HTTP_AUTHORIZATION"),
+            env.get("SERVER_PROTOCOL", ""),
+        )
+        if decision.outcome is not AccessOutcome.ALLOWED:
+            raise self._refuse_request(request, decision)
+        if request.method not in READ_METHODS:
+            request.context.writer = decision.actor
+
+    def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
+        """Log a write that was allowed, with the status of its response."""
+        actor = getattr(request.context, "writer", None)
+        if actor is not None:
+            logger.info("%s by %s: %d", _format_request(request), actor, response.status_code)
+
+    def _refuse_request(self, request: Request, decision: AccessDecision) -> Problem:
+        address = request.env.get("REMOTE_ADDR") or "an unknown address"
+        # A client must not be able to flood the log.
+        if self._limiter.count_refusal(address) <= MAX_FAILURES:
+            reason = _LOG_REASONS[decision.outcome]
+            actor = f" ({decision.actor})" if decision.actor else ""
+            logger.info("refused %s from %s: %s%s", _format_request(request), address, reason, actor)
+        if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
+            return Problem("failed-tokens", _TOO_MANY_FAILURES, {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"})
+        return _make_problem(decision.outcome, is_write=request.method not in READ_METHODS)
+
+    def _limit_failures(self, address: str) -> bool:
+        """Count a failed token, and delay the response if its address has sent too many.
+
+        Returns False if the response should be delayed, but too many requests are delayed already.
+        """
+        count = self._limiter.count_failed_token(address)
+        if count == MAX_FAILURES:
+            logger.warning(
+                "%d failed tokens from %s within %.0f s: for the rest of this time, responses to "
+                "its wrong tokens are delayed and its refusals are not logged; if the client is "
+                "legitimate, correct its token",
+                count,
+                address,
+                FAILURE_WINDOW_S,
+            )
+        return count <= MAX_FAILURES or self._limiter.delay_response()
+
+
+def _make_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
+    if outcome is AccessOutcome.TOKEN_READ_ONLY:
+        return Problem("read-token", _READ_ONLY_CREDENTIALS)
+    if outcome is AccessOutcome.NO_TOKEN_SET:
+        if is_write:
+            return Problem("writes-refused", _WRITES_REFUSED)
+        return Problem("reads-refused", _READS_REFUSED)
+    detail = _HOW_TO_WRITE if is_write else _HOW_TO_READ
+    if outcome is AccessOutcome.TOKEN_WRONG:
+        detail = f"{_WRONG_CREDENTIALS}  {detail}"
+    return Problem("token", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _format_request(request: Request) -> str:
+    """Return method and path for the log: printable and on one line, for any request."""
+    path = quote(request.path, safe="/", errors="replace")
+    return f"{request.method[:20]} {path[:MAX_LOGGED_PATH_LENGTH]}"

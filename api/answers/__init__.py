@@ -1,0 +1,1 @@
+"""From a query and a table to the bytes of a response."""

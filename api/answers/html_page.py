@@ -1,0 +1,164 @@
+"""Render rows as an HTML page without scripts or external resources.  Pure."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from api.query.links import build_path
+from api.query.row_query import RowQuery
+from shared.formats.output_csv import OUTPUT_COLUMNS
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --quiet: #888; --link: #06c; }
+@media (prefers-color-scheme: dark) { :root { --link: #6bf; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+form { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; align-items: end; }
+label { font-size: .8rem; color: var(--quiet); } label > * { display: block; font: inherit; }
+input, select, button { font: inherit; padding: .25rem .5rem; }
+nav { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: 1rem; }
+code, pre { font: .9em ui-monospace, monospace; background: #8881; padding: .1em .3em; border-radius: 3px; }
+pre { padding: .8em; overflow-x: auto; }
+.quiet { color: var(--quiet); }
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
+_CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = (("content-security-policy", _CONTENT_SECURITY_POLICY), ("referrer-policy", "no-referrer"))
+"""Headers of every HTML page.
+
+Nothing is loaded except the inline style, and linked sites cannot see the search in `Referer`.
+"""
+
+_COLUMN_TITLES = {
+    "user_id": "User",
+    "first_name": "First name",
+    "last_name": "Last name",
+    "birthts": "Born",
+    "img_path": "Image",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATA_FORMATS = (("json", "JSON"), ("ndjson", "NDJSON"), ("csv", "CSV"), ("parquet", "Parquet"))
+
+QueryParameters = Mapping[str, str | list[str]]
+
+
+def render_page(title: str, body: str) -> bytes:
+    """Return a complete HTML page; `title` is plain text, `body` is HTML."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n<body>\n{body}\n</body>\n</html>\n"
+    ).encode()
+
+
+def render_rows_page(rows: bytes, total: int, query: RowQuery, parameters: QueryParameters) -> bytes:
+    """Return the page that shows `rows`, a JSON array, out of `total` rows.
+
+    The links and the form on the page keep the query's `parameters`.
+    """
+    page_rows: list[dict[str, Any]] = json.loads(rows)
+    first, last = query.paging.offset + 1, query.paging.offset + len(page_rows)
+    count = f"{first:,} to {last:,} of {total:,}" if page_rows else f"none of {total:,}"
+    given = {name: value for name, value in parameters.items() if value}
+    sections = [
+        "<h1>Rowdrop</h1>",
+        _render_form(given),
+        f"<p>{count} {'user' if total == 1 else 'users'}</p>",
+        _render_page_links(query, total, given),
+        _render_table(page_rows, query, given),
+        _render_page_links(query, total, given),
+        _render_footer(given),
+    ]
+    return render_page("Rowdrop", "\n".join(sections))
+
+
+def _render_form(given: QueryParameters) -> str:
+    def render_input(name: str, label: str, input_type: str, size: int) -> str:
+        value = escape(str(given.get(name, "")))
+        return f'<label>{label}<input name="{name}" type="{input_type}" size="{size}" value="{value}"></label>'
+
+    image_choice = str(given.get("is_image_exists", "")).lower()
+    options = "".join(
+        f'<option value="{value}"{" selected" if image_choice == value else ""}>{text}</option>'
+        for value, text in (("", "any"), ("true", "with"), ("false", "without"))
+    )
+    # A new search must not reset the order, the columns or the page size.
+    hidden_inputs = "".join(
+        f'<input type="hidden" name="{name}" value="{escape(str(given[name]))}">'
+        for name in ("sort", "fields", "limit")
+        if name in given
+    )
+    fields = [
+        render_input("q", "Name", "search", 20),
+        render_input("min_age", "From age", "number", 4),
+        render_input("max_age", "To age", "number", 4),
+        f'<label>Image<select name="is_image_exists">{options}</select></label>',
+    ]
+    hidden_inputs += '<input type="hidden" name="format" value="html">'
+    return f'<form action="/data">{"".join(fields)}{hidden_inputs}<button>Show</button></form>'
+
+
+def _render_page_links(query: RowQuery, total: int, given: QueryParameters) -> str:
+    offsets = query.paging.list_related_offsets(total)
+    page_links = [
+        f'<a href="{escape(build_path("/data", given, offset=offsets[relation], format="html"))}">{text}</a>'
+        for relation, text in (("prev", "← previous"), ("next", "next →"))
+        if relation in offsets
+    ]
+    return f"<nav>{''.join(page_links)}</nav>" if page_links else ""
+
+
+def _render_table(page_rows: list[dict[str, Any]], query: RowQuery, given: QueryParameters) -> str:
+    fields = query.fields or OUTPUT_COLUMNS
+    heads = "".join(f"<th>{_render_heading(name, query, given)}</th>" for name in fields)
+    lines = "".join(f"<tr>{''.join(_render_cells(row, fields))}</tr>\n" for row in page_rows)
+    return f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
+
+
+def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
+    is_ascending = query.sort[:1] == ((name, False),)
+    arrow = " ↑" if is_ascending else " ↓" if query.sort[:1] == ((name, True),) else ""
+    target = build_path("/data", given, sort=f"-{name}" if is_ascending else name, offset=None, format="html")
+    return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
+
+
+def _render_cells(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
+    for name in fields:
+        value = row[name]
+        if name == "user_id":
+            yield f'<td><a href="/data/{quote(value, safe="")}">{escape(value)}</a></td>'
+        elif name == "birthts":
+            yield f'<td title="{value}">{_format_date(value)}</td>'
+        elif name == "img_path" and value and "user_id" in row:
+            yield f'<td><a href="/data/{quote(row["user_id"], safe="")}/image">{escape(value)}</a></td>'
+        else:
+            yield f"<td>{escape(value or '')}</td>"
+
+
+def _format_date(milliseconds: int) -> str:
+    try:
+        return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %B %Y").lstrip("0")
+    except OverflowError:  # beyond the year 9999: output.csv was edited by hand
+        return str(milliseconds)
+
+
+def _render_footer(given: QueryParameters) -> str:
+    formats = ", ".join(
+        f'<a href="{escape(build_path("/data", given, format=format_name))}">{name}</a>'
+        for format_name, name in _DATA_FORMATS
+    )
+    return (
+        f'<p class="quiet">As data: {formats}.  More: <a href="/stats">statistics</a>, <a href="/errors">errors</a>, '
+        f'<a href="/health/ready">health</a>, <a href="/docs">the API</a>.</p>'
+    )

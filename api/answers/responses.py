@@ -1,0 +1,145 @@
+"""Prepare and send the responses of GET /data.
+
+For each version of the table, a query is evaluated once and its body is rendered once.  The table
+caches both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from falcon import Request, Response
+
+from api.answers import formats
+from api.answers import html_page as page
+from api.answers.compression import MIN_GZIP_BYTES, compress_gzip, compress_in_blocks, find_cut_points
+from api.answers.selection import Selection, select_rows
+from api.query.links import build_link_header
+from api.query.negotiation import ACCEPTED_MEDIA_TYPES, accepts_gzip, negotiate_format
+from api.query.row_query import RowQuery
+from api.snapshot.table import SnapshotTable
+from api.web.conditional import HeaderPairs, apply_etag, compute_etag
+from api.web.problems import Problem
+
+_VARY_HEADER = (("vary", "Accept, Accept-Encoding"),)
+_DOWNLOAD_NAMES = {"csv": "rowdrop.csv", "parquet": "rowdrop.parquet"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedResponse:
+    """A prepared response: its headers are final, its body is rendered on demand.
+
+    It has no reference to the table, because the table caches it.
+    """
+
+    query: RowQuery
+    format: str
+    is_gzip: bool
+    today: date
+    etag: str
+    headers: HeaderPairs
+    parameters: Mapping[str, str | list[str]]
+
+    def send_response(
+        self, request: Request, response: Response, table: SnapshotTable, selection: Selection | None = None
+    ) -> None:
+        """Send the response, or a 304 if the client has it.
+
+        `selection`: the result of `select` if it was just computed, None if it must be computed.
+        """
+        if not apply_etag(request, response, self.etag, _VARY_HEADER):
+            response.set_headers(self.headers)
+            response.data = _render_body(table, self, selection)
+
+
+def prepare_response(table: SnapshotTable, request: Request, today: date) -> tuple[PreparedResponse, Selection]:
+    """Parse a request for rows, and select them.
+
+    Raises `InvalidParameter`, or a 406 `Problem` if `Accept` matches no format.
+    """
+    query = RowQuery.parse(request.params)
+    format_name = query.format or negotiate_format(request.env.get("HTTP_ACCEPT"))
+    if format_name is None:
+        raise Problem(
+            "no-such-format", "Accept matches no media type of this route.", allowed=list(ACCEPTED_MEDIA_TYPES)
+        )
+    if format_name == "html":
+        query = query.limit_for_html()
+    # The columns of a Parquet file are already compressed.
+    is_gzip = format_name != "parquet" and accepts_gzip(request.env.get("HTTP_ACCEPT_ENCODING"))
+    # The ETag covers everything that changes the body: ages change with the date, and the links of
+    # the HTML page contain the parameters as the client wrote them.
+    day = today.isoformat() if query.filters.depends_on_date else None
+    html_parameters = sorted(request.params.items()) if format_name == "html" else None
+    etag = compute_etag("data", table.etag, query.selection_key, format_name, is_gzip, day, html_parameters)
+    selection = select_rows(table, query, today)
+    headers = _build_headers(request, query, format_name, is_gzip, selection.total)
+    return PreparedResponse(query, format_name, is_gzip, today, etag, headers, request.params), selection
+
+
+def _build_headers(request: Request, query: RowQuery, format_name: str, is_gzip: bool, total: int) -> HeaderPairs:
+    headers = [
+        ("content-type", formats.CONTENT_TYPES[format_name]),
+        ("x-total-count", str(total)),
+    ]
+    if is_gzip:
+        headers.append(("content-encoding", "gzip"))
+    if format_name in _DOWNLOAD_NAMES:
+        headers.append(("content-disposition", f'attachment; filename="{_DOWNLOAD_NAMES[format_name]}"'))
+    if format_name == "html":
+        headers += page.PAGE_HEADERS
+    if link := build_link_header("/data", request.params, query.paging, total):
+        headers.append(("link", link))
+    return tuple(headers)
+
+
+def _render_body(table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None) -> bytes:
+    # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
+    if prepared.query.is_unrestricted and prepared.format != "html":
+        return (
+            _compress_table_as(table, prepared.format) if prepared.is_gzip else _render_table_as(table, prepared.format)
+        )
+    return table.response_cache.get_or_compute(prepared.etag, lambda: _render_selection(table, prepared, selection))
+
+
+def _render_selection(table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None) -> bytes:
+    rows, total = selection or select_rows(table, prepared.query, prepared.today)
+    fields = prepared.query.fields
+    match prepared.format:
+        case "csv":
+            body = formats.encode_csv(table, rows, fields)
+        case "parquet":
+            body = formats.encode_parquet(table, rows, fields)
+        case "ndjson":
+            body = formats.encode_ndjson(table.select_json(rows), fields)
+        case "html":
+            page_rows = formats.encode_json_array(table.select_json(rows), fields)
+            body = page.render_rows_page(page_rows, total, prepared.query, prepared.parameters)
+        case _:
+            body = formats.encode_json_array(table.select_json(rows), fields)
+    return compress_gzip(body) if prepared.is_gzip else body
+
+
+def _render_table_as(table: SnapshotTable, format_name: str) -> bytes:
+    match format_name:
+        case "json":
+            return table.json
+        case "csv":
+            return table.csv
+        case "ndjson":
+            return table.derived.get_or_compute(format_name, lambda: formats.encode_ndjson(table.select_json(None)))
+        case _:
+            return table.derived.get_or_compute(format_name, lambda: formats.encode_parquet(table, None))
+
+
+def _compress_table_as(table: SnapshotTable, format_name: str) -> bytes:
+    def compress_text() -> bytes:
+        text = _render_table_as(table, format_name)
+        if len(text) < MIN_GZIP_BYTES:
+            return compress_gzip(text)
+        body, table.gzip_blocks[format_name] = compress_in_blocks(
+            text, find_cut_points(table.get_row_starts(format_name), table.birthts), table.gzip_blocks[format_name]
+        )
+        return body
+
+    return table.derived.get_or_compute(("gzip", format_name), compress_text)

@@ -1,0 +1,77 @@
+"""Evaluate a query on a table: which rows it selects, and in which order."""
+
+from datetime import date
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from api.query.row_query import RowQuery, SortOrder
+from api.snapshot.table import SnapshotTable
+
+_TEXT = pa.large_string()
+
+
+class Selection(NamedTuple):
+    """The selected rows of one page.
+
+    `rows`: their numbers, in order; None for all rows of the table in its own order.
+    `total`: the number of rows on all pages.
+    """
+
+    rows: NDArray[np.int64] | None
+    total: int
+
+
+def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection:
+    """Return the rows that the query selects; ages are computed for the date `today` (UTC)."""
+    mask = _build_row_mask(table, query, today)
+    rows: NDArray[np.int64] | None
+    if query.sort:
+        sorted_rows = _sort_rows(table, query.sort)
+        rows = sorted_rows if mask is None else sorted_rows[mask[sorted_rows]]
+    else:
+        rows = None if mask is None else mask.nonzero()[0]
+    total = len(table) if rows is None else len(rows)
+    if query.paging.limit is None and not query.paging.offset:
+        return Selection(rows, total)
+    if rows is None:
+        return Selection(np.arange(*query.paging.as_slice.indices(total), dtype=np.int64), total)
+    return Selection(rows[query.paging.as_slice], total)
+
+
+def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+    mask = query.filters.build_mask(table.has_image, table.birthday, today) if query.filters.is_active else None
+    if query.search is None:
+        return mask
+    name_mask = _match_names(table, query.search)
+    return name_mask if mask is None else mask & name_mask
+
+
+def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
+    """Return a mask of the rows with names that contain every word of the search, in any case."""
+    names = table.derived.get_or_compute("names", lambda: _lowercase_names(table.columns))
+    mask = np.ones(len(table), np.bool_)
+    for word in search.split():
+        # The same function as for the names: Python's lower() differs for some characters.
+        lower_word = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()
+        mask &= pc.match_substring(names, lower_word).to_numpy()
+    return mask
+
+
+def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
+    return pc.utf8_lower(
+        pc.binary_join_element_wise(columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT))
+    )
+
+
+def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:
+    """Return all row numbers in this order; rows that compare equal keep the table's order."""
+    sorted_rows: NDArray[np.int64] | None = table.response_cache.get(("order", sort))
+    if sorted_rows is None:
+        keys = [(name, "descending" if is_descending else "ascending") for name, is_descending in sort]
+        sorted_rows = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
+        table.response_cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
+    return sorted_rows

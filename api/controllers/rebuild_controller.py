@@ -1,0 +1,112 @@
+"""Start rebuilds for POST /data, and report the progress of rebuilds and unpacks."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+from falcon import Request, Response
+
+from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
+from api.query.wait_query import parse_wait
+from api.web.json_body import format_time
+from api.web.problems import rebuild_failed, task_lost
+from shared.progress.rebuilds import Rebuilds, RebuildStatus
+from shared.progress.unpacks import UnpackStatus
+
+
+class RebuildController:
+    """Requests rebuilds, and waits for their results.
+
+    `enqueue` enqueues the task that starts a rebuild.  `clock` returns Unix seconds.  If Redis is
+    unavailable, methods raise `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
+    """
+
+    def __init__(
+        self, rebuilds: Rebuilds, enqueue: Callable[[str], None], waiter: CompletionWaiter, clock: Callable[[], float]
+    ) -> None:
+        self._rebuilds, self._enqueue, self._waiter, self._clock = rebuilds, enqueue, waiter, clock
+
+    def start_rebuild(self, request: Request, response: Response) -> None:
+        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
+        wait_s = parse_wait(request)
+        task_id, is_new = self._rebuilds.request(self._clock())
+        # Requests share a queued rebuild that has not started: it will read what is there by then.
+        if is_new:
+            self._enqueue(task_id)
+        response.set_header("Location", f"/tasks/{task_id}")
+        response.status = falcon.HTTP_202
+        response.media = {"task_id": task_id, "status": "queued"}
+        if wait_s:
+            self._wait_until_done(task_id, time.monotonic() + wait_s, response)
+
+    def get_status(self, task_id: str) -> RebuildStatus | None:
+        """Return the progress of a rebuild; None if no rebuild has this ID."""
+        return self._rebuilds.status(task_id)
+
+    def list_unfinished(self) -> list[RebuildStatus]:
+        """Return the running and the queued rebuild, as far as they exist."""
+        statuses = [
+            self.get_status(task_id) for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id()) if task_id
+        ]
+        return [status for status in statuses if status is not None]
+
+    def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
+        with self._waiter.hold_slot() as has_slot:
+            if not has_slot:
+                response.media |= {"message": TOO_MANY_WAITING}
+                return
+            self._waiter.wait_until(lambda: self._require_status(task_id).state not in {"queued", "running"}, deadline)
+            status = self._require_status(task_id)
+            is_visible = status.state == "done" and self._waiter.wait_until_visible(deadline)
+        _send_status(status, is_visible, response)
+
+    def _require_status(self, task_id: str) -> RebuildStatus:
+        status = self.get_status(task_id)
+        if status is None:
+            raise task_lost()
+        return status
+
+
+def _send_status(status: RebuildStatus, is_visible: bool, response: Response) -> None:
+    if status.state == "failed":
+        raise rebuild_failed(status.task_id, status.error or "")
+    body = describe_rebuild(status)
+    state = body.pop("state")
+    body["status"] = "updated" if is_visible else state
+    if is_visible:
+        response.status = falcon.HTTP_200
+    elif status.state == "done":
+        body["message"] = NOT_YET_VISIBLE
+    response.media = body
+
+
+def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
+    """Return the JSON fields of a rebuild's record; times are in ISO 8601 and UTC."""
+    body = {
+        "task_id": status.task_id,
+        "state": status.state,
+        "done": status.done,
+        "total": status.total,
+        "queued_at": format_time(status.queued_at),
+        "started_at": format_time(status.started_at),
+        "finished_at": format_time(status.finished_at),
+    }
+    return body | ({"error": status.error} if status.error else {})
+
+
+def describe_unpack(status: UnpackStatus) -> dict[str, Any]:
+    """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC."""
+    body = {
+        "task_id": status.task_id,
+        "bundle": status.bundle,
+        "state": status.state,
+        "done": status.done,
+        "total": status.total,
+        "users": status.users,
+        "published": status.published,
+        "ignored": status.ignored,
+        "started_at": format_time(status.started_at),
+        "finished_at": format_time(status.finished_at),
+    }
+    return body | ({"error": status.error} if status.error else {})

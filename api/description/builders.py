@@ -1,0 +1,87 @@
+"""Building blocks of the OpenAPI description of the routes. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api.description.schemas import Schema, ref, text
+from api.web.problem_kinds import PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
+
+JSON = "application/json"
+_EVERYWHERE = ("wrong-request", "cross-site", "too-slow", "address-too-long", "wrong-expectation", "other-host")
+_EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
+_READS = ("token", "reads-refused", "failed-tokens")
+WRITES = ("token", "read-token", "writes-refused", "failed-tokens")
+ANYTHING: Schema = {}
+"""The schema of binary content, which no schema can describe."""
+
+Document = dict[str, Any]
+
+
+def in_query(name: str, schema: Schema, description: str, **more: object) -> Document:
+    """Return a parameter of the query string."""
+    return {"name": name, "in": "query", "description": description, "schema": schema, **more}
+
+
+def in_path(name: str, description: str, **more: object) -> Document:
+    """Return a parameter in the path."""
+    schema = {**text(minLength=1), **more}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def answer(description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None) -> Document:
+    """Return a response: schemas by media type, and descriptions by header name."""
+    found: Document = {"description": description}
+    if content:
+        found["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
+    if headers:
+        found["headers"] = {name: {"description": meaning, "schema": text()} for name, meaning in headers.items()}
+    return found
+
+
+def _refusals(kinds: Sequence[str]) -> Document:
+    by_status: dict[str, list[str]] = {}
+    for kind in kinds:
+        by_status.setdefault(str(PROBLEM_KINDS[kind].status), []).append(PROBLEM_KINDS[kind].title)
+    return {
+        status: answer("; ".join(titles), {PROBLEM_MEDIA_TYPE: ref("Problem")}) for status, titles in by_status.items()
+    }
+
+
+def operation(
+    summary: str,
+    answers: Mapping[str, Document],
+    refusals: Sequence[str] = (),
+    parameters: Sequence[Document] = (),
+    sample: str = "",
+    body: Document | None = None,
+    *,
+    is_open: bool = False,
+) -> Document:
+    """Return the description of one method of one route.
+
+    `refusals` are the kinds of problems that only some operations have. An operation is a write if
+    they include `WRITES`. `is_open`: reading it needs no token.
+    """
+    is_write = set(WRITES) <= set(refusals)
+    reads = () if is_write or is_open else _READS
+    every = dict.fromkeys((*refusals, *reads, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
+    found: Document = {
+        "summary": summary,
+        "responses": _refusals(list(every)) | dict(answers),
+        "x-codeSamples": [{"lang": "Shell", "source": sample}],
+    }
+    if parameters:
+        found["parameters"] = list(parameters)
+    if body:
+        found["requestBody"] = body
+    if not is_open:
+        found["security"] = [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
+    return found
+
+
+def access_of(described: Document) -> str:
+    """Return which token a non-local client needs for an operation: `write`, `read` or `none`."""
+    accepted = {name for choice in described.get("security", ()) for name in choice}
+    if not accepted:
+        return "none"
+    return "read" if "readToken" in accepted else "write"

@@ -1,0 +1,115 @@
+"""Endpoint `/docs`: the API documentation as one self-contained HTML page."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from html import escape
+
+from falcon import Request, Response
+
+from api.answers.formats import CONTENT_TYPES
+from api.answers.html_page import PAGE_HEADERS, render_page
+from api.description.builders import Document, access_of
+from api.description.operations import PATHS
+from api.query.filters import parse_single_values
+from api.web.conditional import apply_etag, compute_etag
+from api.web.problem_kinds import PROBLEM_KINDS
+
+_INTRODUCTION = """<h1>Rowdrop: the API</h1>
+<p>Rowdrop turns files that are dropped into a bucket into rows. This API returns the rows, and it
+accepts files from clients without an S3 client. For programs the same endpoints are described in
+<a href="/openapi.json">/openapi.json</a>. In a browser, <a href="/data">/data</a> shows the rows as
+a page.</p>
+<p>In the examples <code>$api</code> is the address of this API.</p>
+<h2 id="tokens">Tokens</h2>
+<p>A client is local if it connects to <code>localhost</code> or a loopback address without a proxy
+in between, while <code>BIND_ADDRESS</code> is loopback and <code>ALLOWED_HOSTS</code> is not set. A
+local client needs no token to read. It needs a write token to write only if the operator has set
+<code>API_TOKEN</code> or <code>API_TOKENS</code>.</p>
+<p>Every other client sends a token: <code>-H "Authorization: Bearer $token"</code>. Writes (POST,
+PUT, DELETE) need a write token: the <code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or
+the generated token. Reads need a write token or one of the <code>READ_TOKENS</code>, and no token
+with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token.</p>"""
+
+_TOKEN_SENTENCES = {
+    "none": "Token: none.",
+    "read": "Token, if the client is not local: read or write.",
+    "write": "Token, if the client is not local or the operator has set a write token: write.",
+}
+
+_PROBLEMS_HEAD = """<h2 id="problems">Errors</h2>
+<p>Each error is an <code>application/problem+json</code> document (RFC 9457). Its <code>type</code>
+links to this table, <code>title</code> and <code>status</code> are those of the table, and
+<code>detail</code> says what went wrong with this request.</p>"""
+
+
+class DocsResource:
+    """Endpoint `/docs`."""
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Answer with the page, which only changes with a new release."""
+        parse_single_values(request.params, ())
+        body = render_docs_page()
+        if not apply_etag(request, response, compute_etag("docs", body)):
+            response.content_type, response.data = CONTENT_TYPES["html"], body
+            response.set_headers(PAGE_HEADERS)
+
+    on_head = on_get
+
+
+@cache
+def render_docs_page() -> bytes:
+    """Return the page as UTF-8 bytes. It is rendered once per process."""
+    operations = ((path, method, operation) for path, methods in PATHS.items() for method, operation in methods.items())
+    routes = "".join(_render_route(method.upper(), path, operation) for path, method, operation in operations)
+    return render_page(
+        "Rowdrop: the API", f"{_INTRODUCTION}\n<nav>{_render_contents()}</nav>\n{routes}\n{_render_problems()}"
+    )
+
+
+def _render_problems() -> str:
+    table_rows = "".join(
+        f'<tr id="{kind}"><td>{problem_kind.status}</td><td>{escape(problem_kind.title)}</td>'
+        f"<td>{_render_code_spans(problem_kind.explanation)}</td></tr>\n"
+        for kind, problem_kind in PROBLEM_KINDS.items()
+    )
+    return f"{_PROBLEMS_HEAD}<table><tbody>{table_rows}</tbody></table>"
+
+
+def _render_contents() -> str:
+    return " ".join(f'<a href="#{_make_anchor(path)}">{escape(path)}</a>' for path in PATHS)
+
+
+def _render_route(method: str, path: str, operation: Document) -> str:
+    sample = operation["x-codeSamples"][0]["source"]
+    anchor = f' id="{_make_anchor(path)}"' if method == "GET" else ""
+    responses = " ".join(
+        f"<b>{status}</b> {escape(response['description'])}" for status, response in _list_success_responses(operation)
+    )
+    return (
+        f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
+        f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[access_of(operation)]}</p>\n"
+        f'<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}<p class="quiet">{responses}</p>\n'
+    )
+
+
+def _render_parameters(operation: Document) -> str:
+    table_rows = "".join(
+        f"<tr><td><code>{parameter['name']}</code></td><td>{escape(parameter['description'])}</td></tr>\n"
+        for parameter in operation.get("parameters", ())
+    )
+    return f"<table><tbody>{table_rows}</tbody></table>\n" if table_rows else ""
+
+
+def _list_success_responses(operation: Document) -> Iterator[tuple[str, Document]]:
+    """Return the status codes and descriptions of the responses that are not errors."""
+    return ((status, response) for status, response in operation["responses"].items() if status < "400")
+
+
+def _make_anchor(path: str) -> str:
+    return "route-" + (re.sub(r"\W+", "-", path).strip("-") or "index")
+
+
+def _render_code_spans(text: str) -> str:
+    """Return a text as HTML, with `code` between backquotes as an element."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -1,0 +1,1 @@
+"""What a request may ask, parsed and validated; no server and no response."""

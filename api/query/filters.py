@@ -1,0 +1,156 @@
+"""The filters of `/data` and `/stats`: parse the query string and select rows. Pure.
+
+Ages are full calendar years in UTC. A person born on 29 February becomes a year older on 1 March in
+years without that day. A birth date is encoded as `birthday`, year * 512 + month * 32 + day. So "at
+least 18 years old on this day" is a comparison with the code of the same day 18 years earlier, even
+if that day does not exist.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+# At most five digits, so that the comparisons in `Filters.build_mask` fit into int32.
+_AGE_PATTERN = re.compile(r"-?[0-9]{1,5}")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+# Above the largest month * 32 + day, so that comparing two codes compares two dates.
+_YEAR_STEP = 512
+
+FILTER_PARAMETERS = ("is_image_exists", "min_age", "max_age")
+ALLOWED_AGE = "a whole number of years, at most five digits"
+ALLOWED_BOOLEAN = "true or false in any case, 1 or 0"
+
+
+class InvalidParameter(ValueError):
+    """A query parameter that is unknown, repeated, or has an invalid value.
+
+    `reason` says what is wrong, `allowed` which values the client may send.
+    """
+
+    def __init__(self, name: str, reason: str, allowed: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason, self.allowed = name, reason, allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """The filters of a request; None means no filter. Ages are in full years, limits included."""
+
+    is_image_exists: bool | None = None
+    min_age: int | None = None
+    max_age: int | None = None
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str | list[str]]) -> "Filters":
+        """Return the filters of a query string.
+
+        Raises `InvalidParameter`, also for a parameter that is no filter.
+        """
+        return cls.from_values(parse_single_values(parameters, FILTER_PARAMETERS))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> "Filters":
+        """Return the filters in single values; ignore other parameters. Raises `InvalidParameter`."""
+        return cls(
+            _parse_boolean(values, "is_image_exists"), _parse_age(values, "min_age"), _parse_age(values, "max_age")
+        )
+
+    @property
+    def depends_on_date(self) -> bool:
+        """Whether the selection depends on the date."""
+        return self.min_age is not None or self.max_age is not None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any filter is set."""
+        return self.depends_on_date or self.is_image_exists is not None
+
+    def to_dict(self) -> dict[str, bool | int]:
+        """Return the filters that are set, by parameter name."""
+        all_filters = (
+            ("is_image_exists", self.is_image_exists),
+            ("min_age", self.min_age),
+            ("max_age", self.max_age),
+        )
+        return {name: value for name, value in all_filters if value is not None}
+
+    def build_mask(self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date) -> NDArray[np.bool_]:
+        """Return which rows match on this date, as one boolean per row.
+
+        `has_image` and `birthday` have one entry per row.
+        """
+        if self.is_image_exists is not None:
+            mask: NDArray[np.bool_] = has_image == self.is_image_exists
+        else:
+            mask = np.ones(len(birthday), np.bool_)
+        if self.min_age is not None:
+            mask &= birthday <= _encode_date(today) - _YEAR_STEP * self.min_age
+        if self.max_age is not None:
+            mask &= birthday > _encode_date(today) - _YEAR_STEP * (self.max_age + 1)
+        return mask
+
+
+def parse_single_values(parameters: Mapping[str, str | list[str]], known_names: tuple[str, ...]) -> dict[str, str]:
+    """Return the parameters as single values.
+
+    Raises `InvalidParameter` for a parameter that is unknown or given more than once.
+    """
+    values = {}
+    for name, value in parameters.items():
+        if name not in known_names:
+            raise InvalidParameter(name, "unknown parameter", f"the parameters {', '.join(known_names) or '(none)'}")
+        if not isinstance(value, str):
+            raise InvalidParameter(name, "given more than once", "one value")
+        values[name] = value
+    return values
+
+
+def encode_birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Convert birth dates in Unix milliseconds (UTC) to `year * 512 + month * 32 + day`."""
+    days = birthts.astype("datetime64[ms]").astype("datetime64[D]")
+    months = days.astype("datetime64[M]")
+    since_1970 = months.astype(np.int64)
+    day = (days - months).astype(np.int64) + 1
+    birthday: NDArray[np.int32] = ((1970 + since_1970 // 12) * _YEAR_STEP + (since_1970 % 12 + 1) * 32 + day).astype(
+        np.int32
+    )
+    return birthday
+
+
+def compute_ages(birthday: NDArray[np.int32], today: date) -> NDArray[np.int32]:
+    """Return the ages on this date in full years, negative for birth dates after it."""
+    full_years: NDArray[np.int32] = (_encode_date(today) - birthday) // _YEAR_STEP
+    return full_years
+
+
+def _encode_date(day: date) -> int:
+    return day.year * _YEAR_STEP + day.month * 32 + day.day
+
+
+def _parse_boolean(values: Mapping[str, str], name: str) -> bool | None:
+    if name not in values:
+        return None
+    try:
+        return _BOOLEANS[values[name].lower()]
+    except KeyError:
+        raise InvalidParameter(name, f"{values[name][:40]!r} is not a boolean", ALLOWED_BOOLEAN) from None
+
+
+def _parse_age(values: Mapping[str, str], name: str) -> int | None:
+    if name not in values:
+        return None
+    if not _AGE_PATTERN.fullmatch(values[name]):
+        raise InvalidParameter(name, f"{values[name][:40]!r} is not a whole number of years", ALLOWED_AGE)
+    return int(values[name])
+
+
+DAY_S = 86_400
+
+
+def utc_date(timestamp: float) -> date:
+    """Return the UTC date of a time in Unix seconds."""
+    return datetime.fromtimestamp(timestamp, UTC).date()

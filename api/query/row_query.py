@@ -1,0 +1,169 @@
+"""The query of GET /data: filters, search, order, page, fields and format.  Pure."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from api.query.filters import FILTER_PARAMETERS, Filters, InvalidParameter, parse_single_values
+from shared.formats.output_csv import OUTPUT_COLUMNS
+
+FORMATS = ("json", "ndjson", "csv", "parquet", "html")
+PAGING_PARAMETERS = ("limit", "offset")
+ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
+
+MAX_SEARCH_LENGTH = 200
+DEFAULT_HTML_ROWS, MAX_HTML_ROWS = 100, 1000
+"""Rows on one HTML page: the default and the maximum."""
+
+ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
+ALLOWED_SEARCH = f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
+ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {', '.join(OUTPUT_COLUMNS)}"
+ALLOWED_FIELDS = f"fields separated by commas: {', '.join(OUTPUT_COLUMNS)}"
+ALLOWED_FORMAT = f"one of {', '.join(FORMATS)}"
+
+_ROW_COUNT_PATTERN = re.compile(r"[0-9]{1,9}")
+
+SortOrder = tuple[tuple[str, bool], ...]
+"""Columns to sort by, the most significant one first; True means descending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """A page: `limit` rows after the first `offset` rows; None means no limit."""
+
+    limit: int | None = None
+    offset: int = 0
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> "Paging":
+        """Parse `limit` and `offset`, or raise `InvalidParameter`."""
+        return cls(_parse_row_count(values, "limit"), _parse_row_count(values, "offset") or 0)
+
+    @property
+    def as_slice(self) -> slice:
+        """The page as a slice of all selected rows."""
+        return slice(self.offset, None if self.limit is None else self.offset + self.limit)
+
+    def list_related_offsets(self, total: int) -> dict[str, int]:
+        """Return the offsets of the related pages, by their link relation (RFC 8288).
+
+        Empty if `limit` is not given or 0.
+        """
+        if not self.limit:
+            return {}
+        last = max(0, total - 1) // self.limit * self.limit
+        offsets = {"first": 0, "last": last}
+        if self.offset > 0:
+            offsets["prev"] = max(0, min(self.offset - self.limit, last))
+        if self.offset + self.limit < total:
+            offsets["next"] = self.offset + self.limit
+        return offsets
+
+
+_NO_FILTERS, _NO_PAGING = Filters(), Paging()
+
+
+@dataclass(frozen=True, slots=True)
+class RowQuery:
+    """A parsed query.
+
+    Without `search` (None), `order` or `fields` (empty) that part of the query is not restricted.
+    """
+
+    filters: Filters = _NO_FILTERS
+    search: str | None = None
+    sort: SortOrder = ()
+    fields: tuple[str, ...] = ()
+    paging: Paging = _NO_PAGING
+    format: str | None = None
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str | list[str]]) -> "RowQuery":
+        """Parse the parameters of a query string, or raise `InvalidParameter`."""
+        if parameters.get("format") == "html":  # a browser's form also sends the fields left blank
+            parameters = {name: value for name, value in parameters.items() if value}
+        values = parse_single_values(parameters, ROW_PARAMETERS)
+        return cls(
+            Filters.from_values(values),
+            _parse_search(values),
+            _parse_sort(values),
+            _parse_fields(values),
+            Paging.from_values(values),
+            _parse_format(values),
+        )
+
+    @property
+    def selection_key(self) -> tuple[object, ...]:
+        """The parts that select rows and fields; equal for equal queries in every process.
+
+        It is part of the ETag, so it must not depend on the process.
+        """
+        filters, paging = self.filters, self.paging
+        return (
+            filters.is_image_exists,
+            filters.min_age,
+            filters.max_age,
+            self.search,
+            self.sort,
+            self.fields,
+            paging.limit,
+            paging.offset,
+        )
+
+    @property
+    def is_unrestricted(self) -> bool:
+        """Whether the query selects all rows, with all fields, in the order of output.csv."""
+        return self.selection_key == _UNRESTRICTED_KEY
+
+    def limit_for_html(self) -> "RowQuery":
+        """Return the same query with at most as many rows as one HTML page shows."""
+        limit = DEFAULT_HTML_ROWS if self.paging.limit is None else min(self.paging.limit, MAX_HTML_ROWS)
+        return replace(self, paging=Paging(limit, self.paging.offset))
+
+
+_UNRESTRICTED_KEY = RowQuery().selection_key
+
+
+def _parse_row_count(values: Mapping[str, str], name: str) -> int | None:
+    if name not in values:
+        return None
+    if not _ROW_COUNT_PATTERN.fullmatch(values[name]):
+        raise InvalidParameter(name, f"{values[name][:40]!r} is not a number of rows", ALLOWED_ROW_COUNT)
+    return int(values[name])
+
+
+def _parse_search(values: Mapping[str, str]) -> str | None:
+    text = values.get("q")
+    if text is not None and (not text.strip() or len(text) > MAX_SEARCH_LENGTH):
+        raise InvalidParameter("q", "the search is empty or too long", ALLOWED_SEARCH)
+    return text
+
+
+def _parse_sort(values: Mapping[str, str]) -> SortOrder:
+    order: dict[str, bool] = {}
+    for name in _parse_field_list(values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-")):
+        order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
+    return tuple(order.items())
+
+
+def _parse_fields(values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_parse_field_list(values, "fields", ALLOWED_FIELDS, str)))
+
+
+def _parse_field_list(
+    values: Mapping[str, str], parameter: str, allowed: str, strip_sign: Callable[[str], str]
+) -> tuple[str, ...]:
+    if parameter not in values:
+        return ()
+    names = tuple(values[parameter].split(","))
+    unknown = next((name for name in names if strip_sign(name) not in OUTPUT_COLUMNS), None)
+    if unknown is not None:
+        raise InvalidParameter(parameter, f"there is no field {unknown[:40]!r}", allowed)
+    return names
+
+
+def _parse_format(values: Mapping[str, str]) -> str | None:
+    name = values.get("format")
+    if name is not None and name not in FORMATS:
+        raise InvalidParameter("format", f"{name[:40]!r} is not a format", ALLOWED_FORMAT)
+    return name

@@ -1,0 +1,63 @@
+"""Endpoints `/data` and `/data/{user_id}`.
+
+GET returns the published rows, or the row of one user. POST requests a rebuild of all users, or a
+refresh of one.
+"""
+
+from collections.abc import Callable
+
+import falcon
+from falcon import Request, Response
+
+from api.answers.responses import PreparedResponse, prepare_response
+from api.controllers.rebuild_controller import RebuildController
+from api.controllers.refresh_controller import RefreshController
+from api.query.filters import DAY_S, parse_single_values, utc_date
+from api.resources.lookup import require_row, require_table
+from api.snapshot.view import ViewProvider
+from api.web.conditional import apply_etag, compute_etag
+
+
+class DataResource:
+    """Endpoint `/data`. `clock` returns Unix seconds; its date determines the ages."""
+
+    def __init__(self, get_view: ViewProvider, controller: RebuildController, clock: Callable[[], float]) -> None:
+        self._get_view, self._controller, self._clock = get_view, controller, clock
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Answer with the selected rows in the requested format."""
+        # The date is part of the cache key: filters by age select other rows each day.
+        table, env, now = require_table(self._get_view), request.env, self._clock()
+        cache_key = request.query_string, env.get("HTTP_ACCEPT"), env.get("HTTP_ACCEPT_ENCODING"), now // DAY_S
+        prepared: PreparedResponse | None = table.query_cache.get(cache_key)
+        selection = None
+        if prepared is None:
+            prepared, selection = prepare_response(table, request, utc_date(now))
+            table.query_cache.put(cache_key, prepared, 1)
+        prepared.send_response(request, response, table, selection)
+
+    on_head = on_get
+
+    def on_post(self, request: Request, response: Response) -> None:
+        """Enqueue a rebuild; with the parameter `wait`, block until it is done."""
+        self._controller.start_rebuild(request, response)
+
+
+class UserResource:
+    """Endpoint `/data/{user_id}`."""
+
+    def __init__(self, get_view: ViewProvider, controller: RefreshController) -> None:
+        self._get_view, self._controller = get_view, controller
+
+    def on_get(self, request: Request, response: Response, user_id: str) -> None:
+        """Answer with the row of one user: the same JSON object as in the array of `/data`."""
+        parse_single_values(request.params, ())
+        row = require_row(self._get_view(), user_id)
+        if not apply_etag(request, response, compute_etag("row", row)):
+            response.content_type, response.data = falcon.MEDIA_JSON, row
+
+    on_head = on_get
+
+    def on_post(self, request: Request, response: Response, user_id: str) -> None:
+        """Request a read of the user's files; with the parameter `wait`, block until it is done."""
+        self._controller.start_refresh(request, response, user_id)

@@ -1,0 +1,141 @@
+"""Endpoints `/files`: upload, download, list and delete files in the source bucket.
+
+These endpoints mark no users. The bucket sends an event for each write, as for any other S3 client.
+"""
+
+from typing import Any
+
+import falcon
+from falcon import Request, Response
+
+from api.query.file_query import parse_file_limit, parse_key
+from api.query.filters import parse_single_values
+from api.query.links import build_path, build_row_path
+from api.web.json_body import format_time
+from api.web.problems import Problem
+from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
+from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_key, explain_unusable_name, is_valid_key
+from shared.object_store import ObjectInfo, ObjectNotFound
+
+MAX_CSV_BYTES = 1_000_000
+"""Limit of `PUT`. The pipeline would reject a larger CSV."""
+
+
+class FilesResource:
+    """Endpoint `/files`."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Answer with one page of the bucket's objects, sorted by name."""
+        parameters = parse_single_values(request.params, ("prefix", "after", "limit"))
+        limit = parse_file_limit(parameters)
+        # One object more than the page holds shows whether there is a next page.
+        listed = self._transfers.list_page(parse_key(parameters, "prefix"), parse_key(parameters, "after"), limit + 1)
+        page_files = listed[:limit]
+        response.media = [_describe_file(info) for info in page_files]
+        response.set_header("Cache-Control", "no-store")
+        if len(listed) > limit:
+            next_path = build_path("/files", request.params, after=page_files[-1].key)
+            response.set_header("Link", f'<{next_path}>; rel="next"')
+
+    on_head = on_get
+
+
+class FileResource:
+    """Endpoint `/files/{name}`."""
+
+    def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
+        self._transfers, self._max_upload_bytes = transfers, max_upload_bytes
+
+    def on_get(self, request: Request, response: Response, name: str) -> None:
+        """Answer with the file, or with the bytes of `Range`, as a download.
+
+        A browser saves the file instead of showing it: its content is untrusted.
+        """
+        parse_single_values(request.params, ())
+        if not is_valid_key(name):
+            raise _no_such_file(name)
+        try:
+            first_segment = self._transfers.fetch_first_segment(name, request, response)
+        except ObjectNotFound:
+            raise _no_such_file(name) from None
+        if first_segment is None:
+            return
+        response.set_header("Accept-Ranges", "bytes")
+        response.set_header("Content-Disposition", format_content_disposition("attachment", name))
+        response.content_type = "text/csv" if name.endswith(".csv") else "application/octet-stream"
+        byte_range = parse_range(request, f'"{first_segment.etag}"', first_segment.size)
+        if byte_range:
+            response.status = falcon.HTTP_206
+            response.set_header("Content-Range", f"bytes {byte_range.start}-{byte_range.stop - 1}/{first_segment.size}")
+        self._transfers.send_object(
+            request, response, name, first_segment, byte_range or ByteRange(0, first_segment.size)
+        )
+
+    on_head = on_get
+
+    def on_put(self, request: Request, response: Response, name: str) -> None:
+        """Store the request's body under this name.
+
+        The row follows asynchronously: the write triggers an event of the bucket.
+        """
+        parse_single_values(request.params, ())
+        # falcon decodes bytes that are not UTF-8 as U+FFFD.
+        refusal = explain_unusable_name(name) or ("its name is not UTF-8" if "\ufffd" in name else None)
+        if refusal:
+            raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
+        length = request.content_length
+        if length is None:
+            raise Problem("no-length", "Send Content-Length with the file; chunked transfer coding is not supported.")
+        # The store would accept an empty file, but an upload without a body is a mistake.
+        if not length:
+            raise Problem("wrong-request", "The request has no body. With curl, send the file with -T.")
+        max_bytes = min(MAX_CSV_BYTES, self._max_upload_bytes) if name.endswith(".csv") else self._max_upload_bytes
+        if length > max_bytes:
+            raise Problem(
+                "too-large", f"The file has {length:,} bytes; the limit is {max_bytes:,}.", most_bytes=max_bytes
+            )
+        etag = self._transfers.store_upload(request, name, length)
+        _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
+
+    def on_delete(self, request: Request, response: Response, name: str) -> None:
+        """Delete the file.
+
+        The row follows asynchronously: the deletion triggers an event of the bucket.
+        """
+        parse_single_values(request.params, ())
+        if not (is_valid_key(name) and self._transfers.delete_object(name)):
+            raise _no_such_file(name)
+        _send_accepted(response, name, {"status": "deleted"})
+
+
+def _send_accepted(response: Response, name: str, fields: dict[str, Any]) -> None:
+    """Set the status 202 and `Location`, where the effect becomes visible.
+
+    That is the user's row, `/tasks` for a bundle, and `/errors` for an ignored key.
+    """
+    source_key = classify_key(name)
+    user_id = source_key.user_id if isinstance(source_key, UserFile) else None
+    look_at = (
+        build_row_path(user_id) if user_id is not None else "/tasks" if isinstance(source_key, Bundle) else "/errors"
+    )
+    response.status, response.media = falcon.HTTP_202, {"name": name, "user_id": user_id, **fields, "look_at": look_at}
+    response.set_header("Location", look_at)
+
+
+def _describe_file(info: ObjectInfo) -> dict[str, Any]:
+    source_key = classify_key(info.key)
+    return {
+        "name": info.key,
+        "user_id": source_key.user_id if isinstance(source_key, UserFile) else None,
+        "size": info.size,
+        "etag": info.etag,
+        "last_modified": format_time(info.last_modified),
+        "ignored": source_key.reason if isinstance(source_key, IgnoredFile) else None,
+    }
+
+
+def _no_such_file(name: str) -> Problem:
+    return Problem("no-such-file", f"The source bucket has no file {name[:300]!r}.")

@@ -1,0 +1,177 @@
+"""Liveness and readiness: /health/live and /health/ready.
+
+A process is live if it has a snapshot, so that GETs can be answered.  Rowdrop is ready if the
+pipeline keeps up and no loss of events or writes is known.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+from falcon import Request, Response
+
+from api.query.filters import parse_single_values
+from api.snapshot.pipeline_status import PipelineStatus
+from api.snapshot.view import View, ViewProvider, list_held_rejects
+from api.web.json_body import format_time
+
+MAX_SNAPSHOT_AGE_S = 15.0
+"""Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
+MAX_PUBLISH_DELAY_S = 60.0
+"""Seconds that events or changes may wait."""
+MAX_SUSPECT_S = 60.0
+"""Seconds that a possible loss may wait for the sweep that verifies it."""
+NO_METRICS_WARNING = (
+    "lost events cannot be detected, because MinIO's metrics are not accessible: "
+    "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
+)
+
+NO_EVENTS_WARNING = (
+    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
+    "python -m worker.commands.init prints what to set"
+)
+STALLED_COPIES_WARNING = (
+    "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
+    "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
+)
+
+
+class LiveResource:
+    """GET /health/live."""
+
+    def __init__(self, get_view: ViewProvider) -> None:
+        self._get_view = get_view
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Respond with 200 once a snapshot is loaded, even in a later outage; with 503 before."""
+        parse_single_values(request.params, ())
+        live = self._get_view().table is not None
+        response.media = {"live": live}
+        response.status = falcon.HTTP_200 if live else falcon.HTTP_503
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+class ReadyResource:
+    """GET /health/ready.
+
+    `clock` returns Unix seconds.
+    """
+
+    def __init__(self, get_view: ViewProvider, sweep_interval_s: float, clock: Callable[[], float]) -> None:
+        self._get_view, self._sweep_interval_s, self._clock = get_view, sweep_interval_s, clock
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
+        parse_single_values(request.params, ())
+        body = describe_readiness(self._get_view(), self._sweep_interval_s, self._clock())
+        response.media = body
+        response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
+    """Return the body of /health/ready.
+
+    Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
+    """
+    pipeline_status, held_count = view.pipeline_status, len(list_held_rejects(view))
+    # During an outage of Redis the figures are stale: delays computed from them would be wrong.
+    reasons = [
+        *_list_outages(view, now),
+        *(_list_delays(view, sweep_interval_s, now) if view.redis_error is None else []),
+    ]
+    return {
+        "ready": not reasons,
+        "reasons": reasons,
+        "warnings": _list_warnings(pipeline_status),
+        "snapshot_age_s": _compute_age(view.store_polled_at, now),
+        "redis_age_s": _compute_age(view.redis_answered_at, now),
+        "dirty_users": dict(pipeline_status.dirty_counts) if pipeline_status else None,
+        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now) if pipeline_status else None,
+        "consistent_as_of": format_time(view.consistent_as_of),
+        "last_publish_at": format_time(pipeline_status.last_publish_at) if pipeline_status else None,
+        "last_sweep_at": format_time(pipeline_status.last_sweep_at) if pipeline_status else None,
+        "last_sweep": _describe_last_sweep(pipeline_status),
+        "events_waiting": pipeline_status.waiting_events if pipeline_status else None,
+        "rows": None if view.table is None else len(view.table),
+        "rejected": len(view.rejects) - held_count,
+        "held": held_count,
+        "ignored": pipeline_status.ignored_count if pipeline_status else None,
+        "dead_letters": len(pipeline_status.dead_letters) if pipeline_status else None,
+        "lost_and_healed": {
+            "count": pipeline_status.silent_repairs,
+            "since": format_time(pipeline_status.counters_since),
+        }
+        if pipeline_status
+        else None,
+        "evidence": {"counts": dict(pipeline_status.loss_signals), "since": format_time(pipeline_status.counters_since)}
+        if pipeline_status
+        else None,
+    }
+
+
+def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, Any] | None:
+    sweep = pipeline_status.last_sweep if pipeline_status else None
+    return sweep and {
+        "at": format_time(sweep.started_at),
+        "cause": sweep.cause,
+        "objects": sweep.object_count,
+        "marked": sweep.marked_count,
+    }
+
+
+def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
+    if pipeline_status is None:
+        return []
+    stalled_copies = pipeline_status.stalled_event_copies
+    return [
+        *([] if pipeline_status.detects_losses else [NO_METRICS_WARNING]),
+        *([] if pipeline_status.events_available else [NO_EVENTS_WARNING]),
+        *([STALLED_COPIES_WARNING.format(stalled_copies)] if stalled_copies else []),
+    ]
+
+
+def _list_outages(view: View, now: float) -> list[str]:
+    reasons = []
+    if view.table is None:
+        reasons.append("nothing is published yet: no output.csv has been read so far")
+    if view.store_error:
+        reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
+    elif view.store_polled_at is not None and now - view.store_polled_at > MAX_SNAPSHOT_AGE_S:
+        reasons.append(f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs")
+    if view.redis_error:
+        reasons.append(f"Redis does not answer: {view.redis_error}")
+    elif view.redis_answered_at is None or now - view.redis_answered_at > MAX_SNAPSHOT_AGE_S:
+        reasons.append("Redis has not answered recently")
+    return reasons
+
+
+def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
+    pipeline_status, reasons = view.pipeline_status, []
+    if pipeline_status is None:
+        return []
+    if pipeline_status.source_failure:
+        reasons.append(f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}")
+    if view.events_stalled_since is not None and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S:
+        backlog_text = f"{pipeline_status.waiting_events} events queued, none processed for {now - view.events_stalled_since:.0f} s"
+        reasons.append(f"listener stalled: {backlog_text}")
+    if (
+        pipeline_status.oldest_event_mark_at is not None
+        and now - pipeline_status.oldest_event_mark_at > MAX_PUBLISH_DELAY_S
+    ):
+        reasons.append(
+            f"the oldest change has not been published for {now - pipeline_status.oldest_event_mark_at:.0f} s"
+        )
+    if pipeline_status.last_sweep_at is not None and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s:
+        reasons.append(f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals")
+    if view.suspect_since is not None and now - view.suspect_since > MAX_SUSPECT_S:
+        reasons.append("events or writes may have been lost, and no sweep has verified the rows for a minute")
+    return reasons
+
+
+def _compute_age(moment: float | None, now: float) -> float | None:
+    return None if moment is None else round(max(0.0, now - moment), 3)

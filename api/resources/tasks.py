@@ -1,0 +1,65 @@
+"""Rebuilds and bundles that are being unpacked, as clients see them.
+
+POST /data requests a rebuild.  GET /tasks and GET /tasks/{id} show the progress of both.
+"""
+
+from typing import Any
+
+from falcon import Request, Response
+
+from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
+from api.query.filters import parse_single_values
+from api.web.problems import no_such_task
+from shared.progress.unpacks import Unpacks
+
+MAX_LISTED_BUNDLES = 100
+"""Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
+
+
+class TasksResource:
+    """GET /tasks."""
+
+    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+        self._controller, self._unpacks = controller, unpacks
+
+    def on_get(self, request: Request, response: Response) -> None:
+        """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
+        parse_single_values(request.params, ())
+        rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
+        newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
+        active_bundles = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
+        # A bundle stays among the waiting ones until it is unpacked.  List it once.
+        waiting_bundles = [key for key in self._unpacks.waiting_bundles() if key not in active_bundles][
+            :MAX_LISTED_BUNDLES
+        ]
+        bundles = [{"bundle": key, "state": "waiting"} for key in waiting_bundles] + [
+            describe_unpack(status) for status in newest
+        ]
+        response.media = [*rebuilds, *bundles]
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+
+class TaskResource:
+    """GET /tasks/{task_id}."""
+
+    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+        self._controller, self._unpacks = controller, unpacks
+
+    def on_get(self, request: Request, response: Response, task_id: str) -> None:
+        """Respond with the progress of a rebuild or of an unpack."""
+        parse_single_values(request.params, ())
+        response.media = self._find_task(task_id)
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+    def _find_task(self, task_id: str) -> dict[str, Any]:
+        rebuild = self._controller.get_status(task_id)
+        if rebuild is not None:
+            return describe_rebuild(rebuild)
+        unpack = self._unpacks.status(task_id)
+        if unpack is None:
+            raise no_such_task(task_id)
+        return describe_unpack(unpack)

@@ -1,0 +1,84 @@
+"""Per-snapshot caches. They are dropped together with the snapshot."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from threading import Lock
+from typing import Any, TypeVar
+
+MAX_RESPONSE_CACHE_BYTES = 32 << 20
+"""Size in bytes of the answer cache of one snapshot."""
+MAX_CACHED_QUERIES = 512
+"""Number of parsed requests that one snapshot caches."""
+
+_Value = TypeVar("_Value")
+
+
+class OnceCache:
+    """Values that are computed once, on first use, and never evicted.
+
+    Thread-safe: one thread computes a value, and concurrent callers with the same key wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[Hashable, Any] = {}
+        self._locks: dict[Hashable, Lock] = {}
+
+    def get_or_compute(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """Return the value of this key; compute and cache it on first use."""
+        # No lock for a cached value: only the first computation of each key takes its lock.
+        if key not in self._results:
+            # `setdefault` is atomic, so concurrent callers get the same lock.
+            with self._locks.setdefault(key, Lock()):
+                if key not in self._results:
+                    self._results[key] = compute()
+        value: _Value = self._results[key]
+        return value
+
+    def there(self, key: Hashable) -> Any | None:  # noqa: ANN401
+        """Return the value of this key, or None if it has not been computed."""
+        return self._results.get(key)
+
+
+class LruCache:
+    """An LRU cache that is bounded by the total size of its entries. Thread-safe."""
+
+    def __init__(self, max_weight: int = MAX_RESPONSE_CACHE_BYTES) -> None:
+        self._max_weight = self._free_weight = max_weight
+        self._lock, self._entries = Lock(), OrderedDict[Hashable, tuple[Any, int]]()
+
+    def get(self, key: Hashable) -> Any | None:  # noqa: ANN401
+        """Return the cached value of this key, or None."""
+        with self._lock:
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: Hashable, value: Any, weight: int | None = None) -> None:  # noqa: ANN401
+        """Cache an answer, and evict the least recently used ones to make room.
+
+        `weight` counts against the limit of the cache. It is in bytes, and by default the length of
+        the answer. A cache that is limited by the number of entries uses a size of 1. An answer
+        that is larger than the whole cache, or cached already, is ignored.
+        """
+        weight = len(value) if weight is None else weight
+        with self._lock:
+            if key in self._entries or weight > self._max_weight:
+                return
+            self._entries[key] = value, weight
+            self._free_weight -= weight
+            while self._free_weight < 0:
+                self._free_weight += self._entries.popitem(last=False)[1][1]
+
+    def get_or_compute(self, key: Hashable, compute: Callable[[], bytes]) -> bytes:
+        """Return the cached answer of this key; compute and cache it if it is missing."""
+        # Not locked: concurrent callers may compute the same answer, and the first one is cached.
+        value: bytes | None = self.get(key)
+        if value is None:
+            value = compute()
+            self.put(key, value)
+        return value
+
+
+GzipBlocks = Mapping[bytes, bytes]
+"""Cache of compressed blocks by the digest of their text."""

@@ -1,0 +1,1 @@
+"""HTTP as such: problem responses, ETags, ranges, bodies and transfers; no rows and no users."""

@@ -1,0 +1,1 @@
+"""The formats of keys, files and events; pure functions without I/O."""

@@ -1,0 +1,11 @@
+"""Names of the objects and folders in the output bucket."""
+
+OUTPUT_KEY = "output.csv"
+REJECTS_KEY = "rejects.csv"
+MANIFEST_KEY = "manifest.parquet"
+CATALOG_KEY = "bundles.json"
+"""The bundle catalog, which records the visible version of each bundle: see `worker/bundles/catalog.py`."""
+UNPACKED_FOLDER = ".bundles"
+"""The folder of unpacked bundles, with one subfolder per version of a bundle."""
+IMAGES_FOLDER = "images"
+"""The folder of image copies."""

@@ -1,0 +1,160 @@
+"""Rowdrop's value types: the result of reading one user's files, its row, and its reject. Pure."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+RULES_VERSION = "1"
+"""Version of the cleaning rules, stored with rejects and in the manifest.
+
+Bumping it invalidates all cached results: the next sweep reads every file again.
+"""
+
+QUARANTINE_REASON = (
+    "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
+    "and once more by each sweep"
+)
+"""The reason of a quarantined file's reject, which is made without reading the file."""
+
+UNREADABLE_REASON = "the object store cannot read it"
+"""The beginning of the reason of a reject for an object that the server cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """The fields of one valid user CSV.
+
+    Names are trimmed and otherwise unchanged. `birthts` is the birth date in ms since 1970 UTC.
+    """
+
+    first_name: str
+    last_name: str
+    birthts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of output.csv. `img_path` is `<bucket>/<key>`, or empty if there is no image."""
+
+    user_id: str
+    first_name: str
+    last_name: str
+    birthts: int
+    img_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One line of rejects.csv: a file that is not valid, with the reason.
+
+    `line` is 1-based, or None if the reason concerns the whole file. `since` is the object's
+    LastModified in whole seconds since 1970 UTC. `etag` (without quotes) and `rules` identify the
+    bytes and the version of the cleaning rules that were applied.
+    """
+
+    key: str
+    user_id: str
+    reason: str
+    line: int | None
+    since: int
+    etag: str
+    rules: str = RULES_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class CsvVersion:
+    """Identifies the bytes of a CSV: its source, ETag without quotes, and LastModified.
+
+    `source` is a key, or a member of a bundle. `since` is LastModified in whole seconds since 1970
+    UTC.
+    """
+
+    source: str
+    etag: str
+    last_modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidCsv:
+    """A valid CSV of a user."""
+
+    version: CsvVersion
+    person: Person
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidCsv:
+    """An invalid CSV of a user. `reason` is shown to the person who dropped the file."""
+
+    version: CsvVersion
+    reason: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """The result of reading a user's files once.
+
+    `csv`: None if the user has no CSV. `image`: the image's key, or None. `image_source` is empty
+    for an image in the source bucket. Otherwise `image` is a copy in the output bucket, and
+    `image_source` is its source: a key of the source bucket, or a member of a bundle. `superseded_copies` are
+    superseded copies: earlier reads made them, and possibly no row ever named them.
+    """
+
+    user_id: str
+    csv: ValidCsv | InvalidCsv | None
+    image: str | None
+    image_source: str = ""
+    superseded_copies: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Encode the result as it is stored in Redis until it is published. See `from_json`."""
+        match self.csv:
+            case ValidCsv(version, person):
+                csv_fields: list[Any] | None = [
+                    *_list_version_fields(version),
+                    person.first_name,
+                    person.last_name,
+                    person.birthts,
+                ]
+            case InvalidCsv(version, reason, line):
+                csv_fields = [*_list_version_fields(version), reason, line]
+            case None:
+                csv_fields = None
+        image: list[Any] = [self.image]
+        # Left out when empty, which is the usual case, to save memory in Redis.
+        if self.image_source or self.superseded_copies:
+            image += [self.image_source, self.superseded_copies]
+        return json.dumps([csv_fields, *image], ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, user_id: str, text: str) -> "ReadResult":
+        """Decode the output of `to_json`."""
+        csv_fields, *image_fields = json.loads(text)
+        image = (*image_fields[:2], *map(tuple, image_fields[2:]))
+        if csv_fields is None:
+            return cls(user_id, None, *image)
+        version = CsvVersion(*csv_fields[:3])
+        # A valid CSV has 6 items (version and person), an invalid one 5 (version, reason, line).
+        if len(csv_fields) == 6:
+            return cls(user_id, ValidCsv(version, Person(*csv_fields[3:])), *image)
+        return cls(user_id, InvalidCsv(version, *csv_fields[3:]), *image)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The names of the two buckets."""
+
+    source: str
+    output: str
+
+    def img_path(self, image: str | None, image_source: str) -> str:
+        """Return the `img_path` of an image in output.csv; the arguments are as in `ReadResult`."""
+        return f"{self.output if image_source else self.source}/{image}" if image else ""
+
+
+def _list_version_fields(version: CsvVersion) -> tuple[str, str, int]:
+    return version.source, version.etag, version.last_modified
+
+
+CsvResult = ValidCsv | InvalidCsv | None

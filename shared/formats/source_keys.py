@@ -1,0 +1,192 @@
+"""Classify the keys of the source bucket: user file, bundle, or ignored. Pure.
+
+A bundle is an archive that holds many users' files. In Redis, bundles are stored beside users,
+under an ID that no user can have because it contains a slash: see `make_bundle_id`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
+"""Accepted image extensions, in lower case, in order of precedence.
+
+If two images of a user have the same LastModified, the extension that comes first here wins.
+"""
+
+USER_FILE_EXTENSIONS = frozenset({"csv", *IMAGE_EXTENSIONS})
+BUNDLE_EXTENSIONS = ("zip", "tar", "tar.gz", "tgz")
+
+MAX_FILE_NAME_BYTES = 255
+"""Maximum length in bytes of one path component, in file systems and therefore in MinIO.
+
+For a longer name MinIO returns another error than `NoSuchKey`.
+"""
+
+_FILE_MANAGER_FILES = frozenset({".DS_Store", "Thumbs.db"})
+"""Names of files that file managers create beside the user's files."""
+
+MAX_KEY_BYTES = 1024
+"""Maximum length of an S3 key in bytes."""
+
+# The object-store client cannot address a name that contains control characters. U+0085 and U+2028
+# are allowed in a user ID: RFC 4180 does not treat them as line breaks.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_CHARACTER_OR_SLASH = re.compile(r"[\x00-\x1f\x7f/]")
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A user file. `user_id` is the key without its extension, unchanged.
+
+    `extension` is one of `USER_FILE_EXTENSIONS`.
+    """
+
+    user_id: str
+    extension: str
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the file is the user's CSV; otherwise it is an image."""
+        return self.extension == "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An archive of user files, stored under `key`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredFile:
+    """A key that is not read. `reason` is shown to the person who dropped the file."""
+
+    reason: str
+
+
+def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
+    """Return what kind of file a key is, or why it is ignored. Never raises."""
+    user_id, _, extension = key.rpartition(".")
+    if user_id and extension in USER_FILE_EXTENSIONS and not _CONTROL_CHARACTER_OR_SLASH.search(key):
+        return UserFile(user_id, extension)
+    if _has_bundle_extension(key) and not _CONTROL_CHARACTER_OR_SLASH.search(key):
+        return Bundle(key)
+    return IgnoredFile(_explain_ignored_key(key, user_id, extension))
+
+
+def explain_unusable_name(key: str) -> str | None:
+    """Return why an upload under this key must be refused, or None if the file would be read."""
+    if len(key.encode()) > MAX_FILE_NAME_BYTES:
+        return f"its name is longer than {MAX_FILE_NAME_BYTES} bytes, which file systems do not support"
+    classified = classify_key(key)
+    return classified.reason if isinstance(classified, IgnoredFile) else None
+
+
+def is_valid_key(key: str) -> bool:
+    """Return whether an object under this key can exist and be addressed.
+
+    For any other key the server responds with an error.
+    """
+    # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
+    parts = key.split("/")
+    is_short = len(key.encode()) <= MAX_KEY_BYTES and all(len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts)
+    return is_short and not _CONTROL_CHARACTER.search(key) and not {"", ".", ".."}.intersection(parts)
+
+
+def is_listable_prefix(prefix: str) -> bool:
+    """Return whether LIST accepts this value as a prefix or as a start position.
+
+    MinIO refuses a few values although keys may begin with them.
+    """
+    parts = prefix.split("/")
+    return "\0" not in prefix and "//" not in prefix and not {".", ".."}.intersection(parts)
+
+
+def classify_member(path: str) -> UserFile | Bundle | IgnoredFile | None:
+    """Classify a member of an archive by the last component of its path.
+
+    Returns None for files that file managers add on their own, such as `__MACOSX/` or `Thumbs.db`.
+    """
+    *folders, name = path.split("/")
+    if "__MACOSX" in folders or name.startswith("._") or name in _FILE_MANAGER_FILES:
+        return None
+    try:
+        is_too_long = len(name.encode()) > MAX_FILE_NAME_BYTES
+    except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
+        return IgnoredFile("its name is not UTF-8")
+    return IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes") if is_too_long else classify_key(name)
+
+
+def _has_bundle_extension(key: str) -> bool:
+    return any(key.endswith(f".{extension}") and len(key) > len(extension) + 1 for extension in BUNDLE_EXTENSIONS)
+
+
+def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
+    if _CONTROL_CHARACTER.search(key):
+        return "its name contains a control character, such as a tab or a line break"
+    if "/" in key:
+        return "it is in a folder; only files at the top level of the bucket are read"
+    if key != key.lower() and _has_bundle_extension(key.lower()):
+        return f"extensions are written in lower case; rename it to {_lowercase_extension(key)}"
+    if "." not in key or extension.lower() not in USER_FILE_EXTENSIONS:
+        image_extensions, bundle_extensions = ", .".join(IMAGE_EXTENSIONS), ", .".join(BUNDLE_EXTENSIONS)
+        return f"it is neither a .csv nor an image (.{image_extensions}) nor a bundle of them (.{bundle_extensions})"
+    if not user_id:
+        return f"there is no user id before .{extension}"
+    return f"extensions are written in lower case; rename it to {user_id}.{extension.lower()}"
+
+
+def _lowercase_extension(key: str) -> str:
+    extension_length = max(len(extension) for extension in BUNDLE_EXTENSIONS if key.lower().endswith(f".{extension}"))
+    return key[:-extension_length] + key[-extension_length:].lower()
+
+
+def make_bundle_id(key: str) -> str:
+    """Return the ID of a bundle where users are listed: in `dirty`, in messages, in rejects."""
+    return f"/{key}"
+
+
+def parse_bundle_id(user_id: str) -> str | None:
+    """Return the key of the bundle with this ID, or None if the ID is a user's."""
+    return user_id[1:] if user_id.startswith("/") else None
+
+
+def format_member_source(key: str, path: str) -> str:
+    """Return the name of a bundle's member as shown in rejects and in the manifest."""
+    return f"{key}#{path}"
+
+
+def make_csv_key(user_id: str) -> str:
+    """Return the key of a user's own CSV."""
+    return f"{user_id}.csv"
+
+
+def make_image_key(user_id: str, extension: str) -> str:
+    """Return the key of a user's own image. `extension` is one of `IMAGE_EXTENSIONS`."""
+    return f"{user_id}.{extension}"
+
+
+def select_newest_image(candidates: Iterable[tuple[str, int]]) -> str | None:
+    """Return the key of a user's newest image, or None if there is no candidate.
+
+    `candidates` are pairs of key and LastModified in whole seconds. Milliseconds must not be used:
+    HEAD returns whole seconds only, so a sweep (LIST) and a single read would choose differently.
+    """
+    newest = max(candidates, key=_rank_image, default=None)
+    return newest[0] if newest else None
+
+
+def _rank_image(candidate: tuple[str, int]) -> tuple[int, int]:
+    key, last_modified = candidate
+    # Negative index: of equally old images, the first extension in IMAGE_EXTENSIONS is the maximum.
+    return last_modified, -IMAGE_EXTENSIONS.index(key.rpartition(".")[2])
+
+
+PROBE_PREFIX = ".rowdrop-probe-"
+"""Prefix of the keys that `worker.commands.init` writes to test event delivery.  The listener ignores
+them."""
+
+
+SAMPLE_PREFIX = "sample-"
+"""Prefix of the keys of the sample (`worker.commands.sample`)."""

@@ -1,0 +1,1 @@
+"""Records in Redis that the workers write and the API reads."""

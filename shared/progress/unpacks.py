@@ -1,0 +1,234 @@
+"""Records of unpacking bundles in Redis. One bundle is unpacked at a time.
+
+The worker writes the records. The API reports the progress from them.
+
+The ID identifies a version of a bundle: the same archive under the same key has the same ID.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from shared.formats.source_keys import parse_bundle_id
+from shared.redis_keys import (
+    DIRTY_SINCE,
+    PREVIOUS_VERSIONS,
+    UNPACK_ATTEMPTS,
+    UNPACK_IDS,
+    UNPACK_LEASE,
+    UNPACK_PREFIX,
+    UNPACKS_PUBLISHING,
+)
+
+# KEYS: UNPACKS_PUBLISHING, DIRTY_SINCE of bundles, UNPACK_PREFIX. ARGV: now. Returns the IDs of the
+# finished bundles. Users are not recorded per bundle: it is done when no user is left that was marked
+# up to its `marked_at`.
+_FINISH_SCRIPT = """
+local finished = {}
+for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local record_key = KEYS[3] .. task_id
+  local state, marked_at = unpack(redis.call('HMGET', record_key, 'state', 'marked_at'))
+  if state ~= 'publishing' then
+    redis.call('SREM', KEYS[1], task_id)
+  elseif redis.call('ZCOUNT', KEYS[2], '-inf', marked_at) == 0 then
+    redis.call('SREM', KEYS[1], task_id)
+    redis.call('HSET', record_key, 'state', 'done', 'finished_at', ARGV[1])
+    table.insert(finished, task_id)
+  end
+end
+return finished
+"""
+
+UNPACK_TTL_S = 7 * 24 * 3600
+MAX_UNPACK_RECORDS = 1000
+UNPACK_LEASE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackStatus:
+    """The progress of unpacking one version of a bundle; times are in Unix seconds.
+
+    `state` is one of:
+
+    - unpacking: `done` of `total` members are unpacked. `total` stays None until it is
+      known, which for a tar is at its end.
+    - publishing: the members are visible, and `published` of `users` are published.
+    - done.
+    - rejected or failed, with an `error`.
+    - removed: the archive was deleted.
+
+    `ignored` counts the members that are not user files. A time stays None until the event happens.
+    """
+
+    task_id: str
+    bundle: str
+    state: str
+    done: int
+    total: int | None
+    users: int
+    published: int
+    ignored: int
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+
+
+class Unpacks:
+    """The records of unpacking.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+        self._finish = client.register_script(_FINISH_SCRIPT)
+
+    # -- lease ------------------------------------------------------------------------------------
+    def acquire(self, token: str) -> bool:
+        """Acquire the lease to unpack. Returns False if another process holds it."""
+        return bool(self._redis.set(UNPACK_LEASE, token, nx=True, px=UNPACK_LEASE_MS))
+
+    def renew(self) -> None:
+        """Renew the lease. The holder must call this at least once a minute."""
+        self._redis.pexpire(UNPACK_LEASE, UNPACK_LEASE_MS)
+
+    def release(self, token: str) -> None:
+        """Release the lease if this token still holds it."""
+        if self._redis.get(UNPACK_LEASE) == token.encode():
+            self._redis.delete(UNPACK_LEASE)
+
+    def is_held(self) -> bool:
+        """Return whether a process holds the lease."""
+        return bool(self._redis.exists(UNPACK_LEASE))
+
+    # -- one bundle -------------------------------------------------------------------------------
+    def begin_attempt(self, task_id: str, bundle: str, now: float) -> int:
+        """Record an attempt to unpack a version of a bundle, before it begins.
+
+        Resets the record. Returns the number of the attempt, which counts the attempts that did not
+        end normally.
+        """
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(UNPACK_PREFIX + task_id)
+            pipe.hset(
+                UNPACK_PREFIX + task_id, mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0}
+            )
+            pipe.expire(UNPACK_PREFIX + task_id, UNPACK_TTL_S)
+            pipe.zadd(UNPACK_IDS, {task_id: now}).zremrangebyrank(UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1)
+            *_, attempt_number = pipe.hincrby(UNPACK_ATTEMPTS, task_id, 1).execute()
+        return int(attempt_number)
+
+    def end_attempt(self, task_id: str) -> None:
+        """Refund the attempt: it ended normally, with or without success."""
+        self._redis.hdel(UNPACK_ATTEMPTS, task_id)
+
+    def grant_retry(self, task_id: str, attempt_count: int) -> None:
+        """Set the number of attempts made, to grant one more."""
+        self._redis.hset(UNPACK_ATTEMPTS, task_id, attempt_count)
+
+    def is_retry_granted(self, task_id: str) -> bool:
+        """Return whether an attempt was granted that has not started yet."""
+        return bool(self._redis.hexists(UNPACK_ATTEMPTS, task_id))
+
+    def set_progress(self, task_id: str, done: int, total: int | None) -> None:
+        """Record how many members are unpacked, and their total number if it is known."""
+        fields: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
+        self._update(task_id, fields)
+
+    def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
+        """Record that the members are visible and their users are marked."""
+        self._update(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
+        self._redis.sadd(UNPACKS_PUBLISHING, task_id)
+
+    def finish_published(self, now: float) -> list[str]:
+        """Set the bundles that have no unpublished users left to done, and return their IDs."""
+        return [
+            decode_text(task_id)
+            for task_id in self._finish([UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX], [now])
+        ]
+
+    def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
+        """Record a final state: rejected, failed or removed."""
+        fields: dict[str, str | float] = {"state": state, "finished_at": now}
+        if error:
+            fields["error"] = error
+        self._update(task_id, fields)
+
+    def _update(self, task_id: str, fields: Mapping[str, str | float]) -> None:
+        if self._redis.exists(UNPACK_PREFIX + task_id):  # otherwise it has expired
+            self._redis.hset(UNPACK_PREFIX + task_id, mapping=fields)
+
+    # -- earlier visible versions -----------------------------------------------------------------
+    def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
+        """Record the digests that were visible, before the catalog entry changes.
+
+        Their users must be marked after the change, even if this process dies before that.
+        """
+        # A union, because the users of an earlier change may not be marked yet.
+        self._redis.hset(
+            PREVIOUS_VERSIONS, bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""}))
+        )
+
+    def digests(self, bundle: str) -> list[str] | None:
+        """Return the digests recorded by `add_digests`, or None if all their users are marked."""
+        encoded = self._redis.hget(PREVIOUS_VERSIONS, bundle)
+        return None if encoded is None else list(json.loads(encoded))
+
+    def clear_digests(self, bundle: str, digests: Iterable[str]) -> None:
+        """Delete the record: all users of these digests are marked.
+
+        Does nothing if more digests were recorded since.
+        """
+        # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
+        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
+
+    # -- queries ----------------------------------------------------------------------------------
+    def waiting_bundles(self) -> list[str]:
+        """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
+        keys = (
+            parse_bundle_id(decode_text(bundle))
+            for bundle in self._redis.zrange(DIRTY_SINCE["unpack"], 0, MAX_UNPACK_RECORDS)
+        )
+        return [key for key in keys if key is not None]
+
+    def status(self, task_id: str) -> UnpackStatus | None:
+        """Return the record of this ID, or None if it does not exist or has expired."""
+        record = self._redis.hgetall(UNPACK_PREFIX + task_id)
+        return self._parse_status(task_id, record) if record else None
+
+    def _parse_status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
+        fields = {decode_text(name): decode_text(value) for name, value in record.items()}
+        state, users = fields["state"], int(fields.get("users", 0))
+        dirty_left = 0
+        if state == "publishing":
+            # An upper bound, because it includes users of other bundles that were marked earlier.
+            dirty_left = self._redis.zcount(DIRTY_SINCE["bundle"], "-inf", fields["marked_at"])
+        total = int(fields["total"]) if "total" in fields else None
+        timestamps = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
+        published = max(0, users - dirty_left)
+        done = int(fields["done"])
+        ignored, error = int(fields.get("ignored", 0)), fields.get("error")
+        started_at, finished_at = timestamps
+        return UnpackStatus(
+            task_id, fields["bundle"], state, done, total, users, published, ignored, started_at, finished_at, error
+        )
+
+    def newest(self, limit: int) -> list[UnpackStatus]:
+        """Return at most `limit` records, newest first."""
+        task_ids = [decode_text(task_id) for task_id in self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hgetall(UNPACK_PREFIX + task_id)
+            records = pipe.execute()
+        return [
+            self._parse_status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record
+        ]
+
+
+def decode_text(value: bytes | str) -> str:
+    """Return the text, whether or not the Redis client decodes responses."""
+    return value.decode() if isinstance(value, bytes) else value

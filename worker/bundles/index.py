@@ -1,0 +1,190 @@
+"""Index of one version of a bundle: one line per user, sorted by the UTF-8 bytes of the ID.
+
+    <user_id> TAB [csv, image]   JSON; null for a part that is not in the bundle; no ID has a tab
+    csv      [path, etag, first_name, last_name, birthts], or [path, etag, reason, line] if invalid
+    image    [path, etag, extension]
+
+A lookup bisects the bytes, as in output.csv, so an index needs little more memory than its bytes.
+Most lookups find nothing, because a user is in few of many bundles. Therefore a cached array of the
+CRC-32 checksums of all IDs is searched first. Pure.
+"""
+
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from shared.formats.object_names import UNPACKED_FOLDER
+from shared.formats.records import CsvVersion, InvalidCsv, Person, ValidCsv
+from shared.formats.source_keys import IMAGE_EXTENSIONS, format_member_source
+
+INDEX_HEADER = b"rowdrop bundle index 1\n"
+
+
+class InvalidIndex(Exception):
+    """The bytes are not an index; the message is the key of the bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleImage:
+    """An image in a bundle: path, MD5 of its bytes in hex, one of `IMAGE_EXTENSIONS`."""
+
+    path: str
+    etag: str
+    extension: str
+
+
+class BundleIndex:
+    """The index of one version of the bundle `key`; immutable.
+
+    `last_modified` is the LastModified of that version, in whole seconds since 1970 UTC.
+    """
+
+    __slots__ = ("_checksums", "body", "key", "last_modified")
+
+    def __init__(self, key: str, last_modified: int, body: bytes) -> None:
+        """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
+        if not body.startswith(INDEX_HEADER) or not body.endswith(b"\n"):
+            raise InvalidIndex(key)
+        self.key, self.last_modified, self.body = key, last_modified, body
+        self._checksums: array[int] | None = None
+
+    def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
+        """Return the parsed CSV of the user in this bundle, or None."""
+        line = self._find_line(user_id)
+        return self._decode_csv(line[0]) if line else None
+
+    def find_image(self, user_id: str) -> BundleImage | None:
+        """Return the image of the user in this bundle, or None."""
+        line = self._find_line(user_id)
+        return BundleImage(*line[1]) if line and line[1] else None
+
+    def user_ids(self) -> Iterator[str]:
+        """Return the IDs of all users in the bundle, in ascending order."""
+        return (user_id.decode() for user_id, _ in self._iterate_lines())
+
+    def iterate_users(self) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, BundleImage | None]]:
+        """Yield each user in ascending order: ID, CSV or None, image or None."""
+        for user_id, line in self._iterate_lines():
+            csv, image = json.loads(line)
+            yield user_id.decode(), self._decode_csv(csv), BundleImage(*image) if image else None
+
+    def _decode_csv(self, fields: list[Any] | None) -> ValidCsv | InvalidCsv | None:
+        if fields is None:
+            return None
+        path, etag, *values = fields
+        version = CsvVersion(format_member_source(self.key, path), etag, self.last_modified)
+        # A valid CSV has three fields here, an invalid one two: the reason and the line.
+        return ValidCsv(version, Person(*values)) if len(values) == 3 else InvalidCsv(version, *values)
+
+    def _iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
+        start = len(INDEX_HEADER)
+        while start < len(self.body):
+            end = self.body.index(b"\n", start)
+            user_id, _, line = self.body[start:end].partition(b"\t")
+            yield user_id, line
+            start = end + 1
+
+    def _may_contain(self, user_id: bytes) -> bool:
+        if self._checksums is None:
+            self._checksums = array("I", sorted(crc32(user) for user, _ in self._iterate_lines()))
+        checksum = crc32(user_id)
+        position = bisect_left(self._checksums, checksum)
+        return position < len(self._checksums) and self._checksums[position] == checksum
+
+    def _find_line(self, user_id: str) -> list[Any] | None:
+        encoded_id, body, low, high = user_id.encode(), self.body, len(INDEX_HEADER), len(self.body)
+        if not self._may_contain(encoded_id):
+            return None
+        # Checksums collide, so the line is still searched.  `low` and `high` are starts of lines.
+        while low < high:
+            middle = (low + high) // 2
+            start = body.rfind(b"\n", low, middle) + 1 or low
+            end = body.index(b"\n", middle) + 1
+            tab = body.index(b"\t", start)
+            candidate = body[start:tab]
+            if candidate == encoded_id:
+                line: list[Any] = json.loads(body[tab:end])
+                return line
+            low, high = (end, high) if candidate < encoded_id else (low, start)
+        return None
+
+
+class IndexBuilder:
+    """Collects the lines of an index.
+
+    If a user has several CSVs in the bundle, the last one wins. If it has several images, the first
+    extension in `IMAGE_EXTENSIONS` wins, and among images with the same extension the last one.
+    """
+
+    def __init__(self) -> None:
+        self._csvs: dict[str, str] = {}
+        self._images: dict[str, tuple[int, str]] = {}
+
+    def add_csv(self, user_id: str, path: str, csv: ValidCsv | InvalidCsv) -> None:
+        """Add the parsed CSV of a user, replacing an earlier one."""
+        match csv:
+            case ValidCsv(version, person):
+                values: list[Any] = [person.first_name, person.last_name, person.birthts]
+            case InvalidCsv(version, reason, line):
+                values = [reason, line]
+        self._csvs[user_id] = _encode_json([path, version.etag, *values])
+
+    def add_image(self, user_id: str, image: BundleImage) -> bool:
+        """Add an image of a user; return False if the user has an image of higher rank."""
+        rank = IMAGE_EXTENSIONS.index(image.extension)
+        if user_id in self._images and self._images[user_id][0] < rank:
+            return False
+        self._images[user_id] = rank, _encode_json([image.path, image.etag, image.extension])
+        return True
+
+    def user_ids(self) -> Collection[str]:
+        """Return the IDs of all users that were added."""
+        return self._csvs.keys() | self._images.keys()
+
+    def encode(self) -> bytes:
+        """Return the bytes of the index, as `BundleIndex` reads them."""
+        lines = [INDEX_HEADER]
+        # `BundleIndex` bisects the bytes, so the order must be that of the encoded IDs.
+        for user_id in sorted(self.user_ids(), key=str.encode):
+            csv, image = self._csvs.get(user_id, "null"), self._images.get(user_id, (0, "null"))[1]
+            lines.append(f"{user_id}\t[{csv},{image}]\n".encode())
+        return b"".join(lines)
+
+
+def _encode_json(fields: list[Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedImage:
+    """An image of a user in a bundle.
+
+    `key` is its unpacked object in the output bucket, with this ETag. `source` is its name in
+    messages: `<bundle_key>#<path>`.
+    """
+
+    bundle_key: str
+    key: str
+    source: str
+    etag: str
+    extension: str
+
+
+def make_unpacked_image_key(digest: str, user_id: str, image: BundleImage) -> str:
+    """Return the key in the output bucket to which an image of a bundle is unpacked."""
+    return f"{UNPACKED_FOLDER}/{digest}/{user_id}.{image.extension}"
+
+
+def make_index_key(digest: str) -> str:
+    """Return the key of a bundle's index; it cannot collide with the key of an unpacked image."""
+    return f"{UNPACKED_FOLDER}/{digest}/index"
+
+
+def locate_unpacked_image(bundle_key: str, digest: str, user_id: str, image: BundleImage) -> UnpackedImage:
+    """Return the resolved form of an image in a bundle: its unpacked key and its source."""
+    key, source = make_unpacked_image_key(digest, user_id, image), format_member_source(bundle_key, image.path)
+    return UnpackedImage(bundle_key, key, source, image.etag, image.extension)

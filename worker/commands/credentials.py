@@ -1,0 +1,241 @@
+"""Generate the credentials of all containers: `python -m worker.commands.credentials`.
+
+The container `secrets` runs this before any server starts.  Credentials that the environment does
+not set are generated once and kept.  Each other container mounts its own volume, and this module
+writes the files that the container reads: an environment file for MinIO, redis.conf for Redis, and
+one file per setting (`<NAME>_FILE`) for Rowdrop's processes.  It also tests that the servers' data
+folders are writable, so that a wrong owner is reported here and not in a server's log.
+
+`--show` prints the credentials for people, as lines that a shell can source.  `--show worker`
+prints those that a worker on another machine needs.  `--renew` generates new credentials.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from shared.formats.records import Buckets
+from worker.commands.provisioning.credential_set import (
+    GIVEN_SETTINGS,
+    PROCESSES,
+    TOKEN_SETTINGS,
+    Credentials,
+    InvalidCredentials,
+    parse_redis_user,
+)
+from worker.commands.provisioning.server_users import digest_users, format_redis_acl
+
+CREDENTIALS_HOME = Path("/run/rowdrop")
+"""Where the credential volumes of all other containers are mounted, one folder per container.  Only
+this container writes to them."""
+MINIO_HOME, REDIS_HOME = Path("/srv/minio"), Path("/srv/redis")
+REDIS_ADDRESS = "redis:6379"
+OPTIONAL_SETTINGS = {
+    "api": (*TOKEN_SETTINGS, "GENERATED_API_TOKEN"),
+    "init": ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS"),
+}
+"""Settings of a container that may be empty.  Their files always exist, because docker-compose.yml
+names them."""
+KEPT_FILE = "kept.env"
+"""The file with the credentials to keep for the next start, in a volume that no other container
+mounts."""
+
+
+class PreparationError(Exception):
+    """A credential or a folder cannot be used; the message names it, the reason and the remedy."""
+
+
+def build_credential_files(credentials: Credentials, buckets: Buckets) -> dict[str, dict[str, str]]:
+    """Return the files of all containers: folder name to file name to content."""
+    health = credentials.redis["health"]
+    process_files = {}
+    for process in PROCESSES:
+        settings = dict.fromkeys(OPTIONAL_SETTINGS.get(process, ()), "") | credentials.settings_of(process)
+        process_files[process] = {name.lower(): value for name, value in settings.items()}
+    minio = {
+        "minio.env": _format_lines(_build_minio_variables(credentials)),
+        "users_id": digest_users(credentials.minio, buckets),
+    }
+    redis = {
+        "redis.conf": _build_redis_conf(credentials),
+        "health_user": health.name,
+        "health_password": health.password,
+    }
+    return {**process_files, "minio": minio, "redis": redis}
+
+
+def _build_minio_variables(credentials: Credentials) -> dict[str, str]:
+    """Return root's credentials and the Redis address and user of both event targets.
+
+    docker-compose.yml sets the other variables of MinIO.
+    """
+    address = urlsplit(credentials.redis_urls["minio"])
+    user = parse_redis_user(credentials.redis_urls["minio"])
+    target = {"ADDRESS": f"{address.hostname}:{address.port or 6379}", "USER": user.name, "PASSWORD": user.password}
+    return {
+        "MINIO_ROOT_USER": credentials.root.name,
+        "MINIO_ROOT_PASSWORD": credentials.root.password,
+        **{
+            f"MINIO_NOTIFY_REDIS_{name}_{target_id}": value
+            for target_id in ("FAST", "SAFE")
+            for name, value in target.items()
+            if value
+        },
+    }
+
+
+def _build_redis_conf(credentials: Credentials) -> str:
+    lines = [
+        *format_redis_acl(credentials.redis),
+        "port 6379",
+        "bind * -::*",
+        f"dir {REDIS_HOME / 'data'}",
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def prepare_credentials(
+    home: Path, given: Mapping[str, str], buckets: Buckets, now: float, *, renew: bool = False
+) -> Credentials:
+    """Write the files of all containers below `home`, readable only by their owner (mode 400).
+
+    `given` maps settings to values from the environment, `now` is the time in Unix seconds.
+    `renew` discards the kept credentials and generates new ones.  Raises `PreparationError`.
+    """
+    kept = {} if renew else {name: value for name, value in dotenv_values(home / KEPT_FILE).items() if value}
+    try:
+        credentials = Credentials.complete(given, kept, REDIS_ADDRESS, now)
+    except InvalidCredentials as error:
+        raise PreparationError(str(error)) from None
+    files = {KEPT_FILE: _format_lines(credentials.settings_to_keep())}
+    for folder, contents in build_credential_files(credentials, buckets).items():
+        files |= {f"{folder}/{name}": content for name, content in contents.items()}
+    _remove_unknown_files(home, files)
+    for name, content in files.items():
+        path = home / name
+        temporary = path.with_name(f"{path.name}.new")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        # The file has its final mode from the start, so no other user can read it at any time.  The
+        # rename is atomic: a container never reads a partial file.
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(content)
+        temporary.replace(path)
+    return credentials
+
+
+def _remove_unknown_files(home: Path, files: Iterable[str]) -> None:
+    """Remove the credential files that this version does not write.
+
+    Earlier versions stored the files of all containers in one volume.
+    """
+    folders = [home / process for process in (*PROCESSES, "minio", "redis")]
+    known_paths = {home / name for name in files}
+    for path in [path for folder in (home, *folders) if folder.is_dir() for path in folder.iterdir()]:
+        if path.is_file() and path not in known_paths:
+            path.unlink()
+
+
+def make_folders(folders: Iterable[Path], mounted: Mapping[Path, str]) -> None:
+    """Create the servers' folders and test that they are writable.
+
+    `mounted` maps the path of each volume to its name or path on the host, for the error message.
+    Raises `PreparationError`.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".rowdrop-{secrets.token_hex(4)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            owner = f"{os.getuid()}:{os.getgid()}"
+            volume = next((volume for volume in mounted if folder.is_relative_to(volume)), folder)
+            raise PreparationError(
+                f"{folder} is not writable ({error.strerror}).  "
+                f"It is {mounted.get(volume, volume)} on the host.\n"
+                "Make the containers' user its owner: "
+                f"sudo chown -R {owner} {mounted.get(volume, volume)}"
+            ) from error
+
+
+def _format_lines(values: Mapping[str, str]) -> str:
+    """Return `NAME='value'` lines, which a shell, MinIO and dotenv all read the same way.
+
+    Raises `PreparationError` for values with quotes, backslashes or line breaks.
+    """
+    for name, value in values.items():
+        if set(value) & set("'\"\\\r\n"):
+            raise PreparationError(f"{name} must not contain quotes, backslashes or line breaks.")
+    return "".join(f"{name}='{value}'\n" for name, value in values.items())
+
+
+def format_settings(credentials: Credentials, process: str, minio_endpoint: str) -> str:
+    """Return the credentials of one of `PROCESSES`, or those for people if `process` is empty.
+
+    The lines are readable by people and can be sourced by a shell.
+    """
+    settings = credentials.settings_of(process) if process else credentials.settings_for_people()
+    return _format_lines({"MINIO_ENDPOINT": minio_endpoint, **settings})
+
+
+def main() -> None:
+    """Write the credential files, and print credentials with `--show`.
+
+    Exits with 1 and the reason if the files cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.commands.credentials", description="Generate and show the credentials of the containers."
+    )
+    parser.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        choices=("", *PROCESSES),
+        metavar="PROCESS",
+        help=f"print the credentials for people, or for a process on another machine: {', '.join(PROCESSES)}",
+    )
+    parser.add_argument(
+        "--renew", action="store_true", help="generate new credentials; recreate all containers afterwards"
+    )
+    arguments = parser.parse_args()
+    mounted = {
+        CREDENTIALS_HOME: os.environ.get("CREDENTIALS_VOLUME", "a volume"),
+        MINIO_HOME: os.environ.get("MINIO_VOLUME", "a volume"),
+        REDIS_HOME: os.environ.get("REDIS_VOLUME", "a volume"),
+    }
+    # docker-compose.yml passes settings that are not set as empty strings.
+    given = {name: os.environ[name] for name in GIVEN_SETTINGS if os.environ.get(name)}
+    source_bucket = os.environ.get("SOURCE_BUCKET") or "src-data"
+    output_bucket = os.environ.get("OUTPUT_BUCKET") or "processed-data"
+    try:
+        folders = [CREDENTIALS_HOME, *(MINIO_HOME / name for name in ("data", "queue", "certs")), REDIS_HOME / "data"]
+        make_folders(folders, mounted)
+        credentials = prepare_credentials(
+            CREDENTIALS_HOME, given, Buckets(source_bucket, output_bucket), time.time(), renew=arguments.renew
+        )
+        if arguments.renew:
+            print("New credentials are written.  Apply them: docker compose up -d --force-recreate", file=sys.stderr)
+        if arguments.show is not None:
+            default_endpoint = f"http://127.0.0.1:{os.environ.get('MINIO_PORT', '9000')}"
+            print(
+                format_settings(credentials, arguments.show, os.environ.get("MINIO_ENDPOINT") or default_endpoint),
+                end="",
+            )
+    except PreparationError as error:
+        sys.exit(f"rowdrop: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Prepare MinIO before Rowdrop's processes start: `python -m worker.commands.init`.
+
+The command is idempotent.  It creates MinIO's users (only if root may sign in), the buckets and
+the missing notification rules.  Existing rules of other applications are kept.  It then writes a
+probe object and waits for its event in Redis.  If no event arrives, it prints the settings that
+MinIO needs, and Rowdrop relies on sweeps alone.
+
+With `--sample yes` it writes the sample of `worker/commands/sample.py`, but only into a source bucket that
+it has just created.
+"""
+
+import argparse
+import io
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Callable
+
+from minio.error import MinioAdminException, MinioException, S3Error, ServerError
+from redis.exceptions import NoPermissionError, RedisError
+from urllib3.exceptions import HTTPError
+
+from shared.formats.source_keys import PROBE_PREFIX
+from shared.settings import InvalidSettings, Settings
+from worker.commands import sample
+from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
+from worker.commands.provisioning.forgery_probe import probe_forged_writes
+from worker.commands.provisioning.instructions import (
+    FORGED_WRITES_WARNING,
+    UNKNOWN_USERS_MESSAGE,
+    VULNERABLE_BUILD_WARNING,
+    format_event_settings,
+    format_policies,
+)
+from worker.commands.provisioning.minio_users import MinioUsers
+from worker.commands.provisioning.public_output import set_public_access
+from worker.services import Wiring
+from worker.source.notifications import NotificationRules, RuleState
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT_S = 10.0
+"""Timeout in seconds for the event of the probe object."""
+RESTART_TIMEOUT_S = 60.0
+"""Timeout in seconds for MinIO's restart without root access."""
+
+
+class Initializer:
+    """Prepares the servers that `wiring` connects to.
+
+    `probe_timeout_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
+    the sample to a new source bucket.  `probe_forgery` attempts writes without a secret key: it has the
+    signature of `worker.commands.provisioning.forgery_probe.forged_keys`, and tests replace it.
+    """
+
+    def __init__(
+        self,
+        services: Wiring,
+        probe_timeout_s: float = PROBE_TIMEOUT_S,
+        *,
+        with_sample: bool = False,
+        probe_forgery: Callable[[str, str, str, str, str], list[str]] = probe_forged_writes,
+    ) -> None:
+        self._services, self._settings, self._probe_timeout_s = services, services.settings, probe_timeout_s
+        self._probe_forgery = probe_forgery
+        self._with_sample = with_sample
+        self._minio = services.create_minio_client()
+        self._minio_users = MinioUsers(services.settings) if services.settings.minio_users else None
+
+    def run(self) -> None:
+        """Create what is missing on the servers, and record whether MinIO's events reach Redis.
+
+        Raises `UnknownUsers` if MinIO lacks users and root may not sign in.  Errors of the servers
+        (`S3Error`, `HTTPError`, `RedisError`, `MinioAdminException`) are not caught.
+        """
+        self._create_users()
+        source, output = self._settings.source_bucket, self._settings.output_bucket
+        is_new = self._create_bucket(source)
+        self._create_bucket(output)
+        self._warn_about_forged_writes()
+        public = self._settings.public_output
+        if set_public_access(self._minio, output, public=public):
+            print(f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}", flush=True)
+        notifications = NotificationRules(self._minio, source)
+        # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
+        events_available = notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
+        self._services.state.set_events_available(available=events_available)
+        if not events_available:
+            print(format_event_settings(self._settings), flush=True)
+        if is_new and self._with_sample:
+            # After the notification rules exist, so that events announce the sample's files.
+            sample.drop_sample(self._minio, source)
+
+    def wait_for_servers(self, timeout_s: float) -> None:
+        """Return as soon as MinIO and Redis respond.
+
+        Retries every 0.5 s.  Raises the last error after `timeout_s` seconds, and without a retry if
+        MinIO rejects the credentials.
+        """
+        until = time.monotonic() + timeout_s
+        has_reported = False
+        while (error := self._find_outage()) is not None:
+            if time.monotonic() > until or _is_access_error(error):
+                raise error
+            if not has_reported:
+                print(f"MinIO or Redis is not available, retrying: {error}", flush=True)
+                has_reported = True
+            time.sleep(0.5)
+
+    def _create_users(self) -> None:
+        """Create MinIO's users if root may sign in, and wait for the restart without root access.
+
+        Raises `UnknownUsers` if MinIO lacks users and root may not sign in to create them.
+        """
+        if self._minio_users is None:
+            return
+        if self._minio_users.is_root_enabled():
+            if self._minio_users.accepts_forged_writes():
+                # Only a warning, because the policies below deny such uploads.
+                print(VULNERABLE_BUILD_WARNING, flush=True)
+            self._minio_users.create_users(RESTART_TIMEOUT_S)
+            print("created the users of MinIO", flush=True)
+        unknown_roles = self._minio_users.find_unknown_roles()
+        if unknown_roles:
+            raise UnknownUsers(UNKNOWN_USERS_MESSAGE.format(", ".join(unknown_roles)))
+
+    def _warn_about_forged_writes(self) -> None:
+        """Print a warning if MinIO accepts uploads with the access key but without its secret."""
+        settings = self._settings
+        forged_keys = self._probe_forgery(
+            settings.minio_endpoint,
+            settings.minio_access_key,
+            settings.source_bucket,
+            settings.region,
+            PROBE_PREFIX,
+        )
+        for key in forged_keys:
+            self._minio.remove_object(settings.source_bucket, key)
+        if forged_keys:
+            print(FORGED_WRITES_WARNING, flush=True)
+
+    def _find_outage(self) -> Exception | None:
+        """Return the error of MinIO or Redis, or None if both are available."""
+        try:
+            if self._minio_users is None:
+                self._minio.bucket_exists(self._settings.source_bucket)
+            else:
+                # MinIO may have no users yet.  A rejection of root also shows that it is available.
+                self._minio_users.is_root_enabled()
+            # A read and not PING: a Redis that still runs with the ACL rules of another release
+            # denies it. It is not ready until it is restarted with the rules of this release.
+            self._services.state.events_available()
+        except (HTTPError, RedisError, S3Error, ServerError) as error:
+            return error
+        return None
+
+    def _create_bucket(self, bucket: str) -> bool:
+        """Create `bucket` if it is missing.  Return whether it was created."""
+        if self._minio.bucket_exists(bucket):
+            return False
+        self._minio.make_bucket(bucket, self._settings.region)
+        # `local.run` parses this line: it decides whether to wait for the rows of the sample.
+        print(f"created {bucket}", flush=True)
+        return True
+
+    def _probe_events(self) -> bool:
+        """Return whether the event of a new probe object reaches Redis before the timeout.
+
+        The listener ignores keys that begin with `PROBE_PREFIX`.
+        """
+        key = PROBE_PREFIX + secrets.token_hex(6)
+        bucket = self._settings.source_bucket
+        self._minio.put_object(bucket, key, io.BytesIO(b""), 0)
+        try:
+            until = time.monotonic() + self._probe_timeout_s
+            while time.monotonic() < until:
+                if self._services.state.has_probe_arrived(key):
+                    return True
+                time.sleep(0.05)
+            return False
+        finally:
+            self._minio.remove_object(bucket, key)
+
+
+class UnknownUsers(Exception):
+    """MinIO lacks users of `MINIO_USERS`, and root may not sign in to create them."""
+
+
+ACL_HINT = (
+    "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
+    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL SETUSER\n"
+    "commands again that `python -m worker.commands.init --print-policies` prints."
+)
+
+
+def _is_access_error(error: Exception) -> bool:
+    """Return whether MinIO rejected the credentials or denied access: a retry cannot succeed."""
+    return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+def main() -> None:
+    """Prepare the servers that the environment names.
+
+    Exits with `EXIT_UNKNOWN_USERS` if MinIO lacks users and root may not sign in, and with 1 and the
+    reason after any other failure.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.commands.init", description="Prepare buckets and notifications."
+    )
+    parser.add_argument(
+        "--sample", choices=("yes", "no"), default="no", help="write sample files into a source bucket that is new"
+    )
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="timeout for the servers to start")
+    parser.add_argument(
+        "--print-policies", action="store_true", help="print the policies for servers that you run yourself, and exit"
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.print_policies:
+            # Printing the policies requires no server settings.
+            print(format_policies(Settings.from_environment(minio=False, redis=False)))
+            return
+        init = Initializer(Wiring.from_environment(), with_sample=arguments.sample == "yes")
+        init.wait_for_servers(arguments.wait)
+        init.run()
+    except UnknownUsers as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_UNKNOWN_USERS)
+    except (InvalidSettings, InvalidCredentials) as error:
+        sys.exit(str(error))
+    except NoPermissionError as error:
+        sys.exit(f"cannot prepare MinIO and Redis: {error}\n{ACL_HINT}")
+    except (HTTPError, RedisError, MinioException, MinioAdminException) as error:
+        sys.exit(f"cannot prepare MinIO and Redis: {error}")
+
+
+if __name__ == "__main__":
+    main()

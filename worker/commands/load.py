@@ -1,0 +1,274 @@
+"""Load a folder into the source bucket: `python -m worker.commands.load FOLDER`.
+
+Every user file and bundle in the folder and its subfolders is dropped under its file name. A zip is
+dropped as a zip. Other files are reported and skipped. A file that is in the bucket with the same
+content is not loaded again, so an interrupted load is idempotent: run it again to resume.
+
+Small files are sent in batches of some hundreds by MinIO's tar auto-extract, which is faster than
+one request per file. A server without this feature stores the tar as an object: it is then deleted,
+and each file is written separately.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from minio import Minio
+from minio.commonconfig import SnowballObject
+from minio.error import MinioException, S3Error
+from urllib3.exceptions import HTTPError
+
+from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_key, classify_member
+from shared.object_store import ObjectStore, StoreUnavailable
+from shared.settings import InvalidSettings
+from worker.commands.sample import PREFIX
+from worker.services import Wiring
+
+MAX_SMALL_FILE_BYTES, MAX_BATCH_FILES, MAX_BATCH_BYTES = 256 << 10, 500, 8 << 20
+"""Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
+MAX_SINGLE_PUT_BYTES = 64 << 20
+"""Larger files are uploaded in parts."""
+MAX_PARALLEL_TARS, MAX_PARALLEL_PUTS = 4, 32
+"""Number of concurrent requests, with and without tar auto-extract."""
+MAX_REPORTED = 20
+"""Maximum number of skipped files that are reported by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to load, its key, and its size in bytes."""
+
+    path: Path
+    key: str
+    size: int
+
+
+@dataclass(slots=True)
+class LoadPlan:
+    """The files to load, sorted by key, and the skipped files with their reasons."""
+
+    files: list[PlannedFile] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    def iterate_batches(self) -> Iterator[list[PlannedFile]]:
+        """Yield the small files in batches."""
+        batch: list[PlannedFile] = []
+        size = 0
+        for file in self.files:
+            if file.size > MAX_SMALL_FILE_BYTES:
+                continue
+            if batch and (len(batch) == MAX_BATCH_FILES or size + file.size > MAX_BATCH_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(file)
+            size += file.size
+        if batch:
+            yield batch
+
+    def large_files(self) -> list[PlannedFile]:
+        """Return the files above `MAX_SMALL_FILE_BYTES`."""
+        return [file for file in self.files if file.size > MAX_SMALL_FILE_BYTES]
+
+
+def make_plan(folder: Path) -> LoadPlan:
+    """Return which files of a folder to load.
+
+    Of several files with the same name, the first by path is loaded. Raises `OSError`, also for a
+    folder that cannot be read.
+    """
+    plan, path_by_name = LoadPlan(), dict[str, Path]()
+    for path in sorted(_walk_files(folder)):
+        relative_path = path.relative_to(folder)
+        match classify_member(relative_path.as_posix()):
+            case UserFile() | Bundle() if path.name in path_by_name:
+                plan.skipped.append((relative_path, f"{path_by_name[path.name]} has the same name, and is loaded"))
+            case UserFile() | Bundle():
+                path_by_name[path.name] = relative_path
+                plan.files.append(PlannedFile(path, path.name, path.stat().st_size))
+            case IgnoredFile(reason):
+                plan.skipped.append((relative_path, reason))
+    plan.files.sort(key=lambda file: file.key)
+    return plan
+
+
+def _walk_files(folder: Path) -> Iterator[Path]:
+    # By default `os.walk` skips a folder that cannot be read, as if it were empty.
+    def raise_error(error: OSError) -> None:
+        raise error
+
+    for directory, _, names in os.walk(folder, onerror=raise_error):
+        yield from (path for path in (Path(directory, name) for name in names) if path.is_file())
+
+
+class Loader:
+    """Loads into the bucket of `store`; `minio` is a client of the same server.
+
+    `on_progress` is called with the number of processed files.
+    """
+
+    def __init__(
+        self, store: ObjectStore, minio: Minio, on_progress: Callable[[int], None], *, by_tar: bool = True
+    ) -> None:
+        self._store, self._minio, self._on_progress, self._by_tar = store, minio, on_progress, by_tar
+        self._existing_etags: dict[str, str] = {}
+        self._modified_at = datetime.now(UTC)
+        self.loaded = self.unchanged = 0
+
+    def load(self, plan: LoadPlan) -> None:
+        """Load all files of the plan.
+
+        Raises what an unreachable server raises. Some files may be loaded then.
+        """
+        # One LIST costs less than a request for each file.
+        self._existing_etags = {info.key: info.etag for page in self._store.list_objects() for info in page}
+        batches = plan.iterate_batches()
+        if self._by_tar:
+            self._send_first_batch(next(batches, []))
+        with ThreadPoolExecutor(MAX_PARALLEL_TARS if self._by_tar else MAX_PARALLEL_PUTS) as pool:
+            self._count_sent(pool.map(self._send_batch, batches))
+            self._count_sent(pool.map(self._send_large, plan.large_files()))
+
+    def _count_sent(self, sent: Iterable[tuple[int, int]]) -> None:
+        for loaded, unchanged in sent:
+            self.loaded += loaded
+            self.unchanged += unchanged
+            self._on_progress(self.loaded + self.unchanged)
+
+    def _send_first_batch(self, batch: Sequence[PlannedFile]) -> None:
+        """Send the first batch as a tar, to detect whether the server extracts it."""
+        bodies = self._read_changed_files(batch)
+        if bodies:
+            tar = self._send_tar(bodies)
+            # The tar was stored as an object, and not extracted.
+            if self._store.get_info(next(iter(bodies))) is None:
+                self._store.delete(tar)
+                self._by_tar = False
+                self._put_each(bodies)
+        self._count_sent([(len(bodies), len(batch) - len(bodies))])
+
+    def _send_batch(self, batch: Sequence[PlannedFile]) -> tuple[int, int]:
+        bodies = self._read_changed_files(batch)
+        if bodies:
+            if self._by_tar:
+                self._send_tar(bodies)
+            else:
+                self._put_each(bodies)
+        return len(bodies), len(batch) - len(bodies)
+
+    def _read_changed_files(self, batch: Sequence[PlannedFile]) -> dict[str, bytes]:
+        bodies = {file.key: file.path.read_bytes() for file in batch}
+        return {key: body for key, body in bodies.items() if self._existing_etags.get(key) != md5_etag(body)}
+
+    def _send_tar(self, bodies: dict[str, bytes]) -> str:
+        members = [
+            SnowballObject(key, data=io.BytesIO(body), length=len(body), mod_time=self._modified_at)
+            for key, body in bodies.items()
+        ]
+        return str(self._minio.upload_snowball_objects(self._store.bucket, members).object_name)
+
+    def _put_each(self, bodies: dict[str, bytes]) -> None:
+        for key, body in bodies.items():
+            self._store.put(key, body)
+
+    def _send_large(self, file: PlannedFile) -> tuple[int, int]:
+        # The ETag of a multipart upload is not an MD5: an unchanged file cannot be detected.
+        if file.size > MAX_SINGLE_PUT_BYTES:
+            self._minio.fput_object(self._store.bucket, file.key, str(file.path))
+            return 1, 0
+        body = file.path.read_bytes()
+        if self._existing_etags.get(file.key) == md5_etag(body):
+            return 0, 1
+        self._store.put(file.key, body)
+        return 1, 0
+
+
+class ProgressBar:
+    """Progress output: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, total: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._out, self._clock = total, out, clock
+        self._started_at = clock()
+        # A terminal shows the bar immediately; a log gets its first line after ten seconds.
+        self._reported_at = self._started_at if not out.isatty() else float("-inf")
+
+    def __call__(self, done: int) -> None:
+        """Report the number of processed files."""
+        now, is_terminal = self._clock(), self._out.isatty()
+        if now - self._reported_at < (0.1 if is_terminal else 10) and done < self._total:
+            return
+        self._reported_at = now
+        filled_width = 30 * done // max(1, self._total)
+        rate = done / max(now - self._started_at, 0.001)
+        text = (
+            f"[{'#' * filled_width}{'.' * (30 - filled_width)}] {done:,} of {self._total:,} files, {rate:,.0f} a second"
+        )
+        self._out.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+        if done >= self._total and is_terminal:
+            self._out.write("\n")
+        self._out.flush()
+
+
+def is_empty(store: ObjectStore) -> bool:
+    """Return whether the bucket has no user file and no bundle; the sample is not counted."""
+    keys = (info.key for page in store.list_objects() for info in page)
+    return all(key.startswith(PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys)
+
+
+def load_folder(folder: Path, wiring: Wiring, out: TextIO) -> None:
+    """Load a folder and print a summary.
+
+    Raises what an unreachable server raises, and `OSError`.
+    """
+    plan = make_plan(folder)
+    loader = Loader(wiring.source, wiring.create_minio_client(), ProgressBar(len(plan.files), out))
+    loader.load(plan)
+    out.write(f"{loader.loaded:,} files loaded into {wiring.source.bucket}, {loader.unchanged:,} were there already\n")
+    if plan.skipped:
+        out.write(f"{len(plan.skipped):,} files were not loaded:\n")
+        out.writelines(f"  {path}: {reason}\n" for path, reason in plan.skipped[:MAX_REPORTED])
+        if len(plan.skipped) > MAX_REPORTED:
+            out.write(f"  and {len(plan.skipped) - MAX_REPORTED:,} more\n")
+    out.flush()
+
+
+def md5_etag(body: bytes) -> str:
+    """Return the ETag that S3 gives an object that is written in one part."""
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def main() -> int:
+    """Load the folder given as argument; return 1 and print a message if that fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.commands.load", description="Load a folder into the source bucket."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--if-empty", action="store_true", help="load only if the bucket has no user file and no bundle"
+    )
+    arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        print(f"{arguments.folder} is not a folder", file=sys.stderr)
+        return 1
+    try:
+        wiring = Wiring.from_environment(redis=False)
+        if arguments.if_empty and not is_empty(wiring.source):
+            print(f"{wiring.source.bucket} has files already; nothing was loaded")
+            return 0
+        load_folder(arguments.folder, wiring, sys.stdout)
+    except (InvalidSettings, StoreUnavailable, MinioException, S3Error, HTTPError, OSError) as error:
+        print(f"\nloading failed: {error}\nRun the command again: files that were loaded are skipped.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

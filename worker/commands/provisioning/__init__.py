@@ -1,0 +1,1 @@
+"""Users, rights and credentials in MinIO and Redis."""

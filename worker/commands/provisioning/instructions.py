@@ -1,0 +1,77 @@
+"""What `worker.commands.init` prints when a person has to change the configuration of a server."""
+
+import json
+from urllib.parse import urlsplit
+
+from shared.formats.records import Buckets
+from shared.settings import Settings
+from worker.commands.provisioning.server_users import REDIS_RULES, minio_policies
+from worker.source.notifications import EVENT_LISTS
+
+VULNERABLE_BUILD_WARNING = (
+    "WARNING: this MinIO accepts uploads without a valid signature\n"
+    "(CVE-2026-40344, CVE-2026-41145).  The policies of Rowdrop's users deny them, and root\n"
+    "access is off.  A user that you create yourself is not protected.  Use the MinIO that\n"
+    "Rowdrop builds: unset MINIO_BINARY (with docker compose: MINIO_IMAGE) and start again."
+)
+
+
+FORGED_WRITES_WARNING = (
+    "WARNING: anyone who reaches this MinIO can write any object.  It accepts uploads without a\n"
+    "valid signature (CVE-2026-40344, CVE-2026-41145), and no policy denies them to Rowdrop's\n"
+    "access key.  Use a patched MinIO, such as the one that Rowdrop builds\n"
+    "(minio-source/README.md).  Until then:\n"
+    "- create one user for each process, with the policies that\n"
+    "  `python -m worker.commands.init --print-policies` prints: they deny such uploads,\n"
+    "- disable root access (MINIO_API_ROOT_ACCESS=off),\n"
+    "- restrict network access to MinIO's port to Rowdrop and trusted clients."
+)
+
+
+UNKNOWN_USERS_MESSAGE = (
+    "MinIO lacks these users, or has them with other passwords: {}.  Root access is off, so they\n"
+    "cannot be created.  Restart MinIO with root access.  ./run.sh does this automatically.\n"
+    "With docker compose:\n"
+    "  docker compose run --rm --no-deps -T secrets rm -f /srv/minio/users-made\n"
+    "  docker compose up -d --force-recreate"
+)
+
+
+def format_event_settings(settings: Settings) -> str:
+    """Return the variables with which MinIO must be started to publish its events to this Redis."""
+    url = urlsplit(settings.redis_url)
+    lines = [
+        "MinIO's events do not reach this Redis, so Rowdrop finds changes only by sweeps.",
+        "To publish changes within milliseconds, restart MinIO with these variables, then Rowdrop:",
+    ]
+    # The Redis user in REDIS_URL is that of this process and may not append events.
+    password_placeholder = "<its password>" if url.username else "<the password in REDIS_URL>"
+    for target, key in EVENT_LISTS.items():
+        lines += [
+            f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
+            f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
+            *([f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"] if url.username else []),
+            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={password_placeholder}",
+            f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
+            f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
+        ]
+    lines += [
+        "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder on MinIO's disk, for this queue only>",
+        "  MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE=1000000",
+        "  MINIO_SYNC_BOOT=on",
+        "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or set MINIO_PROMETHEUS_TOKEN for Rowdrop)",
+        "  GOMAXPROCS=8   (the number of event senders: with fewer, they starve in a burst)",
+    ]
+    return "\n".join(lines)
+
+
+def format_policies(settings: Settings) -> str:
+    """Return the MinIO policy and the Redis ACL rules of each role, for servers set up by hand."""
+    buckets = Buckets(settings.source_bucket, settings.output_bucket)
+    lines = ["# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"]
+    for role, policy in minio_policies(buckets).items():
+        lines.append(f"\n# {role}\n{json.dumps(policy, indent=2)}")
+    lines.append("\n# One Redis user for each of these (Redis 7.0); REDIS_USERS='worker=<name>:<password>,api=…'")
+    for role, rules in REDIS_RULES.items():
+        lines.append(f"ACL SETUSER <name of {role}> on ><password> resetchannels -@all {rules}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Bulk work on the bulk queue: sweeps, rebuilds and unpacking."""

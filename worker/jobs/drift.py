@@ -1,0 +1,72 @@
+"""Find the users that are out of sync: published rows that do not match the source bucket. Pure."""
+
+import pandas as pd
+
+from shared.formats.output_csv import OutputCsv, read_frame
+from shared.formats.records import RULES_VERSION, Reject
+from shared.formats.source_keys import make_csv_key, parse_bundle_id
+from worker.jobs.desired_state import DesiredState
+from worker.publishing.published_files import PublishedFiles
+
+
+def find_out_of_sync_users(desired: DesiredState, published: PublishedFiles) -> set[str]:
+    """Return the users that may be out of sync. Pure.
+
+    A user without a CSV is in sync if it has neither row nor reject. A user with a CSV is in sync
+    if its row, if any, names the image of the LIST, and its CSV (by source and ETag) is either the
+    rejected one or the one from which, according to the manifest, the row was made.
+    """
+    source = desired.frame
+    rows = read_frame(published.output).set_index("user_id")
+    facts = published.manifest.to_frame().set_index("user_id")
+    facts = facts[facts["rules"] == RULES_VERSION]
+    rejects = pd.Series(
+        {
+            user: _rejected_version(reject)
+            for user, reject in published.rejects.items()
+            if reject.rules == RULES_VERSION
+        },
+        name="rejected",
+        dtype="str",
+    )
+    user_ids = source.index.union(rows.index).union(pd.Index(list(published.rejects), dtype="str"))
+    source, rows, facts = source.reindex(user_ids), rows.reindex(user_ids), facts.reindex(user_ids)
+    rejected_versions = rejects.reindex(user_ids)
+    has_csv, has_row = source["etag"].notna(), rows["birthts"].notna()
+    in_rejects = pd.Series(user_ids.isin(list(published.rejects)), index=user_ids)
+    image_in_sync = ~has_row | (rows["img_path"] == source["img_path"])
+    fact_matches = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
+    # Also compare the values: a row may have been edited by hand since the manifest was written.
+    fact_matches &= facts["birthts"] == rows["birthts"]
+    for column in ("first_name", "last_name"):
+        fact_matches &= facts[column] == rows[column]
+    csv_in_sync = (rejected_versions == source["etag"] + source["source"]) | (fact_matches & has_row & ~in_rejects)
+    in_sync = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_in_sync & csv_in_sync)
+    # A comparison with a missing value may be NA, which counts as out of sync.
+    return set(user_ids[~in_sync.fillna(False).astype(bool)])
+
+
+def find_rejects_without_row(published: PublishedFiles) -> set[str]:
+    """Return the users with a reject and without a held row."""
+    output = OutputCsv(published.output)
+    return {user_id for user_id in published.rejects if output.get(user_id) is None}
+
+
+def _find_users_of_other_rules(published: PublishedFiles) -> set[str]:
+    """Return the users with a row or reject that was made under another `RULES_VERSION`.
+
+    Their published state may change without any loss.
+    """
+    facts = published.manifest.to_frame()
+    rejects = published.rejects.items()
+    return {
+        *facts.loc[facts["rules"] != RULES_VERSION, "user_id"],
+        *(user_id for user_id, reject in rejects if reject.rules != RULES_VERSION),
+    }
+
+
+def _rejected_version(reject: Reject) -> str:
+    """Return ETag and source of the rejected CSV, concatenated as in `find_out_of_sync_users`."""
+    # The source of a user's own CSV, and of a bundle itself, is empty in `Expected.frame`.
+    is_own = reject.key in {make_csv_key(reject.user_id), parse_bundle_id(reject.user_id)}
+    return reject.etag + ("" if is_own else reject.key)

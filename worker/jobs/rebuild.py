@@ -1,0 +1,106 @@
+"""Full rebuild: mark and read every user, and merge the results into the published files.
+
+It covers every user that has a row, a reject, a CSV in a bundle or is dirty, and every other user
+that the LIST finds. It never starts from an empty output.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from shared.formats.output_csv import OutputCsv
+from shared.formats.source_keys import make_bundle_id, parse_bundle_id
+from shared.object_store import ObjectStore
+from shared.progress.rebuilds import Rebuilds
+from shared.task_queue import TaskQueue
+from worker.bundles.lookup import BundleLookup
+from worker.jobs.bulk_reads import BulkReads
+from worker.publishing.published_files import read_published_files
+from worker.state.backlog import Backlog
+from worker.state.read_attempts import ReadAttempts
+
+logger = logging.getLogger(__name__)
+
+
+class Rebuild:
+    """Runs rebuilds, one at a time. `clock` returns Unix seconds."""
+
+    def __init__(
+        self,
+        output: ObjectStore,
+        states: Backlog,
+        bulk_reads: BulkReads,
+        tasks: TaskQueue,
+        rebuilds: Rebuilds,
+        clock: Callable[[], float] = time.time,
+        bundle_lookup: BundleLookup | None = None,
+    ) -> None:
+        self._bundle_lookup = bundle_lookup
+        self._output, self._states, self._bulk_reads, self._tasks = output, states, bulk_reads, tasks
+        self._rebuilds, self._clock, self._attempts = rebuilds, clock, ReadAttempts(states._redis)
+
+    def start(self, task_id: str) -> None:
+        """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
+
+        Does nothing if another rebuild runs or another process holds the lease. Raises
+        `StoreUnavailable`.
+        """
+        if not self._rebuilds.start(task_id, self._clock()) or not self._rebuilds.acquire_enqueue_lease(task_id):
+            return
+        try:
+            self._enqueue_users(task_id)
+        finally:
+            self._rebuilds.release_enqueue_lease()
+        # If all users are published by now, no later publish would finish the rebuild.
+        self.finish()
+
+    def _enqueue_users(self, task_id: str) -> None:
+        """Mark and enqueue all users of the rebuild."""
+        published = read_published_files(self._output)
+        # Redis may have lost the quarantine: without it these files would be read again.
+        self._attempts.restore_quarantine(published.find_quarantined())
+        users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
+        users |= published.rejects.keys() | self._states.dirty_users() | self._find_bundle_users()
+        # Bundles are marked as well, but the total counts only users.
+        bundle_count = sum(1 for user_id in users if parse_bundle_id(user_id))
+        self._mark_users(users, task_id, len(users) - bundle_count)
+        found_users = self._bulk_reads.enqueue(sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True)
+        # The LIST began before these users are marked, so it may be stale for them: they are
+        # enqueued separately, and a later LIST is used to read them.
+        found_users = sorted({*found_users} - users)
+        bundle_count += sum(1 for user_id in found_users if parse_bundle_id(user_id))
+        self._mark_users(found_users, task_id, len(users) + len(found_users) - bundle_count)
+        self._bulk_reads.enqueue(found_users, self._rebuilds.renew_enqueue_lease)
+        self._rebuilds.mark_enqueued(task_id)
+        logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(found_users))
+
+    def _find_bundle_users(self) -> set[str]:
+        """Return the IDs of all known bundles, and of all users with a CSV in one of them."""
+        if self._bundle_lookup is None:
+            return set()
+        self._bundle_lookup.ensure_version(None)
+        users = {make_bundle_id(key) for key in self._bundle_lookup.catalog.entries}
+        for _, _, index in self._bundle_lookup.read_indexes():
+            users.update(user_id for user_id, csv, _ in index.iterate_users() if csv)
+        return users
+
+    def _mark_users(self, users: Collection[str], task_id: str, total: int) -> None:
+        """Mark these users and record the total so far."""
+        self._states.mark(sorted(users), "rebuild", self._clock())
+        self._rebuilds.set_total(task_id, total)
+
+    def fail(self, task_id: str, reason: str) -> None:
+        """Record the rebuild as failed after its users could not be enqueued in any attempt."""
+        logger.warning(
+            "rebuild %s failed: %s; marked users stay dirty and are read; request a new rebuild", task_id, reason
+        )
+        self._rebuilds.fail(task_id, reason, self._clock())
+
+    def finish(self) -> None:
+        """Record the running rebuild as done if all its users are published; enqueue the next."""
+        finished = self._rebuilds.finish_if_done(self._clock())
+        if finished:
+            logger.info("rebuild %s done", finished)
+            queued = self._rebuilds.queued_id()
+            if queued:
+                self._tasks.rebuild(queued)

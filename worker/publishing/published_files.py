@@ -1,0 +1,58 @@
+"""Reads the published files for the sweep, the rebuild and the check."""
+
+import contextlib
+from typing import NamedTuple
+
+from shared.formats import rejects_csv
+from shared.formats.manifest import InvalidManifest, Manifest
+from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OUTPUT_HEADER, OutputCsv
+from shared.formats.records import QUARANTINE_REASON, Reject
+from shared.object_store import ObjectNotFound, ObjectStore
+from worker.source.unreadable import is_unreadable_reason
+
+
+class PublishedFiles(NamedTuple):
+    """The published files; an object that is missing or not valid counts as empty.
+
+    `output` has the valid rows of output.csv. `is_canonical`: these are the stored bytes, unchanged.
+    """
+
+    output: bytes
+    output_etag: str | None
+    rejects: dict[str, Reject]
+    rejects_etag: str | None
+    manifest: Manifest
+    is_canonical: bool
+
+    def find_quarantined(self) -> dict[str, str]:
+        """Return the ETag of each quarantined CSV, by user."""
+        rejects = self.rejects.items()
+        return {user_id: reject.etag for user_id, reject in rejects if reject.reason == QUARANTINE_REASON}
+
+    def find_unreadable(self) -> set[str]:
+        """Return the users and bundle IDs that are rejects as the object store cannot read them."""
+        rejects = self.rejects.items()
+        return {user_id for user_id, reject in rejects if is_unreadable_reason(reject.reason)}
+
+
+def read_published_files(store: ObjectStore) -> PublishedFiles:
+    """Read output.csv, rejects.csv and the manifest.
+
+    Raises `StoreUnavailable`.
+    """
+    is_canonical = True
+    output, rejects, manifest = OUTPUT_HEADER, dict[str, Reject](), Manifest.empty()
+    output_etag = rejects_etag = None
+    with contextlib.suppress(ObjectNotFound):
+        stored = store.get(OUTPUT_KEY)
+        output, output_etag = OutputCsv.repair(stored.body).body, stored.etag
+        # Identity, not equality: `repair` returns the very same bytes if they need no repair.
+        is_canonical = output is stored.body
+    with contextlib.suppress(ObjectNotFound, rejects_csv.InvalidRejectsCsv):
+        stored = store.get(REJECTS_KEY)
+        rejects_etag = stored.etag
+        rejects = dict(rejects_csv.decode_rejects(stored.body))
+    with contextlib.suppress(ObjectNotFound, InvalidManifest):
+        manifest = Manifest.decode(store.get(MANIFEST_KEY).body)
+    return PublishedFiles(output, output_etag, rejects, rejects_etag, manifest, is_canonical)

@@ -1,0 +1,1 @@
+"""Read the current files of users and submit the results."""

@@ -1,0 +1,225 @@
+"""Builds the worker's parts and clients.
+
+Each is created, and connects, when it is first used. Modules that need pandas and pyarrow are
+imported on first use: a process that only listens or reads single drops does not need their 60 MB.
+"""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from minio import Minio
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from urllib3 import PoolManager, Timeout
+
+from shared import logs
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.unpacks import Unpacks
+from shared.s3_store import S3ObjectStore, open_store
+from shared.settings import Settings
+from shared.task_queue import TaskQueue, create_celery
+from worker.bundles.lookup import BundleLookup
+from worker.jobs.bulk_reads import BulkReads
+from worker.reading.image_copies import ImageCopies
+from worker.reading.refresher import Refresher
+from worker.source.ignored_keys import IgnoredKeys
+from worker.source.metrics import MinioMetrics
+from worker.source.notifications import NotificationRules
+from worker.state.backlog import Backlog
+
+if TYPE_CHECKING:
+    from worker.jobs.rebuild import Rebuild
+    from worker.jobs.sweep import Sweep
+    from worker.jobs.unpacker import Unpacker
+
+READ_CONCURRENCY = 32
+"""Maximum concurrent requests to MinIO per process; more are not faster on one server."""
+
+
+class Wiring:
+    """The parts of one process.
+
+    They hold connections and threads, so create them after a fork, never before. `deadline` is
+    entered for each read and may kill the process.
+    """
+
+    def __init__(self, settings: Settings, deadline: AbstractContextManager[None] | None = None) -> None:
+        self.settings, self._deadline = settings, deadline
+
+    @classmethod
+    def from_environment(cls, *, redis: bool = True) -> "Wiring":
+        """Read the settings and set up the log.
+
+        Raises `InvalidSettings`. `redis`: whether the process uses Redis and requires its settings.
+        """
+        settings = Settings.from_environment(redis=redis)
+        logs.configure_logging(settings.log_level)
+        return cls(settings)
+
+    def freeze_gc(self) -> None:
+        """Exempt all loaded objects from garbage collection; call it when everything is loaded.
+
+        Otherwise a collection in the middle of a drop would scan them again.
+        """
+        gc.collect()
+        gc.freeze()
+
+    def close(self) -> None:
+        """Close the connections and stop the threads."""
+        self.redis.close()
+        self.tasks.close()
+        self.read_pool.shutdown()
+
+    def connect_redis(self) -> "Redis":
+        """Return a new Redis client, for a thread that blocks in Redis."""
+        return Redis.from_url(
+            self.settings.redis_url,
+            socket_timeout=10,
+            socket_connect_timeout=3,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 1),
+        )
+
+    def create_minio_client(self, http_client: PoolManager | None = None) -> Minio:
+        """Return a client for requests about whole buckets: creation and notifications."""
+        endpoint = urlsplit(self.settings.minio_endpoint)
+        access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
+        return Minio(
+            endpoint.netloc,
+            access_key,
+            secret_key,
+            secure=endpoint.scheme == "https",
+            region=self.settings.region,
+            http_client=http_client,
+        )
+
+    @cached_property
+    def redis(self) -> "Redis":
+        """The Redis client of the process; it returns bytes."""
+        return self.connect_redis()
+
+    @cached_property
+    def source(self) -> S3ObjectStore:
+        """The source bucket, where users drop files."""
+        return open_store(self.settings, self.settings.source_bucket)
+
+    @cached_property
+    def output(self) -> S3ObjectStore:
+        """The output bucket, which holds the published files."""
+        return open_store(self.settings, self.settings.output_bucket)
+
+    @cached_property
+    def state(self) -> Backlog:
+        """The state of all users in Redis."""
+        return Backlog(self.redis)
+
+    def backlog_of_its_own(self) -> Backlog:
+        """Return a `Backlog` with its own connection, for another thread."""
+        return Backlog(self.connect_redis())
+
+    @cached_property
+    def tasks(self) -> TaskQueue:
+        """The Celery queues, for enqueueing tasks."""
+        return TaskQueue(create_celery(self.settings.redis_url))
+
+    @cached_property
+    def rebuilds(self) -> Rebuilds:
+        """The records of rebuilds."""
+        return Rebuilds(self.redis)
+
+    @cached_property
+    def refresh_requests(self) -> RefreshRequests:
+        """The records of requests to read one user."""
+        return RefreshRequests(self.redis)
+
+    @cached_property
+    def unpacks(self) -> Unpacks:
+        """The records of bundles that are unpacked, and the lease for it."""
+        return Unpacks(self.redis)
+
+    @cached_property
+    def bundles(self) -> BundleLookup:
+        """The lookup of users' files in bundles."""
+        return BundleLookup(self.output, self.state)
+
+    @cached_property
+    def image_copies(self) -> ImageCopies:
+        """The maker of image copies."""
+        return ImageCopies(self.source, self.output, all_images=self.settings.copy_images)
+
+    @cached_property
+    def ignored_keys(self) -> IgnoredKeys:
+        """The list of ignored keys."""
+        return IgnoredKeys(self.redis)
+
+    @cached_property
+    def minio_metrics(self) -> MinioMetrics:
+        """The reader of MinIO's metrics."""
+        return MinioMetrics(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
+
+    @cached_property
+    def notification_rules(self) -> NotificationRules:
+        """MinIO's notification rules of the source bucket, by a client with short timeouts."""
+        http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
+        return NotificationRules(self.create_minio_client(http_client), self.settings.source_bucket)
+
+    @cached_property
+    def read_pool(self) -> ThreadPoolExecutor:
+        """The threads that send concurrent requests to MinIO."""
+        return ThreadPoolExecutor(READ_CONCURRENCY, thread_name_prefix="reader")
+
+    @cached_property
+    def refresher(self) -> Refresher:
+        """The reader of users' files."""
+        source, backlog = self.source, self.state
+        return Refresher(
+            source,
+            backlog,
+            self.read_pool,
+            READ_CONCURRENCY,
+            self._deadline,
+            bundle_lookup=self.bundles,
+            image_copies=self.image_copies,
+        )
+
+    @cached_property
+    def bulk_reads(self) -> BulkReads:
+        """The maker and reader of the pages of sweeps and rebuilds."""
+        return BulkReads(self.source, self.refresher, self.state, self.tasks)
+
+    @cached_property
+    def sweep(self) -> "Sweep":
+        """The sweep, which compares the source bucket with the published files."""
+        from worker.jobs.sweep import Sweep  # noqa: PLC0415
+
+        return Sweep(
+            self.source,
+            self.output,
+            self.state,
+            self.bulk_reads,
+            self.ignored_keys,
+            self.minio_metrics,
+            bundle_lookup=self.bundles,
+            image_copies=self.image_copies,
+        )
+
+    @cached_property
+    def rebuild(self) -> "Rebuild":
+        """The rebuild, which reads every user again."""
+        from worker.jobs.rebuild import Rebuild  # noqa: PLC0415
+
+        return Rebuild(self.output, self.state, self.bulk_reads, self.tasks, self.rebuilds, bundle_lookup=self.bundles)
+
+    @cached_property
+    def unpacker(self) -> "Unpacker":
+        """The unpacker of bundles."""
+        from worker.jobs.unpacker import Unpacker  # noqa: PLC0415
+
+        parts = self.source, self.output, self.state, self.bulk_reads, self.tasks, self.unpacks
+        return Unpacker(*parts, self.read_pool, self._deadline)
