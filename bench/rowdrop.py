@@ -30,7 +30,7 @@ from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE,
 from shared.s3_store import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
-from worker.state.backlog import Backlog
+from worker.state.parts import build_state
 
 Reporter = Callable[[str], None]
 
@@ -76,7 +76,7 @@ class RowdropInstance:
         address = urlsplit(self.settings.minio_endpoint).netloc
         self._minio = Minio(address, self.settings.minio_access_key, self.settings.minio_secret_key, secure=False)
         self.objects_on_disk = folder / "minio" / "data"
-        self._state = Backlog(self.redis)
+        self._state = build_state(self.redis)
 
     def open_bucket(self, bucket: str) -> S3ObjectStore:
         """Return a store for a bucket."""
@@ -138,9 +138,9 @@ class RowdropInstance:
     def _count_pending_work(self) -> dict[str, int]:
         """Return the kinds of work that are left, and the size of each backlog."""
         counts = {
-            "dirty": self._state.count_dirty(),
-            "staged": self._state.count_pending(),
-            "pages": self._state.count_pages(),
+            "dirty": self._state.users.count_dirty(),
+            "staged": self._state.publish_queue.count_pending(),
+            "pages": self._state.work_queues.count_pages(),
             "sweep": self.redis.exists(SWEEP_LEASE, SWEEP_REQUESTED),
             "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
             **{name: self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)},

@@ -31,7 +31,7 @@ from worker.reading.refresher import Refresher
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
-from worker.state.backlog import Backlog
+from worker.state.parts import StateParts, build_state
 
 if TYPE_CHECKING:
     from worker.jobs.rebuild import Rebuild
@@ -115,13 +115,13 @@ class Wiring:
         return open_store(self.settings, self.settings.output_bucket)
 
     @cached_property
-    def state(self) -> Backlog:
+    def state(self) -> StateParts:
         """The state of all users in Redis."""
-        return Backlog(self.redis)
+        return build_state(self.redis)
 
-    def backlog_of_its_own(self) -> Backlog:
-        """Return a `Backlog` with its own connection, for another thread."""
-        return Backlog(self.connect_redis())
+    def backlog_of_its_own(self) -> StateParts:
+        """Return the parts of the state on a connection of their own, for another thread."""
+        return build_state(self.connect_redis())
 
     @cached_property
     def tasks(self) -> TaskQueue:

@@ -107,7 +107,7 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
             logger.warning("ignoring a message for a user ID that no file can have: %.80r", user_id)
             return
         services = wiring()
-        services.state.mark([user_id], "event", time.time())
+        services.state.users.mark([user_id], "event", time.time())
         services.refresh_requests.record_marked(request_id)
         # A plain read, unless the user is in isolation.
         services.refresher.refresh_isolated(user_id)

@@ -29,7 +29,7 @@ from tests.faults.oracle import BUNDLED_USER_IDS
 from tests.faults.steps import StopNotReached
 from tests.faults.transit import EVENT_ROUTES
 from tests.faults.world import World
-from worker.state.backlog import CHUNK_SIZE
+from worker.state.scripts import CHUNK_SIZE
 
 NO_STOP = "the end"
 _UNPACK_STOPS = ["PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]

@@ -13,7 +13,7 @@ from shared.redis_keys import WRITER_LEASE
 from tests.faults.actors import Actor, get_current_actor
 from tests.faults.oracle import Oracle
 from tests.faults.transit import EventTransit
-from worker.state.backlog import WRITER_LEASE_MS
+from worker.state.publish_queue import WRITER_LEASE_MS
 
 
 class ProtocolMonitor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from redis.commands.core import Script
 
@@ -29,11 +29,12 @@ from worker.reading.image_copies import ImageCopies
 from worker.reading.refresher import Refresher
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
+from worker.state.parts import StateParts, build_state
+from worker.state.scripts import Scripts
 from worker.watchdog.watchdog import Watchdog
 
 READER_COUNT = 8
 
-StateT = TypeVar("StateT", bound=SteppedEventInbox)
 ScriptEdits = Mapping[str, Sequence[tuple[str, str]]]
 """Name of a Lua script -> replacements in it, as pairs (old, new)."""
 
@@ -80,19 +81,15 @@ class Components:
         self.settings = replace(self.settings, copy_images=True)
 
     # -- Redis -------------------------------------------------------------------------------------
-    def create_state(self) -> SteppedEventInbox:
-        """Return a new to-do list, with edited scripts if a rule is removed."""
-        return self.create_scripts(SteppedEventInbox(self.redis))
-
-    def create_scripts(self, backlog: StateT) -> StateT:
-        """Edit the scripts of a to-do list, and return it."""
-        for name, replacements in self.edits.items():
-            setattr(backlog, f"_{name}", self.redis.register_script(edit_script_text(self.redis, name, replacements)))
-        return backlog
+    @cached_property
+    def scripts(self) -> Scripts:
+        """The Lua scripts, edited if a rule is removed."""
+        edited = {name: edit_script_text(self.redis, name, edits) for name, edits in self.edits.items()}
+        return Scripts(self.redis, edited)
 
     @cached_property
-    def backlog(self) -> SteppedEventInbox:
-        return self.create_state()
+    def state(self) -> StateParts:
+        return build_state(self.redis, self.scripts)
 
     @cached_property
     def tasks(self) -> FakeTaskQueue:
@@ -108,31 +105,31 @@ class Components:
 
     def list_scripts(self) -> list[Script]:
         """Return the Lua scripts that belong to this history."""
-        parts = (self.backlog, self.rebuilds, self.unpacks)
+        parts = (*self.state, self.rebuilds, self.unpacks)
         return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
 
     # -- the ports of one process each, so that a removal can alter them alone ---------------------
     @cached_property
-    def listener_ports(self) -> SteppedEventInbox:
-        return self.backlog
+    def listener_inbox(self) -> SteppedEventInbox:
+        return SteppedEventInbox(self.redis, self.scripts)
 
     @cached_property
-    def refresher_backlog(self) -> SteppedEventInbox:
-        return self.backlog
+    def refresher_state(self) -> StateParts:
+        return self.state
 
     @cached_property
     def refresher_source(self) -> ObjectStore:
         return self.source
 
-    def new_publisher_backlog(self) -> SteppedEventInbox:
-        return self.backlog
+    def create_publisher_state(self) -> StateParts:
+        return self.state
 
     def new_publisher_output(self) -> ObjectStore:
         return self.output
 
     @cached_property
-    def sweep_backlog(self) -> SteppedEventInbox:
-        return self.backlog
+    def sweep_state(self) -> StateParts:
+        return self.state
 
     @cached_property
     def sweep_source(self) -> ObjectStore:
@@ -143,8 +140,8 @@ class Components:
         return self.output
 
     @cached_property
-    def watch_backlog(self) -> SteppedEventInbox:
-        return self.backlog
+    def watchdog_state(self) -> StateParts:
+        return self.state
 
     @cached_property
     def watch_output(self) -> ObjectStore:
@@ -167,20 +164,20 @@ class Components:
         self._idle_workers.append(crew)
 
     def _create_worker(self) -> WorkerComponents:
-        clock, source, output, backlog = self.clock, self.source, self.output, self.backlog
-        bundles = BundleLookup(output, backlog, clock)
+        clock, source, output, state = self.clock, self.source, self.output, self.state
+        bundles = BundleLookup(output, state, clock)
         copies = ImageCopies(source, output, all_images=self.settings.copy_images)
         pool = InlineExecutor()
         refresher = Refresher(
             self.refresher_source,
-            self.refresher_backlog,
+            self.refresher_state,
             pool,
             READER_COUNT,
             bundle_lookup=bundles,
             image_copies=copies,
         )
-        bulk = BulkReads(source, refresher, backlog, self.tasks)
-        sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_backlog
+        bulk = BulkReads(source, refresher, state, self.tasks)
+        sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_state
         sweep = Sweep(
             *sweep_arguments,
             bulk,
@@ -190,8 +187,8 @@ class Components:
             BundleLookup(sweep_arguments[1], sweep_arguments[2], clock),
             copies,
         )
-        rebuild = Rebuild(output, backlog, bulk, self.tasks, self.rebuilds, clock, bundles)
-        unpacker = Unpacker(source, output, backlog, bulk, self.tasks, self.unpacks, pool, clock=clock)
+        rebuild = Rebuild(output, state, bulk, self.tasks, self.rebuilds, clock, bundles)
+        unpacker = Unpacker(source, output, state, bulk, self.tasks, self.unpacks, pool, clock=clock)
         return WorkerComponents(refresher, bulk, sweep, rebuild, unpacker)
 
     @cached_property
@@ -205,15 +202,21 @@ class Components:
             return crew.rebuild
 
     def create_listener(self) -> Listener:
-        return Listener(self.listener_ports, self.tasks, self.ignored_keys, self.source.bucket, self.clock)
+        return Listener(
+            self.state._replace(inbox=self.listener_inbox),
+            self.tasks,
+            self.ignored_keys,
+            self.source.bucket,
+            self.clock,
+        )
 
     def create_publisher(self) -> Publisher:
-        output, backlog = self.new_publisher_output(), self.new_publisher_backlog()
-        return Publisher(output, backlog, self.source.bucket, self.clock)
+        output, state = self.new_publisher_output(), self.create_publisher_state()
+        return Publisher(output, state, self.source.bucket, self.clock)
 
     def create_watchdog(self) -> Watchdog:
-        backlog, output, minio_metrics = self.watch_backlog, self.watch_output, self.watch_figures
-        return Watchdog(backlog, output, self.tasks, self.rebuilds, minio_metrics, self.settings, self.clock)
+        state, output, minio_metrics = self.watchdog_state, self.watch_output, self.watch_figures
+        return Watchdog(state, output, self.tasks, self.rebuilds, minio_metrics, self.settings, self.clock)
 
 
 def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:

@@ -31,7 +31,7 @@ from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from worker.publishing.publisher import Publisher
-from worker.state.backlog import CHUNK_SIZE
+from worker.state.scripts import CHUNK_SIZE
 from worker.watchdog.watchdog import OVERDUE_S, Watchdog
 
 MAX_STEPS, MAX_WORK_ITEMS, MAX_ROUNDS = 3000, 100, 60
@@ -61,7 +61,7 @@ class Processes:
 
         `most_peeked`: how many events it takes at most.
         """
-        self.components.listener_ports.max_peeked = most_peeked
+        self.components.listener_inbox.max_peeked = most_peeked
         return self._start("listener", lambda: self.components.create_listener().run_once(0))
 
     def start_worker(self, queue: str, *, keep_message: bool = False) -> Actor | None:
@@ -236,9 +236,12 @@ class Processes:
         remaining = [key for key in lists if self._redis.llen(key)]
         remaining += [key for key in (DIRTY, PENDING_RESULTS) if self._redis.hlen(key)]
         remaining += [key for key in (REBUILD_QUEUED, REBUILD_RUNNING) if self._redis.exists(key)]
-        if self.components.backlog.trust_state() != f"{VERIFIED_PREFIX}{self.components.backlog.run_id()}":
-            remaining.append(f"trust state {self.components.backlog.trust_state()}")
-        published_record, output = self.components.backlog.last_publish(), self.components.output
+        if (
+            self.components.state.loss_signals.trust_state()
+            != f"{VERIFIED_PREFIX}{self.components.state.loss_signals.run_id()}"
+        ):
+            remaining.append(f"trust state {self.components.state.loss_signals.trust_state()}")
+        published_record, output = self.components.state.publish_queue.last_publish(), self.components.output
         if (output.get_etag(OUTPUT_KEY), output.get_etag(REJECTS_KEY)) != (
             published_record.output_etag,
             published_record.rejects_etag,

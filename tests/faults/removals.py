@@ -6,7 +6,7 @@ An edit fails if its text is not in the script exactly once.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,7 +20,11 @@ from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped import SteppedEventInbox, SteppedStore
 from worker.source.metrics import MinioMetrics
-from worker.state.backlog import DecodedEntry, PendingResult, PublishInput, ReadBatch, VersionTokens
+from worker.state.event_inbox import DecodedEntry
+from worker.state.loss_signals import LossSignals
+from worker.state.parts import StateParts
+from worker.state.publish_queue import PendingResult, PublishInput, PublishQueue
+from worker.state.user_states import ReadBatch, UserStates, VersionTokens
 
 REMOVALS: dict[str, type[Components]] = {}
 """Maps each rule's sentence to the parts without that rule."""
@@ -117,16 +121,20 @@ register_script_edit(
 
 @register_removal("events are popped in the step that marks")
 class _PopBeforeMark(Components):
-    class Backlog(SteppedEventInbox):
+    class Inbox(SteppedEventInbox):
+        users: UserStates
+
         def mark_and_pop(self, source: str, notices: Sequence[DecodedEntry], now: float) -> list[str]:
             self._redis.lpop(source, len(notices))
             users = [user for notice in notices for user in notice.user_ids]
-            self.mark(users, "event", now)
+            self.users.mark(users, "event", now)
             return users
 
     @cached_property
-    def listener_ports(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
+    def listener_inbox(self) -> SteppedEventInbox:
+        inbox = self.Inbox(self.redis, self.scripts)
+        inbox.users = self.state.users
+        return inbox
 
 
 # -- BEGIN READ, read, SUBMIT RESULTS --------------------------------------------------------------
@@ -148,7 +156,7 @@ register_script_edit(
 
 @register_removal("version tokens are read before the files")
 class _ReadTokensAfterFiles(Components):
-    class Backlog(SteppedEventInbox):
+    class Users(UserStates):
         def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
             return super().submit_results(
                 [(self._tokens(result.user_id) or note, result) for note, result in readings], *arguments
@@ -159,13 +167,13 @@ class _ReadTokensAfterFiles(Components):
             return tokens and VersionTokens(*tokens.split(b"|", 1))
 
     @cached_property
-    def refresher_backlog(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
+    def refresher_state(self) -> StateParts:
+        return self.state._replace(users=self.Users(self.redis, self.scripts))
 
 
 @register_removal("a user stays dirty until published")
 class _CleanBeforePublish(Components):
-    class Backlog(SteppedEventInbox):
+    class Users(UserStates):
         def begin_read(self, user_ids: Sequence[str], *arguments: Any) -> ReadBatch:  # noqa: ANN401
             notes = super().begin_read(user_ids, *arguments)
             if notes:
@@ -178,8 +186,8 @@ class _CleanBeforePublish(Components):
             return super().submit_results(readings, *arguments)
 
     @cached_property
-    def refresher_backlog(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
+    def refresher_state(self) -> StateParts:
+        return self.state._replace(users=self.Users(self.redis, self.scripts))
 
 
 @register_removal("absent means NoSuchKey and nothing else")
@@ -221,10 +229,10 @@ register_script_edit(
 
 
 class _PublisherQueueComponents(Components):
-    Backlog: ClassVar[type[SteppedEventInbox]]
+    Queue: ClassVar[type[PublishQueue]]
 
-    def new_publisher_backlog(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
+    def create_publisher_state(self) -> StateParts:
+        return self.state._replace(publish_queue=self.Queue(self.redis, self.scripts, self.state.loss_signals))
 
 
 class _PublisherOutputComponents(Components):
@@ -248,7 +256,7 @@ class _UnconditionalWrites(Components):
 
 @register_removal("the batch is read after the published files")
 class _ReadPendingBeforeFiles(_PublisherQueueComponents):
-    class Backlog(SteppedEventInbox):
+    class Queue(PublishQueue):
         _begun: Mapping[str, PendingResult]
 
         def acquire_writer(self, token: str) -> PublishInput | None:
@@ -262,7 +270,7 @@ class _ReadPendingBeforeFiles(_PublisherQueueComponents):
 
 @register_removal("a refused write discards the batch too")
 class _KeepBatchAfterRefusal(_PublisherQueueComponents):
-    class Backlog(SteppedEventInbox):
+    class Queue(PublishQueue):
         _batch_in_hand: Mapping[str, PendingResult] | None = None
         _refused = False
 
@@ -329,18 +337,14 @@ class _RejectsWithManifest(_PublisherOutputComponents):
 
 
 @register_removal("loading a file that no publisher recorded is a loss signal")
-class _IgnoreUnrecordedFiles(_PublisherQueueComponents):
-    class Backlog(SteppedEventInbox):
-        _releasing = False
+class _IgnoreUnrecordedFiles(Components):
+    class Signals(LossSignals):
+        def add(self, kind: str) -> None:
+            pass
 
-        def release_writer(self, token: str, *, signal_loss: bool) -> None:
-            self._releasing = True
-            super().release_writer(token, signal_loss=signal_loss)
-            self._releasing = False
-
-        def add(self, cause: Any) -> None:  # noqa: ANN401
-            if self._releasing:
-                super().add(cause)
+    def create_publisher_state(self) -> StateParts:
+        # The publish queue keeps the real loss signals, for an aborted publish.
+        return self.state._replace(loss_signals=self.Signals(self.redis, self.scripts))
 
 
 @register_removal("a lost output.csv is restored from the manifest")
@@ -354,36 +358,51 @@ class _StartWithEmptyTable(_PublisherOutputComponents):
 
 # -- the sweep -------------------------------------------------------------------------------------
 class _SweepStateComponents(Components):
-    Backlog: ClassVar[type[SteppedEventInbox]]
+    Users: ClassVar[type[UserStates]] = UserStates
+    Signals: ClassVar[type[LossSignals]] = LossSignals
 
     @cached_property
-    def sweep_backlog(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
+    def sweep_state(self) -> StateParts:
+        return self.state._replace(
+            users=self.Users(self.redis, self.scripts), loss_signals=self.Signals(self.redis, self.scripts)
+        )
 
 
 @register_removal("a sweep marks dirty users again")
 class _SkipDirtyUsers(_SweepStateComponents):
-    class Backlog(SteppedEventInbox):
+    class Users(UserStates):
         def dirty_users(self) -> set[str]:
             return set()
 
 
 @register_removal("a sweep reads the dirty users after the LIST")
 class _ReadDirtyBeforeList(_SweepStateComponents):
-    class Backlog(SteppedEventInbox):
-        _dirty: set[str]
+    class Users(UserStates):
+        dirty_before: set[str]
 
-        def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
-            self._dirty = super().dirty_users()
-            return super().begin_sweep(token, *arguments)
+        def read_dirty(self) -> None:
+            self.dirty_before = super().dirty_users()
 
         def dirty_users(self) -> set[str]:
-            return self._dirty
+            return self.dirty_before
+
+    class Signals(LossSignals):
+        read_dirty: Callable[[], None]
+
+        def begin_sweep(self, token: str) -> set[str]:
+            self.read_dirty()
+            return super().begin_sweep(token)
+
+    @cached_property
+    def sweep_state(self) -> StateParts:
+        users, signals = self.Users(self.redis, self.scripts), self.Signals(self.redis, self.scripts)
+        signals.read_dirty = users.read_dirty
+        return self.state._replace(users=users, loss_signals=signals)
 
 
 @register_removal("a sweep reads the dirty users before the published files")
 class _ReadFilesBeforeDirty(_SweepStateComponents):
-    class Backlog(SteppedEventInbox):
+    class Users(UserStates):
         read_files: Any
 
         def dirty_users(self) -> set[str]:
@@ -413,7 +432,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
     @cached_property
     def sweep_output(self) -> ObjectStore:
         output = self.Output(self.output)
-        self.sweep_backlog.read_files = output.read  # type: ignore[attr-defined]
+        self.sweep_state.users.read_files = output.read  # type: ignore[attr-defined]
         return output
 
 
@@ -426,7 +445,7 @@ register_script_edit(
 
 @register_removal("the trust state becomes verified at the end of the sweep")
 class _VerifyAtSweepStart(_SweepStateComponents):
-    class Backlog(SteppedEventInbox):
+    class Signals(LossSignals):
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
             answer = super().begin_sweep(token, *arguments)
             self._redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}{self.run_id()}")
@@ -447,7 +466,7 @@ register_script_edit(
 
 @register_removal("MinIO's metrics are read before the LIST")
 class _MetricsAfterList(_SweepStateComponents):
-    class Backlog(SteppedEventInbox):
+    class Signals(LossSignals):
         figures: MinioMetrics
 
         def commit_sweep(
@@ -462,10 +481,10 @@ class _MetricsAfterList(_SweepStateComponents):
             return super().commit_sweep(token, by, compared, run_id, late)
 
     @cached_property
-    def sweep_backlog(self) -> SteppedEventInbox:
-        backlog = self.create_scripts(self.Backlog(self.redis))
-        backlog.figures = self.minio_metrics
-        return backlog
+    def sweep_state(self) -> StateParts:
+        signals = self.Signals(self.redis, self.scripts)
+        signals.figures = self.minio_metrics
+        return self.state._replace(loss_signals=signals)
 
 
 class _AlteredManifestStore(DelegatingStore):
@@ -515,41 +534,41 @@ class _IgnoreEtag(_SweepManifestComponents):
 
 
 # -- loss signals ----------------------------------------------------------------------------------
-class _WatchdogStateComponents(Components):
-    Backlog: ClassVar[type[SteppedEventInbox]]
-
-    @cached_property
-    def watch_backlog(self) -> SteppedEventInbox:
-        return self.create_scripts(self.Backlog(self.redis))
-
-
 @register_removal("a restart of Redis is a loss signal")
-class _IgnoreRunId(_WatchdogStateComponents):
-    class Backlog(SteppedEventInbox):
+class _IgnoreRunId(Components):
+    class Signals(LossSignals):
         def run_id(self) -> str:
             return (self.trust_state() or "").removeprefix(VERIFIED_PREFIX)
 
+    @cached_property
+    def watchdog_state(self) -> StateParts:
+        return self.state._replace(loss_signals=self.Signals(self.redis, self.scripts))
+
 
 @register_removal("overdue users are enqueued again")
-class _IgnoreOverdueUsers(_WatchdogStateComponents):
-    class Backlog(SteppedEventInbox):
+class _IgnoreOverdueUsers(Components):
+    class Users(UserStates):
         def overdue_users(self, *_: Any, **__: Any) -> list[str]:  # noqa: ANN401
             return []
+
+    @cached_property
+    def watchdog_state(self) -> StateParts:
+        return self.state._replace(users=self.Users(self.redis, self.scripts))
 
 
 @register_removal("files that no publisher recorded are a loss signal")
 class _SkipFileCheck(Components):
     class Output(DelegatingStore):
-        backlog: SteppedEventInbox
+        publish_queue: PublishQueue
 
         def get_etag(self, key: str) -> str | None:
-            recorded = self.backlog.last_publish()
+            recorded = self.publish_queue.last_publish()
             return {OUTPUT_KEY: recorded.output_etag, REJECTS_KEY: recorded.rejects_etag}.get(key)
 
     @cached_property
     def watch_output(self) -> ObjectStore:
         output = self.Output(self.output)
-        output.backlog = self.backlog
+        output.publish_queue = self.state.publish_queue
         return output
 
 

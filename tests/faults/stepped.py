@@ -13,14 +13,15 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-import worker.state.backlog
+import worker.state.scripts
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
 from shared.redis_keys import FAST_EVENTS
 from tests.faults.actors import perform_request
 from worker.source.metrics import MinioMetrics
-from worker.state.backlog import CHUNK_SIZE, Backlog
+from worker.state.event_inbox import EventInbox
+from worker.state.scripts import CHUNK_SIZE
 
-LUA_DIR = Path(worker.state.backlog.__file__).parent / "lua"
+LUA_DIR = Path(worker.state.scripts.__file__).parent / "lua"
 _SCRIPT_TEXTS = {path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")}
 _SCRIPT_NAMES = {
     hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _SCRIPT_TEXTS.items()
@@ -196,8 +197,8 @@ class SteppedRedis(Redis):
         return " ".join(str(argument) for argument in args[:2] if isinstance(argument, str))
 
 
-class SteppedEventInbox(Backlog):
-    """The to-do list without blocking waits, which would only delay a test.
+class SteppedEventInbox(EventInbox):
+    """The event inbox without blocking waits, which would only delay a test.
 
     `max_peeked`: how many events the listener finds at most.
     """

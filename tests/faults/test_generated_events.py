@@ -19,7 +19,7 @@ from tests.fakes import FakeTaskQueue
 from tests.faults.form import CaseForm
 from worker.listener import Listener
 from worker.source.ignored_keys import IgnoredKeys
-from worker.state.backlog import Backlog
+from worker.state.parts import build_state
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]
@@ -86,7 +86,7 @@ def reason_against(raw: bytes) -> str | None:
 @pytest.fixture
 def listen(redis: "Redis") -> Callable[[], None]:
     """Return a function that processes all entries of the fast list."""
-    listener = Listener(Backlog(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
+    listener = Listener(build_state(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
 
     def until_empty() -> None:
         while redis.llen(FAST_EVENTS):
@@ -106,7 +106,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
         for number, raw in enumerate(raws):
             redis.rpush(FAST_EVENTS, raw, make_notification(f"neighbour-{number}.csv"))
         listen()
-        dirty = Backlog(redis).dirty_users()
+        dirty = build_state(redis).users.dirty_users()
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
         assert redis.llen(DEAD_LETTERS) == sum(reason_against(raw) is not None for raw in raws)
 

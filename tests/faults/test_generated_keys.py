@@ -95,10 +95,10 @@ def users_of(keys: Iterable[str]) -> set[str]:
 
 def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not rowdrop.state.dirty_users() >= users:
+    while not rowdrop.state.users.dirty_users() >= users:
         listener.run_once(0.1)
         assert time.monotonic() < deadline, (
-            f"expected an event of each user within the timeout, found none of {users - rowdrop.state.dirty_users()}"
+            f"expected an event of each user within the timeout, found none of {users - rowdrop.state.users.dirty_users()}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from shared.formats.object_names import OUTPUT_KEY
 from shared.formats.output_csv import OutputCsv
@@ -29,6 +30,7 @@ class RowdropHarness:
     def __init__(self, settings: Settings) -> None:
         self.services = Wiring(settings)
         self.source, self.output, self.state = self.services.source, self.services.output, self.services.state
+        self.redis: Any = self.services.redis
         self.publisher = self.create_publisher()
 
     def close(self) -> None:
@@ -55,7 +57,7 @@ class RowdropHarness:
             self.source.put(f"{user_id}.{extension}", b"image")
 
     def mark_users(self, *user_ids: str, cause: str = "event") -> None:
-        self.state.mark(user_ids, cause, time.time())
+        self.state.users.mark(user_ids, cause, time.time())
 
     def read_users(self, *user_ids: str) -> None:
         """Mark and read these users."""
@@ -83,11 +85,13 @@ class RowdropHarness:
         while self.unpack_next_bundle() or self.services.bulk_reads.read_next_page():
             pass
         self.publish_pending()
-        self.state._redis.delete(BULK_QUEUE)  # the messages of the work that is done
+        self.redis.delete(BULK_QUEUE)  # the messages of the work that is done
 
     def unpack_next_bundle(self) -> bool:
         """Process the bundle that waits longest; return False if there is no such bundle."""
-        waiting = list(self.state.begin_read([make_bundle_id(key) for key in self.services.unpacks.waiting_bundles()]))
+        waiting = list(
+            self.state.users.begin_read([make_bundle_id(key) for key in self.services.unpacks.waiting_bundles()])
+        )
         if waiting:
             self.services.unpacker.run(waiting[0][1:])
         return bool(waiting)

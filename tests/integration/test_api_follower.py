@@ -42,7 +42,7 @@ from shared.redis_keys import (
 from shared.s3_store import S3ObjectStore
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
-from worker.state.backlog import Backlog
+from worker.state.parts import build_state
 
 ONE = OUTPUT_HEADER + b"1,Ann,Lee,0,\n"
 TWO = OUTPUT_HEADER + b"1,Ann,Lee,0,\n2,Zo\xc3\xab,,5,src-data/2.png\n"
@@ -231,18 +231,18 @@ def test_pipeline_status_of_empty_redis_has_defaults(redis: "Redis") -> None:
 
 
 def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redis") -> None:
-    backlog = Backlog(redis)
-    backlog.begin_sweep("first")
+    backlog = build_state(redis)
+    backlog.loss_signals.begin_sweep("first")
     assert not read_pipeline_status(redis).no_known_loss  # the trust state was absent before
-    assert backlog.commit_sweep("first", None, (None, None), "run", {"at": 1})
-    backlog.begin_sweep("hourly")
+    assert backlog.loss_signals.commit_sweep("first", None, (None, None), "run", {"at": 1})
+    backlog.loss_signals.begin_sweep("hourly")
     figures = read_pipeline_status(redis)
     assert (figures.whole, figures.no_known_loss) == (False, True)
-    backlog.add("files_changed")
+    backlog.loss_signals.add("files_changed")
     assert not read_pipeline_status(redis).no_known_loss
-    backlog.begin_sweep("for a reason")
+    backlog.loss_signals.begin_sweep("for a reason")
     assert not read_pipeline_status(redis).no_known_loss
-    assert backlog.commit_sweep("for a reason", None, (None, None), "run", {"at": 1})
+    assert backlog.loss_signals.commit_sweep("for a reason", None, (None, None), "run", {"at": 1})
     assert read_pipeline_status(redis).no_known_loss
 
 

@@ -22,7 +22,7 @@ from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from tests.api_parts import make_dependencies
 from tests.api_process import wait_until
-from worker.state.backlog import Backlog
+from worker.state.parts import build_state
 
 
 class Office:
@@ -179,7 +179,7 @@ def test_tasks_route_lists_open_rebuilds_and_recent_bundles(office: Office, redi
     for number, bundle in enumerate(("old.zip", "new.zip")):
         unpacks.begin_attempt(f"id-{number}", bundle, now + number)
     unpacks.set_final_state("id-0", "rejected", now, "it is encrypted")
-    Backlog(redis).mark([make_bundle_id("next.zip"), make_bundle_id("new.zip")], "event", now)
+    build_state(redis).users.mark([make_bundle_id("next.zip"), make_bundle_id("new.zip")], "event", now)
     task_id = office.post().json["task_id"]
     tasks = office.client.simulate_get("/tasks").json
     assert tasks.pop(1) == {"bundle": "next.zip", "state": "waiting"}

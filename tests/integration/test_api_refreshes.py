@@ -18,7 +18,6 @@ from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED
 from tests.api_parts import make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.state.read_attempts import ReadAttempts
 from worker.tasks import create_app as create_celery_app
 
 
@@ -76,7 +75,7 @@ def test_post_user_reads_and_publishes_without_event(desk: Desk, rowdrop: Rowdro
     desk.work()
     rowdrop.publish_pending()
     assert rowdrop.read_rows()["0001"].first_name == "Ann"
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
 
 
 def test_post_user_with_wait_answers_after_publish(desk: Desk, rowdrop: RowdropHarness) -> None:
@@ -117,7 +116,7 @@ def test_post_user_removes_row_of_deleted_files(desk: Desk, rowdrop: RowdropHarn
 def test_post_user_reads_isolated_user_alone(desk: Desk, rowdrop: RowdropHarness, redis: "Redis") -> None:
     rowdrop.put_files("0001")
     rowdrop.mark_users("0001")
-    attempts = ReadAttempts(redis)
+    attempts = rowdrop.state.attempts
     attempts.isolate("a reading", ["0001"])
     desk.post("0001")
     desk.work()

@@ -207,7 +207,7 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
         Unpacker(rowdrop.source, *parts).run("u.zip")
     assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
     assert read_catalog(rowdrop.output)[0].entries == {}
-    rowdrop.state._redis.delete(UNPACK_LEASE)
+    rowdrop.redis.delete(UNPACK_LEASE)
     rowdrop.run_sweep()
     assert len(rowdrop.read_rows()) == 50
     assert rowdrop.find_differences() == []
@@ -321,7 +321,7 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
     rowdrop.mark_users("/u.zip")
     with pytest.raises(StoreUnavailable):
         rowdrop.services.unpacker.run("u.zip")
-    assert rowdrop.state.dirty_users() == {"/u.zip"}
+    assert rowdrop.state.users.dirty_users() == {"/u.zip"}
     assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
     assert not rowdrop.services.unpacks.is_held()
 
@@ -338,7 +338,7 @@ def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarn
     assert names(other) == {"1": "One", "9": "Ivan"}
     rowdrop.source.delete("u.zip")
     rowdrop.process_bundles("u.zip")
-    rowdrop.state._redis.delete(CATALOG_VERSION)  # Redis lost the catalog version
+    rowdrop.redis.delete(CATALOG_VERSION)  # Redis lost the catalog version
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}
     other.close()
@@ -349,9 +349,9 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other = RowdropHarness(rowdrop.services.settings)
     other.put_files("9")
     other.process_users("9")
-    token = rowdrop.state._redis.get(CATALOG_VERSION)
+    token = rowdrop.redis.get(CATALOG_VERSION)
     land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
-    rowdrop.state._redis.set(CATALOG_VERSION, token)  # the version that `other` has cached
+    rowdrop.redis.set(CATALOG_VERSION, token)  # the version that `other` has cached
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
     rowdrop.publisher = other.publisher
@@ -369,7 +369,7 @@ def test_published_files_check_detects_late_catalog_write(rowdrop: RowdropHarnes
     rowdrop.output.put(CATALOG_KEY, ghost.encode())
     for _ in range(2):
         watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() is None
+    assert rowdrop.state.loss_signals.trust_state() is None
     with pytest.raises(StoreUnavailable):  # the unpacked objects that it names do not exist
         rowdrop.services.sweep.run("test")
     rowdrop.run_bulk_work()
@@ -395,9 +395,9 @@ def test_sweep_finds_bundle_changes_without_events(rowdrop: RowdropHarness) -> N
 def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) -> None:
     """An emptied Redis loses no rows: a sweep reconciles the bundles."""
     land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
-    rowdrop.state._redis.flushall()
+    rowdrop.redis.flushall()
     land(rowdrop, "v.zip", {"2.csv": make_csv()})
-    rowdrop.state._redis.flushall()
+    rowdrop.redis.flushall()
     rowdrop.run_sweep()
     assert list(rowdrop.read_rows()) == ["1", "2"]
     assert rowdrop.find_differences() == []
@@ -409,7 +409,7 @@ def test_sweep_restores_catalog_deleted_by_hand(rowdrop: RowdropHarness, watchdo
     rowdrop.output.delete(CATALOG_KEY)
     for _ in range(2):
         watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() is None
+    assert rowdrop.state.loss_signals.trust_state() is None
     rowdrop.run_sweep()
     assert list(rowdrop.read_rows()) == ["1"]
     assert rowdrop.find_differences() == []
@@ -439,9 +439,9 @@ def test_overdue_bundles_are_enqueued_after_lost_message(rowdrop: RowdropHarness
     rowdrop.mark_users("/u.zip")
     now = time.time()
     watchdog.enqueue_overdue(now)
-    assert rowdrop.state._redis.llen(BULK_QUEUE) == 0
+    assert rowdrop.redis.llen(BULK_QUEUE) == 0
     watchdog.enqueue_overdue(now + OVERDUE_S + 1)
-    assert rowdrop.state._redis.llen(BULK_QUEUE) == 1
+    assert rowdrop.redis.llen(BULK_QUEUE) == 1
 
 
 def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> None:
@@ -454,7 +454,7 @@ def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> Non
     assert read_catalog(rowdrop.output)[0].entries == {}
     rowdrop.services.unpacks.release("another")
     rowdrop.services.unpacker.run("a.zip")
-    assert rowdrop.state._redis.llen(BULK_QUEUE) >= 1
+    assert rowdrop.redis.llen(BULK_QUEUE) >= 1
     rowdrop.run_bulk_work()
     assert list(rowdrop.read_rows()) == ["1", "2"]
 

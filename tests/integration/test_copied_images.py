@@ -16,7 +16,8 @@ from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.reading.image_copies import ImageCopies
 from worker.reading.refresher import Refresher
-from worker.state.backlog import ListedUser, new_token
+from worker.state.scripts import new_token
+from worker.state.work_queues import ListedUser
 from worker.watchdog.watchdog import BROKEN_READ_TICKS
 
 
@@ -252,7 +253,7 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
     Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
-    assert copying.state.dirty_users() == set()
+    assert copying.state.users.dirty_users() == set()
     assert copying.find_differences() == []
 
 
@@ -273,7 +274,7 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
     Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
-    assert copying.state.dirty_users() == set()
+    assert copying.state.users.dirty_users() == set()
     assert copying.find_differences() == []
 
 
@@ -282,7 +283,7 @@ def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, 
     # While the users of a LIST are read, the image is deleted and a concurrent read takes the user.
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
-    listed = ListedUser("1", copying.state.begin_read(["1"])["1"], True, "1.png")
+    listed = ListedUser("1", copying.state.users.begin_read(["1"])["1"], True, "1.png")
 
     def meanwhile() -> None:
         copying.source.delete("1.png")
@@ -294,7 +295,7 @@ def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, 
     Refresher(copying.source, copying.state, copying.services.read_pool, 4, image_copies=slow).refresh_listed([listed])
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
-    assert copying.state.dirty_users() == set()
+    assert copying.state.users.dirty_users() == set()
 
 
 def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None:
@@ -302,13 +303,13 @@ def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None
     watchdog = copying.create_watchdog()
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
-    copying.state.begin_read(["1"], new_token())
+    copying.state.users.begin_read(["1"], new_token())
     copying.services.refresher.refresh(["1"])
     copying.publish_pending()
     copying.output.put("images/1.png", b"old")
     for _ in range(BROKEN_READ_TICKS):
         watchdog.isolate_broken_reads()
-    assert copying.state.dirty_users() == {"1"}
+    assert copying.state.users.dirty_users() == {"1"}
 
 
 class Silent:
@@ -340,7 +341,7 @@ def test_image_copies_without_response_are_removed_by_next_read(copying: Rowdrop
         copying.services.refresher.refresh(["1"])
         copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
-    assert not copying.state._redis.exists(SUSPECT_USERS)
+    assert not copying.redis.exists(SUSPECT_USERS)
 
 
 def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropHarness) -> None:
@@ -348,7 +349,7 @@ def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropH
     copying.put_files("1")
     copying.process_users("1")
     copying.mark_users("1")
-    copying.state.begin_read(["1"], new_token())  # a worker reads the user with an image, and dies
+    copying.state.users.begin_read(["1"], new_token())  # a worker reads the user with an image, and dies
     copying.output.put("images/1.png", b"its copy")
     for _ in range(BROKEN_READ_TICKS):
         watchdog.isolate_broken_reads()
@@ -361,7 +362,7 @@ def test_image_copies_that_are_suspect_but_needed_stay(copying: RowdropHarness) 
     copying.put_files("1", images=["png"])
     copying.process_users("1")
     copying.output.put("images/1.jpg", b"left")
-    copying.state.add_suspects(["1"])
+    copying.state.users.add_suspects(["1"])
     copying.services.refresher.refresh(["1"])
     copying.publish_pending()
     assert list(copies(copying)) == ["images/1.png"]
@@ -390,7 +391,7 @@ def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHa
     publisher = copying.create_publisher(Racing(copying.output))  # type: ignore[arg-type]
     publisher.publish()
     assert copies(copying) == {}  # deleted, because the published row names no image
-    assert copying.state.begin_read(["1"]).keys() == {"1"}
+    assert copying.state.users.begin_read(["1"]).keys() == {"1"}
     copying.services.refresher.refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"back"
@@ -405,4 +406,4 @@ def test_refresher_prefers_own_image_over_bundle_copy(rowdrop: RowdropHarness) -
     rowdrop.process_users("1")
     assert rowdrop.read_rows()["1"].img_path == f"{rowdrop.source.bucket}/1.png"
     assert copies(rowdrop) == {}
-    assert make_bundle_id("u.zip") not in rowdrop.state.dirty_users()
+    assert make_bundle_id("u.zip") not in rowdrop.state.users.dirty_users()

@@ -33,7 +33,9 @@ from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
-from worker.state.backlog import LOSS_SIGNAL_KINDS, LeaseLost, new_token
+from worker.state.loss_signals import LOSS_SIGNAL_KINDS
+from worker.state.publish_queue import LeaseLost
+from worker.state.scripts import new_token
 from worker.watchdog.watchdog import STALLED_QUEUE_TICKS, Watchdog
 
 
@@ -50,7 +52,7 @@ def watch(rowdrop: RowdropHarness) -> Watchdog:
 
 
 def counts(rowdrop: RowdropHarness) -> dict[str, int]:
-    counters = rowdrop.state._redis.hgetall(COUNTERS)
+    counters = rowdrop.redis.hgetall(COUNTERS)
     names = {name.decode(): int(count) for name, count in counters.items() if name.startswith(b"loss_signal:")}
     return {name.removeprefix("loss_signal:"): count for name, count in names.items()}
 
@@ -67,7 +69,7 @@ def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
 
 
 def last_cause(rowdrop: RowdropHarness) -> str:
-    return str(rowdrop.state._redis.hget(LAST_SWEEP, "cause").decode())
+    return str(rowdrop.redis.hget(LAST_SWEEP, "cause").decode())
 
 
 # -- signals of Rowdrop's own parts ----------------------------------------------------------------
@@ -77,7 +79,7 @@ def test_watchdog_starts_one_sweep_for_each_loss_signal(
 ) -> None:
     settle(rowdrop, watch)
     for _ in range(3):  # a repeated signal
-        rowdrop.state.add(kind)
+        rowdrop.state.loss_signals.add(kind)
         watch.tick()
     assert counts(rowdrop) == {kind: 1}
     assert sweeps_asked_for(rowdrop) == 1
@@ -93,8 +95,8 @@ def test_watchdog_starts_one_sweep_for_each_loss_signal(
 
 def test_watchdog_starts_one_sweep_for_two_signals(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.state.add("files_changed")
-    rowdrop.state.add("events_failed")
+    rowdrop.state.loss_signals.add("files_changed")
+    rowdrop.state.loss_signals.add("events_failed")
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 1
     rowdrop.run_sweep()
@@ -103,20 +105,20 @@ def test_watchdog_starts_one_sweep_for_two_signals(rowdrop: RowdropHarness, watc
 
 def test_loss_signals_during_sweep_cause_the_next_one(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.state.add("files_changed")
-    assert rowdrop.state.begin_sweep("one") == {"files_changed"}
-    rowdrop.state.add("files_changed")
-    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"at": 1})
+    rowdrop.state.loss_signals.add("files_changed")
+    assert rowdrop.state.loss_signals.begin_sweep("one") == {"files_changed"}
+    rowdrop.state.loss_signals.add("files_changed")
+    assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
     assert counts(rowdrop) == {"files_changed": 2}
-    assert rowdrop.state.begin_sweep("two") == {"files_changed"}
-    assert rowdrop.state.commit_sweep("two", None, (None, None), "run", {"at": 1})
-    assert rowdrop.state.unresolved() == set()
+    assert rowdrop.state.loss_signals.begin_sweep("two") == {"files_changed"}
+    assert rowdrop.state.loss_signals.commit_sweep("two", None, (None, None), "run", {"at": 1})
+    assert rowdrop.state.loss_signals.unresolved() == set()
 
 
 def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.state.add("events_skipped")
-    rowdrop.state.begin_sweep("killed")
+    rowdrop.state.loss_signals.add("events_skipped")
+    rowdrop.state.loss_signals.begin_sweep("killed")
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 1
     assert rowdrop.services.redis.get(SWEEP_REQUESTED) == b"events_skipped"
@@ -146,10 +148,10 @@ def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog
 
 def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.state.begin_sweep("one")
+    rowdrop.state.loss_signals.begin_sweep("one")
     watch.tick()
     rowdrop.services.redis.flushall()
-    assert not rowdrop.state.commit_sweep("one", None, (None, None), "run", {"at": 1})
+    assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
     watch.tick()
     assert counts(rowdrop) == {"redis_emptied": 1}
 
@@ -172,11 +174,11 @@ def test_watchdog_detects_manually_changed_files(rowdrop: RowdropHarness, watch:
 def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
     token = new_token()
-    begun = rowdrop.state.acquire_writer(token)
+    begun = rowdrop.state.publish_queue.acquire_writer(token)
     assert begun is not None
     rowdrop.services.redis.set(WRITER_LEASE, "another")
     with pytest.raises(LeaseLost):
-        rowdrop.state.commit_publish(token, "e", "r", 0, begun.pending, time.time())
+        rowdrop.state.publish_queue.commit_publish(token, "e", "r", 0, begun.pending, time.time())
     watch.tick()
     assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"publisher_replaced": 1}, 1)
 
@@ -229,7 +231,7 @@ def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
     site.redis.kill()
     site.put("u.csv")
     site.redis.start()
-    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.state._redis.hget(LAST_SWEEP, "metrics")
+    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.redis.hget(LAST_SWEEP, "metrics")
     wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
     assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
@@ -309,7 +311,7 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
     for _ in range(STALLED_QUEUE_TICKS + 2):
         watch.look_for_evidence()
         wiring.redis.rpush(SAFE_EVENTS, b"1")
-        rowdrop.state.mark_and_pop(SAFE_EVENTS, [], time.time())
+        rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
         wiring.redis.hincrby(COUNTERS, "safe_events", 1)
     assert counts(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
@@ -318,17 +320,19 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
 
 
 def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
-    from worker.state.backlog import DecodedEntry
+    from worker.state.event_inbox import DecodedEntry
 
     for source in (FAST_EVENTS, SAFE_EVENTS):
         rowdrop.services.redis.rpush(source, b"1", b"2")
-        rowdrop.state.mark_and_pop(source, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", (), "why")], time.time())
-    assert rowdrop.state.counter_value("safe_events") == 2
+        rowdrop.state.inbox.mark_and_pop(
+            source, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", (), "why")], time.time()
+        )
+    assert rowdrop.state.status.counter_value("safe_events") == 2
 
 
 def test_loss_signals_log_contains_no_user_data(rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rowdrop.put_files("u", make_csv("Secretname"))
     rowdrop.run_sweep()
-    rowdrop.state.add("files_changed")
+    rowdrop.state.loss_signals.add("files_changed")
     assert "Secretname" not in caplog.text

@@ -37,7 +37,7 @@ from worker.commands import sample
 from worker.commands.init import Initializer
 from worker.commands.provisioning.server_users import REDIS_RULES
 from worker.listener import Listener
-from worker.state.backlog import CHUNK_SIZE
+from worker.state.scripts import CHUNK_SIZE
 
 pytestmark = pytest.mark.minio_events
 
@@ -142,7 +142,7 @@ def test_init_warns_when_forged_upload_is_accepted(rowdrop: RowdropHarness, caps
 def test_listener_marks_user_of_any_name(rowdrop: RowdropHarness, listener: Listener, user: str) -> None:
     rowdrop.put_files(user)
     assert listener.run_once(5) == 1
-    assert rowdrop.state.dirty_users() == {user}
+    assert rowdrop.state.users.dirty_users() == {user}
     assert messages(rowdrop) == 1
 
 
@@ -162,7 +162,7 @@ def test_listener_marks_user_of_durable_event(rowdrop: RowdropHarness, listener:
         assert time.monotonic() < deadline
     rowdrop.services.redis.delete(FAST_EVENTS)
     listener.run_once(0.1)
-    assert rowdrop.state.dirty_users() == {"u"}
+    assert rowdrop.state.users.dirty_users() == {"u"}
 
 
 def test_listener_marks_user_for_deletion_and_image(rowdrop: RowdropHarness, listener: Listener) -> None:
@@ -181,7 +181,7 @@ def test_listener_sends_one_message_for_csv_and_image(rowdrop: RowdropHarness, l
     while rowdrop.services.redis.llen(FAST_EVENTS):
         listener.run_once(0.1)
     assert messages(rowdrop) <= 2
-    assert len(rowdrop.state.dirty_users()) == 20
+    assert len(rowdrop.state.users.dirty_users()) == 20
 
 
 POISON = [
@@ -215,7 +215,7 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     while redis.llen(FAST_EVENTS) or redis.llen(SAFE_EVENTS):
         listener.run_once(0.1)
         assert time.monotonic() < deadline
-    assert rowdrop.state.dirty_users() == {"u"}
+    assert rowdrop.state.users.dirty_users() == {"u"}
     letters = [json.loads(letter) for letter in redis.lrange(DEAD_LETTERS, 0, -1)]
     assert len(letters) == len(POISON)  # durable copies add no second dead letter
     now = time.time()
@@ -254,12 +254,12 @@ def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness)
     redis = rowdrop.services.redis
     redis.rpush(FAST_EVENTS, *(b"x" * 900_000 for _ in range(40)))
     redis.rpush(SAFE_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
-    fast, safe = rowdrop.state.peek(CHUNK_SIZE)
+    fast, safe = rowdrop.state.inbox.peek(CHUNK_SIZE)
     assert len(fast) == 19
     assert [len(raw) for raw in safe] == [200] * 4
     assert all(isinstance(raw, TruncatedEntry) for raw in safe)
     redis.lpush(FAST_EVENTS, b"z" * 5_000_000)
-    first = rowdrop.state.wait_for_event(1)
+    first = rowdrop.state.inbox.wait_for_event(1)
     assert isinstance(first, TruncatedEntry)
     assert first == b"z" * 200
 
@@ -270,7 +270,7 @@ def test_listener_records_ignored_key_and_marks_no_user(rowdrop: RowdropHarness,
     redis: Any = rowdrop.services.redis
     assert b"rename" in redis.hget(IGNORED_KEYS, "1.CSV")
     assert int(redis.get(IGNORED_COUNT)) == 1
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
     rowdrop.source.delete("1.CSV")
     listener.run_once(5)
     assert redis.hlen(IGNORED_KEYS) == 0
@@ -282,13 +282,13 @@ def test_listener_ignores_events_of_another_bucket(
     minio_client.put_object(rowdrop.output.bucket, "u.csv", io.BytesIO(b"x"), 1)
     rowdrop.put_files("v")
     listener.run_once(5)
-    assert rowdrop.state.dirty_users() == {"v"}
+    assert rowdrop.state.users.dirty_users() == {"v"}
 
 
 def test_event_inbox_wait_takes_no_event(rowdrop: RowdropHarness, listener: Listener) -> None:
     # A listener that is killed between waiting and marking loses no event.
     rowdrop.put_files("u")
-    assert rowdrop.state.wait_for_event(5) is not None
+    assert rowdrop.state.inbox.wait_for_event(5) is not None
     assert rowdrop.services.redis.llen(FAST_EVENTS) == 1
     assert listener.run_once(5) == 1
 

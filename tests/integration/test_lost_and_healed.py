@@ -21,7 +21,7 @@ from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.jobs.sweep import Sweep
 from worker.listener import Listener
-from worker.state.backlog import MAX_SILENT_DRIFT
+from worker.state.user_states import MAX_SILENT_DRIFT
 from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
 
 
@@ -39,7 +39,7 @@ def counted(rowdrop: RowdropHarness) -> int:
 
 
 def unexplained(rowdrop: RowdropHarness) -> set[str]:
-    return {user.decode() for user in rowdrop.state._redis.hkeys(SILENT_DRIFT)}
+    return {user.decode() for user in rowdrop.redis.hkeys(SILENT_DRIFT)}
 
 
 def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarness) -> None:
@@ -54,7 +54,7 @@ def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarnes
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
     assert counted(rowdrop) == 5
-    assert rowdrop.state.counter_value("silent_repairs") == 5
+    assert rowdrop.state.status.counter_value("silent_repairs") == 5
     assert counted(rowdrop) == 0
     assert unexplained(rowdrop) == set()
 
@@ -237,7 +237,7 @@ def test_silent_repairs_exclude_drops_during_sweep(rowdrop: RowdropHarness, list
 
     def hear_all() -> bool:
         listener.run_once(0.1)
-        return int(rowdrop.state._redis.zcard(DIRTY_SINCE["event"])) > len(users)
+        return int(rowdrop.redis.zcard(DIRTY_SINCE["event"])) > len(users)
 
     def drop_all() -> None:
         list(rowdrop.services.read_pool.map(rowdrop.put_files, users))

@@ -23,8 +23,8 @@ from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.refresher import Refresher
-from worker.state.backlog import new_token
 from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
+from worker.state.scripts import new_token
 from worker.watchdog.watchdog import BROKEN_READ_TICKS, Watchdog
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
 
 @pytest.fixture
 def attempts(rowdrop: RowdropHarness) -> ReadAttempts:
-    return ReadAttempts(rowdrop.services.redis)
+    return rowdrop.state.attempts
 
 
 def look_until(condition: Callable[[], object], rowdrop: RowdropHarness, watchdog: Watchdog, *workers: Worker) -> None:
@@ -129,7 +129,7 @@ def test_isolated_reads_quarantine_poison_file_and_publish_others(
     worker = start_worker()
     neighbours = [f"u{number}" for number in range(20)]
     drop_and_send(rowdrop, make_csv(poison), neighbours)
-    look_until(lambda: rowdrop.state.dirty_users() <= {"poison"}, rowdrop, watchdog, worker)
+    look_until(lambda: rowdrop.state.users.dirty_users() <= {"poison"}, rowdrop, watchdog, worker)
     assert {user: row.first_name for user, row in rowdrop.read_rows().items()} == {
         "poison": "Good",
         **dict.fromkeys(neighbours, "Ivan"),
@@ -140,20 +140,20 @@ def test_isolated_reads_quarantine_poison_file_and_publish_others(
     assert (reject.key, reject.etag) == ("poison.csv", rowdrop.source.get_etag("poison.csv"))
     held = rowdrop.read_rows()["poison"]  # a held row, as with any other reject
     assert (held.first_name, held.img_path) == ("Good", f"{rowdrop.source.bucket}/poison.png")
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
     assert attempts.isolated_ids() == {"poison"}
     if poison == "HANG":
         assert "in parse_or_crash" in worker.log.read_text()  # faulthandler logs where it hung
 
     rowdrop.source.delete("poison.png")  # a mark without a new CSV version costs no worker
     rowdrop.mark_users("poison")
-    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert rowdrop.read_rows()["poison"].img_path == ""
     assert len(worker.ends) == 1 + MAX_READ_ATTEMPTS
 
     rowdrop.put_files("poison", make_csv("Fixed"))
     rowdrop.mark_users("poison")
-    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert rowdrop.read_rows()["poison"].first_name == "Fixed"
     assert rowdrop.read_rejects() == {}
     assert attempts.isolated_ids() == set()
@@ -181,10 +181,10 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     rowdrop.services.tasks.sweep("test")
     worker = start_worker(BULK_QUEUE, "prefork")
     look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
-    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert set(rowdrop.read_rows()) == set(users)
     assert worker.ends == []  # only children of the prefork pool died
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 
 def test_sweep_grants_quarantined_file_one_attempt(
@@ -198,7 +198,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
     rowdrop.services.redis.delete(BULK_QUEUE)
     died = len(worker.ends)
     rowdrop.mark_users("poison")  # an event, so that the worker on the events queue reads it
-    look_until(lambda: not rowdrop.state.dirty_users(), rowdrop, watchdog, worker)
+    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert len(worker.ends) == died + 1
     assert is_quarantined(rowdrop, "poison")
     # A reader that survives the same file ends its quarantine.
@@ -212,7 +212,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
 # -- single parts ----------------------------------------------------------------------------------
 def leave_attempt(rowdrop: RowdropHarness, user: str) -> None:
     """Leave an attempt as a killed worker does, and end it as the watchdog does."""
-    attempts, attempt = ReadAttempts(rowdrop.services.redis), new_token()
+    attempts, attempt = rowdrop.state.attempts, new_token()
     assert attempts.begin_attempt(user, attempt, rowdrop.source.get_etag(make_csv_key(user)) or "") == "read"
     attempts.expire_attempt(user, attempt)
 
@@ -220,8 +220,8 @@ def leave_attempt(rowdrop: RowdropHarness, user: str) -> None:
 def set_apart(rowdrop: RowdropHarness, *users: str) -> None:
     """Leave a read as a killed worker does, and isolate its users as the watchdog does."""
     rowdrop.mark_users(*users)
-    rowdrop.state.begin_read(users, "a-reading")
-    assert ReadAttempts(rowdrop.services.redis).isolate("a-reading", users) == list(users)
+    rowdrop.state.users.begin_read(users, "a-reading")
+    assert rowdrop.state.attempts.isolate("a-reading", users) == list(users)
 
 
 def test_refresher_records_read_until_it_ends(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
@@ -300,14 +300,14 @@ def test_read_attempts_allow_one_attempt_at_a_time(rowdrop: RowdropHarness, atte
     assert attempts.begin_attempt("u", "aa", "etag") == "read"
     assert attempts.begin_attempt("u", "bb", "etag") == "busy"
     rowdrop.services.refresher.refresh_isolated("u")
-    assert rowdrop.state.count_pending() == 0
+    assert rowdrop.state.publish_queue.count_pending() == 0
 
 
 def test_broken_reads_isolate_users_after_some_ticks(
     rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts
 ) -> None:
     rowdrop.mark_users("u", "v")
-    rowdrop.state.begin_read(["u", "v", "clean"], "a-reading")
+    rowdrop.state.users.begin_read(["u", "v", "clean"], "a-reading")
     rowdrop.services.redis.delete(EVENTS_QUEUE)
     for _ in range(BROKEN_READ_TICKS - 1):
         watchdog.isolate_broken_reads()
@@ -319,7 +319,7 @@ def test_broken_reads_isolate_users_after_some_ticks(
 
 def messages(rowdrop: RowdropHarness) -> list[object]:
     """Return the arguments of the messages on the events queue, and empty it."""
-    queue = rowdrop.state._redis
+    queue = rowdrop.redis
     found = [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in queue.lrange(EVENTS_QUEUE, 0, -1)]
     queue.delete(EVENTS_QUEUE)
     return found
@@ -327,7 +327,7 @@ def messages(rowdrop: RowdropHarness) -> list[object]:
 
 def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.mark_users("u", "v")
-    rowdrop.state.begin_read(["u"], "a-reading")
+    rowdrop.state.users.begin_read(["u"], "a-reading")
     for _ in range(2):
         watchdog.isolate_broken_reads()
     watchdog.enqueue_overdue(time.time() + 60)
@@ -340,12 +340,12 @@ def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, w
 
 
 def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -> None:
-    from worker.state.backlog import DecodedEntry
+    from worker.state.event_inbox import DecodedEntry
 
     set_apart(rowdrop, "u")
     rowdrop.services.redis.rpush(FAST_EVENTS, b"1")
-    assert rowdrop.state.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
-    assert rowdrop.state.dirty_users() == {"u", "v"}
+    assert rowdrop.state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
+    assert rowdrop.state.users.dirty_users() == {"u", "v"}
 
 
 def test_read_attempts_end_after_successful_read(
@@ -422,4 +422,4 @@ def test_refresher_keeps_user_dirty_without_memory(rowdrop: RowdropHarness) -> N
         refresher(rowdrop, starving).refresh([*"abc"])
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["a", "c"]
-    assert rowdrop.state.dirty_users() == {"b"}
+    assert rowdrop.state.users.dirty_users() == {"b"}

@@ -11,7 +11,7 @@ from shared.redis_keys import VERIFIED_PREFIX
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.publisher import PublisherLoop
 from worker.reading.refresher import run_in_order
-from worker.state.backlog import LeaseLost
+from worker.state.publish_queue import LeaseLost
 
 
 def img(rowdrop: RowdropHarness, key: str) -> str:
@@ -166,7 +166,7 @@ def test_refresher_supports_longest_file_name(rowdrop: RowdropHarness, letters: 
 def test_refresher_treats_impossible_name_as_user_without_files(rowdrop: RowdropHarness) -> None:
     for user in ("x" * 300, "é" * 200, "x" * 1000):
         rowdrop.process_users(user)
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
 
 
 def test_refresher_accepts_csv_up_to_size_limit(rowdrop: RowdropHarness) -> None:
@@ -187,7 +187,7 @@ def test_publisher_writes_formula_like_names_unchanged(rowdrop: RowdropHarness, 
 def test_refresher_skips_user_that_is_not_dirty(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
     rowdrop.services.refresher.refresh(["u"])
-    assert rowdrop.state.count_pending() == 0
+    assert rowdrop.state.publish_queue.count_pending() == 0
 
 
 def test_refresher_removes_no_row_when_bucket_is_missing(rowdrop: RowdropHarness) -> None:
@@ -204,7 +204,7 @@ def test_refresher_removes_no_row_when_bucket_is_missing(rowdrop: RowdropHarness
         rowdrop.services.sweep.run("test")
     rowdrop.publish_pending()
     assert rowdrop.read_output() == body
-    assert rowdrop.state.dirty_users() == {"u"}
+    assert rowdrop.state.users.dirty_users() == {"u"}
 
 
 # -- the publisher ---------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_publisher_does_not_rewrite_unchanged_output(rowdrop: RowdropHarness) ->
         time.sleep(0.05)
     rowdrop.process_users("u")
     assert rowdrop.output.get_last_modified(OUTPUT_KEY) == written
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
 
 
 def test_publisher_rereads_pending_results_after_refused_write(rowdrop: RowdropHarness) -> None:
@@ -250,7 +250,7 @@ def test_publisher_restores_deleted_output_from_manifest(rowdrop: RowdropHarness
     rowdrop.publisher = rowdrop.create_publisher()
     rowdrop.process_users("a")
     assert rowdrop.read_output() == body
-    assert rowdrop.state.trust_state() is None
+    assert rowdrop.state.loss_signals.trust_state() is None
 
 
 def test_sweep_repairs_manually_edited_output(rowdrop: RowdropHarness) -> None:
@@ -264,7 +264,7 @@ def test_sweep_repairs_manually_edited_output(rowdrop: RowdropHarness) -> None:
     rowdrop.output.put(OUTPUT_KEY, body.splitlines(keepends=True)[0] + edited + b"garbage\n")
     rowdrop.publisher = rowdrop.create_publisher()
     rowdrop.process_users("a")
-    assert rowdrop.state.trust_state() is None
+    assert rowdrop.state.loss_signals.trust_state() is None
     rowdrop.run_sweep()
     assert rowdrop.read_output() == body
     assert rowdrop.find_differences() == []
@@ -292,7 +292,7 @@ def test_sweep_restores_deleted_file_without_rows(rowdrop: RowdropHarness, key: 
     rowdrop.run_sweep()
     assert rowdrop.output.get_etag(key) == written
     rowdrop.run_sweep()
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 
 def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness) -> None:
@@ -303,7 +303,7 @@ def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness)
     rowdrop.read_users("u")
     rowdrop.publish_pending()
     assert list(rowdrop.read_rejects()) == ["u"]
-    assert rowdrop.state.dirty_users() == set()
+    assert rowdrop.state.users.dirty_users() == set()
 
 
 def test_publisher_retries_after_failed_write(rowdrop: RowdropHarness) -> None:
@@ -313,7 +313,7 @@ def test_publisher_retries_after_failed_write(rowdrop: RowdropHarness) -> None:
     client.remove_bucket(bucket)
     with pytest.raises(StoreUnavailable):
         rowdrop.publisher.publish()
-    assert rowdrop.state.dirty_users() == {"u"}
+    assert rowdrop.state.users.dirty_users() == {"u"}
     client.make_bucket(bucket)
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["u"]
@@ -339,9 +339,9 @@ def test_publisher_replaced_before_reading_files_writes_nothing(rowdrop: Rowdrop
     # If-Match would accept its write.
     rowdrop.put_files("u", make_csv("Old"))
     rowdrop.read_users("u")
-    begun = rowdrop.state.acquire_writer("one")
+    begun = rowdrop.state.publish_queue.acquire_writer("one")
     assert begun is not None
-    rowdrop.state.release_writer("one", signal_loss=False)
+    rowdrop.state.publish_queue.release_writer("one", signal_loss=False)
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.process_users("u")
     body = rowdrop.read_output()

@@ -50,8 +50,8 @@ def test_sweep_finds_changes_without_events(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("new")
     assert rowdrop.run_sweep() == 6
     assert rowdrop.find_differences() == []
-    assert rowdrop.state.dirty_users() == set()
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.users.dirty_users() == set()
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 
 def test_sweep_of_consistent_state_marks_no_user(rowdrop: RowdropHarness) -> None:
@@ -124,17 +124,17 @@ def test_sweep_commit_fails_after_new_loss_signal(rowdrop: RowdropHarness) -> No
     """A loss signal during a sweep makes its commit fail, so that another sweep follows."""
     published(rowdrop, "a")
     rowdrop.run_sweep()
-    rowdrop.state.begin_sweep("slow")
-    rowdrop.state.add("test")
-    assert not rowdrop.state.commit_sweep("slow", None, (None, None), "run", {"at": 0})
-    assert rowdrop.state.trust_state() is None
+    rowdrop.state.loss_signals.begin_sweep("slow")
+    rowdrop.state.loss_signals.add("test")
+    assert not rowdrop.state.loss_signals.commit_sweep("slow", None, (None, None), "run", {"at": 0})
+    assert rowdrop.state.loss_signals.trust_state() is None
 
 
 def test_sweep_counts_and_lists_ignored_keys(rowdrop: RowdropHarness) -> None:
     for key in ("1.CSV", "notes.txt", "folder/2.csv"):
         rowdrop.source.put(key, b"x")
     rowdrop.run_sweep()
-    redis = rowdrop.state._redis
+    redis = rowdrop.redis
     assert int(redis.get(IGNORED_COUNT)) == 3
     assert b"rename" in redis.hget(IGNORED_KEYS, "1.CSV")
 
@@ -229,7 +229,7 @@ def test_rebuild_that_fails_reports_reason_and_allows_next(rowdrop: RowdropHarne
 # -- the watchdog ----------------------------------------------------------------------------------
 def messages(rowdrop: RowdropHarness, queue: str) -> int:
     """Return the length of a queue."""
-    return int(rowdrop.state._redis.llen(queue))
+    return int(rowdrop.redis.llen(queue))
 
 
 def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
@@ -246,7 +246,7 @@ def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, 
 def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.put_files("u")
     rowdrop.read_users("u")
-    rowdrop.state._redis.delete(WAKE_LIVE)
+    rowdrop.redis.delete(WAKE_LIVE)
     watchdog.tick()
     assert messages(rowdrop, WAKE_LIVE) == 1
 
@@ -254,7 +254,7 @@ def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchd
 def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.put_files("u")
     rowdrop.services.sweep.run("test")
-    rowdrop.state._redis.delete(BULK_QUEUE)
+    rowdrop.redis.delete(BULK_QUEUE)
     watchdog.push_bulk(time.time())
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -265,9 +265,9 @@ def test_published_files_check_detects_deleted_file(rowdrop: RowdropHarness, wat
     rowdrop.run_sweep()
     rowdrop.output.delete(key)
     watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() is not None  # one tick may see a write in progress
+    assert rowdrop.state.loss_signals.trust_state() is not None  # one tick may see a write in progress
     watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() is None
+    assert rowdrop.state.loss_signals.trust_state() is None
 
 
 def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
@@ -275,14 +275,14 @@ def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness
     rowdrop.run_sweep()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.state._redis.flushall()
+    rowdrop.redis.flushall()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
 def test_watchdog_requests_sweep_after_redis_restart(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     rowdrop.run_sweep()
-    rowdrop.state._redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
+    rowdrop.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -291,7 +291,7 @@ def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHar
     rowdrop.run_sweep()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.state._redis.hset(LAST_SWEEP, "metrics", '[["minio_node_process_starttime_seconds", "", 1.0]]')
+    rowdrop.redis.hset(LAST_SWEEP, "metrics", '[["minio_node_process_starttime_seconds", "", 1.0]]')
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -312,7 +312,7 @@ def test_sweep_schedule_requests_sweep_every_five_minutes_without_events(
     now = time.time()
     watchdog.sweep_if_due(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 0
-    rowdrop.state.set_events_available(available=False)
+    rowdrop.state.inbox.set_events_available(available=False)
     watchdog.sweep_if_due(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -322,13 +322,13 @@ def test_watchdog_and_sweep_do_not_repeat_forever(rowdrop: RowdropHarness, watch
     # The record of the published ETags is lost, and nothing is pending. The sweep records the ETags
     # that it compared as verified.
     rowdrop.run_sweep()
-    rowdrop.state._redis.delete(LAST_PUBLISH)
+    rowdrop.redis.delete(LAST_PUBLISH)
     for _ in range(3):
         watchdog.tick()
     rowdrop.run_sweep()
     for _ in range(3):
         watchdog.look_for_evidence()
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 
 # -- bulk work -------------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def test_sweep_limits_queued_pages(rowdrop: RowdropHarness) -> None:
     for number in range(30):
         rowdrop.put_files(f"u{number}")
     rowdrop.services.sweep.run("test")
-    assert 0 < rowdrop.state.count_pages() <= 4
+    assert 0 < rowdrop.state.work_queues.count_pages() <= 4
     rowdrop.run_bulk_work()
     assert len(rowdrop.read_rows()) == 30
 
@@ -386,7 +386,7 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
     client.remove_bucket(rowdrop.source.bucket)
     with pytest.raises(StoreUnavailable):
         rowdrop.services.bulk_reads.read_next_page()
-    assert rowdrop.state.count_pages() == 1
+    assert rowdrop.state.work_queues.count_pages() == 1
     assert list(rowdrop.read_rows()) == ["u"]
 
 

@@ -36,7 +36,6 @@ from worker.bundles.catalog import read_catalog
 from worker.bundles.index import make_index_key
 from worker.publishing.recovering_store import MAX_FAILED_CHECKS
 from worker.source.unreadable import RETRY_PAUSES_S
-from worker.state.read_attempts import ReadAttempts
 from worker.watchdog.silent_repairs import SilentRepairs
 from worker.watchdog.watchdog import Watchdog
 
@@ -51,7 +50,7 @@ def copying(settings: Settings) -> Iterator[RowdropHarness]:
 
 
 def source_failure(rowdrop: RowdropHarness) -> str:
-    return (rowdrop.state._redis.get(SOURCE_FAILURE) or b"").decode()
+    return (rowdrop.redis.get(SOURCE_FAILURE) or b"").decode()
 
 
 def names(rowdrop: RowdropHarness) -> dict[str, str]:
@@ -78,7 +77,7 @@ def test_refresher_rejects_unreadable_csv_of_one_user(rowdrop: RowdropHarness, m
     listed = rowdrop.source.get_list_entry("new.csv")
     assert listed
     assert (rejects["new"].etag, rejects["new"].since) == (listed.etag, listed.last_modified)
-    assert rowdrop.state.count_dirty() == 0
+    assert rowdrop.state.users.count_dirty() == 0
     assert source_failure(rowdrop) == ""
     assert rowdrop.find_differences() == []
 
@@ -93,8 +92,8 @@ def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_un
         assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS_KEY) == before
     SilentRepairs(rowdrop.services.redis, 0).count("test")
-    assert rowdrop.state.counter_value("silent_repairs") == 0
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.status.counter_value("silent_repairs") == 0
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
     task_id, _ = rowdrop.services.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
@@ -167,11 +166,11 @@ def test_refresher_waits_once_for_many_unreadable_files(
 def test_isolated_reads_reject_unreadable_file(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
     make_unreadable(rowdrop.source.bucket, "1.csv")
     rowdrop.mark_users("1")
-    ReadAttempts(rowdrop.services.redis).restore_quarantine({"1": "of another version"})
+    rowdrop.state.attempts.restore_quarantine({"1": "of another version"})
     rowdrop.services.refresher.refresh_isolated("1")
     rowdrop.publish_pending()
     assert rowdrop.read_rejects()["1"].reason.startswith(ENCRYPTED)
-    assert ReadAttempts(rowdrop.services.redis).isolated_ids() == set()
+    assert rowdrop.state.attempts.isolated_ids() == set()
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def test_image_copies_skip_unreadable_image(
     copying.publisher.write_manifest()
     copying.run_sweep()
     SilentRepairs(copying.services.redis, 0).count("test")
-    assert copying.state.counter_value("silent_repairs") == 0
+    assert copying.state.status.counter_value("silent_repairs") == 0
     copying.source.put("2.png", b"readable")
     copying.process_users("2")
     assert copying.output.get("images/2.png").body == b"readable"
@@ -226,8 +225,8 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
     with pytest.raises(StoreUnavailable) as refused:
         copying.services.refresher.refresh(["1"])
     assert not isinstance(refused.value, ObjectUnreadable)
-    assert copying.state.count_pending() == 0
-    assert copying.state.count_dirty() == 1
+    assert copying.state.publish_queue.count_pending() == 0
+    assert copying.state.users.count_dirty() == 1
 
 
 def test_image_copies_replace_unreadable_copy(copying: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
@@ -251,7 +250,7 @@ def test_unpacker_rejects_unreadable_bundle_and_keeps_previous_version(
     reasons = {reject.key: reject.reason for reject in rowdrop.read_rejects().values()}
     assert all(reason.startswith(ENCRYPTED) for reason in reasons.values())
     assert reasons.keys() == {"u.zip", "new.zip"}
-    assert (rowdrop.state.count_dirty(), rowdrop.find_differences()) == (0, [])
+    assert (rowdrop.state.users.count_dirty(), rowdrop.find_differences()) == (0, [])
     before = rowdrop.output.get(REJECTS_KEY)
     rowdrop.publisher.write_manifest()
     assert rowdrop.run_sweep() == 2
@@ -312,7 +311,7 @@ def test_object_recovery_rewrites_unreadable_published_object(
         rowdrop.services.refresher.refresh(["2"])
     give_up(rowdrop, 1)
     rowdrop.output.check_readable(key)
-    assert "files_changed" in rowdrop.state.unresolved()
+    assert "files_changed" in rowdrop.state.loss_signals.unresolved()
     watchdog.tick()
     assert rowdrop.services.redis.llen(BULK_QUEUE)  # a sweep is enqueued
     rowdrop.run_sweep()
@@ -320,7 +319,7 @@ def test_object_recovery_rewrites_unreadable_published_object(
     assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}
     assert set(rowdrop.read_rejects()) == {"held"}
     assert rowdrop.find_differences() == []
-    assert rowdrop.state.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 
 def test_object_recovery_works_for_publisher_without_table(
@@ -347,7 +346,7 @@ def test_object_recovery_keeps_object_that_became_readable(
         give_up(rowdrop, MAX_FAILED_CHECKS - 1)
         rowdrop.output.put(OUTPUT_KEY, body)
         give_up(rowdrop, 1)
-    assert rowdrop.state.unresolved() == set()
+    assert rowdrop.state.loss_signals.unresolved() == set()
     assert rowdrop.read_output() == body
 
 
@@ -360,7 +359,7 @@ def test_watchdog_continues_with_unreadable_output(
     make_unreadable(rowdrop.output.bucket, OUTPUT_KEY)
     for _ in range(2):
         watchdog.tick()
-    assert rowdrop.state.unresolved() == {"files_changed"}
+    assert rowdrop.state.loss_signals.unresolved() == {"files_changed"}
 
 
 # -- the API ---------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
     services = upgraded.services
     listener = Listener(upgraded.state, services.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
     listener.run_once(0.1)
-    assert upgraded.state.marked_by_event(["waiting"]) == {"waiting"}
+    assert upgraded.state.users.marked_by_event(["waiting"]) == {"waiting"}
     upgraded.run_sweep("start")
     services.refresher.refresh(["waiting"])
     upgraded.publish_pending()
@@ -177,8 +177,8 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
         "inzip": "Zipped",
         "waiting": "Waiting",
     }
-    assert upgraded.state.trust_state() == f"{VERIFIED_PREFIX}{upgraded.state.run_id()}"
-    assert upgraded.state.dirty_users() == set()
+    assert upgraded.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{upgraded.state.loss_signals.run_id()}"
+    assert upgraded.state.users.dirty_users() == set()
 
 
 def test_upgrade_removes_old_keys_and_keeps_counters(
@@ -244,7 +244,7 @@ def test_upgrade_repairs_late_write_of_old_publisher(
     redis.hset("published", "etag", etag)
     for _ in range(2):
         watchdog.tick()
-    assert upgraded.state.unresolved() == {"files_changed"}
+    assert upgraded.state.loss_signals.unresolved() == {"files_changed"}
     upgraded.run_sweep("files_changed")
     assert upgraded.find_differences() == []
     assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
@@ -253,8 +253,8 @@ def test_upgrade_repairs_late_write_of_old_publisher(
 def test_event_inbox_sees_probe_that_previous_listener_processed(rowdrop: RowdropHarness, redis: "Redis") -> None:
     """With compose, `init` of this release runs while the previous listener still processes events."""
     restore(redis, {"probe": CAPTURED["verified"]["probe"]})
-    assert rowdrop.state.has_probe_arrived(".rowdrop-probe-captured")
-    assert not rowdrop.state.has_probe_arrived(".rowdrop-probe-another")
+    assert rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-captured")
+    assert not rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-another")
 
 
 def test_upgrade_leaves_keys_of_other_applications_alone(redis: "Redis") -> None:

@@ -4,7 +4,7 @@ It is one object, so that one conditional write switches versions atomically. A 
 of each write unique. It is written with `If-Match` on every check of a bundle, even if no entry
 changes, so that a concurrent writer that read an older catalog fails.
 
-After each write the catalog version in Redis is renewed (`Backlog.renew`), and only then are
+After each write the catalog version in Redis is renewed (`CatalogVersion.renew`), and only then are
 users marked. A read gets the catalog version together with the version tokens of its users. If the
 version differs from the cached one, the cached catalog is stale and is reloaded.
 """
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from shared.formats.object_names import CATALOG_KEY
 from shared.formats.records import RULES_VERSION
 from shared.object_store import ObjectNotFound, ObjectStore
-from worker.state.backlog import new_token
+from worker.state.scripts import new_token
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from worker.bundles.index import (
     locate_unpacked_image,
     make_index_key,
 )
-from worker.state.backlog import Backlog
+from worker.state.parts import StateParts
 
 MAX_INDEX_CACHE_BYTES = 128 << 20
 """Maximum size of all cached indexes in bytes. The least recently used are evicted above it."""
@@ -46,7 +46,7 @@ class BundleLookup:
     def __init__(
         self,
         output: ObjectStore,
-        states: Backlog,
+        states: StateParts,
         clock: Callable[[], float] = time.time,
         max_cache_bytes: int = MAX_INDEX_CACHE_BYTES,
     ) -> None:
@@ -62,7 +62,7 @@ class BundleLookup:
         With None, the current version in Redis is compared. The version is read before the catalog,
         so the cached catalog is at least as recent as its version.
         """
-        catalog_version = catalog_version or self._states.current()
+        catalog_version = catalog_version or self._states.catalog_version.current()
         if catalog_version != self._loaded_version:
             self.use_catalog(read_catalog(self._output)[0])
             self._loaded_version = catalog_version
@@ -113,7 +113,7 @@ class BundleLookup:
                 self._loaded_version = b""
                 return StaleCatalog(key)
             self._incomplete_keys.add(key)
-            self._states.mark([make_bundle_id(key)], "unpack", self._clock())
+            self._states.users.mark([make_bundle_id(key)], "unpack", self._clock())
         return BundleIncomplete(
             f"unpacked objects of {key} are missing; the bundle is marked and will be unpacked again"
         )

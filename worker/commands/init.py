@@ -85,7 +85,7 @@ class Initializer:
         notifications = NotificationRules(self._minio, source)
         # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
         events_available = notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
-        self._services.state.set_events_available(available=events_available)
+        self._services.state.inbox.set_events_available(available=events_available)
         if not events_available:
             print(format_event_settings(self._settings), flush=True)
         if is_new and self._with_sample:
@@ -150,7 +150,7 @@ class Initializer:
                 self._minio_users.is_root_enabled()
             # A read and not PING: a Redis that still runs with the ACL rules of another release
             # denies it. It is not ready until it is restarted with the rules of this release.
-            self._services.state.events_available()
+            self._services.state.inbox.events_available()
         except (HTTPError, RedisError, S3Error, ServerError) as error:
             return error
         return None
@@ -175,7 +175,7 @@ class Initializer:
         try:
             until = time.monotonic() + self._probe_timeout_s
             while time.monotonic() < until:
-                if self._services.state.has_probe_arrived(key):
+                if self._services.state.inbox.has_probe_arrived(key):
                     return True
                 time.sleep(0.05)
             return False

@@ -13,8 +13,9 @@ from shared.object_store import ObjectStore
 from shared.task_queue import BULK_QUEUE, TaskQueue
 from worker.reading.refresher import Refresher
 from worker.source.listing import Listing
-from worker.state.backlog import Backlog, ListedUser, Page, VersionTokens
-from worker.state.read_attempts import ReadAttempts
+from worker.state.parts import StateParts
+from worker.state.user_states import VersionTokens
+from worker.state.work_queues import ListedUser, Page
 
 MIN_USERS_FOR_LIST = 500
 """From this many users on, one LIST of the whole bucket is cheaper than requests per user."""
@@ -33,12 +34,12 @@ class BulkReads:
         self,
         source: ObjectStore,
         refresher: Refresher,
-        states: Backlog,
+        states: StateParts,
         tasks: TaskQueue,
         max_page_users: int = MAX_PAGE_USERS,
     ) -> None:
         self._source, self._refresher, self._states, self._tasks = source, refresher, states, tasks
-        self._max_page_users, self._attempts = max_page_users, ReadAttempts(states._redis)
+        self._max_page_users, self._attempts = max_page_users, states.attempts
 
     def enqueue(
         self, user_ids: Sequence[str], renew_lease: Callable[[], None], *, list_bucket: bool = False
@@ -62,13 +63,13 @@ class BulkReads:
             user_ids = [user_id for user_id in user_ids if user_id not in isolated]
         found_unmarked: list[str] = []
         if list_bucket or len(user_ids) >= MIN_USERS_FOR_LIST:
-            pages = self.make_listed_pages(self._states.begin_read(user_ids), found_unmarked)
+            pages = self.make_listed_pages(self._states.users.begin_read(user_ids), found_unmarked)
         else:
             pages = (Page(user_ids=chunk) for chunk in self._split_pages(user_ids))
         for page in pages:
             renew_lease()
-            if self._states.count_pages() < MAX_QUEUED_PAGES:
-                self._states.add_page(page)
+            if self._states.work_queues.count_pages() < MAX_QUEUED_PAGES:
+                self._states.work_queues.add_page(page)
                 self._tasks.refresh_page()
             else:
                 # Backpressure: the pages are made faster than they are read, and must not
@@ -81,7 +82,7 @@ class BulkReads:
 
         Raises `StoreUnavailable`; the page is enqueued again.
         """
-        page = self._states.take_page()
+        page = self._states.work_queues.take_page()
         if page is not None:
             self.read_page(page)
         return page is not None
@@ -95,7 +96,7 @@ class BulkReads:
                 self._refresher.refresh(page.user_ids)
         except BaseException:
             # Otherwise the users of the page would wait until they are overdue.
-            self._states.add_page(page)
+            self._states.work_queues.add_page(page)
             raise
 
     def make_listed_pages(

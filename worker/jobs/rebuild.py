@@ -16,8 +16,7 @@ from shared.task_queue import TaskQueue
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.publishing.published_files import read_published_files
-from worker.state.backlog import Backlog
-from worker.state.read_attempts import ReadAttempts
+from worker.state.parts import StateParts
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class Rebuild:
     def __init__(
         self,
         output: ObjectStore,
-        states: Backlog,
+        states: StateParts,
         bulk_reads: BulkReads,
         tasks: TaskQueue,
         rebuilds: Rebuilds,
@@ -37,7 +36,7 @@ class Rebuild:
     ) -> None:
         self._bundle_lookup = bundle_lookup
         self._output, self._states, self._bulk_reads, self._tasks = output, states, bulk_reads, tasks
-        self._rebuilds, self._clock, self._attempts = rebuilds, clock, ReadAttempts(states._redis)
+        self._rebuilds, self._clock, self._attempts = rebuilds, clock, states.attempts
 
     def start(self, task_id: str) -> None:
         """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
@@ -60,7 +59,7 @@ class Rebuild:
         # Redis may have lost the quarantine: without it these files would be read again.
         self._attempts.restore_quarantine(published.find_quarantined())
         users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
-        users |= published.rejects.keys() | self._states.dirty_users() | self._find_bundle_users()
+        users |= published.rejects.keys() | self._states.users.dirty_users() | self._find_bundle_users()
         # Bundles are marked as well, but the total counts only users.
         bundle_count = sum(1 for user_id in users if parse_bundle_id(user_id))
         self._mark_users(users, task_id, len(users) - bundle_count)
@@ -86,7 +85,7 @@ class Rebuild:
 
     def _mark_users(self, users: Collection[str], task_id: str, total: int) -> None:
         """Mark these users and record the total so far."""
-        self._states.mark(sorted(users), "rebuild", self._clock())
+        self._states.users.mark(sorted(users), "rebuild", self._clock())
         self._rebuilds.set_total(task_id, total)
 
     def fail(self, task_id: str, reason: str) -> None:

@@ -38,8 +38,9 @@ from worker.reading.image_copies import ImageCopies
 from worker.source.ignored_keys import MAX_LISTED_IGNORED, IgnoredKeys
 from worker.source.listing import Listing
 from worker.source.metrics import MinioMetrics
-from worker.state.backlog import FIRST_START, Backlog, new_token
-from worker.state.read_attempts import ReadAttempts
+from worker.state.loss_signals import FIRST_START
+from worker.state.parts import StateParts
+from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Sweep:
         self,
         source: ObjectStore,
         output: ObjectStore,
-        states: Backlog,
+        states: StateParts,
         bulk_reads: BulkReads,
         ignored_keys: IgnoredKeys,
         metrics: MinioMetrics,
@@ -62,10 +63,10 @@ class Sweep:
         self._buckets = Buckets(source.bucket, output.bucket)
         self._bundle_lookup = bundle_lookup or BundleLookup(output, states, clock)
         self._image_copies = image_copies or ImageCopies(source, output, all_images=False)
-        self._unpacks = Unpacks(states._redis)
+        self._unpacks = Unpacks(states.client)
         self._source, self._output, self._states, self._bulk_reads = source, output, states, bulk_reads
         self._ignored_keys, self._metrics, self._clock = ignored_keys, metrics, clock
-        self._record, self._attempts = SweepRecord(states._redis), ReadAttempts(states._redis)
+        self._record, self._attempts = SweepRecord(states.client), states.attempts
 
     def run(self, cause: str) -> int:
         """Sweep once and return the number of marked users; -1 if another sweep is running.
@@ -85,15 +86,15 @@ class Sweep:
         # Read before the LIST: what is lost after this point differs at the next comparison.
         metrics, run_id, last_publisher = (
             self._metrics.read(),
-            self._states.run_id(),
-            self._states.last_publish().writer_token,
+            self._states.loss_signals.run_id(),
+            self._states.publish_queue.last_publish().writer_token,
         )
-        cause = ", ".join(sorted(self._states.begin_sweep(sweep_token) - {FIRST_START})) or cause
+        cause = ", ".join(sorted(self._states.loss_signals.begin_sweep(sweep_token) - {FIRST_START})) or cause
         # A user that is published during the LIST is dirty only here.
-        dirty_before = self._states.dirty_users()
+        dirty_before = self._states.users.dirty_users()
         listing, existing_copies = self.list_source(), self._list_copies()
         self.load_catalog()
-        dirty = self._states.dirty_users()
+        dirty = self._states.users.dirty_users()
         desired = build_desired_state(listing, self._bundle_lookup, self._image_copies, self._buckets)
         published = read_published_files(self._output)
         # A user with a reject and no held row needs no image copy: no row could name it.
@@ -108,8 +109,8 @@ class Sweep:
         )
         to_mark = sorted(out_of_sync | dirty | quarantined.keys() | published.find_unreadable())
         # Marked separately, so that `worker.watchdog.silent_repairs` can count silent repairs.
-        self._states.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
-        self._states.mark([user for user in to_mark if user not in silent_drift], "sweep", self._clock())
+        self._states.users.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
+        self._states.users.mark([user for user in to_mark if user not in silent_drift], "sweep", self._clock())
         record = {
             "at": started_at,
             "cause": cause,
@@ -118,7 +119,7 @@ class Sweep:
             "metrics": metrics or "",
         }
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
-        is_verified = self._states.commit_sweep(
+        is_verified = self._states.loss_signals.commit_sweep(
             sweep_token, last_publisher, (published.output_etag, published.rejects_etag), run_id, record
         )
         self._ignored_keys.replace(listing.ignored, listing.ignored_count)
@@ -127,7 +128,7 @@ class Sweep:
         if not published.is_canonical or None in {published.output_etag, published.rejects_etag}:
             # A file is missing or was edited by hand: the publisher must write it, even without a
             # pending result. An empty bucket has an output.csv as well.
-            self._states.wake_publisher()
+            self._states.publish_queue.wake_publisher()
         logger.info(
             "sweep finished (%s) objects=%d marked=%d whole=%s", cause, listing.object_count, len(to_mark), is_verified
         )
@@ -141,9 +142,9 @@ class Sweep:
                 self._record.renew_lease()
                 listing.add_objects(objects)
         except StoreUnavailable as error:
-            self._states.set_source_failure(str(error))
+            self._states.status.set_source_failure(str(error))
             raise
-        self._states.clear_source_failure()
+        self._states.status.clear_source_failure()
         return listing
 
     def _list_copies(self) -> dict[str, ObjectInfo]:
@@ -160,9 +161,9 @@ class Sweep:
         This must happen before the dirty users are read: a bundle is dirty until all users that are
         or were in it are marked.
         """
-        catalog_version = self._states.current()
+        catalog_version = self._states.catalog_version.current()
         catalog, etag = read_catalog(self._output)
-        self._states.renew(etag, catalog_version)
+        self._states.catalog_version.renew(etag, catalog_version)
         self._bundle_lookup.use_catalog(catalog)
 
     def find_out_of_sync_bundles(self, listing: Listing) -> set[str]:

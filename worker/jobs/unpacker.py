@@ -54,7 +54,9 @@ from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
 from worker.reading.refresher import MAX_READ_ROUNDS
 from worker.source.ranged_file import RangedFile
 from worker.source.unreadable import format_unreadable_reason, is_unreadable_reason, retry_unreadable
-from worker.state.backlog import Backlog, VersionTokens, new_token
+from worker.state.parts import StateParts
+from worker.state.scripts import new_token
+from worker.state.user_states import VersionTokens
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class Unpacker:
         self,
         source: ObjectStore,
         output: ObjectStore,
-        states: Backlog,
+        states: StateParts,
         bulk_reads: BulkReads,
         tasks: TaskQueue,
         unpacks: Unpacks,
@@ -108,7 +110,7 @@ class Unpacker:
             self._unpacks.release(lease_token)
         # `version_tokens` omits bundles with a pending result: they need no further attempt.
         waiting_ids = list(
-            self._states.begin_read([make_bundle_id(other) for other in self._unpacks.waiting_bundles()])
+            self._states.users.begin_read([make_bundle_id(other) for other in self._unpacks.waiting_bundles()])
         )
         other_ids = [other for other in waiting_ids if other != make_bundle_id(key)]
         if other_ids:
@@ -118,7 +120,7 @@ class Unpacker:
         """Process the bundle until a result is submitted, at most `MAX_READ_ROUNDS` times."""
         built: CatalogEntry | None = None
         for _ in range(MAX_READ_ROUNDS):
-            version_tokens = self._states.begin_read([make_bundle_id(key)]).get(make_bundle_id(key))
+            version_tokens = self._states.users.begin_read([make_bundle_id(key)]).get(make_bundle_id(key))
             if version_tokens is None:
                 return
             try:
@@ -131,7 +133,7 @@ class Unpacker:
             if owned_tokens is None:
                 continue
             self._settle_members(key, built)
-            if not self._states.submit_results([(owned_tokens, _make_result(key, built))]):
+            if not self._states.users.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
         logger.info(
             "bundle %s or the catalog changed during each attempt; the bundle stays dirty and is enqueued again", key
@@ -153,14 +155,14 @@ class Unpacker:
         `StoreUnavailable` the write may have happened.
         """
         catalog, etag = read_catalog(self._output)
-        if self._states.recorded_etag() not in {None, etag or "-"}:
+        if self._states.catalog_version.recorded_etag() not in {None, etag or "-"}:
             # No process recorded this ETag: the catalog was edited or deleted by hand, or a
             # delayed write landed. Its previous content is lost: only a sweep finds what changed.
-            self._states.add("files_changed")
+            self._states.loss_signals.add("files_changed")
         # Another worker changed the entry since `_process_bundle` read it: retry with the current one.
         if catalog.entries.get(key) != previous:
             raise PreconditionFailed(CATALOG_KEY)
-        owned_tokens = self._states.take_ownership(make_bundle_id(key), version_tokens)
+        owned_tokens = self._states.users.take_ownership(make_bundle_id(key), version_tokens)
         if owned_tokens is None:
             return None
         if entry != previous:
@@ -168,7 +170,9 @@ class Unpacker:
             self._unpacks.add_digests(key, [previous.digest] if previous else [])
         # Renewed after the write and before users are marked: a read of a marked user then loads
         # the new catalog.
-        self._states.renew(self._output.put_if_unchanged(CATALOG_KEY, catalog.with_entry(key, entry).encode(), etag))
+        self._states.catalog_version.renew(
+            self._output.put_if_unchanged(CATALOG_KEY, catalog.with_entry(key, entry).encode(), etag)
+        )
         if entry is None and previous:
             self._unpacks.set_final_state(make_version_digest(key, previous.etag), "removed", self._clock())
         return owned_tokens
@@ -190,7 +194,7 @@ class Unpacker:
         users = sorted(
             {user for digest in {visible_digest, *old_digests} - {""} for user in self._read_user_ids(digest)}
         )
-        self._states.mark(users, "bundle", self._clock())
+        self._states.users.mark(users, "bundle", self._clock())
         if entry and not entry.reason:
             self._unpacks.set_publishing(entry.digest, entry.users, entry.ignored, self._clock())
         self._bulk_reads.enqueue(users, self._unpacks.renew)

@@ -17,7 +17,8 @@ from shared.object_store import (
 )
 from shared.progress.unpacks import Unpacks
 from worker.bundles.catalog import BundleCatalog
-from worker.state.backlog import Backlog, new_token
+from worker.state.parts import StateParts
+from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class RecoveringStore:
     Redis is unavailable.
     """
 
-    def __init__(self, store: ObjectStore, loss_signals: Backlog) -> None:
+    def __init__(self, store: ObjectStore, loss_signals: StateParts) -> None:
         self._store = store
         self._loss_signals = loss_signals
         self._failed_checks = dict[str, int]()
@@ -59,7 +60,7 @@ class RecoveringStore:
         logger.warning("%s cannot be read, check %d of %d: %s", key, failures, MAX_FAILED_CHECKS, error.reason)
         if failures == MAX_FAILED_CHECKS:
             self._lost_keys.add(key)
-            self._loss_signals.add("files_changed")
+            self._loss_signals.loss_signals.add("files_changed")
 
     def get(self, key: str) -> StoredObject:
         """Read one object.
@@ -93,6 +94,6 @@ class RecoveringStore:
         try:
             logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", CATALOG_KEY)
             self._store.put(CATALOG_KEY, BundleCatalog().encode())
-            self._loss_signals.add("files_changed")
+            self._loss_signals.loss_signals.add("files_changed")
         finally:
             unpacks.release(lease_token)

@@ -37,8 +37,10 @@ from worker.bundles.lookup import BundleLookup, StaleCatalog
 from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
 from worker.reading.image_copies import ImageCopies, ImageRef
 from worker.source.unreadable import RETRY_PAUSES_S, format_unreadable_reason
-from worker.state.backlog import Backlog, ListedUser, ReadBatch, VersionTokens, new_token
-from worker.state.read_attempts import ReadAttempts
+from worker.state.parts import StateParts
+from worker.state.scripts import new_token
+from worker.state.user_states import ReadBatch, VersionTokens
+from worker.state.work_queues import ListedUser
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Refresher:
     def __init__(
         self,
         source: ObjectStore,
-        states: Backlog,
+        states: StateParts,
         pool: Executor,
         max_parallel: int,
         deadline: AbstractContextManager[None] | None = None,
@@ -99,7 +101,7 @@ class Refresher:
         self._source, self._states, self._pool, self._max_parallel = source, states, pool, max_parallel
         self._bundle_lookup, self._image_copies = bundle_lookup, image_copies
         self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
-        self._attempts = ReadAttempts(states._redis)
+        self._attempts = states.attempts
         self._has_failed = False
         self._unrefunded = list[tuple[str, str]]()
 
@@ -156,7 +158,7 @@ class Refresher:
         that attempt is refunded.
         """
         self._refund_attempts()
-        if not self._states.begin_read([user_id]):
+        if not self._states.users.begin_read([user_id]):
             return
         version = self._find_csv_version(lambda: self.find_version(make_csv_key(user_id)))
         etag = version[0] if version else None
@@ -195,7 +197,7 @@ class Refresher:
 
     def quarantine_csv(self, user_id: str, etag: str) -> None:
         """Submit a reject for a CSV without attempts left; do not read it."""
-        batch = self._states.begin_read([user_id])
+        batch = self._states.users.begin_read([user_id])
         if not batch:
             return
         version = self._find_csv_version(lambda: self.find_version(make_csv_key(user_id)))
@@ -220,15 +222,16 @@ class Refresher:
         """Take the version tokens (BEGIN READ) and record the read in Redis while the block runs.
 
         A kill or a hang leaves the record behind, for the watchdog. An exception removes it here;
-        without one, the block passes the read token to `Backlog.stage`, which removes it.
+        without one, the block passes the read token to `UserStates.submit_results`, which
+        removes it.
         """
         read_id = new_token()
         with self._deadline:
             try:
-                yield read_id, self._states.begin_read(user_ids, read_id)
+                yield read_id, self._states.users.begin_read(user_ids, read_id)
             except BaseException:
                 with suppress(RedisError):
-                    self._states.end_read(read_id)
+                    self._states.users.end_read(read_id)
                 raise
 
     def _submit_results(
@@ -255,11 +258,11 @@ class Refresher:
         ]
         # Before SUBMIT RESULTS, which removes the record of the read: a kill in between must not lose track
         # of copies that this read may have made.
-        self._states.add_suspects(batch_results.suspect_users)
-        to_reread = self._states.submit_results(submissions, read_id, batch_results.users_with_new_copy)
+        self._states.users.add_suspects(batch_results.suspect_users)
+        to_reread = self._states.users.submit_results(submissions, read_id, batch_results.users_with_new_copy)
         # After SUBMIT RESULTS: from now on the accepted results name these copies.
-        self._states.clear_suspects(existing_copies.keys() - set(to_reread))
-        self._states.increment("results_refused", len(to_reread))
+        self._states.users.clear_suspects(existing_copies.keys() - set(to_reread))
+        self._states.status.increment("results_refused", len(to_reread))
         self.report_read(batch_results.failure)
         return to_reread + batch_results.users_to_reread
 
@@ -267,11 +270,11 @@ class Refresher:
         """Record that the source bucket could not be read, or clear that record after a success."""
         if failure:
             self._has_failed = True
-            self._states.set_source_failure(str(failure))
+            self._states.status.set_source_failure(str(failure))
             raise failure
         if self._has_failed:
             self._has_failed = False
-            self._states.clear_source_failure()
+            self._states.status.clear_source_failure()
 
     # -- reading -----------------------------------------------------------------------------------
     def read_users(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from shared.redis_keys import ACTIVE_READS, DIRTY, ISOLATED_USERS
-from worker.state.backlog import make_script_loader
+from worker.state.scripts import Scripts
 
 MAX_READ_ATTEMPTS = 3
 """Retry budget: isolated reads of one file version that may kill or stall their worker."""
@@ -45,11 +45,10 @@ class ReadAttempts:
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
-    def __init__(self, client: "Redis") -> None:
+    def __init__(self, client: "Redis", scripts: Scripts) -> None:
         self._redis: Any = client
-        load = make_script_loader(client)
-        self._isolate = load("isolate")
-        self._read_attempt = load("read_attempt")
+        self._isolate = scripts["isolate"]
+        self._read_attempt = scripts["read_attempt"]
 
     # -- reads in progress -------------------------------------------------------------------------
     def active_reads(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 
 from shared.redis_keys import COUNTERS, DEAD_LETTERS, MAX_DEAD_LETTERS, PROBE_OF_VERSION_1, SCHEMA_VERSION
-from worker.state.backlog import make_script_loader
+from worker.state.scripts import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def upgrade_schema(client: "Redis") -> bool:
     keys = [SCHEMA_VERSION, COUNTERS, DEAD_LETTERS, _OLD_COUNTERS, _OLD_DEAD_LETTERS, *OLD_KEYS]
     renames = [name for pair in _RENAMED_COUNTERS.items() for name in pair]
     arguments: list[Any] = [CURRENT_VERSION, MAX_DEAD_LETTERS, len(_RENAMED_COUNTERS), *renames, *OLD_KEYS.values()]
-    is_upgraded = bool(make_script_loader(client)("upgrade_schema")(keys, arguments))
+    is_upgraded = bool(Scripts(client)["upgrade_schema"](keys, arguments))
     if is_upgraded:
         logger.info(
             "upgraded Redis: removed the state of version 1, except counters and dead letters; "

@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 
 from shared.redis_keys import COUNTERS, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
-from worker.state.backlog import CHUNK_SIZE, make_script_loader
+from worker.state.scripts import CHUNK_SIZE, Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class SilentRepairs:
     def __init__(self, client: "Redis", max_event_delay_s: int = MAX_EVENT_DELAY_S) -> None:
         self._redis: Any = client
         self._max_event_delay_s = max_event_delay_s
-        self._count_silent_repairs = make_script_loader(client)("count_silent_repairs")
+        self._count_silent_repairs = Scripts(client)["count_silent_repairs"]
 
     def count(self, cause: str) -> int:
         """Count the repaired users that no event explains; return their number.

@@ -25,9 +25,11 @@ from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.source.metrics import MinioMetrics, detect_losses
 from worker.source.notifications import NotificationRules, RuleState
-from worker.state.backlog import CHUNK_SIZE, FIRST_START, Backlog, Page
-from worker.state.read_attempts import ReadAttempts
+from worker.state.loss_signals import FIRST_START
+from worker.state.parts import StateParts
 from worker.state.schema_upgrade import upgrade_schema
+from worker.state.scripts import CHUNK_SIZE
+from worker.state.work_queues import Page
 from worker.watchdog.silent_repairs import SilentRepairs
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class Watchdog:
 
     def __init__(
         self,
-        backlog: Backlog,
+        backlog: StateParts,
         output: ObjectStore,
         tasks: TaskQueue,
         rebuilds: Rebuilds,
@@ -69,8 +71,8 @@ class Watchdog:
         self._notifications = notification_rules
         self._backlog, self._output, self._tasks, self._rebuilds = backlog, output, tasks, rebuilds
         self._figures, self._settings, self._clock = metrics, settings, clock
-        self._sweeps, self._attempts = SweepRecord(backlog._redis), ReadAttempts(backlog._redis)
-        self._healed, self._unpacks = SilentRepairs(backlog._redis), Unpacks(backlog._redis)
+        self._sweeps, self._attempts = SweepRecord(backlog.client), backlog.attempts
+        self._healed, self._unpacks = SilentRepairs(backlog.client), Unpacks(backlog.client)
         self._files_differed = self._had_trust_state = False
         self._ticks_seen: dict[str, int] = {}
         self._queue_before, self._queue_ticks, self.is_queue_stalled = (0, 0), 0, False
@@ -101,7 +103,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Upgrade the keys in Redis if an earlier release has left its own, and request a sweep."""
-        upgrade_schema(self._backlog._redis)
+        upgrade_schema(self._backlog.client)
         self._sweeps.request(self._tasks, "start")
 
     def tick(self) -> None:
@@ -111,14 +113,14 @@ class Watchdog:
         then starts from the first check.
         """
         now = self._clock()
-        self._backlog.start_counting(now)
+        self._backlog.status.start_counting(now)
         self.isolate_broken_reads()
         self.enqueue_isolated()
         self.enqueue_overdue(now)
         self.push_bulk(now)
         # A publisher that died may have taken the wake-up.
-        if self._backlog.count_pending():
-            self._backlog.wake_publisher()
+        if self._backlog.publish_queue.count_pending():
+            self._backlog.publish_queue.wake_publisher()
         self.look_for_evidence()
         self.look_after_notifications()
         self.sweep_if_due(now)
@@ -151,13 +153,13 @@ class Watchdog:
                     len(newly_isolated) - 1,
                 )
             # The worker may have left image copies that are stale by now, or that no row names.
-            self._backlog.add_suspects(user_ids)
+            self._backlog.users.add_suspects(user_ids)
 
     def enqueue_isolated(self) -> None:
         """Enqueue one message per isolated user that is dirty."""
         isolated = self._attempts.isolated_users()
         idle_users = [user_id for user_id, isolated_user in isolated.items() if not isolated_user.attempt_id]
-        unread = list(self._backlog.begin_read(idle_users))
+        unread = list(self._backlog.users.begin_read(idle_users))
         # Isolation ends for users that are clean or were read since, but not for quarantined ones.
         self._attempts.clear_users(
             user for user in idle_users if user not in unread and not isolated[user].is_exhausted
@@ -169,7 +171,7 @@ class Watchdog:
                     self._tasks.refresh_isolated(user_id, queue)
 
     def _split_by_queue(self, user_ids: list[str]) -> dict[str, list[str]]:
-        event_users = self._backlog.marked_by_event(user_ids)
+        event_users = self._backlog.users.marked_by_event(user_ids)
         return {
             EVENTS_QUEUE: [user_id for user_id in user_ids if user_id in event_users],
             BULK_QUEUE: [user_id for user_id in user_ids if user_id not in event_users],
@@ -180,19 +182,19 @@ class Watchdog:
         """Re-enqueue users that are overdue while the queue of their messages is empty."""
         # With messages in the queue, these users may just be waiting for a busy worker.
         if not self.count_messages(EVENTS_QUEUE):
-            overdue = self.exclude_unsafe(self._backlog.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE))
+            overdue = self.exclude_unsafe(self._backlog.users.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE))
             if overdue:
                 logger.info("%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1)
-                self._backlog.increment("users_reenqueued", len(overdue))
+                self._backlog.status.increment("users_reenqueued", len(overdue))
                 self._tasks.refresh(overdue)
-        if not self.count_messages(BULK_QUEUE) and not self._backlog.count_pages():
+        if not self.count_messages(BULK_QUEUE) and not self._backlog.work_queues.count_pages():
             for cause in ("sweep", "rebuild", "bundle"):
-                overdue = self.exclude_unsafe(self._backlog.overdue_users(cause, now - OVERDUE_S, 2 * CHUNK_SIZE))
+                overdue = self.exclude_unsafe(self._backlog.users.overdue_users(cause, now - OVERDUE_S, 2 * CHUNK_SIZE))
                 if overdue:
-                    self._backlog.increment("users_reenqueued", len(overdue))
-                    self._backlog.add_page(Page(user_ids=overdue))
+                    self._backlog.status.increment("users_reenqueued", len(overdue))
+                    self._backlog.work_queues.add_page(Page(user_ids=overdue))
 
-        bundles = self._backlog.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
+        bundles = self._backlog.users.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
         if bundles and not self.count_messages(BULK_QUEUE) and not self._unpacks.is_held():
             self._tasks.unpack(parse_bundle_id(bundles[0]) or "")
 
@@ -211,7 +213,7 @@ class Watchdog:
         """Re-enqueue pages and rebuilds after a lost message, and close finished bulk work."""
         if self.count_messages(BULK_QUEUE):
             return
-        for _ in range(min(MAX_PAGE_MESSAGES, self._backlog.count_pages())):
+        for _ in range(min(MAX_PAGE_MESSAGES, self._backlog.work_queues.count_pages())):
             self._tasks.refresh_page()
         self._rebuilds.finish_if_done(now)
         self._unpacks.finish_published(now)
@@ -223,7 +225,7 @@ class Watchdog:
 
     def count_messages(self, queue: str) -> int:
         """Return the number of messages in a Celery queue."""
-        return int(self._backlog._redis.llen(queue))
+        return self._backlog.work_queues.count_messages(queue)
 
     # -- loss signals ------------------------------------------------------------------------------
     def look_for_evidence(self) -> None:
@@ -232,16 +234,19 @@ class Watchdog:
         # Two ticks in a row, as each publish makes the files differ between PUT and COMMIT
         # PUBLISH.
         if differs and self._files_differed:
-            self._backlog.add("files_changed")
+            self._backlog.loss_signals.add("files_changed")
         self._files_differed = differs
         metrics = self._figures.read()
         if metrics and self._queue_just_stalled():
-            self._backlog.add("safe_queue_stalled")
-        trust_state = self._backlog.trust_state()
+            self._backlog.loss_signals.add("safe_queue_stalled")
+        trust_state = self._backlog.loss_signals.trust_state()
         if trust_state is None:
             self._check_missing_trust_state()
-        elif trust_state.startswith(VERIFIED_PREFIX) and trust_state != f"{VERIFIED_PREFIX}{self._backlog.run_id()}":
-            self._backlog.add("redis_restarted")
+        elif (
+            trust_state.startswith(VERIFIED_PREFIX)
+            and trust_state != f"{VERIFIED_PREFIX}{self._backlog.loss_signals.run_id()}"
+        ):
+            self._backlog.loss_signals.add("redis_restarted")
         # A running sweep has read the metrics before its LIST, and stores them with its COMMIT
         # SWEEP.
         if trust_state is None or trust_state.startswith(VERIFIED_PREFIX):
@@ -251,19 +256,21 @@ class Watchdog:
     def _check_missing_trust_state(self) -> None:
         # All other loss signals record their kind. A trust state that vanished without one means
         # that Redis was emptied.
-        is_explained = self._backlog.unresolved() or self._sweeps.is_running() or self._sweeps.is_requested()
+        is_explained = (
+            self._backlog.loss_signals.unresolved() or self._sweeps.is_running() or self._sweeps.is_requested()
+        )
         if self._had_trust_state and not is_explained:
-            self._backlog.add("redis_emptied")
+            self._backlog.loss_signals.add("redis_emptied")
 
     def _check_metrics(self, metrics: str | None) -> None:
         known = self._sweeps.get_field("metrics")
         for kind in detect_losses(known, metrics) if known and metrics else ():
-            self._backlog.add(kind)
+            self._backlog.loss_signals.add(kind)
 
     def _files_differ(self) -> bool:
-        if self._backlog.is_writer_active():
+        if self._backlog.publish_queue.is_writer_active():
             return False  # the files of a running publish are recorded only by its COMMIT PUBLISH
-        recorded = self._backlog.last_publish()
+        recorded = self._backlog.publish_queue.last_publish()
         try:
             return self._catalog_differs() or (
                 self._output.get_etag(OUTPUT_KEY),
@@ -277,7 +284,7 @@ class Watchdog:
             return True
 
     def _catalog_differs(self) -> bool:
-        recorded = self._backlog.recorded_etag()
+        recorded = self._backlog.catalog_version.recorded_etag()
         return (
             bool(recorded) and not self._unpacks.is_held() and (self._output.get_etag(CATALOG_KEY) or "-") != recorded
         )
@@ -287,7 +294,7 @@ class Watchdog:
 
         It is stalled if it holds durable copies, does not shrink, and none arrives in Redis.
         """
-        waiting, arrived = self._figures.stalled_copies, self._backlog.counter_value("safe_events")
+        waiting, arrived = self._figures.stalled_copies, self._backlog.status.counter_value("safe_events")
         before, arrived_before = self._queue_before
         self._queue_before = waiting, arrived
         if not waiting or waiting < before or arrived != arrived_before:
@@ -296,7 +303,7 @@ class Watchdog:
         is_stalled, was_stalled = self._queue_ticks >= STALLED_QUEUE_TICKS, self.is_queue_stalled
         self.is_queue_stalled = is_stalled
         if is_stalled or was_stalled:
-            self._backlog.set_stalled_copies(waiting if is_stalled else 0)
+            self._backlog.status.set_stalled_copies(waiting if is_stalled else 0)
         return is_stalled and not was_stalled
 
     def look_after_notifications(self) -> None:
@@ -304,13 +311,13 @@ class Watchdog:
 
         Rules go missing if an operator replaces them, or if the bucket is deleted and recreated.
         """
-        if not self._notifications or not self._backlog.events_available():
+        if not self._notifications or not self._backlog.inbox.events_available():
             return
         try:
             if self._notifications.ensure_rules() is RuleState.RESTORED:
                 # After the rules are added, else every tick repeats it where adding them fails. A
                 # process that dies in between is restarted, which requests a sweep as well.
-                self._backlog.add("rules_missing")
+                self._backlog.loss_signals.add("rules_missing")
         except (MinioException, HTTPError) as error:  # no such bucket, or access denied
             logger.debug("cannot check the notification rules; the next tick retries: %s", error)
 
@@ -320,15 +327,15 @@ class Watchdog:
         Celery beat requests the regular sweeps. One counts as overdue after two intervals, or after
         `UNMONITORED_SWEEP_S` if lost events would not be detected otherwise.
         """
-        trust_state = self._backlog.trust_state()
+        trust_state = self._backlog.loss_signals.trust_state()
         last_sweep_at = float(self._sweeps.get_field("at") or 0)
         max_interval_s: float = 2 * self._settings.sweep_interval_s
-        if self.is_queue_stalled or not self._sweeps.get_field("metrics") or not self._backlog.events_available():
+        if self.is_queue_stalled or not self._sweeps.get_field("metrics") or not self._backlog.inbox.events_available():
             max_interval_s = min(UNMONITORED_SWEEP_S, max_interval_s)
         if trust_state is None or trust_state.startswith(VERIFYING_PREFIX):
             if not self._sweeps.is_running():
                 default_cause = "start" if trust_state is None else "the last sweep did not finish"
-                kinds = self._backlog.unresolved() - {FIRST_START}
+                kinds = self._backlog.loss_signals.unresolved() - {FIRST_START}
                 self._sweeps.request(self._tasks, ", ".join(sorted(kinds)) or default_cause)
         elif now - last_sweep_at > max_interval_s:
             self._sweeps.request(self._tasks, "overdue")

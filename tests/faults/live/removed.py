@@ -19,7 +19,8 @@ from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import DIRTY, WRITER_LEASE
 from shared.s3_store import S3ObjectStore
 from worker.publishing.recovering_store import RecoveringStore
-from worker.state.backlog import Backlog, VersionTokens
+from worker.state.publish_queue import PublishQueue
+from worker.state.user_states import UserStates, VersionTokens
 from worker.watchdog.watchdog import Watchdog
 
 REMOVED_FILE = "removed"
@@ -87,15 +88,15 @@ def _remove_reconnecting() -> None:
 
 def _remove_read_marks() -> None:
     def read_all_dirty(_: AnyCallable) -> AnyCallable:
-        def begin_read(backlog: Backlog, users: Sequence[str], read_id: str = "") -> dict[str, VersionTokens]:
-            tokens = backlog._redis.hmget(DIRTY, users) if users else []
+        def begin_read(states: UserStates, users: Sequence[str], read_id: str = "") -> dict[str, VersionTokens]:
+            tokens = states._redis.hmget(DIRTY, users) if users else []
             return {
                 user: VersionTokens(*value.split(b"|", 1)) for user, value in zip(users, tokens, strict=True) if value
             }
 
         return begin_read
 
-    _replace_when_removed(Backlog, "begin_read", read_all_dirty)
+    _replace_when_removed(UserStates, "begin_read", read_all_dirty)
 
 
 def _remove_writer_lease() -> None:
@@ -103,31 +104,31 @@ def _remove_writer_lease() -> None:
         return lambda store, key, body, _expected: store.put(key, body)
 
     def commit_as_any_writer(original: AnyCallable) -> AnyCallable:
-        def commit_publish(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.set(WRITER_LEASE, token)
-            return original(backlog, token, *args)
+        def commit_publish(queue: PublishQueue, token: str, *args: Any) -> Any:  # noqa: ANN401
+            queue._redis.set(WRITER_LEASE, token)
+            return original(queue, token, *args)
 
         return commit_publish
 
     def acquire_at_any_time(original: AnyCallable) -> AnyCallable:
-        def acquire_writer(backlog: Backlog, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.delete(WRITER_LEASE)
-            return original(backlog, *args)
+        def acquire_writer(queue: PublishQueue, *args: Any) -> Any:  # noqa: ANN401
+            queue._redis.delete(WRITER_LEASE)
+            return original(queue, *args)
 
         return acquire_writer
 
     def read_as_any_writer(original: AnyCallable) -> AnyCallable:
-        def read_pending(backlog: Backlog, token: str, *args: Any) -> Any:  # noqa: ANN401
-            backlog._redis.set(WRITER_LEASE, token)
-            return original(backlog, token, *args)
+        def read_pending(queue: PublishQueue, token: str, *args: Any) -> Any:  # noqa: ANN401
+            queue._redis.set(WRITER_LEASE, token)
+            return original(queue, token, *args)
 
         return read_pending
 
     _replace_when_removed(S3ObjectStore, "put_if_unchanged", put_unconditionally)
-    _replace_when_removed(Backlog, "acquire_writer", acquire_at_any_time)
-    _replace_when_removed(Backlog, "read_pending", read_as_any_writer)
-    _replace_when_removed(Backlog, "commit_publish", commit_as_any_writer)
-    _replace_when_removed(Backlog, "renew_writer", _do_nothing)
+    _replace_when_removed(PublishQueue, "acquire_writer", acquire_at_any_time)
+    _replace_when_removed(PublishQueue, "read_pending", read_as_any_writer)
+    _replace_when_removed(PublishQueue, "commit_publish", commit_as_any_writer)
+    _replace_when_removed(PublishQueue, "renew_writer", _do_nothing)
 
 
 def _remove_dead_letters() -> None:

@@ -47,7 +47,7 @@ from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
 from worker.source.notifications import EVENT_TYPES, target_arn
-from worker.state.backlog import Backlog
+from worker.state.parts import build_state
 
 CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that a test can kill or stop at a named point."""
@@ -177,7 +177,7 @@ class LiveRowdrop:
         self.redis: Any = self._stack.enter_context(
             Redis.from_url(self.redis_server.url, socket_timeout=10, retry=Retry(NoBackoff(), 3))
         )
-        self.backlog = Backlog(self.redis)
+        self.backlog = build_state(self.redis)
         self.tasks = TaskQueue(create_celery(self.redis_server.url))
         self._stack.callback(self.tasks.close)
         self.source = open_store(self.settings, self.settings.source_bucket)
@@ -214,7 +214,7 @@ class LiveRowdrop:
                 queue_config_list=[QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))]
             )
             self.minio.set_bucket_notification(self.source.bucket, rules)
-            self.backlog.set_events_available(available=True)
+            self.backlog.inbox.set_events_available(available=True)
 
     def _credentials_of(self, process: str) -> dict[str, str]:
         return {"MINIO_ENDPOINT": self.minio_server.endpoint, **self.credentials.settings_of(process)}
@@ -289,7 +289,11 @@ class LiveRowdrop:
         try:
             lists = sum(self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES))
             left = self.redis.hlen(DIRTY) + self.redis.hlen(ACTIVE_READS) + self.redis.scard(SUSPECT_USERS)
-            return not lists and not left and self.backlog.trust_state() == f"{VERIFIED_PREFIX}{self.backlog.run_id()}"
+            return (
+                not lists
+                and not left
+                and self.backlog.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{self.backlog.loss_signals.run_id()}"
+            )
         except RedisError:
             return False
 

@@ -30,13 +30,18 @@ from shared.progress.unpacks import Unpacks
 from shared.s3_store import S3ObjectStore
 from shared.task_queue import TaskQueue
 from tests.faults.live.removed import prepare_to_remove
-from worker.state.backlog import Backlog
+from worker.state.event_inbox import EventInbox
+from worker.state.loss_signals import LossSignals
+from worker.state.publish_queue import PublishQueue
+from worker.state.user_states import UserStates
+from worker.state.work_queues import WorkQueues
 
 WRAPPED_METHODS: dict[type, tuple[str, ...]] = {
-    Backlog: (
-        "peek", "mark_and_pop", "mark", "begin_read", "submit_results", "acquire_writer", "commit_publish",
-        "wake_publisher", "add_page", "take_page", "begin_sweep", "commit_sweep", "take_ownership",
-    ),
+    EventInbox: ("peek", "mark_and_pop"),
+    UserStates: ("mark", "begin_read", "submit_results", "take_ownership"),
+    PublishQueue: ("acquire_writer", "commit_publish", "wake_publisher"),
+    WorkQueues: ("add_page", "take_page"),
+    LossSignals: ("begin_sweep", "commit_sweep"),
     TaskQueue: ("refresh", "refresh_page", "sweep", "rebuild"),
     Rebuilds: ("start", "mark_enqueued"),
     Unpacks: ("add_digests", "clear_digests"),
@@ -59,7 +64,7 @@ class WrappedProcess:
         for port, methods in WRAPPED_METHODS.items():
             for method in methods:
                 setattr(port, method, self._add_points(method, getattr(port, method)))
-        Backlog.begin_read = self._record_reads(Backlog.begin_read)  # type: ignore[method-assign]
+        UserStates.begin_read = self._record_reads(UserStates.begin_read)  # type: ignore[method-assign]
 
     def _add_points(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -74,8 +79,8 @@ class WrappedProcess:
 
     def _record_reads(self, begin_read: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(begin_read)
-        def begin_and_record_read(backlog: Backlog, *args: Any, **options: Any) -> Any:  # noqa: ANN401
-            tickets = begin_read(backlog, *args, **options)
+        def begin_and_record_read(users: UserStates, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+            tickets = begin_read(users, *args, **options)
             if tickets and len(args) > 1:  # without a read token, no read begins
                 self._append("read", " ".join(tickets))
             return tickets

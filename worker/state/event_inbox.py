@@ -1,0 +1,120 @@
+"""The event inbox: the lists in Redis to which MinIO sends its events."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from shared.formats.events import MAX_ENTRY_BYTES, TruncatedEntry
+from shared.redis_keys import EVENTS_AVAILABLE, FAST_EVENTS, PROBE, PROBE_OF_VERSION_1, SAFE_EVENTS
+from worker.state.scripts import Scripts
+from worker.state.user_states import run_mark
+
+MAX_EXCERPT_BYTES = 200
+"""Bytes of an event that its dead letter keeps."""
+
+
+MAX_PEEK_BYTES = 16 << 20
+"""A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
+
+
+class DecodedEntry(NamedTuple):
+    """One decoded entry of an event list: the users to mark, or why it could not be decoded."""
+
+    raw: bytes
+    user_ids: Sequence[str]
+    decode_error: str | None = None
+
+
+class EventInbox:
+    """The events that no listener has processed, and whether events arrive at all.
+
+    `client` must not decode replies, because event lists may hold any bytes. Every method raises
+    `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis", scripts: Scripts) -> None:
+        self._redis: Any = client
+        self._mark = scripts["mark"]
+        self._peek_text = scripts.get_text("peek")
+
+    def wait_for_event(self, timeout_s: float) -> bytes | None:
+        """Return the first fast event, waiting up to `timeout_s`; None if no event arrives.
+
+        Of an entry above `MAX_ENTRY_BYTES`, the beginning is returned as `TruncatedEntry`.
+        """
+        # BLMOVE onto the same end leaves the entry in the list: a killed listener loses no event.
+        raw: bytes | None = self._redis.blmove(FAST_EVENTS, FAST_EVENTS, timeout_s, "LEFT", "LEFT")
+        return TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
+
+    def measure_lengths(self, event_list: str, message_queue: str) -> tuple[int, int]:
+        """Return the lengths of an event list and of a Celery queue."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            events, messages = pipeline.llen(event_list).llen(message_queue).execute()
+        return events, messages
+
+    def peek(self, max_entries: int) -> tuple[list[bytes], list[bytes]]:
+        """Return the first entries of the fast and of the durable list (PEEK); removes nothing.
+
+        At most `count` entries of each list, and fewer if they are large.
+        """
+        arguments = [max_entries, MAX_ENTRY_BYTES, MAX_EXCERPT_BYTES, MAX_PEEK_BYTES]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for event_list in (FAST_EVENTS, SAFE_EVENTS):  # EVAL, as EVALSHA in a pipeline costs one more round trip
+                pipe.eval(self._peek_text, 1, event_list, *arguments)
+            fast, safe = pipe.execute()
+        return _wrap_truncated(fast), _wrap_truncated(safe)
+
+    def mark_and_pop(self, event_list: str, entries: Sequence[DecodedEntry], now: float) -> list[str]:
+        """Mark the users of these entries of `event_list` and pop the entries, atomically (MARK).
+
+        Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
+        durable copy of a processed fast event marks no user.
+        """
+        arguments: list[Any] = []
+        for entry in entries:
+            dead_letter = "" if entry.decode_error is None else _encode_dead_letter(entry, now)
+            # Both targets send identical bytes: the digest matches durable copies to fast events.
+            digest = hashlib.sha1(entry.raw, usedforsecurity=False).digest()
+            is_truncated = isinstance(entry.raw, TruncatedEntry)
+            # A truncated entry cannot be compared with the head. MARK pops any overlong head then.
+            arguments += ["" if is_truncated else entry.raw, digest, dead_letter]
+            arguments += [-1] if is_truncated else [len(entry.user_ids), *entry.user_ids]
+        origin = "fast" if event_list == FAST_EVENTS else "safe"
+        return run_mark(self._mark, event_list, origin, "event", arguments, now)
+
+    def set_events_available(self, *, available: bool) -> None:
+        """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""
+        if available:
+            self._redis.delete(EVENTS_AVAILABLE)
+        else:
+            self._redis.set(EVENTS_AVAILABLE, "no")
+
+    def events_available(self) -> bool:
+        """Return whether MinIO's events reach this Redis, as `worker.commands.init` recorded it."""
+        return bool(self._redis.get(EVENTS_AVAILABLE) != b"no")
+
+    def has_probe_arrived(self, key: str) -> bool:
+        """Return whether the event of this probe key arrived.
+
+        A listener has processed it, or it is among the last 50 entries of either list.
+        """
+        if key.encode() in self._redis.mget(PROBE, PROBE_OF_VERSION_1):
+            return True
+        entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(SAFE_EVENTS, -50, -1)
+        return any(key.encode() in raw for raw in entries)
+
+    def record_probe(self, key: str) -> None:
+        """Record for 60 seconds that the event of this probe key arrived."""
+        self._redis.set(PROBE, key, ex=60)
+
+
+def _wrap_truncated(entries: Sequence[bytes | list[bytes]]) -> list[bytes]:
+    return [TruncatedEntry(entry[0]) if isinstance(entry, list) else entry for entry in entries]
+
+
+def _encode_dead_letter(entry: DecodedEntry, now: float) -> str:
+    beginning = entry.raw[:MAX_EXCERPT_BYTES].decode(errors="replace")
+    return json.dumps({"reason": entry.decode_error, "since": int(now), "key": None, "raw": beginning})

@@ -1,0 +1,102 @@
+"""Loss signals and the trust state: whether events or writes may have been lost.
+
+A loss signal leads to a sweep. Only a sweep during which no loss signal arrives makes the trust
+state verified.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from redis import Redis
+
+from shared.redis_keys import COUNTERS, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, TRUST_STATE
+from worker.state.scripts import Scripts, decode_optional
+
+logger = logging.getLogger(__name__)
+
+LOSS_SIGNAL_KINDS = {
+    "minio_restarted": "MinIO was restarted",
+    "events_skipped": "MinIO skipped events because its in-memory queue was full",
+    "events_failed": "MinIO failed to send events",
+    "safe_queue_stalled": "MinIO's on-disk queue of durable event copies is stalled",
+    "rules_missing": "MinIO's notification rules for the source bucket were missing",
+    "redis_restarted": "Redis was restarted",
+    "redis_emptied": "Redis was emptied",
+    "files_changed": "output.csv, rejects.csv or bundles.json is not what was last written",
+    "publish_broken_off": "a publish was aborted, and its writes may have happened",
+    "publisher_replaced": "a publisher lost its lease while it wrote",
+}
+"""The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
+
+
+FIRST_START = "first_start"
+"""Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
+
+
+class LossSignals:
+    """The loss signals, the trust state, and the steps of a sweep that change them.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis", scripts: Scripts) -> None:
+        self._redis: Any = client
+        self._add_loss_signal = scripts["add_loss_signal"]
+        self._begin_sweep = scripts["begin_sweep"]
+        self._commit_sweep = scripts["commit_sweep"]
+
+    def run_id(self) -> str:
+        """Return Redis's `run_id`. It changes with each restart, which may lose recent writes."""
+        return str(self._redis.info("server")["run_id"])
+
+    def trust_state(self) -> str | None:
+        """Return the trust state.
+
+        `verified:<run_id>` while there is no known loss, `verifying:<token>` while a sweep runs,
+        None (suspect) after a loss signal.
+        """
+        return decode_optional(self._redis.get(TRUST_STATE))
+
+    def add(self, kind: str) -> None:
+        """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL); `kind` is one of `LOSS_SIGNAL_KINDS`.
+
+        Each kind is logged and counted for the operator once until a sweep begins.
+        """
+        if self._add_loss_signal([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
+            logger.warning(
+                "loss signal %s: %s; a sweep will reconcile all users",
+                kind,
+                LOSS_SIGNAL_KINDS.get(kind, "events or writes may be lost"),
+            )
+
+    def unresolved(self) -> set[str]:
+        """Return the kinds of loss signals that no committed sweep covers."""
+        return {kind.decode() for kind in self._redis.sunion(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)}
+
+    def begin_sweep(self, token: str) -> set[str]:
+        """Set the trust state to verifying, before the sweep's LIST (BEGIN SWEEP).
+
+        A loss signal from now on makes the sweep's commit fail. Returns the kinds of loss signals
+        that the sweep handles, `FIRST_START` included.
+        """
+        kinds = self._begin_sweep([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [token])
+        return {kind.decode() for kind in kinds}
+
+    def commit_sweep(
+        self,
+        sweep_token: str,
+        writer_before: str | None,
+        compared_etags: tuple[str | None, str | None],
+        run_id: str,
+        summary: Mapping[str, Any],
+    ) -> bool:
+        """Set the trust state to verified after a sweep has marked all its users (COMMIT SWEEP).
+
+        `writer_before`: the token of the publisher recorded before the LIST. `compared_etags`: the
+        ETags of the compared output.csv and rejects.csv. `summary`: fields of the last sweep.
+        Returns False if there was a loss signal since the sweep began.
+        """
+        pairs = [item for pair in summary.items() for item in pair]
+        arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]
+        return bool(self._commit_sweep([TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments))

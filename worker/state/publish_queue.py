@@ -1,0 +1,206 @@
+"""The publish queue: pending results, the writer lease and what was published last."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ReadResult
+from shared.redis_keys import (
+    COUNTERS,
+    DIRTY,
+    DIRTY_SINCE,
+    ISOLATED_USERS,
+    LAST_PUBLISH,
+    LOSS_SIGNALS,
+    PENDING_RESULTS,
+    PUBLISH_DONE_CHANNEL,
+    SILENT_DRIFT,
+    TRUST_STATE,
+    WAKE_BULK,
+    WAKE_LIVE,
+    WRITER_LEASE,
+)
+from worker.state.loss_signals import LossSignals
+from worker.state.scripts import CHUNK_SIZE, Scripts, decode_optional, split_into_chunks
+
+WRITER_LEASE_MS = 5000
+"""TTL of the writer lease. Another publisher can take over when it expires."""
+
+
+class PendingResult(NamedTuple):
+    """A pending result. `version_tokens`: "change version|read version", with which it was accepted."""
+
+    version_tokens: bytes
+    result: ReadResult
+
+
+class PublishInput(NamedTuple):
+    """Input of one publish: the ETags recorded as published, and all pending results.
+
+    Without a recorded publish, both ETags are missing (None). If `needs_changes`, some users are isolated
+    or silent drift, and `commit_publish` requires the set of changed users.
+    """
+
+    output_etag: str | None
+    rejects_etag: str | None
+    pending: dict[str, PendingResult]
+    needs_changes: bool = False
+
+
+class LastPublish(NamedTuple):
+    """What the last publisher recorded: its token and both ETags, None if never recorded."""
+
+    writer_token: str | None
+    output_etag: str | None
+    rejects_etag: str | None
+
+
+class LeaseLost(Exception):
+    """The writer lease expired or was taken over: another publisher may be writing."""
+
+
+class PublishQueue:
+    """The results that wait for the publisher, and the lease of the one writer.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis", scripts: Scripts, loss_signals: LossSignals) -> None:
+        self._redis: Any = client
+        self._acquire_writer = scripts["acquire_writer"]
+        self._read_pending = scripts["read_pending"]
+        self._commit_publish = scripts["commit_publish"]
+        self._loss_signals = loss_signals
+
+    def wait_for_wakeup(self, keys: Sequence[str], timeout_s: float) -> bool:
+        """Wait for a wake-up on these lists; return False after `timeout_s` without one."""
+        return self._redis.blpop(list(keys), timeout_s) is not None
+
+    def wake_publisher(self) -> None:
+        """Wake the publisher, whether or not a result is pending."""
+        self._redis.rpush(WAKE_LIVE, "1")
+
+    def acquire_writer(self, writer_token: str) -> PublishInput | None:
+        """Acquire the writer lease and read all pending results (ACQUIRE WRITER, READ PENDING).
+
+        Returns None while another publisher holds the lease. Each further chunk renews the lease;
+        raises `LeaseLost` if another publisher took it.
+        """
+        keys = [WRITER_LEASE, LAST_PUBLISH, PENDING_RESULTS, WAKE_LIVE, WAKE_BULK, SILENT_DRIFT, ISOLATED_USERS]
+        reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
+        if reply is None:
+            return None
+        output_etag, rejects_etag, needs_changes, cursor, entries = reply
+        pending = dict(_parse_pending(entries))
+        if cursor != b"0":
+            pending |= self.read_pending(writer_token, cursor)
+        return PublishInput(decode_optional(output_etag), decode_optional(rejects_etag), pending, bool(needs_changes))
+
+    def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
+        """Read the pending results from `cursor` on; each chunk renews the lease (READ PENDING).
+
+        Raises `LeaseLost`.
+        """
+        pending: dict[str, PendingResult] = {}
+        while True:
+            answer = self._read_pending([WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
+            if answer is None:
+                raise LeaseLost
+            cursor, entries = answer
+            pending.update(_parse_pending(entries))  # HSCAN may return a user twice
+            if cursor == b"0":
+                return pending
+
+    def renew_writer(self, token: str) -> None:
+        """Renew the writer lease. Raises `LeaseLost`."""
+        script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+        if not self._redis.eval(script, 1, WRITER_LEASE, token, WRITER_LEASE_MS):
+            raise LeaseLost
+
+    def commit_publish(
+        self,
+        token: str,
+        output_etag: str,
+        rejects_etag: str,
+        row_count: int,
+        published: Mapping[str, PendingResult],
+        now: float,
+        changed_users: Collection[str] | None = None,
+    ) -> int:
+        """Record what was published and make its users clean (COMMIT PUBLISH).
+
+        `changed_users`: users in the batch with a changed row or reject. Required if ACQUIRE WRITER returned
+        `needs_changes`. Returns the number of results that are still pending, and releases the lease.
+        Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
+        """
+        keys = [
+            WRITER_LEASE,
+            LAST_PUBLISH,
+            PENDING_RESULTS,
+            DIRTY,
+            TRUST_STATE,
+            LOSS_SIGNALS,
+            COUNTERS,
+            SILENT_DRIFT,
+            ISOLATED_USERS,
+        ]
+        chunks = list(split_into_chunks(list(published.items()))) or [[]]  # an empty batch still records the ETags
+        still_pending = 0
+        for number, chunk in enumerate(chunks, 1):
+            arguments: list[Any] = [
+                token,
+                output_etag,
+                rejects_etag,
+                now,
+                row_count,
+                "1" if number == len(chunks) else "0",
+                PUBLISH_DONE_CHANNEL,
+            ]
+            for user, pending in chunk:
+                arguments += [user, pending.version_tokens, _change_kind(user, pending.result, changed_users)]
+            still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
+            if still_pending < 0:
+                raise LeaseLost
+        return still_pending
+
+    def release_writer(self, token: str, *, signal_loss: bool) -> None:
+        """Release the writer lease without recording a publish; `signal_loss` adds a loss signal."""
+        # Compare first: after an expired lease, the key belongs to another publisher.
+        script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+        self._redis.eval(script, 1, WRITER_LEASE, token)
+        if signal_loss:
+            self._loss_signals.add("publish_broken_off")
+
+    def count_pending(self) -> int:
+        """Return the number of users with a pending result."""
+        return int(self._redis.hlen(PENDING_RESULTS))
+
+    def last_publish(self) -> LastPublish:
+        """Return what the last publisher recorded."""
+        return LastPublish(
+            *map(decode_optional, self._redis.hmget(LAST_PUBLISH, "writer_token", "output_etag", "rejects_etag"))
+        )
+
+    def is_writer_active(self) -> bool:
+        """Return whether a publisher holds the writer lease."""
+        return bool(self._redis.exists(WRITER_LEASE))
+
+
+def _change_kind(user_id: str, result: ReadResult, changed_users: Collection[str] | None) -> str:
+    if changed_users is None:
+        return ""
+    if isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON:
+        return "unread"
+    return "changed" if user_id in changed_users else "unchanged"
+
+
+def _parse_pending(entries: Sequence[bytes]) -> Iterator[tuple[str, PendingResult]]:
+    for user, entry in zip(entries[::2], entries[1::2], strict=True):
+        change_version, read_version, encoded_result = entry.split(b"|", 2)
+        yield (
+            user.decode(),
+            PendingResult(
+                change_version + b"|" + read_version, ReadResult.from_json(user.decode(), encoded_result.decode())
+            ),
+        )

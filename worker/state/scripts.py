@@ -1,0 +1,61 @@
+"""The Lua scripts of the pipeline's state, and what all its parts use.
+
+Rowdrop reconciles level-triggered: an event, sweep or rebuild only marks a user dirty. A reader
+then computes the result from the files as they are at that time. Results are accepted by
+compare-and-set of version tokens. Each atomic step is one Lua script in `worker/state/lua/`.
+
+Version tokens are random and are only compared for equality. They need no order, so they stay
+correct when Redis is emptied or restarts from an older snapshot.
+
+The keys are declared in `shared.redis_keys`.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from redis import Redis
+from redis.commands.core import Script
+
+_FOLDER = Path(__file__).parent / "lua"
+CHUNK_SIZE = 500
+"""Users per script call. Redis serves no other client for the few milliseconds of a call."""
+
+
+_Item = TypeVar("_Item")
+
+
+class Scripts:
+    """The Lua scripts of one Redis client, by their file names without `.lua`.
+
+    `edits` maps a name to the text that replaces the file's, for tests that remove a rule.
+    """
+
+    def __init__(self, client: "Redis", edits: Mapping[str, str] | None = None) -> None:
+        self._redis = client
+        self._edits = edits or {}
+
+    def __getitem__(self, name: str) -> Script:
+        """Register the script, which makes no request: its first call loads it."""
+        return self._redis.register_script(self.get_text(name))
+
+    def get_text(self, name: str) -> str:
+        """Return the text of a script."""
+        return self._edits.get(name) or (_FOLDER / f"{name}.lua").read_text()
+
+
+def new_token() -> str:
+    """Return 72 random bits as hex. Unlike a counter, they stay unique when Redis is emptied."""
+    return secrets.token_hex(9)
+
+
+def split_into_chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Yield the items in chunks of at most `CHUNK_SIZE`: a script blocks Redis while it runs."""
+    for start in range(0, len(items), CHUNK_SIZE):
+        yield items[start : start + CHUNK_SIZE]
+
+
+def decode_optional(value: bytes | None) -> str | None:
+    """Return the text, or None if there is no value."""
+    return None if value is None else value.decode()

@@ -1,0 +1,220 @@
+"""Dirty users and their version tokens: mark, read, submit.
+
+A mark makes a user dirty. Each mark renews the user's change version, each accepted result its read
+version.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.commands.core import Script
+
+from shared.formats.events import MAX_ENTRY_BYTES
+from shared.formats.records import ReadResult
+from shared.redis_keys import (
+    ACTIVE_READS,
+    CATALOG_VERSION,
+    COUNTERS,
+    DEAD_LETTERS,
+    DIRTY,
+    DIRTY_SINCE,
+    ISOLATED_USERS,
+    MAX_DEAD_LETTERS,
+    PENDING_RESULTS,
+    SEEN_PREFIX,
+    SILENT_DRIFT,
+    SUSPECT_USERS,
+    WAKE_BULK,
+    WAKE_LIVE,
+)
+from worker.state.scripts import Scripts, new_token, split_into_chunks
+
+SEEN_S = 600
+"""TTL in seconds of the count of fast events that still lack their durable copy."""
+
+
+MAX_SILENT_DRIFT = 100_000
+"""Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
+
+
+class VersionTokens(NamedTuple):
+    """Version tokens of a dirty user, as they were before its files were read.
+
+    `pending` is the pending result that this read will replace, as JSON. Submitting fails if
+    another result was accepted in between.
+    """
+
+    change_version: bytes
+    read_version: bytes
+    pending: bytes = b""
+
+
+class ReadBatch(dict[str, VersionTokens]):
+    """Version tokens of the users to read, and the bundle catalog's version, not read before them.
+
+    `catalog_version` is the catalog version, None if Redis has none. `suspect_users` holds the suspect users among
+    them, which may have stray image copies.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.catalog_version: bytes | None = None
+        self.suspect_users: set[str] = set()
+
+
+class UserStates:
+    """The state of each user: whether it is dirty, and what its readers may submit.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis", scripts: Scripts) -> None:
+        self._redis: Any = client
+        self._mark = scripts["mark"]
+        self._begin_read = scripts["begin_read"]
+        self._submit_results = scripts["submit_results"]
+        self._take_ownership = scripts["take_ownership"]
+        self._add_suspects = scripts["add_suspects"]
+
+    def mark(self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False) -> None:
+        """Mark users without an event, for example for a sweep or a rebuild (MARK).
+
+        `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
+        """
+        origin = "silent_drift" if silent_drift else "named"
+        for chunk in split_into_chunks(user_ids):
+            run_mark(self._mark, "", origin, cause, ["", "", "", len(chunk), *chunk], now)
+
+    def begin_read(self, user_ids: Sequence[str], read_id: str = "") -> ReadBatch:
+        """Return the version tokens of the users to read, before any file is read (BEGIN READ).
+
+        These are the dirty users, except those with a pending result read after their last mark.
+        With a read token in `read_id`, the users are also recorded as being read, until `submit_results` or
+        `end_read` gets that token. The watchdog isolates the users of a record that remains.
+        """
+        batch, encoded_users = ReadBatch(), json.dumps(list(user_ids), ensure_ascii=False) if read_id else ""
+        for chunk in split_into_chunks(user_ids):
+            # Keeps the catalog version of the last chunk. It must not be older than any user's
+            # tokens, as an unpack renews it before it marks the users of the bundle.
+            keys = [DIRTY, PENDING_RESULTS, ACTIVE_READS, CATALOG_VERSION, SUSPECT_USERS]
+            batch.catalog_version, suspects, *replies = self._begin_read(keys, [read_id, encoded_users, *chunk])
+            batch.suspect_users.update(user.decode() for user in suspects)
+            batch |= {
+                user: VersionTokens(*tokens.split(b"|", 2))
+                for user, tokens in zip(chunk, replies, strict=True)
+                if tokens
+            }
+        return batch
+
+    def end_read(self, read_id: str) -> None:
+        """Delete the record of a read that ended without a result."""
+        self._redis.hdel(ACTIVE_READS, read_id)
+
+    def submit_results(
+        self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
+    ) -> list[str]:
+        """Submit results by compare-and-set of the read version, and end this `read_id` (SUBMIT RESULTS).
+
+        `copied_users`: users with an image that this read has copied. Returns the users to read again
+        with new version tokens, because another result was accepted since theirs were read.
+        """
+        refused = []
+        chunks = list(split_into_chunks(results)) or [[]]  # without results, one call still ends the reading
+        for number, chunk in enumerate(chunks, 1):
+            # Only the last chunk deletes the record, which a worker killed before it leaves behind.
+            arguments: list[Any] = [new_token(), read_id if number == len(chunks) else ""]
+            for version_tokens, result in chunk:
+                user_id = result.user_id
+                arguments += [
+                    user_id,
+                    version_tokens.change_version,
+                    version_tokens.read_version,
+                    result.to_json(),
+                    "1" if user_id in copied_users else "",
+                ]
+            keys = [DIRTY, PENDING_RESULTS, DIRTY_SINCE["event"], WAKE_LIVE, WAKE_BULK, ACTIVE_READS, SUSPECT_USERS]
+            replies = self._submit_results(keys, arguments)
+            refused += [
+                result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"refused"
+            ]
+        return refused
+
+    def take_ownership(self, user_id: str, version_tokens: VersionTokens) -> VersionTokens | None:
+        """Take ownership before a write that is not a result, such as bundles.json (TAKE OWNERSHIP).
+
+        The renewed read version is a fencing token: results of other readers are refused. Returns
+        the tokens to submit with, None if another reader submitted or took ownership since these
+        were read.
+        """
+        read_version = new_token()
+        return (
+            version_tokens._replace(read_version=read_version.encode())
+            if self._take_ownership([DIRTY], [user_id, version_tokens.read_version, read_version])
+            else None
+        )
+
+    def add_suspects(self, user_ids: Sequence[str]) -> None:
+        """Mark users as suspect: they may have, or may yet get, stray image copies (ADD SUSPECTS)."""
+        for chunk in split_into_chunks(user_ids):
+            self._add_suspects([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
+
+    def clear_suspects(self, user_ids: Collection[str]) -> None:
+        """Clear suspect users after a submitted result has accounted for all their copies."""
+        if user_ids:
+            self._redis.srem(SUSPECT_USERS, *user_ids)
+
+    def count_dirty(self) -> int:
+        """Return the number of dirty users."""
+        return int(self._redis.hlen(DIRTY))
+
+    def dirty_users(self) -> set[str]:
+        """Return all users that are dirty now."""
+        return {user.decode() for user in self._redis.hkeys(DIRTY)}
+
+    def dirty_tokens(self, user_ids: Sequence[str]) -> dict[str, VersionTokens]:
+        """Return the version tokens of the dirty users among these, whether read since or not."""
+        tokens_by_user = dict[str, VersionTokens]()
+        for chunk in split_into_chunks(user_ids):
+            tokens = zip(chunk, self._redis.hmget(DIRTY, chunk), strict=True)
+            tokens_by_user |= {user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value}
+        return tokens_by_user
+
+    def overdue_users(self, cause: str, before: float, limit: int) -> list[str]:
+        """Return up to `limit` users marked for this cause before `before` and not read since.
+
+        The message that named them may be lost.
+        """
+        users = [
+            user.decode()
+            for user in self._redis.zrange(DIRTY_SINCE[cause], "-inf", before, byscore=True, offset=0, num=limit)
+        ]
+        return list(self.begin_read(users))
+
+    def marked_by_event(self, user_ids: Sequence[str]) -> set[str]:
+        """Return those of the users that are dirty because of an event."""
+        scores = self._redis.zmscore(DIRTY_SINCE["event"], user_ids) if user_ids else []
+        return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
+
+
+def run_mark(script: Script, event_list: str, origin: str, cause: str, arguments: list[Any], now: float) -> list[str]:
+    """Run the script MARK and return the users to read now.
+
+    `arguments` are those of the script per event.
+    """
+    keys = [
+        event_list,
+        DIRTY,
+        DIRTY_SINCE[cause],
+        DEAD_LETTERS,
+        SEEN_PREFIX,
+        SILENT_DRIFT,
+        ISOLATED_USERS,
+        COUNTERS,
+    ]
+    # Bundles are marked in the set of "unpack", for any cause.
+    keys += [DIRTY_SINCE["unpack"], DIRTY_SINCE["event"]]
+    limits = [SEEN_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
+    marked = script(keys, [new_token(), now, origin, *limits, *arguments])
+    return [user.decode() for user in marked]
