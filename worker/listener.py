@@ -32,7 +32,6 @@ from worker.source.ignored_keys import IgnoredKeys
 from worker.state.event_inbox import DecodedEntry
 from worker.state.parts import StateParts
 from worker.state.scripts import CHUNK_SIZE
-from worker.watchdog.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -148,16 +147,7 @@ class Listener:
 def main() -> None:
     """Run the listener and the watchdog on the servers that the environment configures."""
     services = Wiring.from_environment()
-    watchdog = Watchdog(
-        services.backlog_of_its_own(),
-        services.output,
-        services.tasks,
-        services.rebuilds,
-        services.minio_metrics,
-        services.settings,
-        notification_rules=services.notification_rules,
-    )
-    threading.Thread(target=watchdog.run_forever, name="watch", daemon=True).start()
+    threading.Thread(target=services.watchdog.run_forever, name="watch", daemon=True).start()
     services.freeze_gc()
     listener = Listener(
         services.state, services.tasks, services.ignored_keys, services.settings.source_bucket, time.time

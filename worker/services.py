@@ -7,7 +7,7 @@ imported on first use: a process that only listens or reads single drops does no
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from redis.retry import Retry
 from urllib3 import PoolManager, Timeout
 
 from shared import logs
+from shared.progress.job_records import build_records
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.unpacks import Unpacks
@@ -32,6 +33,9 @@ from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.parts import StateParts, build_state
+from worker.state.schema_upgrade import upgrade_schema
+from worker.watchdog.checks import build_checks
+from worker.watchdog.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from worker.jobs.rebuild import Rebuild
@@ -119,9 +123,22 @@ class Wiring:
         """The state of all users in Redis."""
         return build_state(self.redis)
 
-    def backlog_of_its_own(self) -> StateParts:
-        """Return the parts of the state on a connection of their own, for another thread."""
-        return build_state(self.connect_redis())
+    @cached_property
+    def watchdog(self) -> Watchdog:
+        """The watchdog, with a connection of its own, because it runs in another thread."""
+        client = self.connect_redis()
+        records = build_records(client)
+        checks = build_checks(
+            client,
+            build_state(client),
+            records,
+            self.output,
+            self.tasks,
+            self.minio_metrics,
+            self.settings.sweep_interval_s,
+            self.notification_rules,
+        )
+        return Watchdog(checks.list_all(), records.sweeps, self.tasks, partial(upgrade_schema, client))
 
     @cached_property
     def tasks(self) -> TaskQueue:

@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 from redis.commands.core import Script
 
 from shared.object_store import ObjectStore
+from shared.progress.job_records import JobRecords
 from shared.progress.rebuilds import Rebuilds
+from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.settings import Settings
 from tests.fakes import FakeTaskQueue, InlineExecutor
@@ -30,7 +33,9 @@ from worker.reading.refresher import Refresher
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.state.parts import StateParts, build_state
+from worker.state.schema_upgrade import upgrade_schema
 from worker.state.scripts import Scripts
+from worker.watchdog.checks import build_checks
 from worker.watchdog.watchdog import Watchdog
 
 READER_COUNT = 8
@@ -216,7 +221,12 @@ class Components:
 
     def create_watchdog(self) -> Watchdog:
         state, output, minio_metrics = self.watchdog_state, self.watch_output, self.watch_figures
-        return Watchdog(state, output, self.tasks, self.rebuilds, minio_metrics, self.settings, self.clock)
+        sweeps = SweepRecord(self.redis)
+        records = JobRecords(self.rebuilds, self.unpacks, RefreshRequests(self.redis), sweeps)
+        interval_s = self.settings.sweep_interval_s
+        checks = build_checks(self.redis, state, records, output, self.tasks, minio_metrics, interval_s)
+        upgrade = partial(upgrade_schema, self.redis)
+        return Watchdog(checks.list_all(), sweeps, self.tasks, upgrade, self.clock)
 
 
 def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:

@@ -32,7 +32,8 @@ from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from worker.publishing.publisher import Publisher
 from worker.state.scripts import CHUNK_SIZE
-from worker.watchdog.watchdog import OVERDUE_S, Watchdog
+from worker.watchdog.overdue import OVERDUE_S
+from worker.watchdog.watchdog import Watchdog
 
 MAX_STEPS, MAX_WORK_ITEMS, MAX_ROUNDS = 3000, 100, 60
 """Limits that only an endless loop exceeds.

@@ -13,6 +13,7 @@ from shared.settings import Settings
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.integration.stepping import RowdropHarness
+from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.watchdog import Watchdog
 
 
@@ -36,8 +37,13 @@ def rowdrop(settings: Settings) -> Iterator[RowdropHarness]:
 
 
 @pytest.fixture
-def watchdog(rowdrop: RowdropHarness) -> Watchdog:
-    return rowdrop.create_watchdog()
+def checks(rowdrop: RowdropHarness) -> WatchdogChecks:
+    return rowdrop.create_checks()
+
+
+@pytest.fixture
+def watchdog(rowdrop: RowdropHarness, checks: WatchdogChecks) -> Watchdog:
+    return rowdrop.create_watchdog(checks)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from shared.formats.object_names import OUTPUT_KEY
@@ -9,12 +10,20 @@ from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Reject, Row
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore
+from shared.progress.job_records import build_records
+from shared.progress.sweep_record import SweepRecord
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from worker.commands.check import check_buckets
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
 from worker.services import Wiring
+from worker.source.metrics import MinioMetrics
+from worker.source.notifications import NotificationRules
+from worker.state.schema_upgrade import upgrade_schema
+from worker.state.scripts import Scripts
+from worker.watchdog.checks import WatchdogChecks, build_checks
+from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
 from worker.watchdog.watchdog import Watchdog
 
 CSV_HEADER = "first_name,last_name,birthts"
@@ -43,12 +52,27 @@ class RowdropHarness:
         """
         return Publisher(output or self.output, self.state, self.source.bucket, time.time)
 
-    def create_watchdog(self) -> Watchdog:
-        """Return a watchdog that has not run a tick yet."""
+    def create_checks(
+        self, metrics: MinioMetrics | None = None, notification_rules: NotificationRules | None = None
+    ) -> WatchdogChecks:
+        """Return the watchdog's checks, for tests that run one of them."""
         services = self.services
-        return Watchdog(
-            services.state, services.output, services.tasks, services.rebuilds, services.minio_metrics, services.settings
-        )  # fmt: skip
+        return build_checks(
+            services.redis,
+            services.state,
+            build_records(services.redis),
+            services.output,
+            services.tasks,
+            metrics or services.minio_metrics,
+            services.settings.sweep_interval_s,
+            notification_rules,
+        )
+
+    def create_watchdog(self, checks: WatchdogChecks | None = None) -> Watchdog:
+        """Return a watchdog that has not run a tick yet, with these checks or with new ones."""
+        client = self.services.redis
+        checks = checks or self.create_checks()
+        return Watchdog(checks.list_all(), SweepRecord(client), self.services.tasks, partial(upgrade_schema, client))
 
     def put_files(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images into the source bucket, without an event."""
@@ -119,3 +143,9 @@ class RowdropHarness:
 
     def find_differences(self) -> list[str]:
         return check_buckets(self.source, self.output, self.services.settings.copy_images)
+
+
+def create_silent_repairs(rowdrop: RowdropHarness, max_event_delay_s: int = MAX_EVENT_DELAY_S) -> SilentRepairs:
+    """Return the counter of silent repairs, for tests that do not wait for an event."""
+    client = rowdrop.services.redis
+    return SilentRepairs(client, Scripts(client), SweepRecord(client), max_event_delay_s)

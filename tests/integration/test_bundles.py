@@ -17,7 +17,8 @@ from worker.bundles.catalog import GAVE_UP_REASON, BundleCatalog, CatalogEntry, 
 from worker.bundles.index import make_index_key
 from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS, Unpacker
 from worker.reading.csv_parsing import parse_csv
-from worker.watchdog.watchdog import OVERDUE_S, Watchdog
+from worker.watchdog.checks import WatchdogChecks
+from worker.watchdog.overdue import OVERDUE_S
 
 
 def names(rowdrop: RowdropHarness) -> dict[str, str]:
@@ -361,14 +362,15 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other.close()
 
 
-def test_published_files_check_detects_late_catalog_write(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_published_files_check_detects_late_catalog_write(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     """A delayed write of the catalog is a loss signal, and the sweep removes its entries."""
     land(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.run_sweep()
     ghost = BundleCatalog({"ghost.zip": CatalogEntry("e", 1, "d" * 32, 1)})
     rowdrop.output.put(CATALOG_KEY, ghost.encode())
     for _ in range(2):
-        watchdog.look_for_evidence()
+        checks.published_files.tick(time.time())
+        checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is None
     with pytest.raises(StoreUnavailable):  # the unpacked objects that it names do not exist
         rowdrop.services.sweep.run("test")
@@ -403,12 +405,13 @@ def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) ->
     assert rowdrop.find_differences() == []
 
 
-def test_sweep_restores_catalog_deleted_by_hand(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_sweep_restores_catalog_deleted_by_hand(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.run_sweep()
     rowdrop.output.delete(CATALOG_KEY)
     for _ in range(2):
-        watchdog.look_for_evidence()
+        checks.published_files.tick(time.time())
+        checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is None
     rowdrop.run_sweep()
     assert list(rowdrop.read_rows()) == ["1"]
@@ -434,13 +437,13 @@ def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, wha
     assert rowdrop.find_differences() == []
 
 
-def test_overdue_bundles_are_enqueued_after_lost_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_overdue_bundles_are_enqueued_after_lost_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     drop(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.mark_users("/u.zip")
     now = time.time()
-    watchdog.enqueue_overdue(now)
+    checks.overdue_bundles.tick(now)
     assert rowdrop.redis.llen(BULK_QUEUE) == 0
-    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
+    checks.overdue_bundles.tick(now + OVERDUE_S + 1)
     assert rowdrop.redis.llen(BULK_QUEUE) == 1
 
 

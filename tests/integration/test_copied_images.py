@@ -18,7 +18,7 @@ from worker.reading.image_copies import ImageCopies
 from worker.reading.refresher import Refresher
 from worker.state.scripts import new_token
 from worker.state.work_queues import ListedUser
-from worker.watchdog.watchdog import BROKEN_READ_TICKS
+from worker.watchdog.broken_reads import BROKEN_READ_TICKS
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, 
 
 def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None:
     # The worker may have copied an old image just before it died.
-    watchdog = copying.create_watchdog()
+    checks = copying.create_checks()
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
     copying.state.users.begin_read(["1"], new_token())
@@ -308,7 +308,7 @@ def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None
     copying.publish_pending()
     copying.output.put("images/1.png", b"old")
     for _ in range(BROKEN_READ_TICKS):
-        watchdog.isolate_broken_reads()
+        checks.broken_reads.isolate_broken_reads()
     assert copying.state.users.dirty_users() == {"1"}
 
 
@@ -345,14 +345,14 @@ def test_image_copies_without_response_are_removed_by_next_read(copying: Rowdrop
 
 
 def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropHarness) -> None:
-    watchdog = copying.create_watchdog()
+    checks = copying.create_checks()
     copying.put_files("1")
     copying.process_users("1")
     copying.mark_users("1")
     copying.state.users.begin_read(["1"], new_token())  # a worker reads the user with an image, and dies
     copying.output.put("images/1.png", b"its copy")
     for _ in range(BROKEN_READ_TICKS):
-        watchdog.isolate_broken_reads()
+        checks.broken_reads.isolate_broken_reads()
     copying.services.refresher.refresh_isolated("1")
     copying.publish_pending()
     assert copies(copying) == {}

@@ -1,10 +1,9 @@
-"""Tests of `worker.watchdog.watchdog` on real servers: loss signals are counted and request a sweep."""
+"""Tests of `worker.watchdog` on real servers: loss signals are counted and request a sweep."""
 
 import io
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,19 +35,14 @@ from worker.source.notifications import NotificationRules
 from worker.state.loss_signals import LOSS_SIGNAL_KINDS
 from worker.state.publish_queue import LeaseLost
 from worker.state.scripts import new_token
-from worker.watchdog.watchdog import STALLED_QUEUE_TICKS, Watchdog
-
-
-def new_watch(rowdrop: RowdropHarness) -> Watchdog:
-    wiring = rowdrop.services
-    return Watchdog(
-        wiring.state, wiring.output, wiring.tasks, wiring.rebuilds, wiring.minio_metrics, wiring.settings
-    )  # fmt: skip
+from worker.watchdog.checks import WatchdogChecks
+from worker.watchdog.loss_detection import STALLED_QUEUE_TICKS
+from worker.watchdog.watchdog import Watchdog
 
 
 @pytest.fixture
-def watch(rowdrop: RowdropHarness) -> Watchdog:
-    return new_watch(rowdrop)
+def watch(watchdog: Watchdog) -> Watchdog:
+    return watchdog
 
 
 def counts(rowdrop: RowdropHarness) -> dict[str, int]:
@@ -191,7 +185,8 @@ class Site:
         self.minio, self.redis = minio, redis
         self.rowdrop = RowdropHarness(Settings(minio.endpoint, MINIO_USER, MINIO_PASSWORD, redis.url))
         Initializer(self.rowdrop.services).run()
-        self.watch = new_watch(self.rowdrop)
+        self.checks: WatchdogChecks = self.rowdrop.create_checks()
+        self.watch = self.rowdrop.create_watchdog(self.checks)
 
     def put(self, key: str) -> None:
         client = Minio(self.minio.endpoint.removeprefix("http://"), MINIO_USER, MINIO_PASSWORD, secure=False)
@@ -219,7 +214,7 @@ def site(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Si
 def test_watchdog_detects_killed_minio(site: Site) -> None:
     settle(site.rowdrop, site.watch)
     site.minio.kill()
-    site.watch.isolate_broken_reads()
+    site.checks.broken_reads.isolate_broken_reads()
     site.minio.start()
     site.minio.wait_ready()
     site.watch.tick()
@@ -262,16 +257,14 @@ class TestASafeQueueThatDoesNotGetOn:
         assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == ({"safe_queue_stalled": 1}, 1)
         assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
         site.rowdrop.run_sweep()
-        watch.sweep_if_due(time.time() + 301)
+        site.checks.sweep_schedule.tick(time.time() + 301)
         assert sweeps_asked_for(site.rowdrop) == 1
 
 
 def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
     redis, wiring = site.rowdrop.services.redis, site.rowdrop.services
-    watch = Watchdog(
-        wiring.state, wiring.output, wiring.tasks, wiring.rebuilds, wiring.minio_metrics, wiring.settings,
-        notification_rules=wiring.notification_rules,
-    )  # fmt: skip
+    checks = site.rowdrop.create_checks(notification_rules=wiring.notification_rules)
+    watch = site.rowdrop.create_watchdog(checks)
     settle(site.rowdrop, watch)
     wiring.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
     site.put("unheard.csv")
@@ -285,11 +278,8 @@ def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
 
 def test_watchdog_ignores_rules_of_missing_bucket(site: Site) -> None:
     wiring = site.rowdrop.services
-    settings = replace(wiring.settings, source_bucket="no-such-bucket")
-    watch = Watchdog(
-        wiring.state, wiring.output, wiring.tasks, wiring.rebuilds, wiring.minio_metrics, settings,
-        notification_rules=NotificationRules(wiring.create_minio_client(), "no-such-bucket"),
-    )  # fmt: skip
+    rules = NotificationRules(wiring.create_minio_client(), "no-such-bucket")
+    watch = site.rowdrop.create_watchdog(site.rowdrop.create_checks(notification_rules=rules))
     settle(site.rowdrop, watch)
     watch.tick()
     assert counts(site.rowdrop) == {}
@@ -305,17 +295,17 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
             return "[]"
 
     wiring = rowdrop.services
-    watch = Watchdog(
-        wiring.state, wiring.output, wiring.tasks, wiring.rebuilds, Figures("http://nowhere", ""), wiring.settings
-    )
+    checks = rowdrop.create_checks(metrics=Figures("http://nowhere", ""))
     for _ in range(STALLED_QUEUE_TICKS + 2):
-        watch.look_for_evidence()
+        checks.published_files.tick(time.time())
+        checks.server_loss.tick(time.time())
         wiring.redis.rpush(SAFE_EVENTS, b"1")
         rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
         wiring.redis.hincrby(COUNTERS, "safe_events", 1)
     assert counts(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
-        watch.look_for_evidence()
+        checks.published_files.tick(time.time())
+        checks.server_loss.tick(time.time())
     assert counts(rowdrop) == {"safe_queue_stalled": 1}
 
 

@@ -17,12 +17,12 @@ from shared.formats.object_names import MANIFEST_KEY, REJECTS_KEY
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
-from tests.integration.stepping import RowdropHarness, make_csv
+from tests.integration.stepping import RowdropHarness, create_silent_repairs, make_csv
 from worker.commands.init import Initializer
 from worker.jobs.sweep import Sweep
 from worker.listener import Listener
 from worker.state.user_states import MAX_SILENT_DRIFT
-from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
+from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S
 
 
 def published(rowdrop: RowdropHarness, *users: str) -> None:
@@ -35,7 +35,7 @@ def published(rowdrop: RowdropHarness, *users: str) -> None:
 
 def counted(rowdrop: RowdropHarness) -> int:
     """Count silent repairs without waiting for late events."""
-    return SilentRepairs(rowdrop.services.redis, 0).count("test")
+    return create_silent_repairs(rowdrop, 0).count("test")
 
 
 def unexplained(rowdrop: RowdropHarness) -> set[str]:
@@ -66,7 +66,7 @@ def test_silent_repairs_count_only_after_event_could_arrive(
     rowdrop.put_files("u", make_csv("Secretname"))
     began = time.time()
     rowdrop.run_sweep()
-    healed = SilentRepairs(rowdrop.services.redis)
+    healed = create_silent_repairs(rowdrop)
     wait_until(lambda: healed.count("by hand"))
     assert time.time() - began > MAX_EVENT_DELAY_S - 1
     assert "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them" in caplog.text

@@ -25,7 +25,9 @@ from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.refresher import Refresher
 from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
 from worker.state.scripts import new_token
-from worker.watchdog.watchdog import BROKEN_READ_TICKS, Watchdog
+from worker.watchdog.broken_reads import BROKEN_READ_TICKS
+from worker.watchdog.checks import WatchdogChecks
+from worker.watchdog.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -304,15 +306,15 @@ def test_read_attempts_allow_one_attempt_at_a_time(rowdrop: RowdropHarness, atte
 
 
 def test_broken_reads_isolate_users_after_some_ticks(
-    rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts
+    rowdrop: RowdropHarness, checks: WatchdogChecks, attempts: ReadAttempts
 ) -> None:
     rowdrop.mark_users("u", "v")
     rowdrop.state.users.begin_read(["u", "v", "clean"], "a-reading")
     rowdrop.services.redis.delete(EVENTS_QUEUE)
     for _ in range(BROKEN_READ_TICKS - 1):
-        watchdog.isolate_broken_reads()
+        checks.broken_reads.isolate_broken_reads()
     assert attempts.isolated_ids() == set()
-    watchdog.isolate_broken_reads()
+    checks.broken_reads.isolate_broken_reads()
     assert attempts.isolated_ids() == {"u", "v"}
     assert attempts.active_reads() == []
 
@@ -325,17 +327,17 @@ def messages(rowdrop: RowdropHarness) -> list[object]:
     return found
 
 
-def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     rowdrop.mark_users("u", "v")
     rowdrop.state.users.begin_read(["u"], "a-reading")
     for _ in range(2):
-        watchdog.isolate_broken_reads()
-    watchdog.enqueue_overdue(time.time() + 60)
+        checks.broken_reads.isolate_broken_reads()
+    checks.overdue_users.tick(time.time() + 60)
     assert messages(rowdrop) == [[["v"]]]
-    watchdog.isolate_broken_reads()
-    watchdog.enqueue_overdue(time.time() + 60)
+    checks.broken_reads.isolate_broken_reads()
+    checks.overdue_users.tick(time.time() + 60)
     assert messages(rowdrop) == [[["v"]]]
-    watchdog.enqueue_isolated()
+    checks.broken_reads.enqueue_isolated()
     assert messages(rowdrop) == [["u"]]
 
 
@@ -349,7 +351,7 @@ def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -
 
 
 def test_read_attempts_end_after_successful_read(
-    rowdrop: RowdropHarness, watchdog: Watchdog, attempts: ReadAttempts
+    rowdrop: RowdropHarness, checks: WatchdogChecks, attempts: ReadAttempts
 ) -> None:
     rowdrop.put_files("u")
     set_apart(rowdrop, "u", "clean")
@@ -360,7 +362,7 @@ def test_read_attempts_end_after_successful_read(
     assert attempts.isolated_ids() == set()
     set_apart(rowdrop, "w")
     rowdrop.services.redis.delete(DIRTY)
-    watchdog.enqueue_isolated()
+    checks.broken_reads.enqueue_isolated()
     assert attempts.isolated_ids() == set()
 
 

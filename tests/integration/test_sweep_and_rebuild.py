@@ -25,7 +25,9 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.sweep import main as sweep_by_hand
 from worker.jobs.bulk_reads import BulkReads
-from worker.watchdog.watchdog import OVERDUE_S, Watchdog
+from worker.watchdog.checks import WatchdogChecks
+from worker.watchdog.overdue import OVERDUE_S
+from worker.watchdog.watchdog import Watchdog
 
 
 def published(rowdrop: RowdropHarness, *users: str) -> None:
@@ -232,14 +234,14 @@ def messages(rowdrop: RowdropHarness, queue: str) -> int:
     return int(rowdrop.redis.llen(queue))
 
 
-def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     rowdrop.mark_users("u")
     now = time.time()
-    watchdog.enqueue_overdue(now)
+    checks.overdue_users.tick(now)
     assert messages(rowdrop, EVENTS_QUEUE) == 0
-    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
+    checks.overdue_users.tick(now + OVERDUE_S + 1)
     assert messages(rowdrop, EVENTS_QUEUE) == 1
-    watchdog.enqueue_overdue(now + OVERDUE_S + 1)
+    checks.overdue_users.tick(now + OVERDUE_S + 1)
     assert messages(rowdrop, EVENTS_QUEUE) == 1
 
 
@@ -251,22 +253,24 @@ def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchd
     assert messages(rowdrop, WAKE_LIVE) == 1
 
 
-def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     rowdrop.put_files("u")
     rowdrop.services.sweep.run("test")
     rowdrop.redis.delete(BULK_QUEUE)
-    watchdog.push_bulk(time.time())
+    checks.stalled_jobs.tick(time.time())
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
 @pytest.mark.parametrize("key", [OUTPUT_KEY, REJECTS_KEY])
-def test_published_files_check_detects_deleted_file(rowdrop: RowdropHarness, watchdog: Watchdog, key: str) -> None:
+def test_published_files_check_detects_deleted_file(rowdrop: RowdropHarness, checks: WatchdogChecks, key: str) -> None:
     published(rowdrop, "u")
     rowdrop.run_sweep()
     rowdrop.output.delete(key)
-    watchdog.look_for_evidence()
+    checks.published_files.tick(time.time())
+    checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is not None  # one tick may see a write in progress
-    watchdog.look_for_evidence()
+    checks.published_files.tick(time.time())
+    checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is None
 
 
@@ -296,28 +300,30 @@ def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHar
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_sweep_schedule_requests_overdue_sweep(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_sweep_schedule_requests_overdue_sweep(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
     rowdrop.run_sweep()
     now = time.time()
-    watchdog.sweep_if_due(now)
+    checks.sweep_schedule.tick(now)
     assert messages(rowdrop, BULK_QUEUE) == 0
-    watchdog.sweep_if_due(now + 2 * rowdrop.services.settings.sweep_interval_s + 1)
+    checks.sweep_schedule.tick(now + 2 * rowdrop.services.settings.sweep_interval_s + 1)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
 def test_sweep_schedule_requests_sweep_every_five_minutes_without_events(
-    rowdrop: RowdropHarness, watchdog: Watchdog
+    rowdrop: RowdropHarness, checks: WatchdogChecks
 ) -> None:
     rowdrop.run_sweep()
     now = time.time()
-    watchdog.sweep_if_due(now + 301)
+    checks.sweep_schedule.tick(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 0
     rowdrop.state.inbox.set_events_available(available=False)
-    watchdog.sweep_if_due(now + 301)
+    checks.sweep_schedule.tick(now + 301)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_watchdog_and_sweep_do_not_repeat_forever(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_watchdog_and_sweep_do_not_repeat_forever(
+    rowdrop: RowdropHarness, watchdog: Watchdog, checks: WatchdogChecks
+) -> None:
     """A sweep restores the record of the published ETags, so the watchdog requests no other."""
     # The record of the published ETags is lost, and nothing is pending. The sweep records the ETags
     # that it compared as verified.
@@ -327,7 +333,8 @@ def test_watchdog_and_sweep_do_not_repeat_forever(rowdrop: RowdropHarness, watch
         watchdog.tick()
     rowdrop.run_sweep()
     for _ in range(3):
-        watchdog.look_for_evidence()
+        checks.published_files.tick(time.time())
+        checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
 
 

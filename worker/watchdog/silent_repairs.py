@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import Redis
 
+from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import COUNTERS, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
 from worker.state.scripts import CHUNK_SIZE, Scripts
 
@@ -26,10 +27,17 @@ class SilentRepairs:
     Raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
-    def __init__(self, client: "Redis", max_event_delay_s: int = MAX_EVENT_DELAY_S) -> None:
+    def __init__(
+        self, client: "Redis", scripts: Scripts, sweeps: SweepRecord, max_event_delay_s: int = MAX_EVENT_DELAY_S
+    ) -> None:
         self._redis: Any = client
+        self._sweeps = sweeps
         self._max_event_delay_s = max_event_delay_s
-        self._count_silent_repairs = Scripts(client)["count_silent_repairs"]
+        self._count_silent_repairs = scripts["count_silent_repairs"]
+
+    def tick(self, now: float) -> None:
+        """Count the users that the last sweep repaired."""
+        self.count(self._sweeps.get_field("cause") or "")
 
     def count(self, cause: str) -> int:
         """Count the repaired users that no event explains; return their number.

@@ -1,0 +1,29 @@
+"""All records of jobs, on one Redis client."""
+
+from typing import NamedTuple
+
+from redis import Redis
+
+from shared.progress.rebuilds import Rebuilds
+from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.sweep_record import SweepRecord
+from shared.progress.unpacks import Unpacks
+
+
+class JobRecords(NamedTuple):
+    """The records of jobs: what runs, what waits, and what became of it."""
+
+    rebuilds: Rebuilds
+    unpacks: Unpacks
+    refresh_requests: RefreshRequests
+    sweeps: SweepRecord
+
+
+def build_records(client: "Redis") -> JobRecords:
+    """Return the records of jobs on this client."""
+    return JobRecords(
+        rebuilds=Rebuilds(client),
+        unpacks=Unpacks(client),
+        refresh_requests=RefreshRequests(client),
+        sweeps=SweepRecord(client),
+    )
