@@ -13,10 +13,10 @@ from collections.abc import Callable
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
-from worker.services import Wiring
+from worker.services import ServerClients
 
-services = Wiring.from_environment(redis=False)
-client, bucket = services.create_minio_client(), services.settings.source_bucket
+clients = ServerClients.from_environment(redis=False)
+client, bucket = clients.create_minio_client(), clients.settings.source_bucket
 
 
 def retry_until_done(request: Callable[[], object]) -> None:

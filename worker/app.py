@@ -6,11 +6,11 @@ from shared import logs
 from shared.settings import Settings
 from worker.heartbeat import Heartbeat
 from worker.reading.deadline import Deadline
-from worker.services import Wiring
+from worker.services import ServerClients, Services
 from worker.tasks import create_app
 
 settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)
 Heartbeat(settings.progress_file).follow_celery()
 # `cache`: one set of parts per process, created on first use, after the fork of a prefork pool.
-app = create_app(settings, cache(lambda: Wiring(settings, Deadline())))
+app = create_app(settings, cache(lambda: Services(ServerClients(settings), Deadline())))

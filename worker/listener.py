@@ -27,7 +27,7 @@ from shared.formats.source_keys import (
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
-from worker.services import Wiring
+from worker.services import Services, freeze_gc
 from worker.source.ignored_keys import IgnoredKeys
 from worker.state.event_inbox import DecodedEntry
 from worker.state.parts import StateParts
@@ -146,13 +146,17 @@ class Listener:
 
 def main() -> None:
     """Run the listener and the watchdog on the servers that the environment configures."""
-    services = Wiring.from_environment()
+    services = Services.from_environment()
     threading.Thread(target=services.watchdog.run_forever, name="watch", daemon=True).start()
-    services.freeze_gc()
+    freeze_gc()
     listener = Listener(
-        services.state, services.tasks, services.ignored_keys, services.settings.source_bucket, time.time
+        services.state,
+        services.clients.tasks,
+        services.ignored_keys,
+        services.clients.settings.source_bucket,
+        time.time,
     )
-    listener.run_forever(Heartbeat(services.settings.progress_file))
+    listener.run_forever(Heartbeat(services.clients.settings.progress_file))
 
 
 if __name__ == "__main__":

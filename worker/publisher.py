@@ -18,7 +18,7 @@ from shared.redis_keys import WAKE_BULK, WAKE_LIVE
 from worker.heartbeat import Heartbeat
 from worker.publishing.publisher import Publisher
 from worker.publishing.recovering_store import RECOVERY_CHECK_EVERY_S
-from worker.services import Wiring
+from worker.services import Services, freeze_gc
 from worker.state.parts import StateParts
 
 logger = logging.getLogger(__name__)
@@ -114,17 +114,17 @@ class PublisherLoop:
 
 def main() -> None:
     """Run the publisher with the settings from the environment."""
-    services = Wiring.from_environment()
-    publisher = Publisher(services.output, services.state, services.settings.source_bucket, time.time)
-    services.freeze_gc()
+    services = Services.from_environment()
+    publisher = Publisher(services.clients.output, services.state, services.clients.settings.source_bucket, time.time)
+    freeze_gc()
 
     def finish_jobs() -> None:
         services.rebuild.finish()
-        services.unpacks.finish_published(time.time())
+        services.records.unpacks.finish_published(time.time())
 
-    interval_s = services.settings.publish_min_interval_s
+    interval_s = services.clients.settings.publish_min_interval_s
     loop = PublisherLoop(publisher, services.state, finish_jobs, interval_s)
-    loop.run_forever(Heartbeat(services.settings.progress_file))
+    loop.run_forever(Heartbeat(services.clients.settings.progress_file))
 
 
 if __name__ == "__main__":

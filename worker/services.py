@@ -1,4 +1,4 @@
-"""Builds the worker's parts and clients.
+"""Build the worker's clients and parts.
 
 Each is created, and connects, when it is first used. Modules that need pandas and pyarrow are
 imported on first use: a process that only listens or reads single drops does not need their 60 MB.
@@ -18,10 +18,7 @@ from redis.retry import Retry
 from urllib3 import PoolManager, Timeout
 
 from shared import logs
-from shared.progress.job_records import build_records
-from shared.progress.rebuilds import Rebuilds
-from shared.progress.refresh_requests import RefreshRequests
-from shared.progress.unpacks import Unpacks
+from shared.progress.job_records import JobRecords, build_records
 from shared.s3_store import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
@@ -46,18 +43,17 @@ READ_CONCURRENCY = 32
 """Maximum concurrent requests to MinIO per process; more are not faster on one server."""
 
 
-class Wiring:
-    """The parts of one process.
+class ServerClients:
+    """The clients of one process for Redis, MinIO and Celery.
 
-    They hold connections and threads, so create them after a fork, never before. `deadline` is
-    entered for each read and may kill the process.
+    They hold connections and threads, so create them after a fork, never before.
     """
 
-    def __init__(self, settings: Settings, deadline: AbstractContextManager[None] | None = None) -> None:
-        self.settings, self._deadline = settings, deadline
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
     @classmethod
-    def from_environment(cls, *, redis: bool = True) -> "Wiring":
+    def from_environment(cls, *, redis: bool = True) -> "ServerClients":
         """Read the settings and set up the log.
 
         Raises `InvalidSettings`. `redis`: whether the process uses Redis and requires its settings.
@@ -65,14 +61,6 @@ class Wiring:
         settings = Settings.from_environment(redis=redis)
         logs.configure_logging(settings.log_level)
         return cls(settings)
-
-    def freeze_gc(self) -> None:
-        """Exempt all loaded objects from garbage collection; call it when everything is loaded.
-
-        Otherwise a collection in the middle of a drop would scan them again.
-        """
-        gc.collect()
-        gc.freeze()
 
     def close(self) -> None:
         """Close the connections and stop the threads."""
@@ -119,86 +107,79 @@ class Wiring:
         return open_store(self.settings, self.settings.output_bucket)
 
     @cached_property
-    def state(self) -> StateParts:
-        """The state of all users in Redis."""
-        return build_state(self.redis)
-
-    @cached_property
-    def watchdog(self) -> Watchdog:
-        """The watchdog, with a connection of its own, because it runs in another thread."""
-        client = self.connect_redis()
-        records = build_records(client)
-        checks = build_checks(
-            client,
-            build_state(client),
-            records,
-            self.output,
-            self.tasks,
-            self.minio_metrics,
-            self.settings.sweep_interval_s,
-            self.notification_rules,
-        )
-        return Watchdog(checks.list_all(), records.sweeps, self.tasks, partial(upgrade_schema, client))
-
-    @cached_property
     def tasks(self) -> TaskQueue:
         """The Celery queues, for enqueueing tasks."""
         return TaskQueue(create_celery(self.settings.redis_url))
-
-    @cached_property
-    def rebuilds(self) -> Rebuilds:
-        """The records of rebuilds."""
-        return Rebuilds(self.redis)
-
-    @cached_property
-    def refresh_requests(self) -> RefreshRequests:
-        """The records of requests to read one user."""
-        return RefreshRequests(self.redis)
-
-    @cached_property
-    def unpacks(self) -> Unpacks:
-        """The records of bundles that are unpacked, and the lease for it."""
-        return Unpacks(self.redis)
-
-    @cached_property
-    def bundles(self) -> BundleLookup:
-        """The lookup of users' files in bundles."""
-        return BundleLookup(self.output, self.state)
-
-    @cached_property
-    def image_copies(self) -> ImageCopies:
-        """The maker of image copies."""
-        return ImageCopies(self.source, self.output, all_images=self.settings.copy_images)
-
-    @cached_property
-    def ignored_keys(self) -> IgnoredKeys:
-        """The list of ignored keys."""
-        return IgnoredKeys(self.redis)
-
-    @cached_property
-    def minio_metrics(self) -> MinioMetrics:
-        """The reader of MinIO's metrics."""
-        return MinioMetrics(self.settings.minio_endpoint, self.settings.minio_prometheus_token)
-
-    @cached_property
-    def notification_rules(self) -> NotificationRules:
-        """MinIO's notification rules of the source bucket, by a client with short timeouts."""
-        http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
-        return NotificationRules(self.create_minio_client(http_client), self.settings.source_bucket)
 
     @cached_property
     def read_pool(self) -> ThreadPoolExecutor:
         """The threads that send concurrent requests to MinIO."""
         return ThreadPoolExecutor(READ_CONCURRENCY, thread_name_prefix="reader")
 
+
+class Services:
+    """The parts of one process, on its clients.
+
+    `deadline` is entered for each read and may kill the process.
+    """
+
+    def __init__(self, clients: ServerClients, deadline: AbstractContextManager[None] | None = None) -> None:
+        self.clients = clients
+        self._deadline = deadline
+
+    @classmethod
+    def from_environment(cls) -> "Services":
+        """Read the settings, set up the log, and return the parts. Raises `InvalidSettings`."""
+        return cls(ServerClients.from_environment())
+
+    def close(self) -> None:
+        """Close the connections and stop the threads."""
+        self.clients.close()
+
+    @cached_property
+    def state(self) -> StateParts:
+        """The state of all users in Redis."""
+        return build_state(self.clients.redis)
+
+    @cached_property
+    def records(self) -> JobRecords:
+        """The records of jobs in Redis."""
+        return build_records(self.clients.redis)
+
+    @cached_property
+    def bundles(self) -> BundleLookup:
+        """The lookup of users' files in bundles."""
+        return BundleLookup(self.clients.output, self.state)
+
+    @cached_property
+    def image_copies(self) -> ImageCopies:
+        """The maker of image copies."""
+        return ImageCopies(self.clients.source, self.clients.output, all_images=self.clients.settings.copy_images)
+
+    @cached_property
+    def ignored_keys(self) -> IgnoredKeys:
+        """The list of ignored keys."""
+        return IgnoredKeys(self.clients.redis)
+
+    @cached_property
+    def minio_metrics(self) -> MinioMetrics:
+        """The reader of MinIO's metrics."""
+        return MinioMetrics(self.clients.settings.minio_endpoint, self.clients.settings.minio_prometheus_token)
+
+    @cached_property
+    def notification_rules(self) -> NotificationRules:
+        """MinIO's notification rules of the source bucket, by a client with short timeouts."""
+        http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
+        return NotificationRules(self.clients.create_minio_client(http_client), self.clients.settings.source_bucket)
+
     @cached_property
     def refresher(self) -> Refresher:
         """The reader of users' files."""
-        source, backlog = self.source, self.state
+        source, backlog = self.clients.source, self.state
         return Refresher(
             source,
             backlog,
-            self.read_pool,
+            self.clients.read_pool,
             READ_CONCURRENCY,
             self._deadline,
             bundle_lookup=self.bundles,
@@ -208,7 +189,7 @@ class Wiring:
     @cached_property
     def bulk_reads(self) -> BulkReads:
         """The maker and reader of the pages of sweeps and rebuilds."""
-        return BulkReads(self.source, self.refresher, self.state, self.tasks)
+        return BulkReads(self.clients.source, self.refresher, self.state, self.clients.tasks)
 
     @cached_property
     def sweep(self) -> "Sweep":
@@ -216,8 +197,8 @@ class Wiring:
         from worker.jobs.sweep import Sweep  # noqa: PLC0415
 
         return Sweep(
-            self.source,
-            self.output,
+            self.clients.source,
+            self.clients.output,
             self.state,
             self.bulk_reads,
             self.ignored_keys,
@@ -231,12 +212,52 @@ class Wiring:
         """The rebuild, which reads every user again."""
         from worker.jobs.rebuild import Rebuild  # noqa: PLC0415
 
-        return Rebuild(self.output, self.state, self.bulk_reads, self.tasks, self.rebuilds, bundle_lookup=self.bundles)
+        return Rebuild(
+            self.clients.output,
+            self.state,
+            self.bulk_reads,
+            self.clients.tasks,
+            self.records.rebuilds,
+            bundle_lookup=self.bundles,
+        )
 
     @cached_property
     def unpacker(self) -> "Unpacker":
         """The unpacker of bundles."""
         from worker.jobs.unpacker import Unpacker  # noqa: PLC0415
 
-        parts = self.source, self.output, self.state, self.bulk_reads, self.tasks, self.unpacks
-        return Unpacker(*parts, self.read_pool, self._deadline)
+        parts = (
+            self.clients.source,
+            self.clients.output,
+            self.state,
+            self.bulk_reads,
+            self.clients.tasks,
+            self.records.unpacks,
+        )
+        return Unpacker(*parts, self.clients.read_pool, self._deadline)
+
+    @cached_property
+    def watchdog(self) -> Watchdog:
+        """The watchdog, with a connection of its own, because it runs in another thread."""
+        client = self.clients.connect_redis()
+        records = build_records(client)
+        checks = build_checks(
+            client,
+            build_state(client),
+            records,
+            self.clients.output,
+            self.clients.tasks,
+            self.minio_metrics,
+            self.clients.settings.sweep_interval_s,
+            self.notification_rules,
+        )
+        return Watchdog(checks.list_all(), records.sweeps, self.clients.tasks, partial(upgrade_schema, client))
+
+
+def freeze_gc() -> None:
+    """Exempt all loaded objects from garbage collection; call it when everything is loaded.
+
+    Otherwise a collection in the middle of a drop would scan them again.
+    """
+    gc.collect()
+    gc.freeze()

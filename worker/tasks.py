@@ -28,7 +28,7 @@ from shared.task_queue import (
     UNPACK,
     create_celery,
 )
-from worker.services import Wiring
+from worker.services import Services, freeze_gc
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ _APP_OPTIONS: dict[str, Any] = {"shared": False}
 """Registers a task with this application only, not with every Celery application in the process."""
 
 
-def create_app(settings: Settings, get_services: Callable[[], Wiring]) -> Celery:
+def create_app(settings: Settings, get_services: Callable[[], Services]) -> Celery:
     """Create the workers' Celery application with its tasks.
 
-    `wiring` returns the parts of this process, the same object at each call.
+    `get_services` returns the parts of this process, the same object at each call.
     """
     celery = create_celery(settings.redis_url)
     _add_tasks(celery, get_services)
@@ -81,22 +81,23 @@ def create_scheduler(settings: Settings) -> Celery:
     return celery
 
 
-def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
+def _add_tasks(celery: Celery, get_services: Callable[[], Services]) -> None:
     def freeze_after_fork(**_: object) -> None:
         # Runs after the fork of a prefork pool and before the first task. It sends no request.
-        wiring().freeze_gc()
+        get_services()
+        freeze_gc()
 
     worker_process_init.connect(freeze_after_fork, weak=False)
 
     @celery.task(name=REFRESH, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh(user_ids: list[str]) -> None:
         """Read these users' files and submit the results."""
-        wiring().refresher.refresh(user_ids)
+        get_services().refresher.refresh(user_ids)
 
     @celery.task(name=REFRESH_ISOLATED, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_isolated(user_id: str) -> None:
         """Read one user in isolation, because its file may have killed a worker."""
-        wiring().refresher.refresh_isolated(user_id)
+        get_services().refresher.refresh_isolated(user_id)
 
     @celery.task(name=REFRESH_REQUESTED, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_requested(user_id: str, request_id: str) -> None:
@@ -106,26 +107,26 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
             # dirty.
             logger.warning("ignoring a message for a user ID that no file can have: %.80r", user_id)
             return
-        services = wiring()
+        services = get_services()
         services.state.users.mark([user_id], "event", time.time())
-        services.refresh_requests.record_marked(request_id)
+        services.records.refresh_requests.record_marked(request_id)
         # A plain read, unless the user is in isolation.
         services.refresher.refresh_isolated(user_id)
 
     @celery.task(name=REFRESH_PAGE, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_page() -> None:
         """Read the next page of a sweep or rebuild."""
-        wiring().bulk_reads.read_next_page()
+        get_services().bulk_reads.read_next_page()
 
     @celery.task(name=SWEEP, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def sweep(cause: str) -> None:
         """Compare the source bucket with the published files."""
-        wiring().sweep.run(cause)
+        get_services().sweep.run(cause)
 
     @celery.task(name=UNPACK, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def unpack(key: str) -> None:
         """Read the current version of a bundle: unpack it, reject it, or remove it."""
-        wiring().unpacker.run(key)
+        get_services().unpacker.run(key)
 
     class RebuildTask(Task):  # type: ignore[type-arg]
         """A task that records the rebuild as failed after the last retry."""
@@ -135,9 +136,9 @@ def _add_tasks(celery: Celery, wiring: Callable[[], Wiring]) -> None:
 
             Celery calls this after the last retry.
             """
-            wiring().rebuild.fail(args[0], str(exc))
+            get_services().rebuild.fail(args[0], str(exc))
 
     @celery.task(name=REBUILD, base=RebuildTask, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
     def rebuild(task_id: str) -> None:
         """Start a full rebuild, or resume an interrupted one."""
-        wiring().rebuild.start(task_id)
+        get_services().rebuild.start(task_id)

@@ -46,7 +46,9 @@ KEYS = st.sampled_from(ODD_KEYS) | STEMS.map("{}.csv".format) | st.text(max_size
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
     wiring = rowdrop.services
-    return Listener(wiring.state, wiring.tasks, wiring.ignored_keys, wiring.settings.source_bucket, time.time)
+    return Listener(
+        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+    )
 
 
 def test_listener_and_sweep_handle_every_key_minio_accepts(
@@ -104,7 +106,7 @@ def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -
 
 def all_ignored(rowdrop: RowdropHarness, keys: list[str]) -> None:
     """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
-    redis: Any = rowdrop.services.redis
+    redis: Any = rowdrop.services.clients.redis
     assert int(redis.get(IGNORED_COUNT)) == len(keys)
     listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall(IGNORED_KEYS).items()}
     assert len(listed) == min(len(keys), MAX_LISTED_IGNORED)

@@ -15,7 +15,7 @@ from shared.settings import Settings
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.deadline import Deadline
 from worker.reading.refresher import Refresher
-from worker.services import READ_CONCURRENCY, Wiring
+from worker.services import READ_CONCURRENCY, ServerClients, Services
 from worker.tasks import create_app
 
 READ_DEADLINE_S = 2.0
@@ -30,14 +30,16 @@ def parse_or_crash(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
     return parse_csv(key, stored)
 
 
-class PoisonedServices(Wiring):
+class PoisonedServices(Services):
     """The worker's services, with the deadly parser and a short deadline."""
 
     @cached_property
     def refresher(self) -> Refresher:
         deadline = Deadline(READ_DEADLINE_S)
-        return Refresher(self.source, self.state, self.read_pool, READ_CONCURRENCY, deadline, parse_or_crash)
+        return Refresher(
+            self.clients.source, self.state, self.clients.read_pool, READ_CONCURRENCY, deadline, parse_or_crash
+        )
 
 
 _settings = Settings.from_environment()
-app = create_app(_settings, cache(lambda: PoisonedServices(_settings)))
+app = create_app(_settings, cache(lambda: PoisonedServices(ServerClients(_settings))))

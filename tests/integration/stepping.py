@@ -17,7 +17,7 @@ from shared.task_queue import BULK_QUEUE
 from worker.commands.check import check_buckets
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
-from worker.services import Wiring
+from worker.services import ServerClients, Services
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema
@@ -37,9 +37,13 @@ class RowdropHarness:
     """The worker's parts of one pair of buckets."""
 
     def __init__(self, settings: Settings) -> None:
-        self.services = Wiring(settings)
-        self.source, self.output, self.state = self.services.source, self.services.output, self.services.state
-        self.redis: Any = self.services.redis
+        self.services = Services(ServerClients(settings))
+        self.source, self.output, self.state = (
+            self.services.clients.source,
+            self.services.clients.output,
+            self.services.state,
+        )
+        self.redis: Any = self.services.clients.redis
         self.publisher = self.create_publisher()
 
     def close(self) -> None:
@@ -58,21 +62,23 @@ class RowdropHarness:
         """Return the watchdog's checks, for tests that run one of them."""
         services = self.services
         return build_checks(
-            services.redis,
+            services.clients.redis,
             services.state,
-            build_records(services.redis),
-            services.output,
-            services.tasks,
+            build_records(services.clients.redis),
+            services.clients.output,
+            services.clients.tasks,
             metrics or services.minio_metrics,
-            services.settings.sweep_interval_s,
+            services.clients.settings.sweep_interval_s,
             notification_rules,
         )
 
     def create_watchdog(self, checks: WatchdogChecks | None = None) -> Watchdog:
         """Return a watchdog that has not run a tick yet, with these checks or with new ones."""
-        client = self.services.redis
+        client = self.services.clients.redis
         checks = checks or self.create_checks()
-        return Watchdog(checks.list_all(), SweepRecord(client), self.services.tasks, partial(upgrade_schema, client))
+        return Watchdog(
+            checks.list_all(), SweepRecord(client), self.services.clients.tasks, partial(upgrade_schema, client)
+        )
 
     def put_files(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
         """Put a CSV and images into the source bucket, without an event."""
@@ -114,7 +120,9 @@ class RowdropHarness:
     def unpack_next_bundle(self) -> bool:
         """Process the bundle that waits longest; return False if there is no such bundle."""
         waiting = list(
-            self.state.users.begin_read([make_bundle_id(key) for key in self.services.unpacks.waiting_bundles()])
+            self.state.users.begin_read(
+                [make_bundle_id(key) for key in self.services.records.unpacks.waiting_bundles()]
+            )
         )
         if waiting:
             self.services.unpacker.run(waiting[0][1:])
@@ -142,10 +150,10 @@ class RowdropHarness:
         return read_published_files(self.output).rejects
 
     def find_differences(self) -> list[str]:
-        return check_buckets(self.source, self.output, self.services.settings.copy_images)
+        return check_buckets(self.source, self.output, self.services.clients.settings.copy_images)
 
 
 def create_silent_repairs(rowdrop: RowdropHarness, max_event_delay_s: int = MAX_EVENT_DELAY_S) -> SilentRepairs:
     """Return the counter of silent repairs, for tests that do not wait for an event."""
-    client = rowdrop.services.redis
+    client = rowdrop.services.clients.redis
     return SilentRepairs(client, Scripts(client), SweepRecord(client), max_event_delay_s)

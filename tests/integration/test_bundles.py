@@ -203,7 +203,14 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
     drop(rowdrop, "u.zip", files)
     rowdrop.mark_users("/u.zip")
     wiring, fragile = rowdrop.services, DiesAtTheIndex(rowdrop.output)
-    parts: Any = fragile, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
+    parts: Any = (
+        fragile,
+        rowdrop.state,
+        wiring.bulk_reads,
+        wiring.clients.tasks,
+        wiring.records.unpacks,
+        wiring.clients.read_pool,
+    )
     with pytest.raises(Died):
         Unpacker(rowdrop.source, *parts).run("u.zip")
     assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
@@ -260,7 +267,7 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     drop(rowdrop, "u.zip", {"1.csv": make_csv()})
     digest = make_version_digest("u.zip", rowdrop.source.get_etag("u.zip") or "")
     for _ in range(MAX_UNPACK_ATTEMPTS):  # attempts that are killed before they end
-        rowdrop.services.unpacks.begin_attempt(digest, "u.zip", time.time())
+        rowdrop.services.records.unpacks.begin_attempt(digest, "u.zip", time.time())
     rowdrop.process_bundles("u.zip")
     assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
     rowdrop.process_bundles("u.zip")
@@ -279,7 +286,14 @@ def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> N
     wiring = rowdrop.services
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "2.csv": make_csv("Poison")})
     rowdrop.mark_users("/u.zip")
-    parts = rowdrop.output, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
+    parts = (
+        rowdrop.output,
+        rowdrop.state,
+        wiring.bulk_reads,
+        wiring.clients.tasks,
+        wiring.records.unpacks,
+        wiring.clients.read_pool,
+    )
     Unpacker(rowdrop.source, *parts, csv_parser=faulty).run("u.zip")
     rowdrop.run_bulk_work()
     assert list(rowdrop.read_rows()) == ["1"]
@@ -307,7 +321,14 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
             return body
 
     wiring = rowdrop.services
-    parts = rowdrop.output, rowdrop.state, wiring.bulk_reads, wiring.tasks, wiring.unpacks, wiring.read_pool
+    parts = (
+        rowdrop.output,
+        rowdrop.state,
+        wiring.bulk_reads,
+        wiring.clients.tasks,
+        wiring.records.unpacks,
+        wiring.clients.read_pool,
+    )
     rowdrop.mark_users("/u.tar")
     Unpacker(Replaced(rowdrop.source), *parts).run("u.tar")
     rowdrop.run_bulk_work()
@@ -316,7 +337,7 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
 
 def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarness) -> None:
     land(rowdrop, "u.zip", {"1.csv": make_csv()})
-    client = rowdrop.services.create_minio_client()
+    client = rowdrop.services.clients.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.zip")
     client.remove_bucket(rowdrop.source.bucket)
     rowdrop.mark_users("/u.zip")
@@ -324,13 +345,13 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
         rowdrop.services.unpacker.run("u.zip")
     assert rowdrop.state.users.dirty_users() == {"/u.zip"}
     assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
-    assert not rowdrop.services.unpacks.is_held()
+    assert not rowdrop.services.records.unpacks.is_held()
 
 
 # -- the catalog version ---------------------------------------------------------------------------
 def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarness) -> None:
     """A reader with a stale catalog reloads it, also after Redis lost the catalog version."""
-    other = RowdropHarness(rowdrop.services.settings)  # a worker that cached the empty catalog
+    other = RowdropHarness(rowdrop.services.clients.settings)  # a worker that cached the empty catalog
     other.put_files("9")
     other.process_users("9")
     land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
@@ -347,7 +368,7 @@ def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarn
 
 def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarness) -> None:
     """An older catalog version, restored by Redis, makes a stale cache valid until a sweep."""
-    other = RowdropHarness(rowdrop.services.settings)
+    other = RowdropHarness(rowdrop.services.clients.settings)
     other.put_files("9")
     other.process_users("9")
     token = rowdrop.redis.get(CATALOG_VERSION)
@@ -452,10 +473,10 @@ def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> Non
     drop(rowdrop, "a.zip", {"1.csv": make_csv()})
     drop(rowdrop, "b.zip", {"2.csv": make_csv()})
     rowdrop.mark_users("/a.zip", "/b.zip")
-    assert rowdrop.services.unpacks.acquire("another")
+    assert rowdrop.services.records.unpacks.acquire("another")
     rowdrop.services.unpacker.run("a.zip")
     assert read_catalog(rowdrop.output)[0].entries == {}
-    rowdrop.services.unpacks.release("another")
+    rowdrop.services.records.unpacks.release("another")
     rowdrop.services.unpacker.run("a.zip")
     assert rowdrop.redis.llen(BULK_QUEUE) >= 1
     rowdrop.run_bulk_work()
@@ -470,18 +491,18 @@ def test_rebuild_reads_users_in_bundles(rowdrop: RowdropHarness) -> None:
     rowdrop.output.delete("output.csv")
     rowdrop.output.delete("manifest.parquet")
     rowdrop.publisher = rowdrop.create_publisher()
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
-    status = rowdrop.services.rebuilds.status(task_id)
+    status = rowdrop.services.records.rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.total) == ("done", 3)
     assert rowdrop.read_output() == body
 
 
 def test_unpacks_report_progress(rowdrop: RowdropHarness) -> None:
-    unpacks = rowdrop.services.unpacks
+    unpacks = rowdrop.services.records.unpacks
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": make_csv()})
     rowdrop.mark_users("/u.zip")
     assert unpacks.waiting_bundles() == ["u.zip"]

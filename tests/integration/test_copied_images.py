@@ -37,7 +37,7 @@ def path(rowdrop: RowdropHarness, name: str) -> str:
 
 
 def rebuild(rowdrop: RowdropHarness) -> None:
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
@@ -179,7 +179,7 @@ def test_image_copies_are_not_repeated_when_current(copying: RowdropHarness) -> 
 
 
 def test_image_copies_of_multipart_upload_are_made_once(copying: RowdropHarness) -> None:
-    client, body = copying.services.create_minio_client(), bytes(11_000_000)
+    client, body = copying.services.clients.create_minio_client(), bytes(11_000_000)
     client.put_object(copying.source.bucket, "1.png", io.BytesIO(body), len(body), part_size=5 << 20)
     copying.put_files("1")
     copying.process_users("1")
@@ -250,7 +250,7 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
     wiring = copying.services
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(copying.source, copying.state, wiring.clients.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -271,7 +271,7 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
 
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, wiring.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(copying.source, copying.state, wiring.clients.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -292,7 +292,9 @@ def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, 
             copying.publish_pending()
 
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    Refresher(copying.source, copying.state, copying.services.read_pool, 4, image_copies=slow).refresh_listed([listed])
+    Refresher(copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=slow).refresh_listed(
+        [listed]
+    )
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
     assert copying.state.users.dirty_users() == set()
@@ -332,7 +334,9 @@ def test_image_copies_without_response_are_removed_by_next_read(copying: Rowdrop
     silent = ImageCopies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
-        Refresher(copying.source, copying.state, copying.services.read_pool, 4, image_copies=silent).refresh(["1"])
+        Refresher(copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=silent).refresh(
+            ["1"]
+        )
     assert list(copies(copying)) == ["images/1.png"]
     copying.source.delete("1.png")
     if in_bulk:

@@ -52,7 +52,7 @@ def counts(rowdrop: RowdropHarness) -> dict[str, int]:
 
 
 def sweeps_asked_for(rowdrop: RowdropHarness) -> int:
-    return int(rowdrop.services.redis.llen(BULK_QUEUE))
+    return int(rowdrop.services.clients.redis.llen(BULK_QUEUE))
 
 
 def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
@@ -115,7 +115,7 @@ def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: 
     rowdrop.state.loss_signals.begin_sweep("killed")
     watch.tick()
     assert sweeps_asked_for(rowdrop) == 1
-    assert rowdrop.services.redis.get(SWEEP_REQUESTED) == b"events_skipped"
+    assert rowdrop.services.clients.redis.get(SWEEP_REQUESTED) == b"events_skipped"
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_skipped"
 
@@ -131,7 +131,7 @@ def test_sweep_at_first_start_has_no_loss_signal(rowdrop: RowdropHarness, watch:
 def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
     for _ in range(2):
-        rowdrop.services.redis.flushall()
+        rowdrop.services.clients.redis.flushall()
         watch.tick()
         assert sweeps_asked_for(rowdrop) == 1
         assert counts(rowdrop) == {"redis_emptied": 1}
@@ -144,7 +144,7 @@ def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, wa
     settle(rowdrop, watch)
     rowdrop.state.loss_signals.begin_sweep("one")
     watch.tick()
-    rowdrop.services.redis.flushall()
+    rowdrop.services.clients.redis.flushall()
     assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
     watch.tick()
     assert counts(rowdrop) == {"redis_emptied": 1}
@@ -152,7 +152,7 @@ def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, wa
 
 def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
-    rowdrop.services.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
+    rowdrop.services.clients.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watch.tick()
     assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"redis_restarted": 1}, 1)
 
@@ -170,7 +170,7 @@ def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Wat
     token = new_token()
     begun = rowdrop.state.publish_queue.acquire_writer(token)
     assert begun is not None
-    rowdrop.services.redis.set(WRITER_LEASE, "another")
+    rowdrop.services.clients.redis.set(WRITER_LEASE, "another")
     with pytest.raises(LeaseLost):
         rowdrop.state.publish_queue.commit_publish(token, "e", "r", 0, begun.pending, time.time())
     watch.tick()
@@ -246,7 +246,7 @@ class TestASafeQueueThatDoesNotGetOn:
         return folder
 
     def test_watchdog_detects_stalled_durable_queue_once(self, site: Site) -> None:
-        redis, watch = site.rowdrop.services.redis, site.watch
+        redis, watch = site.rowdrop.services.clients.redis, site.watch
         settle(site.rowdrop, watch)
         for number in range(3):
             site.put(f"{number}.csv")
@@ -262,11 +262,11 @@ class TestASafeQueueThatDoesNotGetOn:
 
 
 def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
-    redis, wiring = site.rowdrop.services.redis, site.rowdrop.services
+    redis, wiring = site.rowdrop.services.clients.redis, site.rowdrop.services
     checks = site.rowdrop.create_checks(notification_rules=wiring.notification_rules)
     watch = site.rowdrop.create_watchdog(checks)
     settle(site.rowdrop, watch)
-    wiring.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
+    wiring.clients.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
     site.put("unheard.csv")
     for _ in range(2):
         watch.tick()
@@ -278,7 +278,7 @@ def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
 
 def test_watchdog_ignores_rules_of_missing_bucket(site: Site) -> None:
     wiring = site.rowdrop.services
-    rules = NotificationRules(wiring.create_minio_client(), "no-such-bucket")
+    rules = NotificationRules(wiring.clients.create_minio_client(), "no-such-bucket")
     watch = site.rowdrop.create_watchdog(site.rowdrop.create_checks(notification_rules=rules))
     settle(site.rowdrop, watch)
     watch.tick()
@@ -299,9 +299,9 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
     for _ in range(STALLED_QUEUE_TICKS + 2):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
-        wiring.redis.rpush(SAFE_EVENTS, b"1")
+        wiring.clients.redis.rpush(SAFE_EVENTS, b"1")
         rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
-        wiring.redis.hincrby(COUNTERS, "safe_events", 1)
+        wiring.clients.redis.hincrby(COUNTERS, "safe_events", 1)
     assert counts(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
         checks.published_files.tick(time.time())
@@ -313,7 +313,7 @@ def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
     from worker.state.event_inbox import DecodedEntry
 
     for source in (FAST_EVENTS, SAFE_EVENTS):
-        rowdrop.services.redis.rpush(source, b"1", b"2")
+        rowdrop.services.clients.redis.rpush(source, b"1", b"2")
         rowdrop.state.inbox.mark_and_pop(
             source, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", (), "why")], time.time()
         )

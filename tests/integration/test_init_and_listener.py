@@ -47,22 +47,26 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
     Initializer(rowdrop.services).run()
     assert capsys.readouterr().out == ""  # both buckets exist, and the probe's event arrived
     wiring = rowdrop.services
-    listener = Listener(wiring.state, wiring.tasks, wiring.ignored_keys, wiring.settings.source_bucket, time.time)
+    listener = Listener(
+        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+    )
     until_quiet(rowdrop, listener)
-    wiring.redis.delete(EVENTS_QUEUE)
+    wiring.clients.redis.delete(EVENTS_QUEUE)
     return listener
 
 
 def until_quiet(rowdrop: RowdropHarness, listener: Listener, patience_s: float = 20) -> None:
     """Process events until each fast event is matched by its durable copy: no count is left."""
     deadline = time.monotonic() + patience_s
-    while rowdrop.services.redis.llen(FAST_EVENTS) or any(rowdrop.services.redis.scan_iter(f"{SEEN_PREFIX}*")):
+    while rowdrop.services.clients.redis.llen(FAST_EVENTS) or any(
+        rowdrop.services.clients.redis.scan_iter(f"{SEEN_PREFIX}*")
+    ):
         listener.run_once(0.1)
         assert time.monotonic() < deadline
 
 
 def messages(rowdrop: RowdropHarness) -> int:
-    return int(rowdrop.services.redis.llen(EVENTS_QUEUE))
+    return int(rowdrop.services.clients.redis.llen(EVENTS_QUEUE))
 
 
 def test_init_creates_buckets_once_and_reports_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,8 +130,8 @@ def test_init_does_not_print_its_redis_user_for_minio(
 def test_init_warns_when_forged_upload_is_accepted(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> None:
     def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
         """Write as anyone can on a MinIO with the unsigned-upload vulnerability."""
-        assert (endpoint, bucket) == (rowdrop.services.settings.minio_endpoint, rowdrop.source.bucket)
-        assert access_key == rowdrop.services.settings.minio_access_key
+        assert (endpoint, bucket) == (rowdrop.services.clients.settings.minio_endpoint, rowdrop.source.bucket)
+        assert access_key == rowdrop.services.clients.settings.minio_access_key
         rowdrop.source.put(f"{prefix}forged", b"forged")
         return [f"{prefix}forged"]
 
@@ -151,16 +155,16 @@ def test_listener_marks_user_once_for_both_events(rowdrop: RowdropHarness, liste
     assert listener.run_once(5) == 1
     until_quiet(rowdrop, listener)
     assert messages(rowdrop) == 1
-    assert rowdrop.services.redis.llen(SAFE_EVENTS) == 0
+    assert rowdrop.services.clients.redis.llen(SAFE_EVENTS) == 0
 
 
 def test_listener_marks_user_of_durable_event(rowdrop: RowdropHarness, listener: Listener) -> None:
     rowdrop.put_files("u")
     deadline = time.monotonic() + 20
-    while not rowdrop.services.redis.llen(SAFE_EVENTS):
-        rowdrop.services.redis.delete(FAST_EVENTS)
+    while not rowdrop.services.clients.redis.llen(SAFE_EVENTS):
+        rowdrop.services.clients.redis.delete(FAST_EVENTS)
         assert time.monotonic() < deadline
-    rowdrop.services.redis.delete(FAST_EVENTS)
+    rowdrop.services.clients.redis.delete(FAST_EVENTS)
     listener.run_once(0.1)
     assert rowdrop.state.users.dirty_users() == {"u"}
 
@@ -176,9 +180,9 @@ def test_listener_sends_one_message_for_csv_and_image(rowdrop: RowdropHarness, l
     for number in range(20):
         rowdrop.put_files(f"u{number}", images=["png"])
     deadline = time.monotonic() + 10
-    while rowdrop.services.redis.llen(FAST_EVENTS) < 40:
+    while rowdrop.services.clients.redis.llen(FAST_EVENTS) < 40:
         assert time.monotonic() < deadline
-    while rowdrop.services.redis.llen(FAST_EVENTS):
+    while rowdrop.services.clients.redis.llen(FAST_EVENTS):
         listener.run_once(0.1)
     assert messages(rowdrop) <= 2
     assert len(rowdrop.state.users.dirty_users()) == 20
@@ -206,7 +210,7 @@ POISON = [
 def test_listener_keeps_invalid_entries_as_dead_letters(
     rowdrop: RowdropHarness, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis = rowdrop.services.redis
+    redis = rowdrop.services.clients.redis
     for source in (FAST_EVENTS, SAFE_EVENTS):
         for raw in POISON:
             redis.rpush(source, raw)
@@ -231,16 +235,16 @@ def test_listener_keeps_single_invalid_entry_as_dead_letter(rowdrop: RowdropHarn
     # The first event after a pause is processed without a batch.
     for raw in POISON:
         time.sleep(0.02)
-        waiting = threading.Timer(0.05, rowdrop.services.redis.rpush, (FAST_EVENTS, raw))
+        waiting = threading.Timer(0.05, rowdrop.services.clients.redis.rpush, (FAST_EVENTS, raw))
         waiting.start()
         listener.run_once(5)
         waiting.join()
-    assert rowdrop.services.redis.llen(DEAD_LETTERS) == len(POISON)
-    assert rowdrop.services.redis.llen(FAST_EVENTS) == 0
+    assert rowdrop.services.clients.redis.llen(DEAD_LETTERS) == len(POISON)
+    assert rowdrop.services.clients.redis.llen(FAST_EVENTS) == 0
 
 
 def test_listener_keeps_newest_dead_letters(rowdrop: RowdropHarness, listener: Listener) -> None:
-    redis = rowdrop.services.redis
+    redis = rowdrop.services.clients.redis
     redis.rpush(FAST_EVENTS, *(b"%d: not JSON" % number for number in range(MAX_DEAD_LETTERS + 50)))
     while redis.llen(FAST_EVENTS):
         listener.run_once(0.1)
@@ -251,7 +255,7 @@ def test_listener_keeps_newest_dead_letters(rowdrop: RowdropHarness, listener: L
 
 def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness) -> None:
     # Otherwise a listener and Redis would hold all of them in memory at the same time.
-    redis = rowdrop.services.redis
+    redis = rowdrop.services.clients.redis
     redis.rpush(FAST_EVENTS, *(b"x" * 900_000 for _ in range(40)))
     redis.rpush(SAFE_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
     fast, safe = rowdrop.state.inbox.peek(CHUNK_SIZE)
@@ -267,7 +271,7 @@ def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness)
 def test_listener_records_ignored_key_and_marks_no_user(rowdrop: RowdropHarness, listener: Listener) -> None:
     rowdrop.source.put("1.CSV", make_csv())
     listener.run_once(5)
-    redis: Any = rowdrop.services.redis
+    redis: Any = rowdrop.services.clients.redis
     assert b"rename" in redis.hget(IGNORED_KEYS, "1.CSV")
     assert int(redis.get(IGNORED_COUNT)) == 1
     assert rowdrop.state.users.dirty_users() == set()
@@ -289,7 +293,7 @@ def test_event_inbox_wait_takes_no_event(rowdrop: RowdropHarness, listener: List
     # A listener that is killed between waiting and marking loses no event.
     rowdrop.put_files("u")
     assert rowdrop.state.inbox.wait_for_event(5) is not None
-    assert rowdrop.services.redis.llen(FAST_EVENTS) == 1
+    assert rowdrop.services.clients.redis.llen(FAST_EVENTS) == 1
     assert listener.run_once(5) == 1
 
 
@@ -319,7 +323,7 @@ def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> N
     starting.start()
     try:
         Initializer(late.services).wait_for_servers(30)
-        assert late.services.redis.ping()
+        assert late.services.clients.redis.ping()
     finally:
         starting.join()
         redis.stop()

@@ -30,7 +30,7 @@ def loaded(rowdrop: RowdropHarness) -> dict[str, bytes]:
 
 def loader(rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True) -> Loader:
     done: list[int] = [] if told is None else told
-    return Loader(rowdrop.source, rowdrop.services.create_minio_client(), done.append, by_tar=by_tar)
+    return Loader(rowdrop.source, rowdrop.services.clients.create_minio_client(), done.append, by_tar=by_tar)
 
 
 def test_load_folder_puts_user_files_and_reports_others(rowdrop: RowdropHarness, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_load_folder_puts_user_files_and_reports_others(rowdrop: RowdropHarness,
     files = {"1.csv": make_csv(), "photos/1.png": b"x", "old/2.csv": make_csv("Two"), "more/u.zip": bundle}
     others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
     out = io.StringIO()
-    load_folder(write(tmp_path, {**files, **others}), rowdrop.services, out)
+    load_folder(write(tmp_path, {**files, **others}), rowdrop.services.clients, out)
     assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
     said = out.getvalue()
     assert "4 files loaded" in said
@@ -86,7 +86,7 @@ class KeepsTars:
 
 def test_loader_puts_single_files_without_tar_support(rowdrop: RowdropHarness, tmp_path: Path) -> None:
     files = {f"{number}.csv": make_csv(f"N{number}") for number in range(MAX_BATCH_FILES + 9)}
-    minio = KeepsTars(rowdrop.services.create_minio_client())
+    minio = KeepsTars(rowdrop.services.clients.create_minio_client())
     Loader(rowdrop.source, minio, lambda _: None).load(make_plan(write(tmp_path, files)))  # type: ignore[arg-type]
     assert loaded(rowdrop) == files
 

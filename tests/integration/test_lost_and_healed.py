@@ -87,9 +87,9 @@ def test_silent_repairs_count_nothing_while_events_wait(rowdrop: RowdropHarness)
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.run_sweep()
-    rowdrop.services.redis.rpush(FAST_EVENTS, b"whose?")
+    rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"whose?")
     assert counted(rowdrop) == 0
-    rowdrop.services.redis.delete(FAST_EVENTS)
+    rowdrop.services.clients.redis.delete(FAST_EVENTS)
     assert counted(rowdrop) == 1
 
 
@@ -100,7 +100,7 @@ def test_events_of_other_tests_do_not_arrive_here(rowdrop: RowdropHarness, minio
         minio_redis.flushall()
         rowdrop.put_files("u")
         wait_until(lambda: minio_redis.exists(FAST_EVENTS) and minio_redis.exists(SAFE_EVENTS))
-    assert rowdrop.services.redis.exists(FAST_EVENTS, SAFE_EVENTS) == 0
+    assert rowdrop.services.clients.redis.exists(FAST_EVENTS, SAFE_EVENTS) == 0
 
 
 def test_silent_repairs_exclude_dirty_users(rowdrop: RowdropHarness) -> None:
@@ -160,7 +160,7 @@ def test_silent_repairs_include_marks_lost_with_redis(rowdrop: RowdropHarness) -
     published(rowdrop, "u", "v")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.mark_users("u")
-    rowdrop.services.redis.flushall()
+    rowdrop.services.clients.redis.flushall()
     rowdrop.run_sweep()
     assert rowdrop.find_differences() == []
     assert counted(rowdrop) == 1
@@ -169,7 +169,7 @@ def test_silent_repairs_include_marks_lost_with_redis(rowdrop: RowdropHarness) -
 def test_silent_repairs_limit_remembered_users(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
     remembered: dict[str, int] = {f"someone-{number}": 0 for number in range(MAX_SILENT_DRIFT - 3)}
-    rowdrop.services.redis.hset(SILENT_DRIFT, mapping=remembered)  # type: ignore[arg-type]
+    rowdrop.services.clients.redis.hset(SILENT_DRIFT, mapping=remembered)  # type: ignore[arg-type]
     for number in range(10):
         rowdrop.put_files(f"v{number}")
     rowdrop.run_sweep()
@@ -193,9 +193,9 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     wiring = rowdrop.services
-    Sweep(wiring.source, Output(), wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics).run(
-        "test"
-    )
+    Sweep(
+        wiring.clients.source, Output(), wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics
+    ).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
     assert counted(rowdrop) == 0
@@ -217,8 +217,10 @@ class Meanwhile:
 
 def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int:
     wiring = rowdrop.services
-    source = Meanwhile(wiring.source, happens)
-    sweep = Sweep(source, wiring.output, wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics)
+    source = Meanwhile(wiring.clients.source, happens)
+    sweep = Sweep(
+        source, wiring.clients.output, wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics
+    )
     return sweep.run("test")
 
 
@@ -226,7 +228,9 @@ def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
     wiring = rowdrop.services
-    return Listener(wiring.state, wiring.tasks, wiring.ignored_keys, wiring.settings.source_bucket, time.time)
+    return Listener(
+        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+    )
 
 
 @pytest.mark.minio_events
@@ -240,7 +244,7 @@ def test_silent_repairs_exclude_drops_during_sweep(rowdrop: RowdropHarness, list
         return int(rowdrop.redis.zcard(DIRTY_SINCE["event"])) > len(users)
 
     def drop_all() -> None:
-        list(rowdrop.services.read_pool.map(rowdrop.put_files, users))
+        list(rowdrop.services.clients.read_pool.map(rowdrop.put_files, users))
         rowdrop.put_files("a", make_csv("New"))
         if heard == "before the marks":
             wait_until(hear_all, 60)

@@ -116,7 +116,7 @@ def drop_and_send(rowdrop: RowdropHarness, poison: bytes, neighbours: list[str])
         rowdrop.put_files(user)
     rowdrop.put_files("poison", poison, images=["png"])
     rowdrop.mark_users("poison", *neighbours)
-    rowdrop.services.tasks.refresh(["poison", *neighbours])
+    rowdrop.services.clients.tasks.refresh(["poison", *neighbours])
 
 
 @pytest.mark.parametrize(("poison", "end"), [("KILL", -signal.SIGKILL), ("HANG", -signal.SIGALRM)])
@@ -178,9 +178,9 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     rowdrop: RowdropHarness, watchdog: Watchdog, start_worker: StartWorker
 ) -> None:
     users = [f"u{number:03d}" for number in range(600)]  # enough to be read by one LIST, in a page
-    list(rowdrop.services.read_pool.map(rowdrop.put_files, users))
+    list(rowdrop.services.clients.read_pool.map(rowdrop.put_files, users))
     rowdrop.put_files("poison", make_csv("KILL"))
-    rowdrop.services.tasks.sweep("test")
+    rowdrop.services.clients.tasks.sweep("test")
     worker = start_worker(BULK_QUEUE, "prefork")
     look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
@@ -197,7 +197,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
     look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     rowdrop.publisher.write_manifest()
     assert rowdrop.services.sweep.run("test") == 1
-    rowdrop.services.redis.delete(BULK_QUEUE)
+    rowdrop.services.clients.redis.delete(BULK_QUEUE)
     died = len(worker.ends)
     rowdrop.mark_users("poison")  # an event, so that the worker on the events queue reads it
     look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
@@ -248,18 +248,18 @@ def test_refresher_clears_read_record_after_exception(rowdrop: RowdropHarness, a
     pool.shutdown()
     rowdrop.mark_users("u")
     with pytest.raises(RuntimeError):
-        Refresher(wiring.source, wiring.state, pool, 4).refresh(["u"])
+        Refresher(wiring.clients.source, wiring.state, pool, 4).refresh(["u"])
     assert attempts.active_reads() == []
 
 
 def refresher(rowdrop: RowdropHarness, judge: CsvParser) -> Refresher:
     wiring = rowdrop.services
-    return Refresher(wiring.source, wiring.state, wiring.read_pool, 4, csv_parser=judge)
+    return Refresher(wiring.clients.source, wiring.state, wiring.clients.read_pool, 4, csv_parser=judge)
 
 
 def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
     set_apart(rowdrop, "u")
-    bucket, client = rowdrop.source.bucket, rowdrop.services.create_minio_client()
+    bucket, client = rowdrop.source.bucket, rowdrop.services.clients.create_minio_client()
     client.remove_bucket(bucket)
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
@@ -289,7 +289,7 @@ def test_read_attempts_exclude_outage_during_attempt(rowdrop: RowdropHarness, at
     rowdrop.put_files("u")
     set_apart(rowdrop, "u")
     wiring = rowdrop.services
-    reading = Refresher(Gone(), wiring.state, wiring.read_pool, 4)  # type: ignore[arg-type]
+    reading = Refresher(Gone(), wiring.state, wiring.clients.read_pool, 4)  # type: ignore[arg-type]
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
             reading.refresh_isolated("u")
@@ -310,7 +310,7 @@ def test_broken_reads_isolate_users_after_some_ticks(
 ) -> None:
     rowdrop.mark_users("u", "v")
     rowdrop.state.users.begin_read(["u", "v", "clean"], "a-reading")
-    rowdrop.services.redis.delete(EVENTS_QUEUE)
+    rowdrop.services.clients.redis.delete(EVENTS_QUEUE)
     for _ in range(BROKEN_READ_TICKS - 1):
         checks.broken_reads.isolate_broken_reads()
     assert attempts.isolated_ids() == set()
@@ -345,7 +345,7 @@ def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -
     from worker.state.event_inbox import DecodedEntry
 
     set_apart(rowdrop, "u")
-    rowdrop.services.redis.rpush(FAST_EVENTS, b"1")
+    rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"1")
     assert rowdrop.state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
     assert rowdrop.state.users.dirty_users() == {"u", "v"}
 
@@ -361,7 +361,7 @@ def test_read_attempts_end_after_successful_read(
     rowdrop.publish_pending()
     assert attempts.isolated_ids() == set()
     set_apart(rowdrop, "w")
-    rowdrop.services.redis.delete(DIRTY)
+    rowdrop.services.clients.redis.delete(DIRTY)
     checks.broken_reads.enqueue_isolated()
     assert attempts.isolated_ids() == set()
 
@@ -374,8 +374,8 @@ def test_read_attempts_survive_emptied_redis(rowdrop: RowdropHarness, attempts: 
     rowdrop.services.refresher.refresh_isolated("u")
     rowdrop.publish_pending()
     assert is_quarantined(rowdrop, "u")
-    rowdrop.services.redis.flushall()
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    rowdrop.services.clients.redis.flushall()
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     rowdrop.services.rebuild.start(task_id)  # reads every user again, except the quarantined one
     rowdrop.run_bulk_work()
     assert attempts.isolated_users()["u"].is_exhausted

@@ -15,7 +15,7 @@ from tests.conftest import create_bucket
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.commands.provisioning.public_output import set_public_access
-from worker.services import Wiring
+from worker.services import ServerClients, Services
 
 
 def status_of(settings: Settings, path: str, method: str = "GET") -> int:
@@ -29,7 +29,7 @@ def status_of(settings: Settings, path: str, method: str = "GET") -> int:
 
 
 def initialised(settings: Settings, *, public: bool) -> None:
-    wiring = Wiring(replace(settings, public_output=public))
+    wiring = Services(ServerClients(replace(settings, public_output=public)))
     Initializer(wiring, probe_timeout_s=0.1).run()
     wiring.close()
 

@@ -145,7 +145,7 @@ def test_refresher_gives_same_rows_by_list_and_requests(rowdrop: RowdropHarness)
 
 def test_refresher_reads_distant_keys_in_large_bucket(rowdrop: RowdropHarness) -> None:
     others = [f"m{number:05d}" for number in range(3000)]
-    list(rowdrop.services.read_pool.map(lambda user: rowdrop.source.put(f"{user}.csv", make_csv()), others))
+    list(rowdrop.services.clients.read_pool.map(lambda user: rowdrop.source.put(f"{user}.csv", make_csv()), others))
     users = [f"{letter}{number}" for letter in "az" for number in range(40)]
     for user in users:
         rowdrop.put_files(user, images=["jpg"])
@@ -196,7 +196,7 @@ def test_refresher_removes_no_row_when_bucket_is_missing(rowdrop: RowdropHarness
     body = rowdrop.read_output()
     for key in ("u.csv", "u.png"):
         rowdrop.source.delete(key)
-    rowdrop.services.create_minio_client().remove_bucket(rowdrop.source.bucket)
+    rowdrop.services.clients.create_minio_client().remove_bucket(rowdrop.source.bucket)
     rowdrop.mark_users("u")
     with pytest.raises(StoreUnavailable):
         rowdrop.services.refresher.refresh(["u"])
@@ -309,7 +309,7 @@ def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness)
 def test_publisher_retries_after_failed_write(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
     rowdrop.read_users("u")
-    client, bucket = rowdrop.services.create_minio_client(), rowdrop.output.bucket
+    client, bucket = rowdrop.services.clients.create_minio_client(), rowdrop.output.bucket
     client.remove_bucket(bucket)
     with pytest.raises(StoreUnavailable):
         rowdrop.publisher.publish()

@@ -40,7 +40,7 @@ from worker.commands.provisioning.credential_set import MINIO_ROLES, PROCESSES, 
 from worker.commands.provisioning.instructions import format_policies
 from worker.commands.provisioning.minio_users import MinioUsers
 from worker.commands.provisioning.server_users import REDIS_RULES, digest_users, format_redis_acl, minio_policies
-from worker.services import Wiring
+from worker.services import ServerClients, Services
 from worker.source.metrics import MinioMetrics
 
 BUCKETS = Buckets("src-data", "processed-data")
@@ -106,7 +106,7 @@ def started(folder: Path) -> Guarded:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     servers = started(tmp_path_factory.mktemp("guarded"))
     with servers.redis, servers.minio:
-        wiring = Wiring(servers.settings())
+        wiring = Services(ServerClients(servers.settings()))
         Initializer(wiring).run()
         wiring.close()
         servers.client("drop").put_object(BUCKETS.source, "0001.csv", io.BytesIO(CSV), len(CSV))
@@ -174,7 +174,7 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
         for _ in range(2):
-            wiring = Wiring(servers.settings())
+            wiring = Services(ServerClients(servers.settings()))
             Initializer(wiring).run()
             wiring.close()
             servers.minio.kill()
@@ -186,14 +186,14 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
 def test_init_replaces_renewed_users(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
-        wiring = Wiring(servers.settings())
+        wiring = Services(ServerClients(servers.settings()))
         Initializer(wiring).run()
         wiring.close()
         before = servers.client("drop")
         servers.credentials = Credentials.complete(
             {}, {"REDIS_USERS": format_users(servers.credentials.redis)}, f"127.0.0.1:{servers.redis.port}", 0.0
         )
-        wiring = Wiring(servers.settings())
+        wiring = Services(ServerClients(servers.settings()))
         with pytest.raises(UnknownUsers, match="users-made"):
             # MinIO has not been restarted with root access, and no other user may create users.
             Initializer(wiring).run()

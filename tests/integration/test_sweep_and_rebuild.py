@@ -144,7 +144,7 @@ def test_sweep_counts_and_lists_ignored_keys(rowdrop: RowdropHarness) -> None:
 # -- the rebuild -----------------------------------------------------------------------------------
 def rebuild(rowdrop: RowdropHarness) -> str:
     """Run a rebuild to its end; return its task ID."""
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
@@ -155,7 +155,7 @@ def test_rebuild_changes_no_byte_of_correct_output(rowdrop: RowdropHarness) -> N
     published(rowdrop, *[f"u{number}" for number in range(100)])
     body = rowdrop.read_output()
     task_id = rebuild(rowdrop)
-    status = rowdrop.services.rebuilds.status(task_id)
+    status = rowdrop.services.records.rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.done, status.total) == ("done", 100, 100)
     assert rowdrop.read_output() == body
@@ -189,7 +189,7 @@ def test_rebuild_keeps_held_rows(rowdrop: RowdropHarness) -> None:
 
 def test_rebuilds_allow_one_running_and_one_queued(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
-    rebuilds = rowdrop.services.rebuilds
+    rebuilds = rowdrop.services.records.rebuilds
     first, new = rebuilds.request(time.time())
     assert (rebuilds.request(time.time()), new) == ((first, False), True)
     rowdrop.services.rebuild.start(first)
@@ -206,19 +206,19 @@ def test_rebuilds_allow_one_running_and_one_queued(rowdrop: RowdropHarness) -> N
 def test_rebuild_resumes_after_interrupted_enqueueing(rowdrop: RowdropHarness) -> None:
     """A rebuild that was started and not yet enqueued resumes at the next attempt."""
     published(rowdrop, "u")
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
-    assert rowdrop.services.rebuilds.start(task_id, time.time())
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
+    assert rowdrop.services.records.rebuilds.start(task_id, time.time())
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
-    status = rowdrop.services.rebuilds.status(task_id)
+    status = rowdrop.services.records.rebuilds.status(task_id)
     assert status is not None
     assert status.state == "done"
 
 
 def test_rebuild_that_fails_reports_reason_and_allows_next(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
-    rebuilds = rowdrop.services.rebuilds
+    rebuilds = rowdrop.services.records.rebuilds
     task_id, _ = rebuilds.request(time.time())
     assert rebuilds.start(task_id, time.time())
     rowdrop.services.rebuild.fail(task_id, "the output bucket is gone")
@@ -305,7 +305,7 @@ def test_sweep_schedule_requests_overdue_sweep(rowdrop: RowdropHarness, checks: 
     now = time.time()
     checks.sweep_schedule.tick(now)
     assert messages(rowdrop, BULK_QUEUE) == 0
-    checks.sweep_schedule.tick(now + 2 * rowdrop.services.settings.sweep_interval_s + 1)
+    checks.sweep_schedule.tick(now + 2 * rowdrop.services.clients.settings.sweep_interval_s + 1)
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
@@ -342,7 +342,9 @@ def test_watchdog_and_sweep_do_not_repeat_forever(
 def in_pages_of(rowdrop: RowdropHarness, users: int) -> None:
     """Set the page size of bulk work."""
     wiring = rowdrop.services
-    wiring.bulk_reads = BulkReads(wiring.source, wiring.refresher, wiring.state, wiring.tasks, max_page_users=users)
+    wiring.bulk_reads = BulkReads(
+        wiring.clients.source, wiring.refresher, wiring.state, wiring.clients.tasks, max_page_users=users
+    )
 
 
 def test_rebuild_by_list_gives_same_rows(rowdrop: RowdropHarness) -> None:
@@ -364,7 +366,7 @@ def test_rebuild_rereads_user_read_after_list(rowdrop: RowdropHarness) -> None:
     # The LIST has no image. Then an image is dropped and published by its event, and only then the
     # page is processed.
     published(rowdrop, "u")
-    task_id, _ = rowdrop.services.rebuilds.request(time.time())
+    task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     rowdrop.services.rebuild.start(task_id)
     rowdrop.source.put("u.png", b"x")
     rowdrop.process_users("u")
@@ -388,7 +390,7 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.services.sweep.run("test")
-    client = rowdrop.services.create_minio_client()
+    client = rowdrop.services.clients.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.csv")
     client.remove_bucket(rowdrop.source.bucket)
     with pytest.raises(StoreUnavailable):
@@ -398,7 +400,7 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
 
 
 def test_sweep_command_enqueues_sweep_once(rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = rowdrop.services.settings
+    settings = rowdrop.services.clients.settings
     monkeypatch.setenv("MINIO_ENDPOINT", settings.minio_endpoint)
     monkeypatch.setenv("MINIO_ACCESS_KEY", settings.minio_access_key)
     monkeypatch.setenv("MINIO_SECRET_KEY", settings.minio_secret_key)

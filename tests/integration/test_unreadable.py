@@ -93,7 +93,7 @@ def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_un
     create_silent_repairs(rowdrop, 0).count("test")
     assert rowdrop.state.status.counter_value("silent_repairs") == 0
     assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
-    task_id, _ = rowdrop.services.rebuilds.request(0.0)
+    task_id, _ = rowdrop.services.records.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     assert (rowdrop.output.get(REJECTS_KEY), set(rowdrop.read_rows())) == (before, {"other"})
@@ -312,7 +312,7 @@ def test_object_recovery_rewrites_unreadable_published_object(
     rowdrop.output.check_readable(key)
     assert "files_changed" in rowdrop.state.loss_signals.unresolved()
     watchdog.tick()
-    assert rowdrop.services.redis.llen(BULK_QUEUE)  # a sweep is enqueued
+    assert rowdrop.services.clients.redis.llen(BULK_QUEUE)  # a sweep is enqueued
     rowdrop.run_sweep()
     rowdrop.publish_pending()
     assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}

@@ -161,7 +161,7 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
     assert redis.get(SWEEP_REQUESTED) == b"start"
     assert not redis.exists(PENDING_RESULTS)
     services = upgraded.services
-    listener = Listener(upgraded.state, services.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
+    listener = Listener(upgraded.state, services.clients.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
     listener.run_once(0.1)
     assert upgraded.state.users.marked_by_event(["waiting"]) == {"waiting"}
     upgraded.run_sweep("start")
@@ -218,7 +218,7 @@ def test_upgrade_processes_messages_of_the_previous_release(
 ) -> None:
     """A message is only a hint: each task of the previous release still exists and changes no row."""
     start(upgraded)
-    app = create_app(upgraded.services.settings, lambda: upgraded.services)
+    app = create_app(upgraded.services.clients.settings, lambda: upgraded.services)
     processed = set()
     for queue in (EVENTS_QUEUE, BULK_QUEUE):
         for raw in captured_state[queue]["value"]:

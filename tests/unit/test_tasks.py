@@ -5,16 +5,16 @@ import logging
 import pytest
 
 from shared.settings import Settings
-from worker.services import Wiring
+from worker.services import Services
 from worker.tasks import create_app
 
 
 @pytest.mark.parametrize("user_id", ["../../etc", "a/b", "", "x" * 300, "a\tb"])
 def test_refresh_requested_task_ignores_and_logs_invalid_user(user_id: str, caplog: pytest.LogCaptureFixture) -> None:
-    def wiring() -> Wiring:
+    def get_services() -> Services:
         raise AssertionError("the user must not be marked")
 
-    app = create_app(Settings("http://not.used", "", "", "redis://not.used:6379/0"), wiring)
+    app = create_app(Settings("http://not.used", "", "", "redis://not.used:6379/0"), get_services)
     with caplog.at_level(logging.WARNING):
         app.tasks["refresh_asked"].run(user_id, "request")
     assert "a user ID that no file can have" in caplog.text

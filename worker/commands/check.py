@@ -23,7 +23,7 @@ from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.image_copies import is_copy
-from worker.services import READ_CONCURRENCY, Wiring
+from worker.services import READ_CONCURRENCY, ServerClients
 from worker.source.listing import Listing
 from worker.source.unreadable import format_unreadable_reason
 
@@ -201,8 +201,8 @@ def find_wrong_copies(rows: Mapping[str, Row], images: Sequence[ExpectedImage], 
 def main() -> None:
     """Check the buckets that the environment configures, and exit with the status."""
     try:
-        wiring = Wiring.from_environment(redis=False)
-        differences = check_buckets(wiring.source, wiring.output, wiring.settings.copy_images)
+        clients = ServerClients.from_environment(redis=False)
+        differences = check_buckets(clients.source, clients.output, clients.settings.copy_images)
     except (InvalidSettings, StoreUnavailable) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -35,7 +35,7 @@ from worker.commands.provisioning.instructions import (
 )
 from worker.commands.provisioning.minio_users import MinioUsers
 from worker.commands.provisioning.public_output import set_public_access
-from worker.services import Wiring
+from worker.services import Services
 from worker.source.notifications import NotificationRules, RuleState
 
 logger = logging.getLogger(__name__)
@@ -56,17 +56,17 @@ class Initializer:
 
     def __init__(
         self,
-        services: Wiring,
+        services: Services,
         probe_timeout_s: float = PROBE_TIMEOUT_S,
         *,
         with_sample: bool = False,
         probe_forgery: Callable[[str, str, str, str, str], list[str]] = probe_forged_writes,
     ) -> None:
-        self._services, self._settings, self._probe_timeout_s = services, services.settings, probe_timeout_s
+        self._services, self._settings, self._probe_timeout_s = services, services.clients.settings, probe_timeout_s
         self._probe_forgery = probe_forgery
         self._with_sample = with_sample
-        self._minio = services.create_minio_client()
-        self._minio_users = MinioUsers(services.settings) if services.settings.minio_users else None
+        self._minio = services.clients.create_minio_client()
+        self._minio_users = MinioUsers(services.clients.settings) if services.clients.settings.minio_users else None
 
     def run(self) -> None:
         """Create what is missing on the servers, and record whether MinIO's events reach Redis.
@@ -221,7 +221,7 @@ def main() -> None:
             # Printing the policies requires no server settings.
             print(format_policies(Settings.from_environment(minio=False, redis=False)))
             return
-        init = Initializer(Wiring.from_environment(), with_sample=arguments.sample == "yes")
+        init = Initializer(Services.from_environment(), with_sample=arguments.sample == "yes")
         init.wait_for_servers(arguments.wait)
         init.run()
     except UnknownUsers as error:

@@ -31,7 +31,7 @@ from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_k
 from shared.object_store import ObjectStore, StoreUnavailable
 from shared.settings import InvalidSettings
 from worker.commands.sample import PREFIX
-from worker.services import Wiring
+from worker.services import ServerClients
 
 MAX_SMALL_FILE_BYTES, MAX_BATCH_FILES, MAX_BATCH_BYTES = 256 << 10, 500, 8 << 20
 """Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
@@ -223,15 +223,15 @@ def is_empty(store: ObjectStore) -> bool:
     return all(key.startswith(PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys)
 
 
-def load_folder(folder: Path, wiring: Wiring, out: TextIO) -> None:
+def load_folder(folder: Path, clients: ServerClients, out: TextIO) -> None:
     """Load a folder and print a summary.
 
     Raises what an unreachable server raises, and `OSError`.
     """
     plan = make_plan(folder)
-    loader = Loader(wiring.source, wiring.create_minio_client(), ProgressBar(len(plan.files), out))
+    loader = Loader(clients.source, clients.create_minio_client(), ProgressBar(len(plan.files), out))
     loader.load(plan)
-    out.write(f"{loader.loaded:,} files loaded into {wiring.source.bucket}, {loader.unchanged:,} were there already\n")
+    out.write(f"{loader.loaded:,} files loaded into {clients.source.bucket}, {loader.unchanged:,} were there already\n")
     if plan.skipped:
         out.write(f"{len(plan.skipped):,} files were not loaded:\n")
         out.writelines(f"  {path}: {reason}\n" for path, reason in plan.skipped[:MAX_REPORTED])
@@ -259,11 +259,11 @@ def main() -> int:
         print(f"{arguments.folder} is not a folder", file=sys.stderr)
         return 1
     try:
-        wiring = Wiring.from_environment(redis=False)
-        if arguments.if_empty and not is_empty(wiring.source):
-            print(f"{wiring.source.bucket} has files already; nothing was loaded")
+        clients = ServerClients.from_environment(redis=False)
+        if arguments.if_empty and not is_empty(clients.source):
+            print(f"{clients.source.bucket} has files already; nothing was loaded")
             return 0
-        load_folder(arguments.folder, wiring, sys.stdout)
+        load_folder(arguments.folder, clients, sys.stdout)
     except (InvalidSettings, StoreUnavailable, MinioException, S3Error, HTTPError, OSError) as error:
         print(f"\nloading failed: {error}\nRun the command again: files that were loaded are skipped.", file=sys.stderr)
         return 1

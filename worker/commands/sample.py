@@ -15,7 +15,7 @@ from minio.deleteobjects import DeleteObject
 
 from shared.formats.source_keys import SAMPLE_PREFIX
 from shared.settings import InvalidSettings, Settings
-from worker.services import Wiring
+from worker.services import ServerClients
 
 PREFIX = SAMPLE_PREFIX
 SAMPLE_USERS = 20
@@ -67,7 +67,7 @@ def main() -> int:
     except InvalidSettings as error:
         print(f"rowdrop: {error}\n(run.sh stores these settings in $ROWDROP_DIR/.env)", file=sys.stderr)
         return 1
-    minio = Wiring(settings).create_minio_client()
+    minio = ServerClients(settings).create_minio_client()
     (remove_sample if "--remove" in sys.argv[1:] else drop_sample)(minio, settings.source_bucket)
     return 0
 

@@ -4,17 +4,17 @@ import sys
 
 from shared.progress.sweep_record import SweepRecord
 from shared.settings import InvalidSettings
-from worker.services import Wiring
+from worker.services import ServerClients
 
 
 def main() -> None:
     """Enqueue a sweep for the workers of the servers that the environment configures."""
     try:
-        wiring = Wiring.from_environment()
+        clients = ServerClients.from_environment()
     except InvalidSettings as error:
         sys.exit(f"{error}\n(if ./run.sh runs the servers, first run: set -a; . var/credentials/worker.env; set +a)")
-    SweepRecord(wiring.redis).request(wiring.tasks, "by hand")
-    wiring.close()
+    SweepRecord(clients.redis).request(clients.tasks, "by hand")
+    clients.close()
 
 
 if __name__ == "__main__":
