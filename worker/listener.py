@@ -29,8 +29,7 @@ from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
 from worker.services import Services, freeze_gc
 from worker.source.ignored_keys import IgnoredKeys
-from worker.state.event_inbox import DecodedEntry
-from worker.state.parts import StateParts
+from worker.state.event_inbox import DecodedEntry, EventInbox
 from worker.state.scripts import CHUNK_SIZE
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ class Listener:
 
     def __init__(
         self,
-        inbox: StateParts,
+        inbox: EventInbox,
         tasks: TaskQueue,
         ignored_keys: IgnoredKeys,
         source_bucket: str,
@@ -80,7 +79,7 @@ class Listener:
         Returns the number of marked users, isolated ones not included.
         """
         started_at = time.monotonic()
-        first = None if self._has_more else self._inbox.inbox.wait_for_event(timeout_s)
+        first = None if self._has_more else self._inbox.wait_for_event(timeout_s)
         now = time.monotonic()
         if first and now - started_at > SINGLE_DROP_QUIET_S and now - self._peeked_at < EVENT_TIMEOUT_S:
             # A single drop does not wait for a batch. Concurrent events follow in the next one.
@@ -105,21 +104,19 @@ class Listener:
         # is bounded, so that dead workers cannot delay the marks.
         started_at = time.monotonic()
         while time.monotonic() - started_at < MAX_GATHER_S:
-            event_count, message_count = self._inbox.inbox.measure_lengths(FAST_EVENTS, EVENTS_QUEUE)
+            event_count, message_count = self._inbox.measure_lengths(FAST_EVENTS, EVENTS_QUEUE)
             if event_count >= CHUNK_SIZE or (
                 message_count < MAX_QUEUED_MESSAGES and not self._batch_cycle.compute_wait_s()
             ):
                 break
             time.sleep(GATHER_POLL_S)
         self._batch_cycle.charge(GATHER_S)
-        return self._inbox.inbox.peek(CHUNK_SIZE)
+        return self._inbox.peek(CHUNK_SIZE)
 
     def _mark_and_pop(self, event_list: str, raw_entries: Sequence[bytes]) -> list[str]:
         if not raw_entries:
             return []
-        return self._inbox.inbox.mark_and_pop(
-            event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock()
-        )
+        return self._inbox.mark_and_pop(event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock())
 
     def _decode_entry(self, raw: bytes) -> DecodedEntry:
         try:
@@ -132,7 +129,7 @@ class Listener:
             if event.bucket != self._source_bucket:
                 continue
             if event.key.startswith(PROBE_PREFIX):
-                self._inbox.inbox.record_probe(event.key)
+                self._inbox.record_probe(event.key)
                 continue
             match classify_key(event.key):
                 case UserFile(user_id, _):
@@ -150,7 +147,7 @@ def main() -> None:
     threading.Thread(target=services.watchdog.run_forever, name="watch", daemon=True).start()
     freeze_gc()
     listener = Listener(
-        services.state,
+        services.state.inbox,
         services.clients.tasks,
         services.ignored_keys,
         services.clients.settings.source_bucket,

@@ -19,7 +19,7 @@ from worker.heartbeat import Heartbeat
 from worker.publishing.publisher import Publisher
 from worker.publishing.recovering_store import RECOVERY_CHECK_EVERY_S
 from worker.services import Services, freeze_gc
-from worker.state.parts import StateParts
+from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class PublisherLoop:
     def __init__(
         self,
         publisher: Publisher,
-        publish_queue: StateParts,
+        publish_queue: PublishQueue,
         after_publish: Callable[[], None],
         min_interval_s: float = 0.0,
     ) -> None:
@@ -61,7 +61,7 @@ class PublisherLoop:
                 self._check_files_if_due()
                 # At the start and after an outage: what an interrupted publish has left pending.
                 pending_count = self.run_once(
-                    self._publish_queue.publish_queue.count_pending() if pending_count is None else pending_count
+                    self._publish_queue.count_pending() if pending_count is None else pending_count
                 )
                 heartbeat.beat()
             except (RedisError, StoreUnavailable) as error:
@@ -81,7 +81,7 @@ class PublisherLoop:
         Returns how many results are pending now, or -1 if another publisher holds the writer lease.
         """
         if not pending_count and not self._wait_for_work():
-            return self._publish_queue.publish_queue.count_pending()  # usually 0, unless a wake-up was lost
+            return self._publish_queue.count_pending()  # usually 0, unless a wake-up was lost
         if pending_count < 0:
             # Another publisher holds the lease: poll, as the end of a lease sends no wake-up.
             time.sleep(0.2)
@@ -100,12 +100,12 @@ class PublisherLoop:
     def _wait_for_work(self) -> bool:
         # While bulk work is throttled, only results of events wake the publisher.
         bulk_wait_s = self._bulk_cycle.compute_wait_s()
-        if bulk_wait_s and self._publish_queue.publish_queue.wait_for_wakeup([WAKE_LIVE], bulk_wait_s):
+        if bulk_wait_s and self._publish_queue.wait_for_wakeup([WAKE_LIVE], bulk_wait_s):
             return True
         if self._publisher.has_superseded_copies:
             return True
         timeout_s = MANIFEST_TIMEOUT_S if self._publisher.is_manifest_due(idle=True) else WAKEUP_TIMEOUT_S
-        if self._publish_queue.publish_queue.wait_for_wakeup([WAKE_LIVE, WAKE_BULK], timeout_s):
+        if self._publish_queue.wait_for_wakeup([WAKE_LIVE, WAKE_BULK], timeout_s):
             return True
         if self._publisher.is_manifest_due(idle=True):
             self._publisher.write_manifest()
@@ -115,7 +115,13 @@ class PublisherLoop:
 def main() -> None:
     """Run the publisher with the settings from the environment."""
     services = Services.from_environment()
-    publisher = Publisher(services.clients.output, services.state, services.clients.settings.source_bucket, time.time)
+    publisher = Publisher(
+        services.clients.output,
+        services.state,
+        services.records.unpack_lease,
+        services.clients.settings.source_bucket,
+        time.time,
+    )
     freeze_gc()
 
     def finish_jobs() -> None:
@@ -123,7 +129,7 @@ def main() -> None:
         services.records.unpacks.finish_published(time.time())
 
     interval_s = services.clients.settings.publish_min_interval_s
-    loop = PublisherLoop(publisher, services.state, finish_jobs, interval_s)
+    loop = PublisherLoop(publisher, services.state.publish_queue, finish_jobs, interval_s)
     loop.run_forever(Heartbeat(services.clients.settings.progress_file))
 
 

@@ -149,7 +149,7 @@ class Services:
     @cached_property
     def bundles(self) -> BundleLookup:
         """The lookup of users' files in bundles."""
-        return BundleLookup(self.clients.output, self.state)
+        return BundleLookup(self.clients.output, self.state.catalog_version, self.state.users)
 
     @cached_property
     def image_copies(self) -> ImageCopies:
@@ -200,6 +200,7 @@ class Services:
             self.clients.source,
             self.clients.output,
             self.state,
+            self.records,
             self.bulk_reads,
             self.ignored_keys,
             self.minio_metrics,
@@ -232,7 +233,7 @@ class Services:
             self.state,
             self.bulk_reads,
             self.clients.tasks,
-            self.records.unpacks,
+            self.records,
         )
         return Unpacker(*parts, self.clients.read_pool, self._deadline)
 

@@ -7,7 +7,7 @@ from redis import Redis
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import PreviousVersions, UnpackLease, Unpacks
 
 
 class JobRecords(NamedTuple):
@@ -15,6 +15,8 @@ class JobRecords(NamedTuple):
 
     rebuilds: Rebuilds
     unpacks: Unpacks
+    unpack_lease: UnpackLease
+    previous_versions: PreviousVersions
     refresh_requests: RefreshRequests
     sweeps: SweepRecord
 
@@ -24,6 +26,8 @@ def build_records(client: "Redis") -> JobRecords:
     return JobRecords(
         rebuilds=Rebuilds(client),
         unpacks=Unpacks(client),
+        unpack_lease=UnpackLease(client),
+        previous_versions=PreviousVersions(client),
         refresh_requests=RefreshRequests(client),
         sweeps=SweepRecord(client),
     )

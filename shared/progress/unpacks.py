@@ -86,24 +86,6 @@ class Unpacks:
         self._redis: Any = client
         self._finish = client.register_script(_FINISH_SCRIPT)
 
-    # -- lease ------------------------------------------------------------------------------------
-    def acquire(self, token: str) -> bool:
-        """Acquire the lease to unpack. Returns False if another process holds it."""
-        return bool(self._redis.set(UNPACK_LEASE, token, nx=True, px=UNPACK_LEASE_MS))
-
-    def renew(self) -> None:
-        """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire(UNPACK_LEASE, UNPACK_LEASE_MS)
-
-    def release(self, token: str) -> None:
-        """Release the lease if this token still holds it."""
-        if self._redis.get(UNPACK_LEASE) == token.encode():
-            self._redis.delete(UNPACK_LEASE)
-
-    def is_held(self) -> bool:
-        """Return whether a process holds the lease."""
-        return bool(self._redis.exists(UNPACK_LEASE))
-
     # -- one bundle -------------------------------------------------------------------------------
     def begin_attempt(self, task_id: str, bundle: str, now: float) -> int:
         """Record an attempt to unpack a version of a bundle, before it begins.
@@ -161,31 +143,6 @@ class Unpacks:
         if self._redis.exists(UNPACK_PREFIX + task_id):  # otherwise it has expired
             self._redis.hset(UNPACK_PREFIX + task_id, mapping=fields)
 
-    # -- earlier visible versions -----------------------------------------------------------------
-    def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
-        """Record the digests that were visible, before the catalog entry changes.
-
-        Their users must be marked after the change, even if this process dies before that.
-        """
-        # A union, because the users of an earlier change may not be marked yet.
-        self._redis.hset(
-            PREVIOUS_VERSIONS, bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""}))
-        )
-
-    def digests(self, bundle: str) -> list[str] | None:
-        """Return the digests recorded by `add_digests`, or None if all their users are marked."""
-        encoded = self._redis.hget(PREVIOUS_VERSIONS, bundle)
-        return None if encoded is None else list(json.loads(encoded))
-
-    def clear_digests(self, bundle: str, digests: Iterable[str]) -> None:
-        """Delete the record: all users of these digests are marked.
-
-        Does nothing if more digests were recorded since.
-        """
-        # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
-        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
-        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
-
     # -- queries ----------------------------------------------------------------------------------
     def waiting_bundles(self) -> list[str]:
         """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
@@ -227,6 +184,67 @@ class Unpacks:
         return [
             self._parse_status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record
         ]
+
+
+class UnpackLease:
+    """The lease without which no process unpacks a bundle.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+
+    def acquire(self, token: str) -> bool:
+        """Acquire the lease to unpack. Returns False if another process holds it."""
+        return bool(self._redis.set(UNPACK_LEASE, token, nx=True, px=UNPACK_LEASE_MS))
+
+    def renew(self) -> None:
+        """Renew the lease. The holder must call this at least once a minute."""
+        self._redis.pexpire(UNPACK_LEASE, UNPACK_LEASE_MS)
+
+    def release(self, token: str) -> None:
+        """Release the lease if this token still holds it."""
+        if self._redis.get(UNPACK_LEASE) == token.encode():
+            self._redis.delete(UNPACK_LEASE)
+
+    def is_held(self) -> bool:
+        """Return whether a process holds the lease."""
+        return bool(self._redis.exists(UNPACK_LEASE))
+
+
+class PreviousVersions:
+    """The versions of bundles that were visible, and whose users are not marked yet.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+
+    def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
+        """Record the digests that were visible, before the catalog entry changes.
+
+        Their users must be marked after the change, even if this process dies before that.
+        """
+        # A union, because the users of an earlier change may not be marked yet.
+        self._redis.hset(
+            PREVIOUS_VERSIONS, bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""}))
+        )
+
+    def digests(self, bundle: str) -> list[str] | None:
+        """Return the digests recorded by `add_digests`, or None if all their users are marked."""
+        encoded = self._redis.hget(PREVIOUS_VERSIONS, bundle)
+        return None if encoded is None else list(json.loads(encoded))
+
+    def clear_digests(self, bundle: str, digests: Iterable[str]) -> None:
+        """Delete the record: all users of these digests are marked.
+
+        Does nothing if more digests were recorded since.
+        """
+        # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
+        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
 
 
 def decode_text(value: bytes | str) -> str:

@@ -13,11 +13,7 @@ from typing import ClassVar
 from redis.commands.core import Script
 
 from shared.object_store import ObjectStore
-from shared.progress.job_records import JobRecords
-from shared.progress.rebuilds import Rebuilds
-from shared.progress.refresh_requests import RefreshRequests
-from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import Unpacks
+from shared.progress.job_records import JobRecords, build_records
 from shared.settings import Settings
 from tests.fakes import FakeTaskQueue, InlineExecutor
 from tests.faults.stepped import LUA_DIR, SteppedEventInbox, SteppedRedis
@@ -101,8 +97,8 @@ class Components:
         return FakeTaskQueue(self.redis)
 
     @cached_property
-    def rebuilds(self) -> Rebuilds:
-        return Rebuilds(self.redis)
+    def records(self) -> JobRecords:
+        return build_records(self.redis)
 
     @cached_property
     def ignored_keys(self) -> IgnoredKeys:
@@ -110,7 +106,7 @@ class Components:
 
     def list_scripts(self) -> list[Script]:
         """Return the Lua scripts that belong to this history."""
-        parts = (*self.state, self.rebuilds, self.unpacks)
+        parts = (*self.state, *self.records)
         return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
 
     # -- the ports of one process each, so that a removal can alter them alone ---------------------
@@ -170,7 +166,7 @@ class Components:
 
     def _create_worker(self) -> WorkerComponents:
         clock, source, output, state = self.clock, self.source, self.output, self.state
-        bundles = BundleLookup(output, state, clock)
+        bundles = BundleLookup(output, state.catalog_version, state.users, clock)
         copies = ImageCopies(source, output, all_images=self.settings.copy_images)
         pool = InlineExecutor()
         refresher = Refresher(
@@ -185,20 +181,17 @@ class Components:
         sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_state
         sweep = Sweep(
             *sweep_arguments,
+            self.records,
             bulk,
             self.ignored_keys,
             self.minio_metrics,
             clock,
-            BundleLookup(sweep_arguments[1], sweep_arguments[2], clock),
+            BundleLookup(self.sweep_output, self.sweep_state.catalog_version, self.sweep_state.users, clock),
             copies,
         )
-        rebuild = Rebuild(output, state, bulk, self.tasks, self.rebuilds, clock, bundles)
-        unpacker = Unpacker(source, output, state, bulk, self.tasks, self.unpacks, pool, clock=clock)
+        rebuild = Rebuild(output, state, bulk, self.tasks, self.records.rebuilds, clock, bundles)
+        unpacker = Unpacker(source, output, state, bulk, self.tasks, self.records, pool, clock=clock)
         return WorkerComponents(refresher, bulk, sweep, rebuild, unpacker)
-
-    @cached_property
-    def unpacks(self) -> Unpacks:
-        return Unpacks(self.redis)
 
     @cached_property
     def rebuild(self) -> Rebuild:
@@ -208,7 +201,7 @@ class Components:
 
     def create_listener(self) -> Listener:
         return Listener(
-            self.state._replace(inbox=self.listener_inbox),
+            self.listener_inbox,
             self.tasks,
             self.ignored_keys,
             self.source.bucket,
@@ -217,16 +210,14 @@ class Components:
 
     def create_publisher(self) -> Publisher:
         output, state = self.new_publisher_output(), self.create_publisher_state()
-        return Publisher(output, state, self.source.bucket, self.clock)
+        return Publisher(output, state, self.records.unpack_lease, self.source.bucket, self.clock)
 
     def create_watchdog(self) -> Watchdog:
         state, output, minio_metrics = self.watchdog_state, self.watch_output, self.watch_figures
-        sweeps = SweepRecord(self.redis)
-        records = JobRecords(self.rebuilds, self.unpacks, RefreshRequests(self.redis), sweeps)
         interval_s = self.settings.sweep_interval_s
-        checks = build_checks(self.redis, state, records, output, self.tasks, minio_metrics, interval_s)
+        checks = build_checks(self.redis, state, self.records, output, self.tasks, minio_metrics, interval_s)
         upgrade = partial(upgrade_schema, self.redis)
-        return Watchdog(checks.list_all(), sweeps, self.tasks, upgrade, self.clock)
+        return Watchdog(checks.list_all(), self.records.sweeps, self.tasks, upgrade, self.clock)
 
 
 def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:

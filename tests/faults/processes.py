@@ -136,7 +136,7 @@ class Processes:
 
     def request_rebuild(self) -> None:
         """Request a rebuild, as POST /data does."""
-        task_id, new = self.components.rebuilds.request(self.components.clock())
+        task_id, new = self.components.records.rebuilds.request(self.components.clock())
         if new:
             self.components.tasks.rebuild(task_id)
 

@@ -86,7 +86,7 @@ def reason_against(raw: bytes) -> str | None:
 @pytest.fixture
 def listen(redis: "Redis") -> Callable[[], None]:
     """Return a function that processes all entries of the fast list."""
-    listener = Listener(build_state(redis), FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
+    listener = Listener(build_state(redis).inbox, FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
 
     def until_empty() -> None:
         while redis.llen(FAST_EVENTS):

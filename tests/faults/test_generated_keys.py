@@ -47,7 +47,7 @@ def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
     wiring = rowdrop.services
     return Listener(
-        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
     )
 
 

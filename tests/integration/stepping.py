@@ -54,7 +54,13 @@ class RowdropHarness:
 
         `output`: a wrapper of the output bucket, for tests that interfere with its requests.
         """
-        return Publisher(output or self.output, self.state, self.source.bucket, time.time)
+        return Publisher(
+            output or self.output,
+            self.state,
+            self.services.records.unpack_lease,
+            self.source.bucket,
+            time.time,
+        )
 
     def create_checks(
         self, metrics: MinioMetrics | None = None, notification_rules: NotificationRules | None = None

@@ -208,7 +208,7 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
         rowdrop.state,
         wiring.bulk_reads,
         wiring.clients.tasks,
-        wiring.records.unpacks,
+        wiring.records,
         wiring.clients.read_pool,
     )
     with pytest.raises(Died):
@@ -291,7 +291,7 @@ def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> N
         rowdrop.state,
         wiring.bulk_reads,
         wiring.clients.tasks,
-        wiring.records.unpacks,
+        wiring.records,
         wiring.clients.read_pool,
     )
     Unpacker(rowdrop.source, *parts, csv_parser=faulty).run("u.zip")
@@ -326,7 +326,7 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
         rowdrop.state,
         wiring.bulk_reads,
         wiring.clients.tasks,
-        wiring.records.unpacks,
+        wiring.records,
         wiring.clients.read_pool,
     )
     rowdrop.mark_users("/u.tar")
@@ -345,7 +345,7 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
         rowdrop.services.unpacker.run("u.zip")
     assert rowdrop.state.users.dirty_users() == {"/u.zip"}
     assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
-    assert not rowdrop.services.records.unpacks.is_held()
+    assert not rowdrop.services.records.unpack_lease.is_held()
 
 
 # -- the catalog version ---------------------------------------------------------------------------
@@ -473,10 +473,10 @@ def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> Non
     drop(rowdrop, "a.zip", {"1.csv": make_csv()})
     drop(rowdrop, "b.zip", {"2.csv": make_csv()})
     rowdrop.mark_users("/a.zip", "/b.zip")
-    assert rowdrop.services.records.unpacks.acquire("another")
+    assert rowdrop.services.records.unpack_lease.acquire("another")
     rowdrop.services.unpacker.run("a.zip")
     assert read_catalog(rowdrop.output)[0].entries == {}
-    rowdrop.services.records.unpacks.release("another")
+    rowdrop.services.records.unpack_lease.release("another")
     rowdrop.services.unpacker.run("a.zip")
     assert rowdrop.redis.llen(BULK_QUEUE) >= 1
     rowdrop.run_bulk_work()

@@ -48,7 +48,7 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
     assert capsys.readouterr().out == ""  # both buckets exist, and the probe's event arrived
     wiring = rowdrop.services
     listener = Listener(
-        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
     )
     until_quiet(rowdrop, listener)
     wiring.clients.redis.delete(EVENTS_QUEUE)

@@ -194,7 +194,13 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
     rowdrop.put_files("u", make_csv("New"))
     wiring = rowdrop.services
     Sweep(
-        wiring.clients.source, Output(), wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics
+        wiring.clients.source,
+        Output(),
+        wiring.state,
+        wiring.records,
+        wiring.bulk_reads,
+        wiring.ignored_keys,
+        wiring.minio_metrics,
     ).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
@@ -219,7 +225,13 @@ def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int
     wiring = rowdrop.services
     source = Meanwhile(wiring.clients.source, happens)
     sweep = Sweep(
-        source, wiring.clients.output, wiring.state, wiring.bulk_reads, wiring.ignored_keys, wiring.minio_metrics
+        source,
+        wiring.clients.output,
+        wiring.state,
+        wiring.records,
+        wiring.bulk_reads,
+        wiring.ignored_keys,
+        wiring.minio_metrics,
     )
     return sweep.run("test")
 
@@ -229,7 +241,7 @@ def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
     wiring = rowdrop.services
     return Listener(
-        wiring.state, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
     )
 
 

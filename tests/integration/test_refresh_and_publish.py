@@ -351,7 +351,7 @@ def test_publisher_replaced_before_reading_files_writes_nothing(rowdrop: Rowdrop
 
 
 def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> None:
-    loop = PublisherLoop(rowdrop.publisher, rowdrop.state, lambda: None, min_interval_s=2.5)
+    loop = PublisherLoop(rowdrop.publisher, rowdrop.state.publish_queue, lambda: None, min_interval_s=2.5)
     times = []
     for user_id in ("a", "b"):
         rowdrop.put_files(user_id)

@@ -161,7 +161,7 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
     assert redis.get(SWEEP_REQUESTED) == b"start"
     assert not redis.exists(PENDING_RESULTS)
     services = upgraded.services
-    listener = Listener(upgraded.state, services.clients.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
+    listener = Listener(upgraded.state.inbox, services.clients.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
     listener.run_once(0.1)
     assert upgraded.state.users.marked_by_event(["waiting"]) == {"waiting"}
     upgraded.run_sweep("start")

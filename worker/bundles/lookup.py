@@ -19,7 +19,8 @@ from worker.bundles.index import (
     locate_unpacked_image,
     make_index_key,
 )
-from worker.state.parts import StateParts
+from worker.state.catalog_version import CatalogVersion
+from worker.state.user_states import UserStates
 
 MAX_INDEX_CACHE_BYTES = 128 << 20
 """Maximum size of all cached indexes in bytes. The least recently used are evicted above it."""
@@ -46,11 +47,16 @@ class BundleLookup:
     def __init__(
         self,
         output: ObjectStore,
-        states: StateParts,
+        catalog_version: CatalogVersion,
+        users: UserStates,
         clock: Callable[[], float] = time.time,
         max_cache_bytes: int = MAX_INDEX_CACHE_BYTES,
     ) -> None:
-        self._output, self._states, self._clock, self._max_cache_bytes = output, states, clock, max_cache_bytes
+        self._output = output
+        self._catalog_version = catalog_version
+        self._users = users
+        self._clock = clock
+        self._max_cache_bytes = max_cache_bytes
         self._loaded_version, self._catalog = b"", BundleCatalog()
         self._visible_entries: list[tuple[str, CatalogEntry]] = []
         self._indexes: OrderedDict[str, BundleIndex] = OrderedDict()
@@ -62,7 +68,7 @@ class BundleLookup:
         With None, the current version in Redis is compared. The version is read before the catalog,
         so the cached catalog is at least as recent as its version.
         """
-        catalog_version = catalog_version or self._states.catalog_version.current()
+        catalog_version = catalog_version or self._catalog_version.current()
         if catalog_version != self._loaded_version:
             self.use_catalog(read_catalog(self._output)[0])
             self._loaded_version = catalog_version
@@ -113,7 +119,7 @@ class BundleLookup:
                 self._loaded_version = b""
                 return StaleCatalog(key)
             self._incomplete_keys.add(key)
-            self._states.users.mark([make_bundle_id(key)], "unpack", self._clock())
+            self._users.mark([make_bundle_id(key)], "unpack", self._clock())
         return BundleIncomplete(
             f"unpacked objects of {key} are missing; the bundle is marked and will be unpacked again"
         )

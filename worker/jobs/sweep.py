@@ -24,8 +24,7 @@ from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Buckets
 from shared.formats.source_keys import make_bundle_id, parse_bundle_id
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
-from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import Unpacks
+from shared.progress.job_records import JobRecords
 from worker.bundles.catalog import GAVE_UP_REASON, is_up_to_date, make_version_digest, read_catalog
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import remove_folder
@@ -53,6 +52,7 @@ class Sweep:
         source: ObjectStore,
         output: ObjectStore,
         states: StateParts,
+        records: JobRecords,
         bulk_reads: BulkReads,
         ignored_keys: IgnoredKeys,
         metrics: MinioMetrics,
@@ -61,12 +61,14 @@ class Sweep:
         image_copies: ImageCopies | None = None,
     ) -> None:
         self._buckets = Buckets(source.bucket, output.bucket)
-        self._bundle_lookup = bundle_lookup or BundleLookup(output, states, clock)
+        self._bundle_lookup = bundle_lookup or BundleLookup(output, states.catalog_version, states.users, clock)
         self._image_copies = image_copies or ImageCopies(source, output, all_images=False)
-        self._unpacks = Unpacks(states.client)
+        self._unpacks = records.unpacks
+        self._unpack_lease = records.unpack_lease
         self._source, self._output, self._states, self._bulk_reads = source, output, states, bulk_reads
         self._ignored_keys, self._metrics, self._clock = ignored_keys, metrics, clock
-        self._record, self._attempts = SweepRecord(states.client), states.attempts
+        self._record = records.sweeps
+        self._attempts = states.attempts
 
     def run(self, cause: str) -> int:
         """Sweep once and return the number of marked users; -1 if another sweep is running.
@@ -189,15 +191,15 @@ class Sweep:
         catalog yet.
         """
         lease_token = new_token()
-        if not self._unpacks.acquire(lease_token):
+        if not self._unpack_lease.acquire(lease_token):
             return
         try:
             catalog, _ = read_catalog(self._output)
             visible_digests = {entry.digest for entry in catalog.entries.values()}
             for digest in set(self._output.list_folders(UNPACKED_FOLDER)) - visible_digests:
-                remove_folder(self._output, digest, self._unpacks.renew)
+                remove_folder(self._output, digest, self._unpack_lease.renew)
         finally:
-            self._unpacks.release(lease_token)
+            self._unpack_lease.release(lease_token)
 
     def delete_orphan_copies(
         self, desired: DesiredState, existing_copies: Mapping[str, ObjectInfo], published: PublishedFiles

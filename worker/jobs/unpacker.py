@@ -28,7 +28,7 @@ from shared.object_store import (
     StoreUnavailable,
     md5_etag,
 )
-from shared.progress.unpacks import Unpacks
+from shared.progress.job_records import JobRecords
 from shared.task_queue import TaskQueue
 from worker.bundles.archive import open_archive
 from worker.bundles.catalog import (
@@ -79,7 +79,7 @@ class Unpacker:
         states: StateParts,
         bulk_reads: BulkReads,
         tasks: TaskQueue,
-        unpacks: Unpacks,
+        records: JobRecords,
         pool: Executor,
         deadline: AbstractContextManager[None] | None = None,
         csv_parser: CsvParser = parse_csv,
@@ -92,7 +92,11 @@ class Unpacker:
             bulk_reads,
             tasks,
         )
-        self._unpacks, self._pool, self._clock = unpacks, pool, clock
+        self._unpacks = records.unpacks
+        self._unpack_lease = records.unpack_lease
+        self._previous_versions = records.previous_versions
+        self._pool = pool
+        self._clock = clock
         self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
 
     def run(self, key: str) -> None:
@@ -102,12 +106,12 @@ class Unpacker:
         bundle. Raises `StoreUnavailable`. The bundle then stays marked, and is retried.
         """
         lease_token = new_token()
-        if not self._unpacks.acquire(lease_token):
+        if not self._unpack_lease.acquire(lease_token):
             return
         try:
             self._process_bundle(key)
         finally:
-            self._unpacks.release(lease_token)
+            self._unpack_lease.release(lease_token)
         # `version_tokens` omits bundles with a pending result: they need no further attempt.
         waiting_ids = list(
             self._states.users.begin_read([make_bundle_id(other) for other in self._unpacks.waiting_bundles()])
@@ -167,7 +171,7 @@ class Unpacker:
             return None
         if entry != previous:
             # Recorded before the write: if this worker dies after it, the next one marks the users.
-            self._unpacks.add_digests(key, [previous.digest] if previous else [])
+            self._previous_versions.add_digests(key, [previous.digest] if previous else [])
         # Renewed after the write and before users are marked: a read of a marked user then loads
         # the new catalog.
         self._states.catalog_version.renew(
@@ -179,10 +183,10 @@ class Unpacker:
 
     def _settle_members(self, key: str, entry: CatalogEntry | None) -> None:
         """Mark all users that are or were in the bundle, unless that is done already."""
-        old_digests = self._unpacks.digests(key)
+        old_digests = self._previous_versions.digests(key)
         if old_digests is not None:
             self.mark_members(key, entry, old_digests)
-            self._unpacks.clear_digests(key, old_digests)
+            self._previous_versions.clear_digests(key, old_digests)
             self._unpacks.finish_published(self._clock())  # other workers may have read and published all users already
 
     def mark_members(self, key: str, entry: CatalogEntry | None, old_digests: list[str]) -> None:
@@ -197,10 +201,10 @@ class Unpacker:
         self._states.users.mark(users, "bundle", self._clock())
         if entry and not entry.reason:
             self._unpacks.set_publishing(entry.digest, entry.users, entry.ignored, self._clock())
-        self._bulk_reads.enqueue(users, self._unpacks.renew)
+        self._bulk_reads.enqueue(users, self._unpack_lease.renew)
         # Deleted after the switch: a reader with a stale catalog gets `StaleCatalog` and retries.
         for digest in set(old_digests) - {visible_digest}:
-            remove_folder(self._output, digest, self._unpacks.renew)
+            remove_folder(self._output, digest, self._unpack_lease.renew)
         logger.info("bundle %s marked users=%d", key, len(users))
 
     def _read_user_ids(self, digest: str) -> Iterator[str]:
@@ -244,7 +248,7 @@ class Unpacker:
         try:
             entry = self.unpack_archive(key, info, digest)
         except InvalidArchive as error:
-            remove_folder(self._output, digest, self._unpacks.renew)
+            remove_folder(self._output, digest, self._unpack_lease.renew)
             entry = self._reject_archive(digest, info, previous, error.reason)
         except ObjectUnreadable as error:
             if error.key != key:  # an unpacked object, not the archive
@@ -302,7 +306,7 @@ class Unpacker:
         etags: dict[str, str] = {}
         for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
             etags.update((info.key, info.etag) for info in page)
-            self._unpacks.renew()
+            self._unpack_lease.renew()
         return etags
 
     def _reject_archive(
@@ -347,7 +351,7 @@ class Unpacker:
         while True:
             if time.monotonic() - reported_at > PROGRESS_EVERY_S:
                 reported_at = time.monotonic()
-                self._unpacks.renew()
+                self._unpack_lease.renew()
                 self._unpacks.set_progress(digest, done, archive.member_count)
             # The deadline includes the caller's work on the member, which runs during `yield`.
             with self._deadline:

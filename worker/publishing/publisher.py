@@ -17,7 +17,7 @@ from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY
 from shared.formats.output_csv import OUTPUT_HEADER, OutputCsv
 from shared.formats.records import Buckets, ReadResult, Reject
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import UnpackLease
 from worker.publishing.merge import PublishedTable, TableChanges, _apply_reject_changes, find_changed_users, merge
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.parts import StateParts
@@ -40,11 +40,20 @@ class Publisher:
     """
 
     def __init__(
-        self, store: ObjectStore, publish_queue: StateParts, source_bucket: str, clock: Callable[[], float]
+        self,
+        store: ObjectStore,
+        state: StateParts,
+        unpack_lease: UnpackLease,
+        source_bucket: str,
+        clock: Callable[[], float],
     ) -> None:
-        self._store, self._queue, self._clock = store, publish_queue, clock
-        self._objects = RecoveringStore(store, publish_queue)
-        self._unpacks = Unpacks(publish_queue.client)
+        self._store = store
+        self._queue = state.publish_queue
+        self._users = state.users
+        self._loss_signals = state.loss_signals
+        self._unpack_lease = unpack_lease
+        self._clock = clock
+        self._objects = RecoveringStore(store, state.loss_signals)
         self._buckets = Buckets(source_bucket, store.bucket)
         self._copy_path_prefix = f"{store.bucket}/{IMAGES_FOLDER}/"
         self._table_has_copies, self._superseded = True, dict[str, str]()
@@ -63,7 +72,7 @@ class Publisher:
         """
         writer_token = new_token()
         try:
-            publish_input = self._queue.publish_queue.acquire_writer(writer_token)
+            publish_input = self._queue.acquire_writer(writer_token)
             return -1 if publish_input is None else self._publish_as_writer(writer_token, publish_input)
         except PreconditionFailed as error:
             logger.info("%s was changed by another process; the publisher reads it again", error)
@@ -85,23 +94,21 @@ class Publisher:
             table = self.load_table((publish_input.output_etag, publish_input.rejects_etag))
             # The batch must be read after the ETags. Otherwise a writer that was suspended in
             # between and replaced would write its stale batch over newer rows despite If-Match.
-            pending = self._queue.publish_queue.read_pending(writer_token)
+            pending = self._queue.read_pending(writer_token)
         if not pending and table.output_etag and table.rejects_etag and not table.repaired:
             self.verify_table(table)
             self.delete_superseded(table, writer_token, pending)
             # No COMMIT PUBLISH: nothing was published, so nothing is recorded.
-            self._queue.publish_queue.release_writer(writer_token, signal_loss=False)
+            self._queue.release_writer(writer_token, signal_loss=False)
             return 0
         results = {user: result.result for user, result in pending.items()}
         changes = merge(table, results, self.find_fact, self._buckets)
         changed_users = find_changed_users(table, changes) if publish_input.needs_changes else None
         self.collect_superseded(table, changes, results)
-        self._table = table = self.write_table(
-            table, changes, lambda: self._queue.publish_queue.renew_writer(writer_token)
-        )
+        self._table = table = self.write_table(table, changes, lambda: self._queue.renew_writer(writer_token))
         # Before COMMIT PUBLISH, which releases the lease: no user may become clean during the deletion.
         self.delete_superseded(table, writer_token, pending)
-        pending_count = self._queue.publish_queue.commit_publish(
+        pending_count = self._queue.commit_publish(
             writer_token,
             table.output_etag or "",
             table.rejects_etag or "",
@@ -126,7 +133,7 @@ class Publisher:
 
     def _abort(self, writer_token: str, *, signal_loss: bool) -> None:
         self._table = None
-        self._queue.publish_queue.release_writer(writer_token, signal_loss=signal_loss)
+        self._queue.release_writer(writer_token, signal_loss=signal_loss)
 
     # -- objects that cannot be read ---------------------------------------------------------------
     def recover_objects(self) -> None:
@@ -138,7 +145,7 @@ class Publisher:
         if MANIFEST_KEY in lost:
             self.write_manifest()
         if CATALOG_KEY in lost:
-            self._objects.replace_catalog(self._unpacks)
+            self._objects.replace_catalog(self._unpack_lease)
         if {OUTPUT_KEY, REJECTS_KEY} & lost:
             self._table = None
             self.publish()
@@ -150,7 +157,7 @@ class Publisher:
         self._table_has_copies = self._copy_path_prefix.encode() in table.output.body
         if (table.output_etag, table.rejects_etag) != recorded_etags:
             # Edited or deleted by hand, or written by a publisher that died before COMMIT PUBLISH.
-            self._queue.loss_signals.add("files_changed")
+            self._loss_signals.add("files_changed")
         return table
 
     def _read_table(self) -> PublishedTable:
@@ -258,12 +265,12 @@ class Publisher:
         chunk = dict(islice(self._superseded.items(), MAX_DELETED_COPIES))
         if not chunk:
             return
-        self._queue.publish_queue.renew_writer(writer_token)
+        self._queue.renew_writer(writer_token)
         rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
         unreferenced = [path for path, row in rows.items() if row is None or row.img_path != path]
         self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unreferenced])
-        version_tokens = self._queue.users.dirty_tokens([chunk[path] for path in unreferenced])
-        self._queue.users.mark(
+        version_tokens = self._users.dirty_tokens([chunk[path] for path in unreferenced])
+        self._users.mark(
             [user for user, tokens in version_tokens.items() if not _is_dirty_only_by(tokens, pending.get(user))],
             "event",
             self._clock(),

@@ -15,9 +15,9 @@ from shared.object_store import (
     ObjectUnreadable,
     StoredObject,
 )
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import UnpackLease
 from worker.bundles.catalog import BundleCatalog
-from worker.state.parts import StateParts
+from worker.state.loss_signals import LossSignals
 from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class RecoveringStore:
     Redis is unavailable.
     """
 
-    def __init__(self, store: ObjectStore, loss_signals: StateParts) -> None:
+    def __init__(self, store: ObjectStore, loss_signals: LossSignals) -> None:
         self._store = store
         self._loss_signals = loss_signals
         self._failed_checks = dict[str, int]()
@@ -60,7 +60,7 @@ class RecoveringStore:
         logger.warning("%s cannot be read, check %d of %d: %s", key, failures, MAX_FAILED_CHECKS, error.reason)
         if failures == MAX_FAILED_CHECKS:
             self._lost_keys.add(key)
-            self._loss_signals.loss_signals.add("files_changed")
+            self._loss_signals.add("files_changed")
 
     def get(self, key: str) -> StoredObject:
         """Read one object.
@@ -82,18 +82,18 @@ class RecoveringStore:
             return self._store.put(key, body)
         return self._store.put_if_unchanged(key, body, expected)
 
-    def replace_catalog(self, unpacks: Unpacks) -> None:
+    def replace_catalog(self, unpack_lease: UnpackLease) -> None:
         """Overwrite `bundles.json` with an empty catalog, unless a bundle is being unpacked.
 
         The loss signal requests a sweep, which has all bundles unpacked again.
         """
         lease_token = new_token()
         # The lease of the unpackers, which are the other writers of the catalog.
-        if not unpacks.acquire(lease_token):
+        if not unpack_lease.acquire(lease_token):
             return
         try:
             logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", CATALOG_KEY)
             self._store.put(CATALOG_KEY, BundleCatalog().encode())
-            self._loss_signals.loss_signals.add("files_changed")
+            self._loss_signals.add("files_changed")
         finally:
-            unpacks.release(lease_token)
+            unpack_lease.release(lease_token)

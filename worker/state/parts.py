@@ -26,7 +26,6 @@ class StateParts(NamedTuple):
     status: OperatorStatus
     attempts: ReadAttempts
     catalog_version: CatalogVersion
-    client: Redis
 
 
 def build_state(client: "Redis", scripts: Scripts | None = None) -> StateParts:
@@ -42,5 +41,4 @@ def build_state(client: "Redis", scripts: Scripts | None = None) -> StateParts:
         status=OperatorStatus(client),
         attempts=ReadAttempts(client, scripts),
         catalog_version=CatalogVersion(client),
-        client=client,
     )

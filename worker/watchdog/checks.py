@@ -65,11 +65,11 @@ def build_checks(
         counting_start=CountingStart(state.status),
         broken_reads=broken_reads,
         overdue_users=OverdueUsers(state.users, state.work_queues, tasks, broken_reads, state.status),
-        overdue_bundles=OverdueBundles(state.users, state.work_queues, tasks, records.unpacks),
+        overdue_bundles=OverdueBundles(state.users, state.work_queues, tasks, records.unpack_lease),
         stalled_jobs=StalledJobs(state.work_queues, tasks, records.rebuilds, records.unpacks),
         pending_results=PendingResults(state.publish_queue),
         published_files=PublishedFilesCheck(
-            output, state.publish_queue, state.catalog_version, records.unpacks, state.loss_signals
+            output, state.publish_queue, state.catalog_version, records.unpack_lease, state.loss_signals
         ),
         server_loss=server_loss,
         notification_rules=(

@@ -8,7 +8,7 @@ from urllib3.exceptions import HTTPError
 from shared.formats.object_names import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import ObjectStore, ObjectUnreadable
 from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import UnpackLease
 from shared.redis_keys import VERIFIED_PREFIX
 from worker.source.metrics import MinioMetrics, detect_losses
 from worker.source.notifications import NotificationRules, RuleState
@@ -32,13 +32,13 @@ class PublishedFilesCheck:
         output: ObjectStore,
         publish_queue: PublishQueue,
         catalog_version: CatalogVersion,
-        unpacks: Unpacks,
+        unpack_lease: UnpackLease,
         loss_signals: LossSignals,
     ) -> None:
         self._output = output
         self._publish_queue = publish_queue
         self._catalog_version = catalog_version
-        self._unpacks = unpacks
+        self._unpack_lease = unpack_lease
         self._loss_signals = loss_signals
         self._files_differed = False
 
@@ -70,7 +70,9 @@ class PublishedFilesCheck:
     def _catalog_differs(self) -> bool:
         recorded = self._catalog_version.recorded_etag()
         return (
-            bool(recorded) and not self._unpacks.is_held() and (self._output.get_etag(CATALOG_KEY) or "-") != recorded
+            bool(recorded)
+            and not self._unpack_lease.is_held()
+            and (self._output.get_etag(CATALOG_KEY) or "-") != recorded
         )
 
 

@@ -3,7 +3,7 @@
 import logging
 
 from shared.formats.source_keys import parse_bundle_id
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import UnpackLease
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.state.operator_status import OperatorStatus
 from worker.state.scripts import CHUNK_SIZE
@@ -56,14 +56,14 @@ class OverdueUsers:
 class OverdueBundles:
     """Enqueues the first overdue bundle again."""
 
-    def __init__(self, users: UserStates, work_queues: WorkQueues, tasks: TaskQueue, unpacks: Unpacks) -> None:
+    def __init__(self, users: UserStates, work_queues: WorkQueues, tasks: TaskQueue, unpack_lease: UnpackLease) -> None:
         self._users = users
         self._work_queues = work_queues
         self._tasks = tasks
-        self._unpacks = unpacks
+        self._unpack_lease = unpack_lease
 
     def tick(self, now: float) -> None:
         """Enqueue a bundle that is overdue while no bulk work waits and no bundle is unpacked."""
         bundles = self._users.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
-        if bundles and not self._work_queues.count_messages(BULK_QUEUE) and not self._unpacks.is_held():
+        if bundles and not self._work_queues.count_messages(BULK_QUEUE) and not self._unpack_lease.is_held():
             self._tasks.unpack(parse_bundle_id(bundles[0]) or "")

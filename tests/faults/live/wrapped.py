@@ -26,7 +26,7 @@ from typing import Any
 
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.progress.rebuilds import Rebuilds
-from shared.progress.unpacks import Unpacks
+from shared.progress.unpacks import PreviousVersions
 from shared.s3_store import S3ObjectStore
 from shared.task_queue import TaskQueue
 from tests.faults.live.removed import prepare_to_remove
@@ -44,7 +44,7 @@ WRAPPED_METHODS: dict[type, tuple[str, ...]] = {
     LossSignals: ("begin_sweep", "commit_sweep"),
     TaskQueue: ("refresh", "refresh_page", "sweep", "rebuild"),
     Rebuilds: ("start", "mark_enqueued"),
-    Unpacks: ("add_digests", "clear_digests"),
+    PreviousVersions: ("add_digests", "clear_digests"),
     S3ObjectStore: ("get", "put", "put_if_unchanged", "list_objects", "copy_from"),
 }  # fmt: skip
 _NAMED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
