@@ -25,7 +25,7 @@ class CatalogVersion:
     def renew(self, etag: str | None, expected: bytes | None = None) -> None:
         """Invalidate cached bundle catalogs.
 
-        `etag` is the new catalog's ETag, None without a catalog. With `before`, the version is
+        `etag` is the new catalog's ETag, None without a catalog. With `expected`, the version is
         renewed only if it is still that one.
         """
         script = (

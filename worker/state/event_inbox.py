@@ -14,8 +14,6 @@ from worker.state.user_states import run_mark
 
 MAX_EXCERPT_BYTES = 200
 """Bytes of an event that its dead letter keeps."""
-
-
 MAX_PEEK_BYTES = 16 << 20
 """A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
 
@@ -58,7 +56,7 @@ class EventInbox:
     def peek(self, max_entries: int) -> tuple[list[bytes], list[bytes]]:
         """Return the first entries of the fast and of the durable list (PEEK); removes nothing.
 
-        At most `count` entries of each list, and fewer if they are large.
+        At most `max_entries` entries of each list, and fewer if they are large.
         """
         arguments = [max_entries, MAX_ENTRY_BYTES, MAX_EXCERPT_BYTES, MAX_PEEK_BYTES]
         with self._redis.pipeline(transaction=False) as pipe:

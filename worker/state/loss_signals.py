@@ -28,8 +28,6 @@ LOSS_SIGNAL_KINDS = {
     "publisher_replaced": "a publisher lost its lease while it wrote",
 }
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
-
-
 FIRST_START = "first_start"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
 

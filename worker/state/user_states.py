@@ -33,8 +33,6 @@ from worker.state.scripts import Scripts, new_token, split_into_chunks
 
 SEEN_S = 600
 """TTL in seconds of the count of fast events that still lack their durable copy."""
-
-
 MAX_SILENT_DRIFT = 100_000
 """Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
 

@@ -1,0 +1,107 @@
+"""Tests of `worker.state.publish_queue` on a real Redis: one writer, and what it makes clean."""
+
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from shared.redis_keys import (
+    TRUST_STATE,
+    VERIFIED_PREFIX,
+    WRITER_LEASE,
+)
+from tests.integration.state_steps import NOW, make_result, mark_users, publish_pending, read_pending
+from worker.state.parts import StateParts
+from worker.state.publish_queue import LeaseLost, PublishQueue
+from worker.state.scripts import Scripts
+
+
+def test_publish_queue_allows_one_writer_at_a_time(state: StateParts) -> None:
+    assert state.publish_queue.acquire_writer("one") is not None
+    assert state.publish_queue.acquire_writer("two") is None
+    state.publish_queue.release_writer("two", signal_loss=False)
+    assert state.publish_queue.acquire_writer("three") is None
+    state.publish_queue.release_writer("one", signal_loss=False)
+    assert state.publish_queue.acquire_writer("four") is not None
+
+
+def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", state: StateParts) -> None:
+    users = [f"u{number}" for number in range(1200)]
+    mark_users(state, *users)
+    notes = state.users.begin_read(users)
+    state.users.submit_results([(notes[user], make_result(user)) for user in users])
+
+    class Replaced(PublishQueue):
+        """A publisher that loses its lease after the first chunk, as after a long pause."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            read_pending = self._read_pending
+
+            def read_pending_late(*arguments: Any) -> Any:  # noqa: ANN401
+                redis.set(WRITER_LEASE, "two")
+                return read_pending(*arguments)
+
+            self._read_pending = read_pending_late  # type: ignore[assignment]
+
+    with pytest.raises(LeaseLost):
+        Replaced(redis, Scripts(redis), state.loss_signals).acquire_writer("one")
+
+
+def test_publish_queue_replaced_writer_commits_nothing_and_signals_loss(redis: "Redis", state: StateParts) -> None:
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    batch = read_pending(state, "one")
+    redis.delete(WRITER_LEASE)
+    with pytest.raises(LeaseLost):
+        state.publish_queue.commit_publish("one", "e", "r", 1, batch, NOW)
+    assert state.users.dirty_users() == {"u"}
+    assert state.loss_signals.trust_state() is None
+
+
+def test_publish_queue_commit_cleans_published_user(state: StateParts) -> None:
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    assert publish_pending(state) == 0
+    assert state.users.dirty_users() == set()
+    assert state.users.overdue_users("event", NOW + 1, 10) == []
+
+
+def test_publish_queue_commit_keeps_user_marked_after_read(state: StateParts) -> None:
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    mark_users(state, "u")
+    publish_pending(state)
+    assert state.users.dirty_users() == {"u"}
+
+
+def test_publish_queue_commit_keeps_result_of_later_read(state: StateParts) -> None:
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u", "old"))])
+    batch = read_pending(state, "one")
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u", "new"))])
+    assert state.publish_queue.commit_publish("one", "e", "r", 1, batch, NOW) == 1
+    assert state.users.dirty_users() == {"u"}
+
+
+def test_publish_queue_commit_handles_several_chunks(state: StateParts) -> None:
+    users = [f"u{number}" for number in range(1234)]
+    mark_users(state, *users)
+    notes = state.users.begin_read(users)
+    state.users.submit_results([(notes[user], make_result(user)) for user in users])
+    assert publish_pending(state) == 0
+    assert state.users.dirty_users() == set()
+    assert state.publish_queue.last_publish().output_etag == "etag"
+
+
+def test_publish_queue_commit_restarts_overdue_time(state: StateParts) -> None:
+    # Otherwise a key that is written without a pause would look overdue.
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    mark_users(state, "u")
+    begun = read_pending(state, "one")
+    state.publish_queue.commit_publish("one", "e", "r", 1, begun, NOW + 100)
+    assert state.users.overdue_users("event", NOW + 50, 10) == []
+    assert state.users.overdue_users("event", NOW + 150, 10) == ["u"]

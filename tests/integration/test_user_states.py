@@ -1,0 +1,87 @@
+"""Tests of `worker.state.user_states` on a real Redis: mark, read, submit."""
+
+from redis import Redis
+
+from shared.redis_keys import (
+    ACTIVE_READS,
+    WAKE_BULK,
+    WAKE_LIVE,
+)
+from tests.integration.state_steps import NOW, make_result, mark_users, publish_pending, read_pending
+from worker.state.parts import StateParts
+
+
+def test_user_states_mark_renews_change_version_only(state: StateParts) -> None:
+    mark_users(state, "u")
+    first = state.users.begin_read(["u"])["u"]
+    mark_users(state, "u")
+    second = state.users.begin_read(["u"])["u"]
+    assert first.change_version != second.change_version
+    assert first.read_version == second.read_version
+
+
+def test_user_states_submit_refuses_older_result(state: StateParts) -> None:
+    mark_users(state, "u")
+    slow, quick = state.users.begin_read(["u"])["u"], state.users.begin_read(["u"])["u"]
+    assert state.users.submit_results([(quick, make_result("u", "new"))]) == []
+    assert state.users.submit_results([(slow, make_result("u", "old"))]) == ["u"]
+    assert read_pending(state, "one")["u"].result == make_result("u", "new")
+
+
+def test_user_states_submit_refuses_older_result_after_publish(state: StateParts) -> None:
+    mark_users(state, "u")
+    slow, quick = state.users.begin_read(["u"])["u"], state.users.begin_read(["u"])["u"]
+    state.users.submit_results([(quick, make_result("u"))])
+    publish_pending(state)
+    assert state.users.submit_results([(slow, make_result("u", "old"))]) == []
+    assert state.publish_queue.count_pending() == 0
+
+
+def test_user_states_submit_refuses_result_after_redis_was_emptied(redis: "Redis", state: StateParts) -> None:
+    mark_users(state, "u")
+    note = state.users.begin_read(["u"])["u"]
+    redis.flushall()
+    state.users.submit_results([(note, make_result("u", "old"))])
+    assert state.publish_queue.count_pending() == 0
+    mark_users(state, "u")
+    assert state.users.submit_results([(note, make_result("u", "old"))]) == ["u"]
+
+
+def test_user_states_begin_read_skips_clean_user(state: StateParts) -> None:
+    assert state.users.begin_read(["clean"]) == {}
+
+
+def test_user_states_begin_read_skips_user_read_since_mark(state: StateParts) -> None:
+    for user in ("u", "v"):
+        mark_users(state, user)
+        state.users.submit_results([(state.users.begin_read([user])[user], make_result(user))])
+    mark_users(state, "v")
+    assert state.users.begin_read(["u", "v"]).keys() == {"v"}
+
+
+def test_user_states_begin_read_records_no_empty_read(redis: "Redis", state: StateParts) -> None:
+    state.users.begin_read(["clean"], "a reading")
+    assert not redis.exists(ACTIVE_READS)
+
+
+def test_user_states_submit_wakes_publisher_once(redis: "Redis", state: StateParts) -> None:
+    for user in ("u", "v"):
+        mark_users(state, user)
+        state.users.submit_results([(state.users.begin_read([user])[user], make_result(user))])
+    assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (1, 0)
+
+
+def test_user_states_submit_uses_bulk_wake_list(redis: "Redis", state: StateParts) -> None:
+    state.users.mark(["u"], "sweep", NOW)
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    assert (redis.llen(WAKE_LIVE), redis.llen(WAKE_BULK)) == (0, 1)
+
+
+def test_user_states_overdue_users_lists_user_until_read(state: StateParts) -> None:
+    mark_users(state, "u")
+    assert state.users.overdue_users("event", NOW - 1, 10) == []
+    assert state.users.overdue_users("event", NOW + 1, 10) == ["u"]
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
+    assert state.users.overdue_users("event", NOW + 1, 10) == []
+    mark_users(state, "u")
+    assert state.users.overdue_users("event", NOW + 1, 10) == ["u"]
