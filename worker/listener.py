@@ -57,8 +57,11 @@ class Listener:
         source_bucket: str,
         clock: Callable[[], float],
     ) -> None:
-        self._inbox, self._tasks, self._ignored_keys = inbox, tasks, ignored_keys
-        self._source_bucket, self._clock = source_bucket, clock
+        self._inbox = inbox
+        self._tasks = tasks
+        self._ignored_keys = ignored_keys
+        self._source_bucket = source_bucket
+        self._clock = clock
         self._batch_cycle = DutyCycle(1.0, BURST_BATCHES * GATHER_S, time.monotonic, GATHER_S)
         self._peeked_at = 0.0
         self._has_more = False

@@ -44,8 +44,11 @@ class PublisherLoop:
         after_publish: Callable[[], None],
         min_interval_s: float = 0.0,
     ) -> None:
-        self._publisher, self._publish_queue, self._after_publish = publisher, publish_queue, after_publish
-        self._min_interval_s, self._started_at = min_interval_s, float("-inf")
+        self._publisher = publisher
+        self._publish_queue = publish_queue
+        self._after_publish = after_publish
+        self._min_interval_s = min_interval_s
+        self._started_at = float("-inf")
         self._live_cycle = DutyCycle(LIVE_FRACTION, BURST_S, time.monotonic, MAX_PUBLISH_WAIT_S)
         self._bulk_cycle = DutyCycle(BULK_FRACTION, BURST_S, time.monotonic, MAX_PUBLISH_WAIT_S)
         self._checked_at = time.monotonic()

@@ -45,9 +45,13 @@ KEYS = st.sampled_from(ODD_KEYS) | STEMS.map("{}.csv".format) | st.text(max_size
 @pytest.fixture
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
-    wiring = rowdrop.services
+    services = rowdrop.services
     return Listener(
-        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        services.state.inbox,
+        services.clients.tasks,
+        services.ignored_keys,
+        services.clients.settings.source_bucket,
+        time.time,
     )
 
 

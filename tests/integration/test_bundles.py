@@ -202,14 +202,14 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
     files = {f"{number}.{kind}": make_csv(f"N{number}") for number in range(50) for kind in ("csv", "png")}
     drop(rowdrop, "u.zip", files)
     rowdrop.mark_users("/u.zip")
-    wiring, fragile = rowdrop.services, DiesAtTheIndex(rowdrop.output)
+    services, fragile = rowdrop.services, DiesAtTheIndex(rowdrop.output)
     parts: Any = (
         fragile,
         rowdrop.state,
-        wiring.bulk_reads,
-        wiring.clients.tasks,
-        wiring.records,
-        wiring.clients.read_pool,
+        services.bulk_reads,
+        services.clients.tasks,
+        services.records,
+        services.clients.read_pool,
     )
     with pytest.raises(Died):
         Unpacker(rowdrop.source, *parts).run("u.zip")
@@ -283,16 +283,16 @@ def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> N
             raise RecursionError
         return parse_csv(key, stored)
 
-    wiring = rowdrop.services
+    services = rowdrop.services
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "2.csv": make_csv("Poison")})
     rowdrop.mark_users("/u.zip")
     parts = (
         rowdrop.output,
         rowdrop.state,
-        wiring.bulk_reads,
-        wiring.clients.tasks,
-        wiring.records,
-        wiring.clients.read_pool,
+        services.bulk_reads,
+        services.clients.tasks,
+        services.records,
+        services.clients.read_pool,
     )
     Unpacker(rowdrop.source, *parts, csv_parser=faulty).run("u.zip")
     rowdrop.run_bulk_work()
@@ -320,14 +320,14 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
                 drop(rowdrop, "u.tar", {"1.csv": make_csv("New")})
             return body
 
-    wiring = rowdrop.services
+    services = rowdrop.services
     parts = (
         rowdrop.output,
         rowdrop.state,
-        wiring.bulk_reads,
-        wiring.clients.tasks,
-        wiring.records,
-        wiring.clients.read_pool,
+        services.bulk_reads,
+        services.clients.tasks,
+        services.records,
+        services.clients.read_pool,
     )
     rowdrop.mark_users("/u.tar")
     Unpacker(Replaced(rowdrop.source), *parts).run("u.tar")

@@ -247,10 +247,10 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
         copying.source.put("1.png", b"new")
         copying.process_users("1")
 
-    wiring = copying.services
+    services = copying.services
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, wiring.clients.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -263,15 +263,15 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
     # Like the test above, but R1's copy takes effect before the publish. With its old mark, BEGIN READ
     # would skip the user, because it was read since that mark.
     copying.put_files("1", images=["png"])
-    wiring = copying.services
+    services = copying.services
 
     def meanwhile() -> None:
         copying.source.put("1.png", b"new")
-        wiring.refresher.refresh(["1"])
+        services.refresher.refresh(["1"])
 
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, wiring.clients.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()

@@ -262,11 +262,11 @@ class TestASafeQueueThatDoesNotGetOn:
 
 
 def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
-    redis, wiring = site.rowdrop.services.clients.redis, site.rowdrop.services
-    checks = site.rowdrop.create_checks(notification_rules=wiring.notification_rules)
+    redis, services = site.rowdrop.services.clients.redis, site.rowdrop.services
+    checks = site.rowdrop.create_checks(notification_rules=services.notification_rules)
     watch = site.rowdrop.create_watchdog(checks)
     settle(site.rowdrop, watch)
-    wiring.clients.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
+    services.clients.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
     site.put("unheard.csv")
     for _ in range(2):
         watch.tick()
@@ -277,8 +277,8 @@ def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
 
 
 def test_watchdog_ignores_rules_of_missing_bucket(site: Site) -> None:
-    wiring = site.rowdrop.services
-    rules = NotificationRules(wiring.clients.create_minio_client(), "no-such-bucket")
+    services = site.rowdrop.services
+    rules = NotificationRules(services.clients.create_minio_client(), "no-such-bucket")
     watch = site.rowdrop.create_watchdog(site.rowdrop.create_checks(notification_rules=rules))
     settle(site.rowdrop, watch)
     watch.tick()
@@ -294,14 +294,14 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
         def read(self) -> str | None:
             return "[]"
 
-    wiring = rowdrop.services
+    services = rowdrop.services
     checks = rowdrop.create_checks(metrics=Figures("http://nowhere", ""))
     for _ in range(STALLED_QUEUE_TICKS + 2):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
-        wiring.clients.redis.rpush(SAFE_EVENTS, b"1")
+        services.clients.redis.rpush(SAFE_EVENTS, b"1")
         rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
-        wiring.clients.redis.hincrby(COUNTERS, "safe_events", 1)
+        services.clients.redis.hincrby(COUNTERS, "safe_events", 1)
     assert counts(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
         checks.published_files.tick(time.time())

@@ -46,12 +46,16 @@ pytestmark = pytest.mark.minio_events
 def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Listener:
     Initializer(rowdrop.services).run()
     assert capsys.readouterr().out == ""  # both buckets exist, and the probe's event arrived
-    wiring = rowdrop.services
+    services = rowdrop.services
     listener = Listener(
-        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        services.state.inbox,
+        services.clients.tasks,
+        services.ignored_keys,
+        services.clients.settings.source_bucket,
+        time.time,
     )
     until_quiet(rowdrop, listener)
-    wiring.clients.redis.delete(EVENTS_QUEUE)
+    services.clients.redis.delete(EVENTS_QUEUE)
     return listener
 
 

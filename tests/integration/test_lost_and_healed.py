@@ -192,15 +192,15 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
 
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
-    wiring = rowdrop.services
+    services = rowdrop.services
     Sweep(
-        wiring.clients.source,
+        services.clients.source,
         Output(),
-        wiring.state,
-        wiring.records,
-        wiring.bulk_reads,
-        wiring.ignored_keys,
-        wiring.minio_metrics,
+        services.state,
+        services.records,
+        services.bulk_reads,
+        services.ignored_keys,
+        services.minio_metrics,
     ).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
@@ -222,16 +222,16 @@ class Meanwhile:
 
 
 def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int:
-    wiring = rowdrop.services
-    source = Meanwhile(wiring.clients.source, happens)
+    services = rowdrop.services
+    source = Meanwhile(services.clients.source, happens)
     sweep = Sweep(
         source,
-        wiring.clients.output,
-        wiring.state,
-        wiring.records,
-        wiring.bulk_reads,
-        wiring.ignored_keys,
-        wiring.minio_metrics,
+        services.clients.output,
+        services.state,
+        services.records,
+        services.bulk_reads,
+        services.ignored_keys,
+        services.minio_metrics,
     )
     return sweep.run("test")
 
@@ -239,9 +239,13 @@ def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int
 @pytest.fixture
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
-    wiring = rowdrop.services
+    services = rowdrop.services
     return Listener(
-        wiring.state.inbox, wiring.clients.tasks, wiring.ignored_keys, wiring.clients.settings.source_bucket, time.time
+        services.state.inbox,
+        services.clients.tasks,
+        services.ignored_keys,
+        services.clients.settings.source_bucket,
+        time.time,
     )
 
 

@@ -244,17 +244,17 @@ def test_refresher_records_read_until_it_ends(rowdrop: RowdropHarness, attempts:
 
 
 def test_refresher_clears_read_record_after_exception(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
-    wiring, pool = rowdrop.services, ThreadPoolExecutor(1)
+    services, pool = rowdrop.services, ThreadPoolExecutor(1)
     pool.shutdown()
     rowdrop.mark_users("u")
     with pytest.raises(RuntimeError):
-        Refresher(wiring.clients.source, wiring.state, pool, 4).refresh(["u"])
+        Refresher(services.clients.source, services.state, pool, 4).refresh(["u"])
     assert attempts.active_reads() == []
 
 
 def refresher(rowdrop: RowdropHarness, judge: CsvParser) -> Refresher:
-    wiring = rowdrop.services
-    return Refresher(wiring.clients.source, wiring.state, wiring.clients.read_pool, 4, csv_parser=judge)
+    services = rowdrop.services
+    return Refresher(services.clients.source, services.state, services.clients.read_pool, 4, csv_parser=judge)
 
 
 def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
@@ -288,8 +288,8 @@ def test_read_attempts_exclude_outage_during_attempt(rowdrop: RowdropHarness, at
 
     rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    wiring = rowdrop.services
-    reading = Refresher(Gone(), wiring.state, wiring.clients.read_pool, 4)  # type: ignore[arg-type]
+    services = rowdrop.services
+    reading = Refresher(Gone(), services.state, services.clients.read_pool, 4)  # type: ignore[arg-type]
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
             reading.refresh_isolated("u")

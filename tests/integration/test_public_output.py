@@ -29,9 +29,9 @@ def status_of(settings: Settings, path: str, method: str = "GET") -> int:
 
 
 def initialised(settings: Settings, *, public: bool) -> None:
-    wiring = Services(ServerClients(replace(settings, public_output=public)))
-    Initializer(wiring, probe_timeout_s=0.1).run()
-    wiring.close()
+    services = Services(ServerClients(replace(settings, public_output=public)))
+    Initializer(services, probe_timeout_s=0.1).run()
+    services.close()
 
 
 def test_public_output_allows_reading_published_objects_only(rowdrop: RowdropHarness, settings: Settings) -> None:

@@ -106,9 +106,9 @@ def started(folder: Path) -> Guarded:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     servers = started(tmp_path_factory.mktemp("guarded"))
     with servers.redis, servers.minio:
-        wiring = Services(ServerClients(servers.settings()))
-        Initializer(wiring).run()
-        wiring.close()
+        services = Services(ServerClients(servers.settings()))
+        Initializer(services).run()
+        services.close()
         servers.client("drop").put_object(BUCKETS.source, "0001.csv", io.BytesIO(CSV), len(CSV))
         yield servers
 
@@ -174,9 +174,9 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
         for _ in range(2):
-            wiring = Services(ServerClients(servers.settings()))
-            Initializer(wiring).run()
-            wiring.close()
+            services = Services(ServerClients(servers.settings()))
+            Initializer(services).run()
+            services.close()
             servers.minio.kill()
             servers.minio.start()
             servers.minio.wait_ready()
@@ -186,24 +186,24 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
 def test_init_replaces_renewed_users(tmp_path: Path) -> None:
     servers = started(tmp_path)
     with servers.redis, servers.minio:
-        wiring = Services(ServerClients(servers.settings()))
-        Initializer(wiring).run()
-        wiring.close()
+        services = Services(ServerClients(servers.settings()))
+        Initializer(services).run()
+        services.close()
         before = servers.client("drop")
         servers.credentials = Credentials.complete(
             {}, {"REDIS_USERS": format_users(servers.credentials.redis)}, f"127.0.0.1:{servers.redis.port}", 0.0
         )
-        wiring = Services(ServerClients(servers.settings()))
+        services = Services(ServerClients(servers.settings()))
         with pytest.raises(UnknownUsers, match="users-made"):
             # MinIO has not been restarted with root access, and no other user may create users.
-            Initializer(wiring).run()
+            Initializer(services).run()
         servers.minio.stop()
         servers.minio.root_user, servers.minio.root_password = servers.credentials.root
         servers.minio.users_id = digest_users(servers.credentials.minio, BUCKETS)
         servers.minio.start()
         servers.minio.wait_ready()
-        Initializer(wiring).run()
-        wiring.close()
+        Initializer(services).run()
+        services.close()
         assert servers.client("drop").bucket_exists(BUCKETS.source)
         with pytest.raises(S3Error) as refused:
             before.list_buckets()

@@ -341,9 +341,9 @@ def test_watchdog_and_sweep_do_not_repeat_forever(
 # -- bulk work -------------------------------------------------------------------------------------
 def in_pages_of(rowdrop: RowdropHarness, users: int) -> None:
     """Set the page size of bulk work."""
-    wiring = rowdrop.services
-    wiring.bulk_reads = BulkReads(
-        wiring.clients.source, wiring.refresher, wiring.state, wiring.clients.tasks, max_page_users=users
+    services = rowdrop.services
+    services.bulk_reads = BulkReads(
+        services.clients.source, services.refresher, services.state, services.clients.tasks, max_page_users=users
     )
 
 

@@ -47,7 +47,7 @@ RESTART_TIMEOUT_S = 60.0
 
 
 class Initializer:
-    """Prepares the servers that `wiring` connects to.
+    """Prepares the servers that `services` connects to.
 
     `probe_timeout_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
     the sample to a new source bucket.  `probe_forgery` attempts writes without a secret key: it has the

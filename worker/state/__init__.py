@@ -1,1 +1,1 @@
-"""The to-do list in Redis: each module is one part of the state, each Lua script one atomic step."""
+"""The to-do list in Redis: one module per part of the state, one Lua script per atomic step."""

@@ -60,7 +60,8 @@ class EventInbox:
         """
         arguments = [max_entries, MAX_ENTRY_BYTES, MAX_EXCERPT_BYTES, MAX_PEEK_BYTES]
         with self._redis.pipeline(transaction=False) as pipe:
-            for event_list in (FAST_EVENTS, SAFE_EVENTS):  # EVAL, as EVALSHA in a pipeline costs one more round trip
+            # EVAL, because EVALSHA in a pipeline costs one more round trip.
+            for event_list in (FAST_EVENTS, SAFE_EVENTS):
                 pipe.eval(self._peek_text, 1, event_list, *arguments)
             fast, safe = pipe.execute()
         return _wrap_truncated(fast), _wrap_truncated(safe)

@@ -57,9 +57,9 @@ class LossSignals:
         return decode_optional(self._redis.get(TRUST_STATE))
 
     def add(self, kind: str) -> None:
-        """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL); `kind` is one of `LOSS_SIGNAL_KINDS`.
+        """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL).
 
-        Each kind is logged and counted for the operator once until a sweep begins.
+        `kind` is one of `LOSS_SIGNAL_KINDS`. Each kind is logged and counted for the operator once until a sweep begins.
         """
         if self._add_loss_signal([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
             logger.warning(

@@ -33,7 +33,10 @@ class OperatorStatus:
         self._redis.hsetnx(COUNTERS, "since", now)
 
     def set_source_failure(self, reason: str) -> None:
-        """Record why the source bucket could not be read, for 60 s or until `clear_source_failure`."""
+        """Record why the source bucket could not be read.
+
+        The record expires after 60 s, or ends with `clear_source_failure`.
+        """
         self._redis.set(SOURCE_FAILURE, reason, ex=STATUS_TTL_S)
 
     def clear_source_failure(self) -> None:

@@ -29,7 +29,10 @@ WRITER_LEASE_MS = 5000
 
 
 class PendingResult(NamedTuple):
-    """A pending result. `version_tokens`: "change version|read version", with which it was accepted."""
+    """A pending result.
+
+    `version_tokens`: "change version|read version", with which it was accepted.
+    """
 
     version_tokens: bytes
     result: ReadResult
@@ -38,8 +41,8 @@ class PendingResult(NamedTuple):
 class PublishInput(NamedTuple):
     """Input of one publish: the ETags recorded as published, and all pending results.
 
-    Without a recorded publish, both ETags are missing (None). If `needs_changes`, some users are isolated
-    or silent drift, and `commit_publish` requires the set of changed users.
+    Without a recorded publish, both ETags are missing (None). If `needs_changes`, some users are
+    isolated or silent drift, and `commit_publish` requires the set of changed users.
     """
 
     output_etag: str | None
@@ -130,8 +133,9 @@ class PublishQueue:
     ) -> int:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
-        `changed_users`: users in the batch with a changed row or reject. Required if ACQUIRE WRITER returned
-        `needs_changes`. Returns the number of results that are still pending, and releases the lease.
+        `changed_users`: users in the batch with a changed row or reject. Required if ACQUIRE WRITER
+        returned `needs_changes`. Returns the number of results that are still pending, and releases
+        the lease.
         Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = [
@@ -145,7 +149,8 @@ class PublishQueue:
             SILENT_DRIFT,
             ISOLATED_USERS,
         ]
-        chunks = list(split_into_chunks(list(published.items()))) or [[]]  # an empty batch still records the ETags
+        # An empty batch still records the ETags.
+        chunks = list(split_into_chunks(list(published.items()))) or [[]]
         still_pending = 0
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [
@@ -165,7 +170,10 @@ class PublishQueue:
         return still_pending
 
     def release_writer(self, token: str, *, signal_loss: bool) -> None:
-        """Release the writer lease without recording a publish; `signal_loss` adds a loss signal."""
+        """Release the writer lease without recording a publish.
+
+        `signal_loss` adds a loss signal.
+        """
         # Compare first: after an expired lease, the key belongs to another publisher.
         script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
         self._redis.eval(script, 1, WRITER_LEASE, token)

@@ -1,10 +1,10 @@
 """Poison-file isolation: attempts at users that may have killed or stalled a worker.
 
-The record of a read is stored before the read and deleted when it ends. Only a kill or a hang orphans
-it. From then on its users are read in isolation,
-one message each. A user that is read successfully leaves isolation. After `MAX_READ_ATTEMPTS` attempts
-that killed or stalled a worker, the CSV with that ETag is quarantined: a reject that is not read.
-Quarantine ends with another version of the file. Each sweep grants one more attempt.
+The record of a read is stored before the read and deleted when it ends. Only a kill or a hang
+orphans it. From then on its users are read in isolation, one message each. A user that is read
+successfully leaves isolation. After `MAX_READ_ATTEMPTS` attempts that killed or stalled a worker,
+the CSV with that ETag is quarantined: a reject that is not read. Quarantine ends with another
+version of the file. Each sweep grants one more attempt.
 
 An attempt is presumed dead after a number of watchdog ticks that takes longer than the deadline of
 `worker.reading.deadline`. Ticks are counted, not time, so clock skew cannot quarantine a file.
@@ -26,8 +26,8 @@ MAX_READ_ATTEMPTS = 3
 class IsolatedUser(NamedTuple):
     """Attempts at an isolated user.
 
-    `attempt_count` is the number of attempts not refunded. `attempt` is the token of the attempt that
-    may be running, or empty.
+    `attempt_count` is the number of attempts not refunded. `attempt_id` is the token of the attempt
+    that may be running, or empty.
     """
 
     attempt_count: int
@@ -82,8 +82,8 @@ class ReadAttempts:
         """Start the attempt with this token at the file version `etag` (empty without a CSV).
 
         Returns "read" if the attempt may begin; it counts until it is refunded. Otherwise returns
-        "exhausted" (no attempts left), "busy" (another attempt may be running) or "not_isolated" (the user
-        is not isolated).
+        "exhausted" (no attempts left), "busy" (another attempt may be running) or "not_isolated"
+        (the user is not isolated).
         """
         return self._run(user_id, "begin", attempt_id, etag, MAX_READ_ATTEMPTS)
 

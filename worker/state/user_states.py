@@ -52,8 +52,8 @@ class VersionTokens(NamedTuple):
 class ReadBatch(dict[str, VersionTokens]):
     """Version tokens of the users to read, and the bundle catalog's version, not read before them.
 
-    `catalog_version` is the catalog version, None if Redis has none. `suspect_users` holds the suspect users among
-    them, which may have stray image copies.
+    `catalog_version` is the catalog version, None if Redis has none. `suspect_users` holds the
+    suspect users among them, which may have stray image copies.
     """
 
     def __init__(self) -> None:
@@ -89,10 +89,11 @@ class UserStates:
         """Return the version tokens of the users to read, before any file is read (BEGIN READ).
 
         These are the dirty users, except those with a pending result read after their last mark.
-        With a read token in `read_id`, the users are also recorded as being read, until `submit_results` or
-        `end_read` gets that token. The watchdog isolates the users of a record that remains.
+        With a `read_id`, the users are also recorded as being read, until `submit_results` or
+        `end_read` gets that ID. The watchdog isolates the users of a record that remains.
         """
-        batch, encoded_users = ReadBatch(), json.dumps(list(user_ids), ensure_ascii=False) if read_id else ""
+        batch = ReadBatch()
+        encoded_users = json.dumps(list(user_ids), ensure_ascii=False) if read_id else ""
         for chunk in split_into_chunks(user_ids):
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
@@ -113,13 +114,15 @@ class UserStates:
     def submit_results(
         self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
     ) -> list[str]:
-        """Submit results by compare-and-set of the read version, and end this `read_id` (SUBMIT RESULTS).
+        """Submit results by compare-and-set of the read version (SUBMIT RESULTS).
 
-        `copied_users`: users with an image that this read has copied. Returns the users to read again
-        with new version tokens, because another result was accepted since theirs were read.
+        Ends the read `read_id`. `copied_users`: users with an image that this read has copied.
+        Returns the users to read again with new version tokens, because another result was accepted
+        since theirs were read.
         """
         refused = []
-        chunks = list(split_into_chunks(results)) or [[]]  # without results, one call still ends the reading
+        # Without results, one call still ends the read.
+        chunks = list(split_into_chunks(results)) or [[]]
         for number, chunk in enumerate(chunks, 1):
             # Only the last chunk deletes the record, which a worker killed before it leaves behind.
             arguments: list[Any] = [new_token(), read_id if number == len(chunks) else ""]
@@ -140,11 +143,11 @@ class UserStates:
         return refused
 
     def take_ownership(self, user_id: str, version_tokens: VersionTokens) -> VersionTokens | None:
-        """Take ownership before a write that is not a result, such as bundles.json (TAKE OWNERSHIP).
+        """Take ownership before a write that is not a result (TAKE OWNERSHIP).
 
-        The renewed read version is a fencing token: results of other readers are refused. Returns
-        the tokens to submit with, None if another reader submitted or took ownership since these
-        were read.
+        Such a write is that of bundles.json. The renewed read version is a fencing token: results
+        of other readers are refused. Returns the tokens to submit with, None if another reader
+        submitted or took ownership since these were read.
         """
         read_version = new_token()
         return (
@@ -154,7 +157,10 @@ class UserStates:
         )
 
     def add_suspects(self, user_ids: Sequence[str]) -> None:
-        """Mark users as suspect: they may have, or may yet get, stray image copies (ADD SUSPECTS)."""
+        """Mark users as suspect (ADD SUSPECTS).
+
+        They may have, or may yet get, stray image copies.
+        """
         for chunk in split_into_chunks(user_ids):
             self._add_suspects([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
 

@@ -23,7 +23,10 @@ class ListedUser(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page of bulk work: marked users, in `listed_users` if a LIST has shown which files they have."""
+    """A page of bulk work: marked users.
+
+    They are in `listed_users` if a LIST has shown which files they have.
+    """
 
     user_ids: list[str] = []  # noqa: RUF012  never changed
     listed_users: list[ListedUser] = []  # noqa: RUF012

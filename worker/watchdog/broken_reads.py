@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 BROKEN_READ_TICKS = 3
 """A read seen by this many ticks takes longer than 30 s: its worker is probably dead or hangs."""
 DEAD_ATTEMPT_TICKS = 8
-"""An isolated read seen by this many ticks (105 s) is over: `worker.reading.deadline` killed it at 90 s.
+"""An isolated read seen by this many ticks (105 s) is over.
 
-Ticks are counted instead of reading a clock, so clock skew cannot quarantine a file.
+`worker.reading.deadline` killed it at 90 s. Ticks are counted instead of reading a clock, so clock skew cannot quarantine a file.
 """
 
 

@@ -1,9 +1,9 @@
 """Silent repairs: the number of users that would stay out of sync without sweeps.
 
 A sweep records as silent drift each user that is out of sync although it is not dirty. A late event
-removes the user (MARK). So does a publish that changes nothing (COMMIT PUBLISH). COMMIT PUBLISH flags
-the time of the other published users with "+". If no event is waiting `MAX_EVENT_DELAY_S` seconds
-later, the changes of the flagged users had no event, and the sweep has repaired them.
+removes the user (MARK). So does a publish that changes nothing (COMMIT PUBLISH). COMMIT PUBLISH
+flags the time of the other published users with "+". If no event is waiting `MAX_EVENT_DELAY_S`
+seconds later, the changes of the flagged users had no event, and the sweep has repaired them.
 """
 
 import logging
