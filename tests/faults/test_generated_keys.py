@@ -103,8 +103,9 @@ def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -
     deadline = time.monotonic() + PATIENCE_S
     while not rowdrop.state.users.dirty_users() >= users:
         listener.run_once(0.1)
+        missing = users - rowdrop.state.users.dirty_users()
         assert time.monotonic() < deadline, (
-            f"expected an event of each user within the timeout, found none of {users - rowdrop.state.users.dirty_users()}"
+            f"expected an event of each user within the timeout, found none of {missing}"
         )
 
 

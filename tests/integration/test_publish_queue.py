@@ -34,7 +34,7 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", st
     class Replaced(PublishQueue):
         """A publisher that loses its lease after the first chunk, as after a long pause."""
 
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any) -> None:  # noqa: ANN401
             super().__init__(*arguments)
             read_pending = self._read_pending
 

@@ -10,7 +10,14 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import COUNTERS, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, TRUST_STATE
+from shared.redis_keys import (
+    COUNTERS,
+    LAST_PUBLISH,
+    LAST_SWEEP,
+    LOSS_SIGNALS,
+    LOSS_SIGNALS_IN_SWEEP,
+    TRUST_STATE,
+)
 from worker.state.scripts import Scripts, decode_optional
 
 logger = logging.getLogger(__name__)
@@ -59,7 +66,8 @@ class LossSignals:
     def add(self, kind: str) -> None:
         """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL).
 
-        `kind` is one of `LOSS_SIGNAL_KINDS`. Each kind is logged and counted for the operator once until a sweep begins.
+        `kind` is one of `LOSS_SIGNAL_KINDS`. Each kind is logged and counted for the operator
+        once until a sweep begins.
         """
         if self._add_loss_signal([TRUST_STATE, LOSS_SIGNALS, COUNTERS], [kind]):
             logger.warning(

@@ -15,7 +15,8 @@ BROKEN_READ_TICKS = 3
 DEAD_ATTEMPT_TICKS = 8
 """An isolated read seen by this many ticks (105 s) is over.
 
-`worker.reading.deadline` killed it at 90 s. Ticks are counted instead of reading a clock, so clock skew cannot quarantine a file.
+`worker.reading.deadline` killed it at 90 s. Ticks are counted instead of reading a
+clock, so clock skew cannot quarantine a file.
 """
 
 
