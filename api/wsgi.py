@@ -25,7 +25,8 @@ from shared import logs
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.unpacks import Unpacks
-from shared.s3_store import open_store
+from shared.s3.files import open_file_store
+from shared.s3.objects import open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 
@@ -53,8 +54,8 @@ dependencies = Dependencies(
     get_view=lambda: follower.view,
     rebuild_controller=RebuildController(Rebuilds(redis_client), task_queue.rebuild, waiter, time.time),
     refresh_controller=RefreshController(RefreshRequests(redis_client), task_queue.refresh_requested, waiter),
-    source_transfers=Transfers(settings.source_bucket, lambda: open_store(settings, settings.source_bucket)),
-    copy_transfers=Transfers(settings.output_bucket, lambda: open_store(settings, settings.output_bucket)),
+    source_transfers=Transfers(settings.source_bucket, lambda: open_file_store(settings, settings.source_bucket)),
+    copy_transfers=Transfers(settings.output_bucket, lambda: open_file_store(settings, settings.output_bucket)),
     unpacks=Unpacks(redis_client),
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,

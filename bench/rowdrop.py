@@ -27,7 +27,7 @@ from local.servers import find_minio, find_redis, http_get, read_log_tail
 from local.signals import ignore_stop_signals
 from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE, SWEEP_REQUESTED
-from shared.s3_store import S3ObjectStore, open_store
+from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from worker.state.parts import build_state

@@ -1,4 +1,4 @@
-"""Access to the objects of one bucket: ports, errors, and the S3 adapter (obstore and minio-py).
+"""Access to the objects of one bucket: ports and errors. The adapter is `shared.s3`.
 
 Only the error code `NoSuchKey` means that an object is absent (`ObjectNotFound`). A missing bucket,
 refused credentials, a server error or a timeout raises `StoreUnavailable`, so an outage is never

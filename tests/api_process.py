@@ -17,7 +17,8 @@ from local.ports import HOST, find_free_port
 from local.servers import MinioServer, RedisServer
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
-from shared.s3_store import S3ObjectStore
+from shared.s3.connection import S3Connection
+from shared.s3.objects import S3ObjectStore
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 
 ROOT = Path(__file__).parent.parent
@@ -115,8 +116,8 @@ class ApiEnvironment:
         self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
     ) -> None:
         self.redis_server, self.bucket = redis, bucket
-        self.store = S3ObjectStore(bucket, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
-        self.source = S3ObjectStore(source, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        self.store = S3ObjectStore(S3Connection(bucket, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+        self.source = S3ObjectStore(S3Connection(source, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
         self.api = ApiProcess(
             {
                 "MINIO_ENDPOINT": minio.endpoint,

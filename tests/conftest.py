@@ -12,7 +12,9 @@ from redis import Redis
 
 from local.ports import find_free_port
 from local.servers import MinioServer, RedisServer, find_minio
-from shared.s3_store import S3ObjectStore
+from shared.s3.connection import S3Connection
+from shared.s3.files import S3FileStore
+from shared.s3.objects import S3ObjectStore
 from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
 MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
@@ -85,28 +87,49 @@ def create_bucket(client: Minio) -> str:
 @pytest.fixture
 def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create an empty bucket."""
-    return S3ObjectStore(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    return S3ObjectStore(
+        S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    )
+
+
+OpenFiles = Callable[[S3ObjectStore], S3FileStore]
+"""Return the `FileStore` of the bucket of this `ObjectStore`."""
+
+
+@pytest.fixture
+def open_files() -> OpenFiles:
+    return S3FileStore
+
+
+@pytest.fixture
+def files(store: S3ObjectStore, open_files: OpenFiles) -> S3FileStore:
+    """Open the bucket of `store` as the API does."""
+    return open_files(store)
 
 
 @pytest.fixture
 def other_store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create a second empty bucket on the same server."""
-    return S3ObjectStore(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    return S3ObjectStore(
+        S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    )
 
 
 @pytest.fixture
 def missing_bucket_store(minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore("no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    return S3ObjectStore(S3Connection("no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
 
 
 @pytest.fixture
 def unauthorized_store(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1")
+    return S3ObjectStore(S3Connection(store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1"))
 
 
 @pytest.fixture
 def unreachable_store() -> S3ObjectStore:
-    return S3ObjectStore("src-data", f"http://127.0.0.1:{find_free_port()}", MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    return S3ObjectStore(
+        S3Connection("src-data", f"http://127.0.0.1:{find_free_port()}", MINIO_USER, MINIO_PASSWORD, "us-east-1")
+    )
 
 
 MakeUnreadable = Callable[[str, str], None]

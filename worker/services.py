@@ -19,7 +19,7 @@ from urllib3 import PoolManager, Timeout
 
 from shared import logs
 from shared.progress.job_records import JobRecords, build_records
-from shared.s3_store import S3ObjectStore, open_store
+from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from worker.bundles.lookup import BundleLookup

@@ -18,8 +18,9 @@ from shared.object_store import (
     PreconditionFailed,
     StoreUnavailable,
 )
-from shared.s3_store import S3ObjectStore
-from tests.conftest import MakeUnreadable
+from shared.s3.files import S3FileStore
+from shared.s3.objects import S3ObjectStore
+from tests.conftest import MakeUnreadable, OpenFiles
 
 MINIO_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
@@ -171,94 +172,100 @@ class Slowly:
         return part
 
 
-def test_store_get_segment_reads_object_in_pieces(store: S3ObjectStore) -> None:
+def test_store_get_segment_reads_object_in_pieces(store: S3ObjectStore, files: S3FileStore) -> None:
     etag = store.put("o", b"0123456789")
-    first = store.get_segment("o", 0, 4)
+    first = files.get_segment("o", 0, 4)
     assert first == (b"0123", etag, store.get_last_modified("o"), 10)
-    assert store.get_segment("o", 4, 4, if_match=etag).body == b"4567"
-    assert store.get_segment("o", 8, 4, if_match=etag).body == b"89"
-    assert store.get_segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
+    assert files.get_segment("o", 4, 4, if_match=etag).body == b"4567"
+    assert files.get_segment("o", 8, 4, if_match=etag).body == b"89"
+    assert files.get_segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
 
 
-def test_store_get_segment_of_empty_object_is_empty(store: S3ObjectStore) -> None:
+def test_store_get_segment_of_empty_object_is_empty(store: S3ObjectStore, files: S3FileStore) -> None:
     etag = store.put("o", b"")
-    assert store.get_segment("o", 0, 4)[:2] == (b"", etag)
+    assert files.get_segment("o", 0, 4)[:2] == (b"", etag)
 
 
-def test_store_get_segment_refuses_another_version(store: S3ObjectStore) -> None:
+def test_store_get_segment_refuses_another_version(store: S3ObjectStore, files: S3FileStore) -> None:
     etag = store.put("o", b"0123456789")
     store.put("o", b"abcdefghij")
     with pytest.raises(PreconditionFailed):
-        store.get_segment("o", 4, 4, if_match=etag)
+        files.get_segment("o", 4, 4, if_match=etag)
 
 
-def test_store_get_segment_returns_not_modified_for_known_etag(store: S3ObjectStore) -> None:
+def test_store_get_segment_returns_not_modified_for_known_etag(store: S3ObjectStore, files: S3FileStore) -> None:
     etag = store.put("o", b"0123456789")
     with pytest.raises(NotModified):
-        store.get_segment("o", 0, 4, if_none_match=etag)
-    assert store.get_segment("o", 0, 4, if_none_match="0" * 32).body == b"0123"
+        files.get_segment("o", 0, 4, if_none_match=etag)
+    assert files.get_segment("o", 0, 4, if_none_match="0" * 32).body == b"0123"
 
 
 def test_store_get_segment_reports_missing_key_as_not_found(
-    store: S3ObjectStore, missing_bucket_store: S3ObjectStore
+    store: S3ObjectStore,
+    files: S3FileStore,
+    missing_bucket_store: S3ObjectStore,
+    open_files: OpenFiles,
 ) -> None:
     with pytest.raises(ObjectNotFound):
-        store.get_segment("nobody.png", 0, 4)
+        files.get_segment("nobody.png", 0, 4)
     with pytest.raises(StoreUnavailable):
-        missing_bucket_store.get_segment("nobody.png", 0, 4)
+        open_files(missing_bucket_store).get_segment("nobody.png", 0, 4)
 
 
 @pytest.mark.parametrize("key", MINIO_KEYS)
-def test_store_upload_supports_every_key_that_minio_accepts(store: S3ObjectStore, key: str) -> None:
-    store.upload(key, Slowly(b"x" * 5000), 5000)
+def test_store_upload_supports_every_key_that_minio_accepts(store: S3ObjectStore, files: S3FileStore, key: str) -> None:
+    files.upload(key, Slowly(b"x" * 5000), 5000)
     assert store.get(key).body == b"x" * 5000
 
 
-def test_store_upload_creates_same_object_as_put(store: S3ObjectStore) -> None:
+def test_store_upload_creates_same_object_as_put(store: S3ObjectStore, files: S3FileStore) -> None:
     body = b"0123456789" * 300_000
-    etag = store.upload("o", Slowly(body), len(body))
+    etag = files.upload("o", Slowly(body), len(body))
     assert etag == store.put("same", body)
     assert store.get("o").body == body
-    assert store.upload("empty", Slowly(b""), 0) == store.put("same", b"")
+    assert files.upload("empty", Slowly(b""), 0) == store.put("same", b"")
 
 
-def test_store_upload_that_fails_leaves_object_unchanged(store: S3ObjectStore) -> None:
+def test_store_upload_that_fails_leaves_object_unchanged(store: S3ObjectStore, files: S3FileStore) -> None:
     store.put("o", b"before")
     with pytest.raises(TimeoutError, match="slow"):
-        store.upload("o", Slowly(b"x" * 3000, TimeoutError("slow")), 4000)
+        files.upload("o", Slowly(b"x" * 3000, TimeoutError("slow")), 4000)
     with pytest.raises(EOFError):
-        store.upload("o", Slowly(b"x" * 3000), 4000)
+        files.upload("o", Slowly(b"x" * 3000), 4000)
     assert store.get("o").body == b"before"
 
 
-def test_store_upload_reads_no_more_than_declared_length(store: S3ObjectStore) -> None:
-    store.upload("o", Slowly(b"x" * 5000), 3000)
+def test_store_upload_reads_no_more_than_declared_length(store: S3ObjectStore, files: S3FileStore) -> None:
+    files.upload("o", Slowly(b"x" * 5000), 3000)
     assert len(store.get("o").body) == 3000
 
 
 def test_store_upload_reports_failed_access_as_unavailable(
-    missing_bucket_store: S3ObjectStore, unauthorized_store: S3ObjectStore, unreachable_store: S3ObjectStore
+    missing_bucket_store: S3ObjectStore,
+    unauthorized_store: S3ObjectStore,
+    unreachable_store: S3ObjectStore,
+    open_files: OpenFiles,
 ) -> None:
     for where in (missing_bucket_store, unauthorized_store, unreachable_store):
         with pytest.raises(StoreUnavailable):
-            where.upload("o", Slowly(b"x" * 5000), 5000)
+            open_files(where).upload("o", Slowly(b"x" * 5000), 5000)
         with pytest.raises(StoreUnavailable):
-            where.list_page("", "", 10)
+            open_files(where).list_page("", "", 10)
 
 
-def test_store_list_page_returns_keys_by_prefix(store: S3ObjectStore) -> None:
+def test_store_list_page_returns_keys_by_prefix(store: S3ObjectStore, files: S3FileStore) -> None:
     for key in ("a.csv", "ab.csv", "ab.png", "abc.csv", "b.csv", "é.csv"):
         store.put(key, b"xyz")
 
     def keys(prefix: str, after: str, most: int) -> list[str]:
-        return [found.key for found in store.list_page(prefix, after, most)]
+        return [found.key for found in files.list_page(prefix, after, most)]
 
     assert keys("", "", 2) == ["a.csv", "ab.csv"]
     assert keys("ab", "", 10) == ["ab.csv", "ab.png", "abc.csv"]
     assert keys("ab", "ab.csv", 1) == ["ab.png"]
     assert keys("é", "", 10) == ["é.csv"]
     assert keys("x", "", 10) == keys("", "é.csv", 10) == []
-    assert [found.size for found in store.list_page("", "", 10)] == [3] * 6
+    assert [found.size for found in files.list_page("", "", 10)] == [3] * 6
 
 
 def test_store_copy_from_copies_object_of_another_bucket(store: S3ObjectStore, other_store: S3ObjectStore) -> None:
@@ -331,7 +338,10 @@ def test_store_bulk_calls_report_missing_bucket_as_unavailable(missing_bucket_st
 
 # -- objects that exist and cannot be read -------------------------------------------------------
 def test_store_raises_object_unreadable_for_unreadable_object(
-    store: S3ObjectStore, other_store: S3ObjectStore, make_unreadable: MakeUnreadable
+    store: S3ObjectStore,
+    files: S3FileStore,
+    other_store: S3ObjectStore,
+    make_unreadable: MakeUnreadable,
 ) -> None:
     etag = store.put("a.csv", b"before")
     make_unreadable(store.bucket, "a.csv")
@@ -342,7 +352,7 @@ def test_store_raises_object_unreadable_for_unreadable_object(
         lambda: store.get_etag("a.csv"),
         lambda: store.get_info("a.csv"),
         lambda: store.get_range("a.csv", etag, 0, 1),
-        lambda: store.get_segment("a.csv", 0, 1),
+        lambda: files.get_segment("a.csv", 0, 1),
         lambda: store.check_readable("a.csv"),
         lambda: store.put_if_unchanged("a.csv", b"x", None),
         lambda: store.put_if_unchanged("a.csv", b"x", etag),
@@ -355,7 +365,9 @@ def test_store_raises_object_unreadable_for_unreadable_object(
         assert "Encryption" in refused.value.message
 
 
-def test_store_exists_and_list_include_unreadable_object(store: S3ObjectStore, make_unreadable: MakeUnreadable) -> None:
+def test_store_exists_and_list_include_unreadable_object(
+    store: S3ObjectStore, files: S3FileStore, make_unreadable: MakeUnreadable
+) -> None:
     make_unreadable(store.bucket, "a.csv")
     store.put("b.csv", b"x")
     ((sealed, other),) = store.list_objects()
@@ -363,7 +375,7 @@ def test_store_exists_and_list_include_unreadable_object(store: S3ObjectStore, m
     assert store.get_list_entry("a.csv") == sealed
     assert store.get_list_entry("b.csv") == other == store.get_info("b.csv")
     assert store.get_list_entry("a.cs") is None
-    assert store.list_page("a.csv", "", 1) == [sealed]
+    assert files.list_page("a.csv", "", 1) == [sealed]
 
 
 def test_store_overwrites_and_deletes_unreadable_object(store: S3ObjectStore, make_unreadable: MakeUnreadable) -> None:

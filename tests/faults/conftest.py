@@ -9,7 +9,8 @@ from minio import Minio
 from redis import Redis
 
 from local.servers import MinioServer, RedisServer
-from shared.s3_store import S3ObjectStore
+from shared.s3.connection import S3Connection
+from shared.s3.objects import S3ObjectStore
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.faults.form import CaseForm
 from tests.faults.parts import Components
@@ -74,7 +75,7 @@ def make_real_world(
 
     def store() -> S3ObjectStore:
         return S3ObjectStore(
-            create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"
+            S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
         )
 
     with Redis.from_url(minio_redis_server.url, socket_timeout=10) as redis:

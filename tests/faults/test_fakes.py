@@ -25,6 +25,12 @@ def store() -> FakeObjectStore:
 
 
 @pytest.fixture
+def open_files() -> Callable[[FakeObjectStore], FakeObjectStore]:
+    """Return the fake itself, which implements both ports."""
+    return lambda store: store
+
+
+@pytest.fixture
 def other_store(store: FakeObjectStore) -> FakeObjectStore:
     return FakeObjectStore("beside", lambda: 0.0, other_buckets={store.bucket: store})
 

@@ -39,7 +39,7 @@ from shared.redis_keys import (
     TRUST_STATE,
     VERIFIED_PREFIX,
 )
-from shared.s3_store import S3ObjectStore
+from shared.s3.objects import S3ObjectStore
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
 from worker.state.parts import build_state

@@ -4,7 +4,7 @@ import io
 
 from minio import Minio
 
-from shared.s3_store import S3ObjectStore
+from shared.s3.objects import S3ObjectStore
 from worker.commands.sample import drop_sample, generate_files, remove_sample
 
 

@@ -25,7 +25,9 @@ from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectUnreadable, StoreUnavailable
 from shared.redis_keys import SOURCE_FAILURE, VERIFIED_PREFIX
-from shared.s3_store import S3ObjectStore
+from shared.s3.connection import S3Connection
+from shared.s3.files import S3FileStore
+from shared.s3.objects import S3ObjectStore
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ApiEnvironment
@@ -397,7 +399,7 @@ def test_store_reports_denied_object_as_unavailable(minio_server: MinioServer, s
     statement = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::*"]}
     admin.policy_add(user, policy={"Version": "2012-10-17", "Statement": [statement]})
     admin.policy_set(user, user=user)
-    denied = S3ObjectStore(store.bucket, minio_server.endpoint, user, secret, "us-east-1")
+    denied = S3ObjectStore(S3Connection(store.bucket, minio_server.endpoint, user, secret, "us-east-1"))
     calls: list[Callable[[str], object]] = [
         denied.get,
         denied.exists,
@@ -438,7 +440,7 @@ def test_store_reports_object_with_lost_key_as_unreadable(tmp_path: Path) -> Non
     for key, code in ((new_key("second"), "kms:KeyNotFound"), (new_key("first"), "kms:"), ("", "NotImplemented")):
         server.kms = key
         with server:
-            store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+            store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
             calls: list[Callable[[], object]] = [
                 partial(store.get, "1.csv"),
                 partial(store.check_readable, "1.csv"),
@@ -471,17 +473,17 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
         client.make_bucket("bucket")
         for key in sealed:
             client.put_object("bucket", key, io.BytesIO(b"x"), 1, sse=SseS3())
-        store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
         for key in readable:
             store.put(key, b"x")
     server.kms = ""
     with server:
-        store = S3ObjectStore("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
         listed = [found for page in store.list_objects() for found in page]
         assert [found.key for found in listed] == sorted([*readable, *sealed])
         assert {found.key for found in listed if not found.etag} == set(sealed)
-        assert store.list_page("", "", 2000) == listed
-        assert store.list_page("9", "", 3) == [found for found in listed if found.key >= "9"][:3]
+        assert S3FileStore(store).list_page("", "", 2000) == listed
+        assert S3FileStore(store).list_page("9", "", 3) == [found for found in listed if found.key >= "9"][:3]
         for key in sealed:
             assert store.get_list_entry(key) == (key, "", 0, 0)
             store.delete(key)

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from shared.object_store import StoreUnavailable
-from shared.s3_store import S3ObjectStore
+from shared.s3.connection import S3Connection
+from shared.s3.files import S3FileStore
+from shared.s3.objects import S3ObjectStore
 
 TAMPERED = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>XMinioObjectTampered</Code>'
@@ -38,7 +40,7 @@ def tampered() -> Iterator[S3ObjectStore]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Tampered) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        yield S3ObjectStore("bucket", endpoint, "user", "password", "us-east-1")
+        yield S3ObjectStore(S3Connection("bucket", endpoint, "user", "password", "us-east-1"))
         server.shutdown()
 
 
@@ -50,4 +52,4 @@ def test_store_list_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> Non
     with pytest.raises(StoreUnavailable):
         list(tampered.list_objects())
     with pytest.raises(StoreUnavailable):
-        tampered.list_page("", "", 10)
+        S3FileStore(tampered).list_page("", "", 10)

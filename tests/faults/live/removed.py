@@ -13,11 +13,12 @@ from typing import Any
 from redis import Redis
 
 import shared.formats.events
+import shared.s3.errors
 import shared.task_queue
 from shared.object_store import ObjectNotFound
 from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import DIRTY, WRITER_LEASE
-from shared.s3_store import S3ObjectStore
+from shared.s3.objects import S3ObjectStore
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.publish_queue import PublishQueue
 from worker.state.user_states import UserStates, VersionTokens
@@ -57,9 +58,9 @@ def _remove_sweeps() -> None:
 
 def _remove_absence_rule() -> None:
     def not_found(_: AnyCallable) -> AnyCallable:
-        return lambda _store, key, _error: ObjectNotFound(key)
+        return lambda _bucket, key, _error: ObjectNotFound(key)
 
-    _replace_when_removed(S3ObjectStore, "_translate_error", not_found)
+    _replace_when_removed(shared.s3.errors, "translate_error", not_found)
 
 
 def _remove_timeouts() -> None:

@@ -37,7 +37,7 @@ from shared.formats.records import Row
 from shared.object_store import ObjectNotFound, StoreUnavailable
 from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import ACTIVE_READS, DIRTY, FAST_EVENTS, PAGES, SAFE_EVENTS, SUSPECT_USERS, VERIFIED_PREFIX
-from shared.s3_store import S3ObjectStore, open_store
+from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER

@@ -27,7 +27,7 @@ from typing import Any
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.unpacks import PreviousVersions
-from shared.s3_store import S3ObjectStore
+from shared.s3.objects import S3ObjectStore
 from shared.task_queue import TaskQueue
 from tests.faults.live.removed import prepare_to_remove
 from worker.state.event_inbox import EventInbox
