@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
-from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
 from local.errors import StartupError
 from local.ports import HOST, is_port_free
+from local.redis_address import RedisAddress
 from local.servers import write_private_file
 from shared.formats.records import Buckets
 from worker.commands.provisioning.credential_set import GIVEN_SETTINGS, SECRET_SETTINGS, Credentials, InvalidCredentials
@@ -36,32 +35,6 @@ _SAVED_SETTINGS = (
 )  # fmt: skip
 # Also keeps credentials of other applications (AWS_SECRET_ACCESS_KEY, …) from Rowdrop's processes.
 _SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
-
-
-@dataclass(frozen=True)
-class RedisAddress:
-    """Address and user of a Redis, in a form that MinIO's notification target supports."""
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Parse a Redis URL.
-
-        Raises `StartupError` for TLS, a Unix socket and databases other than 0, because MinIO's Redis
-        target does not support them.
-        """
-        parts = urlsplit(url)
-        if parts.scheme != "redis" or not parts.hostname or parts.path not in {"", "/", "/0"} or parts.query:
-            raise StartupError(
-                "REDIS_URL must be redis://[:password@]host[:port]/0: MinIO sends its events over\n"
-                "plain TCP and into database 0 only.  Correct it, or unset it: then Rowdrop starts its\n"
-                "own Redis."
-            )
-        return cls(parts.hostname, parts.port or 6379, unquote(parts.username or ""), unquote(parts.password or ""))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from local.processes import (
 )
 from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
-from local.servers import MinioServer, RedisServer, find_minio, find_redis, read_log_tail
+from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, find_minio, find_redis, read_log_tail
 from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
@@ -170,28 +170,27 @@ def _lock_port_selection(screen: Screen) -> AbstractContextManager[None]:
 def _create_servers(
     folder: Path, configuration: Configuration, redis_binary: Path | None, minio_binary: Path | None
 ) -> tuple[RedisServer | None, MinioServer | None]:
-    event_redis, redis, minio = configuration.event_redis, None, None
+    event_redis = configuration.event_redis
+    redis = None
+    minio = None
     credentials = configuration.credentials
     if redis_binary:
         health_user = credentials.redis["health"]
         port = configuration.port("REDIS_PORT")
         acl = format_redis_acl(credentials.redis)
-        redis = RedisServer(folder / "redis", port, health_user.password, redis_binary, health_user.name, acl)
+        redis = RedisServer(folder / "redis", port, health_user, acl, redis_binary)
         redis.prepare_folder()
     if minio_binary:
         minio = MinioServer(
-            folder=folder / "minio",
-            port=configuration.port("MINIO_PORT"),
-            console_port=configuration.port("MINIO_CONSOLE_PORT"),
-            root_user=credentials.root.name,
-            root_password=credentials.root.password,
-            redis_host=event_redis.host,
-            redis_port=event_redis.port,
-            redis_user=event_redis.user,
-            redis_password=event_redis.password,
-            binary=minio_binary,
-            users_id=digest_users(credentials.minio, configuration.buckets),
-            metrics_are_public=False,
+            folder / "minio",
+            MinioPorts(configuration.port("MINIO_PORT"), configuration.port("MINIO_CONSOLE_PORT")),
+            credentials.root,
+            event_redis,
+            MinioOptions(
+                minio_binary,
+                users_id=digest_users(credentials.minio, configuration.buckets),
+                metrics_are_public=False,
+            ),
         )
         minio.prepare_folder()
     return redis, minio

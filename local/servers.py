@@ -16,15 +16,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from local.errors import StartupError
 from local.minio_binary import find_minio
 from local.ports import HOST, find_free_port
+from local.redis_address import RedisAddress
 from local.redis_binary import find_redis
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
+from worker.commands.provisioning.server_users import ServerUser
 
-__all__ = ["MinioServer", "RedisServer", "StartupError", "find_free_port", "find_minio", "find_redis"]
+__all__ = [
+    "MinioOptions",
+    "MinioPorts",
+    "MinioServer",
+    "RedisAddress",
+    "RedisServer",
+    "ServerUser",
+    "StartupError",
+    "find_free_port",
+    "find_minio",
+    "find_redis",
+]
 
 _STOP_TIMEOUT_S = 10.0
 _DURABLE_QUEUE_LIMIT = 1_000_000
@@ -42,7 +55,6 @@ class LocalServer(ABC):
     """One server process.  It can be started again in the same folder after `stop` or `kill`."""
 
     folder: Path
-    port: int
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @abstractmethod
@@ -171,19 +183,24 @@ class RedisServer(LocalServer):
     """A Redis-compatible server with an append-only file (fsync every second) and `noeviction`.
 
     `binary` defaults to the result of `find_redis`.  `acl` holds the lines of redis.conf that
-    define the users.  In that case `user` must be one that may send PING, with its `password`.
-    Without `acl` there is only the default user, which has all permissions.
+    define the users.  In that case `user` must be one that may send PING.  Without `acl` there is
+    only the default user, which has all permissions.  Its name is empty here.
     """
 
-    password: str = field(repr=False)
-    binary: Path | None = None
-    user: str = ""
+    port: int
+    user: ServerUser = field(repr=False)
     acl: Sequence[str] = field(default=(), repr=False)
+    binary: Path | None = None
 
     @property
     def url(self) -> str:
         """The URL `redis://[<user>]:<password>@127.0.0.1:<port>/0`."""
-        return f"redis://{self.user}:{self.password}@{HOST}:{self.port}/0"
+        return f"redis://{self.user.name}:{self.user.password}@{HOST}:{self.port}/0"
+
+    @property
+    def address(self) -> RedisAddress:
+        """Address and user, in the form that `MinioServer` takes."""
+        return RedisAddress(HOST, self.port, self.user.name, self.user.password)
 
     @property
     def _config_path(self) -> Path:
@@ -211,7 +228,7 @@ class RedisServer(LocalServer):
             f"bind {HOST}",
             f"port {self.port}",
             f"dir {_quote_config_value(str(data_folder))}",
-            *(self.acl or [f"requirepass {_quote_config_value(self.password)}"]),
+            *(self.acl or [f"requirepass {_quote_config_value(self.user.password)}"]),
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
@@ -225,13 +242,35 @@ class RedisServer(LocalServer):
         """Return whether Redis responds to PING, as it does once its append-only file is loaded."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                credentials = [b"AUTH", (self.user or "default").encode(), self.password.encode()]
+                user = self.user.name or "default"
+                credentials = [b"AUTH", user.encode(), self.user.password.encode()]
                 request = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in credentials)
                 connection.sendall(b"*3\r\n%sPING\r\n" % request)
                 with connection.makefile("rb") as replies:
                     return (replies.readline(), replies.readline()) == (b"+OK\r\n", b"+PONG\r\n")
         except OSError:
             return False
+
+
+class MinioPorts(NamedTuple):
+    """The ports of one MinIO: of the S3 API and of the web console."""
+
+    api: int
+    console: int
+
+
+@dataclass(frozen=True)
+class MinioOptions:
+    """How a MinIO runs.
+
+    `users_id` is the result of `worker.commands.provisioning.server_users.digest_users`.  If it is
+    set, root may sign in only until these users exist.  `metrics_are_public` gives access to the
+    metrics without a token.
+    """
+
+    binary: Path
+    users_id: str = ""
+    metrics_are_public: bool = True
 
 
 @dataclass
@@ -241,21 +280,18 @@ class MinioServer(LocalServer):
     ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` immediately and loses the event
     if Redis is down.  ARN `arn:minio:sqs::SAFE:redis` pushes to `events:safe` from a queue on disk,
     up to 3 s later.
-
-    `users_id` is the result of `worker.commands.provisioning.server_users.users_id`.  If it is set, root may sign in only
-    until these users exist.  `metrics_are_public` gives access to the metrics without a token.
+    `event_redis` is the Redis of both targets.
     """
 
-    console_port: int
-    root_user: str
-    root_password: str = field(repr=False)
-    redis_port: int
-    redis_password: str = field(repr=False)
-    binary: Path
-    redis_host: str = HOST
-    redis_user: str = ""
-    users_id: str = ""
-    metrics_are_public: bool = True
+    ports: MinioPorts
+    root: ServerUser = field(repr=False)
+    event_redis: RedisAddress
+    options: MinioOptions
+
+    @property
+    def port(self) -> int:
+        """The port of the S3 API."""
+        return self.ports.api
 
     @property
     def endpoint(self) -> str:
@@ -269,7 +305,12 @@ class MinioServer(LocalServer):
 
     def build_command(self) -> list[str]:
         """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
-        address_arguments = ["--address", f"{HOST}:{self.port}", "--console-address", f"{HOST}:{self.console_port}"]
+        address_arguments = [
+            "--address",
+            f"{HOST}:{self.ports.api}",
+            "--console-address",
+            f"{HOST}:{self.ports.console}",
+        ]
         # Otherwise MinIO would use certificates in ~/.minio, which belong to another MinIO.
         server_arguments = [
             "server",
@@ -282,16 +323,16 @@ class MinioServer(LocalServer):
             "/bin/sh",
             str(_START_MINIO_SCRIPT),
             str(self.folder),
-            self.users_id,
-            str(self.binary),
+            self.options.users_id,
+            str(self.options.binary),
             *server_arguments,
         ]
 
     def build_environment(self) -> dict[str, str]:
         """Return root's credentials, both event targets, and the settings for reliable events."""
         return {
-            "MINIO_ROOT_USER": self.root_user,
-            "MINIO_ROOT_PASSWORD": self.root_password,
+            "MINIO_ROOT_USER": self.root.name,
+            "MINIO_ROOT_PASSWORD": self.root.password,
             **self._build_target_settings("FAST"),
             **self._build_target_settings("SAFE"),
             "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.event_queue_dir),
@@ -302,7 +343,7 @@ class MinioServer(LocalServer):
             # The number of event senders.  With one per core (the default) they starve in a burst
             # of PUTs.
             "GOMAXPROCS": "8",
-            "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.metrics_are_public else "jwt",
+            "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.options.metrics_are_public else "jwt",
             "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or UNUSED_ORIGIN,
             # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
             # used here.
@@ -315,11 +356,11 @@ class MinioServer(LocalServer):
     def _build_target_settings(self, name: str) -> dict[str, str]:
         values = {
             "ENABLE": "on",
-            "ADDRESS": f"{self.redis_host}:{self.redis_port}",
+            "ADDRESS": f"{self.event_redis.host}:{self.event_redis.port}",
             "KEY": {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}[name],
             "FORMAT": "access",
-            "USER": self.redis_user,
-            "PASSWORD": self.redis_password,
+            "USER": self.event_redis.user,
+            "PASSWORD": self.event_redis.password,
         }
         return {f"MINIO_NOTIFY_REDIS_{key}_{name}": value for key, value in values.items() if value}
 

@@ -11,7 +11,7 @@ from minio import Minio
 from redis import Redis
 
 from local.ports import find_free_port
-from local.servers import MinioServer, RedisServer, find_minio
+from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, ServerUser, find_minio
 from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
 from shared.s3.objects import S3ObjectStore
@@ -31,23 +31,26 @@ def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
 
     MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
     """
-    with RedisServer(servers_folder / "minio-redis", find_free_port(), secrets.token_hex(8)) as server:
+    with RedisServer(servers_folder / "minio-redis", find_free_port(), ServerUser("", secrets.token_hex(8))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def silent_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """Start a Redis that MinIO does not publish to."""
-    with RedisServer(servers_folder / "silent-redis", find_free_port(), secrets.token_hex(8)) as server:
+    with RedisServer(servers_folder / "silent-redis", find_free_port(), ServerUser("", secrets.token_hex(8))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def minio_server(servers_folder: Path, minio_redis_server: RedisServer) -> Iterator[MinioServer]:
     server = MinioServer(
-        servers_folder / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
-        minio_redis_server.port, minio_redis_server.password, find_minio(),
-    )  # fmt: skip
+        servers_folder / "minio",
+        MinioPorts(find_free_port(), find_free_port()),
+        ServerUser(MINIO_USER, MINIO_PASSWORD),
+        minio_redis_server.address,
+        MinioOptions(find_minio()),
+    )
     with server:
         yield server
 

@@ -18,7 +18,7 @@ from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from local.ports import HOST, find_free_port
-from local.servers import MinioServer, find_minio
+from local.servers import MinioOptions, MinioPorts, MinioServer, RedisAddress, ServerUser, find_minio
 
 MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
 UNREADABLE_BUCKET, UNREADABLE_KEY = "sealed", "object"
@@ -60,7 +60,13 @@ def _create_http_client() -> PoolManager:
 
 def write_unreadable_object(folder: Path) -> Path:
     """Have a MinIO write an object with a random key that is not kept, and return its file."""
-    server = TlsMinioServer(folder, find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
+    server = TlsMinioServer(
+        folder,
+        MinioPorts(find_free_port(), find_free_port()),
+        ServerUser(MINIO_USER, MINIO_PASSWORD),
+        RedisAddress(HOST, 1, "", ""),
+        MinioOptions(find_minio()),
+    )
     with server, warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureRequestWarning)
         client = Minio(

@@ -8,7 +8,7 @@ from minio import Minio
 from redis import Redis
 
 from local.ports import find_free_port
-from local.servers import MinioServer, RedisServer
+from local.servers import MinioServer, RedisServer, ServerUser
 from shared.settings import Settings
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
@@ -54,7 +54,7 @@ def watchdog(rowdrop: RowdropHarness, checks: WatchdogChecks) -> Watchdog:
 
 @pytest.fixture
 def api_environment(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[ApiEnvironment]:
-    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
+    with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         buckets = create_bucket(minio_client), create_bucket(minio_client)
         api_environment = ApiEnvironment(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])
         api_environment.store.put("output.csv", ONE_ROW_CSV)

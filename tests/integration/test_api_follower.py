@@ -17,7 +17,7 @@ from api.snapshot.follower import Follower, FollowerConnections, SnapshotPoller
 from api.snapshot.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
 from api.snapshot.process_registry import ProcessRegistry
 from local.ports import find_free_port
-from local.servers import RedisServer
+from local.servers import RedisServer, ServerUser
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
@@ -280,7 +280,7 @@ def test_poller_keeps_consistency_time_while_output_is_unreadable(store: S3Objec
 def test_poller_keeps_consistency_time_after_redis_outage(store: S3ObjectStore, tmp_path: Path) -> None:
     now = 1000.0
     etag = store.put(OUTPUT_KEY, ONE)
-    with RedisServer(tmp_path, find_free_port(), "password") as server:
+    with RedisServer(tmp_path, find_free_port(), ServerUser("", "password")) as server:
         client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
         rounds = SnapshotPoller(FollowerConnections(store, client), lambda: now)
 
@@ -330,7 +330,7 @@ def test_poller_reports_when_loss_was_first_seen(store: S3ObjectStore, redis: "R
 
 
 def test_poller_keeps_last_status_while_redis_is_down(store: S3ObjectStore, tmp_path: Path) -> None:
-    with RedisServer(tmp_path, find_free_port(), "password") as server:
+    with RedisServer(tmp_path, find_free_port(), ServerUser("", "password")) as server:
         client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
         client.set(IGNORED_COUNT, 3)
         rounds = SnapshotPoller(FollowerConnections(store, client), time.time)

@@ -15,7 +15,7 @@ from redis import Redis
 from api.access.failure_limiter import MAX_FAILURES
 from api.web.transfers import MAX_STORE_REQUESTS
 from local.ports import find_free_port
-from local.servers import MinioServer, RedisServer
+from local.servers import MinioPorts, MinioServer, RedisServer, ServerUser
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.progress.rebuilds import Rebuilds
 from shared.redis_keys import API_PROCESSES
@@ -101,11 +101,14 @@ def test_api_starts_without_redis(api_environment: ApiEnvironment) -> None:
 
 
 def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
-    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
+    with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         minio = MinioServer(
-            tmp_path / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
-            redis.port, redis.password, minio_server.binary,
-        )  # fmt: skip
+            tmp_path / "minio",
+            MinioPorts(find_free_port(), find_free_port()),
+            ServerUser(MINIO_USER, MINIO_PASSWORD),
+            redis.address,
+            minio_server.options,
+        )
         with minio:
             Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket("output")
             stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log")
@@ -125,11 +128,14 @@ def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, mini
 
 
 def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
-    with RedisServer(tmp_path / "redis", find_free_port(), "a-password") as redis:
+    with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         minio = MinioServer(
-            tmp_path / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD,
-            redis.port, redis.password, minio_server.binary,
-        )  # fmt: skip
+            tmp_path / "minio",
+            MinioPorts(find_free_port(), find_free_port()),
+            ServerUser(MINIO_USER, MINIO_PASSWORD),
+            redis.address,
+            minio_server.options,
+        )
         with minio, ThreadPoolExecutor(40) as threads:
             for bucket in ("output", "source"):
                 Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket(bucket)

@@ -11,7 +11,7 @@ from minio import Minio
 from minio.notificationconfig import NotificationConfig
 
 from local.ports import find_free_port
-from local.servers import MinioServer, RedisServer
+from local.servers import MinioPorts, MinioServer, RedisServer, ServerUser
 from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import (
     COUNTERS,
@@ -201,10 +201,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Site]:
-    redis = RedisServer(tmp_path / "redis", find_free_port(), "a-password")
+    redis = RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password"))
     with redis:
-        ports = find_free_port(), find_free_port()
-        minio = MinioServer(folder, *ports, MINIO_USER, MINIO_PASSWORD, redis.port, redis.password, minio_server.binary)
+        minio = MinioServer(
+            folder,
+            MinioPorts(find_free_port(), find_free_port()),
+            ServerUser(MINIO_USER, MINIO_PASSWORD),
+            redis.address,
+            minio_server.options,
+        )
         with minio:
             site = Site(minio, redis)
             yield site

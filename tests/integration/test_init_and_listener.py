@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError, NoPermissionError
 
 from api.snapshot.pipeline_status import read_pipeline_status
 from local.ports import find_free_port
-from local.servers import RedisServer
+from local.servers import RedisServer, ServerUser
 from shared.formats.events import TruncatedEntry
 from shared.formats.source_keys import PROBE_PREFIX
 from shared.redis_keys import (
@@ -107,7 +107,7 @@ def test_init_prints_settings_when_no_event_arrives(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # MinIO sends its events to one Redis, Rowdrop is configured with another.
-    with RedisServer(tmp_path / "other", find_free_port(), "other-password") as other:
+    with RedisServer(tmp_path / "other", find_free_port(), ServerUser("", "other-password")) as other:
         stepping = RowdropHarness(replace(settings, redis_url=other.url))
         Initializer(stepping.services, probe_timeout_s=0.5).run()
         said = capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_init_does_not_print_its_redis_user_for_minio(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     acl = ["user init-1 on >a-password ~* &* +@all"]
-    with RedisServer(tmp_path / "other", find_free_port(), "a-password", user="init-1", acl=acl) as other:
+    with RedisServer(tmp_path / "other", find_free_port(), ServerUser("init-1", "a-password"), acl) as other:
         stepping = RowdropHarness(replace(settings, redis_url=other.url))
         Initializer(stepping.services, probe_timeout_s=0.5).run()
         said = capsys.readouterr().out
@@ -321,7 +321,7 @@ def test_init_without_sample_leaves_new_bucket_empty(settings: Settings) -> None
 
 
 def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> None:
-    redis = RedisServer(tmp_path, find_free_port(), "a-password")
+    redis = RedisServer(tmp_path, find_free_port(), ServerUser("", "a-password"))
     late = RowdropHarness(replace(settings, redis_url=redis.url))
     starting = threading.Timer(1.0, redis.start)
     starting.start()

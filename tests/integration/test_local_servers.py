@@ -13,7 +13,7 @@ from redis import Redis
 
 from local.errors import StartupError
 from local.ports import find_free_port
-from local.servers import MinioServer, RedisServer, find_minio
+from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, ServerUser, find_minio
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
 USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
@@ -21,22 +21,25 @@ USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "a folder" / "redis", find_free_port(), PASSWORD) as server:
+    with RedisServer(tmp_path / "a folder" / "redis", find_free_port(), ServerUser("", PASSWORD)) as server:
         yield server
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path, own_redis: RedisServer) -> Iterator[MinioServer]:
     server = MinioServer(
-        tmp_path / "a folder" / "minio", find_free_port(), find_free_port(), USER, PASSWORD,
-        own_redis.port, own_redis.password, find_minio(),
-    )  # fmt: skip
+        tmp_path / "a folder" / "minio",
+        MinioPorts(find_free_port(), find_free_port()),
+        ServerUser(USER, PASSWORD),
+        own_redis.address,
+        MinioOptions(find_minio()),
+    )
     with server:
         yield server
 
 
 def connect(server: RedisServer) -> "Redis":
-    return Redis(port=server.port, password=server.password, decode_responses=True)
+    return Redis(port=server.port, password=server.user.password, decode_responses=True)
 
 
 def until(condition: Callable[[], bool], patience_s: float = 15) -> None:
@@ -114,14 +117,14 @@ def test_minio_server_command_line_contains_no_secret(own_minio: MinioServer) ->
 
 
 def test_redis_server_reports_why_it_cannot_start(own_redis: RedisServer, tmp_path: Path) -> None:
-    second = RedisServer(tmp_path / "second", own_redis.port, "another password")
+    second = RedisServer(tmp_path / "second", own_redis.port, ServerUser("", "another password"))
     with pytest.raises(StartupError, match=r"Redis exited with code 1:(.|\n)*in use"):
         second.start()
     second.stop()
 
 
 def test_redis_server_stop_is_harmless_when_stopped(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "redis", find_free_port(), PASSWORD)
+    server = RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", PASSWORD))
     server.stop()
     server.start()
     server.kill()

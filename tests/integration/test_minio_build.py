@@ -430,6 +430,6 @@ def test_minio_build_refuses_parts_with_false_encryption(sender: Sender) -> None
 
 def test_minio_build_version_says_it_is_modified(minio_server: MinioServer) -> None:
     """AGPL-3.0, section 5, requires a modified version to carry a notice of the modification."""
-    answer = subprocess.run([minio_server.binary, "--version"], capture_output=True, text=True, check=True)
+    answer = subprocess.run([minio_server.options.binary, "--version"], capture_output=True, text=True, check=True)
     assert ".rowdrop1 " in answer.stdout
     assert "modified by Rowdrop on 2026-11-27" in minio_server.log_path.read_text()

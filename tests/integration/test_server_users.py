@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +16,8 @@ from minio.error import MinioAdminException, S3Error
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from local.ports import find_free_port, is_port_free
-from local.servers import UNUSED_ORIGIN, MinioServer, RedisServer, find_minio
+from local.ports import HOST, find_free_port, is_port_free
+from local.servers import UNUSED_ORIGIN, MinioOptions, MinioPorts, MinioServer, RedisAddress, RedisServer, find_minio
 from shared.formats.records import Buckets
 from shared.formats.source_keys import PROBE_PREFIX
 from shared.redis_keys import (
@@ -92,13 +92,14 @@ def started(folder: Path) -> Guarded:
     redis_port = find_free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
     health, events = credentials.redis["health"], credentials.redis["minio"]
-    redis = RedisServer(
-        folder / "redis", redis_port, health.password, user=health.name, acl=format_redis_acl(credentials.redis)
-    )
+    redis = RedisServer(folder / "redis", redis_port, health, format_redis_acl(credentials.redis))
     minio = MinioServer(
-        folder / "minio", find_free_port(), find_free_port(), *credentials.root, redis_port, events.password, find_minio(),
-        redis_user=events.name, users_id=digest_users(credentials.minio, BUCKETS), metrics_are_public=False,
-    )  # fmt: skip
+        folder / "minio",
+        MinioPorts(find_free_port(), find_free_port()),
+        credentials.root,
+        RedisAddress(HOST, redis_port, events.name, events.password),
+        MinioOptions(find_minio(), digest_users(credentials.minio, BUCKETS), metrics_are_public=False),
+    )
     return Guarded(credentials, minio, redis)
 
 
@@ -198,8 +199,9 @@ def test_init_replaces_renewed_users(tmp_path: Path) -> None:
             # MinIO has not been restarted with root access, and no other user may create users.
             Initializer(services).run()
         servers.minio.stop()
-        servers.minio.root_user, servers.minio.root_password = servers.credentials.root
-        servers.minio.users_id = digest_users(servers.credentials.minio, BUCKETS)
+        servers.minio.root = servers.credentials.root
+        users_id = digest_users(servers.credentials.minio, BUCKETS)
+        servers.minio.options = replace(servers.minio.options, users_id=users_id)
         servers.minio.start()
         servers.minio.wait_ready()
         Initializer(services).run()

@@ -18,8 +18,8 @@ from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.sse import SseKMS, SseS3
 
-from local.ports import find_free_port
-from local.servers import MinioServer, find_minio
+from local.ports import HOST, find_free_port
+from local.servers import MinioOptions, MinioPorts, MinioServer, RedisAddress, ServerUser, find_minio
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
@@ -428,10 +428,19 @@ def new_key(name: str) -> str:
     return f"{name}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
+def create_key_server_minio(folder: Path) -> KeyServerMinio:
+    return KeyServerMinio(
+        folder,
+        MinioPorts(find_free_port(), find_free_port()),
+        ServerUser(MINIO_USER, MINIO_PASSWORD),
+        RedisAddress(HOST, 1, "", ""),
+        MinioOptions(find_minio()),
+    )
+
+
 def test_store_reports_object_with_lost_key_as_unreadable(tmp_path: Path) -> None:
     """MinIO uses other codes here: 404 or 400 for another master key, 501 for a missing one."""
-    ports = find_free_port(), find_free_port()
-    server = KeyServerMinio(tmp_path, *ports, MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
+    server = create_key_server_minio(tmp_path)
     server.kms = new_key("first")
     with server:
         client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)
@@ -465,8 +474,7 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
     """With SSE-S3, MinIO decrypts each listed ETag, so without the key the whole LIST fails."""
     readable = [f"{number}.csv" for number in range(1200)]
     sealed = ["0.zip", "07.csv", "5.tar.gz", "500.jpg", "500.png", "99a.csv"]
-    ports = find_free_port(), find_free_port()
-    server = KeyServerMinio(tmp_path, *ports, MINIO_USER, MINIO_PASSWORD, 1, "", find_minio())
+    server = create_key_server_minio(tmp_path)
     server.kms = new_key("first")
     with server:
         client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)

@@ -30,7 +30,16 @@ from urllib3.exceptions import HTTPError
 
 from local.ports import HOST, find_free_port
 from local.processes import ROOT, Program, Supervisor, build_app_programs, write_credentials
-from local.servers import MinioServer, RedisServer, find_minio, http_get
+from local.servers import (
+    MinioOptions,
+    MinioPorts,
+    MinioServer,
+    RedisAddress,
+    RedisServer,
+    ServerUser,
+    find_minio,
+    http_get,
+)
 from shared.formats.object_names import OUTPUT_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Row
@@ -123,7 +132,9 @@ class LiveRowdrop:
         self._stack = ExitStack()
         self.faults_folder = folder / "faults"
         self.faults_folder.mkdir(parents=True)
-        self.redis_server = RedisServer(redis_folder or folder / "redis", find_free_port(), MINIO_PASSWORD)
+        self.redis_server = RedisServer(
+            redis_folder or folder / "redis", find_free_port(), ServerUser("", MINIO_PASSWORD)
+        )
         self.proxy = CuttingProxy(self.redis_server.port) if proxied else None
         redis_port = self.proxy.port if self.proxy else self.redis_server.port
         self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
@@ -138,9 +149,12 @@ class LiveRowdrop:
             else FastOnlyMinioServer
         )
         self.minio_server = server_class(
-            minio_folder or folder / "minio", find_free_port(), find_free_port(), MINIO_USER, MINIO_PASSWORD, redis_port,
-            self.credentials.redis["minio"].password, find_minio(), redis_user=self.credentials.redis["minio"].name,
-        )  # fmt: skip
+            minio_folder or folder / "minio",
+            MinioPorts(find_free_port(), find_free_port()),
+            ServerUser(MINIO_USER, MINIO_PASSWORD),
+            RedisAddress(HOST, redis_port, *self.credentials.redis["minio"]),
+            MinioOptions(find_minio()),
+        )
         redis_url = f"redis://:{MINIO_PASSWORD}@{HOST}:{redis_port}/0"
         self.settings = Settings(self.minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, redis_url)
         self.api_port = find_free_port()
