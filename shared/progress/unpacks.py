@@ -23,9 +23,9 @@ from shared.redis_keys import (
     UNPACKS_PUBLISHING,
 )
 
-# KEYS: UNPACKS_PUBLISHING, DIRTY_SINCE of bundles, UNPACK_PREFIX. ARGV: now. Returns the IDs of the
-# finished bundles. Users are not recorded per bundle: it is done when no user is left that was marked
-# up to its `marked_at`.
+# KEYS: UNPACKS_PUBLISHING, DIRTY_SINCE of bundles, UNPACK_PREFIX. ARGV: now. Returns the IDs of
+# the finished bundles. Users are not recorded per bundle: it is done when no user is left that was
+# marked up to its `marked_at`.
 _FINISH_SCRIPT = """
 local finished = {}
 for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do

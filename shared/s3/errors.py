@@ -19,15 +19,16 @@ _CLIENT_ERROR_STATUS = re.compile(r"status code: 4\d\d\b")
 # response means that this one object is unreadable.
 _REQUEST_ERROR_CODES = re.compile(
     # credentials, permissions and clock skew
-    "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed|ExpiredToken|Invalid.*Token"
-    "|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader|NotSignedUp|RequestExpired|RequestTimeTooSkewed"
-    "|SignatureDoesNotMatch|TokenRefreshRequired|XAmzContentSHA256Mismatch|XMinioServerNotInitialized"
+    "AccessDenied|AccessForbidden|AllAccessDisabled|AccountProblem|AuthorizationHeaderMalformed"
+    "|ExpiredToken|Invalid.*Token|InvalidAccessKeyId|InvalidClientTokenId|MissingSecurityHeader"
+    "|NotSignedUp|RequestExpired|RequestTimeTooSkewed|SignatureDoesNotMatch|TokenRefreshRequired"
+    "|XAmzContentSHA256Mismatch|XMinioServerNotInitialized"
     # the bucket
     "|NoSuchBucket|InvalidBucketName|IllegalLocationConstraintException|PermanentRedirect"
     # load, and invalid requests
-    "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed|ConditionalRequestConflict|InvalidRange"
-    "|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion"
-    "|XMinioInvalidObjectName|XMinioParentIsObject"
+    "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed"
+    "|ConditionalRequestConflict|InvalidRange|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML"
+    "|MethodNotAllowed|NoSuchKey|NoSuchVersion|XMinioInvalidObjectName|XMinioParentIsObject"
 )
 
 _DECRYPTION_ERROR = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")

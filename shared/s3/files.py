@@ -94,9 +94,8 @@ class S3FileStore:
                 raise counted_body.failure from None
             raise StoreUnavailable(f"{self.bucket}/{key}: {errors.format_error(error)}") from error
         if response.status != 200:
-            raise StoreUnavailable(
-                f"{self.bucket}/{key}: {errors.format_error(Exception(response.data.decode(errors='replace')))}"
-            )
+            refusal = Exception(response.data.decode(errors="replace"))
+            raise StoreUnavailable(f"{self.bucket}/{key}: {errors.format_error(refusal)}")
         return strip_quotes(response.headers.get("ETag"))
 
 

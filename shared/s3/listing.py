@@ -89,7 +89,8 @@ class S3Lister:
 
     def _list_page_by_minio(self, prefix: str, after: str, limit: int, delimiter: str = "") -> list[ObjectInfo]:
         try:
-            entries = self._connection.minio._list_objects(  # the public list_objects always requests 1,000 keys
+            # The public list_objects always requests 1,000 keys.
+            entries = self._connection.minio._list_objects(
                 self.bucket,
                 delimiter=delimiter,
                 encoding_type="url",
