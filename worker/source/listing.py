@@ -35,12 +35,12 @@ class Listing:
     """
 
     max_ignored: int = 0
-    csv_etags: dict[str, str] = field(default_factory=dict)
-    images: dict[str, list[ListedImage]] = field(default_factory=dict)
-    bundles: dict[str, ObjectInfo] = field(default_factory=dict)
-    ignored: dict[str, tuple[str, int]] = field(default_factory=dict)
-    ignored_count: int = 0
-    object_count: int = 0
+    csv_etags: dict[str, str] = field(init=False, default_factory=dict)
+    images: dict[str, list[ListedImage]] = field(init=False, default_factory=dict)
+    bundles: dict[str, ObjectInfo] = field(init=False, default_factory=dict)
+    ignored: dict[str, tuple[str, int]] = field(init=False, default_factory=dict)
+    ignored_count: int = field(init=False, default=0)
+    object_count: int = field(init=False, default=0)
 
     def add_objects(self, objects: Iterable[ObjectInfo]) -> None:
         """Add a batch of listed objects."""
