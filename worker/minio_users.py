@@ -54,13 +54,15 @@ class MinioUsers:
     def root_may_sign_in(self) -> bool:
         """Return whether MinIO was started with root's access.
 
-        Raises `S3Error` if root's password is wrong, `urllib3.exceptions.HTTPError` if MinIO does not answer.
+        Raises `S3Error` if root's password is wrong or MinIO has not loaded its users yet,
+        `urllib3.exceptions.HTTPError` if MinIO does not answer.
         """
         try:
             self._root.list_buckets()
         except S3Error as error:
             # MinIO says so of root while its access is off, and of any user that it does not know.
             if error.code == "InvalidAccessKeyId":
+                self.unknown()  # MinIO says so of root even before it has loaded its users; then this raises
                 return False
             raise
         return True
