@@ -55,14 +55,16 @@ class MinioUsers:
     def is_root_enabled(self) -> bool:
         """Return whether MinIO was started with root access.
 
-        Raises `S3Error` if root's password is wrong, and `urllib3.exceptions.HTTPError` if MinIO
-        is not available.
+        Raises `S3Error` if root's password is wrong or MinIO has not loaded its users yet, and
+        `urllib3.exceptions.HTTPError` if MinIO is not available.
         """
         try:
             self._root_client.list_buckets()
         except S3Error as error:
             # MinIO returns this code for root while root access is off, as for an unknown user.
             if error.code == "InvalidAccessKeyId":
+                # MinIO also returns it before it has loaded its users. This request then raises.
+                self.find_unknown_roles()
                 return False
             raise
         return True
