@@ -17,12 +17,12 @@ from falcon import Request, Response
 from api.query.filters import parse_single_values
 from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
-from api.snapshot.pipeline_status import PipelineIssue
 from api.snapshot.view import View, ViewProvider
 from api.web.json_body import format_time
 from api.web.problems import not_ready
 from shared.formats.records import Reject
 from shared.formats.source_keys import parse_bundle_id
+from shared.progress.pipeline_status import PipelineIssue
 
 
 class ErrorsResource:

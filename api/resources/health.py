@@ -11,9 +11,9 @@ import falcon
 from falcon import Request, Response
 
 from api.query.filters import parse_single_values
-from api.snapshot.pipeline_status import PipelineStatus
 from api.snapshot.view import View, ViewProvider, list_held_rejects
 from api.web.json_body import format_time
+from shared.progress.pipeline_status import PipelineStatus
 
 MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""

@@ -28,7 +28,7 @@ deliver its queued events. Then only a sweep proves consistency, and its start r
 moment.
 """
 
-from api.snapshot.pipeline_status import PipelineStatus
+from shared.progress.pipeline_status import PipelineStatus
 
 MARGIN_S = 30.0
 """Upper bound of the delay, in seconds, after which an event has arrived or its loss is detected.

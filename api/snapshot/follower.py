@@ -17,7 +17,6 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from api.snapshot.consistency import ConsistencyTracker
-from api.snapshot.pipeline_status import PipelineStatus, read_pipeline_status
 from api.snapshot.process_registry import ProcessRegistry
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View, ViewUpdate
@@ -27,6 +26,7 @@ from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import InvalidOutputCsv
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore, StoreUnavailable
 from shared.redis_keys import PUBLISH_DONE_CHANNEL
+from shared.progress.pipeline_status import PipelineStatus, read_pipeline_status
 
 logger = logging.getLogger(__name__)
 

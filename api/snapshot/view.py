@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from api.snapshot.pipeline_status import PipelineStatus
 from api.snapshot.table import SnapshotTable
 from shared.formats.records import Reject
+from shared.progress.pipeline_status import PipelineStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from redis.retry import Retry
 
 from api.snapshot.consistency import MARGIN_S
 from api.snapshot.follower import Follower, FollowerConnections, SnapshotPoller
-from api.snapshot.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
 from api.snapshot.process_registry import ProcessRegistry
 from local.ports import find_free_port
 from local.servers import RedisServer, ServerUser
@@ -40,6 +39,7 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
 )
 from shared.s3.objects import S3ObjectStore
+from shared.progress.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
 from worker.state.parts import build_state

@@ -15,7 +15,6 @@ from minio.error import S3Error
 from redis import Redis
 from redis.exceptions import ConnectionError, NoPermissionError
 
-from api.snapshot.pipeline_status import read_pipeline_status
 from local.ports import find_free_port
 from local.servers import RedisServer, ServerUser
 from shared.formats.events import TruncatedEntry
@@ -29,6 +28,7 @@ from shared.redis_keys import (
     SAFE_EVENTS,
     SEEN_PREFIX,
 )
+from shared.progress.pipeline_status import read_pipeline_status
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.factories import make_notification

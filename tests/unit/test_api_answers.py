@@ -15,12 +15,12 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.snapshot.pipeline_status import PipelineIssue, PipelineStatus
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from local.ports import find_free_port
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
+from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from tests.api_parts import make_dependencies
 from tests.fakes import FakeObjectStore
 

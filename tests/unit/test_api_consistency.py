@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from api.snapshot.consistency import MARGIN_S, ConsistencyTracker
-from api.snapshot.pipeline_status import PipelineStatus
+from shared.progress.pipeline_status import PipelineStatus
 from tests.api_parts import make_dirty_counts
 
 NOW = 1_800_000_000.0

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from api.resources.health import describe_readiness
-from api.snapshot.pipeline_status import LastSweep, PipelineStatus
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
+from shared.progress.pipeline_status import LastSweep, PipelineStatus
 from tests.api_parts import make_dirty_counts
 
 NOW = 1_800_000_000.0

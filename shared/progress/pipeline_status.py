@@ -1,4 +1,4 @@
-"""The status of the pipeline, read from Redis.
+"""The status of the pipeline, read from Redis, for the API and the command line.
 
 Each API process caches the last answer in its view, so the status is available during an outage.
 """
@@ -94,6 +94,8 @@ class PipelineStatus:
     """Whether MinIO's events reach this Redis."""
     source_failure: str | None = None
     """Why the source bucket could not be read recently."""
+    trust_state: str = "suspect"
+    """"verified": no known loss. "verifying": a sweep is running. "suspect": a loss is possible."""
     no_known_loss: bool = True
     """Whether no loss is known. An hourly sweep, which has no loss signal, may be running."""
     last_sweep: LastSweep | None = None
@@ -153,6 +155,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         last_publish_at=_parse_seconds(published[0]),
         last_sweep_at=_parse_seconds(fields.get("at")),
         whole=_decode_text(trust_state or b"").startswith(VERIFIED_PREFIX),
+        trust_state=_parse_trust_state(_decode_text(trust_state or b"")),
         # Before the first sweep there are no metrics to compare with, which is no defect.
         detects_losses=bool(fields.get("metrics")) or "at" not in fields,
         events_available=_decode_text(notifications_state or b"") != "no",
@@ -167,6 +170,12 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         silent_repairs=int(counter_values.get("silent_repairs", 0)),
         counters_since=_parse_seconds(counter_values.get("since")),
     )
+
+
+def _parse_trust_state(value: str) -> str:
+    if value.startswith(VERIFIED_PREFIX):
+        return "verified"
+    return "verifying" if value else "suspect"
 
 
 def _parse_last_sweep(fields: Mapping[str, str]) -> LastSweep | None:
