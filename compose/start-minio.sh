@@ -5,7 +5,7 @@
 #
 # FOLDER contains MinIO's event queue (queue/) and the digest of the users that were created last
 # (users-made).  USERS_ID is the digest of the required users.  If the two differ, MinIO starts with
-# root access.  `worker.commands.init` then creates the users as root and stops the server, which this script
+# root access.  `rowdrop init` then creates the users as root and stops the server, which this script
 # starts again without root access.  With an empty USERS_ID, or MINIO_API_ROOT_ACCESS=on, the script
 # does not change root access.
 set -eu
@@ -26,12 +26,12 @@ if [ -n "$users_id" ] && [ "${MINIO_API_ROOT_ACCESS:-off}" != on ]; then
     if [ "$made" != "$users_id" ]; then
         MINIO_API_ROOT_ACCESS=on "$@" &
         server=$!
-        # A SIGTERM from outside must not be taken for the stop by `worker.commands.init`.
+        # A SIGTERM from outside must not be taken for the stop by `rowdrop init`.
         trap 'kill -TERM "$server"; wait "$server"; exit 143' TERM INT
         # If the server fails, this script exits (set -e), and its supervisor restarts it.
         wait "$server"
         trap - TERM INT
-        # An exit status of 0 means that `worker.commands.init` stopped the server: the users exist.
+        # An exit status of 0 means that `rowdrop init` stopped the server: the users exist.
         printf '%s\n' "$users_id" >"$folder/users-made.new"
         mv "$folder/users-made.new" "$folder/users-made"
     fi

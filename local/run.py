@@ -32,8 +32,12 @@ from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_s
 from local.screen import Screen
 from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, find_minio, find_redis, read_log_tail
 from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
+from worker.commands.cli.exit_codes import EXIT_ATTENTION
+from worker.commands.cli.settings_discovery import SETTINGS_FILE
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
+
+_ROWDROP_COMMAND = (sys.executable, "-m", "worker.commands.cli")
 
 
 def main() -> int:
@@ -208,6 +212,7 @@ def _start_processes(
     folder = supervisor.folder
     for process in PROCESSES:
         write_credentials(folder, process, configuration.settings_of(process))
+    config.save_settings_of_run(configuration, folder / SETTINGS_FILE)
     if minio:
         write_credentials(folder, "minio", {**config.select_minio_settings(os.environ), **minio.build_environment()})
     environment = _build_environment(configuration, folder)
@@ -247,40 +252,39 @@ def _run_init(
     screen: Screen,
     on_unknown_users: Callable[[], None],
 ) -> bool:
-    """Run `worker.commands.init`.  Return whether it has written the sample into a new source bucket.
+    """Run `rowdrop init`.  Return whether it has written the sample into a new source bucket.
 
     `on_unknown_users` is called if MinIO lacks users and root may not sign in to create them.
     """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
     init_settings = {**configuration.settings_of("init"), **config.select_minio_settings(os.environ)}
-    output_lines = _run_module(
-        ["worker.commands.init", *arguments], {**environment, **init_settings}, on_unknown_users
-    ).splitlines()
+    output_lines = _run_rowdrop(["init", *arguments], {**environment, **init_settings}, on_unknown_users).splitlines()
     for line in output_lines:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in output_lines
 
 
 def _load_folder(folder: Path, environment: Mapping[str, str]) -> None:
-    """Drop the files of a folder with `worker.commands.load`, which shows a progress bar.
+    """Drop the files of a folder with `rowdrop load`, which shows a progress bar.
 
-    Raises `StartupError`.
+    Files that are not user files are listed, and are no error.  Raises `StartupError`.
     """
-    command = [sys.executable, "-m", "worker.commands.load", str(folder.resolve())]
-    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-        raise StartupError(f"not all files of {folder} were loaded: see above")
+    command = [*_ROWDROP_COMMAND, "load", str(folder.resolve())]
+    exit_code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    if exit_code not in {0, EXIT_ATTENTION}:
+        raise StartupError(f"{folder} was not loaded: see above")
 
 
-def _run_module(arguments: list[str], environment: dict[str, str], on_unknown_users: Callable[[], None]) -> str:
-    """Run one of Rowdrop's modules and return its output.
+def _run_rowdrop(arguments: list[str], environment: dict[str, str], on_unknown_users: Callable[[], None]) -> str:
+    """Run a command of `rowdrop` and return its output.
 
-    If it exits with `EXIT_UNKNOWN_USERS`, `on_unknown_users` is called and the module is run once more.  Raises
-    `StartupError` with the output if it fails.
+    If it exits with `EXIT_UNKNOWN_USERS`, `on_unknown_users` is called and the command is run once
+    more.  Raises `StartupError` with the output if it fails.
     """
 
     def run_once() -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", *arguments]
+        command = [*_ROWDROP_COMMAND, *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     completed = run_once()
@@ -288,7 +292,8 @@ def _run_module(arguments: list[str], environment: dict[str, str], on_unknown_us
         on_unknown_users()
         completed = run_once()
     if completed.returncode:
-        raise StartupError(f"python -m {' '.join(arguments)} failed:\n{completed.stdout}{completed.stderr}")
+        output = f"{completed.stdout}{completed.stderr}"
+        raise StartupError(f"rowdrop {' '.join(arguments)} failed:\n{output}")
     return completed.stdout
 
 

@@ -370,7 +370,7 @@ class MinioServer(LocalServer):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def forget_users(self) -> None:
-        """Make the next start enable root access, so that `worker.commands.init` can recreate the users."""
+        """Make the next start enable root access, so that `rowdrop init` can recreate the users."""
         (self.folder / "users-made").unlink(missing_ok=True)
 
     def is_ready(self) -> bool:

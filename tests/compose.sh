@@ -67,7 +67,7 @@ python_() { # SERVICE ARGUMENT…: run Python in a new container of this service
     shift
     compose run --rm --no-deps -T "$service" python "$@"
 }
-is_consistent() { python_ worker -m worker.commands.check >"$logs/check" 2>&1; }
+is_consistent() { compose run --rm --no-deps -T worker rowdrop check >"$logs/check" 2>&1; }
 drop() { python_ load - "$@" <tests/compose_drops.py; }
 healthy() { # all containers; -x matches the whole word, because "unhealthy" contains it
     ! docker ps -q -f "label=com.docker.compose.project=$project" | xargs docker inspect -f '{{.State.Health.Status}}' | grep -qvx healthy
@@ -86,7 +86,7 @@ until_ 120 "GET /data shows the 20 rows of the sample" has_rows 20
 ok "time from up -d to the 20 sample rows in GET /data: $((SECONDS - up)) s"
 docker images --format '        {{.Repository}}:{{.Tag}} {{.Size}}' | grep 'rowdrop-'
 
-compose run --rm --no-deps -T secrets python -m worker.commands.credentials --show >"$logs/credentials" 2>/dev/null
+compose run --rm --no-deps -T secrets rowdrop credentials --show >"$logs/credentials" 2>/dev/null
 grep -q '^MINIO_SECRET_KEY=' "$logs/credentials" || failed "the credentials are shown"
 . "$logs/credentials"
 [ ${#MINIO_SECRET_KEY} -ge 24 ] && [ ${#FLOWER_PASSWORD} -ge 20 ] || failed "secrets have the minimum length"
@@ -123,7 +123,8 @@ ok "root may not sign in, and forged writes are rejected"
 ok "Flower and MinIO's metrics require credentials, the port of Redis is not published"
 get /health/ready | grep -q '"warnings": \[\]' || failed "MinIO's events and metrics reach Rowdrop"
 ok "no warning: events arrive, and MinIO's metrics are readable"
-quiet python_ init -m worker.commands.sample --remove || failed "removing the sample"
+quiet compose exec -T worker rowdrop status || failed "rowdrop status in the container worker"
+quiet compose run --rm --no-deps -T init rowdrop sample --remove || failed "removing the sample"
 until_ 60 "the sample is gone" has_rows 0
 ok "the sample is removed by one command"
 until_ 150 "every container is healthy" healthy
@@ -166,12 +167,14 @@ folder=$logs/users && mkdir "$folder" && chmod 755 "$logs"
 for number in 1 2 3; do printf 'first_name,last_name,birthts\nLoaded,%s,%s\n' $number $number >"$folder/loaded-$number.csv"; done
 printf '\211PNG\r\n\032\n' >"$folder/loaded-1.png" && echo nobody >"$folder/notes.txt"
 chmod 700 "$folder"
-if LOAD_FOLDER=$folder compose run --rm --no-deps -T load python -m worker.commands.load /load >"$logs/said" 2>&1; then failed "an unreadable folder is an error: $(cat "$logs/said")"; fi
+if LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/said" 2>&1; then failed "an unreadable folder is an error: $(cat "$logs/said")"; fi
 grep -q "Permission denied: '/load'" "$logs/said" || failed "the error names the unreadable folder: $(cat "$logs/said")"
 chmod 755 "$folder"
 LOAD_FOLDER=$folder compose run --rm --no-deps -T load >"$logs/said" 2>&1 || failed "load: $(cat "$logs/said")"
 grep -q "has files already" "$logs/said" || failed "the start loads nothing into a bucket in use: $(cat "$logs/said")"
-LOAD_FOLDER=$folder compose run --rm --no-deps -T load python -m worker.commands.load /load >"$logs/said" 2>&1 || failed "load: $(cat "$logs/said")"
+code=0
+LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/said" 2>&1 || code=$?
+[ $code = 1 ] || failed "load reports notes.txt by its exit code: $code, $(cat "$logs/said")"
 grep -q "4 files loaded" "$logs/said" || failed "four files are loaded: $(cat "$logs/said")"
 until_ 30 "the loaded rows" bash -c "[ \$(curl -fsS '$api/data?q=loaded' | grep -o user_id | wc -l) = 3 ]"
 ok "one command loads a folder; an unreadable folder is reported"
@@ -213,7 +216,7 @@ quiet compose down -t 30 || failed "down"
 quiet compose up -d || failed "up again"
 until_ 120 "the API is available again" get /health/live >/dev/null
 until_ 60 "the same rows after down and up" bash -c "curl -fsS $api/data | cmp -s - '$logs/before'"
-compose run --rm --no-deps -T secrets python -m worker.commands.credentials --show 2>/dev/null | cmp -s - "$logs/credentials" || failed "the same credentials"
+compose run --rm --no-deps -T secrets rowdrop credentials --show 2>/dev/null | cmp -s - "$logs/credentials" || failed "the same credentials"
 until_ 60 "the published rows match the bucket after down and up" is_consistent
 ok "down and up: the same rows, the same credentials"
 

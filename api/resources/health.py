@@ -27,8 +27,7 @@ NO_METRICS_WARNING = (
 )
 
 NO_EVENTS_WARNING = (
-    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
-    "python -m worker.commands.init prints what to set"
+    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; rowdrop init prints what to set"
 )
 STALLED_COPIES_WARNING = (
     "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "

@@ -184,9 +184,9 @@ def _rank_image(candidate: tuple[str, int]) -> tuple[int, int]:
 
 
 PROBE_PREFIX = ".rowdrop-probe-"
-"""Prefix of the keys that `worker.commands.init` writes to test event delivery.  The listener ignores
+"""Prefix of the keys that `rowdrop init` writes to test event delivery.  The listener ignores
 them."""
 
 
 SAMPLE_PREFIX = "sample-"
-"""Prefix of the keys of the sample (`worker.commands.sample`)."""
+"""Prefix of the keys of the sample (`rowdrop sample`)."""

@@ -5,7 +5,7 @@ user follows it.
 
 Invariant after quiescence: each user with a valid source file has exactly the row computed from the
 bucket. No other user has a row, except held rows, which equal an earlier valid version of the file.
-Every reject is listed (`worker.commands.check`).
+Every reject is listed (`rowdrop check`).
 
 A write of output.csv may show an older row only where no protocol can prevent it, and only for a
 moment:
@@ -43,7 +43,7 @@ BUNDLED_USER_IDS = frozenset("cd")
 """Users that have files in bundles.
 
 Their files come from several objects, so what one read finds is not the state at one moment. Only
-their final state is checked, by `worker.commands.check`.
+their final state is checked, by `rowdrop check`.
 """
 
 
@@ -151,7 +151,7 @@ class Oracle:
 
 
 def _parse_subjects(difference: str) -> set[str]:
-    """Return the names that a line of `worker.commands.check` may be about.
+    """Return the names that a line of `rowdrop check` may be about.
 
     It names a user, a bundle, or an image copy, which stands for its user.
     """

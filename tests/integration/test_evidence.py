@@ -179,7 +179,7 @@ def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Wat
 
 # -- signals of MinIO ------------------------------------------------------------------------------
 class Site:
-    """A MinIO and a Redis for one test, initialised by `worker.commands.init`."""
+    """A MinIO and a Redis for one test, initialised by `rowdrop init`."""
 
     def __init__(self, minio: MinioServer, redis: RedisServer) -> None:
         self.minio, self.redis = minio, redis

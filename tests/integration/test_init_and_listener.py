@@ -1,4 +1,4 @@
-"""Tests of `worker.commands.init` and `worker.listener`: from real MinIO events to dirty users."""
+"""Tests of `rowdrop init` and `worker.listener`: from real MinIO events to dirty users."""
 
 import io
 import json

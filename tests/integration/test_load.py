@@ -11,7 +11,8 @@ from minio import Minio
 
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.commands.load import MAX_BATCH_FILES, Loader, ProgressBar, is_empty, load_folder, make_plan
+from worker.commands.cli.progress_bar import ProgressBar
+from worker.commands.load import MAX_BATCH_FILES, Loader, is_empty, make_plan
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -33,19 +34,24 @@ def loader(rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bo
     return Loader(rowdrop.source, rowdrop.services.clients.create_minio_client(), done.append, by_tar=by_tar)
 
 
-def test_load_folder_puts_user_files_and_reports_others(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+def test_loader_puts_user_files_and_plan_has_others(rowdrop: RowdropHarness, tmp_path: Path) -> None:
     bundle = make_zip({"3.csv": make_csv()})
     files = {"1.csv": make_csv(), "photos/1.png": b"x", "old/2.csv": make_csv("Two"), "more/u.zip": bundle}
     others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
-    out = io.StringIO()
-    load_folder(write(tmp_path, {**files, **others}), rowdrop.services.clients, out)
+    plan = make_plan(write(tmp_path, {**files, **others}))
+    loader(rowdrop).load(plan)
     assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
-    said = out.getvalue()
-    assert "4 files loaded" in said
-    assert "3 files were not loaded" in said
-    assert "1.CSV: extensions are written in lower case; rename it to 1.csv" in said
-    assert "z/2.csv: old/2.csv has the same name, and is loaded" in said
-    assert ".DS_Store" not in said
+    skipped = {str(path): reason for path, reason in plan.skipped}
+    assert skipped.keys() == others.keys() - {".DS_Store"}
+    assert skipped["1.CSV"] == "extensions are written in lower case; rename it to 1.csv"
+    assert skipped["z/2.csv"] == "old/2.csv has the same name, and is loaded"
+
+
+def test_make_plan_combines_files_and_folders(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"a/1.csv": b"x", "b/1.csv": b"y", "b/2.csv": b"z", "notes.txt": b"x"})
+    plan = make_plan(folder / "b" / "2.csv", folder / "a", folder / "b", folder / "notes.txt")
+    assert [file.path for file in plan.files] == [folder / "a" / "1.csv", folder / "b" / "2.csv"]
+    assert [str(path) for path, _ in plan.skipped] == ["1.csv", "2.csv", "notes.txt"]
 
 
 @pytest.mark.parametrize("by_tar", [True, False])

@@ -49,7 +49,7 @@ CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 
 @dataclass
 class Guarded:
-    """Servers as ./run.sh starts them, after `worker.commands.init` has created the users."""
+    """Servers as ./run.sh starts them, after `rowdrop init` has created the users."""
 
     credentials: Credentials
     minio: MinioServer
@@ -222,7 +222,7 @@ def test_minio_server_killed_during_init_starts_with_root(tmp_path: Path) -> Non
         servers.minio.start()
         servers.minio.wait_ready()
         assert MinioUsers(servers.settings()).is_root_enabled()
-        # After SIGTERM MinIO exits with 0, as after the stop by `worker.commands.init`.
+        # After SIGTERM MinIO exits with 0, as after the stop by `rowdrop init`.
         servers.minio.stop()
         assert not (servers.minio.folder / "users-made").exists()
 

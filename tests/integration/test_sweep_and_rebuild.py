@@ -21,9 +21,10 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
     WAKE_LIVE,
 )
+from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.commands.sweep import main as sweep_by_hand
+from worker.commands.bulk_work import request_sweep
 from worker.jobs.bulk_reads import BulkReads
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.overdue import OVERDUE_S
@@ -399,12 +400,8 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
     assert list(rowdrop.read_rows()) == ["u"]
 
 
-def test_sweep_command_enqueues_sweep_once(rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = rowdrop.services.clients.settings
-    monkeypatch.setenv("MINIO_ENDPOINT", settings.minio_endpoint)
-    monkeypatch.setenv("MINIO_ACCESS_KEY", settings.minio_access_key)
-    monkeypatch.setenv("MINIO_SECRET_KEY", settings.minio_secret_key)
-    monkeypatch.setenv("REDIS_URL", settings.redis_url)
-    sweep_by_hand()
-    sweep_by_hand()
+def test_request_sweep_enqueues_sweep_once(rowdrop: RowdropHarness) -> None:
+    record = SweepRecord(rowdrop.services.redis)
+    request_sweep(record, rowdrop.services.tasks)
+    request_sweep(record, rowdrop.services.tasks)
     assert messages(rowdrop, BULK_QUEUE) == 1

@@ -85,6 +85,17 @@ class RunShProcess:
         finally:
             connection.close()
 
+    def run_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ./rowdrop in another folder, with only ROWDROP_DIR in addition to the environment."""
+        return subprocess.run(
+            [str(ROOT / "rowdrop"), *arguments],
+            cwd=self.folder.parent,
+            env=os.environ | {"ROWDROP_DIR": str(self.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def list_users(self) -> list[str]:
         status, body = self.get("/data")
         assert status == 200, body

@@ -4,10 +4,7 @@ import csv
 import http.client
 import io
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
-from tests.system.running import ROOT, RunShProcess, wait_until
+from tests.system.running import RunShProcess, wait_until
 
 SOURCE, OUTPUT = "src-data", "processed-data"
 FORM_OF_THE_PUBLIC_TASK = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
@@ -170,20 +167,14 @@ def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> 
 
 
 def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) -> None:
-    def check() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "worker.commands.check"]
-        return subprocess.run(
-            command, cwd=ROOT, env=os.environ | rowdrop.credentials, capture_output=True, text=True, check=False
-        )
-
     put(s3, "a.csv", FORM_OF_THE_PUBLIC_TASK)
     put(s3, "b.csv", b"broken")
     soon(lambda: errors_of(rowdrop, "b") and line_of(s3, "a"))
-    found = check()
+    found = rowdrop.run_command("check")
     assert (found.returncode, found.stdout) == (0, "0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
     rowdrop.open_client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
-    found = check()
+    found = rowdrop.run_command("check")
     assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
     wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 

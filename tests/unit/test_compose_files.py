@@ -15,6 +15,7 @@ import yaml
 
 from local.minio_build import MINIO_MODULE_VERSION
 from shared.formats.records import Buckets
+from worker.commands.cli.main import VERSION
 from worker.commands.credentials import build_credential_files
 from worker.commands.provisioning.credential_set import Credentials
 from worker.commands.provisioning.server_users import REDIS_RULES
@@ -169,7 +170,9 @@ def test_install_packages_requires_hashes() -> None:
 
 
 def test_compose_image_tags_equal_project_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    version = project["version"]
+    assert version == VERSION
     ours = {service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")}
     assert ours == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
     for name in ("Dockerfile.worker", "Dockerfile.api"):

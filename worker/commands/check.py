@@ -1,13 +1,11 @@
-"""Check for drift: `python -m worker.commands.check` reads every file again and compares it with the output.
+"""Check for drift (`rowdrop check`): read every file again and compare it with the output.
 
 It uses neither Redis nor the manifest. Quarantined files are not read, because reading them may
-kill the process. Exit status 0: no difference; 1: differences, one per line; 2: a bucket is
-unavailable. While files are dropped, a difference may be a change that is not published yet: run it
-again.
+kill the process. While files are dropped, a difference may be a change that is not published yet:
+run it again.
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,17 +15,22 @@ from shared.formats.output_csv import OutputCsv
 from shared.formats.records import QUARANTINE_REASON, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.formats.source_keys import make_csv_key, parse_bundle_id
 from shared.formats.user_csv import MAX_CSV_BYTES
-from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
-from shared.settings import InvalidSettings
+from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.image_copies import is_copy
-from worker.services import READ_CONCURRENCY, ServerClients
+from worker.services import READ_CONCURRENCY
 from worker.source.listing import Listing
 from worker.source.unreadable import format_unreadable_reason
 
 ExpectedRows = Mapping[str, tuple[ValidCsv | InvalidCsv, str]]
+ProgressCallback = Callable[[int, int], None]
+"""Takes the number of CSVs that were read, and of all CSVs."""
+
+
+def ignore_progress(_done: int, _total: int) -> None:
+    """Do nothing: the default `ProgressCallback`."""
 
 
 class ExpectedImage(NamedTuple):
@@ -51,7 +54,10 @@ def list_source(source: ObjectStore) -> Listing:
 
 
 def read_own_csvs(
-    source: ObjectStore, listing: Listing, quarantined: Mapping[str, str]
+    source: ObjectStore,
+    listing: Listing,
+    quarantined: Mapping[str, str],
+    on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, ValidCsv | InvalidCsv]:
     """Read and parse every user's own CSV.
 
@@ -74,12 +80,21 @@ def read_own_csvs(
             csv = InvalidCsv(CsvVersion(key, etag, 0), format_unreadable_reason(error), None)
         return user_id, csv
 
+    csvs: dict[str, ValidCsv | InvalidCsv] = {}
     with ThreadPoolExecutor(READ_CONCURRENCY) as pool:
-        return dict(filter(None, pool.map(read_csv, listing.csv_etags)))
+        for done, user_and_csv in enumerate(pool.map(read_csv, listing.csv_etags), 1):
+            if user_and_csv:
+                csvs[user_and_csv[0]] = user_and_csv[1]
+            on_progress(done, len(listing.csv_etags))
+    return csvs
 
 
 def compute_expected(
-    source: ObjectStore, output: ObjectStore, quarantined: Mapping[str, str], copies_images: bool
+    source: ObjectStore,
+    output: ObjectStore,
+    quarantined: Mapping[str, str],
+    copies_images: bool,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[ExpectedRows, list[ExpectedImage]]:
     """Return the expected CSV and `img_path` of every user with a CSV, and these users' images.
 
@@ -87,7 +102,7 @@ def compute_expected(
     `StoreUnavailable`.
     """
     listing = list_source(source)
-    csvs = read_own_csvs(source, listing, quarantined)
+    csvs = read_own_csvs(source, listing, quarantined, on_progress)
     images = {
         user_id: _expected_own_image(listing, user_id, (source, output), copies_images) for user_id in listing.images
     }
@@ -166,10 +181,16 @@ def _describe_difference(expected_row: Row, row: Row | None) -> str:
     return "differs in " + ", ".join(name for name in names if getattr(expected_row, name) != getattr(row, name))
 
 
-def check_buckets(source: ObjectStore, output: ObjectStore, copies_images: bool = False) -> list[str]:
+def check_buckets(
+    source: ObjectStore,
+    output: ObjectStore,
+    copies_images: bool = False,
+    on_progress: ProgressCallback = ignore_progress,
+) -> list[str]:
     """Return the differences between the two buckets. Raises `StoreUnavailable`."""
     published = read_published_files(output)
-    expected_rows, images = compute_expected(source, output, published.find_quarantined(), copies_images)
+    quarantined = published.find_quarantined()
+    expected_rows, images = compute_expected(source, output, quarantined, copies_images, on_progress)
     differences = [] if published.output_etag else [f"there is no {OUTPUT_KEY}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).iterate_rows()}
     return [
@@ -196,19 +217,3 @@ def find_wrong_copies(rows: Mapping[str, Row], images: Sequence[ExpectedImage], 
             yield f"{user_by_path.get(path, path)}: {path} is a copy of another image"
     for path in sorted(existing_copies.keys() - user_by_path.keys()):
         yield f"{path}: no row names this image copy"
-
-
-def main() -> None:
-    """Check the buckets that the environment configures, and exit with the status."""
-    try:
-        clients = ServerClients.from_environment(redis=False)
-        differences = check_buckets(clients.source, clients.output, clients.settings.copy_images)
-    except (InvalidSettings, StoreUnavailable) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print("\n".join([*differences, f"{len(differences)} differences"]))
-    sys.exit(1 if differences else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Read the content of all bundles directly from their archives, for `worker.commands.check`."""
+"""Read the content of all bundles directly from their archives, for `rowdrop check`."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

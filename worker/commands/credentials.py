@@ -1,4 +1,4 @@
-"""Generate the credentials of all containers: `python -m worker.commands.credentials`.
+"""Generate the credentials of all containers: `rowdrop credentials`.
 
 The container `secrets` runs this before any server starts.  Credentials that the environment does
 not set are generated once and kept.  Each other container mounts its own volume, and this module
@@ -10,10 +10,8 @@ folders are writable, so that a wrong owner is reported here and not in a server
 prints those that a worker on another machine needs.  `--renew` generates new credentials.
 """
 
-import argparse
 import os
 import secrets
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,7 +58,7 @@ def build_credential_files(credentials: Credentials, buckets: Buckets) -> dict[s
         settings = dict.fromkeys(OPTIONAL_SETTINGS.get(process, ()), "") | credentials.settings_of(process)
         process_files[process] = {name.lower(): value for name, value in settings.items()}
     minio = {
-        "minio.env": _format_lines(_build_minio_variables(credentials)),
+        "minio.env": format_assignments(_build_minio_variables(credentials)),
         "users_id": digest_users(credentials.minio, buckets),
     }
     redis = {
@@ -118,7 +116,7 @@ def prepare_credentials(
         credentials = Credentials.complete(given, kept, REDIS_ADDRESS, now)
     except InvalidCredentials as error:
         raise PreparationError(str(error)) from None
-    files = {KEPT_FILE: _format_lines(credentials.settings_to_keep())}
+    files = {KEPT_FILE: format_assignments(credentials.settings_to_keep())}
     for folder, contents in build_credential_files(credentials, buckets).items():
         files |= {f"{folder}/{name}": content for name, content in contents.items()}
     _remove_unknown_files(home, files)
@@ -170,7 +168,7 @@ def make_folders(folders: Iterable[Path], mounted: Mapping[Path, str]) -> None:
             ) from error
 
 
-def _format_lines(values: Mapping[str, str]) -> str:
+def format_assignments(values: Mapping[str, str]) -> str:
     """Return `NAME='value'` lines, which a shell, MinIO and dotenv all read the same way.
 
     Raises `PreparationError` for values with quotes, backslashes or line breaks.
@@ -187,55 +185,36 @@ def format_settings(credentials: Credentials, process: str, minio_endpoint: str)
     The lines are readable by people and can be sourced by a shell.
     """
     settings = credentials.settings_of(process) if process else credentials.settings_for_people()
-    return _format_lines({"MINIO_ENDPOINT": minio_endpoint, **settings})
+    return format_assignments({"MINIO_ENDPOINT": minio_endpoint, **settings})
 
 
-def main() -> None:
-    """Write the credential files, and print credentials with `--show`.
+def is_secrets_container() -> bool:
+    """Return whether this process can write the credentials of all containers."""
+    return all((CREDENTIALS_HOME / process).is_dir() for process in PROCESSES)
 
-    Exits with 1 and the reason if the files cannot be written.
+
+def write_credentials(environment: Mapping[str, str], *, renew: bool = False) -> Credentials:
+    """Write the credential files of all containers, and create the servers' folders.
+
+    `environment` has the settings as docker-compose.yml passes them to the container `secrets`: one
+    that is not set is an empty string. Raises `PreparationError`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m worker.commands.credentials", description="Generate and show the credentials of the containers."
-    )
-    parser.add_argument(
-        "--show",
-        nargs="?",
-        const="",
-        choices=("", *PROCESSES),
-        metavar="PROCESS",
-        help=f"print the credentials for people, or for a process on another machine: {', '.join(PROCESSES)}",
-    )
-    parser.add_argument(
-        "--renew", action="store_true", help="generate new credentials; recreate all containers afterwards"
-    )
-    arguments = parser.parse_args()
     mounted = {
-        CREDENTIALS_HOME: os.environ.get("CREDENTIALS_VOLUME", "a volume"),
-        MINIO_HOME: os.environ.get("MINIO_VOLUME", "a volume"),
-        REDIS_HOME: os.environ.get("REDIS_VOLUME", "a volume"),
+        CREDENTIALS_HOME: environment.get("CREDENTIALS_VOLUME", "a volume"),
+        MINIO_HOME: environment.get("MINIO_VOLUME", "a volume"),
+        REDIS_HOME: environment.get("REDIS_VOLUME", "a volume"),
     }
-    # docker-compose.yml passes settings that are not set as empty strings.
-    given = {name: os.environ[name] for name in GIVEN_SETTINGS if os.environ.get(name)}
-    source_bucket = os.environ.get("SOURCE_BUCKET") or "src-data"
-    output_bucket = os.environ.get("OUTPUT_BUCKET") or "processed-data"
-    try:
-        folders = [CREDENTIALS_HOME, *(MINIO_HOME / name for name in ("data", "queue", "certs")), REDIS_HOME / "data"]
-        make_folders(folders, mounted)
-        credentials = prepare_credentials(
-            CREDENTIALS_HOME, given, Buckets(source_bucket, output_bucket), time.time(), renew=arguments.renew
-        )
-        if arguments.renew:
-            print("New credentials are written.  Apply them: docker compose up -d --force-recreate", file=sys.stderr)
-        if arguments.show is not None:
-            default_endpoint = f"http://127.0.0.1:{os.environ.get('MINIO_PORT', '9000')}"
-            print(
-                format_settings(credentials, arguments.show, os.environ.get("MINIO_ENDPOINT") or default_endpoint),
-                end="",
-            )
-    except PreparationError as error:
-        sys.exit(f"rowdrop: {error}")
+    given = {name: environment[name] for name in GIVEN_SETTINGS if environment.get(name)}
+    buckets = Buckets(
+        environment.get("SOURCE_BUCKET") or "src-data",
+        environment.get("OUTPUT_BUCKET") or "processed-data",
+    )
+    minio_folders = [MINIO_HOME / name for name in ("data", "queue", "certs")]
+    make_folders([CREDENTIALS_HOME, *minio_folders, REDIS_HOME / "data"], mounted)
+    return prepare_credentials(CREDENTIALS_HOME, given, buckets, time.time(), renew=renew)
 
 
-if __name__ == "__main__":
-    main()
+def find_public_endpoint(environment: Mapping[str, str]) -> str:
+    """Return the address of MinIO for clients outside of the containers."""
+    default_endpoint = f"http://127.0.0.1:{environment.get('MINIO_PORT', '9000')}"
+    return environment.get("MINIO_ENDPOINT") or default_endpoint

@@ -1,37 +1,32 @@
-"""Prepare MinIO before Rowdrop's processes start: `python -m worker.commands.init`.
+"""Prepare MinIO before Rowdrop's processes start: `rowdrop init`.
 
 The command is idempotent.  It creates MinIO's users (only if root may sign in), the buckets and
 the missing notification rules.  Existing rules of other applications are kept.  It then writes a
 probe object and waits for its event in Redis.  If no event arrives, it prints the settings that
 MinIO needs, and Rowdrop relies on sweeps alone.
 
-With `--sample yes` it writes the sample of `worker/commands/sample.py`, but only into a source bucket that
-it has just created.
+With `--sample yes` it writes the sample of `worker/commands/sample.py`, but only into a source
+bucket that it has just created.
 """
 
-import argparse
 import io
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Callable
 
-from minio.error import MinioAdminException, MinioException, S3Error, ServerError
-from redis.exceptions import NoPermissionError, RedisError
+from minio.error import S3Error, ServerError
+from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
 from shared.formats.source_keys import PROBE_PREFIX
-from shared.settings import InvalidSettings, Settings
 from worker.commands import sample
-from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
 from worker.commands.provisioning.forgery_probe import probe_forged_writes
 from worker.commands.provisioning.instructions import (
     FORGED_WRITES_WARNING,
     UNKNOWN_USERS_MESSAGE,
     VULNERABLE_BUILD_WARNING,
     format_event_settings,
-    format_policies,
 )
 from worker.commands.provisioning.minio_users import MinioUsers
 from worker.commands.provisioning.public_output import set_public_access
@@ -197,43 +192,3 @@ ACL_HINT = (
 def _is_access_error(error: Exception) -> bool:
     """Return whether MinIO rejected the credentials or denied access: a retry cannot succeed."""
     return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-
-
-def main() -> None:
-    """Prepare the servers that the environment names.
-
-    Exits with `EXIT_UNKNOWN_USERS` if MinIO lacks users and root may not sign in, and with 1 and the
-    reason after any other failure.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m worker.commands.init", description="Prepare buckets and notifications."
-    )
-    parser.add_argument(
-        "--sample", choices=("yes", "no"), default="no", help="write sample files into a source bucket that is new"
-    )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="timeout for the servers to start")
-    parser.add_argument(
-        "--print-policies", action="store_true", help="print the policies for servers that you run yourself, and exit"
-    )
-    arguments = parser.parse_args()
-    try:
-        if arguments.print_policies:
-            # Printing the policies requires no server settings.
-            print(format_policies(Settings.from_environment(minio=False, redis=False)))
-            return
-        init = Initializer(Services.from_environment(), with_sample=arguments.sample == "yes")
-        init.wait_for_servers(arguments.wait)
-        init.run()
-    except UnknownUsers as error:
-        print(error, file=sys.stderr)
-        sys.exit(EXIT_UNKNOWN_USERS)
-    except (InvalidSettings, InvalidCredentials) as error:
-        sys.exit(str(error))
-    except NoPermissionError as error:
-        sys.exit(f"cannot prepare MinIO and Redis: {error}\n{ACL_HINT}")
-    except (HTTPError, RedisError, MinioException, MinioAdminException) as error:
-        sys.exit(f"cannot prepare MinIO and Redis: {error}")
-
-
-if __name__ == "__main__":
-    main()

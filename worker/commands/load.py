@@ -1,6 +1,6 @@
-"""Load a folder into the source bucket: `python -m worker.commands.load FOLDER`.
+"""Load files and folders into the source bucket (`rowdrop load PATH...`).
 
-Every user file and bundle in the folder and its subfolders is dropped under its file name. A zip is
+Every user file and bundle in a folder and its subfolders is dropped under its file name. A zip is
 dropped as a zip. Other files are reported and skipped. A file that is in the bucket with the same
 content is not loaded again, so an interrupted load is idempotent: run it again to resume.
 
@@ -9,29 +9,21 @@ one request per file. A server without this feature stores the tar as an object:
 and each file is written separately.
 """
 
-import argparse
 import hashlib
 import io
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 from minio import Minio
 from minio.commonconfig import SnowballObject
-from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError
 
 from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_key, classify_member
-from shared.object_store import ObjectStore, StoreUnavailable
-from shared.settings import InvalidSettings
+from shared.object_store import ObjectStore
 from worker.commands.sample import PREFIX
-from worker.services import ServerClients
 
 MAX_SMALL_FILE_BYTES, MAX_BATCH_FILES, MAX_BATCH_BYTES = 256 << 10, 500, 8 << 20
 """Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
@@ -39,8 +31,6 @@ MAX_SINGLE_PUT_BYTES = 64 << 20
 """Larger files are uploaded in parts."""
 MAX_PARALLEL_TARS, MAX_PARALLEL_PUTS = 4, 32
 """Number of concurrent requests, with and without tar auto-extract."""
-MAX_REPORTED = 20
-"""Maximum number of skipped files that are reported by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +69,15 @@ class LoadPlan:
         return [file for file in self.files if file.size > MAX_SMALL_FILE_BYTES]
 
 
-def make_plan(folder: Path) -> LoadPlan:
-    """Return which files of a folder to load.
+def make_plan(*paths: Path) -> LoadPlan:
+    """Return which of these files, and files in these folders, to load.
 
-    Of several files with the same name, the first by path is loaded. Raises `OSError`, also for a
-    folder that cannot be read.
+    Of several files with the same name, the first one is loaded: in the order of the arguments, and
+    within a folder by path. Raises `OSError`, also for a folder that cannot be read.
     """
-    plan, path_by_name = LoadPlan(), dict[str, Path]()
-    for path in sorted(_walk_files(folder)):
-        relative_path = path.relative_to(folder)
+    plan = LoadPlan()
+    path_by_name = dict[str, Path]()
+    for path, relative_path in _iterate_files(paths):
         match classify_member(relative_path.as_posix()):
             case UserFile() | Bundle() if path.name in path_by_name:
                 plan.skipped.append((relative_path, f"{path_by_name[path.name]} has the same name, and is loaded"))
@@ -98,6 +88,17 @@ def make_plan(folder: Path) -> LoadPlan:
                 plan.skipped.append((relative_path, reason))
     plan.files.sort(key=lambda file: file.key)
     return plan
+
+
+def _iterate_files(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield each file and its path relative to the folder in `paths`, or to its own folder."""
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(_walk_files(path)):
+                yield file, file.relative_to(path)
+        else:
+            path.stat()  # raises the `OSError` of a file that is missing or cannot be reached
+            yield path, Path(path.name)
 
 
 def _walk_files(folder: Path) -> Iterator[Path]:
@@ -191,84 +192,12 @@ class Loader:
         return 1, 0
 
 
-class ProgressBar:
-    """Progress output: a bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self, total: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._out, self._clock = total, out, clock
-        self._started_at = clock()
-        # A terminal shows the bar immediately; a log gets its first line after ten seconds.
-        self._reported_at = self._started_at if not out.isatty() else float("-inf")
-
-    def __call__(self, done: int) -> None:
-        """Report the number of processed files."""
-        now, is_terminal = self._clock(), self._out.isatty()
-        if now - self._reported_at < (0.1 if is_terminal else 10) and done < self._total:
-            return
-        self._reported_at = now
-        filled_width = 30 * done // max(1, self._total)
-        rate = done / max(now - self._started_at, 0.001)
-        text = (
-            f"[{'#' * filled_width}{'.' * (30 - filled_width)}] {done:,} of {self._total:,} files, {rate:,.0f} a second"
-        )
-        self._out.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
-        if done >= self._total and is_terminal:
-            self._out.write("\n")
-        self._out.flush()
-
-
 def is_empty(store: ObjectStore) -> bool:
     """Return whether the bucket has no user file and no bundle; the sample is not counted."""
     keys = (info.key for page in store.list_objects() for info in page)
     return all(key.startswith(PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys)
 
 
-def load_folder(folder: Path, clients: ServerClients, out: TextIO) -> None:
-    """Load a folder and print a summary.
-
-    Raises what an unreachable server raises, and `OSError`.
-    """
-    plan = make_plan(folder)
-    loader = Loader(clients.source, clients.create_minio_client(), ProgressBar(len(plan.files), out))
-    loader.load(plan)
-    out.write(f"{loader.loaded:,} files loaded into {clients.source.bucket}, {loader.unchanged:,} were there already\n")
-    if plan.skipped:
-        out.write(f"{len(plan.skipped):,} files were not loaded:\n")
-        out.writelines(f"  {path}: {reason}\n" for path, reason in plan.skipped[:MAX_REPORTED])
-        if len(plan.skipped) > MAX_REPORTED:
-            out.write(f"  and {len(plan.skipped) - MAX_REPORTED:,} more\n")
-    out.flush()
-
-
 def md5_etag(body: bytes) -> str:
     """Return the ETag that S3 gives an object that is written in one part."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
-
-
-def main() -> int:
-    """Load the folder given as argument; return 1 and print a message if that fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m worker.commands.load", description="Load a folder into the source bucket."
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--if-empty", action="store_true", help="load only if the bucket has no user file and no bundle"
-    )
-    arguments = parser.parse_args()
-    if not arguments.folder.is_dir():
-        print(f"{arguments.folder} is not a folder", file=sys.stderr)
-        return 1
-    try:
-        clients = ServerClients.from_environment(redis=False)
-        if arguments.if_empty and not is_empty(clients.source):
-            print(f"{clients.source.bucket} has files already; nothing was loaded")
-            return 0
-        load_folder(arguments.folder, clients, sys.stdout)
-    except (InvalidSettings, StoreUnavailable, MinioException, S3Error, HTTPError, OSError) as error:
-        print(f"\nloading failed: {error}\nRun the command again: files that were loaded are skipped.", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,75 +1,75 @@
-"""Sample data: `python -m worker.commands.sample` drops the files of twenty users into the source bucket.
+"""Sample data (`rowdrop sample`): drop the files of invented users into the source bucket.
 
-Every key begins with `sample-`. To remove them, run `python -m worker.commands.sample --remove`, or delete
-all keys with that prefix with any S3 client. The bucket's events then remove the rows.
+Every key begins with `sample-`. To remove them, run `rowdrop sample --remove`, or delete all keys
+with that prefix with any S3 client. The bucket's events then remove the rows.
 """
 
 import io
 import struct
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from shared.formats.source_keys import SAMPLE_PREFIX
-from shared.settings import InvalidSettings, Settings
-from worker.services import ServerClients
 
 PREFIX = SAMPLE_PREFIX
 SAMPLE_USERS = 20
-"""Number of rows of the sample. One more file, `sample-broken.csv`, makes a reject."""
+"""Default number of rows of the sample. One more file, `sample-broken.csv`, makes a reject."""
 
 _FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
 _DAY_MS = 86_400_000
+_BIRTH_DAYS = 20_000
+"""Days from the first to the last possible birth date."""
 
 
-def generate_files() -> Iterator[tuple[str, bytes]]:
+def ignore_progress(_done: int) -> None:
+    """Do nothing: the default callback."""
+
+
+def generate_files(user_count: int = SAMPLE_USERS) -> Iterator[tuple[str, bytes]]:
     """Yield key and content of every file of the sample, the same in each call.
 
     Half of the users have an image.
     """
-    for number in range(1, SAMPLE_USERS + 1):
+    for number in range(1, user_count + 1):
         stem = f"{PREFIX}{number:04}"
         first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
-        birthts = (number * 997 - 5_000) * _DAY_MS
+        birthts = (number * 997 % _BIRTH_DAYS - 5_000) * _DAY_MS
         yield f"{stem}.csv", f"first_name,last_name,birthts\n{first},{last},{birthts}\n".encode()
         if number % 2:
             yield f"{stem}.png", _encode_png(40 * number % 256, 90 * number % 256, 160)
     yield f"{PREFIX}broken.csv", b"first_name,last_name,birthts\nKlara,Lang,yesterday\n"
 
 
-def drop_sample(minio: Minio, bucket: str) -> None:
-    """Write all files of the sample into `bucket`. Raises what minio raises."""
-    for key, content in generate_files():
+def drop_sample(
+    minio: Minio,
+    bucket: str,
+    user_count: int = SAMPLE_USERS,
+    on_progress: Callable[[int], None] = ignore_progress,
+) -> int:
+    """Write all files of the sample into `bucket`, and return their number.
+
+    `on_progress` is called with the number of written files. Raises what minio raises.
+    """
+    done = 0
+    for done, (key, content) in enumerate(generate_files(user_count), 1):
         minio.put_object(bucket, key, io.BytesIO(content), len(content))
+        on_progress(done)
+    return done
 
 
-def remove_sample(minio: Minio, bucket: str) -> None:
-    """Delete every key of `bucket` that begins with `sample-`.
+def remove_sample(minio: Minio, bucket: str) -> int:
+    """Delete every key of `bucket` that begins with `sample-`, and return their number.
 
     Raises what minio raises, and `OSError` if the server refuses to delete a key.
     """
     deletions = [DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)]
     for error in minio.remove_objects(bucket, deletions):
         raise OSError(f"{error.name} could not be deleted: {error.message}")
-
-
-def main() -> int:
-    """Drop or remove the sample, and return the exit status.
-
-    The environment configures the servers.
-    """
-    try:
-        settings = Settings.from_environment(redis=False)
-    except InvalidSettings as error:
-        print(f"rowdrop: {error}\n(run.sh stores these settings in $ROWDROP_DIR/.env)", file=sys.stderr)
-        return 1
-    minio = ServerClients(settings).create_minio_client()
-    (remove_sample if "--remove" in sys.argv[1:] else drop_sample)(minio, settings.source_bucket)
-    return 0
+    return len(deletions)
 
 
 def _encode_png(red: int, green: int, blue: int) -> bytes:
@@ -82,7 +82,3 @@ def _encode_png(red: int, green: int, blue: int) -> bytes:
 
 def _encode_png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Reconcile: compare the bucket with the published files and mark every user that is out of sync.
 
 It costs one LIST of the source bucket and no GET of a user file. It runs every hour, at every
-start, and on a loss signal; by hand: `python -m worker.commands.sweep`.
+start, and on a loss signal; by hand: `rowdrop sweep`.
 
 The order of the steps matters:
 1. Read MinIO's metrics and start a new trust state (`trust_state`). A loss signal from here on makes the

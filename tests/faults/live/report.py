@@ -22,7 +22,7 @@ deleted, one by one and in bundles that have the same users.
 
 - *acknowledged*: writes that MinIO acknowledged
 - *bundles*: acknowledged writes that put or deleted an archive
-- *lost*: rows that did not match the files at the deadline, and differences that `worker.commands.check`
+- *lost*: rows that did not match the files at the deadline, and differences that `rowdrop check`
   found at the end
 - *doubled*: users with two lines
 - *stale*: rows that were older than a row seen before, or never true

@@ -221,7 +221,11 @@ class LiveRowdrop:
         root = {"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}
         environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_access}
         subprocess.run(
-            [sys.executable, "-m", "worker.commands.init"], cwd=ROOT, env=environment, check=True, capture_output=True
+            [sys.executable, "-m", "worker.commands.cli", "init"],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
         )
         if not self._safe:
             rules = NotificationConfig(
@@ -288,7 +292,7 @@ class LiveRowdrop:
             return {}
 
     def find_differences(self) -> list[str]:
-        """Return the differences that `worker.commands.check` finds, or why it cannot compare."""
+        """Return the differences that `rowdrop check` finds, or why it cannot compare."""
         try:
             return check_buckets(self.source, self.output)
         except StoreUnavailable as error:

@@ -92,7 +92,7 @@ class ScenarioRun:
         """End the traffic, and wait until every row is right.
 
         The rows must be right within `bound_s` seconds after `since` (monotonic clock, default:
-        now). Then no work may be left, and `worker.commands.check` must find no difference.
+        now). Then no work may be left, and `rowdrop check` must find no difference.
         """
         since = time.monotonic() if since is None else since
         if self.finding.without:
@@ -117,7 +117,7 @@ class ScenarioRun:
         self.wait_until_quiet(live)
 
     def wait_until_quiet(self, live: LiveRowdrop) -> None:
-        """Wait until no work is left, and compare everything with `worker.commands.check`."""
+        """Wait until no work is left, and compare everything with `rowdrop check`."""
         try:
             wait_until(live.is_quiet, REMOVAL_LIMIT_S if self.finding.without else QUIET_LIMIT_S, "no work is left")
         except WaitTimeout as error:

@@ -58,8 +58,8 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]{3,64}")
 _PASSWORD_PATTERN = re.compile(r"[!#-&(-+\--\[\]-~]{8,128}")
 
 
-EXIT_UNKNOWN_USERS = 3
-"""Exit status of `worker.commands.init` if MinIO lacks users and root may not sign in to create them."""
+EXIT_UNKNOWN_USERS = 5
+"""Exit code of `rowdrop init` if MinIO lacks users and root may not sign in to create them."""
 
 
 class InvalidCredentials(Exception):

@@ -2,7 +2,7 @@
 
 For uploads with an unsigned trailer, all published MinIO versions up to 2026-02 look up the access
 key but do not verify the signature (CVE-2026-40344, CVE-2026-41145).  The MinIO that Rowdrop builds
-rejects such uploads: see minio-source/README.md.  `worker.commands.init` runs this probe at each start.
+rejects such uploads: see minio-source/README.md.  `rowdrop init` runs this probe at each start.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What `worker.commands.init` prints when a person has to change the configuration of a server."""
+"""What `rowdrop init` prints when a person has to change the configuration of a server."""
 
 import json
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ FORGED_WRITES_WARNING = (
     "access key.  Use a patched MinIO, such as the one that Rowdrop builds\n"
     "(minio-source/README.md).  Until then:\n"
     "- create one user for each process, with the policies that\n"
-    "  `python -m worker.commands.init --print-policies` prints: they deny such uploads,\n"
+    "  `rowdrop init --print-policies` prints: they deny such uploads,\n"
     "- disable root access (MINIO_API_ROOT_ACCESS=off),\n"
     "- restrict network access to MinIO's port to Rowdrop and trusted clients."
 )

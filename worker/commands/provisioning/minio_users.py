@@ -1,4 +1,4 @@
-"""Create MinIO's users and their policies as root, for `worker.commands.init`.
+"""Create MinIO's users and their policies as root, for `rowdrop init`.
 
 Root access is enabled only until the users exist (compose/start-minio.sh): `create_users` ends by stopping
 MinIO, and its supervisor restarts it without root access.

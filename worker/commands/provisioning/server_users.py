@@ -154,7 +154,7 @@ def digest_users(users: Mapping[str, ServerUser], buckets: Buckets) -> str:
     """Return a SHA-256 hex digest of all MinIO users and policies.
 
     compose/start-minio.sh compares it with the digest of the users that exist.  If it differs,
-    MinIO starts with root access, so that `worker.commands.init` can create the users.
+    MinIO starts with root access, so that `rowdrop init` can create the users.
     """
     state = json.dumps([sorted(users.items()), minio_policies(buckets)], sort_keys=True)
     return hashlib.sha256(state.encode()).hexdigest()

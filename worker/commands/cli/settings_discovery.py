@@ -1,0 +1,153 @@
+"""Find the settings of the running Rowdrop: in the environment, else in the data folder of run.sh.
+
+In a container docker-compose.yml sets the environment. It names a file for each credential.
+"""
+
+import os
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from shared import logs
+from shared.settings import Settings
+from worker.commands.credentials import CREDENTIALS_HOME
+from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
+from worker.commands.status import ApiAddress
+from worker.services import Wiring
+
+ROOT = Path(__file__).parents[3]
+"""The checkout. In a container it is the folder with the program."""
+SETTINGS_FILE = "settings.env"
+"""The file in the data folder with the settings of the running Rowdrop, without credentials."""
+MINIO_SETTINGS = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+SERVER_SETTINGS = {"minio": MINIO_SETTINGS, "redis": ("REDIS_URL",)}
+"""The settings without which a server cannot be used."""
+DEFAULT_API_PORT = "8080"
+CONTAINER_API = "http://api:8080"
+
+
+class SettingsNotFound(Exception):
+    """There are no settings. The message says where they were looked for, and what to do."""
+
+
+def is_container() -> bool:
+    """Return whether this is one of the containers of docker-compose.yml."""
+    return CREDENTIALS_HOME.is_dir() and not is_checkout(ROOT)
+
+
+def is_checkout(root: Path) -> bool:
+    """Return whether run.sh can start a Rowdrop in this folder."""
+    return (root / "run.sh").is_file()
+
+
+def find_data_folder(environment: Mapping[str, str], root: Path) -> Path:
+    """Return the data folder of run.sh, which need not exist."""
+    configured = environment.get("ROWDROP_DIR") or _read_lines(root / ".env").get("ROWDROP_DIR")
+    return root / Path(configured or "var").expanduser()
+
+
+def find_settings(
+    process: str, servers: Collection[str], environment: Mapping[str, str], root: Path = ROOT
+) -> dict[str, str]:
+    """Return the settings to add to the environment, so that a command can use `servers`.
+
+    `process` is one of `PROCESSES`: the command gets its rights. `servers` are some of
+    `SERVER_SETTINGS`. A server that the environment describes completely is used as it is. Raises
+    `SettingsNotFound`.
+    """
+    folder = find_data_folder(environment, root)
+    saved = _read_lines(folder / ".env")
+    given = _find_given_names(environment, saved)
+    settings = _read_lines(folder / SETTINGS_FILE)
+    if not servers:
+        return {name: value for name, value in settings.items() if name not in given}
+    if all(given.issuperset(SERVER_SETTINGS[server]) for server in servers):
+        return {}
+    credentials_file = folder / "credentials" / f"{process}.env"
+    if not (is_checkout(root) and credentials_file.is_file()):
+        if any(given.intersection(SERVER_SETTINGS[server]) for server in servers):
+            return {}  # incomplete: the validation of the settings names what is missing
+        raise SettingsNotFound(_explain_search(servers, credentials_file, root))
+    found = settings | read_credentials_file(credentials_file)
+    # Never combine an address from one place with a key from another one.
+    for names in SERVER_SETTINGS.values():
+        if given.intersection(names):
+            found = {name: value for name, value in found.items() if name not in names}
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def _find_given_names(environment: Mapping[str, str], saved: Mapping[str, str]) -> set[str]:
+    """Return the settings in the environment, without those that are copies of saved ones.
+
+    The user may have sourced `var/.env`, whose credentials have fewer rights.
+    """
+    names = {name for name, value in environment.items() if value and saved.get(name) != value}
+    return {name.removesuffix("_FILE") for name in names}
+
+
+def _explain_search(servers: Collection[str], credentials_file: Path, root: Path) -> str:
+    names = ", ".join(name for server in servers for name in SERVER_SETTINGS[server])
+    lines = [
+        "no settings of a Rowdrop were found.  Looked for:",
+        f"- {names} in the environment: not set",
+    ]
+    if is_checkout(root):
+        lines += [
+            f"- {credentials_file}: does not exist",
+            "Start Rowdrop with ./run.sh.  If it uses another data folder, set ROWDROP_DIR to it.",
+        ]
+    return "\n".join(lines)
+
+
+def read_credentials_file(path: Path) -> dict[str, str]:
+    """Return the settings in a file of shell assignments that run.sh has written."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assignments = (shlex.split(line)[0].partition("=") for line in lines if line)
+    return {name: value for name, _, value in assignments}
+
+
+def _read_lines(path: Path) -> dict[str, str]:
+    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    return {name: value for name, value in values.items() if value}
+
+
+def load_settings(process: str, *servers: str) -> Settings:
+    """Find the settings, add them to the environment and validate them.
+
+    Raises `SettingsNotFound` and `InvalidSettings`.
+    """
+    os.environ.update(find_settings(process, servers, os.environ))
+    return Settings.from_environment(minio="minio" in servers, redis="redis" in servers)
+
+
+def open_services(process: str, *servers: str) -> Wiring:
+    """Return the clients of `servers`, with the rights of a process. Raises as `load_settings`."""
+    services = Wiring(load_settings(process, *servers))
+    logs.configure_logging("WARNING")
+    return services
+
+
+def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddress:
+    """Return the address of the API: `url`, or that of the running Rowdrop."""
+    tokens = [token.value for token in settings.all_tokens]
+    token = tokens[0] if tokens else ""
+    if url:
+        return ApiAddress(url.rstrip("/"), token=token)
+    if is_container():
+        # The API answers clients on the same machine without a token, if it is not published.
+        return ApiAddress(CONTAINER_API, host="localhost", token=token)
+    saved = _read_lines(find_data_folder(os.environ, root) / ".env")
+    port = os.environ.get("API_PORT") or saved.get("API_PORT") or DEFAULT_API_PORT
+    return ApiAddress(f"http://127.0.0.1:{port}", token=token)
+
+
+def read_settings_for_people(environment: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """Return the credentials for people that run.sh has saved. Raises `SettingsNotFound`."""
+    path = find_data_folder(environment, root) / ".env"
+    saved = _read_lines(path)
+    if not saved:
+        raise SettingsNotFound(f"{path} does not exist.  Start Rowdrop with ./run.sh.")
+    names = (*MINIO_SETTINGS, "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS)
+    return {name: saved[name] for name in (*names, "GENERATED_API_TOKEN") if name in saved}

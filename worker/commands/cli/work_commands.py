@@ -1,0 +1,184 @@
+"""Commands that start work: sweep, rebuild, load, sample."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.progress.rebuilds import RebuildStatus
+from shared.progress.sweep_record import SweepRecord
+from worker.commands.bulk_work import (
+    RecordLost,
+    read_rebuild,
+    request_rebuild,
+    request_sweep,
+    run_sweep,
+    wait_for_rebuild,
+)
+from worker.commands.cli.exit_codes import (
+    EXIT_ATTENTION,
+    CommandFailed,
+    exit_with_attention,
+    json_option,
+    print_json,
+)
+from worker.commands.cli.progress_bar import ProgressBar
+from worker.commands.cli.settings_discovery import open_services
+from worker.commands.load import Loader, LoadPlan, is_empty, make_plan
+from worker.commands.sample import SAMPLE_USERS, drop_sample, remove_sample
+from worker.commands.status import describe_sweep, format_time
+
+MAX_REPORTED = 20
+"""Maximum number of skipped files that are printed by name."""
+
+wait_option = click.option("--wait", is_flag=True, help="Show the progress until it is done.")
+
+
+@click.command(epilog="Example: rowdrop sweep --wait")
+@wait_option
+@json_option
+def sweep(wait: bool, as_json: bool) -> None:
+    """Request a sweep, which repairs what is out of sync.
+
+    It compares the whole bucket with what is published. Only users that are out of sync are read. A sweep also runs every hour, and when events may have
+    been lost. Ctrl-C ends the waiting, not the sweep.
+    """
+    services = open_services("worker", "minio", "redis")
+    if not wait:
+        request_sweep(SweepRecord(services.redis), services.tasks)
+        if as_json:
+            print_json({"state": "queued", "last_sweep": None})
+        else:
+            click.echo("The sweep is queued.  rowdrop status shows when it has run.")
+        return
+    click.echo("Waiting for a worker to compare the bucket …", err=True)
+    last_sweep = run_sweep(services, ProgressBar(0, sys.stderr, noun="users"))
+    if as_json:
+        print_json({"state": "done", "last_sweep": describe_sweep(last_sweep)})
+    else:
+        click.echo(
+            f"{last_sweep.object_count:,} objects compared, {last_sweep.marked_count:,} users read and published"
+        )
+
+
+@click.command(epilog="Example: rowdrop rebuild --wait")
+@wait_option
+@json_option
+def rebuild(wait: bool, as_json: bool) -> None:
+    """Read every user again.
+
+    Needed after a change of IMAGES. Rows stay published meanwhile. Ctrl-C ends the waiting, not the
+    rebuild. The exit code is 1 if it fails.
+    """
+    services = open_services("worker", "minio", "redis")
+    try:
+        task_id = request_rebuild(services.rebuilds, services.tasks)
+        if wait:
+            click.echo("Waiting for a worker to start the rebuild …", err=True)
+            progress = ProgressBar(0, sys.stderr, noun="users")
+            status = wait_for_rebuild(services.rebuilds, task_id, progress)
+        else:
+            status = read_rebuild(services.rebuilds, task_id)
+    except RecordLost as error:
+        raise CommandFailed(str(error), EXIT_ATTENTION) from error
+    if as_json:
+        print_json(_describe_rebuild(status))
+    if status.state == "failed":
+        raise CommandFailed(f"the rebuild {task_id} failed: {status.error}", EXIT_ATTENTION)
+    if not as_json:
+        click.echo(_format_rebuild(status))
+
+
+def _describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
+    times = ("queued_at", "started_at", "finished_at")
+    return asdict(status) | {name: format_time(getattr(status, name)) for name in times}
+
+
+def _format_rebuild(status: RebuildStatus) -> str:
+    if status.state == "done":
+        return f"{status.done:,} users read and published"
+    return f"The rebuild {status.task_id} is {status.state}.  --wait shows its progress."
+
+
+@click.command(epilog="Example: rowdrop load ~/users more/0001.csv")
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    # An unreadable path is not a wrong use: the `OSError` says more.
+    type=click.Path(exists=True, readable=False, path_type=Path),
+)
+@click.option("--if-empty", is_flag=True, help="Load only if the bucket has no user file yet.")
+@json_option
+@click.pass_context
+def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: bool) -> None:
+    """Upload files and folders into the source bucket.
+
+    Each user file and bundle is uploaded under its file name. What is in the bucket with the same
+    content is skipped, so an interrupted load can be run again. Other files are listed, and the
+    exit code is then 1.
+    """
+    services = open_services("loader", "minio")
+    bucket = services.source.bucket
+    if if_empty and not is_empty(services.source):
+        click.echo(f"{bucket} has files already; nothing was loaded")
+        return
+    try:
+        plan = make_plan(*paths)
+        progress = ProgressBar(len(plan.files), sys.stderr)
+        loader = Loader(services.source, services.create_minio_client(), progress)
+        loader.load(plan)
+    except OSError as error:
+        message = f"loading failed: {error}\nRun the command again: loaded files are skipped."
+        raise CommandFailed(message, EXIT_ATTENTION) from error
+    if as_json:
+        print_json(_describe_load(bucket, loader, plan))
+    else:
+        click.echo("\n".join(_format_load(bucket, loader, plan)))
+    exit_with_attention(ctx, is_needed=bool(plan.skipped))
+
+
+def _describe_load(bucket: str, loader: Loader, plan: LoadPlan) -> dict[str, Any]:
+    return {
+        "bucket": bucket,
+        "loaded": loader.loaded,
+        "unchanged": loader.unchanged,
+        "skipped": [{"path": str(path), "reason": reason} for path, reason in plan.skipped],
+    }
+
+
+def _format_load(bucket: str, loader: Loader, plan: LoadPlan) -> list[str]:
+    summary = f"{loader.loaded:,} files loaded into {bucket}"
+    lines = [f"{summary}, {loader.unchanged:,} were there already"]
+    if plan.skipped:
+        lines.append(f"{len(plan.skipped):,} files were not loaded:")
+        lines += [f"  {path}: {reason}" for path, reason in plan.skipped[:MAX_REPORTED]]
+    if len(plan.skipped) > MAX_REPORTED:
+        lines.append(f"  and {len(plan.skipped) - MAX_REPORTED:,} more")
+    return lines
+
+
+@click.command(epilog="Examples: rowdrop sample --count 1000; rowdrop sample --remove")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=SAMPLE_USERS,
+    show_default=True,
+    help="The number of users.",
+)
+@click.option("--remove", is_flag=True, help="Delete all files that begin with sample-.")
+def sample(count: int, remove: bool) -> None:
+    """Upload invented users; their IDs begin with sample-."""
+    services = open_services("init", "minio")
+    minio = services.create_minio_client()
+    bucket = services.settings.source_bucket
+    if remove:
+        click.echo(f"{remove_sample(minio, bucket):,} files deleted from {bucket}")
+        return
+    # Each second user has an image, and one file is invalid.
+    progress = ProgressBar(count + (count + 1) // 2 + 1, sys.stderr)
+    file_count = drop_sample(minio, bucket, count, progress)
+    click.echo(f"{file_count:,} files of {count:,} users uploaded into {bucket}")

@@ -1,0 +1,189 @@
+"""Read the state of the running Rowdrop: published files, pending work, readiness and errors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from redis import Redis
+from urllib3 import PoolManager, Timeout
+from urllib3.exceptions import HTTPError
+
+from shared.formats import rejects_csv
+from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OutputCsv
+from shared.formats.records import Reject
+from shared.formats.source_keys import parse_bundle_id
+from shared.object_store import NotModified, ObjectNotFound, ObjectStore
+from shared.progress.pipeline_status import (
+    LastSweep,
+    PipelineIssue,
+    PipelineStatus,
+    read_pipeline_status,
+)
+from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
+
+REMEDIES = {
+    "rejected": "correct the file and drop it again, or delete it",
+    "held": "correct the file and drop it again; until then its last valid row stays published",
+    "ignored": "give the file the name of a user file or a bundle, or delete it",
+    "dead_letter": "run `rowdrop sweep`, which finds the change; no file has to be corrected",
+}
+"""What to do about an error, by kind."""
+
+
+@dataclass(frozen=True)
+class ApiAddress:
+    """Where the API answers. `host` is the header `Host`, if it is not that of `url`."""
+
+    url: str
+    host: str = ""
+    token: str = field(default="", repr=False)
+
+
+class ApiReadiness(NamedTuple):
+    """What the API answered to GET /health/ready; `ready` is None if it did not answer."""
+
+    ready: bool | None
+    reasons: list[str]
+    warnings: list[str]
+
+
+def ask_api(address: ApiAddress) -> ApiReadiness:
+    """Ask the API whether Rowdrop is ready. An API that does not answer is a reason."""
+    headers = {"Host": address.host} if address.host else {}
+    if address.token:
+        headers["Authorization"] = f"Bearer {address.token}"
+    http = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
+    try:
+        response = http.request("GET", f"{address.url}/health/ready", headers=headers)
+        if response.status in {200, 503}:
+            body = response.json()
+            return ApiReadiness(body["ready"], body["reasons"], body["warnings"])
+    except (HTTPError, ValueError, KeyError, TypeError) as error:
+        reason = f"the API at {address.url} does not answer: {error}"
+        return ApiReadiness(None, [reason], [])
+    reason = f"the API at {address.url} refuses the request with status {response.status}"
+    if response.status in {401, 403}:
+        reason += ": set API_TOKEN to one of its tokens"
+    return ApiReadiness(None, [reason], [])
+
+
+@dataclass
+class PublishedTables:
+    """The published files, which are read again only if they have changed."""
+
+    output: OutputCsv | None = None
+    rejects: Mapping[str, Reject] = field(default_factory=dict)
+    output_etag: str | None = None
+    rejects_etag: str | None = None
+
+    def refresh(self, store: ObjectStore) -> None:
+        """Read the files that have changed. Raises `StoreUnavailable`."""
+        try:
+            stored = store.get(OUTPUT_KEY, if_none_match=self.output_etag)
+            self.output = OutputCsv.repair(stored.body)
+            self.output_etag = stored.etag
+        except NotModified:
+            pass
+        except ObjectNotFound:
+            self.output = None
+            self.output_etag = None
+        with suppress(NotModified, ObjectNotFound, rejects_csv.InvalidRejectsCsv):
+            stored = store.get(REJECTS_KEY, if_none_match=self.rejects_etag)
+            self.rejects = rejects_csv.decode_rejects(stored.body)
+            self.rejects_etag = stored.etag
+
+    def is_held(self, user_id: str) -> bool:
+        """Return whether a user with a reject still has a row."""
+        return self.output is not None and self.output.find_line_start(user_id) is not None
+
+
+class StatusReader:
+    """Reads the status from the servers and the API, repeatedly.
+
+    Every method raises `StoreUnavailable` or `RedisError` if a server is unavailable.
+    """
+
+    def __init__(self, output: ObjectStore, client: Redis, api: ApiAddress) -> None:
+        self._output = output
+        self._redis: Any = client
+        self._api = api
+        self._tables = PublishedTables()
+
+    def read_status(self) -> dict[str, Any]:
+        """Return the status as JSON fields; times are in ISO 8601 and UTC."""
+        self._tables.refresh(self._output)
+        pipeline = read_pipeline_status(self._redis)
+        readiness = ask_api(self._api)
+        output = self._tables.output
+        held_count = sum(map(self._tables.is_held, self._tables.rejects))
+        return {
+            "ready": readiness.ready,
+            "reasons": readiness.reasons,
+            "warnings": readiness.warnings,
+            "api": self._api.url,
+            "rows": None if output is None else len(output),
+            "rejected": len(self._tables.rejects) - held_count,
+            "held": held_count,
+            "ignored": pipeline.ignored_count,
+            "dead_letters": len(pipeline.dead_letters),
+            "events_waiting": pipeline.waiting_events,
+            "dirty_users": dict(pipeline.dirty_counts),
+            "queues": {name: self._redis.llen(name) for name in (EVENTS_QUEUE, BULK_QUEUE)},
+            "last_publish_at": format_time(pipeline.last_publish_at),
+            "last_sweep": pipeline.last_sweep and describe_sweep(pipeline.last_sweep),
+            "trust_state": pipeline.trust_state,
+            "loss_signals": dict(pipeline.loss_signals),
+        }
+
+    def list_errors(self) -> tuple[list[dict[str, Any]], int]:
+        """Return one entry per error, and the number of ignored keys, which may be more.
+
+        The entries are those of the API's route /errors, each with its remedy.
+        """
+        self._tables.refresh(self._output)
+        pipeline = read_pipeline_status(self._redis)
+        return list(self._describe_errors(pipeline)), pipeline.ignored_count
+
+    def _describe_errors(self, pipeline: PipelineStatus) -> Iterator[dict[str, Any]]:
+        for reject in self._tables.rejects.values():
+            kind = "held" if self._tables.is_held(reject.user_id) else "rejected"
+            # A bundle has an ID among the users, which is no user ID.
+            user_id = None if parse_bundle_id(reject.user_id) else reject.user_id
+            issue = PipelineIssue(reject.key, reject.reason, reject.since)
+            yield _describe_issue(kind, issue) | {"user_id": user_id, "line": reject.line}
+        for issue in pipeline.ignored_keys:
+            yield _describe_issue("ignored", issue)
+        for issue in pipeline.dead_letters:
+            yield _describe_issue("dead_letter", issue)
+
+
+def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
+    return {
+        "key": issue.key,
+        "user_id": None,
+        "kind": kind,
+        "reason": issue.reason,
+        "line": None,
+        "since": format_time(issue.since),
+        "remedy": REMEDIES[kind],
+    }
+
+
+def describe_sweep(sweep: LastSweep) -> dict[str, Any]:
+    """Return the JSON fields of a sweep."""
+    return {
+        "at": format_time(sweep.started_at),
+        "cause": sweep.cause,
+        "objects": sweep.object_count,
+        "marked": sweep.marked_count,
+    }
+
+
+def format_time(seconds: float | None) -> str | None:
+    """Format Unix seconds as `2026-01-31T12:00:00Z`. None stays None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
