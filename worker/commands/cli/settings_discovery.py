@@ -60,7 +60,8 @@ def find_settings(
     folder = find_data_folder(environment, root)
     saved = _read_lines(folder / ".env")
     given = _find_given_names(environment, saved)
-    settings = _read_lines(folder / SETTINGS_FILE)
+    settings_file = folder / SETTINGS_FILE
+    settings = read_assignments(settings_file) if settings_file.is_file() else {}
     if not servers:
         return {name: value for name, value in settings.items() if name not in given}
     if all(given.issuperset(SERVER_SETTINGS[server]) for server in servers):
@@ -70,7 +71,7 @@ def find_settings(
         if any(given.intersection(SERVER_SETTINGS[server]) for server in servers):
             return {}  # incomplete: the validation of the settings names what is missing
         raise SettingsNotFound(_explain_search(servers, credentials_file, root))
-    found = settings | read_credentials_file(credentials_file)
+    found = settings | read_assignments(credentials_file)
     # Never combine an address from one place with a key from another one.
     for names in SERVER_SETTINGS.values():
         if given.intersection(names):
@@ -101,11 +102,10 @@ def _explain_search(servers: Collection[str], credentials_file: Path, root: Path
     return "\n".join(lines)
 
 
-def read_credentials_file(path: Path) -> dict[str, str]:
+def read_assignments(path: Path) -> dict[str, str]:
     """Return the settings in a file of shell assignments that run.sh has written."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assignments = (shlex.split(line)[0].partition("=") for line in lines if line)
-    return {name: value for name, _, value in assignments}
+    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def _read_lines(path: Path) -> dict[str, str]:

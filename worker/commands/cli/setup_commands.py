@@ -11,7 +11,7 @@ from worker.commands.cli.settings_discovery import (
     is_container,
     load_settings,
     open_services,
-    read_credentials_file,
+    read_assignments,
     read_settings_for_people,
 )
 from worker.commands.credentials import (
@@ -102,7 +102,7 @@ def show_credentials(show: str | None, renew: bool) -> None:
         click.echo("--show prints those for people.")
         return
     if show != _PEOPLE:
-        settings = read_credentials_file(folder / "credentials" / f"{show}.env")
+        settings = read_assignments(folder / "credentials" / f"{show}.env")
     click.echo(format_assignments(settings), nl=False)
 
 
