@@ -264,7 +264,7 @@ def test_status_command_agrees_with_the_api(api_environment: ApiEnvironment) -> 
 
 
 def test_status_command_sends_a_token_to_a_published_api(api_environment: ApiEnvironment, tmp_path: Path) -> None:
-    token = {"BIND_ADDRESS": "0.0.0.0", "API_TOKEN": "a-token-of-this-test-with-some-length"}  # noqa: S104
+    token = {"BIND_ADDRESS": "0.0.0.0", "API_TOKEN": "a-token-of-this-test-only"}  # noqa: S104
     environment = api_environment.api.environment
     with ApiProcess({**environment, **token}, tmp_path / "published.log") as api:
         url = f"http://127.0.0.1:{api.port}"

@@ -90,9 +90,12 @@ def checkout(tmp_path: Path) -> Path:
 def write_data_folder(folder: Path, name: str) -> None:
     """Write what run.sh writes; `name` is in each value."""
     (folder / "credentials").mkdir(parents=True)
-    (folder / ".env").write_text(
-        f"MINIO_ENDPOINT='http://{name}'\nMINIO_ACCESS_KEY='{name}-people'\nMINIO_SECRET_KEY='{name}-people-secret'\n"
-    )
+    lines = [
+        f"MINIO_ENDPOINT='http://{name}'",
+        f"MINIO_ACCESS_KEY='{name}-people'",
+        f"MINIO_SECRET_KEY='{name}-people-secret'",
+    ]
+    (folder / ".env").write_text("\n".join(lines))
     (folder / "settings.env").write_text(f"# Written.\nSOURCE_BUCKET={name}-data\nIMAGES=copy\n")
     for process in ("worker", "init"):
         (folder / "credentials" / f"{process}.env").write_text(
@@ -106,14 +109,14 @@ def test_find_settings_prefers_a_complete_environment(checkout: Path) -> None:
     assert find_settings("worker", ["minio"], MINIO, checkout) == {}
 
 
-def test_find_settings_accepts_files_named_in_the_environment(tmp_path: Path) -> None:
+def test_find_settings_accepts_files_named_in_the_environment(checkout: Path) -> None:
     environment = {
         "MINIO_ENDPOINT": "http://minio:9000",
         "MINIO_ACCESS_KEY_FILE": "/run/rowdrop/minio_access_key",
         "MINIO_SECRET_KEY_FILE": "/run/rowdrop/minio_secret_key",
         "REDIS_URL_FILE": "/run/rowdrop/redis_url",
     }
-    assert find_settings("worker", BOTH, environment, tmp_path) == {}
+    assert find_settings("worker", BOTH, environment, checkout) == {}
 
 
 @pytest.mark.parametrize("process", ["worker", "init"])

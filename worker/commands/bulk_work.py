@@ -78,7 +78,5 @@ def read_rebuild(rebuilds: Rebuilds, task_id: str) -> RebuildStatus:
     """Return the record of a rebuild. Raises `RecordLost`."""
     status = rebuilds.status(task_id)
     if status is None:
-        raise RecordLost(
-            f"Redis has no record of the rebuild {task_id} any more; it was emptied.  Request a new rebuild."
-        )
+        raise RecordLost(f"Redis has no record of the rebuild {task_id} any more; request a new one.")
     return status

@@ -1,1 +1,1 @@
-"""The command line `rowdrop`: it finds the settings, calls the commands and prints what they return."""
+"""The command line `rowdrop`: it finds the settings, calls a command and prints the result."""

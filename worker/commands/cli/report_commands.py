@@ -36,8 +36,8 @@ api_option = click.option("--api", metavar="URL", help="The address of the API, 
 def show_status(ctx: click.Context, as_json: bool, api: str | None) -> None:
     """Show rows, rejects, pending work and readiness.
 
-    If Rowdrop is not ready, the reasons are listed, and the exit code is 1. The rest is read from MinIO
-    and Redis, also while the API does not answer.
+    If Rowdrop is not ready, the reasons are listed, and the exit code is 1. The rest is read from
+    MinIO and Redis, also while the API does not answer.
     """
     status = _open_reader(api).read_status()
     if as_json:
@@ -130,7 +130,8 @@ def format_status(status: dict[str, Any]) -> list[str]:
 
 
 def _format_sweep(sweep: dict[str, Any]) -> str:
-    return f"{sweep['at']} ({sweep['cause']}): {sweep['objects']:,} objects, {sweep['marked']:,} users marked"
+    figures = f"{sweep['objects']:,} objects, {sweep['marked']:,} users marked"
+    return f"{sweep['at']} ({sweep['cause']}): {figures}"
 
 
 def _format_counts(counts: dict[str, int]) -> str:

@@ -74,7 +74,7 @@ def init(sample: str, wait: float, print_policies: bool) -> None:
     flag_value=_PEOPLE,
     type=click.Choice([_PEOPLE, *PROCESSES]),
     metavar="[PROCESS]",
-    help=f"Print the credentials for people, or for a process on another machine: {', '.join(PROCESSES)}.",
+    help=f"Print the credentials for people, or for a process: {', '.join(PROCESSES)}.",
 )
 @click.option(
     "--renew",
@@ -91,8 +91,8 @@ def show_credentials(show: str | None, renew: bool) -> None:
         return
     if renew:
         raise click.UsageError(
-            "--renew is for docker compose.  In a checkout stop ./run.sh, remove the lines to renew "
-            "from .env in the data folder, and start it again."
+            "--renew is for docker compose.  In a checkout stop ./run.sh, remove the lines to "
+            "renew from .env in the data folder, and start it again."
         )
     settings = read_settings_for_people(os.environ)
     folder = find_data_folder(os.environ, ROOT)

@@ -42,8 +42,9 @@ wait_option = click.option("--wait", is_flag=True, help="Show the progress until
 def sweep(wait: bool, as_json: bool) -> None:
     """Request a sweep, which repairs what is out of sync.
 
-    It compares the whole bucket with what is published. Only users that are out of sync are read. A sweep also runs every hour, and when events may have
-    been lost. Ctrl-C ends the waiting, not the sweep.
+    It compares the whole bucket with what is published, and only users that are out of sync are
+    read. A sweep also runs every hour, and when events may have been lost. Ctrl-C ends the waiting,
+    not the sweep.
     """
     services = open_services("worker", "minio", "redis")
     if not wait:
@@ -58,9 +59,8 @@ def sweep(wait: bool, as_json: bool) -> None:
     if as_json:
         print_json({"state": "done", "last_sweep": describe_sweep(last_sweep)})
     else:
-        click.echo(
-            f"{last_sweep.object_count:,} objects compared, {last_sweep.marked_count:,} users read and published"
-        )
+        compared = f"{last_sweep.object_count:,} objects compared"
+        click.echo(f"{compared}, {last_sweep.marked_count:,} users read and published")
 
 
 @click.command(epilog="Example: rowdrop rebuild --wait")
