@@ -13,7 +13,6 @@ from api.snapshot.process_registry import ProcessRegistry
 from api.snapshot.view import View
 from api.web.transfers import Transfers
 from shared.object_store import FileStore
-from shared.progress.pipeline_status import CAUSES
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.unpacks import Unpacks

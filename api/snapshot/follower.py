@@ -25,8 +25,8 @@ from shared.formats import rejects_csv as rejects
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import InvalidOutputCsv
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore, StoreUnavailable
-from shared.redis_keys import PUBLISH_DONE_CHANNEL
 from shared.progress.pipeline_status import PipelineStatus, read_pipeline_status
+from shared.redis_keys import PUBLISH_DONE_CHANNEL
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
 from shared.formats.rejects_csv import encode_rejects
 from shared.object_store import StoredObject
+from shared.progress.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
 from shared.redis_keys import (
     API_PROCESSES,
     COUNTERS,
@@ -39,7 +40,6 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
 )
 from shared.s3.objects import S3ObjectStore
-from shared.progress.pipeline_status import LastSweep, PipelineIssue, read_pipeline_status
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
 from worker.state.parts import build_state

@@ -12,12 +12,13 @@ import pytest
 
 from local.ports import find_free_port
 from shared.progress.sweep_record import SweepRecord
+from shared.redis_keys import FAST_EVENTS
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ROOT, ApiEnvironment, ApiProcess, wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.status import ApiAddress, ask_api
-from worker.state.backlog import FAST_EVENTS, DecodedEntry
+from worker.state.event_inbox import DecodedEntry
 
 COMMAND = [sys.executable, "-m", "worker.commands.cli"]
 
@@ -115,8 +116,8 @@ def test_command_with_invalid_settings_exits_with_3(environment: dict[str, str])
 def test_sweep_command_enqueues_a_sweep(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
     ended = run(environment, "sweep", "--json")
     assert (ended.exit_code, ended.json) == (0, {"state": "queued", "last_sweep": None})
-    assert SweepRecord(rowdrop.services.redis).is_requested()
-    assert rowdrop.services.redis.llen(BULK_QUEUE) == 1
+    assert SweepRecord(rowdrop.services.clients.redis).is_requested()
+    assert rowdrop.services.clients.redis.llen(BULK_QUEUE) == 1
 
 
 def test_sweep_command_waits_until_marked_users_are_published(
@@ -125,7 +126,7 @@ def test_sweep_command_waits_until_marked_users_are_published(
     rowdrop.put_files("a")
     rowdrop.put_files("b")
     process = start(environment, "sweep", "--wait", "--json")
-    wait_until(SweepRecord(rowdrop.services.redis).is_requested)
+    wait_until(SweepRecord(rowdrop.services.clients.redis).is_requested)
     rowdrop.services.sweep.run("by hand")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
@@ -139,8 +140,8 @@ def test_sweep_command_waits_until_marked_users_are_published(
 def test_rebuild_command_waits_until_users_are_published(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
     rowdrop.put_files("a")
     process = start(environment, "rebuild", "--wait", "--json")
-    wait_until(rowdrop.services.rebuilds.queued_id)
-    rowdrop.services.rebuild.start(rowdrop.services.rebuilds.queued_id() or "")
+    wait_until(rowdrop.services.records.rebuilds.queued_id)
+    rowdrop.services.rebuild.start(rowdrop.services.records.rebuilds.queued_id() or "")
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
     ended = Completed(process)
@@ -149,7 +150,7 @@ def test_rebuild_command_waits_until_users_are_published(rowdrop: RowdropHarness
 
 
 def test_rebuild_command_reports_a_failed_rebuild(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
-    rebuilds = rowdrop.services.rebuilds
+    rebuilds = rowdrop.services.records.rebuilds
     process = start(environment, "rebuild", "--wait")
     wait_until(rebuilds.queued_id)
     task_id = rebuilds.queued_id() or ""
@@ -210,9 +211,9 @@ def test_errors_command_lists_every_kind_with_a_remedy(rowdrop: RowdropHarness, 
     rowdrop.put_files("never", b"broken")
     rowdrop.source.put("1.CSV", b"x")
     rowdrop.source.put("broken.zip", b"x")
-    rowdrop.services.redis.rpush(FAST_EVENTS, b"?")
+    rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"?")
     rowdrop.run_sweep()
-    rowdrop.state.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"?", [], "it is not JSON")], 1.0)
+    rowdrop.state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"?", [], "it is not JSON")], 1.0)
     listed = run(environment, "errors", "--json")
     assert listed.exit_code == 1
     errors = listed.json["errors"]

@@ -19,6 +19,7 @@ from local.ports import find_free_port
 from local.servers import RedisServer, ServerUser
 from shared.formats.events import TruncatedEntry
 from shared.formats.source_keys import PROBE_PREFIX
+from shared.progress.pipeline_status import read_pipeline_status
 from shared.redis_keys import (
     DEAD_LETTERS,
     FAST_EVENTS,
@@ -28,7 +29,6 @@ from shared.redis_keys import (
     SAFE_EVENTS,
     SEEN_PREFIX,
 )
-from shared.progress.pipeline_status import read_pipeline_status
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.factories import make_notification

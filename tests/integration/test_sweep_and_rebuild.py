@@ -21,7 +21,6 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
     WAKE_LIVE,
 )
-from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.bulk_work import request_sweep
@@ -401,7 +400,7 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
 
 
 def test_request_sweep_enqueues_sweep_once(rowdrop: RowdropHarness) -> None:
-    record = SweepRecord(rowdrop.services.redis)
-    request_sweep(record, rowdrop.services.tasks)
-    request_sweep(record, rowdrop.services.tasks)
+    record = rowdrop.services.records.sweeps
+    request_sweep(record, rowdrop.services.clients.tasks)
+    request_sweep(record, rowdrop.services.clients.tasks)
     assert messages(rowdrop, BULK_QUEUE) == 1

@@ -7,7 +7,7 @@ from shared.progress.pipeline_status import LastSweep, read_pipeline_status
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
-from worker.services import Wiring
+from worker.services import ServerClients
 
 POLL_INTERVAL_S = 0.2
 REQUEST_RETRY_S = 30.0
@@ -26,27 +26,27 @@ def request_sweep(record: SweepRecord, tasks: TaskQueue) -> None:
     record.request(tasks, "by hand")
 
 
-def run_sweep(services: Wiring, on_progress: ProgressCallback) -> LastSweep:
+def run_sweep(clients: ServerClients, on_progress: ProgressCallback) -> LastSweep:
     """Request a sweep, and return its record when all users that it marked are published.
 
     Raises `RedisError`, and `kombu.exceptions.OperationalError`.
     """
-    record = SweepRecord(services.redis)
+    record = SweepRecord(clients.redis)
     # A request during a sweep may be consumed without effect, as only one sweep runs at a time.
     while record.is_running():
         time.sleep(POLL_INTERVAL_S)
-    previous = record.get_field("last_at")
-    request_sweep(record, services.tasks)
+    previous = record.get_field("at")
+    request_sweep(record, clients.tasks)
     retry_at = time.monotonic() + REQUEST_RETRY_S
-    while record.get_field("last_at") == previous:
+    while record.get_field("at") == previous:
         is_pending = record.is_requested() or record.is_running()
         if not is_pending and time.monotonic() > retry_at:
-            request_sweep(record, services.tasks)
+            request_sweep(record, clients.tasks)
             retry_at = time.monotonic() + REQUEST_RETRY_S
         time.sleep(POLL_INTERVAL_S)
     while True:
-        status = read_pipeline_status(services.redis)
-        # The record exists since `last_at` changed, unless Redis was emptied in between.
+        status = read_pipeline_status(clients.redis)
+        # The record exists since `at` changed, unless Redis was emptied in between.
         sweep = status.last_sweep or LastSweep(time.time(), "", 0, 0)
         waiting = status.dirty_counts["sweep"]
         on_progress(max(0, sweep.marked_count - waiting), sweep.marked_count)

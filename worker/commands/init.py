@@ -185,7 +185,7 @@ class UnknownUsers(Exception):
 ACL_HINT = (
     "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
     "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL SETUSER\n"
-    "commands again that `python -m worker.commands.init --print-policies` prints."
+    "commands again that `rowdrop init --print-policies` prints."
 )
 
 

@@ -92,7 +92,7 @@ class EventInbox:
             self._redis.set(EVENTS_AVAILABLE, "no")
 
     def events_available(self) -> bool:
-        """Return whether MinIO's events reach this Redis, as `worker.commands.init` recorded it."""
+        """Return whether MinIO's events reach this Redis, as `rowdrop init` recorded it."""
         return bool(self._redis.get(EVENTS_AVAILABLE) != b"no")
 
     def has_probe_arrived(self, key: str) -> bool:

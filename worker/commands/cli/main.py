@@ -20,7 +20,7 @@ from worker.commands.cli.exit_codes import (
 )
 from worker.commands.cli.settings_discovery import SettingsNotFound, is_container
 from worker.commands.credentials import PreparationError
-from worker.commands.init import UnknownUsers
+from worker.commands.init import ACL_HINT, UnknownUsers
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
 
 VERSION = "0.2.0"
@@ -65,6 +65,8 @@ class RowdropGroup(click.Group):
 
 
 def _suggest_fix(ctx: click.Context, error: str) -> str:
+    if "NOPERM" in error and ctx.invoked_subcommand == "init":
+        return f"\n{ACL_HINT}"
     if not _ACCESS_DENIED.search(error):
         return "\nCheck that Rowdrop is running, and run the command again."
     if is_container():
@@ -83,7 +85,7 @@ def _suggest_container(ctx: click.Context) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Exit codes: 0 done; 1 done, and something needs attention; 2 wrong use; 3 settings are "
-        "missing or invalid; 4 MinIO or Redis is unavailable; 130 interrupted."
+        "missing or invalid; 4 MinIO or Redis is unavailable; 5 MinIO lacks users; 130 interrupted."
     ),
 )
 @click.version_option(VERSION, prog_name="rowdrop")

@@ -11,7 +11,7 @@ from shared.object_store import StoreUnavailable
 from worker.commands.check import check_buckets
 from worker.commands.cli.exit_codes import exit_with_attention, json_option, print_json
 from worker.commands.cli.progress_bar import ProgressBar
-from worker.commands.cli.settings_discovery import find_api, is_container, open_services
+from worker.commands.cli.settings_discovery import find_api, is_container, open_clients
 from worker.commands.status import StatusReader
 
 WATCH_INTERVAL_S = 1.0
@@ -21,9 +21,9 @@ _NEVER = "never"
 def _open_reader(api_url: str | None) -> StatusReader:
     # In a checkout the user of the API has all rights that are needed, and the API's tokens.
     process = "worker" if is_container() else "api"
-    services = open_services(process, "minio", "redis")
-    api = find_api(services.settings, api_url)
-    return StatusReader(services.output, services.redis, api)
+    clients = open_clients(process, "minio", "redis")
+    api = find_api(clients.settings, api_url)
+    return StatusReader(clients.output, clients.redis, api)
 
 
 api_option = click.option("--api", metavar="URL", help="The address of the API, if it is another.")
@@ -76,10 +76,10 @@ def check(ctx: click.Context, as_json: bool) -> None:
     Held rows are no differences. While files are dropped, a difference may be a change that is not
     published yet: run the check again.
     """
-    services = open_services("worker", "minio")
+    clients = open_clients("worker", "minio")
     progress = ProgressBar(0, sys.stderr, noun="CSV files")
-    copies_images = services.settings.copy_images
-    differences = check_buckets(services.source, services.output, copies_images, progress)
+    copies_images = clients.settings.copy_images
+    differences = check_buckets(clients.source, clients.output, copies_images, progress)
     if as_json:
         print_json({"count": len(differences), "differences": differences})
     else:

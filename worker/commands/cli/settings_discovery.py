@@ -15,7 +15,7 @@ from shared.settings import Settings
 from worker.commands.credentials import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
 from worker.commands.status import ApiAddress
-from worker.services import Wiring
+from worker.services import ServerClients
 
 ROOT = Path(__file__).parents[3]
 """The checkout. In a container it is the folder with the program."""
@@ -122,11 +122,11 @@ def load_settings(process: str, *servers: str) -> Settings:
     return Settings.from_environment(minio="minio" in servers, redis="redis" in servers)
 
 
-def open_services(process: str, *servers: str) -> Wiring:
+def open_clients(process: str, *servers: str) -> ServerClients:
     """Return the clients of `servers`, with the rights of a process. Raises as `load_settings`."""
-    services = Wiring(load_settings(process, *servers))
+    clients = ServerClients(load_settings(process, *servers))
     logs.configure_logging("WARNING")
-    return services
+    return clients
 
 
 def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddress:

@@ -10,7 +10,7 @@ from worker.commands.cli.settings_discovery import (
     find_data_folder,
     is_container,
     load_settings,
-    open_services,
+    open_clients,
     read_assignments,
     read_settings_for_people,
 )
@@ -24,6 +24,7 @@ from worker.commands.credentials import (
 from worker.commands.init import Initializer
 from worker.commands.provisioning.credential_set import PROCESSES
 from worker.commands.provisioning.instructions import format_policies
+from worker.services import Services
 
 _PEOPLE = "people"
 
@@ -57,8 +58,8 @@ def init(sample: str, wait: float, print_policies: bool) -> None:
         # The names of the buckets are enough: no server is used.
         click.echo(format_policies(load_settings("init")))
         return
-    services = open_services("init", "minio", "redis")
-    initializer = Initializer(services, with_sample=sample == "yes")
+    clients = open_clients("init", "minio", "redis")
+    initializer = Initializer(Services(clients), with_sample=sample == "yes")
     initializer.wait_for_servers(wait)
     initializer.run()
 

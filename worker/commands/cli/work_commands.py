@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shared.progress.rebuilds import RebuildStatus
+from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from worker.commands.bulk_work import (
     RecordLost,
@@ -25,7 +25,7 @@ from worker.commands.cli.exit_codes import (
     print_json,
 )
 from worker.commands.cli.progress_bar import ProgressBar
-from worker.commands.cli.settings_discovery import open_services
+from worker.commands.cli.settings_discovery import open_clients
 from worker.commands.load import Loader, LoadPlan, is_empty, make_plan
 from worker.commands.sample import SAMPLE_USERS, drop_sample, remove_sample
 from worker.commands.status import describe_sweep, format_time
@@ -46,16 +46,16 @@ def sweep(wait: bool, as_json: bool) -> None:
     read. A sweep also runs every hour, and when events may have been lost. Ctrl-C ends the waiting,
     not the sweep.
     """
-    services = open_services("worker", "minio", "redis")
+    clients = open_clients("worker", "minio", "redis")
     if not wait:
-        request_sweep(SweepRecord(services.redis), services.tasks)
+        request_sweep(SweepRecord(clients.redis), clients.tasks)
         if as_json:
             print_json({"state": "queued", "last_sweep": None})
         else:
             click.echo("The sweep is queued.  rowdrop status shows when it has run.")
         return
     click.echo("Waiting for a worker to compare the bucket …", err=True)
-    last_sweep = run_sweep(services, ProgressBar(0, sys.stderr, noun="users"))
+    last_sweep = run_sweep(clients, ProgressBar(0, sys.stderr, noun="users"))
     if as_json:
         print_json({"state": "done", "last_sweep": describe_sweep(last_sweep)})
     else:
@@ -72,15 +72,16 @@ def rebuild(wait: bool, as_json: bool) -> None:
     Needed after a change of IMAGES. Rows stay published meanwhile. Ctrl-C ends the waiting, not the
     rebuild. The exit code is 1 if it fails.
     """
-    services = open_services("worker", "minio", "redis")
+    clients = open_clients("worker", "minio", "redis")
+    rebuilds = Rebuilds(clients.redis)
     try:
-        task_id = request_rebuild(services.rebuilds, services.tasks)
+        task_id = request_rebuild(rebuilds, clients.tasks)
         if wait:
             click.echo("Waiting for a worker to start the rebuild …", err=True)
             progress = ProgressBar(0, sys.stderr, noun="users")
-            status = wait_for_rebuild(services.rebuilds, task_id, progress)
+            status = wait_for_rebuild(rebuilds, task_id, progress)
         else:
-            status = read_rebuild(services.rebuilds, task_id)
+            status = read_rebuild(rebuilds, task_id)
     except RecordLost as error:
         raise CommandFailed(str(error), EXIT_ATTENTION) from error
     if as_json:
@@ -121,15 +122,15 @@ def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: b
     content is skipped, so an interrupted load can be run again. Other files are listed, and the
     exit code is then 1.
     """
-    services = open_services("loader", "minio")
-    bucket = services.source.bucket
-    if if_empty and not is_empty(services.source):
+    clients = open_clients("loader", "minio")
+    bucket = clients.source.bucket
+    if if_empty and not is_empty(clients.source):
         click.echo(f"{bucket} has files already; nothing was loaded")
         return
     try:
         plan = make_plan(*paths)
         progress = ProgressBar(len(plan.files), sys.stderr)
-        loader = Loader(services.source, services.create_minio_client(), progress)
+        loader = Loader(clients.source, clients.create_minio_client(), progress)
         loader.load(plan)
     except OSError as error:
         message = f"loading failed: {error}\nRun the command again: loaded files are skipped."
@@ -172,9 +173,9 @@ def _format_load(bucket: str, loader: Loader, plan: LoadPlan) -> list[str]:
 @click.option("--remove", is_flag=True, help="Delete all files that begin with sample-.")
 def sample(count: int, remove: bool) -> None:
     """Upload invented users; their IDs begin with sample-."""
-    services = open_services("init", "minio")
-    minio = services.create_minio_client()
-    bucket = services.settings.source_bucket
+    clients = open_clients("init", "minio")
+    minio = clients.create_minio_client()
+    bucket = clients.settings.source_bucket
     if remove:
         click.echo(f"{remove_sample(minio, bucket):,} files deleted from {bucket}")
         return
