@@ -87,7 +87,9 @@ def _add_error_handlers(app: "falcon.App[falcon.Request, falcon.Response]") -> N
 
 
 def _add_routes(
-    app: "falcon.App[falcon.Request, falcon.Response]", dependencies: Dependencies, clock: Callable[[], float]
+    app: "falcon.App[falcon.Request, falcon.Response]",
+    dependencies: Dependencies,
+    clock: Callable[[], float],
 ) -> None:
     get_view = dependencies.get_view
     app.add_route("/", IndexResource())
@@ -96,13 +98,19 @@ def _add_routes(
     app.add_route("/data", DataResource(get_view, dependencies.rebuild_controller, clock))
     app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
     app.add_route(
-        "/data/{user_id}/image", ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers)
+        "/data/{user_id}/image",
+        ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
     )
     app.add_route("/stats", StatsResource(get_view, clock))
     app.add_route("/files", FilesResource(dependencies.source_transfers))
-    app.add_route("/files/{name:path}", FileResource(dependencies.source_transfers, dependencies.max_upload_bytes))
+    app.add_route(
+        "/files/{name:path}",
+        FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
+    )
     app.add_route("/tasks", TasksResource(dependencies.rebuild_controller, dependencies.unpacks))
-    app.add_route("/tasks/{task_id}", TaskResource(dependencies.rebuild_controller, dependencies.unpacks))
+    app.add_route(
+        "/tasks/{task_id}", TaskResource(dependencies.rebuild_controller, dependencies.unpacks)
+    )
     app.add_route("/errors", ErrorsResource(get_view))
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route("/health/ready", ReadyResource(get_view, dependencies.sweep_interval_s, clock))

@@ -38,7 +38,10 @@ MAX_WAITING_REQUESTS = 2
 def _create_redis_client(url: str) -> "Redis":
     # No retries: a client must get its 503 within five seconds, and the follower polls again.
     return Redis.from_url(
-        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
     )
 
 
@@ -46,16 +49,26 @@ settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)
 redis_client = _create_redis_client(settings.redis_url)
 follower = Follower(
-    lambda: FollowerConnections(open_store(settings, settings.output_bucket), _create_redis_client(settings.redis_url))
+    lambda: FollowerConnections(
+        open_store(settings, settings.output_bucket), _create_redis_client(settings.redis_url)
+    )
 )
 task_queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
 waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS)
 dependencies = Dependencies(
     get_view=lambda: follower.view,
-    rebuild_controller=RebuildController(Rebuilds(redis_client), task_queue.rebuild, waiter, time.time),
-    refresh_controller=RefreshController(RefreshRequests(redis_client), task_queue.refresh_requested, waiter),
-    source_transfers=Transfers(settings.source_bucket, lambda: open_file_store(settings, settings.source_bucket)),
-    copy_transfers=Transfers(settings.output_bucket, lambda: open_file_store(settings, settings.output_bucket)),
+    rebuild_controller=RebuildController(
+        Rebuilds(redis_client), task_queue.rebuild, waiter, time.time
+    ),
+    refresh_controller=RefreshController(
+        RefreshRequests(redis_client), task_queue.refresh_requested, waiter
+    ),
+    source_transfers=Transfers(
+        settings.source_bucket, lambda: open_file_store(settings, settings.source_bucket)
+    ),
+    copy_transfers=Transfers(
+        settings.output_bucket, lambda: open_file_store(settings, settings.output_bucket)
+    ),
     unpacks=Unpacks(redis_client),
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,

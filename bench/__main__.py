@@ -64,16 +64,26 @@ class BenchRun:
     """
 
     def __init__(
-        self, rowdrop: RowdropInstance, size: BenchSize, names: set[str], seed: int, report: Callable[[str], None]
+        self,
+        rowdrop: RowdropInstance,
+        size: BenchSize,
+        names: set[str],
+        seed: int,
+        report: Callable[[str], None],
     ) -> None:
-        self._rowdrop, self._size, self._names, self._report = rowdrop, size, names, report
-        self._users, self._rng = BenchUsers(rowdrop.settings.source_bucket), random.Random(seed)
+        self._rowdrop = rowdrop
+        self._size = size
+        self._names = names
+        self._report = report
+        self._users = BenchUsers(rowdrop.settings.source_bucket)
+        self._rng = random.Random(seed)
         self.measurements: list[Measurement] = []
         self.idle_usage: list[idle.ProcessUsage] = []
 
     def run(self) -> None:
         """Measure with few users, then drop many users and measure again."""
-        size, rowdrop = self._size, self._rowdrop
+        size = self._size
+        rowdrop = self._rowdrop
         if self._names & {"drop", "web"}:
             burst.drop_users(rowdrop, self._users, size.small_user_count)
             self._measure_at(size.small_user_count, 1.6, 2.0)
@@ -96,7 +106,9 @@ class BenchRun:
             )
         if "web" in self._names:
             self._report(f"GET /data and /stats, {count:,} users")
-            self.measurements += web.measure_web(self._rowdrop, count, self._size.web_rounds, self._size.web_s)
+            self.measurements += web.measure_web(
+                self._rowdrop, count, self._size.web_rounds, self._size.web_s
+            )
 
     def _measure_many(self) -> Iterator[list[Measurement]]:
         size = self._size
@@ -113,7 +125,9 @@ class BenchRun:
             yield idle.summarize_usage(self.idle_usage, size.users, size.idle_s)
         if "bundle" in self._names:
             self._report(f"bundle of {2 * size.bundled_user_count:,} members")
-            yield bundle.measure_bundle(self._rowdrop, self._users, size.users, size.bundled_user_count)
+            yield bundle.measure_bundle(
+                self._rowdrop, self._users, size.users, size.bundled_user_count
+            )
 
 
 def main() -> int:
@@ -126,7 +140,14 @@ def main() -> int:
     size = BenchSize(arguments.users, arguments.drops)
     if arguments.quick:
         size = replace(
-            size, warm_up_rounds=1, rebuild_count=1, sweep_count=1, web_rounds=1, web_s=0.1, settle_s=1.0, idle_s=2.0
+            size,
+            warm_up_rounds=1,
+            rebuild_count=1,
+            sweep_count=1,
+            web_rounds=1,
+            web_s=0.1,
+            settle_s=1.0,
+            idle_s=2.0,
         )
     screen = Screen(sys.stderr)
     raise_on_stop_signal()
@@ -140,19 +161,32 @@ def main() -> int:
         return 130
 
 
-def _run_bench(rowdrop: RowdropInstance, size: BenchSize, arguments: argparse.Namespace, screen: Screen) -> int:
+def _run_bench(
+    rowdrop: RowdropInstance, size: BenchSize, arguments: argparse.Namespace, screen: Screen
+) -> int:
     machine = describe_machine(rowdrop) | {"seed": str(arguments.seed)}
     print("\n".join(f"{name:<8}{value}" for name, value in machine.items()), flush=True)
-    bench = BenchRun(rowdrop, size, set(arguments.only or MEASUREMENT_NAMES), arguments.seed, screen)
+    bench = BenchRun(
+        rowdrop, size, set(arguments.only or MEASUREMENT_NAMES), arguments.seed, screen
+    )
     try:
         bench.run()
-    except (WaitTimeout, UnexpectedResult, StoreUnavailable, RedisError, HTTPException, OSError) as error:
+    except (
+        WaitTimeout,
+        UnexpectedResult,
+        StoreUnavailable,
+        RedisError,
+        HTTPException,
+        OSError,
+    ) as error:
         screen(f"bench: {error}")
         return 1
     finally:
         _print_results(bench)
         if arguments.json:
-            arguments.json.write_text(json.dumps(_build_json(machine, bench), indent=1) + "\n", encoding="utf-8")
+            arguments.json.write_text(
+                json.dumps(_build_json(machine, bench), indent=1) + "\n", encoding="utf-8"
+            )
     return 0
 
 
@@ -174,17 +208,32 @@ def _build_json(machine: dict[str, str], bench: BenchRun) -> dict[str, object]:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--users", type=_parse_positive, default=10_000, help="the large number of users (default: 10,000)"
+        "--users",
+        type=_parse_positive,
+        default=10_000,
+        help="the large number of users (default: 10,000)",
     )
     parser.add_argument(
-        "--drops", type=_parse_positive, default=200, help="rounds of single drops per size (default: 200)"
+        "--drops",
+        type=_parse_positive,
+        default=200,
+        help="rounds of single drops per size (default: 200)",
     )
-    parser.add_argument("--quick", action="store_true", help="smoke test: run everything else once and briefly")
     parser.add_argument(
-        "--only", action="append", choices=MEASUREMENT_NAMES, help="run this measurement only; may be repeated"
+        "--quick", action="store_true", help="smoke test: run everything else once and briefly"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the random choices (default: 1)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=MEASUREMENT_NAMES,
+        help="run this measurement only; may be repeated",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all results to this file"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the random choices (default: 1)"
+    )
     return parser.parse_args()
 
 

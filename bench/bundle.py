@@ -15,7 +15,9 @@ BUNDLE_KEY = "bench.zip"
 _TIMEOUT_S = 600.0
 
 
-def measure_bundle(rowdrop: RowdropInstance, users: BenchUsers, first_number: int, count: int) -> list[Measurement]:
+def measure_bundle(
+    rowdrop: RowdropInstance, users: BenchUsers, first_number: int, count: int
+) -> list[Measurement]:
     """Measure the time from the PUT of a zip until output.csv has all its users.
 
     The zip holds a CSV and an image of `count` users, numbered from `first_number`, which have no files of
@@ -25,7 +27,8 @@ def measure_bundle(rowdrop: RowdropInstance, users: BenchUsers, first_number: in
     """
     output_before = users.output
     files = users.make_bundle_files(rowdrop.settings.output_bucket, first_number, count)
-    zip_body, half_count = _build_zip(files), len(files) // 2
+    zip_body = _build_zip(files)
+    half_count = len(files) // 2
     plain_bucket = rowdrop.create_bucket()
     floor_s = put_files(plain_bucket, files[:half_count])
     watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
@@ -38,11 +41,13 @@ def measure_bundle(rowdrop: RowdropInstance, users: BenchUsers, first_number: in
     users.output = output_before
     rowdrop.source.delete(BUNDLE_KEY)
     watch.wait_for_etag(users.etag, _TIMEOUT_S)
-    name, samples = (
-        f"a bundle of {len(files):,} members → output.csv",
-        f"{len(files):,} PUTs, {CONCURRENT_PUTS} at a time",
-    )
-    return [Measurement(f"{name} (floor: PUTs of its members)", elapsed_s, "s", floor_s, max_ratio(1.5), samples)]
+    name = f"a bundle of {len(files):,} members → output.csv"
+    samples = f"{len(files):,} PUTs, {CONCURRENT_PUTS} at a time"
+    return [
+        Measurement(
+            f"{name} (floor: PUTs of its members)", elapsed_s, "s", floor_s, max_ratio(1.5), samples
+        )
+    ]
 
 
 def _build_zip(files: BenchFiles) -> bytes:

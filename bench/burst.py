@@ -26,7 +26,9 @@ def put_files(store: ObjectStore, files: BenchFiles) -> float:
     return time.perf_counter() - started_at
 
 
-def drop_users(rowdrop: RowdropInstance, users: BenchUsers, count: int) -> tuple[float, float, BenchFiles]:
+def drop_users(
+    rowdrop: RowdropInstance, users: BenchUsers, count: int
+) -> tuple[float, float, BenchFiles]:
     """Drop CSV and image of `count` users and wait until output.csv has all of them.
 
     Returns the seconds for the PUTs, the seconds until output.csv is complete, and the files.
@@ -50,8 +52,11 @@ def measure_burst(rowdrop: RowdropInstance, users: BenchUsers, count: int) -> li
     bucket = rowdrop.create_bucket()
     floor_s = put_files(bucket, files)
     rowdrop.delete_bucket(bucket)
-    name, samples = f"{count:,} users in a burst → output.csv", f"{2 * count:,} PUTs, {CONCURRENT_PUTS} at a time"
+    name = f"{count:,} users in a burst → output.csv"
+    samples = f"{2 * count:,} PUTs, {CONCURRENT_PUTS} at a time"
     return [
         Measurement(f"{name} (floor: its PUTs)", elapsed_s, "s", put_s, max_ratio(1.4), samples),
-        Measurement(f"{name} (floor: PUTs without notifications)", elapsed_s, "s", floor_s, None, samples),
+        Measurement(
+            f"{name} (floor: PUTs without notifications)", elapsed_s, "s", floor_s, None, samples
+        ),
     ]

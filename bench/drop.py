@@ -24,28 +24,37 @@ _TIMEOUT_S = 30.0
 class DropMeasurement:
     """Drops new CSVs of existing users. `rng` selects the users and the pauses."""
 
-    def __init__(self, rowdrop: RowdropInstance, users: BenchUsers, count: int, rng: random.Random) -> None:
-        self._rowdrop, self._users, self._count, self._rng = rowdrop, users, count, rng
-        self._watch, self._floor = (
-            ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY),
-            DropFloor(rowdrop),
-        )
+    def __init__(
+        self, rowdrop: RowdropInstance, users: BenchUsers, count: int, rng: random.Random
+    ) -> None:
+        self._rowdrop = rowdrop
+        self._users = users
+        self._count = count
+        self._rng = rng
+        self._watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+        self._floor = DropFloor(rowdrop)
         self._api = rowdrop.connect_api()
         self._known_etag: str | None = None
 
-    def measure(self, warm_up: int, rounds: int, goal_p50: float, goal_p99: float | None) -> list[Measurement]:
+    def measure(
+        self, warm_up: int, rounds: int, goal_p50: float, goal_p99: float | None
+    ) -> list[Measurement]:
         """Run `warm_up` unmeasured rounds, then `rounds` measured ones, and return the figures.
 
         The goals are ratios to the time of the bare requests.
         """
         self._run_rounds(warm_up)
         floor, output, data = self._run_rounds(rounds)
-        samples, users = f"{rounds} rounds", f"{self._count:,} users"
+        samples = f"{rounds} rounds"
+        users = f"{self._count:,} users"
 
         def build_measurement(name: str, quantile: float, goal_ratio: float | None) -> Measurement:
             values = compute_percentile(output, quantile), "ms", compute_percentile(floor, quantile)
             return Measurement(
-                f"drop → output.csv, {users}, {name}", *values, max_ratio(goal_ratio) if goal_ratio else None, samples
+                f"drop → output.csv, {users}, {name}",
+                *values,
+                max_ratio(goal_ratio) if goal_ratio else None,
+                samples,
             )
 
         return [
@@ -65,7 +74,9 @@ class DropMeasurement:
         ]
 
     def _run_rounds(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
-        floor, output, data = list[float](), list[float](), list[float]()
+        floor = list[float]()
+        output = list[float]()
+        data = list[float]()
         for _ in range(rounds):
             floor.append(self._time_ms(self._measure_floor))
             output.append(self._time_ms(self._measure_output))
@@ -83,7 +94,10 @@ class DropMeasurement:
         number = self._rng.randrange(self._count)
         csv = f"first_name,last_name,birthts\nIvan,Ivanov,{self._rng.randrange(10**12)}\n".encode()
         return self._floor.measure(
-            f"{BenchUsers.format_user_id(number)}.csv", csv, self._users.output.body, self._users.etag
+            f"{BenchUsers.format_user_id(number)}.csv",
+            csv,
+            self._users.output.body,
+            self._users.etag,
         )
 
     def _measure_output(self) -> float:
@@ -107,7 +121,9 @@ class DropMeasurement:
 
     def _get_changed_data(self, connection: HTTPConnection) -> bytes:
         """Return the body of GET /data if it has changed since the last call, else no bytes."""
-        connection.request("GET", "/data", headers={"If-None-Match": self._known_etag} if self._known_etag else {})
+        connection.request(
+            "GET", "/data", headers={"If-None-Match": self._known_etag} if self._known_etag else {}
+        )
         response = connection.getresponse()
         body = response.read()
         self._known_etag = response.headers["ETag"]

@@ -125,5 +125,10 @@ def _format_cells(figure: Measurement) -> tuple[str, ...]:
 
 def format_amount(value: float, unit: str) -> str:
     """Format a value and its unit with at least three digits: `7.31 ms`, `48,210 req/s`."""
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    if abs(value) < 10:
+        digits = 2
+    elif abs(value) < 100:
+        digits = 1
+    else:
+        digits = 0
     return f"{value:,.{digits}f} {unit}"

@@ -45,10 +45,25 @@ def measure_usage(rowdrop: RowdropInstance, settle_s: float, seconds: float) -> 
 def summarize_usage(usages: list[ProcessUsage], count: int, seconds: float) -> list[Measurement]:
     """Return the sums over all processes as figures."""
     samples = f"{len(usages)} processes, {seconds:.0f} s"
-    cpu, memory = sum(part.cpu for part in usages), sum(part.memory for part in usages)
+    cpu = sum(part.cpu for part in usages)
+    memory = sum(part.memory for part in usages)
     return [
-        Measurement(f"idle, {count:,} users: processor, of one core", cpu, "%", None, max_value(3, "%"), samples),
-        Measurement(f"idle, {count:,} users: memory (PSS)", memory, "MB", None, max_value(1024, "MB"), samples),
+        Measurement(
+            f"idle, {count:,} users: processor, of one core",
+            cpu,
+            "%",
+            None,
+            max_value(3, "%"),
+            samples,
+        ),
+        Measurement(
+            f"idle, {count:,} users: memory (PSS)",
+            memory,
+            "MB",
+            None,
+            max_value(1024, "MB"),
+            samples,
+        ),
     ]
 
 

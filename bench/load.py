@@ -24,12 +24,16 @@ def build_request(path: str, if_none_match: str | None = None) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{condition}\r\n".encode()
 
 
-def measure_requests_per_second(port: int, requests: Iterator[bytes], status: int, seconds: float) -> float:
+def measure_requests_per_second(
+    port: int, requests: Iterator[bytes], status: int, seconds: float
+) -> float:
     """Send the requests on 16 concurrent connections for `seconds` and return the throughput.
 
     The first round is not counted. Raises `UnexpectedResult` if a response has another status.
     """
-    connections = [socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTION_COUNT)]
+    connections = [
+        socket.create_connection((HOST, port), timeout=10) for _ in range(CONNECTION_COUNT)
+    ]
     try:
         response_count = 0
         _send_round(connections, requests, status)  # warm-up
@@ -43,7 +47,9 @@ def measure_requests_per_second(port: int, requests: Iterator[bytes], status: in
             connection.close()
 
 
-def _send_round(connections: Sequence[socket.socket], requests: Iterator[bytes], status: int) -> None:
+def _send_round(
+    connections: Sequence[socket.socket], requests: Iterator[bytes], status: int
+) -> None:
     for connection, request in zip(connections, requests, strict=False):
         connection.sendall(request)
     for connection in connections:
@@ -54,11 +60,16 @@ def _read_response(connection: socket.socket, status: int) -> None:
     head = b""
     while (end := head.find(b"\r\n\r\n")) < 0:
         head += _receive(connection)
-    status_match, length_match = _STATUS_LINE.match(head), _CONTENT_LENGTH.search(head, 0, end + 2)
+    status_match = _STATUS_LINE.match(head)
+    length_match = _CONTENT_LENGTH.search(head, 0, end + 2)
     if status_match is None or int(status_match[1]) != status:
-        raise UnexpectedResult(f"expected status {status}, but the response began with {head[:200]!r}")
+        raise UnexpectedResult(
+            f"expected status {status}, but the response began with {head[:200]!r}"
+        )
     # A 304 may declare the length of the body that it does not have.
-    remaining_bytes = (int(length_match[1]) if length_match and status != 304 else 0) - (len(head) - end - 4)
+    remaining_bytes = (int(length_match[1]) if length_match and status != 304 else 0) - (
+        len(head) - end - 4
+    )
     while remaining_bytes > 0:
         remaining_bytes -= len(_receive(connection))
 

@@ -44,5 +44,7 @@ def _read_processor_name() -> str:
 
 
 def _read_version(binary: Path) -> str:
-    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, check=False
+    ).stdout
     return output.partition("\n")[0].partition(" version ")[2].partition(" ")[0]

@@ -12,15 +12,24 @@ _TIMEOUT_S = 600.0
 
 def measure_rebuilds(rowdrop: RowdropInstance, count: int, pairs: int) -> list[Measurement]:
     """Rebuild `pairs` times, each time after a run of the bare requests, and return the figure."""
-    floor, rebuilds = ReadFloor(rowdrop.settings), Rebuilds(rowdrop.redis)
-    floor_times, times = list[float](), list[float]()
+    floor = ReadFloor(rowdrop.settings)
+    rebuilds = Rebuilds(rowdrop.redis)
+    floor_times = list[float]()
+    times = list[float]()
     for _ in range(pairs):
         floor_times.append(floor.measure_list_and_get())
         times.append(_measure_rebuild(rowdrop, rebuilds))
         rowdrop.wait_until_idle()
     name = f"full rebuild, {count:,} users (floor: LIST, then {FLOOR_READERS} GETs at a time)"
     return [
-        Measurement(name, compute_median(times), "s", compute_median(floor_times), max_ratio(1.1), f"{pairs} pairs")
+        Measurement(
+            name,
+            compute_median(times),
+            "s",
+            compute_median(floor_times),
+            max_ratio(1.1),
+            f"{pairs} pairs",
+        )
     ]
 
 

@@ -59,7 +59,9 @@ class RowdropInstance:
 
     def __init__(self, folder: Path, pid: int, minio_binary: Path) -> None:
         saved = load_saved_settings(folder / ".env")
-        self.folder, self.pid, self.minio_binary = folder, pid, minio_binary
+        self.folder = folder
+        self.pid = pid
+        self.minio_binary = minio_binary
         # MinIO's root credentials, because the benchmark creates buckets. In Redis the worker's
         # user has all the permissions that are needed.
         self.settings = Settings(
@@ -74,7 +76,9 @@ class RowdropInstance:
         self.source = self.open_bucket(self.settings.source_bucket)
         self.output = self.open_bucket(self.settings.output_bucket)
         address = urlsplit(self.settings.minio_endpoint).netloc
-        self._minio = Minio(address, self.settings.minio_access_key, self.settings.minio_secret_key, secure=False)
+        self._minio = Minio(
+            address, self.settings.minio_access_key, self.settings.minio_secret_key, secure=False
+        )
         self.objects_on_disk = folder / "minio" / "data"
         self._state = build_state(self.redis)
 
@@ -121,7 +125,9 @@ class RowdropInstance:
         self.tasks.sweep("bench")
 
         def has_ended() -> bool:
-            return self.redis.hget(LAST_SWEEP, "at") != last_sweep_before and not self.redis.exists(SWEEP_LEASE)
+            return self.redis.hget(LAST_SWEEP, "at") != last_sweep_before and not self.redis.exists(
+                SWEEP_LEASE
+            )
 
         wait_until(has_ended, timeout_s, "a sweep", 0.002)
         return int(self.redis.hget(LAST_SWEEP, "marked"))
@@ -143,7 +149,10 @@ class RowdropInstance:
             "pages": self._state.work_queues.count_pages(),
             "sweep": self.redis.exists(SWEEP_LEASE, SWEEP_REQUESTED),
             "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
-            **{name: self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)},
+            **{
+                name: self.redis.llen(name)
+                for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
+            },
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -152,7 +161,8 @@ class RowdropInstance:
 def start_instance(report: Reporter) -> Iterator[RowdropInstance]:
     """Start an instance, yield it, and always stop it and delete its folder. Raises `StartupError`."""
     _apply_minio_binary_of_checkout()
-    binary, _ = find_minio(report=report), find_redis(report)
+    binary = find_minio(report=report)
+    _ = find_redis(report)
     folder = Path(tempfile.mkdtemp(prefix="rowdrop-bench-"))
     try:
         with (folder / "run.out").open("wb") as log_file:
@@ -189,7 +199,11 @@ def _build_environment(folder: Path) -> dict[str, str]:
     Those settings belong to another instance. They are set to empty, which counts as unset.
     """
     inherited = {**dotenv_values(ROOT / ".env", interpolate=False), **os.environ}
-    cleared = {name: "" for name in inherited if name.startswith(_SETTING_PREFIXES) and name != "MINIO_BINARY"}
+    cleared = {
+        name: ""
+        for name in inherited
+        if name.startswith(_SETTING_PREFIXES) and name != "MINIO_BINARY"
+    }
     ports: dict[str, str] = {}
     for name in DEFAULT_PORTS:
         # A port stays free until a server binds it, so the same one may be found again.
@@ -197,13 +211,21 @@ def _build_environment(folder: Path) -> dict[str, str]:
             pass
         ports[name] = port
     # Root access stays on, because the benchmark creates buckets as root.
-    return {**os.environ, **cleared, **ports, "ROWDROP_DIR": str(folder), "MINIO_API_ROOT_ACCESS": "on"}
+    return {
+        **os.environ,
+        **cleared,
+        **ports,
+        "ROWDROP_DIR": str(folder),
+        "MINIO_API_ROOT_ACCESS": "on",
+    }
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     def is_ready() -> bool:
         if process.poll() is not None:
-            raise StartupError(f"Rowdrop did not start; its output ends with:\n{read_log_tail(folder / 'run.out')}")
+            raise StartupError(
+                f"Rowdrop did not start; its output ends with:\n{read_log_tail(folder / 'run.out')}"
+            )
         port = load_saved_settings(folder / ".env").get("API_PORT")
         return port is not None and http_get(int(port), "/health/ready")[0] == 200
 
@@ -221,7 +243,9 @@ def _stop_process(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float, description: str, poll_s: float) -> None:
+def wait_until(
+    condition: Callable[[], object], timeout_s: float, description: str, poll_s: float
+) -> None:
     """Poll every `poll_s` seconds until the condition is true.
 
     Raises `WaitTimeout` after `timeout_s` seconds; its message names `description` was awaited.

@@ -13,7 +13,8 @@ def measure_sweeps(rowdrop: RowdropInstance, count: int, pairs: int) -> list[Mea
     A sweep is timed from its request to its end. Raises `UnexpectedResult` if one marks a user.
     """
     floor = ReadFloor(rowdrop.settings)
-    floor_times, times = list[float](), list[float]()
+    floor_times = list[float]()
+    times = list[float]()
     for _ in range(pairs):
         floor_times.append(floor.measure_list())
         started_at = time.perf_counter()

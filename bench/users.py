@@ -12,7 +12,18 @@ from shared.formats.source_keys import make_csv_key, make_image_key
 IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(1016)
 """The content of every image. Rowdrop does not parse images, so it need not be valid."""
 
-_FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+_FIRST_NAMES = (
+    "Alva",
+    "Bruno",
+    "Chiara",
+    "Dario",
+    "Elin",
+    "Farid",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jonas",
+)
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
 # Birth dates are from 1945 to 2014.
 _EARLIEST_MS = -789_000_000_000
@@ -39,7 +50,8 @@ class BenchUsers:
     """
 
     def __init__(self, source_bucket: str) -> None:
-        self._bucket, self._csv_count = source_bucket, 0
+        self._bucket = source_bucket
+        self._csv_count = 0
         self.output = OutputCsv()
         """The output.csv that must result when all generated files are published."""
 
@@ -63,7 +75,9 @@ class BenchUsers:
         """
         return self._make_files(range(count), self._bucket)
 
-    def make_bundle_files(self, output_bucket: str, first: int, count: int) -> list[tuple[str, bytes]]:
+    def make_bundle_files(
+        self, output_bucket: str, first: int, count: int
+    ) -> list[tuple[str, bytes]]:
         """Return the files of `count` users from number `first`, to be dropped in a bundle.
 
         In `output` their images are image copies in `output_bucket`.
@@ -71,7 +85,9 @@ class BenchUsers:
         return self._make_files(range(first, first + count), f"{output_bucket}/{IMAGES_FOLDER}")
 
     def _make_files(self, numbers: Iterable[int], images_prefix: str) -> list[tuple[str, bytes]]:
-        rows = {self.format_user_id(number): self._make_row(number, images_prefix) for number in numbers}
+        rows = {
+            self.format_user_id(number): self._make_row(number, images_prefix) for number in numbers
+        }
         self.output = self.output.with_changes(rows)
         return [file for row in rows.values() for file in _iterate_files(row)]
 
@@ -83,7 +99,8 @@ class BenchUsers:
 
     def _make_row(self, number: int, images_prefix: str) -> Row:
         self._csv_count += 1
-        user_id, csv_number = self.format_user_id(number), self._csv_count
+        user_id = self.format_user_id(number)
+        csv_number = self._csv_count
         birthts = csv_number * _STEP % _RANGE_MS + _EARLIEST_MS  # odd step: no repeats
         names = _FIRST_NAMES[csv_number % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
         return Row(user_id, *names, birthts, f"{images_prefix}/{make_image_key(user_id, 'png')}")
@@ -95,4 +112,6 @@ def _iterate_files(row: Row) -> Iterator[tuple[str, bytes]]:
 
 
 def _encode_csv(row: Row) -> bytes:
-    return f"first_name,last_name,birthts\n{row.first_name},{row.last_name},{row.birthts}\n".encode()
+    return (
+        f"first_name,last_name,birthts\n{row.first_name},{row.last_name},{row.birthts}\n".encode()
+    )

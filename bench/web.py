@@ -31,7 +31,9 @@ class WebCase(NamedTuple):
     goal: Goal | None
 
 
-def measure_web(rowdrop: RowdropInstance, count: int, rounds: int, seconds: float) -> list[Measurement]:
+def measure_web(
+    rowdrop: RowdropInstance, count: int, rounds: int, seconds: float
+) -> list[Measurement]:
     """Measure each question and its constant response alternately and return the figures.
 
     There are `rounds` pairs of measurements, each of which takes `seconds`.
@@ -40,14 +42,29 @@ def measure_web(rowdrop: RowdropInstance, count: int, rounds: int, seconds: floa
     measurements = []
     with _serve_constants(rowdrop.folder / "constants", cases) as port:
         for number, case in enumerate(cases):
-            request_rates, floor_rates = list[float](), list[float]()
+            request_rates = list[float]()
+            floor_rates = list[float]()
             for _ in range(rounds):
-                floor_rates.append(measure_requests_per_second(port, repeat(build_request(f"/{number}")), 200, seconds))
-                request_rates.append(measure_requests_per_second(rowdrop.api_port, case.requests, case.status, seconds))
-            name, samples = f"{case.name}, {count:,} users", f"{rounds} pairs of {seconds:g} s"
+                floor_rates.append(
+                    measure_requests_per_second(
+                        port, repeat(build_request(f"/{number}")), 200, seconds
+                    )
+                )
+                request_rates.append(
+                    measure_requests_per_second(
+                        rowdrop.api_port, case.requests, case.status, seconds
+                    )
+                )
+            name = f"{case.name}, {count:,} users"
+            samples = f"{rounds} pairs of {seconds:g} s"
             measurements.append(
                 Measurement(
-                    name, compute_median(request_rates), "req/s", compute_median(floor_rates), case.goal, samples
+                    name,
+                    compute_median(request_rates),
+                    "req/s",
+                    compute_median(floor_rates),
+                    case.goal,
+                    samples,
                 )
             )
     return measurements
@@ -57,7 +74,8 @@ def _build_cases(rowdrop: RowdropInstance, path: str) -> Iterator[WebCase]:
     connection = rowdrop.connect_api()
     connection.request("GET", path)
     response = connection.getresponse()
-    body, etag = response.read(), response.headers["ETag"]
+    body = response.read()
+    etag = response.headers["ETag"]
     # A limit of 100 years or more excludes no row, so each new limit is a new query (a cache miss)
     # with the same result.
     filters = f"{path}?is_image_exists=true&min_age=20&max_age="
@@ -82,7 +100,11 @@ def _serve_constants(folder: Path, cases: Sequence[WebCase]) -> Iterator[int]:
     port = find_free_port()
     with (folder.parent / "constants.out").open("wb") as out:
         process = subprocess.Popen(
-            _build_command(port), cwd=ROOT, env=os.environ | {"BENCH_CONSTANTS": str(folder)}, stdout=out, stderr=out
+            _build_command(port),
+            cwd=ROOT,
+            env=os.environ | {"BENCH_CONSTANTS": str(folder)},
+            stdout=out,
+            stderr=out,
         )
     try:
         wait_until(lambda: http_get(port, "/0")[0] == 200, 30, "gunicorn", 0.05)
@@ -103,7 +125,14 @@ def _build_command(port: int) -> list[str]:
         "--threads",
         str(gunicorn_settings.threads),
     ]
-    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--preload", *size_arguments]
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--no-control-socket",
+        "--preload",
+        *size_arguments,
+    ]
     return [
         *gunicorn,
         "--keep-alive",

@@ -5,7 +5,9 @@ from pathlib import Path
 from local.configuration import Configuration
 from local.processes import ROOT
 
-_EXTERNAL_MINIO_HINT = "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
+_EXTERNAL_MINIO_HINT = (
+    "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
+)
 
 
 def render_banner(folder: Path, configuration: Configuration) -> str:
@@ -13,7 +15,9 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
     values = configuration.values
     sign_in_hint = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
     console_url = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
-    console_lines = [f"  Console       {console_url}   {sign_in_hint}"] if configuration.owns_minio else []
+    console_lines = (
+        [f"  Console       {console_url}   {sign_in_hint}"] if configuration.owns_minio else []
+    )
     return "\n".join(
         [
             "",
@@ -35,9 +39,12 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
 
 
 def _render_example(folder: Path, configuration: Configuration) -> list[str]:
-    bucket, port = configuration.source_bucket, configuration.values["API_PORT"]
+    bucket = configuration.source_bucket
+    port = configuration.values["API_PORT"]
     return [
-        f"  . {_shorten_path(folder / '.env')}" if configuration.owns_minio else f"  {_EXTERNAL_MINIO_HINT}",
+        f"  . {_shorten_path(folder / '.env')}"
+        if configuration.owns_minio
+        else f"  {_EXTERNAL_MINIO_HINT}",
         "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
         '  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY" \\',
         f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',

@@ -19,7 +19,12 @@ from local.ports import HOST, is_port_free
 from local.redis_address import RedisAddress
 from local.servers import write_private_file
 from shared.formats.records import Buckets
-from worker.commands.provisioning.credential_set import GIVEN_SETTINGS, SECRET_SETTINGS, Credentials, InvalidCredentials
+from worker.commands.provisioning.credential_set import (
+    GIVEN_SETTINGS,
+    SECRET_SETTINGS,
+    Credentials,
+    InvalidCredentials,
+)
 
 DEFAULT_PORTS = {
     "API_PORT": 8080,
@@ -40,7 +45,9 @@ _RUN_SETTINGS = (
 )  # fmt: skip
 """The settings that `rowdrop` must use as the running processes do."""
 # Also keeps credentials of other applications (AWS_SECRET_ACCESS_KEY, …) from Rowdrop's processes.
-_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential")
+_SECRET_NAME = re.compile(
+    r"(?i)password|passwd|secret|token|access_key|private_key|api_key|credential"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,10 @@ class Configuration:
 
     def settings_of(self, process: str) -> dict[str, str]:
         """Return the credentials of one of `PROCESSES`, and MinIO's address."""
-        return {"MINIO_ENDPOINT": self.values["MINIO_ENDPOINT"], **self.credentials.settings_of(process)}
+        return {
+            "MINIO_ENDPOINT": self.values["MINIO_ENDPOINT"],
+            **self.credentials.settings_of(process),
+        }
 
 
 def remove_credentials(environment: Mapping[str, str]) -> dict[str, str]:
@@ -150,7 +160,11 @@ def build_configuration(
     Raises `StartupError` if a given port is in use, or a given address or credential is not valid.
     """
     # The user may have sourced the kept file into the environment.  Such values are not `given`.
-    saved_names = {name for name, value in given.items() if name not in DEFAULT_PORTS and saved.get(name) == value}
+    saved_names = {
+        name
+        for name, value in given.items()
+        if name not in DEFAULT_PORTS and saved.get(name) == value
+    }
     if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= saved_names:
         # If one of them differs from the kept value, the user has set both.
         saved_names -= {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
@@ -158,12 +172,18 @@ def build_configuration(
     # An external server needs no local port.
     unused_ports = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
     unused_ports |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
-    values = {name: value for name, value in given.items() if name not in {*unused_ports, *SECRET_SETTINGS}}
+    values = {
+        name: value
+        for name, value in given.items()
+        if name not in {*unused_ports, *SECRET_SETTINGS}
+    }
     values.update(_choose_ports(given, saved, set(DEFAULT_PORTS) - unused_ports, report))
     if given.get("REDIS_URL"):
         RedisAddress.from_url(given["REDIS_URL"])
     try:
-        credentials = Credentials.complete(given, saved, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time())
+        credentials = Credentials.complete(
+            given, saved, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time()
+        )
     except InvalidCredentials as error:
         raise StartupError(str(error)) from error
     if credentials.owns_minio:
@@ -178,9 +198,12 @@ def save_configuration(configuration: Configuration, path: Path) -> None:
     and MINIO_SECRET_KEY belong to the user that may drop files.  Nothing is written about external
     servers.  Entries that an earlier run kept for Rowdrop's own servers are preserved.
     """
-    values, credentials = configuration.values, configuration.credentials
+    values = configuration.values
+    credentials = configuration.credentials
     already_saved = {
-        name: value for name, value in load_saved_settings(path).items() if name in {*_SAVED_SETTINGS, *DEFAULT_PORTS}
+        name: value
+        for name, value in load_saved_settings(path).items()
+        if name in {*_SAVED_SETTINGS, *DEFAULT_PORTS}
     }
     own_settings = {
         name: value for name, value in values.items() if name in DEFAULT_PORTS
@@ -189,7 +212,9 @@ def save_configuration(configuration: Configuration, path: Path) -> None:
     if configuration.owns_minio:
         own_settings["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
     else:
-        user_credentials = {name: value for name, value in user_credentials.items() if not name.startswith("MINIO_")}
+        user_credentials = {
+            name: value for name, value in user_credentials.items() if not name.startswith("MINIO_")
+        }
     # A shell and dotenv both read these lines.  Values that the two would read differently are
     # skipped.  Only a given value can contain such characters, and the next run gets it again.
     lines = [
@@ -216,34 +241,53 @@ def load_saved_settings(path: Path) -> dict[str, str]:
 
 
 def _choose_ports(
-    given: Mapping[str, str], saved: Mapping[str, str], needed_ports: set[str], report: Callable[[str], None]
+    given: Mapping[str, str],
+    saved: Mapping[str, str],
+    needed_ports: set[str],
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Choose a free port for each name in `needed_ports`, or check the given one."""
     chosen: dict[str, str] = {}
     requested = {
-        name: _parse_port(name, given[name]) for name in DEFAULT_PORTS if name in needed_ports and name in given
+        name: _parse_port(name, given[name])
+        for name in DEFAULT_PORTS
+        if name in needed_ports and name in given
     }
     # Check the given ports first, so that no default takes one of them.
     for name, port in requested.items():
         if str(port) in chosen.values():
-            raise StartupError(f"{name}={port} is the number of another port setting.  Set {name} to a different one.")
+            raise StartupError(
+                f"{name}={port} is the number of another port setting.  Set {name} to a different one."
+            )
         if not is_port_free(port):
-            raise StartupError(f"port {port} is in use by another program.  Set {name} to another port, or unset it.")
+            raise StartupError(
+                f"port {port} is in use by another program.  Set {name} to another port, or unset it."
+            )
         chosen[name] = str(port)
     for name, default in DEFAULT_PORTS.items():
         if name in needed_ports and name not in requested:
-            chosen[name] = str(_choose_free_port(name, saved, default, {int(port) for port in chosen.values()}, report))
+            chosen[name] = str(
+                _choose_free_port(
+                    name, saved, default, {int(port) for port in chosen.values()}, report
+                )
+            )
     return chosen
 
 
 def _parse_port(name: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise StartupError(f"{name}={value} is not a valid port: set it to a number from 1 to 65535.")
+        raise StartupError(
+            f"{name}={value} is not a valid port: set it to a number from 1 to 65535."
+        )
     return int(value)
 
 
 def _choose_free_port(
-    name: str, saved: Mapping[str, str], default: int, chosen_ports: set[int], report: Callable[[str], None]
+    name: str,
+    saved: Mapping[str, str],
+    default: int,
+    chosen_ports: set[int],
+    report: Callable[[str], None],
 ) -> int:
     saved_port = saved.get(name, "")
     preferred_port = int(saved_port) if saved_port.isdecimal() else default

@@ -35,7 +35,9 @@ def main() -> int:
     is_dev = arguments[:1] == ["--dev"]
     raise_on_stop_signal()
     try:
-        install_requirements(ROOT / "requirements" / ("dev.txt" if is_dev else "run.txt"), Screen(sys.stdout))
+        install_requirements(
+            ROOT / "requirements" / ("dev.txt" if is_dev else "run.txt"), Screen(sys.stdout)
+        )
     except StartupError as error:
         print(f"rowdrop: {error}", file=sys.stderr)
         return 1
@@ -68,7 +70,12 @@ def install_requirements(requirements: Path, report: Reporter) -> None:
 def _is_venv_usable() -> bool:
     """Return whether the environment's Python runs: a system upgrade may have removed it."""
     try:
-        return subprocess.run([_VENV_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
+        return (
+            subprocess.run(
+                [_VENV_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL
+            ).returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -84,26 +91,47 @@ def _create_venv(report: Reporter) -> None:
             "Or set PYTHON to another Python."
         )
     command = [sys.executable, "-m", "venv", "--clear", str(_VENV)]
-    _run_command(command, report, lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …", "")
+    _run_command(
+        command,
+        report,
+        lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …",
+        "",
+    )
 
 
 def _install_packages(requirements: Path, report: Reporter) -> None:
     package_count = sum("==" in line for line in requirements.read_text().splitlines())
     # The list is complete and every file is pinned by hash, so pip must not resolve dependencies.
-    pip = [str(_VENV_PYTHON), "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    pip = [
+        str(_VENV_PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
     command = [*pip, "--disable-pip-version-check", "--no-input", "-r", str(requirements)]
     _run_command(
-        command, report, lambda seconds: f"Installing {package_count} packages into .venv: {seconds:.0f} s …", PIP_HINT
+        command,
+        report,
+        lambda seconds: f"Installing {package_count} packages into .venv: {seconds:.0f} s …",
+        PIP_HINT,
     )
     report(f"Installed {package_count} packages into .venv.")
 
 
-def _run_command(command: list[str], report: Reporter, progress: Callable[[float], str], hint: str) -> None:
+def _run_command(
+    command: list[str], report: Reporter, progress: Callable[[float], str], hint: str
+) -> None:
     started_at = time.monotonic()
     # PIP_USER=1 in the user's environment would install outside .venv.
     environment = os.environ | {"PIP_USER": "0"}
     try:
-        run_with_progress(command, environment, report, lambda _: progress(time.monotonic() - started_at))
+        run_with_progress(
+            command, environment, report, lambda _: progress(time.monotonic() - started_at)
+        )
     except CommandFailed as error:
         output = "\n".join(f"    {line}" for line in error.lines[-5:])
         raise StartupError(f"{error}:\n{output}\n{_suggest_fix(error.lines, hint)}") from error

@@ -25,12 +25,17 @@ class _RunningProcess:
 
 def find_running(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
     """Return which of these programs still have a process: name to process group ID."""
-    entries = {name: entry for name in names if (entry := _read_pid_file(pid_files / f"{name}.pid"))}
+    entries = {
+        name: entry for name in names if (entry := _read_pid_file(pid_files / f"{name}.pid"))
+    }
     processes = list(_list_processes()) if entries else []
     return {
         name: group
         for name, (group, command_words) in entries.items()
-        if any(process.process_group == group and command_words in process.command for process in processes)
+        if any(
+            process.process_group == group and command_words in process.command
+            for process in processes
+        )
     }
 
 
@@ -90,7 +95,9 @@ def _list_linux_processes(proc: Path) -> Iterator[_RunningProcess]:
 
 
 def _list_processes_by_ps() -> Iterator[_RunningProcess]:
-    output = subprocess.run(["/bin/ps", "-axwwo", "pgid=,command="], capture_output=True, check=True).stdout
+    output = subprocess.run(
+        ["/bin/ps", "-axwwo", "pgid=,command="], capture_output=True, check=True
+    ).stdout
     for line in os.fsdecode(output).splitlines():
         group, _, command = line.strip().partition(" ")
         yield _RunningProcess(int(group), command)

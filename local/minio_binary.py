@@ -61,7 +61,9 @@ def read_release(binary: Path) -> str | None:
     None if neither has a date, or if the program cannot be run.
     """
     try:
-        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+        output = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=20, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r"(?:RELEASE|DEVELOPMENT)\.(\d{4}-\d{2})", output)
@@ -76,7 +78,9 @@ def read_release(binary: Path) -> str | None:
 def _check_binary(requested: str) -> Path:
     binary = shutil.which(requested)
     if binary is None:
-        raise StartupError(f"MINIO_BINARY={requested} is not an executable program.  Correct it or unset it.")
+        raise StartupError(
+            f"MINIO_BINARY={requested} is not an executable program.  Correct it or unset it."
+        )
     release = read_release(Path(binary))
     # YYYY-MM can be compared as text.  A program of unknown age is accepted.
     if release is not None and release < _MIN_RELEASE:

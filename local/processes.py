@@ -60,7 +60,11 @@ def build_server_programs(redis: RedisServer | None, minio: MinioServer | None) 
     if redis:
         programs.append(Program("redis", redis.build_command(), stop_timeout_s=5, is_server=True))
     if minio:
-        programs.append(Program("minio", minio.build_command(), stop_timeout_s=5, is_server=True, process="minio"))
+        programs.append(
+            Program(
+                "minio", minio.build_command(), stop_timeout_s=5, is_server=True, process="minio"
+            )
+        )
     return programs
 
 
@@ -78,10 +82,14 @@ def build_app_programs(api_port: int) -> list[Program]:
         Program("worker", [*event_worker, "-n", "events@%h"], process="worker"),
         Program("worker-2", [*event_worker, "-n", "events-2@%h"], process="worker"),
         Program(
-            "worker-bulk", [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"], process="worker"
+            "worker-bulk",
+            [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"],
+            process="worker",
         ),
         Program("beat", [*celery, "worker.scheduler", "beat"], process="beat"),
-        Program("api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"], process="api"),
+        Program(
+            "api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"], process="api"
+        ),
         Program("flower", flower, stop_timeout_s=5, process="flower"),
     ]
 
@@ -165,7 +173,9 @@ class Supervisor:
             self._socket.parent.rmdir()
 
     def _connect(self) -> ServerProxy:
-        return ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, f"unix://{self._socket}"))
+        return ServerProxy(
+            "http://127.0.0.1", SupervisorTransport(None, None, f"unix://{self._socket}")
+        )
 
     def _get_script_path(self, name: str) -> Path:
         return self.folder / "start" / f"{name}.sh"
@@ -175,7 +185,9 @@ class Supervisor:
             (self.folder / name).mkdir(exist_ok=True)
         conf = self.folder / "supervisord.conf"
         write_private_file(conf, _render_config(self._programs, self._socket))
-        supervisord = Program(_SUPERVISORD, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)])
+        supervisord = Program(
+            _SUPERVISORD, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
+        )
         for program in (supervisord, *self._programs):
             self._write_script(program)
 
@@ -209,7 +221,9 @@ def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -
 
 def read_credentials(folder: Path, process: str) -> dict[str, str]:
     """Return the settings that `write_credentials` wrote."""
-    lines = (folder / CREDENTIALS_FOLDER / f"{process}.env").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (folder / CREDENTIALS_FOLDER / f"{process}.env").read_text(encoding="utf-8").splitlines()
+    )
     settings = (shlex.split(line)[0].partition("=") for line in lines)
     return {name: value for name, _, value in settings}
 
@@ -251,7 +265,9 @@ def _render_config(programs: Sequence[Program], socket: Path) -> str:
     for position, program in enumerate(programs):
         autostart = "true" if program.is_server else "false"
         parts.append(
-            _PROGRAM.format(name=program.name, place=position, started=autostart, stop_s=program.stop_timeout_s)
+            _PROGRAM.format(
+                name=program.name, place=position, started=autostart, stop_s=program.stop_timeout_s
+            )
         )
     return "\n".join(parts)
 

@@ -19,7 +19,10 @@ class CommandFailed(Exception):
 
 
 def run_with_progress(
-    command: list[str], environment: Mapping[str, str], report: Reporter, format_progress: Callable[[list[str]], str]
+    command: list[str],
+    environment: Mapping[str, str],
+    report: Reporter,
+    format_progress: Callable[[list[str]], str],
 ) -> None:
     """Run `command` until it exits, and report its progress once a second.
 

@@ -45,7 +45,9 @@ def wait_for_ports(ports: Iterable[int]) -> None:
         time.sleep(_POLL_S)
 
 
-def wait_for_app(supervisor: Supervisor, configuration: Configuration, with_sample: bool, report: Reporter) -> None:
+def wait_for_app(
+    supervisor: Supervisor, configuration: Configuration, with_sample: bool, report: Reporter
+) -> None:
     """Return once the API is ready, and `with_sample` also once a row of the sample is published.
 
     There is no timeout.  After 60 s the function reports once what is missing, with the end of the
@@ -69,7 +71,9 @@ def list_ports(configuration: Configuration) -> list[int]:
     return [configuration.port(name) for name in DEFAULT_PORTS if name in configuration.values]
 
 
-def _wait_for_server(name: str, is_ready: Callable[[], bool], supervisor: Supervisor, report: Reporter) -> None:
+def _wait_for_server(
+    name: str, is_ready: Callable[[], bool], supervisor: Supervisor, report: Reporter
+) -> None:
     started_at = time.monotonic()
     # If another server holds the port, `is_ready` succeeds but our program does not stay RUNNING.
     while not (is_ready() and _get_state(name, supervisor) == "RUNNING"):
@@ -77,7 +81,9 @@ def _wait_for_server(name: str, is_ready: Callable[[], bool], supervisor: Superv
         if waited_s > _SERVER_TIMEOUT_S or (
             waited_s > 5 and _get_state(name, supervisor) not in {"STARTING", "RUNNING"}
         ):
-            raise StartupError(f"{name} does not start:\n{read_log_tail(supervisor.get_log_path(name))}")
+            raise StartupError(
+                f"{name} does not start:\n{read_log_tail(supervisor.get_log_path(name))}"
+            )
         if waited_s > 2:
             report(f"Waiting for {name}: {waited_s:.0f} s …")
         time.sleep(_POLL_S)
@@ -113,6 +119,8 @@ def _format_warning(supervisor: Supervisor, missing: str, waited_s: float) -> st
     not_running = {name: state for name, state in states.items() if state != "RUNNING"}
     lines = [f"Not ready after {waited_s:.0f} s.  {missing}"]
     for name in not_running or {"api": ""}:
-        lines.append(f"  {name} {not_running.get(name, '')}: end of {supervisor.get_log_path(name)}")
+        lines.append(
+            f"  {name} {not_running.get(name, '')}: end of {supervisor.get_log_path(name)}"
+        )
         lines.append(read_log_tail(supervisor.get_log_path(name)))
     return "\n".join([*lines, "Still waiting.  Ctrl-C stops Rowdrop."])

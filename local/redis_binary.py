@@ -27,13 +27,17 @@ def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
         if version >= _MIN_VERSION:
             return Path(path)
         version_text = ".".join(map(str, version)) or "of unknown version"
-        report(f"{path} is {version_text}, but 7.0 or newer is required: using the Valkey installed with Rowdrop.")
+        report(
+            f"{path} is {version_text}, but 7.0 or newer is required: using the Valkey installed with Rowdrop."
+        )
     return _find_in_wheel()
 
 
 def _read_version(binary: str) -> tuple[int, ...]:
     try:
-        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        output = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
     # Both programs print `v=<version>`.

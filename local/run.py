@@ -30,7 +30,15 @@ from local.processes import (
 )
 from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_servers
 from local.screen import Screen
-from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, find_minio, find_redis, read_log_tail
+from local.servers import (
+    MinioOptions,
+    MinioPorts,
+    MinioServer,
+    RedisServer,
+    find_minio,
+    find_redis,
+    read_log_tail,
+)
 from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
 from worker.commands.cli.exit_codes import EXIT_ATTENTION
 from worker.commands.cli.settings_discovery import SETTINGS_FILE
@@ -51,7 +59,8 @@ def main() -> int:
         given = config.read_given_settings(os.environ, ROOT / ".env")
         # The checkout's .env also applies to find_minio and the child processes.
         os.environ.update(given)
-        folder, arguments = _prepare_data_folder(given), _parse_arguments()
+        folder = _prepare_data_folder(given)
+        arguments = _parse_arguments()
         if arguments.load and _is_running(folder):
             _load_folder(arguments.load, given | read_credentials(folder, "loader"))
             return 0
@@ -116,28 +125,44 @@ def _hold_run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run_until_stopped(folder: Path, given: dict[str, str], arguments: _Arguments, screen: Screen) -> None:
-    stop_stale_processes(folder, lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"))
+def _run_until_stopped(
+    folder: Path, given: dict[str, str], arguments: _Arguments, screen: Screen
+) -> None:
+    stop_stale_processes(
+        folder,
+        lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"),
+    )
     redis_binary, minio_binary = _find_binaries(folder, given, screen)
     with ExitStack() as port_lock:
         port_lock.enter_context(_lock_port_selection(screen))
-        configuration = config.build_configuration(given, config.load_saved_settings(folder / ".env"), screen)
+        configuration = config.build_configuration(
+            given, config.load_saved_settings(folder / ".env"), screen
+        )
         config.save_configuration(configuration, folder / ".env")
         if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
-            screen(f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}.")
+            screen(
+                f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}."
+            )
         redis, minio = _create_servers(folder, configuration, redis_binary, minio_binary)
         supervisor = Supervisor(
-            folder, [*build_server_programs(redis, minio), *build_app_programs(configuration.port("API_PORT"))]
+            folder,
+            [
+                *build_server_programs(redis, minio),
+                *build_app_programs(configuration.port("API_PORT")),
+            ],
         )
         try:
-            has_sample = _start_processes(supervisor, configuration, (redis, minio), arguments.sample, screen)
+            has_sample = _start_processes(
+                supervisor, configuration, (redis, minio), arguments.sample, screen
+            )
             # All chosen ports are in use now: another start may choose its own.
             port_lock.close()
             wait_for_app(supervisor, configuration, has_sample, screen)
             if arguments.load:
                 screen(f"Loading {arguments.load}:")
                 _load_folder(
-                    arguments.load, _build_environment(configuration, folder) | read_credentials(folder, "loader")
+                    arguments.load,
+                    _build_environment(configuration, folder) | read_credentials(folder, "loader"),
                 )
             screen(render_banner(folder, configuration))
             supervisor.wait()
@@ -150,12 +175,16 @@ def _run_until_stopped(folder: Path, given: dict[str, str], arguments: _Argument
             supervisor.stop()
 
 
-def _find_binaries(folder: Path, given: dict[str, str], screen: Screen) -> tuple[Path | None, Path | None]:
+def _find_binaries(
+    folder: Path, given: dict[str, str], screen: Screen
+) -> tuple[Path | None, Path | None]:
     """Return the programs of Redis and MinIO, each None if that server is external.
 
     Validates the settings first, so that an error is reported before the slow build of MinIO.
     """
-    preview = config.build_configuration(given, config.load_saved_settings(folder / ".env"), lambda _: None)
+    preview = config.build_configuration(
+        given, config.load_saved_settings(folder / ".env"), lambda _: None
+    )
     redis = find_redis(screen) if preview.owns_redis else None
     minio = find_minio(report=screen) if preview.owns_minio else None
     return redis, minio
@@ -214,7 +243,11 @@ def _start_processes(
         write_credentials(folder, process, configuration.settings_of(process))
     config.save_settings_of_run(configuration, folder / SETTINGS_FILE)
     if minio:
-        write_credentials(folder, "minio", {**config.select_minio_settings(os.environ), **minio.build_environment()})
+        write_credentials(
+            folder,
+            "minio",
+            {**config.select_minio_settings(os.environ), **minio.build_environment()},
+        )
     environment = _build_environment(configuration, folder)
     supervisor.start(environment)
     wait_for_servers(supervisor, redis, minio, screen)
@@ -258,8 +291,13 @@ def _run_init(
     """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
-    init_settings = {**configuration.settings_of("init"), **config.select_minio_settings(os.environ)}
-    output_lines = _run_rowdrop(["init", *arguments], {**environment, **init_settings}, on_unknown_users).splitlines()
+    init_settings = {
+        **configuration.settings_of("init"),
+        **config.select_minio_settings(os.environ),
+    }
+    output_lines = _run_rowdrop(
+        ["init", *arguments], {**environment, **init_settings}, on_unknown_users
+    ).splitlines()
     for line in output_lines:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in output_lines
@@ -276,7 +314,9 @@ def _load_folder(folder: Path, environment: Mapping[str, str]) -> None:
         raise StartupError(f"{folder} was not loaded: see above")
 
 
-def _run_rowdrop(arguments: list[str], environment: dict[str, str], on_unknown_users: Callable[[], None]) -> str:
+def _run_rowdrop(
+    arguments: list[str], environment: dict[str, str], on_unknown_users: Callable[[], None]
+) -> str:
     """Run a command of `rowdrop` and return its output.
 
     If it exits with `EXIT_UNKNOWN_USERS`, `on_unknown_users` is called and the command is run once
@@ -285,7 +325,9 @@ def _run_rowdrop(arguments: list[str], environment: dict[str, str], on_unknown_u
 
     def run_once() -> "subprocess.CompletedProcess[str]":
         command = [*_ROWDROP_COMMAND, *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
 
     completed = run_once()
     if completed.returncode == EXIT_UNKNOWN_USERS:

@@ -94,7 +94,9 @@ class LocalServer(ABC):
             raise RuntimeError(f"the server in {self.folder} is already started")
         self.prepare_folder()
         # The developer's MINIO_* variables would change the server under test.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MINIO_")
+        }
         with self.log_path.open("ab") as log_file:
             self._process = subprocess.Popen(
                 self.build_command(),
@@ -172,7 +174,10 @@ class LocalServer(ABC):
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Stop the server."""
         self.stop()
@@ -344,7 +349,8 @@ class MinioServer(LocalServer):
             # of PUTs.
             "GOMAXPROCS": "8",
             "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.options.metrics_are_public else "jwt",
-            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN") or UNUSED_ORIGIN,
+            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN")
+            or UNUSED_ORIGIN,
             # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
             # used here.
             "MINIO_SCANNER_SPEED": "slowest",
@@ -404,7 +410,9 @@ def write_private_file(path: Path, text: str) -> None:
     new_file = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
         new_file.unlink()
-    with open(os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+    with open(  # noqa: PTH123
+        os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+    ) as file:
         file.write(text)
     new_file.replace(path)
 

@@ -15,12 +15,22 @@ class DutyCycle:
     """
 
     def __init__(
-        self, fraction: float, burst_s: float, clock: Callable[[], float], max_wait_s: float = math.inf
+        self,
+        fraction: float,
+        burst_s: float,
+        clock: Callable[[], float],
+        max_wait_s: float = math.inf,
     ) -> None:
         if not (0 < fraction <= 1 and burst_s >= 0):
-            raise ValueError("share must be above 0 and at most 1, and burst_s must not be negative")
-        self._fraction, self._burst_s, self._clock = fraction, burst_s, clock
-        self._balance_s, self._refilled_at, self._min_balance_s = burst_s, clock(), -max_wait_s * fraction
+            raise ValueError(
+                "share must be above 0 and at most 1, and burst_s must not be negative"
+            )
+        self._fraction = fraction
+        self._burst_s = burst_s
+        self._clock = clock
+        self._balance_s = burst_s
+        self._refilled_at = clock()
+        self._min_balance_s = -max_wait_s * fraction
 
     def compute_wait_s(self) -> float:
         """Return the seconds until the next piece of work may begin; 0 means now."""
@@ -37,5 +47,7 @@ class DutyCycle:
         self._balance_s = max(self._balance_s, self._min_balance_s)
 
     def _refill(self, now: float) -> None:
-        self._balance_s = min(self._burst_s, self._balance_s + (now - self._refilled_at) * self._fraction)
+        self._balance_s = min(
+            self._burst_s, self._balance_s + (now - self._refilled_at) * self._fraction
+        )
         self._refilled_at = now

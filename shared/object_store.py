@@ -106,7 +106,9 @@ class ObjectStore(Protocol):
 
     bucket: str
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         """Read an object.
 
         If it is larger than `most` bytes, only a beginning longer than `most` is returned, so the
@@ -198,7 +200,12 @@ class FileStore(Protocol):
         """See `ObjectStore.delete`."""
 
     def get_segment(
-        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        length: int,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
     ) -> Segment:
         """Read up to `length` bytes from `start`, to stream an object of any size in segments.
 

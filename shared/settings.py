@@ -84,8 +84,12 @@ class Settings:
             env.seal()
         except EnvValidationError as error:
             errors_by_name: Any = error.error_messages
-            error_lines = "".join(f"\n  {name}: {' '.join(reasons)}" for name, reasons in errors_by_name.items())
-            raise InvalidSettings(f"environment variables are missing or invalid:{error_lines}") from None
+            error_lines = "".join(
+                f"\n  {name}: {' '.join(reasons)}" for name, reasons in errors_by_name.items()
+            )
+            raise InvalidSettings(
+                f"environment variables are missing or invalid:{error_lines}"
+            ) from None
         except ValueError as error:  # the file of a *_FILE variable cannot be read
             raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
@@ -122,12 +126,18 @@ class Settings:
             "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_check_not_empty),
             "region": env.str("MINIO_REGION", "us-east-1", validate=_check_not_empty),
             "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_check_positive),
-            "publish_min_interval_s": env.float("PUBLISH_MIN_INTERVAL_S", 0, validate=_check_publish_interval),
+            "publish_min_interval_s": env.float(
+                "PUBLISH_MIN_INTERVAL_S", 0, validate=_check_publish_interval
+            ),
             "minio_prometheus_token": env.str("MINIO_PROMETHEUS_TOKEN", ""),
             "log_level": env.str("LOG_LEVEL", "INFO", validate=_check_log_level),
             "api_token": env.str("API_TOKEN", "", validate=_check_token),
-            "api_tokens": parse_tokens(env.str("API_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.WRITE),
-            "read_tokens": parse_tokens(env.str("READ_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.READ),
+            "api_tokens": parse_tokens(
+                env.str("API_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.WRITE
+            ),
+            "read_tokens": parse_tokens(
+                env.str("READ_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.READ
+            ),
             "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_check_token),
             "public_read": env.str("PUBLIC_READ", "false", validate=_check_boolean) in _TRUE_WORDS,
             "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_check_ip_address),
@@ -142,7 +152,8 @@ class Settings:
             "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
             "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
             "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",
-            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean) in _TRUE_WORDS,
+            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean)
+            in _TRUE_WORDS,
         }
 
 
@@ -188,12 +199,16 @@ def _check_ip_address(value: str) -> None:
 
 def _check_host_names(value: str) -> None:
     if not all(_HOST_NAME.fullmatch(name) for name in _split_words(value)):
-        raise ValidationError("must be host names without scheme and port, such as rowdrop.example.org, *.example.org")
+        raise ValidationError(
+            "must be host names without scheme and port, such as rowdrop.example.org, *.example.org"
+        )
 
 
 def _check_origins(value: str) -> None:
     if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in _split_words(value)):
-        raise ValidationError("must be origins such as https://example.org or http://localhost:3000, or *")
+        raise ValidationError(
+            "must be origins such as https://example.org or http://localhost:3000, or *"
+        )
 
 
 def _check_http_url(value: str) -> None:
@@ -215,7 +230,8 @@ def _check_images_mode(value: str) -> None:
         raise ValidationError("must be reference or copy")
 
 
-_TRUE_WORDS, _FALSE_WORDS = {"true", "True", "TRUE", "1", "yes", "on"}, {"false", "False", "FALSE", "0", "no", "off"}
+_TRUE_WORDS = {"true", "True", "TRUE", "1", "yes", "on"}
+_FALSE_WORDS = {"false", "False", "FALSE", "0", "no", "off"}
 
 
 def _check_boolean(value: str) -> None:

@@ -70,7 +70,12 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
             "socket_connect_timeout": min(3, timeout_s),
             "health_check_interval": 5,
         },
-        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+        task_publish_retry_policy={
+            "max_retries": 2,
+            "interval_start": 0.1,
+            "interval_step": 0.2,
+            "interval_max": 0.5,
+        },
     )
     return celery
 

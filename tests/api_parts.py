@@ -41,12 +41,16 @@ def make_dependencies(
     The defaults of `files` and `copies` are empty in-memory buckets. The default of `queue` is a
     fake queue, which no Celery worker reads.
     """
-    waiter, tasks = CompletionWaiter(ProcessRegistry(redis), 2), queue or FakeTaskQueue(redis)
-    store, output = files or FakeObjectStore("src-data", clock), copies or FakeObjectStore("processed-data", clock)
+    waiter = CompletionWaiter(ProcessRegistry(redis), 2)
+    tasks = queue or FakeTaskQueue(redis)
+    store = files or FakeObjectStore("src-data", clock)
+    output = copies or FakeObjectStore("processed-data", clock)
     return Dependencies(
         get_view=view,
         rebuild_controller=RebuildController(Rebuilds(redis), tasks.rebuild, waiter, clock),
-        refresh_controller=RefreshController(RefreshRequests(redis), tasks.refresh_requested, waiter),
+        refresh_controller=RefreshController(
+            RefreshRequests(redis), tasks.refresh_requested, waiter
+        ),
         source_transfers=Transfers(store.bucket, lambda: store),
         copy_transfers=Transfers(output.bucket, lambda: output),
         unpacks=Unpacks(redis),

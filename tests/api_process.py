@@ -45,13 +45,22 @@ class ApiProcess:
     """
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
-        self.environment, self.log = environment, log
+        self.environment = environment
+        self.log = log
         self.port = find_free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Start gunicorn; return when a process answers, even if only with a 503."""
-        command = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--bind", f"{HOST}:{self.port}"]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "api/gunicorn_conf.py",
+            "--bind",
+            f"{HOST}:{self.port}",
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "api.wsgi:app"],
@@ -76,7 +85,9 @@ class ApiProcess:
         assert self._process is not None
         return self._process.pid
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> ApiResponse:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> ApiResponse:
         """Send one request and return the answer."""
         connection = HTTPConnection(HOST, self.port, timeout=60)
         try:
@@ -84,7 +95,9 @@ class ApiProcess:
             connection.request(method, path, body, sent_headers)
             response = connection.getresponse()
             body = response.read()
-            return ApiResponse(response.status, {name.lower(): text for name, text in response.getheaders()}, body)
+            return ApiResponse(
+                response.status, {name.lower(): text for name, text in response.getheaders()}, body
+            )
         finally:
             connection.close()
 
@@ -113,11 +126,21 @@ class ApiEnvironment:
     """
 
     def __init__(
-        self, minio: MinioServer, bucket: str, redis: RedisServer, log: Path, source: str = "no-such-bucket"
+        self,
+        minio: MinioServer,
+        bucket: str,
+        redis: RedisServer,
+        log: Path,
+        source: str = "no-such-bucket",
     ) -> None:
-        self.redis_server, self.bucket = redis, bucket
-        self.store = S3ObjectStore(S3Connection(bucket, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
-        self.source = S3ObjectStore(S3Connection(source, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+        self.redis_server = redis
+        self.bucket = bucket
+        self.store = S3ObjectStore(
+            S3Connection(bucket, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        )
+        self.source = S3ObjectStore(
+            S3Connection(source, minio.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        )
         self.api = ApiProcess(
             {
                 "MINIO_ENDPOINT": minio.endpoint,

@@ -40,7 +40,8 @@ def make_special_tar(kind: bytes, path: str = "1.csv", target: str = "/etc/passw
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         info = tarfile.TarInfo(path)
-        info.type, info.linkname = kind, target
+        info.type = kind
+        info.linkname = target
         archive.addfile(info)
     return buffer.getvalue()
 

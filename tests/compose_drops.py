@@ -16,7 +16,8 @@ from urllib3.exceptions import HTTPError
 from worker.services import ServerClients
 
 clients = ServerClients.from_environment(redis=False)
-client, bucket = clients.create_minio_client(), clients.settings.source_bucket
+client = clients.create_minio_client()
+bucket = clients.settings.source_bucket
 
 
 def retry_until_done(request: Callable[[], object]) -> None:

@@ -17,7 +17,8 @@ from shared.s3.files import S3FileStore
 from shared.s3.objects import S3ObjectStore
 from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
-MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
+MINIO_USER = "rowdrop-tests"
+MINIO_PASSWORD = "a-password-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +32,18 @@ def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
 
     MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
     """
-    with RedisServer(servers_folder / "minio-redis", find_free_port(), ServerUser("", secrets.token_hex(8))) as server:
+    with RedisServer(
+        servers_folder / "minio-redis", find_free_port(), ServerUser("", secrets.token_hex(8))
+    ) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def silent_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """Start a Redis that MinIO does not publish to."""
-    with RedisServer(servers_folder / "silent-redis", find_free_port(), ServerUser("", secrets.token_hex(8))) as server:
+    with RedisServer(
+        servers_folder / "silent-redis", find_free_port(), ServerUser("", secrets.token_hex(8))
+    ) as server:
         yield server
 
 
@@ -64,7 +69,9 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     minio: MinioServer = request.getfixturevalue("minio_server")
     yield request.getfixturevalue("minio_redis_server")
     deadline = time.monotonic() + 60
-    while any(path.is_file() for path in minio.event_queue_dir.rglob("*")):  # the next such test starts without them
+    while any(
+        path.is_file() for path in minio.event_queue_dir.rglob("*")
+    ):  # the next such test starts without them
         assert time.monotonic() < deadline, "MinIO still has events to send"
         time.sleep(0.01)
 
@@ -91,7 +98,13 @@ def create_bucket(client: Minio) -> str:
 def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create an empty bucket."""
     return S3ObjectStore(
-        S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        S3Connection(
+            create_bucket(minio_client),
+            minio_server.endpoint,
+            MINIO_USER,
+            MINIO_PASSWORD,
+            "us-east-1",
+        )
     )
 
 
@@ -114,24 +127,44 @@ def files(store: S3ObjectStore, open_files: OpenFiles) -> S3FileStore:
 def other_store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create a second empty bucket on the same server."""
     return S3ObjectStore(
-        S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        S3Connection(
+            create_bucket(minio_client),
+            minio_server.endpoint,
+            MINIO_USER,
+            MINIO_PASSWORD,
+            "us-east-1",
+        )
     )
 
 
 @pytest.fixture
 def missing_bucket_store(minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(S3Connection("no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+    return S3ObjectStore(
+        S3Connection(
+            "no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"
+        )
+    )
 
 
 @pytest.fixture
 def unauthorized_store(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(S3Connection(store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1"))
+    return S3ObjectStore(
+        S3Connection(
+            store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1"
+        )
+    )
 
 
 @pytest.fixture
 def unreachable_store() -> S3ObjectStore:
     return S3ObjectStore(
-        S3Connection("src-data", f"http://127.0.0.1:{find_free_port()}", MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        S3Connection(
+            "src-data",
+            f"http://127.0.0.1:{find_free_port()}",
+            MINIO_USER,
+            MINIO_PASSWORD,
+            "us-east-1",
+        )
     )
 
 

@@ -18,7 +18,9 @@ LAST_MODIFIED = 1_795_638_688
 ETAG = "f5edf5a9b97bd7999144e7448fb9b1e5"
 
 
-def make_person(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = BIRTHTS) -> Person:
+def make_person(
+    first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = BIRTHTS
+) -> Person:
     return Person(first_name, last_name, birthts)
 
 
@@ -30,7 +32,13 @@ def make_row(
     img_path: str | None = None,
 ) -> Row:
     """Return a row. If `img_path` is not given, it is that of the user's png."""
-    return Row(user_id, first_name, last_name, birthts, f"src-data/{user_id}.png" if img_path is None else img_path)
+    return Row(
+        user_id,
+        first_name,
+        last_name,
+        birthts,
+        f"src-data/{user_id}.png" if img_path is None else img_path,
+    )
 
 
 def make_rows(*user_ids: str) -> dict[str, Row]:
@@ -52,7 +60,12 @@ def make_csv_version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
 
 
 def make_fact(
-    user_id: str = "1", image: str | None = "", *, held: bool = False, source: str = "", person: Person | None = None
+    user_id: str = "1",
+    image: str | None = "",
+    *,
+    held: bool = False,
+    source: str = "",
+    person: Person | None = None,
 ) -> Fact:
     """Return a fact. An empty `image` means the user's png, an empty `source` its own CSV."""
     image = f"{user_id}.png" if image == "" else image
@@ -81,7 +94,9 @@ def make_csv_body(
     return make_csv_text(fields, line_end=line_end).encode(encoding)
 
 
-def make_notification(key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put") -> bytes:
+def make_notification(
+    key: str = "1.csv", bucket: str = "src-data", name: str = "s3:ObjectCreated:Put"
+) -> bytes:
     """Return a notification of MinIO with the relevant fields. `key` is not URL-encoded yet."""
     s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "eTag": ETAG}}
     event = {"Event": [{"eventName": name, "s3": s3}], "EventTime": "2026-11-25T20:31:28.000Z"}

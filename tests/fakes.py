@@ -61,7 +61,9 @@ class FakeObjectStore(ObjectStore):
         objects = self._get_objects().get(key)
         return objects and ObjectInfo(key, objects.etag, objects.last_modified, len(objects.body))
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         objects = self._read_object(key)
         if objects.etag == if_none_match:
             raise NotModified(key)
@@ -124,19 +126,33 @@ class FakeObjectStore(ObjectStore):
         keys = [key for key in self._get_objects() if not folder or key.startswith(f"{folder}/")]
         found = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
         listed = [
-            ObjectInfo(key, held.etag, held.last_modified, len(held.body)) for key, held in self._iterate_objects(found)
+            ObjectInfo(key, held.etag, held.last_modified, len(held.body))
+            for key, held in self._iterate_objects(found)
         ]
-        return (listed[start : start + LIST_PAGE_SIZE] for start in range(0, len(listed), LIST_PAGE_SIZE))
+        return (
+            listed[start : start + LIST_PAGE_SIZE]
+            for start in range(0, len(listed), LIST_PAGE_SIZE)
+        )
 
     def get_segment(
-        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        length: int,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
     ) -> Segment:
         objects = self._read_object(key)
         if objects.etag == if_none_match:
             raise NotModified(key)
         if if_match not in {None, objects.etag}:
             raise PreconditionFailed(key)
-        return Segment(objects.body[start : start + length], objects.etag, objects.last_modified, len(objects.body))
+        return Segment(
+            objects.body[start : start + length],
+            objects.etag,
+            objects.last_modified,
+            len(objects.body),
+        )
 
     def upload(self, key: str, body: ByteReader, length: int) -> str:
         read = b""
@@ -148,11 +164,20 @@ class FakeObjectStore(ObjectStore):
         return self.put(key, read)
 
     def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
-        found = (info for page in self.list_objects(after) for info in page if info.key.startswith(prefix))
+        found = (
+            info
+            for page in self.list_objects(after)
+            for info in page
+            if info.key.startswith(prefix)
+        )
         return list(islice(found, limit))
 
     def list_folders(self, folder: str) -> list[str]:
-        relative_keys = [key.removeprefix(f"{folder}/") for key in self._get_objects() if key.startswith(f"{folder}/")]
+        relative_keys = [
+            key.removeprefix(f"{folder}/")
+            for key in self._get_objects()
+            if key.startswith(f"{folder}/")
+        ]
         return sorted({rest.partition("/")[0] for rest in relative_keys if "/" in rest})
 
     def _iterate_objects(self, keys: list[str]) -> Iterator[tuple[str, StoredObject]]:

@@ -27,7 +27,11 @@ class HttpReply(NamedTuple):
 
 
 def send_unsigned(
-    endpoint: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    endpoint: str,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
 ) -> HttpReply:
     """Send one request unchanged, without signing it."""
     connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)
@@ -35,7 +39,9 @@ def send_unsigned(
         connection.request(method, target, body, dict(headers or {}))
         response = connection.getresponse()
         content = response.read()
-        return HttpReply(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+        return HttpReply(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, content
+        )
     finally:
         connection.close()
 
@@ -51,9 +57,14 @@ class Forger:
     def send_all(self, bucket: str, key: str, body: bytes = FORGED_CSV) -> dict[str, HttpReply]:
         """Send every kind of forged upload.  Return the replies by kind."""
         target = f"/{bucket}/{key}"
-        snowball = {"Authorization": self._authorization, "X-Amz-Meta-Snowball-Auto-Extract": "true"}
+        snowball = {
+            "Authorization": self._authorization,
+            "X-Amz-Meta-Snowball-Auto-Extract": "true",
+        }
         encrypted = {
-            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": base64.b64encode(bytes(64)).decode(),
+            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": base64.b64encode(
+                bytes(64)
+            ).decode(),
             "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
             "X-Minio-Replication-Server-Side-Encryption-Iv": base64.b64encode(bytes(32)).decode(),
         }
@@ -63,12 +74,20 @@ class Forger:
             "access key in the query, snowball": self._upload(
                 target + self._query, tar, {"X-Amz-Meta-Snowball-Auto-Extract": "true"}
             ),
-            "access key in the query, replication headers": self._upload(target + self._query, body, encrypted),
-            "forged Authorization": self._upload(target, body, {"Authorization": self._authorization}),
+            "access key in the query, replication headers": self._upload(
+                target + self._query, body, encrypted
+            ),
+            "forged Authorization": self._upload(
+                target, body, {"Authorization": self._authorization}
+            ),
             "forged Authorization, snowball": self._upload(target, tar, snowball),
-            "forged Authorization, snowball not chunked": self._upload(target, tar, snowball, chunked=False),
+            "forged Authorization, snowball not chunked": self._upload(
+                target, tar, snowball, chunked=False
+            ),
             "no access key": self._upload(target, body),
-            "part of a multipart upload": self._upload(f"{target}{self._query}&partNumber=1&uploadId=x", body),
+            "part of a multipart upload": self._upload(
+                f"{target}{self._query}&partNumber=1&uploadId=x", body
+            ),
         }
 
     @property
@@ -84,7 +103,12 @@ class Forger:
         return f"AWS4-HMAC-SHA256 Credential={self._credential}, SignedHeaders={signed}, Signature={'0' * 64}"
 
     def _upload(
-        self, target: str, body: bytes, headers: Mapping[str, str] | None = None, *, chunked: bool = True
+        self,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        chunked: bool = True,
     ) -> HttpReply:
         request_body = _encode_chunk(body) if chunked else body
         signed_headers = {
@@ -93,10 +117,14 @@ class Forger:
             "x-amz-trailer": "x-amz-checksum-crc32",
             "x-amz-date": self._date,
         }
-        return send_unsigned(self._endpoint, "PUT", target, request_body, {**signed_headers, **(headers or {})})
+        return send_unsigned(
+            self._endpoint, "PUT", target, request_body, {**signed_headers, **(headers or {})}
+        )
 
 
-def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str, bucket: str, key: str) -> HttpReply:
+def upload_with_unsigned_trailer(
+    endpoint: str, access_key: str, secret_key: str, bucket: str, key: str
+) -> HttpReply:
     """Send an upload with an unsigned trailer and a valid signature.
 
     Some versions of MinIO do not verify the signature of such uploads.
@@ -120,14 +148,22 @@ def upload_with_unsigned_trailer(endpoint: str, access_key: str, secret_key: str
         date=now,
     )
     return send_unsigned(
-        endpoint, "PUT", target, _encode_chunk(FORGED_CSV), {name: str(value) for name, value in signed_headers.items()}
+        endpoint,
+        "PUT",
+        target,
+        _encode_chunk(FORGED_CSV),
+        {name: str(value) for name, value in signed_headers.items()},
     )
 
 
 def _encode_chunk(body: bytes) -> bytes:
     """Return the body as one aws-chunked chunk, followed by its checksum."""
     checksum = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
-    return b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (len(body), body, checksum.encode())
+    return b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % (
+        len(body),
+        body,
+        checksum.encode(),
+    )
 
 
 def _make_tar(name: str, body: bytes) -> bytes:

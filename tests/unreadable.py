@@ -18,10 +18,19 @@ from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from local.ports import HOST, find_free_port
-from local.servers import MinioOptions, MinioPorts, MinioServer, RedisAddress, ServerUser, find_minio
+from local.servers import (
+    MinioOptions,
+    MinioPorts,
+    MinioServer,
+    RedisAddress,
+    ServerUser,
+    find_minio,
+)
 
-MINIO_USER, MINIO_PASSWORD = "rowdrop-tests", "a-password-of-the-tests"
-UNREADABLE_BUCKET, UNREADABLE_KEY = "sealed", "object"
+MINIO_USER = "rowdrop-tests"
+MINIO_PASSWORD = "a-password-of-the-tests"
+UNREADABLE_BUCKET = "sealed"
+UNREADABLE_KEY = "object"
 UNREADABLE_BODY = b"first_name,last_name,birthts\nSealed,By a key of its own,946674000000\n"
 
 
@@ -70,15 +79,27 @@ def write_unreadable_object(folder: Path) -> Path:
     with server, warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureRequestWarning)
         client = Minio(
-            f"{HOST}:{server.port}", MINIO_USER, MINIO_PASSWORD, region="us-east-1", http_client=_create_http_client()
+            f"{HOST}:{server.port}",
+            MINIO_USER,
+            MINIO_PASSWORD,
+            region="us-east-1",
+            http_client=_create_http_client(),
         )
         client.make_bucket(UNREADABLE_BUCKET)
         key = SseCustomerKey(secrets.token_bytes(32))
-        client.put_object(UNREADABLE_BUCKET, UNREADABLE_KEY, io.BytesIO(UNREADABLE_BODY), len(UNREADABLE_BODY), sse=key)
+        client.put_object(
+            UNREADABLE_BUCKET,
+            UNREADABLE_KEY,
+            io.BytesIO(UNREADABLE_BODY),
+            len(UNREADABLE_BODY),
+            sse=key,
+        )
     return folder / "data" / UNREADABLE_BUCKET / UNREADABLE_KEY / "xl.meta"
 
 
-def replace_by_unreadable(server: MinioServer, unreadable_file: Path, bucket: str, key: str) -> None:
+def replace_by_unreadable(
+    server: MinioServer, unreadable_file: Path, bucket: str, key: str
+) -> None:
     """Replace the object `key`, or create it, by the sealed object; this sends no event.
 
     `unreadable_file`: the file of `write_unreadable_object`.

@@ -19,7 +19,9 @@ class Heartbeat:
     """The heartbeat of one process. With an empty path it does nothing."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock, self._last_beat_at = Path(path) if path else None, clock, float("-inf")
+        self._path = Path(path) if path else None
+        self._clock = clock
+        self._last_beat_at = float("-inf")
 
     def beat(self) -> None:
         """Record a completed turn. Touches the file at most once per second."""

@@ -38,7 +38,8 @@ EVENT_TIMEOUT_S = 1.0
 MAX_QUEUED_MESSAGES = 2
 """With this many messages in the queue, workers are busy, and events are collected further."""
 GATHER_POLL_S = 0.02
-GATHER_S, BURST_BATCHES = 0.2, 10
+GATHER_S = 0.2
+BURST_BATCHES = 10
 """In a burst, events are collected for `GATHER_S` seconds a batch after `BURST_BATCHES` batches."""
 SINGLE_DROP_QUIET_S = 0.01
 """After this many seconds without an event, the next event is handled as a single drop."""
@@ -84,15 +85,23 @@ class Listener:
         started_at = time.monotonic()
         first = None if self._has_more else self._inbox.wait_for_event(timeout_s)
         now = time.monotonic()
-        if first and now - started_at > SINGLE_DROP_QUIET_S and now - self._peeked_at < EVENT_TIMEOUT_S:
+        if (
+            first
+            and now - started_at > SINGLE_DROP_QUIET_S
+            and now - self._peeked_at < EVENT_TIMEOUT_S
+        ):
             # A single drop does not wait for a batch. Concurrent events follow in the next one.
-            fast_entries, safe_entries = [first], list[bytes]()
+            fast_entries = [first]
+            safe_entries = list[bytes]()
         else:
             fast_entries, safe_entries = self._gather()
             self._peeked_at = now
             self._has_more = CHUNK_SIZE in {len(fast_entries), len(safe_entries)}
         marked = list(
-            dict.fromkeys(self._mark_and_pop(FAST_EVENTS, fast_entries) + self._mark_and_pop(SAFE_EVENTS, safe_entries))
+            dict.fromkeys(
+                self._mark_and_pop(FAST_EVENTS, fast_entries)
+                + self._mark_and_pop(SAFE_EVENTS, safe_entries)
+            )
         )
         user_ids = [user_id for user_id in marked if parse_bundle_id(user_id) is None]
         for start in range(0, len(user_ids), CHUNK_SIZE):
@@ -119,13 +128,17 @@ class Listener:
     def _mark_and_pop(self, event_list: str, raw_entries: Sequence[bytes]) -> list[str]:
         if not raw_entries:
             return []
-        return self._inbox.mark_and_pop(event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock())
+        return self._inbox.mark_and_pop(
+            event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock()
+        )
 
     def _decode_entry(self, raw: bytes) -> DecodedEntry:
         try:
             events = decode_entry(raw)
         except InvalidEvent as error:
-            logger.warning("an event cannot be decoded and becomes a dead letter, see /errors: %s", error)
+            logger.warning(
+                "an event cannot be decoded and becomes a dead letter, see /errors: %s", error
+            )
             return DecodedEntry(raw, (), str(error))
         user_ids = []
         for event in events:

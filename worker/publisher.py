@@ -23,7 +23,10 @@ from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)
 
-LIVE_FRACTION, BULK_FRACTION, BURST_S, MAX_PUBLISH_WAIT_S = 0.35, 0.2, 0.1, 2.0
+LIVE_FRACTION = 0.35
+BULK_FRACTION = 0.2
+BURST_S = 0.1
+MAX_PUBLISH_WAIT_S = 2.0
 """The throttle, see `shared.duty_cycle.DutyCycle`: shares of the time, seconds at full speed, maximum wait."""
 WAKEUP_TIMEOUT_S = 5.0
 """Seconds to wait for a wake-up; then the pending results are counted, as it may be lost."""
@@ -88,7 +91,12 @@ class PublisherLoop:
         if pending_count < 0:
             # Another publisher holds the lease: poll, as the end of a lease sends no wake-up.
             time.sleep(0.2)
-        time.sleep(max(self._live_cycle.compute_wait_s(), self._started_at + self._min_interval_s - time.monotonic()))
+        time.sleep(
+            max(
+                self._live_cycle.compute_wait_s(),
+                self._started_at + self._min_interval_s - time.monotonic(),
+            )
+        )
         self._started_at = time.monotonic()
         pending_count = self._publisher.publish()
         duration_s = time.monotonic() - self._started_at
@@ -107,7 +115,9 @@ class PublisherLoop:
             return True
         if self._publisher.has_superseded_copies:
             return True
-        timeout_s = MANIFEST_TIMEOUT_S if self._publisher.is_manifest_due(idle=True) else WAKEUP_TIMEOUT_S
+        timeout_s = (
+            MANIFEST_TIMEOUT_S if self._publisher.is_manifest_due(idle=True) else WAKEUP_TIMEOUT_S
+        )
         if self._publish_queue.wait_for_wakeup([WAKE_LIVE, WAKE_BULK], timeout_s):
             return True
         if self._publisher.is_manifest_due(idle=True):

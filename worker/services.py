@@ -81,7 +81,8 @@ class ServerClients:
     def create_minio_client(self, http_client: PoolManager | None = None) -> Minio:
         """Return a client for requests about whole buckets: creation and notifications."""
         endpoint = urlsplit(self.settings.minio_endpoint)
-        access_key, secret_key = self.settings.minio_access_key, self.settings.minio_secret_key
+        access_key = self.settings.minio_access_key
+        secret_key = self.settings.minio_secret_key
         return Minio(
             endpoint.netloc,
             access_key,
@@ -123,7 +124,9 @@ class Services:
     `deadline` is entered for each read and may kill the process.
     """
 
-    def __init__(self, clients: ServerClients, deadline: AbstractContextManager[None] | None = None) -> None:
+    def __init__(
+        self, clients: ServerClients, deadline: AbstractContextManager[None] | None = None
+    ) -> None:
         self.clients = clients
         self._deadline = deadline
 
@@ -154,7 +157,9 @@ class Services:
     @cached_property
     def image_copies(self) -> ImageCopies:
         """The maker of image copies."""
-        return ImageCopies(self.clients.source, self.clients.output, all_images=self.clients.settings.copy_images)
+        return ImageCopies(
+            self.clients.source, self.clients.output, all_images=self.clients.settings.copy_images
+        )
 
     @cached_property
     def ignored_keys(self) -> IgnoredKeys:
@@ -164,18 +169,23 @@ class Services:
     @cached_property
     def minio_metrics(self) -> MinioMetrics:
         """The reader of MinIO's metrics."""
-        return MinioMetrics(self.clients.settings.minio_endpoint, self.clients.settings.minio_prometheus_token)
+        return MinioMetrics(
+            self.clients.settings.minio_endpoint, self.clients.settings.minio_prometheus_token
+        )
 
     @cached_property
     def notification_rules(self) -> NotificationRules:
         """MinIO's notification rules of the source bucket, by a client with short timeouts."""
         http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
-        return NotificationRules(self.clients.create_minio_client(http_client), self.clients.settings.source_bucket)
+        return NotificationRules(
+            self.clients.create_minio_client(http_client), self.clients.settings.source_bucket
+        )
 
     @cached_property
     def refresher(self) -> Refresher:
         """The reader of users' files."""
-        source, backlog = self.clients.source, self.state
+        source = self.clients.source
+        backlog = self.state
         return Refresher(
             source,
             backlog,
@@ -252,7 +262,9 @@ class Services:
             self.clients.settings.sweep_interval_s,
             self.notification_rules,
         )
-        return Watchdog(checks.list_all(), records.sweeps, self.clients.tasks, partial(upgrade_schema, client))
+        return Watchdog(
+            checks.list_all(), records.sweeps, self.clients.tasks, partial(upgrade_schema, client)
+        )
 
 
 def freeze_gc() -> None:

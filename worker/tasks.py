@@ -131,14 +131,23 @@ def _add_tasks(celery: Celery, get_services: Callable[[], Services]) -> None:
     class RebuildTask(Task):  # type: ignore[type-arg]
         """A task that records the rebuild as failed after the last retry."""
 
-        def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ANN401
+        def on_failure(
+            self,
+            exc: Exception,
+            task_id: str,
+            args: Any,  # noqa: ANN401
+            kwargs: Any,  # noqa: ANN401
+            einfo: Any,  # noqa: ANN401
+        ) -> None:
             """Record the failure.
 
             Celery calls this after the last retry.
             """
             get_services().rebuild.fail(args[0], str(exc))
 
-    @celery.task(name=REBUILD, base=RebuildTask, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS)
+    @celery.task(
+        name=REBUILD, base=RebuildTask, **LONG_TASK_OPTIONS, **RETRY_OPTIONS, **_APP_OPTIONS
+    )
     def rebuild(task_id: str) -> None:
         """Start a full rebuild, or resume an interrupted one."""
         get_services().rebuild.start(task_id)

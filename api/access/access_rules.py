@@ -29,7 +29,9 @@ READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that only read. Every other method is a write."""
 
 # A host name, an IPv4 address or a bracketed IPv6 address, with an optional final dot and port.
-_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
+_HOST_HEADER = re.compile(
+    r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]*)?", re.IGNORECASE | re.ASCII
+)
 _LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 _LOOPBACK_IPV6 = IPv6Address("::1")
 _BEARER_SCHEME = "bearer"
@@ -172,7 +174,9 @@ class AccessRules:
         value = credentials.strip(" ").encode(errors="backslashreplace")
         # Compare with every token, even after a match: the latency must not reveal which of them is
         # similar to the one that was sent.
-        matches = [token for token in self.tokens if self.compare_tokens(token.value.encode(), value)]
+        matches = [
+            token for token in self.tokens if self.compare_tokens(token.value.encode(), value)
+        ]
         return matches[0] if matches else None
 
 

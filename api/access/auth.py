@@ -9,7 +9,12 @@ from urllib.parse import quote
 from falcon import Request, Response
 
 from api.access.access_rules import READ_METHODS, AccessDecision, AccessOutcome, AccessRules
-from api.access.failure_limiter import FAILED_TOKEN_DELAY_S, FAILURE_WINDOW_S, MAX_FAILURES, FailureLimiter
+from api.access.failure_limiter import (
+    FAILED_TOKEN_DELAY_S,
+    FAILURE_WINDOW_S,
+    MAX_FAILURES,
+    FailureLimiter,
+)
 from api.web.problems import Problem
 
 PUBLIC_PATH = "/health/live"
@@ -30,7 +35,9 @@ _HOW_TO_READ = (
     "token of this Rowdrop in the header Authorization: Bearer <token>."
 )
 _WRONG_CREDENTIALS = "The Authorization header is not Bearer followed by a token of this Rowdrop."
-_READ_ONLY_CREDENTIALS = "This token is for reading only.  A write needs API_TOKEN or one of the API_TOKENS."
+_READ_ONLY_CREDENTIALS = (
+    "This token is for reading only.  A write needs API_TOKEN or one of the API_TOKENS."
+)
 _WRITES_REFUSED = (
     "Only clients on the same machine may write without a token, and no write token is set.  "
     "Set API_TOKEN for this Rowdrop."
@@ -73,7 +80,9 @@ class AuthMiddleware:
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
 
-    def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
+    def process_response(
+        self, request: Request, response: Response, resource: object, succeeded: bool
+    ) -> None:
         """Log a write that was allowed, with the status of its response."""
         actor = getattr(request.context, "writer", None)
         if actor is not None:
@@ -85,9 +94,13 @@ class AuthMiddleware:
         if self._limiter.count_refusal(address) <= MAX_FAILURES:
             reason = _LOG_REASONS[decision.outcome]
             actor = f" ({decision.actor})" if decision.actor else ""
-            logger.info("refused %s from %s: %s%s", _format_request(request), address, reason, actor)
+            logger.info(
+                "refused %s from %s: %s%s", _format_request(request), address, reason, actor
+            )
         if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
-            return Problem("failed-tokens", _TOO_MANY_FAILURES, {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"})
+            return Problem(
+                "failed-tokens", _TOO_MANY_FAILURES, {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
+            )
         return _make_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
     def _limit_failures(self, address: str) -> bool:

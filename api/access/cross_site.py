@@ -19,7 +19,9 @@ from api.access.access_rules import READ_METHODS, parse_host_name
 from api.web.problems import Problem
 
 _TRUSTED_FETCH_SITES = frozenset({"same-origin", "none"})
-_EXPOSED_HEADERS = "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
+_EXPOSED_HEADERS = (
+    "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
+)
 _CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
 _CORS_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"
 _PREFLIGHT_MAX_AGE_S = "600"
@@ -42,9 +44,13 @@ class CrossSiteMiddleware:
     `*` the pages of every origin may read.
     """
 
-    def __init__(self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()) -> None:
+    def __init__(
+        self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()
+    ) -> None:
         # Bounded: clients choose the values of `Host`.
-        self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(_HostMatcher(allowed_hosts).allows)
+        self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(
+            _HostMatcher(allowed_hosts).allows
+        )
         self._allowed_origins = frozenset(origin.lower() for origin in cors_origins)
 
     def process_request(self, request: Request, response: Response) -> None:
@@ -56,9 +62,13 @@ class CrossSiteMiddleware:
         if not self._is_allowed_host(env.get("HTTP_HOST", "")):
             raise Problem("other-host", _HOST_NOT_ALLOWED.format(env["HTTP_HOST"][:80]))
         if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
-            self._check_site(request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE"))
+            self._check_site(
+                request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE")
+            )
 
-    def process_response(self, request: Request, response: Response, resource: object, succeeded: bool) -> None:
+    def process_response(
+        self, request: Request, response: Response, resource: object, succeeded: bool
+    ) -> None:
         """Set the security headers of the answer."""
         resource_policy = response.get_header("Content-Security-Policy")
         response.set_headers(SECURITY_HEADERS)
@@ -68,7 +78,9 @@ class CrossSiteMiddleware:
         if self._allowed_origins - {"*"}:
             response.append_header("Vary", "Origin")
 
-    def _check_site(self, request: Request, response: Response, origin: str | None, site: str | None) -> None:
+    def _check_site(
+        self, request: Request, response: Response, origin: str | None, site: str | None
+    ) -> None:
         # Browsers set both headers, and no script can change them. `Sec-Fetch-Site` takes
         # precedence, as behind a proxy the own origin may differ from `Host`.
         if origin and self._is_allowed_origin(origin.lower(), request):
@@ -91,13 +103,17 @@ class CrossSiteMiddleware:
         return "*" in self._allowed_origins and method in READ_METHODS
 
     def _add_cors_headers(self, origin: str, request: Request, response: Response) -> None:
-        response.set_header("Access-Control-Allow-Origin", origin if origin.lower() in self._allowed_origins else "*")
+        response.set_header(
+            "Access-Control-Allow-Origin",
+            origin if origin.lower() in self._allowed_origins else "*",
+        )
         response.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
         if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
             response.set_header("Access-Control-Allow-Methods", _CORS_METHODS)
             response.set_header("Access-Control-Allow-Headers", _CORS_REQUEST_HEADERS)
             response.set_header("Access-Control-Max-Age", _PREFLIGHT_MAX_AGE_S)
-            response.status, response.complete = HTTP_204, True
+            response.status = HTTP_204
+            response.complete = True
 
 
 class _HostMatcher:
@@ -105,7 +121,10 @@ class _HostMatcher:
         names = {name.lower() for name in allowed}
         self._allows_any = "*" in names
         self._allowed_names = names | {"localhost"}
-        self._allowed_suffixes = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
+        self._allowed_suffixes = (
+            ".localhost",
+            *(name[1:] for name in names if name.startswith("*.")),
+        )
 
     def allows(self, host: str) -> bool:
         """Return whether a `Host` header is allowed.
@@ -117,7 +136,11 @@ class _HostMatcher:
         name = parse_host_name(host)
         if name is None:
             return False
-        return name in self._allowed_names or name.endswith(self._allowed_suffixes) or _is_ip_address(name)
+        return (
+            name in self._allowed_names
+            or name.endswith(self._allowed_suffixes)
+            or _is_ip_address(name)
+        )
 
 
 def _is_ip_address(host: str) -> bool:
@@ -136,7 +159,9 @@ def _is_same_origin(origin: str | None, request: Request) -> bool:
     if origin is None:
         return True
     host = request.env.get("HTTP_HOST", "").lower()
-    return bool(host) and origin.partition("://")[2].lower() == host  # the origin `null` has no host
+    return (
+        bool(host) and origin.partition("://")[2].lower() == host
+    )  # the origin `null` has no host
 
 
 def _is_link_navigation(request: Request) -> bool:
@@ -144,8 +169,13 @@ def _is_link_navigation(request: Request) -> bool:
     env = request.env
     if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
         return False
-    return env.get("HTTP_SEC_FETCH_MODE") == "navigate" and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+    return (
+        env.get("HTTP_SEC_FETCH_MODE") == "navigate"
+        and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+    )
 
 
 _HOST_NOT_ALLOWED = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
-_ORIGIN_NOT_ALLOWED = "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."
+_ORIGIN_NOT_ALLOWED = (
+    "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."
+)

@@ -53,7 +53,9 @@ def compress_in_blocks(
     return b"".join(pieces), blocks
 
 
-def find_cut_points(row_starts: NDArray[np.int64], row_values: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_cut_points(
+    row_starts: NDArray[np.int64], row_values: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return the byte offsets at which to cut a text: about every thousand rows.
 
     `row_starts` has the offset of each row, and the end of the last one. A cut depends only on the

@@ -23,7 +23,8 @@ CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
 }
 
-_OPEN_BRACE, _CLOSE_BRACE = 0, 2 * len(OUTPUT_COLUMNS)
+_OPEN_BRACE = 0
+_CLOSE_BRACE = 2 * len(OUTPUT_COLUMNS)
 """Indexes of a row's two braces among its pieces; field number n is piece 2 n + 1."""
 
 
@@ -33,15 +34,19 @@ def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
         return b"[]\n"
     if fields:
         return b"".join([b"[", _join_pieces(rows, fields, is_array=True)[:-2], b"]\n"])
-    text, end, last_row_end = (
-        memoryview(rows.text),
-        int(rows.row_starts[-1]) - 2,
-        int(rows.row_starts[rows.array_end_row + 1]),
-    )
+    text = memoryview(rows.text)
+    end = int(rows.row_starts[-1]) - 2
+    last_row_end = int(rows.row_starts[rows.array_end_row + 1])
     # The table's last row ends with "]".  If other rows follow it here, it needs a comma instead.
     if 0 <= rows.array_end_row < len(rows) - 1:
         return b"".join(
-            [b"[", text[int(rows.row_starts[0]) : last_row_end - 2], b",\n", text[last_row_end:end], b"]\n"]
+            [
+                b"[",
+                text[int(rows.row_starts[0]) : last_row_end - 2],
+                b",\n",
+                text[last_row_end:end],
+                b"]\n",
+            ]
         )
     return b"".join([b"[", text[int(rows.row_starts[0]) : end], b"]\n"])
 
@@ -51,7 +56,9 @@ def encode_ndjson(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
     return bytes(_join_pieces(rows, fields, is_array=False)) if len(rows) else b""
 
 
-def encode_csv(table: SnapshotTable, rows: NDArray[np.int64] | None, fields: Sequence[str] = ()) -> bytes:
+def encode_csv(
+    table: SnapshotTable, rows: NDArray[np.int64] | None, fields: Sequence[str] = ()
+) -> bytes:
     """Return the rows in the format of output.csv: a header, then one line per row.
 
     `rows`: the row numbers, in order; None for all rows.
@@ -67,7 +74,9 @@ def encode_csv_columns(columns: pa.Table) -> bytes:
     return text.encode()
 
 
-def encode_parquet(table: SnapshotTable, rows: NDArray[np.int64] | None, fields: Sequence[str] = ()) -> bytes:
+def encode_parquet(
+    table: SnapshotTable, rows: NDArray[np.int64] | None, fields: Sequence[str] = ()
+) -> bytes:
     """Return the rows as a Parquet file.
 
     All columns are strings, except `birthts`, which is int64.  `img_path` is null without an image.
@@ -75,9 +84,13 @@ def encode_parquet(table: SnapshotTable, rows: NDArray[np.int64] | None, fields:
     """
     columns = _select_columns(table, rows)
     image_paths = columns["img_path"]
-    with_nulls = pc.if_else(pc.equal(image_paths, ""), pa.scalar(None, image_paths.type), image_paths)
+    with_nulls = pc.if_else(
+        pc.equal(image_paths, ""), pa.scalar(None, image_paths.type), image_paths
+    )
     columns = columns.set_column(columns.column_names.index("img_path"), "img_path", with_nulls)
-    schema = pa.schema((name, pa.int64() if name == "birthts" else pa.string()) for name in columns.column_names)
+    schema = pa.schema(
+        (name, pa.int64() if name == "birthts" else pa.string()) for name in columns.column_names
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(columns.cast(schema).select(list(fields or OUTPUT_COLUMNS)), sink)
     return bytes(sink.getvalue().to_pybytes())
@@ -97,15 +110,21 @@ def _join_pieces(rows: JsonRows, fields: Sequence[str], *, is_array: bool) -> me
     copies bytes, so no row is encoded again.
     """
     pieces = _split_fields(rows) if fields else _split_rows(rows)
-    field_pieces = [number for name in fields for number in (2, 2 * OUTPUT_COLUMNS.index(name) + 1)][1:]
+    field_pieces = [
+        number for name in fields for number in (2, 2 * OUTPUT_COLUMNS.index(name) + 1)
+    ][1:]
     pattern = [_OPEN_BRACE, *field_pieces, _CLOSE_BRACE] if fields else [0]
-    pieces_per_row, comma_piece, newline_piece = pieces.shape[1], pieces.shape[1] - 2, pieces.shape[1] - 1
+    pieces_per_row = pieces.shape[1]
+    comma_piece = pieces.shape[1] - 2
+    newline_piece = pieces.shape[1] - 1
     piece_numbers = np.arange(len(rows))[:, None] * pieces_per_row + np.array(
         [*pattern, *([comma_piece] if is_array else []), newline_piece]
     )
     # The table's last row is followed by "]", not by a comma: take the comma of another row.
     if is_array and rows.array_end_row >= 0 and len(rows) > 1:
-        piece_numbers[rows.array_end_row, -2] = (rows.array_end_row + 1) % len(rows) * pieces_per_row + comma_piece
+        piece_numbers[rows.array_end_row, -2] = (rows.array_end_row + 1) % len(
+            rows
+        ) * pieces_per_row + comma_piece
     offsets = np.append(pieces.ravel(), rows.row_starts[-1])
     column = pa.Array.from_buffers(
         pa.large_binary(), pieces.size, [None, pa.py_buffer(offsets), pa.py_buffer(rows.text)]
@@ -115,12 +134,14 @@ def _join_pieces(rows: JsonRows, fields: Sequence[str], *, is_array: bool) -> me
 
 
 def _split_rows(rows: JsonRows) -> NDArray[np.int64]:
-    row_starts, row_ends = rows.row_starts[:-1], rows.row_starts[1:]
+    row_starts = rows.row_starts[:-1]
+    row_ends = rows.row_starts[1:]
     return np.column_stack([row_starts, row_ends - 2, row_ends - 1])
 
 
 def _split_fields(rows: JsonRows) -> NDArray[np.int64]:
-    row_starts, row_ends = rows.row_starts[:-1], rows.row_starts[1:]
+    row_starts = rows.row_starts[:-1]
+    row_ends = rows.row_starts[1:]
     column = pa.Array.from_buffers(
         pa.large_binary(),
         len(rows),

@@ -31,10 +31,11 @@ pre { padding: .8em; overflow-x: auto; }
 .quiet { color: var(--quiet); }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
-_CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+_CONTENT_SECURITY_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+PAGE_HEADERS = (
+    ("content-security-policy", _CONTENT_SECURITY_POLICY),
+    ("referrer-policy", "no-referrer"),
 )
-PAGE_HEADERS = (("content-security-policy", _CONTENT_SECURITY_POLICY), ("referrer-policy", "no-referrer"))
 """Headers of every HTML page.
 
 Nothing is loaded except the inline style, and linked sites cannot see the search in `Referer`.
@@ -62,13 +63,16 @@ def render_page(title: str, body: str) -> bytes:
     ).encode()
 
 
-def render_rows_page(rows: bytes, total: int, query: RowQuery, parameters: QueryParameters) -> bytes:
+def render_rows_page(
+    rows: bytes, total: int, query: RowQuery, parameters: QueryParameters
+) -> bytes:
     """Return the page that shows `rows`, a JSON array, out of `total` rows.
 
     The links and the form on the page keep the query's `parameters`.
     """
     page_rows: list[dict[str, Any]] = json.loads(rows)
-    first, last = query.paging.offset + 1, query.paging.offset + len(page_rows)
+    first = query.paging.offset + 1
+    last = query.paging.offset + len(page_rows)
     count = f"{first:,} to {last:,} of {total:,}" if page_rows else f"none of {total:,}"
     given = {name: value for name, value in parameters.items() if value}
     sections = [
@@ -128,8 +132,14 @@ def _render_table(page_rows: list[dict[str, Any]], query: RowQuery, given: Query
 
 def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
     is_ascending = query.sort[:1] == ((name, False),)
-    arrow = " ↑" if is_ascending else " ↓" if query.sort[:1] == ((name, True),) else ""
-    target = build_path("/data", given, sort=f"-{name}" if is_ascending else name, offset=None, format="html")
+    arrow = ""
+    if is_ascending:
+        arrow = " ↑"
+    elif query.sort[:1] == ((name, True),):
+        arrow = " ↓"
+    target = build_path(
+        "/data", given, sort=f"-{name}" if is_ascending else name, offset=None, format="html"
+    )
     return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
 
 

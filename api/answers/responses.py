@@ -12,7 +12,12 @@ from falcon import Request, Response
 
 from api.answers import formats
 from api.answers import html_page as page
-from api.answers.compression import MIN_GZIP_BYTES, compress_gzip, compress_in_blocks, find_cut_points
+from api.answers.compression import (
+    MIN_GZIP_BYTES,
+    compress_gzip,
+    compress_in_blocks,
+    find_cut_points,
+)
 from api.answers.selection import Selection, select_rows
 from api.query.links import build_link_header
 from api.query.negotiation import ACCEPTED_MEDIA_TYPES, accepts_gzip, negotiate_format
@@ -41,7 +46,11 @@ class PreparedResponse:
     parameters: Mapping[str, str | list[str]]
 
     def send_response(
-        self, request: Request, response: Response, table: SnapshotTable, selection: Selection | None = None
+        self,
+        request: Request,
+        response: Response,
+        table: SnapshotTable,
+        selection: Selection | None = None,
     ) -> None:
         """Send the response, or a 304 if the client has it.
 
@@ -52,7 +61,9 @@ class PreparedResponse:
             response.data = _render_body(table, self, selection)
 
 
-def prepare_response(table: SnapshotTable, request: Request, today: date) -> tuple[PreparedResponse, Selection]:
+def prepare_response(
+    table: SnapshotTable, request: Request, today: date
+) -> tuple[PreparedResponse, Selection]:
     """Parse a request for rows, and select them.
 
     Raises `InvalidParameter`, or a 406 `Problem` if `Accept` matches no format.
@@ -61,7 +72,9 @@ def prepare_response(table: SnapshotTable, request: Request, today: date) -> tup
     format_name = query.format or negotiate_format(request.env.get("HTTP_ACCEPT"))
     if format_name is None:
         raise Problem(
-            "no-such-format", "Accept matches no media type of this route.", allowed=list(ACCEPTED_MEDIA_TYPES)
+            "no-such-format",
+            "Accept matches no media type of this route.",
+            allowed=list(ACCEPTED_MEDIA_TYPES),
         )
     if format_name == "html":
         query = query.limit_for_html()
@@ -71,13 +84,19 @@ def prepare_response(table: SnapshotTable, request: Request, today: date) -> tup
     # the HTML page contain the parameters as the client wrote them.
     day = today.isoformat() if query.filters.depends_on_date else None
     html_parameters = sorted(request.params.items()) if format_name == "html" else None
-    etag = compute_etag("data", table.etag, query.selection_key, format_name, is_gzip, day, html_parameters)
+    etag = compute_etag(
+        "data", table.etag, query.selection_key, format_name, is_gzip, day, html_parameters
+    )
     selection = select_rows(table, query, today)
     headers = _build_headers(request, query, format_name, is_gzip, selection.total)
-    return PreparedResponse(query, format_name, is_gzip, today, etag, headers, request.params), selection
+    return PreparedResponse(
+        query, format_name, is_gzip, today, etag, headers, request.params
+    ), selection
 
 
-def _build_headers(request: Request, query: RowQuery, format_name: str, is_gzip: bool, total: int) -> HeaderPairs:
+def _build_headers(
+    request: Request, query: RowQuery, format_name: str, is_gzip: bool, total: int
+) -> HeaderPairs:
     headers = [
         ("content-type", formats.CONTENT_TYPES[format_name]),
         ("x-total-count", str(total)),
@@ -85,7 +104,9 @@ def _build_headers(request: Request, query: RowQuery, format_name: str, is_gzip:
     if is_gzip:
         headers.append(("content-encoding", "gzip"))
     if format_name in _DOWNLOAD_NAMES:
-        headers.append(("content-disposition", f'attachment; filename="{_DOWNLOAD_NAMES[format_name]}"'))
+        headers.append(
+            ("content-disposition", f'attachment; filename="{_DOWNLOAD_NAMES[format_name]}"')
+        )
     if format_name == "html":
         headers += page.PAGE_HEADERS
     if link := build_link_header("/data", request.params, query.paging, total):
@@ -93,16 +114,24 @@ def _build_headers(request: Request, query: RowQuery, format_name: str, is_gzip:
     return tuple(headers)
 
 
-def _render_body(table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None) -> bytes:
+def _render_body(
+    table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None
+) -> bytes:
     # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
     if prepared.query.is_unrestricted and prepared.format != "html":
         return (
-            _compress_table_as(table, prepared.format) if prepared.is_gzip else _render_table_as(table, prepared.format)
+            _compress_table_as(table, prepared.format)
+            if prepared.is_gzip
+            else _render_table_as(table, prepared.format)
         )
-    return table.response_cache.get_or_compute(prepared.etag, lambda: _render_selection(table, prepared, selection))
+    return table.response_cache.get_or_compute(
+        prepared.etag, lambda: _render_selection(table, prepared, selection)
+    )
 
 
-def _render_selection(table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None) -> bytes:
+def _render_selection(
+    table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None
+) -> bytes:
     rows, total = selection or select_rows(table, prepared.query, prepared.today)
     fields = prepared.query.fields
     match prepared.format:
@@ -127,9 +156,13 @@ def _render_table_as(table: SnapshotTable, format_name: str) -> bytes:
         case "csv":
             return table.csv
         case "ndjson":
-            return table.derived.get_or_compute(format_name, lambda: formats.encode_ndjson(table.select_json(None)))
+            return table.derived.get_or_compute(
+                format_name, lambda: formats.encode_ndjson(table.select_json(None))
+            )
         case _:
-            return table.derived.get_or_compute(format_name, lambda: formats.encode_parquet(table, None))
+            return table.derived.get_or_compute(
+                format_name, lambda: formats.encode_parquet(table, None)
+            )
 
 
 def _compress_table_as(table: SnapshotTable, format_name: str) -> bytes:
@@ -138,7 +171,9 @@ def _compress_table_as(table: SnapshotTable, format_name: str) -> bytes:
         if len(text) < MIN_GZIP_BYTES:
             return compress_gzip(text)
         body, table.gzip_blocks[format_name] = compress_in_blocks(
-            text, find_cut_points(table.get_row_starts(format_name), table.birthts), table.gzip_blocks[format_name]
+            text,
+            find_cut_points(table.get_row_starts(format_name), table.birthts),
+            table.gzip_blocks[format_name],
         )
         return body
 

@@ -43,7 +43,11 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
 
 
 def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
-    mask = query.filters.build_mask(table.has_image, table.birthday, today) if query.filters.is_active else None
+    mask = (
+        query.filters.build_mask(table.has_image, table.birthday, today)
+        if query.filters.is_active
+        else None
+    )
     if query.search is None:
         return mask
     name_mask = _match_names(table, query.search)
@@ -63,7 +67,9 @@ def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
 
 def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
     return pc.utf8_lower(
-        pc.binary_join_element_wise(columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT))
+        pc.binary_join_element_wise(
+            columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT)
+        )
     )
 
 
@@ -71,7 +77,9 @@ def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:
     """Return all row numbers in this order; rows that compare equal keep the table's order."""
     sorted_rows: NDArray[np.int64] | None = table.response_cache.get(("order", sort))
     if sorted_rows is None:
-        keys = [(name, "descending" if is_descending else "ascending") for name, is_descending in sort]
+        keys = [
+            (name, "descending" if is_descending else "ascending") for name, is_descending in sort
+        ]
         sorted_rows = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
         table.response_cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
     return sorted_rows

@@ -23,7 +23,8 @@ class CompletionWaiter:
     """
 
     def __init__(self, registry: ProcessRegistry, max_waiting: int) -> None:
-        self._registry, self._slots = registry, BoundedSemaphore(max_waiting)
+        self._registry = registry
+        self._slots = BoundedSemaphore(max_waiting)
 
     @contextmanager
     def hold_slot(self) -> Iterator[bool]:
@@ -36,7 +37,10 @@ class CompletionWaiter:
                 self._slots.release()
 
     def wait_until(
-        self, condition: Callable[[], bool], deadline: float, poll_interval_s: float = COMPLETION_POLL_S
+        self,
+        condition: Callable[[], bool],
+        deadline: float,
+        poll_interval_s: float = COMPLETION_POLL_S,
     ) -> bool:
         """Wait until the condition holds or the deadline passes; return whether it holds.
 
@@ -56,4 +60,6 @@ class CompletionWaiter:
         # Only a check that begins after this moment is sure to see what has been published.
         done_at = self._registry.read_clock()
         self._registry.request_poll()
-        return self.wait_until(lambda: self._registry.all_polled_since(done_at), deadline, COMPLETION_POLL_S / 5)
+        return self.wait_until(
+            lambda: self._registry.all_polled_since(done_at), deadline, COMPLETION_POLL_S / 5
+        )

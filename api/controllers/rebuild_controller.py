@@ -23,9 +23,16 @@ class RebuildController:
     """
 
     def __init__(
-        self, rebuilds: Rebuilds, enqueue: Callable[[str], None], waiter: CompletionWaiter, clock: Callable[[], float]
+        self,
+        rebuilds: Rebuilds,
+        enqueue: Callable[[str], None],
+        waiter: CompletionWaiter,
+        clock: Callable[[], float],
     ) -> None:
-        self._rebuilds, self._enqueue, self._waiter, self._clock = rebuilds, enqueue, waiter, clock
+        self._rebuilds = rebuilds
+        self._enqueue = enqueue
+        self._waiter = waiter
+        self._clock = clock
 
     def start_rebuild(self, request: Request, response: Response) -> None:
         """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
@@ -47,7 +54,9 @@ class RebuildController:
     def list_unfinished(self) -> list[RebuildStatus]:
         """Return the running and the queued rebuild, as far as they exist."""
         statuses = [
-            self.get_status(task_id) for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id()) if task_id
+            self.get_status(task_id)
+            for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id())
+            if task_id
         ]
         return [status for status in statuses if status is not None]
 
@@ -56,7 +65,9 @@ class RebuildController:
             if not has_slot:
                 response.media |= {"message": TOO_MANY_WAITING}
                 return
-            self._waiter.wait_until(lambda: self._require_status(task_id).state not in {"queued", "running"}, deadline)
+            self._waiter.wait_until(
+                lambda: self._require_status(task_id).state not in {"queued", "running"}, deadline
+            )
             status = self._require_status(task_id)
             is_visible = status.state == "done" and self._waiter.wait_until_visible(deadline)
         _send_status(status, is_visible, response)

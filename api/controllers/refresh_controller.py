@@ -22,9 +22,14 @@ class RefreshController:
     """
 
     def __init__(
-        self, requests: RefreshRequests, enqueue: Callable[[str, str], None], waiter: CompletionWaiter
+        self,
+        requests: RefreshRequests,
+        enqueue: Callable[[str, str], None],
+        waiter: CompletionWaiter,
     ) -> None:
-        self._requests, self._enqueue, self._waiter = requests, enqueue, waiter
+        self._requests = requests
+        self._enqueue = enqueue
+        self._waiter = waiter
 
     def start_refresh(self, request: Request, response: Response, user_id: str) -> None:
         """Enqueue the request, and respond with 202 and the address of the row.
@@ -38,17 +43,23 @@ class RefreshController:
         request_id = self._requests.new_id()
         self._enqueue(user_id, request_id)
         response.set_header("Location", build_row_path(user_id))
-        response.status, response.media = falcon.HTTP_202, {"user_id": user_id, "status": "queued"}
+        response.status = falcon.HTTP_202
+        response.media = {"user_id": user_id, "status": "queued"}
         if wait_s:
             self._wait_until_published(request_id, user_id, time.monotonic() + wait_s, response)
 
-    def _wait_until_published(self, request_id: str, user_id: str, deadline: float, response: Response) -> None:
+    def _wait_until_published(
+        self, request_id: str, user_id: str, deadline: float, response: Response
+    ) -> None:
         with self._waiter.hold_slot() as has_slot:
             if not has_slot:
                 response.media |= {"message": TOO_MANY_WAITING}
                 return
-            is_published = self._waiter.wait_until(lambda: self._requests.is_published(request_id, user_id), deadline)
+            is_published = self._waiter.wait_until(
+                lambda: self._requests.is_published(request_id, user_id), deadline
+            )
             if is_published and self._waiter.wait_until_visible(deadline):
-                response.status, response.media = falcon.HTTP_200, {"user_id": user_id, "status": "updated"}
+                response.status = falcon.HTTP_200
+                response.media = {"user_id": user_id, "status": "updated"}
             elif is_published:
                 response.media |= {"message": NOT_YET_VISIBLE}

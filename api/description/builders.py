@@ -7,7 +7,14 @@ from api.description.schemas import Schema, ref, text
 from api.web.problem_kinds import PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
 
 JSON = "application/json"
-_EVERYWHERE = ("wrong-request", "cross-site", "too-slow", "address-too-long", "wrong-expectation", "other-host")
+_EVERYWHERE = (
+    "wrong-request",
+    "cross-site",
+    "too-slow",
+    "address-too-long",
+    "wrong-expectation",
+    "other-host",
+)
 _EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
 _READS = ("token", "reads-refused", "failed-tokens")
 WRITES = ("token", "read-token", "writes-refused", "failed-tokens")
@@ -25,16 +32,28 @@ def in_query(name: str, schema: Schema, description: str, **more: object) -> Doc
 def in_path(name: str, description: str, **more: object) -> Document:
     """Return a parameter in the path."""
     schema = {**text(minLength=1), **more}
-    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": schema,
+    }
 
 
-def answer(description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None) -> Document:
+def answer(
+    description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None
+) -> Document:
     """Return a response: schemas by media type, and descriptions by header name."""
     found: Document = {"description": description}
     if content:
-        found["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
+        found["content"] = {
+            media_type: {"schema": schema} for media_type, schema in content.items()
+        }
     if headers:
-        found["headers"] = {name: {"description": meaning, "schema": text()} for name, meaning in headers.items()}
+        found["headers"] = {
+            name: {"description": meaning, "schema": text()} for name, meaning in headers.items()
+        }
     return found
 
 
@@ -43,7 +62,8 @@ def _refusals(kinds: Sequence[str]) -> Document:
     for kind in kinds:
         by_status.setdefault(str(PROBLEM_KINDS[kind].status), []).append(PROBLEM_KINDS[kind].title)
     return {
-        status: answer("; ".join(titles), {PROBLEM_MEDIA_TYPE: ref("Problem")}) for status, titles in by_status.items()
+        status: answer("; ".join(titles), {PROBLEM_MEDIA_TYPE: ref("Problem")})
+        for status, titles in by_status.items()
     }
 
 
@@ -75,7 +95,9 @@ def operation(
     if body:
         found["requestBody"] = body
     if not is_open:
-        found["security"] = [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
+        found["security"] = (
+            [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
+        )
     return found
 
 

@@ -51,7 +51,8 @@ class DocsResource:
         parse_single_values(request.params, ())
         body = render_docs_page()
         if not apply_etag(request, response, compute_etag("docs", body)):
-            response.content_type, response.data = CONTENT_TYPES["html"], body
+            response.content_type = CONTENT_TYPES["html"]
+            response.data = body
             response.set_headers(PAGE_HEADERS)
 
     on_head = on_get
@@ -60,10 +61,17 @@ class DocsResource:
 @cache
 def render_docs_page() -> bytes:
     """Return the page as UTF-8 bytes. It is rendered once per process."""
-    operations = ((path, method, operation) for path, methods in PATHS.items() for method, operation in methods.items())
-    routes = "".join(_render_route(method.upper(), path, operation) for path, method, operation in operations)
+    operations = (
+        (path, method, operation)
+        for path, methods in PATHS.items()
+        for method, operation in methods.items()
+    )
+    routes = "".join(
+        _render_route(method.upper(), path, operation) for path, method, operation in operations
+    )
     return render_page(
-        "Rowdrop: the API", f"{_INTRODUCTION}\n<nav>{_render_contents()}</nav>\n{routes}\n{_render_problems()}"
+        "Rowdrop: the API",
+        f"{_INTRODUCTION}\n<nav>{_render_contents()}</nav>\n{routes}\n{_render_problems()}",
     )
 
 
@@ -84,7 +92,8 @@ def _render_route(method: str, path: str, operation: Document) -> str:
     sample = operation["x-codeSamples"][0]["source"]
     anchor = f' id="{_make_anchor(path)}"' if method == "GET" else ""
     responses = " ".join(
-        f"<b>{status}</b> {escape(response['description'])}" for status, response in _list_success_responses(operation)
+        f"<b>{status}</b> {escape(response['description'])}"
+        for status, response in _list_success_responses(operation)
     )
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
@@ -103,7 +112,9 @@ def _render_parameters(operation: Document) -> str:
 
 def _list_success_responses(operation: Document) -> Iterator[tuple[str, Document]]:
     """Return the status codes and descriptions of the responses that are not errors."""
-    return ((status, response) for status, response in operation["responses"].items() if status < "400")
+    return (
+        (status, response) for status, response in operation["responses"].items() if status < "400"
+    )
 
 
 def _make_anchor(path: str) -> str:

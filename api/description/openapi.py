@@ -15,9 +15,7 @@ _TO_WRITE = (
     "A write token: API_TOKEN, one of the API_TOKENS, or the generated token.  A client on the "
     "same machine needs none, unless the operator has set API_TOKEN or API_TOKENS."
 )
-_TO_READ = (
-    "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true no client needs one."
-)
+_TO_READ = "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true no client needs one."
 
 
 class OpenApiResource:
@@ -28,7 +26,8 @@ class OpenApiResource:
         parse_single_values(request.params, ())
         body = encode_document()
         if not apply_etag(request, response, compute_etag("openapi", body)):
-            response.content_type, response.data = MEDIA_JSON, body
+            response.content_type = MEDIA_JSON
+            response.data = body
 
     on_head = on_get
 

@@ -7,7 +7,16 @@ and parameters, and that every response of the running service matches them.
 import re
 
 from api.answers.formats import CONTENT_TYPES
-from api.description.builders import ANYTHING, JSON, WRITES, Document, answer, in_path, in_query, operation
+from api.description.builders import (
+    ANYTHING,
+    JSON,
+    WRITES,
+    Document,
+    answer,
+    in_path,
+    in_query,
+    operation,
+)
 from api.description.schemas import Schema, a_list, number, ref, text
 from api.query.file_query import ALLOWED_FILE_LIMIT, ALLOWED_KEY, MAX_LISTED_FILES
 from api.query.filters import ALLOWED_AGE, ALLOWED_BOOLEAN
@@ -22,13 +31,22 @@ from api.query.row_query import (
 )
 from api.query.wait_query import ALLOWED_WAIT, MAX_WAIT_S
 from shared.formats.output_csv import OUTPUT_COLUMNS
-from shared.formats.source_keys import BUNDLE_EXTENSIONS, MAX_FILE_NAME_BYTES, MAX_KEY_BYTES, USER_FILE_EXTENSIONS
+from shared.formats.source_keys import (
+    BUNDLE_EXTENSIONS,
+    MAX_FILE_NAME_BYTES,
+    MAX_KEY_BYTES,
+    USER_FILE_EXTENSIONS,
+)
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
 READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
 """The names that `shared.formats.source_keys.explain_unusable_name` accepts."""
 _FILTERS = [
-    in_query("is_image_exists", text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"), ALLOWED_BOOLEAN),
+    in_query(
+        "is_image_exists",
+        text(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])$"),
+        ALLOWED_BOOLEAN,
+    ),
     in_query("min_age", number(minimum=-99_999, maximum=99_999), ALLOWED_AGE),
     in_query("max_age", number(minimum=-99_999, maximum=99_999), ALLOWED_AGE),
 ]
@@ -41,18 +59,36 @@ _LIST: Schema = {"type": "array", "minItems": 1}
 _ROWS = [
     *_FILTERS,
     in_query("q", text(minLength=1, maxLength=MAX_SEARCH_LENGTH, pattern=r"\S"), ALLOWED_SEARCH),
-    in_query("sort", _LIST | {"items": text(enum=_ORDERS)}, ALLOWED_SORT, style="form", explode=False),
-    in_query("fields", _LIST | {"items": text(enum=list(OUTPUT_COLUMNS))}, ALLOWED_FIELDS, style="form", explode=False),
+    in_query(
+        "sort", _LIST | {"items": text(enum=_ORDERS)}, ALLOWED_SORT, style="form", explode=False
+    ),
+    in_query(
+        "fields",
+        _LIST | {"items": text(enum=list(OUTPUT_COLUMNS))},
+        ALLOWED_FIELDS,
+        style="form",
+        explode=False,
+    ),
     *_PAGING,
     in_query("format", text(enum=list(FORMATS)), ALLOWED_FORMAT),
 ]
 _WAIT = [in_query("wait", number(minimum=0, maximum=MAX_WAIT_S), ALLOWED_WAIT)]
 _USER = in_path(
-    "user_id", "The user: a file's name without its extension.", maxLength=MAX_FILE_NAME_BYTES - 4, pattern=_PRINTABLE
+    "user_id",
+    "The user: a file's name without its extension.",
+    maxLength=MAX_FILE_NAME_BYTES - 4,
+    pattern=_PRINTABLE,
 )
 _NAME = in_path("name", "The file's name, percent-encoded.", maxLength=MAX_KEY_BYTES)
-_NEW_NAME = in_path("name", "The file's name: one that Rowdrop reads.", maxLength=MAX_FILE_NAME_BYTES, pattern=READABLE)
-_KEY = text(maxLength=MAX_KEY_BYTES, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$")
+_NEW_NAME = in_path(
+    "name",
+    "The file's name: one that Rowdrop reads.",
+    maxLength=MAX_FILE_NAME_BYTES,
+    pattern=READABLE,
+)
+_KEY = text(
+    maxLength=MAX_KEY_BYTES, pattern=r"^(?![^\x00]*//)(?!(?:[^\x00]*/)?\.\.?(?:/|$))[^\x00]*$"
+)
 _LISTING = [
     in_query("prefix", _KEY, f"{ALLOWED_KEY}: only files with names that begin with it"),
     in_query("after", _KEY, f"{ALLOWED_KEY}: only files with names that sort after it"),
@@ -75,7 +111,9 @@ _ALL_FORMATS: dict[str, Schema] = {
     "text/html": ANYTHING,
 }
 _A_FILE: dict[str, Schema] = {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}
-_NO_ROWS, _NO_STORE, _NO_REDIS = "nothing-published", "store-away", "redis-away"
+_NO_ROWS = "nothing-published"
+_NO_STORE = "store-away"
+_NO_REDIS = "redis-away"
 
 PATHS: dict[str, dict[str, Document]] = {
     "/data": {
@@ -89,8 +127,14 @@ PATHS: dict[str, dict[str, Document]] = {
         "post": operation(
             "Read every user's files again; with wait, respond when the result is published.",
             {
-                "200": answer("Done, and every API process serves the result.", {JSON: ref("Rebuild")}, _LOCATION),
-                "202": answer("Queued, or not done before the timeout.", {JSON: ref("Rebuild")}, _LOCATION),
+                "200": answer(
+                    "Done, and every API process serves the result.",
+                    {JSON: ref("Rebuild")},
+                    _LOCATION,
+                ),
+                "202": answer(
+                    "Queued, or not done before the timeout.", {JSON: ref("Rebuild")}, _LOCATION
+                ),
             },
             (*WRITES, _NO_REDIS, "task-lost", "rebuild-failed"),
             _WAIT,
@@ -108,8 +152,14 @@ PATHS: dict[str, dict[str, Document]] = {
         "post": operation(
             "Read one user's files again; with wait, respond when the result is published.",
             {
-                "200": answer("Done, and every API process serves the result.", {JSON: ref("Refresh")}, _LOCATION),
-                "202": answer("Queued, or not done before the timeout.", {JSON: ref("Refresh")}, _LOCATION),
+                "200": answer(
+                    "Done, and every API process serves the result.",
+                    {JSON: ref("Refresh")},
+                    _LOCATION,
+                ),
+                "202": answer(
+                    "Queued, or not done before the timeout.", {JSON: ref("Refresh")}, _LOCATION
+                ),
             },
             (*WRITES, "wrong-name", _NO_REDIS),
             [_USER, *_WAIT],
@@ -120,7 +170,15 @@ PATHS: dict[str, dict[str, Document]] = {
         "get": operation(
             "The image of a user's row, if its content is PNG, JPEG, GIF or WebP.",
             {"200": answer("The image.", {"image/*": ANYTHING}, _ETAG)} | _NOT_MODIFIED,
-            ("no-raster-image", "no-such-user", "no-such-image", "unreadable", _NO_ROWS, _NO_STORE, "busy"),
+            (
+                "no-raster-image",
+                "no-such-user",
+                "no-such-image",
+                "unreadable",
+                _NO_ROWS,
+                _NO_STORE,
+                "busy",
+            ),
             [_USER],
             'curl "$api/data/0001/image" -o image',
         ),
@@ -137,7 +195,11 @@ PATHS: dict[str, dict[str, Document]] = {
     "/files": {
         "get": operation(
             "The files in the source bucket, by name.",
-            {"200": answer("The files.", {JSON: a_list(ref("File"))}, {"Link": "the next page (RFC 8288)"})},
+            {
+                "200": answer(
+                    "The files.", {JSON: a_list(ref("File"))}, {"Link": "the next page (RFC 8288)"}
+                )
+            },
             (_NO_STORE,),
             _LISTING,
             'curl "$api/files?prefix=00&limit=10"',
@@ -147,9 +209,13 @@ PATHS: dict[str, dict[str, Document]] = {
         "get": operation(
             "A file, unchanged.",
             {
-                "200": answer("The file.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG),
+                "200": answer(
+                    "The file.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG
+                ),
                 "206": answer(
-                    "The bytes of Range.", {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}, _ETAG
+                    "The bytes of Range.",
+                    {"text/csv": ANYTHING, "application/octet-stream": ANYTHING},
+                    _ETAG,
                 ),
             }
             | _NOT_MODIFIED,
@@ -171,7 +237,11 @@ PATHS: dict[str, dict[str, Document]] = {
         ),
         "delete": operation(
             "Delete a file.  The user's row is updated later.",
-            {"202": answer("The file is deleted from the bucket.", {JSON: ref("Accepted")}, _LOCATION)},
+            {
+                "202": answer(
+                    "The file is deleted from the bucket.", {JSON: ref("Accepted")}, _LOCATION
+                )
+            },
             (*WRITES, "no-such-file", _NO_STORE),
             [_NAME],
             'curl -X DELETE "$api/files/0001.csv"',
@@ -212,7 +282,10 @@ PATHS: dict[str, dict[str, Document]] = {
     "/health/live": {
         "get": operation(
             "Whether rows can be served.",
-            {"200": answer("Yes.", {JSON: ref("Live")}), "503": answer("Not yet.", {JSON: ref("Live")})},
+            {
+                "200": answer("Yes.", {JSON: ref("Live")}),
+                "503": answer("Not yet.", {JSON: ref("Live")}),
+            },
             sample='curl "$api/health/live"',
             is_open=True,
         ),
@@ -220,7 +293,10 @@ PATHS: dict[str, dict[str, Document]] = {
     "/health/ready": {
         "get": operation(
             "Whether the pipeline keeps up and no loss is known; if not, the reasons.",
-            {"200": answer("Yes.", {JSON: ref("Readiness")}), "503": answer("No.", {JSON: ref("Readiness")})},
+            {
+                "200": answer("Yes.", {JSON: ref("Readiness")}),
+                "503": answer("No.", {JSON: ref("Readiness")}),
+            },
             sample='curl "$api/health/ready"',
         ),
     },

@@ -30,11 +30,17 @@ def maybe(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]}
 
 
-def an_object(properties: dict[str, Schema], optional: Sequence[str] = (), description: str = "") -> Schema:
+def an_object(
+    properties: dict[str, Schema], optional: Sequence[str] = (), description: str = ""
+) -> Schema:
     """Return the schema of an object with only these properties, required unless `optional`."""
     required = [name for name in properties if name not in optional]
     found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
-    return found | ({"required": required} if required else {}) | ({"description": description} if description else {})
+    return (
+        found
+        | ({"required": required} if required else {})
+        | ({"description": description} if description else {})
+    )
 
 
 def a_list(items: Schema) -> Schema:
@@ -51,7 +57,11 @@ _ROW = {
     "user_id": text("the file's name without its extension", minLength=1),
     "first_name": text(),
     "last_name": text(),
-    "birthts": number("birth date in milliseconds since 1970 UTC", minimum=-LARGEST_BIRTHTS, maximum=LARGEST_BIRTHTS),
+    "birthts": number(
+        "birth date in milliseconds since 1970 UTC",
+        minimum=-LARGEST_BIRTHTS,
+        maximum=LARGEST_BIRTHTS,
+    ),
     "img_path": maybe(text("bucket and key of the image; null without one")),
 }
 _FILTERS = {"is_image_exists": {"type": "boolean"}, "min_age": number(), "max_age": number()}
@@ -63,7 +73,9 @@ SCHEMAS: dict[str, Schema] = {
         {
             "count": _COUNT,
             "average_age": maybe(number("mean of full years, two decimals", kind="number")),
-            "average_birthts": maybe(number("mean of the birth dates in milliseconds since 1970 UTC")),
+            "average_birthts": maybe(
+                number("mean of the birth dates in milliseconds since 1970 UTC")
+            ),
             "filters": an_object(_FILTERS, tuple(_FILTERS), "The filters that were applied."),
             "message": text("only if no row passes the filters"),
         },
@@ -86,9 +98,13 @@ SCHEMAS: dict[str, Schema] = {
         {
             "task_id": text(),
             "bundle": text("the archive's name in the source bucket"),
-            "state": text(enum=["unpacking", "publishing", "done", "rejected", "failed", "removed"]),
+            "state": text(
+                enum=["unpacking", "publishing", "done", "rejected", "failed", "removed"]
+            ),
             "done": number("members unpacked", minimum=0),
-            "total": maybe(number("members of the archive; null until their number is known", minimum=0)),
+            "total": maybe(
+                number("members of the archive; null until their number is known", minimum=0)
+            ),
             "users": number("users with files in the archive", minimum=0),
             "published": number("users of the archive with published rows", minimum=0),
             "ignored": number("members that are not a user's file", minimum=0),
@@ -99,7 +115,10 @@ SCHEMAS: dict[str, Schema] = {
         ("error",),
     ),
     "Waiting": an_object(
-        {"bundle": text("the archive's name in the source bucket"), "state": text(enum=["waiting"])},
+        {
+            "bundle": text("the archive's name in the source bucket"),
+            "state": text(enum=["waiting"]),
+        },
         description="A bundle that is not unpacked yet: bundles are unpacked one at a time.",
     ),
     "Rebuild": an_object(
@@ -117,7 +136,8 @@ SCHEMAS: dict[str, Schema] = {
         "`updated`: every API process serves the result.  Fields after `status`: only after waiting.",
     ),
     "Refresh": an_object(
-        {"user_id": text(), "status": text(enum=["queued", "updated"]), "message": text()}, ("message",)
+        {"user_id": text(), "status": text(enum=["queued", "updated"]), "message": text()},
+        ("message",),
     ),
     "File": an_object(
         {
@@ -163,7 +183,9 @@ SCHEMAS: dict[str, Schema] = {
             "consistent_as_of": maybe(_TIME),
             "last_publish_at": maybe(_TIME),
             "last_sweep_at": maybe(_TIME),
-            "last_sweep": maybe(an_object({"at": _TIME, "cause": text(), "objects": _COUNT, "marked": _COUNT})),
+            "last_sweep": maybe(
+                an_object({"at": _TIME, "cause": text(), "objects": _COUNT, "marked": _COUNT})
+            ),
             "events_waiting": maybe(_COUNT),
             "rows": maybe(_COUNT),
             "rejected": _COUNT,
@@ -185,7 +207,8 @@ SCHEMAS: dict[str, Schema] = {
                         "path": text(),
                         "description": text(),
                         "token": text(
-                            "the kind of token that a client elsewhere needs", enum=["none", "read", "write"]
+                            "the kind of token that a client elsewhere needs",
+                            enum=["none", "read", "write"],
                         ),
                         "parameters": {"type": "object", "additionalProperties": text()},
                     }
@@ -198,12 +221,18 @@ SCHEMAS: dict[str, Schema] = {
         "description": "Why a request failed: a problem document (RFC 9457).",
         "required": ["type", "title", "status", "detail"],
         "properties": {
-            "type": text("the address of its explanation", enum=[f"/docs#{kind}" for kind in PROBLEM_KINDS]),
+            "type": text(
+                "the address of its explanation", enum=[f"/docs#{kind}" for kind in PROBLEM_KINDS]
+            ),
             "title": text(),
             "status": number(minimum=400, maximum=599),
             "detail": text("what went wrong in this request, and how to correct it"),
             "parameter": text("the parameter that is invalid"),
-            "allowed": {"description": "what is allowed", "type": ["string", "array"], "items": text()},
+            "allowed": {
+                "description": "what is allowed",
+                "type": ["string", "array"],
+                "items": text(),
+            },
             "most_bytes": number("the limit of the body in bytes", minimum=1),
             "task_id": text("the rebuild that failed"),
         },

@@ -11,17 +11,19 @@ MAX_LISTED_FILES = 1000
 ALLOWED_FILE_LIMIT = f"a whole number of files, from 1 to {MAX_LISTED_FILES}"
 
 
-ALLOWED_KEY = (
-    f"a name or the beginning of one, at most {MAX_KEY_BYTES} characters; no part between slashes is . or .. or empty"
-)
+ALLOWED_KEY = f"a name or the beginning of one, at most {MAX_KEY_BYTES} characters; no part between slashes is . or .. or empty"
 
 
 def parse_file_limit(parameters: Mapping[str, str]) -> int:
     """Return `limit` of the query string: 1 to `MAX_LISTED_FILES`. Anything else is a 400 problem."""
     text = parameters.get("limit", str(MAX_LISTED_FILES))
     # `isdigit` alone also accepts the digits of other scripts.
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED_FILES):
-        raise InvalidParameter("limit", f"{text[:40]!r} is not a valid number of files", ALLOWED_FILE_LIMIT)
+    if not (
+        text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED_FILES
+    ):
+        raise InvalidParameter(
+            "limit", f"{text[:40]!r} is not a valid number of files", ALLOWED_FILE_LIMIT
+        )
     return int(text)
 
 

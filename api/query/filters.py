@@ -33,7 +33,9 @@ class InvalidParameter(ValueError):
 
     def __init__(self, name: str, reason: str, allowed: str) -> None:
         super().__init__(f"{name}: {reason}")
-        self.name, self.reason, self.allowed = name, reason, allowed
+        self.name = name
+        self.reason = reason
+        self.allowed = allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Filters:
     def from_values(cls, values: Mapping[str, str]) -> "Filters":
         """Return the filters in single values; ignore other parameters. Raises `InvalidParameter`."""
         return cls(
-            _parse_boolean(values, "is_image_exists"), _parse_age(values, "min_age"), _parse_age(values, "max_age")
+            _parse_boolean(values, "is_image_exists"),
+            _parse_age(values, "min_age"),
+            _parse_age(values, "max_age"),
         )
 
     @property
@@ -78,7 +82,9 @@ class Filters:
         )
         return {name: value for name, value in all_filters if value is not None}
 
-    def build_mask(self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date) -> NDArray[np.bool_]:
+    def build_mask(
+        self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date
+    ) -> NDArray[np.bool_]:
         """Return which rows match on this date, as one boolean per row.
 
         `has_image` and `birthday` have one entry per row.
@@ -94,7 +100,9 @@ class Filters:
         return mask
 
 
-def parse_single_values(parameters: Mapping[str, str | list[str]], known_names: tuple[str, ...]) -> dict[str, str]:
+def parse_single_values(
+    parameters: Mapping[str, str | list[str]], known_names: tuple[str, ...]
+) -> dict[str, str]:
     """Return the parameters as single values.
 
     Raises `InvalidParameter` for a parameter that is unknown or given more than once.
@@ -102,7 +110,9 @@ def parse_single_values(parameters: Mapping[str, str | list[str]], known_names: 
     values = {}
     for name, value in parameters.items():
         if name not in known_names:
-            raise InvalidParameter(name, "unknown parameter", f"the parameters {', '.join(known_names) or '(none)'}")
+            raise InvalidParameter(
+                name, "unknown parameter", f"the parameters {', '.join(known_names) or '(none)'}"
+            )
         if not isinstance(value, str):
             raise InvalidParameter(name, "given more than once", "one value")
         values[name] = value
@@ -115,9 +125,9 @@ def encode_birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
     months = days.astype("datetime64[M]")
     since_1970 = months.astype(np.int64)
     day = (days - months).astype(np.int64) + 1
-    birthday: NDArray[np.int32] = ((1970 + since_1970 // 12) * _YEAR_STEP + (since_1970 % 12 + 1) * 32 + day).astype(
-        np.int32
-    )
+    birthday: NDArray[np.int32] = (
+        (1970 + since_1970 // 12) * _YEAR_STEP + (since_1970 % 12 + 1) * 32 + day
+    ).astype(np.int32)
     return birthday
 
 
@@ -137,14 +147,18 @@ def _parse_boolean(values: Mapping[str, str], name: str) -> bool | None:
     try:
         return _BOOLEANS[values[name].lower()]
     except KeyError:
-        raise InvalidParameter(name, f"{values[name][:40]!r} is not a boolean", ALLOWED_BOOLEAN) from None
+        raise InvalidParameter(
+            name, f"{values[name][:40]!r} is not a boolean", ALLOWED_BOOLEAN
+        ) from None
 
 
 def _parse_age(values: Mapping[str, str], name: str) -> int | None:
     if name not in values:
         return None
     if not _AGE_PATTERN.fullmatch(values[name]):
-        raise InvalidParameter(name, f"{values[name][:40]!r} is not a whole number of years", ALLOWED_AGE)
+        raise InvalidParameter(
+            name, f"{values[name][:40]!r} is not a whole number of years", ALLOWED_AGE
+        )
     return int(values[name])
 
 

@@ -11,11 +11,15 @@ _RELATIONS = ("first", "prev", "next", "last")
 def build_path(path: str, parameters: Mapping[str, str | list[str]], **changes: object) -> str:
     """Return the URL of a query with some parameters changed; None removes a parameter."""
     changed = {**parameters, **changes}
-    query_string = urlencode([(name, value) for name, value in changed.items() if value is not None])
+    query_string = urlencode(
+        [(name, value) for name, value in changed.items() if value is not None]
+    )
     return f"{path}?{query_string}" if query_string else path
 
 
-def build_link_header(path: str, parameters: Mapping[str, str | list[str]], paging: Paging, total: int) -> str:
+def build_link_header(
+    path: str, parameters: Mapping[str, str | list[str]], paging: Paging, total: int
+) -> str:
     """Return the value of the `Link` header; empty if the list is not paged."""
     offsets = paging.list_related_offsets(total)
     return ", ".join(

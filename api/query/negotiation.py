@@ -35,7 +35,9 @@ def negotiate_format(accept: str | None) -> str | None:
 @lru_cache(256)
 def accepts_gzip(accept_encoding: str | None) -> bool:
     """Return whether `Accept-Encoding` accepts gzip, by name or by `*`, with a weight above 0."""
-    weights = {name.lower(): weight for name, weight in _GZIP_PATTERN.findall(accept_encoding or "")}
+    weights = {
+        name.lower(): weight for name, weight in _GZIP_PATTERN.findall(accept_encoding or "")
+    }
     weight = weights.get("gzip", weights.get("x-gzip", weights.get("*")))
     return weight is not None and (not weight or _is_positive(weight))
 

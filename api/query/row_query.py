@@ -12,11 +12,14 @@ PAGING_PARAMETERS = ("limit", "offset")
 ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
 
 MAX_SEARCH_LENGTH = 200
-DEFAULT_HTML_ROWS, MAX_HTML_ROWS = 100, 1000
+DEFAULT_HTML_ROWS = 100
+MAX_HTML_ROWS = 1000
 """Rows on one HTML page: the default and the maximum."""
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
-ALLOWED_SEARCH = f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
+ALLOWED_SEARCH = (
+    f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
+)
 ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {', '.join(OUTPUT_COLUMNS)}"
 ALLOWED_FIELDS = f"fields separated by commas: {', '.join(OUTPUT_COLUMNS)}"
 ALLOWED_FORMAT = f"one of {', '.join(FORMATS)}"
@@ -60,7 +63,8 @@ class Paging:
         return offsets
 
 
-_NO_FILTERS, _NO_PAGING = Filters(), Paging()
+_NO_FILTERS = Filters()
+_NO_PAGING = Paging()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class RowQuery:
 
         It is part of the ETag, so it must not depend on the process.
         """
-        filters, paging = self.filters, self.paging
+        filters = self.filters
+        paging = self.paging
         return (
             filters.is_image_exists,
             filters.min_age,
@@ -117,7 +122,11 @@ class RowQuery:
 
     def limit_for_html(self) -> "RowQuery":
         """Return the same query with at most as many rows as one HTML page shows."""
-        limit = DEFAULT_HTML_ROWS if self.paging.limit is None else min(self.paging.limit, MAX_HTML_ROWS)
+        limit = (
+            DEFAULT_HTML_ROWS
+            if self.paging.limit is None
+            else min(self.paging.limit, MAX_HTML_ROWS)
+        )
         return replace(self, paging=Paging(limit, self.paging.offset))
 
 
@@ -128,7 +137,9 @@ def _parse_row_count(values: Mapping[str, str], name: str) -> int | None:
     if name not in values:
         return None
     if not _ROW_COUNT_PATTERN.fullmatch(values[name]):
-        raise InvalidParameter(name, f"{values[name][:40]!r} is not a number of rows", ALLOWED_ROW_COUNT)
+        raise InvalidParameter(
+            name, f"{values[name][:40]!r} is not a number of rows", ALLOWED_ROW_COUNT
+        )
     return int(values[name])
 
 
@@ -141,7 +152,9 @@ def _parse_search(values: Mapping[str, str]) -> str | None:
 
 def _parse_sort(values: Mapping[str, str]) -> SortOrder:
     order: dict[str, bool] = {}
-    for name in _parse_field_list(values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-")):
+    for name in _parse_field_list(
+        values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-")
+    ):
         order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
     return tuple(order.items())
 

@@ -14,5 +14,7 @@ def parse_wait(parameters: Request) -> int:
     """Return the seconds that a client wants to wait (`?wait=`), or raise `InvalidParameter`."""
     text = parse_single_values(parameters.params, ("wait",)).get("wait", "0")
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= MAX_WAIT_S):
-        raise InvalidParameter("wait", f"{text[:40]!r} is not a number of seconds to wait", ALLOWED_WAIT)
+        raise InvalidParameter(
+            "wait", f"{text[:40]!r} is not a number of seconds to wait", ALLOWED_WAIT
+        )
     return int(text)

@@ -21,14 +21,25 @@ from api.web.conditional import apply_etag, compute_etag
 class DataResource:
     """Endpoint `/data`. `clock` returns Unix seconds; its date determines the ages."""
 
-    def __init__(self, get_view: ViewProvider, controller: RebuildController, clock: Callable[[], float]) -> None:
-        self._get_view, self._controller, self._clock = get_view, controller, clock
+    def __init__(
+        self, get_view: ViewProvider, controller: RebuildController, clock: Callable[[], float]
+    ) -> None:
+        self._get_view = get_view
+        self._controller = controller
+        self._clock = clock
 
     def on_get(self, request: Request, response: Response) -> None:
         """Answer with the selected rows in the requested format."""
         # The date is part of the cache key: filters by age select other rows each day.
-        table, env, now = require_table(self._get_view), request.env, self._clock()
-        cache_key = request.query_string, env.get("HTTP_ACCEPT"), env.get("HTTP_ACCEPT_ENCODING"), now // DAY_S
+        table = require_table(self._get_view)
+        env = request.env
+        now = self._clock()
+        cache_key = (
+            request.query_string,
+            env.get("HTTP_ACCEPT"),
+            env.get("HTTP_ACCEPT_ENCODING"),
+            now // DAY_S,
+        )
         prepared: PreparedResponse | None = table.query_cache.get(cache_key)
         selection = None
         if prepared is None:
@@ -47,14 +58,16 @@ class UserResource:
     """Endpoint `/data/{user_id}`."""
 
     def __init__(self, get_view: ViewProvider, controller: RefreshController) -> None:
-        self._get_view, self._controller = get_view, controller
+        self._get_view = get_view
+        self._controller = controller
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Answer with the row of one user: the same JSON object as in the array of `/data`."""
         parse_single_values(request.params, ())
         row = require_row(self._get_view(), user_id)
         if not apply_etag(request, response, compute_etag("row", row)):
-            response.content_type, response.data = falcon.MEDIA_JSON, row
+            response.content_type = falcon.MEDIA_JSON
+            response.data = row
 
     on_head = on_get
 

@@ -14,7 +14,14 @@ from api.query.links import build_path, build_row_path
 from api.web.json_body import format_time
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
-from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_key, explain_unusable_name, is_valid_key
+from shared.formats.source_keys import (
+    Bundle,
+    IgnoredFile,
+    UserFile,
+    classify_key,
+    explain_unusable_name,
+    is_valid_key,
+)
 from shared.object_store import ObjectInfo, ObjectNotFound
 
 MAX_CSV_BYTES = 1_000_000
@@ -32,7 +39,9 @@ class FilesResource:
         parameters = parse_single_values(request.params, ("prefix", "after", "limit"))
         limit = parse_file_limit(parameters)
         # One object more than the page holds shows whether there is a next page.
-        listed = self._transfers.list_page(parse_key(parameters, "prefix"), parse_key(parameters, "after"), limit + 1)
+        listed = self._transfers.list_page(
+            parse_key(parameters, "prefix"), parse_key(parameters, "after"), limit + 1
+        )
         page_files = listed[:limit]
         response.media = [_describe_file(info) for info in page_files]
         response.set_header("Cache-Control", "no-store")
@@ -47,7 +56,8 @@ class FileResource:
     """Endpoint `/files/{name}`."""
 
     def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
-        self._transfers, self._max_upload_bytes = transfers, max_upload_bytes
+        self._transfers = transfers
+        self._max_upload_bytes = max_upload_bytes
 
     def on_get(self, request: Request, response: Response, name: str) -> None:
         """Answer with the file, or with the bytes of `Range`, as a download.
@@ -69,7 +79,10 @@ class FileResource:
         byte_range = parse_range(request, f'"{first_segment.etag}"', first_segment.size)
         if byte_range:
             response.status = falcon.HTTP_206
-            response.set_header("Content-Range", f"bytes {byte_range.start}-{byte_range.stop - 1}/{first_segment.size}")
+            response.set_header(
+                "Content-Range",
+                f"bytes {byte_range.start}-{byte_range.stop - 1}/{first_segment.size}",
+            )
         self._transfers.send_object(
             request, response, name, first_segment, byte_range or ByteRange(0, first_segment.size)
         )
@@ -83,19 +96,32 @@ class FileResource:
         """
         parse_single_values(request.params, ())
         # falcon decodes bytes that are not UTF-8 as U+FFFD.
-        refusal = explain_unusable_name(name) or ("its name is not UTF-8" if "\ufffd" in name else None)
+        refusal = explain_unusable_name(name) or (
+            "its name is not UTF-8" if "\ufffd" in name else None
+        )
         if refusal:
             raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
         length = request.content_length
         if length is None:
-            raise Problem("no-length", "Send Content-Length with the file; chunked transfer coding is not supported.")
+            raise Problem(
+                "no-length",
+                "Send Content-Length with the file; chunked transfer coding is not supported.",
+            )
         # The store would accept an empty file, but an upload without a body is a mistake.
         if not length:
-            raise Problem("wrong-request", "The request has no body. With curl, send the file with -T.")
-        max_bytes = min(MAX_CSV_BYTES, self._max_upload_bytes) if name.endswith(".csv") else self._max_upload_bytes
+            raise Problem(
+                "wrong-request", "The request has no body. With curl, send the file with -T."
+            )
+        max_bytes = (
+            min(MAX_CSV_BYTES, self._max_upload_bytes)
+            if name.endswith(".csv")
+            else self._max_upload_bytes
+        )
         if length > max_bytes:
             raise Problem(
-                "too-large", f"The file has {length:,} bytes; the limit is {max_bytes:,}.", most_bytes=max_bytes
+                "too-large",
+                f"The file has {length:,} bytes; the limit is {max_bytes:,}.",
+                most_bytes=max_bytes,
             )
         etag = self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
@@ -118,10 +144,14 @@ def _send_accepted(response: Response, name: str, fields: dict[str, Any]) -> Non
     """
     source_key = classify_key(name)
     user_id = source_key.user_id if isinstance(source_key, UserFile) else None
-    look_at = (
-        build_row_path(user_id) if user_id is not None else "/tasks" if isinstance(source_key, Bundle) else "/errors"
-    )
-    response.status, response.media = falcon.HTTP_202, {"name": name, "user_id": user_id, **fields, "look_at": look_at}
+    if user_id is not None:
+        look_at = build_row_path(user_id)
+    elif isinstance(source_key, Bundle):
+        look_at = "/tasks"
+    else:
+        look_at = "/errors"
+    response.status = falcon.HTTP_202
+    response.media = {"name": name, "user_id": user_id, **fields, "look_at": look_at}
     response.set_header("Location", look_at)
 
 

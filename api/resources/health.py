@@ -26,9 +26,7 @@ NO_METRICS_WARNING = (
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
 )
 
-NO_EVENTS_WARNING = (
-    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; rowdrop init prints what to set"
-)
+NO_EVENTS_WARNING = "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; rowdrop init prints what to set"
 STALLED_COPIES_WARNING = (
     "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
     "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
@@ -58,8 +56,12 @@ class ReadyResource:
     `clock` returns Unix seconds.
     """
 
-    def __init__(self, get_view: ViewProvider, sweep_interval_s: float, clock: Callable[[], float]) -> None:
-        self._get_view, self._sweep_interval_s, self._clock = get_view, sweep_interval_s, clock
+    def __init__(
+        self, get_view: ViewProvider, sweep_interval_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._get_view = get_view
+        self._sweep_interval_s = sweep_interval_s
+        self._clock = clock
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
@@ -77,7 +79,8 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
 
     Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
     """
-    pipeline_status, held_count = view.pipeline_status, len(list_held_rejects(view))
+    pipeline_status = view.pipeline_status
+    held_count = len(list_held_rejects(view))
     # During an outage of Redis the figures are stale: delays computed from them would be wrong.
     reasons = [
         *_list_outages(view, now),
@@ -90,9 +93,13 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
         "snapshot_age_s": _compute_age(view.store_polled_at, now),
         "redis_age_s": _compute_age(view.redis_answered_at, now),
         "dirty_users": dict(pipeline_status.dirty_counts) if pipeline_status else None,
-        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now) if pipeline_status else None,
+        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now)
+        if pipeline_status
+        else None,
         "consistent_as_of": format_time(view.consistent_as_of),
-        "last_publish_at": format_time(pipeline_status.last_publish_at) if pipeline_status else None,
+        "last_publish_at": format_time(pipeline_status.last_publish_at)
+        if pipeline_status
+        else None,
         "last_sweep_at": format_time(pipeline_status.last_sweep_at) if pipeline_status else None,
         "last_sweep": _describe_last_sweep(pipeline_status),
         "events_waiting": pipeline_status.waiting_events if pipeline_status else None,
@@ -107,7 +114,10 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
         }
         if pipeline_status
         else None,
-        "evidence": {"counts": dict(pipeline_status.loss_signals), "since": format_time(pipeline_status.counters_since)}
+        "evidence": {
+            "counts": dict(pipeline_status.loss_signals),
+            "since": format_time(pipeline_status.counters_since),
+        }
         if pipeline_status
         else None,
     }
@@ -141,7 +151,9 @@ def _list_outages(view: View, now: float) -> list[str]:
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
     elif view.store_polled_at is not None and now - view.store_polled_at > MAX_SNAPSHOT_AGE_S:
-        reasons.append(f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs")
+        reasons.append(
+            f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs"
+        )
     if view.redis_error:
         reasons.append(f"Redis does not answer: {view.redis_error}")
     elif view.redis_answered_at is None or now - view.redis_answered_at > MAX_SNAPSHOT_AGE_S:
@@ -150,12 +162,18 @@ def _list_outages(view: View, now: float) -> list[str]:
 
 
 def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
-    pipeline_status, reasons = view.pipeline_status, []
+    pipeline_status = view.pipeline_status
+    reasons = []
     if pipeline_status is None:
         return []
     if pipeline_status.source_failure:
-        reasons.append(f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}")
-    if view.events_stalled_since is not None and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S:
+        reasons.append(
+            f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}"
+        )
+    if (
+        view.events_stalled_since is not None
+        and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S
+    ):
         backlog_text = f"{pipeline_status.waiting_events} events queued, none processed for {now - view.events_stalled_since:.0f} s"
         reasons.append(f"listener stalled: {backlog_text}")
     if (
@@ -165,10 +183,17 @@ def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
         reasons.append(
             f"the oldest change has not been published for {now - pipeline_status.oldest_event_mark_at:.0f} s"
         )
-    if pipeline_status.last_sweep_at is not None and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s:
-        reasons.append(f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals")
+    if (
+        pipeline_status.last_sweep_at is not None
+        and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s
+    ):
+        reasons.append(
+            f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals"
+        )
     if view.suspect_since is not None and now - view.suspect_since > MAX_SUSPECT_S:
-        reasons.append("events or writes may have been lost, and no sweep has verified the rows for a minute")
+        reasons.append(
+            "events or writes may have been lost, and no sweep has verified the rows for a minute"
+        )
     return reasons
 
 

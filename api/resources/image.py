@@ -30,8 +30,12 @@ class ImageResource:
     `source_transfers` reads the source bucket, `copy_transfers` the output bucket.
     """
 
-    def __init__(self, get_view: ViewProvider, source_transfers: Transfers, copy_transfers: Transfers) -> None:
-        self._get_view, self._source_transfers, self._copy_transfers = get_view, source_transfers, copy_transfers
+    def __init__(
+        self, get_view: ViewProvider, source_transfers: Transfers, copy_transfers: Transfers
+    ) -> None:
+        self._get_view = get_view
+        self._source_transfers = source_transfers
+        self._copy_transfers = copy_transfers
 
     def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Respond with the image's bytes as they are in the bucket now."""
@@ -40,7 +44,11 @@ class ImageResource:
         if image_path is None:
             raise _no_such_image(f"The row of {user_id[:80]!r} has no image.")
         bucket, _, key = image_path.partition("/")
-        transfers = self._copy_transfers if bucket == self._copy_transfers.bucket else self._source_transfers
+        transfers = (
+            self._copy_transfers
+            if bucket == self._copy_transfers.bucket
+            else self._source_transfers
+        )
         try:
             first_segment = transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
@@ -49,10 +57,15 @@ class ImageResource:
             return
         media_type = detect_raster_type(first_segment.body)
         if media_type is None:
-            raise Problem("no-raster-image", f"The content of {image_path[:300]} is not PNG, JPEG, GIF or WebP.")
+            raise Problem(
+                "no-raster-image",
+                f"The content of {image_path[:300]} is not PNG, JPEG, GIF or WebP.",
+            )
         response.content_type = media_type
         response.set_header("Content-Disposition", format_content_disposition("inline", key))
-        transfers.send_object(request, response, key, first_segment, ByteRange(0, first_segment.size))
+        transfers.send_object(
+            request, response, key, first_segment, ByteRange(0, first_segment.size)
+        )
 
     on_head = on_get
 
@@ -61,7 +74,10 @@ def detect_raster_type(head: bytes) -> str | None:
     """Return the media type of a raster image by its first bytes; None if it is not supported."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return next((media_type for signature, media_type in _RASTER_SIGNATURES if head.startswith(signature)), None)
+    return next(
+        (media_type for signature, media_type in _RASTER_SIGNATURES if head.startswith(signature)),
+        None,
+    )
 
 
 def _no_such_image(detail: str) -> Problem:

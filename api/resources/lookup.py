@@ -24,7 +24,9 @@ def no_such_user(view: View, user_id: str) -> Problem:
     if reject is None:
         return Problem("no-such-user", f"User {user_id[:80]!r} has no row.")
     position = "" if reject.line is None else f", line {reject.line}"
-    return Problem("no-such-user", f"User {user_id[:80]!r} has no row: {reject.key}{position}: {reject.reason}")
+    return Problem(
+        "no-such-user", f"User {user_id[:80]!r} has no row: {reject.key}{position}: {reject.reason}"
+    )
 
 
 def require_table(get_view: ViewProvider) -> SnapshotTable:

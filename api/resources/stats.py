@@ -27,11 +27,13 @@ class StatsResource:
     """
 
     def __init__(self, get_view: ViewProvider, clock: Callable[[], float]) -> None:
-        self._get_view, self._clock = get_view, clock
+        self._get_view = get_view
+        self._clock = clock
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the statistics of the rows that pass the filters."""
-        table, now = require_table(self._get_view), self._clock()
+        table = require_table(self._get_view)
+        now = self._clock()
         # The UTC date is part of the cache key, because ages change with it.
         cache_key = "stats", request.query_string, now // DAY_S
         etag_and_body: tuple[str, bytes] | None = table.query_cache.get(cache_key)
@@ -40,7 +42,8 @@ class StatsResource:
             table.query_cache.put(cache_key, etag_and_body, 1)
         etag, body = etag_and_body
         if not apply_etag(request, response, etag):
-            response.content_type, response.data = falcon.MEDIA_JSON, body
+            response.content_type = falcon.MEDIA_JSON
+            response.data = body
 
     on_head = on_get
 
@@ -58,7 +61,8 @@ def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> d
     whole milliseconds since 1970 UTC.  If no row passes, both means are null.
     """
     mask = filters.build_mask(table.has_image, table.birthday, today)
-    count, filter_values = int(np.count_nonzero(mask)), filters.to_dict()
+    count = int(np.count_nonzero(mask))
+    filter_values = filters.to_dict()
     if not count:
         return {
             "count": 0,
@@ -69,7 +73,9 @@ def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> d
         }
     return {
         "count": count,
-        "average_age": round(int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2),
+        "average_age": round(
+            int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2
+        ),
         # Exact: the sum in milliseconds may have more digits than a float holds.
         "average_birthts": round(Fraction(_sum_exactly(table.birthts[mask]), count)),
         "filters": filter_values,

@@ -20,18 +20,21 @@ class TasksResource:
     """GET /tasks."""
 
     def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
-        self._controller, self._unpacks = controller, unpacks
+        self._controller = controller
+        self._unpacks = unpacks
 
     def on_get(self, request: Request, response: Response) -> None:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         parse_single_values(request.params, ())
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
         newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
-        active_bundles = {status.bundle for status in newest if status.state in {"unpacking", "publishing"}}
+        active_bundles = {
+            status.bundle for status in newest if status.state in {"unpacking", "publishing"}
+        }
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
-        waiting_bundles = [key for key in self._unpacks.waiting_bundles() if key not in active_bundles][
-            :MAX_LISTED_BUNDLES
-        ]
+        waiting_bundles = [
+            key for key in self._unpacks.waiting_bundles() if key not in active_bundles
+        ][:MAX_LISTED_BUNDLES]
         bundles = [{"bundle": key, "state": "waiting"} for key in waiting_bundles] + [
             describe_unpack(status) for status in newest
         ]
@@ -45,7 +48,8 @@ class TaskResource:
     """GET /tasks/{task_id}."""
 
     def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
-        self._controller, self._unpacks = controller, unpacks
+        self._controller = controller
+        self._unpacks = unpacks
 
     def on_get(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""

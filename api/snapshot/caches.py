@@ -44,7 +44,8 @@ class LruCache:
 
     def __init__(self, max_weight: int = MAX_RESPONSE_CACHE_BYTES) -> None:
         self._max_weight = self._free_weight = max_weight
-        self._lock, self._entries = Lock(), OrderedDict[Hashable, tuple[Any, int]]()
+        self._lock = Lock()
+        self._entries = OrderedDict[Hashable, tuple[Any, int]]()
 
     def get(self, key: Hashable) -> Any | None:  # noqa: ANN401
         """Return the cached value of this key, or None."""

@@ -58,7 +58,9 @@ class ConsistencyTracker:
         """
         self._redis_was_away = True
 
-    def update(self, pipeline_status: PipelineStatus, served_etag: str | None, requested_at: float) -> None:
+    def update(
+        self, pipeline_status: PipelineStatus, served_etag: str | None, requested_at: float
+    ) -> None:
         """Update `as_of` from figures that were read from Redis at `requested_at` or later.
 
         `served_etag` is the ETag of the table that this process served at that time, None without
@@ -66,7 +68,9 @@ class ConsistencyTracker:
         """
         if self._redis_was_away:
             # The first answer after an outage: discard what earlier polls proved.
-            self._redis_was_away, self._trusted_from, self._inbox_empty_at = False, requested_at + MARGIN_S, None
+            self._redis_was_away = False
+            self._trusted_from = requested_at + MARGIN_S
+            self._inbox_empty_at = None
         if not pipeline_status.waiting_events:
             self._inbox_empty_at = requested_at
         if not pipeline_status.no_known_loss or pipeline_status.dirty_counts["sweep"]:
@@ -76,7 +80,9 @@ class ConsistencyTracker:
         elif pipeline_status.published_etag == served_etag and requested_at >= self._trusted_from:
             moment = self._compute_moment(pipeline_status)
             if moment is not None:
-                self.as_of = max(moment, self.as_of or moment)  # monotonic: earlier proofs stay valid
+                self.as_of = max(
+                    moment, self.as_of or moment
+                )  # monotonic: earlier proofs stay valid
 
     def _compute_moment(self, pipeline_status: PipelineStatus) -> float | None:
         detects_losses = (
@@ -84,7 +90,9 @@ class ConsistencyTracker:
             and pipeline_status.detects_losses
             and not pipeline_status.stalled_event_copies
         )
-        events_marked_until = None if self._inbox_empty_at is None else self._inbox_empty_at - MARGIN_S
+        events_marked_until = (
+            None if self._inbox_empty_at is None else self._inbox_empty_at - MARGIN_S
+        )
         moment = events_marked_until if detects_losses else pipeline_status.last_sweep_at
         if moment is None or pipeline_status.oldest_event_mark_at is None:
             return moment

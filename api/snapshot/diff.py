@@ -8,7 +8,8 @@ inserted, removed and changed lines anywhere. The rest costs comparisons of memo
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 64, 1 << 18
+_MIN_BLOCK_BYTES = 64
+_MAX_BLOCK_BYTES = 1 << 18
 _MIN_UNCHANGED_BYTES = 1024
 """Minimum size in bytes of a kept part: parsing a few lines again costs less than one more part."""
 
@@ -28,7 +29,9 @@ def diff_lines(old: bytes, new: bytes, start: int) -> Iterator[UnchangedRange | 
     """
     old_position = new_position = changed_start = start
     while new_position < len(new) and old_position < len(old):
-        common = _trim_to_whole_lines(new, new_position, _count_common_bytes(old, old_position, new, new_position))
+        common = _trim_to_whole_lines(
+            new, new_position, _count_common_bytes(old, old_position, new, new_position)
+        )
         if not common:
             old_position, new_position = _skip_differing_lines(old, old_position, new, new_position)
             continue
@@ -38,17 +41,21 @@ def diff_lines(old: bytes, new: bytes, start: int) -> Iterator[UnchangedRange | 
                 yield new[changed_start:new_position]
             yield UnchangedRange(old_position, old_position + common)
             changed_start = new_position + common
-        old_position, new_position = old_position + common, new_position + common
+        old_position = old_position + common
+        new_position = new_position + common
     if changed_start < len(new):
         yield new[changed_start:]
 
 
-def _skip_differing_lines(old: bytes, old_position: int, new: bytes, new_position: int) -> tuple[int, int]:
+def _skip_differing_lines(
+    old: bytes, old_position: int, new: bytes, new_position: int
+) -> tuple[int, int]:
     """Skip two lines that differ; return the next offsets in both files.
 
     Both lines are skipped if they have the same user ID, else only the one that sorts first.
     """
-    old_end, new_end = old.index(b"\n", old_position) + 1, new.index(b"\n", new_position) + 1
+    old_end = old.index(b"\n", old_position) + 1
+    new_end = new.index(b"\n", new_position) + 1
     old_user_id = old[old_position:old_end].partition(b",")[0]
     new_user_id = new[new_position:new_end].partition(b",")[0]
     return (old_end if old_user_id <= new_user_id else old_position), (
@@ -63,18 +70,25 @@ def _trim_to_whole_lines(text: bytes, start: int, length: int) -> int:
 def _count_common_bytes(old: bytes, old_position: int, new: bytes, new_position: int) -> int:
     """Return the number of bytes that are equal from these offsets on."""
     # Blocks double in size: short matches stay cheap, and long ones need few comparisons.
-    limit, length, common = min(len(old) - old_position, len(new) - new_position), _MIN_BLOCK_BYTES, 0
+    limit = min(len(old) - old_position, len(new) - new_position)
+    length = _MIN_BLOCK_BYTES
+    common = 0
     while common < limit:
         length = min(length, limit - common)
         if not _are_equal(old, old_position + common, new, new_position + common, length):
-            return common + _find_first_difference(old, old_position + common, new, new_position + common, length)
+            return common + _find_first_difference(
+                old, old_position + common, new, new_position + common, length
+            )
         common += length
         length = min(2 * length, _MAX_BLOCK_BYTES)
     return limit
 
 
-def _find_first_difference(old: bytes, old_position: int, new: bytes, new_position: int, length: int) -> int:
-    low, high = 0, length
+def _find_first_difference(
+    old: bytes, old_position: int, new: bytes, new_position: int, length: int
+) -> int:
+    low = 0
+    high = length
     while high - low > 1:
         middle = (low + high) // 2
         if _are_equal(old, old_position + low, new, new_position + low, middle - low):

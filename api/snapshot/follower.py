@@ -35,7 +35,9 @@ RECONNECT_DELAY_S = 1.0
 # The thread works for at most a quarter of the time, so that publishes in quick succession leave
 # time for requests. A turn counts for at most LONGEST_TURN_S, so the pause after a timeout of MinIO
 # is about 4 s and does not grow with the timeout.
-POLL_TIME_FRACTION, POLL_BURST_S, MAX_POLL_CHARGE_S = 0.25, 0.1, 1.0
+POLL_TIME_FRACTION = 0.25
+POLL_BURST_S = 0.1
+MAX_POLL_CHARGE_S = 1.0
 
 
 class FollowerConnections(NamedTuple):
@@ -53,10 +55,14 @@ class Follower:
     """
 
     def __init__(
-        self, open_connections: Callable[[], FollowerConnections], clock: Callable[[], float] = time.time
+        self,
+        open_connections: Callable[[], FollowerConnections],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._open_connections, self._clock = open_connections, clock
-        self._stop_requested, self._first_poll_done = threading.Event(), threading.Event()
+        self._open_connections = open_connections
+        self._clock = clock
+        self._stop_requested = threading.Event()
+        self._first_poll_done = threading.Event()
         self._thread: threading.Thread | None = None
         self._poller: SnapshotPoller | None = None
 
@@ -90,7 +96,9 @@ class Follower:
                 self._poller.registry.request_poll()  # wakes this process's own follower
             self._thread.join(timeout_s)
 
-    def _poll_until_stopped(self, poller: "SnapshotPoller", subscription: "_PublishSubscription") -> None:
+    def _poll_until_stopped(
+        self, poller: "SnapshotPoller", subscription: "_PublishSubscription"
+    ) -> None:
         duty_cycle = DutyCycle(POLL_TIME_FRACTION, POLL_BURST_S, time.monotonic)
         while not self._stop_requested.is_set():
             started_at = time.monotonic()
@@ -98,7 +106,9 @@ class Follower:
                 poller.poll_once()
             except Exception:
                 # The thread must survive: without it the process would serve stale rows silently.
-                logger.exception("unexpected error in the follower; serving the last snapshot, retrying")
+                logger.exception(
+                    "unexpected error in the follower; serving the last snapshot, retrying"
+                )
             self._first_poll_done.set()
             duty_cycle.charge(min(time.monotonic() - started_at, MAX_POLL_CHARGE_S))
             # Without Redis `wait` returns early, and RECONNECT_S limits the reconnection attempts.
@@ -142,12 +152,18 @@ class SnapshotPoller:
         try:
             self._load_table()
             self._load_rejects()
-        except (StoreUnavailable, ObjectNotFound, InvalidOutputCsv, rejects.InvalidRejectsCsv) as error:
+        except (
+            StoreUnavailable,
+            ObjectNotFound,
+            InvalidOutputCsv,
+            rejects.InvalidRejectsCsv,
+        ) as error:
             message = f"{error} does not exist" if isinstance(error, ObjectNotFound) else str(error)
             # Log each error once: a round runs at least every POLL_S seconds.
             if message != self.view.store_error:
                 logger.warning(
-                    "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying", message
+                    "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying",
+                    message,
                 )
             self._update_view(store_error=message)
         else:

@@ -44,7 +44,9 @@ class ProcessRegistry:
 
         Returns the current Redis time in seconds, which is also the unit of `looked`.
         """
-        return float(self._heartbeat_script([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"]))
+        return float(
+            self._heartbeat_script([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"])
+        )
 
     def unregister(self) -> None:
         """Remove this process from the registry."""

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from api.query.filters import encode_birthdays
 from api.snapshot.caches import MAX_CACHED_QUERIES, GzipBlocks, LruCache, OnceCache
 from api.snapshot.diff import UnchangedRange, diff_lines
-from shared.formats.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, InvalidOutputCsv, OutputCsv, decode_row, read_frame
+from shared.formats.output_csv import (
+    OUTPUT_COLUMNS,
+    OUTPUT_HEADER,
+    InvalidOutputCsv,
+    OutputCsv,
+    decode_row,
+    read_frame,
+)
 
 _MIN_BULK_LINES = 2000
 """From this number of lines on, parsing by column is faster than parsing line by line."""
@@ -81,11 +88,18 @@ class SnapshotTable:
         fragments: Sequence[_Fragment] = (),
         gzip_blocks: Mapping[str, GzipBlocks] = _NO_GZIP_BLOCKS,
     ) -> None:
-        self.etag, self._output = etag, output
-        self.derived, self.response_cache, self.query_cache = OnceCache(), LruCache(), LruCache(MAX_CACHED_QUERIES)
-        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(gzip_blocks)
+        self.etag = etag
+        self._output = output
+        self.derived = OnceCache()
+        self.response_cache = LruCache()
+        self.query_cache = LruCache(MAX_CACHED_QUERIES)
+        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(
+            gzip_blocks
+        )
         line_lengths = _concatenate([fragment.line_lengths for fragment in fragments], np.int64)
-        self._line_starts = len(OUTPUT_HEADER) + np.concatenate([np.zeros(1, np.int64), np.cumsum(line_lengths)])
+        self._line_starts = len(OUTPUT_HEADER) + np.concatenate(
+            [np.zeros(1, np.int64), np.cumsum(line_lengths)]
+        )
         self.birthts = _concatenate([fragment.birthts for fragment in fragments], np.int64)
         self.birthday = _concatenate([fragment.birthday for fragment in fragments], np.int32)
         self.has_image = _concatenate([fragment.has_image for fragment in fragments], np.bool_)
@@ -107,7 +121,9 @@ class SnapshotTable:
         if len(changes) * _FRAGMENT_COST_LINES > len(output):
             changes = [body[len(OUTPUT_HEADER) :]] if len(output) else []
         fragments = [
-            self._reuse_fragment(change) if isinstance(change, UnchangedRange) else _parse_fragment(change)
+            self._reuse_fragment(change)
+            if isinstance(change, UnchangedRange)
+            else _parse_fragment(change)
             for change in changes
         ]
         return SnapshotTable(output, etag, fragments, self.gzip_blocks)
@@ -138,7 +154,9 @@ class SnapshotTable:
 
     def get_row_json(self, row_number: int) -> bytes:
         """Return the JSON object of one row, followed by LF."""
-        return self.json[self._row_starts[row_number] : self._row_starts[row_number + 1] - 2] + b"\n"
+        return (
+            self.json[self._row_starts[row_number] : self._row_starts[row_number + 1] - 2] + b"\n"
+        )
 
     def get_row_starts(self, format_name: str) -> NDArray[np.int64]:
         """Return the offset of each row in the whole table as `kind`, then the end of the last one.
@@ -157,7 +175,9 @@ class SnapshotTable:
         """Return the JSON of the rows with these numbers, in this order; of all rows if None."""
         if rows is None:
             return JsonRows(self.json, self._row_starts, len(self) - 1)
-        column = self.derived.get_or_compute("json", lambda: _view_as_column(self.json, self._row_starts))
+        column = self.derived.get_or_compute(
+            "json", lambda: _view_as_column(self.json, self._row_starts)
+        )
         text, starts = _take_rows(column, rows)
         # Find the row that ends with "]" instead of a comma.  Most often it is last here, too.
         last = len(self) - 1
@@ -169,12 +189,16 @@ class SnapshotTable:
     def select_lines(self, rows: NDArray[np.int64]) -> memoryview:
         """Return the lines of output.csv for the rows with these numbers, in this order."""
         return _take_rows(
-            self.derived.get_or_compute("lines", lambda: _view_as_column(self.csv, self._line_starts)), rows
+            self.derived.get_or_compute(
+                "lines", lambda: _view_as_column(self.csv, self._line_starts)
+            ),
+            rows,
         )[0]
 
     def _reuse_fragment(self, unchanged: UnchangedRange) -> _Fragment:
         first, last = np.searchsorted(self._line_starts, unchanged).tolist()
-        start, stop = int(self._row_starts[first]), int(self._row_starts[last])
+        start = int(self._row_starts[first])
+        stop = int(self._row_starts[last])
         return _Fragment(
             np.diff(self._line_starts[first : last + 1]),
             memoryview(self.json)[start : stop - 2],
@@ -187,7 +211,9 @@ class SnapshotTable:
 
 def _parse_fragment(text: bytes) -> _Fragment:
     lines = text.split(b"\n")[:-1]
-    rows, birth_times, has_image = [], [], []
+    rows = []
+    birth_times = []
+    has_image = []
     for user_id, first_name, last_name, birthts, img_path in _decode_lines(text, lines):
         image_path = _encode_string(img_path) if img_path else "null"
         rows.append(
@@ -210,7 +236,9 @@ def _parse_fragment(text: bytes) -> _Fragment:
 def _decode_lines(text: bytes, lines: Sequence[bytes]) -> Iterable[RowFields]:
     if len(lines) < _MIN_BULK_LINES:
         rows = map(decode_row, lines)
-        return ((row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows)
+        return (
+            (row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows
+        )
     frame = read_frame(OUTPUT_HEADER + text)
     if len(frame) != len(lines):
         raise InvalidOutputCsv("some lines are not rows")
@@ -222,7 +250,9 @@ def _view_as_column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:
 
     Taking rows from it costs nanoseconds per row, also with a million rows.
     """
-    return pa.Array.from_buffers(pa.large_binary(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(text)])
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(text)]
+    )
 
 
 def _take_rows(column: pa.Array, rows: NDArray[np.int64]) -> tuple[memoryview, NDArray[np.int64]]:
@@ -243,7 +273,8 @@ def _join_array(fragments: Iterable[bytes | memoryview]) -> bytes:
 
 def _compute_row_starts(fragments: Iterable[_Fragment], end: int) -> NDArray[np.int64]:
     """Return the offset of each row in the JSON array of these parts, then that of a next row."""
-    starts, offset = [], 1
+    starts = []
+    offset = 1
     for part in fragments:
         starts.append(part.row_starts + offset)
         offset += len(part.json) + 2

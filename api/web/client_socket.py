@@ -24,7 +24,8 @@ class ClientSocket(socket.socket):
 
     def __init__(self, fileno: int) -> None:
         super().__init__(fileno=fileno)
-        self.unsent, self.body_until = deque[memoryview](), 0.0
+        self.unsent = deque[memoryview]()
+        self.body_until = 0.0
 
     def setblocking(self, flag: bool) -> None:
         """Set a short timeout instead of blocking mode; False means non-blocking as usual."""

@@ -19,24 +19,33 @@ def handle_invalid_parameter(
     raise Problem("wrong-parameter", str(error), parameter=error.name, allowed=error.allowed)
 
 
-def handle_redis_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_redis_outage(
+    request: Request, response: Response, error: Exception, params: dict[str, Any]
+) -> NoReturn:
     """Handle an outage of Redis during a request that needs it: raise a 503."""
     raise service_unavailable(
-        "redis-away", "Published rows can still be read at /data and /stats; retry this request later."
+        "redis-away",
+        "Published rows can still be read at /data and /stats; retry this request later.",
     )
 
 
-def handle_store_outage(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_store_outage(
+    request: Request, response: Response, error: Exception, params: dict[str, Any]
+) -> NoReturn:
     """Handle an outage of the object store during a request that needs it: raise a 503."""
     raise service_unavailable(
         "store-away", f"Published rows can still be read at /data and /stats; retry later: {error}"
     )
 
 
-def handle_unexpected_error(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> NoReturn:
+def handle_unexpected_error(
+    request: Request, response: Response, error: Exception, params: dict[str, Any]
+) -> NoReturn:
     """Handle an unexpected exception: log its traceback and raise a 500."""
     request.log_error(traceback.format_exc())
-    raise Problem("our-fault", "An unexpected error occurred; the log of this Rowdrop's API has the details.")
+    raise Problem(
+        "our-fault", "An unexpected error occurred; the log of this Rowdrop's API has the details."
+    )
 
 
 def serialize_problem(request: Request, response: Response, error: falcon.HTTPError) -> None:

@@ -72,13 +72,16 @@ class Connection(TConn):  # type: ignore[misc]
         self.sock: ClientSocket
         self.init()  # without TLS and HTTP/2 this only creates the parser
         self.data_ready = True
-        self.held, self._head_end, self._whole_at = bytearray(), -1, 0
+        self.held = bytearray()
+        self._head_end = -1
+        self._whole_at = 0
         self.is_streamed = self.may_wait = False
 
     def begin(self) -> None:
         """Start the next request with the bytes that were received after the last one."""
         self.held = bytearray(self.parser.unreader.take_buffered())
-        self.is_streamed, self._head_end = False, -1
+        self.is_streamed = False
+        self._head_end = -1
 
     def receive(self) -> None:
         """Append received data.
@@ -100,7 +103,9 @@ class Connection(TConn):  # type: ignore[misc]
             self._head_end = self.held.find(b"\r\n\r\n")
             if self._head_end < 0:
                 return False
-            self._whole_at = self._head_end + 4 + self._body_length(bytes(self.held[: self._head_end]))
+            self._whole_at = (
+                self._head_end + 4 + self._body_length(bytes(self.held[: self._head_end]))
+            )
         return len(self.held) >= self._whole_at
 
     def _body_length(self, head: bytes) -> int:
@@ -182,7 +187,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # Few threads answer from memory, as more would only compete for the interpreter. Requests
         # that wait for a server use the other pool, so an outage does not block the first one.
         answered = (self._others if conn.may_wait else self.tpool).submit(self.handle, conn)
-        answered.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+        answered.add_done_callback(
+            lambda done: self.method_queue.defer(self.finish_request, conn, done)
+        )
 
     def handle(self, conn: Connection) -> bool:
         """Answer the request; return whether the connection stays open."""
@@ -200,7 +207,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """
         return keepalive and conn.is_read() and bool(super()._keepalive_after(conn, keepalive))
 
-    def handle_error(self, req: object, client: socket.socket, addr: object, exc: Exception) -> None:
+    def handle_error(
+        self, req: object, client: socket.socket, addr: object, exc: Exception
+    ) -> None:
         """Answer an invalid request or an internal error with a problem document.
 
         The log line does not contain the request.
@@ -208,7 +217,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if isinstance(exc, ParseException):
             self.log.info("the HTTP server refused a request: %s", type(exc).__name__)
         else:
-            self.log.exception("the HTTP server failed to answer a request; the client gets status 500")
+            self.log.exception(
+                "the HTTP server failed to answer a request; the client gets status 500"
+            )
         status = next((status for kind, status in _STATUS.items() if isinstance(exc, kind)), 500)
         client.sendall(build_raw_response(status))
 
@@ -264,7 +275,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
-    def _wait(self, conn: Connection, event: int, call: Callable[[Connection], None], seconds: float) -> None:
+    def _wait(
+        self, conn: Connection, event: int, call: Callable[[Connection], None], seconds: float
+    ) -> None:
         self._deadlines[conn] = time.monotonic() + seconds
         self.poller.register(conn.sock, event, lambda _: call(conn))
 
@@ -280,7 +293,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             else:
                 self._drop(conn)
         if not self.alive:  # idle connections must not delay shutdown
-            for conn in [conn for conn in self._deadlines if not conn.held and conn not in self._sending]:
+            for conn in [
+                conn for conn in self._deadlines if not conn.held and conn not in self._sending
+            ]:
                 self._drop(conn)
 
     def _make_room(self) -> None:

@@ -20,10 +20,15 @@ class Problem(falcon.HTTPError):
     `kind` is a key of `PROBLEM_KINDS`; `extra_fields` are further fields of the document.
     """
 
-    def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **extra_fields: object) -> None:
+    def __init__(
+        self, kind: str, detail: str, headers: dict[str, str] | None = None, **extra_fields: object
+    ) -> None:
         problem_kind = PROBLEM_KINDS[kind]
-        super().__init__(problem_kind.status, title=problem_kind.title, description=detail, headers=headers)
-        self.kind, self.extra_fields = kind, extra_fields
+        super().__init__(
+            problem_kind.status, title=problem_kind.title, description=detail, headers=headers
+        )
+        self.kind = kind
+        self.extra_fields = extra_fields
 
     def build_body(self) -> dict[str, Any]:
         """Return the fields of the document."""
@@ -56,7 +61,9 @@ def service_unavailable(kind: str, detail: str) -> Problem:
 
 def no_such_task(task_id: str) -> Problem:
     """Return a 404: no task ever had this ID, or its record has expired."""
-    return Problem("no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago.")
+    return Problem(
+        "no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago."
+    )
 
 
 def task_lost() -> Problem:

@@ -54,11 +54,10 @@ class Transfers:
     """
 
     def __init__(self, bucket: str, open_store: Callable[[], FileStore]) -> None:
-        self.bucket, self._open_store = bucket, open_store
-        self._store_slots, self._large_slots = (
-            BoundedSemaphore(MAX_STORE_REQUESTS),
-            BoundedSemaphore(MAX_LARGE_TRANSFERS),
-        )
+        self.bucket = bucket
+        self._open_store = open_store
+        self._store_slots = BoundedSemaphore(MAX_STORE_REQUESTS)
+        self._large_slots = BoundedSemaphore(MAX_LARGE_TRANSFERS)
 
     @cached_property
     def _store(self) -> FileStore:
@@ -85,11 +84,18 @@ class Transfers:
         """
         if_none_match = request.get_header("If-None-Match", default="").strip()
         # The store compares a single ETag.  Lists and `*` are compared below, after the read.
-        is_single_etag = if_none_match.count('"') == 2 and if_none_match.startswith('"') and if_none_match.endswith('"')
+        is_single_etag = (
+            if_none_match.count('"') == 2
+            and if_none_match.startswith('"')
+            and if_none_match.endswith('"')
+        )
         try:
             with self._hold_store_slot():
                 segment = self._store.get_segment(
-                    key, 0, SEGMENT_BYTES, if_none_match=if_none_match.strip('"') if is_single_etag else None
+                    key,
+                    0,
+                    SEGMENT_BYTES,
+                    if_none_match=if_none_match.strip('"') if is_single_etag else None,
                 )
         except NotModified:
             apply_etag(request, response, if_none_match)
@@ -103,7 +109,12 @@ class Transfers:
         return segment
 
     def send_object(
-        self, request: Request, response: Response, key: str, first_segment: Segment, byte_range: ByteRange
+        self,
+        request: Request,
+        response: Response,
+        key: str,
+        first_segment: Segment,
+        byte_range: ByteRange,
     ) -> None:
         """Respond with the bytes `byte_range` of the object; `first` is its first piece."""
         if byte_range.stop <= len(first_segment.body):
@@ -148,7 +159,8 @@ class Transfers:
     def _hold_store_slot(self) -> Iterator[None]:
         if not self._store_slots.acquire(timeout=SLOT_TIMEOUT_S):
             raise service_unavailable(
-                "busy", "The object store is slow, and too many requests already wait for it; retry."
+                "busy",
+                "The object store is slow, and too many requests already wait for it; retry.",
             )
         try:
             yield
@@ -175,9 +187,17 @@ class _SegmentStream(Iterator[bytes]):
     """
 
     def __init__(
-        self, store: FileStore, key: str, first_segment: Segment, byte_range: ByteRange, on_close: Callable[[], None]
+        self,
+        store: FileStore,
+        key: str,
+        first_segment: Segment,
+        byte_range: ByteRange,
+        on_close: Callable[[], None],
     ) -> None:
-        self._store, self._key, self._etag, self._remaining = store, key, first_segment.etag, byte_range
+        self._store = store
+        self._key = key
+        self._etag = first_segment.etag
+        self._remaining = byte_range
         self._buffered: bytes | None = first_segment.body[byte_range.start : byte_range.stop]
         self._on_close: Callable[[], None] | None = on_close
 
@@ -186,7 +206,8 @@ class _SegmentStream(Iterator[bytes]):
         if start >= stop:
             self.close()
             raise StopIteration
-        chunk, self._buffered = self._buffered or self._fetch_chunk(start, min(stop - start, SEGMENT_BYTES)), None
+        chunk = self._buffered or self._fetch_chunk(start, min(stop - start, SEGMENT_BYTES))
+        self._buffered = None
         self._remaining = ByteRange(start + len(chunk), stop)
         return chunk
 
@@ -195,14 +216,19 @@ class _SegmentStream(Iterator[bytes]):
         try:
             chunk = self._store.get_segment(self._key, start, length, if_match=self._etag).body
         except (PreconditionFailed, ObjectNotFound):
-            raise StoreUnavailable(f"{self._key} changed during the transfer, which is aborted") from None
+            raise StoreUnavailable(
+                f"{self._key} changed during the transfer, which is aborted"
+            ) from None
         if not chunk:
-            raise StoreUnavailable(f"{self._key} ended too early during the transfer, which is aborted")
+            raise StoreUnavailable(
+                f"{self._key} ended too early during the transfer, which is aborted"
+            )
         return chunk
 
     def close(self) -> None:
         """Release the transfer's slot; the server calls this when it needs no more bytes."""
-        on_close, self._on_close = self._on_close, None
+        on_close = self._on_close
+        self._on_close = None
         if on_close:
             on_close()
 
@@ -221,13 +247,20 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     has none of the bytes.
     """
     match = _RANGE_HEADER.fullmatch(request.get_header("Range", default="").strip())
-    if not match or match[0] == "bytes=-" or request.get_header("If-Range", default=etag) != etag or not size:
+    if (
+        not match
+        or match[0] == "bytes=-"
+        or request.get_header("If-Range", default=etag) != etag
+        or not size
+    ):
         return None
     first, last = match.groups()
     start = int(first) if first else max(0, size - int(last))
     stop = min(int(last) + 1, size) if first and last else size
     if start >= stop:
-        raise Problem("wrong-range", f"The file has {size:,} bytes.", {"Content-Range": f"bytes */{size}"})
+        raise Problem(
+            "wrong-range", f"The file has {size:,} bytes.", {"Content-Range": f"bytes */{size}"}
+        )
     return ByteRange(start, stop)
 
 

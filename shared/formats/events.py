@@ -54,7 +54,9 @@ def decode_entry(raw: bytes) -> list[Event]:
     except (ValueError, RecursionError):
         raise InvalidEvent("not JSON") from None
     try:
-        events = [_parse_event(event_record) for entry in entries for event_record in entry["Event"]]
+        events = [
+            _parse_event(event_record) for entry in entries for event_record in entry["Event"]
+        ]
     except UnicodeError:
         raise InvalidEvent("a name is not UTF-8") from None
     except (TypeError, KeyError):
@@ -66,7 +68,9 @@ def decode_entry(raw: bytes) -> list[Event]:
 
 def _parse_event(event_record: dict[str, Any]) -> Event:
     s3 = event_record["s3"]
-    bucket, key, name = s3["bucket"]["name"], s3["object"]["key"], event_record["eventName"]
+    bucket = s3["bucket"]["name"]
+    key = s3["object"]["key"]
+    name = event_record["eventName"]
     if not (type(bucket) is type(key) is type(name) is str):
         raise TypeError
     key = unquote_plus(key, errors="strict")

@@ -97,7 +97,9 @@ class Manifest:
     def encode(self) -> bytes:
         """Return the manifest as the bytes of a Parquet file."""
         buffer = pa.BufferOutputStream()
-        pq.write_table(self._table, buffer, compression="lz4", use_dictionary=["rules"], write_statistics=False)
+        pq.write_table(
+            self._table, buffer, compression="lz4", use_dictionary=["rules"], write_statistics=False
+        )
         return bytes(buffer.getvalue().to_pybytes())
 
     def __len__(self) -> int:
@@ -111,10 +113,16 @@ class Manifest:
         """
         unchanged_facts = self._table
         if changes:
-            is_changed = pc.is_in(unchanged_facts["user_id"], value_set=pa.array(changes, pa.string()))
+            is_changed = pc.is_in(
+                unchanged_facts["user_id"], value_set=pa.array(changes, pa.string())
+            )
             unchanged_facts = unchanged_facts.filter(pc.invert(is_changed))
-        table = pa.concat_tables([unchanged_facts, _build_table(fact for fact in changes.values() if fact)])
-        return Manifest(table if table["user_id"].num_chunks <= _MAX_CHUNKS else table.combine_chunks())
+        table = pa.concat_tables(
+            [unchanged_facts, _build_table(fact for fact in changes.values() if fact)]
+        )
+        return Manifest(
+            table if table["user_id"].num_chunks <= _MAX_CHUNKS else table.combine_chunks()
+        )
 
     def get(self, user_id: str) -> Fact | None:
         """Return a user's fact, or None. Scans all facts: a few milliseconds per million."""
@@ -136,7 +144,8 @@ class Manifest:
     def to_output_rows(self, buckets: Buckets) -> Iterator[Row]:
         """Return the rows of these facts, unordered, to restore a lost output.csv."""
         for fact in self.facts():
-            person, img_path = fact.person, buckets.img_path(fact.image, fact.image_source)
+            person = fact.person
+            img_path = buckets.img_path(fact.image, fact.image_source)
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)
 
 
@@ -144,7 +153,9 @@ def _build_table(facts: Iterable[Fact]) -> pa.Table:
     rows = [
         (
             fact.user_id,
-            "" if fact.csv_version.source == make_csv_key(fact.user_id) else fact.csv_version.source,
+            ""
+            if fact.csv_version.source == make_csv_key(fact.user_id)
+            else fact.csv_version.source,
             fact.csv_version.etag,
             fact.csv_version.last_modified,
             fact.person.first_name,
@@ -179,5 +190,10 @@ def _iterate_facts(table: pa.Table) -> Iterator[Fact]:
         ) in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             csv_version = CsvVersion(source or make_csv_key(user_id), etag, last_modified)
             yield Fact(
-                user_id, csv_version, Person(first_name, last_name, birthts), image or None, is_held, image_source
+                user_id,
+                csv_version,
+                Person(first_name, last_name, birthts),
+                image or None,
+                is_held,
+                image_source,
             )

@@ -71,7 +71,9 @@ def decode_row(line: bytes) -> Row:
 
 
 def _split_quoted_line(text: str) -> list[str]:
-    fields, position, terminated_text = list[str](), 0, f"{text},"
+    fields = list[str]()
+    position = 0
+    terminated_text = f"{text},"
     while position < len(terminated_text):
         match = _NEXT_FIELD.match(terminated_text, position)
         if match is None:
@@ -152,8 +154,11 @@ class OutputCsv:
         of the binary search are parsed. Raises `ValueError` if a row cannot be encoded, or belongs
         to another user.
         """
-        body_view, pieces = memoryview(self.body), list[bytes | memoryview]()
-        row_count, copied_until, position = len(self), 0, len(OUTPUT_HEADER)
+        body_view = memoryview(self.body)
+        pieces = list[bytes | memoryview]()
+        row_count = len(self)
+        copied_until = 0
+        position = len(OUTPUT_HEADER)
         for user_id, row in sorted(changes.items()):
             if row and row.user_id != user_id:
                 raise ValueError("a row is stored under another user's ID")
@@ -164,14 +169,19 @@ class OutputCsv:
                 pieces += body_view[copied_until:start], line
                 copied_until = position
                 row_count += bool(line) - (position > start)
-        return _build_with_row_count(b"".join([*pieces, body_view[copied_until:]]), row_count) if pieces else self
+        return (
+            _build_with_row_count(b"".join([*pieces, body_view[copied_until:]]), row_count)
+            if pieces
+            else self
+        )
 
     def _find_line(self, user_id: bytes, low: int) -> tuple[int, int]:
         """Return the start and end of the user's line, searching from the offset `low`.
 
         If there is no such line, both are the offset where it would be inserted.
         """
-        body, high = self.body, len(self.body)
+        body = self.body
+        high = len(self.body)
         while low < high:
             midpoint = (low + high) // 2
             start = body.rfind(b"\n", low, midpoint) + 1 or low
@@ -213,9 +223,13 @@ def read_frame(body: bytes) -> pd.DataFrame:
     """
     OutputCsv(body)
     try:
-        table = pa.table({name: pa.array([], column_type) for name, column_type in _COLUMN_TYPES.items()})
+        table = pa.table(
+            {name: pa.array([], column_type) for name, column_type in _COLUMN_TYPES.items()}
+        )
         if len(body) > len(OUTPUT_HEADER):
-            table = pa_csv.read_csv(pa.BufferReader(body), **_build_reader_options(use_threads=True))
+            table = pa_csv.read_csv(
+                pa.BufferReader(body), **_build_reader_options(use_threads=True)
+            )
     except pa.ArrowInvalid:  # its message quotes the line, and personal names must not be logged
         raise InvalidOutputCsv("a line is not a row") from None
     frame: pd.DataFrame = table.to_pandas()
@@ -230,7 +244,9 @@ def is_canonical(body: bytes) -> bool:
     """
     if not body.startswith(OUTPUT_HEADER):
         return False
-    buffer, position, last_user_id = pa.py_buffer(body), len(OUTPUT_HEADER), ""
+    buffer = pa.py_buffer(body)
+    position = len(OUTPUT_HEADER)
+    last_user_id = ""
     try:
         batches = (
             pa_csv.open_csv(pa.BufferReader(body), **_build_reader_options(use_threads=False))
@@ -246,7 +262,8 @@ def is_canonical(body: bytes) -> bool:
                 return False
             if not _is_ascending(batch["user_id"], last_user_id):
                 return False
-            position, last_user_id = end, batch["user_id"][-1].as_py()
+            position = end
+            last_user_id = batch["user_id"][-1].as_py()
     except pa.ArrowInvalid:
         return False
     return bool(position == buffer.size)
@@ -255,10 +272,15 @@ def is_canonical(body: bytes) -> bool:
 def _build_reader_options(*, use_threads: bool) -> dict[str, Any]:
     return {
         "read_options": pa_csv.ReadOptions(
-            column_names=OUTPUT_COLUMNS, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=use_threads
+            column_names=OUTPUT_COLUMNS,
+            skip_rows=1,
+            block_size=_BLOCK_BYTES,
+            use_threads=use_threads,
         ),
         # "NA" and the empty string are valid text, not missing values.
-        "convert_options": pa_csv.ConvertOptions(column_types=_COLUMN_TYPES, null_values=[], strings_can_be_null=False),
+        "convert_options": pa_csv.ConvertOptions(
+            column_types=_COLUMN_TYPES, null_values=[], strings_can_be_null=False
+        ),
     }
 
 
@@ -277,15 +299,22 @@ def _encode_lines(batch: pa.RecordBatch) -> pa.Buffer:
         for name, column in zip(OUTPUT_COLUMNS, batch.columns, strict=True)
     ]
     lines = pc.binary_join_element_wise(*columns, pa.scalar(",", _TEXT_TYPE))
-    terminated_lines = pc.binary_join_element_wise(lines, pa.scalar("", _TEXT_TYPE), pa.scalar("\n", _TEXT_TYPE))
-    return terminated_lines.buffers()[2].slice(0, pc.sum(pc.binary_length(terminated_lines)).as_py())
+    terminated_lines = pc.binary_join_element_wise(
+        lines, pa.scalar("", _TEXT_TYPE), pa.scalar("\n", _TEXT_TYPE)
+    )
+    return terminated_lines.buffers()[2].slice(
+        0, pc.sum(pc.binary_length(terminated_lines)).as_py()
+    )
 
 
 def _quote_column(column: pa.Array) -> pa.Array:
-    quote, needs_quotes = pa.scalar('"', _TEXT_TYPE), pc.match_substring_regex(column, '[",]')
+    quote = pa.scalar('"', _TEXT_TYPE)
+    needs_quotes = pc.match_substring_regex(column, '[",]')
     if not pc.any(needs_quotes).as_py():
         return column
     escaped = pc.replace_substring(column, '"', '""')
     return pc.if_else(
-        needs_quotes, pc.binary_join_element_wise(quote, escaped, quote, pa.scalar("", _TEXT_TYPE)), column
+        needs_quotes,
+        pc.binary_join_element_wise(quote, escaped, quote, pa.scalar("", _TEXT_TYPE)),
+        column,
     )

@@ -150,7 +150,10 @@ class Buckets:
 
     def img_path(self, image: str | None, image_source: str) -> str:
         """Return the `img_path` of an image in output.csv; the arguments are as in `ReadResult`."""
-        return f"{self.output if image_source else self.source}/{image}" if image else ""
+        if not image:
+            return ""
+        bucket = self.output if image_source else self.source
+        return f"{bucket}/{image}"
 
 
 def _list_version_fields(version: CsvVersion) -> tuple[str, str, int]:

@@ -57,7 +57,10 @@ def _decode_line_or_none(text: str) -> Reject | None:
     try:
         key, user_id, reason, line, since, etag, rules = next(csv.reader([text], strict=True))
         last_modified = datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        line_number, user_id = int(line) if line else None, user_id or make_bundle_id(key)
-        return Reject(key, user_id, reason, line_number, int(last_modified.timestamp()), etag, rules)
+        line_number = int(line) if line else None
+        user_id = user_id or make_bundle_id(key)
+        return Reject(
+            key, user_id, reason, line_number, int(last_modified.timestamp()), etag, rules
+        )
     except (csv.Error, ValueError, StopIteration):
         return None

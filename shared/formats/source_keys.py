@@ -68,7 +68,11 @@ class IgnoredFile:
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if user_id and extension in USER_FILE_EXTENSIONS and not _CONTROL_CHARACTER_OR_SLASH.search(key):
+    if (
+        user_id
+        and extension in USER_FILE_EXTENSIONS
+        and not _CONTROL_CHARACTER_OR_SLASH.search(key)
+    ):
         return UserFile(user_id, extension)
     if _has_bundle_extension(key) and not _CONTROL_CHARACTER_OR_SLASH.search(key):
         return Bundle(key)
@@ -90,8 +94,12 @@ def is_valid_key(key: str) -> bool:
     """
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
-    is_short = len(key.encode()) <= MAX_KEY_BYTES and all(len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts)
-    return is_short and not _CONTROL_CHARACTER.search(key) and not {"", ".", ".."}.intersection(parts)
+    is_short = len(key.encode()) <= MAX_KEY_BYTES and all(
+        len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts
+    )
+    return (
+        is_short and not _CONTROL_CHARACTER.search(key) and not {"", ".", ".."}.intersection(parts)
+    )
 
 
 def is_listable_prefix(prefix: str) -> bool:
@@ -115,11 +123,18 @@ def classify_member(path: str) -> UserFile | Bundle | IgnoredFile | None:
         is_too_long = len(name.encode()) > MAX_FILE_NAME_BYTES
     except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
         return IgnoredFile("its name is not UTF-8")
-    return IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes") if is_too_long else classify_key(name)
+    return (
+        IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes")
+        if is_too_long
+        else classify_key(name)
+    )
 
 
 def _has_bundle_extension(key: str) -> bool:
-    return any(key.endswith(f".{extension}") and len(key) > len(extension) + 1 for extension in BUNDLE_EXTENSIONS)
+    return any(
+        key.endswith(f".{extension}") and len(key) > len(extension) + 1
+        for extension in BUNDLE_EXTENSIONS
+    )
 
 
 def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
@@ -130,7 +145,8 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
     if key != key.lower() and _has_bundle_extension(key.lower()):
         return f"extensions are written in lower case; rename it to {_lowercase_extension(key)}"
     if "." not in key or extension.lower() not in USER_FILE_EXTENSIONS:
-        image_extensions, bundle_extensions = ", .".join(IMAGE_EXTENSIONS), ", .".join(BUNDLE_EXTENSIONS)
+        image_extensions = ", .".join(IMAGE_EXTENSIONS)
+        bundle_extensions = ", .".join(BUNDLE_EXTENSIONS)
         return f"it is neither a .csv nor an image (.{image_extensions}) nor a bundle of them (.{bundle_extensions})"
     if not user_id:
         return f"there is no user id before .{extension}"
@@ -138,7 +154,9 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
 
 
 def _lowercase_extension(key: str) -> str:
-    extension_length = max(len(extension) for extension in BUNDLE_EXTENSIONS if key.lower().endswith(f".{extension}"))
+    extension_length = max(
+        len(extension) for extension in BUNDLE_EXTENSIONS if key.lower().endswith(f".{extension}")
+    )
     return key[:-extension_length] + key[-extension_length:].lower()
 
 

@@ -16,7 +16,8 @@ from shared.formats.records import Person
 MAX_CSV_BYTES = 1_000_000
 """A larger file is rejected without being parsed."""
 REQUIRED_COLUMNS = ("first_name", "last_name", "birthts")
-MIN_BIRTHTS, MAX_BIRTHTS = -62_135_596_800_000, 253_402_300_799_999
+MIN_BIRTHTS = -62_135_596_800_000
+MAX_BIRTHTS = 253_402_300_799_999
 """0001-01-01 and the last millisecond of 9999, in ms since 1970 UTC."""
 
 MAX_EXCERPT_LENGTH = 40
@@ -26,7 +27,9 @@ MAX_COUNTED_RECORDS = 100
 
 # A quoted field with the blanks around it, which the csv module does not accept. A quote that is
 # not closed matches to the end of the text, and `*+` never backtracks, so the time stays linear.
-_PADDED_QUOTED_FIELD = re.compile(r'(?:(?<![^,\r\n])[ \t]+)?("(?:[^"]|"")*+"?)(?:[ \t]+(?=[,\r\n]|\Z))?')
+_PADDED_QUOTED_FIELD = re.compile(
+    r'(?:(?<![^,\r\n])[ \t]+)?("(?:[^"]|"")*+"?)(?:[ \t]+(?=[,\r\n]|\Z))?'
+)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 NumberedRecord = tuple[int, list[str]]
@@ -41,7 +44,8 @@ class InvalidUserCsv(Exception):
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
-        self.reason, self.line = reason, line
+        self.reason = reason
+        self.line = line
 
 
 def parse_person(body: bytes) -> Person:
@@ -58,7 +62,9 @@ def parse_person(body: bytes) -> Person:
     positions = _find_columns(header, header_line)
     line, fields = _take_single_record(records, header_line)
     _check_field_count(fields, header, line)
-    first_name, last_name, birthts = (_clean_field(fields[positions[name]], name, line) for name in REQUIRED_COLUMNS)
+    first_name, last_name, birthts = (
+        _clean_field(fields[positions[name]], name, line) for name in REQUIRED_COLUMNS
+    )
     return Person(first_name, last_name, _parse_birthts(birthts, line))
 
 
@@ -70,7 +76,9 @@ def _decode(body: bytes) -> str:
         text = body.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = None if is_utf16 else _line_number_after(body[: error.start].decode())
-        raise InvalidUserCsv(f"not {encoding} at byte {error.start + 1}; save it as UTF-8", line) from None
+        raise InvalidUserCsv(
+            f"not {encoding} at byte {error.start + 1}; save it as UTF-8", line
+        ) from None
     if "\0" in text:
         reason = "a NUL character; if it is UTF-16 without a byte order mark, save it as UTF-8"
         raise InvalidUserCsv(reason, _line_number_after(text[: text.index("\0")]))
@@ -84,7 +92,9 @@ def _line_number_after(text_before: str) -> int:
 def _read_records(text: str) -> Iterator[NumberedRecord]:
     """Yield each record with the line in which it begins; skip blank lines."""
     reader = csv.reader(
-        io.StringIO(_PADDED_QUOTED_FIELD.sub(r"\1", text), newline=""), strict=True, skipinitialspace=True
+        io.StringIO(_PADDED_QUOTED_FIELD.sub(r"\1", text), newline=""),
+        strict=True,
+        skipinitialspace=True,
     )
     line = 1
     try:
@@ -123,7 +133,9 @@ def _normalize_column_name(raw_name: str) -> str:
 def _missing_columns_reason(missing: Sequence[str], header: Sequence[str]) -> str:
     # Spreadsheets in many countries export with another separator, so the reason names it.
     for separator, name in (";", "';'"), ("\t", "tab"), ("|", "'|'"):
-        if set(REQUIRED_COLUMNS) <= set(map(_normalize_column_name, ",".join(header).split(separator))):
+        if set(REQUIRED_COLUMNS) <= set(
+            map(_normalize_column_name, ",".join(header).split(separator))
+        ):
             return f"looks {name}-separated; separate the fields by commas"
     columns = "column" if len(missing) == 1 else "columns"
     return f"missing {columns} {', '.join(missing)}; found: {excerpt(', '.join(map(str.strip, header)))}"
@@ -147,7 +159,9 @@ def _check_field_count(fields: Sequence[str], header: Sequence[str], line: int) 
     if missing:
         raise InvalidUserCsv(f"missing value for {excerpt(missing)}", line)
     if len(fields) != len(header):
-        raise InvalidUserCsv(f"{len(fields)} fields, but the header has {len(header)} columns", line)
+        raise InvalidUserCsv(
+            f"{len(fields)} fields, but the header has {len(header)} columns", line
+        )
 
 
 def _clean_field(raw_value: str, name: str, line: int) -> str:

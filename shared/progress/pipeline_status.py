@@ -118,10 +118,12 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
     with redis.pipeline(transaction=False) as pipeline:
-        pipeline.hgetall(IGNORED_KEYS).get(IGNORED_COUNT).lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1)
-        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(LAST_PUBLISH, "time", "output_etag").hgetall(
-            LAST_SWEEP
+        pipeline.hgetall(IGNORED_KEYS).get(IGNORED_COUNT).lrange(
+            DEAD_LETTERS, -MAX_DEAD_LETTERS, -1
         )
+        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(
+            LAST_PUBLISH, "time", "output_etag"
+        ).hgetall(LAST_SWEEP)
         pipeline.get(TRUST_STATE).exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP).hgetall(COUNTERS)
         pipeline.get(SOURCE_FAILURE).get(EVENTS_AVAILABLE).get(SAFE_QUEUE)
         pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS, SAFE_EVENTS)
@@ -147,7 +149,9 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     fields = {_decode_text(name): _decode_text(value) for name, value in sweep_record.items()}
     counter_values = {_decode_text(name): _decode_text(value) for name, value in counters.items()}
     return PipelineStatus(
-        ignored_keys=tuple(_parse_issue(entry, _decode_text(key)) for key, entry in sorted(ignored.items())),
+        ignored_keys=tuple(
+            _parse_issue(entry, _decode_text(key)) for key, entry in sorted(ignored.items())
+        ),
         ignored_count=int(ignored_count or 0),
         dead_letters=tuple(_parse_issue(entry) for entry in dead_letters),
         dirty_counts=dict(zip(CAUSES, dirty, strict=True)),
@@ -192,7 +196,9 @@ def _parse_loss_signals(counter_values: Mapping[str, str]) -> dict[str, int]:
 
 def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:
     fields = json.loads(entry)
-    return PipelineIssue(key if key is not None else fields.get("key"), fields["reason"], int(fields["since"]))
+    return PipelineIssue(
+        key if key is not None else fields.get("key"), fields["reason"], int(fields["since"])
+    )
 
 
 def _decode_text(value: bytes | str) -> str:

@@ -9,7 +9,13 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import DIRTY_SINCE, REBUILD_LEASE, REBUILD_PREFIX, REBUILD_QUEUED, REBUILD_RUNNING
+from shared.redis_keys import (
+    DIRTY_SINCE,
+    REBUILD_LEASE,
+    REBUILD_PREFIX,
+    REBUILD_QUEUED,
+    REBUILD_RUNNING,
+)
 
 REBUILD_TTL_S = 7 * 24 * 3600
 REBUILD_LEASE_MS = 60_000
@@ -101,7 +107,9 @@ class Rebuilds:
         Returns True if it runs now, also if it did before. Returns False if another rebuild runs,
         or this one has ended.
         """
-        running_id = self._start([REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now])
+        running_id = self._start(
+            [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now]
+        )
         return running_id is not None and decode_text(running_id) == task_id
 
     def acquire_enqueue_lease(self, task_id: str) -> bool:
@@ -163,19 +171,30 @@ class Rebuilds:
     def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, dirty_count = pipe.hgetall(REBUILD_PREFIX + task_id).zcard(DIRTY_SINCE["rebuild"]).execute()
+            record, dirty_count = (
+                pipe.hgetall(REBUILD_PREFIX + task_id).zcard(DIRTY_SINCE["rebuild"]).execute()
+            )
         if not record:
             return None
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
-        state, total = fields["state"], int(fields["total"]) if "total" in fields else None
+        state = fields["state"]
+        total = int(fields["total"]) if "total" in fields else None
         dirty_left = dirty_count if state == "running" else 0
         # Users are marked before `total` is updated, so `dirty_left` may exceed it for a moment.
         done = 0 if total is None else max(0, total - dirty_left)
         timestamps = [
-            float(fields[name]) if name in fields else None for name in ("queued_at", "started_at", "finished_at")
+            float(fields[name]) if name in fields else None
+            for name in ("queued_at", "started_at", "finished_at")
         ]
         return RebuildStatus(
-            task_id, state, done, total, timestamps[0], timestamps[1], timestamps[2], fields.get("error")
+            task_id,
+            state,
+            done,
+            total,
+            timestamps[0],
+            timestamps[1],
+            timestamps[2],
+            fields.get("error"),
         )
 
 

@@ -96,10 +96,13 @@ class Unpacks:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(UNPACK_PREFIX + task_id)
             pipe.hset(
-                UNPACK_PREFIX + task_id, mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0}
+                UNPACK_PREFIX + task_id,
+                mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0},
             )
             pipe.expire(UNPACK_PREFIX + task_id, UNPACK_TTL_S)
-            pipe.zadd(UNPACK_IDS, {task_id: now}).zremrangebyrank(UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1)
+            pipe.zadd(UNPACK_IDS, {task_id: now}).zremrangebyrank(
+                UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1
+            )
             *_, attempt_number = pipe.hincrby(UNPACK_ATTEMPTS, task_id, 1).execute()
         return int(attempt_number)
 
@@ -117,19 +120,25 @@ class Unpacks:
 
     def set_progress(self, task_id: str, done: int, total: int | None) -> None:
         """Record how many members are unpacked, and their total number if it is known."""
-        fields: dict[str, str | float] = {"done": done} if total is None else {"done": done, "total": total}
+        fields: dict[str, str | float] = (
+            {"done": done} if total is None else {"done": done, "total": total}
+        )
         self._update(task_id, fields)
 
     def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Record that the members are visible and their users are marked."""
-        self._update(task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now})
+        self._update(
+            task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now}
+        )
         self._redis.sadd(UNPACKS_PUBLISHING, task_id)
 
     def finish_published(self, now: float) -> list[str]:
         """Set the bundles that have no unpublished users left to done, and return their IDs."""
         return [
             decode_text(task_id)
-            for task_id in self._finish([UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX], [now])
+            for task_id in self._finish(
+                [UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX], [now]
+            )
         ]
 
     def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
@@ -159,30 +168,49 @@ class Unpacks:
 
     def _parse_status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
-        state, users = fields["state"], int(fields.get("users", 0))
+        state = fields["state"]
+        users = int(fields.get("users", 0))
         dirty_left = 0
         if state == "publishing":
             # An upper bound, because it includes users of other bundles that were marked earlier.
             dirty_left = self._redis.zcount(DIRTY_SINCE["bundle"], "-inf", fields["marked_at"])
         total = int(fields["total"]) if "total" in fields else None
-        timestamps = [float(fields[name]) if name in fields else None for name in ("started_at", "finished_at")]
+        timestamps = [
+            float(fields[name]) if name in fields else None
+            for name in ("started_at", "finished_at")
+        ]
         published = max(0, users - dirty_left)
         done = int(fields["done"])
-        ignored, error = int(fields.get("ignored", 0)), fields.get("error")
+        ignored = int(fields.get("ignored", 0))
+        error = fields.get("error")
         started_at, finished_at = timestamps
         return UnpackStatus(
-            task_id, fields["bundle"], state, done, total, users, published, ignored, started_at, finished_at, error
+            task_id,
+            fields["bundle"],
+            state,
+            done,
+            total,
+            users,
+            published,
+            ignored,
+            started_at,
+            finished_at,
+            error,
         )
 
     def newest(self, limit: int) -> list[UnpackStatus]:
         """Return at most `limit` records, newest first."""
-        task_ids = [decode_text(task_id) for task_id in self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)]
+        task_ids = [
+            decode_text(task_id) for task_id in self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)
+        ]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.hgetall(UNPACK_PREFIX + task_id)
             records = pipe.execute()
         return [
-            self._parse_status(task_id, record) for task_id, record in zip(task_ids, records, strict=True) if record
+            self._parse_status(task_id, record)
+            for task_id, record in zip(task_ids, records, strict=True)
+            if record
         ]
 
 
@@ -229,7 +257,9 @@ class PreviousVersions:
         """
         # A union, because the users of an earlier change may not be marked yet.
         self._redis.hset(
-            PREVIOUS_VERSIONS, bundle, json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""}))
+            PREVIOUS_VERSIONS,
+            bundle,
+            json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""})),
         )
 
     def digests(self, bundle: str) -> list[str] | None:

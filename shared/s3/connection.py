@@ -28,7 +28,9 @@ class S3Connection:
     Connections are kept open. The first one is opened by the first request.
     """
 
-    def __init__(self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str) -> None:
+    def __init__(
+        self, bucket: str, endpoint: str, access_key: str, secret_key: str, region: str
+    ) -> None:
         self.bucket = bucket
 
         def connect_store(bucket: str, endpoint: str, *, endpoint_names_bucket: bool) -> S3Store:
@@ -48,10 +50,14 @@ class S3Connection:
         # other bucket as the store's, it sends the PUT to this bucket, with a source in the other.
         bucket_endpoint = f"{endpoint.rstrip('/')}/{bucket}"
         self._open_copy_store = cache(
-            lambda source_bucket: connect_store(source_bucket, bucket_endpoint, endpoint_names_bucket=True)
+            lambda source_bucket: connect_store(
+                source_bucket, bucket_endpoint, endpoint_names_bucket=True
+            )
         )
         url = urlsplit(endpoint)
-        self.minio = Minio(url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region)
+        self.minio = Minio(
+            url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region
+        )
         self.http = PoolManager(timeout=Timeout(connect=2, read=15))
 
     @classmethod

@@ -31,7 +31,9 @@ _REQUEST_ERROR_CODES = re.compile(
     "|MethodNotAllowed|NoSuchKey|NoSuchVersion|XMinioInvalidObjectName|XMinioParentIsObject"
 )
 
-_DECRYPTION_ERROR = re.compile("XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*")
+_DECRYPTION_ERROR = re.compile(
+    "XMinioObjectTampered: .*|XMinioEncryptionError: .*|kms:.*|NotImplemented: .*encrypt.*"
+)
 """MinIO's decryption errors, which may come with a status other than 4xx.
 
 The status is 206 in some LIST responses, and 501 where no key server (KMS) is configured.
@@ -46,7 +48,9 @@ def translate_error(bucket: str, key: str, error: Exception) -> ObjectNotFound |
     if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
         return ObjectNotFound(key)
     error_match = _S3_ERROR_BODY.search(str(error))
-    if error_match and _is_object_error(*error_match.groups(), is_client_error=has_client_error_status(error)):
+    if error_match and _is_object_error(
+        *error_match.groups(), is_client_error=has_client_error_status(error)
+    ):
         message = html.unescape(error_match[2])
         return ObjectUnreadable(bucket, key, error_match[1], message)
     return StoreUnavailable(f"{bucket}/{key}: {format_error(error)}")

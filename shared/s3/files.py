@@ -51,7 +51,12 @@ class S3FileStore:
         return self._lister.list_page(prefix, after, limit)
 
     def get_segment(
-        self, key: str, start: int, length: int, if_match: str | None = None, if_none_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        length: int,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
     ) -> Segment:
         """Implement `FileStore.get_segment` by a ranged, conditional GET."""
         options: obstore.GetOptions = {"range": (start, start + length)}
@@ -83,11 +88,18 @@ class S3FileStore:
     def upload(self, key: str, body: ByteReader, length: int) -> str:
         """Implement `FileStore.upload` by one streamed PUT to a presigned URL."""
         # minio-py and obstore would buffer the body or split it into parts.
-        url = self._connection.minio.get_presigned_url("PUT", self.bucket, key, expires=_UPLOAD_URL_TTL)
+        url = self._connection.minio.get_presigned_url(
+            "PUT", self.bucket, key, expires=_UPLOAD_URL_TTL
+        )
         counted_body: Any = _CountedBody(body, length)
         try:
             response = self._connection.http.request(
-                "PUT", url, body=counted_body, headers={"Content-Length": str(length)}, retries=False, redirect=False
+                "PUT",
+                url,
+                body=counted_body,
+                headers={"Content-Length": str(length)},
+                retries=False,
+                redirect=False,
             )
         except (HTTPError, OSError) as error:
             if counted_body.failure is not None:

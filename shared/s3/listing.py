@@ -30,7 +30,9 @@ class S3Lister:
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
         try:
-            for page in self._connection.store.list(folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE):
+            for page in self._connection.store.list(
+                folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE
+            ):
                 yield [make_object_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:
@@ -87,7 +89,9 @@ class S3Lister:
             after = page[-1].key
             page_size = LIST_PAGE_SIZE
 
-    def _list_page_by_minio(self, prefix: str, after: str, limit: int, delimiter: str = "") -> list[ObjectInfo]:
+    def _list_page_by_minio(
+        self, prefix: str, after: str, limit: int, delimiter: str = ""
+    ) -> list[ObjectInfo]:
         try:
             # The public list_objects always requests 1,000 keys.
             entries = self._connection.minio._list_objects(
@@ -119,7 +123,12 @@ class S3Lister:
         """
         for extension in sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS}):
             with suppress(ObjectUnreadable):
-                (*_, next_entry) = (None, *self._list_page_by_minio(prefix, after, 1, f".{extension}"))
-                if next_entry and next_entry.key.encode() > after.encode() and self._object_exists(next_entry.key):
+                entries = self._list_page_by_minio(prefix, after, 1, f".{extension}")
+                next_entry = entries[-1] if entries else None
+                if (
+                    next_entry
+                    and next_entry.key.encode() > after.encode()
+                    and self._object_exists(next_entry.key)
+                ):
                     return next_entry.key
         raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes every LIST fail")

@@ -30,16 +30,24 @@ class S3ObjectStore:
         self.connection = connection
         self._lister = S3Lister(connection, self.exists)
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         """Implement `ObjectStore.get` by one GET."""
-        options: obstore.GetOptions = {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
+        options: obstore.GetOptions = (
+            {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
+        )
         try:
             response = obstore.get(self.connection.store, key, options=options)
             meta = response.meta
             body = (
-                _read_start(response, max_bytes) if max_bytes and meta["size"] > max_bytes else bytes(response.bytes())
+                _read_start(response, max_bytes)
+                if max_bytes and meta["size"] > max_bytes
+                else bytes(response.bytes())
             )
-            return StoredObject(body, strip_quotes(meta["e_tag"]), to_unix_seconds(meta["last_modified"]))
+            return StoredObject(
+                body, strip_quotes(meta["e_tag"]), to_unix_seconds(meta["last_modified"])
+            )
         except NotModifiedError:
             raise NotModified(key) from None
         except (BaseError, FileNotFoundError) as error:
@@ -95,7 +103,9 @@ class S3ObjectStore:
         except FileNotFoundError:
             self._require_object(key)
             # The object was created between HEAD and GET: let the caller retry.
-            raise StoreUnavailable(f"{self.bucket}/{key}: created while it was being read") from None
+            raise StoreUnavailable(
+                f"{self.bucket}/{key}: created while it was being read"
+            ) from None
         except BaseError as error:
             if errors.has_client_error_status(error):
                 self._require_object(key)  # unlike HEAD, the GET returns an error code
@@ -111,7 +121,9 @@ class S3ObjectStore:
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         """Implement `ObjectStore.get_range` by a GET with If-Match and Range."""
         try:
-            response = obstore.get(self.connection.store, key, options={"if_match": f'"{etag}"', "range": (start, end)})
+            response = obstore.get(
+                self.connection.store, key, options={"if_match": f'"{etag}"', "range": (start, end)}
+            )
             return bytes(response.bytes())
         except PreconditionError:
             raise PreconditionFailed(key) from None
@@ -124,11 +136,17 @@ class S3ObjectStore:
 
     def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
         """Implement `ObjectStore.put_if_unchanged` by a PUT with If-Match or If-None-Match."""
-        return self._put(key, body, "create" if expected_etag is None else {"e_tag": f'"{expected_etag}"'})
+        return self._put(
+            key, body, "create" if expected_etag is None else {"e_tag": f'"{expected_etag}"'}
+        )
 
     def _put(self, key: str, body: bytes, mode: "obstore.PutMode") -> str:
         try:  # always a single request, because a multipart upload cannot be conditional
-            return strip_quotes(obstore.put(self.connection.store, key, body, mode=mode, use_multipart=False)["e_tag"])
+            return strip_quotes(
+                obstore.put(self.connection.store, key, body, mode=mode, use_multipart=False)[
+                    "e_tag"
+                ]
+            )
         except (PreconditionError, AlreadyExistsError) as error:
             if "<Code>NoSuchBucket</Code>" in str(error):
                 raise errors.translate_error(self.bucket, key, error) from error

@@ -91,7 +91,9 @@ def keys_of_bucket(store: ObjectStore) -> Callable[[str], list[str]]:
     return lambda _: keys_of(store)
 
 
-def test_store_reports_rejected_credentials_as_unavailable(unauthorized_store: S3ObjectStore) -> None:
+def test_store_reports_rejected_credentials_as_unavailable(
+    unauthorized_store: S3ObjectStore,
+) -> None:
     for call in (
         unauthorized_store.get,
         unauthorized_store.exists,
@@ -163,7 +165,8 @@ class Slowly:
     """A body that arrives in small parts, and may fail at its end."""
 
     def __init__(self, body: bytes, failure: Exception | None = None) -> None:
-        self._body, self._failure = io.BytesIO(body), failure
+        self._body = io.BytesIO(body)
+        self._failure = failure
 
     def read(self, size: int, /) -> bytes:
         part = self._body.read(min(size, 1000))
@@ -181,19 +184,25 @@ def test_store_get_segment_reads_object_in_pieces(store: S3ObjectStore, files: S
     assert files.get_segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
 
 
-def test_store_get_segment_of_empty_object_is_empty(store: S3ObjectStore, files: S3FileStore) -> None:
+def test_store_get_segment_of_empty_object_is_empty(
+    store: S3ObjectStore, files: S3FileStore
+) -> None:
     etag = store.put("o", b"")
     assert files.get_segment("o", 0, 4)[:2] == (b"", etag)
 
 
-def test_store_get_segment_refuses_another_version(store: S3ObjectStore, files: S3FileStore) -> None:
+def test_store_get_segment_refuses_another_version(
+    store: S3ObjectStore, files: S3FileStore
+) -> None:
     etag = store.put("o", b"0123456789")
     store.put("o", b"abcdefghij")
     with pytest.raises(PreconditionFailed):
         files.get_segment("o", 4, 4, if_match=etag)
 
 
-def test_store_get_segment_returns_not_modified_for_known_etag(store: S3ObjectStore, files: S3FileStore) -> None:
+def test_store_get_segment_returns_not_modified_for_known_etag(
+    store: S3ObjectStore, files: S3FileStore
+) -> None:
     etag = store.put("o", b"0123456789")
     with pytest.raises(NotModified):
         files.get_segment("o", 0, 4, if_none_match=etag)
@@ -213,7 +222,9 @@ def test_store_get_segment_reports_missing_key_as_not_found(
 
 
 @pytest.mark.parametrize("key", MINIO_KEYS)
-def test_store_upload_supports_every_key_that_minio_accepts(store: S3ObjectStore, files: S3FileStore, key: str) -> None:
+def test_store_upload_supports_every_key_that_minio_accepts(
+    store: S3ObjectStore, files: S3FileStore, key: str
+) -> None:
     files.upload(key, Slowly(b"x" * 5000), 5000)
     assert store.get(key).body == b"x" * 5000
 
@@ -226,7 +237,9 @@ def test_store_upload_creates_same_object_as_put(store: S3ObjectStore, files: S3
     assert files.upload("empty", Slowly(b""), 0) == store.put("same", b"")
 
 
-def test_store_upload_that_fails_leaves_object_unchanged(store: S3ObjectStore, files: S3FileStore) -> None:
+def test_store_upload_that_fails_leaves_object_unchanged(
+    store: S3ObjectStore, files: S3FileStore
+) -> None:
     store.put("o", b"before")
     with pytest.raises(TimeoutError, match="slow"):
         files.upload("o", Slowly(b"x" * 3000, TimeoutError("slow")), 4000)
@@ -235,7 +248,9 @@ def test_store_upload_that_fails_leaves_object_unchanged(store: S3ObjectStore, f
     assert store.get("o").body == b"before"
 
 
-def test_store_upload_reads_no_more_than_declared_length(store: S3ObjectStore, files: S3FileStore) -> None:
+def test_store_upload_reads_no_more_than_declared_length(
+    store: S3ObjectStore, files: S3FileStore
+) -> None:
     files.upload("o", Slowly(b"x" * 5000), 3000)
     assert len(store.get("o").body) == 3000
 
@@ -268,7 +283,9 @@ def test_store_list_page_returns_keys_by_prefix(store: S3ObjectStore, files: S3F
     assert [found.size for found in files.list_page("", "", 10)] == [3] * 6
 
 
-def test_store_copy_from_copies_object_of_another_bucket(store: S3ObjectStore, other_store: S3ObjectStore) -> None:
+def test_store_copy_from_copies_object_of_another_bucket(
+    store: S3ObjectStore, other_store: S3ObjectStore
+) -> None:
     for key in MINIO_KEYS:
         etag = store.put(key, key.encode())
         other_store.copy_from(store.bucket, key, f"images/{key}")
@@ -308,7 +325,10 @@ def test_store_get_info_equals_list_entry(store: S3ObjectStore) -> None:
 def test_store_list_objects_lists_one_folder(store: S3ObjectStore) -> None:
     for key in ("a/1.csv", "a/2.csv", "ab/3.csv", "b/c/4.csv", "b/d/5.csv", "a.csv"):
         store.put(key, b"x")
-    assert [info.key for page in store.list_objects(folder="a") for info in page] == ["a/1.csv", "a/2.csv"]
+    assert [info.key for page in store.list_objects(folder="a") for info in page] == [
+        "a/1.csv",
+        "a/2.csv",
+    ]
     assert [info.key for page in store.list_objects("a/1.csv", "a") for info in page] == ["a/2.csv"]
     assert (store.list_folders("b"), store.list_folders("nothing")) == (["c", "d"], [])
 
@@ -323,7 +343,9 @@ def test_store_delete_many_ignores_missing_keys(store: S3ObjectStore) -> None:
     assert keys_of(store) == ["stays.csv"]
 
 
-def test_store_bulk_calls_report_missing_bucket_as_unavailable(missing_bucket_store: S3ObjectStore) -> None:
+def test_store_bulk_calls_report_missing_bucket_as_unavailable(
+    missing_bucket_store: S3ObjectStore,
+) -> None:
     calls: list[Callable[[], object]] = [
         lambda: missing_bucket_store.get_info("a"),
         lambda: missing_bucket_store.get_range("a", "e", 0, 1),
@@ -378,7 +400,9 @@ def test_store_exists_and_list_include_unreadable_object(
     assert files.list_page("a.csv", "", 1) == [sealed]
 
 
-def test_store_overwrites_and_deletes_unreadable_object(store: S3ObjectStore, make_unreadable: MakeUnreadable) -> None:
+def test_store_overwrites_and_deletes_unreadable_object(
+    store: S3ObjectStore, make_unreadable: MakeUnreadable
+) -> None:
     for key in ("put.csv", "copied.csv", "deleted.csv", "many.csv"):
         make_unreadable(store.bucket, key)
     store.put("put.csv", b"new")
@@ -398,10 +422,18 @@ def test_store_check_readable_accepts_empty_and_missing_objects(store: S3ObjectS
 
 
 def test_store_access_errors_are_not_object_unreadable(
-    unauthorized_store: S3ObjectStore, missing_bucket_store: S3ObjectStore, unreachable_store: S3ObjectStore
+    unauthorized_store: S3ObjectStore,
+    missing_bucket_store: S3ObjectStore,
+    unreachable_store: S3ObjectStore,
 ) -> None:
     for store in (unauthorized_store, missing_bucket_store, unreachable_store):
-        asked = (store.get, store.get_etag, store.exists, store.check_readable, store.get_list_entry)
+        asked = (
+            store.get,
+            store.get_etag,
+            store.exists,
+            store.check_readable,
+            store.get_list_entry,
+        )
         for call in asked:
             with pytest.raises(StoreUnavailable) as refused:
                 call("a.csv")

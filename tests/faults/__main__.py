@@ -28,7 +28,9 @@ def main() -> int:
     """Run what the command line selects, and return the exit status."""
     options = _parse_options()
     names = (
-        [name for name in SCENARIOS if any(words in name for words in options.only)] if options.only else [*SCENARIOS]
+        [name for name in SCENARIOS if any(words in name for words in options.only)]
+        if options.only
+        else [*SCENARIOS]
     )
     print(f"seed {options.seed} (to replay this run, pass it as --seed)", flush=True)
     results = Results(Path(options.results) if options.results else None)
@@ -43,7 +45,9 @@ def main() -> int:
             for remedy in SCENARIOS[name].remedies:
                 results.add(
                     _print_finding(
-                        run_scenario(name, options.seed, long=SCENARIOS[name].needs_long_form, without=remedy)
+                        run_scenario(
+                            name, options.seed, long=SCENARIOS[name].needs_long_form, without=remedy
+                        )
                     )
                 )
     if options.report:
@@ -53,7 +57,9 @@ def main() -> int:
 
 
 def _parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the long form of the fault tests.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults", description="Run the long form of the fault tests."
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -61,16 +67,28 @@ def _parse_options() -> argparse.Namespace:
         help="seed of the cases (default: random, printed at the start)",
     )
     parser.add_argument(
-        "--only", nargs="*", default=[], metavar="WORDS", help="run only faults with one of these words in their names"
+        "--only",
+        nargs="*",
+        default=[],
+        metavar="WORDS",
+        help="run only faults with one of these words in their names",
     )
-    parser.add_argument("--short", dest="long", action="store_false", help="run each fault in its short form")
+    parser.add_argument(
+        "--short", dest="long", action="store_false", help="run each fault in its short form"
+    )
     parser.add_argument("--generated", action="store_true", help="run only the generated cases")
     parser.add_argument("--with-only", action="store_true", help="run only with all protections")
-    parser.add_argument("--without-only", action="store_true", help="run only with a protection removed")
     parser.add_argument(
-        "--results", metavar="FILE", help="save the findings to this file, and report all findings in it"
+        "--without-only", action="store_true", help="run only with a protection removed"
     )
-    parser.add_argument("--report", metavar="FILE", help="write the report to this file, as Markdown")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        help="save the findings to this file, and report all findings in it",
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="write the report to this file, as Markdown"
+    )
     return parser.parse_args()
 
 
@@ -92,13 +110,21 @@ def _run_generated_cases(seed: int) -> tuple[dict[str, str], bool]:
         result = Path(folder) / "result.xml"
         options = ["--faults=long", f"--faults-seed={seed}", f"--junit-xml={result}", "-q"]
         options += ["-o", "junit_family=xunit1"]  # xunit2 has no place for the properties of a test
-        paths = [str(path) for path in sorted((ROOT / "tests" / "faults").glob("test_*.py")) if "live" not in path.name]
-        completed = subprocess.run([sys.executable, "-m", "pytest", *options, *paths], cwd=ROOT, check=False)
+        paths = [
+            str(path)
+            for path in sorted((ROOT / "tests" / "faults").glob("test_*.py"))
+            if "live" not in path.name
+        ]
+        completed = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *paths], cwd=ROOT, check=False
+        )
         properties = ElementTree.parse(result).iter("property")  # noqa: S314  our own file
         summary = {str(element.get("name")): str(element.get("value")) for element in properties}
-        counts = next(ElementTree.parse(result).iter("testsuite"))  # noqa: S314
+        counts = next(ElementTree.parse(result).iter("testsuite"))  # noqa: S314  our own file
         summary["tests"] = f"{counts.get('tests')}, of which {counts.get('failures')} failed"
-    return {re.sub(r"\s+", " ", name): value for name, value in summary.items()}, completed.returncode == 0
+    return {
+        re.sub(r"\s+", " ", name): value for name, value in summary.items()
+    }, completed.returncode == 0
 
 
 if __name__ == "__main__":

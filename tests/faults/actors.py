@@ -40,14 +40,15 @@ class Actor:
     """
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self.name, self.error, self.pending_request, self.is_killed = name, None, "", False
-        self.token, self.lost_lease_count, self.lease_expires_at, self.first_seen_versions, self.lost_events = (
-            "",
-            0,
-            0.0,
-            {},
-            {},
-        )
+        self.name = name
+        self.error = None
+        self.pending_request = ""
+        self.is_killed = False
+        self.token = ""
+        self.lost_lease_count = 0
+        self.lease_expires_at = 0.0
+        self.first_seen_versions = {}
+        self.lost_events = {}
         self._work = work
         self._fates: SimpleQueue[RequestFate] = SimpleQueue()
         self._requests: SimpleQueue[str | None] = SimpleQueue()

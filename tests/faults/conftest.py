@@ -24,8 +24,15 @@ WorldFactory = Callable[[type[Components]], World]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", choices=("short", "long"), default="short", help="how many generated cases are run")
-    parser.addoption("--faults-seed", type=int, default=None, help="which ones (0; in the long form drawn)")
+    parser.addoption(
+        "--faults",
+        choices=("short", "long"),
+        default="short",
+        help="how many generated cases are run",
+    )
+    parser.addoption(
+        "--faults-seed", type=int, default=None, help="which ones (0; in the long form drawn)"
+    )
 
 
 def _read_form(config: pytest.Config) -> CaseForm:
@@ -75,7 +82,13 @@ def make_real_world(
 
     def store() -> S3ObjectStore:
         return S3ObjectStore(
-            S3Connection(create_bucket(minio_client), minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+            S3Connection(
+                create_bucket(minio_client),
+                minio_server.endpoint,
+                MINIO_USER,
+                MINIO_PASSWORD,
+                "us-east-1",
+            )
         )
 
     with Redis.from_url(minio_redis_server.url, socket_timeout=10) as redis:

@@ -13,13 +13,18 @@ from tests.faults.servers import BucketPair
 from tests.faults.transit import EventTransit
 from tests.faults.truth import INVALID, CsvState
 
-VALID_CONTENTS, INVALID_CONTENTS = "ABC", "xy"
+VALID_CONTENTS = "ABC"
+INVALID_CONTENTS = "xy"
 """CSV contents, one letter each: first names in valid CSVs, and markers of invalid CSVs."""
 
 
 def make_body(content: str) -> bytes:
     """Return the body of a CSV with this content."""
-    return make_csv_body({"first_name": content}) if content in VALID_CONTENTS else f"broken {content}\n".encode()
+    return (
+        make_csv_body({"first_name": content})
+        if content in VALID_CONTENTS
+        else f"broken {content}\n".encode()
+    )
 
 
 def parse_content(content: str) -> CsvState:
@@ -30,8 +35,13 @@ def parse_content(content: str) -> CsvState:
 class UserActions:
     """Users that write to the source bucket. `clock` returns Unix seconds."""
 
-    def __init__(self, servers: BucketPair, oracle: Oracle, transit: EventTransit, clock: Callable[[], float]) -> None:
-        self._servers, self._oracle, self._transit, self._clock = servers, oracle, transit, clock
+    def __init__(
+        self, servers: BucketPair, oracle: Oracle, transit: EventTransit, clock: Callable[[], float]
+    ) -> None:
+        self._servers = servers
+        self._oracle = oracle
+        self._transit = transit
+        self._clock = clock
         self.acknowledged = 0
         self._existing_keys: set[str] = set()
         self._unpacking: Iterator[tuple[str, bytes]] = iter(())
@@ -76,7 +86,9 @@ class UserActions:
     def put_old_image(self, user_id: str, extension: str, age_s: float) -> None:
         """Put an image with a LastModified `age_s` seconds before now."""
         key = f"{user_id}.{extension}"
-        events = list(self._servers.upload_tar([(key, b"image of a tar", int(self._clock()) - age_s)]))
+        events = list(
+            self._servers.upload_tar([(key, b"image of a tar", int(self._clock()) - age_s)])
+        )
         self._record(events, [(key, True)])
 
     def put_bundle(self, key: str, members: Mapping[str, str], images: Iterable[str]) -> None:
@@ -84,10 +96,15 @@ class UserActions:
 
         Without any CSV or image the archive is truncated, which makes it invalid.
         """
-        files = {f"in/{make_csv_key(user_id)}": make_body(content) for user_id, content in members.items()}
+        files = {
+            f"in/{make_csv_key(user_id)}": make_body(content)
+            for user_id, content in members.items()
+        }
         files |= {f"{user_id}.png": f"image at {self._clock()}".encode() for user_id in images}
         archive = make_zip(files) if key.endswith(".zip") else make_tar(files)
-        self._record(self._servers.put(key, archive if files else archive[:-1] or b"x"), [(key, True)])
+        self._record(
+            self._servers.put(key, archive if files else archive[:-1] or b"x"), [(key, True)]
+        )
 
     def delete(self, key: str) -> None:
         """Delete a key if it exists."""
@@ -102,11 +119,15 @@ class UserActions:
         keys = list(keys)
         self._record(self._servers.delete_many(keys), [(key, _deleted_state(key)) for key in keys])
 
-    def _record(self, events: Sequence[bytes], states: Sequence[tuple[str, CsvState | bool]]) -> None:
+    def _record(
+        self, events: Sequence[bytes], states: Sequence[tuple[str, CsvState | bool]]
+    ) -> None:
         self.acknowledged += len(states)
         for key, state in states:
             self._oracle.record_write(key, state)
-            (self._existing_keys.discard if state in {None, False} else self._existing_keys.add)(key)
+            (self._existing_keys.discard if state in {None, False} else self._existing_keys.add)(
+                key
+            )
         first = states[0][0]
         is_bundle = isinstance(classify_key(first), Bundle)
         self._transit.add(events, make_bundle_id(first) if is_bundle else first.rpartition(".")[0])

@@ -53,7 +53,9 @@ TRACES: dict[str, ProtocolTrace] = {}
 """Fault cases by the name of their trace."""
 
 
-def register_trace(number: int, *rules: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+def register_trace(
+    number: int, *rules: str
+) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Register a trace, with the number of its fault case and the rules that cover it."""
 
     def register(trace: Callable[[World], None]) -> Callable[[World], None]:
@@ -151,7 +153,9 @@ def version_tokens_are_read_before_files(world: World) -> None:
     run_publisher(world)
 
 
-@register_trace(4, "a user marked after it was read stays dirty", "every mark renews the change version")
+@register_trace(
+    4, "a user marked after it was read stays dirty", "every mark renews the change version"
+)
 def change_after_read_is_read_again(world: World) -> None:
     submit_csv(world, "A")
     put_csv(world, "B")

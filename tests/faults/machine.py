@@ -46,7 +46,14 @@ STOP_REQUESTS = {
         "SUBMIT_RESULTS",
         *_UNPACK_STOPS,
     ],
-    "publisher": ["output GET", "READ_PENDING", "output PUT", "rejects", "COMMIT_PUBLISH", "PUT manifest"],
+    "publisher": [
+        "output GET",
+        "READ_PENDING",
+        "output PUT",
+        "rejects",
+        "COMMIT_PUBLISH",
+        "PUT manifest",
+    ],
     "watch": ["HEAD output", "FIGURES", "LPUSH"],
 }
 """Kinds of processes, and the requests before which other actions can matter."""
@@ -57,7 +64,15 @@ BUNDLE_KEYS = st.sampled_from(["u.zip", "v.tar", "w.tgz"])
 MEMBERS = st.dictionaries(BUNDLED_USERS, st.sampled_from(VALID_CONTENTS + INVALID_CONTENTS))
 CONTENTS = st.sampled_from(VALID_CONTENTS + VALID_CONTENTS + INVALID_CONTENTS)
 CHANGES = st.sampled_from(
-    ["put image", "swap images", "put old image", "delete image", "delete csv", "delete csv", "delete both"]
+    [
+        "put image",
+        "swap images",
+        "put old image",
+        "delete image",
+        "delete csv",
+        "delete csv",
+        "delete both",
+    ]
 )
 IMAGE_KINDS = st.sampled_from(IMAGE_EXTENSIONS)
 ROUTE_STRATEGY = st.sampled_from(EVENT_ROUTES)
@@ -65,8 +80,12 @@ QUEUES = st.sampled_from([EVENTS_QUEUE, BULK_QUEUE])
 FLAG = st.booleans()
 DELIVER_FLAGS = st.booleans()
 POSITIONS = st.integers(0, 3)
-ANY_STOP = st.sampled_from([NO_STOP] * 6 + sorted({stop for stops in STOP_REQUESTS.values() for stop in stops}))
-FAILURE_FATES = st.sampled_from([RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.TWICE, RequestFate.LATE])
+ANY_STOP = st.sampled_from(
+    [NO_STOP] * 6 + sorted({stop for stops in STOP_REQUESTS.values() for stop in stops})
+)
+FAILURE_FATES = st.sampled_from(
+    [RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.TWICE, RequestFate.LATE]
+)
 TIMES_S = st.sampled_from([1, 6, 6, 6, 31, 61, 121, 700])
 AGES_S = st.sampled_from([0, 1, 100_000])
 
@@ -78,7 +97,10 @@ def _build_stop_strategy(kind: str) -> SearchStrategy[str]:
 ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
     "put_csv": (6, (USERS, CONTENTS, DELIVER_FLAGS)),
     "change_files": (4, (USERS, CHANGES, IMAGE_KINDS, DELIVER_FLAGS)),
-    "upload_tar": (1, (USERS, st.text(VALID_CONTENTS + INVALID_CONTENTS, min_size=1, max_size=3), AGES_S)),
+    "upload_tar": (
+        1,
+        (USERS, st.text(VALID_CONTENTS + INVALID_CONTENTS, min_size=1, max_size=3), AGES_S),
+    ),
     "unpack_next_member": (1, ()),
     "put_bundle": (3, (BUNDLE_KEYS, MEMBERS, st.sets(BUNDLED_USERS), DELIVER_FLAGS)),
     "delete_bundle": (1, (BUNDLE_KEYS, DELIVER_FLAGS)),
@@ -100,7 +122,10 @@ ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
 FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "deaths": {"kill_actor": (4, (POSITIONS,))},
     "failures": {"fail_request": (4, (POSITIONS, FAILURE_FATES))},
-    "events": {"duplicate_event": (2, (ROUTE_STRATEGY, POSITIONS)), "lose_event": (3, (ROUTE_STRATEGY, POSITIONS))},
+    "events": {
+        "duplicate_event": (2, (ROUTE_STRATEGY, POSITIONS)),
+        "lose_event": (3, (ROUTE_STRATEGY, POSITIONS)),
+    },
     "minio": {"lose_counted_event": (3, (POSITIONS,)), "restart_minio": (1, ())},
     "messages": {"lose_message": (2, (QUEUES,)), "duplicate_message": (3, (QUEUES, ANY_STOP))},
     "time": {"pass_time": (4, (TIMES_S,))},
@@ -108,8 +133,18 @@ FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "fall back": {"save_redis": (2, ()), "restore_older_redis": (2, ())},
     "outage": {"set_source_unreachable": (4, (FLAG,))},
     "by hand": {
-        "delete_published_file": (2, (st.sampled_from([OUTPUT_KEY, OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, SHELF]),)),
-        "edit_output": (2, (st.sampled_from(["empty", "without the first", "reversed", "nonsense", "another name"]),)),
+        "delete_published_file": (
+            2,
+            (st.sampled_from([OUTPUT_KEY, OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, SHELF]),),
+        ),
+        "edit_output": (
+            2,
+            (
+                st.sampled_from(
+                    ["empty", "without the first", "reversed", "nonsense", "another name"]
+                ),
+            ),
+        ),
     },
     "sweeps": {"request_sweep": (2, ()), "request_rebuild": (1, ())},
 }
@@ -126,7 +161,9 @@ def build_action_strategy(faults: frozenset[str]) -> SearchStrategy[tuple[Any, .
     for fault in faults:
         actions |= FAULTS[fault]
     names = [name for name, (weight, _) in actions.items() for _ in range(weight)]
-    with_arguments = {name: st.tuples(st.just(name), *arguments) for name, (_, arguments) in actions.items()}
+    with_arguments = {
+        name: st.tuples(st.just(name), *arguments) for name, (_, arguments) in actions.items()
+    }
     return st.sampled_from(names).flatmap(with_arguments.__getitem__)
 
 
@@ -153,7 +190,9 @@ class Histories(RuleBasedStateMachine):
         copy_images=st.booleans(),
         first_trace=st.runner().flatmap(lambda machine: st.sampled_from(machine.first_traces)),
     )
-    def begin(self, faults: list[str], is_new: bool, fates: list[int], copy_images: bool, first_trace: str) -> None:
+    def begin(
+        self, faults: list[str], is_new: bool, fates: list[int], copy_images: bool, first_trace: str
+    ) -> None:
         """Set up the history.
 
         - `faults`: the kinds of faults.
@@ -164,7 +203,8 @@ class Histories(RuleBasedStateMachine):
         """
         if copy_images:
             self.world.enable_image_copies()
-        self.fates, self.action_strategy = fates, build_action_strategy(frozenset(faults))
+        self.fates = fates
+        self.action_strategy = build_action_strategy(frozenset(faults))
         if not is_new:
             self.world.settle_and_check()
         if first_trace:
@@ -198,7 +238,9 @@ class Histories(RuleBasedStateMachine):
                 drops.put_image(user, kind)
             case "swap images":
                 drops.put_image(user, kind)
-                drops.delete_many([f"{user}.{other}" for other in IMAGE_EXTENSIONS if other != kind])
+                drops.delete_many(
+                    [f"{user}.{other}" for other in IMAGE_EXTENSIONS if other != kind]
+                )
             case "put old image":
                 drops.put_old_image(user, kind, 100_000)
             case "delete image":
@@ -209,7 +251,9 @@ class Histories(RuleBasedStateMachine):
                 drops.delete_many([f"{user}.csv", "ghost.csv", f"{user}.{kind}"])
         self._deliver_and_mark(deliver)
 
-    def put_bundle(self, key: str, members: dict[str, str], images: set[str], deliver: bool) -> None:
+    def put_bundle(
+        self, key: str, members: dict[str, str], images: set[str], deliver: bool
+    ) -> None:
         self.world.user_actions.put_bundle(key, members, sorted(images))
         self._deliver_and_mark(deliver)
 
@@ -247,7 +291,9 @@ class Histories(RuleBasedStateMachine):
     start_bulk_worker = start_worker
 
     def start_publisher(self, number: int, with_manifest: bool, stop: str) -> None:
-        self._run_until(self.world.processes.start_publisher(number, with_manifest=with_manifest), stop)
+        self._run_until(
+            self.world.processes.start_publisher(number, with_manifest=with_manifest), stop
+        )
 
     def start_watchdog(self, stop: str) -> None:
         self._run_until(self.world.processes.start_watchdog(), stop)
@@ -353,7 +399,10 @@ class Tally:
 
 
 def run_histories(
-    seed: int, settings: hypothesis.settings, new_world: Callable[[], World], tally: Tally | None = None
+    seed: int,
+    settings: hypothesis.settings,
+    new_world: Callable[[], World],
+    tally: Tally | None = None,
 ) -> Tally:
     """Run histories, and raise the `OracleFailure` of the first one that fails.
 

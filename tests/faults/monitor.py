@@ -23,9 +23,13 @@ class ProtocolMonitor:
     writer lease, it keeps the number of versions of output.csv at that time.
     """
 
-    def __init__(self, redis: "Redis", output: ObjectStore, oracle: Oracle, transit: EventTransit) -> None:
+    def __init__(
+        self, redis: "Redis", output: ObjectStore, oracle: Oracle, transit: EventTransit
+    ) -> None:
         self._redis: Any = redis
-        self._output, self._oracle, self._transit = output, oracle, transit
+        self._output = output
+        self._oracle = oracle
+        self._transit = transit
         self._versions: dict[str, list[str | None]] = {OUTPUT_KEY: [None], REJECTS_KEY: [None]}
         self._leases_lost: list[int] = []
         self.count_lost_workers: Callable[[], int] = lambda: 0
@@ -40,7 +44,8 @@ class ProtocolMonitor:
 
         `expected`: the ETag that the writer expects the object to have (None: no object).
         """
-        before, writer = self._output.get_etag(key), get_current_actor()
+        before = self._output.get_etag(key)
+        writer = get_current_actor()
 
         def after_write() -> None:
             self.record_version(key)
@@ -76,7 +81,8 @@ class ProtocolMonitor:
         lost_leases = self._leases_lost[writer.lost_lease_count :]
         return (
             bool(lost_leases)
-            and expected in self._versions[OUTPUT_KEY][writer.first_seen_versions[OUTPUT_KEY] : lost_leases[0]]
+            and expected
+            in self._versions[OUTPUT_KEY][writer.first_seen_versions[OUTPUT_KEY] : lost_leases[0]]
         )
 
     def before_list(self) -> None:
@@ -89,10 +95,17 @@ class ProtocolMonitor:
         """Check a script before it runs, and return a function to call with the script's result."""
         writer = get_current_actor()
         if writer and name == "ACQUIRE_WRITER":
-            writer.token, writer.lost_lease_count = _get_arguments(args)[0], len(self._leases_lost)
+            writer.token = _get_arguments(args)[0]
+            writer.lost_lease_count = len(self._leases_lost)
             writer.lease_expires_at = time.monotonic() + WRITER_LEASE_MS / 1000
-            writer.first_seen_versions = {key: len(versions) - 1 for key, versions in self._versions.items()}
-        if writer and name == "COMMIT_PUBLISH" and self._redis.get(WRITER_LEASE) == writer.token.encode():
+            writer.first_seen_versions = {
+                key: len(versions) - 1 for key, versions in self._versions.items()
+            }
+        if (
+            writer
+            and name == "COMMIT_PUBLISH"
+            and self._redis.get(WRITER_LEASE) == writer.token.encode()
+        ):
             self._check_commit(writer, args)
         if writer and name == "SUBMIT_RESULTS":
             self._check_submitted_results(_get_arguments(args)[2:])
@@ -101,7 +114,12 @@ class ProtocolMonitor:
     def _after_script(self, writer: Actor | None, name: str, response: Any) -> None:  # noqa: ANN401
         if writer and name == "COMMIT_SWEEP":
             self._transit.clear_lost(writer.lost_events)
-        if writer and name == "READ_PENDING" and response and self._redis.get(WRITER_LEASE) != writer.token.encode():
+        if (
+            writer
+            and name == "READ_PENDING"
+            and response
+            and self._redis.get(WRITER_LEASE) != writer.token.encode()
+        ):
             self._oracle.problems.append(
                 "READ_PENDING: expected no results for a publisher without the writer lease, "
                 "found that a replaced publisher read the pending results of its successor"

@@ -54,7 +54,8 @@ class Oracle:
     """
 
     def __init__(self, source: ObjectStore, output: ObjectStore) -> None:
-        self._source, self._output = source, output
+        self._source = source
+        self._output = output
         self.users: defaultdict[str, UserTruth] = defaultdict(UserTruth)
         self.problems: list[str] = []
         self.copy_images = False
@@ -88,7 +89,11 @@ class Oracle:
 
     def list_users_without_held_row(self, manifest: Manifest) -> list[str]:
         """Return all users except those with a held row that `manifest` records as it is served."""
-        return [user_id for user_id, truth in self.users.items() if not truth.has_held_row(manifest.get(user_id))]
+        return [
+            user_id
+            for user_id, truth in self.users.items()
+            if not truth.has_held_row(manifest.get(user_id))
+        ]
 
     def check_published_rows(self, *, excused: bool, by_hand: bool = False) -> None:
         """Check output.csv after a write, or after an edit `by_hand`.
@@ -111,7 +116,9 @@ class Oracle:
             return {}
         return {row.user_id: row for row in OutputCsv.repair(body).iterate_rows()}
 
-    def check_settled_state(self, except_users: Iterable[str] = (), *, is_swept: bool = True) -> None:
+    def check_settled_state(
+        self, except_users: Iterable[str] = (), *, is_swept: bool = True
+    ) -> None:
         """Raise `OracleFailure` unless everything is right after quiescence.
 
         `except_users`: users that are not checked. If no sweep ran (`is_swept` False), orphan image copies are
@@ -125,10 +132,13 @@ class Oracle:
         problems += [
             difference
             for difference in differences
-            if not lost_users & _parse_subjects(difference) and (is_swept or not difference.endswith(ORPHAN_MESSAGE))
+            if not lost_users & _parse_subjects(difference)
+            and (is_swept or not difference.endswith(ORPHAN_MESSAGE))
         ]
         if not is_canonical(self._output.get(OUTPUT_KEY).body):
-            problems.append(f"{OUTPUT_KEY}: expected the canonical form that a publisher writes, found another form")
+            problems.append(
+                f"{OUTPUT_KEY}: expected the canonical form that a publisher writes, found another form"
+            )
         if problems:
             raise OracleFailure("\n".join(problems))
         for user_id, truth in self.users.items():

@@ -67,13 +67,11 @@ class Components:
         minio_metrics: MinioMetrics,
         clock: Callable[[], float],
     ) -> None:
-        self.redis, self.source, self.output, self.minio_metrics, self.clock = (
-            redis,
-            source,
-            output,
-            minio_metrics,
-            clock,
-        )
+        self.redis = redis
+        self.source = source
+        self.output = output
+        self.minio_metrics = minio_metrics
+        self.clock = clock
         self.settings = Settings("http://not.used", "", "", "", source.bucket, output.bucket)
         self._idle_workers: list[WorkerComponents] = []
 
@@ -85,7 +83,9 @@ class Components:
     @cached_property
     def scripts(self) -> Scripts:
         """The Lua scripts, edited if a rule is removed."""
-        edited = {name: edit_script_text(self.redis, name, edits) for name, edits in self.edits.items()}
+        edited = {
+            name: edit_script_text(self.redis, name, edits) for name, edits in self.edits.items()
+        }
         return Scripts(self.redis, edited)
 
     @cached_property
@@ -107,7 +107,9 @@ class Components:
     def list_scripts(self) -> list[Script]:
         """Return the Lua scripts that belong to this history."""
         parts = (*self.state, *self.records)
-        return [value for part in parts for value in vars(part).values() if isinstance(value, Script)]
+        return [
+            value for part in parts for value in vars(part).values() if isinstance(value, Script)
+        ]
 
     # -- the ports of one process each, so that a removal can alter them alone ---------------------
     @cached_property
@@ -159,13 +161,18 @@ class Components:
         crew = self._idle_workers.pop() if self._idle_workers else self._create_worker()
         try:
             yield crew
-        except Exception:  # a worker survives an error; only `ProcessKilled` (a BaseException) ends it
+        except (
+            Exception
+        ):  # a worker survives an error; only `ProcessKilled` (a BaseException) ends it
             self._idle_workers.append(crew)
             raise
         self._idle_workers.append(crew)
 
     def _create_worker(self) -> WorkerComponents:
-        clock, source, output, state = self.clock, self.source, self.output, self.state
+        clock = self.clock
+        source = self.source
+        output = self.output
+        state = self.state
         bundles = BundleLookup(output, state.catalog_version, state.users, clock)
         copies = ImageCopies(source, output, all_images=self.settings.copy_images)
         pool = InlineExecutor()
@@ -186,11 +193,15 @@ class Components:
             self.ignored_keys,
             self.minio_metrics,
             clock,
-            BundleLookup(self.sweep_output, self.sweep_state.catalog_version, self.sweep_state.users, clock),
+            BundleLookup(
+                self.sweep_output, self.sweep_state.catalog_version, self.sweep_state.users, clock
+            ),
             copies,
         )
         rebuild = Rebuild(output, state, bulk, self.tasks, self.records.rebuilds, clock, bundles)
-        unpacker = Unpacker(source, output, state, bulk, self.tasks, self.records, pool, clock=clock)
+        unpacker = Unpacker(
+            source, output, state, bulk, self.tasks, self.records, pool, clock=clock
+        )
         return WorkerComponents(refresher, bulk, sweep, rebuild, unpacker)
 
     @cached_property
@@ -209,18 +220,25 @@ class Components:
         )
 
     def create_publisher(self) -> Publisher:
-        output, state = self.new_publisher_output(), self.create_publisher_state()
+        output = self.new_publisher_output()
+        state = self.create_publisher_state()
         return Publisher(output, state, self.records.unpack_lease, self.source.bucket, self.clock)
 
     def create_watchdog(self) -> Watchdog:
-        state, output, minio_metrics = self.watchdog_state, self.watch_output, self.watch_figures
+        state = self.watchdog_state
+        output = self.watch_output
+        minio_metrics = self.watch_figures
         interval_s = self.settings.sweep_interval_s
-        checks = build_checks(self.redis, state, self.records, output, self.tasks, minio_metrics, interval_s)
+        checks = build_checks(
+            self.redis, state, self.records, output, self.tasks, minio_metrics, interval_s
+        )
         upgrade = partial(upgrade_schema, self.redis)
         return Watchdog(checks.list_all(), self.records.sweeps, self.tasks, upgrade, self.clock)
 
 
-def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]) -> str:
+def edit_script_text(
+    redis: SteppedRedis, name: str, replacements: Sequence[tuple[str, str]]
+) -> str:
     """Return a script with the replacements applied.
 
     Raises `AssertionError` unless each old text occurs exactly once: the script has changed, so the
@@ -228,7 +246,9 @@ def edit_script_text(redis: SteppedRedis, name: str, replacements: Sequence[tupl
     """
     text = (LUA_DIR / f"{name}.lua").read_text()
     for old, new in replacements:
-        assert text.count(old) == 1, f"{name}.lua: expected {old!r} exactly once, found it {text.count(old)} times"
+        assert text.count(old) == 1, (
+            f"{name}.lua: expected {old!r} exactly once, found it {text.count(old)} times"
+        )
         text = text.replace(old, new)
     redis.aliases[hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()] = name.upper()
     return text

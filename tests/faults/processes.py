@@ -26,7 +26,16 @@ from shared.redis_keys import (
     WAKE_LIVE,
     WRITER_LEASE,
 )
-from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, REBUILD, REFRESH, REFRESH_ISOLATED, REFRESH_PAGE, SWEEP, UNPACK
+from shared.task_queue import (
+    BULK_QUEUE,
+    EVENTS_QUEUE,
+    REBUILD,
+    REFRESH,
+    REFRESH_ISOLATED,
+    REFRESH_PAGE,
+    SWEEP,
+    UNPACK,
+)
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
@@ -35,7 +44,9 @@ from worker.state.scripts import CHUNK_SIZE
 from worker.watchdog.overdue import OVERDUE_S
 from worker.watchdog.watchdog import Watchdog
 
-MAX_STEPS, MAX_WORK_ITEMS, MAX_ROUNDS = 3000, 100, 60
+MAX_STEPS = 3000
+MAX_WORK_ITEMS = 100
+MAX_ROUNDS = 60
 """Limits that only an endless loop exceeds.
 
 They are: requests in a piece of work, pieces of work between two ticks of the watchdog, and ticks.
@@ -98,7 +109,9 @@ class Processes:
             return None
         if publisher is None or (running_actor and running_actor.is_killed):
             publisher = self.components.create_publisher()
-        actor = self._start(f"publisher {number}", lambda: self._publish(publisher, with_manifest=with_manifest))
+        actor = self._start(
+            f"publisher {number}", lambda: self._publish(publisher, with_manifest=with_manifest)
+        )
         self._publishers[number] = publisher, actor
         return actor
 
@@ -162,7 +175,9 @@ class Processes:
             if actor.is_finished or request in actor.pending_request:
                 return not actor.is_finished
             self.step_actor(actor)
-        raise AssertionError(f"{actor.name}: expected the work to end, found more requests than any work needs")
+        raise AssertionError(
+            f"{actor.name}: expected the work to end, found more requests than any work needs"
+        )
 
     def run_to_end(self, actor: Actor | None) -> None:
         """Run an actor, if there is one, to completion."""
@@ -202,7 +217,9 @@ class Processes:
         elif self._get_length(BULK_QUEUE):
             self.run_to_end(self.start_worker(BULK_QUEUE))
         elif (
-            self._redis.hlen(PENDING_RESULTS) or self._get_length(WAKE_LIVE) or self._get_length(WAKE_BULK)
+            self._redis.hlen(PENDING_RESULTS)
+            or self._get_length(WAKE_LIVE)
+            or self._get_length(WAKE_BULK)
         ) and not self._is_writer_active():
             self.run_to_end(self.start_publisher(0) or self.start_publisher(SPARE_NUMBER))
         else:
@@ -215,7 +232,9 @@ class Processes:
     def _get_length(self, key: str) -> int:
         return int(self._redis.llen(key))
 
-    def run_until_quiet(self, deliver: Callable[[], None], pass_time: Callable[[float], None]) -> None:
+    def run_until_quiet(
+        self, deliver: Callable[[], None], pass_time: Callable[[float], None]
+    ) -> None:
         """Deliver events, do all work and run watchdog ticks until no work is left.
 
         Raises `OracleFailure` if that does not end.
@@ -242,7 +261,8 @@ class Processes:
             != f"{VERIFIED_PREFIX}{self.components.state.loss_signals.run_id()}"
         ):
             remaining.append(f"trust state {self.components.state.loss_signals.trust_state()}")
-        published_record, output = self.components.state.publish_queue.last_publish(), self.components.output
+        published_record = self.components.state.publish_queue.last_publish()
+        output = self.components.output
         if (output.get_etag(OUTPUT_KEY), output.get_etag(REJECTS_KEY)) != (
             published_record.output_etag,
             published_record.rejects_etag,

@@ -25,7 +25,8 @@ class RedisFaults:
 
     def __init__(self, redis: "Redis", monitor: ProtocolMonitor, oracle: Oracle) -> None:
         self._redis: Any = redis
-        self._monitor, self._oracle = monitor, oracle
+        self._monitor = monitor
+        self._oracle = oracle
         self._saved: dict[bytes, tuple[bytes, int]] = {}
         self.run_number = 1
 
@@ -47,7 +48,10 @@ class RedisFaults:
             for key in keys:
                 pipe.dump(key).pttl(key)
             answers = pipe.execute()
-        self._saved = {key: (answers[2 * position], answers[2 * position + 1]) for position, key in enumerate(keys)}
+        self._saved = {
+            key: (answers[2 * position], answers[2 * position + 1])
+            for position, key in enumerate(keys)
+        }
 
     def restore_saved_state(self) -> None:
         """Kill and restart Redis with its last snapshot.

@@ -15,7 +15,13 @@ from shared.formats.manifest import Fact, Manifest
 from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import CsvVersion, Person, ReadResult
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, StoredObject, StoreUnavailable
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    StoredObject,
+    StoreUnavailable,
+)
 from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped import SteppedEventInbox, SteppedStore
@@ -49,9 +55,12 @@ class DelegatingStore(ObjectStore):
     """Passes all requests on to another store. Subclasses alter some of them."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self.store, self.bucket = store, store.bucket
+        self.store = store
+        self.bucket = store.bucket
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         return self.store.get(key, if_none_match, max_bytes)
 
     def exists(self, key: str) -> bool:
@@ -124,7 +133,9 @@ class _PopBeforeMark(Components):
     class Inbox(SteppedEventInbox):
         users: UserStates
 
-        def mark_and_pop(self, source: str, notices: Sequence[DecodedEntry], now: float) -> list[str]:
+        def mark_and_pop(
+            self, source: str, notices: Sequence[DecodedEntry], now: float
+        ) -> list[str]:
             self._redis.lpop(source, len(notices))
             users = [user for notice in notices for user in notice.user_ids]
             self.users.mark(users, "event", now)
@@ -157,9 +168,14 @@ register_script_edit(
 @register_removal("version tokens are read before the files")
 class _ReadTokensAfterFiles(Components):
     class Users(UserStates):
-        def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
+        def submit_results(
+            self,
+            readings: Sequence[tuple[VersionTokens, ReadResult]],
+            *arguments: Any,  # noqa: ANN401
+        ) -> list[str]:
             return super().submit_results(
-                [(self._tokens(result.user_id) or note, result) for note, result in readings], *arguments
+                [(self._tokens(result.user_id) or note, result) for note, result in readings],
+                *arguments,
             )
 
         def _tokens(self, user_id: str) -> VersionTokens | None:
@@ -180,9 +196,15 @@ class _CleanBeforePublish(Components):
                 self._redis.hdel(DIRTY, *notes)
             return notes
 
-        def submit_results(self, readings: Sequence[tuple[VersionTokens, ReadResult]], *arguments: Any) -> list[str]:  # noqa: ANN401
+        def submit_results(
+            self,
+            readings: Sequence[tuple[VersionTokens, ReadResult]],
+            *arguments: Any,  # noqa: ANN401
+        ) -> list[str]:
             for note, result in readings:
-                self._redis.hsetnx(DIRTY, result.user_id, note.change_version + b"|" + note.read_version)
+                self._redis.hsetnx(
+                    DIRTY, result.user_id, note.change_version + b"|" + note.read_version
+                )
             return super().submit_results(readings, *arguments)
 
     @cached_property
@@ -193,7 +215,9 @@ class _CleanBeforePublish(Components):
 @register_removal("absent means NoSuchKey and nothing else")
 class _OutageAsAbsence(Components):
     class Source(DelegatingStore):
-        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        def get(
+            self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+        ) -> StoredObject:
             try:
                 return super().get(key, if_none_match, max_bytes)
             except StoreUnavailable:
@@ -232,7 +256,9 @@ class _PublisherQueueComponents(Components):
     Queue: ClassVar[type[PublishQueue]]
 
     def create_publisher_state(self) -> StateParts:
-        return self.state._replace(publish_queue=self.Queue(self.redis, self.scripts, self.state.loss_signals))
+        return self.state._replace(
+            publish_queue=self.Queue(self.redis, self.scripts, self.state.loss_signals)
+        )
 
 
 class _PublisherOutputComponents(Components):
@@ -300,7 +326,9 @@ class _SkipVerification(_PublisherOutputComponents):
             super().__init__(store)
             self._known: dict[str, str | None] = {}
 
-        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        def get(
+            self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+        ) -> StoredObject:
             stored = super().get(key, if_none_match, max_bytes)
             self._known[key] = stored.etag
             return stored
@@ -350,7 +378,9 @@ class _IgnoreUnrecordedFiles(Components):
 @register_removal("a lost output.csv is restored from the manifest")
 class _StartWithEmptyTable(_PublisherOutputComponents):
     class Output(DelegatingStore):
-        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        def get(
+            self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+        ) -> StoredObject:
             if key == MANIFEST_KEY:
                 raise ObjectNotFound(key)
             return super().get(key, if_none_match, max_bytes)
@@ -364,7 +394,8 @@ class _SweepStateComponents(Components):
     @cached_property
     def sweep_state(self) -> StateParts:
         return self.state._replace(
-            users=self.Users(self.redis, self.scripts), loss_signals=self.Signals(self.redis, self.scripts)
+            users=self.Users(self.redis, self.scripts),
+            loss_signals=self.Signals(self.redis, self.scripts),
         )
 
 
@@ -395,7 +426,8 @@ class _ReadDirtyBeforeList(_SweepStateComponents):
 
     @cached_property
     def sweep_state(self) -> StateParts:
-        users, signals = self.Users(self.redis, self.scripts), self.Signals(self.redis, self.scripts)
+        users = self.Users(self.redis, self.scripts)
+        signals = self.Signals(self.redis, self.scripts)
         signals.read_dirty = users.read_dirty
         return self.state._replace(users=users, loss_signals=signals)
 
@@ -421,7 +453,9 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
                 except ObjectNotFound:
                     self._stored_files[key] = None
 
-        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        def get(
+            self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+        ) -> StoredObject:
             if key not in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
                 return super().get(key)
             stored = self._stored_files[key]
@@ -490,7 +524,9 @@ class _MetricsAfterList(_SweepStateComponents):
 class _AlteredManifestStore(DelegatingStore):
     source: ObjectStore
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         stored = super().get(key, if_none_match, max_bytes)
         if key != MANIFEST_KEY:
             return stored

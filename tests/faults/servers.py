@@ -65,9 +65,11 @@ class FakeBucketPair:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.source, self.output = FakeObjectStore("src-data", clock), FakeObjectStore("processed-data", clock)
+        self.source = FakeObjectStore("src-data", clock)
+        self.output = FakeObjectStore("processed-data", clock)
         self.output.other_buckets[self.source.bucket] = self.source
-        self._clock, self._requests = clock, count(1)
+        self._clock = clock
+        self._requests = count(1)
 
     def put(self, key: str, body: bytes) -> list[bytes]:
         return list(self.upload_tar([(key, body, self._clock())]))
@@ -85,9 +87,14 @@ class FakeBucketPair:
         request = next(self._requests)
         for key in keys:
             self.source.delete(key)
-        return [self._make_event(request, key, "s3:ObjectRemoved:Delete", "", self._clock()) for key in keys]
+        return [
+            self._make_event(request, key, "s3:ObjectRemoved:Delete", "", self._clock())
+            for key in keys
+        ]
 
-    def _make_event(self, request: int, key: str, name: str, etag: str, last_modified: float) -> bytes:
+    def _make_event(
+        self, request: int, key: str, name: str, etag: str, last_modified: float
+    ) -> bytes:
         (entry,) = json.loads(make_notification(key, self.source.bucket, name))
         (event,) = entry["Event"]
         event["responseElements"] = {"x-amz-request-id": f"{request:016X}"}
@@ -114,7 +121,9 @@ class RealBucketPair:
         The copies for the durable list would be identical to the byte.
         """
         queue = QueueConfig(EVENT_TYPES, "fast", queue=target_arn("FAST"))
-        self.minio.set_bucket_notification(self.source.bucket, NotificationConfig(queue_config_list=[queue]))
+        self.minio.set_bucket_notification(
+            self.source.bucket, NotificationConfig(queue_config_list=[queue])
+        )
 
     def put(self, key: str, body: bytes) -> list[bytes]:
         return self._write_and_collect_events(lambda: self.source.put(key, body), [key])
@@ -137,7 +146,9 @@ class RealBucketPair:
 
         return self._write_and_collect_events(delete, keys)
 
-    def _write_and_collect_events(self, write: Callable[[], object], keys: Iterable[str]) -> list[bytes]:
+    def _write_and_collect_events(
+        self, write: Callable[[], object], keys: Iterable[str]
+    ) -> list[bytes]:
         """Write, and take the events of these keys out of Redis when all have arrived.
 
         The events may arrive in any order. The list may hold events that the test has delivered and
@@ -146,7 +157,8 @@ class RealBucketPair:
         """
         delivered: Any = self.redis.llen(FAST_EVENTS)
         write()
-        expected_keys, events = list(keys), list[bytes]()
+        expected_keys = list(keys)
+        events = list[bytes]()
         deadline = time.monotonic() + MAX_EVENT_WAIT_S
         while expected_keys:
             assert time.monotonic() < deadline, (

@@ -24,7 +24,8 @@ from worker.state.scripts import CHUNK_SIZE
 LUA_DIR = Path(worker.state.scripts.__file__).parent / "lua"
 _SCRIPT_TEXTS = {path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")}
 _SCRIPT_NAMES = {
-    hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name for name, text in _SCRIPT_TEXTS.items()
+    hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name
+    for name, text in _SCRIPT_TEXTS.items()
 }
 
 
@@ -64,40 +65,63 @@ class SteppedStore(ObjectStore):
         defer: Callable[[Callable[[], object]], None],
         on_list: Callable[[], None] = lambda: None,
     ) -> None:
-        self.inner, self.name, self.bucket, self.is_reachable = inner, name, inner.bucket, True
-        self._on_write, self._defer, self._on_list = on_write, defer, on_list
+        self.inner = inner
+        self.name = name
+        self.bucket = inner.bucket
+        self.is_reachable = True
+        self._on_write = on_write
+        self._defer = defer
+        self._on_list = on_list
 
     def _get_inner(self) -> ObjectStore:
         if not self.is_reachable:
             raise _make_store_error()
         return self.inner
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         return perform_request(
-            f"{self.name} GET {key}", lambda: self._get_inner().get(key, if_none_match, max_bytes), _make_store_error
+            f"{self.name} GET {key}",
+            lambda: self._get_inner().get(key, if_none_match, max_bytes),
+            _make_store_error,
         )
 
     def exists(self, key: str) -> bool:
-        return perform_request(f"{self.name} EXISTS {key}", lambda: self._get_inner().exists(key), _make_store_error)
+        return perform_request(
+            f"{self.name} EXISTS {key}", lambda: self._get_inner().exists(key), _make_store_error
+        )
 
     def check_readable(self, key: str) -> None:
-        perform_request(f"{self.name} GET {key}", lambda: self._get_inner().check_readable(key), _make_store_error)
+        perform_request(
+            f"{self.name} GET {key}",
+            lambda: self._get_inner().check_readable(key),
+            _make_store_error,
+        )
 
     def get_list_entry(self, key: str) -> ObjectInfo | None:
         return perform_request(
-            f"{self.name} LIST {key}", lambda: self._get_inner().get_list_entry(key), _make_store_error
+            f"{self.name} LIST {key}",
+            lambda: self._get_inner().get_list_entry(key),
+            _make_store_error,
         )
 
     def get_last_modified(self, key: str) -> int:
         return perform_request(
-            f"{self.name} HEAD {key}", lambda: self._get_inner().get_last_modified(key), _make_store_error
+            f"{self.name} HEAD {key}",
+            lambda: self._get_inner().get_last_modified(key),
+            _make_store_error,
         )
 
     def get_etag(self, key: str) -> str | None:
-        return perform_request(f"{self.name} HEAD {key}", lambda: self._get_inner().get_etag(key), _make_store_error)
+        return perform_request(
+            f"{self.name} HEAD {key}", lambda: self._get_inner().get_etag(key), _make_store_error
+        )
 
     def get_info(self, key: str) -> ObjectInfo | None:
-        return perform_request(f"{self.name} HEAD {key}", lambda: self._get_inner().get_info(key), _make_store_error)
+        return perform_request(
+            f"{self.name} HEAD {key}", lambda: self._get_inner().get_info(key), _make_store_error
+        )
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         def read() -> bytes:
@@ -118,7 +142,9 @@ class SteppedStore(ObjectStore):
             after()
             return etag
 
-        return perform_request(f"{self.name} PUT {key}", write_and_report, _make_store_error, self._defer)
+        return perform_request(
+            f"{self.name} PUT {key}", write_and_report, _make_store_error, self._defer
+        )
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
         perform_request(
@@ -129,10 +155,16 @@ class SteppedStore(ObjectStore):
         )
 
     def delete(self, key: str) -> None:
-        perform_request(f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _make_store_error)
+        perform_request(
+            f"{self.name} DELETE {key}", lambda: self.inner.delete(key), _make_store_error
+        )
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        perform_request(f"{self.name} DELETE {' '.join(keys)}", lambda: self.inner.delete_many(keys), _make_store_error)
+        perform_request(
+            f"{self.name} DELETE {' '.join(keys)}",
+            lambda: self.inner.delete_many(keys),
+            _make_store_error,
+        )
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         def listed() -> list[list[ObjectInfo]]:
@@ -143,7 +175,9 @@ class SteppedStore(ObjectStore):
 
     def list_folders(self, folder: str) -> list[str]:
         return perform_request(
-            f"{self.name} LIST {folder}/", lambda: self._get_inner().list_folders(folder), _make_store_error
+            f"{self.name} LIST {folder}/",
+            lambda: self._get_inner().list_folders(folder),
+            _make_store_error,
         )
 
 
@@ -167,7 +201,9 @@ class SteppedRedis(Redis):
     """
 
     run_id: Callable[[], str] = staticmethod(lambda: "run")
-    on_command: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(lambda _, __: lambda _: None)
+    on_command: Callable[[str, tuple[Any, ...]], Callable[[Any], None]] = staticmethod(
+        lambda _, __: lambda _: None
+    )
     aliases: ClassVar[dict[str, str]] = {}
     """SHA-1 digest of an edited script -> name of the script that it replaces."""
 
@@ -183,10 +219,14 @@ class SteppedRedis(Redis):
         return perform_request(f"redis {name}", execute, _make_connection_error)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ANN401
-        return _SteppedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        return _SteppedPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
 
     def info(self, *args: Any, **options: Any) -> dict[str, str]:  # noqa: ANN401
-        return perform_request("redis INFO", lambda: {"run_id": self.run_id()}, _make_connection_error)
+        return perform_request(
+            "redis INFO", lambda: {"run_id": self.run_id()}, _make_connection_error
+        )
 
     def _name_command(self, args: tuple[Any, ...]) -> str:
         match args:
@@ -229,4 +269,10 @@ class SteppedMinioMetrics(MinioMetrics):
         return self._inner.stalled_copies
 
 
-__all__ = ["FAST_EVENTS", "SteppedEventInbox", "SteppedMinioMetrics", "SteppedRedis", "SteppedStore"]
+__all__ = [
+    "FAST_EVENTS",
+    "SteppedEventInbox",
+    "SteppedMinioMetrics",
+    "SteppedRedis",
+    "SteppedStore",
+]

@@ -23,7 +23,9 @@ def put_csv(world: World, content: str, user: str = "a") -> None:
     deliver_and_mark(world)
 
 
-def put_without_event(world: World, content: str, user: str = "a", *, counted: bool = False) -> None:
+def put_without_event(
+    world: World, content: str, user: str = "a", *, counted: bool = False
+) -> None:
     """Drop a CSV, and lose all copies of its event.
 
     If `counted`, MinIO counts the loss. Otherwise the loss leaves no trace.
@@ -84,7 +86,9 @@ def run_until_request(world: World, actor: Actor | None, request: str) -> Actor:
     """
     assert actor
     if not world.processes.run_until(actor, request):
-        raise StopNotReached(f"{actor.name}: expected it to pause before {request!r}, found that it ended first")
+        raise StopNotReached(
+            f"{actor.name}: expected it to pause before {request!r}, found that it ended first"
+        )
     return actor
 
 
@@ -93,12 +97,16 @@ def start_reader(world: World, before: str, *, twice: bool = False) -> Actor:
 
     If `twice`, its message stays in the queue for another worker.
     """
-    return run_until_request(world, world.processes.start_worker(EVENTS_QUEUE, keep_message=twice), before)
+    return run_until_request(
+        world, world.processes.start_worker(EVENTS_QUEUE, keep_message=twice), before
+    )
 
 
 def start_publisher(world: World, before: str, number: int = 0) -> Actor:
     """Return a publisher that is paused before this request."""
-    return run_until_request(world, world.processes.start_publisher(number, with_manifest=False), before)
+    return run_until_request(
+        world, world.processes.start_publisher(number, with_manifest=False), before
+    )
 
 
 def start_listener(world: World, before: str) -> Actor:

@@ -44,7 +44,14 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
 
 def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) -> None:
     """Two concurrent workers on one bundle publish the newer version."""
-    for place in ("PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "MARK", "SUBMIT_RESULTS"):
+    for place in (
+        "PUT .bundles",
+        "TAKE_OWNERSHIP",
+        "PUT bundles.json",
+        "RELEASE",
+        "MARK",
+        "SUBMIT_RESULTS",
+    ):
         world = make_world(Components)
         world.settle_and_check()
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")

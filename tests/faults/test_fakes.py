@@ -15,7 +15,9 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.contract import test_object_store as contract
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
-globals().update({name: value for name, value in vars(contract).items() if name.startswith("test_")})
+globals().update(
+    {name: value for name, value in vars(contract).items() if name.startswith("test_")}
+)
 """The whole contract of an object store. The fixtures below replace those of a real MinIO."""
 
 
@@ -88,7 +90,9 @@ def fake_says(message: bytes) -> tuple[str, list[Any]]:
     return task, arguments
 
 
-def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> dict[str, list[Any]]:
+def messages(
+    redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]
+) -> dict[str, list[Any]]:
     """Return the messages of both queues, in the order in which a worker takes them."""
     redis.flushall()
     queue.refresh(["a", "ü"])
@@ -107,7 +111,9 @@ def messages(redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]) -> 
     return found
 
 
-def test_fake_task_queue_stores_same_messages_as_celery(redis: "Redis", redis_server: RedisServer) -> None:
+def test_fake_task_queue_stores_same_messages_as_celery(
+    redis: "Redis", redis_server: RedisServer
+) -> None:
     real = TaskQueue(create_celery(redis_server.url))
     found = messages(redis, real, celery_says)
     real.close()

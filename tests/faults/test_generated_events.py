@@ -23,7 +23,19 @@ from worker.state.parts import build_state
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]
-ODD_JSON = [b"NaN", b"-Infinity", b'"\\ud800"', b"1e999", b"null", b"{}", b"[]", b'"%FF"', b'"%zz"', b'"\\u0000"', b"1"]
+ODD_JSON = [
+    b"NaN",
+    b"-Infinity",
+    b'"\\ud800"',
+    b"1e999",
+    b"null",
+    b"{}",
+    b"[]",
+    b'"%FF"',
+    b'"%zz"',
+    b'"\\u0000"',
+    b"1",
+]
 DEEP = b"[" * 100_000
 LONG = b'[{"Event":[{"s3":"' + b"x" * 10_000_000 + b'"}]}]'
 
@@ -40,11 +52,23 @@ def torn(draw: st.DrawFn) -> bytes:
             return raw[:place] + draw(st.binary(max_size=3)) + raw[place + 1 :]
         case "value":
             name = draw(
-                st.sampled_from([b'"key"', b'"name"', b'"bucket"', b'"object"', b'"s3"', b'"Event"', b'"eventName"'])
+                st.sampled_from(
+                    [
+                        b'"key"',
+                        b'"name"',
+                        b'"bucket"',
+                        b'"object"',
+                        b'"s3"',
+                        b'"Event"',
+                        b'"eventName"',
+                    ]
+                )
             )
             place = raw.find(name) + len(name) + 1
             return raw[:place] + draw(st.sampled_from(ODD_JSON)) + b"," + raw[place:]
-    return make_notification(draw(st.text(max_size=30)) or "x").replace(b"%", draw(st.sampled_from([b"%", b"%F", b""])))
+    return make_notification(draw(st.text(max_size=30)) or "x").replace(
+        b"%", draw(st.sampled_from([b"%", b"%F", b""]))
+    )
 
 
 RAWS = torn() | torn() | st.sampled_from([*ODD_JSON, *REAL]) | st.binary(max_size=100)
@@ -58,8 +82,14 @@ def test_decode_entry_returns_events_or_reason(form: CaseForm) -> None:
     @example(LONG)
     @example(LONG[:900_000])
     @example(make_notification("1.csv", bucket="another"))
-    @example(b'[{"Event":[{"eventName":"x","s3":{"bucket":{"name":"b"},"object":{"key":"%ED%A0%80"}}}]}]')
-    @example(json.dumps([{"Event": [{"s3": {"bucket": {"name": "\ud83d"}, "object": {"key": "k"}}}]}]).encode())
+    @example(
+        b'[{"Event":[{"eventName":"x","s3":{"bucket":{"name":"b"},"object":{"key":"%ED%A0%80"}}}]}]'
+    )
+    @example(
+        json.dumps(
+            [{"Event": [{"s3": {"bucket": {"name": "\ud83d"}, "object": {"key": "k"}}}]}]
+        ).encode()
+    )
     @given(RAWS)
     def is_understood(raw: bytes) -> None:
         reason = reason_against(raw)
@@ -86,7 +116,9 @@ def reason_against(raw: bytes) -> str | None:
 @pytest.fixture
 def listen(redis: "Redis") -> Callable[[], None]:
     """Return a function that processes all entries of the fast list."""
-    listener = Listener(build_state(redis).inbox, FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0)
+    listener = Listener(
+        build_state(redis).inbox, FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0
+    )
 
     def until_empty() -> None:
         while redis.llen(FAST_EVENTS):
@@ -113,7 +145,9 @@ def test_listener_marks_valid_events_among_invalid_ones(
     neighbours_are_marked()
 
 
-def test_dead_letters_are_limited_in_number_and_size(redis: "Redis", listen: Callable[[], None]) -> None:
+def test_dead_letters_are_limited_in_number_and_size(
+    redis: "Redis", listen: Callable[[], None]
+) -> None:
     redis.rpush(FAST_EVENTS, LONG, *[b"x" * 1000] * (MAX_DEAD_LETTERS + 10))
     listen()
     letters = redis.lrange(DEAD_LETTERS, 0, -1)

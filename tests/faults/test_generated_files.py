@@ -8,7 +8,13 @@ from shared.formats import rejects_csv
 from shared.formats.manifest import Fact, Manifest
 from shared.formats.output_csv import OutputCsv, is_canonical, read_frame
 from shared.formats.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
-from shared.formats.user_csv import MAX_CSV_BYTES, MAX_EXCERPT_LENGTH, REQUIRED_COLUMNS, InvalidUserCsv, parse_person
+from shared.formats.user_csv import (
+    MAX_CSV_BYTES,
+    MAX_EXCERPT_LENGTH,
+    REQUIRED_COLUMNS,
+    InvalidUserCsv,
+    parse_person,
+)
 from tests.factories import ETAG, LAST_MODIFIED
 from tests.faults.form import CaseForm
 
@@ -26,11 +32,24 @@ ODD_NUMBERS = [
     "1 2",
 ]  # fmt: skip
 NAMES = st.sampled_from(ODD_NAMES) | st.text(max_size=20)
-NUMBERS = st.sampled_from(ODD_NUMBERS) | st.integers().map(str) | st.integers(-(10**14), 10**14).map(str)
+NUMBERS = (
+    st.sampled_from(ODD_NUMBERS) | st.integers().map(str) | st.integers(-(10**14), 10**14).map(str)
+)
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\r", "\n\n", "\r\r\n", ""])
 SEPARATORS = st.sampled_from([","] * 8 + [";", "\t", "|", " , "])
 ENCODINGS = st.sampled_from(
-    ["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1251", "utf-7", "cp037"]
+    ["utf-8"] * 6
+    + [
+        "utf-8-sig",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "latin-1",
+        "cp1251",
+        "utf-7",
+        "cp037",
+    ]
 )
 COLUMN_NAMES = st.sampled_from(
     [
@@ -55,17 +74,26 @@ def tables(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 3)) == 0:
         columns = draw(st.lists(COLUMN_NAMES, max_size=6))
     records = draw(st.sampled_from([1] * 6 + [0, 2, 3]))
-    values = [[draw(NUMBERS if "birth" in name else NAMES) for name in columns] for _ in range(records)]
-    quote, separator = draw(st.sampled_from(["as needed", "as needed", "always", "never", "torn"])), draw(SEPARATORS)
+    values = [
+        [draw(NUMBERS if "birth" in name else NAMES) for name in columns] for _ in range(records)
+    ]
+    quote = draw(st.sampled_from(["as needed", "as needed", "always", "never", "torn"]))
+    separator = draw(SEPARATORS)
     lines = [columns, *([""] for _ in range(draw(st.integers(0, 1)))), *values]
-    text = "".join(separator.join(_quoted(field, quote) for field in line) + draw(ENDS) for line in lines)
+    text = "".join(
+        separator.join(_quoted(field, quote) for field in line) + draw(ENDS) for line in lines
+    )
     return text.encode(draw(ENCODINGS), errors="replace")
 
 
 def _quoted(field: str, how: str) -> str:
     if how == "never" or (how == "as needed" and not set('",\r\n') & set(field)):
         return field
-    return '"' + (field if how == "torn" else field.replace('"', '""')) + ('"' if how != "torn" else "")
+    return (
+        '"'
+        + (field if how == "torn" else field.replace('"', '""'))
+        + ('"' if how != "torn" else "")
+    )
 
 
 @st.composite
@@ -75,7 +103,9 @@ def spoiled(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(body)))
         body[place : place + draw(st.integers(0, 3))] = draw(
-            st.sampled_from([b"", b"\x00", b"\xff", b'"', b"\xef\xbb\xbf", b"\r", b"\n", b",", b"\xed\xa0\x80"])
+            st.sampled_from(
+                [b"", b"\x00", b"\xff", b'"', b"\xef\xbb\xbf", b"\r", b"\n", b",", b"\xed\xa0\x80"]
+            )
         )
     return bytes(body[: draw(st.integers(0, len(body)))]) if draw(st.booleans()) else bytes(body)
 

@@ -39,7 +39,12 @@ ODD_KEYS = [
     "1.csv.csv", "1.png.csv",
 ]  # fmt: skip
 STEMS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-KEYS = st.sampled_from(ODD_KEYS) | STEMS.map("{}.csv".format) | st.text(max_size=30) | STEMS.map("{}/x.csv".format)
+KEYS = (
+    st.sampled_from(ODD_KEYS)
+    | STEMS.map("{}.csv".format)
+    | st.text(max_size=30)
+    | STEMS.map("{}/x.csv".format)
+)
 
 
 @pytest.fixture
@@ -96,7 +101,11 @@ def keys_of(rowdrop: RowdropHarness) -> list[str]:
 
 def users_of(keys: Iterable[str]) -> set[str]:
     """Return the users that have a CSV among these keys."""
-    return {file.user_id for file in map(classify_key, keys) if isinstance(file, UserFile) and file.is_csv}
+    return {
+        file.user_id
+        for file in map(classify_key, keys)
+        if isinstance(file, UserFile) and file.is_csv
+    }
 
 
 def until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -> None:
@@ -113,7 +122,10 @@ def all_ignored(rowdrop: RowdropHarness, keys: list[str]) -> None:
     """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
     redis: Any = rowdrop.services.clients.redis
     assert int(redis.get(IGNORED_COUNT)) == len(keys)
-    listed = {key.decode(): json.loads(entry)["reason"] for key, entry in redis.hgetall(IGNORED_KEYS).items()}
+    listed = {
+        key.decode(): json.loads(entry)["reason"]
+        for key, entry in redis.hgetall(IGNORED_KEYS).items()
+    }
     assert len(listed) == min(len(keys), MAX_LISTED_IGNORED)
     assert all(listed.values())
     assert listed.keys() <= set(keys)

@@ -84,7 +84,9 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("trace", TRACES)
-def test_protocol_trace_is_harmless_on_real_servers(make_real_world: WorldFactory, trace: str) -> None:
+def test_protocol_trace_is_harmless_on_real_servers(
+    make_real_world: WorldFactory, trace: str
+) -> None:
     world = make_real_world(Components)
     world.settle_and_check()
     TRACES[trace].trace(world)

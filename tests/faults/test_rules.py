@@ -41,7 +41,9 @@ def test_protocol_trace_is_harmless_with_all_rules(make_world: WorldFactory, nam
 
 
 @pytest.mark.parametrize(("rule", "name"), SHOWN)
-def test_protocol_trace_does_harm_without_its_rule(make_world: WorldFactory, rule: str, name: str) -> None:
+def test_protocol_trace_does_harm_without_its_rule(
+    make_world: WorldFactory, rule: str, name: str
+) -> None:
     world = make_world(REMOVALS[rule])
     with pytest.raises(OracleFailure):
         world.settle_and_check()

@@ -19,19 +19,25 @@ pytestmark = pytest.mark.usefixtures("silence_warnings")
 def test_random_histories_lose_nothing_on_fakes(
     form: CaseForm, make_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = run_histories(form.seed, form.build_settings(short=250, long=2500), lambda: make_world(Components))
+    tally = run_histories(
+        form.seed, form.build_settings(short=250, long=2500), lambda: make_world(Components)
+    )
     record_property("histories on fakes", str(tally))
 
 
 def test_random_histories_lose_nothing_on_real_servers(
     form: CaseForm, make_real_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = run_histories(form.seed, form.build_settings(short=6, long=80), lambda: make_real_world(Components))
+    tally = run_histories(
+        form.seed, form.build_settings(short=6, long=80), lambda: make_real_world(Components)
+    )
     record_property("histories on real servers", str(tally))
 
 
 @pytest.mark.parametrize("waiting", [1, 2])
-def test_real_bucket_pair_takes_only_its_own_events(make_real_world: WorldFactory, waiting: int) -> None:
+def test_real_bucket_pair_takes_only_its_own_events(
+    make_real_world: WorldFactory, waiting: int
+) -> None:
     """Events that were delivered before the write stay in the list, also those of the same key."""
     world = make_real_world(Components)
     try:

@@ -92,7 +92,11 @@ class EventTransit:
         return True
 
     def _update_lost(self, event: PendingEvent) -> None:
-        is_hidden = FAST_EVENTS in event.lost_routes and event.entry in self._miscounted and self._has_duplicates(event)
+        is_hidden = (
+            FAST_EVENTS in event.lost_routes
+            and event.entry in self._miscounted
+            and self._has_duplicates(event)
+        )
         if not event.is_lost and (is_hidden or event.lost_routes >= self.waiting.keys()):
             event.is_lost = True
             self.lost_users[event.user_id] = next(self._loss_numbers)
@@ -102,7 +106,9 @@ class EventTransit:
 
     def mark_miscounted(self, entries: Iterable[bytes] | None = None) -> None:
         """Record that the counts of these events (None: of all) may be too high from now on."""
-        self._miscounted |= {event.entry for event in self._events} if entries is None else set(entries)
+        self._miscounted |= (
+            {event.entry for event in self._events} if entries is None else set(entries)
+        )
         for event in self._events:
             self._update_lost(event)
 

@@ -67,7 +67,8 @@ class UserTruth:
         """Record the row that is served from now on, and return the violation, if any."""
         if row == self.row:
             return None
-        before, self.row = self.row, row
+        before = self.row
+        self.row = row
         if self.may_be_older:
             return self._check_uncertain_row(row, by_hand=by_hand)
         held = self.was_quarantined and _to_person(row) == _to_person(before)
@@ -92,7 +93,8 @@ class UserTruth:
         wrong = [
             kind
             for kind, part in self.images.items()
-            if (image_kind is None or kind == image_kind) and not part.advance_to(kind == image_kind, None)
+            if (image_kind is None or kind == image_kind)
+            and not part.advance_to(kind == image_kind, None)
         ]
         if wrong:
             return (
@@ -120,16 +122,20 @@ class UserTruth:
 
         `unread`: the CSV is quarantined, so it counts as broken.
         """
-        csv_state, person = INVALID if unread else self.csv.states[-1], _to_person(self.row)
+        csv_state = INVALID if unread else self.csv.states[-1]
+        person = _to_person(self.row)
         valid = [state for state in self.csv.states if isinstance(state, Person)]
-        if csv_state is INVALID and person is not None and person not in valid and not self.was_edited:
+        if (
+            csv_state is INVALID
+            and person is not None
+            and person not in valid
+            and not self.was_edited
+        ):
             return f"expected a held row from a version of its CSV, found {person}; its CSVs: {self._format_states()}"
         if csv_state is not INVALID and person != csv_state:
             return f"expected the row of the last CSV at the end, found {_format_row(self.row)}; its CSVs: {self._format_states()}"
-        image_kind, existing_kinds = (
-            self.row and _get_image_kind(self.row),
-            {kind for kind, part in self.images.items() if part.states[-1]},
-        )
+        image_kind = self.row and _get_image_kind(self.row)
+        existing_kinds = {kind for kind, part in self.images.items() if part.states[-1]}
         if self.row and (image_kind not in existing_kinds if existing_kinds else image_kind):
             return (
                 f"expected one of its images (none if it has none) at the end, found {_format_row(self.row)}; "
@@ -147,7 +153,9 @@ class UserTruth:
 
 
 def _format_state(state: object) -> str:
-    return state.first_name if isinstance(state, Person) else "none" if state is None else "broken"
+    if isinstance(state, Person):
+        return state.first_name
+    return "none" if state is None else "broken"
 
 
 def _to_person(row: Row | None) -> Person | None:

@@ -41,7 +41,9 @@ class World:
         components_type: type[Components] = Components,
         routes: Sequence[str] = EVENT_ROUTES,
     ) -> None:
-        self.now, self.redis, self.late_writes = float(int(time.time())), redis, list[Callable[[], object]]()
+        self.now = float(int(time.time()))
+        self.redis = redis
+        self.late_writes = list[Callable[[], object]]()
         self._minio_starts = self._failed_event_count = 0
         redis.flushall()
         servers = new_servers(lambda: self.now)
@@ -51,24 +53,35 @@ class World:
         self.monitor = ProtocolMonitor(redis, servers.output, self.oracle, self.events)
         self.redis_faults = RedisFaults(redis, self.monitor, self.oracle)
         self.user_actions = UserActions(servers, self.oracle, self.events, lambda: self.now)
-        defer, ignore_write = self.late_writes.append, lambda _, __: lambda: None
-        self._source = SteppedStore(servers.source, "source", ignore_write, defer, self.monitor.before_list)
+        defer = self.late_writes.append
+        self._source = SteppedStore(
+            servers.source,
+            "source",
+            lambda _, __: lambda: None,  # writes of the source are not checked
+            defer,
+            self.monitor.before_list,
+        )
         output = SteppedStore(servers.output, "output", self.monitor.before_write, defer)
         minio_metrics = SteppedMinioMetrics(FakeMinioMetrics(self._build_metrics))
         self._client: SteppedRedis = SteppedRedis.from_url(redis_url)  # type: ignore[assignment]
-        self._client.run_id, self._client.on_command = (
-            (lambda: f"run-{self.redis_faults.run_number}"),
-            self.monitor.before_script,
+        self._client.run_id = lambda: f"run-{self.redis_faults.run_number}"
+        self._client.on_command = self.monitor.before_script
+        components = components_type(
+            self._client, self._source, output, minio_metrics, lambda: self.now
         )
-        components = components_type(self._client, self._source, output, minio_metrics, lambda: self.now)
         load_scripts(redis, components.list_scripts())
         self.processes = Processes(components, redis)
         self.components = components
-        self.monitor.count_lost_workers = lambda: self.processes.killed_count + len(self.processes.running_actors)
+        self.monitor.count_lost_workers = lambda: (
+            self.processes.killed_count + len(self.processes.running_actors)
+        )
 
     def _build_metrics(self) -> str:
         return json.dumps(
-            [(START_TIME_METRIC, "", self._minio_starts), (next(iter(LOSS_COUNTERS)), "", self._failed_event_count)]
+            [
+                (START_TIME_METRIC, "", self._minio_starts),
+                (next(iter(LOSS_COUNTERS)), "", self._failed_event_count),
+            ]
         )
 
     def enable_image_copies(self) -> None:
@@ -113,8 +126,14 @@ class World:
         The manifest is complete without late writes, and if there was only one publisher. Rows of
         other users may be older for a moment.
         """
-        is_manifest_complete = key == OUTPUT_KEY and not self.late_writes and self.processes.had_one_publisher
-        manifest = read_published_files(self.output_bucket).manifest if is_manifest_complete else Manifest.empty()
+        is_manifest_complete = (
+            key == OUTPUT_KEY and not self.late_writes and self.processes.had_one_publisher
+        )
+        manifest = (
+            read_published_files(self.output_bucket).manifest
+            if is_manifest_complete
+            else Manifest.empty()
+        )
         self.output_bucket.delete(key)
         self.monitor.record_version(key)
         self.oracle.allow_older_rows(self.oracle.list_users_without_held_row(manifest))

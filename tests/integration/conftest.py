@@ -19,7 +19,9 @@ from worker.watchdog.watchdog import Watchdog
 
 
 @pytest.fixture
-def settings(redis: "Redis", minio_server: MinioServer, redis_server: RedisServer, minio_client: Minio) -> Settings:
+def settings(
+    redis: "Redis", minio_server: MinioServer, redis_server: RedisServer, minio_client: Minio
+) -> Settings:
     return Settings(
         minio_endpoint=minio_server.endpoint,
         minio_access_key=MINIO_USER,
@@ -53,10 +55,14 @@ def watchdog(rowdrop: RowdropHarness, checks: WatchdogChecks) -> Watchdog:
 
 
 @pytest.fixture
-def api_environment(minio_server: MinioServer, minio_client: Minio, tmp_path: Path) -> Iterator[ApiEnvironment]:
+def api_environment(
+    minio_server: MinioServer, minio_client: Minio, tmp_path: Path
+) -> Iterator[ApiEnvironment]:
     with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         buckets = create_bucket(minio_client), create_bucket(minio_client)
-        api_environment = ApiEnvironment(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])
+        api_environment = ApiEnvironment(
+            minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1]
+        )
         api_environment.store.put("output.csv", ONE_ROW_CSV)
         with api_environment.api:
             wait_until(api_environment.has_both_processes)

@@ -37,7 +37,12 @@ class PoisonedServices(Services):
     def refresher(self) -> Refresher:
         deadline = Deadline(READ_DEADLINE_S)
         return Refresher(
-            self.clients.source, self.state, self.clients.read_pool, READ_CONCURRENCY, deadline, parse_or_crash
+            self.clients.source,
+            self.state,
+            self.clients.read_pool,
+            READ_CONCURRENCY,
+            deadline,
+            parse_or_crash,
         )
 
 

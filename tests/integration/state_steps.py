@@ -11,7 +11,9 @@ NOW = 1_795_000_000.0
 
 
 def make_result(user_id: str, name: str = "Ada") -> ReadResult:
-    return ReadResult(user_id, ValidCsv(CsvVersion(f"{user_id}.csv", "e", 1), Person(name, "B", 1)), None)
+    return ReadResult(
+        user_id, ValidCsv(CsvVersion(f"{user_id}.csv", "e", 1), Person(name, "B", 1)), None
+    )
 
 
 def push_entries(redis: "Redis", source: str, *raws: bytes) -> None:

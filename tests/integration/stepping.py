@@ -29,7 +29,9 @@ from worker.watchdog.watchdog import Watchdog
 CSV_HEADER = "first_name,last_name,birthts"
 
 
-def make_csv(first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000) -> bytes:
+def make_csv(
+    first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000
+) -> bytes:
     return f"{CSV_HEADER}\n{first_name},{last_name},{birthts}\n".encode()
 
 
@@ -38,11 +40,9 @@ class RowdropHarness:
 
     def __init__(self, settings: Settings) -> None:
         self.services = Services(ServerClients(settings))
-        self.source, self.output, self.state = (
-            self.services.clients.source,
-            self.services.clients.output,
-            self.services.state,
-        )
+        self.source = self.services.clients.source
+        self.output = self.services.clients.output
+        self.state = self.services.state
         self.redis: Any = self.services.clients.redis
         self.publisher = self.create_publisher()
 
@@ -63,7 +63,9 @@ class RowdropHarness:
         )
 
     def create_checks(
-        self, metrics: MinioMetrics | None = None, notification_rules: NotificationRules | None = None
+        self,
+        metrics: MinioMetrics | None = None,
+        notification_rules: NotificationRules | None = None,
     ) -> WatchdogChecks:
         """Return the watchdog's checks, for tests that run one of them."""
         services = self.services
@@ -83,10 +85,15 @@ class RowdropHarness:
         client = self.services.clients.redis
         checks = checks or self.create_checks()
         return Watchdog(
-            checks.list_all(), SweepRecord(client), self.services.clients.tasks, partial(upgrade_schema, client)
+            checks.list_all(),
+            SweepRecord(client),
+            self.services.clients.tasks,
+            partial(upgrade_schema, client),
         )
 
-    def put_files(self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()) -> None:
+    def put_files(
+        self, user_id: str, body: bytes | None = None, *, images: Sequence[str] = ()
+    ) -> None:
         """Put a CSV and images into the source bucket, without an event."""
         self.source.put(f"{user_id}.csv", make_csv() if body is None else body)
         for extension in images:
@@ -159,7 +166,9 @@ class RowdropHarness:
         return check_buckets(self.source, self.output, self.services.clients.settings.copy_images)
 
 
-def create_silent_repairs(rowdrop: RowdropHarness, max_event_delay_s: int = MAX_EVENT_DELAY_S) -> SilentRepairs:
+def create_silent_repairs(
+    rowdrop: RowdropHarness, max_event_delay_s: int = MAX_EVENT_DELAY_S
+) -> SilentRepairs:
     """Return the counter of silent repairs, for tests that do not wait for an event."""
     client = rowdrop.services.clients.redis
     return SilentRepairs(client, Scripts(client), SweepRecord(client), max_event_delay_s)

@@ -36,7 +36,9 @@ def opened(stage: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("size", [1, 100, MEGABYTE, len(LARGE), 20 * MEGABYTE])
-def test_files_route_stores_and_returns_same_bytes(api_environment: ApiEnvironment, size: int) -> None:
+def test_files_route_stores_and_returns_same_bytes(
+    api_environment: ApiEnvironment, size: int
+) -> None:
     body = (LARGE * 2)[:size]
     answer = put(api_environment, PATH, body)
     assert (answer.status, answer.headers["location"]) == (202, "/data/%C3%BC%201%2B%25")
@@ -56,7 +58,8 @@ def test_files_route_refuses_too_large_file_before_reading(api_environment: ApiE
     assert (answer.status, answer.json["most_bytes"]) == (413, 20 * MEGABYTE)
     assert put(api_environment, "/files/1.csv", bytes(MEGABYTE + 1)).status == 413
     with opened(
-        api_environment, b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        api_environment,
+        b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
     ) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -71,7 +74,9 @@ def test_files_route_answers_expect_continue(api_environment: ApiEnvironment) ->
 
 
 @pytest.mark.parametrize("size", [1000, 5 * MEGABYTE])
-def test_files_route_aborted_upload_changes_nothing(api_environment: ApiEnvironment, size: int) -> None:
+def test_files_route_aborted_upload_changes_nothing(
+    api_environment: ApiEnvironment, size: int
+) -> None:
     api_environment.source.put("1.png", b"before")
     head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
     with opened(api_environment, head + bytes(size // 2)):
@@ -86,7 +91,9 @@ def test_files_route_refuses_chunked_upload(api_environment: ApiEnvironment) -> 
         assert client.recv(100).startswith(b"HTTP/1.1 411 ")
 
 
-def test_files_route_slow_transfers_do_not_block_other_requests(api_environment: ApiEnvironment) -> None:
+def test_files_route_slow_transfers_do_not_block_other_requests(
+    api_environment: ApiEnvironment,
+) -> None:
     api_environment.source.put("large.png", LARGE * 4)
     upload = b"PUT /files/%d.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
     download = b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -96,9 +103,10 @@ def test_files_route_slow_transfers_do_not_block_other_requests(api_environment:
             slow.enter_context(opened(api_environment, download))
 
         def is_full() -> bool:
-            return {api_environment.api.get("/files/large.png", Range="bytes=0-2000000").status for _ in range(8)} == {
-                503
-            }
+            return {
+                api_environment.api.get("/files/large.png", Range="bytes=0-2000000").status
+                for _ in range(8)
+            } == {503}
 
         wait_until(is_full)
         assert {api_environment.api.get("/data").status for _ in range(20)} == {200}
@@ -107,7 +115,9 @@ def test_files_route_slow_transfers_do_not_block_other_requests(api_environment:
         busy = api_environment.api.get("/files/large.png")
         assert (busy.status, busy.json["type"]) == (503, "/docs#busy")
         assert "retry-after" in busy.headers
-    wait_until(lambda: {api_environment.api.get("/files/large.png").status for _ in range(8)} == {200})
+    wait_until(
+        lambda: {api_environment.api.get("/files/large.png").status for _ in range(8)} == {200}
+    )
 
 
 def test_files_route_head_uses_no_transfer_slot(api_environment: ApiEnvironment) -> None:
@@ -123,24 +133,38 @@ def test_files_route_aborted_download_frees_transfer_slot(
 ) -> None:
     api_environment.source.put("large.png", LARGE * 4)
     for _ in range(4 * MAX_LARGE_TRANSFERS):
-        with opened(api_environment, b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
+        with opened(
+            api_environment, b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        ) as client:
             client.recv(100)
     wait_until(lambda: api_environment.api.get("/files/large.png").body == LARGE * 4)
 
 
-def test_files_route_large_files_use_little_memory_and_disk(api_environment: ApiEnvironment) -> None:
+def test_files_route_large_files_use_little_memory_and_disk(
+    api_environment: ApiEnvironment,
+) -> None:
     def memory() -> int:
-        return sum(process.memory_info().rss for process in psutil.Process(api_environment.api.pid).children())
+        return sum(
+            process.memory_info().rss
+            for process in psutil.Process(api_environment.api.pid).children()
+        )
 
     with ThreadPoolExecutor(4) as threads:
         body = bytes(20 * MEGABYTE)
-        list(threads.map(lambda number: put(api_environment, f"/files/{number}.png", body), range(4)))
+        list(
+            threads.map(lambda number: put(api_environment, f"/files/{number}.png", body), range(4))
+        )
         before = memory()
         statuses = list(
-            threads.map(lambda number: put(api_environment, f"/files/{number}.png", body).status, range(24))
+            threads.map(
+                lambda number: put(api_environment, f"/files/{number}.png", body).status, range(24)
+            )
         )
         sizes = list(
-            threads.map(lambda number: len(api_environment.api.get(f"/files/{number % 4}.png").body), range(24))
+            threads.map(
+                lambda number: len(api_environment.api.get(f"/files/{number % 4}.png").body),
+                range(24),
+            )
         )
         after = memory()
     assert set(statuses) <= {202, 503}
@@ -153,13 +177,17 @@ def test_files_route_large_files_use_little_memory_and_disk(api_environment: Api
 def open_files(stage: ApiEnvironment) -> set[str]:
     """Return the paths of regular files that the API's processes have open, except its log."""
     processes = psutil.Process(stage.api.pid).children()
-    return {file.path for process in processes for file in process.open_files()} - {str(stage.api.log)}
+    return {file.path for process in processes for file in process.open_files()} - {
+        str(stage.api.log)
+    }
 
 
 def test_image_route_returns_image_from_bucket(api_environment: ApiEnvironment) -> None:
     api_environment.source.put("1.png", LARGE)
     api_environment.source.put("2.png", b"<html>")
-    api_environment.publish_output(OUTPUT_HEADER + b"1,Ann,Lee,0,src-data/1.png\n2,Ann,Lee,0,src-data/2.png\n")
+    api_environment.publish_output(
+        OUTPUT_HEADER + b"1,Ann,Lee,0,src-data/1.png\n2,Ann,Lee,0,src-data/2.png\n"
+    )
     wait_until(lambda: api_environment.shows_row_count(2))
     answer = api_environment.api.get("/data/1/image")
     assert (answer.status, answer.headers["content-type"], answer.body) == (200, "image/png", LARGE)
@@ -169,7 +197,8 @@ def test_image_route_returns_image_from_bucket(api_environment: ApiEnvironment) 
 def test_files_route_lists_bucket_in_pages(api_environment: ApiEnvironment) -> None:
     for number in range(30):
         api_environment.source.put(f"{number:04}.csv", b"x")
-    listed, path = [], "/files?limit=7&prefix=00"
+    listed = []
+    path = "/files?limit=7&prefix=00"
     while path:
         answer = api_environment.api.get(path)
         listed += [file["name"] for file in answer.json]
@@ -180,7 +209,13 @@ def test_files_route_lists_bucket_in_pages(api_environment: ApiEnvironment) -> N
 def test_files_route_refuses_at_once_without_bucket(api_environment: ApiEnvironment) -> None:
     environment = {**api_environment.api.environment, "SOURCE_BUCKET": "no-such-bucket"}
     with ApiProcess(environment, api_environment.api.log) as api:
-        for method, path in (("GET", "/files"), ("GET", "/files/1.csv"), ("DELETE", "/files/1.csv")):
+        for method, path in (
+            ("GET", "/files"),
+            ("GET", "/files/1.csv"),
+            ("DELETE", "/files/1.csv"),
+        ):
             assert api.request(method, path).status == 503
-        assert [api.request("PUT", "/files/1.png", bytes(size)).status for size in (10, 5 * MEGABYTE)] == [503, 503]
+        assert [
+            api.request("PUT", "/files/1.png", bytes(size)).status for size in (10, 5 * MEGABYTE)
+        ] == [503, 503]
         assert api.get("/data").status == 200

@@ -83,7 +83,9 @@ def test_poller_shows_publish_at_next_poll(rounds: SnapshotPoller, store: S3Obje
     assert rounds.view.store_error is None
 
 
-def test_poller_keeps_same_table_when_unchanged(rounds: SnapshotPoller, store: S3ObjectStore) -> None:
+def test_poller_keeps_same_table_when_unchanged(
+    rounds: SnapshotPoller, store: S3ObjectStore
+) -> None:
     store.put(OUTPUT_KEY, ONE)
     rounds.poll_once()
     table = rounds.view.table
@@ -91,7 +93,9 @@ def test_poller_keeps_same_table_when_unchanged(rounds: SnapshotPoller, store: S
     assert rounds.view.table is table
 
 
-def test_poller_keeps_table_when_output_is_deleted(rounds: SnapshotPoller, store: S3ObjectStore) -> None:
+def test_poller_keeps_table_when_output_is_deleted(
+    rounds: SnapshotPoller, store: S3ObjectStore
+) -> None:
     store.put(OUTPUT_KEY, ONE)
     rounds.poll_once()
     store.delete(OUTPUT_KEY)
@@ -100,7 +104,9 @@ def test_poller_keeps_table_when_output_is_deleted(rounds: SnapshotPoller, store
     assert rounds.view.store_error == "output.csv does not exist"
 
 
-def test_poller_ignores_invalid_output_until_repaired(rounds: SnapshotPoller, store: S3ObjectStore) -> None:
+def test_poller_ignores_invalid_output_until_repaired(
+    rounds: SnapshotPoller, store: S3ObjectStore
+) -> None:
     store.put(OUTPUT_KEY, ONE)
     rounds.poll_once()
     store.put(OUTPUT_KEY, OUTPUT_HEADER + b"what is this\n")
@@ -122,7 +128,9 @@ def test_poller_reads_table_without_redis(store: S3ObjectStore, no_redis: "Redis
     assert rounds.view.redis_answered_at is None
 
 
-def test_poller_reads_status_without_minio(unreachable_store: S3ObjectStore, redis: "Redis") -> None:
+def test_poller_reads_status_without_minio(
+    unreachable_store: S3ObjectStore, redis: "Redis"
+) -> None:
     rounds = SnapshotPoller(FollowerConnections(unreachable_store, redis), time.time)
     rounds.poll_once()
     assert rounds.view.pipeline_status is not None
@@ -130,7 +138,9 @@ def test_poller_reads_status_without_minio(unreachable_store: S3ObjectStore, red
     assert not ProcessRegistry(redis).all_polled_since(1.0)
 
 
-def test_poller_registers_poll_only_after_reading(rounds: SnapshotPoller, store: S3ObjectStore, redis: "Redis") -> None:
+def test_poller_registers_poll_only_after_reading(
+    rounds: SnapshotPoller, store: S3ObjectStore, redis: "Redis"
+) -> None:
     presence = ProcessRegistry(redis)
     rounds.poll_once()
     assert not presence.all_polled_since(1.0)  # there was no output.csv to read
@@ -145,13 +155,17 @@ class Overtaken:
     """A store that replaces output.csv immediately after each read of it."""
 
     def __init__(self, store: S3ObjectStore, presence: ProcessRegistry) -> None:
-        self.bucket, self._store, self._presence = store.bucket, store, presence
+        self.bucket = store.bucket
+        self._store = store
+        self._presence = presence
         self.replaced_at = 0.0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates to the real store
         return getattr(self._store, name)
 
-    def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+    def get(
+        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+    ) -> StoredObject:
         stored = self._store.get(key, if_none_match, max_bytes)
         if key == OUTPUT_KEY:
             self._store.put(OUTPUT_KEY, TWO)
@@ -159,7 +173,9 @@ class Overtaken:
         return stored
 
 
-def test_poller_does_not_register_publish_during_its_read(store: S3ObjectStore, redis: "Redis") -> None:
+def test_poller_does_not_register_publish_during_its_read(
+    store: S3ObjectStore, redis: "Redis"
+) -> None:
     presence = ProcessRegistry(redis)
     overtaken = Overtaken(store, presence)
     store.put(OUTPUT_KEY, ONE)
@@ -170,7 +186,8 @@ def test_poller_does_not_register_publish_during_its_read(store: S3ObjectStore, 
 
 
 def test_process_registry_waits_for_process_not_yet_polled(redis: "Redis") -> None:
-    quick, slow = ProcessRegistry(redis), ProcessRegistry(redis)
+    quick = ProcessRegistry(redis)
+    slow = ProcessRegistry(redis)
     now = quick.send_heartbeat(0.0)
     quick.send_heartbeat(now)
     slow.send_heartbeat(now - 10)
@@ -191,7 +208,9 @@ def test_process_registry_removes_process_without_heartbeat(redis: "Redis") -> N
 def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
     redis.hset(IGNORED_KEYS, "1.CSV", json.dumps({"reason": "rename it", "since": 5}))
     redis.set(IGNORED_COUNT, 12)
-    redis.rpush(DEAD_LETTERS, json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"}))
+    redis.rpush(
+        DEAD_LETTERS, json.dumps({"reason": "not JSON", "since": 6, "key": None, "raw": "x"})
+    )
     redis.zadd(DIRTY_SINCE["event"], {"a": 100.5, "b": 99.5})
     redis.zadd(DIRTY_SINCE["rebuild"], {"a": 1})
     redis.hset(LAST_PUBLISH, mapping={"writer_token": "x", "time": "123.25", "output_etag": "e"})
@@ -201,28 +220,58 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
     redis.set(SAFE_QUEUE, 5)
     redis.rpush(FAST_EVENTS, "1", "2")
     redis.rpush(SAFE_EVENTS, "3")
-    counters = {"since": "55.5", "loss_signal:redis_emptied": 1, "silent_repairs": 4, "users_reenqueued": 9}
+    counters = {
+        "since": "55.5",
+        "loss_signal:redis_emptied": 1,
+        "silent_repairs": 4,
+        "users_reenqueued": 9,
+    }
     redis.hset(COUNTERS, mapping=counters)  # type: ignore[arg-type]
     figures = read_pipeline_status(redis)
     assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
     assert figures.dead_letters == (PipelineIssue(None, "not JSON", 6),)
-    assert (figures.ignored_count, figures.dirty_counts) == (12, make_dirty_counts(event=2, rebuild=1))
-    assert (figures.oldest_event_mark_at, figures.last_publish_at, figures.last_sweep_at) == (99.5, 123.25, 77.5)
+    assert (figures.ignored_count, figures.dirty_counts) == (
+        12,
+        make_dirty_counts(event=2, rebuild=1),
+    )
+    assert (figures.oldest_event_mark_at, figures.last_publish_at, figures.last_sweep_at) == (
+        99.5,
+        123.25,
+        77.5,
+    )
     assert (figures.whole, figures.no_known_loss, figures.detects_losses) == (True, True, False)
     assert figures.last_sweep == LastSweep(77.5, "start", 9, 2)
-    assert (figures.waiting_events, figures.published_etag, figures.stalled_event_copies) == (3, "e", 5)
-    assert (figures.loss_signals, figures.silent_repairs, figures.counters_since) == ({"redis_emptied": 1}, 4, 55.5)
+    assert (figures.waiting_events, figures.published_etag, figures.stalled_event_copies) == (
+        3,
+        "e",
+        5,
+    )
+    assert (figures.loss_signals, figures.silent_repairs, figures.counters_since) == (
+        {"redis_emptied": 1},
+        4,
+        55.5,
+    )
 
 
 def test_pipeline_status_of_empty_redis_has_defaults(redis: "Redis") -> None:
     figures = read_pipeline_status(redis)
-    assert (figures.ignored_keys, figures.ignored_count, figures.oldest_event_mark_at, figures.whole) == (
+    assert (
+        figures.ignored_keys,
+        figures.ignored_count,
+        figures.oldest_event_mark_at,
+        figures.whole,
+    ) == (
         (),
         0,
         None,
         False,
     )
-    assert (figures.no_known_loss, figures.last_sweep, figures.waiting_events, figures.silent_repairs) == (
+    assert (
+        figures.no_known_loss,
+        figures.last_sweep,
+        figures.waiting_events,
+        figures.silent_repairs,
+    ) == (
         False,
         None,
         0,
@@ -246,7 +295,9 @@ def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redi
     assert read_pipeline_status(redis).no_known_loss
 
 
-def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore, redis: "Redis") -> None:
+def test_poller_reports_consistency_time_of_complete_table(
+    store: S3ObjectStore, redis: "Redis"
+) -> None:
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     etag = store.put(OUTPUT_KEY, ONE)
@@ -265,7 +316,9 @@ def test_poller_reports_consistency_time_of_complete_table(store: S3ObjectStore,
     assert rounds.view.consistent_as_of is None
 
 
-def test_poller_keeps_consistency_time_while_output_is_unreadable(store: S3ObjectStore, redis: "Redis") -> None:
+def test_poller_keeps_consistency_time_while_output_is_unreadable(
+    store: S3ObjectStore, redis: "Redis"
+) -> None:
     now = 1000.0
     rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     redis.hset(LAST_PUBLISH, "output_etag", store.put(OUTPUT_KEY, ONE))
@@ -277,7 +330,9 @@ def test_poller_keeps_consistency_time_while_output_is_unreadable(store: S3Objec
     assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
 
 
-def test_poller_keeps_consistency_time_after_redis_outage(store: S3ObjectStore, tmp_path: Path) -> None:
+def test_poller_keeps_consistency_time_after_redis_outage(
+    store: S3ObjectStore, tmp_path: Path
+) -> None:
     now = 1000.0
     etag = store.put(OUTPUT_KEY, ONE)
     with RedisServer(tmp_path, find_free_port(), ServerUser("", "password")) as server:
@@ -355,7 +410,9 @@ def shows(follower: Follower, count: int) -> bool:
     return follower.view.table is not None and len(follower.view.table) == count
 
 
-def test_follower_polls_on_publish_message(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
+def test_follower_polls_on_publish_message(
+    follower: Follower, store: S3ObjectStore, redis: "Redis"
+) -> None:
     wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
     store.put(OUTPUT_KEY, ONE)
     began = time.monotonic()
@@ -369,7 +426,9 @@ def test_follower_polls_without_message(follower: Follower, store: S3ObjectStore
     wait_until(lambda: shows(follower, 2))
 
 
-def test_follower_recovers_from_lost_connection(follower: Follower, store: S3ObjectStore, redis: "Redis") -> None:
+def test_follower_recovers_from_lost_connection(
+    follower: Follower, store: S3ObjectStore, redis: "Redis"
+) -> None:
     wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
     for client in redis.client_list():
         if client["id"] != str(redis.client_id()):
@@ -379,7 +438,9 @@ def test_follower_recovers_from_lost_connection(follower: Follower, store: S3Obj
     wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
 
 
-def test_follower_stop_removes_thread_and_registration(store: S3ObjectStore, redis: "Redis") -> None:
+def test_follower_stop_removes_thread_and_registration(
+    store: S3ObjectStore, redis: "Redis"
+) -> None:
     follower = Follower(lambda: FollowerConnections(store, redis))
     follower.start()
     wait_until(lambda: redis.hlen(API_PROCESSES) == 1)

@@ -29,7 +29,8 @@ class Office:
     """The application, its queue, and a second registered API process that the test controls."""
 
     def __init__(self, redis: "Redis", url: str) -> None:
-        self.redis, self.rebuilds = redis, Rebuilds(redis)
+        self.redis = redis
+        self.rebuilds = Rebuilds(redis)
         self._celery = create_celery(url)
         self.other = ProcessRegistry(redis)
         self.look()
@@ -90,7 +91,8 @@ def test_post_data_returns_id_of_queued_rebuild(office: Office) -> None:
 def test_post_data_queues_at_most_one_behind_running_rebuild(office: Office) -> None:
     first = office.post().json["task_id"]
     office.rebuilds.start(first, time.time())
-    second, third = office.post().json["task_id"], office.post().json["task_id"]
+    second = office.post().json["task_id"]
+    third = office.post().json["task_id"]
     assert first != second == third
     assert office.queued() == 2
 
@@ -104,7 +106,12 @@ def test_task_route_reports_progress(office: Office) -> None:
     office.rebuilds.mark_enqueued(task_id)
     office.redis.zadd(DIRTY_SINCE["rebuild"], {f"u{number}": 1.0 for number in range(1000)})
     task = office.client.simulate_get(location).json
-    assert (task["state"], task["done"], task["total"], task["finished_at"]) == ("running", 500, 1500, None)
+    assert (task["state"], task["done"], task["total"], task["finished_at"]) == (
+        "running",
+        500,
+        1500,
+        None,
+    )
     office.redis.delete(DIRTY_SINCE["rebuild"])
     office.rebuilds.finish_if_done(time.time())
     task = office.client.simulate_get(location + "/").json
@@ -150,7 +157,11 @@ def test_post_data_with_wait_reports_failed_rebuild_as_500(office: Office) -> No
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.fail(task_id, "src-data: access denied", time.time())
     result = answer.result(5)
-    assert (result.status_code, result.json["type"], result.json["task_id"]) == (500, "/docs#rebuild-failed", task_id)
+    assert (result.status_code, result.json["type"], result.json["task_id"]) == (
+        500,
+        "/docs#rebuild-failed",
+        task_id,
+    )
     assert "src-data: access denied" in result.json["detail"]
 
 
@@ -166,7 +177,11 @@ def test_post_data_limits_waiting_requests_per_process(office: Office) -> None:
     wait_until(lambda: sum(answer.done() for answer in answers) == 2)
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
-        assert (result.status_code, result.json["status"], result.json["task_id"]) == (202, "queued", task_id)
+        assert (result.status_code, result.json["status"], result.json["task_id"]) == (
+            202,
+            "queued",
+            task_id,
+        )
         assert "poll Location" in result.json["message"]
     office.finish(task_id)
     wait_until(lambda: office.look() and all(answer.done() for answer in answers))
@@ -175,16 +190,23 @@ def test_post_data_limits_waiting_requests_per_process(office: Office) -> None:
 
 def test_tasks_route_lists_open_rebuilds_and_recent_bundles(office: Office, redis: "Redis") -> None:
     assert office.client.simulate_get("/tasks").json == []
-    unpacks, now = Unpacks(redis), time.time()
+    unpacks = Unpacks(redis)
+    now = time.time()
     for number, bundle in enumerate(("old.zip", "new.zip")):
         unpacks.begin_attempt(f"id-{number}", bundle, now + number)
     unpacks.set_final_state("id-0", "rejected", now, "it is encrypted")
-    build_state(redis).users.mark([make_bundle_id("next.zip"), make_bundle_id("new.zip")], "event", now)
+    build_state(redis).users.mark(
+        [make_bundle_id("next.zip"), make_bundle_id("new.zip")], "event", now
+    )
     task_id = office.post().json["task_id"]
     tasks = office.client.simulate_get("/tasks").json
     assert tasks.pop(1) == {"bundle": "next.zip", "state": "waiting"}
     assert [task["task_id"] for task in tasks] == [task_id, "id-1", "id-0"]
     assert tasks[0] == office.client.simulate_get(f"/tasks/{task_id}").json
     assert tasks[2] == office.client.simulate_get("/tasks/id-0").json
-    assert (tasks[1]["bundle"], tasks[1]["state"], "error" in tasks[1]) == ("new.zip", "unpacking", False)
+    assert (tasks[1]["bundle"], tasks[1]["state"], "error" in tasks[1]) == (
+        "new.zip",
+        "unpacking",
+        False,
+    )
     assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")

@@ -25,9 +25,12 @@ class Desk:
     """The application, the worker's task, and a second registered API process."""
 
     def __init__(self, rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> None:
-        self._rowdrop, self._redis = rowdrop, redis
+        self._rowdrop = rowdrop
+        self._redis = redis
         self._celery = create_celery_app(settings, lambda: rowdrop.services)
-        app = create_app(make_dependencies(redis), CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+        app = create_app(
+            make_dependencies(redis), CrossSiteMiddleware(), AuthMiddleware(AccessRules())
+        )
         self.client = TestClient(app, headers={"Host": "localhost"})
         self.other = ProcessRegistry(redis)
         self.threads = ThreadPoolExecutor(4)
@@ -37,7 +40,9 @@ class Desk:
         self._celery.close()
 
     def post(self, user_id: str, wait: int | None = None) -> Result:
-        return self.client.simulate_post(f"/data/{user_id}", params={} if wait is None else {"wait": wait})
+        return self.client.simulate_post(
+            f"/data/{user_id}", params={} if wait is None else {"wait": wait}
+        )
 
     def post_meanwhile(self, user_id: str, wait: int) -> "Future[Result]":
         answer = self.threads.submit(self.post, user_id, wait)
@@ -113,7 +118,9 @@ def test_post_user_removes_row_of_deleted_files(desk: Desk, rowdrop: RowdropHarn
     assert rowdrop.read_rows() == {}
 
 
-def test_post_user_reads_isolated_user_alone(desk: Desk, rowdrop: RowdropHarness, redis: "Redis") -> None:
+def test_post_user_reads_isolated_user_alone(
+    desk: Desk, rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
     rowdrop.put_files("0001")
     rowdrop.mark_users("0001")
     attempts = rowdrop.state.attempts

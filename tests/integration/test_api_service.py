@@ -28,7 +28,12 @@ def test_api_serves_and_follows_published_output(api_environment: ApiEnvironment
     wait_until(lambda: api_environment.shows_row_count(2))
     answer = api_environment.api.get("/data?is_image_exists=1")
     assert [row["user_id"] for row in answer.json] == ["0002"]
-    assert api_environment.api.get("/data?is_image_exists=1", If_None_Match=answer.headers["etag"]).status == 304
+    assert (
+        api_environment.api.get(
+            "/data?is_image_exists=1", If_None_Match=answer.headers["etag"]
+        ).status
+        == 304
+    )
     assert api_environment.api.get("/stats").json["count"] == 2
 
 
@@ -79,7 +84,9 @@ def test_api_without_redis_serves_gets_and_refuses_posts(api_environment: ApiEnv
     wait_until(lambda: api_environment.shows_row_count(1))
 
 
-def test_api_with_frozen_redis_serves_gets_and_refuses_posts(api_environment: ApiEnvironment) -> None:
+def test_api_with_frozen_redis_serves_gets_and_refuses_posts(
+    api_environment: ApiEnvironment,
+) -> None:
     os.kill(api_environment.redis_server.pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
@@ -100,7 +107,9 @@ def test_api_starts_without_redis(api_environment: ApiEnvironment) -> None:
         assert api.get("/health/ready").status == 503
 
 
-def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
+def test_api_without_minio_serves_gets(
+    minio_client: Minio, tmp_path: Path, minio_server: MinioServer
+) -> None:
     with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         minio = MinioServer(
             tmp_path / "minio",
@@ -110,7 +119,9 @@ def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, mini
             minio_server.options,
         )
         with minio:
-            Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket("output")
+            Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket(
+                "output"
+            )
             stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log")
             stage.store.put("output.csv", ONE_ROW_CSV)
             stack = stage.api.__enter__()
@@ -127,7 +138,9 @@ def test_api_without_minio_serves_gets(minio_client: Minio, tmp_path: Path, mini
             stack.__exit__()
 
 
-def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, minio_server: MinioServer) -> None:
+def test_api_with_frozen_minio_serves_rows(
+    minio_client: Minio, tmp_path: Path, minio_server: MinioServer
+) -> None:
     with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
         minio = MinioServer(
             tmp_path / "minio",
@@ -138,7 +151,9 @@ def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, 
         )
         with minio, ThreadPoolExecutor(40) as threads:
             for bucket in ("output", "source"):
-                Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket(bucket)
+                Minio(
+                    f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False
+                ).make_bucket(bucket)
             stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log", "source")
             stage.store.put("output.csv", ONE_ROW_CSV)
             with stage.api:
@@ -148,7 +163,11 @@ def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, 
                 try:
                     asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
                     # Requests without a free slot are refused; the others wait for MinIO.
-                    wait_until(lambda: sum(answer.done() for answer in asked) >= 40 - 2 * MAX_STORE_REQUESTS)
+                    wait_until(
+                        lambda: (
+                            sum(answer.done() for answer in asked) >= 40 - 2 * MAX_STORE_REQUESTS
+                        )
+                    )
                     began = time.monotonic()
                     assert stage.shows_row_count(1)
                     assert time.monotonic() - began < 2
@@ -158,7 +177,10 @@ def test_api_with_frozen_minio_serves_rows(minio_client: Minio, tmp_path: Path, 
 
 
 def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnvironment) -> None:
-    with Redis.from_url(api_environment.redis_server.url) as redis, ThreadPoolExecutor(1) as threads:
+    with (
+        Redis.from_url(api_environment.redis_server.url) as redis,
+        ThreadPoolExecutor(1) as threads,
+    ):
         rebuilds = Rebuilds(redis)
         for count in range(2, 12):
             answer = threads.submit(api_environment.api.post, "/data?wait=60")
@@ -168,7 +190,9 @@ def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnviro
             rebuilds.set_total(task_id, 0)
             rebuilds.mark_enqueued(task_id)
             # No message announces this version: the waiting POST must make every process check for it.
-            api_environment.store.put("output.csv", OUTPUT_HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count)))
+            api_environment.store.put(
+                "output.csv", OUTPUT_HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count))
+            )
             rebuilds.finish_if_done(time.time())
             assert (answer.result().status, answer.result().json["status"]) == (200, "updated")
             assert api_environment.shows_row_count(count)
@@ -209,7 +233,9 @@ def with_settings(stage: ApiEnvironment, **more: str) -> dict[str, str]:
     return {**stage.api.environment, **more}
 
 
-def test_api_refuses_proxied_writes_without_token(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_api_refuses_proxied_writes_without_token(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     api_environment.source.put("1.csv", b"before")
     with ApiProcess(with_settings(api_environment, **BEHIND_A_PROXY), tmp_path / "none.log") as api:
         assert api.request("PUT", "/files/1.csv", b"after", **PROXIED).status == 403
@@ -237,12 +263,17 @@ def test_api_refuses_proxied_writes_without_token(api_environment: ApiEnvironmen
     assert GENERATED not in log
 
 
-def test_api_accepts_local_writes_without_token(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_api_accepts_local_writes_without_token(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     environment = with_settings(api_environment, GENERATED_API_TOKEN=GENERATED)
     with ApiProcess(environment, tmp_path / "api.log") as api:
         assert api.request("PUT", "/files/1.csv", b"a").status == 202
         assert api.request("PUT", "/files/1.csv", b"a", X_Forwarded_For="127.0.0.1").status == 401
-        assert api.request("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status == 401
+        assert (
+            api.request("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status
+            == 401
+        )
     assert "PUT /files/1.csv by local: 202" in api.log.read_text()
 
 
@@ -253,9 +284,15 @@ def raw(api: ApiProcess, request: str) -> int:
         return int(client.recv(100).split()[1])
 
 
-def test_api_refuses_attempts_to_bypass_authentication(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_api_refuses_attempts_to_bypass_authentication(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     api_environment.source.put("1.csv", b"before")
-    tokens = {"API_TOKENS": f"ci={WRITE}", "READ_TOKENS": f"web={READ}", "GENERATED_API_TOKEN": GENERATED}
+    tokens = {
+        "API_TOKENS": f"ci={WRITE}",
+        "READ_TOKENS": f"web={READ}",
+        "GENERATED_API_TOKEN": GENERATED,
+    }
     authorizations = [
         f"Bearer\t{WRITE}",
         f"Bearer {WRITE[:-1]}",
@@ -274,8 +311,14 @@ def test_api_refuses_attempts_to_bypass_authentication(api_environment: ApiEnvir
         "DELETE /files/1.csv HTTP/1.1\nHost: localhost\nX-HTTP-Method-Override: GET\n\n",
         "DELETE /health/live/../../files/1.csv HTTP/1.1\nHost: localhost\n\n",
         "DELETE /files/1.csv HTTP/1.0\n\n",
-        *(f"POST {path} HTTP/1.1\nHost: localhost\n\n" for path in ("/data", "/data/", "/%64ata", "//data")),
-        *(f"{method} /data HTTP/1.1\nHost: localhost\n\n" for method in ("PATCH", "FOO", "TRACE", "PROPFIND")),
+        *(
+            f"POST {path} HTTP/1.1\nHost: localhost\n\n"
+            for path in ("/data", "/data/", "/%64ata", "//data")
+        ),
+        *(
+            f"{method} /data HTTP/1.1\nHost: localhost\n\n"
+            for method in ("PATCH", "FOO", "TRACE", "PROPFIND")
+        ),
     ]
     with ApiProcess(with_settings(api_environment, **tokens), tmp_path / "api.log") as api:
         for sent in authorizations:
@@ -283,18 +326,25 @@ def test_api_refuses_attempts_to_bypass_authentication(api_environment: ApiEnvir
             assert raw(api, head) in {400, 401}, sent
         for request in others:
             assert raw(api, request) in {400, 401}, request
-        assert raw(api, f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n") == 200
+        assert (
+            raw(api, f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n")
+            == 200
+        )
         head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n"
         assert raw(api, head) == 403
         assert api_environment.source.get("1.csv").body == b"before"
-        head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: bearer   {WRITE}  \n\n"
+        head = (
+            f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: bearer   {WRITE}  \n\n"
+        )
         assert raw(api, head) == 202
     log = api.log.read_text()
     assert "DELETE /files/1.csv by ci: 202" in log
     assert not any(token in log for token in (WRITE[:-1], READ, GENERATED))
 
 
-def test_api_treats_unusual_host_headers_as_remote(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_api_treats_unusual_host_headers_as_remote(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     environment = with_settings(api_environment, GENERATED_API_TOKEN=GENERATED)
     with ApiProcess(environment, tmp_path / "api.log") as api:
         for lines in (
@@ -310,7 +360,9 @@ def test_api_treats_unusual_host_headers_as_remote(api_environment: ApiEnvironme
         assert raw(api, "GET /data HTTP/1.1\nHost: a.localhost\n\n") == 200
 
 
-def test_api_logs_token_guessing_and_locks_out_no_client(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_api_logs_token_guessing_and_locks_out_no_client(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     environment = with_settings(api_environment, **BEHIND_A_PROXY, API_TOKEN=WRITE)
     with ApiProcess(environment, tmp_path / "api.log") as api, ThreadPoolExecutor(16) as threads:
 

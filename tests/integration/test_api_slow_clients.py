@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -19,7 +19,9 @@ SLOW_CLIENTS = 40
 """Five times the number of threads."""
 AT_ONCE_S = 4.0
 A_GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n"
-A_LARGE_TABLE = OUTPUT_HEADER + b"".join(b"%06d,Ann,Lee,0,src-data/%06d.png\n" % (n, n) for n in range(100_000))
+A_LARGE_TABLE = OUTPUT_HEADER + b"".join(
+    b"%06d,Ann,Lee,0,src-data/%06d.png\n" % (n, n) for n in range(100_000)
+)
 
 
 def connected(stage: ApiEnvironment) -> socket.socket:
@@ -64,10 +66,17 @@ def whole_answer(client: socket.socket) -> bytes:
         pytest.param(b"", id="sends nothing"),
         pytest.param(b"GET /da", id="half a request line"),
         pytest.param(A_GET + b"X-Slow: ", id="half a header"),
-        pytest.param(b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf", id="half a body"),
-        pytest.param(b"GET /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n", id="a huge body"),
         pytest.param(
-            b"GET /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", id="half a chunk"
+            b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf",
+            id="half a body",
+        ),
+        pytest.param(
+            b"GET /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n",
+            id="a huge body",
+        ),
+        pytest.param(
+            b"GET /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            id="half a chunk",
         ),
         pytest.param(A_GET + b"Connection: close\r\n\r\n", id="never reads, close"),
         pytest.param(A_GET + b"\r\n", id="never reads, keepalive"),
@@ -75,7 +84,9 @@ def whole_answer(client: socket.socket) -> bytes:
         pytest.param(A_GET + b"\r\n" + A_GET, id="a request and a half"),
     ],
 )
-def test_api_server_slow_requests_block_no_client(api_environment: ApiEnvironment, sends: bytes) -> None:
+def test_api_server_slow_requests_block_no_client(
+    api_environment: ApiEnvironment, sends: bytes
+) -> None:
     with clients(api_environment, SLOW_CLIENTS, sends):
         assert answered_at_once(api_environment)
 
@@ -100,7 +111,9 @@ def test_api_server_accepts_request_sent_byte_by_byte(api_environment: ApiEnviro
 
 
 def test_api_server_answers_pipelined_requests_in_order(api_environment: ApiEnvironment) -> None:
-    with clients(api_environment, 1, (A_GET + b"\r\n") * 9 + A_GET + b"Connection: close\r\n\r\n") as (client,):
+    with clients(
+        api_environment, 1, (A_GET + b"\r\n") * 9 + A_GET + b"Connection: close\r\n\r\n"
+    ) as (client,):
         assert whole_answer(client).count(b"HTTP/1.1 200") == 10
 
 
@@ -143,10 +156,12 @@ def test_api_server_idle_clients_block_no_new_client(api_environment: ApiEnviron
 
 
 def test_api_server_slow_clients_do_not_delay_shutdown(api_environment: ApiEnvironment) -> None:
-    ended: Callable[[], bool] = lambda: not is_running(api_environment.api.pid)  # noqa: E731
-    with clients(api_environment, SLOW_CLIENTS, b"GET /da"), clients(api_environment, SLOW_CLIENTS, b""):
+    with (
+        clients(api_environment, SLOW_CLIENTS, b"GET /da"),
+        clients(api_environment, SLOW_CLIENTS, b""),
+    ):
         os.kill(api_environment.api.pid, signal.SIGTERM)
-        wait_until(ended, 15)
+        wait_until(lambda: not is_running(api_environment.api.pid), 15)
 
 
 def is_running(pid: int) -> bool:

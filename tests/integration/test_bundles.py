@@ -13,7 +13,13 @@ from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
 from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bundles.catalog import GAVE_UP_REASON, BundleCatalog, CatalogEntry, make_version_digest, read_catalog
+from worker.bundles.catalog import (
+    GAVE_UP_REASON,
+    BundleCatalog,
+    CatalogEntry,
+    make_version_digest,
+    read_catalog,
+)
 from worker.bundles.index import make_index_key
 from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS, Unpacker
 from worker.reading.csv_parsing import parse_csv
@@ -27,8 +33,8 @@ def names(rowdrop: RowdropHarness) -> dict[str, str]:
 
 def drop(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle without an event; the extension of the key selects the format."""
-    make = make_zip if key.endswith(".zip") else make_tar if key.endswith(".tar") else make_tar_gz
-    rowdrop.source.put(key, make(files))
+    makers = {"zip": make_zip, "tar": make_tar, "gz": make_tar_gz}
+    rowdrop.source.put(key, makers[key.rpartition(".")[2]](files))
 
 
 def land(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
@@ -70,7 +76,12 @@ class DiesAtTheIndex:
 # -- content ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["users.zip", "users.tar", "users.tar.gz", "users.tgz"])
 def test_unpacker_publishes_members_as_rows(rowdrop: RowdropHarness, key: str) -> None:
-    files = {"a/0001.csv": make_csv("Ada"), "b/0001.png": b"image", "2.csv": make_csv("Bo"), "3.jpg": b"alone"}
+    files = {
+        "a/0001.csv": make_csv("Ada"),
+        "b/0001.png": b"image",
+        "2.csv": make_csv("Bo"),
+        "3.jpg": b"alone",
+    }
     land(rowdrop, key, files)
     assert names(rowdrop) == {"0001": "Ada", "2": "Bo"}
     path = f"{rowdrop.output.bucket}/images/0001.png"
@@ -106,7 +117,11 @@ def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> N
 
 
 def test_unpacker_uses_later_of_two_member_csvs(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.tar", {"a/1.csv": make_csv("First"), "b/1.csv": make_csv("Second"), "1.jpg": b"x", "1.png": b"y"})
+    land(
+        rowdrop,
+        "u.tar",
+        {"a/1.csv": make_csv("First"), "b/1.csv": make_csv("Second"), "1.jpg": b"x", "1.png": b"y"},
+    )
     assert names(rowdrop) == {"1": "Second"}
     assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
     assert rowdrop.find_differences() == []
@@ -166,7 +181,12 @@ def test_unpacker_removes_rows_missing_in_newer_version(rowdrop: RowdropHarness)
     land(
         rowdrop,
         "u.zip",
-        {"1.csv": make_csv("One"), "1.png": b"x", "2.csv": make_csv("Two"), "3.csv": make_csv("Three")},
+        {
+            "1.csv": make_csv("One"),
+            "1.png": b"x",
+            "2.csv": make_csv("Two"),
+            "3.csv": make_csv("Three"),
+        },
     )
     rowdrop.put_files("2", make_csv("Own"))
     rowdrop.process_users("2")
@@ -199,10 +219,15 @@ def test_unpacker_same_bundle_again_changes_nothing(rowdrop: RowdropHarness) -> 
 
 def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: RowdropHarness) -> None:
     """A partial unpack is not visible, and the next attempt resumes it."""
-    files = {f"{number}.{kind}": make_csv(f"N{number}") for number in range(50) for kind in ("csv", "png")}
+    files = {
+        f"{number}.{kind}": make_csv(f"N{number}")
+        for number in range(50)
+        for kind in ("csv", "png")
+    }
     drop(rowdrop, "u.zip", files)
     rowdrop.mark_users("/u.zip")
-    services, fragile = rowdrop.services, DiesAtTheIndex(rowdrop.output)
+    services = rowdrop.services
+    fragile = DiesAtTheIndex(rowdrop.output)
     parts: Any = (
         fragile,
         rowdrop.state,
@@ -228,7 +253,10 @@ def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) 
     rowdrop.source.put("b.tar.gz", make_tar_gz({"3.csv": make_csv()})[:-20])
     rowdrop.process_bundles("a.zip", "b.tar.gz")
     rejects = rowdrop.read_rejects()
-    assert {user_id: reject.key for user_id, reject in rejects.items()} == {"/a.zip": "a.zip", "/b.tar.gz": "b.tar.gz"}
+    assert {user_id: reject.key for user_id, reject in rejects.items()} == {
+        "/a.zip": "a.zip",
+        "/b.tar.gz": "b.tar.gz",
+    }
     assert "encrypted" in rejects["/a.zip"].reason
     assert "cut off" in rejects["/b.tar.gz"].reason
     assert b'\na.zip,,"it is encrypted' in rowdrop.output.get(REJECTS_KEY).body
@@ -301,14 +329,21 @@ def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> N
 
 
 def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> None:
-    drop(rowdrop, "u.zip", {f"{number}.png": bytes(1_000_000) for number in range(9)} | {"old.csv": make_csv("Old")})
-    rowdrop.source.put("u.tar", make_tar({f"{number}.png": bytes(1_000_000) for number in range(9)}))
+    drop(
+        rowdrop,
+        "u.zip",
+        {f"{number}.png": bytes(1_000_000) for number in range(9)} | {"old.csv": make_csv("Old")},
+    )
+    rowdrop.source.put(
+        "u.tar", make_tar({f"{number}.png": bytes(1_000_000) for number in range(9)})
+    )
 
     class Replaced:
         """A source bucket in which the archive is replaced after its first block was read."""
 
         def __init__(self, source: ObjectStore) -> None:
-            self._source, self._left = source, 1
+            self._source = source
+            self._left = 1
 
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401
             return getattr(self._source, name)
@@ -351,7 +386,9 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
 # -- the catalog version ---------------------------------------------------------------------------
 def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarness) -> None:
     """A reader with a stale catalog reloads it, also after Redis lost the catalog version."""
-    other = RowdropHarness(rowdrop.services.clients.settings)  # a worker that cached the empty catalog
+    other = RowdropHarness(
+        rowdrop.services.clients.settings
+    )  # a worker that cached the empty catalog
     other.put_files("9")
     other.process_users("9")
     land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
@@ -383,7 +420,9 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other.close()
 
 
-def test_published_files_check_detects_late_catalog_write(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_published_files_check_detects_late_catalog_write(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     """A delayed write of the catalog is a loss signal, and the sweep removes its entries."""
     land(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.run_sweep()
@@ -426,7 +465,9 @@ def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) ->
     assert rowdrop.find_differences() == []
 
 
-def test_sweep_restores_catalog_deleted_by_hand(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_sweep_restores_catalog_deleted_by_hand(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.run_sweep()
     rowdrop.output.delete(CATALOG_KEY)
@@ -444,7 +485,9 @@ def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, wha
     """A read fails if an index or image is missing, and succeeds on a retry after the unpack."""
     land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     digest = read_catalog(rowdrop.output)[0].entries["u.zip"].digest
-    rowdrop.output.delete(make_index_key(digest) if what == "index" else f"{UNPACKED_FOLDER}/{digest}/1.png")
+    rowdrop.output.delete(
+        make_index_key(digest) if what == "index" else f"{UNPACKED_FOLDER}/{digest}/1.png"
+    )
     rowdrop.output.delete("images/1.png")
     rowdrop.services.bundles.use_catalog(read_catalog(rowdrop.output)[0])
     rowdrop.services.bundles._indexes.clear()
@@ -458,7 +501,9 @@ def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, wha
     assert rowdrop.find_differences() == []
 
 
-def test_overdue_bundles_are_enqueued_after_lost_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_overdue_bundles_are_enqueued_after_lost_message(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     drop(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.mark_users("/u.zip")
     now = time.time()

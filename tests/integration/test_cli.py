@@ -69,7 +69,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 # -- check -----------------------------------------------------------------------------------------
-def test_check_command_without_differences_exits_with_0(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_check_command_without_differences_exits_with_0(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rowdrop.put_files("a")
     rowdrop.process_users("a")
     del environment["REDIS_URL"]  # it needs only MinIO
@@ -77,7 +79,9 @@ def test_check_command_without_differences_exits_with_0(rowdrop: RowdropHarness,
     assert (checked.exit_code, checked.output) == (0, "0 differences\n"), checked.error
 
 
-def test_check_command_lists_differences_and_exits_with_1(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_check_command_lists_differences_and_exits_with_1(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rowdrop.put_files("a")
     rowdrop.process_users("a")
     rowdrop.put_files("a", make_csv("Changed"))
@@ -90,7 +94,9 @@ def test_check_command_lists_differences_and_exits_with_1(rowdrop: RowdropHarnes
 
 # -- errors of the servers -------------------------------------------------------------------------
 @pytest.mark.parametrize("command", ["check", "status", "errors", "sweep"])
-def test_command_with_unreachable_servers_exits_with_4(command: str, environment: dict[str, str]) -> None:
+def test_command_with_unreachable_servers_exits_with_4(
+    command: str, environment: dict[str, str]
+) -> None:
     port = find_free_port()
     environment["MINIO_ENDPOINT"] = f"http://127.0.0.1:{port}"
     environment["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
@@ -113,7 +119,9 @@ def test_command_with_invalid_settings_exits_with_3(environment: dict[str, str])
 
 
 # -- sweep and rebuild -----------------------------------------------------------------------------
-def test_sweep_command_enqueues_a_sweep(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_sweep_command_enqueues_a_sweep(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     ended = run(environment, "sweep", "--json")
     assert (ended.exit_code, ended.json) == (0, {"state": "queued", "last_sweep": None})
     assert SweepRecord(rowdrop.services.clients.redis).is_requested()
@@ -137,7 +145,9 @@ def test_sweep_command_waits_until_marked_users_are_published(
     assert (sweep["cause"], sweep["objects"], sweep["marked"]) == ("by hand", 2, 2)
 
 
-def test_rebuild_command_waits_until_users_are_published(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_rebuild_command_waits_until_users_are_published(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rowdrop.put_files("a")
     process = start(environment, "rebuild", "--wait", "--json")
     wait_until(rowdrop.services.records.rebuilds.queued_id)
@@ -149,7 +159,9 @@ def test_rebuild_command_waits_until_users_are_published(rowdrop: RowdropHarness
     assert (ended.json["state"], ended.json["done"], ended.json["total"]) == ("done", 1, 1)
 
 
-def test_rebuild_command_reports_a_failed_rebuild(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_rebuild_command_reports_a_failed_rebuild(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rebuilds = rowdrop.services.records.rebuilds
     process = start(environment, "rebuild", "--wait")
     wait_until(rebuilds.queued_id)
@@ -197,14 +209,18 @@ def test_load_command_if_empty_leaves_a_bucket_in_use(
 
 
 # -- errors ----------------------------------------------------------------------------------------
-def test_errors_command_without_errors_exits_with_0(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_errors_command_without_errors_exits_with_0(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rowdrop.put_files("a")
     rowdrop.process_users("a")
     listed = run(environment, "errors")
     assert (listed.exit_code, listed.output) == (0, "0 errors\n")
 
 
-def test_errors_command_lists_every_kind_with_a_remedy(rowdrop: RowdropHarness, environment: dict[str, str]) -> None:
+def test_errors_command_lists_every_kind_with_a_remedy(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
     rowdrop.put_files("held")
     rowdrop.process_users("held")
     rowdrop.put_files("held", b"broken")
@@ -264,7 +280,9 @@ def test_status_command_agrees_with_the_api(api_environment: ApiEnvironment) -> 
     assert shown.json["trust_state"] == "suspect"
 
 
-def test_status_command_sends_a_token_to_a_published_api(api_environment: ApiEnvironment, tmp_path: Path) -> None:
+def test_status_command_sends_a_token_to_a_published_api(
+    api_environment: ApiEnvironment, tmp_path: Path
+) -> None:
     token = {"BIND_ADDRESS": "0.0.0.0", "API_TOKEN": "a-token-of-this-test-only"}  # noqa: S104
     environment = api_environment.api.environment
     with ApiProcess({**environment, **token}, tmp_path / "published.log") as api:

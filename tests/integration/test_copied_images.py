@@ -29,7 +29,11 @@ def copying(settings: Settings) -> Iterator[RowdropHarness]:
 
 
 def copies(rowdrop: RowdropHarness) -> dict[str, str]:
-    return {info.key: info.etag for page in rowdrop.output.list_objects(folder=IMAGES_FOLDER) for info in page}
+    return {
+        info.key: info.etag
+        for page in rowdrop.output.list_objects(folder=IMAGES_FOLDER)
+        for info in page
+    }
 
 
 def path(rowdrop: RowdropHarness, name: str) -> str:
@@ -47,7 +51,9 @@ class Slow:
     """An output bucket in which a copy takes effect only after the calls of `happens`."""
 
     def __init__(self, output: ObjectStore, happens: list[object]) -> None:
-        self._output, self._happens, self.bucket = output, happens, output.bucket
+        self._output = output
+        self._happens = happens
+        self.bucket = output.bucket
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._output, name)
@@ -166,21 +172,28 @@ def test_image_copies_are_not_repeated_when_current(copying: RowdropHarness) -> 
         copying.put_files(user, images=["png"])
     copying.process_users(*users)
     before = {
-        info.key: info.last_modified for page in copying.output.list_objects(folder=IMAGES_FOLDER) for info in page
+        info.key: info.last_modified
+        for page in copying.output.list_objects(folder=IMAGES_FOLDER)
+        for info in page
     }
     while int(time.time()) <= max(before.values()) + 1:
         time.sleep(0.05)
     copying.process_users(*users)
     rebuild(copying)
     after = {
-        info.key: info.last_modified for page in copying.output.list_objects(folder=IMAGES_FOLDER) for info in page
+        info.key: info.last_modified
+        for page in copying.output.list_objects(folder=IMAGES_FOLDER)
+        for info in page
     }
     assert after == before
 
 
 def test_image_copies_of_multipart_upload_are_made_once(copying: RowdropHarness) -> None:
-    client, body = copying.services.clients.create_minio_client(), bytes(11_000_000)
-    client.put_object(copying.source.bucket, "1.png", io.BytesIO(body), len(body), part_size=5 << 20)
+    client = copying.services.clients.create_minio_client()
+    body = bytes(11_000_000)
+    client.put_object(
+        copying.source.bucket, "1.png", io.BytesIO(body), len(body), part_size=5 << 20
+    )
     copying.put_files("1")
     copying.process_users("1")
     assert copying.output.get("images/1.png").body == body
@@ -201,7 +214,9 @@ def test_image_copies_support_unusual_names(copying: RowdropHarness, name: str) 
     assert copies(copying) == {}
 
 
-def test_image_copies_setting_is_applied_by_rebuild(rowdrop: RowdropHarness, settings: Settings) -> None:
+def test_image_copies_setting_is_applied_by_rebuild(
+    rowdrop: RowdropHarness, settings: Settings
+) -> None:
     for number in range(30):
         rowdrop.put_files(f"u{number:02}", images=["png"])
     rowdrop.source.put("u.zip", make_zip({"in-bundle.csv": make_csv(), "in-bundle.png": b"x"}))
@@ -232,7 +247,12 @@ def test_sweep_repairs_lost_changed_and_stray_copies(copying: RowdropHarness) ->
     copying.output.put("images/nobody.png", b"left")
     copying.output.put("images/notes.txt", b"not ours")
     assert copying.run_sweep() == 3
-    assert copies(copying).keys() == {"images/lost.png", "images/changed.png", "images/fine.png", "images/notes.txt"}
+    assert copies(copying).keys() == {
+        "images/lost.png",
+        "images/changed.png",
+        "images/fine.png",
+        "images/notes.txt",
+    }
     assert copying.output.get("images/changed.png").body == b"image"
     copying.output.delete("images/notes.txt")
     assert copying.find_differences() == []
@@ -250,7 +270,9 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
     services = copying.services
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(
+        copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow
+    ).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -271,7 +293,9 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
 
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
-    Refresher(copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow).refresh(["1"])
+    Refresher(
+        copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow
+    ).refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -279,7 +303,9 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
 
 
 @pytest.mark.parametrize("is_published", [False, True])
-def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, is_published: bool) -> None:
+def test_image_copies_of_refused_bulk_read_are_removed(
+    copying: RowdropHarness, is_published: bool
+) -> None:
     # While the users of a LIST are read, the image is deleted and a concurrent read takes the user.
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
@@ -292,9 +318,9 @@ def test_image_copies_of_refused_bulk_read_are_removed(copying: RowdropHarness, 
             copying.publish_pending()
 
     slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    Refresher(copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=slow).refresh_listed(
-        [listed]
-    )
+    Refresher(
+        copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=slow
+    ).refresh_listed([listed])
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
     assert copying.state.users.dirty_users() == set()
@@ -318,7 +344,8 @@ class Silent:
     """An output bucket that makes copies, but never answers the copy request."""
 
     def __init__(self, output: ObjectStore) -> None:
-        self._output, self.bucket = output, output.bucket
+        self._output = output
+        self.bucket = output.bucket
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._output, name)
@@ -329,14 +356,20 @@ class Silent:
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
-def test_image_copies_without_response_are_removed_by_next_read(copying: RowdropHarness, in_bulk: bool) -> None:
+def test_image_copies_without_response_are_removed_by_next_read(
+    copying: RowdropHarness, in_bulk: bool
+) -> None:
     copying.put_files("1", images=["png"])
     silent = ImageCopies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
     copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
-        Refresher(copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=silent).refresh(
-            ["1"]
-        )
+        Refresher(
+            copying.source,
+            copying.state,
+            copying.services.clients.read_pool,
+            4,
+            image_copies=silent,
+        ).refresh(["1"])
     assert list(copies(copying)) == ["images/1.png"]
     copying.source.delete("1.png")
     if in_bulk:
@@ -353,7 +386,9 @@ def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropH
     copying.put_files("1")
     copying.process_users("1")
     copying.mark_users("1")
-    copying.state.users.begin_read(["1"], new_token())  # a worker reads the user with an image, and dies
+    copying.state.users.begin_read(
+        ["1"], new_token()
+    )  # a worker reads the user with an image, and dies
     copying.output.put("images/1.png", b"its copy")
     for _ in range(BROKEN_READ_TICKS):
         checks.broken_reads.isolate_broken_reads()
@@ -381,7 +416,8 @@ def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHa
 
     class Racing:
         def __init__(self, output: ObjectStore) -> None:
-            self._output, self.bucket = output, output.bucket
+            self._output = output
+            self.bucket = output.bucket
 
         def __getattr__(self, name: str) -> object:
             return getattr(self._output, name)

@@ -16,7 +16,9 @@ from worker.state.parts import StateParts
 
 def test_event_inbox_pops_event_in_the_step_that_marks(redis: "Redis", state: StateParts) -> None:
     push_entries(redis, FAST_EVENTS, b"1", b"2")
-    assert state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", ["v"])], NOW) == [
+    assert state.inbox.mark_and_pop(
+        FAST_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", ["v"])], NOW
+    ) == [
         "u",
         "v",
     ]
@@ -52,15 +54,21 @@ def test_event_inbox_counts_durable_duplicates_per_event(redis: "Redis", state: 
     push_entries(redis, FAST_EVENTS, b"1")
     push_entries(redis, SAFE_EVENTS, b"1", b"1")
     state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW)
-    assert state.inbox.mark_and_pop(SAFE_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"1", ["u"])], NOW) == ["u"]
+    assert state.inbox.mark_and_pop(
+        SAFE_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"1", ["u"])], NOW
+    ) == ["u"]
 
 
-def test_event_inbox_marks_durable_event_without_original(redis: "Redis", state: StateParts) -> None:
+def test_event_inbox_marks_durable_event_without_original(
+    redis: "Redis", state: StateParts
+) -> None:
     push_entries(redis, SAFE_EVENTS, b"1")
     assert state.inbox.mark_and_pop(SAFE_EVENTS, [DecodedEntry(b"1", ["u"])], NOW) == ["u"]
 
 
-def test_event_inbox_keeps_undecodable_entry_as_dead_letter(redis: "Redis", state: StateParts) -> None:
+def test_event_inbox_keeps_undecodable_entry_as_dead_letter(
+    redis: "Redis", state: StateParts
+) -> None:
     push_entries(redis, FAST_EVENTS, b"\xff{", b"2")
     notices = [DecodedEntry(b"\xff{", (), "not JSON"), DecodedEntry(b"2", ["v"])]
     assert state.inbox.mark_and_pop(FAST_EVENTS, notices, NOW) == ["v"]

@@ -47,7 +47,11 @@ def watch(watchdog: Watchdog) -> Watchdog:
 
 def counts(rowdrop: RowdropHarness) -> dict[str, int]:
     counters = rowdrop.redis.hgetall(COUNTERS)
-    names = {name.decode(): int(count) for name, count in counters.items() if name.startswith(b"loss_signal:")}
+    names = {
+        name.decode(): int(count)
+        for name, count in counters.items()
+        if name.startswith(b"loss_signal:")
+    }
     return {name.removeprefix("loss_signal:"): count for name, count in names.items()}
 
 
@@ -87,7 +91,9 @@ def test_watchdog_starts_one_sweep_for_each_loss_signal(
     assert counts(rowdrop) == {kind: 1}
 
 
-def test_watchdog_starts_one_sweep_for_two_signals(rowdrop: RowdropHarness, watch: Watchdog) -> None:
+def test_watchdog_starts_one_sweep_for_two_signals(
+    rowdrop: RowdropHarness, watch: Watchdog
+) -> None:
     settle(rowdrop, watch)
     rowdrop.state.loss_signals.add("files_changed")
     rowdrop.state.loss_signals.add("events_failed")
@@ -97,7 +103,9 @@ def test_watchdog_starts_one_sweep_for_two_signals(rowdrop: RowdropHarness, watc
     assert last_cause(rowdrop) == "events_failed, files_changed"
 
 
-def test_loss_signals_during_sweep_cause_the_next_one(rowdrop: RowdropHarness, watch: Watchdog) -> None:
+def test_loss_signals_during_sweep_cause_the_next_one(
+    rowdrop: RowdropHarness, watch: Watchdog
+) -> None:
     settle(rowdrop, watch)
     rowdrop.state.loss_signals.add("files_changed")
     assert rowdrop.state.loss_signals.begin_sweep("one") == {"files_changed"}
@@ -140,7 +148,9 @@ def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog
         watch.tick()
 
 
-def test_watchdog_detects_redis_emptied_during_sweep(rowdrop: RowdropHarness, watch: Watchdog) -> None:
+def test_watchdog_detects_redis_emptied_during_sweep(
+    rowdrop: RowdropHarness, watch: Watchdog
+) -> None:
     settle(rowdrop, watch)
     rowdrop.state.loss_signals.begin_sweep("one")
     watch.tick()
@@ -182,14 +192,19 @@ class Site:
     """A MinIO and a Redis for one test, initialised by `rowdrop init`."""
 
     def __init__(self, minio: MinioServer, redis: RedisServer) -> None:
-        self.minio, self.redis = minio, redis
-        self.rowdrop = RowdropHarness(Settings(minio.endpoint, MINIO_USER, MINIO_PASSWORD, redis.url))
+        self.minio = minio
+        self.redis = redis
+        self.rowdrop = RowdropHarness(
+            Settings(minio.endpoint, MINIO_USER, MINIO_PASSWORD, redis.url)
+        )
         Initializer(self.rowdrop.services).run()
         self.checks: WatchdogChecks = self.rowdrop.create_checks()
         self.watch = self.rowdrop.create_watchdog(self.checks)
 
     def put(self, key: str) -> None:
-        client = Minio(self.minio.endpoint.removeprefix("http://"), MINIO_USER, MINIO_PASSWORD, secure=False)
+        client = Minio(
+            self.minio.endpoint.removeprefix("http://"), MINIO_USER, MINIO_PASSWORD, secure=False
+        )
         client.put_object("src-data", key, io.BytesIO(make_csv()), len(make_csv()))
 
 
@@ -231,7 +246,8 @@ def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
     site.redis.kill()
     site.put("u.csv")
     site.redis.start()
-    figures, known = site.rowdrop.services.minio_metrics, site.rowdrop.redis.hget(LAST_SWEEP, "metrics")
+    figures = site.rowdrop.services.minio_metrics
+    known = site.rowdrop.redis.hget(LAST_SWEEP, "metrics")
     wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
     assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
@@ -251,7 +267,8 @@ class TestASafeQueueThatDoesNotGetOn:
         return folder
 
     def test_watchdog_detects_stalled_durable_queue_once(self, site: Site) -> None:
-        redis, watch = site.rowdrop.services.clients.redis, site.watch
+        redis = site.rowdrop.services.clients.redis
+        watch = site.watch
         settle(site.rowdrop, watch)
         for number in range(3):
             site.put(f"{number}.csv")
@@ -259,7 +276,10 @@ class TestASafeQueueThatDoesNotGetOn:
         wait_until(lambda: figures.read() and figures.stalled_copies >= 3)
         for _ in range(STALLED_QUEUE_TICKS + 2):
             watch.tick()
-        assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == ({"safe_queue_stalled": 1}, 1)
+        assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == (
+            {"safe_queue_stalled": 1},
+            1,
+        )
         assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
         site.rowdrop.run_sweep()
         site.checks.sweep_schedule.tick(time.time() + 301)
@@ -267,7 +287,8 @@ class TestASafeQueueThatDoesNotGetOn:
 
 
 def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
-    redis, services = site.rowdrop.services.clients.redis, site.rowdrop.services
+    redis = site.rowdrop.services.clients.redis
+    services = site.rowdrop.services
     checks = site.rowdrop.create_checks(notification_rules=services.notification_rules)
     watch = site.rowdrop.create_watchdog(checks)
     settle(site.rowdrop, watch)
@@ -325,7 +346,9 @@ def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
     assert rowdrop.state.status.counter_value("safe_events") == 2
 
 
-def test_loss_signals_log_contains_no_user_data(rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_signals_log_contains_no_user_data(
+    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     rowdrop.put_files("u", make_csv("Secretname"))
     rowdrop.run_sweep()

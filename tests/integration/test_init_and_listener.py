@@ -73,8 +73,11 @@ def messages(rowdrop: RowdropHarness) -> int:
     return int(rowdrop.services.clients.redis.llen(EVENTS_QUEUE))
 
 
-def test_init_creates_buckets_once_and_reports_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    source, output = f"{settings.source_bucket}-new", f"{settings.output_bucket}-new"
+def test_init_creates_buckets_once_and_reports_it(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"{settings.source_bucket}-new"
+    output = f"{settings.output_bucket}-new"
     stepping = RowdropHarness(replace(settings, source_bucket=source, output_bucket=output))
     Initializer(stepping.services).run()
     assert capsys.readouterr().out == f"created {source}\ncreated {output}\n"
@@ -107,7 +110,9 @@ def test_init_prints_settings_when_no_event_arrives(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # MinIO sends its events to one Redis, Rowdrop is configured with another.
-    with RedisServer(tmp_path / "other", find_free_port(), ServerUser("", "other-password")) as other:
+    with RedisServer(
+        tmp_path / "other", find_free_port(), ServerUser("", "other-password")
+    ) as other:
         stepping = RowdropHarness(replace(settings, redis_url=other.url))
         Initializer(stepping.services, probe_timeout_s=0.5).run()
         said = capsys.readouterr().out
@@ -122,7 +127,9 @@ def test_init_does_not_print_its_redis_user_for_minio(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     acl = ["user init-1 on >a-password ~* &* +@all"]
-    with RedisServer(tmp_path / "other", find_free_port(), ServerUser("init-1", "a-password"), acl) as other:
+    with RedisServer(
+        tmp_path / "other", find_free_port(), ServerUser("init-1", "a-password"), acl
+    ) as other:
         stepping = RowdropHarness(replace(settings, redis_url=other.url))
         Initializer(stepping.services, probe_timeout_s=0.5).run()
         said = capsys.readouterr().out
@@ -131,10 +138,15 @@ def test_init_does_not_print_its_redis_user_for_minio(
     assert "init-1" not in said
 
 
-def test_init_warns_when_forged_upload_is_accepted(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_warns_when_forged_upload_is_accepted(
+    rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]
+) -> None:
     def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
         """Write as anyone can on a MinIO with the unsigned-upload vulnerability."""
-        assert (endpoint, bucket) == (rowdrop.services.clients.settings.minio_endpoint, rowdrop.source.bucket)
+        assert (endpoint, bucket) == (
+            rowdrop.services.clients.settings.minio_endpoint,
+            rowdrop.source.bucket,
+        )
         assert access_key == rowdrop.services.clients.settings.minio_access_key
         rowdrop.source.put(f"{prefix}forged", b"forged")
         return [f"{prefix}forged"]
@@ -146,15 +158,21 @@ def test_init_warns_when_forged_upload_is_accepted(rowdrop: RowdropHarness, caps
     assert not rowdrop.source.exists(f"{PROBE_PREFIX}forged")
 
 
-@pytest.mark.parametrize("user", ["0001", "a b+c%20", "é", "e\u0301", "😀", 'q"q', ".hidden", "a.b"])
-def test_listener_marks_user_of_any_name(rowdrop: RowdropHarness, listener: Listener, user: str) -> None:
+@pytest.mark.parametrize(
+    "user", ["0001", "a b+c%20", "é", "e\u0301", "😀", 'q"q', ".hidden", "a.b"]
+)
+def test_listener_marks_user_of_any_name(
+    rowdrop: RowdropHarness, listener: Listener, user: str
+) -> None:
     rowdrop.put_files(user)
     assert listener.run_once(5) == 1
     assert rowdrop.state.users.dirty_users() == {user}
     assert messages(rowdrop) == 1
 
 
-def test_listener_marks_user_once_for_both_events(rowdrop: RowdropHarness, listener: Listener) -> None:
+def test_listener_marks_user_once_for_both_events(
+    rowdrop: RowdropHarness, listener: Listener
+) -> None:
     rowdrop.put_files("u")
     assert listener.run_once(5) == 1
     until_quiet(rowdrop, listener)
@@ -173,14 +191,18 @@ def test_listener_marks_user_of_durable_event(rowdrop: RowdropHarness, listener:
     assert rowdrop.state.users.dirty_users() == {"u"}
 
 
-def test_listener_marks_user_for_deletion_and_image(rowdrop: RowdropHarness, listener: Listener) -> None:
+def test_listener_marks_user_for_deletion_and_image(
+    rowdrop: RowdropHarness, listener: Listener
+) -> None:
     rowdrop.source.put("u.jpeg", b"x")
     assert listener.run_once(5) == 1
     rowdrop.source.delete("u.jpeg")
     assert listener.run_once(5) == 1
 
 
-def test_listener_sends_one_message_for_csv_and_image(rowdrop: RowdropHarness, listener: Listener) -> None:
+def test_listener_sends_one_message_for_csv_and_image(
+    rowdrop: RowdropHarness, listener: Listener
+) -> None:
     for number in range(20):
         rowdrop.put_files(f"u{number}", images=["png"])
     deadline = time.monotonic() + 10
@@ -229,13 +251,19 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
     assert max(len(letter["raw"]) for letter in letters) == 200
-    assert [letter["raw"][:3] for letter in letters if "longer than 1,000,000" in letter["reason"]] == ["xxx", "xxx"]
+    assert [
+        letter["raw"][:3] for letter in letters if "longer than 1,000,000" in letter["reason"]
+    ] == ["xxx", "xxx"]
     shown = read_pipeline_status(redis).dead_letters
-    assert [(trouble.reason, trouble.since) for trouble in shown] == [(x["reason"], x["since"]) for x in letters]
+    assert [(trouble.reason, trouble.since) for trouble in shown] == [
+        (x["reason"], x["since"]) for x in letters
+    ]
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-def test_listener_keeps_single_invalid_entry_as_dead_letter(rowdrop: RowdropHarness, listener: Listener) -> None:
+def test_listener_keeps_single_invalid_entry_as_dead_letter(
+    rowdrop: RowdropHarness, listener: Listener
+) -> None:
     # The first event after a pause is processed without a batch.
     for raw in POISON:
         time.sleep(0.02)
@@ -272,7 +300,9 @@ def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness)
     assert first == b"z" * 200
 
 
-def test_listener_records_ignored_key_and_marks_no_user(rowdrop: RowdropHarness, listener: Listener) -> None:
+def test_listener_records_ignored_key_and_marks_no_user(
+    rowdrop: RowdropHarness, listener: Listener
+) -> None:
     rowdrop.source.put("1.CSV", make_csv())
     listener.run_once(5)
     redis: Any = rowdrop.services.clients.redis
@@ -334,7 +364,9 @@ def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> N
         late.close()
 
 
-def test_init_waits_for_redis_with_acl_rules_of_this_release(settings: Settings, redis: "Redis") -> None:
+def test_init_waits_for_redis_with_acl_rules_of_this_release(
+    settings: Settings, redis: "Redis"
+) -> None:
     """An upgrade starts `init` while Redis still has the rules of the previous release."""
     client: Any = redis
     client.execute_command("ACL", "SETUSER", "init", "on", ">a-password", "~notifications", "+@all")

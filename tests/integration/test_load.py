@@ -26,17 +26,32 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 def loaded(rowdrop: RowdropHarness) -> dict[str, bytes]:
     """Return key and content of all objects in the source bucket."""
-    return {info.key: rowdrop.source.get(info.key).body for page in rowdrop.source.list_objects() for info in page}
+    return {
+        info.key: rowdrop.source.get(info.key).body
+        for page in rowdrop.source.list_objects()
+        for info in page
+    }
 
 
-def loader(rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True) -> Loader:
+def loader(
+    rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True
+) -> Loader:
     done: list[int] = [] if told is None else told
-    return Loader(rowdrop.source, rowdrop.services.clients.create_minio_client(), done.append, by_tar=by_tar)
+    return Loader(
+        rowdrop.source, rowdrop.services.clients.create_minio_client(), done.append, by_tar=by_tar
+    )
 
 
-def test_loader_puts_user_files_and_plan_has_others(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+def test_loader_puts_user_files_and_plan_has_others(
+    rowdrop: RowdropHarness, tmp_path: Path
+) -> None:
     bundle = make_zip({"3.csv": make_csv()})
-    files = {"1.csv": make_csv(), "photos/1.png": b"x", "old/2.csv": make_csv("Two"), "more/u.zip": bundle}
+    files = {
+        "1.csv": make_csv(),
+        "photos/1.png": b"x",
+        "old/2.csv": make_csv("Two"),
+        "more/u.zip": bundle,
+    }
     others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
     plan = make_plan(write(tmp_path, {**files, **others}))
     loader(rowdrop).load(plan)
@@ -68,7 +83,9 @@ def test_loader_puts_many_small_and_large_files_unchanged(
 
 
 def test_loader_skips_files_already_stored(rowdrop: RowdropHarness, tmp_path: Path) -> None:
-    folder = write(tmp_path, {"1.csv": make_csv(), "2.csv": make_csv(), "big.png": os.urandom(400_000)})
+    folder = write(
+        tmp_path, {"1.csv": make_csv(), "2.csv": make_csv(), "big.png": os.urandom(400_000)}
+    )
     loader(rowdrop).load(make_plan(folder))
     (folder / "2.csv").write_bytes(make_csv("Changed"))
     again = loader(rowdrop)
@@ -90,7 +107,9 @@ class KeepsTars:
         return self._minio.put_object(bucket, "snowball.0.5.tar", io.BytesIO(b"tar"), 3)
 
 
-def test_loader_puts_single_files_without_tar_support(rowdrop: RowdropHarness, tmp_path: Path) -> None:
+def test_loader_puts_single_files_without_tar_support(
+    rowdrop: RowdropHarness, tmp_path: Path
+) -> None:
     files = {f"{number}.csv": make_csv(f"N{number}") for number in range(MAX_BATCH_FILES + 9)}
     minio = KeepsTars(rowdrop.services.clients.create_minio_client())
     Loader(rowdrop.source, minio, lambda _: None).load(make_plan(write(tmp_path, files)))  # type: ignore[arg-type]
@@ -111,7 +130,8 @@ def test_is_empty_accepts_bucket_with_only_the_sample(rowdrop: RowdropHarness) -
 
 
 def test_progress_bar_ends_full(tmp_path: Path) -> None:
-    now, out = [0.0], io.StringIO()
+    now = [0.0]
+    out = io.StringIO()
     bar = ProgressBar(200, out, lambda: now[0])
     for done in (50, 100, 200):
         now[0] += 6

@@ -16,12 +16,15 @@ from local.ports import find_free_port
 from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, ServerUser, find_minio
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 
-USER, PASSWORD = "somebody", "a-password-%-of-\"'-tests"
+USER = "somebody"
+PASSWORD = "a-password-%-of-\"'-tests"
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "a folder" / "redis", find_free_port(), ServerUser("", PASSWORD)) as server:
+    with RedisServer(
+        tmp_path / "a folder" / "redis", find_free_port(), ServerUser("", PASSWORD)
+    ) as server:
         yield server
 
 
@@ -55,7 +58,8 @@ def subscribed(minio: MinioServer, bucket: str) -> Minio:
     client.make_bucket(bucket)
     created = ["s3:ObjectCreated:*"]
     rules = [
-        QueueConfig(queue=f"arn:minio:sqs::{name}:redis", events=created, config_id=name) for name in ("FAST", "SAFE")
+        QueueConfig(queue=f"arn:minio:sqs::{name}:redis", events=created, config_id=name)
+        for name in ("FAST", "SAFE")
     ]
     client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=rules))
     return client
@@ -79,7 +83,9 @@ def test_redis_server_keeps_data_across_restart(own_redis: RedisServer) -> None:
         assert client.get("kept") == "yes"
 
 
-def test_minio_server_sends_events_to_both_targets_after_kill(own_redis: RedisServer, own_minio: MinioServer) -> None:
+def test_minio_server_sends_events_to_both_targets_after_kill(
+    own_redis: RedisServer, own_minio: MinioServer
+) -> None:
     client = subscribed(own_minio, "told")
     own_minio.kill()
     own_minio.start()

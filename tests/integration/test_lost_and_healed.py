@@ -69,7 +69,10 @@ def test_silent_repairs_count_only_after_event_could_arrive(
     healed = create_silent_repairs(rowdrop)
     wait_until(lambda: healed.count("by hand"))
     assert time.time() - began > MAX_EVENT_DELAY_S - 1
-    assert "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them" in caplog.text
+    assert (
+        "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them"
+        in caplog.text
+    )
     assert "Secretname" not in caplog.text
 
 
@@ -93,7 +96,9 @@ def test_silent_repairs_count_nothing_while_events_wait(rowdrop: RowdropHarness)
     assert counted(rowdrop) == 1
 
 
-def test_events_of_other_tests_do_not_arrive_here(rowdrop: RowdropHarness, minio_redis_server: RedisServer) -> None:
+def test_events_of_other_tests_do_not_arrive_here(
+    rowdrop: RowdropHarness, minio_redis_server: RedisServer
+) -> None:
     """The Redis of a test without the mark `minio_events` is not the one that MinIO publishes to."""
     Initializer(rowdrop.services, probe_timeout_s=0.1).run()
     with Redis.from_url(minio_redis_server.url) as minio_redis:
@@ -185,7 +190,9 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
             return getattr(rowdrop.output, name)
 
-        def get(self, key: str, if_none_match: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        def get(
+            self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
+        ) -> StoredObject:
             if key == MANIFEST_KEY:
                 rowdrop.mark_users("u")
             return rowdrop.output.get(key, if_none_match, max_bytes)
@@ -211,7 +218,9 @@ class Meanwhile:
     """The source bucket. Runs `happens` before each LIST, so the LIST includes its effects."""
 
     def __init__(self, source: ObjectStore, happens: Callable[[], None]) -> None:
-        self.bucket, self._source, self._happens = source.bucket, source, happens
+        self.bucket = source.bucket
+        self._source = source
+        self._happens = happens
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
         return getattr(self._source, name)
@@ -251,7 +260,9 @@ def listener(rowdrop: RowdropHarness) -> Listener:
 
 @pytest.mark.minio_events
 @pytest.mark.parametrize("heard", ["before the marks", "after the marks", "after the publish"])
-def test_silent_repairs_exclude_drops_during_sweep(rowdrop: RowdropHarness, listener: Listener, heard: str) -> None:
+def test_silent_repairs_exclude_drops_during_sweep(
+    rowdrop: RowdropHarness, listener: Listener, heard: str
+) -> None:
     published(rowdrop, "a", *(f"m{number}" for number in range(5)))
     users = [f"b{number:04d}" for number in range(1000)]
 

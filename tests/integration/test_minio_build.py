@@ -36,7 +36,9 @@ ENCRYPTED = {
     "X-Minio-Replication-Actual-Object-Size": "7",
     # A checksum of -4611686018427387904 parts: an unpatched MinIO panics when it reads it, and
     # closes the connection.
-    "X-Minio-Replication-Ssec-Crc": b64encode(b"\xc8\x01" + bytes(4) + b"\x80" * 8 + b"\x30" + bytes(4)).decode(),
+    "X-Minio-Replication-Ssec-Crc": b64encode(
+        b"\xc8\x01" + bytes(4) + b"\x80" * 8 + b"\x30" + bytes(4)
+    ).decode(),
 }
 """Replication headers of encrypted objects.  In an unpatched MinIO they make objects unreadable."""
 
@@ -94,7 +96,9 @@ class Sender:
     def anonymous(self, key: str, upload: Upload) -> int:
         return self._send("PUT", self._url(key), upload.body, upload.headers).status
 
-    def forged_by_query(self, account: Account, key: str, upload: Upload, parameters: Mapping[str, str] = {}) -> int:
+    def forged_by_query(
+        self, account: Account, key: str, upload: Upload, parameters: Mapping[str, str] = {}
+    ) -> int:
         """Send a PUT with the access key in the query string and a signature of zeros."""
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
@@ -111,7 +115,9 @@ class Sender:
     def forged_by_header(self, account: Account, key: str, upload: Upload) -> int:
         """Send a PUT with an Authorization header that contains an invalid signature."""
         signed = "SignedHeaders=host;x-amz-content-sha256;x-amz-date"
-        made_up = f"AWS4-HMAC-SHA256 Credential={credential(account)}, {signed}, Signature={'0' * 64}"
+        made_up = (
+            f"AWS4-HMAC-SHA256 Credential={credential(account)}, {signed}, Signature={'0' * 64}"
+        )
         headers = {"Authorization": made_up, "x-amz-date": amz_date(datetime.now(UTC))}
         return self._send("PUT", self._url(key), upload.body, upload.headers | headers).status
 
@@ -143,7 +149,9 @@ class Sender:
             content_sha256=content_sha256,
             date=date,
         )
-        return self._send(method, url, upload.body, {name: str(value) for name, value in signed_headers.items()})
+        return self._send(
+            method, url, upload.body, {name: str(value) for name, value in signed_headers.items()}
+        )
 
     def begin_parts(self, key: str, headers: Mapping[str, str] = {}) -> str:
         """Start a multipart upload as root and return its ID."""
@@ -168,7 +176,9 @@ class Sender:
         return f"{self._endpoint}/{self._bucket}/{key}{query}"
 
     @staticmethod
-    def _send(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _send(
+        method: str, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
         with urllib3.PoolManager(timeout=20, retries=False) as http:
             return http.request(method, url, body=body, headers=dict(headers))
 
@@ -237,16 +247,22 @@ def test_minio_build_refuses_forged_query_credential(sender: Sender, account: Ac
     assert sender.keys() == []
 
 
-def test_minio_build_forged_query_credential_overwrites_nothing(sender: Sender, account: Account) -> None:
+def test_minio_build_forged_query_credential_overwrites_nothing(
+    sender: Sender, account: Account
+) -> None:
     sender.signed(WRITER, "PUT", "ada.csv", plain(CSV))
     forged = with_trailer(b"forged")
-    status = sender.forged_by_query(account, "ada.csv", Upload(forged.body, forged.headers | ENCRYPTED))
+    status = sender.forged_by_query(
+        account, "ada.csv", Upload(forged.body, forged.headers | ENCRYPTED)
+    )
     assert is_refused(status)
     sender.assert_readable("ada.csv", CSV)
 
 
 @pytest.mark.parametrize("form", [with_trailer, raw_with_trailer])
-def test_minio_build_refuses_forged_snowball(sender: Sender, account: Account, form: Callable[[bytes], Upload]) -> None:
+def test_minio_build_refuses_forged_snowball(
+    sender: Sender, account: Account, form: Callable[[bytes], Upload]
+) -> None:
     """CVE-2026-40344: an unpatched MinIO unpacks a tar without verifying the signature."""
     upload = form(tar_of("forged.csv", CSV))
     snowball = Upload(upload.body, upload.headers | SNOWBALL)
@@ -264,7 +280,9 @@ def test_minio_build_refuses_forged_part(sender: Sender, account: Account) -> No
     """CVE-2026-41145 also concerns the parts of an unfinished multipart upload."""
     part = {"uploadId": sender.begin_parts("parts.csv"), "partNumber": "1"}
     assert is_refused(sender.forged_by_query(account, "parts.csv", with_trailer(CSV), part))
-    listed = sender.signed(ROOT_ACCOUNT, "GET", "parts.csv", plain(b""), {"uploadId": part["uploadId"]})
+    listed = sender.signed(
+        ROOT_ACCOUNT, "GET", "parts.csv", plain(b""), {"uploadId": part["uploadId"]}
+    )
     assert listed.status == 200
     assert b"<PartNumber>" not in listed.data
 
@@ -305,7 +323,9 @@ def test_minio_build_stores_signed_parts_with_trailer(sender: Sender, account: A
     sender.assert_readable("parts.csv", CSV)
 
 
-def complete_parts(sender: Sender, key: str, upload_id: str, etag: str, headers: Mapping[str, str] = {}) -> None:
+def complete_parts(
+    sender: Sender, key: str, upload_id: str, etag: str, headers: Mapping[str, str] = {}
+) -> None:
     """Complete a multipart upload that has one part."""
     part = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
     body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
@@ -364,7 +384,9 @@ def test_minio_build_replication_record_in_tar_keeps_object_readable(sender: Sen
     sender.assert_readable("ada.csv", CSV)
 
 
-def test_minio_build_replication_header_of_copy_keeps_object_readable(sender: Sender, bucket: str) -> None:
+def test_minio_build_replication_header_of_copy_keeps_object_readable(
+    sender: Sender, bucket: str
+) -> None:
     sender.signed(WRITER, "PUT", "ada.csv", plain(CSV))
     copy = {"x-amz-copy-source": f"/{bucket}/ada.csv", "x-amz-metadata-directive": "REPLACE"}
     answer = sender.signed(WRITER, "PUT", "copy.csv", Upload(b"", copy | ENCRYPTED))
@@ -418,7 +440,9 @@ def test_minio_build_refuses_parts_with_false_encryption(sender: Sender) -> None
         "X-Minio-Source-Replication-Request": "true",
         "X-Amz-Replication-Status": "REPLICA",
     }
-    begin = sender.signed(WRITER, "POST", "ada.csv", Upload(b"", ENCRYPTED | pretended), {"uploads": ""})
+    begin = sender.signed(
+        WRITER, "POST", "ada.csv", Upload(b"", ENCRYPTED | pretended), {"uploads": ""}
+    )
     if begin.status == 200:
         upload_id = between(begin.data.decode(), "<UploadId>", "</UploadId>")
         part = {"uploadId": upload_id, "partNumber": "1"}
@@ -430,6 +454,8 @@ def test_minio_build_refuses_parts_with_false_encryption(sender: Sender) -> None
 
 def test_minio_build_version_says_it_is_modified(minio_server: MinioServer) -> None:
     """AGPL-3.0, section 5, requires a modified version to carry a notice of the modification."""
-    answer = subprocess.run([minio_server.options.binary, "--version"], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [minio_server.options.binary, "--version"], capture_output=True, text=True, check=True
+    )
     assert ".rowdrop1 " in answer.stdout
     assert "modified by Rowdrop on 2026-11-27" in minio_server.log_path.read_text()

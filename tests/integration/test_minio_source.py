@@ -80,19 +80,26 @@ def test_minio_source_build_refuses_module_with_another_hash(
 
 def test_minio_source_build_reports_unavailable_module(program: Program, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    answer = program.run("build", tmp_path / "built", GOPROXY=(tmp_path / "empty").as_uri(), GOSUMDB="off")
+    answer = program.run(
+        "build", tmp_path / "built", GOPROXY=(tmp_path / "empty").as_uri(), GOSUMDB="off"
+    )
     assert answer.returncode == 1
     assert f"cannot fetch {MODULE}" in answer.stderr
 
 
-def test_minio_source_edit_refuses_file_of_another_version(program: Program, tmp_path: Path) -> None:
+def test_minio_source_edit_refuses_file_of_another_version(
+    program: Program, tmp_path: Path
+) -> None:
     (tmp_path / "cmd").mkdir()
     text = b"package cmd\n"
     for name in EDITED_FILES:
         (tmp_path / name).write_bytes(text)
     answer = program.run("edit", tmp_path)
     assert answer.returncode == 1
-    assert f"{EDITED_FILES[0]} is not the file these edits were made for: expected sha256 " in answer.stderr
+    assert (
+        f"{EDITED_FILES[0]} is not the file these edits were made for: expected sha256 "
+        in answer.stderr
+    )
     assert f"found {hashlib.sha256(text).hexdigest()}" in answer.stderr
     assert "review the edits before changing the version" in answer.stderr
     assert [(tmp_path / name).read_bytes() for name in EDITED_FILES] == [text] * 3

@@ -36,8 +36,16 @@ class Worker:
     """A worker on a queue. `keep_running` restarts it as supervisor does. `ends`: exit codes."""
 
     def __init__(self, settings: Settings, queue: str, pool: str, log: Path) -> None:
-        self.log, self.ends = log, list[int]()
-        celery = [sys.executable, "-m", "celery", "-A", "tests.integration.poisoned_worker", "worker"]
+        self.log = log
+        self.ends = list[int]()
+        celery = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "tests.integration.poisoned_worker",
+            "worker",
+        ]
         self._command = [*celery, "-Q", queue, "--pool", pool, "-c", "1", "-n", f"{new_token()}@%h"]
         self._environment = os.environ | {
             "MINIO_ENDPOINT": settings.minio_endpoint,
@@ -52,7 +60,12 @@ class Worker:
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def keep_running(self) -> None:
@@ -88,7 +101,9 @@ def attempts(rowdrop: RowdropHarness) -> ReadAttempts:
     return rowdrop.state.attempts
 
 
-def look_until(condition: Callable[[], object], rowdrop: RowdropHarness, watchdog: Watchdog, *workers: Worker) -> None:
+def look_until(
+    condition: Callable[[], object], rowdrop: RowdropHarness, watchdog: Watchdog, *workers: Worker
+) -> None:
     """Tick the watchdog, publish and restart dead workers until the condition holds."""
     looked = 0.0
 
@@ -106,7 +121,9 @@ def look_until(condition: Callable[[], object], rowdrop: RowdropHarness, watchdo
 
 
 def is_quarantined(rowdrop: RowdropHarness, user: str) -> bool:
-    return user in rowdrop.read_rejects() and rowdrop.read_rejects()[user].reason == QUARANTINE_REASON
+    return (
+        user in rowdrop.read_rejects() and rowdrop.read_rejects()[user].reason == QUARANTINE_REASON
+    )
 
 
 def drop_and_send(rowdrop: RowdropHarness, poison: bytes, neighbours: list[str]) -> None:
@@ -186,7 +203,10 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert set(rowdrop.read_rows()) == set(users)
     assert worker.ends == []  # only children of the prefork pool died
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
 
 
 def test_sweep_grants_quarantined_file_one_attempt(
@@ -214,8 +234,12 @@ def test_sweep_grants_quarantined_file_one_attempt(
 # -- single parts ----------------------------------------------------------------------------------
 def leave_attempt(rowdrop: RowdropHarness, user: str) -> None:
     """Leave an attempt as a killed worker does, and end it as the watchdog does."""
-    attempts, attempt = rowdrop.state.attempts, new_token()
-    assert attempts.begin_attempt(user, attempt, rowdrop.source.get_etag(make_csv_key(user)) or "") == "read"
+    attempts = rowdrop.state.attempts
+    attempt = new_token()
+    assert (
+        attempts.begin_attempt(user, attempt, rowdrop.source.get_etag(make_csv_key(user)) or "")
+        == "read"
+    )
     attempts.expire_attempt(user, attempt)
 
 
@@ -226,7 +250,9 @@ def set_apart(rowdrop: RowdropHarness, *users: str) -> None:
     assert rowdrop.state.attempts.isolate("a-reading", users) == list(users)
 
 
-def test_refresher_records_read_until_it_ends(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+def test_refresher_records_read_until_it_ends(
+    rowdrop: RowdropHarness, attempts: ReadAttempts
+) -> None:
     seen: list[dict[str, list[str]]] = []
 
     def looking(key: str, stored: object) -> ValidCsv | InvalidCsv:
@@ -243,8 +269,11 @@ def test_refresher_records_read_until_it_ends(rowdrop: RowdropHarness, attempts:
     assert attempts.active_reads() == []
 
 
-def test_refresher_clears_read_record_after_exception(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
-    services, pool = rowdrop.services, ThreadPoolExecutor(1)
+def test_refresher_clears_read_record_after_exception(
+    rowdrop: RowdropHarness, attempts: ReadAttempts
+) -> None:
+    services = rowdrop.services
+    pool = ThreadPoolExecutor(1)
     pool.shutdown()
     rowdrop.mark_users("u")
     with pytest.raises(RuntimeError):
@@ -254,12 +283,15 @@ def test_refresher_clears_read_record_after_exception(rowdrop: RowdropHarness, a
 
 def refresher(rowdrop: RowdropHarness, judge: CsvParser) -> Refresher:
     services = rowdrop.services
-    return Refresher(services.clients.source, services.state, services.clients.read_pool, 4, csv_parser=judge)
+    return Refresher(
+        services.clients.source, services.state, services.clients.read_pool, 4, csv_parser=judge
+    )
 
 
 def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
     set_apart(rowdrop, "u")
-    bucket, client = rowdrop.source.bucket, rowdrop.services.clients.create_minio_client()
+    bucket = rowdrop.source.bucket
+    client = rowdrop.services.clients.create_minio_client()
     client.remove_bucket(bucket)
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
@@ -276,7 +308,9 @@ def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAt
     assert attempts.isolated_ids() == set()
 
 
-def test_read_attempts_exclude_outage_during_attempt(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+def test_read_attempts_exclude_outage_during_attempt(
+    rowdrop: RowdropHarness, attempts: ReadAttempts
+) -> None:
     class Gone:
         """A bucket that still answers HEAD, and no GET."""
 
@@ -296,7 +330,9 @@ def test_read_attempts_exclude_outage_during_attempt(rowdrop: RowdropHarness, at
     assert attempts.isolated_users()["u"].attempt_count == 0
 
 
-def test_read_attempts_allow_one_attempt_at_a_time(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+def test_read_attempts_allow_one_attempt_at_a_time(
+    rowdrop: RowdropHarness, attempts: ReadAttempts
+) -> None:
     rowdrop.put_files("u")
     set_apart(rowdrop, "u")
     assert attempts.begin_attempt("u", "aa", "etag") == "read"
@@ -322,12 +358,17 @@ def test_broken_reads_isolate_users_after_some_ticks(
 def messages(rowdrop: RowdropHarness) -> list[object]:
     """Return the arguments of the messages on the events queue, and empty it."""
     queue = rowdrop.redis
-    found = [json.loads(base64.b64decode(json.loads(raw)["body"]))[0] for raw in queue.lrange(EVENTS_QUEUE, 0, -1)]
+    found = [
+        json.loads(base64.b64decode(json.loads(raw)["body"]))[0]
+        for raw in queue.lrange(EVENTS_QUEUE, 0, -1)
+    ]
     queue.delete(EVENTS_QUEUE)
     return found
 
 
-def test_overdue_users_exclude_users_of_suspect_reads(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_overdue_users_exclude_users_of_suspect_reads(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     rowdrop.mark_users("u", "v")
     rowdrop.state.users.begin_read(["u"], "a-reading")
     for _ in range(2):
@@ -346,7 +387,9 @@ def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -
 
     set_apart(rowdrop, "u")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"1")
-    assert rowdrop.state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
+    assert rowdrop.state.inbox.mark_and_pop(
+        FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()
+    ) == ["v"]
     assert rowdrop.state.users.dirty_users() == {"u", "v"}
 
 
@@ -366,7 +409,9 @@ def test_read_attempts_end_after_successful_read(
     assert attempts.isolated_ids() == set()
 
 
-def test_read_attempts_survive_emptied_redis(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
+def test_read_attempts_survive_emptied_redis(
+    rowdrop: RowdropHarness, attempts: ReadAttempts
+) -> None:
     rowdrop.put_files("u")
     set_apart(rowdrop, "u")
     for _ in range(MAX_READ_ATTEMPTS):

@@ -34,25 +34,44 @@ def initialised(settings: Settings, *, public: bool) -> None:
     services.close()
 
 
-def test_public_output_allows_reading_published_objects_only(rowdrop: RowdropHarness, settings: Settings) -> None:
+def test_public_output_allows_reading_published_objects_only(
+    rowdrop: RowdropHarness, settings: Settings
+) -> None:
     rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv(), "1.png": b"x"}))
     rowdrop.put_files("2", images=["png"])
     rowdrop.process_users("2")
     rowdrop.process_bundles("u.zip")
     rowdrop.publisher.write_manifest()
     initialised(settings, public=True)
-    source, output = settings.source_bucket, settings.output_bucket
+    source = settings.source_bucket
+    output = settings.output_bucket
     for name in ("output.csv", "rejects.csv", "images/1.png"):
         assert status_of(settings, f"{output}/{name}") == 200
         assert status_of(settings, f"{output}/{name}", "DELETE") == 403
-    hidden = next(info.key for page in rowdrop.output.list_objects(folder=".bundles") for info in page)
-    for path in (f"{output}/bundles.json", f"{output}/manifest.parquet", f"{output}/{hidden}", f"{output}/", output):
+    hidden = next(
+        info.key for page in rowdrop.output.list_objects(folder=".bundles") for info in page
+    )
+    for path in (
+        f"{output}/bundles.json",
+        f"{output}/manifest.parquet",
+        f"{output}/{hidden}",
+        f"{output}/",
+        output,
+    ):
         assert status_of(settings, path) == 403
-    for path in (source, f"{source}/2.csv", f"{source}/2.png", f"{source}/u.zip", f"{source}/nobody.csv"):
+    for path in (
+        source,
+        f"{source}/2.csv",
+        f"{source}/2.png",
+        f"{source}/u.zip",
+        f"{source}/nobody.csv",
+    ):
         assert status_of(settings, path) == 403
 
 
-def test_public_output_is_off_by_default_and_reversible(rowdrop: RowdropHarness, settings: Settings) -> None:
+def test_public_output_is_off_by_default_and_reversible(
+    rowdrop: RowdropHarness, settings: Settings
+) -> None:
     rowdrop.put_files("1")
     rowdrop.process_users("1")
     path = f"{settings.output_bucket}/output.csv"
@@ -74,13 +93,20 @@ def test_public_output_keeps_other_policy_statements(minio_client: Minio) -> Non
         "Action": ["s3:GetObject"],
         "Resource": [f"arn:aws:s3:::{bucket}/theirs.txt"],
     }
-    minio_client.set_bucket_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": [theirs]}))
+    minio_client.set_bucket_policy(
+        bucket, json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
+    )
     assert set_public_access(minio_client, bucket, public=True)
     assert not set_public_access(minio_client, bucket, public=True)
-    sids = [statement.get("Sid") for statement in json.loads(minio_client.get_bucket_policy(bucket))["Statement"]]
+    sids = [
+        statement.get("Sid")
+        for statement in json.loads(minio_client.get_bucket_policy(bucket))["Statement"]
+    ]
     assert sorted(sids) == ["RowdropPublicOutput", "Theirs"]
     assert set_public_access(minio_client, bucket, public=False)
-    assert [s["Sid"] for s in json.loads(minio_client.get_bucket_policy(bucket))["Statement"]] == ["Theirs"]
+    assert [s["Sid"] for s in json.loads(minio_client.get_bucket_policy(bucket))["Statement"]] == [
+        "Theirs"
+    ]
 
 
 def test_public_output_leaves_no_empty_policy(minio_client: Minio) -> None:

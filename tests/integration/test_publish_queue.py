@@ -10,7 +10,13 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
     WRITER_LEASE,
 )
-from tests.integration.state_steps import NOW, make_result, mark_users, publish_pending, read_pending
+from tests.integration.state_steps import (
+    NOW,
+    make_result,
+    mark_users,
+    publish_pending,
+    read_pending,
+)
 from worker.state.parts import StateParts
 from worker.state.publish_queue import LeaseLost, PublishQueue
 from worker.state.scripts import Scripts
@@ -25,7 +31,9 @@ def test_publish_queue_allows_one_writer_at_a_time(state: StateParts) -> None:
     assert state.publish_queue.acquire_writer("four") is not None
 
 
-def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", state: StateParts) -> None:
+def test_publish_queue_replaced_writer_reads_no_further_chunk(
+    redis: "Redis", state: StateParts
+) -> None:
     users = [f"u{number}" for number in range(1200)]
     mark_users(state, *users)
     notes = state.users.begin_read(users)
@@ -48,7 +56,9 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(redis: "Redis", st
         Replaced(redis, Scripts(redis), state.loss_signals).acquire_writer("one")
 
 
-def test_publish_queue_replaced_writer_commits_nothing_and_signals_loss(redis: "Redis", state: StateParts) -> None:
+def test_publish_queue_replaced_writer_commits_nothing_and_signals_loss(
+    redis: "Redis", state: StateParts
+) -> None:
     mark_users(state, "u")
     state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")

@@ -21,7 +21,10 @@ def img(rowdrop: RowdropHarness, key: str) -> str:
 def test_publisher_writes_row_of_csv(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("0001", b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n")
     rowdrop.process_users("0001")
-    assert rowdrop.read_output() == b"user_id,first_name,last_name,birthts,img_path\n0001,Ivan,Ivanov,946674000000,\n"
+    assert (
+        rowdrop.read_output()
+        == b"user_id,first_name,last_name,birthts,img_path\n0001,Ivan,Ivanov,946674000000,\n"
+    )
 
 
 def test_refresher_follows_added_and_removed_image(rowdrop: RowdropHarness) -> None:
@@ -72,7 +75,9 @@ def test_publisher_holds_row_of_invalid_csv_until_fixed(rowdrop: RowdropHarness)
     rowdrop.process_users("u")
     rowdrop.put_files("u", b"first_name,last_name\nAda,Lovelace\n", images=["png"])
     rowdrop.process_users("u")
-    assert rowdrop.read_rows()["u"] == Row("u", "Ada", "Ivanov", 946_674_000_000, img(rowdrop, "u.png"))
+    assert rowdrop.read_rows()["u"] == Row(
+        "u", "Ada", "Ivanov", 946_674_000_000, img(rowdrop, "u.png")
+    )
     assert "birthts" in rowdrop.read_rejects()["u"].reason
     rowdrop.put_files("u", make_csv("Eve"))
     rowdrop.process_users("u")
@@ -145,7 +150,11 @@ def test_refresher_gives_same_rows_by_list_and_requests(rowdrop: RowdropHarness)
 
 def test_refresher_reads_distant_keys_in_large_bucket(rowdrop: RowdropHarness) -> None:
     others = [f"m{number:05d}" for number in range(3000)]
-    list(rowdrop.services.clients.read_pool.map(lambda user: rowdrop.source.put(f"{user}.csv", make_csv()), others))
+    list(
+        rowdrop.services.clients.read_pool.map(
+            lambda user: rowdrop.source.put(f"{user}.csv", make_csv()), others
+        )
+    )
     users = [f"{letter}{number}" for letter in "az" for number in range(40)]
     for user in users:
         rowdrop.put_files(user, images=["jpg"])
@@ -174,7 +183,9 @@ def test_refresher_accepts_csv_up_to_size_limit(rowdrop: RowdropHarness) -> None
         rowdrop.put_files(user, make_csv() + b"\n" * (size - len(make_csv())))
     rowdrop.process_users(*"abc")
     assert list(rowdrop.read_rows()) == ["a"]
-    assert {reject.reason for reject in rowdrop.read_rejects().values()} == {"larger than 1,000,000 bytes"}
+    assert {reject.reason for reject in rowdrop.read_rejects().values()} == {
+        "larger than 1,000,000 bytes"
+    }
 
 
 @pytest.mark.parametrize("first", "=+-@")
@@ -235,7 +246,10 @@ def test_publisher_rereads_pending_results_after_refused_write(rowdrop: RowdropH
     assert other.publish() == 0
     rowdrop.put_files("v")
     rowdrop.process_users("v")
-    assert {user: row.first_name for user, row in rowdrop.read_rows().items()} == {"u": "New", "v": "Ivan"}
+    assert {user: row.first_name for user, row in rowdrop.read_rows().items()} == {
+        "u": "New",
+        "v": "Ivan",
+    }
 
 
 def test_publisher_restores_deleted_output_from_manifest(rowdrop: RowdropHarness) -> None:
@@ -277,7 +291,12 @@ def test_publisher_repairs_unsorted_output(rowdrop: RowdropHarness) -> None:
     rowdrop.publisher.write_manifest()
     body = rowdrop.read_output()
     header, a, b = body.splitlines(keepends=True)
-    for edited in (header + b + a, body + b"1,a,b\n", header.replace(b"\n", b"\r\n") + a + b, b"nonsense"):
+    for edited in (
+        header + b + a,
+        body + b"1,a,b\n",
+        header.replace(b"\n", b"\r\n") + a + b,
+        b"nonsense",
+    ):
         rowdrop.output.put(OUTPUT_KEY, edited)
         rowdrop.run_sweep()
         assert rowdrop.read_output() == body
@@ -292,7 +311,10 @@ def test_sweep_restores_deleted_file_without_rows(rowdrop: RowdropHarness, key: 
     rowdrop.run_sweep()
     assert rowdrop.output.get_etag(key) == written
     rowdrop.run_sweep()
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
 
 
 def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness) -> None:
@@ -309,7 +331,8 @@ def test_publisher_writes_rejects_before_cleaning_users(rowdrop: RowdropHarness)
 def test_publisher_retries_after_failed_write(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
     rowdrop.read_users("u")
-    client, bucket = rowdrop.services.clients.create_minio_client(), rowdrop.output.bucket
+    client = rowdrop.services.clients.create_minio_client()
+    bucket = rowdrop.output.bucket
     client.remove_bucket(bucket)
     with pytest.raises(StoreUnavailable):
         rowdrop.publisher.publish()
@@ -329,7 +352,10 @@ def test_publisher_manifest_records_source_of_each_row(rowdrop: RowdropHarness) 
 
     fact = Manifest.decode(rowdrop.output.get(MANIFEST_KEY).body).get("u")
     assert fact is not None
-    assert (fact.csv_version.source, fact.csv_version.etag) == ("u.csv", rowdrop.source.get_etag("u.csv"))
+    assert (fact.csv_version.source, fact.csv_version.etag) == (
+        "u.csv",
+        rowdrop.source.get_etag("u.csv"),
+    )
     assert (fact.person.first_name, fact.image, fact.is_held) == ("Ada", "u.png", False)
 
 
@@ -351,7 +377,9 @@ def test_publisher_replaced_before_reading_files_writes_nothing(rowdrop: Rowdrop
 
 
 def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> None:
-    loop = PublisherLoop(rowdrop.publisher, rowdrop.state.publish_queue, lambda: None, min_interval_s=2.5)
+    loop = PublisherLoop(
+        rowdrop.publisher, rowdrop.state.publish_queue, lambda: None, min_interval_s=2.5
+    )
     times = []
     for user_id in ("a", "b"):
         rowdrop.put_files(user_id)

@@ -17,7 +17,15 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from local.ports import HOST, find_free_port, is_port_free
-from local.servers import UNUSED_ORIGIN, MinioOptions, MinioPorts, MinioServer, RedisAddress, RedisServer, find_minio
+from local.servers import (
+    UNUSED_ORIGIN,
+    MinioOptions,
+    MinioPorts,
+    MinioServer,
+    RedisAddress,
+    RedisServer,
+    find_minio,
+)
 from shared.formats.records import Buckets
 from shared.formats.source_keys import PROBE_PREFIX
 from shared.redis_keys import (
@@ -36,10 +44,21 @@ from shared.redis_keys import (
 from shared.settings import Settings
 from tests.forged import Forger, send_unsigned, upload_with_unsigned_trailer
 from worker.commands.init import Initializer, UnknownUsers
-from worker.commands.provisioning.credential_set import MINIO_ROLES, PROCESSES, REDIS_ROLES, Credentials, format_users
+from worker.commands.provisioning.credential_set import (
+    MINIO_ROLES,
+    PROCESSES,
+    REDIS_ROLES,
+    Credentials,
+    format_users,
+)
 from worker.commands.provisioning.instructions import format_policies
 from worker.commands.provisioning.minio_users import MinioUsers
-from worker.commands.provisioning.server_users import REDIS_RULES, digest_users, format_redis_acl, minio_policies
+from worker.commands.provisioning.server_users import (
+    REDIS_RULES,
+    digest_users,
+    format_redis_acl,
+    minio_policies,
+)
 from worker.services import ServerClients, Services
 from worker.source.metrics import MinioMetrics
 
@@ -67,12 +86,20 @@ class Guarded:
 
     def client(self, role: str) -> Minio:
         user = self.credentials.root if role == "root" else self.credentials.minio[role]
-        return Minio(urlsplit(self.minio.endpoint).netloc, user.name, user.password, secure=False, region="us-east-1")
+        return Minio(
+            urlsplit(self.minio.endpoint).netloc,
+            user.name,
+            user.password,
+            secure=False,
+            region="us-east-1",
+        )
 
     def admin(self, role: str) -> MinioAdmin:
         user = self.credentials.root if role == "root" else self.credentials.minio[role]
         provider = StaticProvider(user.name, user.password)
-        return MinioAdmin(endpoint=urlsplit(self.minio.endpoint).netloc, credentials=provider, secure=False)
+        return MinioAdmin(
+            endpoint=urlsplit(self.minio.endpoint).netloc, credentials=provider, secure=False
+        )
 
     def connect(self, role: str) -> Any:  # noqa: ANN401  redis-py's responses have no types
         return Redis.from_url(self.credentials.redis_urls[role], socket_timeout=5)
@@ -91,14 +118,17 @@ def started(folder: Path) -> Guarded:
     """Return servers with new credentials, which the caller must start."""
     redis_port = find_free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
-    health, events = credentials.redis["health"], credentials.redis["minio"]
+    health = credentials.redis["health"]
+    events = credentials.redis["minio"]
     redis = RedisServer(folder / "redis", redis_port, health, format_redis_acl(credentials.redis))
     minio = MinioServer(
         folder / "minio",
         MinioPorts(find_free_port(), find_free_port()),
         credentials.root,
         RedisAddress(HOST, redis_port, events.name, events.password),
-        MinioOptions(find_minio(), digest_users(credentials.minio, BUCKETS), metrics_are_public=False),
+        MinioOptions(
+            find_minio(), digest_users(credentials.minio, BUCKETS), metrics_are_public=False
+        ),
     )
     return Guarded(credentials, minio, redis)
 
@@ -117,10 +147,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 # -- forged writes ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("role", ["root", *MINIO_ROLES])
 @pytest.mark.parametrize("bucket", (BUCKETS.source, BUCKETS.output))
-def test_minio_policies_refuse_forged_writes_with_any_key(guarded: Guarded, role: str, bucket: str) -> None:
+def test_minio_policies_refuse_forged_writes_with_any_key(
+    guarded: Guarded, role: str, bucket: str
+) -> None:
     user = guarded.credentials.root if role == "root" else guarded.credentials.minio[role]
     before = guarded.keys()
-    for kind, reply in Forger(guarded.minio.endpoint, user.name).send_all(bucket, "forged.csv").items():
+    for kind, reply in (
+        Forger(guarded.minio.endpoint, user.name).send_all(bucket, "forged.csv").items()
+    ):
         assert 400 <= reply.status < 500, (kind, reply)
     assert guarded.keys() == before
 
@@ -141,13 +175,19 @@ def test_minio_policies_refuse_uploads_with_unsigned_trailer(guarded: Guarded, r
     """The policy denies such an upload even with a valid signature, in every version of MinIO."""
     bucket, key = WRITABLE[role]
     user = guarded.credentials.minio[role]
-    reply = upload_with_unsigned_trailer(guarded.minio.endpoint, user.name, user.password, bucket, key)
+    reply = upload_with_unsigned_trailer(
+        guarded.minio.endpoint, user.name, user.password, bucket, key
+    )
     assert (reply.status, b"<Code>AccessDenied</Code>" in reply.body) == (403, True)
     client = guarded.client(role)
-    client.put_object(bucket, f"{key}.other" if bucket == BUCKETS.source else key, io.BytesIO(CSV), len(CSV))
+    client.put_object(
+        bucket, f"{key}.other" if bucket == BUCKETS.source else key, io.BytesIO(CSV), len(CSV)
+    )
 
 
-@pytest.mark.parametrize("role", [role for role in MINIO_ROLES if role in {"api", "loader", "drop"}])
+@pytest.mark.parametrize(
+    "role", [role for role in MINIO_ROLES if role in {"api", "loader", "drop"}]
+)
 def test_minio_policies_allow_signed_uploads(guarded: Guarded, role: str) -> None:
     client = guarded.client(role)
     client.put_object(BUCKETS.source, f"by-{role}.csv", io.BytesIO(CSV), len(CSV))
@@ -158,7 +198,9 @@ def test_minio_policies_allow_signed_uploads(guarded: Guarded, role: str) -> Non
 def test_minio_server_answers_no_foreign_origin(guarded: Guarded) -> None:
     for origin, is_answered in (("http://evil.example", False), (UNUSED_ORIGIN, True)):
         asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
-        reply = send_unsigned(guarded.minio.endpoint, "OPTIONS", f"/{BUCKETS.source}/x.csv", headers=asked)
+        reply = send_unsigned(
+            guarded.minio.endpoint, "OPTIONS", f"/{BUCKETS.source}/x.csv", headers=asked
+        )
         assert ("access-control-allow-origin" in reply.headers) is is_answered
 
 
@@ -192,7 +234,10 @@ def test_init_replaces_renewed_users(tmp_path: Path) -> None:
         services.close()
         before = servers.client("drop")
         servers.credentials = Credentials.complete(
-            {}, {"REDIS_USERS": format_users(servers.credentials.redis)}, f"127.0.0.1:{servers.redis.port}", 0.0
+            {},
+            {"REDIS_USERS": format_users(servers.credentials.redis)},
+            f"127.0.0.1:{servers.redis.port}",
+            0.0,
         )
         services = Services(ServerClients(servers.settings()))
         with pytest.raises(UnknownUsers, match="users-made"):
@@ -235,7 +280,9 @@ ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
         access_key="further-key", secret_key="further-secret"
     ),
     "list users": lambda admin: admin.user_list(),
-    "create a policy": lambda admin: admin.policy_add("all", policy={"Version": "2012-10-17", "Statement": []}),
+    "create a policy": lambda admin: admin.policy_add(
+        "all", policy={"Version": "2012-10-17", "Statement": []}
+    ),
     "attach a policy": lambda admin: admin.policy_set("consoleAdmin", user="intruder"),
     "change the configuration": lambda admin: admin.config_set("api", {"root_access": "on"}),
     "restart the server": lambda admin: admin.service_restart(),
@@ -244,7 +291,9 @@ ADMIN: dict[str, Callable[[MinioAdmin], object]] = {
 FORBIDDEN_TO_ALL: dict[str, Callable[[Minio], object]] = {
     "remove the source bucket": lambda minio: minio.remove_bucket(BUCKETS.source),
     "remove the output bucket": lambda minio: minio.remove_bucket(BUCKETS.output),
-    "set the policy of the source bucket": lambda minio: minio.set_bucket_policy(BUCKETS.source, "{}"),
+    "set the policy of the source bucket": lambda minio: minio.set_bucket_policy(
+        BUCKETS.source, "{}"
+    ),
     "create a bucket": lambda minio: minio.make_bucket("another-bucket"),
 }
 
@@ -274,8 +323,12 @@ FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
         "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
         "delete output.csv": lambda minio: minio.remove_object(BUCKETS.output, "output.csv"),
         "read the manifest": lambda minio: minio.get_object(BUCKETS.output, "manifest.parquet"),
-        "read an unpacked bundle": lambda minio: minio.get_object(BUCKETS.output, ".bundles/x/index"),
-        "change the notification rules": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+        "read an unpacked bundle": lambda minio: minio.get_object(
+            BUCKETS.output, ".bundles/x/index"
+        ),
+        "change the notification rules": lambda minio: minio.delete_bucket_notification(
+            BUCKETS.source
+        ),
     },
     "loader": {
         "read output.csv": lambda minio: minio.get_object(BUCKETS.output, "output.csv"),
@@ -284,7 +337,9 @@ FORBIDDEN: dict[str, dict[str, Callable[[Minio], object]]] = {
     "drop": {
         "write output.csv": lambda minio: put(minio, BUCKETS.output, "output.csv"),
         "write an image": lambda minio: put(minio, BUCKETS.output, "images/x.png"),
-        "change the notification rules": lambda minio: minio.delete_bucket_notification(BUCKETS.source),
+        "change the notification rules": lambda minio: minio.delete_bucket_notification(
+            BUCKETS.source
+        ),
     },
     "init": {
         "drop a file": lambda minio: put(minio, BUCKETS.source, "x.csv"),
@@ -317,7 +372,9 @@ def test_minio_policies_forbid_own_password_change(guarded: Guarded, role: str) 
     ("role", "action"),
     [(role, action) for role in MINIO_ROLES for action in (*FORBIDDEN_TO_ALL, *FORBIDDEN[role])],
 )
-def test_minio_policies_forbid_actions_outside_role(guarded: Guarded, role: str, action: str) -> None:
+def test_minio_policies_forbid_actions_outside_role(
+    guarded: Guarded, role: str, action: str
+) -> None:
     forbidden = FORBIDDEN_TO_ALL | FORBIDDEN[role]
     with pytest.raises(S3Error) as refused:
         forbidden[action](guarded.client(role))
@@ -326,7 +383,10 @@ def test_minio_policies_forbid_actions_outside_role(guarded: Guarded, role: str,
 
 def test_minio_metrics_need_the_token(guarded: Guarded) -> None:
     assert MinioMetrics(guarded.minio.endpoint, "").read() is None
-    assert MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token).read() is not None
+    assert (
+        MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token).read()
+        is not None
+    )
 
 
 # -- denied operations in Redis --------------------------------------------------------------------
@@ -355,7 +415,10 @@ HARMLESS = frozenset({"ACL WHOAMI"})
 @pytest.mark.parametrize("role", REDIS_ROLES)
 @pytest.mark.parametrize("command", FORBIDDEN_COMMANDS)
 def test_redis_acl_forbids_administration(guarded: Guarded, role: str, command: str) -> None:
-    with guarded.connect(role) as client, pytest.raises((NoPermissionError, ResponseError)) as refused:
+    with (
+        guarded.connect(role) as client,
+        pytest.raises((NoPermissionError, ResponseError)) as refused,
+    ):
         client.execute_command(*command.split())
     assert "no permissions" in str(refused.value).lower() or "not allowed" in str(refused.value)
 
@@ -363,7 +426,12 @@ def test_redis_acl_forbids_administration(guarded: Guarded, role: str, command: 
 @pytest.mark.parametrize("role", ["api", "beat", "flower", "init", "minio", "health"])
 @pytest.mark.parametrize("key", STATE)
 def test_redis_acl_lets_only_pipeline_change_state(guarded: Guarded, role: str, key: str) -> None:
-    writes = (["SET", key, "x"], ["DEL", key], ["HSET", key, "a", "b"], ["EVAL", f"redis.call('DEL', '{key}')", "0"])
+    writes = (
+        ["SET", key, "x"],
+        ["DEL", key],
+        ["HSET", key, "a", "b"],
+        ["EVAL", f"redis.call('DEL', '{key}')", "0"],
+    )
     with guarded.connect(role) as client:
         for write in writes:
             with pytest.raises((NoPermissionError, ResponseError)):
@@ -373,7 +441,11 @@ def test_redis_acl_lets_only_pipeline_change_state(guarded: Guarded, role: str, 
 def test_redis_acl_lets_minio_only_push_events(guarded: Guarded) -> None:
     with guarded.connect("minio") as client:
         client.rpush(FAST_EVENTS, "an event")
-        for refused in (["RPUSH", "events", "x"], ["LRANGE", FAST_EVENTS, "0", "-1"], ["DEL", FAST_EVENTS]):
+        for refused in (
+            ["RPUSH", "events", "x"],
+            ["LRANGE", FAST_EVENTS, "0", "-1"],
+            ["DEL", FAST_EVENTS],
+        ):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*refused)
     with guarded.connect("worker") as client:
@@ -404,7 +476,12 @@ def test_redis_acl_protects_queue_key_types(guarded: Guarded, role: str) -> None
     with guarded.connect(role) as client:
         for key in keys:
             script = f"redis.call('SET', '{key}', 'x')"
-            for write in (["SET", key, "x"], ["RENAME", "health", key], ["RPUSH", key, "x"], ["EVAL", script, "0"]):
+            for write in (
+                ["SET", key, "x"],
+                ["RENAME", "health", key],
+                ["RPUSH", key, "x"],
+                ["EVAL", script, "0"],
+            ):
                 with pytest.raises((NoPermissionError, ResponseError)) as refused:
                     client.execute_command(*write)
                 assert "permission" in str(refused.value).lower()

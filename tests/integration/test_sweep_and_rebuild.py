@@ -53,7 +53,10 @@ def test_sweep_finds_changes_without_events(rowdrop: RowdropHarness) -> None:
     assert rowdrop.run_sweep() == 6
     assert rowdrop.find_differences() == []
     assert rowdrop.state.users.dirty_users() == set()
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
 
 
 def test_sweep_of_consistent_state_marks_no_user(rowdrop: RowdropHarness) -> None:
@@ -234,7 +237,9 @@ def messages(rowdrop: RowdropHarness, queue: str) -> int:
     return int(rowdrop.redis.llen(queue))
 
 
-def test_overdue_users_are_enqueued_after_lost_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_overdue_users_are_enqueued_after_lost_message(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     rowdrop.mark_users("u")
     now = time.time()
     checks.overdue_users.tick(now)
@@ -253,7 +258,9 @@ def test_watchdog_resends_lost_wake_up(rowdrop: RowdropHarness, watchdog: Watchd
     assert messages(rowdrop, WAKE_LIVE) == 1
 
 
-def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_stalled_jobs_resend_lost_page_message(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     rowdrop.put_files("u")
     rowdrop.services.sweep.run("test")
     rowdrop.redis.delete(BULK_QUEUE)
@@ -262,19 +269,25 @@ def test_stalled_jobs_resend_lost_page_message(rowdrop: RowdropHarness, checks: 
 
 
 @pytest.mark.parametrize("key", [OUTPUT_KEY, REJECTS_KEY])
-def test_published_files_check_detects_deleted_file(rowdrop: RowdropHarness, checks: WatchdogChecks, key: str) -> None:
+def test_published_files_check_detects_deleted_file(
+    rowdrop: RowdropHarness, checks: WatchdogChecks, key: str
+) -> None:
     published(rowdrop, "u")
     rowdrop.run_sweep()
     rowdrop.output.delete(key)
     checks.published_files.tick(time.time())
     checks.server_loss.tick(time.time())
-    assert rowdrop.state.loss_signals.trust_state() is not None  # one tick may see a write in progress
+    assert (
+        rowdrop.state.loss_signals.trust_state() is not None
+    )  # one tick may see a write in progress
     checks.published_files.tick(time.time())
     checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is None
 
 
-def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_watchdog_requests_sweep_after_redis_was_emptied(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
     published(rowdrop, "u")
     rowdrop.run_sweep()
     watchdog.tick()
@@ -284,14 +297,18 @@ def test_watchdog_requests_sweep_after_redis_was_emptied(rowdrop: RowdropHarness
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_watchdog_requests_sweep_after_redis_restart(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_watchdog_requests_sweep_after_redis_restart(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
     rowdrop.run_sweep()
     rowdrop.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+def test_watchdog_requests_sweep_after_changed_minio_metrics(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
     rowdrop.run_sweep()
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 0
@@ -300,7 +317,9 @@ def test_watchdog_requests_sweep_after_changed_minio_metrics(rowdrop: RowdropHar
     assert messages(rowdrop, BULK_QUEUE) == 1
 
 
-def test_sweep_schedule_requests_overdue_sweep(rowdrop: RowdropHarness, checks: WatchdogChecks) -> None:
+def test_sweep_schedule_requests_overdue_sweep(
+    rowdrop: RowdropHarness, checks: WatchdogChecks
+) -> None:
     rowdrop.run_sweep()
     now = time.time()
     checks.sweep_schedule.tick(now)
@@ -335,7 +354,10 @@ def test_watchdog_and_sweep_do_not_repeat_forever(
     for _ in range(3):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
 
 
 # -- bulk work -------------------------------------------------------------------------------------
@@ -343,7 +365,11 @@ def in_pages_of(rowdrop: RowdropHarness, users: int) -> None:
     """Set the page size of bulk work."""
     services = rowdrop.services
     services.bulk_reads = BulkReads(
-        services.clients.source, services.refresher, services.state, services.clients.tasks, max_page_users=users
+        services.clients.source,
+        services.refresher,
+        services.state,
+        services.clients.tasks,
+        max_page_users=users,
     )
 
 

@@ -19,8 +19,21 @@ from minio.credentials.providers import StaticProvider
 from minio.sse import SseKMS, SseS3
 
 from local.ports import HOST, find_free_port
-from local.servers import MinioOptions, MinioPorts, MinioServer, RedisAddress, ServerUser, find_minio
-from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from local.servers import (
+    MinioOptions,
+    MinioPorts,
+    MinioServer,
+    RedisAddress,
+    ServerUser,
+    find_minio,
+)
+from shared.formats.object_names import (
+    CATALOG_KEY,
+    IMAGES_FOLDER,
+    MANIFEST_KEY,
+    OUTPUT_KEY,
+    REJECTS_KEY,
+)
 from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectUnreadable, StoreUnavailable
@@ -40,7 +53,9 @@ from worker.publishing.recovering_store import MAX_FAILED_CHECKS
 from worker.source.unreadable import RETRY_PAUSES_S
 from worker.watchdog.watchdog import Watchdog
 
-ENCRYPTED = f"{UNREADABLE_REASON}: encrypted with a key that Rowdrop does not have (InvalidRequest: "
+ENCRYPTED = (
+    f"{UNREADABLE_REASON}: encrypted with a key that Rowdrop does not have (InvalidRequest: "
+)
 
 
 @pytest.fixture
@@ -64,7 +79,9 @@ def give_up(rowdrop: RowdropHarness, looks: int = MAX_FAILED_CHECKS) -> None:
 
 
 # -- files of users --------------------------------------------------------------------------------
-def test_refresher_rejects_unreadable_csv_of_one_user(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_refresher_rejects_unreadable_csv_of_one_user(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     rowdrop.put_files("held")
     rowdrop.process_users("held")
     rowdrop.put_files("other")
@@ -83,7 +100,9 @@ def test_refresher_rejects_unreadable_csv_of_one_user(rowdrop: RowdropHarness, m
     assert rowdrop.find_differences() == []
 
 
-def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_sweep_and_rebuild_retry_unreadable_csv(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     rowdrop.put_files("other")
     make_unreadable(rowdrop.source.bucket, "sealed.csv")
     assert rowdrop.run_sweep() == 2
@@ -94,7 +113,10 @@ def test_sweep_and_rebuild_retry_unreadable_csv(rowdrop: RowdropHarness, make_un
     assert rowdrop.output.get(REJECTS_KEY) == before
     create_silent_repairs(rowdrop, 0).count("test")
     assert rowdrop.state.status.counter_value("silent_repairs") == 0
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
     task_id, _ = rowdrop.services.records.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
@@ -116,7 +138,9 @@ def test_sweep_reads_csv_that_became_readable(
     assert (rowdrop.read_rejects(), names(rowdrop)) == ({}, {"1": "Ivan"})
 
 
-def test_refresher_clears_reject_for_new_version(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_refresher_clears_reject_for_new_version(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     make_unreadable(rowdrop.source.bucket, "1.csv")
     rowdrop.process_users("1")
     rowdrop.put_files("1", make_csv("Ada"))
@@ -129,7 +153,9 @@ def test_refresher_clears_reject_for_new_version(rowdrop: RowdropHarness, make_u
     assert (rowdrop.read_rejects(), rowdrop.read_rows()) == ({}, {})
 
 
-def test_refresher_retries_temporary_read_refusal(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_refresher_retries_temporary_read_refusal(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     """A read makes as many attempts as `RETRY_PAUSES_S` allows, and the last one decides."""
     make_unreadable(rowdrop.source.bucket, "1.csv")
     rowdrop.mark_users("1")
@@ -164,7 +190,9 @@ def test_refresher_waits_once_for_many_unreadable_files(
     assert source_failure(rowdrop) == ""
 
 
-def test_isolated_reads_reject_unreadable_file(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_isolated_reads_reject_unreadable_file(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     make_unreadable(rowdrop.source.bucket, "1.csv")
     rowdrop.mark_users("1")
     rowdrop.state.attempts.restore_quarantine({"1": "of another version"})
@@ -175,7 +203,9 @@ def test_isolated_reads_reject_unreadable_file(rowdrop: RowdropHarness, make_unr
 
 
 # -- images ----------------------------------------------------------------------------------------
-def test_refresher_names_unreadable_image_in_row(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_refresher_names_unreadable_image_in_row(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     rowdrop.put_files("1", images=["png"])
     rowdrop.put_files("2")
     make_unreadable(rowdrop.source.bucket, "2.png")
@@ -197,7 +227,10 @@ def test_image_copies_skip_unreadable_image(
     copying.put_files("2")
     make_unreadable(copying.source.bucket, "2.png")
     copying.process_users("1", "2")
-    assert {user_id: row.img_path for user_id, row in copying.read_rows().items()} == {"1": "", "2": ""}
+    assert {user_id: row.img_path for user_id, row in copying.read_rows().items()} == {
+        "1": "",
+        "2": "",
+    }
     assert "2: its image cannot be read" in caplog.text
     assert list(copying.output.list_objects(folder=IMAGES_FOLDER)) == []
     assert (source_failure(copying), copying.find_differences()) == ("", [])
@@ -218,7 +251,9 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
             return getattr(copying.output, name)
 
         def copy_from(self, bucket: str, key: str, to: str) -> None:
-            raise ObjectUnreadable(copying.output.bucket, to, "QuotaExceeded", "Bucket quota exceeded")
+            raise ObjectUnreadable(
+                copying.output.bucket, to, "QuotaExceeded", "Bucket quota exceeded"
+            )
 
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
@@ -230,7 +265,9 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
     assert copying.state.users.count_dirty() == 1
 
 
-def test_image_copies_replace_unreadable_copy(copying: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_image_copies_replace_unreadable_copy(
+    copying: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     copying.put_files("1", images=["png"])
     copying.process_users("1")
     make_unreadable(copying.output.bucket, "images/1.png")
@@ -262,7 +299,9 @@ def test_unpacker_rejects_unreadable_bundle_and_keeps_previous_version(
     assert set(rowdrop.read_rejects()) == {make_bundle_id("new.zip")}
 
 
-def test_sweep_unpacks_bundle_that_became_readable(rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_unpacks_bundle_that_became_readable(
+    rowdrop: RowdropHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the encryption key is back, the bundle has the same ETag as its reject."""
 
     def refuse(key: str, *_: object) -> bytes:
@@ -278,7 +317,9 @@ def test_sweep_unpacks_bundle_that_became_readable(rowdrop: RowdropHarness, monk
     assert rowdrop.find_differences() == []
 
 
-def test_unpacker_restores_unreadable_index(rowdrop: RowdropHarness, make_unreadable: MakeUnreadable) -> None:
+def test_unpacker_restores_unreadable_index(
+    rowdrop: RowdropHarness, make_unreadable: MakeUnreadable
+) -> None:
     rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ada"), "1.png": b"image"}))
     rowdrop.process_bundles("u.zip")
     (shelved,) = read_catalog(rowdrop.output)[0].entries.values()
@@ -320,7 +361,10 @@ def test_object_recovery_rewrites_unreadable_published_object(
     assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}
     assert set(rowdrop.read_rejects()) == {"held"}
     assert rowdrop.find_differences() == []
-    assert rowdrop.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert (
+        rowdrop.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    )
 
 
 def test_object_recovery_works_for_publisher_without_table(
@@ -384,7 +428,9 @@ def test_files_route_explains_and_deletes_unreadable_file(
 
 
 # -- errors that are not about an unreadable object ------------------------------------------------
-def test_store_reports_denied_object_as_unavailable(minio_server: MinioServer, store: S3ObjectStore) -> None:
+def test_store_reports_denied_object_as_unavailable(
+    minio_server: MinioServer, store: S3ObjectStore
+) -> None:
     """The server's answer to one denied object is the same as to revoked credentials."""
     store.put("1.csv", b"x")
     admin = MinioAdmin(
@@ -399,7 +445,9 @@ def test_store_reports_denied_object_as_unavailable(minio_server: MinioServer, s
     statement = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::*"]}
     admin.policy_add(user, policy={"Version": "2012-10-17", "Statement": [statement]})
     admin.policy_set(user, user=user)
-    denied = S3ObjectStore(S3Connection(store.bucket, minio_server.endpoint, user, secret, "us-east-1"))
+    denied = S3ObjectStore(
+        S3Connection(store.bucket, minio_server.endpoint, user, secret, "us-east-1")
+    )
     calls: list[Callable[[str], object]] = [
         denied.get,
         denied.exists,
@@ -420,7 +468,11 @@ class KeyServerMinio(MinioServer):
     kms = ""
 
     def build_environment(self) -> dict[str, str]:
-        settings = {name: value for name, value in super().build_environment().items() if "NOTIFY" not in name}
+        settings = {
+            name: value
+            for name, value in super().build_environment().items()
+            if "NOTIFY" not in name
+        }
         return settings | ({"MINIO_KMS_SECRET_KEY": self.kms} if self.kms else {})
 
 
@@ -446,10 +498,16 @@ def test_store_reports_object_with_lost_key_as_unreadable(tmp_path: Path) -> Non
         client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)
         client.make_bucket("bucket")
         client.put_object("bucket", "1.csv", io.BytesIO(b"x"), 1, sse=SseKMS("first", {}))
-    for key, code in ((new_key("second"), "kms:KeyNotFound"), (new_key("first"), "kms:"), ("", "NotImplemented")):
+    for key, code in (
+        (new_key("second"), "kms:KeyNotFound"),
+        (new_key("first"), "kms:"),
+        ("", "NotImplemented"),
+    ):
         server.kms = key
         with server:
-            store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+            store = S3ObjectStore(
+                S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+            )
             calls: list[Callable[[], object]] = [
                 partial(store.get, "1.csv"),
                 partial(store.check_readable, "1.csv"),
@@ -481,19 +539,28 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
         client.make_bucket("bucket")
         for key in sealed:
             client.put_object("bucket", key, io.BytesIO(b"x"), 1, sse=SseS3())
-        store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+        store = S3ObjectStore(
+            S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        )
         for key in readable:
             store.put(key, b"x")
     server.kms = ""
     with server:
-        store = S3ObjectStore(S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"))
+        store = S3ObjectStore(
+            S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
+        )
         listed = [found for page in store.list_objects() for found in page]
         assert [found.key for found in listed] == sorted([*readable, *sealed])
         assert {found.key for found in listed if not found.etag} == set(sealed)
         assert S3FileStore(store).list_page("", "", 2000) == listed
-        assert S3FileStore(store).list_page("9", "", 3) == [found for found in listed if found.key >= "9"][:3]
+        assert (
+            S3FileStore(store).list_page("9", "", 3)
+            == [found for found in listed if found.key >= "9"][:3]
+        )
         for key in sealed:
             assert store.get_list_entry(key) == (key, "", 0, 0)
             store.delete(key)
         store.put("notes.txt", b"x")
-        assert [info.key for page in store.list_objects() for info in page] == sorted([*readable, "notes.txt"])
+        assert [info.key for page in store.list_objects() for info in page] == sorted(
+            [*readable, "notes.txt"]
+        )

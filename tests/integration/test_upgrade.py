@@ -58,7 +58,8 @@ CAPTURED: Mapping[str, CapturedState] = json.loads(
     (Path(__file__).parents[1] / "captured" / "redis-0.2.0.json").read_text(encoding="utf-8")
 )
 """A verified state, and the same state with loss signals during a sweep."""
-SOURCE_BUCKET, OUTPUT_BUCKET = "captured-source", "captured-output"
+SOURCE_BUCKET = "captured-source"
+OUTPUT_BUCKET = "captured-output"
 """The buckets that the captured events name."""
 EXPIRING_PREFIXES = (b"seen:", b"asked:", b"rebuild:", b"unpack:")
 
@@ -69,12 +70,17 @@ def upgraded(settings: Settings, minio_client: Minio) -> Iterator[RowdropHarness
     for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
         minio_client.make_bucket(bucket)
     harness = RowdropHarness(
-        replace(settings, source_bucket=SOURCE_BUCKET, output_bucket=OUTPUT_BUCKET, copy_images=True)
+        replace(
+            settings, source_bucket=SOURCE_BUCKET, output_bucket=OUTPUT_BUCKET, copy_images=True
+        )
     )
     yield harness
     harness.close()
     for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
-        keys = [DeleteObject(str(entry.object_name)) for entry in minio_client.list_objects(bucket, recursive=True)]
+        keys = [
+            DeleteObject(str(entry.object_name))
+            for entry in minio_client.list_objects(bucket, recursive=True)
+        ]
         assert list(minio_client.remove_objects(bucket, keys)) == []
         minio_client.remove_bucket(bucket)
 
@@ -91,7 +97,9 @@ def publish_old_files(rowdrop: RowdropHarness) -> None:
 def change_files(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("changed", make_csv("New"))
     rowdrop.put_files("drift", make_csv("Drifted"))
-    rowdrop.put_files("stale", make_csv("Newest"))  # newer than its pending result in the captured state
+    rowdrop.put_files(
+        "stale", make_csv("Newest")
+    )  # newer than its pending result in the captured state
     rowdrop.put_files("waiting", make_csv("Waiting"))  # its event is not processed
     rowdrop.source.delete("removed.csv")
 
@@ -99,12 +107,16 @@ def change_files(rowdrop: RowdropHarness) -> None:
 def restore(redis: "Redis", state: CapturedState) -> None:
     client: Any = redis
     for key, entry in state.items():
-        name, value = encode(key), entry["value"]
+        name = encode(key)
+        value = entry["value"]
         match entry["type"]:
             case "string":
                 client.set(name, encode(value))
             case "hash":
-                client.hset(name, mapping={encode(field): encode(content) for field, content in value.items()})
+                client.hset(
+                    name,
+                    mapping={encode(field): encode(content) for field, content in value.items()},
+                )
             case "list":
                 client.rpush(name, *map(encode, value))
             case "set":
@@ -133,7 +145,9 @@ def start(rowdrop: RowdropHarness) -> Watchdog:
 
 
 @pytest.fixture(params=list(CAPTURED))
-def captured_state(request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis") -> CapturedState:
+def captured_state(
+    request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis"
+) -> CapturedState:
     """Load a captured state into Redis, with the buckets that belong to it."""
     publish_old_files(upgraded)
     change_files(upgraded)
@@ -148,12 +162,17 @@ def test_captured_state_has_every_old_key() -> None:
     assert {key: captured.get(key) for key in OLD_KEYS} == OLD_KEYS
     moved = {"counters", "dead_letters"}
     unchanged = {FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE}
-    others = {key for key in captured if not encode(key).startswith((b"_kombu.", *EXPIRING_PREFIXES))}
+    others = {
+        key for key in captured if not encode(key).startswith((b"_kombu.", *EXPIRING_PREFIXES))
+    }
     assert others - OLD_KEYS.keys() == moved | unchanged
 
 
 def test_upgrade_leaves_right_rows_after_one_sweep(
-    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis", caplog: pytest.LogCaptureFixture
+    upgraded: RowdropHarness,
+    captured_state: CapturedState,
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     start(upgraded)
@@ -161,7 +180,13 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
     assert redis.get(SWEEP_REQUESTED) == b"start"
     assert not redis.exists(PENDING_RESULTS)
     services = upgraded.services
-    listener = Listener(upgraded.state.inbox, services.clients.tasks, services.ignored_keys, SOURCE_BUCKET, time.time)
+    listener = Listener(
+        upgraded.state.inbox,
+        services.clients.tasks,
+        services.ignored_keys,
+        SOURCE_BUCKET,
+        time.time,
+    )
     listener.run_once(0.1)
     assert upgraded.state.users.marked_by_event(["waiting"]) == {"waiting"}
     upgraded.run_sweep("start")
@@ -177,7 +202,10 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
         "inzip": "Zipped",
         "waiting": "Waiting",
     }
-    assert upgraded.state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{upgraded.state.loss_signals.run_id()}"
+    assert (
+        upgraded.state.loss_signals.trust_state()
+        == f"{VERIFIED_PREFIX}{upgraded.state.loss_signals.run_id()}"
+    )
     assert upgraded.state.users.dirty_users() == set()
 
 
@@ -189,9 +217,15 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
     left = {key for key in client.keys("*") if not key.startswith((b"rowdrop:", b"_kombu."))}
     expiring = {key for key in left if key.startswith(EXPIRING_PREFIXES)}
     assert all(client.ttl(key) > 0 for key in expiring)
-    assert left - expiring == {key.encode() for key in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)}
+    assert left - expiring == {
+        key.encode() for key in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
+    }
     old_counters = captured_state["counters"]["value"]
-    losses = {name.removeprefix("evidence:"): count for name, count in old_counters.items() if "evidence:" in name}
+    losses = {
+        name.removeprefix("evidence:"): count
+        for name, count in old_counters.items()
+        if "evidence:" in name
+    }
     assert losses["events_skipped"] == "1"
     assert {name.decode(): value.decode() for name, value in client.hgetall(COUNTERS).items()} == {
         "since": old_counters["since"],
@@ -200,11 +234,19 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
         "results_refused": "4",
         **{f"loss_signal:{kind}": count for kind, count in losses.items()},
     }
-    for old_list, new_list in (("dead_letters", DEAD_LETTERS), (FAST_EVENTS, FAST_EVENTS), (SAFE_EVENTS, SAFE_EVENTS)):
-        assert [entry.decode() for entry in client.lrange(new_list, 0, -1)] == captured_state[old_list]["value"]
+    for old_list, new_list in (
+        ("dead_letters", DEAD_LETTERS),
+        (FAST_EVENTS, FAST_EVENTS),
+        (SAFE_EVENTS, SAFE_EVENTS),
+    ):
+        assert [entry.decode() for entry in client.lrange(new_list, 0, -1)] == captured_state[
+            old_list
+        ]["value"]
 
 
-def test_upgrade_happens_once(upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis") -> None:
+def test_upgrade_happens_once(
+    upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
+) -> None:
     assert upgrade_schema(redis)
     before = dump_state(redis)
     assert not upgrade_schema(redis)
@@ -223,10 +265,19 @@ def test_upgrade_processes_messages_of_the_previous_release(
     for queue in (EVENTS_QUEUE, BULK_QUEUE):
         for raw in captured_state[queue]["value"]:
             message = json.loads(raw)
-            task, (arguments, *_) = message["headers"]["task"], json.loads(base64.b64decode(message["body"]))
+            task = message["headers"]["task"]
+            (arguments, *_) = json.loads(base64.b64decode(message["body"]))
             app.tasks[task](*arguments)
             processed.add(task)
-    assert processed == {REFRESH, REFRESH_ISOLATED, REFRESH_PAGE, REFRESH_REQUESTED, SWEEP, REBUILD, UNPACK}
+    assert processed == {
+        REFRESH,
+        REFRESH_ISOLATED,
+        REFRESH_PAGE,
+        REFRESH_REQUESTED,
+        SWEEP,
+        REBUILD,
+        UNPACK,
+    }
     redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS)
     upgraded.run_sweep("start")
     assert upgraded.find_differences() == []
@@ -250,7 +301,9 @@ def test_upgrade_repairs_late_write_of_old_publisher(
     assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
 
 
-def test_event_inbox_sees_probe_that_previous_listener_processed(rowdrop: RowdropHarness, redis: "Redis") -> None:
+def test_event_inbox_sees_probe_that_previous_listener_processed(
+    rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
     """With compose, `init` of this release runs while the previous listener still processes events."""
     restore(redis, {"probe": CAPTURED["verified"]["probe"]})
     assert rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-captured")

@@ -7,7 +7,13 @@ from shared.redis_keys import (
     WAKE_BULK,
     WAKE_LIVE,
 )
-from tests.integration.state_steps import NOW, make_result, mark_users, publish_pending, read_pending
+from tests.integration.state_steps import (
+    NOW,
+    make_result,
+    mark_users,
+    publish_pending,
+    read_pending,
+)
 from worker.state.parts import StateParts
 
 
@@ -22,7 +28,8 @@ def test_user_states_mark_renews_change_version_only(state: StateParts) -> None:
 
 def test_user_states_submit_refuses_older_result(state: StateParts) -> None:
     mark_users(state, "u")
-    slow, quick = state.users.begin_read(["u"])["u"], state.users.begin_read(["u"])["u"]
+    slow = state.users.begin_read(["u"])["u"]
+    quick = state.users.begin_read(["u"])["u"]
     assert state.users.submit_results([(quick, make_result("u", "new"))]) == []
     assert state.users.submit_results([(slow, make_result("u", "old"))]) == ["u"]
     assert read_pending(state, "one")["u"].result == make_result("u", "new")
@@ -30,14 +37,17 @@ def test_user_states_submit_refuses_older_result(state: StateParts) -> None:
 
 def test_user_states_submit_refuses_older_result_after_publish(state: StateParts) -> None:
     mark_users(state, "u")
-    slow, quick = state.users.begin_read(["u"])["u"], state.users.begin_read(["u"])["u"]
+    slow = state.users.begin_read(["u"])["u"]
+    quick = state.users.begin_read(["u"])["u"]
     state.users.submit_results([(quick, make_result("u"))])
     publish_pending(state)
     assert state.users.submit_results([(slow, make_result("u", "old"))]) == []
     assert state.publish_queue.count_pending() == 0
 
 
-def test_user_states_submit_refuses_result_after_redis_was_emptied(redis: "Redis", state: StateParts) -> None:
+def test_user_states_submit_refuses_result_after_redis_was_emptied(
+    redis: "Redis", state: StateParts
+) -> None:
     mark_users(state, "u")
     note = state.users.begin_read(["u"])["u"]
     redis.flushall()

@@ -23,4 +23,6 @@ def s3(rowdrop: RunShProcess) -> Minio:
     """Return a client of its MinIO with a user's credentials."""
     credentials = rowdrop.credentials
     endpoint: str = credentials["MINIO_ENDPOINT"].removeprefix("http://")
-    return Minio(endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False)
+    return Minio(
+        endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False
+    )

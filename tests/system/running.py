@@ -31,11 +31,16 @@ class RunShProcess:
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         self.folder = folder
         self._out = folder.with_name(f"{folder.name}-{time.monotonic_ns()}.out")
-        environment = {name: value for name, value in os.environ.items() if name not in PORT_SETTINGS}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in PORT_SETTINGS
+        }
         environment |= {"ROWDROP_DIR": str(folder), "PYTHON": sys.executable, **settings}
         with self._out.open("wb") as output_file:
             self.process = subprocess.Popen(
-                [str(ROOT / "run.sh"), *arguments], env=environment, stdout=output_file, stderr=subprocess.STDOUT
+                [str(ROOT / "run.sh"), *arguments],
+                env=environment,
+                stdout=output_file,
+                stderr=subprocess.STDOUT,
             )
 
     @property
@@ -43,7 +48,9 @@ class RunShProcess:
         return self._out.read_text(encoding="utf-8")
 
     def wait_until_ready(self) -> "RunShProcess":
-        wait_until(lambda: READY_MESSAGE in self.output or self.process.poll() is not None, timeout_s=180)
+        wait_until(
+            lambda: READY_MESSAGE in self.output or self.process.poll() is not None, timeout_s=180
+        )
         assert self.process.poll() is None, self.output
         return self
 
@@ -65,17 +72,27 @@ class RunShProcess:
 
     def read_credentials_of(self, process: str) -> dict[str, str]:
         """Return the credentials that a process gets in addition to its environment."""
-        lines = (self.folder / "credentials" / f"{process}.env").read_text(encoding="utf-8").splitlines()
-        return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+        lines = (
+            (self.folder / "credentials" / f"{process}.env")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
+        return {
+            name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)
+        }
 
     def open_client_as(self, process: str) -> Minio:
         """Return a client of its MinIO with the credentials of a process."""
         credentials = self.read_credentials_of(process)
         endpoint = credentials["MINIO_ENDPOINT"].removeprefix("http://")
-        return Minio(endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False)
+        return Minio(
+            endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False
+        )
 
     def get(self, path: str, port: str = "API_PORT") -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", int(self.credentials[port]), timeout=10)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(self.credentials[port]), timeout=10
+        )
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -110,7 +127,10 @@ def list_processes(folder: Path) -> list[psutil.Process]:
     matching = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("ROWDROP_DIR") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("ROWDROP_DIR") == str(folder)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 matching.append(process)
         except psutil.Error:
             continue  # it ended, or belongs to another user
@@ -119,7 +139,9 @@ def list_processes(folder: Path) -> list[psutil.Process]:
 
 def find_processes(folder: Path, command_words: str) -> list[psutil.Process]:
     """Return the processes with these words in their command line, oldest first."""
-    matching = [process for process in list_processes(folder) if command_words in _command_line(process)]
+    matching = [
+        process for process in list_processes(folder) if command_words in _command_line(process)
+    ]
     return sorted(matching, key=psutil.Process.create_time)
 
 

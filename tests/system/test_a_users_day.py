@@ -15,7 +15,8 @@ from minio.deleteobjects import DeleteObject
 
 from tests.system.running import RunShProcess, wait_until
 
-SOURCE, OUTPUT = "src-data", "processed-data"
+SOURCE = "src-data"
+OUTPUT = "processed-data"
 FORM_OF_THE_PUBLIC_TASK = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
 
 
@@ -24,7 +25,9 @@ def put(s3: Minio, key: str, body: bytes = b"image") -> None:
 
 
 def empty(s3: Minio) -> None:
-    names = [DeleteObject(found.object_name or "") for found in s3.list_objects(SOURCE, recursive=True)]
+    names = [
+        DeleteObject(found.object_name or "") for found in s3.list_objects(SOURCE, recursive=True)
+    ]
     assert list(s3.remove_objects(SOURCE, names)) == []
 
 
@@ -57,7 +60,9 @@ def errors_of(rowdrop: RunShProcess, user_id: str) -> list[Any]:
 
 
 def post(rowdrop: RunShProcess, path: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70)
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70
+    )
     try:
         connection.request("POST", path)
         response = connection.getresponse()
@@ -80,7 +85,13 @@ def _empty_bucket(rowdrop: RunShProcess, s3: Minio) -> None:
 def test_rowdrop_publishes_user_from_creation_to_deletion(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "0001.csv", FORM_OF_THE_PUBLIC_TASK)
     soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,")
-    row = {"user_id": "0001", "first_name": "Ivan", "last_name": "Ivanov", "birthts": 946674000000, "img_path": None}
+    row = {
+        "user_id": "0001",
+        "first_name": "Ivan",
+        "last_name": "Ivanov",
+        "birthts": 946674000000,
+        "img_path": None,
+    }
     soon(lambda: row_of(rowdrop, "0001") == row)
 
     put(s3, "0001.jpg")
@@ -107,19 +118,28 @@ def test_rowdrop_publishes_user_from_creation_to_deletion(rowdrop: RunShProcess,
     soon(lambda: not row_of(rowdrop, "0001"))
 
 
-def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(rowdrop: RunShProcess, s3: Minio) -> None:
+def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(
+    rowdrop: RunShProcess, s3: Minio
+) -> None:
     generator = random.Random(1)
     expected = {}
     for number in range(1000, 1100):
         birthts = generator.randrange(-(10**12), 10**12)
         has_image = generator.random() < 0.8
-        put(s3, f"{number}.csv", f"first_name, last_name, birthts\nName{number}, Family, {birthts}\n".encode())
+        put(
+            s3,
+            f"{number}.csv",
+            f"first_name, last_name, birthts\nName{number}, Family, {birthts}\n".encode(),
+        )
         if has_image:
             put(s3, f"{number}.png")
         path = f"src-data/{number}.png" if has_image else ""
         expected[str(number)] = [str(number), f"Name{number}", "Family", str(birthts), path]
     wait_until(
-        lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == [expected[u] for u in sorted(expected)]
+        lambda: (
+            list(csv.reader(io.StringIO(output(s3).decode())))[1:]
+            == [expected[u] for u in sorted(expected)]
+        )
     )
     before = output(s3)
     status, answer = post(rowdrop, "/data?wait=60")
@@ -160,7 +180,11 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
 def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
     soon(
-        lambda: [error for error in get(rowdrop, "/errors") if error["key"] == "1.CSV" and "rename" in error["reason"]]
+        lambda: [
+            error
+            for error in get(rowdrop, "/errors")
+            if error["key"] == "1.CSV" and "rename" in error["reason"]
+        ]
     )
     s3.remove_object(SOURCE, "1.CSV")
     soon(lambda: get(rowdrop, "/errors") == [])
@@ -173,7 +197,9 @@ def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) ->
     found = rowdrop.run_command("check")
     assert (found.returncode, found.stdout) == (0, "0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
-    rowdrop.open_client_as("publisher").put_object(OUTPUT, "output.csv", io.BytesIO(edited), len(edited))
+    rowdrop.open_client_as("publisher").put_object(
+        OUTPUT, "output.csv", io.BytesIO(edited), len(edited)
+    )
     found = rowdrop.run_command("check")
     assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
     wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
@@ -185,7 +211,9 @@ def test_flower_requires_password(rowdrop: RunShProcess, s3: Minio) -> None:
     import base64
 
     known = rowdrop.credentials
-    sign_in = base64.b64encode(f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}".encode()).decode()
+    sign_in = base64.b64encode(
+        f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}".encode()
+    ).decode()
 
     def tasks() -> str:
         connection = http.client.HTTPConnection("127.0.0.1", int(known["FLOWER_PORT"]), timeout=10)

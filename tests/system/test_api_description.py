@@ -32,10 +32,17 @@ def _some_users(rowdrop: RunShProcess, s3: Minio) -> None:
 def test_openapi_describes_every_answer(rowdrop: RunShProcess) -> None:
     address = f"http://127.0.0.1:{rowdrop.credentials['API_PORT']}/openapi.json"
     options = ["--max-examples", EXAMPLES, "--no-color", "--generation-database", "none"]
-    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", "tests/schemathesis.toml", "run"]
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file",
+        "tests/schemathesis.toml",
+        "run",
+    ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks"}
     command += [*options, address]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
     assert "Server error" not in done.stdout
     wait_until(rowdrop.is_healthy)

@@ -10,7 +10,9 @@ import pytest
 from tests.system.running import ROOT, RunShProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OF_THE_API = [block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block]
+OF_THE_API = [
+    block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block
+]
 # A row appears milliseconds after its file, so each request is retried until it succeeds.
 PREPARED = """set -euo pipefail
 curl() {
@@ -69,10 +71,15 @@ def samples(rowdrop: RunShProcess) -> list[str]:
     """Return the samples of /docs, which are in an order in which they can be run."""
     status, body = rowdrop.get("/docs")
     assert status == 200
-    return [text.replace("&quot;", '"').replace("&amp;", "&") for text in re.findall("<pre>(.*?)</pre>", body.decode())]
+    return [
+        text.replace("&quot;", '"').replace("&amp;", "&")
+        for text in re.findall("<pre>(.*?)</pre>", body.decode())
+    ]
 
 
-def test_docs_page_examples_run_as_described(rowdrop: RunShProcess, samples: list[str], tmp_path: Path) -> None:
+def test_docs_page_examples_run_as_described(
+    rowdrop: RunShProcess, samples: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "0001.csv").write_text("first_name,last_name,birthts\nAnn,Lee,0\n")
     (tmp_path / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     begin = """

@@ -27,12 +27,15 @@ EXPECTED = (
 
 
 def started_by(command: list[str]) -> tuple[int, str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> None:
-    file, folder = tmp_path / "figures.json", tmp_path / "temporary"
+    file = tmp_path / "figures.json"
+    folder = tmp_path / "temporary"
     folder.mkdir()
     size = ["--users", "20", "--drops", "2", "--quick", "--json", str(file)]
     code, said = started_by(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
@@ -44,7 +47,9 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
     for figure in document["figures"]:
         assert figure["measured"] >= 0
         assert (figure["ratio"] is None) == (figure["floor"] is None)
-    assert {"api", "minio", "redis", "publisher", "worker"} <= {share["name"] for share in document["idle"]}
+    assert {"api", "minio", "redis", "publisher", "worker"} <= {
+        share["name"] for share in document["idle"]
+    }
     assert {"cores", "Python", "MinIO"} <= document["machine"].keys()
     assert [left for left in folder.iterdir() if left.suffix != ".lock"] == []
     assert mentions(str(folder)) == []

@@ -46,7 +46,10 @@ BROKEN: Mapping[str, tuple[bytes, str]] = {
     "cut-off.tar": (make_tar({"9.csv": CSV})[:600], "cut off"),
     "cut-off.tar.gz": (make_tar_gz({"9.csv": CSV})[:-9], "cut off"),
     "no-tar.tar": (b"x" * 2000, "no tar archive"),
-    "damaged.zip": (make_zip({"9.csv": CSV}, zipfile.ZIP_STORED).replace(b"Lovelace", b"lovelace"), "damaged"),
+    "damaged.zip": (
+        make_zip({"9.csv": CSV}, zipfile.ZIP_STORED).replace(b"Lovelace", b"lovelace"),
+        "damaged",
+    ),
     "longer.zip": (declare_member_size(make_zip({"9.csv": CSV}), 10), "damaged"),
     "overlap.zip": (make_overlapping_zip(), "overlap"),
     "encrypted.zip": (mark_zip_encrypted(make_zip({"9.csv": CSV})), "encrypted"),
@@ -58,8 +61,14 @@ BROKEN: Mapping[str, tuple[bytes, str]] = {
     "link.tar": (make_special_tar(tarfile.SYMTYPE, "9.csv"), "is a link"),
     "device.tar": (make_special_tar(tarfile.CHRTYPE, "9.csv"), "is a device"),
     "lzma.zip": (make_zip({"9.csv": CSV}, zipfile.ZIP_LZMA), "method 14"),
-    "bomb.zip": (make_zip({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
-    "bomb.tar.gz": (make_tar_gz({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}), "100 times its size"),
+    "bomb.zip": (
+        make_zip({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}),
+        "100 times its size",
+    ),
+    "bomb.tar.gz": (
+        make_tar_gz({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}),
+        "100 times its size",
+    ),
 }
 
 
@@ -78,10 +87,15 @@ def errors(rowdrop: RunShProcess) -> dict[str, str]:
 
 
 def keys(s3: Minio, prefix: str) -> list[str]:
-    return [str(found.object_name) for found in s3.list_objects("processed-data", prefix, recursive=True)]
+    return [
+        str(found.object_name)
+        for found in s3.list_objects("processed-data", prefix, recursive=True)
+    ]
 
 
-def test_rowdrop_rejects_each_broken_archive_without_other_effect(rowdrop: RunShProcess, s3: Minio) -> None:
+def test_rowdrop_rejects_each_broken_archive_without_other_effect(
+    rowdrop: RunShProcess, s3: Minio
+) -> None:
     put(s3, "good.zip", make_zip(GOOD))
     wait_until(lambda: rowdrop.list_users() == ["1"])
     before = s3.get_object("processed-data", "output.csv").read()
@@ -89,7 +103,11 @@ def test_rowdrop_rejects_each_broken_archive_without_other_effect(rowdrop: RunSh
         put(s3, key, body)
     wait_until(lambda: len(errors(rowdrop)) == len(BROKEN), timeout_s=120)
     told = errors(rowdrop)
-    assert [f"{key}: {told.get(key)}" for key, (_, word) in BROKEN.items() if word not in told.get(key, "")] == []
+    assert [
+        f"{key}: {told.get(key)}"
+        for key, (_, word) in BROKEN.items()
+        if word not in told.get(key, "")
+    ] == []
     assert s3.get_object("processed-data", "output.csv").read() == before
     assert keys(s3, "images/") == ["images/1.png"]
     assert len({key.split("/")[1] for key in keys(s3, ".bundles/")}) == 1
@@ -109,7 +127,10 @@ def test_rowdrop_publishes_archives_made_by_common_programs(
         (tmp_path / "users" / f"{number:04}.csv").write_bytes(CSV)
         (tmp_path / "users" / "photos" / f"{number:04}.jpg").write_bytes(b"image")
     made = tmp_path / {"zip": "made.zip", "tar": "made.tgz"}[program]
-    command = {"zip": [sys.executable, "-m", "zipfile", "-c"], "tar": [shutil.which("tar") or "tar", "-czf"]}[program]
+    command = {
+        "zip": [sys.executable, "-m", "zipfile", "-c"],
+        "tar": [shutil.which("tar") or "tar", "-czf"],
+    }[program]
     subprocess.run([*command, str(made), "users"], check=True, cwd=tmp_path)
     put(s3, made.name, made.read_bytes())
     wait_until(lambda: rowdrop.list_users() == [f"{number:04}" for number in range(20)])

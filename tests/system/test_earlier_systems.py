@@ -22,7 +22,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start a Rowdrop configured like them: bucket `source`, image copies, public output."""
     for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
-        run = RunShProcess(folder, "--empty", SOURCE_BUCKET="source", IMAGES="copy", PUBLIC_OUTPUT="true")
+        run = RunShProcess(
+            folder, "--empty", SOURCE_BUCKET="source", IMAGES="copy", PUBLIC_OUTPUT="true"
+        )
         yield run.wait_until_ready()
         assert run.stop_with_signal(signal.SIGTERM) == 0
 
@@ -31,12 +33,19 @@ def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
 def s3(rowdrop: RunShProcess) -> Minio:
     known = rowdrop.credentials
     return Minio(
-        urlsplit(known["MINIO_ENDPOINT"]).netloc, known["MINIO_ACCESS_KEY"], known["MINIO_SECRET_KEY"], secure=False
+        urlsplit(known["MINIO_ENDPOINT"]).netloc,
+        known["MINIO_ACCESS_KEY"],
+        known["MINIO_SECRET_KEY"],
+        secure=False,
     )
 
 
-def ask(rowdrop: RunShProcess, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70)
+def ask(
+    rowdrop: RunShProcess, method: str, path: str, body: bytes | None = None
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=70
+    )
     try:
         connection.request(method, path, body)
         response = connection.getresponse()
@@ -64,7 +73,13 @@ def _dropped(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "1000.csv", CSV)
     put(s3, "1000.png", PNG)
     put(s3, "1001.csv", CSV.replace(b"946674000000", b"0"))
-    put(s3, "users.zip", make_zip({"users/2000.csv": CSV, "users/2000.jpg": b"jpg", "__MACOSX/users/._2000.csv": b"x"}))
+    put(
+        s3,
+        "users.zip",
+        make_zip(
+            {"users/2000.csv": CSV, "users/2000.jpg": b"jpg", "__MACOSX/users/._2000.csv": b"x"}
+        ),
+    )
     wait_until(lambda: users(rowdrop) == ["1000", "1001", "2000"])
     wait_until(lambda: users(rowdrop, "?is_image_exists=True") == ["1000", "2000"])
 
@@ -93,7 +108,9 @@ def test_data_route_returns_list_of_rows(rowdrop: RunShProcess, slash: str) -> N
         ("?min_age=0&max_age=150", ["1000", "1001", "2000"]),
     ],
 )
-def test_data_route_filters_are_inclusive_bounds(rowdrop: RunShProcess, query: str, found: list[str]) -> None:
+def test_data_route_filters_are_inclusive_bounds(
+    rowdrop: RunShProcess, query: str, found: list[str]
+) -> None:
     assert users(rowdrop, query) == found
     status, stats = ask(rowdrop, "GET", f"/stats{query}")
     assert (status, stats["count"]) == (200, len(found))
@@ -152,6 +169,10 @@ def test_rowdrop_removes_rows_of_replaced_or_deleted_zip(rowdrop: RunShProcess, 
     s3.remove_object("source", "users.zip")
     wait_until(lambda: users(rowdrop) == ["1000", "1001"])
     put(s3, "users.zip", b"no zip")
-    wait_until(lambda: [error for error in ask(rowdrop, "GET", "/errors")[1] if error["key"] == "users.zip"])
+    wait_until(
+        lambda: [
+            error for error in ask(rowdrop, "GET", "/errors")[1] if error["key"] == "users.zip"
+        ]
+    )
     (error,) = ask(rowdrop, "GET", "/errors")[1]
     assert "no zip archive" in error["reason"]

@@ -14,7 +14,15 @@ from minio import Minio
 
 from shared.redis_keys import DIRTY, TRUST_STATE
 from tests.system.running import RunShProcess, find_processes, wait_until
-from tests.system.test_a_users_day import FORM_OF_THE_PUBLIC_TASK, SOURCE, get, line_of, output, post, put
+from tests.system.test_a_users_day import (
+    FORM_OF_THE_PUBLIC_TASK,
+    SOURCE,
+    get,
+    line_of,
+    output,
+    post,
+    put,
+)
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def test_run_sh_restarts_dead_and_stops_stale_processes(folder: Path, start: Sta
         wait_until(functools.partial(find_processes, folder, words))
     wait_until(run.is_healthy)
 
-    left, kept = list_processes(folder), run.credentials
+    left = list_processes(folder)
+    kept = run.credentials
     run.process.kill()
     run.process.wait()
     find_processes(folder, "supervisord")[0].kill()
@@ -99,7 +100,9 @@ def test_run_sh_restarts_dead_and_stops_stale_processes(folder: Path, start: Sta
 
 
 @pytest.mark.parametrize("tokens", [{}, {"API_TOKENS": "ci=a-token-that-the-test-has-set"}])
-def test_run_sh_becomes_ready_when_tokens_are_required(folder: Path, start: Start, tokens: dict[str, str]) -> None:
+def test_run_sh_becomes_ready_when_tokens_are_required(
+    folder: Path, start: Start, tokens: dict[str, str]
+) -> None:
     run = start(folder, ALLOWED_HOSTS="rowdrop.example.org", **tokens).wait_until_ready()
     assert run.get("/data")[0] == 401
     assert run.get("/health/live")[0] == 200
@@ -145,7 +148,9 @@ def test_run_sh_prints_usage_for_unknown_argument(folder: Path, start: Start) ->
     assert not folder.exists()
 
 
-def test_run_sh_runs_twice_and_stops_without_supervisor(folder: Path, second_folder: Path, start: Start) -> None:
+def test_run_sh_runs_twice_and_stops_without_supervisor(
+    folder: Path, second_folder: Path, start: Start
+) -> None:
     first = start(folder, "--empty").wait_until_ready()
     second = start(second_folder, "--empty").wait_until_ready()
     assert not {first.credentials[name] for name in PORT_SETTINGS} & {
@@ -158,7 +163,9 @@ def test_run_sh_runs_twice_and_stops_without_supervisor(folder: Path, second_fol
     assert first.stop_with_signal(signal.SIGTERM) == 0
 
 
-def test_run_sh_loads_folder_at_start_or_while_running(folder: Path, tmp_path: Path, start: Start) -> None:
+def test_run_sh_loads_folder_at_start_or_while_running(
+    folder: Path, tmp_path: Path, start: Start
+) -> None:
     users = tmp_path / "users"
     (users / "photos").mkdir(parents=True)
     for number in range(30):

@@ -51,11 +51,19 @@ def test_processes_hold_only_their_own_credentials(rowdrop: RunShProcess) -> Non
             assert held == expected, words
             mine = {environment[name] for name in expected}
             text = " ".join(environment.values())
-            others = [secret for secret in secrets if secret in text and not any(secret in value for value in mine)]
+            others = [
+                secret
+                for secret in secrets
+                if secret in text and not any(secret in value for value in mine)
+            ]
             assert others == [], words
             assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
             seen.add(process.pid)
-    shells = {process.pid for process in list_processes(rowdrop.folder) if process.name() in {"sh", "bash", "run.sh"}}
+    shells = {
+        process.pid
+        for process in list_processes(rowdrop.folder)
+        if process.name() in {"sh", "bash", "run.sh"}
+    }
     run = psutil.Process(rowdrop.process.pid)
     started = {child.pid for child in run.children(recursive=True)} - {run.pid} - shells
     assert started <= seen | {pid for pid in started if _is_part_of(pid, seen)}
@@ -78,9 +86,13 @@ def test_logs_contain_no_secret(rowdrop: RunShProcess, s3: Minio) -> None:
     s3.put_object("src-data", "logged.csv", io.BytesIO(CSV), len(CSV))
     wait_until(lambda: "logged" in rowdrop.list_users())
     secrets = _secrets(rowdrop)
-    logs = {file.name: file.read_text(errors="replace") for file in (rowdrop.folder / "logs").iterdir()}
+    logs = {
+        file.name: file.read_text(errors="replace") for file in (rowdrop.folder / "logs").iterdir()
+    }
     assert len(logs) > 9
-    assert [(name, secret) for name, text in logs.items() for secret in secrets if secret in text] == []
+    assert [
+        (name, secret) for name, text in logs.items() for secret in secrets if secret in text
+    ] == []
     assert not [secret for secret in secrets if secret in rowdrop.output]
 
 
@@ -102,18 +114,26 @@ def test_rowdrop_ignores_forged_writes(rowdrop: RunShProcess, s3: Minio) -> None
 
 def test_minio_server_answers_no_foreign_origin_when_running(rowdrop: RunShProcess) -> None:
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
-    reply = send_unsigned(rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked)
+    reply = send_unsigned(
+        rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked
+    )
     assert "access-control-allow-origin" not in reply.headers
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
-@pytest.mark.parametrize("header", [{"X-Forwarded-For": "203.0.113.9"}, {"Via": "1.1 proxy"}, {"Host": "192.0.2.7"}])
-def test_api_requires_token_for_remote_clients(rowdrop: RunShProcess, method: str, header: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "header", [{"X-Forwarded-For": "203.0.113.9"}, {"Via": "1.1 proxy"}, {"Host": "192.0.2.7"}]
+)
+def test_api_requires_token_for_remote_clients(
+    rowdrop: RunShProcess, method: str, header: dict[str, str]
+) -> None:
     path = "/data" if method in {"GET", "POST"} else "/files/from-elsewhere.csv"
     token = {"Authorization": f"Bearer {rowdrop.credentials['GENERATED_API_TOKEN']}"}
 
     def ask(headers: dict[str, str]) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=10)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=10
+        )
         try:
             connection.request(method, path, CSV if method == "PUT" else None, headers)
             return connection.getresponse().status

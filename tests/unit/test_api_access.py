@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 import pytest
 
-from api.access.access_rules import AccessOutcome, AccessRules, is_loopback_address, is_loopback_host, is_proxy_header
+from api.access.access_rules import (
+    AccessOutcome,
+    AccessRules,
+    is_loopback_address,
+    is_loopback_host,
+    is_proxy_header,
+)
 from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 
@@ -23,7 +29,12 @@ STATUS = {
 
 
 def settings(**given: object) -> Settings:
-    servers = {"minio_endpoint": "", "minio_access_key": "", "minio_secret_key": "", "redis_url": ""}
+    servers = {
+        "minio_endpoint": "",
+        "minio_access_key": "",
+        "minio_secret_key": "",
+        "redis_url": "",
+    }
     return Settings(**servers, **given)  # type: ignore[arg-type]
 
 
@@ -86,7 +97,9 @@ FORWARDING = [None, "X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"]
 METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH", "PROPFIND"]
 
 IS_LOCAL = {
-    (bind, (), host, None) for bind in ("127.0.0.1", "::1") for host in ("127.0.0.1:8080", "localhost", "[::1]:8080")
+    (bind, (), host, None)
+    for bind in ("127.0.0.1", "::1")
+    for host in ("127.0.0.1:8080", "localhost", "[::1]:8080")
 }
 """The combinations of bind address, allowed hosts, host and forwarding header that are local."""
 
@@ -96,7 +109,9 @@ IS_LOCAL = {
 def test_access_rules_follow_decision_table(name: str, public_read: bool) -> None:
     tokens = TABLE[name]
     wrong = []
-    for bind, allowed, host, forwarding, method in product(BIND_ADDRESSES, ALLOWED_HOSTS, HOSTS, FORWARDING, METHODS):
+    for bind, allowed, host, forwarding, method in product(
+        BIND_ADDRESSES, ALLOWED_HOSTS, HOSTS, FORWARDING, METHODS
+    ):
         rules = AccessRules.from_settings(
             settings(
                 bind_address=bind,
@@ -223,7 +238,9 @@ def test_access_rules_compare_tokens_in_constant_time() -> None:
 def test_access_rules_treat_malformed_header_as_wrong_token(text: str) -> None:
     rules = AccessRules(tokens=(Token("API_TOKEN", WRITE, TokenKind.WRITE),))
     for authorization in (text, f"Bearer {text}", f"Bearer {WRITE}{text}", f"{text} {WRITE}"):
-        assert rules.decide("PUT", "localhost", [], authorization).outcome is AccessOutcome.TOKEN_WRONG
+        assert (
+            rules.decide("PUT", "localhost", [], authorization).outcome is AccessOutcome.TOKEN_WRONG
+        )
 
 
 # -- warnings at the start ---------------------------------------------------------------------------------------------
@@ -252,7 +269,9 @@ def test_access_rules_do_not_warn_with_token(outside: dict[str, object]) -> None
 
 @pytest.mark.parametrize("outside", OUTSIDE)
 def test_access_rules_warn_of_public_reads_from_outside(outside: dict[str, object]) -> None:
-    rules = AccessRules.from_settings(settings(**outside, public_read=True, generated_api_token=GENERATED))
+    rules = AccessRules.from_settings(
+        settings(**outside, public_read=True, generated_api_token=GENERATED)
+    )
     (line,) = rules.list_warnings()
     assert "PUBLIC_READ is true" in line
 

@@ -46,7 +46,11 @@ REJECTS = {
     for user_id in ("0003", "0009")
 }
 VIEW = View(
-    EMPTY_TABLE.build_next_version(OUTPUT, "etag-1"), REJECTS, FIGURES, store_polled_at=NOON, redis_answered_at=NOON
+    EMPTY_TABLE.build_next_version(OUTPUT, "etag-1"),
+    REJECTS,
+    FIGURES,
+    store_polled_at=NOON,
+    redis_answered_at=NOON,
 )
 
 OPEN = AuthMiddleware(AccessRules())
@@ -58,16 +62,21 @@ class Service:
     """The application; tests set its view and its clock as plain attributes."""
 
     def __init__(self, guard: AuthMiddleware = OPEN, browsers: CrossSiteMiddleware = NAMED) -> None:
-        self.view, self.now = VIEW, NOON
+        self.view = VIEW
+        self.now = NOON
         self.redis = Redis(port=find_free_port(), retry=Retry(NoBackoff(), 0))
         self.files = FakeObjectStore("src-data", lambda: self.now)
         self.copies = FakeObjectStore("processed-data", lambda: self.now)
-        parts = make_dependencies(self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now)
+        parts = make_dependencies(
+            self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now
+        )
         app = create_app(parts, browsers, guard, lambda: self.now)
         self.client = TestClient(app, headers=LOCAL)
 
     def get(self, path: str, **headers: str) -> Result:
-        return self.client.simulate_get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+        return self.client.simulate_get(
+            path, headers={name.replace("_", "-"): text for name, text in headers.items()}
+        )
 
 
 @pytest.fixture
@@ -86,7 +95,13 @@ def test_data_route_returns_array_of_users(service: Service) -> None:
     result = service.get("/data")
     assert result.headers["content-type"] == "application/json"
     assert result.json[:2] == [
-        {"user_id": "0001", "first_name": "Ivan", "last_name": "Ivanov", "birthts": 946674000000, "img_path": None},
+        {
+            "user_id": "0001",
+            "first_name": "Ivan",
+            "last_name": "Ivanov",
+            "birthts": 946674000000,
+            "img_path": None,
+        },
         {
             "user_id": "0002",
             "first_name": "Zoë",
@@ -154,14 +169,19 @@ def test_stats_route_mean_birth_date_is_exact(service: Service) -> None:
     assert service.get("/stats").json["average_birthts"] == last
 
 
-@pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/"])
+@pytest.mark.parametrize(
+    "path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/"]
+)
 def test_routes_ignore_trailing_slash(service: Service, path: str) -> None:
     assert service.get(path.rstrip("/") + "/").content == service.get(path).content
 
 
-@pytest.mark.parametrize("path", ["/data", "/data?min_age=21", "/data/0001", "/stats", "/errors", "/health/live", "/"])
+@pytest.mark.parametrize(
+    "path", ["/data", "/data?min_age=21", "/data/0001", "/stats", "/errors", "/health/live", "/"]
+)
 def test_routes_answer_head_like_get(service: Service, path: str) -> None:
-    head, get = service.client.simulate_head(path), service.get(path)
+    head = service.client.simulate_head(path)
+    get = service.get(path)
     assert head.status_code == 200
     assert head.content == b""
     assert head.headers == get.headers
@@ -181,14 +201,24 @@ def test_routes_answer_fully_for_another_etag(service: Service) -> None:
 
 
 def etags(service: Service) -> dict[str, str]:
-    paths = ("/data", "/data?is_image_exists=1", "/data?min_age=1", "/data?max_age=1", "/stats", "/stats?min_age=1")
+    paths = (
+        "/data",
+        "/data?is_image_exists=1",
+        "/data?min_age=1",
+        "/data?max_age=1",
+        "/stats",
+        "/stats?min_age=1",
+    )
     return {path: service.get(path).headers["etag"] for path in paths}
 
 
 def test_etags_differ_by_route_and_filter(service: Service) -> None:
     found = etags(service)
     assert len(set(found.values())) == len(found)
-    assert service.get("/data?is_image_exists=TRUE").headers["etag"] == found["/data?is_image_exists=1"]
+    assert (
+        service.get("/data?is_image_exists=TRUE").headers["etag"]
+        == found["/data?is_image_exists=1"]
+    )
 
 
 def test_etags_change_with_table_version(service: Service) -> None:
@@ -201,7 +231,10 @@ def test_etags_change_with_date_only_for_ages(service: Service) -> None:
     before = etags(service)
     service.now += 86400
     after = etags(service)
-    assert {path for path in before if before[path] == after[path]} == {"/data", "/data?is_image_exists=1"}
+    assert {path for path in before if before[path] == after[path]} == {
+        "/data",
+        "/data?is_image_exists=1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -249,19 +282,27 @@ def test_data_route_of_empty_output_is_empty_array(service: Service) -> None:
 
 def test_errors_route_lists_all_kinds_of_errors(service: Service) -> None:
     result = service.get("/errors")
-    reject: dict[str, Any] = {"reason": "birthts: not a number", "line": 2, "since": "2026-01-01T00:00:00Z"}
+    reject: dict[str, Any] = {
+        "reason": "birthts: not a number",
+        "line": 2,
+        "since": "2026-01-01T00:00:00Z",
+    }
     other: dict[str, Any] = {"user_id": None, "line": None}
     assert result.json == [
         {"key": "0003.csv", "user_id": "0003", "kind": "held"} | reject,
         {"key": "0009.csv", "user_id": "0009", "kind": "rejected"} | reject,
-        {"key": "1.CSV", "kind": "ignored", "reason": "rename it", "since": "1970-01-01T00:00:00Z"} | other,
-        {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"} | other,
+        {"key": "1.CSV", "kind": "ignored", "reason": "rename it", "since": "1970-01-01T00:00:00Z"}
+        | other,
+        {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"}
+        | other,
     ]
     assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
 
 
 def test_errors_route_lists_rejected_bundle_without_user(service: Service) -> None:
-    service.view = View(EMPTY_TABLE, rejects={"/u.zip": Reject("u.zip", "/u.zip", "it is encrypted", None, 0, "e")})
+    service.view = View(
+        EMPTY_TABLE, rejects={"/u.zip": Reject("u.zip", "/u.zip", "it is encrypted", None, 0, "e")}
+    )
     (error,) = service.get("/errors").json
     assert (error["key"], error["user_id"], error["kind"]) == ("u.zip", None, "rejected")
 
@@ -273,15 +314,20 @@ def test_errors_route_returns_pages(service: Service) -> None:
     assert '</errors?limit=1&offset=2>; rel="next"' in result.headers["link"]
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")])
-def test_routes_that_need_redis_return_503_without_it(service: Service, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/data"), ("POST", "/data?wait=60"), ("GET", "/tasks/1")]
+)
+def test_routes_that_need_redis_return_503_without_it(
+    service: Service, method: str, path: str
+) -> None:
     result = service.client.simulate_request(method, path)
     assert (result.status_code, result.json["title"]) == (503, "Redis does not answer")
     assert int(result.headers["retry-after"]) > 0
 
 
 def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -> None:
-    nowhere, wrong = service.get("/nowhere", Accept="text/html"), service.client.simulate_delete("/data")
+    nowhere = service.get("/nowhere", Accept="text/html")
+    wrong = service.client.simulate_delete("/data")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
     assert json.loads(nowhere.content)["title"] == "No such route"
     assert "GET, HEAD, POST" in wrong.headers["allow"]
@@ -290,7 +336,13 @@ def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -
 
 def test_index_route_lists_every_route(service: Service) -> None:
     routes = service.get("/").json["routes"]
-    assert {route["path"] for route in routes} >= {"/data", "/stats", "/errors", "/tasks/{task_id}", "/health/ready"}
+    assert {route["path"] for route in routes} >= {
+        "/data",
+        "/stats",
+        "/errors",
+        "/tasks/{task_id}",
+        "/health/ready",
+    }
     assert all(route["description"].endswith(".") for route in routes)
 
 

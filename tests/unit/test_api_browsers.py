@@ -56,9 +56,16 @@ def test_cross_site_middleware_refuses_other_hosts(service: Service, host: str) 
     assert told(asked(service, "POST", host=host)) == (421, "other-host")
 
 
-@pytest.mark.parametrize("service", [CrossSiteMiddleware(["Rowdrop.example.org", "*.lab.example.org"])], indirect=True)
+@pytest.mark.parametrize(
+    "service", [CrossSiteMiddleware(["Rowdrop.example.org", "*.lab.example.org"])], indirect=True
+)
 def test_cross_site_middleware_accepts_only_allowed_hosts(service: Service) -> None:
-    for host in ("rowdrop.example.org", "ROWDROP.example.org:8080", "a.lab.example.org", "a.b.lab.example.org"):
+    for host in (
+        "rowdrop.example.org",
+        "ROWDROP.example.org:8080",
+        "a.lab.example.org",
+        "a.b.lab.example.org",
+    ):
         assert asked(service, host=host).status_code == 200
     for host in ("example.org", "x.rowdrop.example.org", "lab.example.org", "xlab.example.org"):
         assert asked(service, host=host).status_code == 421
@@ -94,13 +101,21 @@ def test_cross_site_middleware_refuses_page_of_another_site(
 
 
 def test_cross_site_middleware_refuses_writes_by_link_or_form(service: Service) -> None:
-    form = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    form = {
+        "Sec_Fetch_Site": "cross-site",
+        "Sec_Fetch_Mode": "navigate",
+        "Sec_Fetch_Dest": "document",
+    }
     assert told(asked(service, "POST", **form)) == (403, "cross-site")
     assert asked(service, "POST", Origin=APP, **form).status_code == 403
 
 
 def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
-    headers = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    headers = {
+        "Sec_Fetch_Site": "cross-site",
+        "Sec_Fetch_Mode": "navigate",
+        "Sec_Fetch_Dest": "document",
+    }
     assert asked(service, **headers).status_code == 200
 
 
@@ -114,7 +129,9 @@ def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
         {"Origin": "http://localhost"},
     ],
 )
-def test_cross_site_middleware_accepts_own_pages_and_programs(service: Service, headers: dict[str, str]) -> None:
+def test_cross_site_middleware_accepts_own_pages_and_programs(
+    service: Service, headers: dict[str, str]
+) -> None:
     assert asked(service, **headers).status_code == 200
     assert asked(service, "POST", **headers).status_code == 503  # accepted; then Redis is missing
 
@@ -135,14 +152,25 @@ def test_cross_site_middleware_accepts_allowed_origin(service: Service) -> None:
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
 def test_cross_site_middleware_refuses_similar_origins(service: Service) -> None:
-    for origin in (APP + ":8443", "http://app.example.org", "https://app.example.org.evil.example", "null"):
+    for origin in (
+        APP + ":8443",
+        "http://app.example.org",
+        "https://app.example.org.evil.example",
+        "null",
+    ):
         assert asked(service, Origin=origin, Sec_Fetch_Site="cross-site").status_code == 403
     assert "Origin" in asked(service).headers["vary"]
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
 def test_cross_site_middleware_answers_preflight_of_allowed_origin(service: Service) -> None:
-    result = asked(service, "OPTIONS", Origin=APP, Sec_Fetch_Site="cross-site", Access_Control_Request_Method="PUT")
+    result = asked(
+        service,
+        "OPTIONS",
+        Origin=APP,
+        Sec_Fetch_Site="cross-site",
+        Access_Control_Request_Method="PUT",
+    )
     assert (result.status_code, result.content) == (204, b"")
     assert "PUT" in result.headers["access-control-allow-methods"]
     assert "Authorization" in result.headers["access-control-allow-headers"]
@@ -153,20 +181,30 @@ def test_cross_site_middleware_star_origin_allows_reads_only(service: Service) -
     result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
     assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, "*")
     assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
-    assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT").status_code == 403
-    assert asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET").status_code == 204
+    assert (
+        asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT").status_code
+        == 403
+    )
+    assert (
+        asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET").status_code
+        == 204
+    )
 
 
 @pytest.mark.parametrize("service", [ANY], indirect=True)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_cross_site_middleware_refuses_write_disguised_as_preflight(service: Service, method: str) -> None:
+def test_cross_site_middleware_refuses_write_disguised_as_preflight(
+    service: Service, method: str
+) -> None:
     result = asked(service, method, Origin=APP, Access_Control_Request_Method="GET")
     assert told(result) == (403, "cross-site")
 
 
 @pytest.mark.parametrize("service", [CrossSiteMiddleware()], indirect=True)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_cross_site_middleware_refuses_null_origin_without_host(service: Service, method: str) -> None:
+def test_cross_site_middleware_refuses_null_origin_without_host(
+    service: Service, method: str
+) -> None:
     assert told(asked(service, method, host="", Origin="null")) == (403, "cross-site")
 
 

@@ -47,7 +47,8 @@ def test_client_socket_flushes_head_without_body(pair: Pair) -> None:
 
 def test_client_socket_keeps_unsent_data_without_waiting(pair: Pair) -> None:
     server, client = pair
-    head, body = b"h" * 5_000_000, b"b" * 5_000_000
+    head = b"h" * 5_000_000
+    body = b"b" * 5_000_000
     began = time.monotonic()
     server.sendall(head)
     server.sendall(body)

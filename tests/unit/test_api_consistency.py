@@ -36,7 +36,9 @@ def test_consistency_tracker_idle_pipeline_is_now_minus_margin() -> None:
 @pytest.mark.parametrize(
     "figures",
     [
-        replace(FIGURES, dirty_counts=make_dirty_counts(rebuild=5)),  # a rebuild is no sign of drift
+        replace(
+            FIGURES, dirty_counts=make_dirty_counts(rebuild=5)
+        ),  # a rebuild is no sign of drift
         replace(FIGURES, whole=False),  # the hourly sweep
     ],
 )
@@ -49,14 +51,18 @@ def test_consistency_tracker_stays_while_bundle_is_pending(cause: str) -> None:
     consistency = ConsistencyTracker()
     consistency.update(FIGURES, "e", NOW)
     before = consistency.as_of
-    consistency.update(replace(FIGURES, dirty_counts=make_dirty_counts(**{cause: 1})), "e", NOW + 500)
+    consistency.update(
+        replace(FIGURES, dirty_counts=make_dirty_counts(**{cause: 1})), "e", NOW + 500
+    )
     assert consistency.as_of == before
     consistency.update(FIGURES, "e", NOW + 600)
     assert consistency.as_of == NOW + 600 - MARGIN_S
 
 
 def test_consistency_tracker_precedes_oldest_dirty_user() -> None:
-    figures = replace(FIGURES, dirty_counts=make_dirty_counts(event=1), oldest_event_mark_at=NOW - 40)
+    figures = replace(
+        FIGURES, dirty_counts=make_dirty_counts(event=1), oldest_event_mark_at=NOW - 40
+    )
     assert as_of(figures) == NOW - 40 - MARGIN_S
 
 
@@ -100,7 +106,9 @@ def test_consistency_tracker_stays_for_stale_table() -> None:
     assert consistency.as_of == NOW + 11 - MARGIN_S
 
 
-@pytest.mark.parametrize("blind", [{"detects_losses": False}, {"events_available": False}, {"stalled_event_copies": 7}])
+@pytest.mark.parametrize(
+    "blind", [{"detects_losses": False}, {"events_available": False}, {"stalled_event_copies": 7}]
+)
 def test_consistency_tracker_uses_last_sweep_without_loss_detection(blind: dict[str, int]) -> None:
     assert as_of(replace(FIGURES, **blind)) == NOW - 1800  # type: ignore[arg-type]
 

@@ -13,7 +13,10 @@ def lines(users: dict[int, bytes]) -> bytes:
 
 
 def put_together(old: bytes, pieces: list[UnchangedRange | bytes]) -> bytes:
-    parts = [old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece for piece in pieces]
+    parts = [
+        old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece
+        for piece in pieces
+    ]
     return HEADER + b"".join(parts)
 
 
@@ -21,8 +24,12 @@ def fresh(pieces: list[UnchangedRange | bytes]) -> bytes:
     return b"".join(piece for piece in pieces if not isinstance(piece, UnchangedRange))
 
 
-files = st.dictionaries(st.integers(0, 400), st.sampled_from([b"a", b"b" * 40, b'"q,q"', b""]), max_size=200).map(lines)
-any_lines = st.lists(st.binary(max_size=6).map(lambda line: line.replace(b"\n", b"") + b"\n")).map(b"".join)
+files = st.dictionaries(
+    st.integers(0, 400), st.sampled_from([b"a", b"b" * 40, b'"q,q"', b""]), max_size=200
+).map(lines)
+any_lines = st.lists(st.binary(max_size=6).map(lambda line: line.replace(b"\n", b"") + b"\n")).map(
+    b"".join
+)
 
 
 @given(files, files)
@@ -32,13 +39,15 @@ def test_diff_lines_rebuild_new_file(old: bytes, new: bytes) -> None:
 
 @given(any_lines, any_lines)
 def test_diff_lines_handle_unsorted_files(old: bytes, new: bytes) -> None:
-    old, new = HEADER + old, HEADER + new
+    old = HEADER + old
+    new = HEADER + new
     assert put_together(old, list(diff_lines(old, new, len(HEADER)))) == new
 
 
 @given(any_lines, any_lines)
 def test_diff_lines_return_whole_lines(old: bytes, new: bytes) -> None:
-    old, new = HEADER + old, HEADER + new
+    old = HEADER + old
+    new = HEADER + new
     for piece in diff_lines(old, new, len(HEADER)):
         text = old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece
         assert text.endswith(b"\n")
@@ -61,4 +70,7 @@ def test_diff_lines_read_only_changed_and_new_lines() -> None:
 def test_diff_lines_find_lines_at_both_ends() -> None:
     users = dict.fromkeys(range(10, 5000), b"same")
     changed = {1: b"first"} | users | {9999: b"last"}
-    assert fresh(list(diff_lines(lines(users), lines(changed), len(HEADER)))) == b"00001,first\n09999,last\n"
+    assert (
+        fresh(list(diff_lines(lines(users), lines(changed), len(HEADER))))
+        == b"00001,first\n09999,last\n"
+    )

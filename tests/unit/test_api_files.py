@@ -66,7 +66,9 @@ def test_files_route_reports_unreadable_file_as_409(service: Service) -> None:
 
 
 def test_image_route_reports_unreadable_image_as_409(service: Service) -> None:
-    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,A,B,1,src-data/1.png\n", "e"))
+    service.view = View(
+        EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,A,B,1,src-data/1.png\n", "e")
+    )
     service.files.make_unreadable("1.png")
     result = service.client.simulate_get("/data/1/image")
     assert (result.status_code, kind(result)) == (409, "unreadable")
@@ -77,14 +79,20 @@ def test_files_route_delete_returns_location(service: Service) -> None:
     service.files.put("ü.png", b"x")
     result = service.client.simulate_delete("/files/ü.png")
     assert (result.status_code, result.headers["location"]) == (202, "/data/%C3%BC")
-    assert service.client.simulate_delete("/files/ü/1.png").status_code == 202  # an ignored file can be deleted
+    assert (
+        service.client.simulate_delete("/files/ü/1.png").status_code == 202
+    )  # an ignored file can be deleted
     assert service.files.objects == {}
     assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
 
 
 def test_files_route_put_of_bundle_points_to_tasks(service: Service) -> None:
     result = put(service, "users.zip", b"PK")
-    assert (result.status_code, result.headers["location"], result.json["user_id"]) == (202, "/tasks", None)
+    assert (result.status_code, result.headers["location"], result.json["user_id"]) == (
+        202,
+        "/tasks",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,9 @@ def test_files_route_put_of_bundle_points_to_tasks(service: Service) -> None:
         ("%FF.csv", "UTF-8"),
     ],
 )
-def test_files_route_refuses_ignored_name_with_reason(service: Service, name: str, reason: str) -> None:
+def test_files_route_refuses_ignored_name_with_reason(
+    service: Service, name: str, reason: str
+) -> None:
     result = put(service, name)
     assert (result.status_code, kind(result)) == (400, "wrong-name")
     assert reason in result.json["detail"]
@@ -117,7 +127,8 @@ def test_files_route_limits_equal_pipeline_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("1.csv", files.MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)]
+    ("name", "most"),
+    [("1.csv", files.MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)],
 )
 def test_files_route_limits_size_by_kind(service: Service, name: str, most: int) -> None:
     assert put(service, name, b"x" * most).status_code == 202
@@ -167,7 +178,8 @@ def test_files_route_returns_file_as_attachment(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/files/nobody.csv", "/files/a/../b", "/files/%09", "/files/" + "x" * 300, "/files/a//b"]
+    "path",
+    ["/files/nobody.csv", "/files/a/../b", "/files/%09", "/files/" + "x" * 300, "/files/a//b"],
 )
 def test_files_route_missing_file_is_404(service: Service, path: str) -> None:
     for method in ("GET", "HEAD", "DELETE"):
@@ -195,13 +207,17 @@ def test_files_route_returns_requested_range(
     assert (result.status_code, result.content) == (206, expected)
     first = body.index(expected) if len(expected) > 1 else 0
     if len(body) < 100:
-        assert result.headers["content-range"] == f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+        assert (
+            result.headers["content-range"]
+            == f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+        )
 
 
 def test_files_route_returns_range_across_pieces(service: Service) -> None:
     body = bytes(range(256)) * (3 * SEGMENT_BYTES // 256)
     service.files.put("1.png", body)
-    start, last = SEGMENT_BYTES - 10, 2 * SEGMENT_BYTES + 10
+    start = SEGMENT_BYTES - 10
+    last = 2 * SEGMENT_BYTES + 10
     result = service.get("/files/1.png", Range=f"bytes={start}-{last}")
     assert result.content == body[start : last + 1]
 
@@ -299,9 +315,15 @@ def shown(service: Service, body: bytes) -> Result:
 
 
 @pytest.mark.parametrize(("media_type", "body"), list(IMAGES.items()))
-def test_image_route_shows_raster_image_by_content(service: Service, media_type: str, body: bytes) -> None:
+def test_image_route_shows_raster_image_by_content(
+    service: Service, media_type: str, body: bytes
+) -> None:
     result = shown(service, body)
-    assert (result.status_code, result.headers["content-type"], result.content) == (200, media_type, body)
+    assert (result.status_code, result.headers["content-type"], result.content) == (
+        200,
+        media_type,
+        body,
+    )
     assert result.headers["x-content-type-options"] == "nosniff"
     assert result.headers["content-disposition"].startswith("inline")
     etag = result.headers["etag"]
@@ -339,7 +361,9 @@ def test_image_route_without_row_or_image_is_404(service: Service) -> None:
 
 
 def test_image_route_finds_image_in_folder(service: Service) -> None:
-    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,,,0,src-data/a b/1.png\n", "e"))
+    service.view = View(
+        EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,,,0,src-data/a b/1.png\n", "e")
+    )
     service.files.put("a b/1.png", PNG)
     assert service.get("/data/1/image").content == PNG
 
@@ -361,7 +385,9 @@ def test_image_route_treats_no_text_as_image(body: bytes) -> None:
         ("GET", "/data/0002/image"),
     ],
 )
-def test_files_route_is_503_without_store_and_rows_remain(service: Service, method: str, path: str) -> None:
+def test_files_route_is_503_without_store_and_rows_remain(
+    service: Service, method: str, path: str
+) -> None:
     service.files.is_reachable = False
     result = service.client.simulate_request(method, path, body=b"x" if method == "PUT" else None)
     assert (result.status_code, kind(result)) == (503, "store-away")

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.query.filters import Filters, InvalidParameter, compute_ages, encode_birthdays, parse_single_values
+from api.query.filters import (
+    Filters,
+    InvalidParameter,
+    compute_ages,
+    encode_birthdays,
+    parse_single_values,
+)
 
 EPOCH = datetime(1970, 1, 1)
 dates = st.dates(date(1, 1, 1), date(9999, 12, 31))
@@ -33,11 +39,23 @@ def test_compute_ages_counts_calendar_birthdays(born: date, time: int, today: da
     assert compute_ages(birthday, today).tolist() == [age(born, today)]
 
 
-@given(st.lists(dates, max_size=20), dates, st.none() | st.integers(-50, 120), st.none() | st.integers(-50, 120))
-def test_filters_age_bounds_are_inclusive(born: list[date], today: date, low: int | None, high: int | None) -> None:
+@given(
+    st.lists(dates, max_size=20),
+    dates,
+    st.none() | st.integers(-50, 120),
+    st.none() | st.integers(-50, 120),
+)
+def test_filters_age_bounds_are_inclusive(
+    born: list[date], today: date, low: int | None, high: int | None
+) -> None:
     birthday = encode_birthdays(np.array([milliseconds(day) for day in born], np.int64))
-    mask = Filters(min_age=low, max_age=high).build_mask(np.zeros(len(born), np.bool_), birthday, today)
-    expected = [(low is None or age(day, today) >= low) and (high is None or age(day, today) <= high) for day in born]
+    mask = Filters(min_age=low, max_age=high).build_mask(
+        np.zeros(len(born), np.bool_), birthday, today
+    )
+    expected = [
+        (low is None or age(day, today) >= low) and (high is None or age(day, today) <= high)
+        for day in born
+    ]
     assert mask.tolist() == expected
 
 
@@ -93,6 +111,8 @@ def test_parse_single_values_refuses_repeated_parameter() -> None:
 
 def test_filters_negative_age_selects_unborn() -> None:
     today = datetime.now(UTC).date()
-    birthday = encode_birthdays(np.array([milliseconds(today + timedelta(days=3)), milliseconds(today)]))
+    birthday = encode_birthdays(
+        np.array([milliseconds(today + timedelta(days=3)), milliseconds(today)])
+    )
     filters = Filters.parse({"max_age": "-1"})
     assert filters.build_mask(np.zeros(2, np.bool_), birthday, today).tolist() == [True, False]

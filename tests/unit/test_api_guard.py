@@ -64,7 +64,9 @@ class Guarded:
         more = {"remote_addr": "127.0.0.1", **more}
         return self.client.simulate_request(method, path, headers=sent, **more)
 
-    def send(self, authorization: str, method: str = "DELETE", path: str = "/files/no.csv") -> Result:
+    def send(
+        self, authorization: str, method: str = "DELETE", path: str = "/files/no.csv"
+    ) -> Result:
         return self.ask(method, path, {"Host": "localhost", "Authorization": authorization})
 
 
@@ -102,7 +104,9 @@ def test_auth_middleware_refuses_proxied_write(guarded: Guarded, method: str, st
 @pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
 def test_auth_middleware_accepts_local_write_without_token(guarded: Guarded) -> None:
     assert guarded.ask("PUT", "/files/1.csv", body=b"after").status_code == 202
-    assert guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
+    assert (
+        guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
+    )
     by_a_plain_proxy = guarded.ask("PUT", "/files/1.csv", http_version="1.0", body=b"forged")
     assert by_a_plain_proxy.status_code == 401
     without_host = guarded.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
@@ -114,9 +118,13 @@ OPERATIONS = [(method.upper(), path) for path, methods in PATHS.items() for meth
 OPERATIONS += [("HEAD", path) for method, path in OPERATIONS if method == "GET"]
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True)
+@pytest.mark.parametrize(
+    "guarded", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True
+)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_auth_middleware_requires_right_token_kind_per_route(guarded: Guarded, method: str, path: str) -> None:
+def test_auth_middleware_requires_right_token_kind_per_route(
+    guarded: Guarded, method: str, path: str
+) -> None:
     address = re.sub(r"\{\w+\}", "1.csv", path)
 
     def status(token: str | None) -> int:
@@ -133,7 +141,9 @@ def test_auth_middleware_requires_right_token_kind_per_route(guarded: Guarded, m
 
 
 @pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
-@pytest.mark.parametrize("path", ["/health/live", "/health/live/", "/health/%6cive", "/%68ealth/live"])
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/health/live/", "/health/%6cive", "/%68ealth/live"]
+)
 def test_auth_middleware_opens_liveness_in_every_spelling(guarded: Guarded, path: str) -> None:
     result = guarded.ask("GET", path, PROXIED)
     assert (result.status_code, result.json) == (200, {"live": True})
@@ -243,7 +253,9 @@ def test_auth_middleware_treats_unknown_method_as_write(guarded: Guarded, method
         ("/files/1.csv?_method=DELETE", {}),
     ],
 )
-def test_auth_middleware_ignores_method_override_headers(guarded: Guarded, path: str, headers: dict[str, str]) -> None:
+def test_auth_middleware_ignores_method_override_headers(
+    guarded: Guarded, path: str, headers: dict[str, str]
+) -> None:
     assert guarded.ask("GET", path, {"Host": "localhost", **headers}).status_code in {200, 400}
     assert guarded.service.files.get("1.csv").body == b"before"
 
@@ -265,7 +277,9 @@ def test_auth_middleware_explains_refusal_without_tokens(guarded: Guarded) -> No
 
 
 # -- wrong tokens ----------------------------------------------------------------------------------
-def test_failure_limiter_delays_and_logs_wrong_tokens(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_delays_and_logs_wrong_tokens(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     for number in range(50):
         assert guarded.send(f"Bearer guess-{number}").status_code == 401
@@ -278,7 +292,9 @@ def test_failure_limiter_delays_and_logs_wrong_tokens(guarded: Guarded, caplog: 
     assert not any(text in caplog.text for text in ("guess-", WRITE, READ, GENERATED))
 
 
-def test_failure_limiter_logs_each_minute_and_address(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_logs_each_minute_and_address(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
     def guess(address: str) -> None:
         sent = {"Host": "localhost", "Authorization": "Bearer guess"}
         guarded.ask("DELETE", "/files/1.csv", sent, remote_addr=address)
@@ -300,7 +316,8 @@ def test_failure_limiter_logs_each_minute_and_address(guarded: Guarded, caplog: 
 
 
 def test_failure_limiter_delays_one_request_at_a_time() -> None:
-    sleeping, wake = threading.Event(), threading.Event()
+    sleeping = threading.Event()
+    wake = threading.Event()
 
     def sleep(_: float) -> None:
         sleeping.set()
@@ -309,7 +326,8 @@ def test_failure_limiter_delays_one_request_at_a_time() -> None:
     limiter = FailureLimiter(lambda: 0.0, sleep)
     service = Service(AuthMiddleware(AccessRules(tokens=TOKENS), limiter))
     ask = service.client.simulate_delete
-    wrong, right = {"Authorization": "Bearer guess"}, {"Authorization": f"Bearer {WRITE}"}
+    wrong = {"Authorization": "Bearer guess"}
+    right = {"Authorization": f"Bearer {WRITE}"}
     for _ in range(MAX_FAILURES):
         assert ask("/files/1.csv", headers=wrong).status_code == 401
     delayed: list[Result] = []
@@ -345,7 +363,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
-def test_auth_middleware_logs_each_write_with_token_name(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_auth_middleware_logs_each_write_with_token_name(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     assert guarded.ask("PUT", "/files/2.csv", body=b"x").status_code == 202
     assert guarded.send(f"Bearer {GENERATED}", path="/files/2.csv").status_code == 202
@@ -358,12 +378,17 @@ def test_auth_middleware_logs_each_write_with_token_name(guarded: Guarded, caplo
         ("INFO", "PUT /files/2.csv by local: 202"),
         ("INFO", "DELETE /files/2.csv by generated: 202"),
         ("INFO", "DELETE /files/no.csv by generated: 404"),
-        ("INFO", "refused DELETE /files/no.csv from 127.0.0.1: the token is for reading (dashboard)"),
+        (
+            "INFO",
+            "refused DELETE /files/no.csv from 127.0.0.1: the token is for reading (dashboard)",
+        ),
         ("INFO", "refused GET /data from 127.0.0.1: no token was sent"),
     ]
 
 
-def test_auth_middleware_logs_one_line_for_any_path(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_auth_middleware_logs_one_line_for_any_path(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     path = "/files/a%0a2026-01-01 INFO forged\x1b[31m%E2%80%A8.csv" + "x" * 1000
     assert guarded.ask("DELETE", path).status_code == 401
@@ -373,7 +398,9 @@ def test_auth_middleware_logs_one_line_for_any_path(guarded: Guarded, caplog: py
     assert len(line) < 300
 
 
-def test_failure_limiter_limits_refusals_in_log(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_limiter_limits_refusals_in_log(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(100):
         assert guarded.ask("POST", "/data").status_code == 401

@@ -29,7 +29,9 @@ FIGURES = PipelineStatus(
     silent_repairs=2,
     counters_since=NOW - 3600,
 )
-REJECTS = {user_id: Reject(f"{user_id}.csv", user_id, "why", None, 0, "e") for user_id in ("1", "2", "3")}
+REJECTS = {
+    user_id: Reject(f"{user_id}.csv", user_id, "why", None, 0, "e") for user_id in ("1", "2", "3")
+}
 VIEW = View(
     EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"2,,,0,\n", "e"),
     REJECTS,
@@ -63,27 +65,50 @@ def test_readiness_reports_consistency_time_and_silent_repairs() -> None:
 
 def test_readiness_without_redis_reports_unknown_values() -> None:
     answer = describe_readiness(View(VIEW.table, store_polled_at=NOW), HOUR, NOW)
-    unknown = ("consistent_as_of", "last_sweep", "lost_and_healed", "evidence", "events_waiting", "dirty_users")
+    unknown = (
+        "consistent_as_of",
+        "last_sweep",
+        "lost_and_healed",
+        "evidence",
+        "events_waiting",
+        "dirty_users",
+    )
     assert [answer[name] for name in unknown] == [None] * len(unknown)
 
 
 @pytest.mark.parametrize(
     ("view", "reason"),
     [
-        (View(pipeline_status=FIGURES, store_polled_at=NOW, redis_answered_at=NOW), "nothing is published yet"),
+        (
+            View(pipeline_status=FIGURES, store_polled_at=NOW, redis_answered_at=NOW),
+            "nothing is published yet",
+        ),
         (replace(VIEW, store_error="connection refused"), "cannot be read: connection refused"),
         (replace(VIEW, store_polled_at=NOW - 20), "last checked 20 s ago"),
-        (replace(VIEW, redis_error="connection refused"), "Redis does not answer: connection refused"),
+        (
+            replace(VIEW, redis_error="connection refused"),
+            "Redis does not answer: connection refused",
+        ),
         (replace(VIEW, redis_answered_at=NOW - 20), "Redis has not answered recently"),
-        (replace(VIEW, pipeline_status=None, redis_answered_at=None), "Redis has not answered recently"),
+        (
+            replace(VIEW, pipeline_status=None, redis_answered_at=None),
+            "Redis has not answered recently",
+        ),
         (
             replace(VIEW, pipeline_status=replace(FIGURES, oldest_event_mark_at=NOW - 61)),
             "has not been published for 61 s",
         ),
-        (replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=NOW - 7201)), "the last sweep began 7201 s ago"),
+        (
+            replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=NOW - 7201)),
+            "the last sweep began 7201 s ago",
+        ),
         (replace(VIEW, suspect_since=NOW - 61), "events or writes may have been lost"),
         (
-            replace(VIEW, pipeline_status=replace(FIGURES, waiting_events=7), events_stalled_since=NOW - 61),
+            replace(
+                VIEW,
+                pipeline_status=replace(FIGURES, waiting_events=7),
+                events_stalled_since=NOW - 61,
+            ),
             "7 events queued, none processed",
         ),
     ],
@@ -102,8 +127,17 @@ def test_readiness_names_each_problem(view: View, reason: str) -> None:
         replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=NOW - 7199)),
         replace(VIEW, pipeline_status=replace(FIGURES, whole=False), suspect_since=NOW - 59),
         replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=None)),
-        replace(VIEW, pipeline_status=replace(FIGURES, waiting_events=9999), events_stalled_since=NOW - 59),
-        replace(VIEW, pipeline_status=replace(FIGURES, dirty_counts=make_dirty_counts(sweep=10**6, rebuild=10**6))),
+        replace(
+            VIEW,
+            pipeline_status=replace(FIGURES, waiting_events=9999),
+            events_stalled_since=NOW - 59,
+        ),
+        replace(
+            VIEW,
+            pipeline_status=replace(
+                FIGURES, dirty_counts=make_dirty_counts(sweep=10**6, rebuild=10**6)
+            ),
+        ),
     ],
 )
 def test_readiness_ignores_problems_that_resolve_in_time(view: View) -> None:
@@ -111,13 +145,17 @@ def test_readiness_ignores_problems_that_resolve_in_time(view: View) -> None:
 
 
 def test_readiness_warns_when_minio_hides_losses() -> None:
-    answer = describe_readiness(replace(VIEW, pipeline_status=replace(FIGURES, detects_losses=False)), HOUR, NOW)
+    answer = describe_readiness(
+        replace(VIEW, pipeline_status=replace(FIGURES, detects_losses=False)), HOUR, NOW
+    )
     assert answer["ready"]
     assert "every 5 minutes" in answer["warnings"][0]
 
 
 def test_readiness_warns_of_stalled_durable_queue() -> None:
-    answer = describe_readiness(replace(VIEW, pipeline_status=replace(FIGURES, stalled_event_copies=12)), HOUR, NOW)
+    answer = describe_readiness(
+        replace(VIEW, pipeline_status=replace(FIGURES, stalled_event_copies=12)), HOUR, NOW
+    )
     assert answer["ready"]
     assert answer["warnings"][0].startswith("12 copies of events wait on MinIO's disk")
 
@@ -126,6 +164,8 @@ def test_readiness_ignores_old_status_while_redis_is_down() -> None:
     view = replace(
         VIEW,
         redis_error="gone",
-        pipeline_status=replace(FIGURES, oldest_event_mark_at=NOW - 900, last_sweep_at=NOW - 90_000),
+        pipeline_status=replace(
+            FIGURES, oldest_event_mark_at=NOW - 900, last_sweep_at=NOW - 90_000
+        ),
     )
     assert len(describe_readiness(view, HOUR, NOW)["reasons"]) == 1

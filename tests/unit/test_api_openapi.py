@@ -14,7 +14,9 @@ from api.web.problem_kinds import PROBLEM_KINDS
 from shared.formats.source_keys import explain_unusable_name
 from tests.unit.test_api_answers import Service
 
-METHODS = [(method, path) for path, methods in build_document()["paths"].items() for method in methods]
+METHODS = [
+    (method, path) for path, methods in build_document()["paths"].items() for method in methods
+]
 each_operation = pytest.mark.parametrize(("method", "path"), METHODS)
 
 
@@ -41,16 +43,26 @@ def test_openapi_describes_every_route_and_method(service: Service) -> None:
 
 @each_operation
 def test_openapi_describes_every_query_parameter(service: Service, method: str, path: str) -> None:
-    described = [each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "query"]
+    described = [
+        each["name"]
+        for each in operation(method, path).get("parameters", ())
+        if each["in"] == "query"
+    ]
     address = re.sub(r"\{\w+\}", "x.csv", path)
-    result = service.client.simulate_request("GET" if method == "head" else method.upper(), f"{address}?no_such=1")
+    result = service.client.simulate_request(
+        "GET" if method == "head" else method.upper(), f"{address}?no_such=1"
+    )
     assert (result.status_code, result.json["parameter"]) == (400, "no_such")
     assert result.json["allowed"] == f"the parameters {', '.join(described) or '(none)'}"
 
 
 @each_operation
 def test_openapi_describes_every_path_parameter(method: str, path: str) -> None:
-    described = {each["name"] for each in operation(method, path).get("parameters", ()) if each["in"] == "path"}
+    described = {
+        each["name"]
+        for each in operation(method, path).get("parameters", ())
+        if each["in"] == "path"
+    }
     assert described == set(re.findall(r"\{(\w+)\}", path))
 
 
@@ -75,11 +87,15 @@ def test_openapi_operations_state_required_token(method: str, path: str) -> None
         expected.append({"readToken": []})
     assert described["security"] == expected
     assert {"401", "403", "429"} <= described["responses"].keys()
-    assert {name for each in expected for name in each} <= build_document()["components"]["securitySchemes"].keys()
+    assert {name for each in expected for name in each} <= build_document()["components"][
+        "securitySchemes"
+    ].keys()
 
 
 def test_index_route_states_required_token(service: Service) -> None:
-    needed = {(each["method"], each["path"]): each["token"] for each in service.get("/").json["routes"]}
+    needed = {
+        (each["method"], each["path"]): each["token"] for each in service.get("/").json["routes"]
+    }
     assert needed["GET", "/health/live"] == "none"
     assert needed["GET", "/data"] == "read"
     assert needed["POST", "/data"] == "write"
@@ -126,7 +142,9 @@ def test_docs_page_lists_routes_parameters_and_problems(service: Service) -> Non
     for path, methods in PATHS.items():
         for method, described in methods.items():
             assert f"<code>{method.upper()} {path}</code>" in text
-            assert all(f"<code>{each['name']}</code>" in text for each in described.get("parameters", ()))
+            assert all(
+                f"<code>{each['name']}</code>" in text for each in described.get("parameters", ())
+            )
     assert all(f'id="{kind}"' in text for kind in PROBLEM_KINDS)
 
 

@@ -96,13 +96,23 @@ def test_data_route_search_matches_all_words(service: Service, q: str, expected:
 
 def test_data_route_returns_selected_fields_in_order(service: Service) -> None:
     result = service.get("/data?fields=last_name,user_id&limit=2")
-    assert result.content == (b'[{"last_name":"Ivanov","user_id":"0001"},\n{"last_name":"","user_id":"0002"}]\n')
-    assert service.get("/data?fields=birthts&format=csv&limit=1").content == b"birthts\n946674000000\n"
+    assert result.content == (
+        b'[{"last_name":"Ivanov","user_id":"0001"},\n{"last_name":"","user_id":"0002"}]\n'
+    )
+    assert (
+        service.get("/data?fields=birthts&format=csv&limit=1").content == b"birthts\n946674000000\n"
+    )
 
 
 def test_data_route_ignores_repeated_field(service: Service) -> None:
-    assert service.get("/data?sort=user_id,-user_id,user_id").content == service.get("/data?sort=user_id").content
-    assert service.get("/data?fields=user_id,user_id").content == service.get("/data?fields=user_id").content
+    assert (
+        service.get("/data?sort=user_id,-user_id,user_id").content
+        == service.get("/data?sort=user_id").content
+    )
+    assert (
+        service.get("/data?fields=user_id,user_id").content
+        == service.get("/data?fields=user_id").content
+    )
 
 
 def test_data_route_combines_all_parameters(service: Service) -> None:
@@ -121,10 +131,13 @@ def links(result: Result) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("query", ["limit=2", "limit=1&q=e", "limit=3&sort=-user_id", "limit=2&min_age=1", "limit=9"])
+@pytest.mark.parametrize(
+    "query", ["limit=2", "limit=1&q=e", "limit=3&sort=-user_id", "limit=2&min_age=1", "limit=9"]
+)
 def test_data_route_next_links_visit_every_row_once(service: Service, query: str) -> None:
     wanted = ids(service.get("/data?" + query.partition("&")[2]))
-    seen, path = [], f"/data?{query}"
+    seen = []
+    path = f"/data?{query}"
     while path:
         result = service.get(path)
         seen += ids(result)
@@ -149,9 +162,18 @@ def test_data_route_links_keep_the_query(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("query", "expected"),
-    [("limit=0", 0), ("offset=99", 0), ("offset=3", 2), ("limit=99", 5), ("limit=2&offset=4", 1), ("offset=5", 0)],
+    [
+        ("limit=0", 0),
+        ("offset=99", 0),
+        ("offset=3", 2),
+        ("limit=99", 5),
+        ("limit=2&offset=4", 1),
+        ("offset=5", 0),
+    ],
 )
-def test_data_route_page_contains_available_rows(service: Service, query: str, expected: int) -> None:
+def test_data_route_page_contains_available_rows(
+    service: Service, query: str, expected: int
+) -> None:
     result = service.get(f"/data?{query}")
     assert (len(result.json), result.headers["x-total-count"]) == (expected, "5")
 
@@ -169,14 +191,19 @@ def test_data_route_defaults_to_json(service: Service) -> None:
         ("application/ndjson", "ndjson", "application/x-ndjson"),
         ("text/csv", "csv", "text/csv; charset=utf-8; header=present"),
         ("application/vnd.apache.parquet", "parquet", "application/vnd.apache.parquet"),
-        ("text/csv;q=0.5, application/json;q=0.4", "csv", "text/csv; charset=utf-8; header=present"),
+        (
+            "text/csv;q=0.5, application/json;q=0.4",
+            "csv",
+            "text/csv; charset=utf-8; header=present",
+        ),
         (BROWSER, "html", "text/html; charset=utf-8"),
     ],
 )
 def test_data_route_selects_format_by_accept_or_parameter(
     service: Service, accept: str, name: str, media_type: str
 ) -> None:
-    by_accept, by_name = service.get("/data", Accept=accept), service.get(f"/data?format={name}", Accept="*/*")
+    by_accept = service.get("/data", Accept=accept)
+    by_name = service.get(f"/data?format={name}", Accept="*/*")
     assert by_accept.headers["content-type"] == by_name.headers["content-type"] == media_type
     if name != "html":  # the links of the HTML page contain the query
         assert by_accept.content == by_name.content
@@ -198,9 +225,15 @@ def test_data_route_csv_equals_output_csv(service: Service) -> None:
 
 
 def test_data_route_formats_without_rows_are_valid(service: Service) -> None:
-    nobody = {name: service.get(f"/data?q=nobody&format={name}").content for name in ("json", "ndjson", "csv")}
+    nobody = {
+        name: service.get(f"/data?q=nobody&format={name}").content
+        for name in ("json", "ndjson", "csv")
+    }
     assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": OUTPUT_HEADER}
-    assert pq.read_table(io.BytesIO(service.get("/data?q=nobody&format=parquet").content)).num_rows == 0
+    assert (
+        pq.read_table(io.BytesIO(service.get("/data?q=nobody&format=parquet").content)).num_rows
+        == 0
+    )
     service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e"))
     for name, expected in nobody.items():
         assert service.get(f"/data?format={name}").content == expected
@@ -216,10 +249,17 @@ def test_data_route_parquet_has_types_and_nulls(service: Service) -> None:
 
 # -- all queries against a slow reference implementation -------------------------------------------
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=6)
-names = st.sampled_from(["Ann", "ann", "Éva", 'O"N', ",", '","first_name":', "a}", "\\", ""]) | texts
+names = (
+    st.sampled_from(["Ann", "ann", "Éva", 'O"N', ",", '","first_name":', "a}", "\\", ""]) | texts
+)
 tables = st.dictionaries(
     st.text('01",é\U0001f600', min_size=1, max_size=3),
-    st.tuples(names, names, st.sampled_from([0, 1, -1, 946674000000]), st.sampled_from(["", "src-data/x.png"])),
+    st.tuples(
+        names,
+        names,
+        st.sampled_from([0, 1, -1, 946674000000]),
+        st.sampled_from(["", "src-data/x.png"]),
+    ),
     max_size=12,
 ).map(lambda users: [Row(user_id, *rest) for user_id, rest in sorted(users.items())])
 some_fields = st.lists(st.sampled_from(OUTPUT_COLUMNS), unique=True, max_size=5)
@@ -244,7 +284,9 @@ def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
     """Evaluate a query in plain Python, as the reference for the fast implementation."""
     question = RowQuery.parse(asked)
     found = [
-        row for row in rows if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
+        row
+        for row in rows
+        if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
     ]
     filters = question.filters
     if filters.is_image_exists is not None:
@@ -261,17 +303,25 @@ def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
 
 def in_each_format(table: SnapshotTable, question: RowQuery) -> Iterator[list[dict[str, Any]]]:
     rows = select_rows(table, question, TODAY).rows
-    picked, fields = table.select_json(rows), question.fields
+    picked = table.select_json(rows)
+    fields = question.fields
     yield from (
         [without_null(row) for row in json.loads(formats.encode_json_array(picked, fields))],
-        [without_null(json.loads(line)) for line in formats.encode_ndjson(picked, fields).splitlines()],
+        [
+            without_null(json.loads(line))
+            for line in formats.encode_ndjson(picked, fields).splitlines()
+        ],
         [
             whole(row)
-            for row in csv.DictReader(io.StringIO(formats.encode_csv(table, rows, fields).decode(), newline=""))
+            for row in csv.DictReader(
+                io.StringIO(formats.encode_csv(table, rows, fields).decode(), newline="")
+            )
         ],
         [
             without_null(row)
-            for row in pq.read_table(io.BytesIO(formats.encode_parquet(table, rows, fields))).to_pylist()
+            for row in pq.read_table(
+                io.BytesIO(formats.encode_parquet(table, rows, fields))
+            ).to_pylist()
         ],
     )
 
@@ -296,14 +346,18 @@ def test_row_query_result_is_same_in_every_format(rows: list[Row], asked: dict[s
 # -- gzip ------------------------------------------------------------------------------------------
 def many(count: int) -> list[Row]:
     return [
-        Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 7919, f"src-data/{n:06}.png" if n % 3 else "") for n in range(count)
+        Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 7919, f"src-data/{n:06}.png" if n % 3 else "")
+        for n in range(count)
     ]
 
 
-@pytest.mark.parametrize("query", ["", "format=ndjson", "format=csv", "q=zo", "format=html", "limit=0"])
+@pytest.mark.parametrize(
+    "query", ["", "format=ndjson", "format=csv", "q=zo", "format=html", "limit=0"]
+)
 def test_data_route_gzip_has_same_content_and_own_etag(service: Service, query: str) -> None:
     service.view = View(EMPTY_TABLE.build_next_version(body(many(3000)), "e"))
-    plain, packed = service.get(f"/data?{query}"), service.get(f"/data?{query}", Accept_Encoding="br, gzip")
+    plain = service.get(f"/data?{query}")
+    packed = service.get(f"/data?{query}", Accept_Encoding="br, gzip")
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
     assert gzip.decompress(packed.content) == plain.content
@@ -311,7 +365,9 @@ def test_data_route_gzip_has_same_content_and_own_etag(service: Service, query: 
     assert "Accept-Encoding" in packed.headers["vary"]
     assert service.get(f"/data?{query}", Accept_Encoding="gzip").content == packed.content
     etag = packed.headers["etag"]
-    assert service.get(f"/data?{query}", Accept_Encoding="gzip", If_None_Match=etag).status_code == 304
+    assert (
+        service.get(f"/data?{query}", Accept_Encoding="gzip", If_None_Match=etag).status_code == 304
+    )
 
 
 @pytest.mark.parametrize("coding", ["identity", "br", "gzip;q=0", "gzip; q=0.0", "*;q=0", ""])
@@ -322,11 +378,15 @@ def test_data_route_sends_no_gzip_unless_accepted(service: Service, coding: str)
 def test_gzip_blocks_recompress_only_changed_rows() -> None:
     rows = many(30_000)
     before = EMPTY_TABLE.build_next_version(body(rows), "e")
-    _, known = compress_in_blocks(before.json, find_cut_points(before.get_row_starts("json"), before.birthts), {})
+    _, known = compress_in_blocks(
+        before.json, find_cut_points(before.get_row_starts("json"), before.birthts), {}
+    )
     rows[20_000] = Row("020000", "changed", "", 0, "")
     rows[10:10] = [Row("0000095", "new", "", 0, "")]
     after = before.build_next_version(body(rows), "f")
-    packed, blocks = compress_in_blocks(after.json, find_cut_points(after.get_row_starts("json"), after.birthts), known)
+    packed, blocks = compress_in_blocks(
+        after.json, find_cut_points(after.get_row_starts("json"), after.birthts), known
+    )
     assert gzip.decompress(packed) == after.json
     assert len(blocks) > 15
     assert len(blocks.keys() - known.keys()) <= 4
@@ -336,7 +396,11 @@ def test_gzip_blocks_recompress_only_changed_rows() -> None:
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_table_row_starts_are_correct(kind: str, count: int) -> None:
     table = EMPTY_TABLE.build_next_version(body(many(count)), "e")
-    text = {"json": table.json, "ndjson": formats.encode_ndjson(table.select_json(None)), "csv": table.csv}[kind]
+    text = {
+        "json": table.json,
+        "ndjson": formats.encode_ndjson(table.select_json(None)),
+        "csv": table.csv,
+    }[kind]
     starts = table.get_row_starts(kind)
     assert len(starts) == count + 1
     if count:
@@ -348,7 +412,9 @@ def test_table_row_starts_are_correct(kind: str, count: int) -> None:
 def test_gzip_blocks_split_identical_rows() -> None:
     rows = [Row(f"{n:06}", "Ann", "Lee", 0, "") for n in range(40_000)]
     table = EMPTY_TABLE.build_next_version(body(rows), "e")
-    packed, blocks = compress_in_blocks(table.json, find_cut_points(table.get_row_starts("json"), table.birthts), {})
+    packed, blocks = compress_in_blocks(
+        table.json, find_cut_points(table.get_row_starts("json"), table.birthts), {}
+    )
     assert gzip.decompress(packed) == table.json
     assert 4 < len(blocks) < 100
 
@@ -396,7 +462,8 @@ def test_html_page_shows_part_with_page_links(service: Service) -> None:
 
 
 def test_html_page_etag_differs_with_links(service: Service) -> None:
-    one, other = service.get("/data?format=html"), service.get("/data", Accept=BROWSER)
+    one = service.get("/data?format=html")
+    other = service.get("/data", Accept=BROWSER)
     assert (one.content == other.content) == (one.headers["etag"] == other.headers["etag"])
 
 
@@ -406,7 +473,9 @@ def test_html_page_blank_form_selects_all_rows(service: Service) -> None:
 
 def test_html_page_shows_invalid_birth_date_as_number(service: Service) -> None:
     service.view = View(
-        EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e")
+        EMPTY_TABLE.build_next_version(
+            OUTPUT_HEADER + b"1,,,999999999999999,\n2,,,-62135596800000,\n", "e"
+        )
     )
     text = service.get("/data?format=html").text
     assert ">999999999999999<" in text
@@ -443,7 +512,9 @@ def test_user_route_etag_changes_only_with_its_row(service: Service) -> None:
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
     service.view = View(EMPTY_TABLE.build_next_version(body(PEOPLE[:3]), "etag-2"))
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
-    service.view = View(EMPTY_TABLE.build_next_version(body([Row("0001", "Iwan", "", 0, "")]), "etag-3"))
+    service.view = View(
+        EMPTY_TABLE.build_next_version(body([Row("0001", "Iwan", "", 0, "")]), "etag-3")
+    )
     assert service.get("/data/0001", If_None_Match=etag).status_code == 200
 
 

@@ -29,7 +29,8 @@ def body(rows: list[Row]) -> bytes:
 
 def many(count: int) -> list[Row]:
     return [
-        Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 1000, f"src-data/{n:06}.png" if n % 3 else "") for n in range(count)
+        Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 1000, f"src-data/{n:06}.png" if n % 3 else "")
+        for n in range(count)
     ]
 
 
@@ -54,7 +55,9 @@ def same(one: SnapshotTable, other: SnapshotTable) -> bool:
 
 @given(tables)
 def test_table_json_matches_rows(rows: list[Row]) -> None:
-    assert json.loads(EMPTY_TABLE.build_next_version(body(rows), "e").json) == [answer(row) for row in rows]
+    assert json.loads(EMPTY_TABLE.build_next_version(body(rows), "e").json) == [
+        answer(row) for row in rows
+    ]
 
 
 @given(st.lists(tables, min_size=2, max_size=4))
@@ -70,7 +73,9 @@ def test_table_update_handles_many_changes() -> None:
     table = EMPTY_TABLE.build_next_version(body(rows), "0")
     for step in range(1, 6):
         rows = [
-            Row(row.user_id, f"step {step}", row.last_name, row.birthts, "") if n % (900 * step) == 7 else row
+            Row(row.user_id, f"step {step}", row.last_name, row.birthts, "")
+            if n % (900 * step) == 7
+            else row
             for n, row in enumerate(rows)
             if n % 2500 != step
         ] + [Row(f"9{step}", "new", "", 0, "")]
@@ -86,7 +91,12 @@ def test_table_json_does_not_escape_unicode() -> None:
 def test_table_without_rows_is_empty_array() -> None:
     assert json.loads(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e").json) == []
     assert (
-        json.loads(EMPTY_TABLE.build_next_version(body(many(3)), "e").build_next_version(OUTPUT_HEADER, "f").json) == []
+        json.loads(
+            EMPTY_TABLE.build_next_version(body(many(3)), "e")
+            .build_next_version(OUTPUT_HEADER, "f")
+            .json
+        )
+        == []
     )
 
 
@@ -94,13 +104,16 @@ def test_table_without_rows_is_empty_array() -> None:
 def test_table_pick_returns_masked_rows_in_order(rows: list[Row], data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     table = EMPTY_TABLE.build_next_version(body(rows), "e")
-    picked = json.loads(encode_json_array(table.select_json(np.flatnonzero(np.array(mask, np.bool_)))))
+    picked = json.loads(
+        encode_json_array(table.select_json(np.flatnonzero(np.array(mask, np.bool_))))
+    )
     assert picked == [answer(row) for row, wanted in zip(rows, mask, strict=True) if wanted]
 
 
 @pytest.mark.parametrize("count", [3, 3000])
 @pytest.mark.parametrize(
-    "wrong", [b"", b"x,y\n", b"\n", b"a,b,c,d,e\n", b"\xff,b,c,1,e\n", b"a,b,c,1,e", b"1,a\rb,c,1,e\n"]
+    "wrong",
+    [b"", b"x,y\n", b"\n", b"a,b,c,d,e\n", b"\xff,b,c,1,e\n", b"a,b,c,1,e", b"1,a\rb,c,1,e\n"],
 )
 def test_table_update_refuses_invalid_output_unchanged(count: int, wrong: bytes) -> None:
     table = EMPTY_TABLE.build_next_version(body(many(count)), "e")

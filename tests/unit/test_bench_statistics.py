@@ -38,11 +38,16 @@ def test_compute_percentile_is_linear_between_values() -> None:
 @given(VALUES, st.floats(0, 1))
 def test_compute_percentile_lies_within_values(values: list[float], share: float) -> None:
     assert min(values) <= compute_percentile(values, share) <= max(values)
-    assert (compute_percentile(values, 0), compute_percentile(values, 1)) == (min(values), max(values))
+    assert (compute_percentile(values, 0), compute_percentile(values, 1)) == (
+        min(values),
+        max(values),
+    )
 
 
 @pytest.mark.parametrize(("values", "share"), [([], 0.5), ([1.0], 1.1), ([1.0], -0.1)])
-def test_compute_percentile_refuses_no_values_or_invalid_quantile(values: list[float], share: float) -> None:
+def test_compute_percentile_refuses_no_values_or_invalid_quantile(
+    values: list[float], share: float
+) -> None:
     with pytest.raises(ValueError, match="needs values"):
         compute_percentile(values, share)
 
@@ -72,10 +77,24 @@ def test_measurement_without_floor_and_goal_has_no_ratio() -> None:
 
 def test_render_table_prints_one_line_per_measurement() -> None:
     missed = Measurement("drop", 20.0, "ms", 10.0, max_ratio(1.6), "200 rounds")
-    head, line, _ = render_table([missed, Measurement("idle", 1.0, "%", None, max_value(3, "%"), "60 s")]).splitlines()
+    head, line, _ = render_table(
+        [missed, Measurement("idle", 1.0, "%", None, max_value(3, "%"), "60 s")]
+    ).splitlines()
     assert head.split() == ["measured", "floor", "ratio", "goal", "samples"]
-    assert re.split(" {2,}", line) == ["drop", "20.0 ms", "10.0 ms", "2.00", "≤ 1.6 × floor", "NOT MET", "200 rounds"]
+    assert re.split(" {2,}", line) == [
+        "drop",
+        "20.0 ms",
+        "10.0 ms",
+        "2.00",
+        "≤ 1.6 × floor",
+        "NOT MET",
+        "200 rounds",
+    ]
 
 
 def test_format_amount_shows_three_digits() -> None:
-    assert [format_amount(value, "s") for value in (0.1234, 12.34, 1234.5)] == ["0.12 s", "12.3 s", "1,234 s"]
+    assert [format_amount(value, "s") for value in (0.1234, 12.34, 1234.5)] == [
+        "0.12 s",
+        "12.3 s",
+        "1,234 s",
+    ]

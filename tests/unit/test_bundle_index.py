@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.formats.records import CsvVersion, InvalidCsv, Person, ValidCsv
+from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, ValidCsv
 from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
 from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import BundleCatalog, CatalogEntry, is_up_to_date, make_version_digest
 from worker.bundles.index import INDEX_HEADER, BundleImage, BundleIndex, IndexBuilder, InvalidIndex
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-USER_IDS = TEXT.filter(lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile))
+USER_IDS = TEXT.filter(
+    lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile)
+)
 CSVS = st.one_of(
     st.none(),
     st.builds(Person, TEXT, TEXT, st.integers(-(10**14), 10**14)),
@@ -46,9 +48,11 @@ def test_bundle_index_finds_only_existing_members(files: Files, nobody: str) -> 
     for user_id in {*files, nobody}:
         csv, image = files.get(user_id, (None, None))
         version = CsvVersion(f"u.zip#in/{user_id}.csv", "etag", LAST_MODIFIED)
-        expected = (
-            None if csv is None else ValidCsv(version, csv) if isinstance(csv, Person) else InvalidCsv(version, *csv)
-        )
+        expected: CsvResult = None
+        if isinstance(csv, Person):
+            expected = ValidCsv(version, csv)
+        elif csv is not None:
+            expected = InvalidCsv(version, *csv)
         assert index.find_csv(user_id) == expected
         assert index.find_image(user_id) == image
     assert {user_id: (csv, image) for user_id, csv, image in index.iterate_users()} == {
@@ -64,7 +68,8 @@ def test_index_builder_selects_later_csv_and_preferred_image() -> None:
              ("a.jpg", "a.png", "b.png", "a.jpeg")]  # fmt: skip
     assert added == [True, True, True, False]
     index = BundleIndex("u.zip", LAST_MODIFIED, builder.encode())
-    csv, image = index.find_csv("1"), index.find_image("1")
+    csv = index.find_csv("1")
+    image = index.find_image("1")
     assert isinstance(csv, ValidCsv)
     assert csv.person.first_name == "Second"
     assert image is not None
@@ -84,7 +89,12 @@ def shelved(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEntry
 
 def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
     shelf = BundleCatalog(
-        {"b": shelved(7), "a": shelved(7), "new": shelved(9), "none": CatalogEntry("e", 8, "", reason="broken")}
+        {
+            "b": shelved(7),
+            "a": shelved(7),
+            "new": shelved(9),
+            "none": CatalogEntry("e", 8, "", reason="broken"),
+        }
     )
     assert [key for key, _ in shelf.visible_entries()] == ["new", "a", "b"]
 

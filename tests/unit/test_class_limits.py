@@ -20,18 +20,16 @@ MAX_PACKAGE_FILES = 9
 MAX_TOP_ENTRIES = {"worker": 16, "api": 12}
 
 TODO_CLASSES = {
-    "Backlog",
     "Rebuild",
     "Refresher",
     "Sweep",
     "Unpacker",
-    "Watchdog",
-    "Wiring",
 }
 """Classes that exceed a limit until they are split. A class that is split must be removed here."""
 
 TODO_PACKAGES = {
-    "worker/watchdog",  # 3 files until `Watchdog` is split into checks
+    "worker/commands",
+    "worker/state",
 }
 """Packages outside the limits until they are split or filled."""
 
@@ -106,7 +104,10 @@ def count_arguments(node: ast.ClassDef) -> int:
     return len(set(list_fields(node)))
 
 
-SIZES = [ClassSize(node.name, path, len(list_public_names(node)), count_arguments(node)) for path, node in CLASSES]
+SIZES = [
+    ClassSize(node.name, path, len(list_public_names(node)), count_arguments(node))
+    for path, node in CLASSES
+]
 
 
 def list_packages() -> Iterator[tuple[str, int]]:

@@ -73,7 +73,9 @@ def test_cli_version() -> None:
 
 def test_rowdrop_script_names_run_sh_before_the_first_run(tmp_path: Path) -> None:
     shutil.copy(ROOT / "rowdrop", tmp_path)
-    completed = subprocess.run([str(tmp_path / "rowdrop"), "status"], capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        [str(tmp_path / "rowdrop"), "status"], capture_output=True, text=True, check=False
+    )
     assert completed.returncode == 3
     assert "Start Rowdrop with ./run.sh" in completed.stderr
 

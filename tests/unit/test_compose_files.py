@@ -25,7 +25,17 @@ TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILES = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("Dockerfile.*")}
-LONG_RUNNING = {"minio", "redis", "listener", "worker", "worker-bulk", "publisher", "beat", "flower", "api"}
+LONG_RUNNING = {
+    "minio",
+    "redis",
+    "listener",
+    "worker",
+    "worker-bulk",
+    "publisher",
+    "beat",
+    "flower",
+    "api",
+}
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
 
 
@@ -69,7 +79,9 @@ def test_compose_long_running_services_are_checked_and_restarted(name: str) -> N
 
 def test_compose_health_checks_test_real_work() -> None:
     checks = {
-        name: str(service["healthcheck"].get("test")) for name, service in SERVICES.items() if "healthcheck" in service
+        name: str(service["healthcheck"].get("test"))
+        for name, service in SERVICES.items()
+        if "healthcheck" in service
     }
     assert not any(re.search(r"(?i)\bping\b|pgrep|pidof", check) for check in checks.values())
     assert "/health/live" in checks["api"]
@@ -86,7 +98,9 @@ def test_compose_recreates_redis_when_acl_rules_change() -> None:
     """Redis reads its ACL rules only when it starts, and compose recreates a container with another label."""
     rules = json.dumps(dict(REDIS_RULES), sort_keys=True)
     digest = hashlib.sha256(rules.encode()).hexdigest()[:8]
-    assert SERVICES["redis"]["labels"] == {"rowdrop.acl": digest}, "set this label of redis to the new digest"
+    assert SERVICES["redis"]["labels"] == {"rowdrop.acl": digest}, (
+        "set this label of redis to the new digest"
+    )
 
 
 def test_compose_does_not_publish_redis() -> None:
@@ -124,7 +138,9 @@ def test_compose_mounts_own_credentials_read_only(name: str) -> None:
 def test_compose_lets_only_secrets_write_credentials() -> None:
     processes = sorted({*PROCESS_OF.values()} - {"secrets"})
     own = [f"credentials-{process}:/run/rowdrop/{process}" for process in processes]
-    mounts = [volume for volume in SERVICES["secrets"]["volumes"] if volume.startswith("credentials")]
+    mounts = [
+        volume for volume in SERVICES["secrets"]["volumes"] if volume.startswith("credentials")
+    ]
     assert sorted(mounts) == sorted(["credentials:/run/rowdrop", *own])
     for process in processes:  # otherwise Docker would create the mount point as root
         assert process in DOCKERFILES["Dockerfile.worker"]
@@ -133,7 +149,9 @@ def test_compose_lets_only_secrets_write_credentials() -> None:
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))
 def test_compose_services_read_files_written_for_them(name: str) -> None:
     credentials = Credentials.complete({}, {}, "redis:6379", 0.0)
-    written = build_credential_files(credentials, Buckets("src-data", "processed-data"))[PROCESS_OF[name]]
+    written = build_credential_files(credentials, Buckets("src-data", "processed-data"))[
+        PROCESS_OF[name]
+    ]
     named = set(re.findall(r"/run/rowdrop/([\w.]+)", str(SERVICES[name])))
     not_named = {"flower_user"}  # not a secret: docker-compose.yml sets the variable directly
     if name == "minio":
@@ -173,7 +191,9 @@ def test_compose_image_tags_equal_project_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     version = project["version"]
     assert version == VERSION
-    ours = {service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")}
+    ours = {
+        service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")
+    }
     assert ours == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
     for name in ("Dockerfile.worker", "Dockerfile.api"):
         assert f'image.version="{version}"' in DOCKERFILES[name]
@@ -199,7 +219,10 @@ def test_dockerfile_minio_states_modification_and_includes_source() -> None:
 def test_requirements_of_images_match_run_requirements(side: str) -> None:
     def pins(name: str) -> set[str]:
         return set(
-            re.findall(r"(?m)^[\w.-]+(?:\[\w+\])?==\S+", (ROOT / "requirements" / name).read_text(encoding="utf-8"))
+            re.findall(
+                r"(?m)^[\w.-]+(?:\[\w+\])?==\S+",
+                (ROOT / "requirements" / name).read_text(encoding="utf-8"),
+            )
         )
 
     assert pins(f"{side}.txt")

@@ -9,7 +9,12 @@ import pytest
 from dotenv import dotenv_values
 
 from shared.formats.records import Buckets
-from worker.commands.credentials import PreparationError, format_settings, make_folders, prepare_credentials
+from worker.commands.credentials import (
+    PreparationError,
+    format_settings,
+    make_folders,
+    prepare_credentials,
+)
 from worker.commands.provisioning.credential_set import (
     MINIO_ROLES,
     PROCESSES,
@@ -24,26 +29,33 @@ from worker.commands.provisioning.server_users import ServerUser, digest_users, 
 NOW = 1_767_225_600.0
 BUCKETS = Buckets("src-data", "processed-data")
 TOKEN = "a-token-of-at-least-twenty-characters"
-OWN_MINIO = {"MINIO_ENDPOINT": "https://minio.example.org", "MINIO_ACCESS_KEY": "me", "MINIO_SECRET_KEY": "mine"}
+OWN_MINIO = {
+    "MINIO_ENDPOINT": "https://minio.example.org",
+    "MINIO_ACCESS_KEY": "me",
+    "MINIO_SECRET_KEY": "mine",
+}
 
 
-def complete(given: dict[str, str] | None = None, kept: dict[str, str] | None = None) -> Credentials:
+def complete(
+    given: dict[str, str] | None = None, kept: dict[str, str] | None = None
+) -> Credentials:
     return Credentials.complete(given or {}, kept or {}, "redis:6379", NOW)
 
 
 def test_credentials_are_generated_and_never_repeat(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = (
-        prepare_credentials(tmp_path / "a", {}, BUCKETS, NOW),
-        prepare_credentials(tmp_path / "b", {}, BUCKETS, NOW),
-    )
+    one = prepare_credentials(tmp_path / "a", {}, BUCKETS, NOW)
+    other = prepare_credentials(tmp_path / "b", {}, BUCKETS, NOW)
     for users in (
-        [credentials.root, *credentials.minio.values(), *credentials.redis.values()] for credentials in (one, other)
+        [credentials.root, *credentials.minio.values(), *credentials.redis.values()]
+        for credentials in (one, other)
     ):
         assert len({user.name for user in users}) == len(users)
         assert all(len(user.password) >= 20 for user in users)
-    assert {user.name for user in one.minio.values()}.isdisjoint(user.name for user in other.minio.values())
+    assert {user.name for user in one.minio.values()}.isdisjoint(
+        user.name for user in other.minio.values()
+    )
     assert one.root.name != other.root.name
     assert one.generated_api_token != other.generated_api_token
     assert len(one.generated_api_token) >= 20
@@ -62,8 +74,12 @@ def test_prepare_credentials_keeps_generated_values(tmp_path: Path) -> None:
 def test_prepare_credentials_renews_values_on_request(tmp_path: Path) -> None:
     first = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     second = prepare_credentials(tmp_path, {}, BUCKETS, NOW, renew=True)
-    assert {user.password for user in first.minio.values()}.isdisjoint(user.password for user in second.minio.values())
-    assert {user.password for user in first.redis.values()}.isdisjoint(user.password for user in second.redis.values())
+    assert {user.password for user in first.minio.values()}.isdisjoint(
+        user.password for user in second.minio.values()
+    )
+    assert {user.password for user in first.redis.values()}.isdisjoint(
+        user.password for user in second.redis.values()
+    )
     assert first.root.password != second.root.password
     assert first.flower.password != second.flower.password
     assert first.generated_api_token != second.generated_api_token
@@ -82,30 +98,43 @@ def test_prepare_credentials_prefers_given_values(tmp_path: Path) -> None:
 
 def test_prepare_credentials_writes_only_own_values_per_container(tmp_path: Path) -> None:
     credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
-    minio_user, redis_user, metrics = (
-        ["minio_access_key", "minio_secret_key"],
-        ["redis_url"],
-        ["minio_prometheus_token"],
-    )
+    minio_user = ["minio_access_key", "minio_secret_key"]
+    redis_user = ["redis_url"]
+    metrics = ["minio_prometheus_token"]
     expected = {
         "listener": [*minio_user, *redis_user, *metrics],
         "worker": [*minio_user, *redis_user, *metrics],
         "publisher": [*minio_user, *redis_user],
         "beat": redis_user,
         "flower": [*redis_user, "flower_user", "flower_password"],
-        "api": [*minio_user, *redis_user, "api_token", "api_tokens", "read_tokens", "generated_api_token"],
+        "api": [
+            *minio_user,
+            *redis_user,
+            "api_token",
+            "api_tokens",
+            "read_tokens",
+            "generated_api_token",
+        ],
         "loader": minio_user,
         "init": [*minio_user, *redis_user, "minio_root_user", "minio_root_password", "minio_users"],
         "minio": ["minio.env", "users_id"],
         "redis": ["redis.conf", "health_user", "health_password"],
     }
     found = {
-        folder.name: sorted(file.name for file in folder.iterdir()) for folder in tmp_path.iterdir() if folder.is_dir()
+        folder.name: sorted(file.name for file in folder.iterdir())
+        for folder in tmp_path.iterdir()
+        if folder.is_dir()
     }
     assert found == {process: sorted(files) for process, files in expected.items()}
-    passwords = {user.password for user in (*credentials.minio.values(), *credentials.redis.values())}
+    passwords = {
+        user.password for user in (*credentials.minio.values(), *credentials.redis.values())
+    }
     for process in PROCESSES.keys() - {"init"}:
-        mine = {users[process].password for users in (credentials.minio, credentials.redis) if process in users}
+        mine = {
+            users[process].password
+            for users in (credentials.minio, credentials.redis)
+            if process in users
+        }
         held = "".join(file.read_text() for file in (tmp_path / process).iterdir())
         assert not [password for password in passwords - mine if password in held], process
         assert credentials.root.password not in held
@@ -115,13 +144,17 @@ def test_prepare_credentials_writes_files_for_owner_only(tmp_path: Path) -> None
     prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o400}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.is_dir()} == {
+        0o700
+    }
 
 
 def test_prepare_credentials_cleans_single_volume_of_earlier_version(tmp_path: Path) -> None:
     for name in ("minio.env", "redis_url", "minio_secret_key"):
         (tmp_path / name).write_text("a secret of root")
-    (tmp_path / "kept.env").write_text("MINIO_ROOT_PASSWORD='of-an-earlier-version'\nREDIS_PASSWORD='r'\n")
+    (tmp_path / "kept.env").write_text(
+        "MINIO_ROOT_PASSWORD='of-an-earlier-version'\nREDIS_PASSWORD='r'\n"
+    )
     credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.env"]
     assert credentials.root.name.startswith("root-")
@@ -155,7 +188,9 @@ def test_prepare_credentials_writes_redis_conf_without_passwords(tmp_path: Path)
 
 
 def test_prepare_credentials_writes_external_redis_for_minio(tmp_path: Path) -> None:
-    prepare_credentials(tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW)
+    prepare_credentials(
+        tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW
+    )
     told = dotenv_values(tmp_path / "minio" / "minio.env")
     assert told["MINIO_NOTIFY_REDIS_ADDRESS_FAST"] == "cache.example.org:7000"
     assert told["MINIO_NOTIFY_REDIS_USER_FAST"] == "me"
@@ -175,7 +210,10 @@ def test_credentials_external_redis_may_have_own_users() -> None:
 
 def test_credentials_external_minio_uses_given_keys() -> None:
     credentials = complete(OWN_MINIO | {"MINIO_USERS": "api=for-api:secret-of-it"})
-    assert set(credentials.minio.values()) == {ServerUser("me", "mine"), ServerUser("for-api", "secret-of-it")}
+    assert set(credentials.minio.values()) == {
+        ServerUser("me", "mine"),
+        ServerUser("for-api", "secret-of-it"),
+    }
     assert credentials.settings_of("api")["MINIO_ACCESS_KEY"] == "for-api"
     assert "MINIO_ROOT_PASSWORD" not in credentials.settings_of("init")  # an external MinIO
     assert "MINIO_USERS" not in credentials.settings_of("init")
@@ -212,9 +250,13 @@ def test_credentials_refuse_token_invalid_for_api(setting: str) -> None:
     assert "tooshort" not in str(refused.value)
 
 
-@pytest.mark.parametrize("entry", ["worker", "worker=", "worker=name", "nobody=name:password", "minio=name:password"])
+@pytest.mark.parametrize(
+    "entry", ["worker", "worker=", "worker=name", "nobody=name:password", "minio=name:password"]
+)
 def test_parse_users_refuses_malformed_entries(entry: str) -> None:
-    with pytest.raises(InvalidCredentials, match=r"MINIO_USERS must be entries of role=name:password.*publisher"):
+    with pytest.raises(
+        InvalidCredentials, match=r"MINIO_USERS must be entries of role=name:password.*publisher"
+    ):
         parse_users(entry, "MINIO_USERS")
 
 
@@ -224,12 +266,16 @@ def test_parse_users_refuses_invalid_name(name: str) -> None:
         parse_users(f"worker={name}:a-password", "MINIO_USERS")
 
 
-@pytest.mark.parametrize("password", ["short", "with-a-'-quote", 'with-a-"-quote', "with-a-\\-backslash", "\u00e9" * 9])
+@pytest.mark.parametrize(
+    "password", ["short", "with-a-'-quote", 'with-a-"-quote', "with-a-\\-backslash", "\u00e9" * 9]
+)
 def test_parse_users_refuses_invalid_password_without_showing_it(password: str) -> None:
     with pytest.raises(InvalidCredentials, match="worker: the password must be") as refused:
         parse_users(f"worker=name:{password}", "MINIO_USERS")
     assert password not in str(refused.value)
-    with pytest.raises(InvalidCredentials, match="MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the password must be"):
+    with pytest.raises(
+        InvalidCredentials, match="MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the password must be"
+    ):
         complete({"MINIO_ACCESS_KEY": "people", "MINIO_SECRET_KEY": password})
 
 
@@ -299,7 +345,9 @@ def test_digest_users_changes_with_users_and_buckets() -> None:
         digest_users(users, Buckets("other", "processed-data")),
     }
     assert len(ids) == 3
-    assert digest_users(dict(reversed(list(users.items()))), BUCKETS) == digest_users(users, BUCKETS)
+    assert digest_users(dict(reversed(list(users.items()))), BUCKETS) == digest_users(
+        users, BUCKETS
+    )
 
 
 def test_format_redis_acl_grants_no_admin_commands() -> None:
@@ -308,7 +356,9 @@ def test_format_redis_acl_grants_no_admin_commands() -> None:
     for line in lines[1:]:
         granted = line.partition("-@all")[2].split()
         assert "+@all" not in granted or {"-@admin", "-@dangerous"} <= set(granted)
-        assert not [rule for rule in granted if rule in {"+@admin", "+@dangerous", "allcommands", "+info"}]
+        assert not [
+            rule for rule in granted if rule in {"+@admin", "+@dangerous", "allcommands", "+info"}
+        ]
 
 
 def test_format_settings_shows_people_or_one_process() -> None:

@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
-ENV_EXAMPLE = dict(re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8")))
+ENV_EXAMPLE = dict(
+    re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"))
+)
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 IN_CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
@@ -43,7 +45,10 @@ def rows(text: str, header: str) -> Iterator[list[str]]:
 
 def documented_settings() -> dict[str, str]:
     """Map each setting in the README's table to its default."""
-    return {name.strip("`"): default.strip("`") for name, default, _ in rows(README, "setting | default | what it is")}
+    return {
+        name.strip("`"): default.strip("`")
+        for name, default, _ in rows(README, "setting | default | what it is")
+    }
 
 
 def compose_settings() -> dict[str, str]:
@@ -78,8 +83,14 @@ def settings_read() -> dict[str, str | None]:
 
 def words_of(*paths: Path) -> set[str]:
     """Return every string in these Python files that looks like the name of a setting."""
-    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    nodes = (
+        node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
+    strings = {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     return {text for text in strings if NAME.fullmatch(text)}
 
 
@@ -100,22 +111,36 @@ def test_docs_describe_every_compose_variable() -> None:
     variables = compose_variables()
     assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search works
     assert variables.keys() <= documented.keys()
-    told = {name: default for name, default in variables.items() if default and name != "MINIO_ENDPOINT"}
+    told = {
+        name: default for name, default in variables.items() if default and name != "MINIO_ENDPOINT"
+    }
     assert {name: documented[name] for name in told} == told
     assert compose_settings().keys() <= variables.keys()
-    shown = {name: default for name, default in ENV_EXAMPLE.items() if default and name in compose_settings()}
+    shown = {
+        name: default
+        for name, default in ENV_EXAMPLE.items()
+        if default and name in compose_settings()
+    }
     assert shown == {name: compose_settings()[name] for name in shown}
 
 
 def test_docs_describe_only_settings_that_are_read() -> None:
-    read = settings_read().keys() | words_of(ROOT / "shared" / "settings.py", *(ROOT / "local").glob("*.py"))
+    read = settings_read().keys() | words_of(
+        ROOT / "shared" / "settings.py", *(ROOT / "local").glob("*.py")
+    )
     assert documented_settings().keys() <= read
 
 
 def test_docs_defaults_equal_code_defaults() -> None:
     documented = documented_settings()
     defaults = {name: default for name, default in settings_read().items() if default is not None}
-    generated = ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "FLOWER_PASSWORD", "GENERATED_API_TOKEN")
+    generated = (
+        "MINIO_ROOT_USER",
+        "MINIO_ROOT_PASSWORD",
+        "MINIO_USERS",
+        "FLOWER_PASSWORD",
+        "GENERATED_API_TOKEN",
+    )
     expected = (
         {name: default or "none" for name, default in defaults.items()}
         | {name: str(port) for name, port in DEFAULT_PORTS.items()}
@@ -144,7 +169,9 @@ def test_env_example_sets_nothing() -> None:
 def routes() -> Iterator[set[str]]:
     """Yield the methods and paths of the application, without HEAD, which every GET implies."""
     with Redis() as unused:
-        app = create_app(make_dependencies(unused), CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+        app = create_app(
+            make_dependencies(unused), CrossSiteMiddleware(), AuthMiddleware(AccessRules())
+        )
         yield {
             f"{method.method} {route.path.replace(':path', '')}"
             for route in falcon.inspect.inspect_routes(app)
@@ -163,7 +190,9 @@ def test_index_route_lists_every_route(routes: set[str]) -> None:
 
 def test_docs_describe_every_parameter() -> None:
     assert all(
-        f"`{name}`" in README or f"?{name}=" in README for route in listed_routes() for name in route["parameters"]
+        f"`{name}`" in README or f"?{name}=" in README
+        for route in listed_routes()
+        for name in route["parameters"]
     )
 
 
@@ -173,7 +202,11 @@ def files_named(text: str) -> set[str]:
 
     Examples are `worker/app.py`, `run.sh` and `worker/state/lua/`.
     """
-    return {word for word in IN_CODE.findall(text) if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)}
+    return {
+        word
+        for word in IN_CODE.findall(text)
+        if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -188,24 +221,33 @@ def test_docs_architecture_names_files() -> None:
 
 @pytest.mark.parametrize("room", ["api", "shared", "worker"])
 def test_docs_architecture_names_every_module(room: str) -> None:
-    modules = {f"{room}/{path.name}" for path in (ROOT / room).glob("*.py")} - {f"{room}/__init__.py"}
+    modules = {f"{room}/{path.name}" for path in (ROOT / room).glob("*.py")} - {
+        f"{room}/__init__.py"
+    }
     assert modules
     assert sorted(modules - files_named(ARCHITECTURE)) == []
 
 
 def test_docs_architecture_names_every_script() -> None:
     assert [
-        path.name for path in (ROOT / "worker" / "state" / "lua").glob("*.lua") if path.name not in ARCHITECTURE
+        path.name
+        for path in (ROOT / "worker" / "state" / "lua").glob("*.lua")
+        if path.name not in ARCHITECTURE
     ] == []
 
 
 def test_docs_architecture_lists_every_redis_key() -> None:
     header = re.search(r"(?m)^\| (key \| .*) \|$", ARCHITECTURE)
     assert header
-    documented = {key for cell, *_ in rows(ARCHITECTURE, header[1]) for key in IN_CODE.findall(cell)}
+    documented = {
+        key for cell, *_ in rows(ARCHITECTURE, header[1]) for key in IN_CODE.findall(cell)
+    }
     documented -= {EVENTS_QUEUE, BULK_QUEUE, "unacked"}  # Celery's
     values = [value for name, value in vars(redis_keys).items() if name.isupper()]
-    declared = {value for value in values if isinstance(value, str)} - {VERIFIED_PREFIX, VERIFYING_PREFIX}
+    declared = {value for value in values if isinstance(value, str)} - {
+        VERIFIED_PREFIX,
+        VERIFYING_PREFIX,
+    }
     # A prefix stands for all its keys: rebuild:<id>, dirty_since:<cause>.
     assert {re.sub("<.*", "", key) for key in documented} == {
         "dirty_since:",
@@ -214,7 +256,9 @@ def test_docs_architecture_lists_every_redis_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", list(rows(ARCHITECTURE, "constant | value | what it is")), ids=lambda row: row[0].strip("`")
+    "row",
+    list(rows(ARCHITECTURE, "constant | value | what it is")),
+    ids=lambda row: row[0].strip("`"),
 )
 def test_docs_architecture_constants_equal_code(row: list[str]) -> None:
     module, _, name = row[0].strip("`").rpartition(".")
@@ -223,7 +267,9 @@ def test_docs_architecture_constants_equal_code(row: list[str]) -> None:
 
 def test_docs_security_names_only_existing_tests() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
+    )
     assert len(named) > 30
     assert [name for name in named if f"def {name}" not in sources] == []
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.formats.events import MAX_ENTRY_BYTES, MAX_KEY_BYTES, Event, InvalidEvent, TruncatedEntry, decode_entry
+from shared.formats.events import (
+    MAX_ENTRY_BYTES,
+    MAX_KEY_BYTES,
+    Event,
+    InvalidEvent,
+    TruncatedEntry,
+    decode_entry,
+)
 from tests.factories import make_notification, read_captured_notification
 
 JSON = st.recursive(
@@ -32,7 +39,10 @@ PLACES: list[list[str | int]] = [
     ("name", "event"),
     [
         ("put", Event("src-data", "0001.csv", "s3:ObjectCreated:Put")),
-        ("put_of_an_odd_name", Event("src-data", "Zoë +1 & «два», 100%.png", "s3:ObjectCreated:Put")),
+        (
+            "put_of_an_odd_name",
+            Event("src-data", "Zoë +1 & «два», 100%.png", "s3:ObjectCreated:Put"),
+        ),
         ("removal", Event("src-data", "0001.csv", "s3:ObjectRemoved:Delete")),
         ("put_in_a_folder", Event("src-data", "folder/2.csv", "s3:ObjectCreated:Put")),
         ("put_by_tar", Event("src-data", "tar-1.csv", "s3:ObjectCreated:Put")),
@@ -42,7 +52,9 @@ def test_decode_entry_reads_captured_minio_events(name: str, event: Event) -> No
     assert decode_entry(read_captured_notification(name)) == [event]
 
 
-@pytest.mark.parametrize("key", ["a b.csv", "a+b.csv", "a%2Fb.csv", "%.csv", "100%25.csv", "Иван.csv", "a&b=c.csv", ""])
+@pytest.mark.parametrize(
+    "key", ["a b.csv", "a+b.csv", "a%2Fb.csv", "%.csv", "100%25.csv", "Иван.csv", "a&b=c.csv", ""]
+)
 def test_decode_entry_decodes_key_once(key: str) -> None:
     assert decode_entry(make_notification(key)) == [Event("src-data", key, "s3:ObjectCreated:Put")]
 
@@ -60,7 +72,11 @@ def test_decode_entry_returns_any_key(key: str) -> None:
 def test_decode_entry_returns_all_events() -> None:
     entries = json.loads(make_notification("1.csv")) + json.loads(make_notification("2.csv"))
     entries[0]["Event"] *= 2
-    assert [event.key for event in decode_entry(json.dumps(entries).encode())] == ["1.csv", "1.csv", "2.csv"]
+    assert [event.key for event in decode_entry(json.dumps(entries).encode())] == [
+        "1.csv",
+        "1.csv",
+        "2.csv",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +104,10 @@ def test_decode_entry_returns_all_events() -> None:
         (make_notification().replace(b'"1.csv"', b"1" * 5_000), "not JSON"),
         (make_notification().replace(b'"1.csv"', b"1e999999"), "not a notification"),
         (make_notification("x" * MAX_KEY_BYTES + ".csv"), "a key is longer than 1,024 bytes"),
-        (make_notification("é" * (MAX_KEY_BYTES // 2) + ".csv"), "a key is longer than 1,024 bytes"),
+        (
+            make_notification("é" * (MAX_KEY_BYTES // 2) + ".csv"),
+            "a key is longer than 1,024 bytes",
+        ),
     ],
 )
 def test_decode_entry_refuses_invalid_entry_with_reason(raw: bytes, reason: str) -> None:

@@ -35,7 +35,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        self.server.requests.append(
+            (self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        )
         status = self.server.statuses[len(self.server.requests) - 1]
         self.send_response(status)
         if status == 307:
@@ -63,7 +65,14 @@ def probe(endpoint: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("server", "accepted"),
-    [([200, 204], 2), ([200, 403], 1), ([403, 200], 1), ([403, 400], 0), ([500, 503], 0), ([307, 307], 0)],
+    [
+        ([200, 204], 2),
+        ([200, 403], 1),
+        ([403, 200], 1),
+        ([403, 400], 0),
+        ([500, 503], 0),
+        ([307, 307], 0),
+    ],
     indirect=["server"],
 )
 def test_forgery_probe_returns_keys_answered_with_success(server: Server, accepted: int) -> None:

@@ -102,7 +102,9 @@ def test_classify_key_accepts_keys_made_for_user(user_id: str) -> None:
         assert not image.is_csv
 
 
-@pytest.mark.parametrize("key", ["u.zip", "u.tar", "u.tar.gz", "u.tgz", "1.csv.zip", "U.B.zip", " .zip"])
+@pytest.mark.parametrize(
+    "key", ["u.zip", "u.tar", "u.tar.gz", "u.tgz", "1.csv.zip", "U.B.zip", " .zip"]
+)
 def test_classify_key_returns_bundle_for_archive(key: str) -> None:
     assert classify_key(key) == Bundle(key)
 

@@ -34,7 +34,9 @@ def silent(_: str) -> None:
     """Discard the report."""
 
 
-@pytest.mark.parametrize("answer", ["Redis server v=7.0.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"])
+@pytest.mark.parametrize(
+    "answer", ["Redis server v=7.0.0 sha=0:0", "Redis server v=7.4.1", "Valkey server v=8.1.2"]
+)
 def test_find_redis_uses_recent_redis_on_path(path: Path, answer: str) -> None:
     redis = program(path / "redis-server", answer)
     assert find_redis() == redis
@@ -63,7 +65,9 @@ def test_find_minio_ignores_minio_on_path(path: Path, tmp_path: Path) -> None:
     assert find_minio(tmp_path, silent) == built
 
 
-def test_find_minio_looks_up_minio_binary_on_path(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_minio_looks_up_minio_binary_on_path(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     minio = program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
     built_before(tmp_path)
     monkeypatch.setenv("MINIO_BINARY", "minio")
@@ -78,7 +82,9 @@ def test_find_minio_ignores_build_without_edits(path: Path, tmp_path: Path) -> N
     assert find_minio(tmp_path, silent) == built != unpatched
 
 
-def test_build_program_name_changes_with_the_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_program_name_changes_with_the_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = build_program_name()
     shutil.copytree(minio_build.MINIO_SOURCE_DIR, tmp_path / "source")
     monkeypatch.setattr(minio_build, "MINIO_SOURCE_DIR", tmp_path / "source")
@@ -88,7 +94,9 @@ def test_build_program_name_changes_with_the_edits(tmp_path: Path, monkeypatch: 
     assert build_program_name() != before
 
 
-def test_find_minio_prefers_minio_binary(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_minio_prefers_minio_binary(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
     asked_for = program(tmp_path / "my minio", "minio version RELEASE.2026-01-01T00-00-00Z")
     monkeypatch.setenv("MINIO_BINARY", str(asked_for))
@@ -106,16 +114,28 @@ def test_find_minio_refuses_unusable_minio_binary(
 
 
 def test_read_release_finds_month_in_go_module(tmp_path: Path) -> None:
-    minio = program(tmp_path / "minio", "minio version DEVELOPMENT.GOGET (commit-id=DEVELOPMENT.GOGET)")
+    minio = program(
+        tmp_path / "minio", "minio version DEVELOPMENT.GOGET (commit-id=DEVELOPMENT.GOGET)"
+    )
     with minio.open("ab") as file:
-        file.write(b"exit 0\n\x00path\tx\nmod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n")
+        file.write(
+            b"exit 0\n\x00path\tx\nmod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n"
+        )
     assert read_release(minio) == "2026-02"
 
 
 def test_read_release_of_built_minio_is_commit_month(tmp_path: Path) -> None:
-    tag = re.search(r'releaseTag = "(.*)"', (minio_build.MINIO_SOURCE_DIR / "main.go").read_text(encoding="utf-8"))
+    tag = re.search(
+        r'releaseTag = "(.*)"',
+        (minio_build.MINIO_SOURCE_DIR / "main.go").read_text(encoding="utf-8"),
+    )
     assert tag
-    assert read_release(program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")) == "2026-02"
+    assert (
+        read_release(
+            program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")
+        )
+        == "2026-02"
+    )
 
 
 def test_find_minio_explains_unwritable_cache(path: Path, tmp_path: Path) -> None:
@@ -126,11 +146,19 @@ def test_find_minio_explains_unwritable_cache(path: Path, tmp_path: Path) -> Non
 
 def test_find_minio_explains_failed_build_and_cleans_up(path: Path, tmp_path: Path) -> None:
     go = program(path / "go", "go version go1.25.1 linux/amd64")
-    go.write_text(go.read_text() + '[ "$1" = version ] || { echo "dial tcp: i/o timeout"; exit 1; }\n')
+    go.write_text(
+        go.read_text() + '[ "$1" = version ] || { echo "dial tcp: i/o timeout"; exit 1; }\n'
+    )
     cache = tmp_path / "cache"
     with pytest.raises(StartupError) as failure:
         find_minio(cache, silent)
-    for word in ("dial tcp: i/o timeout", "HTTPS_PROXY", "GOPROXY", "MINIO_BINARY", "MINIO_ENDPOINT"):
+    for word in (
+        "dial tcp: i/o timeout",
+        "HTTPS_PROXY",
+        "GOPROXY",
+        "MINIO_BINARY",
+        "MINIO_ENDPOINT",
+    ):
         assert word in str(failure.value)
     assert [entry.suffix for entry in cache.iterdir()] == [".lock"]
 

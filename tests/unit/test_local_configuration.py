@@ -38,14 +38,18 @@ def test_configuration_generates_everything_by_default() -> None:
     configuration = build_configuration({}, {}, silent)
     values = configuration.values
     assert values["MINIO_ENDPOINT"] == f"http://127.0.0.1:{values['MINIO_PORT']}"
-    assert configuration.settings_of("worker")["REDIS_URL"].endswith(f"@127.0.0.1:{values['REDIS_PORT']}/0")
+    assert configuration.settings_of("worker")["REDIS_URL"].endswith(
+        f"@127.0.0.1:{values['REDIS_PORT']}/0"
+    )
     assert configuration.settings_of("worker")["MINIO_ENDPOINT"] == values["MINIO_ENDPOINT"]
     assert not SECRET_SETTINGS & values.keys()
     assert len({values[name] for name in DEFAULT_PORTS}) == len(DEFAULT_PORTS)
 
 
 def test_configuration_secrets_differ_between_checkouts() -> None:
-    first, second = (build_configuration({}, {}, silent).credentials.settings_to_keep() for _ in range(2))
+    first, second = (
+        build_configuration({}, {}, silent).credentials.settings_to_keep() for _ in range(2)
+    )
     assert first.keys() == second.keys()
     assert not set(first.values()) & set(second.values())
 
@@ -68,7 +72,11 @@ def test_save_configuration_writes_private_file(tmp_path: Path) -> None:
 
 def test_configuration_regenerates_removed_value_only(tmp_path: Path) -> None:
     first = build_configuration(free_ports(), {}, silent)
-    kept = {name: value for name, value in first.credentials.settings_to_keep().items() if name != "FLOWER_PASSWORD"}
+    kept = {
+        name: value
+        for name, value in first.credentials.settings_to_keep().items()
+        if name != "FLOWER_PASSWORD"
+    }
     second = build_configuration({}, kept, silent)
     assert second.credentials.flower.password not in {"", first.credentials.flower.password}
     assert second.credentials.redis == first.credentials.redis
@@ -99,7 +107,15 @@ def test_configuration_refuses_invalid_port(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["rediss://h/0", "unix:///tmp/s", "redis://h/1", "redis://h/0?ssl=true", "redis:///0", "h:6379"]
+    "url",
+    [
+        "rediss://h/0",
+        "unix:///tmp/s",
+        "redis://h/1",
+        "redis://h/0?ssl=true",
+        "redis:///0",
+        "h:6379",
+    ],
 )
 def test_configuration_refuses_redis_unreachable_for_minio(url: str) -> None:
     with pytest.raises(StartupError, match=r"plain TCP and into database 0"):
@@ -113,10 +129,17 @@ def test_configuration_error_hides_password() -> None:
 
 
 def test_configuration_uses_given_redis_for_minio_events() -> None:
-    configuration = build_configuration({"REDIS_URL": "redis://me:p%40ss@redis.example"}, {}, silent)
+    configuration = build_configuration(
+        {"REDIS_URL": "redis://me:p%40ss@redis.example"}, {}, silent
+    )
     address = configuration.event_redis
     assert not configuration.owns_redis
-    assert (address.host, address.port, address.user, address.password) == ("redis.example", 6379, "me", "p@ss")
+    assert (address.host, address.port, address.user, address.password) == (
+        "redis.example",
+        6379,
+        "me",
+        "p@ss",
+    )
 
 
 def test_configuration_requires_keys_of_given_minio() -> None:
@@ -158,7 +181,9 @@ def test_configuration_drops_root_credentials_of_earlier_version() -> None:
         configuration = build_configuration(given, earlier, silent)
         assert configuration.owns_redis
         credentials = configuration.credentials
-        assert {user.name.partition("-")[0] for user in (credentials.root, credentials.minio["drop"])} == {
+        assert {
+            user.name.partition("-")[0] for user in (credentials.root, credentials.minio["drop"])
+        } == {
             "root",
             "drop",
         }
@@ -169,7 +194,9 @@ def test_configuration_accepts_new_secret_for_same_key(tmp_path: Path) -> None:
     first = {"MINIO_ACCESS_KEY": "alice", "MINIO_SECRET_KEY": "first-secret"}
     save_configuration(build_configuration(free_ports() | first, {}, silent), tmp_path / ".env")
     second = first | {"MINIO_SECRET_KEY": "second-secret"}
-    assert build_configuration(second, load_saved_settings(tmp_path / ".env"), silent).credentials.minio["drop"] == (
+    assert build_configuration(
+        second, load_saved_settings(tmp_path / ".env"), silent
+    ).credentials.minio["drop"] == (
         "alice",
         "second-secret",
     )
@@ -190,8 +217,15 @@ def test_remove_credentials_cleans_inherited_environment() -> None:
         "REDIS_URL": "u", "API_TOKENS": "t", "GENERATED_API_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "s",
         "LOG_LEVEL": "INFO",
     }  # fmt: skip
-    assert remove_credentials(environment) == {"PATH": "/bin", "MINIO_REGION": "eu-1", "LOG_LEVEL": "INFO"}
-    assert select_minio_settings(environment) == {"MINIO_REGION": "eu-1", "MINIO_KMS_SECRET_KEY": "k"}
+    assert remove_credentials(environment) == {
+        "PATH": "/bin",
+        "MINIO_REGION": "eu-1",
+        "LOG_LEVEL": "INFO",
+    }
+    assert select_minio_settings(environment) == {
+        "MINIO_REGION": "eu-1",
+        "MINIO_KMS_SECRET_KEY": "k",
+    }
 
 
 def test_configuration_refuses_short_root_password() -> None:
@@ -207,7 +241,9 @@ def test_read_given_settings_prefers_environment_over_file(tmp_path: Path) -> No
 
 def test_read_given_settings_reads_secret_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("from-the-file\n")
-    given = read_given_settings({"MINIO_SECRET_KEY_FILE": str(tmp_path / "secret")}, tmp_path / "no.env")
+    given = read_given_settings(
+        {"MINIO_SECRET_KEY_FILE": str(tmp_path / "secret")}, tmp_path / "no.env"
+    )
     assert given == {"MINIO_SECRET_KEY": "from-the-file"}
 
 

@@ -27,7 +27,9 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
             process.stdout.close()
 
 
-def start(started: list[subprocess.Popen[bytes]], code: str, pid_file: Path, words: str) -> subprocess.Popen[bytes]:
+def start(
+    started: list[subprocess.Popen[bytes]], code: str, pid_file: Path, words: str
+) -> subprocess.Popen[bytes]:
     """Start a group leader with a pid file, as supervisor does, and return once it runs."""
     command = [sys.executable, "-c", code, "a-word", words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
@@ -42,7 +44,9 @@ def nobody(_: list[str]) -> None:
     """Discard the report."""
 
 
-def test_stop_processes_reports_and_stops_running_ones(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_reports_and_stops_running_ones(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     told: list[list[str]] = []
     process = start(started, SLEEP, tmp_path / "one.pid", "marked")
     stop_processes(tmp_path, ["one", "two"], 10, told.append)
@@ -50,13 +54,17 @@ def test_stop_processes_reports_and_stops_running_ones(tmp_path: Path, started: 
     assert process.wait(5) == -15
 
 
-def test_stop_processes_kills_process_ignoring_sigterm(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_kills_process_ignoring_sigterm(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     process = start(started, STUBBORN, tmp_path / "one.pid", "marked")
     stop_processes(tmp_path, ["one"], 0.3, nobody)
     assert process.wait(5) == -9
 
 
-def test_stop_processes_spares_unrelated_process(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_stop_processes_spares_unrelated_process(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     process = start(started, SLEEP, tmp_path / "one.pid", "a-stranger")
     (tmp_path / "one.pid").write_text(f"{process.pid}\nsome other words\n")
     stop_processes(tmp_path, ["one"], 10, nobody)

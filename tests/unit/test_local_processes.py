@@ -21,7 +21,8 @@ def test_supervisor_supports_unusual_folder_names(tmp_path: Path) -> None:
     folder = tmp_path / f'it\'s "100%" #1; $HOME {"x" * 90}'
     folder.mkdir()
     supervisor = Supervisor(
-        folder, [Program("one", [*SLEEP, "server"], is_server=True), Program("two", [*SLEEP, "app"])]
+        folder,
+        [Program("one", [*SLEEP, "server"], is_server=True), Program("two", [*SLEEP, "app"])],
     )
     try:
         supervisor.start({})
@@ -52,7 +53,9 @@ def test_try_lock_file_grants_lock_to_one_holder(tmp_path: Path) -> None:
 def test_run_with_progress_reports_while_running() -> None:
     told: list[str] = []
     code = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
-    run_with_progress([sys.executable, "-c", code], {}, told.append, lambda lines: f"{len(lines)} …")
+    run_with_progress(
+        [sys.executable, "-c", code], {}, told.append, lambda lines: f"{len(lines)} …"
+    )
     assert told == ["1 …"]
 
 
@@ -64,7 +67,9 @@ def test_run_with_progress_returns_output_of_failed_command() -> None:
 
 
 def test_run_with_progress_stops_interrupted_command(tmp_path: Path) -> None:
-    code = f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()));"
+    code = (
+        f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()));"
+    )
 
     def interrupt(_: list[str]) -> str:
         if (tmp_path / "pid").exists():
@@ -72,7 +77,12 @@ def test_run_with_progress_stops_interrupted_command(tmp_path: Path) -> None:
         return ""
 
     with pytest.raises(KeyboardInterrupt):
-        run_with_progress([sys.executable, "-c", f"{code} import time; time.sleep(600)"], {}, lambda _: None, interrupt)
+        run_with_progress(
+            [sys.executable, "-c", f"{code} import time; time.sleep(600)"],
+            {},
+            lambda _: None,
+            interrupt,
+        )
     pid = (tmp_path / "pid").read_text()
     assert subprocess.run(["kill", "-0", pid], check=False, stderr=subprocess.DEVNULL).returncode  # noqa: S607
 

@@ -60,7 +60,8 @@ def test_manifest_decodes_encoded_facts(facts: dict[str, Fact]) -> None:
 def test_manifest_with_changes_adds_replaces_and_removes_facts(
     facts: dict[str, Fact], many: list[dict[str, Fact | None]]
 ) -> None:
-    manifest, expected = manifest_of(*facts.values()), dict(facts)
+    manifest = manifest_of(*facts.values())
+    expected = dict(facts)
     for changes in many:
         manifest = manifest.with_changes(changes)
         expected = {user_id: found for user_id, found in {**expected, **changes}.items() if found}
@@ -77,8 +78,12 @@ def test_manifest_with_changes_leaves_original_unchanged() -> None:
 def test_manifest_with_changes_keeps_one_fact_per_user() -> None:
     manifest = Manifest.empty()
     for number in range(200):
-        manifest = manifest.with_changes({str(number % 50): make_fact(str(number % 50), held=number >= 150)})
-    assert held_by(manifest) == {str(number): make_fact(str(number), held=True) for number in range(50)}
+        manifest = manifest.with_changes(
+            {str(number % 50): make_fact(str(number % 50), held=number >= 150)}
+        )
+    assert held_by(manifest) == {
+        str(number): make_fact(str(number), held=True) for number in range(50)
+    }
 
 
 def test_manifest_keeps_source_other_than_own_key() -> None:
@@ -100,11 +105,16 @@ def test_manifest_to_frame_contains_rules_version() -> None:
 
 def test_manifest_decodes_facts_of_other_rules() -> None:
     table = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
-    older = table.set_column(table.schema.names.index("rules"), table.schema.field("rules"), [["0"]])
+    older = table.set_column(
+        table.schema.names.index("rules"), table.schema.field("rules"), [["0"]]
+    )
     manifest = Manifest.decode(parquet(older))
     assert manifest.to_frame()["rules"].tolist() == ["0"]
     assert manifest.get("1") == make_fact("1")
-    assert sorted(manifest.with_changes({"2": make_fact("2")}).to_frame()["rules"]) == ["0", RULES_VERSION]
+    assert sorted(manifest.with_changes({"2": make_fact("2")}).to_frame()["rules"]) == [
+        "0",
+        RULES_VERSION,
+    ]
 
 
 def test_manifest_restores_output_rows() -> None:
@@ -124,7 +134,11 @@ def parquet(table: pa.Table) -> bytes:
 
 def test_manifest_refuses_other_columns() -> None:
     ours = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
-    for other in (pa.table({"a": [1]}), ours.drop_columns(["rules"]), ours.append_column("more", [[1]])):
+    for other in (
+        pa.table({"a": [1]}),
+        ours.drop_columns(["rules"]),
+        ours.append_column("more", [[1]]),
+    ):
         with pytest.raises(InvalidManifest, match="columns"):
             Manifest.decode(parquet(other))
 

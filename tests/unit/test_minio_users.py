@@ -10,7 +10,9 @@ from shared.settings import Settings
 from worker.commands.provisioning.minio_users import MinioUsers
 
 ERROR = "<Error><Code>{}</Code><Message>no</Message><Resource>/</Resource></Error>"
-NO_BUCKETS = "<ListAllMyBucketsResult><Owner><ID>1</ID></Owner><Buckets></Buckets></ListAllMyBucketsResult>"
+NO_BUCKETS = (
+    "<ListAllMyBucketsResult><Owner><ID>1</ID></Owner><Buckets></Buckets></ListAllMyBucketsResult>"
+)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -21,11 +21,47 @@ from shared.formats.records import Row
 from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
 from tests.factories import make_row, make_rows
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")) | st.sampled_from(
-    ["", " ", '"', '""', ",", '",', ' "a" ', "NA", "null", "0001", "\ufeff", "#", "'", "a\u2028b", "=1+1"]
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")
+) | st.sampled_from(
+    [
+        "",
+        " ",
+        '"',
+        '""',
+        ",",
+        '",',
+        ' "a" ',
+        "NA",
+        "null",
+        "0001",
+        "\ufeff",
+        "#",
+        "'",
+        "a\u2028b",
+        "=1+1",
+    ]
 )
 USER_IDS = (
-    st.sampled_from(["1", "2", "10", "0001", 'a"', "a,b", '"', "é", "\uffff", "\U0001f600", " ", ".", "A", "a", "a.b"])
+    st.sampled_from(
+        [
+            "1",
+            "2",
+            "10",
+            "0001",
+            'a"',
+            "a,b",
+            '"',
+            "é",
+            "\uffff",
+            "\U0001f600",
+            " ",
+            ".",
+            "A",
+            "a",
+            "a.b",
+        ]
+    )
     | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
 ).filter(lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile))
 ROWS = st.builds(Row, USER_IDS, NAMES, NAMES, st.integers(-(10**14), 10**15 - 1), NAMES)
@@ -44,7 +80,10 @@ def sorted_rows(table: dict[str, Row]) -> list[Row]:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        (Row("1", "Ivan", "Ivanov", 946674000000, "src-data/1.png"), "1,Ivan,Ivanov,946674000000,src-data/1.png"),
+        (
+            Row("1", "Ivan", "Ivanov", 946674000000, "src-data/1.png"),
+            "1,Ivan,Ivanov,946674000000,src-data/1.png",
+        ),
         (Row("0001", "", "", -1, ""), "0001,,,-1,"),
         (Row("a,b", 'x "y"', '"', 0, 'src-data/a,b"'), '"a,b","x ""y""","""",0,"src-data/a,b"""'),
         (Row(" 1", " a ", "é\u2028", 0, ""), " 1, a ,é\u2028,0,"),
@@ -125,7 +164,9 @@ def test_output_csv_get_finds_only_existing_users(table: dict[str, Row]) -> None
 def test_output_csv_with_changes_equals_new_table(
     table: dict[str, Row], touched: dict[str, bool | None], more: dict[str, Row]
 ) -> None:
-    changes: dict[str, Row | None] = {user_id: make_row(user_id) if keep else None for user_id, keep in touched.items()}
+    changes: dict[str, Row | None] = {
+        user_id: make_row(user_id) if keep else None for user_id, keep in touched.items()
+    }
     changes |= more
     replaced = output_of(table).with_changes(changes)
     expected = {user_id: found for user_id, found in (table | changes).items() if found}
@@ -187,7 +228,8 @@ def test_output_csv_of_publisher_is_canonical(table: dict[str, Row]) -> None:
     ],
 )
 def test_output_csv_repair_keeps_readable_rows(lines: str, left: str) -> None:
-    body, expected = OUTPUT_HEADER + lines.encode(), OUTPUT_HEADER + left.encode()
+    body = OUTPUT_HEADER + lines.encode()
+    expected = OUTPUT_HEADER + left.encode()
     assert OutputCsv.repair(body).body == expected
     assert is_canonical(body) == (body == expected)
 
@@ -197,17 +239,28 @@ def test_output_csv_repair_removes_bom_and_carriage_returns() -> None:
     assert OutputCsv.repair(body).body == OUTPUT_HEADER + b"1,a,b,1,\n"
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff\xfe", OUTPUT_HEADER.replace(b",", b";"), b"1,a,b,2,c\n"])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xfe", OUTPUT_HEADER.replace(b",", b";"), b"1,a,b,2,c\n"]
+)
 def test_output_csv_repair_without_header_is_empty(body: bytes) -> None:
     assert OutputCsv.repair(body).body == OUTPUT_HEADER
 
 
 def test_output_csv_repair_drops_lines_not_utf8() -> None:
-    assert OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n").body == OUTPUT_HEADER + b"2,a,b,1,\n"
+    assert (
+        OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n").body
+        == OUTPUT_HEADER + b"2,a,b,1,\n"
+    )
 
 
 @settings(max_examples=500)
-@given(st.lists(st.sampled_from([b"1", b"2", b",", b'"', b"\n", b"\r", b"-", b"a,b,1,\n", b"2,a,b,1,\n", b"\xff"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"1", b"2", b",", b'"', b"\n", b"\r", b"-", b"a,b,1,\n", b"2,a,b,1,\n", b"\xff"]
+        )
+    )
+)
 @example([b"\n", b"\n"])
 def test_output_csv_repair_is_canonical_for_any_lines(pieces: list[bytes]) -> None:
     body = OUTPUT_HEADER + b"".join(pieces)
@@ -239,7 +292,9 @@ def test_read_frame_equals_rows(table: dict[str, Row]) -> None:
     assert [Row(*found) for found in frame.itertuples(index=False)] == sorted_rows(table)
 
 
-@pytest.mark.parametrize("text", ["0001", "1e5", "NA", "null", "NaN", "", "true", "2026-11-25", " a "])
+@pytest.mark.parametrize(
+    "text", ["0001", "1e5", "NA", "null", "NaN", "", "true", "2026-11-25", " a "]
+)
 def test_read_frame_keeps_text_and_has_no_missing_values(text: str) -> None:
     frame = read_frame(output_of({"0001": make_row("0001", first_name=text)}).body)
     assert frame["first_name"].tolist() == [text]
@@ -247,9 +302,13 @@ def test_read_frame_keeps_text_and_has_no_missing_values(text: str) -> None:
     assert not frame.isna().any().any()
 
 
-@pytest.mark.parametrize("lines", [b"1,a,b\n", b"1,a,b,x,c\n", b"1,a,b,,c\n", b"1,\xff,b,1,c\n", b"1,a,b,1,c"])
+@pytest.mark.parametrize(
+    "lines", [b"1,a,b\n", b"1,a,b,x,c\n", b"1,a,b,,c\n", b"1,\xff,b,1,c\n", b"1,a,b,1,c"]
+)
 def test_read_frame_refuses_invalid_table(lines: bytes) -> None:
-    with pytest.raises(InvalidOutputCsv, match=r"^(a line is not a row|the last line has no line ending)$"):
+    with pytest.raises(
+        InvalidOutputCsv, match=r"^(a line is not a row|the last line has no line ending)$"
+    ):
         read_frame(OUTPUT_HEADER + lines)
 
 

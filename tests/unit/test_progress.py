@@ -14,7 +14,8 @@ def test_heartbeat_touches_its_file(tmp_path: Path) -> None:
 
 
 def test_heartbeat_touches_at_most_once_a_second(tmp_path: Path) -> None:
-    sign, now = tmp_path / "sign", [10.0]
+    sign = tmp_path / "sign"
+    now = [10.0]
     progress = Heartbeat(str(sign), lambda: now[0])
     progress.beat()
     sign.unlink()

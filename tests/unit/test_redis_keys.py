@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 def declared_keys() -> Iterator[str]:
     for name, value in vars(redis_keys).items():
-        if name.isupper() and isinstance(value, str) and value not in {VERIFIED_PREFIX, VERIFYING_PREFIX}:
+        if (
+            name.isupper()
+            and isinstance(value, str)
+            and value not in {VERIFIED_PREFIX, VERIFYING_PREFIX}
+        ):
             yield value
     yield from DIRTY_SINCE.values()
 
@@ -28,7 +32,11 @@ def declared_keys() -> Iterator[str]:
 def test_redis_keys_have_prefix_with_three_exceptions() -> None:
     keys = list(declared_keys())
     assert len(keys) > 40
-    assert [key for key in keys if not key.startswith("rowdrop:")] == [FAST_EVENTS, SAFE_EVENTS, PROBE_OF_VERSION_1]
+    assert [key for key in keys if not key.startswith("rowdrop:")] == [
+        FAST_EVENTS,
+        SAFE_EVENTS,
+        PROBE_OF_VERSION_1,
+    ]
 
 
 def test_redis_keys_are_distinct() -> None:
@@ -49,6 +57,8 @@ def test_redis_keys_are_spelled_out_nowhere_else() -> None:
     ]
     assert len(sources) > 100
     spelled_out = {
-        path.relative_to(ROOT).as_posix() for path in sources if re.search("[\"']rowdrop:\\w", path.read_text())
+        path.relative_to(ROOT).as_posix()
+        for path in sources
+        if re.search("[\"']rowdrop:\\w", path.read_text())
     }
     assert spelled_out == {"shared/redis_keys.py"}

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.formats.records import Reject
-from shared.formats.rejects_csv import REJECTS_HEADER, InvalidRejectsCsv, decode_rejects, encode_rejects
+from shared.formats.rejects_csv import (
+    REJECTS_HEADER,
+    InvalidRejectsCsv,
+    decode_rejects,
+    encode_rejects,
+)
 from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
 from tests.factories import ETAG, make_reject
 
@@ -34,16 +39,24 @@ def test_rejects_csv_without_rejects_is_header_only() -> None:
 
 
 def test_rejects_csv_line_is_readable() -> None:
-    line = encode_rejects([make_reject("0001", reason="birthts: empty", line=2)]).decode().splitlines()[1]
+    line = (
+        encode_rejects([make_reject("0001", reason="birthts: empty", line=2)])
+        .decode()
+        .splitlines()[1]
+    )
     assert line == f"0001.csv,0001,birthts: empty,2,2026-11-25T20:31:28Z,{ETAG},1"
 
 
 def test_rejects_csv_omits_line_for_whole_file() -> None:
-    assert b",the file is empty,,2026" in encode_rejects([make_reject(reason="the file is empty", line=None)])
+    assert b",the file is empty,,2026" in encode_rejects(
+        [make_reject(reason="the file is empty", line=None)]
+    )
 
 
 def test_rejects_csv_is_sorted_by_code_point() -> None:
-    body = encode_rejects([make_reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\uffff")])
+    body = encode_rejects(
+        [make_reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\uffff")]
+    )
     assert [record[1] for record in csv.reader(io.StringIO(body.decode()))][1:] == [
         "10", "9", "B", "b", "é", "\uffff", "\U0001f600",
     ]  # fmt: skip
@@ -65,7 +78,9 @@ def test_rejects_csv_bytes_do_not_depend_on_order(rejects: list[Reject]) -> None
     assert encode_rejects(rejects) == encode_rejects(reversed(rejects))
 
 
-@pytest.mark.parametrize("body", [b"", b"a,b\n", b"\xff\xfe", REJECTS_HEADER.encode().replace(b",", b";") + b"\n"])
+@pytest.mark.parametrize(
+    "body", [b"", b"a,b\n", b"\xff\xfe", REJECTS_HEADER.encode().replace(b",", b";") + b"\n"]
+)
 def test_rejects_csv_refuses_other_file(body: bytes) -> None:
     with pytest.raises(InvalidRejectsCsv):
         decode_rejects(body)

@@ -26,4 +26,6 @@ def test_sample_images_are_valid_png() -> None:
         if key.endswith(".png"):
             assert content.startswith(b"\x89PNG\r\n\x1a\n")
             (length,) = struct.unpack(">I", content[8:12])
-            assert struct.unpack(">I", content[16 + length : 20 + length]) == (zlib.crc32(content[12 : 16 + length]),)
+            assert struct.unpack(">I", content[16 + length : 20 + length]) == (
+                zlib.crc32(content[12 : 16 + length]),
+            )

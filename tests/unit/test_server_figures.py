@@ -9,11 +9,16 @@ import pytest
 
 from worker.source.metrics import START_TIME_METRIC, MinioMetrics, detect_losses
 
-SKIPPED, ERRORS = "minio_notify_events_skipped_total", "minio_notify_events_errors_total"
+SKIPPED = "minio_notify_events_skipped_total"
+ERRORS = "minio_notify_events_errors_total"
 
 
-def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server: str = "a:9000") -> str:
-    return json.dumps([[START_TIME_METRIC, server, started], [SKIPPED, server, skipped], [ERRORS, server, errors]])
+def figures(
+    started: float = 1.5, skipped: float = 0, errors: float = 0, server: str = "a:9000"
+) -> str:
+    return json.dumps(
+        [[START_TIME_METRIC, server, started], [SKIPPED, server, skipped], [ERRORS, server, errors]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,10 @@ def figures(started: float = 1.5, skipped: float = 0, errors: float = 0, server:
         (figures(skipped=1), ["events_skipped"]),
         (figures(errors=1), ["events_failed"]),
         (figures(errors=1, skipped=1), ["events_failed", "events_skipped"]),
-        (json.dumps([*json.loads(figures()), *json.loads(figures(server="b:9000"))]), ["minio_restarted"]),
+        (
+            json.dumps([*json.loads(figures()), *json.loads(figures(server="b:9000"))]),
+            ["minio_restarted"],
+        ),
         ("[]", ["minio_restarted"]),
         ("[1, 2]", ["minio_restarted"]),
     ],
@@ -34,7 +42,9 @@ def test_detect_losses_names_each_difference(now: str, kinds: list[str]) -> None
     assert detect_losses(figures(), now) == kinds
 
 
-@pytest.mark.parametrize(("known", "now"), [("[0, 0]", "[0, 1]"), ("", figures()), ("null", "7"), ("{", "}")])
+@pytest.mark.parametrize(
+    ("known", "now"), [("[0, 0]", "[0, 1]"), ("", figures()), ("null", "7"), ("{", "}")]
+)
 def test_detect_losses_reports_metrics_of_another_release(known: str, now: str) -> None:
     assert detect_losses(known, now) == ["minio_restarted"]
     assert detect_losses(known, known) == []

@@ -71,7 +71,9 @@ def test_settings_errors_name_all_variables_without_values(monkeypatch: pytest.M
         ("OUTPUT_BUCKET", "src-data"),
     ],
 )
-def test_settings_refuse_invalid_value_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_settings_refuse_invalid_value_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=name):
         Settings.from_environment()
@@ -122,7 +124,9 @@ def test_settings_split_hosts_and_origins(monkeypatch: pytest.MonkeyPatch) -> No
         ("MAX_UPLOAD_MB", "0"),
     ],
 )
-def test_settings_refuse_invalid_hosts_and_origins(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_settings_refuse_invalid_hosts_and_origins(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=name):
         Settings.from_environment()
@@ -139,12 +143,16 @@ def test_settings_have_no_tokens_by_default() -> None:
     assert (settings.all_tokens, settings.public_read) == ((), False)
 
 
-def test_settings_read_token_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_read_token_names_and_kinds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("API_TOKEN", GOOD)
     monkeypatch.setenv("API_TOKENS", f"ci={ALL_SYMBOLS}, Import-2_x={OTHER}==")
     (tmp_path / "generated").write_text("the-generated-token-0123\n")
     monkeypatch.setenv("GENERATED_API_TOKEN_FILE", str(tmp_path / "generated"))
-    (tmp_path / "read").write_text("grafana=read-token-0123456789\nreport=another-read-token-0123\n")
+    (tmp_path / "read").write_text(
+        "grafana=read-token-0123456789\nreport=another-read-token-0123\n"
+    )
     monkeypatch.setenv("READ_TOKENS_FILE", str(tmp_path / "read"))
     settings = Settings.from_environment()
     assert [(token.name, token.value, token.kind) for token in settings.all_tokens] == [
@@ -174,7 +182,9 @@ def test_settings_read_token_names_and_kinds(monkeypatch: pytest.MonkeyPatch, tm
         (f"{GOOD}\n{OTHER}", "printable ASCII"),
     ],
 )
-def test_settings_refuse_unusable_token(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_settings_refuse_unusable_token(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{said}") as refused:
         Settings.from_environment()
@@ -216,11 +226,31 @@ def test_settings_refuse_unusable_named_token(
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        (("API_TOKENS", f"ci={GOOD}"), ("READ_TOKENS", f"ci={OTHER}"), "the name ci is used 2 times"),
-        (("API_TOKENS", f"ci={GOOD}"), ("READ_TOKENS", f"web={GOOD}"), "ci and web have the same value"),
-        (("API_TOKEN", GOOD), ("READ_TOKENS", f"web={GOOD}"), "API_TOKEN and web have the same value"),
-        (("API_TOKEN", GOOD), ("GENERATED_API_TOKEN", GOOD), "API_TOKEN and generated have the same value"),
-        (("GENERATED_API_TOKEN", GOOD), ("API_TOKENS", f"a={GOOD}"), "generated and a have the same value"),
+        (
+            ("API_TOKENS", f"ci={GOOD}"),
+            ("READ_TOKENS", f"ci={OTHER}"),
+            "the name ci is used 2 times",
+        ),
+        (
+            ("API_TOKENS", f"ci={GOOD}"),
+            ("READ_TOKENS", f"web={GOOD}"),
+            "ci and web have the same value",
+        ),
+        (
+            ("API_TOKEN", GOOD),
+            ("READ_TOKENS", f"web={GOOD}"),
+            "API_TOKEN and web have the same value",
+        ),
+        (
+            ("API_TOKEN", GOOD),
+            ("GENERATED_API_TOKEN", GOOD),
+            "API_TOKEN and generated have the same value",
+        ),
+        (
+            ("GENERATED_API_TOKEN", GOOD),
+            ("API_TOKENS", f"a={GOOD}"),
+            "generated and a have the same value",
+        ),
     ],
 )
 def test_settings_refuse_tokens_with_same_name_or_value(

@@ -10,7 +10,9 @@ from worker.tasks import create_app
 
 
 @pytest.mark.parametrize("user_id", ["../../etc", "a/b", "", "x" * 300, "a\tb"])
-def test_refresh_requested_task_ignores_and_logs_invalid_user(user_id: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_refresh_requested_task_ignores_and_logs_invalid_user(
+    user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def get_services() -> Services:
         raise AssertionError("the user must not be marked")
 

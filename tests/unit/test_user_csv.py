@@ -8,7 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.formats.records import Person
-from shared.formats.user_csv import MAX_BIRTHTS, MAX_CSV_BYTES, MIN_BIRTHTS, InvalidUserCsv, parse_person
+from shared.formats.user_csv import (
+    MAX_BIRTHTS,
+    MAX_CSV_BYTES,
+    MIN_BIRTHTS,
+    InvalidUserCsv,
+    parse_person,
+)
 from tests.factories import CSV_COLUMNS, make_csv_body, make_csv_text, make_person
 
 HEADER = "first_name,last_name,birthts\n"
@@ -23,14 +29,19 @@ def refusal(body: bytes | str) -> InvalidUserCsv:
 
 # -- valid files -----------------------------------------------------------------------------------
 def test_parse_person_accepts_blanks_after_commas() -> None:
-    assert parse_person(b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n") == make_person()
+    assert (
+        parse_person(b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n")
+        == make_person()
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_parse_person_accepts_all_marked_encodings_and_line_ends(encoding: str, end: str) -> None:
     mark = "\ufeff" if encoding.endswith("e") else ""
-    body = (mark + make_csv_text({"first_name": "Иван", "last_name": "Ünal 😀"}, line_end=end)).encode(encoding)
+    body = (
+        mark + make_csv_text({"first_name": "Иван", "last_name": "Ünal 😀"}, line_end=end)
+    ).encode(encoding)
     assert parse_person(body) == make_person("Иван", "Ünal 😀")
 
 
@@ -49,11 +60,17 @@ def test_parse_person_header_ignores_case_blanks_and_hyphens(header: str) -> Non
 
 
 def test_parse_person_accepts_any_column_order() -> None:
-    assert parse_person(b"id,birthts,,last_name,note,first_name\n7,946674000000,x,Ivanov,,Ivan\n") == make_person()
+    assert (
+        parse_person(b"id,birthts,,last_name,note,first_name\n7,946674000000,x,Ivanov,,Ivan\n")
+        == make_person()
+    )
 
 
 def test_parse_person_accepts_line_break_in_other_column() -> None:
-    assert parse_person(b'first_name,note,last_name,birthts\nIvan,"a\nb",Ivanov,946674000000\n') == make_person()
+    assert (
+        parse_person(b'first_name,note,last_name,birthts\nIvan,"a\nb",Ivanov,946674000000\n')
+        == make_person()
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +95,10 @@ def test_parse_person_trims_fields_only(line: str, expected: Person) -> None:
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t", ",,", ' , "" ,', ",,,,"])
 def test_parse_person_ignores_blank_lines(blank: str) -> None:
-    assert parse_person(f"{blank}\n{HEADER}{blank}\nIvan,Ivanov,946674000000\n{blank}\n\n".encode()) == make_person()
+    assert (
+        parse_person(f"{blank}\n{HEADER}{blank}\nIvan,Ivanov,946674000000\n{blank}\n\n".encode())
+        == make_person()
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +123,9 @@ def test_parse_person_accepts_birth_dates_until_year_9999(written: str, birthts:
     st.integers(MIN_BIRTHTS, MAX_BIRTHTS),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_parse_person_returns_any_names_unchanged(first: str, last: str, birthts: int, encoding: str) -> None:
+def test_parse_person_returns_any_names_unchanged(
+    first: str, last: str, birthts: int, encoding: str
+) -> None:
     quoted = {
         "first_name": '"' + first.replace('"', '""') + '"',
         "last_name": '"' + last.replace('"', '""') + '"',
@@ -124,20 +146,36 @@ def test_parse_person_returns_any_names_unchanged(first: str, last: str, birthts
         (f"{HEADER}a,b,1\n\nc,d,2\n", "2 records instead of one", 4),
         (f"{HEADER}a,b,1\n" + "c,d,2\n" * 99, "100 records instead of one", 3),
         (f"{HEADER}a,b,1\n" + "c,d,2\n" * 100, "more than 100 records instead of one", 3),
-        ("FirstName,last_name,birthts\na,b,1\n", "missing column first_name; found: FirstName, last_name, birthts", 1),
-        ("Ivan,Ivanov,1\n", "missing columns first_name, last_name, birthts; found: Ivan, Ivanov, 1", 1),
+        (
+            "FirstName,last_name,birthts\na,b,1\n",
+            "missing column first_name; found: FirstName, last_name, birthts",
+            1,
+        ),
+        (
+            "Ivan,Ivanov,1\n",
+            "missing columns first_name, last_name, birthts; found: Ivan, Ivanov, 1",
+            1,
+        ),
         (make_csv_text(separator=";"), "looks ';'-separated; separate the fields by commas", 1),
         (make_csv_text(separator=" ; "), "looks ';'-separated; separate the fields by commas", 1),
         (make_csv_text(separator="\t"), "looks tab-separated; separate the fields by commas", 1),
         (make_csv_text(separator="|"), "looks '|'-separated; separate the fields by commas", 1),
-        ("birthts,First Name,first-name,last_name\n1,a,b,c", "column first_name appears 2 times", 1),
+        (
+            "birthts,First Name,first-name,last_name\n1,a,b,c",
+            "column first_name appears 2 times",
+            1,
+        ),
         (f"{HEADER}a,b,1,2\n", "4 fields, but the header has 3 columns", 2),
         (f"{HEADER}a,b,1,\n", "4 fields, but the header has 3 columns", 2),
         (f"{HEADER}a,b\n", "missing value for birthts", 2),
         ("first_name,last_name,birthts,My Note\na,b,1\n", "missing value for My Note", 2),
         ("first_name,last_name,birthts,\na,b,1\n", "3 fields, but the header has 4 columns", 2),
         (f"{HEADER}a,b, \n", "birthts: empty", 2),
-        (f"{HEADER}a,b,abc\n", "birthts: not a whole number of milliseconds (at most 15 digits): 'abc'", 2),
+        (
+            f"{HEADER}a,b,abc\n",
+            "birthts: not a whole number of milliseconds (at most 15 digits): 'abc'",
+            2,
+        ),
         (f'{HEADER}"a\nb",c,1\n', "first_name: a line break inside the field", 2),
         (f'{HEADER}a,"b\rc",1\n', "last_name: a line break inside the field", 2),
         (f'{HEADER}a,b,"1\r\n2"\n', "birthts: a line break inside the field", 2),
@@ -145,34 +183,62 @@ def test_parse_person_returns_any_names_unchanged(first: str, last: str, birthts
         (f'{HEADER}"a"b,c,1\n', "a quoted field is followed by something else than a comma", 2),
     ],
 )
-def test_parse_person_reason_states_problem_and_line(body: str, reason: str, line: int | None) -> None:
+def test_parse_person_reason_states_problem_and_line(
+    body: str, reason: str, line: int | None
+) -> None:
     refused = refusal(body)
     assert (refused.reason, refused.line) == (reason, line)
 
 
 @pytest.mark.parametrize(
     "written",
-    ["1.0", "9.46674E+11", "+1", "1_000", "0x1", "٣", "１", "--1", "- 1", "1 000", "9" * 16, "9" * 5000, "²"],
+    [
+        "1.0",
+        "9.46674E+11",
+        "+1",
+        "1_000",
+        "0x1",
+        "٣",
+        "１",
+        "--1",
+        "- 1",
+        "1 000",
+        "9" * 16,
+        "9" * 5000,
+        "²",
+    ],
 )
 def test_parse_person_refuses_other_birth_date_forms(written: str) -> None:
-    assert refusal(make_csv_text({"birthts": written})).reason.startswith("birthts: not a whole number")
+    assert refusal(make_csv_text({"birthts": written})).reason.startswith(
+        "birthts: not a whole number"
+    )
 
 
-@pytest.mark.parametrize("written", [str(MIN_BIRTHTS - 1), str(MAX_BIRTHTS + 1), "9" * 15, "-" + "9" * 15])
+@pytest.mark.parametrize(
+    "written", [str(MIN_BIRTHTS - 1), str(MAX_BIRTHTS + 1), "9" * 15, "-" + "9" * 15]
+)
 def test_parse_person_refuses_birth_date_outside_years(written: str) -> None:
-    assert refusal(make_csv_text({"birthts": written})).reason == f"birthts: not in the years 1 to 9999: '{written}'"
+    assert (
+        refusal(make_csv_text({"birthts": written})).reason
+        == f"birthts: not in the years 1 to 9999: '{written}'"
+    )
 
 
 def test_parse_person_refuses_other_encoding_with_position() -> None:
     refused = refusal(make_csv_body({"first_name": "Иван"}, encoding="cp1251"))
-    assert (refused.reason, refused.line) == (f"not UTF-8 at byte {len(HEADER) + 1}; save it as UTF-8", 2)
+    assert (refused.reason, refused.line) == (
+        f"not UTF-8 at byte {len(HEADER) + 1}; save it as UTF-8",
+        2,
+    )
 
 
 def test_parse_person_refuses_truncated_utf16() -> None:
     assert refusal(make_csv_body(encoding="utf-16")[:-1]).reason.startswith("not UTF-16 at byte ")
 
 
-@pytest.mark.parametrize("body", [make_csv_text({"last_name": "a\0b"}), HEADER + "a,b,1\n\0\n", "\0" + make_csv_text()])
+@pytest.mark.parametrize(
+    "body", [make_csv_text({"last_name": "a\0b"}), HEADER + "a,b,1\n\0\n", "\0" + make_csv_text()]
+)
 def test_parse_person_refuses_nul_characters(body: str) -> None:
     refused = refusal(body)
     assert refused.reason.startswith("a NUL character")
@@ -186,7 +252,10 @@ def test_parse_person_refuses_utf16_without_bom() -> None:
 def test_parse_person_limits_size_to_million_bytes() -> None:
     body = make_csv_body()
     assert parse_person(body + b"\n" * (MAX_CSV_BYTES - len(body))) == make_person()
-    assert refusal(body + b"\n" * (MAX_CSV_BYTES + 1 - len(body))).reason == "larger than 1,000,000 bytes"
+    assert (
+        refusal(body + b"\n" * (MAX_CSV_BYTES + 1 - len(body))).reason
+        == "larger than 1,000,000 bytes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,7 +315,19 @@ def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) ->
 @given(
     st.lists(
         st.sampled_from(
-            [*CSV_COLUMNS, *'",;\t\n\r \0', "\ufeff", "é", "\ud7ff", "1", "-", "\r\n", "a", HEADER, "a,b,1"]
+            [
+                *CSV_COLUMNS,
+                *'",;\t\n\r \0',
+                "\ufeff",
+                "é",
+                "\ud7ff",
+                "1",
+                "-",
+                "\r\n",
+                "a",
+                HEADER,
+                "a,b,1",
+            ]
         ),
         max_size=30,
     ),

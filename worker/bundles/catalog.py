@@ -62,7 +62,9 @@ class BundleCatalog:
     def encode(self) -> bytes:
         """Return the bytes of `bundles.json`; two calls never return the same bytes."""
         entries = {key: asdict(self.entries[key]) for key in sorted(self.entries)}
-        return json.dumps({"bundles": entries, "nonce": new_token()}, ensure_ascii=False, indent=1).encode()
+        return json.dumps(
+            {"bundles": entries, "nonce": new_token()}, ensure_ascii=False, indent=1
+        ).encode()
 
     @classmethod
     def decode(cls, body: bytes) -> "BundleCatalog":
@@ -71,7 +73,9 @@ class BundleCatalog:
         Invalid content counts as an empty catalog. The next sweep then finds the missing bundles.
         """
         try:
-            return cls({key: CatalogEntry(**fields) for key, fields in json.loads(body)["bundles"].items()})
+            return cls(
+                {key: CatalogEntry(**fields) for key, fields in json.loads(body)["bundles"].items()}
+            )
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
@@ -84,7 +88,9 @@ def make_version_digest(key: str, etag: str) -> str:
     return hashlib.sha256("\0".join((RULES_VERSION, key, etag)).encode()).hexdigest()[:32]
 
 
-def is_up_to_date(key: str, entry: CatalogEntry | None, archive_version: tuple[str, int] | None) -> bool:
+def is_up_to_date(
+    key: str, entry: CatalogEntry | None, archive_version: tuple[str, int] | None
+) -> bool:
     """Return whether the catalog entry matches this archive (ETag, LastModified). Pure.
 
     Both may be None: no entry, no archive. A valid bundle that was unpacked under another

@@ -49,7 +49,9 @@ class BundleIndex:
         """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
         if not body.startswith(INDEX_HEADER) or not body.endswith(b"\n"):
             raise InvalidIndex(key)
-        self.key, self.last_modified, self.body = key, last_modified, body
+        self.key = key
+        self.last_modified = last_modified
+        self.body = body
         self._checksums: array[int] | None = None
 
     def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
@@ -66,7 +68,9 @@ class BundleIndex:
         """Return the IDs of all users in the bundle, in ascending order."""
         return (user_id.decode() for user_id, _ in self._iterate_lines())
 
-    def iterate_users(self) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, BundleImage | None]]:
+    def iterate_users(
+        self,
+    ) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, BundleImage | None]]:
         """Yield each user in ascending order: ID, CSV or None, image or None."""
         for user_id, line in self._iterate_lines():
             csv, image = json.loads(line)
@@ -78,7 +82,9 @@ class BundleIndex:
         path, etag, *values = fields
         version = CsvVersion(format_member_source(self.key, path), etag, self.last_modified)
         # A valid CSV has three fields here, an invalid one two: the reason and the line.
-        return ValidCsv(version, Person(*values)) if len(values) == 3 else InvalidCsv(version, *values)
+        return (
+            ValidCsv(version, Person(*values)) if len(values) == 3 else InvalidCsv(version, *values)
+        )
 
     def _iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
         start = len(INDEX_HEADER)
@@ -96,7 +102,10 @@ class BundleIndex:
         return position < len(self._checksums) and self._checksums[position] == checksum
 
     def _find_line(self, user_id: str) -> list[Any] | None:
-        encoded_id, body, low, high = user_id.encode(), self.body, len(INDEX_HEADER), len(self.body)
+        encoded_id = user_id.encode()
+        body = self.body
+        low = len(INDEX_HEADER)
+        high = len(self.body)
         if not self._may_contain(encoded_id):
             return None
         # Checksums collide, so the line is still searched.  `low` and `high` are starts of lines.
@@ -150,7 +159,8 @@ class IndexBuilder:
         lines = [INDEX_HEADER]
         # `BundleIndex` bisects the bytes, so the order must be that of the encoded IDs.
         for user_id in sorted(self.user_ids(), key=str.encode):
-            csv, image = self._csvs.get(user_id, "null"), self._images.get(user_id, (0, "null"))[1]
+            csv = self._csvs.get(user_id, "null")
+            image = self._images.get(user_id, (0, "null"))[1]
             lines.append(f"{user_id}\t[{csv},{image}]\n".encode())
         return b"".join(lines)
 
@@ -184,7 +194,10 @@ def make_index_key(digest: str) -> str:
     return f"{UNPACKED_FOLDER}/{digest}/index"
 
 
-def locate_unpacked_image(bundle_key: str, digest: str, user_id: str, image: BundleImage) -> UnpackedImage:
+def locate_unpacked_image(
+    bundle_key: str, digest: str, user_id: str, image: BundleImage
+) -> UnpackedImage:
     """Return the resolved form of an image in a bundle: its unpacked key and its source."""
-    key, source = make_unpacked_image_key(digest, user_id, image), format_member_source(bundle_key, image.path)
+    key = make_unpacked_image_key(digest, user_id, image)
+    source = format_member_source(bundle_key, image.path)
     return UnpackedImage(bundle_key, key, source, image.etag, image.extension)

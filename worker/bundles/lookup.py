@@ -57,7 +57,8 @@ class BundleLookup:
         self._users = users
         self._clock = clock
         self._max_cache_bytes = max_cache_bytes
-        self._loaded_version, self._catalog = b"", BundleCatalog()
+        self._loaded_version = b""
+        self._catalog = BundleCatalog()
         self._visible_entries: list[tuple[str, CatalogEntry]] = []
         self._indexes: OrderedDict[str, BundleIndex] = OrderedDict()
         self._incomplete_keys: set[str] = set()
@@ -76,7 +77,9 @@ class BundleLookup:
     def use_catalog(self, catalog: BundleCatalog) -> None:
         """Use this catalog until the next `ensure_version`, and evict the indexes that it does not name."""
         # An empty token equals no catalog version, so the next `ensure_version` reloads the catalog.
-        self._catalog, self._loaded_version, self._visible_entries = catalog, b"", catalog.visible_entries()
+        self._catalog = catalog
+        self._loaded_version = b""
+        self._visible_entries = catalog.visible_entries()
         self._incomplete_keys.clear()
         digests = {entry.digest for _, entry in self._visible_entries}
         for digest in self._indexes.keys() - digests:
@@ -140,6 +143,8 @@ class BundleLookup:
 
     def _load_index(self, key: str, entry: CatalogEntry) -> BundleIndex:
         try:
-            return BundleIndex(key, entry.visible_since, self._output.get(make_index_key(entry.digest)).body)
+            return BundleIndex(
+                key, entry.visible_since, self._output.get(make_index_key(entry.digest)).body
+            )
         except (ObjectNotFound, ObjectUnreadable, InvalidIndex):
             raise self.report_missing(key) from None

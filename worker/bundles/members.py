@@ -16,7 +16,8 @@ MAX_UNPACKED_BYTES = 50_000_000_000
 """Maximum unpacked size of all members together, in bytes."""
 MAX_MEMBER_IMAGE_BYTES = 100_000_000
 """Maximum size of one image in bytes: an image is held in memory as a whole."""
-MAX_COMPRESSION_RATIO, MIN_BYTES_FOR_RATIO_CHECK = 100, 100_000_000
+MAX_COMPRESSION_RATIO = 100
+MIN_BYTES_FOR_RATIO_CHECK = 100_000_000
 """Limits against zip bombs.
 
 An archive may unpack to at most `MAX_COMPRESSION_RATIO` times its packed size. `MIN_BYTES_FOR_RATIO_CHECK` are always
@@ -57,7 +58,9 @@ def check_member_path(path: str) -> UserFile | IgnoredFile | None:
         raise InvalidArchive(f"the path of a member leads out of the archive: '{excerpt(path)}'")
     file = classify_member(path)
     if isinstance(file, Bundle):
-        raise InvalidArchive(f"it contains another archive, '{excerpt(path)}'; drop that one by itself")
+        raise InvalidArchive(
+            f"it contains another archive, '{excerpt(path)}'; drop that one by itself"
+        )
     return file
 
 
@@ -72,7 +75,9 @@ def max_kept_bytes(path: str, file: UserFile | IgnoredFile, size: int) -> int:
         # One byte above the limit: the CSV parser then rejects the file as too large.
         return MAX_CSV_BYTES + 1
     if size > MAX_MEMBER_IMAGE_BYTES:
-        raise InvalidArchive(f"an image is larger than {MAX_MEMBER_IMAGE_BYTES:,} bytes: '{excerpt(path)}'")
+        raise InvalidArchive(
+            f"an image is larger than {MAX_MEMBER_IMAGE_BYTES:,} bytes: '{excerpt(path)}'"
+        )
     return size
 
 

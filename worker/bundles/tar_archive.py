@@ -29,7 +29,8 @@ MAX_EXTENDED_HEADER_BYTES = 1 << 20
 
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 _TAR_BLOCK_BYTES = tarfile.BLOCKSIZE
-_MAX_STEP_BYTES, _SLICE_BYTES = 1 << 20, 1 << 16
+_MAX_STEP_BYTES = 1 << 20
+_SLICE_BYTES = 1 << 16
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
 _SPECIAL_FILE_TYPES = {
     tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "link", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
@@ -61,14 +62,16 @@ class TarArchive:
         The rest of the stream is read after the last member, so that damage and size limits are
         detected there as well.
         """
-        extended, count = _ExtendedHeader(), 0
+        extended = _ExtendedHeader()
+        count = 0
         while (header := self._read_header()) is not None:
             count += 1
             check_count(count)
             if header.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}:
                 self._read_extended_header(extended, header)
                 continue
-            path, size = extended.path or header.name, header.size if extended.size is None else extended.size
+            path = extended.path or header.name
+            size = header.size if extended.size is None else extended.size
             # POSIX: the size in the header of a folder is a limit, and no data follows.
             size = 0 if header.type == tarfile.DIRTYPE else size
             extended = _ExtendedHeader()
@@ -89,7 +92,9 @@ class TarArchive:
             return None
         except (tarfile.HeaderError, ValueError):
             raise (
-                InvalidArchive("it is damaged: a header is none") if self._unpacked_bytes else _not_a_tar_error()
+                InvalidArchive("it is damaged: a header is none")
+                if self._unpacked_bytes
+                else _not_a_tar_error()
             ) from None
         self._unpacked_bytes += _TAR_BLOCK_BYTES
         return header
@@ -118,7 +123,9 @@ class TarArchive:
 
     def _read_extended_header(self, extended: _ExtendedHeader, header: tarfile.TarInfo) -> None:
         if not 0 <= header.size <= MAX_EXTENDED_HEADER_BYTES:
-            raise InvalidArchive(f"an extended header is larger than {MAX_EXTENDED_HEADER_BYTES:,} bytes")
+            raise InvalidArchive(
+                f"an extended header is larger than {MAX_EXTENDED_HEADER_BYTES:,} bytes"
+            )
         body = self._read_body(header.size, header.size)
         if header.type == tarfile.GNUTYPE_LONGNAME:
             extended.path = body.partition(b"\0")[0].decode(errors="surrogateescape")
@@ -179,7 +186,8 @@ class _ByteStream:
                 if piece is None:
                     return
                 self._piece = memoryview(piece)
-            part, self._piece = self._piece[:count], self._piece[count:]
+            part = self._piece[:count]
+            self._piece = self._piece[count:]
             count -= len(part)
             yield part
 
@@ -195,7 +203,8 @@ def _gunzip(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
 
     Raises `InvalidArchive` if the data is damaged or cut off, or if a size limit is exceeded.
     """
-    decoder, unpacked_bytes = _GzipDecoder(), 0
+    decoder = _GzipDecoder()
+    unpacked_bytes = 0
     try:
         for chunk in packed:
             for start in range(0, len(chunk), _SLICE_BYTES):
@@ -225,7 +234,8 @@ class _GzipDecoder:
                 # Empty streams unpack to nothing, so no size limit bounds their number.
                 self._stream_count += 1
                 check_count(self._stream_count)
-                self._inflater, self.is_in_stream = zlib.decompressobj(_GZIP_WBITS), True
+                self._inflater = zlib.decompressobj(_GZIP_WBITS)
+                self.is_in_stream = True
             yield self._inflater.decompress(packed, _MAX_STEP_BYTES)
             packed = self._inflater.unused_data or self._inflater.unconsumed_tail
             if not packed and not self._inflater.eof:

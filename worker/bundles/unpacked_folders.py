@@ -9,7 +9,8 @@ from typing import Self
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.object_store import ObjectStore
 
-MAX_WRITES_IN_FLIGHT, MAX_BYTES_IN_FLIGHT = 128, 64 << 20
+MAX_WRITES_IN_FLIGHT = 128
+MAX_BYTES_IN_FLIGHT = 64 << 20
 """Maximum number of pending writes of unpacked images, and of their bytes."""
 
 
@@ -21,7 +22,9 @@ class ObjectWriter:
     """
 
     def __init__(self, output: ObjectStore, pool: Executor, etags: dict[str, str]) -> None:
-        self._output, self._pool, self._etags = output, pool, etags
+        self._output = output
+        self._pool = pool
+        self._etags = etags
         self._in_flight: deque[tuple[Future[str], int]] = deque()
         self._bytes_in_flight = 0
 
@@ -29,7 +32,10 @@ class ObjectWriter:
         return self
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         unfinished = [write for write, _ in self._in_flight]
         for write in unfinished:
@@ -45,7 +51,10 @@ class ObjectWriter:
         self._etags[key] = etag
         self._bytes_in_flight += len(body)
         self._in_flight.append((self._pool.submit(self._output.put, key, body), len(body)))
-        while len(self._in_flight) > MAX_WRITES_IN_FLIGHT or self._bytes_in_flight > MAX_BYTES_IN_FLIGHT:
+        while (
+            len(self._in_flight) > MAX_WRITES_IN_FLIGHT
+            or self._bytes_in_flight > MAX_BYTES_IN_FLIGHT
+        ):
             self._wait_for_oldest()
 
     def finish(self) -> None:

@@ -33,7 +33,8 @@ MAX_DIRECTORY_BYTES = 32 << 20
 """Maximum size of a zip's directory in bytes: `zipfile` holds it in memory."""
 
 # Signature, flags, length of the name, length of the extra field.
-_LOCAL_HEADER, _LOCAL_MARK = struct.Struct("<4s2xH18xHH"), b"PK\x03\x04"
+_LOCAL_HEADER = struct.Struct("<4s2xH18xHH")
+_LOCAL_MARK = b"PK\x03\x04"
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 _UTF8_FLAG = 0x800
 _UNICODE_PATH_FIELD = 0x7075
@@ -68,7 +69,10 @@ class ZipArchive:
             yield Member(entry.path, entry.file, body)
 
     def _read(self, entry: _ZipMember) -> bytes:
-        info, kept, size, crc = entry.info, bytearray(), 0, 0
+        info = entry.info
+        kept = bytearray()
+        size = 0
+        crc = 0
         most = max_kept_bytes(entry.path, entry.file, info.file_size)
         # All of the member is unpacked to verify size and CRC, but only `most` bytes are kept.
         for piece in self._unpacked(entry):
@@ -110,7 +114,11 @@ class ZipArchive:
         # The lengths in the local header may differ from those in the directory.
         mark, flags, name, extra = _LOCAL_HEADER.unpack(header)
         start: int = offset + _LOCAL_HEADER.size + name + extra
-        if mark != _LOCAL_MARK or flags & _ENCRYPTED_FLAGS or start + entry.info.compress_size > entry.max_end:
+        if (
+            mark != _LOCAL_MARK
+            or flags & _ENCRYPTED_FLAGS
+            or start + entry.info.compress_size > entry.max_end
+        ):
             raise _damaged_member_error(entry.path)
         return start
 
@@ -118,11 +126,16 @@ class ZipArchive:
 def _read_directory(file: RangedFile) -> Iterator[_ZipMember]:
     try:
         with zipfile.ZipFile(file) as archive:
-            infos, end = archive.infolist(), archive.start_dir
+            infos = archive.infolist()
+            end = archive.start_dir
     except MemoryError:
-        raise InvalidArchive(f"its directory is larger than {MAX_DIRECTORY_BYTES:,} bytes") from None
+        raise InvalidArchive(
+            f"its directory is larger than {MAX_DIRECTORY_BYTES:,} bytes"
+        ) from None
     except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError, EOFError):
-        raise InvalidArchive("it is no zip archive, or it is cut off: there is no directory at its end") from None
+        raise InvalidArchive(
+            "it is no zip archive, or it is cut off: there is no directory at its end"
+        ) from None
     check_count(len(infos))
     # In the order of offsets, each member must end before the next one begins.
     infos.sort(key=lambda info: info.header_offset)
@@ -151,7 +164,9 @@ def _check_member(info: zipfile.ZipInfo, max_end: int) -> _ZipMember | None:
         return None
     max_kept_bytes(path, file, info.file_size)  # reject a too large image before any member is read
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise InvalidArchive(f"'{excerpt(path)}' is packed by method {info.compress_type}; pack it by deflate (8)")
+        raise InvalidArchive(
+            f"'{excerpt(path)}' is packed by method {info.compress_type}; pack it by deflate (8)"
+        )
     return _ZipMember(path, file, info, max_end)
 
 
@@ -173,11 +188,17 @@ def _decode_path(info: zipfile.ZipInfo) -> str:
 def _decode_unicode_path(extra: bytes, raw: bytes) -> str | None:
     while len(extra) >= 4:
         kind, size = struct.unpack("<HH", extra[:4])
-        if kind == _UNICODE_PATH_FIELD and size > 5 and struct.unpack("<L", extra[5:9])[0] == zlib.crc32(raw):
+        if (
+            kind == _UNICODE_PATH_FIELD
+            and size > 5
+            and struct.unpack("<L", extra[5:9])[0] == zlib.crc32(raw)
+        ):
             return extra[9 : 4 + size].decode()
         extra = extra[4 + size :]
     return None
 
 
 def _damaged_member_error(path: str) -> InvalidArchive:
-    return InvalidArchive(f"'{excerpt(path)}' is damaged: it is not what the archive's directory says")
+    return InvalidArchive(
+        f"'{excerpt(path)}' is damaged: it is not what the archive's directory says"
+    )

@@ -63,7 +63,9 @@ def request_rebuild(rebuilds: Rebuilds, tasks: TaskQueue) -> str:
     return task_id
 
 
-def wait_for_rebuild(rebuilds: Rebuilds, task_id: str, on_progress: ProgressCallback) -> RebuildStatus:
+def wait_for_rebuild(
+    rebuilds: Rebuilds, task_id: str, on_progress: ProgressCallback
+) -> RebuildStatus:
     """Return the record of a rebuild when it is done or has failed. Raises `RecordLost`."""
     while True:
         status = read_rebuild(rebuilds, task_id)
@@ -78,5 +80,7 @@ def read_rebuild(rebuilds: Rebuilds, task_id: str) -> RebuildStatus:
     """Return the record of a rebuild. Raises `RecordLost`."""
     status = rebuilds.status(task_id)
     if status is None:
-        raise RecordLost(f"Redis has no record of the rebuild {task_id} any more; request a new one.")
+        raise RecordLost(
+            f"Redis has no record of the rebuild {task_id} any more; request a new one."
+        )
     return status

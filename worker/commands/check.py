@@ -66,7 +66,8 @@ def read_own_csvs(
     """
 
     def read_csv(user_id: str) -> tuple[str, ValidCsv | InvalidCsv] | None:
-        key, etag = make_csv_key(user_id), listing.csv_etags[user_id]
+        key = make_csv_key(user_id)
+        etag = listing.csv_etags[user_id]
         try:
             csv: ValidCsv | InvalidCsv
             # `find_differences` does not compare LastModified, so it is 0 for a CSV that is not read.
@@ -104,7 +105,8 @@ def compute_expected(
     listing = list_source(source)
     csvs = read_own_csvs(source, listing, quarantined, on_progress)
     images = {
-        user_id: _expected_own_image(listing, user_id, (source, output), copies_images) for user_id in listing.images
+        user_id: _expected_own_image(listing, user_id, (source, output), copies_images)
+        for user_id in listing.images
     }
     for contents in read_bundle_contents(source, output, listing.bundles):
         # In a union the right operand wins: own files, then bundles of higher rank.
@@ -113,14 +115,21 @@ def compute_expected(
     if copies_images:
         images = _exclude_uncopied_images(source, output, images)
     needed = [images[user_id] for user_id in csvs if user_id in images]
-    return {user_id: (csv, images[user_id].path if user_id in images else "") for user_id, csv in csvs.items()}, needed
+    return {
+        user_id: (csv, images[user_id].path if user_id in images else "")
+        for user_id, csv in csvs.items()
+    }, needed
 
 
 def _exclude_uncopied_images(
     source: ObjectStore, output: ObjectStore, images: dict[str, ExpectedImage]
 ) -> dict[str, ExpectedImage]:
     """Drop the images that have no copy because the server cannot read them."""
-    copy_paths = {f"{output.bucket}/{info.key}" for page in output.list_objects(folder=IMAGES_FOLDER) for info in page}
+    copy_paths = {
+        f"{output.bucket}/{info.key}"
+        for page in output.list_objects(folder=IMAGES_FOLDER)
+        for info in page
+    }
     unreadable = set()
     for user_id, image in images.items():
         if image.path not in copy_paths:
@@ -140,10 +149,15 @@ def _expected_own_image(
     return ExpectedImage(f"{bucket}/{image.key}", image.etag, image.last_modified)
 
 
-def _expected_bundle_images(contents: BundleContents, output: ObjectStore) -> dict[str, ExpectedImage]:
+def _expected_bundle_images(
+    contents: BundleContents, output: ObjectStore
+) -> dict[str, ExpectedImage]:
     folder = f"{output.bucket}/{IMAGES_FOLDER}"
     images = contents.images.items()
-    return {user_id: ExpectedImage(f"{folder}/{user_id}.{extension}", etag, 0) for user_id, (extension, etag) in images}
+    return {
+        user_id: ExpectedImage(f"{folder}/{user_id}.{extension}", etag, 0)
+        for user_id, (extension, etag) in images
+    }
 
 
 def find_differences(
@@ -154,7 +168,8 @@ def find_differences(
     A held row is not a difference.
     """
     for user_id in sorted(expected_rows.keys() | rows.keys() | rejects.keys()):
-        row, reject = rows.get(user_id), rejects.get(user_id)
+        row = rows.get(user_id)
+        reject = rejects.get(user_id)
         csv, img_path = expected_rows.get(user_id, (None, ""))
         match csv:
             case None if reject and parse_bundle_id(user_id):
@@ -162,7 +177,9 @@ def find_differences(
             case None if row or reject:
                 yield f"{user_id}: has no CSV, but {'a row' if row else 'a reject'}"
             case ValidCsv(_, person):
-                expected_row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
+                expected_row = Row(
+                    user_id, person.first_name, person.last_name, person.birthts, img_path
+                )
                 if row != expected_row:
                     yield f"{user_id}: {_describe_difference(expected_row, row)}"
                 if reject:
@@ -178,7 +195,9 @@ def _describe_difference(expected_row: Row, row: Row | None) -> str:
     if row is None:
         return f"has a valid CSV, but no row in {OUTPUT_KEY}"
     names = ("first_name", "last_name", "birthts", "img_path")
-    return "differs in " + ", ".join(name for name in names if getattr(expected_row, name) != getattr(row, name))
+    return "differs in " + ", ".join(
+        name for name in names if getattr(expected_row, name) != getattr(row, name)
+    )
 
 
 def check_buckets(
@@ -190,7 +209,9 @@ def check_buckets(
     """Return the differences between the two buckets. Raises `StoreUnavailable`."""
     published = read_published_files(output)
     quarantined = published.find_quarantined()
-    expected_rows, images = compute_expected(source, output, quarantined, copies_images, on_progress)
+    expected_rows, images = compute_expected(
+        source, output, quarantined, copies_images, on_progress
+    )
     differences = [] if published.output_etag else [f"there is no {OUTPUT_KEY}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).iterate_rows()}
     return [
@@ -200,20 +221,30 @@ def check_buckets(
     ]
 
 
-def find_wrong_copies(rows: Mapping[str, Row], images: Sequence[ExpectedImage], output: ObjectStore) -> Iterator[str]:
+def find_wrong_copies(
+    rows: Mapping[str, Row], images: Sequence[ExpectedImage], output: ObjectStore
+) -> Iterator[str]:
     """Yield one sentence for each image copy that is missing, wrong or orphaned."""
     folder = f"{output.bucket}/"
     existing_copies = {
-        f"{folder}{info.key}": info for page in output.list_objects(folder=IMAGES_FOLDER) for info in page
+        f"{folder}{info.key}": info
+        for page in output.list_objects(folder=IMAGES_FOLDER)
+        for info in page
     }
-    expected_copies = {image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES_FOLDER}/")}
+    expected_copies = {
+        image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES_FOLDER}/")
+    }
     user_by_path = {
-        row.img_path: row.user_id for row in rows.values() if row.img_path.startswith(f"{folder}{IMAGES_FOLDER}/")
+        row.img_path: row.user_id
+        for row in rows.values()
+        if row.img_path.startswith(f"{folder}{IMAGES_FOLDER}/")
     }
     for path in sorted(user_by_path.keys() - existing_copies.keys()):
         yield f"{user_by_path[path]}: its image copy {path} is missing"
     for path in sorted(existing_copies.keys() & expected_copies.keys()):
-        if not is_copy(existing_copies[path], expected_copies[path].etag, expected_copies[path].last_modified):
+        if not is_copy(
+            existing_copies[path], expected_copies[path].etag, expected_copies[path].last_modified
+        ):
             yield f"{user_by_path.get(path, path)}: {path} is a copy of another image"
     for path in sorted(existing_copies.keys() - user_by_path.keys()):
         yield f"{path}: no row names this image copy"

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shared.formats.records import CsvVersion, InvalidCsv, ValidCsv
-from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, UserFile, format_member_source, make_bundle_id
+from shared.formats.source_keys import (
+    IMAGE_EXTENSIONS,
+    IgnoredFile,
+    UserFile,
+    format_member_source,
+    make_bundle_id,
+)
 from shared.object_store import (
     ObjectInfo,
     ObjectStore,
@@ -63,7 +69,9 @@ def read_bundle_contents(
         except InvalidArchive as error:
             yield _read_rejected_bundle(bundles[key], entry, error.reason, output)
         except ObjectUnreadable as error:
-            yield _read_rejected_bundle(bundles[key], entry, format_unreadable_reason(error), output)
+            yield _read_rejected_bundle(
+                bundles[key], entry, format_unreadable_reason(error), output
+            )
 
 
 def _read_rejected_bundle(
@@ -71,7 +79,9 @@ def _read_rejected_bundle(
 ) -> BundleContents:
     contents = BundleContents()
     if entry and entry.digest:
-        index = BundleIndex(info.key, entry.visible_since, output.get(make_index_key(entry.digest)).body)
+        index = BundleIndex(
+            info.key, entry.visible_since, output.get(make_index_key(entry.digest)).body
+        )
         for user_id, csv, image in index.iterate_users():
             contents.csvs |= {user_id: csv} if csv else {}
             contents.images |= {user_id: (image.extension, image.etag)} if image else {}
@@ -89,12 +99,16 @@ def _read_archive(source: ObjectStore, info: ObjectInfo) -> BundleContents:
     with ThreadPoolExecutor(2) as pool:
         read_range = partial(source.get_range, info.key, info.etag)
         try:
-            archive = open_archive(info.key, RangedFile(read_range, info.size, pool, MAX_DIRECTORY_BYTES))
+            archive = open_archive(
+                info.key, RangedFile(read_range, info.size, pool, MAX_DIRECTORY_BYTES)
+            )
             for member in archive.members():
                 if not isinstance(member.file, IgnoredFile):
                     _add_member(contents, info, member, member.file)
         except PreconditionFailed:
-            raise StoreUnavailable(f"{info.key} was replaced while it was read; run the check again") from None
+            raise StoreUnavailable(
+                f"{info.key} was replaced while it was read; run the check again"
+            ) from None
     return contents
 
 
@@ -106,5 +120,7 @@ def _add_member(contents: BundleContents, info: ObjectInfo, member: Member, file
         return
     known_image = contents.images.get(file.user_id)
     # Among images with the same extension the last one wins, as in `IndexBuilder`.
-    if known_image is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(known_image[0]):
+    if known_image is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(
+        known_image[0]
+    ):
         contents.images[file.user_id] = file.extension, etag

@@ -33,7 +33,8 @@ from worker.commands.provisioning.server_users import digest_users, format_redis
 CREDENTIALS_HOME = Path("/run/rowdrop")
 """Where the credential volumes of all other containers are mounted, one folder per container.  Only
 this container writes to them."""
-MINIO_HOME, REDIS_HOME = Path("/srv/minio"), Path("/srv/redis")
+MINIO_HOME = Path("/srv/minio")
+REDIS_HOME = Path("/srv/redis")
 REDIS_ADDRESS = "redis:6379"
 OPTIONAL_SETTINGS = {
     "api": (*TOKEN_SETTINGS, "GENERATED_API_TOKEN"),
@@ -55,7 +56,9 @@ def build_credential_files(credentials: Credentials, buckets: Buckets) -> dict[s
     health = credentials.redis["health"]
     process_files = {}
     for process in PROCESSES:
-        settings = dict.fromkeys(OPTIONAL_SETTINGS.get(process, ()), "") | credentials.settings_of(process)
+        settings = dict.fromkeys(OPTIONAL_SETTINGS.get(process, ()), "") | credentials.settings_of(
+            process
+        )
         process_files[process] = {name.lower(): value for name, value in settings.items()}
     minio = {
         "minio.env": format_assignments(_build_minio_variables(credentials)),
@@ -76,7 +79,11 @@ def _build_minio_variables(credentials: Credentials) -> dict[str, str]:
     """
     address = urlsplit(credentials.redis_urls["minio"])
     user = parse_redis_user(credentials.redis_urls["minio"])
-    target = {"ADDRESS": f"{address.hostname}:{address.port or 6379}", "USER": user.name, "PASSWORD": user.password}
+    target = {
+        "ADDRESS": f"{address.hostname}:{address.port or 6379}",
+        "USER": user.name,
+        "PASSWORD": user.password,
+    }
     return {
         "MINIO_ROOT_USER": credentials.root.name,
         "MINIO_ROOT_PASSWORD": credentials.root.password,
@@ -111,7 +118,11 @@ def prepare_credentials(
     `given` maps settings to values from the environment, `now` is the time in Unix seconds.
     `renew` discards the kept credentials and generates new ones.  Raises `PreparationError`.
     """
-    kept = {} if renew else {name: value for name, value in dotenv_values(home / KEPT_FILE).items() if value}
+    kept = (
+        {}
+        if renew
+        else {name: value for name, value in dotenv_values(home / KEPT_FILE).items() if value}
+    )
     try:
         credentials = Credentials.complete(given, kept, REDIS_ADDRESS, now)
     except InvalidCredentials as error:
@@ -127,7 +138,9 @@ def prepare_credentials(
         temporary.unlink(missing_ok=True)
         # The file has its final mode from the start, so no other user can read it at any time.  The
         # rename is atomic: a container never reads a partial file.
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:  # noqa: PTH123
+        with open(  # noqa: PTH123
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8"
+        ) as file:
             file.write(content)
         temporary.replace(path)
     return credentials
@@ -140,7 +153,9 @@ def _remove_unknown_files(home: Path, files: Iterable[str]) -> None:
     """
     folders = [home / process for process in (*PROCESSES, "minio", "redis")]
     known_paths = {home / name for name in files}
-    for path in [path for folder in (home, *folders) if folder.is_dir() for path in folder.iterdir()]:
+    for path in [
+        path for folder in (home, *folders) if folder.is_dir() for path in folder.iterdir()
+    ]:
         if path.is_file() and path not in known_paths:
             path.unlink()
 

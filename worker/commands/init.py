@@ -57,11 +57,15 @@ class Initializer:
         with_sample: bool = False,
         probe_forgery: Callable[[str, str, str, str, str], list[str]] = probe_forged_writes,
     ) -> None:
-        self._services, self._settings, self._probe_timeout_s = services, services.clients.settings, probe_timeout_s
+        self._services = services
+        self._settings = services.clients.settings
+        self._probe_timeout_s = probe_timeout_s
         self._probe_forgery = probe_forgery
         self._with_sample = with_sample
         self._minio = services.clients.create_minio_client()
-        self._minio_users = MinioUsers(services.clients.settings) if services.clients.settings.minio_users else None
+        self._minio_users = (
+            MinioUsers(services.clients.settings) if services.clients.settings.minio_users else None
+        )
 
     def run(self) -> None:
         """Create what is missing on the servers, and record whether MinIO's events reach Redis.
@@ -70,16 +74,22 @@ class Initializer:
         (`S3Error`, `HTTPError`, `RedisError`, `MinioAdminException`) are not caught.
         """
         self._create_users()
-        source, output = self._settings.source_bucket, self._settings.output_bucket
+        source = self._settings.source_bucket
+        output = self._settings.output_bucket
         is_new = self._create_bucket(source)
         self._create_bucket(output)
         self._warn_about_forged_writes()
         public = self._settings.public_output
         if set_public_access(self._minio, output, public=public):
-            print(f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}", flush=True)
+            print(
+                f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}",
+                flush=True,
+            )
         notifications = NotificationRules(self._minio, source)
         # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
-        events_available = notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
+        events_available = (
+            notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
+        )
         self._services.state.inbox.set_events_available(available=events_available)
         if not events_available:
             print(format_event_settings(self._settings), flush=True)
@@ -191,4 +201,8 @@ ACL_HINT = (
 
 def _is_access_error(error: Exception) -> bool:
     """Return whether MinIO rejected the credentials or denied access: a retry cannot succeed."""
-    return isinstance(error, S3Error) and error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+    return isinstance(error, S3Error) and error.code in {
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+    }

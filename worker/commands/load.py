@@ -25,11 +25,14 @@ from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_k
 from shared.object_store import ObjectStore
 from worker.commands.sample import PREFIX
 
-MAX_SMALL_FILE_BYTES, MAX_BATCH_FILES, MAX_BATCH_BYTES = 256 << 10, 500, 8 << 20
+MAX_SMALL_FILE_BYTES = 256 << 10
+MAX_BATCH_FILES = 500
+MAX_BATCH_BYTES = 8 << 20
 """Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
 MAX_SINGLE_PUT_BYTES = 64 << 20
 """Larger files are uploaded in parts."""
-MAX_PARALLEL_TARS, MAX_PARALLEL_PUTS = 4, 32
+MAX_PARALLEL_TARS = 4
+MAX_PARALLEL_PUTS = 32
 """Number of concurrent requests, with and without tar auto-extract."""
 
 
@@ -58,7 +61,8 @@ class LoadPlan:
                 continue
             if batch and (len(batch) == MAX_BATCH_FILES or size + file.size > MAX_BATCH_BYTES):
                 yield batch
-                batch, size = [], 0
+                batch = []
+                size = 0
             batch.append(file)
             size += file.size
         if batch:
@@ -80,7 +84,9 @@ def make_plan(*paths: Path) -> LoadPlan:
     for path, relative_path in _iterate_files(paths):
         match classify_member(relative_path.as_posix()):
             case UserFile() | Bundle() if path.name in path_by_name:
-                plan.skipped.append((relative_path, f"{path_by_name[path.name]} has the same name, and is loaded"))
+                plan.skipped.append(
+                    (relative_path, f"{path_by_name[path.name]} has the same name, and is loaded")
+                )
             case UserFile() | Bundle():
                 path_by_name[path.name] = relative_path
                 plan.files.append(PlannedFile(path, path.name, path.stat().st_size))
@@ -117,9 +123,17 @@ class Loader:
     """
 
     def __init__(
-        self, store: ObjectStore, minio: Minio, on_progress: Callable[[int], None], *, by_tar: bool = True
+        self,
+        store: ObjectStore,
+        minio: Minio,
+        on_progress: Callable[[int], None],
+        *,
+        by_tar: bool = True,
     ) -> None:
-        self._store, self._minio, self._on_progress, self._by_tar = store, minio, on_progress, by_tar
+        self._store = store
+        self._minio = minio
+        self._on_progress = on_progress
+        self._by_tar = by_tar
         self._existing_etags: dict[str, str] = {}
         self._modified_at = datetime.now(UTC)
         self.loaded = self.unchanged = 0
@@ -130,7 +144,9 @@ class Loader:
         Raises what an unreachable server raises. Some files may be loaded then.
         """
         # One LIST costs less than a request for each file.
-        self._existing_etags = {info.key: info.etag for page in self._store.list_objects() for info in page}
+        self._existing_etags = {
+            info.key: info.etag for page in self._store.list_objects() for info in page
+        }
         batches = plan.iterate_batches()
         if self._by_tar:
             self._send_first_batch(next(batches, []))
@@ -167,7 +183,11 @@ class Loader:
 
     def _read_changed_files(self, batch: Sequence[PlannedFile]) -> dict[str, bytes]:
         bodies = {file.key: file.path.read_bytes() for file in batch}
-        return {key: body for key, body in bodies.items() if self._existing_etags.get(key) != md5_etag(body)}
+        return {
+            key: body
+            for key, body in bodies.items()
+            if self._existing_etags.get(key) != md5_etag(body)
+        }
 
     def _send_tar(self, bodies: dict[str, bytes]) -> str:
         members = [

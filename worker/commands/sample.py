@@ -18,7 +18,18 @@ PREFIX = SAMPLE_PREFIX
 SAMPLE_USERS = 20
 """Default number of rows of the sample. One more file, `sample-broken.csv`, makes a reject."""
 
-_FIRST_NAMES = ("Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas")
+_FIRST_NAMES = (
+    "Alva",
+    "Bruno",
+    "Chiara",
+    "Dario",
+    "Elin",
+    "Farid",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jonas",
+)
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
 _DAY_MS = 86_400_000
 _BIRTH_DAYS = 20_000
@@ -36,7 +47,8 @@ def generate_files(user_count: int = SAMPLE_USERS) -> Iterator[tuple[str, bytes]
     """
     for number in range(1, user_count + 1):
         stem = f"{PREFIX}{number:04}"
-        first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
+        first = _FIRST_NAMES[number % len(_FIRST_NAMES)]
+        last = _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
         birthts = (number * 997 % _BIRTH_DAYS - 5_000) * _DAY_MS
         yield f"{stem}.csv", f"first_name,last_name,birthts\n{first},{last},{birthts}\n".encode()
         if number % 2:
@@ -66,7 +78,9 @@ def remove_sample(minio: Minio, bucket: str) -> int:
 
     Raises what minio raises, and `OSError` if the server refuses to delete a key.
     """
-    deletions = [DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)]
+    deletions = [
+        DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)
+    ]
     for error in minio.remove_objects(bucket, deletions):
         raise OSError(f"{error.name} could not be deleted: {error.message}")
     return len(deletions)
@@ -77,8 +91,15 @@ def _encode_png(red: int, green: int, blue: int) -> bytes:
     header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
     pixels = zlib.compress((b"\0" + bytes((red, green, blue)) * 8) * 8)
     chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_encode_png_chunk(kind, content) for kind, content in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _encode_png_chunk(kind, content) for kind, content in chunks
+    )
 
 
 def _encode_png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )

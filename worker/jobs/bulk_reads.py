@@ -38,8 +38,12 @@ class BulkReads:
         tasks: TaskQueue,
         max_page_users: int = MAX_PAGE_USERS,
     ) -> None:
-        self._source, self._refresher, self._states, self._tasks = source, refresher, states, tasks
-        self._max_page_users, self._attempts = max_page_users, states.attempts
+        self._source = source
+        self._refresher = refresher
+        self._states = states
+        self._tasks = tasks
+        self._max_page_users = max_page_users
+        self._attempts = states.attempts
 
     def enqueue(
         self, user_ids: Sequence[str], renew_lease: Callable[[], None], *, list_bucket: bool = False
@@ -106,17 +110,23 @@ class BulkReads:
 
         IDs that the LIST shows and that are not marked are added to `found_unmarked`.
         """
-        listing, listed_users, seen = Listing(), list[ListedUser](), set[str]()
+        listing = Listing()
+        listed_users = list[ListedUser]()
+        seen = set[str]()
         for objects in self._source.list_objects():
             listing.add_objects(objects)
-            _collect_complete_users(listing, objects[-1].key, version_tokens, listed_users, found_unmarked)
+            _collect_complete_users(
+                listing, objects[-1].key, version_tokens, listed_users, found_unmarked
+            )
             while len(listed_users) >= self._max_page_users:
                 page = listed_users[: self._max_page_users]
                 del listed_users[: self._max_page_users]
                 seen.update(user.user_id for user in page)
                 yield Page(listed_users=page)
         # After the last page every user is complete: no key is greater than this code point.
-        _collect_complete_users(listing, chr(0x10FFFF), version_tokens, listed_users, found_unmarked)
+        _collect_complete_users(
+            listing, chr(0x10FFFF), version_tokens, listed_users, found_unmarked
+        )
         seen.update(user.user_id for user in listed_users)
         # Users that the LIST does not show have no files; reading them removes their rows.
         listed_users += [
@@ -145,7 +155,9 @@ def _collect_complete_users(
         tokens = version_tokens.get(user_id)
         if tokens:
             listed_users.append(
-                ListedUser(user_id, tokens, has_csv, *((image.key, image.etag) if image else (None, "")))
+                ListedUser(
+                    user_id, tokens, has_csv, *((image.key, image.etag) if image else (None, ""))
+                )
             )
         elif has_csv:
             found_unmarked.append(user_id)

@@ -44,14 +44,17 @@ class DesiredState(NamedTuple):
 
         They have no row that could name a copy.
         """
-        return self._replace(copies={key: copy for key, copy in self.copies.items() if copy.user_id not in user_ids})
+        return self._replace(
+            copies={key: copy for key, copy in self.copies.items() if copy.user_id not in user_ids}
+        )
 
     def find_users_missing_copy(self, existing_copies: Mapping[str, ObjectInfo]) -> set[str]:
         """Return the users that lack their image copy or have one of another image. Pure."""
         return {
             copy.user_id
             for key, copy in self.copies.items()
-            if key not in existing_copies or not is_copy(existing_copies[key], copy.etag, copy.last_modified)
+            if key not in existing_copies
+            or not is_copy(existing_copies[key], copy.etag, copy.last_modified)
         }
 
     def find_orphan_copies(self, existing_copies: Mapping[str, ObjectInfo]) -> dict[str, str]:
@@ -60,7 +63,11 @@ class DesiredState(NamedTuple):
             key: classify_key(key.removeprefix(f"{IMAGES_FOLDER}/"))
             for key in existing_copies.keys() - self.copies.keys()
         }
-        return {key: file.user_id for key, file in files.items() if isinstance(file, UserFile) and not file.is_csv}
+        return {
+            key: file.user_id
+            for key, file in files.items()
+            if isinstance(file, UserFile) and not file.is_csv
+        }
 
 
 def build_desired_state(
@@ -71,16 +78,24 @@ def build_desired_state(
     A user's own CSV or image overrides that of a bundle; the first bundle by rank overrides the
     others. An image copy is only needed if the user has a CSV. May raise what `BundleLookup` raises.
     """
-    csvs, sources = dict(listing.csv_etags), dict[str, str]()
-    images = {user_id: _make_own_image(listing.current_image(user_id), image_copies) for user_id in listing.images}
+    csvs = dict(listing.csv_etags)
+    sources = dict[str, str]()
+    images = {
+        user_id: _make_own_image(listing.current_image(user_id), image_copies)
+        for user_id in listing.images
+    }
     # Own files come first, then the bundles by rank: the first one wins.
     for key, entry, index in bundle_lookup.read_indexes():
         for user_id, csv, image in index.iterate_users():
             if csv and user_id not in csvs:
-                csvs[user_id], sources[user_id] = csv.version.etag, csv.version.source
+                csvs[user_id] = csv.version.etag
+                sources[user_id] = csv.version.source
             if image and user_id not in images:
                 unpacked = locate_unpacked_image(key, entry.digest, user_id, image)
-                images[user_id] = image_copies.make_bundle_ref(user_id, unpacked), DesiredCopy(user_id, image.etag, 0)
+                images[user_id] = (
+                    image_copies.make_bundle_ref(user_id, unpacked),
+                    DesiredCopy(user_id, image.etag, 0),
+                )
     needed = {user_id: images[user_id] for user_id in images.keys() & csvs.keys()}
     # A rejected bundle is compared like a user with a CSV, because its reject must be published.
     for key, entry in bundle_lookup.catalog.entries.items():
@@ -88,16 +103,23 @@ def build_desired_state(
             csvs[make_bundle_id(key)] = entry.etag
     frame = pd.DataFrame({"etag": pd.Series(csvs, dtype="str")})
     paths = {
-        user_id: buckets.img_path(image_ref.image, image_ref.image_source) for user_id, (image_ref, _) in needed.items()
+        user_id: buckets.img_path(image_ref.image, image_ref.image_source)
+        for user_id, (image_ref, _) in needed.items()
     }
     frame["source"] = pd.Series(sources, dtype="str").reindex(frame.index).fillna("")
     frame["img_path"] = pd.Series(paths, dtype="str").reindex(frame.index).fillna("")
     # Without a source, the image itself is named by the row and no copy is needed.
-    copies = {image_ref.image: copied for image_ref, copied in needed.values() if image_ref.image_source}
+    copies = {
+        image_ref.image: copied for image_ref, copied in needed.values() if image_ref.image_source
+    }
     return DesiredState(frame, copies)
 
 
-def _make_own_image(image: ListedImage | None, image_copies: ImageCopies) -> tuple[ImageRef, DesiredCopy]:
+def _make_own_image(
+    image: ListedImage | None, image_copies: ImageCopies
+) -> tuple[ImageRef, DesiredCopy]:
     assert image is not None  # noqa: S101  called only for users with an image
     user_id = image.key.rpartition(".")[0]
-    return image_copies.make_own_ref(image.key, image.etag), DesiredCopy(user_id, image.etag, image.last_modified)
+    return image_copies.make_own_ref(image.key, image.etag), DesiredCopy(
+        user_id, image.etag, image.last_modified
+    )

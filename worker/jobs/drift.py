@@ -30,9 +30,12 @@ def find_out_of_sync_users(desired: DesiredState, published: PublishedFiles) -> 
         dtype="str",
     )
     user_ids = source.index.union(rows.index).union(pd.Index(list(published.rejects), dtype="str"))
-    source, rows, facts = source.reindex(user_ids), rows.reindex(user_ids), facts.reindex(user_ids)
+    source = source.reindex(user_ids)
+    rows = rows.reindex(user_ids)
+    facts = facts.reindex(user_ids)
     rejected_versions = rejects.reindex(user_ids)
-    has_csv, has_row = source["etag"].notna(), rows["birthts"].notna()
+    has_csv = source["etag"].notna()
+    has_row = rows["birthts"].notna()
     in_rejects = pd.Series(user_ids.isin(list(published.rejects)), index=user_ids)
     image_in_sync = ~has_row | (rows["img_path"] == source["img_path"])
     fact_matches = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
@@ -40,7 +43,9 @@ def find_out_of_sync_users(desired: DesiredState, published: PublishedFiles) -> 
     fact_matches &= facts["birthts"] == rows["birthts"]
     for column in ("first_name", "last_name"):
         fact_matches &= facts[column] == rows[column]
-    csv_in_sync = (rejected_versions == source["etag"] + source["source"]) | (fact_matches & has_row & ~in_rejects)
+    csv_in_sync = (rejected_versions == source["etag"] + source["source"]) | (
+        fact_matches & has_row & ~in_rejects
+    )
     in_sync = (~has_csv & ~has_row & ~in_rejects) | (has_csv & image_in_sync & csv_in_sync)
     # A comparison with a missing value may be NA, which counts as out of sync.
     return set(user_ids[~in_sync.fillna(False).astype(bool)])

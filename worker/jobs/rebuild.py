@@ -35,8 +35,13 @@ class Rebuild:
         bundle_lookup: BundleLookup | None = None,
     ) -> None:
         self._bundle_lookup = bundle_lookup
-        self._output, self._states, self._bulk_reads, self._tasks = output, states, bulk_reads, tasks
-        self._rebuilds, self._clock, self._attempts = rebuilds, clock, states.attempts
+        self._output = output
+        self._states = states
+        self._bulk_reads = bulk_reads
+        self._tasks = tasks
+        self._rebuilds = rebuilds
+        self._clock = clock
+        self._attempts = states.attempts
 
     def start(self, task_id: str) -> None:
         """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
@@ -44,7 +49,9 @@ class Rebuild:
         Does nothing if another rebuild runs or another process holds the lease. Raises
         `StoreUnavailable`.
         """
-        if not self._rebuilds.start(task_id, self._clock()) or not self._rebuilds.acquire_enqueue_lease(task_id):
+        if not self._rebuilds.start(
+            task_id, self._clock()
+        ) or not self._rebuilds.acquire_enqueue_lease(task_id):
             return
         try:
             self._enqueue_users(task_id)
@@ -59,11 +66,15 @@ class Rebuild:
         # Redis may have lost the quarantine: without it these files would be read again.
         self._attempts.restore_quarantine(published.find_quarantined())
         users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
-        users |= published.rejects.keys() | self._states.users.dirty_users() | self._find_bundle_users()
+        users |= (
+            published.rejects.keys() | self._states.users.dirty_users() | self._find_bundle_users()
+        )
         # Bundles are marked as well, but the total counts only users.
         bundle_count = sum(1 for user_id in users if parse_bundle_id(user_id))
         self._mark_users(users, task_id, len(users) - bundle_count)
-        found_users = self._bulk_reads.enqueue(sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True)
+        found_users = self._bulk_reads.enqueue(
+            sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True
+        )
         # The LIST began before these users are marked, so it may be stale for them: they are
         # enqueued separately, and a later LIST is used to read them.
         found_users = sorted({*found_users} - users)
@@ -91,7 +102,9 @@ class Rebuild:
     def fail(self, task_id: str, reason: str) -> None:
         """Record the rebuild as failed after its users could not be enqueued in any attempt."""
         logger.warning(
-            "rebuild %s failed: %s; marked users stay dirty and are read; request a new rebuild", task_id, reason
+            "rebuild %s failed: %s; marked users stay dirty and are read; request a new rebuild",
+            task_id,
+            reason,
         )
         self._rebuilds.fail(task_id, reason, self._clock())
 

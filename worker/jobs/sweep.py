@@ -30,7 +30,11 @@ from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import remove_folder
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.desired_state import DesiredState, build_desired_state
-from worker.jobs.drift import _find_users_of_other_rules, find_out_of_sync_users, find_rejects_without_row
+from worker.jobs.drift import (
+    _find_users_of_other_rules,
+    find_out_of_sync_users,
+    find_rejects_without_row,
+)
 from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS
 from worker.publishing.published_files import PublishedFiles, read_published_files
 from worker.reading.image_copies import ImageCopies
@@ -61,12 +65,19 @@ class Sweep:
         image_copies: ImageCopies | None = None,
     ) -> None:
         self._buckets = Buckets(source.bucket, output.bucket)
-        self._bundle_lookup = bundle_lookup or BundleLookup(output, states.catalog_version, states.users, clock)
+        self._bundle_lookup = bundle_lookup or BundleLookup(
+            output, states.catalog_version, states.users, clock
+        )
         self._image_copies = image_copies or ImageCopies(source, output, all_images=False)
         self._unpacks = records.unpacks
         self._unpack_lease = records.unpack_lease
-        self._source, self._output, self._states, self._bulk_reads = source, output, states, bulk_reads
-        self._ignored_keys, self._metrics, self._clock = ignored_keys, metrics, clock
+        self._source = source
+        self._output = output
+        self._states = states
+        self._bulk_reads = bulk_reads
+        self._ignored_keys = ignored_keys
+        self._metrics = metrics
+        self._clock = clock
         self._record = records.sweeps
         self._attempts = states.attempts
 
@@ -86,22 +97,28 @@ class Sweep:
     def _sweep_once(self, sweep_token: str, cause: str) -> int:
         started_at = self._clock()
         # Read before the LIST: what is lost after this point differs at the next comparison.
-        metrics, run_id, last_publisher = (
-            self._metrics.read(),
-            self._states.loss_signals.run_id(),
-            self._states.publish_queue.last_publish().writer_token,
+        metrics = self._metrics.read()
+        run_id = self._states.loss_signals.run_id()
+        last_publisher = self._states.publish_queue.last_publish().writer_token
+        cause = (
+            ", ".join(sorted(self._states.loss_signals.begin_sweep(sweep_token) - {FIRST_START}))
+            or cause
         )
-        cause = ", ".join(sorted(self._states.loss_signals.begin_sweep(sweep_token) - {FIRST_START})) or cause
         # A user that is published during the LIST is dirty only here.
         dirty_before = self._states.users.dirty_users()
-        listing, existing_copies = self.list_source(), self._list_copies()
+        listing = self.list_source()
+        existing_copies = self._list_copies()
         self.load_catalog()
         dirty = self._states.users.dirty_users()
-        desired = build_desired_state(listing, self._bundle_lookup, self._image_copies, self._buckets)
+        desired = build_desired_state(
+            listing, self._bundle_lookup, self._image_copies, self._buckets
+        )
         published = read_published_files(self._output)
         # A user with a reject and no held row needs no image copy: no row could name it.
         desired = desired.without_copies_of(find_rejects_without_row(published))
-        out_of_sync = find_out_of_sync_users(desired, published) | desired.find_users_missing_copy(existing_copies)
+        out_of_sync = find_out_of_sync_users(desired, published) | desired.find_users_missing_copy(
+            existing_copies
+        )
         silent_drift = self.find_silent_drift(out_of_sync, dirty | dirty_before, published)
         quarantined = published.find_quarantined()
         # A quarantine may be wrong, and an unchanged file is not read again: grant one attempt.
@@ -112,7 +129,9 @@ class Sweep:
         to_mark = sorted(out_of_sync | dirty | quarantined.keys() | published.find_unreadable())
         # Marked separately, so that `worker.watchdog.silent_repairs` can count silent repairs.
         self._states.users.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
-        self._states.users.mark([user for user in to_mark if user not in silent_drift], "sweep", self._clock())
+        self._states.users.mark(
+            [user for user in to_mark if user not in silent_drift], "sweep", self._clock()
+        )
         record = {
             "at": started_at,
             "cause": cause,
@@ -122,7 +141,11 @@ class Sweep:
         }
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
         is_verified = self._states.loss_signals.commit_sweep(
-            sweep_token, last_publisher, (published.output_etag, published.rejects_etag), run_id, record
+            sweep_token,
+            last_publisher,
+            (published.output_etag, published.rejects_etag),
+            run_id,
+            record,
         )
         self._ignored_keys.replace(listing.ignored, listing.ignored_count)
         self._bulk_reads.enqueue(to_mark, self._record.renew_lease)
@@ -132,7 +155,11 @@ class Sweep:
             # pending result. An empty bucket has an output.csv as well.
             self._states.publish_queue.wake_publisher()
         logger.info(
-            "sweep finished (%s) objects=%d marked=%d whole=%s", cause, listing.object_count, len(to_mark), is_verified
+            "sweep finished (%s) objects=%d marked=%d whole=%s",
+            cause,
+            listing.object_count,
+            len(to_mark),
+            is_verified,
         )
         return len(to_mark)
 
@@ -176,9 +203,12 @@ class Sweep:
         entries = self._bundle_lookup.catalog.entries
         out_of_sync = set()
         for key in entries.keys() | listing.bundles.keys():
-            info, entry = listing.bundles.get(key), entries.get(key)
+            info = listing.bundles.get(key)
+            entry = entries.get(key)
             if entry and entry.reason.startswith(GAVE_UP_REASON):
-                self._unpacks.grant_retry(make_version_digest(key, entry.etag), MAX_UNPACK_ATTEMPTS - 1)
+                self._unpacks.grant_retry(
+                    make_version_digest(key, entry.etag), MAX_UNPACK_ATTEMPTS - 1
+                )
                 out_of_sync.add(make_bundle_id(key))
             if not is_up_to_date(key, entry, (info.etag, info.last_modified) if info else None):
                 out_of_sync.add(make_bundle_id(key))
@@ -202,21 +232,29 @@ class Sweep:
             self._unpack_lease.release(lease_token)
 
     def delete_orphan_copies(
-        self, desired: DesiredState, existing_copies: Mapping[str, ObjectInfo], published: PublishedFiles
+        self,
+        desired: DesiredState,
+        existing_copies: Mapping[str, ObjectInfo],
+        published: PublishedFiles,
     ) -> set[str]:
         """Delete orphaned image copies that no row names; return the users to mark.
 
         These users are marked after the deletion: a concurrent read may have found the copy in
         place, so the user must be read again.
         """
-        output, orphans = OutputCsv(published.output), desired.find_orphan_copies(existing_copies)
+        output = OutputCsv(published.output)
+        orphans = desired.find_orphan_copies(existing_copies)
         paths = {key: self._buckets.img_path(key, "a copy") for key in orphans}
         rows = {key: output.get(user_id) for key, user_id in orphans.items()}
-        unreferenced = [key for key, row in rows.items() if row is None or row.img_path != paths[key]]
+        unreferenced = [
+            key for key, row in rows.items() if row is None or row.img_path != paths[key]
+        ]
         self._output.delete_many(unreferenced)
         return {orphans[key] for key in unreferenced}
 
-    def find_silent_drift(self, out_of_sync: set[str], dirty: set[str], published: PublishedFiles) -> set[str]:
+    def find_silent_drift(
+        self, out_of_sync: set[str], dirty: set[str], published: PublishedFiles
+    ) -> set[str]:
         """Return the out-of-sync users that no event, bundle or change of rules explains.
 
         Empty while a bundle is dirty, because its users may be out of sync for that reason.

@@ -17,7 +17,12 @@ from functools import partial
 
 from shared.formats.object_names import CATALOG_KEY, UNPACKED_FOLDER
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
-from shared.formats.source_keys import IgnoredFile, format_member_source, make_bundle_id, parse_bundle_id
+from shared.formats.source_keys import (
+    IgnoredFile,
+    format_member_source,
+    make_bundle_id,
+    parse_bundle_id,
+)
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -53,7 +58,11 @@ from worker.jobs.bulk_reads import BulkReads
 from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
 from worker.reading.refresher import MAX_READ_ROUNDS
 from worker.source.ranged_file import RangedFile
-from worker.source.unreadable import format_unreadable_reason, is_unreadable_reason, retry_unreadable
+from worker.source.unreadable import (
+    format_unreadable_reason,
+    is_unreadable_reason,
+    retry_unreadable,
+)
 from worker.state.parts import StateParts
 from worker.state.scripts import new_token
 from worker.state.user_states import VersionTokens
@@ -85,19 +94,18 @@ class Unpacker:
         csv_parser: CsvParser = parse_csv,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._source, self._output, self._states, self._bulk_reads, self._tasks = (
-            source,
-            output,
-            states,
-            bulk_reads,
-            tasks,
-        )
+        self._source = source
+        self._output = output
+        self._states = states
+        self._bulk_reads = bulk_reads
+        self._tasks = tasks
         self._unpacks = records.unpacks
         self._unpack_lease = records.unpack_lease
         self._previous_versions = records.previous_versions
         self._pool = pool
         self._clock = clock
-        self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
+        self._deadline = deadline or nullcontext()
+        self._csv_parser = csv_parser
 
     def run(self, key: str) -> None:
         """Process this bundle, then enqueue the next waiting one.
@@ -114,7 +122,9 @@ class Unpacker:
             self._unpack_lease.release(lease_token)
         # `version_tokens` omits bundles with a pending result: they need no further attempt.
         waiting_ids = list(
-            self._states.users.begin_read([make_bundle_id(other) for other in self._unpacks.waiting_bundles()])
+            self._states.users.begin_read(
+                [make_bundle_id(other) for other in self._unpacks.waiting_bundles()]
+            )
         )
         other_ids = [other for other in waiting_ids if other != make_bundle_id(key)]
         if other_ids:
@@ -124,7 +134,9 @@ class Unpacker:
         """Process the bundle until a result is submitted, at most `MAX_READ_ROUNDS` times."""
         built: CatalogEntry | None = None
         for _ in range(MAX_READ_ROUNDS):
-            version_tokens = self._states.users.begin_read([make_bundle_id(key)]).get(make_bundle_id(key))
+            version_tokens = self._states.users.begin_read([make_bundle_id(key)]).get(
+                make_bundle_id(key)
+            )
             if version_tokens is None:
                 return
             try:
@@ -140,11 +152,16 @@ class Unpacker:
             if not self._states.users.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
         logger.info(
-            "bundle %s or the catalog changed during each attempt; the bundle stays dirty and is enqueued again", key
+            "bundle %s or the catalog changed during each attempt; the bundle stays dirty and is enqueued again",
+            key,
         )
 
     def commit_entry(
-        self, key: str, previous: CatalogEntry | None, entry: CatalogEntry | None, version_tokens: VersionTokens
+        self,
+        key: str,
+        previous: CatalogEntry | None,
+        entry: CatalogEntry | None,
+        version_tokens: VersionTokens,
     ) -> VersionTokens | None:
         """Publish `entry` as the catalog entry of the bundle, into the current catalog.
 
@@ -175,10 +192,14 @@ class Unpacker:
         # Renewed after the write and before users are marked: a read of a marked user then loads
         # the new catalog.
         self._states.catalog_version.renew(
-            self._output.put_if_unchanged(CATALOG_KEY, catalog.with_entry(key, entry).encode(), etag)
+            self._output.put_if_unchanged(
+                CATALOG_KEY, catalog.with_entry(key, entry).encode(), etag
+            )
         )
         if entry is None and previous:
-            self._unpacks.set_final_state(make_version_digest(key, previous.etag), "removed", self._clock())
+            self._unpacks.set_final_state(
+                make_version_digest(key, previous.etag), "removed", self._clock()
+            )
         return owned_tokens
 
     def _settle_members(self, key: str, entry: CatalogEntry | None) -> None:
@@ -187,7 +208,9 @@ class Unpacker:
         if old_digests is not None:
             self.mark_members(key, entry, old_digests)
             self._previous_versions.clear_digests(key, old_digests)
-            self._unpacks.finish_published(self._clock())  # other workers may have read and published all users already
+            self._unpacks.finish_published(
+                self._clock()
+            )  # other workers may have read and published all users already
 
     def mark_members(self, key: str, entry: CatalogEntry | None, old_digests: list[str]) -> None:
         """Mark and enqueue all users that are or were in the bundle.
@@ -196,7 +219,11 @@ class Unpacker:
         """
         visible_digest = entry.digest if entry else ""
         users = sorted(
-            {user for digest in {visible_digest, *old_digests} - {""} for user in self._read_user_ids(digest)}
+            {
+                user
+                for digest in {visible_digest, *old_digests} - {""}
+                for user in self._read_user_ids(digest)
+            }
         )
         self._states.users.mark(users, "bundle", self._clock())
         if entry and not entry.reason:
@@ -237,7 +264,11 @@ class Unpacker:
         Raises `PreconditionFailed` or `ObjectNotFound` if the archive is replaced or deleted while
         it is read, and `StoreUnavailable`.
         """
-        if built and not built.reason and (built.etag, built.since) == (info.etag, info.last_modified):
+        if (
+            built
+            and not built.reason
+            and (built.etag, built.since) == (info.etag, info.last_modified)
+        ):
             return built
         digest = make_version_digest(key, info.etag)
         if previous and previous.etag == info.etag and self._is_current(digest, previous):
@@ -259,7 +290,9 @@ class Unpacker:
             self._unpacks.end_attempt(digest)
         return entry
 
-    def _reject_unreadable(self, key: str, previous: CatalogEntry | None, error: ObjectUnreadable) -> CatalogEntry:
+    def _reject_unreadable(
+        self, key: str, previous: CatalogEntry | None, error: ObjectUnreadable
+    ) -> CatalogEntry:
         info = self._source.get_list_entry(key)
         if info is None:
             raise ObjectNotFound(key)
@@ -273,7 +306,10 @@ class Unpacker:
             return False  # retried by each check
         if previous.reason:
             # A sweep grants a bundle that was given up one more attempt.
-            return not (previous.reason.startswith(GAVE_UP_REASON) and self._unpacks.is_retry_granted(digest))
+            return not (
+                previous.reason.startswith(GAVE_UP_REASON)
+                and self._unpacks.is_retry_granted(digest)
+            )
         return previous.digest == digest and self.is_complete(digest)
 
     def _reuse_entry(self, info: ObjectInfo, previous: CatalogEntry) -> CatalogEntry:
@@ -286,7 +322,10 @@ class Unpacker:
         if previous.digest and not self.is_complete(previous.digest):
             # The archive of the previous version is gone: its missing objects cannot be restored.
             return CatalogEntry(
-                info.etag, info.last_modified, "", reason=previous.reason.removesuffix(PREVIOUS_VERSION_KEPT)
+                info.etag,
+                info.last_modified,
+                "",
+                reason=previous.reason.removesuffix(PREVIOUS_VERSION_KEPT),
             )
         return replace(previous, since=info.last_modified)
 
@@ -298,7 +337,8 @@ class Unpacker:
         etags = self.list_etags(digest)
         images = ((user_id, image) for user_id, _, image in index.iterate_users() if image)
         return all(
-            etags.get(make_unpacked_image_key(digest, user_id, image)) == image.etag for user_id, image in images
+            etags.get(make_unpacked_image_key(digest, user_id, image)) == image.etag
+            for user_id, image in images
         )
 
     def list_etags(self, digest: str) -> dict[str, str]:
@@ -318,7 +358,12 @@ class Unpacker:
         self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
         if not held_digest or previous is None:
             return CatalogEntry(info.etag, info.last_modified, "", reason=reason)
-        return replace(previous, etag=info.etag, since=info.last_modified, reason=reason + PREVIOUS_VERSION_KEPT)
+        return replace(
+            previous,
+            etag=info.etag,
+            since=info.last_modified,
+            reason=reason + PREVIOUS_VERSION_KEPT,
+        )
 
     def unpack_archive(self, key: str, info: ObjectInfo, digest: str) -> CatalogEntry:
         """Unpack an archive into the folder of its digest and return its catalog entry."""
@@ -329,7 +374,8 @@ class Unpacker:
         # LIST reports size 0 for an object that the server cannot read.
         retry_unreadable(partial(self._source.check_readable, key))
         file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
-        index, ignored_count = IndexBuilder(), 0
+        index = IndexBuilder()
+        ignored_count = 0
         with ObjectWriter(self._output, self._pool, self.list_etags(digest)) as writer:
             for member in self._read_members(key, file, digest):
                 if isinstance(member.file, IgnoredFile):
@@ -347,7 +393,9 @@ class Unpacker:
     def _read_members(self, key: str, file: RangedFile, digest: str) -> Iterator[Member]:
         with self._deadline, _convert_faults():
             archive = open_archive(key, file)
-        members, done, reported_at = archive.members(), 0, 0.0
+        members = archive.members()
+        done = 0
+        reported_at = 0.0
         while True:
             if time.monotonic() - reported_at > PROGRESS_EVERY_S:
                 reported_at = time.monotonic()
@@ -369,11 +417,15 @@ class Unpacker:
         csv = parse_csv_safely(self._csv_parser, format_member_source(key, member.path), stored)
         index.add_csv(member.file.user_id, member.path, csv)
 
-    def _add_image(self, index: IndexBuilder, writer: "ObjectWriter", digest: str, member: Member) -> None:
+    def _add_image(
+        self, index: IndexBuilder, writer: "ObjectWriter", digest: str, member: Member
+    ) -> None:
         assert not isinstance(member.file, IgnoredFile)  # noqa: S101
         image = BundleImage(member.path, md5_etag(member.body), member.file.extension)
         if index.add_image(member.file.user_id, image):
-            writer.put(make_unpacked_image_key(digest, member.file.user_id, image), member.body, image.etag)
+            writer.put(
+                make_unpacked_image_key(digest, member.file.user_id, image), member.body, image.etag
+            )
 
 
 @contextmanager
@@ -389,7 +441,9 @@ def _convert_faults() -> Iterator[None]:
     except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
         raise
     except Exception as error:
-        raise InvalidArchive(f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})") from error
+        raise InvalidArchive(
+            f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
+        ) from error
 
 
 def _make_result(key: str, entry: CatalogEntry | None) -> ReadResult:

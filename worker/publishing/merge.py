@@ -5,7 +5,16 @@ from dataclasses import dataclass, field, replace
 
 from shared.formats.manifest import Fact
 from shared.formats.output_csv import OutputCsv
-from shared.formats.records import Buckets, CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
+from shared.formats.records import (
+    Buckets,
+    CsvVersion,
+    InvalidCsv,
+    Person,
+    ReadResult,
+    Reject,
+    Row,
+    ValidCsv,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,10 @@ class TableChanges:
 
 
 def merge(
-    table: PublishedTable, results: Mapping[str, ReadResult], find_fact: Callable[[str], Fact | None], buckets: Buckets
+    table: PublishedTable,
+    results: Mapping[str, ReadResult],
+    find_fact: Callable[[str], Fact | None],
+    buckets: Buckets,
 ) -> TableChanges:
     """Compute the changes that these results make to the table.
 
@@ -47,13 +59,20 @@ def merge(
         match outcome.csv:
             case ValidCsv(version, person):
                 row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
-                changes.rows[user_id], changes.rejects[user_id] = row, None
-                changes.facts[user_id] = Fact(user_id, version, person, outcome.image, False, outcome.image_source)
+                changes.rows[user_id] = row
+                changes.rejects[user_id] = None
+                changes.facts[user_id] = Fact(
+                    user_id, version, person, outcome.image, False, outcome.image_source
+                )
             case InvalidCsv():
-                changes.rejects[user_id] = _make_reject(user_id, outcome.csv, table.rejects.get(user_id))
+                changes.rejects[user_id] = _make_reject(
+                    user_id, outcome.csv, table.rejects.get(user_id)
+                )
                 held_row = table.output.get(user_id)
                 changes.rows[user_id] = replace(held_row, img_path=img_path) if held_row else None
-                changes.facts[user_id] = _make_held_fact(held_row, outcome, find_fact(user_id)) if held_row else None
+                changes.facts[user_id] = (
+                    _make_held_fact(held_row, outcome, find_fact(user_id)) if held_row else None
+                )
             case None:
                 changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
     return changes
@@ -62,12 +81,23 @@ def merge(
 def find_changed_users(table: PublishedTable, changes: TableChanges) -> set[str]:
     """Return the users with a row or reject that changes."""
     rows = (user_id for user_id, row in changes.rows.items() if row != table.output.get(user_id))
-    return {*rows, *(user_id for user_id, reject in changes.rejects.items() if reject != table.rejects.get(user_id))}
+    return {
+        *rows,
+        *(
+            user_id
+            for user_id, reject in changes.rejects.items()
+            if reject != table.rejects.get(user_id)
+        ),
+    }
 
 
 def _make_reject(user_id: str, csv: InvalidCsv, known_reject: Reject | None) -> Reject:
     # Writing the same bytes again is not a new reject, so the reject keeps its time.
-    since = known_reject.since if known_reject and known_reject.etag == csv.version.etag else csv.version.last_modified
+    since = (
+        known_reject.since
+        if known_reject and known_reject.etag == csv.version.etag
+        else csv.version.last_modified
+    )
     return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
 
 
@@ -78,7 +108,9 @@ def _make_held_fact(held_row: Row, result: ReadResult, known_fact: Fact | None) 
     return Fact(held_row.user_id, version, person, result.image, True, result.image_source)
 
 
-def _apply_reject_changes(rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]) -> Mapping[str, Reject]:
+def _apply_reject_changes(
+    rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]
+) -> Mapping[str, Reject]:
     if all(rejects.get(user_id) == reject for user_id, reject in changes.items()):
         return rejects
     changed = {**rejects, **changes}

@@ -28,7 +28,11 @@ class PublishedFiles(NamedTuple):
     def find_quarantined(self) -> dict[str, str]:
         """Return the ETag of each quarantined CSV, by user."""
         rejects = self.rejects.items()
-        return {user_id: reject.etag for user_id, reject in rejects if reject.reason == QUARANTINE_REASON}
+        return {
+            user_id: reject.etag
+            for user_id, reject in rejects
+            if reject.reason == QUARANTINE_REASON
+        }
 
     def find_unreadable(self) -> set[str]:
         """Return the users and bundle IDs that are rejects as the object store cannot read them."""
@@ -42,11 +46,14 @@ def read_published_files(store: ObjectStore) -> PublishedFiles:
     Raises `StoreUnavailable`.
     """
     is_canonical = True
-    output, rejects, manifest = OUTPUT_HEADER, dict[str, Reject](), Manifest.empty()
+    output = OUTPUT_HEADER
+    rejects = dict[str, Reject]()
+    manifest = Manifest.empty()
     output_etag = rejects_etag = None
     with contextlib.suppress(ObjectNotFound):
         stored = store.get(OUTPUT_KEY)
-        output, output_etag = OutputCsv.repair(stored.body).body, stored.etag
+        output = OutputCsv.repair(stored.body).body
+        output_etag = stored.etag
         # Identity, not equality: `repair` returns the very same bytes if they need no repair.
         is_canonical = output is stored.body
     with contextlib.suppress(ObjectNotFound, rejects_csv.InvalidRejectsCsv):

@@ -13,12 +13,24 @@ from itertools import islice
 
 from shared.formats import rejects_csv
 from shared.formats.manifest import Fact, InvalidManifest, Manifest
-from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.object_names import (
+    CATALOG_KEY,
+    IMAGES_FOLDER,
+    MANIFEST_KEY,
+    OUTPUT_KEY,
+    REJECTS_KEY,
+)
 from shared.formats.output_csv import OUTPUT_HEADER, OutputCsv
 from shared.formats.records import Buckets, ReadResult, Reject
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.progress.unpacks import UnpackLease
-from worker.publishing.merge import PublishedTable, TableChanges, _apply_reject_changes, find_changed_users, merge
+from worker.publishing.merge import (
+    PublishedTable,
+    TableChanges,
+    _apply_reject_changes,
+    find_changed_users,
+    merge,
+)
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.parts import StateParts
 from worker.state.publish_queue import LeaseLost, PendingResult, PublishInput
@@ -56,7 +68,8 @@ class Publisher:
         self._objects = RecoveringStore(store, state.loss_signals)
         self._buckets = Buckets(source_bucket, store.bucket)
         self._copy_path_prefix = f"{store.bucket}/{IMAGES_FOLDER}/"
-        self._table_has_copies, self._superseded = True, dict[str, str]()
+        self._table_has_copies = True
+        self._superseded = dict[str, str]()
         self._table: PublishedTable | None = None
         self._manifest: Manifest | None = None
         self._unwritten_facts: dict[str, Fact | None] = {}
@@ -73,12 +86,18 @@ class Publisher:
         writer_token = new_token()
         try:
             publish_input = self._queue.acquire_writer(writer_token)
-            return -1 if publish_input is None else self._publish_as_writer(writer_token, publish_input)
+            return (
+                -1
+                if publish_input is None
+                else self._publish_as_writer(writer_token, publish_input)
+            )
         except PreconditionFailed as error:
             logger.info("%s was changed by another process; the publisher reads it again", error)
             self._abort(writer_token, signal_loss=False)
         except LeaseLost:
-            logger.warning("publisher %s lost the writer lease; it retries and requests a sweep", writer_token)
+            logger.warning(
+                "publisher %s lost the writer lease; it retries and requests a sweep", writer_token
+            )
             self._abort(writer_token, signal_loss=True)
         except BaseException:
             self._abort(writer_token, signal_loss=True)
@@ -86,7 +105,8 @@ class Publisher:
         return 1
 
     def _publish_as_writer(self, writer_token: str, publish_input: PublishInput) -> int:
-        table, pending = self._table, publish_input.pending
+        table = self._table
+        pending = publish_input.pending
         if table is None or (table.output_etag, table.rejects_etag) != (
             publish_input.output_etag,
             publish_input.rejects_etag,
@@ -105,7 +125,9 @@ class Publisher:
         changes = merge(table, results, self.find_fact, self._buckets)
         changed_users = find_changed_users(table, changes) if publish_input.needs_changes else None
         self.collect_superseded(table, changes, results)
-        self._table = table = self.write_table(table, changes, lambda: self._queue.renew_writer(writer_token))
+        self._table = table = self.write_table(
+            table, changes, lambda: self._queue.renew_writer(writer_token)
+        )
         # Before COMMIT PUBLISH, which releases the lease: no user may become clean during the deletion.
         self.delete_superseded(table, writer_token, pending)
         pending_count = self._queue.commit_publish(
@@ -166,18 +188,23 @@ class Publisher:
             rejects: Mapping[str, Reject] = _decode_rejects_or_empty(stored.body)
             rejects_etag: str | None = stored.etag
         except ObjectNotFound:
-            rejects, rejects_etag = {}, None
+            rejects = {}
+            rejects_etag = None
         try:
             stored = self._objects.get(OUTPUT_KEY)
             # A file edited by hand may be unsorted, but rows are found by bisection.
             output = OutputCsv.repair(stored.body)
-            return PublishedTable(output, stored.etag, rejects, rejects_etag, repaired=output.body is not stored.body)
+            return PublishedTable(
+                output, stored.etag, rejects, rejects_etag, repaired=output.body is not stored.body
+            )
         except ObjectNotFound:
             # Only the manifest still has the held rows, as their CSVs are rejects now. `_unwritten_facts`
             # has the facts that were published since the manifest was written.
             manifest = self._load_manifest().with_changes(self._unwritten_facts)
             rows = {row.user_id: row for row in manifest.to_output_rows(self._buckets)}
-            return PublishedTable(OutputCsv(OUTPUT_HEADER).with_changes(rows), None, rejects, rejects_etag)
+            return PublishedTable(
+                OutputCsv(OUTPUT_HEADER).with_changes(rows), None, rejects, rejects_etag
+            )
 
     def write_table(
         self, table: PublishedTable, changes: TableChanges, renew_lease: Callable[[], None]
@@ -186,7 +213,10 @@ class Publisher:
         output = table.output.with_changes(changes.rows)
         rejects = _apply_reject_changes(table.rejects, changes.rejects)
         output_etag = self._write_or_verify(
-            OUTPUT_KEY, output.body, table.output_etag, changed=table.repaired or output.body != table.output.body
+            OUTPUT_KEY,
+            output.body,
+            table.output_etag,
+            changed=table.repaired or output.body != table.output.body,
         )
         rejects_etag = table.rejects_etag
         if rejects != table.rejects or rejects_etag is None:
@@ -241,22 +271,29 @@ class Publisher:
         """
         for user_id, outcome in results.items():
             # A reject without a held row gives no row, but its read has copied the image.
-            unreferenced = (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
+            unreferenced = (
+                (outcome.image,) if outcome.image_source and changes.rows[user_id] is None else ()
+            )
             self._superseded |= {
-                f"{self._buckets.output}/{image}": user_id for image in (*outcome.superseded_copies, *unreferenced)
+                f"{self._buckets.output}/{image}": user_id
+                for image in (*outcome.superseded_copies, *unreferenced)
             }
         # Without IMAGES=copy and bundles no row names a copy: skip the lookup of previous rows.
         if self._table_has_copies:
             for user_id, row in changes.rows.items():
                 old_row = table.output.get(user_id)
                 path = old_row.img_path if old_row else ""
-                if path.startswith(self._copy_path_prefix) and (row is None or row.img_path != path):
+                if path.startswith(self._copy_path_prefix) and (
+                    row is None or row.img_path != path
+                ):
                     self._superseded[path] = user_id
         self._table_has_copies |= any(
             row and row.img_path.startswith(self._copy_path_prefix) for row in changes.rows.values()
         )
 
-    def delete_superseded(self, table: PublishedTable, writer_token: str, pending: Mapping[str, PendingResult]) -> None:
+    def delete_superseded(
+        self, table: PublishedTable, writer_token: str, pending: Mapping[str, PendingResult]
+    ) -> None:
         """Delete up to `MAX_DELETED_COPIES` unreferenced image copies while holding the writer lease.
 
         So no user becomes clean during the deletion. A user that is dirty for another reason is
@@ -268,10 +305,16 @@ class Publisher:
         self._queue.renew_writer(writer_token)
         rows = {path: table.output.get(user_id) for path, user_id in chunk.items()}
         unreferenced = [path for path, row in rows.items() if row is None or row.img_path != path]
-        self._store.delete_many([path.removeprefix(f"{self._buckets.output}/") for path in unreferenced])
+        self._store.delete_many(
+            [path.removeprefix(f"{self._buckets.output}/") for path in unreferenced]
+        )
         version_tokens = self._users.dirty_tokens([chunk[path] for path in unreferenced])
         self._users.mark(
-            [user for user, tokens in version_tokens.items() if not _is_dirty_only_by(tokens, pending.get(user))],
+            [
+                user
+                for user, tokens in version_tokens.items()
+                if not _is_dirty_only_by(tokens, pending.get(user))
+            ],
             "event",
             self._clock(),
         )
@@ -291,7 +334,9 @@ class Publisher:
     def find_fact(self, user_id: str) -> Fact | None:
         """Return the cached fact of a user, whether or not it is written to the manifest yet."""
         return (
-            self._unwritten_facts[user_id] if user_id in self._unwritten_facts else self._load_manifest().get(user_id)
+            self._unwritten_facts[user_id]
+            if user_id in self._unwritten_facts
+            else self._load_manifest().get(user_id)
         )
 
     def is_manifest_due(self, *, idle: bool) -> bool:
@@ -300,7 +345,9 @@ class Publisher:
         `idle`: there is nothing to publish. Otherwise it is written every `MANIFEST_EVERY_S`
         seconds.
         """
-        return bool(self._unwritten_facts) and (idle or self._clock() - self._written_at > MANIFEST_EVERY_S)
+        return bool(self._unwritten_facts) and (
+            idle or self._clock() - self._written_at > MANIFEST_EVERY_S
+        )
 
     def write_manifest(self) -> None:
         """Write the manifest unconditionally.
@@ -310,14 +357,17 @@ class Publisher:
         """
         manifest = self._load_manifest().with_changes(self._unwritten_facts)
         self._store.put(MANIFEST_KEY, manifest.encode())
-        self._manifest, self._unwritten_facts, self._written_at = manifest, {}, self._clock()
+        self._manifest = manifest
+        self._unwritten_facts = {}
+        self._written_at = self._clock()
 
 
 def _is_dirty_only_by(version_tokens: VersionTokens, pending: PendingResult | None) -> bool:
     """Return whether a user is dirty only because of the result that is being published."""
     return (
         pending is not None
-        and version_tokens.change_version + b"|" + version_tokens.read_version == pending.version_tokens
+        and version_tokens.change_version + b"|" + version_tokens.read_version
+        == pending.version_tokens
     )
 
 

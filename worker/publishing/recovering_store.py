@@ -57,7 +57,9 @@ class RecoveringStore:
     def _count_failure(self, key: str, error: ObjectUnreadable) -> None:
         failures = self._failed_checks.get(key, 0) + 1
         self._failed_checks[key] = failures
-        logger.warning("%s cannot be read, check %d of %d: %s", key, failures, MAX_FAILED_CHECKS, error.reason)
+        logger.warning(
+            "%s cannot be read, check %d of %d: %s", key, failures, MAX_FAILED_CHECKS, error.reason
+        )
         if failures == MAX_FAILED_CHECKS:
             self._lost_keys.add(key)
             self._loss_signals.add("files_changed")
@@ -92,7 +94,10 @@ class RecoveringStore:
         if not unpack_lease.acquire(lease_token):
             return
         try:
-            logger.warning("%s cannot be read and is emptied; a sweep has all bundles unpacked again", CATALOG_KEY)
+            logger.warning(
+                "%s cannot be read and is emptied; a sweep has all bundles unpacked again",
+                CATALOG_KEY,
+            )
             self._store.put(CATALOG_KEY, BundleCatalog().encode())
             self._loss_signals.add("files_changed")
         finally:

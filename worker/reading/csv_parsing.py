@@ -21,7 +21,9 @@ def parse_csv(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
         return InvalidCsv(version, error.reason, error.line)
 
 
-def parse_csv_safely(csv_parser: CsvParser, key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+def parse_csv_safely(
+    csv_parser: CsvParser, key: str, stored: StoredObject
+) -> ValidCsv | InvalidCsv:
     """Parse one CSV with `judge`, and reject the CSV if `judge` raises an unexpected error.
 
     Raises `MemoryError`, which is retried: other work in the process may be its cause.

@@ -26,7 +26,8 @@ class Deadline:
     """
 
     def __init__(self, seconds: float = DEADLINE_S) -> None:
-        self._seconds, self._pid = seconds, 0
+        self._seconds = seconds
+        self._pid = 0
 
     def __enter__(self) -> None:
         """Start the timer."""
@@ -38,7 +39,10 @@ class Deadline:
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Stop the timer."""
         signal.setitimer(signal.ITIMER_REAL, 0)

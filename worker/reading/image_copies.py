@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from shared.formats.object_names import IMAGES_FOLDER
 from shared.formats.source_keys import IMAGE_EXTENSIONS
-from shared.object_store import ObjectInfo, ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    StoreUnavailable,
+)
 from worker.bundles.index import UnpackedImage
 
 MAX_LISTED_PER_USER = 5
@@ -53,29 +59,38 @@ class ImageCopies:
     """Makes copies in `output`: of images in bundles; with `all_images`, of those in `source` too."""
 
     def __init__(self, source: ObjectStore, output: ObjectStore, *, all_images: bool) -> None:
-        self._source, self._output, self._all_images = source, output, all_images
+        self._source = source
+        self._output = output
+        self._all_images = all_images
 
     def make_own_ref(self, key: str, etag: str = "") -> ImageRef:
         """Return the reference to a user's own image, under this key of the source bucket."""
         if not self._all_images:
             return ImageRef(key)
         # The copy of a multipart upload ("-") has another ETag, so the ETag is treated as unknown.
-        return ImageRef(f"{IMAGES_FOLDER}/{key}", key, self._source.bucket, key, "" if "-" in etag else etag)
+        return ImageRef(
+            f"{IMAGES_FOLDER}/{key}", key, self._source.bucket, key, "" if "-" in etag else etag
+        )
 
     def make_bundle_ref(self, user_id: str, unpacked: UnpackedImage) -> ImageRef:
         """Return the reference to a user's image in a bundle."""
         image = make_image_copy_key(user_id, unpacked.extension)
-        return ImageRef(image, unpacked.source, self._output.bucket, unpacked.key, unpacked.etag, unpacked.bundle_key)
+        return ImageRef(
+            image,
+            unpacked.source,
+            self._output.bucket,
+            unpacked.key,
+            unpacked.etag,
+            unpacked.bundle_key,
+        )
 
     def list_copies(self, user_ids: Collection[str]) -> dict[str, ObjectInfo] | None:
         """LIST the copies of these users and of all users between them in key order.
 
         Returns None if there are too many between them (`MAX_LISTED_PER_USER`).
         """
-        start_after, last_key = (
-            f"{IMAGES_FOLDER}/{min(user_ids)}",
-            make_image_copy_key(max(user_ids), max(IMAGE_EXTENSIONS)).encode(),
-        )
+        start_after = f"{IMAGES_FOLDER}/{min(user_ids)}"
+        last_key = make_image_copy_key(max(user_ids), max(IMAGE_EXTENSIONS)).encode()
         copies: dict[str, ObjectInfo] = {}
         for page in self._output.list_objects(start_after, IMAGES_FOLDER):
             copies.update((info.key, info) for info in page)

@@ -48,7 +48,9 @@ MAX_READ_ROUNDS = 5
 """Attempts per call to read users that concurrent changes overtake; then they stay dirty."""
 MAX_READ_S = 20.0
 """Seconds after which a read starts no further request. Users not read by then stay dirty."""
-_READ_TIMEOUT_REASON = f"the read took longer than {MAX_READ_S:.0f} s; unread users stay dirty and are retried"
+_READ_TIMEOUT_REASON = (
+    f"the read took longer than {MAX_READ_S:.0f} s; unread users stay dirty and are retried"
+)
 
 
 _T = TypeVar("_T")
@@ -98,9 +100,14 @@ class Refresher:
         bundle_lookup: BundleLookup | None = None,
         image_copies: ImageCopies | None = None,
     ) -> None:
-        self._source, self._states, self._pool, self._max_parallel = source, states, pool, max_parallel
-        self._bundle_lookup, self._image_copies = bundle_lookup, image_copies
-        self._deadline, self._csv_parser = deadline or nullcontext(), csv_parser
+        self._source = source
+        self._states = states
+        self._pool = pool
+        self._max_parallel = max_parallel
+        self._bundle_lookup = bundle_lookup
+        self._image_copies = image_copies
+        self._deadline = deadline or nullcontext()
+        self._csv_parser = csv_parser
         self._attempts = states.attempts
         self._has_failed = False
         self._unrefunded = list[tuple[str, str]]()
@@ -113,7 +120,9 @@ class Refresher:
         all. Raises `StoreUnavailable` if some users could not be read: they stay dirty, the results
         of the others are submitted.
         """
-        user_ids = [user_id for user_id in dict.fromkeys(user_ids) if parse_bundle_id(user_id) is None]
+        user_ids = [
+            user_id for user_id in dict.fromkeys(user_ids) if parse_bundle_id(user_id) is None
+        ]
         for _ in range(MAX_READ_ROUNDS):
             if not user_ids:
                 return
@@ -138,7 +147,8 @@ class Refresher:
             current_users = [
                 user
                 for user in users
-                if user.user_id in batch and batch[user.user_id].read_version == user.version_tokens.read_version
+                if user.user_id in batch
+                and batch[user.user_id].read_version == user.version_tokens.read_version
             ]
             # The read version of the page: SUBMIT RESULTS refuses a result that a newer one overtook;
             # but `pending` of now, which names the copies to supersede.
@@ -147,7 +157,9 @@ class Refresher:
                 for user in current_users
             }
             batch_results = self.read_listed_users(current_users, batch.catalog_version)
-            to_reread = self._submit_results(version_tokens, batch_results, read_id, batch.suspect_users)
+            to_reread = self._submit_results(
+                version_tokens, batch_results, read_id, batch.suspect_users
+            )
         self.refresh([*to_reread, *(batch.keys() - version_tokens.keys())])
 
     def refresh_isolated(self, user_id: str) -> None:
@@ -204,8 +216,12 @@ class Refresher:
         last_modified = version[1] if version else 0
         # The ETag is that of the failed attempts: a newer version of the CSV has a mark of its own
         # and must not be quarantined.
-        csv = InvalidCsv(CsvVersion(make_csv_key(user_id), etag, last_modified), QUARANTINE_REASON, None)
-        self._submit_results(batch, self.read_users([user_id], batch.catalog_version, {user_id: csv}))
+        csv = InvalidCsv(
+            CsvVersion(make_csv_key(user_id), etag, last_modified), QUARANTINE_REASON, None
+        )
+        self._submit_results(
+            batch, self.read_users([user_id], batch.catalog_version, {user_id: csv})
+        )
         logger.warning(
             "user %s is quarantined: its CSV is a reject until it changes or a sweep retries it",
             user_id,
@@ -252,14 +268,18 @@ class Refresher:
         submissions = [
             (
                 version_tokens[result.user_id],
-                _add_superseded_copies(result, version_tokens[result.user_id], existing_copies.get(result.user_id, ())),
+                _add_superseded_copies(
+                    result, version_tokens[result.user_id], existing_copies.get(result.user_id, ())
+                ),
             )
             for result in batch_results.results
         ]
         # Before SUBMIT RESULTS, which removes the record of the read: a kill in between must not lose track
         # of copies that this read may have made.
         self._states.users.add_suspects(batch_results.suspect_users)
-        to_reread = self._states.users.submit_results(submissions, read_id, batch_results.users_with_new_copy)
+        to_reread = self._states.users.submit_results(
+            submissions, read_id, batch_results.users_with_new_copy
+        )
         # After SUBMIT RESULTS: from now on the accepted results name these copies.
         self._states.users.clear_suspects(existing_copies.keys() - set(to_reread))
         self._states.status.increment("results_refused", len(to_reread))
@@ -278,23 +298,38 @@ class Refresher:
 
     # -- reading -----------------------------------------------------------------------------------
     def read_users(
-        self, user_ids: Sequence[str], catalog_version: bytes | None, known_csvs: Mapping[str, CsvResult] | None = None
+        self,
+        user_ids: Sequence[str],
+        catalog_version: bytes | None,
+        known_csvs: Mapping[str, CsvResult] | None = None,
     ) -> BatchResults:
         """Read these users: a request per CSV, and one per possible image.
 
         `catalog_version`: the version of the bundle catalog to use. `known_csvs`: CSVs by user that need no
         request; only the images of these users are read.
         """
-        until, batch_results = time.monotonic() + MAX_READ_S, BatchResults()
-        image_keys = [make_image_key(user_id, extension) for user_id in user_ids for extension in IMAGE_EXTENSIONS]
+        until = time.monotonic() + MAX_READ_S
+        batch_results = BatchResults()
+        image_keys = [
+            make_image_key(user_id, extension)
+            for user_id in user_ids
+            for extension in IMAGE_EXTENSIONS
+        ]
         calls: list[Callable[[], CsvResult | bool]] = [
             self._make_csv_call(user_id, known_csvs or {}) for user_id in user_ids
         ]
-        calls += [partial(self._source.exists, key) if _fits_name_limit(key) else _return_false for key in image_keys]
+        calls += [
+            partial(self._source.exists, key) if _fits_name_limit(key) else _return_false
+            for key in image_keys
+        ]
         # The last attempt at an unreadable CSV makes it a reject; an image is only retried.
         last_calls = [partial(self._read_csv_or_reject, user_id) for user_id in user_ids]
-        answers: list[Any] = self.run_with_retries(calls, [*last_calls, *calls[len(last_calls) :]], until)
-        csvs, image_exists, images_per_user = answers[: len(user_ids)], answers[len(user_ids) :], len(IMAGE_EXTENSIONS)
+        answers: list[Any] = self.run_with_retries(
+            calls, [*last_calls, *calls[len(last_calls) :]], until
+        )
+        csvs = answers[: len(user_ids)]
+        image_exists = answers[len(user_ids) :]
+        images_per_user = len(IMAGE_EXTENSIONS)
         self._load_catalog(catalog_version)
         resolved_users = []
         for index, user_id in enumerate(user_ids):
@@ -305,14 +340,24 @@ class Refresher:
             )
         return self._make_copies(batch_results, resolved_users, None, until)
 
-    def _make_csv_call(self, user_id: str, known_csvs: Mapping[str, CsvResult]) -> Callable[[], CsvResult]:
-        return partial(known_csvs.get, user_id) if user_id in known_csvs else partial(self._read_csv, user_id)
+    def _make_csv_call(
+        self, user_id: str, known_csvs: Mapping[str, CsvResult]
+    ) -> Callable[[], CsvResult]:
+        return (
+            partial(known_csvs.get, user_id)
+            if user_id in known_csvs
+            else partial(self._read_csv, user_id)
+        )
 
-    def _resolve_own_image(self, exists_by_key: Mapping[str, bool | StoreUnavailable], until: float) -> ImageRef | None:
+    def _resolve_own_image(
+        self, exists_by_key: Mapping[str, bool | StoreUnavailable], until: float
+    ) -> ImageRef | None:
         for answer in exists_by_key.values():
             if isinstance(answer, StoreUnavailable):
                 raise answer
-        key = self._find_newest_image([key for key, exists in exists_by_key.items() if exists], until)
+        key = self._find_newest_image(
+            [key for key, exists in exists_by_key.items() if exists], until
+        )
         return self._make_image_ref(key)
 
     def _make_image_ref(self, key: str | None, etag: str = "") -> ImageRef | None:
@@ -320,17 +365,26 @@ class Refresher:
             return None
         return self._image_copies.make_own_ref(key, etag) if self._image_copies else ImageRef(key)
 
-    def read_listed_users(self, users: Sequence[ListedUser], catalog_version: bytes | None) -> BatchResults:
+    def read_listed_users(
+        self, users: Sequence[ListedUser], catalog_version: bytes | None
+    ) -> BatchResults:
         """Read users by what a LIST has shown of their files: one request per user."""
-        until, batch_results = time.monotonic() + MAX_READ_S, BatchResults()
-        calls = [partial(self._read_csv, user.user_id) if user.has_csv else _return_none for user in users]
+        until = time.monotonic() + MAX_READ_S
+        batch_results = BatchResults()
+        calls = [
+            partial(self._read_csv, user.user_id) if user.has_csv else _return_none
+            for user in users
+        ]
         last_calls = [partial(self._read_csv_or_reject, user.user_id) for user in users]
         csvs = self.run_with_retries(calls, last_calls, until)
         self._load_catalog(catalog_version)
         resolved_users = []
         for user, csv in zip(users, csvs, strict=True):
             resolved_users += self._resolve_user(
-                batch_results, user.user_id, csv, partial(self._make_image_ref, user.image_key, user.image_etag)
+                batch_results,
+                user.user_id,
+                csv,
+                partial(self._make_image_ref, user.image_key, user.image_etag),
             )
         existing_copies = (
             self._image_copies.list_copies([user.user_id for user in resolved_users])
@@ -371,7 +425,11 @@ class Refresher:
 
     def _find_bundle_image(self, user_id: str) -> ImageRef | None:
         image = self._bundle_lookup.find_image(user_id) if self._bundle_lookup else None
-        return self._image_copies.make_bundle_ref(user_id, image) if image and self._image_copies else None
+        return (
+            self._image_copies.make_bundle_ref(user_id, image)
+            if image and self._image_copies
+            else None
+        )
 
     # -- copying -----------------------------------------------------------------------------------
     def _make_copies(
@@ -393,13 +451,20 @@ class Refresher:
             self._record_copy(batch_results, user, answers.get(user.user_id, False))
         return batch_results
 
-    def _make_copy(self, image: ImageRef, existing_copies: Mapping[str, ObjectInfo] | None) -> bool | ObjectNotFound:
+    def _make_copy(
+        self, image: ImageRef, existing_copies: Mapping[str, ObjectInfo] | None
+    ) -> bool | ObjectNotFound:
         copies = cast(ImageCopies, self._image_copies)
         try:
             return copies.make_copy(
-                image, copies.get_copy_info(image) if existing_copies is None else existing_copies.get(image.image)
+                image,
+                copies.get_copy_info(image)
+                if existing_copies is None
+                else existing_copies.get(image.image),
             )
-        except ObjectNotFound as error:  # returned: `run_in_order` would turn it into `StoreUnavailable`
+        except (
+            ObjectNotFound
+        ) as error:  # returned: `run_in_order` would turn it into `StoreUnavailable`
             return error
 
     def find_suspect_copies(self, user_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -410,11 +475,20 @@ class Refresher:
         if not user_ids or not self._image_copies:
             return {}
         calls = [partial(self._image_copies.find_copies, user_id) for user_id in user_ids]
-        answers = zip(user_ids, self.run_parallel(calls, time.monotonic() + MAX_READ_S), strict=True)
-        return {user_id: answer for user_id, answer in answers if not isinstance(answer, StoreUnavailable)}
+        answers = zip(
+            user_ids, self.run_parallel(calls, time.monotonic() + MAX_READ_S), strict=True
+        )
+        return {
+            user_id: answer
+            for user_id, answer in answers
+            if not isinstance(answer, StoreUnavailable)
+        }
 
     def _record_copy(
-        self, batch_results: BatchResults, resolved: ResolvedUser, answer: bool | ObjectNotFound | StoreUnavailable
+        self,
+        batch_results: BatchResults,
+        resolved: ResolvedUser,
+        answer: bool | ObjectNotFound | StoreUnavailable,
     ) -> None:
         image = resolved.image or ImageRef("")
         if isinstance(answer, StoreUnavailable) and not isinstance(answer, ObjectUnreadable):
@@ -441,11 +515,15 @@ class Refresher:
             case made:
                 batch_results.users_with_new_copy |= {resolved.user_id} if made else set()
                 batch_results.results.append(
-                    ReadResult(resolved.user_id, resolved.csv, image.image or None, image.image_source)
+                    ReadResult(
+                        resolved.user_id, resolved.csv, image.image or None, image.image_source
+                    )
                 )
 
     # -- requests ----------------------------------------------------------------------------------
-    def run_parallel(self, calls: Sequence[Callable[[], _T]], until: float) -> list[_T | StoreUnavailable]:
+    def run_parallel(
+        self, calls: Sequence[Callable[[], _T]], until: float
+    ) -> list[_T | StoreUnavailable]:
         """Make these calls concurrently and return their answers in order, see `run_in_order`.
 
         Each thread makes an equal share of the calls: a pool task per call would cost more.
@@ -453,12 +531,17 @@ class Refresher:
         thread_count = min(len(calls), self._max_parallel)
         chunks = [calls[offset::thread_count] for offset in range(thread_count)]
         answers: list[Any] = [None] * len(calls)
-        for offset, chunk in enumerate(self._pool.map(run_in_order, chunks, [until] * thread_count)):
+        for offset, chunk in enumerate(
+            self._pool.map(run_in_order, chunks, [until] * thread_count)
+        ):
             answers[offset::thread_count] = chunk
         return answers
 
     def run_with_retries(
-        self, calls: Sequence[Callable[[], _T]], last_calls: Sequence[Callable[[], _T]], until: float
+        self,
+        calls: Sequence[Callable[[], _T]],
+        last_calls: Sequence[Callable[[], _T]],
+        until: float,
     ) -> list[_T | StoreUnavailable]:
         """Make these calls like `run_parallel`, with two retries for objects that cannot be read.
 
@@ -467,7 +550,9 @@ class Refresher:
         """
         answers = self.run_parallel(calls, until)
         for pause, retried_calls in zip(RETRY_PAUSES_S, (calls, last_calls), strict=True):
-            unreadable = [n for n, answer in enumerate(answers) if isinstance(answer, ObjectUnreadable)]
+            unreadable = [
+                n for n, answer in enumerate(answers) if isinstance(answer, ObjectUnreadable)
+            ]
             if unreadable:
                 time.sleep(pause)
                 retried_answers = self.run_parallel([retried_calls[n] for n in unreadable], until)
@@ -527,14 +612,19 @@ class Refresher:
         return select_newest_image(candidates)
 
 
-def _add_superseded_copies(result: ReadResult, version_tokens: VersionTokens, copies: tuple[str, ...]) -> ReadResult:
+def _add_superseded_copies(
+    result: ReadResult, version_tokens: VersionTokens, copies: tuple[str, ...]
+) -> ReadResult:
     """Return the result with the image copies that it supersedes.
 
     These are the copies which the pending result (`version_tokens.pending`) names, and the stray `copies`.
     """
     if version_tokens.pending:
         pending = ReadResult.from_json(result.user_id, version_tokens.pending.decode())
-        copies += (*pending.superseded_copies, *((pending.image,) if pending.image and pending.image_source else ()))
+        copies += (
+            *pending.superseded_copies,
+            *((pending.image,) if pending.image and pending.image_source else ()),
+        )
     superseded = tuple(image for image in dict.fromkeys(copies) if image != result.image)
     return replace(result, superseded_copies=superseded) if superseded else result
 
@@ -543,12 +633,18 @@ def _fits_name_limit(key: str) -> bool:
     return len(key.encode()) <= MAX_FILE_NAME_BYTES
 
 
-def _select_users_needing_copy(resolved_users: Sequence[ResolvedUser]) -> list[tuple[ResolvedUser, ImageRef]]:
+def _select_users_needing_copy(
+    resolved_users: Sequence[ResolvedUser],
+) -> list[tuple[ResolvedUser, ImageRef]]:
     """Select the users that need an image copy.
 
     A user without a CSV has no row and needs none.
     """
-    return [(user, user.image) for user in resolved_users if user.csv and user.image and user.image.image_source]
+    return [
+        (user, user.image)
+        for user in resolved_users
+        if user.csv and user.image and user.image.image_source
+    ]
 
 
 def _return_none() -> CsvResult:

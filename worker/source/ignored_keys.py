@@ -34,7 +34,9 @@ class IgnoredKeys:
             return
         # HSET returns 0 for a key that is already listed. A key beyond the limit is counted with
         # each event, until the next sweep replaces the total.
-        is_full = self._redis.hlen(IGNORED_KEYS) >= MAX_LISTED_IGNORED and not self._redis.hexists(IGNORED_KEYS, key)
+        is_full = self._redis.hlen(IGNORED_KEYS) >= MAX_LISTED_IGNORED and not self._redis.hexists(
+            IGNORED_KEYS, key
+        )
         if is_full or self._redis.hset(IGNORED_KEYS, key, _encode_entry(reason, now)):
             self._redis.incr(IGNORED_COUNT)
 

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shared.formats.source_keys import IMAGE_EXTENSIONS, Bundle, IgnoredFile, classify_key, select_newest_image
+from shared.formats.source_keys import (
+    IMAGE_EXTENSIONS,
+    Bundle,
+    IgnoredFile,
+    classify_key,
+    select_newest_image,
+)
 from shared.object_store import ObjectInfo
 
 _LAST_EXTENSION = max(IMAGE_EXTENSIONS)
@@ -74,8 +80,14 @@ class Listing:
         LIST returns keys in ascending order. So all files of a user are listed once `last_key` is
         not less than the user's greatest possible key.
         """
-        users = [user for user in self.csv_etags.keys() | self.images.keys() if f"{user}.{_LAST_EXTENSION}" <= last_key]
-        complete = {user: ListedFiles(user in self.csv_etags, self.current_image(user)) for user in users}
+        users = [
+            user
+            for user in self.csv_etags.keys() | self.images.keys()
+            if f"{user}.{_LAST_EXTENSION}" <= last_key
+        ]
+        complete = {
+            user: ListedFiles(user in self.csv_etags, self.current_image(user)) for user in users
+        }
         for user in users:
             self.csv_etags.pop(user, None)
             self.images.pop(user, None)

@@ -14,7 +14,8 @@ LOSS_COUNTERS = {
     "minio_notify_events_skipped_total": "events_skipped",
     "minio_notify_events_errors_total": "events_failed",
 }
-QUEUE_LENGTH_METRIC, SAFE_TARGET = "minio_notify_target_queue_length", "SAFE"
+QUEUE_LENGTH_METRIC = "minio_notify_target_queue_length"
+SAFE_TARGET = "SAFE"
 
 
 class MinioMetrics:
@@ -45,9 +46,15 @@ class MinioMetrics:
         if response.status != 200:
             return None
         samples = list(_parse_samples(response.data.decode(errors="replace")))
-        self.stalled_copies = sum(int(sample.value) for sample in samples if sample.name == QUEUE_LENGTH_METRIC)
+        self.stalled_copies = sum(
+            int(sample.value) for sample in samples if sample.name == QUEUE_LENGTH_METRIC
+        )
         return json.dumps(
-            sorted((s.name, s.labels.get("server", ""), s.value) for s in samples if s.name != QUEUE_LENGTH_METRIC)
+            sorted(
+                (s.name, s.labels.get("server", ""), s.value)
+                for s in samples
+                if s.name != QUEUE_LENGTH_METRIC
+            )
         )
 
 
@@ -55,7 +62,9 @@ def _parse_samples(text: str) -> Iterator[Sample]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             # Targets of other applications have queues of their own.
-            is_ours = sample.name != QUEUE_LENGTH_METRIC or sample.labels.get("target_id") == SAFE_TARGET
+            is_ours = (
+                sample.name != QUEUE_LENGTH_METRIC or sample.labels.get("target_id") == SAFE_TARGET
+            )
             if sample.name in {START_TIME_METRIC, QUEUE_LENGTH_METRIC, *LOSS_COUNTERS} and is_ours:
                 yield sample
 
@@ -67,10 +76,13 @@ def detect_losses(before: str, after: str) -> list[str]:
     """
     if before == after:
         return []
-    values_before, values_after = _index_by_server(before), _index_by_server(after)
+    values_before = _index_by_server(before)
+    values_after = _index_by_server(after)
     places = values_before.keys() | values_after.keys()
     changed_metrics = {
-        name for name, server in places if values_before.get((name, server)) != values_after.get((name, server))
+        name
+        for name, server in places
+        if values_before.get((name, server)) != values_after.get((name, server))
     }
     # A new process resets the counters, so a difference in them shows nothing more. If no value
     # differs, a text has the format of another release. That counts as a restart.

@@ -36,7 +36,8 @@ class NotificationRules:
     """The notification rules of one bucket."""
 
     def __init__(self, minio: Minio, bucket: str) -> None:
-        self._minio, self._bucket = minio, bucket
+        self._minio = minio
+        self._bucket = bucket
 
     def ensure_rules(self) -> RuleState:
         """Add Rowdrop's rules that are missing, and keep all other rules.
@@ -45,12 +46,17 @@ class NotificationRules:
         """
         config = self._minio.get_bucket_notification(self._bucket)
         queues = list(config.queue_config_list or [])
-        missing_ids = [target for target in EVENT_LISTS if not any(_covers_target(queue, target) for queue in queues)]
+        missing_ids = [
+            target
+            for target in EVENT_LISTS
+            if not any(_covers_target(queue, target) for queue in queues)
+        ]
         if not missing_ids:
             return RuleState.PRESENT
         # The request replaces all rules of the bucket, so the existing ones are sent again.
         queues += [
-            QueueConfig(EVENT_TYPES, f"rowdrop-{target.lower()}", queue=target_arn(target)) for target in missing_ids
+            QueueConfig(EVENT_TYPES, f"rowdrop-{target.lower()}", queue=target_arn(target))
+            for target in missing_ids
         ]
         rules = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
         try:
@@ -69,4 +75,8 @@ def _covers_target(queue: QueueConfig, target_id: str) -> bool:
     A rule with a prefix or suffix filter does not: it is another application's.
     """
     unfiltered = not (queue.prefix_filter_rule or queue.suffix_filter_rule)
-    return queue.queue == target_arn(target_id) and unfiltered and set(EVENT_TYPES) <= set(queue.events)
+    return (
+        queue.queue == target_arn(target_id)
+        and unfiltered
+        and set(EVENT_TYPES) <= set(queue.events)
+    )

@@ -21,9 +21,18 @@ class RangedFile(io.RawIOBase):
     of more than `max_read_bytes` bytes raises `MemoryError`.
     """
 
-    def __init__(self, read_range: Callable[[int, int], bytes], size: int, pool: Executor, max_read_bytes: int) -> None:
+    def __init__(
+        self,
+        read_range: Callable[[int, int], bytes],
+        size: int,
+        pool: Executor,
+        max_read_bytes: int,
+    ) -> None:
         super().__init__()
-        self._read_range, self.size, self._pool, self._max_read_bytes = read_range, size, pool, max_read_bytes
+        self._read_range = read_range
+        self.size = size
+        self._pool = pool
+        self._max_read_bytes = max_read_bytes
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._position = 0
 
@@ -78,6 +87,8 @@ class RangedFile(io.RawIOBase):
     def _start_fetch(self, number: int) -> "Future[bytes]":
         if number not in self._blocks:
             start = number * BLOCK_BYTES
-            self._blocks[number] = self._pool.submit(self._read_range, start, min(start + BLOCK_BYTES, self.size))
+            self._blocks[number] = self._pool.submit(
+                self._read_range, start, min(start + BLOCK_BYTES, self.size)
+            )
         self._blocks.move_to_end(number)
         return self._blocks[number]

@@ -28,9 +28,7 @@ class CatalogVersion:
         `etag` is the new catalog's ETag, None without a catalog. With `expected`, the version is
         renewed only if it is still that one.
         """
-        script = (
-            "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
-        )
+        script = "if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end"
         self._redis.eval(script, 1, CATALOG_VERSION, f"{new_token()}|{etag or '-'}", expected or "")
 
     def recorded_etag(self) -> str | None:

@@ -45,7 +45,9 @@ class EventInbox:
         """
         # BLMOVE onto the same end leaves the entry in the list: a killed listener loses no event.
         raw: bytes | None = self._redis.blmove(FAST_EVENTS, FAST_EVENTS, timeout_s, "LEFT", "LEFT")
-        return TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
+        return (
+            TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
+        )
 
     def measure_lengths(self, event_list: str, message_queue: str) -> tuple[int, int]:
         """Return the lengths of an event list and of a Celery queue."""
@@ -66,7 +68,9 @@ class EventInbox:
             fast, safe = pipe.execute()
         return _wrap_truncated(fast), _wrap_truncated(safe)
 
-    def mark_and_pop(self, event_list: str, entries: Sequence[DecodedEntry], now: float) -> list[str]:
+    def mark_and_pop(
+        self, event_list: str, entries: Sequence[DecodedEntry], now: float
+    ) -> list[str]:
         """Mark the users of these entries of `event_list` and pop the entries, atomically (MARK).
 
         Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
@@ -102,7 +106,9 @@ class EventInbox:
         """
         if key.encode() in self._redis.mget(PROBE, PROBE_OF_VERSION_1):
             return True
-        entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(SAFE_EVENTS, -50, -1)
+        entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(
+            SAFE_EVENTS, -50, -1
+        )
         return any(key.encode() in raw for raw in entries)
 
     def record_probe(self, key: str) -> None:
@@ -116,4 +122,6 @@ def _wrap_truncated(entries: Sequence[bytes | list[bytes]]) -> list[bytes]:
 
 def _encode_dead_letter(entry: DecodedEntry, now: float) -> str:
     beginning = entry.raw[:MAX_EXCERPT_BYTES].decode(errors="replace")
-    return json.dumps({"reason": entry.decode_error, "since": int(now), "key": None, "raw": beginning})
+    return json.dumps(
+        {"reason": entry.decode_error, "since": int(now), "key": None, "raw": beginning}
+    )

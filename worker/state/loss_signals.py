@@ -104,5 +104,16 @@ class LossSignals:
         Returns False if there was a loss signal since the sweep began.
         """
         pairs = [item for pair in summary.items() for item in pair]
-        arguments = [sweep_token, writer_before or "", compared_etags[0] or "", compared_etags[1] or "", run_id, *pairs]
-        return bool(self._commit_sweep([TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments))
+        arguments = [
+            sweep_token,
+            writer_before or "",
+            compared_etags[0] or "",
+            compared_etags[1] or "",
+            run_id,
+            *pairs,
+        ]
+        return bool(
+            self._commit_sweep(
+                [TRUST_STATE, LAST_PUBLISH, LAST_SWEEP, LOSS_SIGNALS_IN_SWEEP], arguments
+            )
+        )

@@ -90,7 +90,15 @@ class PublishQueue:
         Returns None while another publisher holds the lease. Each further chunk renews the lease;
         raises `LeaseLost` if another publisher took it.
         """
-        keys = [WRITER_LEASE, LAST_PUBLISH, PENDING_RESULTS, WAKE_LIVE, WAKE_BULK, SILENT_DRIFT, ISOLATED_USERS]
+        keys = [
+            WRITER_LEASE,
+            LAST_PUBLISH,
+            PENDING_RESULTS,
+            WAKE_LIVE,
+            WAKE_BULK,
+            SILENT_DRIFT,
+            ISOLATED_USERS,
+        ]
         reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
@@ -98,7 +106,12 @@ class PublishQueue:
         pending = dict(_parse_pending(entries))
         if cursor != b"0":
             pending |= self.read_pending(writer_token, cursor)
-        return PublishInput(decode_optional(output_etag), decode_optional(rejects_etag), pending, bool(needs_changes))
+        return PublishInput(
+            decode_optional(output_etag),
+            decode_optional(rejects_etag),
+            pending,
+            bool(needs_changes),
+        )
 
     def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
         """Read the pending results from `cursor` on; each chunk renews the lease (READ PENDING).
@@ -107,7 +120,9 @@ class PublishQueue:
         """
         pending: dict[str, PendingResult] = {}
         while True:
-            answer = self._read_pending([WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
+            answer = self._read_pending(
+                [WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS]
+            )
             if answer is None:
                 raise LeaseLost
             cursor, entries = answer
@@ -163,7 +178,11 @@ class PublishQueue:
                 PUBLISH_DONE_CHANNEL,
             ]
             for user, pending in chunk:
-                arguments += [user, pending.version_tokens, _change_kind(user, pending.result, changed_users)]
+                arguments += [
+                    user,
+                    pending.version_tokens,
+                    _change_kind(user, pending.result, changed_users),
+                ]
             still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
             if still_pending < 0:
                 raise LeaseLost
@@ -187,7 +206,10 @@ class PublishQueue:
     def last_publish(self) -> LastPublish:
         """Return what the last publisher recorded."""
         return LastPublish(
-            *map(decode_optional, self._redis.hmget(LAST_PUBLISH, "writer_token", "output_etag", "rejects_etag"))
+            *map(
+                decode_optional,
+                self._redis.hmget(LAST_PUBLISH, "writer_token", "output_etag", "rejects_etag"),
+            )
         )
 
     def is_writer_active(self) -> bool:
@@ -209,6 +231,7 @@ def _parse_pending(entries: Sequence[bytes]) -> Iterator[tuple[str, PendingResul
         yield (
             user.decode(),
             PendingResult(
-                change_version + b"|" + read_version, ReadResult.from_json(user.decode(), encoded_result.decode())
+                change_version + b"|" + read_version,
+                ReadResult.from_json(user.decode(), encoded_result.decode()),
             ),
         )

@@ -64,7 +64,10 @@ class ReadAttempts:
 
     def isolate(self, read_id: str, user_ids: Sequence[str]) -> list[str]:
         """Isolate the dirty users of a read that did not end, and return them (ISOLATE)."""
-        return [user.decode() for user in self._isolate([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])]
+        return [
+            user.decode()
+            for user in self._isolate([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])
+        ]
 
     # -- isolated users ----------------------------------------------------------------------------
     def isolated_ids(self) -> set[str]:

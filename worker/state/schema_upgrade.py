@@ -10,7 +10,13 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import COUNTERS, DEAD_LETTERS, MAX_DEAD_LETTERS, PROBE_OF_VERSION_1, SCHEMA_VERSION
+from shared.redis_keys import (
+    COUNTERS,
+    DEAD_LETTERS,
+    MAX_DEAD_LETTERS,
+    PROBE_OF_VERSION_1,
+    SCHEMA_VERSION,
+)
 from worker.state.scripts import Scripts
 
 logger = logging.getLogger(__name__)
@@ -26,14 +32,23 @@ _RENAMED_COUNTERS = {
     "readings_refused": "results_refused",
 }
 OLD_KEYS = {
-    **dict.fromkeys(("dirty", "staged", "published", "readings", "alone", "unexplained", "sweep"), "hash"),
+    **dict.fromkeys(
+        ("dirty", "staged", "published", "readings", "alone", "unexplained", "sweep"), "hash"
+    ),
     **dict.fromkeys(("unpack:old", "unpack:tries", "ignored", "api:snapshots"), "hash"),
-    **dict.fromkeys(("since:event", "since:sweep", "since:rebuild", "since:bundle", "since:unpack"), "zset"),
+    **dict.fromkeys(
+        ("since:event", "since:sweep", "since:rebuild", "since:bundle", "since:unpack"), "zset"
+    ),
     "unpack:all": "zset",
     **dict.fromkeys(("pages", "wake:live", "wake:bulk"), "list"),
     **dict.fromkeys(("evidence:new", "evidence:looked", "doubtful", "unpack:marked"), "set"),
-    **dict.fromkeys(("shelf", "writer", "epoch", "notifications", "source_failure", "safe_queue"), "string"),
-    **dict.fromkeys((PROBE_OF_VERSION_1, "sweep:alive", "sweep:queued", "unpack:alive", "ignored:total"), "string"),
+    **dict.fromkeys(
+        ("shelf", "writer", "epoch", "notifications", "source_failure", "safe_queue"), "string"
+    ),
+    **dict.fromkeys(
+        (PROBE_OF_VERSION_1, "sweep:alive", "sweep:queued", "unpack:alive", "ignored:total"),
+        "string",
+    ),
     **dict.fromkeys(("rebuild:queued", "rebuild:running", "rebuild:alive"), "string"),
 }
 """The keys of version 1 that are removed, with their types."""
@@ -46,7 +61,13 @@ def upgrade_schema(client: "Redis") -> bool:
     """
     keys = [SCHEMA_VERSION, COUNTERS, DEAD_LETTERS, _OLD_COUNTERS, _OLD_DEAD_LETTERS, *OLD_KEYS]
     renames = [name for pair in _RENAMED_COUNTERS.items() for name in pair]
-    arguments: list[Any] = [CURRENT_VERSION, MAX_DEAD_LETTERS, len(_RENAMED_COUNTERS), *renames, *OLD_KEYS.values()]
+    arguments: list[Any] = [
+        CURRENT_VERSION,
+        MAX_DEAD_LETTERS,
+        len(_RENAMED_COUNTERS),
+        *renames,
+        *OLD_KEYS.values(),
+    ]
     is_upgraded = bool(Scripts(client)["upgrade_schema"](keys, arguments))
     if is_upgraded:
         logger.info(

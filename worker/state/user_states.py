@@ -76,7 +76,9 @@ class UserStates:
         self._take_ownership = scripts["take_ownership"]
         self._add_suspects = scripts["add_suspects"]
 
-    def mark(self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False) -> None:
+    def mark(
+        self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False
+    ) -> None:
         """Mark users without an event, for example for a sweep or a rebuild (MARK).
 
         `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
@@ -98,7 +100,9 @@ class UserStates:
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
             keys = [DIRTY, PENDING_RESULTS, ACTIVE_READS, CATALOG_VERSION, SUSPECT_USERS]
-            batch.catalog_version, suspects, *replies = self._begin_read(keys, [read_id, encoded_users, *chunk])
+            batch.catalog_version, suspects, *replies = self._begin_read(
+                keys, [read_id, encoded_users, *chunk]
+            )
             batch.suspect_users.update(user.decode() for user in suspects)
             batch |= {
                 user: VersionTokens(*tokens.split(b"|", 2))
@@ -112,7 +116,10 @@ class UserStates:
         self._redis.hdel(ACTIVE_READS, read_id)
 
     def submit_results(
-        self, results: Sequence[tuple[VersionTokens, ReadResult]], read_id: str = "", copied_users: Collection[str] = ()
+        self,
+        results: Sequence[tuple[VersionTokens, ReadResult]],
+        read_id: str = "",
+        copied_users: Collection[str] = (),
     ) -> list[str]:
         """Submit results by compare-and-set of the read version (SUBMIT RESULTS).
 
@@ -135,10 +142,20 @@ class UserStates:
                     result.to_json(),
                     "1" if user_id in copied_users else "",
                 ]
-            keys = [DIRTY, PENDING_RESULTS, DIRTY_SINCE["event"], WAKE_LIVE, WAKE_BULK, ACTIVE_READS, SUSPECT_USERS]
+            keys = [
+                DIRTY,
+                PENDING_RESULTS,
+                DIRTY_SINCE["event"],
+                WAKE_LIVE,
+                WAKE_BULK,
+                ACTIVE_READS,
+                SUSPECT_USERS,
+            ]
             replies = self._submit_results(keys, arguments)
             refused += [
-                result.user_id for (_, result), reply in zip(chunk, replies, strict=True) if reply == b"refused"
+                result.user_id
+                for (_, result), reply in zip(chunk, replies, strict=True)
+                if reply == b"refused"
             ]
         return refused
 
@@ -182,7 +199,9 @@ class UserStates:
         tokens_by_user = dict[str, VersionTokens]()
         for chunk in split_into_chunks(user_ids):
             tokens = zip(chunk, self._redis.hmget(DIRTY, chunk), strict=True)
-            tokens_by_user |= {user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value}
+            tokens_by_user |= {
+                user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value
+            }
         return tokens_by_user
 
     def overdue_users(self, cause: str, before: float, limit: int) -> list[str]:
@@ -192,7 +211,9 @@ class UserStates:
         """
         users = [
             user.decode()
-            for user in self._redis.zrange(DIRTY_SINCE[cause], "-inf", before, byscore=True, offset=0, num=limit)
+            for user in self._redis.zrange(
+                DIRTY_SINCE[cause], "-inf", before, byscore=True, offset=0, num=limit
+            )
         ]
         return list(self.begin_read(users))
 
@@ -202,7 +223,9 @@ class UserStates:
         return {user for user, score in zip(user_ids, scores, strict=True) if score is not None}
 
 
-def run_mark(script: Script, event_list: str, origin: str, cause: str, arguments: list[Any], now: float) -> list[str]:
+def run_mark(
+    script: Script, event_list: str, origin: str, cause: str, arguments: list[Any], now: float
+) -> list[str]:
     """Run the script MARK and return the users to read now.
 
     `arguments` are those of the script per event.

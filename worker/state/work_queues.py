@@ -34,7 +34,12 @@ class Page(NamedTuple):
     def to_json(self) -> str:
         """Encode the page for Redis."""
         listed_users = [
-            [user_id, version_tokens.change_version.decode(), version_tokens.read_version.decode(), *files]
+            [
+                user_id,
+                version_tokens.change_version.decode(),
+                version_tokens.read_version.decode(),
+                *files,
+            ]
             for user_id, version_tokens, *files in self.listed_users
         ]
         return json.dumps([list(self.user_ids), listed_users], ensure_ascii=False)
@@ -46,7 +51,9 @@ class Page(NamedTuple):
         return cls(
             user_ids,
             [
-                ListedUser(user_id, VersionTokens(change_version.encode(), read_version.encode()), *files)
+                ListedUser(
+                    user_id, VersionTokens(change_version.encode(), read_version.encode()), *files
+                )
                 for user_id, change_version, read_version, *files in listed_users
             ],
         )

@@ -23,7 +23,9 @@ clock, so clock skew cannot quarantine a file.
 class BrokenReads:
     """Isolates the users of broken reads, and enqueues isolated users."""
 
-    def __init__(self, attempts: ReadAttempts, users: UserStates, tasks: TaskQueue, work_queues: WorkQueues) -> None:
+    def __init__(
+        self, attempts: ReadAttempts, users: UserStates, tasks: TaskQueue, work_queues: WorkQueues
+    ) -> None:
         self._attempts = attempts
         self._users = users
         self._tasks = tasks
@@ -39,10 +41,14 @@ class BrokenReads:
         """Isolate the users of reads that did not end, and end attempts that cannot be running."""
         isolated = self._attempts.isolated_users()
         attempts_under_way = {
-            isolated_user.attempt_id: user_id for user_id, isolated_user in isolated.items() if isolated_user.attempt_id
+            isolated_user.attempt_id: user_id
+            for user_id, isolated_user in isolated.items()
+            if isolated_user.attempt_id
         }
         read_ids = self._attempts.active_reads()
-        self._ticks_seen = {token: self._ticks_seen.get(token, 0) + 1 for token in (*read_ids, *attempts_under_way)}
+        self._ticks_seen = {
+            token: self._ticks_seen.get(token, 0) + 1 for token in (*read_ids, *attempts_under_way)
+        }
         for attempt_id, user_id in attempts_under_way.items():
             if self._ticks_seen[attempt_id] >= DEAD_ATTEMPT_TICKS:
                 logger.warning(
@@ -51,7 +57,9 @@ class BrokenReads:
                     isolated[user_id].attempt_count,
                 )
                 self._attempts.expire_attempt(user_id, attempt_id)
-        broken_reads = [read_id for read_id in read_ids if self._ticks_seen[read_id] >= BROKEN_READ_TICKS]
+        broken_reads = [
+            read_id for read_id in read_ids if self._ticks_seen[read_id] >= BROKEN_READ_TICKS
+        ]
         for read_id, user_ids in self._attempts.users_of_reads(broken_reads).items():
             newly_isolated = self._attempts.isolate(read_id, user_ids)
             if newly_isolated:
@@ -66,7 +74,9 @@ class BrokenReads:
     def enqueue_isolated(self) -> None:
         """Enqueue one message per isolated user that is dirty."""
         isolated = self._attempts.isolated_users()
-        idle_users = [user_id for user_id, isolated_user in isolated.items() if not isolated_user.attempt_id]
+        idle_users = [
+            user_id for user_id, isolated_user in isolated.items() if not isolated_user.attempt_id
+        ]
         unread = list(self._users.begin_read(idle_users))
         # Isolation ends for users that are clean or were read since, but not for quarantined ones.
         self._attempts.clear_users(
@@ -93,5 +103,7 @@ class BrokenReads:
         if not user_ids:
             return []
         read_ids = [token for token, ticks in self._ticks_seen.items() if ticks > 1]
-        unsafe = self._attempts.isolated_ids().union(*self._attempts.users_of_reads(read_ids).values())
+        unsafe = self._attempts.isolated_ids().union(
+            *self._attempts.users_of_reads(read_ids).values()
+        )
         return [user_id for user_id in user_ids if user_id not in unsafe]

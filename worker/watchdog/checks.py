@@ -12,7 +12,11 @@ from worker.source.notifications import NotificationRules
 from worker.state.parts import StateParts
 from worker.state.scripts import Scripts
 from worker.watchdog.broken_reads import BrokenReads
-from worker.watchdog.loss_detection import NotificationRulesCheck, PublishedFilesCheck, ServerLossCheck
+from worker.watchdog.loss_detection import (
+    NotificationRulesCheck,
+    PublishedFilesCheck,
+    ServerLossCheck,
+)
 from worker.watchdog.overdue import OverdueBundles, OverdueUsers
 from worker.watchdog.silent_repairs import SilentRepairs
 from worker.watchdog.stalled_jobs import PendingResults, StalledJobs
@@ -64,17 +68,27 @@ def build_checks(
     return WatchdogChecks(
         counting_start=CountingStart(state.status),
         broken_reads=broken_reads,
-        overdue_users=OverdueUsers(state.users, state.work_queues, tasks, broken_reads, state.status),
+        overdue_users=OverdueUsers(
+            state.users, state.work_queues, tasks, broken_reads, state.status
+        ),
         overdue_bundles=OverdueBundles(state.users, state.work_queues, tasks, records.unpack_lease),
         stalled_jobs=StalledJobs(state.work_queues, tasks, records.rebuilds, records.unpacks),
         pending_results=PendingResults(state.publish_queue),
         published_files=PublishedFilesCheck(
-            output, state.publish_queue, state.catalog_version, records.unpack_lease, state.loss_signals
+            output,
+            state.publish_queue,
+            state.catalog_version,
+            records.unpack_lease,
+            state.loss_signals,
         ),
         server_loss=server_loss,
         notification_rules=(
-            NotificationRulesCheck(notification_rules, state.inbox, state.loss_signals) if notification_rules else None
+            NotificationRulesCheck(notification_rules, state.inbox, state.loss_signals)
+            if notification_rules
+            else None
         ),
-        sweep_schedule=SweepSchedule(state.loss_signals, records.sweeps, tasks, sweep_interval_s, is_unmonitored),
+        sweep_schedule=SweepSchedule(
+            state.loss_signals, records.sweeps, tasks, sweep_interval_s, is_unmonitored
+        ),
         silent_repairs=SilentRepairs(client, Scripts(client), records.sweeps),
     )

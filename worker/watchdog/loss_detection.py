@@ -83,7 +83,11 @@ class ServerLossCheck:
     """
 
     def __init__(
-        self, metrics: MinioMetrics, loss_signals: LossSignals, sweeps: SweepRecord, status: OperatorStatus
+        self,
+        metrics: MinioMetrics,
+        loss_signals: LossSignals,
+        sweeps: SweepRecord,
+        status: OperatorStatus,
     ) -> None:
         self._metrics = metrics
         self._loss_signals = loss_signals
@@ -103,7 +107,8 @@ class ServerLossCheck:
         if trust_state is None:
             self._check_missing_trust_state()
         elif (
-            trust_state.startswith(VERIFIED_PREFIX) and trust_state != f"{VERIFIED_PREFIX}{self._loss_signals.run_id()}"
+            trust_state.startswith(VERIFIED_PREFIX)
+            and trust_state != f"{VERIFIED_PREFIX}{self._loss_signals.run_id()}"
         ):
             self._loss_signals.add("redis_restarted")
         # A running sweep has read the metrics before its LIST, and stores them with its COMMIT
@@ -115,7 +120,11 @@ class ServerLossCheck:
     def _check_missing_trust_state(self) -> None:
         # All other loss signals record their kind. A trust state that vanished without one means
         # that Redis was emptied.
-        is_explained = self._loss_signals.unresolved() or self._sweeps.is_running() or self._sweeps.is_requested()
+        is_explained = (
+            self._loss_signals.unresolved()
+            or self._sweeps.is_running()
+            or self._sweeps.is_requested()
+        )
         if self._had_trust_state and not is_explained:
             self._loss_signals.add("redis_emptied")
 
@@ -129,13 +138,15 @@ class ServerLossCheck:
 
         It is stalled if it holds durable copies, does not shrink, and none arrives in Redis.
         """
-        waiting, arrived = self._metrics.stalled_copies, self._status.counter_value("safe_events")
+        waiting = self._metrics.stalled_copies
+        arrived = self._status.counter_value("safe_events")
         before, arrived_before = self._queue_before
         self._queue_before = waiting, arrived
         if not waiting or waiting < before or arrived != arrived_before:
             self._queue_ticks = 0
         self._queue_ticks += bool(waiting)
-        is_stalled, was_stalled = self._queue_ticks >= STALLED_QUEUE_TICKS, self.is_queue_stalled
+        is_stalled = self._queue_ticks >= STALLED_QUEUE_TICKS
+        was_stalled = self.is_queue_stalled
         self.is_queue_stalled = is_stalled
         if is_stalled or was_stalled:
             self._status.set_stalled_copies(waiting if is_stalled else 0)
@@ -145,7 +156,9 @@ class ServerLossCheck:
 class NotificationRulesCheck:
     """Keeps MinIO's notification rules of the source bucket."""
 
-    def __init__(self, notification_rules: NotificationRules, inbox: EventInbox, loss_signals: LossSignals) -> None:
+    def __init__(
+        self, notification_rules: NotificationRules, inbox: EventInbox, loss_signals: LossSignals
+    ) -> None:
         self._notification_rules = notification_rules
         self._inbox = inbox
         self._loss_signals = loss_signals

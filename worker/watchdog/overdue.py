@@ -38,9 +38,13 @@ class OverdueUsers:
         """Re-enqueue users that are overdue while the queue of their messages is empty."""
         # With messages in the queue, these users may just be waiting for a busy worker.
         if not self._work_queues.count_messages(EVENTS_QUEUE):
-            overdue = self._broken_reads.exclude_unsafe(self._users.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE))
+            overdue = self._broken_reads.exclude_unsafe(
+                self._users.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE)
+            )
             if overdue:
-                logger.info("%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1)
+                logger.info(
+                    "%s and %d more are overdue; enqueuing them again", overdue[0], len(overdue) - 1
+                )
                 self._status.increment("users_reenqueued", len(overdue))
                 self._tasks.refresh(overdue)
         if not self._work_queues.count_messages(BULK_QUEUE) and not self._work_queues.count_pages():
@@ -56,7 +60,13 @@ class OverdueUsers:
 class OverdueBundles:
     """Enqueues the first overdue bundle again."""
 
-    def __init__(self, users: UserStates, work_queues: WorkQueues, tasks: TaskQueue, unpack_lease: UnpackLease) -> None:
+    def __init__(
+        self,
+        users: UserStates,
+        work_queues: WorkQueues,
+        tasks: TaskQueue,
+        unpack_lease: UnpackLease,
+    ) -> None:
         self._users = users
         self._work_queues = work_queues
         self._tasks = tasks
@@ -65,5 +75,9 @@ class OverdueBundles:
     def tick(self, now: float) -> None:
         """Enqueue a bundle that is overdue while no bulk work waits and no bundle is unpacked."""
         bundles = self._users.overdue_users("unpack", now - OVERDUE_S, CHUNK_SIZE)
-        if bundles and not self._work_queues.count_messages(BULK_QUEUE) and not self._unpack_lease.is_held():
+        if (
+            bundles
+            and not self._work_queues.count_messages(BULK_QUEUE)
+            and not self._unpack_lease.is_held()
+        ):
             self._tasks.unpack(parse_bundle_id(bundles[0]) or "")

@@ -28,7 +28,11 @@ class SilentRepairs:
     """
 
     def __init__(
-        self, client: "Redis", scripts: Scripts, sweeps: SweepRecord, max_event_delay_s: int = MAX_EVENT_DELAY_S
+        self,
+        client: "Redis",
+        scripts: Scripts,
+        sweeps: SweepRecord,
+        max_event_delay_s: int = MAX_EVENT_DELAY_S,
     ) -> None:
         self._redis: Any = client
         self._sweeps = sweeps
@@ -52,7 +56,10 @@ class SilentRepairs:
             if candidates:
                 keys = [SILENT_DRIFT, FAST_EVENTS, SAFE_EVENTS, COUNTERS]
                 repaired += [
-                    user.decode() for user in self._count_silent_repairs(keys, [self._max_event_delay_s, *candidates])
+                    user.decode()
+                    for user in self._count_silent_repairs(
+                        keys, [self._max_event_delay_s, *candidates]
+                    )
                 ]
         if repaired:
             logger.warning(

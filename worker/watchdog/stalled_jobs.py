@@ -12,7 +12,9 @@ MAX_PAGE_MESSAGES = 2
 class StalledJobs:
     """Enqueues pages and rebuilds again, and closes finished bulk work."""
 
-    def __init__(self, work_queues: WorkQueues, tasks: TaskQueue, rebuilds: Rebuilds, unpacks: Unpacks) -> None:
+    def __init__(
+        self, work_queues: WorkQueues, tasks: TaskQueue, rebuilds: Rebuilds, unpacks: Unpacks
+    ) -> None:
         self._work_queues = work_queues
         self._tasks = tasks
         self._rebuilds = rebuilds
@@ -26,8 +28,13 @@ class StalledJobs:
             self._tasks.refresh_page()
         self._rebuilds.finish_if_done(now)
         self._unpacks.finish_published(now)
-        running_id, queued_id = self._rebuilds.running_id(), self._rebuilds.queued_id()
-        if running_id and not self._rebuilds.is_enqueued(running_id) and not self._rebuilds.is_enqueuing():
+        running_id = self._rebuilds.running_id()
+        queued_id = self._rebuilds.queued_id()
+        if (
+            running_id
+            and not self._rebuilds.is_enqueued(running_id)
+            and not self._rebuilds.is_enqueuing()
+        ):
             self._tasks.rebuild(running_id)
         elif queued_id and not running_id:
             self._tasks.rebuild(queued_id)

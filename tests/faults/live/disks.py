@@ -28,7 +28,9 @@ def mount_small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     Raises `subprocess.CalledProcessError` if mounting is not permitted.
     """
     folder.mkdir(parents=True)
-    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True
+    )
     try:
         yield folder
     finally:
@@ -52,7 +54,10 @@ def run_minio_disk_full(stage: ScenarioRun) -> None:
 
     No protection can be removed here to show harm: a write that is not acknowledged cannot be lost.
     """
-    with mount_small_disk(stage.folder / "disk", 600) as disk, stage.start_rowdrop(minio_folder=disk / "minio") as live:
+    with (
+        mount_small_disk(stage.folder / "disk", 600) as disk,
+        stage.start_rowdrop(minio_folder=disk / "minio") as live,
+    ):
         _fill_and_empty(stage, live, disk, lambda: _accepts_files(live))
 
 
@@ -61,7 +66,10 @@ def run_redis_disk_full(stage: ScenarioRun) -> None:
 
     Redis then refuses all commands that change data.
     """
-    with mount_small_disk(stage.folder / "disk", 32) as disk, stage.start_rowdrop(redis_folder=disk / "redis") as live:
+    with (
+        mount_small_disk(stage.folder / "disk", 32) as disk,
+        stage.start_rowdrop(redis_folder=disk / "redis") as live,
+    ):
 
         def check_clients() -> None:
             status, elapsed_s = measure_post(live)
@@ -119,7 +127,8 @@ def _accepts_writes(live: LiveRowdrop) -> bool:
 
 SCENARIOS = {
     "MinIO's disk full": Scenario(
-        run_minio_disk_full, f"every row is right {RECOVERY_LIMIT_S:.0f} s after the disk has room again"
+        run_minio_disk_full,
+        f"every row is right {RECOVERY_LIMIT_S:.0f} s after the disk has room again",
     ),
     "Redis's disk full": Scenario(run_redis_disk_full, "the same", ("care of events",)),
 }

@@ -73,7 +73,8 @@ def run_kills_at_points(stage: ScenarioRun) -> None:
                 break
         unreached = set(points) - live.list_passed_points()
         stage.finding.check(
-            f"expected every point to be reached, found points that were not: {unreached}", holds=not unreached
+            f"expected every point to be reached, found points that were not: {unreached}",
+            holds=not unreached,
         )
     stage.finding.figures["points"] = str(len(points))
     stage.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
@@ -84,7 +85,11 @@ def _kill_at(stage: ScenarioRun, live: LiveRowdrop, point: str) -> float:
         time.sleep(1)
         live.give_order("kill", point)
         if "worker-bulk" in point and point not in UNPACK_POINTS:
-            (live.request_sweep if "sweep" in point or "mark" in point else lambda: measure_post(live))()
+            (
+                live.request_sweep
+                if "sweep" in point or "mark" in point
+                else lambda: measure_post(live)
+            )()
         try:
             wait_until(
                 lambda: live.was_obeyed, 180, f"a process is killed at {point}"

@@ -18,7 +18,10 @@ from tests.faults.live.scenario import Scenario, ScenarioRun
 from tests.faults.live.watching import TrafficObserver, measure_post
 from worker.commands.provisioning.minio_users import POLICY_PREFIX
 
-MINIO_RECOVERY_LIMIT_S, REDIS_RECOVERY_LIMIT_S, CONSUMING_LIMIT_S, POST_LIMIT_S = 60.0, 90.0, 30.0, 5.0
+MINIO_RECOVERY_LIMIT_S = 60.0
+REDIS_RECOVERY_LIMIT_S = 90.0
+CONSUMING_LIMIT_S = 30.0
+POST_LIMIT_S = 5.0
 
 
 # -- MinIO -----------------------------------------------------------------------------------------
@@ -53,7 +56,10 @@ def _kill_minio(stage: ScenarioRun, *, with_durable_queue: bool) -> None:
 
 # -- Redis -----------------------------------------------------------------------------------------
 def _run_redis_fault(
-    stage: ScenarioRun, apply_fault: Callable[[LiveRowdrop, Callable[[], None]], None], *, proxied: bool = False
+    stage: ScenarioRun,
+    apply_fault: Callable[[LiveRowdrop, Callable[[], None]], None],
+    *,
+    proxied: bool = False,
 ) -> None:
     """Run `apply_fault` under traffic, and check that Rowdrop recovers from it.
 
@@ -91,7 +97,9 @@ def _check_drops_are_published(stage: ScenarioRun, live: LiveRowdrop, recovered_
     live.put_object(f"{name}.csv", b"first_name,last_name,birthts\nAfter,It,1\n")
     try:
         wait_until(lambda: name in live.read_rows(), CONSUMING_LIMIT_S, "a new drop has a row")
-        stage.finding.figures["new drop has a row after"] = f"{time.monotonic() - recovered_at:.1f} s"
+        stage.finding.figures["new drop has a row after"] = (
+            f"{time.monotonic() - recovered_at:.1f} s"
+        )
     except WaitTimeout as error:
         stage.finding.failures.append(str(error))
 
@@ -199,7 +207,10 @@ def _run_source_fault(
 
     `apply_fault` returns a function that restores the source bucket.
     """
-    with stage.start_rowdrop() as live, stage.start_traffic(live, users=60, per_second=40) as (traffic, _):
+    with (
+        stage.start_rowdrop() as live,
+        stage.start_traffic(live, users=60, per_second=40) as (traffic, _),
+    ):
         workers = "worker", "worker-2", "worker-bulk"
         time.sleep(3)
         for name in workers:
@@ -218,7 +229,9 @@ def _run_source_fault(
         )
         status, body = live.get_from_api("/health/ready")
         is_explained = status == 503 and b"cannot be read" in body
-        stage.finding.check(f"/health/ready: expected 503 and the reason, found {body!r}", holds=is_explained)
+        stage.finding.check(
+            f"/health/ready: expected 503 and the reason, found {body!r}", holds=is_explained
+        )
         restore()
         recovered_at = time.monotonic()
         stage.wait_until_correct(live, traffic, bound_s, recovered_at)
@@ -240,7 +253,8 @@ def run_source_renamed(stage: ScenarioRun) -> None:
     """Rename the bucket for a while."""
 
     def apply_fault(live: LiveRowdrop) -> Callable[[], None]:
-        source_folder, moved_folder = _get_source_folder(live), _get_source_folder(live).with_name("away")
+        source_folder = _get_source_folder(live)
+        moved_folder = _get_source_folder(live).with_name("away")
         source_folder.rename(moved_folder)
 
         def restore() -> None:
@@ -258,7 +272,8 @@ def run_source_removed(stage: ScenarioRun) -> None:
     """
 
     def apply_fault(live: LiveRowdrop) -> Callable[[], None]:
-        source_folder, copy = _get_source_folder(live), live.folder / "copy"
+        source_folder = _get_source_folder(live)
+        copy = live.folder / "copy"
         shutil.copytree(source_folder, copy)
         force: dict[str, str | list[str] | tuple[str]] = {"x-minio-force-delete": "true"}
         live.minio._execute("DELETE", live.source.bucket, headers=force)
@@ -277,7 +292,9 @@ def run_keys_revoked(stage: ScenarioRun) -> None:
     def apply_fault(live: LiveRowdrop) -> Callable[[], None]:
         resources = [f"arn:aws:s3:::{live.output.bucket}", f"arn:aws:s3:::{live.output.bucket}/*"]
         statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
-        live.admin.policy_add("output-only", policy={"Version": "2012-10-17", "Statement": [statement]})
+        live.admin.policy_add(
+            "output-only", policy={"Version": "2012-10-17", "Statement": [statement]}
+        )
         worker = live.credentials.minio["worker"].name
         live.admin.policy_set("output-only", user=worker)
 
@@ -295,13 +312,17 @@ def _get_source_folder(live: LiveRowdrop) -> Path:
 
 SCENARIOS = {
     "kill -9 of MinIO": Scenario(
-        run_minio_killed, "every acknowledged object is in the output 60 s after MinIO is back", ("care of events",)
+        run_minio_killed,
+        "every acknowledged object is in the output 60 s after MinIO is back",
+        ("care of events",),
     ),
     "kill -9 of MinIO without copies on disk": Scenario(
         run_minio_killed_without_durable_queue, "the same", ("sweeps",)
     ),
     "kill -9 of Redis": Scenario(
-        run_redis_killed, "a new drop has a row after 30 s, every row is right after 90 s", ("sweeps",)
+        run_redis_killed,
+        "a new drop has a row after 30 s, every row is right after 90 s",
+        ("sweeps",),
     ),
     "Redis restarted empty": Scenario(run_redis_restarted_empty, "the same", ("sweeps",)),
     "FLUSHALL": Scenario(run_redis_flushed, "the same", ("sweeps",), in_short_form=True),

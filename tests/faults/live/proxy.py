@@ -16,7 +16,8 @@ class CuttingProxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target, self.port = target, find_free_port()
+        self._target = target
+        self.port = find_free_port()
         self.cut_after_bytes: int | None = None
         self.cut_count = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()

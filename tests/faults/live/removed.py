@@ -31,9 +31,14 @@ AnyCallable = Callable[..., Any]
 REDIS_CLASS: Any = Redis
 
 
-def _replace_when_removed(owner: Any, name: str, replacement: Callable[[AnyCallable], AnyCallable]) -> None:  # noqa: ANN401
+def _replace_when_removed(
+    owner: Any,  # noqa: ANN401
+    name: str,
+    replacement: Callable[[AnyCallable], AnyCallable],
+) -> None:
     """Call `replacement(original)` in place of the original as soon as the file exists."""
-    original, file = getattr(owner, name), Path(os.environ["FAULTS_FOLDER"]) / REMOVED_FILE
+    original = getattr(owner, name)
+    file = Path(os.environ["FAULTS_FOLDER"]) / REMOVED_FILE
     other = replacement(original)
 
     @functools.wraps(original)
@@ -66,7 +71,9 @@ def _remove_absence_rule() -> None:
 def _remove_timeouts() -> None:
     def without_timeouts(original: AnyCallable) -> AnyCallable:
         def from_url(url: str, **options: Any) -> Any:  # noqa: ANN401
-            return original(url, **{name: value for name, value in options.items() if "timeout" not in name})
+            return original(
+                url, **{name: value for name, value in options.items() if "timeout" not in name}
+            )
 
         return from_url
 
@@ -89,10 +96,14 @@ def _remove_reconnecting() -> None:
 
 def _remove_read_marks() -> None:
     def read_all_dirty(_: AnyCallable) -> AnyCallable:
-        def begin_read(states: UserStates, users: Sequence[str], read_id: str = "") -> dict[str, VersionTokens]:
+        def begin_read(
+            states: UserStates, users: Sequence[str], read_id: str = ""
+        ) -> dict[str, VersionTokens]:
             tokens = states._redis.hmget(DIRTY, users) if users else []
             return {
-                user: VersionTokens(*value.split(b"|", 1)) for user, value in zip(users, tokens, strict=True) if value
+                user: VersionTokens(*value.split(b"|", 1))
+                for user, value in zip(users, tokens, strict=True)
+                if value
             }
 
         return begin_read

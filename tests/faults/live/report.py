@@ -33,10 +33,17 @@ deleted, one by one and in bundles that have the same users.
 
 def render_report(results: Results) -> str:
     """Return the whole report as Markdown."""
-    parts = [REPORT_HEAD, _describe_machine(), _render_table(results.findings), _render_figures(results.findings)]
+    parts = [
+        REPORT_HEAD,
+        _describe_machine(),
+        _render_table(results.findings),
+        _render_figures(results.findings),
+    ]
     if results.histories:
         rows = [f"| {name} | {value} |" for name, value in results.histories.items()]
-        parts.append("\n".join(["## Generated cases\n", "| what | cases |", "|---|---|", *rows]) + "\n")
+        parts.append(
+            "\n".join(["## Generated cases\n", "| what | cases |", "|---|---|", *rows]) + "\n"
+        )
     if results.removal_findings:
         parts.append(_render_removals(results.removal_findings))
     return "\n".join(parts)
@@ -54,7 +61,11 @@ def format_line(finding: Finding) -> str:
 
 def _describe_machine() -> str:
     commit = subprocess.run(
-        ["/usr/bin/env", "git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["/usr/bin/env", "git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     memory = psutil.virtual_memory().total / 2**30
     return (
@@ -75,14 +86,18 @@ def _render_table(findings: Sequence[Finding]) -> str:
             f"| {finding.name} | {finding.seed} | {finding.acknowledged:,} | {finding.bundled} | {finding.lost} | "
             f"{finding.doubled} | {finding.stale} | {converged} | {finding.bound_s:.0f} s |"
         )
-    failed = [f"- **{finding.name}**: {failure}" for finding in findings for failure in finding.failures]
+    failed = [
+        f"- **{finding.name}**: {failure}" for finding in findings for failure in finding.failures
+    ]
     return "\n".join([*lines, "", *(["Failures:\n", *failed, ""] if failed else [])])
 
 
 def _render_figures(findings: Sequence[Finding]) -> str:
     lines = ["| fault | figure | value |", "|---|---|---|"]
     lines += [
-        f"| {finding.name} | {name} | {value} |" for finding in findings for name, value in finding.figures.items()
+        f"| {finding.name} | {name} | {value} |"
+        for finding in findings
+        for name, value in finding.figures.items()
     ]
     return "\n".join([*lines, ""])
 
@@ -96,5 +111,7 @@ def _render_removals(findings: Sequence[Finding]) -> str:
     ]
     for finding in findings:
         noticed = finding.failures[0] if finding.failures else "**no**"
-        lines.append(f"| {finding.name} | {REMEDIES[finding.without][0]} | {noticed.replace('|', '/')} |")
+        lines.append(
+            f"| {finding.name} | {REMEDIES[finding.without][0]} | {noticed.replace('|', '/')} |"
+        )
     return "\n".join([*lines, ""])

@@ -21,9 +21,11 @@ class Results:
         self._findings: dict[str, Finding] = {}
         if file and file.exists():
             saved = json.loads(file.read_text(encoding="utf-8"))
-            self.histories, self.histories_pass = saved["histories"], saved["histories_pass"]
+            self.histories = saved["histories"]
+            self.histories_pass = saved["histories_pass"]
             self._findings = {
-                _make_key(found): found for found in (Finding(**finding) for finding in saved["findings"])
+                _make_key(found): found
+                for found in (Finding(**finding) for finding in saved["findings"])
             }
 
     def add(self, finding: Finding) -> None:
@@ -33,7 +35,8 @@ class Results:
 
     def add_generated(self, histories: dict[str, str], passed: bool) -> None:
         """Add the properties of the generated cases, and whether the cases passed."""
-        self.histories, self.histories_pass = histories, passed
+        self.histories = histories
+        self.histories_pass = passed
         self._save()
 
     def _save(self) -> None:
@@ -65,7 +68,11 @@ class Results:
         """Return the names of what failed, as the command prints it."""
         return {
             "failed": [finding.name for finding in self.findings if finding.failures],
-            "unnoticed": [f"{each.name} without {each.without}" for each in self.removal_findings if not each.failures],
+            "unnoticed": [
+                f"{each.name} without {each.without}"
+                for each in self.removal_findings
+                if not each.failures
+            ],
             "generated cases pass": self.histories_pass,
         }
 

@@ -45,7 +45,15 @@ from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Row
 from shared.object_store import ObjectNotFound, StoreUnavailable
 from shared.progress.sweep_record import SweepRecord
-from shared.redis_keys import ACTIVE_READS, DIRTY, FAST_EVENTS, PAGES, SAFE_EVENTS, SUSPECT_USERS, VERIFIED_PREFIX
+from shared.redis_keys import (
+    ACTIVE_READS,
+    DIRTY,
+    FAST_EVENTS,
+    PAGES,
+    SAFE_EVENTS,
+    SUSPECT_USERS,
+    VERIFIED_PREFIX,
+)
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
@@ -74,7 +82,9 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, description: str)
     started_at = time.monotonic()
     while not condition():
         if time.monotonic() - started_at > timeout_s:
-            raise WaitTimeout(f"expected within {timeout_s:.0f} s, but it did not happen: {description}")
+            raise WaitTimeout(
+                f"expected within {timeout_s:.0f} s, but it did not happen: {description}"
+            )
         time.sleep(0.1)
     return time.monotonic() - started_at
 
@@ -84,7 +94,11 @@ class FastOnlyMinioServer(MinioServer):
 
     def build_environment(self) -> dict[str, str]:
         """Return the environment without the second event target."""
-        return {name: value for name, value in super().build_environment().items() if not name.endswith("_SAFE")}
+        return {
+            name: value
+            for name, value in super().build_environment().items()
+            if not name.endswith("_SAFE")
+        }
 
 
 class BareMinioServer(FastOnlyMinioServer):
@@ -127,7 +141,9 @@ class LiveRowdrop:
         redis_folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder, self._twice, self._without = folder, doubled_programs, removed_remedy
+        self.folder = folder
+        self._twice = doubled_programs
+        self._without = removed_remedy
         self._environment = environment or {}
         self._stack = ExitStack()
         self.faults_folder = folder / "faults"
@@ -141,13 +157,9 @@ class LiveRowdrop:
         default_user_rule = f"user default on >{MINIO_PASSWORD} ~* &* +@all"
         self.redis_server.acl = [default_user_rule, *format_redis_acl(self.credentials.redis)[1:]]
         self._safe = with_durable_queue and removed_remedy != "care of events"
-        server_class = (
-            BareMinioServer
-            if removed_remedy == "care of events"
-            else MinioServer
-            if with_durable_queue
-            else FastOnlyMinioServer
-        )
+        server_class = MinioServer if with_durable_queue else FastOnlyMinioServer
+        if removed_remedy == "care of events":
+            server_class = BareMinioServer
         self.minio_server = server_class(
             minio_folder or folder / "minio",
             MinioPorts(find_free_port(), find_free_port()),
@@ -161,16 +173,26 @@ class LiveRowdrop:
         self.supervisor = Supervisor(folder / "processes", self._programs())
 
     def _programs(self) -> list[Program]:
-        programs = [program for program in build_app_programs(self.api_port) if program.name != "flower"]
-        programs += [replace(program, name=f"{program.name}-2") for program in programs if program.name in self._twice]
+        programs = [
+            program for program in build_app_programs(self.api_port) if program.name != "flower"
+        ]
+        programs += [
+            replace(program, name=f"{program.name}-2")
+            for program in programs
+            if program.name in self._twice
+        ]
         return [
-            self._wrap_program(program) if program.name.removesuffix("-2") in CONTROLLED_PROGRAMS else program
+            self._wrap_program(program)
+            if program.name.removesuffix("-2") in CONTROLLED_PROGRAMS
+            else program
             for program in programs
         ]
 
     def _wrap_program(self, program: Program) -> Program:
         python, _, *rest = program.command
-        return replace(program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest])
+        return replace(
+            program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest]
+        )
 
     # -- start and stop ----------------------------------------------------------------------------
     def __enter__(self) -> Self:
@@ -219,7 +241,12 @@ class LiveRowdrop:
     def _run_init(self) -> None:
         root_access = {"MINIO_API_ROOT_ACCESS": "on"}  # the test itself works as root
         root = {"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}
-        environment = {**self._process_environment(""), **self._credentials_of("init"), **root, **root_access}
+        environment = {
+            **self._process_environment(""),
+            **self._credentials_of("init"),
+            **root,
+            **root_access,
+        }
         subprocess.run(
             [sys.executable, "-m", "worker.commands.cli", "init"],
             cwd=ROOT,
@@ -229,13 +256,18 @@ class LiveRowdrop:
         )
         if not self._safe:
             rules = NotificationConfig(
-                queue_config_list=[QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))]
+                queue_config_list=[
+                    QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))
+                ]
             )
             self.minio.set_bucket_notification(self.source.bucket, rules)
             self.backlog.inbox.set_events_available(available=True)
 
     def _credentials_of(self, process: str) -> dict[str, str]:
-        return {"MINIO_ENDPOINT": self.minio_server.endpoint, **self.credentials.settings_of(process)}
+        return {
+            "MINIO_ENDPOINT": self.minio_server.endpoint,
+            **self.credentials.settings_of(process),
+        }
 
     def _process_environment(self, removed_remedy: str) -> dict[str, str]:
         mine = {
@@ -244,7 +276,11 @@ class LiveRowdrop:
             "FAULTS_FOLDER": str(self.faults_folder),
             "FAULTS_WITHOUT": removed_remedy,
         }
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        inherited = {
+            name: os.environ[name]
+            for name in ("PATH", "HOME", "LANG", "TMPDIR")
+            if name in os.environ
+        }
         return {**inherited, **mine, **self._environment}
 
     def __exit__(self, *_: object) -> None:
@@ -258,7 +294,10 @@ class LiveRowdrop:
         """Return a client with all permissions in MinIO."""
         address = urlsplit(self.settings.minio_endpoint).netloc
         return MinioAdmin(
-            endpoint=address, credentials=StaticProvider(MINIO_USER, MINIO_PASSWORD), region="us-east-1", secure=False
+            endpoint=address,
+            credentials=StaticProvider(MINIO_USER, MINIO_PASSWORD),
+            region="us-east-1",
+            secure=False,
         )
 
     # -- requests of a client ----------------------------------------------------------------------
@@ -267,10 +306,14 @@ class LiveRowdrop:
 
         An error then stands for one write, which may or may not have been done.
         """
-        http = PoolManager(num_pools=4, maxsize=16, timeout=Timeout(connect=2, read=5), retries=False)
+        http = PoolManager(
+            num_pools=4, maxsize=16, timeout=Timeout(connect=2, read=5), retries=False
+        )
         self._stack.callback(http.clear)
         address = urlsplit(self.settings.minio_endpoint).netloc
-        return Minio(address, access_key, secret_key, secure=False, region="us-east-1", http_client=http)
+        return Minio(
+            address, access_key, secret_key, secure=False, region="us-east-1", http_client=http
+        )
 
     def put_object(self, key: str, body: bytes) -> None:
         """Put an object into the source bucket. Raises one of `UNREACHABLE` if that fails."""
@@ -287,7 +330,10 @@ class LiveRowdrop:
     def read_rows(self) -> dict[str, Row]:
         """Return the current rows of output.csv by user, or no rows if it cannot be read."""
         try:
-            return {row.user_id: row for row in OutputCsv(self.output.get(OUTPUT_KEY).body).iterate_rows()}
+            return {
+                row.user_id: row
+                for row in OutputCsv(self.output.get(OUTPUT_KEY).body).iterate_rows()
+            }
         except (ObjectNotFound, StoreUnavailable):
             return {}
 
@@ -305,12 +351,20 @@ class LiveRowdrop:
     def is_quiet(self) -> bool:
         """Return whether no work is left, as far as Redis shows."""
         try:
-            lists = sum(self.redis.llen(name) for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES))
-            left = self.redis.hlen(DIRTY) + self.redis.hlen(ACTIVE_READS) + self.redis.scard(SUSPECT_USERS)
+            lists = sum(
+                self.redis.llen(name)
+                for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
+            )
+            left = (
+                self.redis.hlen(DIRTY)
+                + self.redis.hlen(ACTIVE_READS)
+                + self.redis.scard(SUSPECT_USERS)
+            )
             return (
                 not lists
                 and not left
-                and self.backlog.loss_signals.trust_state() == f"{VERIFIED_PREFIX}{self.backlog.loss_signals.run_id()}"
+                and self.backlog.loss_signals.trust_state()
+                == f"{VERIFIED_PREFIX}{self.backlog.loss_signals.run_id()}"
             )
         except RedisError:
             return False
@@ -349,7 +403,11 @@ class LiveRowdrop:
     def list_reads(self) -> list[list[str]]:
         """Return the users of each read so far."""
         file = self.faults_folder / "read"
-        return [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        return (
+            [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()]
+            if file.exists()
+            else []
+        )
 
     def list_passed_points(self) -> set[str]:
         """Return the points that were passed."""
@@ -358,7 +416,9 @@ class LiveRowdrop:
     def list_pids(self, name: str) -> list[int]:
         """Return the PIDs of this program's process and of its children."""
         try:
-            leader = psutil.Process(int((self.supervisor.folder / "pids" / f"{name}.pid").read_text().split()[0]))
+            leader = psutil.Process(
+                int((self.supervisor.folder / "pids" / f"{name}.pid").read_text().split()[0])
+            )
             return [leader.pid, *(child.pid for child in leader.children(recursive=True))]
         except (OSError, psutil.Error):
             return []
@@ -382,4 +442,11 @@ def _base(program: Program) -> str:
 UNREACHABLE = (MinioException, HTTPError, StoreUnavailable)
 """The errors of a client while MinIO is unreachable."""
 
-__all__ = ["CONTROLLED_PROGRAMS", "UNREACHABLE", "LiveRowdrop", "S3ObjectStore", "WaitTimeout", "wait_until"]
+__all__ = [
+    "CONTROLLED_PROGRAMS",
+    "UNREACHABLE",
+    "LiveRowdrop",
+    "S3ObjectStore",
+    "WaitTimeout",
+    "wait_until",
+]

@@ -54,8 +54,12 @@ class ScenarioRun:
     (`without`) or none.
     """
 
-    def __init__(self, name: str, folder: Path, seed: int, *, long: bool, without: str = "") -> None:
-        self.folder, self.seed, self.long = folder, seed, long
+    def __init__(
+        self, name: str, folder: Path, seed: int, *, long: bool, without: str = ""
+    ) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.long = long
         self.finding = Finding(name, seed, without)
         self._rowdrop_count = 0
 
@@ -69,7 +73,11 @@ class ScenarioRun:
             yield live
 
     @contextmanager
-    def start_traffic(self, live: LiveRowdrop, **options: Any) -> Iterator[tuple[Traffic, TrafficObserver]]:  # noqa: ANN401
+    def start_traffic(
+        self,
+        live: LiveRowdrop,
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[tuple[Traffic, TrafficObserver]]:
         """Run clients that write files and clients that read results.
 
         At the end, what they found is added to the finding.
@@ -83,7 +91,8 @@ class ScenarioRun:
         self.finding.doubled += len(observer.duplicate_users)
         self.finding.failures += [f"stale: {stale}" for stale in observer.stale[:5]]
         self.finding.check(
-            "output.csv: expected one line per user, found users with two lines", holds=not observer.duplicate_users
+            "output.csv: expected one line per user, found users with two lines",
+            holds=not observer.duplicate_users,
         )
 
     def wait_until_correct(
@@ -119,7 +128,11 @@ class ScenarioRun:
     def wait_until_quiet(self, live: LiveRowdrop) -> None:
         """Wait until no work is left, and compare everything with `rowdrop check`."""
         try:
-            wait_until(live.is_quiet, REMOVAL_LIMIT_S if self.finding.without else QUIET_LIMIT_S, "no work is left")
+            wait_until(
+                live.is_quiet,
+                REMOVAL_LIMIT_S if self.finding.without else QUIET_LIMIT_S,
+                "no work is left",
+            )
         except WaitTimeout as error:
             self.finding.failures.append(str(error))
         differences = live.find_differences()

@@ -29,7 +29,8 @@ def run_storm(stage: ScenarioRun) -> None:
     runs. The short form is a tenth of that, in one pair.
     """
     pairs, events, poison = (3, 10_000, 500) if stage.long else (1, 1_000, 50)
-    ratios, times = [], {True: list[float](), False: list[float]()}
+    ratios = []
+    times = {True: list[float](), False: list[float]()}
     with stage.start_rowdrop() as live:
         live.minio.set_bucket_notification(live.source.bucket, NotificationConfig())
         wait_until(lambda: not live.redis.llen(FAST_EVENTS), 30, "MinIO's last events are read")
@@ -37,7 +38,9 @@ def run_storm(stage: ScenarioRun) -> None:
         for number in range(pairs):
             for with_poison in (False, True) if number % 2 else (True, False):
                 stage.seed += 1
-                times[with_poison] += _run_one_storm(stage, live, events, poison if with_poison else 0)
+                times[with_poison] += _run_one_storm(
+                    stage, live, events, poison if with_poison else 0
+                )
             ratios.append(_compute_p99(times[True]) / _compute_p99(times[False]))
         dead_letter_count = live.redis.llen(DEAD_LETTERS)
         stage.wait_until_quiet(live)
@@ -60,11 +63,16 @@ def _compute_p99(seconds: Sequence[float]) -> float:
 
 def _run_one_storm(stage: ScenarioRun, live: LiveRowdrop, events: int, poison: int) -> list[float]:
     rng = random.Random(stage.seed)
-    with stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (traffic, _):
+    with stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (
+        traffic,
+        _,
+    ):
         wait_until(lambda: traffic.acknowledged >= events, 300, "the writes are acknowledged")
         traffic.stop()
         traffic.confirm_uncertain()
-        entries = [make_notification(f"{user}.csv") for user in rng.choices(list(traffic.users), k=events)] * 2
+        entries = [
+            make_notification(f"{user}.csv") for user in rng.choices(list(traffic.users), k=events)
+        ] * 2
         entries = rng.sample(entries, int(len(entries) * 0.95)) + _make_invalid_entries(rng, poison)
         rng.shuffle(entries)
         pusher = threading.Thread(target=_push_events, args=(live, entries))
@@ -96,7 +104,9 @@ def _measure_neighbours(live: LiveRowdrop, name: str, storm: threading.Thread) -
             time.sleep(0.005)
         elapsed_times.append(time.monotonic() - began)
         if elapsed_times[-1] > 60:
-            return elapsed_times * 2  # rows no longer arrive; doubled because `_compute_p99` needs two values
+            return (
+                elapsed_times * 2
+            )  # rows no longer arrive; doubled because `_compute_p99` needs two values
         time.sleep(0.02)
     return elapsed_times
 
@@ -115,13 +125,18 @@ def _make_invalid_entries(rng: random.Random, number: int) -> list[bytes]:
         lambda: rng.randbytes(1000),
     ]
     large = max(1, number // 50)
-    return [b'[{"Event":"' + b"x" * 10_000_000 + b'"}]'] * large + [rng.choice(kinds)() for _ in range(number - large)]
+    return [b'[{"Event":"' + b"x" * 10_000_000 + b'"}]'] * large + [
+        rng.choice(kinds)() for _ in range(number - large)
+    ]
 
 
 def run_backlog(stage: ScenarioRun) -> None:
     """Stop the event workers for a minute while files are overwritten repeatedly."""
     seconds = BACKLOG_DURATION_S if stage.long else 10
-    with stage.start_rowdrop() as live, stage.start_traffic(live, users=300, per_second=100, bundles=0) as (traffic, _):
+    with (
+        stage.start_rowdrop() as live,
+        stage.start_traffic(live, users=300, per_second=100, bundles=0) as (traffic, _),
+    ):
         time.sleep(3)
         for name in ("worker", "worker-2"):
             live.send_signal(name, signal.SIGSTOP)
@@ -135,7 +150,10 @@ def run_backlog(stage: ScenarioRun) -> None:
         stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
         times = Counter(user for users in live.list_reads()[before:] for user in users)
     max_reads = max(times.values())
-    stage.finding.check(f"expected at most 2 reads of each user, found {max_reads} reads of one", holds=max_reads <= 2)
+    stage.finding.check(
+        f"expected at most 2 reads of each user, found {max_reads} reads of one",
+        holds=max_reads <= 2,
+    )
     stage.finding.figures |= {
         "writes": str(written),
         "users read": f"{len(times)}, {sum(times.values())} times in total, each at most {max_reads} times",
@@ -148,5 +166,7 @@ SCENARIOS = {
         f"every row is right after a sweep, and neighbours' p99 at most {MAX_P99_RATIO} times that without poison",
         ("dead letters",),
     ),
-    f"a backlog of {BACKLOG_DURATION_S} s": Scenario(run_backlog, "no user is read more than twice", ("read marks",)),
+    f"a backlog of {BACKLOG_DURATION_S} s": Scenario(
+        run_backlog, "no user is read more than twice", ("read marks",)
+    ),
 }

@@ -22,7 +22,8 @@ INVALID_NUMBER = -1
 """The number of a CSV that is not valid."""
 ANY_NUMBER = -2
 """Any earlier version: an invalid archive leaves visible what was visible before."""
-OWN_KIND, BUNDLE_KIND = "V", "B"
+OWN_KIND = "V"
+BUNDLE_KIND = "B"
 _DAY_MS = 86_400_000
 _IMAGE = b"\x89PNG"
 
@@ -58,19 +59,27 @@ class TrafficUser:
     """A user with files of its own, and files in a bundle."""
 
     def __init__(self) -> None:
-        self.own, self.bundled = PossibleFiles(OWN_KIND), PossibleFiles(BUNDLE_KIND)
+        self.own = PossibleFiles(OWN_KIND)
+        self.bundled = PossibleFiles(BUNDLE_KIND)
 
     def is_known(self, version: TrafficVersion | None) -> bool:
         """Return whether some CSV of this user may have been this version."""
-        return version is not None and version.number in (self.own if version.kind == OWN_KIND else self.bundled).valid
+        return (
+            version is not None
+            and version.number in (self.own if version.kind == OWN_KIND else self.bundled).valid
+        )
 
     def is_correct(self, user_id: str, row: Row | None) -> bool:
         """Return whether this row is right, provided that no work is left."""
         version = parse_version(row)
-        may_be: set[int | None] = {ANY_NUMBER if number == INVALID_NUMBER else number for number in self.own.csv}
+        may_be: set[int | None] = {
+            ANY_NUMBER if number == INVALID_NUMBER else number for number in self.own.csv
+        }
         is_correct = self._can_make_row(OWN_KIND, may_be, row, version)
         if None in may_be:
-            is_correct = is_correct or self._can_make_row(BUNDLE_KIND, self.bundled.csv, row, version)
+            is_correct = is_correct or self._can_make_row(
+                BUNDLE_KIND, self.bundled.csv, row, version
+            )
         return is_correct and (row is None or row.img_path in self._images(user_id))
 
     def _can_make_row(
@@ -84,7 +93,10 @@ class TrafficUser:
         return version is not None and version.kind == kind and version.number in numbers
 
     def _images(self, user_id: str) -> set[str]:
-        bundled = {f"processed-data/images/{user_id}.png" if exists else "" for exists in self.bundled.image}
+        bundled = {
+            f"processed-data/images/{user_id}.png" if exists else ""
+            for exists in self.bundled.image
+        }
         own = {f"src-data/{user_id}.png"} if True in self.own.image else set()
         return own | (bundled if False in self.own.image else set())
 
@@ -96,8 +108,13 @@ def parse_version(row: Row | None) -> TrafficVersion | None:
     """
     if row is None:
         return None
-    kind, number = row.first_name[:1], row.birthts // _DAY_MS
-    is_complete = (row.first_name, row.last_name, row.birthts) == (f"{kind}{number}", row.user_id, number * _DAY_MS)
+    kind = row.first_name[:1]
+    number = row.birthts // _DAY_MS
+    is_complete = (row.first_name, row.last_name, row.birthts) == (
+        f"{kind}{number}",
+        row.user_id,
+        number * _DAY_MS,
+    )
     return TrafficVersion(kind, number) if is_complete and kind in {OWN_KIND, BUNDLE_KIND} else None
 
 
@@ -118,14 +135,25 @@ class Traffic:
     """
 
     def __init__(
-        self, live: LiveRowdrop, seed: int, users: int = 200, writers: int = 4, per_second: float = 60, bundles: int = 3
+        self,
+        live: LiveRowdrop,
+        seed: int,
+        users: int = 200,
+        writers: int = 4,
+        per_second: float = 60,
+        bundles: int = 3,
     ) -> None:
-        self._live, self._pause_s = live, writers / per_second
+        self._live = live
+        self._pause_s = writers / per_second
         self.users = {f"{seed}-{number:04}": TrafficUser() for number in range(users)}
         self.acknowledged = self.refused = self.bundled = 0
-        self._stop, self._lock = threading.Event(), threading.Lock()
-        names, rng = list(self.users), [random.Random(seed * 100 + number) for number in range(writers + 1)]
-        self._bundles = {f"{seed}-{number}.zip": names[number::bundles] for number in range(bundles)}
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        names = list(self.users)
+        rng = [random.Random(seed * 100 + number) for number in range(writers + 1)]
+        self._bundles = {
+            f"{seed}-{number}.zip": names[number::bundles] for number in range(bundles)
+        }
         self._uncertain_bundles: set[str] = set()
         self._archives = 0
         self._threads = [
@@ -179,7 +207,9 @@ class Traffic:
         """
         files = self.users[user_id].own
         files.add_possible_csv(number)
-        is_acknowledged = self._send_write(f"{user_id}.csv", None if number is None else make_body(user_id, number))
+        is_acknowledged = self._send_write(
+            f"{user_id}.csv", None if number is None else make_body(user_id, number)
+        )
         if is_acknowledged:
             files.csv = {number}
         return is_acknowledged
@@ -227,7 +257,10 @@ class Traffic:
         """Drop a new version of this bundle with about two thirds of its users."""
         self._archives += 1
         number = self._archives
-        csvs = {user: rng.choices((number, INVALID_NUMBER, None), (60, 4, 36))[0] for user in self._bundles[key]}
+        csvs = {
+            user: rng.choices((number, INVALID_NUMBER, None), (60, 4, 36))[0]
+            for user in self._bundles[key]
+        }
         images = {user: rng.random() < 0.4 for user in self._bundles[key]}
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as members:
@@ -241,21 +274,27 @@ class Traffic:
     def _put_invalid_bundle(self, key: str) -> bool:
         self._archives += 1
         return self._send_bundle(
-            key, b"PK\x03\x04 is cut off, %d" % self._archives, lambda _: (ANY_NUMBER, {True, False})
+            key,
+            b"PK\x03\x04 is cut off, %d" % self._archives,
+            lambda _: (ANY_NUMBER, {True, False}),
         )
 
     def _delete_bundle(self, key: str) -> bool:
         return self._send_bundle(key, None, lambda _: (None, {False}))
 
     def _send_bundle(
-        self, key: str, content: bytes | None, describe_user: Callable[[str], tuple[int | None, set[bool]]]
+        self,
+        key: str,
+        content: bytes | None,
+        describe_user: Callable[[str], tuple[int | None, set[bool]]],
     ) -> bool:
         """Send an archive (None: delete it), and return whether that was acknowledged.
 
         `describe_user` returns which CSV, and which states of the image, a user then has in the bundle.
         """
         for user in self._bundles[key]:
-            files, (csv, image) = self.users[user].bundled, describe_user(user)
+            files = self.users[user].bundled
+            (csv, image) = describe_user(user)
             files.add_possible_csv(csv)
             files.image = files.image | image
         self._uncertain_bundles.add(key)
@@ -264,8 +303,10 @@ class Traffic:
         self._uncertain_bundles.remove(key)
         self.bundled += 1
         for user in self._bundles[key]:
-            files, (csv, image) = self.users[user].bundled, describe_user(user)
-            files.csv, files.image = {csv}, image
+            files = self.users[user].bundled
+            (csv, image) = describe_user(user)
+            files.csv = {csv}
+            files.image = image
         return True
 
     # -- at the end --------------------------------------------------------------------------------
@@ -283,4 +324,8 @@ class Traffic:
 
     def find_wrong_users(self, rows: Mapping[str, Row]) -> list[str]:
         """Return the users with a row that does not match their files."""
-        return [user_id for user_id, user in self.users.items() if not user.is_correct(user_id, rows.get(user_id))]
+        return [
+            user_id
+            for user_id, user in self.users.items()
+            if not user.is_correct(user_id, rows.get(user_id))
+        ]

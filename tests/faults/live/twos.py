@@ -7,7 +7,9 @@ from shared.redis_keys import COUNTERS
 from tests.faults.live.rowdrop import WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
 
-STALL_S, HOUR_S, RECOVERY_LIMIT_S = 60, 3600, 90.0
+STALL_S = 60
+HOUR_S = 3600
+RECOVERY_LIMIT_S = 90.0
 
 
 def run_two_of_each(stage: ScenarioRun) -> None:
@@ -27,7 +29,10 @@ def run_stalled_publisher(stage: ScenarioRun) -> None:
 
     The other publisher keeps running.
     """
-    for point in (f"publisher before put_if_unchanged {OUTPUT_KEY}", f"publisher after put_if_unchanged {OUTPUT_KEY}"):
+    for point in (
+        f"publisher before put_if_unchanged {OUTPUT_KEY}",
+        f"publisher after put_if_unchanged {OUTPUT_KEY}",
+    ):
         with stage.start_rowdrop(doubled_programs=("publisher",)) as live:
             stage.seed += 1
             with stage.start_traffic(live, users=100, per_second=40) as (traffic, _):
@@ -55,7 +60,9 @@ def run_clock_changes(stage: ScenarioRun) -> None:
                 time.sleep(2)
                 live.set_clock(offset)
                 time.sleep(2)
-                live.give_order("kill", "worker before submit_results")  # by the new clock, its users are overdue
+                live.give_order(
+                    "kill", "worker before submit_results"
+                )  # by the new clock, its users are overdue
                 wait_until(lambda: live.was_obeyed, 60, "a worker is killed")
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
 

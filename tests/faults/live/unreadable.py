@@ -12,7 +12,9 @@ from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
 from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
-READY_LIMIT_S, REJECT_LIMIT_S, MANIFEST_WAIT_S = 120.0, 60.0, 15.0
+READY_LIMIT_S = 120.0
+REJECT_LIMIT_S = 60.0
+MANIFEST_WAIT_S = 15.0
 PUBLISHED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
 
 
@@ -25,7 +27,10 @@ def run_objects_unreadable(stage: ScenarioRun) -> None:
     rounds: list[Sequence[str]] = [PUBLISHED_KEYS]
     if stage.long:
         rounds += [(key,) for key in PUBLISHED_KEYS]
-    with stage.start_rowdrop() as live, stage.start_traffic(live, users=100, per_second=20) as (traffic, _):
+    with (
+        stage.start_rowdrop() as live,
+        stage.start_traffic(live, users=100, per_second=20) as (traffic, _),
+    ):
         replace_by_unreadable(live.minio_server, unreadable_file, live.source.bucket, "sealed.csv")
         live.request_sweep()
         _check_reject_only(stage, live)
@@ -36,14 +41,18 @@ def run_objects_unreadable(stage: ScenarioRun) -> None:
             _check_becomes_ready(stage, live, keys)
         stage.wait_until_correct(live, traffic, READY_LIMIT_S)
         stage.finding.check(
-            "/errors: expected sealed.csv as a reject at the end, found no such entry", holds=_is_rejected(live)
+            "/errors: expected sealed.csv as a reject at the end, found no such entry",
+            holds=_is_rejected(live),
         )
 
 
 def _is_rejected(live: LiveRowdrop) -> bool:
     status, body = live.get_from_api("/errors?limit=1000")
     listed = json.loads(body) if status == 200 else []
-    return any(error["key"] == "sealed.csv" and error["reason"].startswith(UNREADABLE_REASON) for error in listed)
+    return any(
+        error["key"] == "sealed.csv" and error["reason"].startswith(UNREADABLE_REASON)
+        for error in listed
+    )
 
 
 def _is_ready(live: LiveRowdrop) -> bool:
@@ -56,7 +65,8 @@ def _check_reject_only(stage: ScenarioRun, live: LiveRowdrop) -> None:
     for _ in range(10):
         status, body = live.get_from_api("/health/ready")
         stage.finding.check(
-            f"/health/ready: expected 200 in spite of one unreadable CSV, found {body!r}", holds=status == 200
+            f"/health/ready: expected 200 in spite of one unreadable CSV, found {body!r}",
+            holds=status == 200,
         )
         time.sleep(0.5)
 
@@ -70,7 +80,9 @@ def _make_unreadable(live: LiveRowdrop, unreadable_file: Path, key: str) -> None
             live.output.check_readable(key)
         except ObjectUnreadable:
             return
-    raise WaitTimeout(f"{key}: expected it to stay unreadable, found that it was rewritten after 20 attempts")
+    raise WaitTimeout(
+        f"{key}: expected it to stay unreadable, found that it was rewritten after 20 attempts"
+    )
 
 
 def _is_readable(live: LiveRowdrop, key: str) -> bool:
@@ -88,7 +100,8 @@ def _check_becomes_ready(stage: ScenarioRun, live: LiveRowdrop, keys: Sequence[s
     wait_until(lambda: _is_ready(live), READY_LIMIT_S, f"ready again after {', '.join(keys)}")
     elapsed_s = time.monotonic() - started_at
     stage.finding.check(
-        f"expected readiness within the limit, found {elapsed_s:.0f} s", holds=elapsed_s < READY_LIMIT_S
+        f"expected readiness within the limit, found {elapsed_s:.0f} s",
+        holds=elapsed_s < READY_LIMIT_S,
     )
     stage.finding.figures[f"ready again after {', '.join(keys)}"] = f"{elapsed_s:.1f} s"
 

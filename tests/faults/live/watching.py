@@ -24,14 +24,18 @@ class TrafficObserver:
     """
 
     def __init__(self, live: LiveRowdrop, traffic: Traffic) -> None:
-        self._live, self._traffic = live, traffic
+        self._live = live
+        self._traffic = traffic
         self.stale: list[str] = []
         self.duplicate_users: set[str] = set()
         self.status_counts: Counter[int | None] = Counter()
         self.version_count = 0
         self._newest_versions: dict[tuple[str, str], int] = {}
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._poll_output), threading.Thread(target=self._poll_api)]
+        self._threads = [
+            threading.Thread(target=self._poll_output),
+            threading.Thread(target=self._poll_api),
+        ]
 
     def __enter__(self) -> "TrafficObserver":
         """Start the threads."""
@@ -63,7 +67,9 @@ class TrafficObserver:
                 continue
             version = parse_version(row)
             if version is None or not self._traffic.users[row.user_id].is_known(version):
-                self.stale.append(f"{row.user_id}: expected a row that was true at some time, found {row}")
+                self.stale.append(
+                    f"{row.user_id}: expected a row that was true at some time, found {row}"
+                )
                 continue
             newest = self._newest_versions.get((row.user_id, version.kind), -1)
             if version.number < newest:
@@ -73,7 +79,9 @@ class TrafficObserver:
             self._newest_versions[row.user_id, version.kind] = version.number
 
     def _poll_api(self) -> None:
-        with closing(http.client.HTTPConnection(HOST, self._live.api_port, timeout=10)) as connection:
+        with closing(
+            http.client.HTTPConnection(HOST, self._live.api_port, timeout=10)
+        ) as connection:
             while not self._stop.wait(0.05):
                 self.status_counts[self._get_status(connection)] += 1
 

@@ -54,7 +54,8 @@ class WrappedProcess:
     """The process `name`, which is controlled by the files in `folder`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self._name, self._folder = name.removesuffix("-2"), folder
+        self._name = name.removesuffix("-2")
+        self._folder = folder
         self._passed: set[str] = set()
         self._clock = _ShiftedClock(folder / "clock")
 
@@ -96,7 +97,9 @@ class WrappedProcess:
             self._passed.add(point)
             self._append("points", point)
         try:
-            verb, _, ordered_point = (self._folder / "order").read_text(encoding="utf-8").partition(" ")
+            verb, _, ordered_point = (
+                (self._folder / "order").read_text(encoding="utf-8").partition(" ")
+            )
             if ordered_point != point:
                 return
             (self._folder / "order").rename(self._folder / "obeyed")  # atomic: one process succeeds
@@ -111,12 +114,17 @@ class _ShiftedClock:
     """A replacement of `time.time` with an offset in seconds."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._real_time, self._offset, self._next_read_at = file, time.time, 0.0, 0.0
+        self._file = file
+        self._real_time = time.time
+        self._offset = 0.0
+        self._next_read_at = 0.0
 
     def __call__(self) -> float:
         if time.monotonic() > self._next_read_at:
             self._next_read_at = time.monotonic() + 0.2
-            self._offset = float(self._file.read_text(encoding="utf-8")) if self._file.exists() else 0.0
+            self._offset = (
+                float(self._file.read_text(encoding="utf-8")) if self._file.exists() else 0.0
+            )
         return self._real_time() + self._offset
 
 

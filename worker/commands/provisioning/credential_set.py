@@ -18,7 +18,14 @@ import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
 from shared.formats.records import Buckets
-from shared.tokens import InvalidToken, Token, TokenKind, check_distinct_tokens, check_token_value, parse_tokens
+from shared.tokens import (
+    InvalidToken,
+    Token,
+    TokenKind,
+    check_distinct_tokens,
+    check_token_value,
+    parse_tokens,
+)
 from worker.commands.provisioning.server_users import REDIS_RULES, ServerUser, minio_policies
 
 TOKEN_VALID_S = 100 * 365 * 86_400
@@ -87,7 +94,9 @@ class Credentials:
     owns_redis: bool = True
 
     @classmethod
-    def complete(cls, given: Mapping[str, str], kept: Mapping[str, str], redis_address: str, now: float) -> Self:
+    def complete(
+        cls, given: Mapping[str, str], kept: Mapping[str, str], redis_address: str, now: float
+    ) -> Self:
         """Return the given credentials, completed first with the kept ones, then with new ones.
 
         `given` and `kept` map settings to values.  `redis_address` is `host:port` of the Redis that
@@ -97,14 +106,22 @@ class Credentials:
         owns_redis = not given.get("REDIS_URL")
         _check_tokens(given)
         root = _choose_root(given, kept)
-        redis = _complete_users(REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS")
-        redis_urls = {role: _add_user_to_url(f"redis://{redis_address}/0", user) for role, user in redis.items()}
+        redis = _complete_users(
+            REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS"
+        )
+        redis_urls = {
+            role: _add_user_to_url(f"redis://{redis_address}/0", user)
+            for role, user in redis.items()
+        }
         if owns_redis:
             # `format_redis_acl` disables the user `default`, so no role may use that name.
             _check_distinct(redis, ServerUser("default", ""), "REDIS_USERS")
         else:
             given_users = parse_users(given.get("REDIS_USERS", ""), "REDIS_USERS")
-            redis_urls = {role: _add_user_to_url(given["REDIS_URL"], given_users.get(role)) for role in REDIS_ROLES}
+            redis_urls = {
+                role: _add_user_to_url(given["REDIS_URL"], given_users.get(role))
+                for role in REDIS_ROLES
+            }
         minio = _choose_minio_users(given, kept, root, owns_minio=owns_minio)
         # An external MinIO has no user for the metrics: the listener's key signs the token instead.
         signer = minio["metrics"] if owns_minio else minio["listener"]
@@ -114,7 +131,8 @@ class Credentials:
             minio=minio,
             redis=redis,
             redis_urls=redis_urls,
-            prometheus_token=given.get("MINIO_PROMETHEUS_TOKEN") or _sign_prometheus_token(signer, now),
+            prometheus_token=given.get("MINIO_PROMETHEUS_TOKEN")
+            or _sign_prometheus_token(signer, now),
             flower=ServerUser(
                 given.get("FLOWER_USER") or "rowdrop",
                 given.get("FLOWER_PASSWORD") or kept_flower or secrets.token_urlsafe(18),
@@ -148,7 +166,10 @@ class Credentials:
             "minio": lambda: self._minio_settings(process),
             "redis": lambda: {"REDIS_URL": self.redis_urls[process]},
             "metrics": lambda: {"MINIO_PROMETHEUS_TOKEN": self.prometheus_token},
-            "flower": lambda: {"FLOWER_USER": self.flower.name, "FLOWER_PASSWORD": self.flower.password},
+            "flower": lambda: {
+                "FLOWER_USER": self.flower.name,
+                "FLOWER_PASSWORD": self.flower.password,
+            },
             "tokens": self._token_settings,
             "root": self._root_settings,
         }
@@ -181,12 +202,20 @@ class Credentials:
         """A token that allows at least reading from the API."""
         settings = self._token_settings()
         write_tokens = parse_tokens(settings.get("API_TOKENS", ""), TokenKind.WRITE)
-        return settings.get("API_TOKEN") or settings.get("GENERATED_API_TOKEN") or write_tokens[0].value
+        return (
+            settings.get("API_TOKEN")
+            or settings.get("GENERATED_API_TOKEN")
+            or write_tokens[0].value
+        )
 
     def _token_settings(self) -> dict[str, str]:
         """Return the given tokens, and the generated token if none of them allows writing."""
         can_write = any(name in self.tokens for name in ("API_TOKEN", "API_TOKENS"))
-        return dict(self.tokens) if can_write else {**self.tokens, "GENERATED_API_TOKEN": self.generated_api_token}
+        return (
+            dict(self.tokens)
+            if can_write
+            else {**self.tokens, "GENERATED_API_TOKEN": self.generated_api_token}
+        )
 
 
 def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
@@ -202,7 +231,9 @@ def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
         name, has_password, password = user.partition(":")
         if not has_password or role not in roles:
             known = ", ".join(roles)
-            raise InvalidCredentials(f"{setting} must be entries of role=name:password; the roles are {known}.")
+            raise InvalidCredentials(
+                f"{setting} must be entries of role=name:password; the roles are {known}."
+            )
         _check_user(ServerUser(name, password), f"{setting}, {role}")
         users[role] = ServerUser(name, password)
     return users
@@ -214,7 +245,9 @@ def _check_user(user: ServerUser, setting: str) -> None:
     The message does not contain the password.
     """
     if not _NAME_PATTERN.fullmatch(user.name):
-        raise InvalidCredentials(f"{setting}: the name must be 3 to 64 letters, digits, '.', '_' or '-'.")
+        raise InvalidCredentials(
+            f"{setting}: the name must be 3 to 64 letters, digits, '.', '_' or '-'."
+        )
     if not _PASSWORD_PATTERN.fullmatch(user.password):
         raise InvalidCredentials(
             f"{setting}: the password must be 8 to 128 printable ASCII characters, without spaces, "
@@ -258,24 +291,35 @@ def _choose_root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUse
     generated = ServerUser.generate("root")
     names = (settings.get("MINIO_ROOT_USER") for settings in (given, kept))
     name = next((name for name in names if name and name != FORMER_ROOT_USER), generated.name)
-    password = given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or generated.password
+    password = (
+        given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or generated.password
+    )
     if len(name) < 3 or len(password) < 8:
-        raise InvalidCredentials("MINIO_ROOT_USER needs at least 3 characters and MINIO_ROOT_PASSWORD at least 8.")
+        raise InvalidCredentials(
+            "MINIO_ROOT_USER needs at least 3 characters and MINIO_ROOT_PASSWORD at least 8."
+        )
     return ServerUser(name, password)
 
 
 def _choose_minio_users(
     given: Mapping[str, str], kept: Mapping[str, str], root: ServerUser, *, owns_minio: bool
 ) -> dict[str, ServerUser]:
-    access_key, secret_key = given.get("MINIO_ACCESS_KEY"), given.get("MINIO_SECRET_KEY")
+    access_key = given.get("MINIO_ACCESS_KEY")
+    secret_key = given.get("MINIO_SECRET_KEY")
     if bool(access_key) != bool(secret_key):
-        raise InvalidCredentials("MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be given together, or neither of them.")
+        raise InvalidCredentials(
+            "MINIO_ACCESS_KEY and MINIO_SECRET_KEY must be given together, or neither of them."
+        )
     if not owns_minio:
         if not (access_key and secret_key):
-            raise InvalidCredentials("MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY are required.")
+            raise InvalidCredentials(
+                "MINIO_ENDPOINT is given, so MINIO_ACCESS_KEY and MINIO_SECRET_KEY are required."
+            )
         common_users = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
         return common_users | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
-    users = _complete_users(MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS")
+    users = _complete_users(
+        MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS"
+    )
     # In an environment of an earlier version these are root's keys: never give them to people.
     if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
         users["drop"] = ServerUser(access_key, secret_key)
@@ -284,7 +328,9 @@ def _choose_minio_users(
     return users
 
 
-def _complete_users(roles: tuple[str, ...], given: str | None, kept: str | None, setting: str) -> dict[str, ServerUser]:
+def _complete_users(
+    roles: tuple[str, ...], given: str | None, kept: str | None, setting: str
+) -> dict[str, ServerUser]:
     known = parse_users(kept or "", setting) | parse_users(given or "", setting)
     return {role: known.get(role) or ServerUser.generate(role) for role in roles}
 
@@ -295,7 +341,9 @@ def _add_user_to_url(url: str, user: ServerUser | None) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     # Names and passwords may contain characters that have a meaning in URLs.
-    return parts._replace(netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}").geturl()
+    return parts._replace(
+        netloc=f"{quote(user.name, safe='')}:{quote(user.password, safe='')}@{host}"
+    ).geturl()
 
 
 def parse_redis_user(url: str) -> ServerUser:

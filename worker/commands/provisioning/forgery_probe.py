@@ -24,7 +24,9 @@ _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _TIMEOUT = urllib3.Timeout(connect=5, read=15)
 
 
-def probe_forged_writes(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
+def probe_forged_writes(
+    endpoint: str, access_key: str, bucket: str, region: str, prefix: str
+) -> list[str]:
     """Return the keys of the objects that the server stored without a valid signature.
 
     The list is empty if the server rejects the uploads.  The probe sends two small objects, each
@@ -46,10 +48,15 @@ def probe_forged_writes(endpoint: str, access_key: str, bucket: str, region: str
             return 200 <= answer.status < 300
 
         accepted = []
-        if is_accepted(query_key, _build_credential_query(credential, now), *_encode_chunked(b"forged")):
+        if is_accepted(
+            query_key, _build_credential_query(credential, now), *_encode_chunked(b"forged")
+        ):
             accepted.append(query_key)
         if is_accepted(
-            snowball_key, "", _encode_tar(snowball_key, b"forged", now), _build_snowball_headers(credential)
+            snowball_key,
+            "",
+            _encode_tar(snowball_key, b"forged", now),
+            _build_snowball_headers(credential),
         ):
             accepted.append(snowball_key)
         return accepted
@@ -92,7 +99,11 @@ def _encode_tar(key: str, content: bytes, now: datetime) -> bytes:
 
 def _build_snowball_headers(credential: str) -> dict[str, str]:
     """Return headers that make MinIO unpack the body (Snowball), with an invalid signature."""
-    parts = (f"Credential={credential}", f"SignedHeaders={_SIGNED_HEADERS}", f"Signature={_NO_SIGNATURE}")
+    parts = (
+        f"Credential={credential}",
+        f"SignedHeaders={_SIGNED_HEADERS}",
+        f"Signature={_NO_SIGNATURE}",
+    )
     return {
         "Authorization": f"AWS4-HMAC-SHA256 {', '.join(parts)}",
         "X-Amz-Meta-Snowball-Auto-Extract": "true",

@@ -50,7 +50,11 @@ def format_event_settings(settings: Settings) -> str:
         lines += [
             f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
             f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
-            *([f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"] if url.username else []),
+            *(
+                [f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"]
+                if url.username
+                else []
+            ),
             f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={password_placeholder}",
             f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
             f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
@@ -68,10 +72,14 @@ def format_event_settings(settings: Settings) -> str:
 def format_policies(settings: Settings) -> str:
     """Return the MinIO policy and the Redis ACL rules of each role, for servers set up by hand."""
     buckets = Buckets(settings.source_bucket, settings.output_bucket)
-    lines = ["# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"]
+    lines = [
+        "# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"
+    ]
     for role, policy in minio_policies(buckets).items():
         lines.append(f"\n# {role}\n{json.dumps(policy, indent=2)}")
-    lines.append("\n# One Redis user for each of these (Redis 7.0); REDIS_USERS='worker=<name>:<password>,api=…'")
+    lines.append(
+        "\n# One Redis user for each of these (Redis 7.0); REDIS_USERS='worker=<name>:<password>,api=…'"
+    )
     for role, rules in REDIS_RULES.items():
         lines.append(f"ACL SETUSER <name of {role}> on ><password> resetchannels -@all {rules}")
     return "\n".join(lines)

@@ -76,10 +76,13 @@ class MinioUsers:
         bucket and removes it.  Raises `S3Error`, `HTTPError`.
         """
         bucket = f"rowdrop-probe-{secrets.token_hex(6)}"
-        endpoint, region = self._settings.minio_endpoint, self._settings.region
+        endpoint = self._settings.minio_endpoint
+        region = self._settings.region
         self._root_client.make_bucket(bucket, region)
         try:
-            forged_keys = probe_forged_writes(endpoint, self._settings.minio_root_user, bucket, region, PROBE_PREFIX)
+            forged_keys = probe_forged_writes(
+                endpoint, self._settings.minio_root_user, bucket, region, PROBE_PREFIX
+            )
             for key in forged_keys:
                 self._root_client.remove_object(bucket, key)
         finally:
@@ -94,7 +97,9 @@ class MinioUsers:
         request fails, and `MinioException` or `HTTPError` if MinIO has not restarted within
         `restart_timeout_s` seconds.
         """
-        policies = minio_policies(Buckets(self._settings.source_bucket, self._settings.output_bucket))
+        policies = minio_policies(
+            Buckets(self._settings.source_bucket, self._settings.output_bucket)
+        )
         for role, user in self._users.items():
             policy = POLICY_PREFIX + role
             self._admin.policy_add(policy, policy=policies[role])

@@ -30,7 +30,9 @@ def set_public_access(minio: Minio, bucket: str, *, public: bool) -> bool:
         if public or error.code != "AccessDenied":
             raise
         return False
-    other_statements = [statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT_ID]
+    other_statements = [
+        statement for statement in policy["Statement"] if statement.get("Sid") != STATEMENT_ID
+    ]
     new_statements = [*other_statements, _make_statement(bucket)] if public else other_statements
     # None, an outdated statement, equals neither value: the statement is then replaced.
     if _is_public(policy, bucket) == public:
@@ -66,8 +68,12 @@ def _make_statement(bucket: str) -> dict[str, Any]:
 
 def _is_public(policy: dict[str, Any], bucket: str) -> bool | None:
     """Return whether Rowdrop's statement is present; None if it is one of an earlier version."""
-    own_statements = [statement for statement in policy["Statement"] if statement.get("Sid") == STATEMENT_ID]
+    own_statements = [
+        statement for statement in policy["Statement"] if statement.get("Sid") == STATEMENT_ID
+    ]
     if not own_statements:
         return False
-    resources = {resource for statement in own_statements for resource in statement.get("Resource", ())}
+    resources = {
+        resource for statement in own_statements for resource in statement.get("Resource", ())
+    }
     return True if resources == set(_make_statement(bucket)["Resource"]) else None

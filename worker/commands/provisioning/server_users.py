@@ -59,8 +59,17 @@ signature (CVE-2026-40344, CVE-2026-41145)."""
 
 
 _LIST_ACTIONS = ["s3:ListBucket", "s3:GetBucketLocation"]
-_WRITE_ACTIONS = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-_SELF_SERVICE_ACTIONS = ("admin:CreateUser", "admin:CreateServiceAccount", "admin:UpdateServiceAccount")
+_WRITE_ACTIONS = [
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:AbortMultipartUpload",
+    "s3:ListMultipartUploadParts",
+]
+_SELF_SERVICE_ACTIONS = (
+    "admin:CreateUser",
+    "admin:CreateServiceAccount",
+    "admin:UpdateServiceAccount",
+)
 """What MinIO allows every user for its own account unless a policy denies it: changing its
 password and creating service accounts."""
 
@@ -87,7 +96,9 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
     output = f"arn:aws:s3:::{buckets.output}"
     return {
         "listener": _policy(
-            _allow([*_LIST_ACTIONS, "s3:GetBucketNotification", "s3:PutBucketNotification"], source),
+            _allow(
+                [*_LIST_ACTIONS, "s3:GetBucketNotification", "s3:PutBucketNotification"], source
+            ),
             _allow(_LIST_ACTIONS, output),
             _allow(["s3:GetObject"], f"{output}/*"),
         ),
@@ -105,14 +116,21 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(_LIST_ACTIONS, output),
             _allow(["s3:GetObject"], f"{output}/*"),
             _allow(
-                _WRITE_ACTIONS, *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY))
+                _WRITE_ACTIONS,
+                *(
+                    f"{output}/{name}"
+                    for name in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
+                ),
             ),
             _allow(["s3:DeleteObject"], f"{output}/{IMAGES_FOLDER}/*"),
         ),
         "api": _policy(
             _allow(_LIST_ACTIONS, source, output),
             _allow(["s3:GetObject", *_WRITE_ACTIONS], f"{source}/*"),
-            _allow(["s3:GetObject"], *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, f"{IMAGES_FOLDER}/*"))),
+            _allow(
+                ["s3:GetObject"],
+                *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, f"{IMAGES_FOLDER}/*")),
+            ),
         ),
         "loader": _policy(
             _allow(_LIST_ACTIONS, source),
@@ -130,7 +148,10 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(_WRITE_ACTIONS, f"{source}/{PROBE_PREFIX}*", f"{source}/{SAMPLE_PREFIX}*"),
         ),
         # No admin:* denial here: it would also deny admin:Prometheus, because a denial always wins.
-        "metrics": _policy({"Effect": "Allow", "Action": ["admin:Prometheus"]}, denied_actions=_SELF_SERVICE_ACTIONS),
+        "metrics": _policy(
+            {"Effect": "Allow", "Action": ["admin:Prometheus"]},
+            denied_actions=_SELF_SERVICE_ACTIONS,
+        ),
     }
 
 
