@@ -33,7 +33,7 @@ def names(rowdrop: RowdropHarness) -> dict[str, str]:
 
 def drop(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle without an event; the extension of the key selects the format."""
-    makers = {"zip": make_zip, "tar": make_tar, "gz": make_tar_gz}
+    makers = {"zip": make_zip, "tar": make_tar, "gz": make_tar_gz, "tgz": make_tar_gz}
     rowdrop.source.put(key, makers[key.rpartition(".")[2]](files))
 
 
