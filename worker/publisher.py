@@ -16,9 +16,9 @@ from shared.duty_cycle import DutyCycle
 from shared.object_store import StoreUnavailable
 from shared.redis_keys import WAKE_BULK, WAKE_LIVE
 from worker.heartbeat import Heartbeat
+from worker.publishing.object_recovery import RECOVERY_CHECK_EVERY_S, ObjectRecovery
 from worker.publishing.publisher import Publisher
-from worker.publishing.recovering_store import RECOVERY_CHECK_EVERY_S
-from worker.services import Services, freeze_gc
+from worker.services import Services, build_publisher, freeze_gc
 from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,10 @@ LIVE_FRACTION = 0.35
 BULK_FRACTION = 0.2
 BURST_S = 0.1
 MAX_PUBLISH_WAIT_S = 2.0
-"""The throttle, see `shared.duty_cycle.DutyCycle`: shares of the time, seconds at full speed, maximum wait."""
+"""The throttle, see `shared.duty_cycle.DutyCycle`.
+
+Shares of the time, seconds at full speed, and the maximum wait in seconds.
+"""
 WAKEUP_TIMEOUT_S = 5.0
 """Seconds to wait for a wake-up; then the pending results are counted, as it may be lost."""
 MANIFEST_TIMEOUT_S = 1.0
@@ -37,17 +40,19 @@ MANIFEST_TIMEOUT_S = 1.0
 class PublisherLoop:
     """Waits for pending results and publishes them, at most once in `min_interval_s` seconds.
 
-    `finish_jobs` is called after each call of `Publisher.publish` that raises no error.
+    `after_publish` is called after each call of `Publisher.publish` that raises no error.
     """
 
     def __init__(
         self,
         publisher: Publisher,
+        recovery: ObjectRecovery,
         publish_queue: PublishQueue,
         after_publish: Callable[[], None],
         min_interval_s: float = 0.0,
     ) -> None:
         self._publisher = publisher
+        self._recovery = recovery
         self._publish_queue = publish_queue
         self._after_publish = after_publish
         self._min_interval_s = min_interval_s
@@ -78,13 +83,13 @@ class PublisherLoop:
     def _check_files_if_due(self) -> None:
         if time.monotonic() - self._checked_at >= RECOVERY_CHECK_EVERY_S:
             self._checked_at = time.monotonic()
-            self._publisher.recover_objects()
+            self._recovery.recover_objects()
 
     def run_once(self, pending_count: int) -> int:
         """Wait for pending results and for the throttle, then publish.
 
-        `pending_count` is the return value of the call before: unless it is 0, there is no wait for results.
-        Returns how many results are pending now, or -1 if another publisher holds the writer lease.
+        `pending_count` is the return value of the call before: unless it is 0, there is no wait for
+        results. Returns how many results are pending now, or -1 if another publisher holds the writer lease.
         """
         if not pending_count and not self._wait_for_work():
             return self._publish_queue.count_pending()  # usually 0, unless a wake-up was lost
@@ -128,7 +133,7 @@ class PublisherLoop:
 def main() -> None:
     """Run the publisher with the settings from the environment."""
     services = Services.from_environment()
-    publisher = Publisher(
+    publisher, recovery = build_publisher(
         services.clients.output,
         services.state,
         services.records.unpack_lease,
@@ -142,7 +147,7 @@ def main() -> None:
         services.records.unpacks.finish_published(time.time())
 
     interval_s = services.clients.settings.publish_min_interval_s
-    loop = PublisherLoop(publisher, services.state.publish_queue, finish_jobs, interval_s)
+    loop = PublisherLoop(publisher, recovery, services.state.publish_queue, finish_jobs, interval_s)
     loop.run_forever(Heartbeat(services.clients.settings.progress_file))
 
 

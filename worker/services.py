@@ -5,10 +5,11 @@ imported on first use: a process that only listens or reads single drops does no
 """
 
 import gc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from minio import Minio
@@ -18,7 +19,10 @@ from redis.retry import Retry
 from urllib3 import PoolManager, Timeout
 
 from shared import logs
+from shared.formats.records import Buckets
+from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords, build_records
+from shared.progress.unpacks import UnpackLease
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from worker.jobs.rebuild import Rebuild
     from worker.jobs.sweep import Sweep
     from worker.jobs.unpacker import Unpacker
+    from worker.publishing.object_recovery import ObjectRecovery
+    from worker.publishing.publisher import Publisher
 
 READ_CONCURRENCY = 32
 """Maximum concurrent requests to MinIO per process; more are not faster on one server."""
@@ -265,6 +271,40 @@ class Services:
         return Watchdog(
             checks.list_all(), records.sweeps, self.clients.tasks, partial(upgrade_schema, client)
         )
+
+
+class PublisherParts(NamedTuple):
+    """A publisher, and the recovery of the objects that it writes."""
+
+    publisher: "Publisher"
+    recovery: "ObjectRecovery"
+
+
+def build_publisher(
+    output: ObjectStore,
+    state: StateParts,
+    unpack_lease: UnpackLease,
+    source_bucket: str,
+    clock: Callable[[], float],
+) -> PublisherParts:
+    """Return a publisher with nothing cached, and its recovery, which shares its objects."""
+    from worker.publishing import (  # noqa: PLC0415
+        manifest_writer,
+        object_recovery,
+        output_writer,
+        publisher,
+        recovering_store,
+        superseded_copies,
+    )
+
+    buckets = Buckets(source_bucket, output.bucket)
+    objects = recovering_store.RecoveringStore(output, state.loss_signals)
+    manifest = manifest_writer.ManifestWriter(objects, clock)
+    writer = output_writer.OutputWriter(objects, state.loss_signals, manifest, buckets)
+    copies = superseded_copies.SupersededCopies(output, state.users, buckets, clock)
+    built = publisher.Publisher(state.publish_queue, writer, copies, manifest, clock)
+    recovery = object_recovery.ObjectRecovery(objects, built, unpack_lease, state.loss_signals)
+    return PublisherParts(built, recovery)
 
 
 def freeze_gc() -> None:

@@ -26,6 +26,7 @@ from worker.listener import Listener
 from worker.publishing.publisher import Publisher
 from worker.reading.image_copies import ImageCopies
 from worker.reading.refresher import Refresher
+from worker.services import build_publisher
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.state.parts import StateParts, build_state
@@ -222,7 +223,8 @@ class Components:
     def create_publisher(self) -> Publisher:
         output = self.new_publisher_output()
         state = self.create_publisher_state()
-        return Publisher(output, state, self.records.unpack_lease, self.source.bucket, self.clock)
+        lease = self.records.unpack_lease
+        return build_publisher(output, state, lease, self.source.bucket, self.clock).publisher
 
     def create_watchdog(self) -> Watchdog:
         state = self.watchdog_state

@@ -17,7 +17,7 @@ from shared.task_queue import BULK_QUEUE
 from worker.commands.check import check_buckets
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
-from worker.services import ServerClients, Services
+from worker.services import PublisherParts, ServerClients, Services, build_publisher
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema
@@ -44,7 +44,7 @@ class RowdropHarness:
         self.output = self.services.clients.output
         self.state = self.services.state
         self.redis: Any = self.services.clients.redis
-        self.publisher = self.create_publisher()
+        self.publisher, self.recovery = self.create_publisher_parts()
 
     def close(self) -> None:
         self.services.close()
@@ -54,7 +54,11 @@ class RowdropHarness:
 
         `output`: a wrapper of the output bucket, for tests that interfere with its requests.
         """
-        return Publisher(
+        return self.create_publisher_parts(output).publisher
+
+    def create_publisher_parts(self, output: ObjectStore | None = None) -> PublisherParts:
+        """Return what `create_publisher` does, together with its recovery of objects."""
+        return build_publisher(
             output or self.output,
             self.state,
             self.services.records.unpack_lease,

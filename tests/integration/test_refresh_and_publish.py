@@ -378,7 +378,11 @@ def test_publisher_replaced_before_reading_files_writes_nothing(rowdrop: Rowdrop
 
 def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> None:
     loop = PublisherLoop(
-        rowdrop.publisher, rowdrop.state.publish_queue, lambda: None, min_interval_s=2.5
+        rowdrop.publisher,
+        rowdrop.recovery,
+        rowdrop.state.publish_queue,
+        lambda: None,
+        min_interval_s=2.5,
     )
     times = []
     for user_id in ("a", "b"):

@@ -75,7 +75,7 @@ def names(rowdrop: RowdropHarness) -> dict[str, str]:
 
 def give_up(rowdrop: RowdropHarness, looks: int = MAX_FAILED_CHECKS) -> None:
     for _ in range(looks):
-        rowdrop.publisher.recover_objects()
+        rowdrop.recovery.recover_objects()
 
 
 # -- files of users --------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ def test_object_recovery_works_for_publisher_without_table(
     rowdrop.process_users("1")
     for key in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
         make_unreadable(rowdrop.output.bucket, key)
-    rowdrop.publisher = rowdrop.create_publisher()
+    rowdrop.publisher, rowdrop.recovery = rowdrop.create_publisher_parts()
     give_up(rowdrop)
     rowdrop.run_sweep()
     assert (set(rowdrop.read_rows()), rowdrop.find_differences()) == ({"1"}, [])

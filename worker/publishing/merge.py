@@ -21,8 +21,8 @@ from shared.formats.records import (
 class PublishedTable:
     """Both published files as last read or written, with their ETags (None: no such object).
 
-    `repaired`: the stored output.csv was edited by hand; `output` is its normalised content, which is
-    not written yet.
+    `repaired`: the stored output.csv was edited by hand; `output` is its normalised content, which
+    is not written yet.
     """
 
     output: OutputCsv
@@ -30,6 +30,11 @@ class PublishedTable:
     rejects: Mapping[str, Reject]
     rejects_etag: str | None
     repaired: bool = False
+
+    @property
+    def etags(self) -> tuple[str | None, str | None]:
+        """The ETags of output.csv and rejects.csv."""
+        return self.output_etag, self.rejects_etag
 
 
 @dataclass(slots=True)
@@ -49,32 +54,34 @@ def merge(
 ) -> TableChanges:
     """Compute the changes that these results make to the table.
 
-    Pure except for `find_fact`, which returns the content of a user's last valid CSV. A valid CSV makes
-    the row and removes the reject. No CSV removes both. An invalid CSV is a reject: the published
-    row is held, with the current image, until the CSV is fixed or deleted.
+    Pure except for `find_fact`, which returns the content of a user's last valid CSV. A valid CSV
+    makes the row and removes the reject. No CSV removes both. An invalid CSV is a reject: the
+    published row is held, with the current image, until the CSV is fixed or deleted.
     """
     changes = TableChanges()
-    for user_id, outcome in results.items():
-        img_path = buckets.img_path(outcome.image, outcome.image_source)
-        match outcome.csv:
+    for user_id, result in results.items():
+        img_path = buckets.img_path(result.image, result.image_source)
+        match result.csv:
             case ValidCsv(version, person):
                 row = Row(user_id, person.first_name, person.last_name, person.birthts, img_path)
                 changes.rows[user_id] = row
                 changes.rejects[user_id] = None
                 changes.facts[user_id] = Fact(
-                    user_id, version, person, outcome.image, False, outcome.image_source
+                    user_id, version, person, result.image, False, result.image_source
                 )
             case InvalidCsv():
                 changes.rejects[user_id] = _make_reject(
-                    user_id, outcome.csv, table.rejects.get(user_id)
+                    user_id, result.csv, table.rejects.get(user_id)
                 )
                 held_row = table.output.get(user_id)
                 changes.rows[user_id] = replace(held_row, img_path=img_path) if held_row else None
                 changes.facts[user_id] = (
-                    _make_held_fact(held_row, outcome, find_fact(user_id)) if held_row else None
+                    _make_held_fact(held_row, result, find_fact(user_id)) if held_row else None
                 )
             case None:
-                changes.rows[user_id] = changes.rejects[user_id] = changes.facts[user_id] = None
+                changes.rows[user_id] = None
+                changes.rejects[user_id] = None
+                changes.facts[user_id] = None
     return changes
 
 
@@ -89,6 +96,16 @@ def find_changed_users(table: PublishedTable, changes: TableChanges) -> set[str]
             if reject != table.rejects.get(user_id)
         ),
     }
+
+
+def apply_reject_changes(
+    rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]
+) -> Mapping[str, Reject]:
+    """Return the rejects after these changes; the same object if nothing changes."""
+    if all(rejects.get(user_id) == reject for user_id, reject in changes.items()):
+        return rejects
+    changed = {**rejects, **changes}
+    return {user_id: reject for user_id, reject in changed.items() if reject is not None}
 
 
 def _make_reject(user_id: str, csv: InvalidCsv, known_reject: Reject | None) -> Reject:
@@ -106,12 +123,3 @@ def _make_held_fact(held_row: Row, result: ReadResult, known_fact: Fact | None) 
     version = known_fact.csv_version if known_fact else CsvVersion("", "", 0)
     person = Person(held_row.first_name, held_row.last_name, held_row.birthts)
     return Fact(held_row.user_id, version, person, result.image, True, result.image_source)
-
-
-def _apply_reject_changes(
-    rejects: Mapping[str, Reject], changes: Mapping[str, Reject | None]
-) -> Mapping[str, Reject]:
-    if all(rejects.get(user_id) == reject for user_id, reject in changes.items()):
-        return rejects
-    changed = {**rejects, **changes}
-    return {user_id: reject for user_id, reject in changed.items() if reject is not None}

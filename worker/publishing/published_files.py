@@ -15,7 +15,8 @@ from worker.source.unreadable import is_unreadable_reason
 class PublishedFiles(NamedTuple):
     """The published files; an object that is missing or not valid counts as empty.
 
-    `output` has the valid rows of output.csv. `is_canonical`: these are the stored bytes, unchanged.
+    `output` has the valid rows of output.csv. `is_canonical`: these are the stored bytes,
+    unchanged.
     """
 
     output: bytes
@@ -35,7 +36,7 @@ class PublishedFiles(NamedTuple):
         }
 
     def find_unreadable(self) -> set[str]:
-        """Return the users and bundle IDs that are rejects as the object store cannot read them."""
+        """Return the users and bundle IDs that the object store cannot read."""
         rejects = self.rejects.items()
         return {user_id for user_id, reject in rejects if is_unreadable_reason(reject.reason)}
 

@@ -1,4 +1,4 @@
-"""Rewrites published objects that exist but cannot be read, like deleted ones.
+"""The published objects for their writer, which may rewrite objects that cannot be read.
 
 Several checks must agree, because an overwritten object cannot be recovered. The object is not
 deleted before it is overwritten: if the store accepts no new object, it keeps the old one, which
@@ -15,16 +15,11 @@ from shared.object_store import (
     ObjectUnreadable,
     StoredObject,
 )
-from shared.progress.unpacks import UnpackLease
-from worker.bundles.catalog import BundleCatalog
 from worker.state.loss_signals import LossSignals
-from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
 
 RECOVERED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
-RECOVERY_CHECK_EVERY_S = 10.0
-"""Seconds between two checks."""
 MAX_FAILED_CHECKS = 4
 """Failed checks in a row (30 s) after which an object is given up and overwritten."""
 
@@ -76,29 +71,21 @@ class RecoveringStore:
                 raise
             raise ObjectNotFound(key) from None
 
+    def get_etag(self, key: str) -> str | None:
+        """Return the ETag of an object, or None if it does not exist."""
+        return self._store.get_etag(key)
+
+    def put(self, key: str, body: bytes) -> str:
+        """Write an object unconditionally and return its ETag."""
+        return self._store.put(key, body)
+
     def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
-        """Write like `ObjectStore.put_if_unchanged`, but unconditionally over an object that is given up."""
+        """Write an object by compare-and-set, like `ObjectStore.put_if_unchanged`.
+
+        An object that is given up is overwritten unconditionally.
+        """
         if expected is None and key in self._lost_keys:
             # To evaluate a precondition, the server would have to read the unreadable object.
             logger.warning("%s cannot be read and is overwritten", key)
             return self._store.put(key, body)
         return self._store.put_if_unchanged(key, body, expected)
-
-    def replace_catalog(self, unpack_lease: UnpackLease) -> None:
-        """Overwrite `bundles.json` with an empty catalog, unless a bundle is being unpacked.
-
-        The loss signal requests a sweep, which has all bundles unpacked again.
-        """
-        lease_token = new_token()
-        # The lease of the unpackers, which are the other writers of the catalog.
-        if not unpack_lease.acquire(lease_token):
-            return
-        try:
-            logger.warning(
-                "%s cannot be read and is emptied; a sweep has all bundles unpacked again",
-                CATALOG_KEY,
-            )
-            self._store.put(CATALOG_KEY, BundleCatalog().encode())
-            self._loss_signals.add("files_changed")
-        finally:
-            unpack_lease.release(lease_token)
