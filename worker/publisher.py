@@ -89,7 +89,8 @@ class PublisherLoop:
         """Wait for pending results and for the throttle, then publish.
 
         `pending_count` is the return value of the call before: unless it is 0, there is no wait for
-        results. Returns how many results are pending now, or -1 if another publisher holds the writer lease.
+        results. Returns how many results are pending now, or -1 if another publisher holds the
+        writer lease.
         """
         if not pending_count and not self._wait_for_work():
             return self._publish_queue.count_pending()  # usually 0, unless a wake-up was lost

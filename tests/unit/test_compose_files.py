@@ -16,7 +16,7 @@ import yaml
 from local.minio_build import MINIO_MODULE_VERSION
 from shared.formats.records import Buckets
 from worker.commands.cli.main import VERSION
-from worker.commands.credentials import build_credential_files
+from worker.commands.provisioning.credential_files import build_credential_files
 from worker.commands.provisioning.credential_set import Credentials
 from worker.commands.provisioning.server_users import REDIS_RULES
 
@@ -126,7 +126,7 @@ def test_compose_servers_start_after_credentials() -> None:
 
 
 PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
-"""Service to the process in `worker.commands.credentials.build_credential_files` from which it gets its credentials."""
+"""Service to the process of which it gets the credentials, see `build_credential_files`."""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))

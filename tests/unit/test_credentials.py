@@ -9,7 +9,7 @@ import pytest
 from dotenv import dotenv_values
 
 from shared.formats.records import Buckets
-from worker.commands.credentials import (
+from worker.commands.provisioning.credential_files import (
     PreparationError,
     format_settings,
     make_folders,

@@ -36,8 +36,8 @@ def ignore_progress(_done: int, _total: int) -> None:
 class ExpectedImage(NamedTuple):
     """The current image of a user.
 
-    `path` is its `img_path`. `etag` and `last_modified` (LastModified) are those of the image, or of the
-    original if `path` is a copy.
+    `path` is its `img_path`. `etag` and `last_modified` (LastModified) are those of the image, or
+    of the original if `path` is a copy.
     """
 
     path: str
@@ -70,7 +70,7 @@ def read_own_csvs(
         etag = listing.csv_etags[user_id]
         try:
             csv: ValidCsv | InvalidCsv
-            # `find_differences` does not compare LastModified, so it is 0 for a CSV that is not read.
+            # `find_differences` does not compare LastModified: it is 0 for a CSV that is not read.
             if quarantined.get(user_id) == etag:
                 csv = InvalidCsv(CsvVersion(key, etag, 0), QUARANTINE_REASON, None)
             else:
@@ -173,7 +173,10 @@ def find_differences(
         csv, img_path = expected_rows.get(user_id, (None, ""))
         match csv:
             case None if reject and parse_bundle_id(user_id):
-                yield f"{reject.key}: is listed in {REJECTS_KEY}, but the bundle is valid or does not exist"
+                yield (
+                    f"{reject.key}: is listed in {REJECTS_KEY},"
+                    " but the bundle is valid or does not exist"
+                )
             case None if row or reject:
                 yield f"{user_id}: has no CSV, but {'a row' if row else 'a reject'}"
             case ValidCsv(_, person):
@@ -186,7 +189,9 @@ def find_differences(
                     yield f"{user_id}: has a valid CSV, but is listed in {REJECTS_KEY}"
             case InvalidCsv(version, reason, _):
                 if reject is None or (reject.etag, reject.reason) != (version.etag, reason):
-                    yield f"{user_id}: its invalid CSV is not listed in {REJECTS_KEY} with its reason"
+                    yield (
+                        f"{user_id}: its invalid CSV is not listed in {REJECTS_KEY} with its reason"
+                    )
                 if row and row != replace(row, img_path=img_path):
                     yield f"{user_id}: its held row does not name its current image"
 

@@ -44,9 +44,10 @@ RESTART_TIMEOUT_S = 60.0
 class Initializer:
     """Prepares the servers that `services` connects to.
 
-    `probe_timeout_s` is the timeout in seconds for the event of the probe object.  `with_sample` adds
-    the sample to a new source bucket.  `probe_forgery` attempts writes without a secret key: it has the
-    signature of `worker.commands.provisioning.forgery_probe.forged_keys`, and tests replace it.
+    `probe_timeout_s` is the timeout in seconds for the event of the probe object.  `with_sample`
+    adds the sample to a new source bucket.  `probe_forgery` attempts writes without a secret key:
+    it has the signature of `worker.commands.provisioning.forgery_probe.probe_forged_writes`, and
+    tests replace it.
     """
 
     def __init__(
@@ -81,10 +82,8 @@ class Initializer:
         self._warn_about_forged_writes()
         public = self._settings.public_output
         if set_public_access(self._minio, output, public=public):
-            print(
-                f"{output} is readable {'by anybody, without keys' if public else 'with keys only'}",
-                flush=True,
-            )
+            readers = "by anybody, without keys" if public else "with keys only"
+            print(f"{output} is readable {readers}", flush=True)
         notifications = NotificationRules(self._minio, source)
         # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
         events_available = (
@@ -100,8 +99,8 @@ class Initializer:
     def wait_for_servers(self, timeout_s: float) -> None:
         """Return as soon as MinIO and Redis respond.
 
-        Retries every 0.5 s.  Raises the last error after `timeout_s` seconds, and without a retry if
-        MinIO rejects the credentials.
+        Retries every 0.5 s.  Raises the last error after `timeout_s` seconds, and without a retry
+        if MinIO rejects the credentials.
         """
         until = time.monotonic() + timeout_s
         has_reported = False
@@ -194,7 +193,8 @@ class UnknownUsers(Exception):
 
 ACL_HINT = (
     "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
-    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL SETUSER\n"
+    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL"
+    " SETUSER\n"
     "commands again that `rowdrop init --print-policies` prints."
 )
 

@@ -17,7 +17,10 @@ RECOVERY_CHECK_EVERY_S = 10.0
 
 
 class ObjectRecovery:
-    """Rewrites the objects that `objects` gives up. `publisher` must write to the same `objects`."""
+    """Rewrites the objects that `objects` gives up.
+
+    `publisher` must write to the same `objects`.
+    """
 
     def __init__(
         self,

@@ -64,7 +64,8 @@ class BrokenReads:
             newly_isolated = self._attempts.isolate(read_id, user_ids)
             if newly_isolated:
                 logger.warning(
-                    "a read of %s and %d more did not end; its worker died or hangs; isolating these users",
+                    "a read of %s and %d more did not end; its worker died or hangs;"
+                    " isolating these users",
                     newly_isolated[0],
                     len(newly_isolated) - 1,
                 )

@@ -19,8 +19,8 @@ from worker.commands.cli.exit_codes import (
     CommandFailed,
 )
 from worker.commands.cli.settings_discovery import SettingsNotFound, is_container
-from worker.commands.credentials import PreparationError
 from worker.commands.init import ACL_HINT, UnknownUsers
+from worker.commands.provisioning.credential_files import PreparationError
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
 
 VERSION = "0.2.0"

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 
 from shared import logs
 from shared.settings import Settings
-from worker.commands.credentials import CREDENTIALS_HOME
+from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
 from worker.commands.status import ApiAddress
 from worker.services import ServerClients

@@ -14,14 +14,14 @@ from worker.commands.cli.settings_discovery import (
     read_assignments,
     read_settings_for_people,
 )
-from worker.commands.credentials import (
+from worker.commands.init import Initializer
+from worker.commands.provisioning.credential_files import (
     find_public_endpoint,
     format_assignments,
     format_settings,
     is_secrets_container,
     write_credentials,
 )
-from worker.commands.init import Initializer
 from worker.commands.provisioning.credential_set import PROCESSES
 from worker.commands.provisioning.instructions import format_policies
 from worker.services import Services

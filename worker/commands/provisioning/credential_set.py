@@ -2,7 +2,7 @@
 
 Credentials that the user gives take precedence over those that an earlier start kept; the rest is
 generated.  Each process gets only the credentials that it needs (`PROCESSES`).  `local` (run.sh)
-and `worker.commands.credentials` (docker compose) both build on this module.
+and `worker.commands.provisioning.credential_files` (docker compose) both build on this module.
 """
 
 import re
@@ -39,8 +39,9 @@ REDIS_ROLES = tuple(REDIS_RULES)
 
 TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS")
 GIVEN_SETTINGS = (
-    "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_USERS",
-    "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS", "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS,
+    "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY",
+    "MINIO_SECRET_KEY", "MINIO_USERS", "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS",
+    "FLOWER_USER", "FLOWER_PASSWORD", *TOKEN_SETTINGS,
 )  # fmt: skip
 """The credentials that a user may set, and the addresses that select an external server."""
 
@@ -264,7 +265,8 @@ def _check_distinct(users: Mapping[str, ServerUser], root: ServerUser, setting: 
     duplicates = sorted(name for name, count in names.items() if count > 1)
     if duplicates:
         raise InvalidCredentials(
-            f"{setting}: {', '.join(duplicates)} is used more than once; each user needs its own name."
+            f"{setting}: {', '.join(duplicates)} is used more than once;"
+            " each user needs its own name."
         )
 
 

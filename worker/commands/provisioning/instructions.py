@@ -73,12 +73,14 @@ def format_policies(settings: Settings) -> str:
     """Return the MinIO policy and the Redis ACL rules of each role, for servers set up by hand."""
     buckets = Buckets(settings.source_bucket, settings.output_bucket)
     lines = [
-        "# One MinIO user for each of these policies; MINIO_USERS='worker=<access key>:<secret key>,api=…'"
+        "# One MinIO user for each of these policies;"
+        " MINIO_USERS='worker=<access key>:<secret key>,api=…'"
     ]
     for role, policy in minio_policies(buckets).items():
         lines.append(f"\n# {role}\n{json.dumps(policy, indent=2)}")
     lines.append(
-        "\n# One Redis user for each of these (Redis 7.0); REDIS_USERS='worker=<name>:<password>,api=…'"
+        "\n# One Redis user for each of these (Redis 7.0);"
+        " REDIS_USERS='worker=<name>:<password>,api=…'"
     )
     for role, rules in REDIS_RULES.items():
         lines.append(f"ACL SETUSER <name of {role}> on ><password> resetchannels -@all {rules}")

@@ -1,7 +1,7 @@
 """Create MinIO's users and their policies as root, for `rowdrop init`.
 
-Root access is enabled only until the users exist (compose/start-minio.sh): `create_users` ends by stopping
-MinIO, and its supervisor restarts it without root access.
+Root access is enabled only until the users exist (compose/start-minio.sh): `create_users` ends by
+stopping MinIO, and its supervisor restarts it without root access.
 """
 
 import json

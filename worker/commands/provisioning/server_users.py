@@ -161,7 +161,7 @@ def _allow(actions: list[str], *resources: str) -> Statement:
 
 def _policy(*statements: Statement, denied_actions: Sequence[str] = ("admin:*",)) -> Policy:
     administration = {"Effect": "Deny", "Action": list(denied_actions)}
-    # Some versions of MinIO do not verify the signature of these uploads, so the policy denies them.
+    # Some versions of MinIO do not verify the signature of these uploads: the policy denies them.
     forged_writes = {
         "Effect": "Deny",
         "Action": ["s3:PutObject"],
@@ -203,10 +203,10 @@ _MONITOR_RULES = (
     f" (+eval +evalsha {_BINDING_KEYS} ~_kombu.binding_deadlines)"
 )
 _KEYS_READ_BY_API = (
-    IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP, TRUST_STATE,
-    LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE, SAFE_QUEUE, FAST_EVENTS,
-    SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", REBUILD_RUNNING,
-    f"{UNPACK_PREFIX}*", UNPACK_IDS,
+    IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP,
+    TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE,
+    SAFE_QUEUE, FAST_EVENTS, SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*",
+    REBUILD_RUNNING, f"{UNPACK_PREFIX}*", UNPACK_IDS,
 )  # fmt: skip
 # A key pattern for rebuild IDs only (16 hex digits): the API writes no others.
 _REBUILD_KEY_PATTERN = REBUILD_PREFIX + 16 * "[0-9a-f]"
@@ -230,8 +230,8 @@ REDIS_RULES: Mapping[str, str] = {
     # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
     f" &/0.celeryev/* &/0.celery.pidbox {_NON_ADMIN_RULES} {_MONITOR_RULES}",
-    "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{PROBE_OF_VERSION_1} %R~{FAST_EVENTS} %R~{SAFE_EVENTS}"
-    f" {_NON_ADMIN_RULES}",
+    "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{PROBE_OF_VERSION_1}"
+    f" %R~{FAST_EVENTS} %R~{SAFE_EVENTS} {_NON_ADMIN_RULES}",
     "health": "~health +ping +set",
 }
 """The ACL rules of each Redis user by role.
