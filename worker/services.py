@@ -273,6 +273,15 @@ class Services:
         )
 
 
+def freeze_gc() -> None:
+    """Exempt all loaded objects from garbage collection; call it when everything is loaded.
+
+    Otherwise a collection in the middle of a drop would scan them again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 class PublisherParts(NamedTuple):
     """A publisher, and the recovery of the objects that it writes."""
 
@@ -305,12 +314,3 @@ def build_publisher(
     built = publisher.Publisher(state.publish_queue, writer, copies, manifest, clock)
     recovery = object_recovery.ObjectRecovery(objects, built, unpack_lease, state.loss_signals)
     return PublisherParts(built, recovery)
-
-
-def freeze_gc() -> None:
-    """Exempt all loaded objects from garbage collection; call it when everything is loaded.
-
-    Otherwise a collection in the middle of a drop would scan them again.
-    """
-    gc.collect()
-    gc.freeze()
