@@ -27,7 +27,7 @@ from shared.formats.source_keys import (
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
-from worker.services import Services, freeze_gc
+from worker.services import ServerClients, Services, freeze_gc
 from worker.source.ignored_keys import IgnoredKeys
 from worker.state.event_inbox import DecodedEntry, EventInbox
 from worker.state.scripts import CHUNK_SIZE
@@ -159,7 +159,7 @@ class Listener:
 
 def main() -> None:
     """Run the listener and the watchdog on the servers that the environment configures."""
-    services = Services.from_environment()
+    services = Services(ServerClients.from_environment())
     threading.Thread(target=services.watchdog.run_forever, name="watch", daemon=True).start()
     freeze_gc()
     listener = Listener(

@@ -18,7 +18,7 @@ from shared.redis_keys import WAKE_BULK, WAKE_LIVE
 from worker.heartbeat import Heartbeat
 from worker.publishing.object_recovery import RECOVERY_CHECK_EVERY_S, ObjectRecovery
 from worker.publishing.publisher import Publisher
-from worker.services import Services, build_publisher, freeze_gc
+from worker.services import ServerClients, Services, build_publisher, freeze_gc
 from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class PublisherLoop:
 
 def main() -> None:
     """Run the publisher with the settings from the environment."""
-    services = Services.from_environment()
+    services = Services(ServerClients.from_environment())
     publisher, recovery = build_publisher(
         services.clients.output,
         services.state,

@@ -28,8 +28,13 @@ from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
+from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.image_copies import ImageCopies
+from worker.reading.isolated_reads import IsolatedReads
+from worker.reading.parallel import ParallelCalls
 from worker.reading.refresher import Refresher
+from worker.reading.source_health import SourceHealth
+from worker.reading.user_reader import UserReader
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
@@ -127,19 +132,19 @@ class ServerClients:
 class Services:
     """The parts of one process, on its clients.
 
-    `deadline` is entered for each read and may kill the process.
+    `deadline` is entered for each read and may kill the process. `csv_parser` parses the CSVs that
+    are not in bundles.
     """
 
     def __init__(
-        self, clients: ServerClients, deadline: AbstractContextManager[None] | None = None
+        self,
+        clients: ServerClients,
+        deadline: AbstractContextManager[None] | None = None,
+        csv_parser: CsvParser = parse_csv,
     ) -> None:
         self.clients = clients
         self._deadline = deadline
-
-    @classmethod
-    def from_environment(cls) -> "Services":
-        """Read the settings, set up the log, and return the parts. Raises `InvalidSettings`."""
-        return cls(ServerClients.from_environment())
+        self._csv_parser = csv_parser
 
     def close(self) -> None:
         """Close the connections and stop the threads."""
@@ -188,19 +193,25 @@ class Services:
         )
 
     @cached_property
-    def refresher(self) -> Refresher:
-        """The reader of users' files."""
-        source = self.clients.source
-        backlog = self.state
-        return Refresher(
-            source,
-            backlog,
-            self.clients.read_pool,
-            READ_CONCURRENCY,
-            self._deadline,
-            bundle_lookup=self.bundles,
-            image_copies=self.image_copies,
+    def _readers(self) -> "Readers":
+        user_reader = UserReader(
+            self.clients.source,
+            ParallelCalls(self.clients.read_pool, READ_CONCURRENCY),
+            self.bundles,
+            self.image_copies,
+            self._csv_parser,
         )
+        return build_readers(user_reader, self.state, self._deadline)
+
+    @property
+    def refresher(self) -> Refresher:
+        """The reads of dirty users."""
+        return self._readers.refresher
+
+    @property
+    def isolated_reads(self) -> IsolatedReads:
+        """The reads of users that may have killed a worker."""
+        return self._readers.isolated_reads
 
     @cached_property
     def bulk_reads(self) -> BulkReads:
@@ -271,6 +282,25 @@ class Services:
         return Watchdog(
             checks.list_all(), records.sweeps, self.clients.tasks, partial(upgrade_schema, client)
         )
+
+
+class Readers(NamedTuple):
+    """The two ways to read users and submit the results."""
+
+    refresher: Refresher
+    isolated_reads: IsolatedReads
+
+
+def build_readers(
+    user_reader: UserReader,
+    state: StateParts,
+    deadline: AbstractContextManager[None] | None = None,
+) -> Readers:
+    """Return what reads users by `user_reader`. `deadline` is entered for each read."""
+    health = SourceHealth(state.status)
+    refresher = Refresher(state.users, state.status, user_reader, health, deadline)
+    isolated_reads = IsolatedReads(refresher, user_reader, health, state.users, state.attempts)
+    return Readers(refresher, isolated_reads)
 
 
 def freeze_gc() -> None:

@@ -97,7 +97,7 @@ def _add_tasks(celery: Celery, get_services: Callable[[], Services]) -> None:
     @celery.task(name=REFRESH_ISOLATED, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_isolated(user_id: str) -> None:
         """Read one user in isolation, because its file may have killed a worker."""
-        get_services().refresher.refresh_isolated(user_id)
+        get_services().isolated_reads.refresh_isolated(user_id)
 
     @celery.task(name=REFRESH_REQUESTED, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_requested(user_id: str, request_id: str) -> None:
@@ -111,7 +111,7 @@ def _add_tasks(celery: Celery, get_services: Callable[[], Services]) -> None:
         services.state.users.mark([user_id], "event", time.time())
         services.records.refresh_requests.record_marked(request_id)
         # A plain read, unless the user is in isolation.
-        services.refresher.refresh_isolated(user_id)
+        services.isolated_reads.refresh_isolated(user_id)
 
     @celery.task(name=REFRESH_PAGE, **RETRY_OPTIONS, **_APP_OPTIONS)
     def refresh_page() -> None:

@@ -25,8 +25,11 @@ from worker.jobs.unpacker import Unpacker
 from worker.listener import Listener
 from worker.publishing.publisher import Publisher
 from worker.reading.image_copies import ImageCopies
+from worker.reading.isolated_reads import IsolatedReads
+from worker.reading.parallel import ParallelCalls
 from worker.reading.refresher import Refresher
-from worker.services import build_publisher
+from worker.reading.user_reader import UserReader
+from worker.services import build_publisher, build_readers
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.state.parts import StateParts, build_state
@@ -49,6 +52,7 @@ class WorkerComponents:
     """
 
     refresher: Refresher
+    isolated_reads: IsolatedReads
     bulk: BulkReads
     sweep: Sweep
     rebuild: Rebuild
@@ -177,14 +181,10 @@ class Components:
         bundles = BundleLookup(output, state.catalog_version, state.users, clock)
         copies = ImageCopies(source, output, all_images=self.settings.copy_images)
         pool = InlineExecutor()
-        refresher = Refresher(
-            self.refresher_source,
-            self.refresher_state,
-            pool,
-            READER_COUNT,
-            bundle_lookup=bundles,
-            image_copies=copies,
+        user_reader = UserReader(
+            self.refresher_source, ParallelCalls(pool, READER_COUNT), bundles, copies
         )
+        refresher, isolated_reads = build_readers(user_reader, self.refresher_state)
         bulk = BulkReads(source, refresher, state, self.tasks)
         sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_state
         sweep = Sweep(
@@ -203,7 +203,7 @@ class Components:
         unpacker = Unpacker(
             source, output, state, bulk, self.tasks, self.records, pool, clock=clock
         )
-        return WorkerComponents(refresher, bulk, sweep, rebuild, unpacker)
+        return WorkerComponents(refresher, isolated_reads, bulk, sweep, rebuild, unpacker)
 
     @cached_property
     def rebuild(self) -> Rebuild:

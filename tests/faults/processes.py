@@ -91,7 +91,7 @@ class Processes:
         with self.components.borrow_worker() as crew:
             work: dict[str, Callable[..., object]] = {
                 REFRESH: crew.refresher.refresh,
-                REFRESH_ISOLATED: crew.refresher.refresh_isolated,
+                REFRESH_ISOLATED: crew.isolated_reads.refresh_isolated,
                 REFRESH_PAGE: crew.bulk.read_next_page,
                 SWEEP: crew.sweep.run,
                 REBUILD: crew.rebuild.start,

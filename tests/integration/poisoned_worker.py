@@ -7,15 +7,14 @@ environment. The hang is in C code and holds the GIL: only a signal can end it.
 import ctypes
 import os
 import signal
-from functools import cache, cached_property
+from functools import cache
 
 from shared.formats.records import InvalidCsv, ValidCsv
 from shared.object_store import StoredObject
 from shared.settings import Settings
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.deadline import Deadline
-from worker.reading.refresher import Refresher
-from worker.services import READ_CONCURRENCY, ServerClients, Services
+from worker.services import ServerClients, Services
 from worker.tasks import create_app
 
 READ_DEADLINE_S = 2.0
@@ -30,21 +29,10 @@ def parse_or_crash(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
     return parse_csv(key, stored)
 
 
-class PoisonedServices(Services):
-    """The worker's services, with the deadly parser and a short deadline."""
-
-    @cached_property
-    def refresher(self) -> Refresher:
-        deadline = Deadline(READ_DEADLINE_S)
-        return Refresher(
-            self.clients.source,
-            self.state,
-            self.clients.read_pool,
-            READ_CONCURRENCY,
-            deadline,
-            parse_or_crash,
-        )
+def create_poisoned_services() -> Services:
+    """Create the worker's services, with the deadly parser and a short deadline."""
+    return Services(ServerClients(_settings), Deadline(READ_DEADLINE_S), parse_or_crash)
 
 
 _settings = Settings.from_environment()
-app = create_app(_settings, cache(lambda: PoisonedServices(ServerClients(_settings))))
+app = create_app(_settings, cache(create_poisoned_services))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,18 @@ from shared.task_queue import BULK_QUEUE
 from worker.commands.check import check_buckets
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
-from worker.services import PublisherParts, ServerClients, Services, build_publisher
+from worker.reading.csv_parsing import CsvParser, parse_csv
+from worker.reading.image_copies import ImageCopies
+from worker.reading.parallel import ParallelCalls
+from worker.reading.user_reader import UserReader
+from worker.services import (
+    PublisherParts,
+    Readers,
+    ServerClients,
+    Services,
+    build_publisher,
+    build_readers,
+)
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema
@@ -65,6 +77,28 @@ class RowdropHarness:
             self.source.bucket,
             time.time,
         )
+
+    def create_readers(
+        self,
+        *,
+        source: ObjectStore | None = None,
+        output: ObjectStore | None = None,
+        pool: Executor | None = None,
+        csv_parser: CsvParser = parse_csv,
+    ) -> Readers:
+        """Return readers with these parts in place of the worker's own.
+
+        `output`: a wrapper of the output bucket, to which images are copied.
+        """
+        copies = ImageCopies(
+            self.source,
+            output or self.output,
+            all_images=self.services.clients.settings.copy_images,
+        )
+        calls = ParallelCalls(pool or self.services.clients.read_pool, max_parallel=4)
+        bundles = self.services.bundles
+        user_reader = UserReader(source or self.source, calls, bundles, copies, csv_parser)
+        return build_readers(user_reader, self.state)
 
     def create_checks(
         self,

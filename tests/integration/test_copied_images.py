@@ -14,8 +14,6 @@ from shared.redis_keys import SUSPECT_USERS
 from shared.settings import Settings
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.reading.image_copies import ImageCopies
-from worker.reading.refresher import Refresher
 from worker.state.scripts import new_token
 from worker.state.work_queues import ListedUser
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
@@ -267,12 +265,9 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
         copying.source.put("1.png", b"new")
         copying.process_users("1")
 
-    services = copying.services
-    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    slow = Slow(copying.output, [meanwhile])
     copying.mark_users("1")
-    Refresher(
-        copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow
-    ).refresh(["1"])
+    copying.create_readers(output=slow).refresher.refresh(["1"])  # type: ignore[arg-type]
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -291,11 +286,9 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
         copying.source.put("1.png", b"new")
         services.refresher.refresh(["1"])
 
-    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
+    slow = Slow(copying.output, [meanwhile])
     copying.mark_users("1")
-    Refresher(
-        copying.source, copying.state, services.clients.read_pool, 4, image_copies=slow
-    ).refresh(["1"])
+    copying.create_readers(output=slow).refresher.refresh(["1"])  # type: ignore[arg-type]
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -317,10 +310,9 @@ def test_image_copies_of_refused_bulk_read_are_removed(
         if is_published:
             copying.publish_pending()
 
-    slow = ImageCopies(copying.source, Slow(copying.output, [meanwhile]), all_images=True)  # type: ignore[arg-type]
-    Refresher(
-        copying.source, copying.state, copying.services.clients.read_pool, 4, image_copies=slow
-    ).refresh_listed([listed])
+    slow = Slow(copying.output, [meanwhile])
+    readers = copying.create_readers(output=slow)  # type: ignore[arg-type]
+    readers.refresher.refresh_listed([listed])
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
     assert copying.state.users.dirty_users() == set()
@@ -360,16 +352,10 @@ def test_image_copies_without_response_are_removed_by_next_read(
     copying: RowdropHarness, in_bulk: bool
 ) -> None:
     copying.put_files("1", images=["png"])
-    silent = ImageCopies(copying.source, Silent(copying.output), all_images=True)  # type: ignore[arg-type]
+    readers = copying.create_readers(output=Silent(copying.output))  # type: ignore[arg-type]
     copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
-        Refresher(
-            copying.source,
-            copying.state,
-            copying.services.clients.read_pool,
-            4,
-            image_copies=silent,
-        ).refresh(["1"])
+        readers.refresher.refresh(["1"])
     assert list(copies(copying)) == ["images/1.png"]
     copying.source.delete("1.png")
     if in_bulk:
@@ -392,7 +378,7 @@ def test_image_copies_of_dead_worker_are_removed_without_sweep(copying: RowdropH
     copying.output.put("images/1.png", b"its copy")
     for _ in range(BROKEN_READ_TICKS):
         checks.broken_reads.isolate_broken_reads()
-    copying.services.refresher.refresh_isolated("1")
+    copying.services.isolated_reads.refresh_isolated("1")
     copying.publish_pending()
     assert copies(copying) == {}
 

@@ -21,8 +21,7 @@ from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.reading.csv_parsing import CsvParser, parse_csv
-from worker.reading.refresher import Refresher
+from worker.reading.csv_parsing import parse_csv
 from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
 from worker.state.scripts import new_token
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
@@ -225,7 +224,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
     assert is_quarantined(rowdrop, "poison")
     # A reader that survives the same file ends its quarantine.
     rowdrop.services.sweep.run("test")
-    rowdrop.services.refresher.refresh_isolated("poison")
+    rowdrop.services.isolated_reads.refresh_isolated("poison")
     rowdrop.publish_pending()
     assert rowdrop.read_rows()["poison"].first_name == "KILL"
     assert (rowdrop.read_rejects(), attempts.isolated_ids()) == ({}, set())
@@ -261,7 +260,7 @@ def test_refresher_records_read_until_it_ends(
 
     rowdrop.put_files("u")
     rowdrop.mark_users("u", "v")
-    refresher(rowdrop, looking).refresh(["u", "v"])
+    rowdrop.create_readers(csv_parser=looking).refresher.refresh(["u", "v"])
     assert [*seen[0].values()] == [["u", "v"]]
     assert attempts.active_reads() == []
     rowdrop.services.refresher.refresh(["u"])
@@ -272,20 +271,12 @@ def test_refresher_records_read_until_it_ends(
 def test_refresher_clears_read_record_after_exception(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
-    services = rowdrop.services
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     rowdrop.mark_users("u")
     with pytest.raises(RuntimeError):
-        Refresher(services.clients.source, services.state, pool, 4).refresh(["u"])
+        rowdrop.create_readers(pool=pool).refresher.refresh(["u"])
     assert attempts.active_reads() == []
-
-
-def refresher(rowdrop: RowdropHarness, judge: CsvParser) -> Refresher:
-    services = rowdrop.services
-    return Refresher(
-        services.clients.source, services.state, services.clients.read_pool, 4, csv_parser=judge
-    )
 
 
 def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
@@ -295,14 +286,14 @@ def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAt
     client.remove_bucket(bucket)
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
-            rowdrop.services.refresher.refresh_isolated("u")
+            rowdrop.services.isolated_reads.refresh_isolated("u")
     assert attempts.isolated_users()["u"].attempt_count == 0
     assert attempts.active_reads() == []
     client.make_bucket(bucket)
     rowdrop.put_files("u")
     for _ in range(MAX_READ_ATTEMPTS - 1):
         leave_attempt(rowdrop, "u")
-    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.services.isolated_reads.refresh_isolated("u")
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["u"]
     assert attempts.isolated_ids() == set()
@@ -322,11 +313,10 @@ def test_read_attempts_exclude_outage_during_attempt(
 
     rowdrop.put_files("u")
     set_apart(rowdrop, "u")
-    services = rowdrop.services
-    reading = Refresher(Gone(), services.state, services.clients.read_pool, 4)  # type: ignore[arg-type]
+    readers = rowdrop.create_readers(source=Gone())  # type: ignore[arg-type]
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
-            reading.refresh_isolated("u")
+            readers.isolated_reads.refresh_isolated("u")
     assert attempts.isolated_users()["u"].attempt_count == 0
 
 
@@ -337,7 +327,7 @@ def test_read_attempts_allow_one_attempt_at_a_time(
     set_apart(rowdrop, "u")
     assert attempts.begin_attempt("u", "aa", "etag") == "read"
     assert attempts.begin_attempt("u", "bb", "etag") == "busy"
-    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.services.isolated_reads.refresh_isolated("u")
     assert rowdrop.state.publish_queue.count_pending() == 0
 
 
@@ -416,7 +406,7 @@ def test_read_attempts_survive_emptied_redis(
     set_apart(rowdrop, "u")
     for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.services.isolated_reads.refresh_isolated("u")
     rowdrop.publish_pending()
     assert is_quarantined(rowdrop, "u")
     rowdrop.services.clients.redis.flushall()
@@ -424,7 +414,7 @@ def test_read_attempts_survive_emptied_redis(
     rowdrop.services.rebuild.start(task_id)  # reads every user again, except the quarantined one
     rowdrop.run_bulk_work()
     assert attempts.isolated_users()["u"].is_exhausted
-    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.services.isolated_reads.refresh_isolated("u")
     rowdrop.publish_pending()
     assert is_quarantined(rowdrop, "u")
 
@@ -434,7 +424,7 @@ def test_check_skips_quarantined_files(rowdrop: RowdropHarness) -> None:
     set_apart(rowdrop, "u")
     for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
-    rowdrop.services.refresher.refresh_isolated("u")
+    rowdrop.services.isolated_reads.refresh_isolated("u")
     rowdrop.publish_pending()
     assert rowdrop.find_differences() == []
     rowdrop.put_files("u", make_csv("Other"))
@@ -450,7 +440,7 @@ def test_refresher_rejects_file_that_raises_internal_error(rowdrop: RowdropHarne
     for user in "abc":
         rowdrop.put_files(user)
     rowdrop.mark_users(*"abc")
-    refresher(rowdrop, faulty).refresh([*"abc"])
+    rowdrop.create_readers(csv_parser=faulty).refresher.refresh([*"abc"])
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["a", "c"]
     assert "IndexError" in rowdrop.read_rejects()["b"].reason
@@ -466,7 +456,7 @@ def test_refresher_keeps_user_dirty_without_memory(rowdrop: RowdropHarness) -> N
         rowdrop.put_files(user)
     rowdrop.mark_users(*"abc")
     with pytest.raises(StoreUnavailable, match="MemoryError"):
-        refresher(rowdrop, starving).refresh([*"abc"])
+        rowdrop.create_readers(csv_parser=starving).refresher.refresh([*"abc"])
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["a", "c"]
     assert rowdrop.state.users.dirty_users() == {"b"}

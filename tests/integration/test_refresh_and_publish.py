@@ -10,7 +10,7 @@ from shared.object_store import StoreUnavailable
 from shared.redis_keys import VERIFIED_PREFIX
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.publisher import PublisherLoop
-from worker.reading.refresher import run_in_order
+from worker.reading.parallel import run_in_order
 from worker.state.publish_queue import LeaseLost
 
 

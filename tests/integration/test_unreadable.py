@@ -172,8 +172,8 @@ def test_refresher_retries_temporary_read_refusal(
                 rowdrop.put_files("1")
             return rowdrop.source.get(key, max_bytes=max_bytes)
 
-    rowdrop.services.refresher._source = Recovers()  # type: ignore[assignment]
-    rowdrop.services.refresher.refresh(["1"])
+    readers = rowdrop.create_readers(source=Recovers())  # type: ignore[arg-type]
+    readers.refresher.refresh(["1"])
     rowdrop.publish_pending()
     assert attempts == len(RETRY_PAUSES_S) + 1
     assert (rowdrop.read_rejects(), set(rowdrop.read_rows())) == ({}, {"1"})
@@ -196,7 +196,7 @@ def test_isolated_reads_reject_unreadable_file(
     make_unreadable(rowdrop.source.bucket, "1.csv")
     rowdrop.mark_users("1")
     rowdrop.state.attempts.restore_quarantine({"1": "of another version"})
-    rowdrop.services.refresher.refresh_isolated("1")
+    rowdrop.services.isolated_reads.refresh_isolated("1")
     rowdrop.publish_pending()
     assert rowdrop.read_rejects()["1"].reason.startswith(ENCRYPTED)
     assert rowdrop.state.attempts.isolated_ids() == set()
@@ -257,9 +257,9 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
 
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
-    copying.services.image_copies._output = Full()  # type: ignore[assignment]
+    readers = copying.create_readers(output=Full())  # type: ignore[arg-type]
     with pytest.raises(StoreUnavailable) as refused:
-        copying.services.refresher.refresh(["1"])
+        readers.refresher.refresh(["1"])
     assert not isinstance(refused.value, ObjectUnreadable)
     assert copying.state.publish_queue.count_pending() == 0
     assert copying.state.users.count_dirty() == 1

@@ -21,7 +21,6 @@ MAX_TOP_ENTRIES = {"worker": 16, "api": 12}
 
 TODO_CLASSES = {
     "Rebuild",
-    "Refresher",
     "Sweep",
     "Unpacker",
 }

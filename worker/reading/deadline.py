@@ -14,8 +14,8 @@ from types import TracebackType
 DEADLINE_S = 90.0
 """Seconds for one read of up to 1,000 users.
 
-A read ends before that even if no server answers: see `worker.reading.refresher.MAX_READ_S` and the timeouts of
-the clients, 15 seconds per request.
+A read ends before that even if no server answers: see `worker.reading.parallel.MAX_READ_S` and the
+timeouts of the clients, 15 seconds per request.
 """
 
 

@@ -1,9 +1,9 @@
-"""Copies images to `images/` in the output bucket: those of bundles, and with IMAGES=copy all.
+"""Copy images to `images/` in the output bucket: those of bundles, and with IMAGES=copy all.
 
 The server copies; no bytes pass through this process. A read makes the copy before it submits its
 result, so a copy may be newer than the published row. As reads race, it may also be older for a
-moment: if the result of a read that copied is refused, SUBMIT RESULTS marks the user to be read again. The
-publisher deletes copies that no row names any more.
+moment: if the result of a read that copied is refused, SUBMIT RESULTS marks the user to be read
+again. The publisher deletes copies that no row names any more.
 """
 
 from collections.abc import Collection
@@ -26,11 +26,11 @@ MAX_LISTED_PER_USER = 5
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """The image that counts for a user: `image` and `image_source` as in `Outcome`.
+    """The image that counts for a user: `image` and `image_source` as in `ReadResult`.
 
-    With an `image_source`, `image` is a copy of the object `original_key` in `original_bucket`. `etag` is the ETag of
-    that object, empty if it is not known. `bundle_key` is the key of the bundle from which the object
-    was unpacked, empty for an own image.
+    With an `image_source`, `image` is a copy of the object `original_key` in `original_bucket`.
+    `original_etag` is the ETag of that object, empty if it is not known. `bundle_key` is the key of
+    the bundle from which the object was unpacked, empty for an own image.
     """
 
     image: str
@@ -49,14 +49,18 @@ def make_image_copy_key(user_id: str, extension: str) -> str:
 def is_copy(copy: ObjectInfo, etag: str, last_modified: int) -> bool:
     """Return whether `copy` is a copy of the object with this ETag and LastModified.
 
-    Pure. `last_modified`: LastModified in whole seconds. The ETag of a multipart upload ("-" in it) is not
-    an MD5, and its copy has another one: then a copy that is not older than the object counts.
+    Pure. `last_modified`: LastModified in whole seconds. The ETag of a multipart upload ("-" in it)
+    is not an MD5, and its copy has another one: then a copy that is not older than the object
+    counts.
     """
     return copy.etag == etag or ("-" in etag and copy.last_modified >= last_modified)
 
 
 class ImageCopies:
-    """Makes copies in `output`: of images in bundles; with `all_images`, of those in `source` too."""
+    """Makes copies of images in `output`.
+
+    These are the images of bundles; with `all_images`, those in `source` too.
+    """
 
     def __init__(self, source: ObjectStore, output: ObjectStore, *, all_images: bool) -> None:
         self._source = source
@@ -113,7 +117,7 @@ class ImageCopies:
         )
 
     def make_copy(self, image: ImageRef, existing: ObjectInfo | None) -> bool:
-        """Make the copy unless `there`, the object under its key now, is up to date.
+        """Make the copy unless `existing`, the object under its key, is up to date.
 
         Returns whether a copy was made. Raises `ObjectNotFound` if the image does not exist any
         more, `ObjectUnreadable` if it cannot be read, or `StoreUnavailable`.
