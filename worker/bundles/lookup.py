@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from shared.formats.records import InvalidCsv, ValidCsv
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
-from worker.bundles.catalog import BundleCatalog, CatalogEntry, read_catalog
+from worker.bundles.catalog import BundleCatalog, CatalogEntry, CatalogVersion, read_catalog
 from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,
@@ -19,7 +19,6 @@ from worker.bundles.index import (
     locate_unpacked_image,
     make_index_key,
 )
-from worker.state.catalog_version import CatalogVersion
 from worker.state.user_states import UserStates
 
 MAX_INDEX_CACHE_BYTES = 128 << 20
@@ -75,8 +74,8 @@ class BundleLookup:
             self._loaded_version = catalog_version
 
     def use_catalog(self, catalog: BundleCatalog) -> None:
-        """Use this catalog until the next `ensure_version`, and evict the indexes that it does not name."""
-        # An empty token equals no catalog version, so the next `ensure_version` reloads the catalog.
+        """Use this catalog until the next `ensure_version`; evict indexes that it does not name."""
+        # An empty token equals no catalog version: the next `ensure_version` reloads the catalog.
         self._catalog = catalog
         self._loaded_version = b""
         self._visible_entries = catalog.visible_entries()
@@ -124,7 +123,8 @@ class BundleLookup:
             self._incomplete_keys.add(key)
             self._users.mark([make_bundle_id(key)], "unpack", self._clock())
         return BundleIncomplete(
-            f"unpacked objects of {key} are missing; the bundle is marked and will be unpacked again"
+            f"unpacked objects of {key} are missing; "
+            "the bundle is marked and will be unpacked again"
         )
 
     def _get_index(self, key: str, entry: CatalogEntry) -> BundleIndex:

@@ -20,8 +20,9 @@ MAX_COMPRESSION_RATIO = 100
 MIN_BYTES_FOR_RATIO_CHECK = 100_000_000
 """Limits against zip bombs.
 
-An archive may unpack to at most `MAX_COMPRESSION_RATIO` times its packed size. `MIN_BYTES_FOR_RATIO_CHECK` are always
-allowed, because a small archive of many similar files compresses better than that.
+An archive may unpack to at most `MAX_COMPRESSION_RATIO` times its packed size.
+`MIN_BYTES_FOR_RATIO_CHECK` are always allowed, because a small archive of many similar files
+compresses better than that.
 """
 
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")

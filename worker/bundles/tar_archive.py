@@ -33,9 +33,13 @@ _MAX_STEP_BYTES = 1 << 20
 _SLICE_BYTES = 1 << 16
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
 _SPECIAL_FILE_TYPES = {
-    tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "link", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
-    tarfile.FIFOTYPE: "pipe", tarfile.GNUTYPE_SPARSE: "file with holes",
-}  # fmt: skip
+    tarfile.SYMTYPE: "link",
+    tarfile.LNKTYPE: "link",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "pipe",
+    tarfile.GNUTYPE_SPARSE: "file with holes",
+}
 
 
 @dataclass(slots=True)

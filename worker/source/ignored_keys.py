@@ -1,8 +1,8 @@
 """Ignored keys: objects in the source bucket that belong to no user, for `/errors`.
 
 At most 100 keys are listed; all are counted. Each sweep replaces list and count. In between, the
-listener updates them from events, only approximately, so `/errors` shows immediately why `1.CSV` has
-no row.
+listener updates them from events, only approximately, so `/errors` shows immediately why `1.CSV`
+has no row.
 """
 
 import json

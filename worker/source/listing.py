@@ -36,8 +36,9 @@ class Listing:
     """Listed objects, grouped by kind.
 
     `csv_etags`: user ID to ETag. `images`: user ID to all its images. `bundles`: key to object.
-    `ignored`: key to reason and LastModified of the first `max_ignored` keys that are neither a user file
-      nor a bundle; `ignored_count` counts all of them. `objects` counts all listed objects.
+    `ignored`: key to reason and LastModified of the first `max_ignored` keys that are neither a
+      user file nor a bundle; `ignored_count` counts all of them. `objects` counts all listed
+      objects.
     """
 
     max_ignored: int = 0

@@ -18,8 +18,8 @@ EVENT_LISTS = {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}
 class RuleState(Enum):
     """State of the rules.
 
-    `PRESENT`: all rules exist. `RESTORED`: rules were missing and have been added. `UNSUPPORTED`: this
-    MinIO is not configured with Rowdrop's Redis targets.
+    `PRESENT`: all rules exist. `RESTORED`: rules were missing and have been added. `UNSUPPORTED`:
+    this MinIO is not configured with Rowdrop's Redis targets.
     """
 
     PRESENT = 1

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from worker.state.catalog_version import CatalogVersion
+from shared.progress.operator_status import OperatorStatus
+from worker.bundles.catalog import CatalogVersion
 from worker.state.event_inbox import EventInbox
 from worker.state.loss_signals import LossSignals
-from worker.state.operator_status import OperatorStatus
 from worker.state.publish_queue import PublishQueue
 from worker.state.read_attempts import ReadAttempts
 from worker.state.scripts import Scripts

@@ -132,7 +132,10 @@ class PublishQueue:
 
     def renew_writer(self, token: str) -> None:
         """Renew the writer lease. Raises `LeaseLost`."""
-        script = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+        script = (
+            "return redis.call('GET', KEYS[1]) == ARGV[1]"
+            " and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+        )
         if not self._redis.eval(script, 1, WRITER_LEASE, token, WRITER_LEASE_MS):
             raise LeaseLost
 

@@ -7,15 +7,15 @@ from urllib3.exceptions import HTTPError
 
 from shared.formats.object_names import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import ObjectStore, ObjectUnreadable
+from shared.progress.operator_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import UnpackLease
 from shared.redis_keys import VERIFIED_PREFIX
+from worker.bundles.catalog import CatalogVersion
 from worker.source.metrics import MinioMetrics, detect_losses
 from worker.source.notifications import NotificationRules, RuleState
-from worker.state.catalog_version import CatalogVersion
 from worker.state.event_inbox import EventInbox
 from worker.state.loss_signals import LossSignals
-from worker.state.operator_status import OperatorStatus
 from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 import logging
 
 from shared.formats.source_keys import parse_bundle_id
+from shared.progress.operator_status import OperatorStatus
 from shared.progress.unpacks import UnpackLease
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
-from worker.state.operator_status import OperatorStatus
 from worker.state.scripts import CHUNK_SIZE
 from worker.state.user_states import UserStates
 from worker.state.work_queues import Page, WorkQueues

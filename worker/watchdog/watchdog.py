@@ -14,9 +14,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
+from shared.progress.operator_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
-from worker.state.operator_status import OperatorStatus
 
 logger = logging.getLogger(__name__)
 
