@@ -76,7 +76,8 @@ def build_desired_state(
     """Return the desired state.
 
     A user's own CSV or image overrides that of a bundle; the first bundle by rank overrides the
-    others. An image copy is only needed if the user has a CSV. May raise what `BundleLookup` raises.
+    others. An image copy is only needed if the user has a CSV. May raise what `BundleLookup`
+    raises.
     """
     csvs = dict(listing.csv_etags)
     sources = dict[str, str]()
