@@ -30,7 +30,7 @@ from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE,
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
-from worker.state.parts import build_state
+from worker.services.state_parts import build_state
 
 Reporter = Callable[[str], None]
 

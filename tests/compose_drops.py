@@ -13,7 +13,7 @@ from collections.abc import Callable
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
-from worker.services import ServerClients
+from worker.services.clients import ServerClients
 
 clients = ServerClients.from_environment(redis=False)
 client = clients.create_minio_client()

@@ -6,7 +6,8 @@ from shared import logs
 from shared.settings import Settings
 from worker.heartbeat import Heartbeat
 from worker.reading.deadline import Deadline
-from worker.services import ServerClients, Services
+from worker.services.clients import ServerClients
+from worker.services.container import Services
 from worker.tasks import create_app
 
 settings = Settings.from_environment()

@@ -27,7 +27,8 @@ from shared.formats.source_keys import (
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
-from worker.services import ServerClients, Services, freeze_gc
+from worker.services.clients import ServerClients
+from worker.services.container import Services, freeze_gc
 from worker.source.ignored_keys import IgnoredKeys
 from worker.state.event_inbox import DecodedEntry, EventInbox
 from worker.state.scripts import CHUNK_SIZE

@@ -18,7 +18,9 @@ from shared.redis_keys import WAKE_BULK, WAKE_LIVE
 from worker.heartbeat import Heartbeat
 from worker.publishing.object_recovery import RECOVERY_CHECK_EVERY_S, ObjectRecovery
 from worker.publishing.publisher import Publisher
-from worker.services import ServerClients, Services, build_publisher, freeze_gc
+from worker.services.builders import build_publisher
+from worker.services.clients import ServerClients
+from worker.services.container import Services, freeze_gc
 from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from shared.task_queue import (
     UNPACK,
     create_celery,
 )
-from worker.services import Services, freeze_gc
+from worker.services.container import Services, freeze_gc
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Rowdrop's own parts, built as in `worker/services.py`, on ports that pause before each request.
+"""Rowdrop's own parts, built as in `worker/services/`, on ports that pause before each request.
 
 A subclass that builds one part differently removes a protocol rule: see `tests/faults/removals.py`.
 """
@@ -29,13 +29,20 @@ from worker.reading.isolated_reads import IsolatedReads
 from worker.reading.parallel import ParallelCalls
 from worker.reading.refresher import Refresher
 from worker.reading.user_reader import UserReader
-from worker.services import build_publisher, build_readers
+from worker.services.builders import (
+    build_bulk_reads,
+    build_checks,
+    build_publisher,
+    build_readers,
+    build_rebuild,
+    build_sweep,
+    build_unpacker,
+)
+from worker.services.state_parts import StateParts, build_state
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
-from worker.state.parts import StateParts, build_state
 from worker.state.schema_upgrade import upgrade_schema
 from worker.state.scripts import Scripts
-from worker.watchdog.checks import build_checks
 from worker.watchdog.watchdog import Watchdog
 
 READER_COUNT = 8
@@ -185,24 +192,24 @@ class Components:
             self.refresher_source, ParallelCalls(pool, READER_COUNT), bundles, copies
         )
         refresher, isolated_reads = build_readers(user_reader, self.refresher_state)
-        bulk = BulkReads(source, refresher, state, self.tasks)
-        sweep_arguments = self.sweep_source, self.sweep_output, self.sweep_state
-        sweep = Sweep(
-            *sweep_arguments,
+        bulk = build_bulk_reads(source, state, refresher, self.tasks)
+        sweep_source = self.sweep_source
+        sweep_output = self.sweep_output
+        sweep_state = self.sweep_state
+        sweep = build_sweep(
+            sweep_source,
+            sweep_output,
+            sweep_state,
             self.records,
             bulk,
             self.ignored_keys,
             self.minio_metrics,
-            clock,
-            BundleLookup(
-                self.sweep_output, self.sweep_state.catalog_version, self.sweep_state.users, clock
-            ),
+            BundleLookup(sweep_output, sweep_state.catalog_version, sweep_state.users, clock),
             copies,
+            clock,
         )
-        rebuild = Rebuild(output, state, bulk, self.tasks, self.records.rebuilds, clock, bundles)
-        unpacker = Unpacker(
-            source, output, state, bulk, self.tasks, self.records, pool, clock=clock
-        )
+        rebuild = build_rebuild(output, state, self.records, bulk, self.tasks, bundles, clock)
+        unpacker = build_unpacker(source, output, state, self.records, bulk, pool, clock=clock)
         return WorkerComponents(refresher, isolated_reads, bulk, sweep, rebuild, unpacker)
 
     @cached_property

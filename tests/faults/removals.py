@@ -25,10 +25,10 @@ from shared.object_store import (
 from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped import SteppedEventInbox, SteppedStore
+from worker.services.state_parts import StateParts
 from worker.source.metrics import MinioMetrics
 from worker.state.event_inbox import DecodedEntry
 from worker.state.loss_signals import LossSignals
-from worker.state.parts import StateParts
 from worker.state.publish_queue import PendingResult, PublishInput, PublishQueue
 from worker.state.user_states import ReadBatch, UserStates, VersionTokens
 

@@ -18,8 +18,8 @@ from tests.factories import CAPTURED_DIR, make_notification, read_captured_notif
 from tests.fakes import FakeTaskQueue
 from tests.faults.form import CaseForm
 from worker.listener import Listener
+from worker.services.state_parts import build_state
 from worker.source.ignored_keys import IgnoredKeys
-from worker.state.parts import build_state
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]

@@ -13,7 +13,7 @@ from shared.settings import Settings
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.integration.stepping import RowdropHarness
-from worker.state.parts import StateParts, build_state
+from worker.services.state_parts import StateParts, build_state
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.watchdog import Watchdog
 

@@ -14,7 +14,8 @@ from shared.object_store import StoredObject
 from shared.settings import Settings
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.deadline import Deadline
-from worker.services import ServerClients, Services
+from worker.services.clients import ServerClients
+from worker.services.container import Services
 from worker.tasks import create_app
 
 READ_DEADLINE_S = 2.0

@@ -3,7 +3,7 @@
 from redis import Redis
 
 from shared.formats.records import CsvVersion, Person, ReadResult, ValidCsv
-from worker.state.parts import StateParts
+from worker.services.state_parts import StateParts
 from worker.state.publish_queue import PendingResult
 from worker.state.scripts import new_token
 

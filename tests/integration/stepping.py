@@ -15,26 +15,32 @@ from shared.progress.job_records import build_records
 from shared.progress.sweep_record import SweepRecord
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
+from worker.bundles.lookup import BundleLookup
 from worker.commands.check import check_buckets
+from worker.jobs.sweep import Sweep
+from worker.jobs.unpacker import Unpacker
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
 from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.image_copies import ImageCopies
 from worker.reading.parallel import ParallelCalls
 from worker.reading.user_reader import UserReader
-from worker.services import (
+from worker.services.builders import (
     PublisherParts,
     Readers,
-    ServerClients,
-    Services,
+    build_checks,
     build_publisher,
     build_readers,
+    build_sweep,
+    build_unpacker,
 )
+from worker.services.clients import ServerClients
+from worker.services.container import Services
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema
 from worker.state.scripts import Scripts
-from worker.watchdog.checks import WatchdogChecks, build_checks
+from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
 from worker.watchdog.watchdog import Watchdog
 
@@ -99,6 +105,44 @@ class RowdropHarness:
         bundles = self.services.bundles
         user_reader = UserReader(source or self.source, calls, bundles, copies, csv_parser)
         return build_readers(user_reader, self.state)
+
+    def create_unpacker(
+        self,
+        *,
+        source: ObjectStore | None = None,
+        output: ObjectStore | None = None,
+        csv_parser: CsvParser = parse_csv,
+    ) -> Unpacker:
+        """Return an unpacker, for tests that interfere with its requests or its parser."""
+        services = self.services
+        return build_unpacker(
+            source or self.source,
+            output or self.output,
+            services.state,
+            services.records,
+            services.bulk_reads,
+            services.clients.read_pool,
+            csv_parser=csv_parser,
+        )
+
+    def create_sweep(
+        self, *, source: ObjectStore | None = None, output: ObjectStore | None = None
+    ) -> Sweep:
+        """Return a sweep with nothing cached, for tests that interfere with its requests."""
+        services = self.services
+        source = source or self.source
+        output = output or self.output
+        return build_sweep(
+            source,
+            output,
+            services.state,
+            services.records,
+            services.bulk_reads,
+            services.ignored_keys,
+            services.minio_metrics,
+            BundleLookup(output, services.state.catalog_version, services.state.users),
+            ImageCopies(source, output, all_images=False),
+        )
 
     def create_checks(
         self,

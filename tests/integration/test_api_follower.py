@@ -42,7 +42,7 @@ from shared.redis_keys import (
 from shared.s3.objects import S3ObjectStore
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
-from worker.state.parts import build_state
+from worker.services.state_parts import build_state
 
 ONE = OUTPUT_HEADER + b"1,Ann,Lee,0,\n"
 TWO = OUTPUT_HEADER + b"1,Ann,Lee,0,\n2,Zo\xc3\xab,,5,src-data/2.png\n"

@@ -22,7 +22,7 @@ from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from tests.api_parts import make_dependencies
 from tests.api_process import wait_until
-from worker.state.parts import build_state
+from worker.services.state_parts import build_state
 
 
 class Office:

@@ -21,7 +21,7 @@ from worker.bundles.catalog import (
     read_catalog,
 )
 from worker.bundles.index import make_index_key
-from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS, Unpacker
+from worker.jobs.entry_builder import MAX_UNPACK_ATTEMPTS
 from worker.reading.csv_parsing import parse_csv
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.overdue import OVERDUE_S
@@ -226,18 +226,9 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
     }
     drop(rowdrop, "u.zip", files)
     rowdrop.mark_users("/u.zip")
-    services = rowdrop.services
     fragile = DiesAtTheIndex(rowdrop.output)
-    parts: Any = (
-        fragile,
-        rowdrop.state,
-        services.bulk_reads,
-        services.clients.tasks,
-        services.records,
-        services.clients.read_pool,
-    )
     with pytest.raises(Died):
-        Unpacker(rowdrop.source, *parts).run("u.zip")
+        rowdrop.create_unpacker(output=fragile).run("u.zip")
     assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
     assert read_catalog(rowdrop.output)[0].entries == {}
     rowdrop.redis.delete(UNPACK_LEASE)
@@ -311,18 +302,9 @@ def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> N
             raise RecursionError
         return parse_csv(key, stored)
 
-    services = rowdrop.services
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "2.csv": make_csv("Poison")})
     rowdrop.mark_users("/u.zip")
-    parts = (
-        rowdrop.output,
-        rowdrop.state,
-        services.bulk_reads,
-        services.clients.tasks,
-        services.records,
-        services.clients.read_pool,
-    )
-    Unpacker(rowdrop.source, *parts, csv_parser=faulty).run("u.zip")
+    rowdrop.create_unpacker(csv_parser=faulty).run("u.zip")
     rowdrop.run_bulk_work()
     assert list(rowdrop.read_rows()) == ["1"]
     assert "fault of its own (RecursionError)" in rowdrop.read_rejects()["2"].reason
@@ -355,17 +337,8 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
                 drop(rowdrop, "u.tar", {"1.csv": make_csv("New")})
             return body
 
-    services = rowdrop.services
-    parts = (
-        rowdrop.output,
-        rowdrop.state,
-        services.bulk_reads,
-        services.clients.tasks,
-        services.records,
-        services.clients.read_pool,
-    )
     rowdrop.mark_users("/u.tar")
-    Unpacker(Replaced(rowdrop.source), *parts).run("u.tar")
+    rowdrop.create_unpacker(source=Replaced(rowdrop.source)).run("u.tar")
     rowdrop.run_bulk_work()
     assert names(rowdrop) == {"1": "New"}
 

@@ -10,8 +10,8 @@ from shared.redis_keys import (
     SAFE_EVENTS,
 )
 from tests.integration.state_steps import NOW, push_entries
+from worker.services.state_parts import StateParts
 from worker.state.event_inbox import DecodedEntry
-from worker.state.parts import StateParts
 
 
 def test_event_inbox_pops_event_in_the_step_that_marks(redis: "Redis", state: StateParts) -> None:

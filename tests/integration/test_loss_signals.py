@@ -4,7 +4,7 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
 )
 from tests.integration.state_steps import publish_pending
-from worker.state.parts import StateParts
+from worker.services.state_parts import StateParts
 
 
 def test_loss_signals_during_sweep_fail_its_commit(state: StateParts) -> None:

@@ -19,7 +19,6 @@ from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIF
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, create_silent_repairs, make_csv
 from worker.commands.init import Initializer
-from worker.jobs.sweep import Sweep
 from worker.listener import Listener
 from worker.state.user_states import MAX_SILENT_DRIFT
 from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S
@@ -199,16 +198,7 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
 
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
-    services = rowdrop.services
-    Sweep(
-        services.clients.source,
-        Output(),
-        services.state,
-        services.records,
-        services.bulk_reads,
-        services.ignored_keys,
-        services.minio_metrics,
-    ).run("test")
+    rowdrop.create_sweep(output=Output()).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
     assert counted(rowdrop) == 0
@@ -231,18 +221,7 @@ class Meanwhile:
 
 
 def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int:
-    services = rowdrop.services
-    source = Meanwhile(services.clients.source, happens)
-    sweep = Sweep(
-        source,
-        services.clients.output,
-        services.state,
-        services.records,
-        services.bulk_reads,
-        services.ignored_keys,
-        services.minio_metrics,
-    )
-    return sweep.run("test")
+    return rowdrop.create_sweep(source=Meanwhile(rowdrop.source, happens)).run("test")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from tests.conftest import create_bucket
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.commands.provisioning.public_output import set_public_access
-from worker.services import ServerClients, Services
+from worker.services.clients import ServerClients
+from worker.services.container import Services
 
 
 def status_of(settings: Settings, path: str, method: str = "GET") -> int:

@@ -17,7 +17,7 @@ from tests.integration.state_steps import (
     publish_pending,
     read_pending,
 )
-from worker.state.parts import StateParts
+from worker.services.state_parts import StateParts
 from worker.state.publish_queue import LeaseLost, PublishQueue
 from worker.state.scripts import Scripts
 

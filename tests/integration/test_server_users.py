@@ -59,7 +59,8 @@ from worker.commands.provisioning.server_users import (
     format_redis_acl,
     minio_policies,
 )
-from worker.services import ServerClients, Services
+from worker.services.clients import ServerClients
+from worker.services.container import Services
 from worker.source.metrics import MinioMetrics
 
 BUCKETS = Buckets("src-data", "processed-data")

@@ -24,7 +24,7 @@ from shared.redis_keys import (
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.bulk_work import request_sweep
-from worker.jobs.bulk_reads import BulkReads
+from worker.services.builders import build_bulk_reads
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.overdue import OVERDUE_S
 from worker.watchdog.watchdog import Watchdog
@@ -364,10 +364,10 @@ def test_watchdog_and_sweep_do_not_repeat_forever(
 def in_pages_of(rowdrop: RowdropHarness, users: int) -> None:
     """Set the page size of bulk work."""
     services = rowdrop.services
-    services.bulk_reads = BulkReads(
+    services.bulk_reads = build_bulk_reads(
         services.clients.source,
-        services.refresher,
         services.state,
+        services.refresher,
         services.clients.tasks,
         max_page_users=users,
     )

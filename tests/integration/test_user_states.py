@@ -14,7 +14,7 @@ from tests.integration.state_steps import (
     publish_pending,
     read_pending,
 )
-from worker.state.parts import StateParts
+from worker.services.state_parts import StateParts
 
 
 def test_user_states_mark_renews_change_version_only(state: StateParts) -> None:

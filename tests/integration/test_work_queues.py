@@ -1,6 +1,6 @@
 """Tests of `worker.state.work_queues` on a real Redis: pages of bulk work."""
 
-from worker.state.parts import StateParts
+from worker.services.state_parts import StateParts
 from worker.state.user_states import VersionTokens
 from worker.state.work_queues import ListedUser, Page
 

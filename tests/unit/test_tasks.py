@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from shared.settings import Settings
-from worker.services import Services
+from worker.services.container import Services
 from worker.tasks import create_app
 
 

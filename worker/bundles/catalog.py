@@ -19,9 +19,21 @@ from redis import Redis
 
 from shared.formats.object_names import CATALOG_KEY
 from shared.formats.records import RULES_VERSION
-from shared.object_store import ObjectNotFound, ObjectStore
+from shared.formats.source_keys import make_bundle_id
+from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
+from shared.progress.unpacks import PreviousVersions
 from shared.redis_keys import CATALOG_VERSION
+from worker.state.loss_signals import LossSignals
 from worker.state.scripts import new_token
+from worker.state.user_states import UserStates, VersionTokens
+
+GAVE_UP_REASON = (
+    "unpacking it killed or stalled its worker again and again; it is unpacked anew when it "
+    "changes, and once more by each sweep"
+)
+"""The reject reason of a bundle that was given up."""
+PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
+"""Appended to a reject reason while the previous version of the bundle is still visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +166,73 @@ def read_catalog(output: ObjectStore) -> tuple[BundleCatalog, str | None]:
     return BundleCatalog.decode(stored.body), stored.etag
 
 
-GAVE_UP_REASON = (
-    "unpacking it killed or stalled its worker again and again; it is unpacked anew when it changes, "
-    "and once more by each sweep"
-)
-"""The reject reason of a bundle that was given up."""
+class CatalogWriter:
+    """Writes the catalog in `output`.
 
+    It also keeps the record of the versions that were visible and whose users are not marked yet.
+    """
 
-PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
-"""Appended to a reject reason while the previous version of the bundle is still visible."""
+    def __init__(
+        self,
+        output: ObjectStore,
+        users: UserStates,
+        catalog_version: CatalogVersion,
+        loss_signals: LossSignals,
+        previous_versions: PreviousVersions,
+    ) -> None:
+        self._output = output
+        self._users = users
+        self._catalog_version = catalog_version
+        self._loss_signals = loss_signals
+        self._previous_versions = previous_versions
+
+    def read_entry(self, key: str) -> CatalogEntry | None:
+        """Return the current catalog entry of a bundle, or None. Raises `StoreUnavailable`."""
+        return read_catalog(self._output)[0].entries.get(key)
+
+    def commit_entry(
+        self,
+        key: str,
+        previous: CatalogEntry | None,
+        entry: CatalogEntry | None,
+        version_tokens: VersionTokens,
+    ) -> VersionTokens | None:
+        """Publish `entry` as the catalog entry of the bundle, into the current catalog.
+
+        Returns the version tokens to submit with; None if another result of this bundle was
+        accepted.
+
+        The order is: read the catalog, take ownership of the bundle, write the catalog, even if it
+        is unchanged. So of two concurrent workers the one that read the bundle later wins, although
+        either may be suspended at any point.
+
+        Raises `PreconditionFailed` if the catalog was written concurrently. After
+        `StoreUnavailable` the write may have happened.
+        """
+        catalog, etag = read_catalog(self._output)
+        if self._catalog_version.recorded_etag() not in {None, etag or "-"}:
+            # No process recorded this ETag: the catalog was edited or deleted by hand, or a
+            # delayed write landed. Its previous content is lost: only a sweep finds what changed.
+            self._loss_signals.add("files_changed")
+        # Another worker changed the entry since the caller read it: the caller must start again.
+        if catalog.entries.get(key) != previous:
+            raise PreconditionFailed(CATALOG_KEY)
+        owned_tokens = self._users.take_ownership(make_bundle_id(key), version_tokens)
+        if owned_tokens is None:
+            return None
+        if entry != previous:
+            # Recorded before the write: if this worker dies after it, the next one marks the users.
+            self._previous_versions.add_digests(key, [previous.digest] if previous else [])
+        # Renewed after the write and before users are marked: a read of a marked user then loads
+        # the new catalog.
+        new_body = catalog.with_entry(key, entry).encode()
+        self._catalog_version.renew(self._output.put_if_unchanged(CATALOG_KEY, new_body, etag))
+        return owned_tokens
+
+    def find_unmarked_digests(self, key: str) -> list[str] | None:
+        """Return the digests that were visible before, or None if all their users are marked."""
+        return self._previous_versions.digests(key)
+
+    def clear_unmarked_digests(self, key: str, digests: list[str]) -> None:
+        """Record that all users of these digests, and of the visible one, are marked."""
+        self._previous_versions.clear_digests(key, digests)

@@ -84,6 +84,13 @@ class BundleLookup:
         for digest in self._indexes.keys() - digests:
             del self._indexes[digest]
 
+    def reload_catalog(self) -> None:
+        """Load the current catalog, and invalidate the catalogs that other processes cache."""
+        catalog_version = self._catalog_version.current()
+        catalog, etag = read_catalog(self._output)
+        self._catalog_version.renew(etag, catalog_version)
+        self.use_catalog(catalog)
+
     @property
     def catalog(self) -> BundleCatalog:
         """The cached bundle catalog."""

@@ -1,13 +1,22 @@
-"""The unpacked versions of bundles in the output bucket: writing and removing their objects."""
+"""The unpacked versions of bundles in the output bucket: reading, writing and removing them."""
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from shared.formats.object_names import UNPACKED_FOLDER
-from shared.object_store import ObjectStore
+from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
+from shared.progress.unpacks import UnpackLease
+from worker.bundles.catalog import read_catalog
+from worker.bundles.index import (
+    BundleIndex,
+    InvalidIndex,
+    make_index_key,
+    make_unpacked_image_key,
+)
+from worker.state.scripts import new_token
 
 MAX_WRITES_IN_FLIGHT = 128
 MAX_BYTES_IN_FLIGHT = 64 << 20
@@ -68,8 +77,75 @@ class ObjectWriter:
         write.result()
 
 
-def remove_folder(output: ObjectStore, digest: str, lease: Callable[[], None]) -> None:
-    """Delete the folder of an unpacked version; `lease` renews the lease per page."""
-    for page in output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
-        output.delete_many([info.key for info in page])
-        lease()
+class UnpackedFolders:
+    """The folders of unpacked versions in `output`, by the digest of the version.
+
+    Methods that send a request per page renew the unpack lease with each one. Every method may
+    raise `StoreUnavailable`.
+    """
+
+    def __init__(self, output: ObjectStore, lease: UnpackLease) -> None:
+        self._output = output
+        self._lease = lease
+
+    def renew_lease(self) -> None:
+        """Renew the unpack lease."""
+        self._lease.renew()
+
+    def list_etags(self, digest: str) -> dict[str, str]:
+        """Return the ETag of each object of an unpacked version, by key."""
+        etags: dict[str, str] = {}
+        for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
+            etags.update((info.key, info.etag) for info in page)
+            self._lease.renew()
+        return etags
+
+    def read_index(self, digest: str) -> BundleIndex | None:
+        """Return the index of an unpacked version, or None if it is missing or invalid."""
+        with suppress(ObjectNotFound, ObjectUnreadable, InvalidIndex):
+            # Callers use only users and images, so the key and date of the bundle do not matter.
+            return BundleIndex("", 0, self._output.get(make_index_key(digest)).body)
+        return None
+
+    def is_complete(self, digest: str) -> bool:
+        """Return whether the index and every image of an unpacked version exist."""
+        index = self.read_index(digest)
+        if index is None:
+            return False
+        etags = self.list_etags(digest)
+        images = ((user_id, image) for user_id, _, image in index.iterate_users() if image)
+        return all(
+            etags.get(make_unpacked_image_key(digest, user_id, image)) == image.etag
+            for user_id, image in images
+        )
+
+    def open_writer(self, digest: str, pool: Executor) -> ObjectWriter:
+        """Return a writer that skips what exists in the folder; `pool` runs its requests."""
+        return ObjectWriter(self._output, pool, self.list_etags(digest))
+
+    def write_index(self, digest: str, body: bytes) -> None:
+        """Write the index. It is the last object of a version: it implies that all images exist."""
+        self._output.put(make_index_key(digest), body)
+
+    def remove_folder(self, digest: str) -> None:
+        """Delete the folder of an unpacked version."""
+        for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
+            self._output.delete_many([info.key for info in page])
+            self._lease.renew()
+
+    def remove_invisible(self) -> None:
+        """Delete the folders that no catalog entry names.
+
+        Skipped while another process holds the unpack lease, because its folder is not in the
+        catalog yet.
+        """
+        lease_token = new_token()
+        if not self._lease.acquire(lease_token):
+            return
+        try:
+            catalog, _ = read_catalog(self._output)
+            visible_digests = {entry.digest for entry in catalog.entries.values()}
+            for digest in set(self._output.list_folders(UNPACKED_FOLDER)) - visible_digests:
+                self.remove_folder(digest)
+        finally:
+            self._lease.release(lease_token)

@@ -7,7 +7,7 @@ from shared.progress.pipeline_status import LastSweep, read_pipeline_status
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
-from worker.services import ServerClients
+from worker.services.clients import ServerClients
 
 POLL_INTERVAL_S = 0.2
 REQUEST_RETRY_S = 30.0

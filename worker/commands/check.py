@@ -20,7 +20,7 @@ from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files
 from worker.reading.csv_parsing import parse_csv
 from worker.reading.image_copies import is_copy
-from worker.services import READ_CONCURRENCY
+from worker.services.clients import READ_CONCURRENCY
 from worker.source.listing import Listing
 from worker.source.unreadable import format_unreadable_reason
 

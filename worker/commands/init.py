@@ -30,7 +30,7 @@ from worker.commands.provisioning.instructions import (
 )
 from worker.commands.provisioning.minio_users import MinioUsers
 from worker.commands.provisioning.public_output import set_public_access
-from worker.services import Services
+from worker.services.container import Services
 from worker.source.notifications import NotificationRules, RuleState
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ were taken and shows which users have a CSV and which image. So a user costs one
 four.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from shared.formats.source_keys import make_bundle_id, parse_bundle_id
@@ -13,103 +13,45 @@ from shared.object_store import ObjectStore
 from shared.task_queue import BULK_QUEUE, TaskQueue
 from worker.reading.refresher import Refresher
 from worker.source.listing import Listing
-from worker.state.parts import StateParts
-from worker.state.user_states import VersionTokens
-from worker.state.work_queues import ListedUser, Page
+from worker.state.read_attempts import ReadAttempts
+from worker.state.user_states import UserStates, VersionTokens
+from worker.state.work_queues import ListedUser, Page, WorkQueues
 
 MIN_USERS_FOR_LIST = 500
 """From this many users on, one LIST of the whole bucket is cheaper than requests per user."""
 MAX_PAGE_USERS = 1000
 """Users per page."""
 MAX_QUEUED_PAGES = 4
-"""Maximum pages in the queue; `enqueue` reads further pages itself."""
+"""Maximum pages in the queue; `BulkReads.enqueue` reads further pages itself."""
 
 _T = TypeVar("_T")
 
 
-class BulkReads:
-    """Makes pages of users, enqueues them and reads them."""
+class PageMaker:
+    """Divides marked users into pages of at most `max_page_users` users."""
 
     def __init__(
-        self,
-        source: ObjectStore,
-        refresher: Refresher,
-        states: StateParts,
-        tasks: TaskQueue,
-        max_page_users: int = MAX_PAGE_USERS,
+        self, source: ObjectStore, users: UserStates, max_page_users: int = MAX_PAGE_USERS
     ) -> None:
         self._source = source
-        self._refresher = refresher
-        self._states = states
-        self._tasks = tasks
+        self._users = users
         self._max_page_users = max_page_users
-        self._attempts = states.attempts
 
-    def enqueue(
-        self, user_ids: Sequence[str], renew_lease: Callable[[], None], *, list_bucket: bool = False
-    ) -> list[str]:
-        """Enqueue these users to be read as bulk work.
-
-        All of them must be marked before. `renew_lease` is called for every page, to renew the
-        caller's lease. `list_bucket`: LIST the bucket even for a few users. Returns what a LIST showed
-        besides `user_ids`: users with a CSV, and bundle IDs. Raises `StoreUnavailable`.
-        """
-        bundles = [key for key in map(parse_bundle_id, user_ids) if key is not None]
-        if bundles:
-            self._tasks.unpack(bundles[0])  # the unpack task enqueues the next waiting bundle
-            user_ids = [user_id for user_id in user_ids if parse_bundle_id(user_id) is None]
-        # An isolated user gets a message of its own: in a page, a poison file would take up to 999
-        # other users with it.
-        isolated = self._attempts.isolated_ids()
-        for user_id in isolated.intersection(user_ids):
-            self._tasks.refresh_isolated(user_id, BULK_QUEUE)
-        if isolated:
-            user_ids = [user_id for user_id in user_ids if user_id not in isolated]
-        found_unmarked: list[str] = []
-        if list_bucket or len(user_ids) >= MIN_USERS_FOR_LIST:
-            pages = self.make_listed_pages(self._states.users.begin_read(user_ids), found_unmarked)
-        else:
-            pages = (Page(user_ids=chunk) for chunk in self._split_pages(user_ids))
-        for page in pages:
-            renew_lease()
-            if self._states.work_queues.count_pages() < MAX_QUEUED_PAGES:
-                self._states.work_queues.add_page(page)
-                self._tasks.refresh_page()
-            else:
-                # Backpressure: the pages are made faster than they are read, and must not
-                # accumulate in Redis.
-                self.read_page(page)
-        return [user_id for user_id in found_unmarked if user_id not in isolated]
-
-    def read_next_page(self) -> bool:
-        """Read the next page of the queue; return False if the queue is empty.
-
-        Raises `StoreUnavailable`; the page is enqueued again.
-        """
-        page = self._states.work_queues.take_page()
-        if page is not None:
-            self.read_page(page)
-        return page is not None
-
-    def read_page(self, page: Page) -> None:
-        """Read the users of one page; put the page back if a server is unavailable."""
-        try:
-            if page.listed_users:
-                self._refresher.refresh_listed(page.listed_users)
-            else:
-                self._refresher.refresh(page.user_ids)
-        except BaseException:
-            # Otherwise the users of the page would wait until they are overdue.
-            self._states.work_queues.add_page(page)
-            raise
+    def make_pages(self, user_ids: Sequence[str]) -> Iterator[Page]:
+        """Yield pages of these users, without what files they have."""
+        for chunk in self._split_pages(user_ids):
+            yield Page(user_ids=chunk)
 
     def make_listed_pages(
-        self, version_tokens: Mapping[str, VersionTokens], found_unmarked: list[str]
+        self, user_ids: Sequence[str], found_unmarked: list[str]
     ) -> Iterator[Page]:
-        """Yield pages of marked users with what a LIST shows of them.
+        """Yield pages of these users with what a LIST shows of them.
 
-        IDs that the LIST shows and that are not marked are added to `found_unmarked`.
+        IDs that the LIST shows and that are not marked are added to `found_unmarked`: users with a
+        CSV, and bundles. Raises `StoreUnavailable`.
         """
+        # Before the LIST: a change after it gives the user another version.
+        version_tokens = self._users.begin_read(user_ids)
         listing = Listing()
         listed_users = list[ListedUser]()
         seen = set[str]()
@@ -143,6 +85,85 @@ class BulkReads:
             yield list(items[start : start + self._max_page_users])
 
 
+class BulkReads:
+    """Enqueues pages of users and reads them."""
+
+    def __init__(
+        self,
+        page_maker: PageMaker,
+        refresher: Refresher,
+        work_queues: WorkQueues,
+        attempts: ReadAttempts,
+        tasks: TaskQueue,
+    ) -> None:
+        self._page_maker = page_maker
+        self._refresher = refresher
+        self._work_queues = work_queues
+        self._attempts = attempts
+        self._tasks = tasks
+
+    def enqueue(
+        self, user_ids: Sequence[str], renew_lease: Callable[[], None], *, list_bucket: bool = False
+    ) -> list[str]:
+        """Enqueue these users to be read as bulk work.
+
+        All of them must be marked before. `renew_lease` is called for every page, to renew the
+        caller's lease. `list_bucket`: LIST the bucket even for a few users. Returns what a LIST
+        showed besides `user_ids`: users with a CSV, and bundle IDs. Raises `StoreUnavailable`.
+        """
+        self.enqueue_bundles(user_ids)
+        user_ids = [user_id for user_id in user_ids if parse_bundle_id(user_id) is None]
+        # An isolated user gets a message of its own: in a page, a poison file would take up to 999
+        # other users with it.
+        isolated = self._attempts.isolated_ids()
+        for user_id in isolated.intersection(user_ids):
+            self._tasks.refresh_isolated(user_id, BULK_QUEUE)
+        user_ids = [user_id for user_id in user_ids if user_id not in isolated]
+        found_unmarked: list[str] = []
+        if list_bucket or len(user_ids) >= MIN_USERS_FOR_LIST:
+            pages = self._page_maker.make_listed_pages(user_ids, found_unmarked)
+        else:
+            pages = self._page_maker.make_pages(user_ids)
+        for page in pages:
+            renew_lease()
+            if self._work_queues.count_pages() < MAX_QUEUED_PAGES:
+                self._work_queues.add_page(page)
+                self._tasks.refresh_page()
+            else:
+                # Backpressure: the pages are made faster than they are read, and must not
+                # accumulate in Redis.
+                self._read_page(page)
+        return [user_id for user_id in found_unmarked if user_id not in isolated]
+
+    def enqueue_bundles(self, ids: Iterable[str]) -> None:
+        """Enqueue the first bundle among these IDs; its task enqueues the next waiting one."""
+        key = next((key for key in map(parse_bundle_id, ids) if key is not None), None)
+        if key is not None:
+            self._tasks.unpack(key)
+
+    def read_next_page(self) -> bool:
+        """Read the next page of the queue; return False if the queue is empty.
+
+        Raises `StoreUnavailable`; the page is enqueued again.
+        """
+        page = self._work_queues.take_page()
+        if page is not None:
+            self._read_page(page)
+        return page is not None
+
+    def _read_page(self, page: Page) -> None:
+        """Read the users of one page; put the page back if a server is unavailable."""
+        try:
+            if page.listed_users:
+                self._refresher.refresh_listed(page.listed_users)
+            else:
+                self._refresher.refresh(page.user_ids)
+        except BaseException:
+            # Otherwise the users of the page would wait until they are overdue.
+            self._work_queues.add_page(page)
+            raise
+
+
 def _collect_complete_users(
     listing: Listing,
     last_key: str,
@@ -150,14 +171,15 @@ def _collect_complete_users(
     listed_users: list[ListedUser],
     found_unmarked: list[str],
 ) -> None:
-    """Move the users which the LIST shows completely up to `last_key` to `listed_users` or `found_unmarked`."""
+    """Remove from the listing the users that a LIST up to `last_key` shows completely.
+
+    Those that are marked are added to `listed_users`, the others with a CSV to `found_unmarked`.
+    """
     for user_id, (has_csv, image) in listing.pop_complete_users(last_key).items():
         tokens = version_tokens.get(user_id)
         if tokens:
-            listed_users.append(
-                ListedUser(
-                    user_id, tokens, has_csv, *((image.key, image.etag) if image else (None, ""))
-                )
-            )
+            image_key = image.key if image else None
+            image_etag = image.etag if image else ""
+            listed_users.append(ListedUser(user_id, tokens, has_csv, image_key, image_etag))
         elif has_csv:
             found_unmarked.append(user_id)

@@ -1,10 +1,14 @@
-"""Find the users that are out of sync: published rows that do not match the source bucket. Pure."""
+"""Find what is out of sync: published files that do not match the source bucket. Pure."""
+
+from collections.abc import Mapping
 
 import pandas as pd
 
 from shared.formats.output_csv import OutputCsv, read_frame
-from shared.formats.records import RULES_VERSION, Reject
-from shared.formats.source_keys import make_csv_key, parse_bundle_id
+from shared.formats.records import RULES_VERSION, Buckets, Reject
+from shared.formats.source_keys import make_bundle_id, make_csv_key, parse_bundle_id
+from shared.object_store import ObjectInfo
+from worker.bundles.catalog import BundleCatalog, is_up_to_date
 from worker.jobs.desired_state import DesiredState
 from worker.publishing.published_files import PublishedFiles
 
@@ -57,6 +61,48 @@ def find_rejects_without_row(published: PublishedFiles) -> set[str]:
     return {user_id for user_id in published.rejects if output.get(user_id) is None}
 
 
+def find_out_of_sync_bundles(
+    catalog: BundleCatalog, listed_bundles: Mapping[str, ObjectInfo]
+) -> set[str]:
+    """Return the IDs of the bundles that do not match their catalog entry. Pure."""
+    out_of_sync = set()
+    for key in catalog.entries.keys() | listed_bundles.keys():
+        info = listed_bundles.get(key)
+        version = (info.etag, info.last_modified) if info else None
+        if not is_up_to_date(key, catalog.entries.get(key), version):
+            out_of_sync.add(make_bundle_id(key))
+    return out_of_sync
+
+
+def find_silent_drift(
+    out_of_sync: set[str], dirty: set[str], published: PublishedFiles
+) -> set[str]:
+    """Return the out-of-sync users that no event, bundle or change of rules explains. Pure.
+
+    Empty while a bundle is dirty, because its users may be out of sync for that reason.
+    """
+    if not published.output_etag or any(map(parse_bundle_id, dirty)):
+        return set()
+    return {
+        user
+        for user in out_of_sync - dirty - _find_users_of_other_rules(published)
+        if parse_bundle_id(user) is None
+    }
+
+
+def find_unreferenced_copies(
+    orphan_copies: Mapping[str, str], published: PublishedFiles, buckets: Buckets
+) -> dict[str, str]:
+    """Return the orphaned image copies (key to user ID) that the user's row does not name. Pure."""
+    output = OutputCsv(published.output)
+    unreferenced = {}
+    for key, user_id in orphan_copies.items():
+        row = output.get(user_id)
+        if row is None or row.img_path != buckets.img_path(key, "a copy"):
+            unreferenced[key] = user_id
+    return unreferenced
+
+
 def _find_users_of_other_rules(published: PublishedFiles) -> set[str]:
     """Return the users with a row or reject that was made under another `RULES_VERSION`.
 
@@ -72,6 +118,6 @@ def _find_users_of_other_rules(published: PublishedFiles) -> set[str]:
 
 def _rejected_version(reject: Reject) -> str:
     """Return ETag and source of the rejected CSV, concatenated as in `find_out_of_sync_users`."""
-    # The source of a user's own CSV, and of a bundle itself, is empty in `Expected.frame`.
+    # The source of a user's own CSV, and of a bundle itself, is empty in `DesiredState.frame`.
     is_own = reject.key in {make_csv_key(reject.user_id), parse_bundle_id(reject.user_id)}
     return reject.etag + ("" if is_own else reject.key)

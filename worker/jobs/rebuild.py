@@ -16,9 +16,54 @@ from shared.task_queue import TaskQueue
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.publishing.published_files import read_published_files
-from worker.state.parts import StateParts
+from worker.state.read_attempts import ReadAttempts
+from worker.state.user_states import UserStates
 
 logger = logging.getLogger(__name__)
+
+
+class RebuildScope:
+    """Finds and marks the users of a rebuild. `clock` returns Unix seconds."""
+
+    def __init__(
+        self,
+        output: ObjectStore,
+        users: UserStates,
+        bundle_lookup: BundleLookup,
+        attempts: ReadAttempts,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._output = output
+        self._users = users
+        self._bundle_lookup = bundle_lookup
+        self._attempts = attempts
+        self._clock = clock
+
+    def find_users(self) -> set[str]:
+        """Return all known users, and the IDs of all known bundles. Raises `StoreUnavailable`.
+
+        Restores the quarantine of files first: Redis may have lost it, and without it these files
+        would be read again.
+        """
+        published = read_published_files(self._output)
+        self._attempts.restore_quarantine(published.find_quarantined())
+        users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
+        users |= published.rejects.keys()
+        users |= self._users.dirty_users()
+        users |= self._find_bundle_users()
+        return users
+
+    def _find_bundle_users(self) -> set[str]:
+        """Return the IDs of all known bundles, and of all users with a CSV in one of them."""
+        self._bundle_lookup.ensure_version(None)
+        users = {make_bundle_id(key) for key in self._bundle_lookup.catalog.entries}
+        for _, _, index in self._bundle_lookup.read_indexes():
+            users.update(user_id for user_id, csv, _ in index.iterate_users() if csv)
+        return users
+
+    def mark(self, user_ids: Collection[str]) -> None:
+        """Mark these users for the rebuild."""
+        self._users.mark(sorted(user_ids), "rebuild", self._clock())
 
 
 class Rebuild:
@@ -26,22 +71,17 @@ class Rebuild:
 
     def __init__(
         self,
-        output: ObjectStore,
-        states: StateParts,
+        rebuilds: Rebuilds,
+        scope: RebuildScope,
         bulk_reads: BulkReads,
         tasks: TaskQueue,
-        rebuilds: Rebuilds,
         clock: Callable[[], float] = time.time,
-        bundle_lookup: BundleLookup | None = None,
     ) -> None:
-        self._bundle_lookup = bundle_lookup
-        self._output = output
-        self._states = states
+        self._rebuilds = rebuilds
+        self._scope = scope
         self._bulk_reads = bulk_reads
         self._tasks = tasks
-        self._rebuilds = rebuilds
         self._clock = clock
-        self._attempts = states.attempts
 
     def start(self, task_id: str) -> None:
         """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
@@ -49,9 +89,9 @@ class Rebuild:
         Does nothing if another rebuild runs or another process holds the lease. Raises
         `StoreUnavailable`.
         """
-        if not self._rebuilds.start(
-            task_id, self._clock()
-        ) or not self._rebuilds.acquire_enqueue_lease(task_id):
+        if not self._rebuilds.start(task_id, self._clock()):
+            return
+        if not self._rebuilds.acquire_enqueue_lease(task_id):
             return
         try:
             self._enqueue_users(task_id)
@@ -62,42 +102,21 @@ class Rebuild:
 
     def _enqueue_users(self, task_id: str) -> None:
         """Mark and enqueue all users of the rebuild."""
-        published = read_published_files(self._output)
-        # Redis may have lost the quarantine: without it these files would be read again.
-        self._attempts.restore_quarantine(published.find_quarantined())
-        users = {row.user_id for row in OutputCsv(published.output).iterate_rows()}
-        users |= (
-            published.rejects.keys() | self._states.users.dirty_users() | self._find_bundle_users()
-        )
-        # Bundles are marked as well, but the total counts only users.
-        bundle_count = sum(1 for user_id in users if parse_bundle_id(user_id))
-        self._mark_users(users, task_id, len(users) - bundle_count)
-        found_users = self._bulk_reads.enqueue(
+        users = self._scope.find_users()
+        self._scope.mark(users)
+        user_count = _count_users(users)
+        self._rebuilds.set_total(task_id, user_count)
+        found_ids = self._bulk_reads.enqueue(
             sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True
         )
         # The LIST began before these users are marked, so it may be stale for them: they are
         # enqueued separately, and a later LIST is used to read them.
-        found_users = sorted({*found_users} - users)
-        bundle_count += sum(1 for user_id in found_users if parse_bundle_id(user_id))
-        self._mark_users(found_users, task_id, len(users) + len(found_users) - bundle_count)
+        found_users = sorted({*found_ids} - users)
+        self._scope.mark(found_users)
+        self._rebuilds.set_total(task_id, user_count + _count_users(found_users))
         self._bulk_reads.enqueue(found_users, self._rebuilds.renew_enqueue_lease)
         self._rebuilds.mark_enqueued(task_id)
         logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(found_users))
-
-    def _find_bundle_users(self) -> set[str]:
-        """Return the IDs of all known bundles, and of all users with a CSV in one of them."""
-        if self._bundle_lookup is None:
-            return set()
-        self._bundle_lookup.ensure_version(None)
-        users = {make_bundle_id(key) for key in self._bundle_lookup.catalog.entries}
-        for _, _, index in self._bundle_lookup.read_indexes():
-            users.update(user_id for user_id, csv, _ in index.iterate_users() if csv)
-        return users
-
-    def _mark_users(self, users: Collection[str], task_id: str, total: int) -> None:
-        """Mark these users and record the total so far."""
-        self._states.users.mark(sorted(users), "rebuild", self._clock())
-        self._rebuilds.set_total(task_id, total)
 
     def fail(self, task_id: str, reason: str) -> None:
         """Record the rebuild as failed after its users could not be enqueued in any attempt."""
@@ -116,3 +135,8 @@ class Rebuild:
             queued = self._rebuilds.queued_id()
             if queued:
                 self._tasks.rebuild(queued)
+
+
+def _count_users(ids: Collection[str]) -> int:
+    """Return the number of users. Bundles are marked as well, but the total counts only users."""
+    return sum(1 for user_id in ids if parse_bundle_id(user_id) is None)

@@ -4,12 +4,11 @@ It costs one LIST of the source bucket and no GET of a user file. It runs every 
 start, and on a loss signal; by hand: `rowdrop sweep`.
 
 The order of the steps matters:
-1. Read MinIO's metrics and start a new trust state (`trust_state`). A loss signal from here on makes the
-   commit fail.
-2. LIST the source bucket.
-3. Read the dirty users. They are marked again, because their pending results may be older than the
-   LIST.
-4. Read the published files.
+1. Read MinIO's metrics and start a new trust state (`trust_state`). A loss signal from here on
+   makes the commit fail.
+2. Compare, in the order that `worker.jobs.comparison` gives.
+3. Mark every user that is out of sync or dirty.
+4. Commit.
 
 A user that is out of sync, and was dirty neither before nor after the LIST, may be silent drift:
 see `worker.watchdog.silent_repairs`.
@@ -17,69 +16,177 @@ see `worker.watchdog.silent_repairs`.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
-from shared.formats.object_names import IMAGES_FOLDER, UNPACKED_FOLDER
-from shared.formats.output_csv import OutputCsv
-from shared.formats.records import Buckets
-from shared.formats.source_keys import make_bundle_id, parse_bundle_id
-from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
-from shared.progress.job_records import JobRecords
-from worker.bundles.catalog import GAVE_UP_REASON, is_up_to_date, make_version_digest, read_catalog
-from worker.bundles.lookup import BundleLookup
-from worker.bundles.unpacked_folders import remove_folder
+from shared.formats.source_keys import make_bundle_id
+from shared.progress.sweep_record import SweepRecord
+from shared.progress.unpacks import Unpacks
+from worker.bundles.catalog import GAVE_UP_REASON, BundleCatalog, make_version_digest
+from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
-from worker.jobs.desired_state import DesiredState, build_desired_state
-from worker.jobs.drift import (
-    _find_users_of_other_rules,
-    find_out_of_sync_users,
-    find_rejects_without_row,
-)
-from worker.jobs.unpacker import MAX_UNPACK_ATTEMPTS
-from worker.publishing.published_files import PublishedFiles, read_published_files
-from worker.reading.image_copies import ImageCopies
-from worker.source.ignored_keys import MAX_LISTED_IGNORED, IgnoredKeys
+from worker.jobs.comparison import BucketComparison, Comparison
+from worker.jobs.entry_builder import MAX_UNPACK_ATTEMPTS
+from worker.publishing.published_files import PublishedFiles
+from worker.source.ignored_keys import IgnoredKeys
 from worker.source.listing import Listing
 from worker.source.metrics import MinioMetrics
-from worker.state.loss_signals import FIRST_START
-from worker.state.parts import StateParts
+from worker.state.loss_signals import FIRST_START, LossSignals
+from worker.state.publish_queue import PublishQueue
+from worker.state.read_attempts import ReadAttempts
 from worker.state.scripts import new_token
+from worker.state.user_states import UserStates
 
 logger = logging.getLogger(__name__)
 
 
-class Sweep:
-    """Sweeps one source bucket. `clock` returns Unix seconds."""
+class SweepStart(NamedTuple):
+    """What was true before the LIST of a sweep.
+
+    `token` is the sweep's. `run_id` is Redis's, `last_writer` the token of the last publisher.
+    """
+
+    token: str
+    started_at: float
+    cause: str
+    metrics: str | None
+    run_id: str
+    last_writer: str | None
+
+
+class SweepSession:
+    """The begin and the commit of sweeps, and their lease. `clock` returns Unix seconds."""
 
     def __init__(
         self,
-        source: ObjectStore,
-        output: ObjectStore,
-        states: StateParts,
-        records: JobRecords,
-        bulk_reads: BulkReads,
-        ignored_keys: IgnoredKeys,
+        record: SweepRecord,
+        loss_signals: LossSignals,
+        publish_queue: PublishQueue,
         metrics: MinioMetrics,
         clock: Callable[[], float] = time.time,
-        bundle_lookup: BundleLookup | None = None,
-        image_copies: ImageCopies | None = None,
     ) -> None:
-        self._buckets = Buckets(source.bucket, output.bucket)
-        self._bundle_lookup = bundle_lookup or BundleLookup(
-            output, states.catalog_version, states.users, clock
-        )
-        self._image_copies = image_copies or ImageCopies(source, output, all_images=False)
-        self._unpacks = records.unpacks
-        self._unpack_lease = records.unpack_lease
-        self._source = source
-        self._output = output
-        self._states = states
-        self._bulk_reads = bulk_reads
-        self._ignored_keys = ignored_keys
+        self._record = record
+        self._loss_signals = loss_signals
+        self._publish_queue = publish_queue
         self._metrics = metrics
         self._clock = clock
-        self._record = records.sweeps
-        self._attempts = states.attempts
+
+    def acquire_lease(self, token: str) -> bool:
+        """Acquire the lease for the sweep with this token; return False if another holds it."""
+        return self._record.acquire_lease(token)
+
+    def renew_lease(self) -> None:
+        """Renew the lease."""
+        self._record.renew_lease()
+
+    def release_lease(self, token: str) -> None:
+        """Release the lease, if this sweep still holds it."""
+        self._record.release_lease(token)
+
+    def begin(self, token: str, cause: str) -> SweepStart:
+        """Begin the sweep with this token; loss signals, if any, replace the cause."""
+        started_at = self._clock()
+        # Read before the LIST: what is lost after this point differs at the next comparison.
+        metrics = self._metrics.read()
+        run_id = self._loss_signals.run_id()
+        last_writer = self._publish_queue.last_publish().writer_token
+        signals = self._loss_signals.begin_sweep(token) - {FIRST_START}
+        cause = ", ".join(sorted(signals)) or cause
+        return SweepStart(token, started_at, cause, metrics, run_id, last_writer)
+
+    def commit(
+        self, start: SweepStart, published: PublishedFiles, object_count: int, marked_count: int
+    ) -> bool:
+        """Commit the sweep: all its users are marked.
+
+        Returns False if there was a loss signal since it began.
+        """
+        summary = {
+            "at": start.started_at,
+            "cause": start.cause,
+            "objects": object_count,
+            "marked": marked_count,
+            "metrics": start.metrics or "",
+        }
+        etags = published.output_etag, published.rejects_etag
+        return self._loss_signals.commit_sweep(
+            start.token, start.last_writer, etags, start.run_id, summary
+        )
+
+    def wake_publisher_if_incomplete(self, published: PublishedFiles) -> None:
+        """Wake the publisher if a published file is missing or was edited by hand.
+
+        It must be written even without a pending result. An empty bucket has an output.csv as well.
+        """
+        etags = {published.output_etag, published.rejects_etag}
+        if not published.is_canonical or None in etags:
+            self._publish_queue.wake_publisher()
+
+
+class FindingsRecorder:
+    """Records in Redis what a comparison found. `clock` returns Unix seconds."""
+
+    def __init__(
+        self,
+        users: UserStates,
+        attempts: ReadAttempts,
+        unpacks: Unpacks,
+        ignored_keys: IgnoredKeys,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._users = users
+        self._attempts = attempts
+        self._unpacks = unpacks
+        self._ignored_keys = ignored_keys
+        self._clock = clock
+
+    def grant_retries(self, comparison: Comparison) -> set[str]:
+        """Grant one more attempt to each quarantined user and to each bundle that was given up.
+
+        A quarantine may be wrong, and an unchanged file is not read again. Returns the users and
+        the bundle IDs.
+        """
+        quarantined = comparison.published.find_quarantined()
+        self._attempts.grant_retry(quarantined)
+        return quarantined.keys() | self._grant_bundle_retries(comparison.catalog)
+
+    def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
+        bundle_ids = set()
+        for key, entry in catalog.entries.items():
+            if entry.reason.startswith(GAVE_UP_REASON):
+                digest = make_version_digest(key, entry.etag)
+                self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
+                bundle_ids.add(make_bundle_id(key))
+        return bundle_ids
+
+    def mark(self, user_ids: Collection[str], silent_drift: Collection[str]) -> None:
+        """Mark these users; those in `silent_drift` must be among them."""
+        # Marked separately, so that `worker.watchdog.silent_repairs` can count silent repairs.
+        self._users.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
+        others = [user_id for user_id in user_ids if user_id not in silent_drift]
+        self._users.mark(others, "sweep", self._clock())
+
+    def replace_ignored_keys(self, listing: Listing) -> None:
+        """Replace the list of ignored keys by that of the LIST."""
+        self._ignored_keys.replace(listing.ignored, listing.ignored_count)
+
+
+class Sweep:
+    """Sweeps one source bucket."""
+
+    def __init__(
+        self,
+        session: SweepSession,
+        comparison: BucketComparison,
+        recorder: FindingsRecorder,
+        bulk_reads: BulkReads,
+        folders: UnpackedFolders,
+    ) -> None:
+        self._session = session
+        self._comparison = comparison
+        self._recorder = recorder
+        self._bulk_reads = bulk_reads
+        self._folders = folders
 
     def run(self, cause: str) -> int:
         """Sweep once and return the number of marked users; -1 if another sweep is running.
@@ -87,182 +194,33 @@ class Sweep:
         Raises `StoreUnavailable`.
         """
         sweep_token = new_token()
-        if not self._record.acquire_lease(sweep_token):
+        if not self._session.acquire_lease(sweep_token):
             return -1
         try:
             return self._sweep_once(sweep_token, cause)
         finally:
-            self._record.release_lease(sweep_token)
+            self._session.release_lease(sweep_token)
 
     def _sweep_once(self, sweep_token: str, cause: str) -> int:
-        started_at = self._clock()
-        # Read before the LIST: what is lost after this point differs at the next comparison.
-        metrics = self._metrics.read()
-        run_id = self._states.loss_signals.run_id()
-        last_publisher = self._states.publish_queue.last_publish().writer_token
-        cause = (
-            ", ".join(sorted(self._states.loss_signals.begin_sweep(sweep_token) - {FIRST_START}))
-            or cause
-        )
-        # A user that is published during the LIST is dirty only here.
-        dirty_before = self._states.users.dirty_users()
-        listing = self.list_source()
-        existing_copies = self._list_copies()
-        self.load_catalog()
-        dirty = self._states.users.dirty_users()
-        desired = build_desired_state(
-            listing, self._bundle_lookup, self._image_copies, self._buckets
-        )
-        published = read_published_files(self._output)
-        # A user with a reject and no held row needs no image copy: no row could name it.
-        desired = desired.without_copies_of(find_rejects_without_row(published))
-        out_of_sync = find_out_of_sync_users(desired, published) | desired.find_users_missing_copy(
-            existing_copies
-        )
-        silent_drift = self.find_silent_drift(out_of_sync, dirty | dirty_before, published)
-        quarantined = published.find_quarantined()
-        # A quarantine may be wrong, and an unchanged file is not read again: grant one attempt.
-        self._attempts.grant_retry(quarantined)
-        out_of_sync |= self.find_out_of_sync_bundles(listing) | self.delete_orphan_copies(
-            desired, existing_copies, published
-        )
-        to_mark = sorted(out_of_sync | dirty | quarantined.keys() | published.find_unreadable())
-        # Marked separately, so that `worker.watchdog.silent_repairs` can count silent repairs.
-        self._states.users.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
-        self._states.users.mark(
-            [user for user in to_mark if user not in silent_drift], "sweep", self._clock()
-        )
-        record = {
-            "at": started_at,
-            "cause": cause,
-            "objects": listing.object_count,
-            "marked": len(to_mark),
-            "metrics": metrics or "",
-        }
+        start = self._session.begin(sweep_token, cause)
+        found = self._comparison.compare()
+        user_ids = found.out_of_sync | found.dirty_users | found.published.find_unreadable()
+        user_ids |= self._recorder.grant_retries(found)
+        user_ids |= self._comparison.delete_copies(found.orphan_copies)
+        to_mark = sorted(user_ids)
+        self._recorder.mark(to_mark, found.silent_drift)
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
-        is_verified = self._states.loss_signals.commit_sweep(
-            sweep_token,
-            last_publisher,
-            (published.output_etag, published.rejects_etag),
-            run_id,
-            record,
-        )
-        self._ignored_keys.replace(listing.ignored, listing.ignored_count)
-        self._bulk_reads.enqueue(to_mark, self._record.renew_lease)
-        self.remove_invisible_versions()
-        if not published.is_canonical or None in {published.output_etag, published.rejects_etag}:
-            # A file is missing or was edited by hand: the publisher must write it, even without a
-            # pending result. An empty bucket has an output.csv as well.
-            self._states.publish_queue.wake_publisher()
+        object_count = found.listing.object_count
+        is_verified = self._session.commit(start, found.published, object_count, len(to_mark))
+        self._recorder.replace_ignored_keys(found.listing)
+        self._bulk_reads.enqueue(to_mark, self._session.renew_lease)
+        self._folders.remove_invisible()
+        self._session.wake_publisher_if_incomplete(found.published)
         logger.info(
             "sweep finished (%s) objects=%d marked=%d whole=%s",
-            cause,
-            listing.object_count,
+            start.cause,
+            object_count,
             len(to_mark),
             is_verified,
         )
         return len(to_mark)
-
-    def list_source(self) -> Listing:
-        """List the source bucket. An outage is recorded for `/health/ready`, and raised."""
-        listing = Listing(max_ignored=MAX_LISTED_IGNORED)
-        try:
-            for objects in self._source.list_objects():
-                self._record.renew_lease()
-                listing.add_objects(objects)
-        except StoreUnavailable as error:
-            self._states.status.set_source_failure(str(error))
-            raise
-        self._states.status.clear_source_failure()
-        return listing
-
-    def _list_copies(self) -> dict[str, ObjectInfo]:
-        copies: dict[str, ObjectInfo] = {}
-        for page in self._output.list_objects(folder=IMAGES_FOLDER):
-            self._record.renew_lease()
-            copies.update((info.key, info) for info in page)
-        return copies
-
-    # -- bundles -----------------------------------------------------------------------------------
-    def load_catalog(self) -> None:
-        """Load the current bundle catalog and invalidate the catalogs that other processes cache.
-
-        This must happen before the dirty users are read: a bundle is dirty until all users that are
-        or were in it are marked.
-        """
-        catalog_version = self._states.catalog_version.current()
-        catalog, etag = read_catalog(self._output)
-        self._states.catalog_version.renew(etag, catalog_version)
-        self._bundle_lookup.use_catalog(catalog)
-
-    def find_out_of_sync_bundles(self, listing: Listing) -> set[str]:
-        """Return the IDs of the bundles that do not match their catalog entry.
-
-        A bundle that was given up is granted one more attempt.
-        """
-        entries = self._bundle_lookup.catalog.entries
-        out_of_sync = set()
-        for key in entries.keys() | listing.bundles.keys():
-            info = listing.bundles.get(key)
-            entry = entries.get(key)
-            if entry and entry.reason.startswith(GAVE_UP_REASON):
-                self._unpacks.grant_retry(
-                    make_version_digest(key, entry.etag), MAX_UNPACK_ATTEMPTS - 1
-                )
-                out_of_sync.add(make_bundle_id(key))
-            if not is_up_to_date(key, entry, (info.etag, info.last_modified) if info else None):
-                out_of_sync.add(make_bundle_id(key))
-        return out_of_sync
-
-    def remove_invisible_versions(self) -> None:
-        """Delete unpacked folders that no catalog entry names.
-
-        Skipped while another process holds the unpack lease, because its folder is not in the
-        catalog yet.
-        """
-        lease_token = new_token()
-        if not self._unpack_lease.acquire(lease_token):
-            return
-        try:
-            catalog, _ = read_catalog(self._output)
-            visible_digests = {entry.digest for entry in catalog.entries.values()}
-            for digest in set(self._output.list_folders(UNPACKED_FOLDER)) - visible_digests:
-                remove_folder(self._output, digest, self._unpack_lease.renew)
-        finally:
-            self._unpack_lease.release(lease_token)
-
-    def delete_orphan_copies(
-        self,
-        desired: DesiredState,
-        existing_copies: Mapping[str, ObjectInfo],
-        published: PublishedFiles,
-    ) -> set[str]:
-        """Delete orphaned image copies that no row names; return the users to mark.
-
-        These users are marked after the deletion: a concurrent read may have found the copy in
-        place, so the user must be read again.
-        """
-        output = OutputCsv(published.output)
-        orphans = desired.find_orphan_copies(existing_copies)
-        paths = {key: self._buckets.img_path(key, "a copy") for key in orphans}
-        rows = {key: output.get(user_id) for key, user_id in orphans.items()}
-        unreferenced = [
-            key for key, row in rows.items() if row is None or row.img_path != paths[key]
-        ]
-        self._output.delete_many(unreferenced)
-        return {orphans[key] for key in unreferenced}
-
-    def find_silent_drift(
-        self, out_of_sync: set[str], dirty: set[str], published: PublishedFiles
-    ) -> set[str]:
-        """Return the out-of-sync users that no event, bundle or change of rules explains.
-
-        Empty while a bundle is dirty, because its users may be out of sync for that reason.
-        """
-        if not published.output_etag or any(map(parse_bundle_id, dirty)):
-            return set()
-        return {
-            user
-            for user in out_of_sync - dirty - _find_users_of_other_rules(published)
-            if parse_bundle_id(user) is None
-        }

@@ -63,8 +63,8 @@ from tests.faults.live.removed import REMOVED_FILE
 from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
+from worker.services.state_parts import build_state
 from worker.source.notifications import EVENT_TYPES, target_arn
-from worker.state.parts import build_state
 
 CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that a test can kill or stop at a named point."""

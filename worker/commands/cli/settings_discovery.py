@@ -15,7 +15,7 @@ from shared.settings import Settings
 from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
 from worker.commands.status import ApiAddress
-from worker.services import ServerClients
+from worker.services.clients import ServerClients
 
 ROOT = Path(__file__).parents[3]
 """The checkout. In a container it is the folder with the program."""

@@ -24,7 +24,7 @@ from worker.commands.provisioning.credential_files import (
 )
 from worker.commands.provisioning.credential_set import PROCESSES
 from worker.commands.provisioning.instructions import format_policies
-from worker.services import Services
+from worker.services.container import Services
 
 _PEOPLE = "people"
 

@@ -1,4 +1,4 @@
-"""All parts of the state, on one Redis client."""
+"""The parts of the state in Redis, on one client."""
 
 from typing import NamedTuple
 

@@ -1,0 +1,145 @@
+"""Compare the source bucket with the published files, at the cost of one LIST of it.
+
+No user file is read. The order of the requests matters:
+
+1. LIST the source bucket.
+2. Read the dirty users. They are marked again, because their pending results may be older than the
+   LIST.
+3. Read the published files.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from shared.formats.object_names import IMAGES_FOLDER
+from shared.formats.records import Buckets
+from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
+from shared.progress.operator_status import OperatorStatus
+from worker.bundles.catalog import BundleCatalog
+from worker.bundles.lookup import BundleLookup
+from worker.jobs.desired_state import build_desired_state
+from worker.jobs.drift import (
+    find_out_of_sync_bundles,
+    find_out_of_sync_users,
+    find_rejects_without_row,
+    find_silent_drift,
+    find_unreferenced_copies,
+)
+from worker.publishing.published_files import PublishedFiles, read_published_files
+from worker.reading.image_copies import ImageCopies
+from worker.source.ignored_keys import MAX_LISTED_IGNORED
+from worker.source.listing import Listing
+from worker.state.user_states import UserStates
+
+
+class Comparison(NamedTuple):
+    """What one comparison found.
+
+    `out_of_sync`: users and bundle IDs that are out of sync. `silent_drift`: those among them that
+    no known cause explains. `dirty_users`: the users that were dirty after the LIST.
+    `orphan_copies`: key to user ID of each image copy that is not needed and that no row names.
+    """
+
+    listing: Listing
+    catalog: BundleCatalog
+    published: PublishedFiles
+    dirty_users: set[str]
+    out_of_sync: set[str]
+    silent_drift: set[str]
+    orphan_copies: dict[str, str]
+
+
+class BucketLister:
+    """Lists both buckets. `renew_lease` is called for each page, to renew the caller's lease."""
+
+    def __init__(
+        self,
+        source: ObjectStore,
+        output: ObjectStore,
+        status: OperatorStatus,
+        renew_lease: Callable[[], None],
+    ) -> None:
+        self.buckets = Buckets(source.bucket, output.bucket)
+        self._source = source
+        self._output = output
+        self._status = status
+        self._renew_lease = renew_lease
+
+    def list_source(self) -> Listing:
+        """List the source bucket. An outage is recorded for `/health/ready`, and raised."""
+        listing = Listing(max_ignored=MAX_LISTED_IGNORED)
+        try:
+            for objects in self._source.list_objects():
+                self._renew_lease()
+                listing.add_objects(objects)
+        except StoreUnavailable as error:
+            self._status.set_source_failure(str(error))
+            raise
+        self._status.clear_source_failure()
+        return listing
+
+    def list_copies(self) -> dict[str, ObjectInfo]:
+        """List the image copies in the output bucket, by key."""
+        copies: dict[str, ObjectInfo] = {}
+        for page in self._output.list_objects(folder=IMAGES_FOLDER):
+            self._renew_lease()
+            copies.update((info.key, info) for info in page)
+        return copies
+
+
+class BucketComparison:
+    """Compares the buckets of `lister`; the published files are in `output`."""
+
+    def __init__(
+        self,
+        lister: BucketLister,
+        output: ObjectStore,
+        users: UserStates,
+        bundle_lookup: BundleLookup,
+        image_copies: ImageCopies,
+    ) -> None:
+        self._lister = lister
+        self._output = output
+        self._users = users
+        self._bundle_lookup = bundle_lookup
+        self._image_copies = image_copies
+
+    def compare(self) -> Comparison:
+        """Compare once. Raises `StoreUnavailable`."""
+        # A user that is published during the LIST is dirty only here.
+        dirty_before = self._users.dirty_users()
+        listing = self._lister.list_source()
+        existing_copies = self._lister.list_copies()
+        # Before the dirty users are read: a bundle is dirty until all users that are or were in it
+        # are marked.
+        self._bundle_lookup.reload_catalog()
+        dirty_users = self._users.dirty_users()
+        desired = build_desired_state(
+            listing, self._bundle_lookup, self._image_copies, self._lister.buckets
+        )
+        published = read_published_files(self._output)
+        # A user with a reject and no held row needs no image copy: no row could name it.
+        desired = desired.without_copies_of(find_rejects_without_row(published))
+        out_of_sync = find_out_of_sync_users(desired, published)
+        out_of_sync |= desired.find_users_missing_copy(existing_copies)
+        catalog = self._bundle_lookup.catalog
+        return Comparison(
+            listing,
+            catalog,
+            published,
+            dirty_users,
+            out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles),
+            find_silent_drift(out_of_sync, dirty_users | dirty_before, published),
+            find_unreferenced_copies(
+                desired.find_orphan_copies(existing_copies), published, self._lister.buckets
+            ),
+        )
+
+    def delete_copies(self, copies: Mapping[str, str]) -> set[str]:
+        """Delete these image copies (key to user ID), and return their users.
+
+        These users must be marked after the deletion: a concurrent read may have found the copy in
+        place, so the user must be read again.
+        """
+        self._output.delete_many(list(copies))
+        return set(copies.values())

@@ -1,0 +1,269 @@
+"""Build the catalog entry of a bundle from the archive that is in the source bucket.
+
+A valid archive is unpacked to a folder of its own in the output bucket, named by a digest of key
+and ETag. Nothing refers to the folder before the catalog does. An archive that is not valid becomes
+a reject.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+from shared.formats.source_keys import IgnoredFile, format_member_source
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    PreconditionFailed,
+    StoredObject,
+    StoreUnavailable,
+    md5_etag,
+)
+from shared.progress.unpacks import Unpacks
+from worker.bundles.archive import open_archive
+from worker.bundles.catalog import (
+    GAVE_UP_REASON,
+    PREVIOUS_VERSION_KEPT,
+    CatalogEntry,
+    make_version_digest,
+)
+from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
+from worker.bundles.members import InvalidArchive, Member
+from worker.bundles.unpacked_folders import ObjectWriter, UnpackedFolders
+from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
+from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
+from worker.source.ranged_file import RangedFile
+from worker.source.unreadable import (
+    format_unreadable_reason,
+    is_unreadable_reason,
+    retry_unreadable,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_UNPACK_ATTEMPTS = 3
+"""Number of attempts that may kill their worker before the bundle is given up."""
+PROGRESS_EVERY_S = 1.0
+"""Seconds between two progress reports, each of which renews the unpack lease."""
+
+ProgressCallback = Callable[[int, int | None], None]
+"""Called with the number of unpacked members, and the number of all members if it is known."""
+
+
+class ArchiveUnpacker:
+    """Unpacks archives of `source` into folders; `pool` runs the requests.
+
+    `deadline` is entered for each member. It may kill the process.
+    """
+
+    def __init__(
+        self,
+        source: ObjectStore,
+        folders: UnpackedFolders,
+        pool: Executor,
+        deadline: AbstractContextManager[None] | None = None,
+        csv_parser: CsvParser = parse_csv,
+    ) -> None:
+        self._source = source
+        self._folders = folders
+        self._pool = pool
+        self._deadline = deadline or nullcontext()
+        self._csv_parser = csv_parser
+
+    def unpack_archive(
+        self, key: str, info: ObjectInfo, digest: str, on_progress: ProgressCallback
+    ) -> CatalogEntry:
+        """Unpack an archive into the folder of its digest and return its catalog entry.
+
+        Raises `InvalidArchive`, `ObjectUnreadable`, `StoreUnavailable`, and `PreconditionFailed` or
+        `ObjectNotFound` if the archive is replaced or deleted meanwhile.
+        """
+
+        def read_range(start: int, end: int) -> bytes:
+            return retry_unreadable(partial(self._source.get_range, key, info.etag, start, end))
+
+        # LIST reports size 0 for an object that the server cannot read.
+        retry_unreadable(partial(self._source.check_readable, key))
+        file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
+        index = IndexBuilder()
+        ignored_count = 0
+        with self._folders.open_writer(digest, self._pool) as writer:
+            for member in self._read_members(key, file, on_progress):
+                if isinstance(member.file, IgnoredFile):
+                    ignored_count += 1
+                elif member.file.is_csv:
+                    self._add_csv(index, key, info, member)
+                else:
+                    _add_image(index, writer, digest, member)
+            writer.finish()
+        self._folders.write_index(digest, index.encode())
+        since = info.last_modified
+        return CatalogEntry(info.etag, since, digest, since, len(index.user_ids()), ignored_count)
+
+    def _read_members(
+        self, key: str, file: RangedFile, on_progress: ProgressCallback
+    ) -> Iterator[Member]:
+        with self._deadline, _convert_faults():
+            archive = open_archive(key, file)
+        members = archive.members()
+        done = 0
+        reported_at = 0.0
+        while True:
+            if time.monotonic() - reported_at > PROGRESS_EVERY_S:
+                reported_at = time.monotonic()
+                self._folders.renew_lease()
+                on_progress(done, archive.member_count)
+            # The deadline includes the caller's work on the member, which runs during `yield`.
+            with self._deadline:
+                with _convert_faults():
+                    member = next(members, None)
+                if member is None:
+                    break
+                yield member
+            done += 1
+        on_progress(done, done)
+
+    def _add_csv(self, index: IndexBuilder, key: str, info: ObjectInfo, member: Member) -> None:
+        assert not isinstance(member.file, IgnoredFile)  # noqa: S101
+        stored = StoredObject(member.body, md5_etag(member.body), info.last_modified)
+        csv = parse_csv_safely(self._csv_parser, format_member_source(key, member.path), stored)
+        index.add_csv(member.file.user_id, member.path, csv)
+
+
+def _add_image(index: IndexBuilder, writer: ObjectWriter, digest: str, member: Member) -> None:
+    assert not isinstance(member.file, IgnoredFile)  # noqa: S101
+    user_id = member.file.user_id
+    image = BundleImage(member.path, md5_etag(member.body), member.file.extension)
+    if index.add_image(user_id, image):
+        writer.put(make_unpacked_image_key(digest, user_id, image), member.body, image.etag)
+
+
+@contextmanager
+def _convert_faults() -> Iterator[None]:
+    """Convert an unexpected exception into a reject of the archive.
+
+    A retry would fail in the same way, because the bytes are the same. A shortage of memory or a
+    failure of the object store does not depend on the bytes, so those exceptions are passed
+    through.
+    """
+    try:
+        yield
+    except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidArchive(
+            f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
+        ) from error
+
+
+class EntryBuilder:
+    """Builds catalog entries of the bundles of `source`. `clock` returns Unix seconds."""
+
+    def __init__(
+        self,
+        source: ObjectStore,
+        folders: UnpackedFolders,
+        archives: ArchiveUnpacker,
+        unpacks: Unpacks,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._folders = folders
+        self._archives = archives
+        self._unpacks = unpacks
+        self._clock = clock
+
+    def find_archive(self, key: str) -> ObjectInfo | None:
+        """Return the archive as it is in the source bucket, or None if it does not exist."""
+        try:
+            return self._source.get_info(key)
+        except ObjectUnreadable:  # LIST reports an object that cannot be read
+            return self._source.get_list_entry(key)
+
+    def build_entry(
+        self, key: str, info: ObjectInfo, previous: CatalogEntry | None, built: CatalogEntry | None
+    ) -> CatalogEntry:
+        """Return the catalog entry for the archive that is in the source bucket.
+
+        `previous` is the entry in the catalog. `built` is the entry of an earlier iteration that
+        could not be published, and is reused if the archive is unchanged.
+
+        Raises `PreconditionFailed` or `ObjectNotFound` if the archive is replaced or deleted while
+        it is read, and `StoreUnavailable`.
+        """
+        archive_version = info.etag, info.last_modified
+        if built and not built.reason and (built.etag, built.since) == archive_version:
+            return built
+        digest = make_version_digest(key, info.etag)
+        if previous and previous.etag == info.etag and self._is_current(digest, previous):
+            return self._reuse_entry(info, previous)
+        if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:
+            self._unpacks.end_attempt(digest)
+            return self._reject_archive(digest, info, previous, GAVE_UP_REASON)
+        report_progress = partial(self._unpacks.set_progress, digest)
+        try:
+            return self._archives.unpack_archive(key, info, digest, report_progress)
+        except InvalidArchive as error:
+            self._folders.remove_folder(digest)
+            return self._reject_archive(digest, info, previous, error.reason)
+        except ObjectUnreadable as error:
+            if error.key != key:  # an unpacked object, not the archive
+                raise
+            return self._reject_unreadable(key, previous, error)
+        finally:
+            # The worker survived, so this attempt must not count against the bundle.
+            self._unpacks.end_attempt(digest)
+
+    def _is_current(self, digest: str, previous: CatalogEntry) -> bool:
+        """Return whether the entry of this unchanged archive can be reused."""
+        if is_unreadable_reason(previous.reason):
+            return False  # retried by each check
+        if previous.reason.startswith(GAVE_UP_REASON):
+            # A sweep grants a bundle that was given up one more attempt.
+            return not self._unpacks.is_retry_granted(digest)
+        if previous.reason:
+            return True
+        return previous.digest == digest and self._folders.is_complete(digest)
+
+    def _reuse_entry(self, info: ObjectInfo, previous: CatalogEntry) -> CatalogEntry:
+        """Return the entry of an unchanged archive, with its current LastModified.
+
+        The same archive may have been dropped again, which changes its rank among the bundles.
+        """
+        since = info.last_modified
+        if not previous.reason:
+            return replace(previous, since=since, visible_since=since)
+        if previous.digest and not self._folders.is_complete(previous.digest):
+            # The archive of the previous version is gone: its missing objects cannot be restored.
+            reason = previous.reason.removesuffix(PREVIOUS_VERSION_KEPT)
+            return CatalogEntry(info.etag, since, "", reason=reason)
+        return replace(previous, since=since)
+
+    def _reject_unreadable(
+        self, key: str, previous: CatalogEntry | None, error: ObjectUnreadable
+    ) -> CatalogEntry:
+        info = self._source.get_list_entry(key)
+        if info is None:
+            raise ObjectNotFound(key)
+        digest = make_version_digest(key, info.etag)
+        return self._reject_archive(digest, info, previous, format_unreadable_reason(error))
+
+    def _reject_archive(
+        self, digest: str, info: ObjectInfo, previous: CatalogEntry | None, reason: str
+    ) -> CatalogEntry:
+        logger.warning("bundle %s is rejected: %s", info.key, reason)
+        self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
+        # The previous version stays visible, unless it is this very archive.
+        if previous is None or previous.digest in {"", digest}:
+            return CatalogEntry(info.etag, info.last_modified, "", reason=reason)
+        return replace(
+            previous,
+            etag=info.etag,
+            since=info.last_modified,
+            reason=reason + PREVIOUS_VERSION_KEPT,
+        )
