@@ -22,6 +22,7 @@ from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
 from tests.api_parts import make_dependencies
 from tests.faults.holes import TRACES
+from tests.faults.live.report import REPORT_HEAD
 from worker.commands.cli import exit_codes
 from worker.commands.cli.main import rowdrop
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS
@@ -443,6 +444,10 @@ def test_docs_name_only_existing_tests(page: str) -> None:
 
 def test_docs_security_names_tests() -> None:
     assert len(re.findall(r"`test_\w+`", TEXTS["SECURITY.md"])) > 30
+
+
+def test_docs_fault_report_begins_as_generated() -> None:
+    assert TEXTS["docs/faults.md"].startswith(REPORT_HEAD)
 
 
 # -- the README ----------------------------------------------------------------------------------
