@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_api_page_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Pat
     assert '"user_id":"0002","first_name":"Ann"' in printed
     assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "0002.csv").read_bytes()
     assert (tmp_path / "image").read_bytes() == (tmp_path / "0002.png").read_bytes()
+
+
+def test_api_page_s3_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Path) -> None:
+    (with_curl,) = [block for block in BLOCK.findall(API_PAGE) if "--aws-sigv4" in block]
+    (with_minio,) = re.findall(r"(?ms)^```python\n(.*?)^```$", API_PAGE)
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "example.py").write_text(with_minio)
+    script = f"{with_curl}\nset -a; . var/.env; set +a\n'{sys.executable}' example.py\n"
+    header = "user_id,first_name,last_name,birthts,img_path"
+    assert run(script, tmp_path, rowdrop).count(header) == 2
 
 
 @pytest.fixture
