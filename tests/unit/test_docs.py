@@ -49,7 +49,7 @@ NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
 REQUEST = re.compile(r"\b(GET|POST|PUT|DELETE) (/[\w/{}.-]*)")
 COMMAND_LINE = re.compile(r"(?<![\w./-])(?:\./)?rowdrop +([a-z][a-z-]*)([^`#|;)\n]*)")
 PACKAGES = ("worker", "api", "shared")
-"""The folders whose packages docs/architecture.md describes."""
+"""The folders with the packages that docs/architecture.md describes."""
 OTHER_FILES = {"images/", ".bundles/", "docker-compose.override.yml"}
 """Folders of the output bucket, and a file that an operator may write."""
 every_page = pytest.mark.parametrize("page", TEXTS)
