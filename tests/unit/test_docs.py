@@ -109,9 +109,8 @@ def settings_read() -> dict[str, str | None]:
 
 def words_of(*paths: Path) -> set[str]:
     """Return every string in these Python files that looks like the name of a setting."""
-    nodes = (
-        node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    )
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    nodes = (node for tree in trees for node in ast.walk(tree))
     strings = {
         node.value
         for node in nodes

@@ -26,8 +26,8 @@ overwritten, corrupted and deleted, one by one and in bundles that have the same
   found at the end
 - *doubled*: users with two lines
 - *stale*: rows that were older than a row seen before, or never true
-- *converged*: seconds from the end of the fault until every row was right (the slowest, if the fault
-  was repeated)
+- *converged*: seconds from the end of the fault until every row was right (the slowest, if the
+  fault was repeated)
 - *limit*: seconds within which every row must be right
 """
 
