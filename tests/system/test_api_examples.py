@@ -1,8 +1,9 @@
-"""Tests that run the examples of the README and of /docs unchanged against a running Rowdrop."""
+"""Tests that run the examples of README.md, docs/api.md and /docs on a running Rowdrop."""
 
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import pytest
 from tests.system.running import ROOT, RunShProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OF_THE_API = [
-    block for block in re.findall(r"(?ms)^```bash\n(.*?)^```$", README) if "$api/" in block
-]
+API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?ms)^```bash\n(.*?)^```$")
+API_EXAMPLES = [block for block in BLOCK.findall(API_PAGE) if "$api/" in block]
 # A row appears milliseconds after its file, so each request is retried until it succeeds.
 PREPARED = """set -euo pipefail
 curl() {
@@ -51,19 +52,42 @@ def routes_used(script: str) -> set[str]:
     return found
 
 
-def test_readme_examples_cover_every_route(rowdrop: RunShProcess) -> None:
+def test_api_page_examples_cover_every_route(rowdrop: RunShProcess) -> None:
     status, body = rowdrop.get("/")
     assert status == 200
     listed = re.findall(r'"method": "(\w+)",\s+"path": "([^"]+)"', body.decode())
     routes = {f"{method} {re.sub(r'{.*?}', '{}', path)}" for method, path in listed}
-    assert routes_used("\n".join(OF_THE_API)) == routes
+    assert routes_used("\n".join(API_EXAMPLES)) == routes
 
 
 def test_readme_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Path) -> None:
-    said = run("".join(OF_THE_API), tmp_path, rowdrop)
-    assert '"user_id":"0002","first_name":"Ann"' in said
+    # The quick start is every indented command with an address, and the row below it.
+    commands = re.findall(r"(?m)^    (printf .*\n +curl .*|sleep .*)$", README)
+    (row,) = re.findall(r'(?m)^    (\[{"user_id".*)$', README)
+    (examples,) = [block for block in BLOCK.findall(README) if "$api/" in block]
+    assert len(commands) == 2
+    script = "\n".join([*commands, examples])
+    assert "127.0.0.1:8080" in script
+    port = rowdrop.credentials["API_PORT"]
+    printed = run(script.replace("127.0.0.1:8080", f"127.0.0.1:{port}"), tmp_path, rowdrop)
+    assert row in printed
+
+
+def test_api_page_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Path) -> None:
+    printed = run("".join(API_EXAMPLES), tmp_path, rowdrop)
+    assert '"user_id":"0002","first_name":"Ann"' in printed
     assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "0002.csv").read_bytes()
     assert (tmp_path / "image").read_bytes() == (tmp_path / "0002.png").read_bytes()
+
+
+def test_api_page_s3_examples_run_as_described(rowdrop: RunShProcess, tmp_path: Path) -> None:
+    (with_curl,) = [block for block in BLOCK.findall(API_PAGE) if "--aws-sigv4" in block]
+    (with_minio,) = re.findall(r"(?ms)^```python\n(.*?)^```$", API_PAGE)
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "example.py").write_text(with_minio)
+    script = f"{with_curl}\nset -a; . var/.env; set +a\n'{sys.executable}' example.py\n"
+    header = "user_id,first_name,last_name,birthts,img_path"
+    assert run(script, tmp_path, rowdrop).count(header) == 2
 
 
 @pytest.fixture

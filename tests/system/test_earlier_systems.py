@@ -1,4 +1,4 @@
-"""Tests of the use cases of the earlier systems, which README.md lists."""
+"""Tests of the use cases of the earlier systems, which docs/migrating.md lists."""
 
 import http.client
 import io

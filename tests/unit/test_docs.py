@@ -1,11 +1,13 @@
 """Tests that README.md, SECURITY.md, docs/ and .env.example agree with the code."""
 
 import ast
-import importlib
+import importlib.util
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import falcon.inspect
 import pytest
 from redis import Redis
@@ -18,19 +20,39 @@ from api.description.index import list_routes as listed_routes
 from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
-from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_parts import make_dependencies
+from tests.faults.holes import TRACES
+from tests.faults.live.report import REPORT_HEAD
+from worker.commands.cli import exit_codes
+from worker.commands.cli.main import rowdrop
+from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS
+from worker.state.loss_signals import LOSS_SIGNAL_KINDS
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")],
+    key=lambda page: page.relative_to(ROOT).as_posix(),
+)
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
+API = TEXTS["docs/api.md"]
+ARCHITECTURE = TEXTS["docs/architecture.md"]
+CONFIGURATION = TEXTS["docs/configuration.md"]
+OPERATIONS = TEXTS["docs/operations.md"]
+PROTOCOL = TEXTS["docs/protocol.md"]
 ENV_EXAMPLE = dict(
     re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"))
 )
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 IN_CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
+REQUEST = re.compile(r"\b(GET|POST|PUT|DELETE) (/[\w/{}.-]*)")
+COMMAND_LINE = re.compile(r"(?<![\w./-])(?:\./)?rowdrop +([a-z][a-z-]*)([^`#|;)\n]*)")
+PACKAGES = ("worker", "api", "shared")
+"""The folders with the packages that docs/architecture.md describes."""
+OTHER_FILES = {"images/", ".bundles/", "docker-compose.override.yml"}
+"""Folders of the output bucket, and a file that an operator may write."""
+every_page = pytest.mark.parametrize("page", TEXTS)
 
 
 def rows(text: str, header: str) -> Iterator[list[str]]:
@@ -40,27 +62,31 @@ def rows(text: str, header: str) -> Iterator[list[str]]:
     for line in table.splitlines()[1:]:
         if not line.startswith("|"):
             return
-        yield [cell.strip() for cell in line.strip("|").split("|")]
+        # An escaped bar is no border.
+        yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+
+
+def check_same(documented: set[str], actual: set[str]) -> None:
+    """Fail with the list of what a page lacks, and of what it should not have."""
+    missing = "".join(f"\n  + {name}" for name in sorted(actual - documented))
+    surplus = "".join(f"\n  - {name}" for name in sorted(documented - actual))
+    if missing or surplus:
+        pytest.fail(f"the page lacks (+) or should not have (-):{missing}{surplus}", pytrace=False)
+
+
+def read_settings_table(text: str, header: str) -> dict[str, str]:
+    """Map each setting in a table of settings to its default."""
+    return {name.strip("`"): default.strip("`") for name, default, _ in rows(text, header)}
 
 
 def documented_settings() -> dict[str, str]:
-    """Map each setting in the README's table to its default."""
-    return {
-        name.strip("`"): default.strip("`")
-        for name, default, _ in rows(README, "setting | default | what it is")
-    }
+    """Map each setting in docs/configuration.md to its default, without those of compose."""
+    return read_settings_table(CONFIGURATION, "setting | default | what it is")
 
 
 def compose_settings() -> dict[str, str]:
-    """Map each setting in the table of docs/operations.md to its default.
-
-    Only docker-compose.yml reads these settings.
-    """
-    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    return {
-        name.strip("`"): default.strip("`")
-        for name, default, _ in rows(operations, "compose setting | default | what it is")
-    }
+    """Map each setting that only docker-compose.yml reads to its default."""
+    return read_settings_table(CONFIGURATION, "compose setting | default | what it is")
 
 
 def compose_variables() -> dict[str, str]:
@@ -83,9 +109,8 @@ def settings_read() -> dict[str, str | None]:
 
 def words_of(*paths: Path) -> set[str]:
     """Return every string in these Python files that looks like the name of a setting."""
-    nodes = (
-        node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    )
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    nodes = (node for tree in trees for node in ast.walk(tree))
     strings = {
         node.value
         for node in nodes
@@ -149,6 +174,21 @@ def test_docs_defaults_equal_code_defaults() -> None:
     assert {name: documented[name] for name in expected} == expected
 
 
+def test_readme_settings_equal_those_of_configuration() -> None:
+    shown = read_settings_table(README, "setting | default | what it is")
+    documented = documented_settings()
+    assert {name: documented.get(name) for name in shown} == shown
+
+
+@every_page
+def test_docs_assign_only_settings_that_exist(page: str) -> None:
+    assigned = set(re.findall(r"(?<![\w$])([A-Z]+(?:_[A-Z]+)+?)(?:_FILE)?=", TEXTS[page]))
+    # The docs also name variables of the AWS command line, of MinIO and of a test.
+    known = {"MINIO_PROMETHEUS_AUTH_TYPE", "API_EXAMPLES", *re.findall(r"MINIO_[A-Z_]+", COMPOSE)}
+    unknown = assigned - known - ENV_EXAMPLE.keys()
+    assert [name for name in sorted(unknown) if not name.startswith("AWS_")] == []
+
+
 def test_env_example_shows_documented_defaults() -> None:
     documented = documented_settings()
     shown = settings_read() | dict.fromkeys(DEFAULT_PORTS) | {"ROWDROP_DIR": None}
@@ -181,7 +221,19 @@ def routes() -> Iterator[set[str]]:
 
 
 def test_docs_list_every_route(routes: set[str]) -> None:
-    assert {name.strip("`") for name, _ in rows(README, "route | what it does")} == routes
+    documented = {name.strip("`") for name, _ in rows(API, "route | what it does")}
+    check_same(documented, routes)
+
+
+@every_page
+def test_docs_name_only_existing_routes(page: str, routes: set[str]) -> None:
+    patterns = [re.compile(re.sub(r"{\w+}", "[^/ ]+", route) + "/?") for route in routes]
+    named = {f"{method} {path.rstrip('.')}" for method, path in REQUEST.findall(TEXTS[page])}
+    assert [
+        request
+        for request in sorted(named)
+        if not any(pattern.fullmatch(request) for pattern in patterns)
+    ] == []
 
 
 def test_index_route_lists_every_route(routes: set[str]) -> None:
@@ -189,104 +241,261 @@ def test_index_route_lists_every_route(routes: set[str]) -> None:
 
 
 def test_docs_describe_every_parameter() -> None:
-    assert all(
-        f"`{name}`" in README or f"?{name}=" in README
+    assert [
+        f"{route['method']} {route['path']}: {name}"
         for route in listed_routes()
         for name in route["parameters"]
-    )
-
-
-# -- files, keys, numbers ------------------------------------------------------------------------
-def files_named(text: str) -> set[str]:
-    """Return the files and folders that a page names in code spans.
-
-    Examples are `worker/app.py`, `run.sh` and `worker/state/lua/`.
-    """
-    return {
-        word
-        for word in IN_CODE.findall(text)
-        if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt)|/)", word)
-    }
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_docs_name_only_existing_files(page: Path) -> None:
-    named = files_named(page.read_text(encoding="utf-8"))
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-
-
-def test_docs_architecture_names_files() -> None:
-    assert len(files_named(ARCHITECTURE)) > 50
-
-
-@pytest.mark.parametrize("room", ["api", "shared", "worker"])
-def test_docs_architecture_names_every_module(room: str) -> None:
-    modules = {f"{room}/{path.name}" for path in (ROOT / room).glob("*.py")} - {
-        f"{room}/__init__.py"
-    }
-    assert modules
-    assert sorted(modules - files_named(ARCHITECTURE)) == []
-
-
-def test_docs_architecture_names_every_script() -> None:
-    assert [
-        path.name
-        for path in (ROOT / "worker" / "state" / "lua").glob("*.lua")
-        if path.name not in ARCHITECTURE
+        if f"`{name}`" not in API and f"?{name}=" not in API
     ] == []
 
 
-def test_docs_architecture_lists_every_redis_key() -> None:
-    header = re.search(r"(?m)^\| (key \| .*) \|$", ARCHITECTURE)
-    assert header
-    documented = {
-        key for cell, *_ in rows(ARCHITECTURE, header[1]) for key in IN_CODE.findall(cell)
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [(API, "name | what was detected"), (PROTOCOL, "kind | sign")],
+    ids=["api", "protocol"],
+)
+def test_docs_list_every_loss_signal(text: str, header: str) -> None:
+    documented = {kind for names, _ in rows(text, header) for kind in IN_CODE.findall(names)}
+    check_same(documented, set(LOSS_SIGNAL_KINDS))
+
+
+# -- commands ------------------------------------------------------------------------------------
+def options_of(command: click.Command) -> set[str]:
+    """Return the long options of a command of `rowdrop`."""
+    return {
+        option
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+    } | {"--help"}
+
+
+@every_page
+def test_docs_name_only_existing_commands_and_options(page: str) -> None:
+    unknown = []
+    for name, arguments in COMMAND_LINE.findall(TEXTS[page]):
+        command = rowdrop.commands.get(name)
+        if command is None:
+            unknown.append(f"rowdrop {name}")
+            continue
+        options = set(re.findall(r"(?<!\S)--[\w-]+", arguments)) - options_of(command)
+        unknown += [f"rowdrop {name} {option}" for option in sorted(options)]
+    assert unknown == []
+
+
+def test_docs_list_every_command_and_option() -> None:
+    table = dict(rows(OPERATIONS, "command | what it does"))
+    described = {name.strip("`"): text for name, text in table.items() if "rowdrop" in name}
+    documented = {name.split()[1]: text for name, text in described.items()}
+    check_same(set(documented), set(rowdrop.commands))
+    assert [
+        f"rowdrop {name} {option}"
+        for name, command in rowdrop.commands.items()
+        for option in sorted(options_of(command) - {"--help", "--json"})
+        if option not in documented[name]
+    ] == []
+
+
+def test_docs_exit_codes_equal_those_of_the_command_line() -> None:
+    documented = {int(code) for code, _ in rows(OPERATIONS, "exit code | meaning")}
+    codes = {value for name, value in vars(exit_codes).items() if name.startswith("EXIT_")}
+    # 0 and 2 are those of click.
+    codes |= {0, click.UsageError.exit_code, EXIT_UNKNOWN_USERS}
+    assert documented == codes == {0, 1, 2, 3, 4, 5, 130}
+    assert {int(code) for code in re.findall(r"\d+", str(rowdrop.epilog))} == codes
+
+
+@every_page
+def test_docs_run_only_existing_modules(page: str) -> None:
+    # The column "before" of migrating.md has modules of earlier versions.
+    text = re.sub(r"(?m)^\| `python -m [^|]*\|", "", TEXTS[page])
+    modules = set(re.findall(r"python -m ([\w.]+)", text)) - {"worker."}
+    assert [name for name in sorted(modules) if importlib.util.find_spec(name) is None] == []
+
+
+# -- files, keys, tests --------------------------------------------------------------------------
+def files_named(text: str) -> set[str]:
+    """Return the files and folders of the checkout that a page names.
+
+    Examples are `worker/app.py`, `run.sh` and `worker/state/lua/` in code spans, and
+    worker/state/event_inbox in a diagram.
+    """
+    spans = {
+        word
+        for word in IN_CODE.findall(text)
+        if re.fullmatch(r"[\w./-]+(?:\.(?:py|lua|sh|md|toml|txt|yml)|/)", word)
     }
-    documented -= {EVENTS_QUEUE, BULK_QUEUE, "unacked"}  # Celery's
+    folders = "worker|api|shared|local|tests|bench|compose|minio-source"
+    anywhere = re.findall(rf"(?<![\w./$-])(?:{folders})/[\w./-]*\w/?", text)
+    return (spans | set(anywhere)) - OTHER_FILES
+
+
+def is_file_of_checkout(name: str) -> bool:
+    """Return whether a page may name a file: by its path, in a diagram without `.py`.
+
+    A Lua script may be named without its folder.
+    """
+    places = (ROOT / name, ROOT / f"{name}.py", ROOT / "worker" / "state" / "lua" / name)
+    return any(place.exists() for place in places)
+
+
+@every_page
+def test_docs_name_only_existing_files(page: str) -> None:
+    named = files_named(TEXTS[page])
+    assert [name for name in sorted(named) if not is_file_of_checkout(name)] == []
+
+
+def test_docs_architecture_names_files() -> None:
+    assert len(files_named(ARCHITECTURE)) > 30
+
+
+def test_docs_architecture_lists_every_module() -> None:
+    documented = {
+        f"{IN_CODE.findall(package)[0]}{module}"
+        for package, _, modules in rows(ARCHITECTURE, "package | what belongs there | modules")
+        for module in IN_CODE.findall(modules)
+    }
+    files = {path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")}
+    modules = {
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in files
+        if not path.name.startswith("__")
+    }
+    assert len(modules) > 80  # the search works
+    check_same(documented, modules)
+
+
+def test_docs_architecture_shows_import_layers() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    layers = {
+        contract["containers"][0]: " > ".join(contract["layers"])
+        for contract in contracts
+        if "containers" in contract
+    }
+    shown = {
+        name: " ".join(text.split())
+        for name, text in re.findall(
+            r"(?m)^(worker|api|shared): ((?:.*\n)(?: .*\n)*)", ARCHITECTURE
+        )
+    }
+    assert shown == layers
+
+
+def test_docs_protocol_names_every_script() -> None:
+    documented = {
+        script for _, script, *_ in rows(PROTOCOL, "step | script | caller | what it does")
+    }
+    scripts = {f"`{path.name}`" for path in (ROOT / "worker" / "state" / "lua").glob("*.lua")}
+    check_same(documented, scripts)
+
+
+def test_docs_protocol_names_every_trace() -> None:
+    assert [name for name in TRACES if f"`{name}`" not in PROTOCOL] == []
+
+
+def test_docs_protocol_names_only_existing_traces() -> None:
+    sentences = {
+        name for name in IN_CODE.findall(PROTOCOL) if re.fullmatch(r"(?:\w+_){3,}\w+", name)
+    }
+    traces = {name for name in sentences if not name.startswith("test_")}
+    assert sorted(traces - TRACES.keys()) == []
+
+
+def test_docs_protocol_lists_watchdog_checks() -> None:
+    documented = {name.strip("`") for name, _ in rows(PROTOCOL, "check | what it does")}
+    modules = {path.stem for path in (ROOT / "worker" / "watchdog").glob("*.py")}
+    check_same(documented, modules - {"__init__", "watchdog", "checks"})
+
+
+def test_docs_architecture_lists_every_redis_key() -> None:
+    documented = {
+        key
+        for cell, *_ in rows(ARCHITECTURE, "key | type | written by | read by | meaning")
+        for key in IN_CODE.findall(cell)
+    }
     values = [value for name, value in vars(redis_keys).items() if name.isupper()]
     declared = {value for value in values if isinstance(value, str)} - {
         VERIFIED_PREFIX,
         VERIFYING_PREFIX,
     }
     # A prefix stands for all its keys: rebuild:<id>, dirty_since:<cause>.
-    assert {re.sub("<.*", "", key) for key in documented} == {
-        "dirty_since:",
-        *(key.removeprefix("rowdrop:") for key in declared),
-    }
+    shown = {re.sub("<.*", "", key) for key in documented}
+    keys = {"dirty_since:", *(key.removeprefix("rowdrop:") for key in declared)}
+    check_same(shown, keys)
 
 
-@pytest.mark.parametrize(
-    "row",
-    list(rows(ARCHITECTURE, "constant | value | what it is")),
-    ids=lambda row: row[0].strip("`"),
-)
-def test_docs_architecture_constants_equal_code(row: list[str]) -> None:
-    module, _, name = row[0].strip("`").rpartition(".")
-    assert repr(getattr(importlib.import_module(module), name)) == row[1]
-
-
-def test_docs_security_names_only_existing_tests() -> None:
-    named = re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+@every_page
+def test_docs_name_only_existing_tests(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", TEXTS[page]))
     sources = "\n".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
     )
-    assert len(named) > 30
-    assert [name for name in named if f"def {name}" not in sources] == []
+    # A name that ends in _ stands for all tests that begin with it.
+    unknown = [
+        name
+        for name in named
+        if not re.search(rf"def {name}{'' if name[-1] == '_' else '[(]'}", sources)
+    ]
+    assert sorted(unknown) == []
+
+
+def test_docs_security_names_tests() -> None:
+    assert len(re.findall(r"`test_\w+`", TEXTS["SECURITY.md"])) > 30
+
+
+def test_docs_fault_report_begins_as_generated() -> None:
+    assert TEXTS["docs/faults.md"].startswith(REPORT_HEAD)
+
+
+# -- the README ----------------------------------------------------------------------------------
+def test_readme_takes_four_minutes_to_read() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def test_readme_shows_first_row_early() -> None:
+    lines = README.splitlines()[:40]
+    asked = [number for number, line in enumerate(lines) if "curl" in line and "/data" in line]
+    answered = [number for number, line in enumerate(lines) if '"user_id":"0001"' in line]
+    assert asked
+    assert answered
+    assert asked[0] < answered[0]
+
+
+def test_readme_leads_to_every_page() -> None:
+    pages = {page for page in TEXTS if page.startswith("docs/") and "/decisions/" not in page}
+    linked = set(re.findall(r"\]\((docs/[\w./-]*)", README))
+    check_same(linked, pages | {"docs/decisions/"})
+
+
+def test_decisions_are_listed_in_order() -> None:
+    names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", TEXTS["docs/decisions/README.md"])
+    assert listed == names
 
 
 # -- links ---------------------------------------------------------------------------------------
 def anchors(page: Path) -> set[str]:
-    """Return the link fragments of the headings of a page."""
-    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """Return the link fragments of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for heading in re.findall(r"(?m)^#+ (.*)$", text):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        anchor = re.sub(r"[^\w -]", "", words).replace(" ", "-")
+        count = sum(re.fullmatch(rf"{anchor}(-\d+)?", other) is not None for other in found)
+        found.add(f"{anchor}-{count}" if count else anchor)
+    return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_docs_links_have_targets(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+@every_page
+def test_docs_links_have_targets(page: str) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, fragment = link.partition("#")
-        target = page.parent / path if path else page
-        assert target.exists(), link
-        assert not fragment or fragment in anchors(target), link
+        target = (ROOT / page).parent / path if path else ROOT / page
+        if not target.exists() or (fragment and fragment not in anchors(target)):
+            broken.append(link)
+    assert broken == []
