@@ -1,4 +1,4 @@
-"""What several resources need: the published table, a row, and the problem if there is none."""
+"""What several resources need: the published table, a row, and the problem if it does not exist."""
 
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider

@@ -242,7 +242,7 @@ class UnpackLease:
 
 
 class PreviousVersions:
-    """The versions of bundles that were visible, and whose users are not marked yet.
+    """The versions of bundles that were visible and have users that are not marked yet.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """

@@ -26,7 +26,7 @@ _UPLOAD_URL_TTL = timedelta(minutes=10)
 
 
 class S3FileStore:
-    """`FileStore` for the bucket of an `S3ObjectStore`, whose connection it shares."""
+    """`FileStore` for the bucket of an `S3ObjectStore`; it shares the connection."""
 
     def __init__(self, objects: S3ObjectStore) -> None:
         self.bucket = objects.bucket

@@ -81,7 +81,7 @@ class ArchiveUnpacker:
         """Unpack an archive into the folder of its digest and return its catalog entry.
 
         Raises `InvalidArchive`, `ObjectUnreadable`, `StoreUnavailable`, and `PreconditionFailed` or
-        `ObjectNotFound` if the archive is replaced or deleted meanwhile.
+        `ObjectNotFound` if the archive is replaced or deleted during that.
         """
 
         def read_range(start: int, end: int) -> bytes:

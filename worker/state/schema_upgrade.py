@@ -1,4 +1,4 @@
-"""The upgrade of an installation whose keys in Redis are those of an earlier release.
+"""The upgrade of an installation from an earlier release, which has other keys in Redis.
 
 The keys of this release begin empty, which is the state after losing Redis: one sweep restores it.
 Only the counters and the dead letters are moved, as nothing else can restore them. Keys of version

@@ -82,7 +82,7 @@ def find_settings(
 def _find_given_names(environment: Mapping[str, str], saved: Mapping[str, str]) -> set[str]:
     """Return the settings in the environment, without those that are copies of saved ones.
 
-    The user may have sourced `var/.env`, whose credentials have fewer rights.
+    The user may have sourced `var/.env`, and its credentials have fewer rights.
     """
     names = {name for name, value in environment.items() if value and saved.get(name) != value}
     return {name.removesuffix("_FILE") for name in names}

@@ -69,7 +69,7 @@ def sweep(wait: bool, as_json: bool) -> None:
 def rebuild(wait: bool, as_json: bool) -> None:
     """Read every user again.
 
-    Needed after a change of IMAGES. Rows stay published meanwhile. Ctrl-C ends the waiting, not the
+    Needed after a change of IMAGES. Rows stay published during it. Ctrl-C ends the waiting, not the
     rebuild. The exit code is 1 if it fails.
     """
     clients = open_clients("worker", "minio", "redis")
