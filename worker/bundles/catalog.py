@@ -169,7 +169,7 @@ def read_catalog(output: ObjectStore) -> tuple[BundleCatalog, str | None]:
 class CatalogWriter:
     """Writes the catalog in `output`.
 
-    It also keeps the record of the versions that were visible and have users that are not marked yet.
+    It also records the versions that were visible and have users that are not marked yet.
     """
 
     def __init__(
