@@ -45,7 +45,7 @@ class BenchSize:
 
     @property
     def small_user_count(self) -> int:
-        """Return the small number of users: `SMALL_USER_COUNT`, or half of `users` if that is less."""
+        """Return the small number of users: `SMALL_USER_COUNT`, but at most half of `users`."""
         return max(1, min(SMALL_USER_COUNT, self.users // 2))
 
     @property

@@ -20,8 +20,8 @@ def measure_bundle(
 ) -> list[Measurement]:
     """Measure the time from the PUT of a zip until output.csv has all its users.
 
-    The zip holds a CSV and an image of `count` users, numbered from `first_number`, which have no files of
-    their own. The floor is the time to PUT the same files one by one into a bucket without
+    The zip holds a CSV and an image of `count` users, numbered from `first_number`, which have no
+    files of their own. The floor is the time to PUT the same files one by one into a bucket without
     notifications. Half of them are written before and half after the measurement, because a disk
     may be twice as fast a minute later. The bundle is deleted at the end.
     """

@@ -7,12 +7,13 @@ from typing import Any
 
 
 def compute_percentile(values: Sequence[float], quantile: float) -> float:
-    """Return a percentile of the values, interpolated linearly; `quantile` is 0 to 1, 0.5 the median.
+    """Return a percentile of the values, interpolated linearly.
 
-    Raises `ValueError` if there are no values or `quantile` is out of range.
+    `quantile` is from 0 to 1; 0.5 gives the median. Raises `ValueError` if there are no values
+    or `quantile` is out of range.
     """
     if not values or not 0 <= quantile <= 1:
-        raise ValueError("a percentile needs values, and a share from 0 to 1")
+        raise ValueError("a percentile needs values, and a quantile from 0 to 1")
     ordered = sorted(values)
     position = quantile * (len(ordered) - 1)
     lower = whole(position)

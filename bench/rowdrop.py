@@ -37,8 +37,8 @@ Reporter = Callable[[str], None]
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 _SETTING_PREFIXES = (
-    "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_", "IMAGES", "PUBLIC_",
-    "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
+    "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_",
+    "IMAGES", "PUBLIC_", "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
 )  # fmt: skip
 _IDLE_S = 0.5
 
@@ -159,7 +159,10 @@ class RowdropInstance:
 
 @contextmanager
 def start_instance(report: Reporter) -> Iterator[RowdropInstance]:
-    """Start an instance, yield it, and always stop it and delete its folder. Raises `StartupError`."""
+    """Start an instance, yield it, and always stop it and delete its folder.
+
+    Raises `StartupError`.
+    """
     _apply_minio_binary_of_checkout()
     binary = find_minio(report=report)
     _ = find_redis(report)

@@ -143,7 +143,10 @@ def _suggest_fix(lines: list[str], hint: str) -> str:
         return "The disk is full: .venv needs about 500 MB.  Free some space and start again."
     # pip also reports "No matching distribution" after a network error.
     if "No matching distribution" in text and "connection broken" not in text:
-        return f"There may be no packages for this platform or Python.  Set PYTHON to another Python.\n{hint}"
+        return (
+            "There may be no packages for this platform or Python.  "
+            f"Set PYTHON to another Python.\n{hint}"
+        )
     return hint
 
 

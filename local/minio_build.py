@@ -26,7 +26,10 @@ MINIO_SOURCE_DIR = Path(__file__).parent.parent / "minio-source"
 _MIN_GO_VERSION = (1, 24)
 _GO_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "go.txt"
 _MIN_FREE_BYTES = 3_000_000_000
-_ALTERNATIVES = "Or set MINIO_BINARY to a MinIO program of 2025-09 or newer, or MINIO_ENDPOINT to a running MinIO."
+_ALTERNATIVES = (
+    "Or set MINIO_BINARY to a MinIO program of 2025-09 or newer, "
+    "or MINIO_ENDPOINT to a running MinIO."
+)
 
 
 def compute_edits_digest() -> str:
@@ -69,7 +72,8 @@ def _build_in_folder(target: Path, report: Reporter) -> None:
     free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < _MIN_FREE_BYTES:
         raise StartupError(
-            f"building MinIO needs 3 GB for a few minutes, but {target.parent} has {free_bytes / 1e9:.1f} GB free.\n"
+            f"building MinIO needs 3 GB for a few minutes, "
+            f"but {target.parent} has {free_bytes / 1e9:.1f} GB free.\n"
             f"Free some space, or set XDG_CACHE_HOME to a folder on another disk.  {_ALTERNATIVES}"
         )
     with tempfile.TemporaryDirectory(
@@ -110,7 +114,10 @@ def _check_program_runs(binary: Path) -> None:
 
 
 def find_go(build_dir: Path, report: Reporter) -> Path:
-    """Return a Go that can build MinIO: the one on PATH, or one that is downloaded into `build_dir`."""
+    """Return the path of a Go that can build MinIO.
+
+    That is the one on PATH, or one that is downloaded into `build_dir`.
+    """
     go_on_path = shutil.which("go")
     if go_on_path:
         version = _read_go_version(go_on_path)
@@ -118,7 +125,8 @@ def find_go(build_dir: Path, report: Reporter) -> Path:
             return Path(go_on_path)
         version_text = ".".join(map(str, version)) or "unknown"
         report(
-            f"The version of {go_on_path} is {version_text}, but 1.24 or newer is required: downloading Go for this build."
+            f"The version of {go_on_path} is {version_text}, but 1.24 or newer is required: "
+            "downloading Go for this build."
         )
     else:
         report("PATH has no Go: downloading one for this build.")
@@ -194,7 +202,10 @@ def build_go_environment(build_dir: Path, go: Path) -> dict[str, str]:
 def _format_progress(lines: list[str], seconds: float) -> str:
     modules = sum(line.startswith("go: downloading ") for line in lines)
     packages = len(lines) - modules
-    return f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, {packages} of about 1,200 packages compiled …"
+    return (
+        f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, "
+        f"{packages} of about 1,200 packages compiled …"
+    )
 
 
 def _explain_failure(failure: CommandFailed) -> str:

@@ -1,7 +1,7 @@
 """Run Rowdrop's processes and servers under supervisor, which restarts them when they die.
 
-`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is started by its own shell script in
-`$ROWDROP_DIR/start`, which can also be run by hand.
+`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is
+started by its own shell script in `$ROWDROP_DIR/start`, which can also be run by hand.
 `supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows the states.
 """
 
@@ -42,9 +42,9 @@ class Program:
     """One process that supervisor keeps running.
 
     `stop_timeout_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
-    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the program gets the settings
-    in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server` start first and stop last.
-    The others start after the servers are prepared.
+    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the
+    program gets the settings in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server`
+    start first and stop last.  The others start after the servers are prepared.
     """
 
     name: str
@@ -125,9 +125,8 @@ class Supervisor:
         deadline = time.monotonic() + 15
         while self.get_states() is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise StartupError(
-                    f"supervisor does not start:\n{read_log_tail(self.folder / 'logs' / 'supervisord.out')}"
-                )
+                log_tail = read_log_tail(self.folder / "logs" / "supervisord.out")
+                raise StartupError(f"supervisor does not start:\n{log_tail}")
             time.sleep(0.05)
 
     def start_app(self) -> None:

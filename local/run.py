@@ -141,7 +141,8 @@ def _run_until_stopped(
         config.save_configuration(configuration, folder / ".env")
         if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
             screen(
-                f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}."
+                "BIND_ADDRESS is ignored: it is for docker compose.  "
+                f"./run.sh listens only on {HOST}."
             )
         redis, minio = _create_servers(folder, configuration, redis_binary, minio_binary)
         supervisor = Supervisor(
@@ -166,9 +167,8 @@ def _run_until_stopped(
                 )
             screen(render_banner(folder, configuration))
             supervisor.wait()
-            raise StartupError(
-                f"supervisor ended unexpectedly:\n{read_log_tail(supervisor.get_log_path('supervisord'))}"
-            )
+            log_tail = read_log_tail(supervisor.get_log_path("supervisord"))
+            raise StartupError(f"supervisor ended unexpectedly:\n{log_tail}")
         finally:
             ignore_stop_signals()
             screen("Stopping: Rowdrop, MinIO, Redis …")

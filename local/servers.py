@@ -115,14 +115,14 @@ class LocalServer(ABC):
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
+            failure = None
             if self._process is not None and self._process.poll() is not None:
-                raise StartupError(
-                    f"{self._display_name} exited with code {self._process.returncode}:\n{read_log_tail(self.log_path)}"
-                )
-            if time.monotonic() > deadline:
-                raise StartupError(
-                    f"{self._display_name} is not ready after {timeout_s:.0f} s:\n{read_log_tail(self.log_path)}"
-                )
+                failure = f"exited with code {self._process.returncode}"
+            elif time.monotonic() > deadline:
+                failure = f"is not ready after {timeout_s:.0f} s"
+            if failure:
+                log_tail = read_log_tail(self.log_path)
+                raise StartupError(f"{self._display_name} {failure}:\n{log_tail}")
             time.sleep(0.02)
 
     def stop(self) -> None:

@@ -154,8 +154,8 @@ class ObjectStore(Protocol):
     def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
         """Write by compare-and-set on the ETag and return the new ETag.
 
-        `expected_etag` is the ETag that the current object must have; None means that there must be no
-        object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
+        `expected_etag` is the ETag that the current object must have; None means that there must be
+        no object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
         unknown: the write may have happened, or may still happen later.
         """
 

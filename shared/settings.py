@@ -221,7 +221,8 @@ def _check_redis_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
         raise ValidationError(
-            "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
+            "must be redis://[:password@]host:port/0: "
+            "MinIO's Redis target speaks plain TCP to database 0 only"
         )
 
 

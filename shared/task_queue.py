@@ -106,7 +106,10 @@ class TaskQueue:
         self._send(BULK_QUEUE, REFRESH_PAGE)
 
     def refresh_requested(self, user_id: str, request_id: str) -> None:
-        """Enqueue marking and reading a user on request of a client; see `shared.progress.refresh_requests`."""
+        """Enqueue marking and reading a user on request of a client.
+
+        See `shared.progress.refresh_requests`.
+        """
         self._send(EVENTS_QUEUE, REFRESH_REQUESTED, user_id, request_id)
 
     def sweep(self, cause: str) -> None:

@@ -1,6 +1,6 @@
-"""Falcon middleware that applies `api.access.access_rules` to each request, and logs writes and refusals.
+"""Falcon middleware that applies `api.access.access_rules` to each request.
 
-No log line contains a token, a query string or a body.
+It logs writes and refusals. No log line contains a token, a query string or a body.
 """
 
 import logging

@@ -175,7 +175,10 @@ def _is_link_navigation(request: Request) -> bool:
     )
 
 
-_HOST_NOT_ALLOWED = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
+_HOST_NOT_ALLOWED = (
+    "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, "
+    "or use an address such as 127.0.0.1."
+)
 _ORIGIN_NOT_ALLOWED = (
     "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."
 )

@@ -18,8 +18,8 @@ NOT_YET_VISIBLE = "done, but not every API process serves the result yet"
 class CompletionWaiter:
     """Waiting with a limit: at most `max_waiting` requests wait concurrently in this process.
 
-    `wait_until_visible` raises `redis.exceptions.RedisError` if Redis is unavailable, and so does `wait_until`
-    if its condition does.
+    `wait_until_visible` raises `redis.exceptions.RedisError` if Redis is unavailable. `wait_until`
+    raises what its condition raises.
     """
 
     def __init__(self, registry: ProcessRegistry, max_waiting: int) -> None:

@@ -98,7 +98,8 @@ def _render_route(method: str, path: str, operation: Document) -> str:
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
         f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[access_of(operation)]}</p>\n"
-        f'<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}<p class="quiet">{responses}</p>\n'
+        f"<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}"
+        f'<p class="quiet">{responses}</p>\n'
     )
 
 

@@ -56,7 +56,10 @@ class Filters:
 
     @classmethod
     def from_values(cls, values: Mapping[str, str]) -> "Filters":
-        """Return the filters in single values; ignore other parameters. Raises `InvalidParameter`."""
+        """Return the filters in single values, ignoring other parameters.
+
+        Raises `InvalidParameter`.
+        """
         return cls(
             _parse_boolean(values, "is_image_exists"),
             _parse_age(values, "min_age"),

@@ -20,8 +20,9 @@ ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
     f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
 )
-ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {', '.join(OUTPUT_COLUMNS)}"
-ALLOWED_FIELDS = f"fields separated by commas: {', '.join(OUTPUT_COLUMNS)}"
+_COLUMN_LIST = ", ".join(OUTPUT_COLUMNS)
+ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {_COLUMN_LIST}"
+ALLOWED_FIELDS = f"fields separated by commas: {_COLUMN_LIST}"
 ALLOWED_FORMAT = f"one of {', '.join(FORMATS)}"
 
 _ROW_COUNT_PATTERN = re.compile(r"[0-9]{1,9}")

@@ -25,8 +25,10 @@ NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
 )
-
-NO_EVENTS_WARNING = "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; rowdrop init prints what to set"
+NO_EVENTS_WARNING = (
+    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
+    "rowdrop init prints what to set"
+)
 STALLED_COPIES_WARNING = (
     "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
     "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
@@ -163,38 +165,36 @@ def _list_outages(view: View, now: float) -> list[str]:
 
 def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
     pipeline_status = view.pipeline_status
-    reasons = []
     if pipeline_status is None:
         return []
+    reasons = []
     if pipeline_status.source_failure:
         reasons.append(
-            f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}"
+            "the source bucket cannot be read; no row is removed for now: "
+            f"{pipeline_status.source_failure}"
         )
-    if (
-        view.events_stalled_since is not None
-        and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S
-    ):
-        backlog_text = f"{pipeline_status.waiting_events} events queued, none processed for {now - view.events_stalled_since:.0f} s"
-        reasons.append(f"listener stalled: {backlog_text}")
-    if (
-        pipeline_status.oldest_event_mark_at is not None
-        and now - pipeline_status.oldest_event_mark_at > MAX_PUBLISH_DELAY_S
-    ):
+    stalled_s = _compute_elapsed_s(view.events_stalled_since, now)
+    if stalled_s > MAX_PUBLISH_DELAY_S:
+        event_count = pipeline_status.waiting_events
         reasons.append(
-            f"the oldest change has not been published for {now - pipeline_status.oldest_event_mark_at:.0f} s"
+            f"listener stalled: {event_count} events queued, none processed for {stalled_s:.0f} s"
         )
-    if (
-        pipeline_status.last_sweep_at is not None
-        and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s
-    ):
-        reasons.append(
-            f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals"
-        )
-    if view.suspect_since is not None and now - view.suspect_since > MAX_SUSPECT_S:
+    delay_s = _compute_elapsed_s(pipeline_status.oldest_event_mark_at, now)
+    if delay_s > MAX_PUBLISH_DELAY_S:
+        reasons.append(f"the oldest change has not been published for {delay_s:.0f} s")
+    sweep_age_s = _compute_elapsed_s(pipeline_status.last_sweep_at, now)
+    if sweep_age_s > 2 * sweep_interval_s:
+        reasons.append(f"the last sweep began {sweep_age_s:.0f} s ago, more than two intervals")
+    if _compute_elapsed_s(view.suspect_since, now) > MAX_SUSPECT_S:
         reasons.append(
             "events or writes may have been lost, and no sweep has verified the rows for a minute"
         )
     return reasons
+
+
+def _compute_elapsed_s(moment: float | None, now: float) -> float:
+    """Return the seconds since a moment; 0 if it has not happened, so that no limit is exceeded."""
+    return 0.0 if moment is None else now - moment
 
 
 def _compute_age(moment: float | None, now: float) -> float | None:

@@ -1,8 +1,8 @@
 """Line diff of two versions of a sorted file: find the parts that a new version keeps. Pure.
 
-`api.snapshot.table` uses it to parse only the new lines of `output.csv`. Every alignment of the files
-gives a correct result, and a good one keeps more. Both files are sorted, so a merge-like walk finds
-inserted, removed and changed lines anywhere. The rest costs comparisons of memory blocks.
+`api.snapshot.table` uses it to parse only the new lines of `output.csv`. Every alignment of the
+files gives a correct result, and a good one keeps more. Both files are sorted, so a merge-like walk
+finds inserted, removed and changed lines anywhere. The rest costs comparisons of memory blocks.
 """
 
 from collections.abc import Iterator

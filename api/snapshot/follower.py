@@ -1,8 +1,8 @@
 """Background thread that keeps the view of an API process up to date.
 
 It reads `output.csv` and `rejects.csv` from MinIO after each publish notification, and at least
-every `POLL_INTERVAL_S` seconds. Redis only provides these notifications and the status of the pipeline.
-While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
+every `POLL_INTERVAL_S` seconds. Redis only provides these notifications and the status of the
+pipeline. While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
 """
 
 import logging
@@ -147,7 +147,7 @@ class SnapshotPoller:
     def _update_view(self, **changes: Unpack[ViewUpdate]) -> None:
         self.view = replace(self.view, **changes)
 
-    # -- MinIO -------------------------------------------------------------------------------------------------------
+    # -- MinIO -------------------------------------------------------------------------------------
     def _poll_store(self) -> None:
         try:
             self._load_table()
@@ -162,7 +162,8 @@ class SnapshotPoller:
             # Log each error once: a round runs at least every POLL_S seconds.
             if message != self.view.store_error:
                 logger.warning(
-                    "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying",
+                    "output.csv or rejects.csv cannot be read: %s; "
+                    "serving the last snapshot, retrying",
                     message,
                 )
             self._update_view(store_error=message)
@@ -182,7 +183,7 @@ class SnapshotPoller:
             # Only after the decoding: an invalid file is read again in the next round.
             self._rejects_etag = stored.etag
 
-    # -- Redis -------------------------------------------------------------------------------------------------------
+    # -- Redis -------------------------------------------------------------------------------------
     def _send_heartbeat(self) -> float | None:
         try:
             return self.registry.send_heartbeat(self._last_poll_started_at)

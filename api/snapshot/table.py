@@ -75,10 +75,11 @@ class JsonRows:
 class SnapshotTable:
     """One version of output.csv, prepared for queries.
 
-    `json` is the body of an unfiltered GET /data.  `birthts`, `birthday` (see `api.query.filters`) and
-    `has_image` have one entry per row.  `etag` is the ETag of the object.  `derived`, `answers`
-    and `query_cache` cache what is derived from this version.  `gzip_blocks` caches the compressed blocks
-    of this version, or of the previous one until this one is compressed.
+    `json` is the body of an unfiltered GET /data.  `birthts` (Unix milliseconds), `birthday` (see
+    `api.query.filters`) and `has_image` have one entry per row.  `etag` is the ETag of the object,
+    without quotes.  `derived`, `response_cache` and `query_cache` cache what is derived from this
+    version.  `gzip_blocks` caches the compressed blocks of this version, or of the previous one
+    until this one is compressed.
     """
 
     def __init__(

@@ -49,8 +49,8 @@ class ByteRange(NamedTuple):
 class Transfers:
     """Transfers of the objects of one bucket.
 
-    `open_store` is called by the first transfer, so in the forked process that makes it.  Every method
-    may raise `StoreUnavailable` or a `Problem`.
+    `open_store` is called by the first transfer, so in the forked process that makes it.  Every
+    method may raise `StoreUnavailable` or a `Problem`.
     """
 
     def __init__(self, bucket: str, open_store: Callable[[], FileStore]) -> None:

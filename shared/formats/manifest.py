@@ -50,8 +50,8 @@ class InvalidManifest(ValueError):
 class Fact:
     """The source of a user's published fields.
 
-    `image` and `image_source` are as in `Outcome`. `is_held`: the current CSV is a reject, and these
-    are the fields of the last valid one.
+    `image` and `image_source` are as in `ReadResult`. `is_held`: the current CSV is a reject, and
+    these are the fields of the last valid one.
     """
 
     user_id: str
@@ -68,7 +68,10 @@ class Manifest:
     __slots__ = ("_table",)
 
     def __init__(self, table: pa.Table) -> None:
-        """Wrap a `pyarrow.Table` with the manifest's columns. Use `empty`, `decode` or `with_changes`."""
+        """Wrap a `pyarrow.Table` with the manifest's columns.
+
+        Other modules use `empty`, `decode` or `with_changes`.
+        """
         self._table = table
 
     @classmethod

@@ -11,8 +11,8 @@ Bumping it invalidates all cached results: the next sweep reads every file again
 """
 
 QUARANTINE_REASON = (
-    "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
-    "and once more by each sweep"
+    "reading it killed or stalled its worker again and again; "
+    "it is read anew when the file changes, and once more by each sweep"
 )
 """The reason of a quarantined file's reject, which is made without reading the file."""
 
@@ -97,8 +97,9 @@ class ReadResult:
 
     `csv`: None if the user has no CSV. `image`: the image's key, or None. `image_source` is empty
     for an image in the source bucket. Otherwise `image` is a copy in the output bucket, and
-    `image_source` is its source: a key of the source bucket, or a member of a bundle. `superseded_copies` are
-    superseded copies: earlier reads made them, and possibly no row ever named them.
+    `image_source` is its source: a key of the source bucket, or a member of a bundle.
+    `superseded_copies` are keys of image copies that earlier reads made, and that possibly no row
+    ever named.
     """
 
     user_id: str

@@ -82,7 +82,10 @@ def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
 def explain_unusable_name(key: str) -> str | None:
     """Return why an upload under this key must be refused, or None if the file would be read."""
     if len(key.encode()) > MAX_FILE_NAME_BYTES:
-        return f"its name is longer than {MAX_FILE_NAME_BYTES} bytes, which file systems do not support"
+        return (
+            f"its name is longer than {MAX_FILE_NAME_BYTES} bytes, "
+            "which file systems do not support"
+        )
     classified = classify_key(key)
     return classified.reason if isinstance(classified, IgnoredFile) else None
 
@@ -147,7 +150,10 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
     if "." not in key or extension.lower() not in USER_FILE_EXTENSIONS:
         image_extensions = ", .".join(IMAGE_EXTENSIONS)
         bundle_extensions = ", .".join(BUNDLE_EXTENSIONS)
-        return f"it is neither a .csv nor an image (.{image_extensions}) nor a bundle of them (.{bundle_extensions})"
+        return (
+            f"it is neither a .csv nor an image (.{image_extensions}) "
+            f"nor a bundle of them (.{bundle_extensions})"
+        )
     if not user_id:
         return f"there is no user id before .{extension}"
     return f"extensions are written in lower case; rename it to {user_id}.{extension.lower()}"

@@ -60,8 +60,8 @@ class PipelineIssue(NamedTuple):
 class LastSweep(NamedTuple):
     """The last sweep that completed, i.e. marked all users that it found.
 
-    `started_at` is its start in Unix seconds, `cause` its reason, `object_count` the number of objects in the
-    source bucket, `marked_count` the number of users that it marked.
+    `started_at` is its start in Unix seconds, `cause` its reason, `object_count` the number of
+    objects in the source bucket, `marked_count` the number of users that it marked.
     """
 
     started_at: float

@@ -20,8 +20,8 @@ from shared.redis_keys import (
 REBUILD_TTL_S = 7 * 24 * 3600
 REBUILD_LEASE_MS = 60_000
 
-# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the queued ID,
-# 1 if it is new.
+# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the
+# queued ID, and 1 if it is new.
 _REQUEST_SCRIPT = """
 local queued_id = redis.call('GET', KEYS[1])
 if queued_id then return {queued_id, 0} end
@@ -30,8 +30,8 @@ redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 return {ARGV[1], 1}
 """
-# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the running
-# rebuild.
+# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the
+# running rebuild.
 _START_SCRIPT = """
 local running_id = redis.call('GET', KEYS[2])
 if running_id then return running_id end
@@ -45,7 +45,8 @@ return ARGV[1]
 # because until then more users may be added.
 _FINISH_SCRIPT = """
 local running_id = redis.call('GET', KEYS[1])
-if not running_id or redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
+if not running_id then return false end
+if redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
 redis.call('HSET', KEYS[3] .. running_id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])

@@ -19,7 +19,10 @@ SWEEP_REQUEST_TTL_S = 120
 
 
 class SweepRecord:
-    """Reads and writes the last sweep, the lease of the running one, and the request for the next."""
+    """The record of the last sweep, the lease of the running one, and the request for the next.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
@@ -30,7 +33,10 @@ class SweepRecord:
         return None if value is None else value.decode()
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
-        """Enqueue a sweep, unless one is already enqueued."""
+        """Enqueue a sweep, unless one is already enqueued.
+
+        Raises `kombu.exceptions.OperationalError` if the message cannot be sent.
+        """
         if self._redis.set(SWEEP_REQUESTED, cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
             tasks.sweep(cause)
 

@@ -41,6 +41,11 @@ for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
 end
 return finished
 """
+# KEYS: PREVIOUS_VERSIONS. ARGV: bundle, digests in JSON.
+_CLEAR_SCRIPT = (
+    "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] "
+    "then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+)
 
 UNPACK_TTL_S = 7 * 24 * 3600
 MAX_UNPACK_RECORDS = 1000
@@ -273,8 +278,7 @@ class PreviousVersions:
         Does nothing if more digests were recorded since.
         """
         # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
-        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
-        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
+        self._redis.eval(_CLEAR_SCRIPT, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
 
 
 def decode_text(value: bytes | str) -> str:
