@@ -98,9 +98,8 @@ class AuthMiddleware:
                 "refused %s from %s: %s%s", _format_request(request), address, reason, actor
             )
         if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
-            return Problem(
-                "failed-tokens", _TOO_MANY_FAILURES, {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
-            )
+            retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
+            return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
         return _make_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
     def _limit_failures(self, address: str) -> bool:

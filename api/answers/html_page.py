@@ -64,7 +64,8 @@ def render_page(title: str, body: str) -> bytes:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     ).encode()
 
 
@@ -137,15 +138,14 @@ def _render_table(page_rows: list[dict[str, Any]], query: RowQuery, given: Query
 
 
 def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
-    is_ascending = query.sort[:1] == ((name, False),)
     arrow = ""
-    if is_ascending:
+    next_sort = name
+    if query.sort[:1] == ((name, False),):
         arrow = " ↑"
+        next_sort = f"-{name}"
     elif query.sort[:1] == ((name, True),):
         arrow = " ↓"
-    target = build_path(
-        "/data", given, sort=f"-{name}" if is_ascending else name, offset=None, format="html"
-    )
+    target = build_path("/data", given, sort=next_sort, offset=None, format="html")
     return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
 
 

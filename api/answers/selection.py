@@ -43,11 +43,9 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
 
 
 def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
-    mask = (
-        query.filters.build_mask(table.has_image, table.birthday, today)
-        if query.filters.is_active
-        else None
-    )
+    mask = None
+    if query.filters.is_active:
+        mask = query.filters.build_mask(table.has_image, table.birthday, today)
     if query.search is None:
         return mask
     name_mask = _match_names(table, query.search)
@@ -66,11 +64,9 @@ def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
 
 
 def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
-    return pc.utf8_lower(
-        pc.binary_join_element_wise(
-            columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT)
-        )
-    )
+    separator = pa.scalar(" ", _TEXT)
+    names = pc.binary_join_element_wise(columns["first_name"], columns["last_name"], separator)
+    return pc.utf8_lower(names)
 
 
 def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:

@@ -53,11 +53,8 @@ class RebuildController:
 
     def list_unfinished(self) -> list[RebuildStatus]:
         """Return the running and the queued rebuild, as far as they exist."""
-        statuses = [
-            self.get_status(task_id)
-            for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id())
-            if task_id
-        ]
+        task_ids = (self._rebuilds.running_id(), self._rebuilds.queued_id())
+        statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
         return [status for status in statuses if status is not None]
 
     def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:

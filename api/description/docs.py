@@ -105,7 +105,8 @@ def _render_route(method: str, path: str, operation: Document) -> str:
 
 def _render_parameters(operation: Document) -> str:
     table_rows = "".join(
-        f"<tr><td><code>{parameter['name']}</code></td><td>{escape(parameter['description'])}</td></tr>\n"
+        f"<tr><td><code>{parameter['name']}</code></td>"
+        f"<td>{escape(parameter['description'])}</td></tr>\n"
         for parameter in operation.get("parameters", ())
     )
     return f"<table><tbody>{table_rows}</tbody></table>\n" if table_rows else ""

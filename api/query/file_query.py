@@ -21,9 +21,8 @@ def parse_file_limit(parameters: Mapping[str, str]) -> int:
     """
     text = parameters.get("limit", str(MAX_LISTED_FILES))
     # `isdigit` alone also accepts the digits of other scripts.
-    if not (
-        text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED_FILES
-    ):
+    is_number = text.isascii() and text.isdigit() and len(text) <= 4
+    if not (is_number and 1 <= int(text) <= MAX_LISTED_FILES):
         raise InvalidParameter(
             "limit", f"{text[:40]!r} is not a valid number of files", ALLOWED_FILE_LIMIT
         )

@@ -12,9 +12,11 @@ PAGING_PARAMETERS = ("limit", "offset")
 ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
 
 MAX_SEARCH_LENGTH = 200
+"""Characters of the parameter `q`."""
 DEFAULT_HTML_ROWS = 100
+"""Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
-"""Rows on one HTML page: the default and the maximum."""
+"""Rows on one HTML page, whatever the client's `limit` is."""
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
@@ -72,7 +74,7 @@ _NO_PAGING = Paging()
 class RowQuery:
     """A parsed query.
 
-    Without `search` (None), `order` or `fields` (empty) that part of the query is not restricted.
+    Without `search` (None), `sort` or `fields` (empty) that part of the query is not restricted.
     """
 
     filters: Filters = _NO_FILTERS
@@ -123,11 +125,9 @@ class RowQuery:
 
     def limit_for_html(self) -> "RowQuery":
         """Return the same query with at most as many rows as one HTML page shows."""
-        limit = (
-            DEFAULT_HTML_ROWS
-            if self.paging.limit is None
-            else min(self.paging.limit, MAX_HTML_ROWS)
-        )
+        limit = DEFAULT_HTML_ROWS
+        if self.paging.limit is not None:
+            limit = min(self.paging.limit, MAX_HTML_ROWS)
         return replace(self, paging=Paging(limit, self.paging.offset))
 
 
@@ -153,9 +153,8 @@ def _parse_search(values: Mapping[str, str]) -> str | None:
 
 def _parse_sort(values: Mapping[str, str]) -> SortOrder:
     order: dict[str, bool] = {}
-    for name in _parse_field_list(
-        values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-")
-    ):
+    names = _parse_field_list(values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-"))
+    for name in names:
         order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
     return tuple(order.items())
 

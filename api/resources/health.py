@@ -13,7 +13,7 @@ from falcon import Request, Response
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider, list_held_rejects
 from api.web.json_body import format_time
-from shared.progress.pipeline_status import PipelineStatus
+from shared.progress.pipeline_status import LastSweep, PipelineStatus
 
 MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
@@ -81,52 +81,55 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
 
     Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
     """
-    pipeline_status = view.pipeline_status
     held_count = len(list_held_rejects(view))
+    reasons = _list_outages(view, now)
     # During an outage of Redis the figures are stale: delays computed from them would be wrong.
-    reasons = [
-        *_list_outages(view, now),
-        *(_list_delays(view, sweep_interval_s, now) if view.redis_error is None else []),
-    ]
+    if view.redis_error is None:
+        reasons += _list_delays(view, sweep_interval_s, now)
+    pipeline = _describe_pipeline(view.pipeline_status, now)
     return {
         "ready": not reasons,
         "reasons": reasons,
-        "warnings": _list_warnings(pipeline_status),
+        "warnings": _list_warnings(view.pipeline_status),
         "snapshot_age_s": _compute_age(view.store_polled_at, now),
         "redis_age_s": _compute_age(view.redis_answered_at, now),
-        "dirty_users": dict(pipeline_status.dirty_counts) if pipeline_status else None,
-        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now)
-        if pipeline_status
-        else None,
+        "dirty_users": pipeline.get("dirty_users"),
+        "oldest_dirty_age_s": pipeline.get("oldest_dirty_age_s"),
         "consistent_as_of": format_time(view.consistent_as_of),
-        "last_publish_at": format_time(pipeline_status.last_publish_at)
-        if pipeline_status
-        else None,
-        "last_sweep_at": format_time(pipeline_status.last_sweep_at) if pipeline_status else None,
-        "last_sweep": _describe_last_sweep(pipeline_status),
-        "events_waiting": pipeline_status.waiting_events if pipeline_status else None,
+        "last_publish_at": pipeline.get("last_publish_at"),
+        "last_sweep_at": pipeline.get("last_sweep_at"),
+        "last_sweep": pipeline.get("last_sweep"),
+        "events_waiting": pipeline.get("events_waiting"),
         "rows": None if view.table is None else len(view.table),
         "rejected": len(view.rejects) - held_count,
         "held": held_count,
-        "ignored": pipeline_status.ignored_count if pipeline_status else None,
-        "dead_letters": len(pipeline_status.dead_letters) if pipeline_status else None,
-        "lost_and_healed": {
-            "count": pipeline_status.silent_repairs,
-            "since": format_time(pipeline_status.counters_since),
-        }
-        if pipeline_status
-        else None,
-        "evidence": {
-            "counts": dict(pipeline_status.loss_signals),
-            "since": format_time(pipeline_status.counters_since),
-        }
-        if pipeline_status
-        else None,
+        "ignored": pipeline.get("ignored"),
+        "dead_letters": pipeline.get("dead_letters"),
+        "lost_and_healed": pipeline.get("lost_and_healed"),
+        "evidence": pipeline.get("evidence"),
     }
 
 
-def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, Any] | None:
-    sweep = pipeline_status.last_sweep if pipeline_status else None
+def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, Any]:
+    """Return the fields that depend on the pipeline's status; none if it has not been read."""
+    if status is None:
+        return {}
+    since = format_time(status.counters_since)
+    return {
+        "dirty_users": dict(status.dirty_counts),
+        "oldest_dirty_age_s": _compute_age(status.oldest_event_mark_at, now),
+        "last_publish_at": format_time(status.last_publish_at),
+        "last_sweep_at": format_time(status.last_sweep_at),
+        "last_sweep": _describe_sweep(status.last_sweep),
+        "events_waiting": status.waiting_events,
+        "ignored": status.ignored_count,
+        "dead_letters": len(status.dead_letters),
+        "lost_and_healed": {"count": status.silent_repairs, "since": since},
+        "evidence": {"counts": dict(status.loss_signals), "since": since},
+    }
+
+
+def _describe_sweep(sweep: LastSweep | None) -> dict[str, Any] | None:
     return sweep and {
         "at": format_time(sweep.started_at),
         "cause": sweep.cause,
@@ -138,12 +141,14 @@ def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, An
 def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
     if pipeline_status is None:
         return []
-    stalled_copies = pipeline_status.stalled_event_copies
-    return [
-        *([] if pipeline_status.detects_losses else [NO_METRICS_WARNING]),
-        *([] if pipeline_status.events_available else [NO_EVENTS_WARNING]),
-        *([STALLED_COPIES_WARNING.format(stalled_copies)] if stalled_copies else []),
-    ]
+    warnings = []
+    if not pipeline_status.detects_losses:
+        warnings.append(NO_METRICS_WARNING)
+    if not pipeline_status.events_available:
+        warnings.append(NO_EVENTS_WARNING)
+    if pipeline_status.stalled_event_copies:
+        warnings.append(STALLED_COPIES_WARNING.format(pipeline_status.stalled_event_copies))
+    return warnings
 
 
 def _list_outages(view: View, now: float) -> list[str]:
@@ -152,10 +157,9 @@ def _list_outages(view: View, now: float) -> list[str]:
         reasons.append("nothing is published yet: no output.csv has been read so far")
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
-    elif view.store_polled_at is not None and now - view.store_polled_at > MAX_SNAPSHOT_AGE_S:
-        reasons.append(
-            f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs"
-        )
+    elif _compute_elapsed_s(view.store_polled_at, now) > MAX_SNAPSHOT_AGE_S:
+        snapshot_age_s = _compute_elapsed_s(view.store_polled_at, now)
+        reasons.append(f"output.csv was last checked {snapshot_age_s:.0f} s ago: MinIO hangs")
     if view.redis_error:
         reasons.append(f"Redis does not answer: {view.redis_error}")
     elif view.redis_answered_at is None or now - view.redis_answered_at > MAX_SNAPSHOT_AGE_S:

@@ -23,10 +23,9 @@ def no_such_user(view: View, user_id: str) -> Problem:
     reject = view.rejects.get(user_id)
     if reject is None:
         return Problem("no-such-user", f"User {user_id[:80]!r} has no row.")
-    position = "" if reject.line is None else f", line {reject.line}"
-    return Problem(
-        "no-such-user", f"User {user_id[:80]!r} has no row: {reject.key}{position}: {reject.reason}"
-    )
+    position = reject.key if reject.line is None else f"{reject.key}, line {reject.line}"
+    detail = f"User {user_id[:80]!r} has no row: {position}: {reject.reason}"
+    return Problem("no-such-user", detail)
 
 
 def require_table(get_view: ViewProvider) -> SnapshotTable:

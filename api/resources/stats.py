@@ -71,11 +71,10 @@ def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> d
             "filters": filter_values,
             "message": NO_MATCH_MESSAGE,
         }
+    age_sum = int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64))
     return {
         "count": count,
-        "average_age": round(
-            int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2
-        ),
+        "average_age": round(age_sum / count, 2),
         # Exact: the sum in milliseconds may have more digits than a float holds.
         "average_birthts": round(Fraction(_sum_exactly(table.birthts[mask]), count)),
         "filters": filter_values,

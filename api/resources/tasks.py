@@ -15,6 +15,8 @@ from shared.progress.unpacks import Unpacks
 MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
 
+_ACTIVE_STATES = frozenset({"unpacking", "publishing"})
+
 
 class TasksResource:
     """GET /tasks."""
@@ -28,17 +30,12 @@ class TasksResource:
         parse_single_values(request.params, ())
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
         newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
-        active_bundles = {
-            status.bundle for status in newest if status.state in {"unpacking", "publishing"}
-        }
+        active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
-        waiting_bundles = [
-            key for key in self._unpacks.waiting_bundles() if key not in active_bundles
-        ][:MAX_LISTED_BUNDLES]
-        bundles = [{"bundle": key, "state": "waiting"} for key in waiting_bundles] + [
-            describe_unpack(status) for status in newest
-        ]
-        response.media = [*rebuilds, *bundles]
+        waiting_keys = [key for key in self._unpacks.waiting_bundles() if key not in active]
+        waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
+        unpacks = [describe_unpack(status) for status in newest]
+        response.media = [*rebuilds, *waiting, *unpacks]
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get

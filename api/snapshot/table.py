@@ -94,9 +94,8 @@ class SnapshotTable:
         self.derived = OnceCache()
         self.response_cache = LruCache()
         self.query_cache = LruCache(MAX_CACHED_QUERIES)
-        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(
-            gzip_blocks
-        )
+        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}}
+        self.gzip_blocks.update(gzip_blocks)
         line_lengths = _concatenate([fragment.line_lengths for fragment in fragments], np.int64)
         self._line_starts = len(OUTPUT_HEADER) + np.concatenate(
             [np.zeros(1, np.int64), np.cumsum(line_lengths)]
@@ -121,12 +120,7 @@ class SnapshotTable:
         # With too many pieces, parsing the whole file is faster.
         if len(changes) * _FRAGMENT_COST_LINES > len(output):
             changes = [body[len(OUTPUT_HEADER) :]] if len(output) else []
-        fragments = [
-            self._reuse_fragment(change)
-            if isinstance(change, UnchangedRange)
-            else _parse_fragment(change)
-            for change in changes
-        ]
+        fragments = [self._build_fragment(change) for change in changes]
         return SnapshotTable(output, etag, fragments, self.gzip_blocks)
 
     def has_row(self, user_id: str) -> bool:
@@ -155,9 +149,9 @@ class SnapshotTable:
 
     def get_row_json(self, row_number: int) -> bytes:
         """Return the JSON object of one row, followed by LF."""
-        return (
-            self.json[self._row_starts[row_number] : self._row_starts[row_number + 1] - 2] + b"\n"
-        )
+        start = self._row_starts[row_number]
+        end = self._row_starts[row_number + 1] - 2
+        return self.json[start:end] + b"\n"
 
     def get_row_starts(self, format_name: str) -> NDArray[np.int64]:
         """Return the offset of each row in the whole table as `kind`, then the end of the last one.
@@ -189,12 +183,16 @@ class SnapshotTable:
 
     def select_lines(self, rows: NDArray[np.int64]) -> memoryview:
         """Return the lines of output.csv for the rows with these numbers, in this order."""
-        return _take_rows(
-            self.derived.get_or_compute(
-                "lines", lambda: _view_as_column(self.csv, self._line_starts)
-            ),
-            rows,
-        )[0]
+        column = self.derived.get_or_compute(
+            "lines", lambda: _view_as_column(self.csv, self._line_starts)
+        )
+        text, _ = _take_rows(column, rows)
+        return text
+
+    def _build_fragment(self, change: UnchangedRange | bytes) -> _Fragment:
+        if isinstance(change, UnchangedRange):
+            return self._reuse_fragment(change)
+        return _parse_fragment(change)
 
     def _reuse_fragment(self, unchanged: UnchangedRange) -> _Fragment:
         first, last = np.searchsorted(self._line_starts, unchanged).tolist()
@@ -217,10 +215,11 @@ def _parse_fragment(text: bytes) -> _Fragment:
     has_image = []
     for user_id, first_name, last_name, birthts, img_path in _decode_lines(text, lines):
         image_path = _encode_string(img_path) if img_path else "null"
-        rows.append(
-            f'{{"user_id":{_encode_string(user_id)},"first_name":{_encode_string(first_name)},"last_name":{_encode_string(last_name)},'
-            f'"birthts":{birthts},"img_path":{image_path}}}'.encode()
+        row = (
+            f'{{"user_id":{_encode_string(user_id)},"first_name":{_encode_string(first_name)},'
+            f'"last_name":{_encode_string(last_name)},"birthts":{birthts},"img_path":{image_path}}}'
         )
+        rows.append(row.encode())
         birth_times.append(birthts)
         has_image.append(bool(img_path))
     birthts_column = np.array(birth_times, np.int64)

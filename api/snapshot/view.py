@@ -54,8 +54,6 @@ ViewProvider = Callable[[], View]
 def list_held_rejects(view: View) -> list[Reject]:
     """Return the rejects of users that still have a row: the held row, published before."""
     table = view.table
-    return (
-        []
-        if table is None
-        else [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]
-    )
+    if table is None:
+        return []
+    return [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]
