@@ -116,16 +116,14 @@ class Manifest:
         """
         unchanged_facts = self._table
         if changes:
-            is_changed = pc.is_in(
-                unchanged_facts["user_id"], value_set=pa.array(changes, pa.string())
-            )
+            changed_ids = pa.array(changes, pa.string())
+            is_changed = pc.is_in(unchanged_facts["user_id"], value_set=changed_ids)
             unchanged_facts = unchanged_facts.filter(pc.invert(is_changed))
-        table = pa.concat_tables(
-            [unchanged_facts, _build_table(fact for fact in changes.values() if fact)]
-        )
-        return Manifest(
-            table if table["user_id"].num_chunks <= _MAX_CHUNKS else table.combine_chunks()
-        )
+        new_facts = _build_table(fact for fact in changes.values() if fact)
+        table = pa.concat_tables([unchanged_facts, new_facts])
+        if table["user_id"].num_chunks > _MAX_CHUNKS:
+            table = table.combine_chunks()
+        return Manifest(table)
 
     def get(self, user_id: str) -> Fact | None:
         """Return a user's fact, or None. Scans all facts: a few milliseconds per million."""
@@ -153,50 +151,38 @@ class Manifest:
 
 
 def _build_table(facts: Iterable[Fact]) -> pa.Table:
-    rows = [
-        (
-            fact.user_id,
-            ""
-            if fact.csv_version.source == make_csv_key(fact.user_id)
-            else fact.csv_version.source,
-            fact.csv_version.etag,
-            fact.csv_version.last_modified,
-            fact.person.first_name,
-            fact.person.last_name,
-            fact.person.birthts,
-            fact.image or "",
-            fact.image_source,
-            fact.is_held,
-            RULES_VERSION,
-        )
-        for fact in facts
-    ]
+    rows = [_list_fields(fact) for fact in facts]
     columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
 
 
+def _list_fields(fact: Fact) -> tuple[object, ...]:
+    """Return the values of a fact in the order of `_SCHEMA`."""
+    version = fact.csv_version
+    person = fact.person
+    source = "" if version.source == make_csv_key(fact.user_id) else version.source
+    return (
+        fact.user_id,
+        source,
+        version.etag,
+        version.last_modified,
+        person.first_name,
+        person.last_name,
+        person.birthts,
+        fact.image or "",
+        fact.image_source,
+        fact.is_held,
+        RULES_VERSION,
+    )
+
+
 def _iterate_facts(table: pa.Table) -> Iterator[Fact]:
+    # In batches, so that only few rows exist as Python objects at a time.
     for batch in table.to_batches(max_chunksize=10_000):
-        for (
-            user_id,
-            source,
-            etag,
-            last_modified,
-            first_name,
-            last_name,
-            birthts,
-            image,
-            image_source,
-            is_held,
-            _,
-        ) in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            csv_version = CsvVersion(source or make_csv_key(user_id), etag, last_modified)
-            yield Fact(
-                user_id,
-                csv_version,
-                Person(first_name, last_name, birthts),
-                image or None,
-                is_held,
-                image_source,
-            )
+        columns = (column.to_pylist() for column in batch.columns)
+        for user_id, source, etag, last_modified, *other_fields in zip(*columns, strict=True):
+            first_name, last_name, birthts, image, image_source, is_held, _ = other_fields
+            version = CsvVersion(source or make_csv_key(user_id), etag, last_modified)
+            person = Person(first_name, last_name, birthts)
+            yield Fact(user_id, version, person, image or None, is_held, image_source)

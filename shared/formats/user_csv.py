@@ -17,8 +17,9 @@ MAX_CSV_BYTES = 1_000_000
 """A larger file is rejected without being parsed."""
 REQUIRED_COLUMNS = ("first_name", "last_name", "birthts")
 MIN_BIRTHTS = -62_135_596_800_000
+"""The first millisecond of 0001-01-01, in ms since 1970 UTC."""
 MAX_BIRTHTS = 253_402_300_799_999
-"""0001-01-01 and the last millisecond of 9999, in ms since 1970 UTC."""
+"""The last millisecond of 9999-12-31, in ms since 1970 UTC."""
 
 MAX_EXCERPT_LENGTH = 40
 """Maximum characters of a user's file that a reason quotes."""
@@ -133,10 +134,10 @@ def _normalize_column_name(raw_name: str) -> str:
 
 def _missing_columns_reason(missing: Sequence[str], header: Sequence[str]) -> str:
     # Spreadsheets in many countries export with another separator, so the reason names it.
+    header_text = ",".join(header)
     for separator, name in (";", "';'"), ("\t", "tab"), ("|", "'|'"):
-        if set(REQUIRED_COLUMNS) <= set(
-            map(_normalize_column_name, ",".join(header).split(separator))
-        ):
+        names = map(_normalize_column_name, header_text.split(separator))
+        if set(REQUIRED_COLUMNS) <= set(names):
             return f"looks {name}-separated; separate the fields by commas"
     columns = "column" if len(missing) == 1 else "columns"
     found = excerpt(", ".join(map(str.strip, header)))

@@ -108,9 +108,8 @@ class Rebuilds:
         Returns True if it runs now, also if it did before. Returns False if another rebuild runs,
         or this one has ended.
         """
-        running_id = self._start(
-            [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now]
-        )
+        keys = [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id]
+        running_id = self._start(keys, [task_id, now])
         return running_id is not None and decode_text(running_id) == task_id
 
     def acquire_enqueue_lease(self, task_id: str) -> bool:
@@ -172,9 +171,9 @@ class Rebuilds:
     def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, dirty_count = (
-                pipe.hgetall(REBUILD_PREFIX + task_id).zcard(DIRTY_SINCE["rebuild"]).execute()
-            )
+            pipe.hgetall(REBUILD_PREFIX + task_id)
+            pipe.zcard(DIRTY_SINCE["rebuild"])
+            record, dirty_count = pipe.execute()
         if not record:
             return None
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
@@ -183,25 +182,26 @@ class Rebuilds:
         dirty_left = dirty_count if state == "running" else 0
         # Users are marked before `total` is updated, so `dirty_left` may exceed it for a moment.
         done = 0 if total is None else max(0, total - dirty_left)
-        timestamps = [
-            float(fields[name]) if name in fields else None
-            for name in ("queued_at", "started_at", "finished_at")
-        ]
         return RebuildStatus(
             task_id,
             state,
             done,
             total,
-            timestamps[0],
-            timestamps[1],
-            timestamps[2],
-            fields.get("error"),
+            queued_at=parse_time(fields.get("queued_at")),
+            started_at=parse_time(fields.get("started_at")),
+            finished_at=parse_time(fields.get("finished_at")),
+            error=fields.get("error"),
         )
 
 
 def decode_text(value: bytes | str) -> str:
     """Return the text, whether or not the Redis client decodes responses."""
     return value.decode() if isinstance(value, bytes) else value
+
+
+def parse_time(value: str | None) -> float | None:
+    """Return the Unix seconds in a field of a record, or None if the event has not happened."""
+    return None if value is None else float(value)
 
 
 def decode_optional(value: bytes | str | None) -> str | None:

@@ -30,9 +30,10 @@ class S3Lister:
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
         try:
-            for page in self._connection.store.list(
+            pages = self._connection.store.list(
                 folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE
-            ):
+            )
+            for page in pages:
                 yield [make_object_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:
@@ -124,11 +125,8 @@ class S3Lister:
         for extension in sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS}):
             with suppress(ObjectUnreadable):
                 entries = self._list_page_by_minio(prefix, after, 1, f".{extension}")
-                next_entry = entries[-1] if entries else None
-                if (
-                    next_entry
-                    and next_entry.key.encode() > after.encode()
-                    and self._object_exists(next_entry.key)
-                ):
-                    return next_entry.key
+                next_key = entries[-1].key if entries else ""
+                # A common prefix ends at the first delimiter, so it need not be a whole key.
+                if next_key.encode() > after.encode() and self._object_exists(next_key):
+                    return next_key
         raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes every LIST fail")
