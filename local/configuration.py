@@ -172,19 +172,16 @@ def build_configuration(
     given = {name: value for name, value in given.items() if name not in saved_names}
     # An external server needs no local port.
     unused_ports = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
-    unused_ports |= {"REDIS_PORT"} if given.get("REDIS_URL") else set()
-    values = {
-        name: value
-        for name, value in given.items()
-        if name not in {*unused_ports, *SECRET_SETTINGS}
-    }
+    if given.get("REDIS_URL"):
+        unused_ports.add("REDIS_PORT")
+    excluded_names = {*unused_ports, *SECRET_SETTINGS}
+    values = {name: value for name, value in given.items() if name not in excluded_names}
     values.update(_choose_ports(given, saved, set(DEFAULT_PORTS) - unused_ports, report))
     if given.get("REDIS_URL"):
         RedisAddress.from_url(given["REDIS_URL"])
     try:
-        credentials = Credentials.complete(
-            given, saved, f"{HOST}:{values.get('REDIS_PORT', '')}", time.time()
-        )
+        redis_address = f"{HOST}:{values.get('REDIS_PORT', '')}"
+        credentials = Credentials.complete(given, saved, redis_address, time.time())
     except InvalidCredentials as error:
         raise StartupError(str(error)) from error
     if credentials.owns_minio:
@@ -201,14 +198,11 @@ def save_configuration(configuration: Configuration, path: Path) -> None:
     """
     values = configuration.values
     credentials = configuration.credentials
-    already_saved = {
-        name: value
-        for name, value in load_saved_settings(path).items()
-        if name in {*_SAVED_SETTINGS, *DEFAULT_PORTS}
-    }
-    own_settings = {
-        name: value for name, value in values.items() if name in DEFAULT_PORTS
-    } | credentials.settings_to_keep()
+    kept_names = {*_SAVED_SETTINGS, *DEFAULT_PORTS}
+    saved = load_saved_settings(path)
+    already_saved = {name: value for name, value in saved.items() if name in kept_names}
+    ports = {name: value for name, value in values.items() if name in DEFAULT_PORTS}
+    own_settings = ports | credentials.settings_to_keep()
     user_credentials = credentials.settings_for_people()
     if configuration.owns_minio:
         own_settings["MINIO_ENDPOINT"] = values["MINIO_ENDPOINT"]
@@ -272,11 +266,8 @@ def _choose_ports(
         chosen[name] = str(port)
     for name, default in DEFAULT_PORTS.items():
         if name in needed_ports and name not in requested:
-            chosen[name] = str(
-                _choose_free_port(
-                    name, saved, default, {int(port) for port in chosen.values()}, report
-                )
-            )
+            taken = {int(port) for port in chosen.values()}
+            chosen[name] = str(_choose_free_port(name, saved, default, taken, report))
     return chosen
 
 
