@@ -47,23 +47,12 @@ def summarize_usage(usages: list[ProcessUsage], count: int, seconds: float) -> l
     samples = f"{len(usages)} processes, {seconds:.0f} s"
     cpu = sum(part.cpu for part in usages)
     memory = sum(part.memory for part in usages)
+    cpu_goal = max_value(3, "%")
+    memory_goal = max_value(1024, "MB")
+    name = f"idle, {count:,} users"
     return [
-        Measurement(
-            f"idle, {count:,} users: processor, of one core",
-            cpu,
-            "%",
-            None,
-            max_value(3, "%"),
-            samples,
-        ),
-        Measurement(
-            f"idle, {count:,} users: memory (PSS)",
-            memory,
-            "MB",
-            None,
-            max_value(1024, "MB"),
-            samples,
-        ),
+        Measurement(f"{name}: processor, of one core", cpu, "%", None, cpu_goal, samples),
+        Measurement(f"{name}: memory (PSS)", memory, "MB", None, memory_goal, samples),
     ]
 
 
