@@ -48,6 +48,7 @@ def _create_redis_client(url: str) -> "Redis":
 settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)
 redis_client = _create_redis_client(settings.redis_url)
+# A function, because the follower connects after the fork.
 follower = Follower(
     lambda: FollowerConnections(
         open_store(settings, settings.output_bucket), _create_redis_client(settings.redis_url)

@@ -45,6 +45,7 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
 def _render_example(folder: Path, configuration: Configuration) -> list[str]:
     bucket = configuration.source_bucket
     port = configuration.values["API_PORT"]
+    # The example reads the credentials from the file, so that none is printed.
     credentials_line = f"  {_EXTERNAL_MINIO_HINT}"
     if configuration.owns_minio:
         credentials_line = f"  . {_shorten_path(folder / '.env')}"

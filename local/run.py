@@ -161,6 +161,7 @@ def _run_until_stopped(
                 environment = _build_environment(configuration, folder)
                 _load_folder(arguments.load, environment | read_credentials(folder, "loader"))
             screen(render_banner(folder, configuration))
+            # Returns only if supervisor has died: Ctrl-C raises `StopRequested` here.
             supervisor.wait()
             log_tail = read_log_tail(supervisor.get_log_path("supervisord"))
             raise StartupError(f"supervisor ended unexpectedly:\n{log_tail}")

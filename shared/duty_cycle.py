@@ -28,6 +28,7 @@ class DutyCycle:
         self._clock = clock
         self._balance_s = burst_s
         self._refilled_at = clock()
+        # `compute_wait_s` returns `max_wait_s` for this deficit.
         self._min_balance_s = -max_wait_s * fraction
 
     def compute_wait_s(self) -> float:

@@ -23,6 +23,8 @@ REBUILD = "rebuild"
 UNPACK = "unpack"
 
 VISIBILITY_TIMEOUT_S = 300
+"""Seconds after which a task that was not acknowledged is delivered again."""
+# Below the visibility timeout, so that no task still runs when it is delivered again.
 TASK_TIME_LIMIT_S = 270
 
 
@@ -98,7 +100,10 @@ class TaskQueue:
         self._send(EVENTS_QUEUE, REFRESH, list(user_ids))
 
     def refresh_isolated(self, user_id: str, queue: str) -> None:
-        """Enqueue an isolated read of a user that may have killed a worker."""
+        """Enqueue an isolated read of a user that may have killed a worker.
+
+        `queue` is `EVENTS_QUEUE` or `BULK_QUEUE`.
+        """
         self._send(queue, REFRESH_ISOLATED, user_id)
 
     def refresh_page(self) -> None:

@@ -77,6 +77,7 @@ class AuthMiddleware:
         )
         if decision.outcome is not AccessOutcome.ALLOWED:
             raise self._refuse_request(request, decision)
+        # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
 
@@ -108,6 +109,7 @@ class AuthMiddleware:
         Returns False if the response should be delayed, but too many requests are delayed already.
         """
         count = self._limiter.count_failed_token(address)
+        # Equal, not above: one warning per address and window.
         if count == MAX_FAILURES:
             logger.warning(
                 "%d failed tokens from %s within %.0f s: for the rest of this time, responses to "

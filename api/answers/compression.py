@@ -39,7 +39,8 @@ def compress_in_blocks(
 ) -> tuple[bytes, GzipBlocks]:
     """Compress a text in blocks; return the gzip stream and its blocks.
 
-    `cuts` are the byte offsets between two blocks. Blocks in the cache `known_blocks` are reused.
+    `cut_points` are the byte offsets between two blocks, ascending. Blocks in the cache
+    `known_blocks` are reused. The returned blocks are all blocks of this text, by their digest.
     """
     blocks: dict[bytes, bytes] = {}
     pieces = [_GZIP_HEADER]

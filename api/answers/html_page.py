@@ -32,6 +32,7 @@ border-radius: 3px; }
 pre { padding: .8em; overflow-x: auto; }
 .quiet { color: var(--quiet); }
 """
+# The policy allows this inline style by its hash, and no other style or script.
 _STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
 _CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
@@ -142,7 +143,7 @@ def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
     next_sort = name
     if query.sort[:1] == ((name, False),):
         arrow = " ↑"
-        next_sort = f"-{name}"
+        next_sort = f"-{name}"  # a second click reverses the order
     elif query.sort[:1] == ((name, True),):
         arrow = " ↓"
     target = build_path("/data", given, sort=next_sort, offset=None, format="html")

@@ -26,6 +26,7 @@ from api.snapshot.table import SnapshotTable
 from api.web.conditional import HeaderPairs, apply_etag, compute_etag
 from api.web.problems import Problem
 
+# The body depends on these two request headers, so shared caches need one copy for each value.
 _VARY_HEADER = (("vary", "Accept, Accept-Encoding"),)
 _DOWNLOAD_NAMES = {"csv": "rowdrop.csv", "parquet": "rowdrop.parquet"}
 
@@ -165,6 +166,7 @@ def _compress_table_as(table: SnapshotTable, format_name: str) -> bytes:
         text = _render_table_as(table, format_name)
         if len(text) < MIN_GZIP_BYTES:
             return compress_gzip(text)
+        # At first these are the blocks of the previous version: equal ones are reused.
         cut_points = find_cut_points(table.get_row_starts(format_name), table.birthts)
         body, blocks = compress_in_blocks(text, cut_points, table.gzip_blocks[format_name])
         table.gzip_blocks[format_name] = blocks

@@ -35,7 +35,11 @@ class RebuildController:
         self._clock = clock
 
     def start_rebuild(self, request: Request, response: Response) -> None:
-        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
+        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given.
+
+        Raises `InvalidParameter`. While waiting, raises a 500 `Problem` if the rebuild fails, and a
+        503 one if its record is lost.
+        """
         wait_s = parse_wait(request)
         task_id, is_new = self._rebuilds.request(self._clock())
         # Requests share a queued rebuild that has not started: it will read what is there by then.
@@ -71,6 +75,7 @@ class RebuildController:
 
     def _require_status(self, task_id: str) -> RebuildStatus:
         status = self.get_status(task_id)
+        # A record outlives every wait, so it is missing only if Redis was emptied.
         if status is None:
             raise task_lost()
         return status

@@ -90,14 +90,17 @@ class Filters:
     ) -> NDArray[np.bool_]:
         """Return which rows match on this date, as one boolean per row.
 
-        `has_image` and `birthday` have one entry per row.
+        `has_image` and `birthday` have one entry per row. `birthday` is the result of
+        `encode_birthdays`.
         """
         if self.is_image_exists is not None:
             mask: NDArray[np.bool_] = has_image == self.is_image_exists
         else:
             mask = np.ones(len(birthday), np.bool_)
+        # At least this old: born on this day that many years ago, or earlier.
         if self.min_age is not None:
             mask &= birthday <= _encode_date(today) - _YEAR_STEP * self.min_age
+        # At most this old: born after the day on which someone one year older was born.
         if self.max_age is not None:
             mask &= birthday > _encode_date(today) - _YEAR_STEP * (self.max_age + 1)
         return mask
@@ -127,6 +130,7 @@ def encode_birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
     days = birthts.astype("datetime64[ms]").astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     since_1970 = months.astype(np.int64)
+    # Floor division and remainder are also right for the negative months before 1970.
     day = (days - months).astype(np.int64) + 1
     birthday: NDArray[np.int32] = (
         (1970 + since_1970 // 12) * _YEAR_STEP + (since_1970 % 12 + 1) * 32 + day

@@ -57,8 +57,10 @@ class Paging:
         """
         if not self.limit:
             return {}
+        # If no row matches, the first page is also the last one.
         last = max(0, total - 1) // self.limit * self.limit
         offsets = {"first": 0, "last": last}
+        # From an offset beyond the end, the previous page is the last one that has rows.
         if self.offset > 0:
             offsets["prev"] = max(0, min(self.offset - self.limit, last))
         if self.offset + self.limit < total:

@@ -44,6 +44,7 @@ class DataResource:
         selection = None
         if prepared is None:
             prepared, selection = prepare_response(table, request, utc_date(now))
+            # Weight 1, because this cache is limited by the number of its entries.
             table.query_cache.put(cache_key, prepared, 1)
         prepared.send_response(request, response, table, selection)
 

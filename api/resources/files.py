@@ -65,6 +65,7 @@ class FileResource:
         A browser saves the file instead of showing it: its content is untrusted.
         """
         parse_single_values(request.params, ())
+        # The store would answer such a key with an error, not with NoSuchKey.
         if not is_valid_key(name):
             raise _no_such_file(name)
         try:

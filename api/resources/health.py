@@ -79,7 +79,8 @@ class ReadyResource:
 def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
     """Return the body of /health/ready.
 
-    Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
+    `now` is in Unix seconds.  Ages are in seconds, times in ISO 8601 and UTC.  Unknown values
+    become None.
     """
     held_count = len(list_held_rejects(view))
     reasons = _list_outages(view, now)
@@ -124,6 +125,7 @@ def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, A
         "events_waiting": status.waiting_events,
         "ignored": status.ignored_count,
         "dead_letters": len(status.dead_letters),
+        # Clients rely on these two keys: they hold the silent repairs and the loss signals.
         "lost_and_healed": {"count": status.silent_repairs, "since": since},
         "evidence": {"counts": dict(status.loss_signals), "since": since},
     }
@@ -157,6 +159,7 @@ def _list_outages(view: View, now: float) -> list[str]:
         reasons.append("nothing is published yet: no output.csv has been read so far")
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
+    # A request that hangs has raised no error yet: only the age of the last check shows it.
     elif _compute_elapsed_s(view.store_polled_at, now) > MAX_SNAPSHOT_AGE_S:
         snapshot_age_s = _compute_elapsed_s(view.store_polled_at, now)
         reasons.append(f"output.csv was last checked {snapshot_age_s:.0f} s ago: MinIO hangs")

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 POLL_INTERVAL_S = 2.0
 RECONNECT_DELAY_S = 1.0
 # The thread works for at most a quarter of the time, so that publishes in quick succession leave
-# time for requests. A turn counts for at most LONGEST_TURN_S, so the pause after a timeout of MinIO
-# is about 4 s and does not grow with the timeout.
+# time for requests. A round counts for at most MAX_POLL_CHARGE_S, so the pause after a timeout of
+# MinIO is about 4 s and does not grow with the timeout.
 POLL_TIME_FRACTION = 0.25
 POLL_BURST_S = 0.1
 MAX_POLL_CHARGE_S = 1.0
@@ -111,7 +111,7 @@ class Follower:
                 )
             self._first_poll_done.set()
             duty_cycle.charge(min(time.monotonic() - started_at, MAX_POLL_CHARGE_S))
-            # Without Redis `wait` returns early, and RECONNECT_S limits the reconnection attempts.
+            # Without Redis the wait ends early: RECONNECT_DELAY_S limits the reconnection attempts.
             if not subscription.wait_for_message(POLL_INTERVAL_S):
                 self._stop_requested.wait(RECONNECT_DELAY_S)
             self._stop_requested.wait(duty_cycle.compute_wait_s())
@@ -159,7 +159,7 @@ class SnapshotPoller:
             rejects.InvalidRejectsCsv,
         ) as error:
             message = f"{error} does not exist" if isinstance(error, ObjectNotFound) else str(error)
-            # Log each error once: a round runs at least every POLL_S seconds.
+            # Log each error once: a round runs at least every POLL_INTERVAL_S seconds.
             if message != self.view.store_error:
                 logger.warning(
                     "output.csv or rejects.csv cannot be read: %s; "

@@ -42,8 +42,9 @@ _NO_GZIP_BLOCKS: Mapping[str, GzipBlocks] = MappingProxyType({})
 class _Fragment(NamedTuple):
     r"""Consecutive rows of a table.
 
-    `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `starts` are
-    the offsets of the rows in it.
+    `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `row_starts`
+    are the offsets of the rows in it.  `birthts` is in Unix milliseconds, `birthday` the result of
+    `api.query.filters.encode_birthdays`.  All arrays have one entry per row.
     """
 
     line_lengths: NDArray[np.int64]
@@ -58,9 +59,9 @@ class _Fragment(NamedTuple):
 class JsonRows:
     r"""The JSON of some rows, concatenated.
 
-    Row `n` is `text[starts[n]:starts[n + 1]]`.  Its final two bytes are the separator ",\n".  For
-    the row at index `last` they are the end of the table's array, "]\n"; `last` is -1 if the
-    table's last row is not among these rows.
+    Row `n` is `text[row_starts[n]:row_starts[n + 1]]`.  Its final two bytes are the separator
+    ",\n".  For the row at index `array_end_row` they are the end of the table's array, "]\n".
+    `array_end_row` is -1 if the table's last row is not among these rows.
     """
 
     text: bytes | memoryview
@@ -154,9 +155,9 @@ class SnapshotTable:
         return self.json[start:end] + b"\n"
 
     def get_row_starts(self, format_name: str) -> NDArray[np.int64]:
-        """Return the offset of each row in the whole table as `kind`, then the end of the last one.
+        """Return the byte offset of each row in the whole table, then the end of the last one.
 
-        `kind` is `json`, `ndjson` or `csv`.
+        `format_name` is `json`, `ndjson` or `csv`.
         """
         match format_name:
             case "csv":
@@ -200,7 +201,7 @@ class SnapshotTable:
         stop = int(self._row_starts[last])
         return _Fragment(
             np.diff(self._line_starts[first : last + 1]),
-            memoryview(self.json)[start : stop - 2],
+            memoryview(self.json)[start : stop - 2],  # without the separator after the last row
             self._row_starts[first:last] - start,
             self.birthts[first:last],
             self.birthday[first:last],
@@ -226,7 +227,7 @@ def _parse_fragment(text: bytes) -> _Fragment:
     return _Fragment(
         np.array([len(line) + 1 for line in lines], np.int64),
         b",\n".join(rows),
-        np.cumsum([0, *(len(row) + 2 for row in rows[:-1])]),
+        np.cumsum([0, *(len(row) + 2 for row in rows[:-1])]),  # each separator has two bytes
         birthts_column,
         encode_birthdays(birthts_column),
         np.array(has_image, np.bool_),
@@ -240,6 +241,7 @@ def _decode_lines(text: bytes, lines: Sequence[bytes]) -> Iterable[RowFields]:
             (row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows
         )
     frame = read_frame(OUTPUT_HEADER + text)
+    # pyarrow skips blank lines without an error.
     if len(frame) != len(lines):
         raise InvalidOutputCsv("some lines are not rows")
     return zip(*(frame[name].tolist() for name in OUTPUT_COLUMNS), strict=True)
@@ -267,6 +269,7 @@ def _join_array(fragments: Iterable[bytes | memoryview]) -> bytes:
         pieces += part, b",\n"
     if len(pieces) == 1:
         return b"[]\n"
+    # As long as a separator, so every row ends two bytes before the next one would start.
     pieces[-1] = b"]\n"
     return b"".join(pieces)
 

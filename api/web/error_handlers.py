@@ -52,6 +52,7 @@ def serialize_problem(request: Request, response: Response, error: falcon.HTTPEr
     """Serialize an HTTP error as a problem document, regardless of `Accept`."""
     if isinstance(error, Problem):
         body = error.build_body()
+    # Falcon's own errors, for example for an unknown route or method.
     else:
         kind = PROBLEM_KIND_BY_STATUS.get(error.status_code, "our-fault")
         body = build_problem_body(kind, error.description or PROBLEM_KINDS[kind].explanation)

@@ -12,12 +12,14 @@ import falcon
 from api.web.problem_kinds import PROBLEM_KINDS
 
 RETRY_AFTER_S = 2
+"""Seconds after which a client may retry a request that was refused with a 503."""
 
 
 class Problem(falcon.HTTPError):
     """An HTTP error that is sent as a problem document.
 
-    `kind` is a key of `PROBLEM_KINDS`; `extra_fields` are further fields of the document.
+    `kind` is a key of `PROBLEM_KINDS`, any other one raises `KeyError`. `detail` says what went
+    wrong in this request. `extra_fields` are further fields of the document, which JSON can encode.
     """
 
     def __init__(

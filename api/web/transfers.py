@@ -222,11 +222,12 @@ class _SegmentStream(Iterator[bytes]):
     def close(self) -> None:
         """Release the transfer's slot; the server calls this when it needs no more bytes."""
         on_close = self._on_close
-        self._on_close = None
+        self._on_close = None  # before the call, so that a second `close` does nothing
         if on_close:
             on_close()
 
     def __del__(self) -> None:
+        # A stream that is dropped without `close` must not keep its slot.
         self.close()
 
 

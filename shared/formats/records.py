@@ -65,8 +65,7 @@ class Reject:
 class CsvVersion:
     """Identifies the bytes of a CSV: its source, ETag without quotes, and LastModified.
 
-    `source` is a key, or a member of a bundle. `since` is LastModified in whole seconds since 1970
-    UTC.
+    `source` is a key, or a member of a bundle. `last_modified` is in whole seconds since 1970 UTC.
     """
 
     source: str
@@ -132,6 +131,7 @@ class ReadResult:
     def from_json(cls, user_id: str, text: str) -> "ReadResult":
         """Decode the output of `to_json`."""
         csv_fields, *image_fields = json.loads(text)
+        # Image source and superseded copies are missing if both are empty.
         image = (*image_fields[:2], *map(tuple, image_fields[2:]))
         if csv_fields is None:
             return cls(user_id, None, *image)

@@ -80,7 +80,7 @@ class RebuildStatus:
 
 
 class Rebuilds:
-    """The records of rebuilds.
+    """The records of rebuilds. `now` is always in Unix seconds.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
@@ -93,7 +93,7 @@ class Rebuilds:
         self._fail = client.register_script(_FAIL_SCRIPT)
 
     def request(self, now: float) -> tuple[str, bool]:
-        """Queue a rebuild unless one is queued already. `now` is in Unix seconds.
+        """Queue a rebuild unless one is queued already.
 
         Returns the ID of the queued rebuild, and whether this call queued it.
         """

@@ -83,7 +83,7 @@ class UnpackStatus:
 
 
 class Unpacks:
-    """The records of unpacking.
+    """The records of unpacking. `now` is always in Unix seconds.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
