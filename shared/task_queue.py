@@ -24,8 +24,11 @@ UNPACK = "unpack"
 
 VISIBILITY_TIMEOUT_S = 300
 """Seconds after which a task that was not acknowledged is delivered again."""
-# Below the visibility timeout, so that no task still runs when it is delivered again.
 TASK_TIME_LIMIT_S = 270
+"""Seconds after which Celery kills a bulk task, less than the visibility timeout.
+
+The solo pool of the event workers has no time limit: see `worker.reading.deadline`.
+"""
 
 
 def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:

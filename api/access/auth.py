@@ -101,7 +101,7 @@ class AuthMiddleware:
         if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
             retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
             return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
-        return _make_problem(decision.outcome, is_write=request.method not in READ_METHODS)
+        return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
     def _limit_failures(self, address: str) -> bool:
         """Count a failed token, and delay the response if its address has sent too many.
@@ -122,7 +122,7 @@ class AuthMiddleware:
         return count <= MAX_FAILURES or self._limiter.delay_response()
 
 
-def _make_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
+def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
         return Problem("read-token", _READ_ONLY_CREDENTIALS)
     if outcome is AccessOutcome.NO_TOKEN_SET:

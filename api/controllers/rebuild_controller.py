@@ -10,7 +10,7 @@ from falcon import Request, Response
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.query.wait_query import parse_wait
 from api.web.json_body import format_time
-from api.web.problems import rebuild_failed, task_lost
+from api.web.problems import build_rebuild_failed_problem, build_task_lost_problem
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
 
@@ -57,7 +57,7 @@ class RebuildController:
 
     def list_unfinished(self) -> list[RebuildStatus]:
         """Return the running and the queued rebuild, as far as they exist."""
-        task_ids = (self._rebuilds.running_id(), self._rebuilds.queued_id())
+        task_ids = (self._rebuilds.get_running_id(), self._rebuilds.get_queued_id())
         statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
         return [status for status in statuses if status is not None]
 
@@ -77,13 +77,13 @@ class RebuildController:
         status = self.get_status(task_id)
         # A record outlives every wait, so it is missing only if Redis was emptied.
         if status is None:
-            raise task_lost()
+            raise build_task_lost_problem()
         return status
 
 
 def _send_status(status: RebuildStatus, is_visible: bool, response: Response) -> None:
     if status.state == "failed":
-        raise rebuild_failed(status.task_id, status.error or "")
+        raise build_rebuild_failed_problem(status.task_id, status.error or "")
     body = describe_rebuild(status)
     state = body.pop("state")
     body["status"] = "updated" if is_visible else state

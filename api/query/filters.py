@@ -172,6 +172,6 @@ def _parse_age(values: Mapping[str, str], name: str) -> int | None:
 DAY_S = 86_400
 
 
-def utc_date(timestamp: float) -> date:
+def compute_utc_date(timestamp: float) -> date:
     """Return the UTC date of a time in Unix seconds."""
     return datetime.fromtimestamp(timestamp, UTC).date()

@@ -19,7 +19,7 @@ from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
 from api.snapshot.view import View, ViewProvider
 from api.web.json_body import format_time
-from api.web.problems import not_ready
+from api.web.problems import build_not_ready_problem
 from shared.formats.records import Reject
 from shared.formats.source_keys import parse_bundle_id
 from shared.progress.pipeline_status import PipelineIssue
@@ -36,7 +36,7 @@ class ErrorsResource:
         paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
         view = self._get_view()
         if view.table is None:
-            raise not_ready()
+            raise build_not_ready_problem()
         entries = list(list_errors(view))
         response.content_type = falcon.MEDIA_JSON
         response.data = _encode_entries(entries[paging.as_slice])

@@ -67,11 +67,11 @@ class FileResource:
         parse_single_values(request.params, ())
         # The store would answer such a key with an error, not with NoSuchKey.
         if not is_valid_key(name):
-            raise _no_such_file(name)
+            raise _build_no_file_problem(name)
         try:
             first_segment = self._transfers.fetch_first_segment(name, request, response)
         except ObjectNotFound:
-            raise _no_such_file(name) from None
+            raise _build_no_file_problem(name) from None
         if first_segment is None:
             return
         response.set_header("Accept-Ranges", "bytes")
@@ -131,7 +131,7 @@ class FileResource:
         """
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and self._transfers.delete_object(name)):
-            raise _no_such_file(name)
+            raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 
 
@@ -165,5 +165,5 @@ def _describe_file(info: ObjectInfo) -> dict[str, Any]:
     }
 
 
-def _no_such_file(name: str) -> Problem:
+def _build_no_file_problem(name: str) -> Problem:
     return Problem("no-such-file", f"The source bucket has no file {name[:300]!r}.")

@@ -42,7 +42,7 @@ class ImageResource:
         parse_single_values(request.params, ())
         image_path = json.loads(require_row(self._get_view(), user_id))["img_path"]
         if image_path is None:
-            raise _no_such_image(f"The row of {user_id[:80]!r} has no image.")
+            raise _build_no_image_problem(f"The row of {user_id[:80]!r} has no image.")
         bucket, _, key = image_path.partition("/")
         transfers = self._source_transfers
         if bucket == self._copy_transfers.bucket:
@@ -50,7 +50,7 @@ class ImageResource:
         try:
             first_segment = transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
-            raise _no_such_image(f"{image_path[:300]} no longer exists.") from None
+            raise _build_no_image_problem(f"{image_path[:300]} no longer exists.") from None
         if first_segment is None:
             return
         media_type = detect_raster_type(first_segment.body)
@@ -77,5 +77,5 @@ def detect_raster_type(head: bytes) -> str | None:
     return None
 
 
-def _no_such_image(detail: str) -> Problem:
+def _build_no_image_problem(detail: str) -> Problem:
     return Problem("no-such-image", detail)

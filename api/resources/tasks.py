@@ -9,7 +9,7 @@ from falcon import Request, Response
 
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
 from api.query.filters import parse_single_values
-from api.web.problems import no_such_task
+from api.web.problems import build_no_task_problem
 from shared.progress.unpacks import Unpacks
 
 MAX_LISTED_BUNDLES = 100
@@ -29,10 +29,10 @@ class TasksResource:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         parse_single_values(request.params, ())
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
-        newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
+        newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
         active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
-        waiting_keys = [key for key in self._unpacks.waiting_bundles() if key not in active]
+        waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
         unpacks = [describe_unpack(status) for status in newest]
         response.media = [*rebuilds, *waiting, *unpacks]
@@ -62,5 +62,5 @@ class TaskResource:
             return describe_rebuild(rebuild)
         unpack = self._unpacks.status(task_id)
         if unpack is None:
-            raise no_such_task(task_id)
+            raise build_no_task_problem(task_id)
         return describe_unpack(unpack)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from falcon import Request, Response
 
 from api.web.conditional import apply_etag
-from api.web.problems import Problem, service_unavailable
+from api.web.problems import Problem, build_unavailable_problem
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -158,7 +158,7 @@ class Transfers:
     def _hold_store_slot(self) -> Iterator[None]:
         if not self._store_slots.acquire(timeout=SLOT_TIMEOUT_S):
             detail = "The object store is slow, and too many requests already wait for it; retry."
-            raise service_unavailable("busy", detail)
+            raise build_unavailable_problem("busy", detail)
         try:
             yield
         finally:
@@ -168,7 +168,7 @@ class Transfers:
     def _hold_large_slot(self) -> Iterator[None]:
         if not self._large_slots.acquire(blocking=False):
             detail = f"This process already transfers {MAX_LARGE_TRANSFERS} larger files; retry."
-            raise service_unavailable("busy", detail)
+            raise build_unavailable_problem("busy", detail)
         try:
             with self._hold_store_slot():
                 yield

@@ -130,7 +130,7 @@ class Manifest:
         index = pc.index(self._table["user_id"], pa.scalar(user_id, pa.string())).as_py()
         return None if index < 0 else next(_iterate_facts(self._table.slice(index, 1)))
 
-    def facts(self) -> Iterator[Fact]:
+    def iterate_facts(self) -> Iterator[Fact]:
         """Iterate over all facts, in no order."""
         return _iterate_facts(self._table)
 
@@ -144,7 +144,7 @@ class Manifest:
 
     def to_output_rows(self, buckets: Buckets) -> Iterator[Row]:
         """Return the rows of these facts, unordered, to restore a lost output.csv."""
-        for fact in self.facts():
+        for fact in self.iterate_facts():
             person = fact.person
             img_path = buckets.img_path(fact.image, fact.image_source)
             yield Row(fact.user_id, person.first_name, person.last_name, person.birthts, img_path)

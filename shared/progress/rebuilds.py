@@ -160,11 +160,11 @@ class Rebuilds:
         """
         self._fail([REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now, reason])
 
-    def queued_id(self) -> str | None:
+    def get_queued_id(self) -> str | None:
         """Return the ID of the queued rebuild, or None."""
         return decode_optional(self._redis.get(REBUILD_QUEUED))
 
-    def running_id(self) -> str | None:
+    def get_running_id(self) -> str | None:
         """Return the ID of the running rebuild, or None."""
         return decode_optional(self._redis.get(REBUILD_RUNNING))
 

@@ -153,7 +153,7 @@ class Unpacks:
             self._redis.hset(UNPACK_PREFIX + task_id, mapping=fields)
 
     # -- queries ----------------------------------------------------------------------------------
-    def waiting_bundles(self) -> list[str]:
+    def list_waiting_bundles(self) -> list[str]:
         """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
         bundle_ids = self._redis.zrange(DIRTY_SINCE["unpack"], 0, MAX_UNPACK_RECORDS)
         keys = (parse_bundle_id(decode_text(bundle_id)) for bundle_id in bundle_ids)
@@ -186,7 +186,7 @@ class Unpacks:
             error=fields.get("error"),
         )
 
-    def newest(self, limit: int) -> list[UnpackStatus]:
+    def list_newest(self, limit: int) -> list[UnpackStatus]:
         """Return at most `limit` records, newest first."""
         encoded_ids = self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)
         task_ids = [decode_text(task_id) for task_id in encoded_ids]

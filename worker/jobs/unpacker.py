@@ -123,7 +123,7 @@ class Unpacker:
         # `version_tokens` omits bundles with a pending result: they need no further attempt.
         waiting_ids = list(
             self._states.users.begin_read(
-                [make_bundle_id(other) for other in self._unpacks.waiting_bundles()]
+                [make_bundle_id(other) for other in self._unpacks.list_waiting_bundles()]
             )
         )
         other_ids = [other for other in waiting_ids if other != make_bundle_id(key)]
