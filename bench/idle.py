@@ -31,15 +31,14 @@ def measure_usage(rowdrop: RowdropInstance, settle_s: float, seconds: float) -> 
     time.sleep(seconds)
     elapsed_s = time.perf_counter() - started_at
     names = _read_program_names(rowdrop)
-    return [
-        ProcessUsage(
-            _find_program_name(process, names),
-            100 * (_read_cpu_s(process) - cpu_before[process]) / elapsed_s,
-            _read_memory_mb(process),
-        )
-        for process in processes
-        if process.is_running()  # a process may have ended during the measurement
-    ]
+    usages = []
+    for process in processes:
+        # A process may have ended during the measurement.
+        if process.is_running():
+            name = _find_program_name(process, names)
+            cpu_s = _read_cpu_s(process) - cpu_before[process]
+            usages.append(ProcessUsage(name, 100 * cpu_s / elapsed_s, _read_memory_mb(process)))
+    return usages
 
 
 def summarize_usage(usages: list[ProcessUsage], count: int, seconds: float) -> list[Measurement]:

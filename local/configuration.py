@@ -108,13 +108,7 @@ def remove_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     Removed are Rowdrop's own credentials, variables with a name that looks like a secret, and all
     variables of MinIO except MINIO_REGION.
     """
-    return {
-        name: value
-        for name, value in environment.items()
-        if not _is_rowdrop_setting(name)
-        and not _SECRET_NAME.search(name)
-        and (name == "MINIO_REGION" or not name.startswith("MINIO_"))
-    }
+    return {name: value for name, value in environment.items() if not _may_hold_secret(name)}
 
 
 def select_minio_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -127,6 +121,12 @@ def select_minio_settings(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name.startswith("MINIO_") and not _is_rowdrop_setting(name)
     }
+
+
+def _may_hold_secret(name: str) -> bool:
+    if _is_rowdrop_setting(name) or _SECRET_NAME.search(name):
+        return True
+    return name.startswith("MINIO_") and name != "MINIO_REGION"
 
 
 def _is_rowdrop_setting(name: str) -> bool:

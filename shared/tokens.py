@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 MIN_TOKEN_LENGTH = 20
+"""Characters of a token's value."""
 MAX_TOKEN_NAME_LENGTH = 40
+"""Characters of a token's name."""
 RESERVED_TOKEN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
 """Names in the log that an entry of API_TOKENS or READ_TOKENS must not take."""
 

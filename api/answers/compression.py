@@ -22,6 +22,7 @@ GZIP_LEVEL = 1
 MIN_GZIP_BYTES = 1000
 """Shorter answers are not compressed: they fit into one packet anyway."""
 _TARGET_BLOCK_ROWS = 1024
+"""Average rows of a block."""
 _MAX_BLOCK_ROWS = 8 * _TARGET_BLOCK_ROWS
 # Without a file name and a modification time: the same text must give the same bytes.
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"

@@ -11,6 +11,7 @@ from threading import BoundedSemaphore
 from api.snapshot.process_registry import ProcessRegistry
 
 COMPLETION_POLL_S = 0.05
+"""Seconds between two checks of a condition that a request waits for."""
 TOO_MANY_WAITING = "too many requests already wait in this process; poll Location instead"
 NOT_YET_VISIBLE = "done, but not every API process serves the result yet"
 

@@ -6,6 +6,7 @@ from api.query.filters import InvalidParameter
 from shared.formats.source_keys import MAX_KEY_BYTES, is_listable_prefix
 
 MAX_LISTED_FILES = 1000
+"""Files on one page of GET /files."""
 
 ALLOWED_FILE_LIMIT = f"a whole number of files, from 1 to {MAX_LISTED_FILES}"
 ALLOWED_KEY = (

@@ -132,7 +132,9 @@ def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, A
 
 
 def _describe_sweep(sweep: LastSweep | None) -> dict[str, Any] | None:
-    return sweep and {
+    if sweep is None:
+        return None
+    return {
         "at": format_time(sweep.started_at),
         "cause": sweep.cause,
         "objects": sweep.object_count,

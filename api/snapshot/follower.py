@@ -31,13 +31,21 @@ from shared.redis_keys import PUBLISH_DONE_CHANNEL
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 2.0
+"""Seconds after which a round begins without a notification."""
 RECONNECT_DELAY_S = 1.0
-# The thread works for at most a quarter of the time, so that publishes in quick succession leave
-# time for requests. A round counts for at most MAX_POLL_CHARGE_S, so the pause after a timeout of
-# MinIO is about 4 s and does not grow with the timeout.
+"""Seconds between two attempts to connect to Redis."""
 POLL_TIME_FRACTION = 0.25
+"""The thread works for at most this share of the time.
+
+So publishes in quick succession leave time for requests.
+"""
 POLL_BURST_S = 0.1
+"""Seconds that the thread may work without a pause after it was idle."""
 MAX_POLL_CHARGE_S = 1.0
+"""Seconds for which a round counts at most.
+
+So the pause after a timeout of MinIO is about 4 s and does not grow with the timeout.
+"""
 
 
 class FollowerConnections(NamedTuple):
@@ -77,7 +85,8 @@ class Follower:
         `wait_s` limits the wait for that round, in seconds.
         """
         connections = self._open_connections()
-        self._poller = poller = SnapshotPoller(connections, self._clock)
+        poller = SnapshotPoller(connections, self._clock)
+        self._poller = poller
         thread_arguments = (poller, _PublishSubscription(connections.redis))
         self._thread = threading.Thread(
             target=self._poll_until_stopped, args=thread_arguments, name="follower", daemon=True

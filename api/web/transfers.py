@@ -31,6 +31,7 @@ from shared.object_store import (
 )
 
 SEGMENT_BYTES = 1 << 20
+"""Size in bytes of the pieces in which an object is read."""
 MAX_LARGE_TRANSFERS = 4
 """Concurrent transfers of objects larger than `SEGMENT_BYTES` in one process."""
 MAX_STORE_REQUESTS = 6

@@ -4,6 +4,8 @@ The manifest is only a cache. It may be older or newer than output.csv, or missi
 never becomes wrong. A fact is used only if its ETag equals the current CSV's ETag and its fields
 equal the published row's. It is held as Arrow columns and stored as Parquet.
 
+    csv_etag       ETag of the CSV, without quotes
+    csv_since      LastModified of the CSV, in whole seconds since 1970 UTC
     csv_source     source of the CSV; empty for the user's own key, which halves the text to store
     image          key of the image, or empty
     image_source   empty if the image is the user's own; otherwise `image` is a copy of this source
@@ -22,22 +24,20 @@ import pyarrow.parquet as pq
 from shared.formats.records import RULES_VERSION, Buckets, CsvVersion, Person, Row
 from shared.formats.source_keys import make_csv_key
 
-_SCHEMA = pa.schema(
-    pa.field(name, column_type, nullable=False)
-    for name, column_type in {
-        "user_id": pa.string(),
-        "csv_source": pa.string(),
-        "csv_etag": pa.string(),
-        "csv_since": pa.int64(),
-        "first_name": pa.string(),
-        "last_name": pa.string(),
-        "birthts": pa.int64(),
-        "image": pa.string(),
-        "image_source": pa.string(),
-        "held": pa.bool_(),
-        "rules": pa.string(),
-    }.items()
-)
+_COLUMN_TYPES = {
+    "user_id": pa.string(),
+    "csv_source": pa.string(),
+    "csv_etag": pa.string(),
+    "csv_since": pa.int64(),
+    "first_name": pa.string(),
+    "last_name": pa.string(),
+    "birthts": pa.int64(),
+    "image": pa.string(),
+    "image_source": pa.string(),
+    "held": pa.bool_(),
+    "rules": pa.string(),
+}
+_SCHEMA = pa.schema(pa.field(name, kind, nullable=False) for name, kind in _COLUMN_TYPES.items())
 # Each merge appends a chunk, and every scan visits each chunk: beyond this many they are combined.
 _MAX_CHUNKS = 32
 

@@ -18,7 +18,9 @@ from shared.redis_keys import (
 )
 
 REBUILD_TTL_S = 7 * 24 * 3600
+"""Seconds for which the record of a rebuild is kept."""
 REBUILD_LEASE_MS = 60_000
+"""Milliseconds after which the lease to enqueue a rebuild's users expires."""
 
 # KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the
 # queued ID, and 1 if it is new.

@@ -13,6 +13,7 @@ from redis import Redis
 from shared.redis_keys import DIRTY, REFRESH_REQUEST_PREFIX
 
 REFRESH_REQUEST_TTL_S = 900
+"""Seconds for which the record of a request is kept."""
 
 
 class RefreshRequests:

@@ -14,6 +14,7 @@ from shared.redis_keys import LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.task_queue import TaskQueue
 
 SWEEP_LEASE_MS = 60_000
+"""Milliseconds after which the lease of the running sweep expires."""
 SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 

@@ -49,8 +49,11 @@ _CLEAR_SCRIPT = (
 )
 
 UNPACK_TTL_S = 7 * 24 * 3600
+"""Seconds for which the record of an unpack is kept."""
 MAX_UNPACK_RECORDS = 1000
+"""Records that are listed, the newest."""
 UNPACK_LEASE_MS = 60_000
+"""Milliseconds after which the lease to unpack expires."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from itertools import chain, islice
 
 import obstore
+from minio.datatypes import Object
 from minio.error import MinioException
 from obstore.exceptions import BaseError, InvalidPathError
 from urllib3.exceptions import HTTPError
@@ -14,6 +15,15 @@ from shared.object_store import LIST_PAGE_SIZE, ObjectInfo, ObjectUnreadable, St
 from shared.s3 import errors
 from shared.s3.connection import S3Connection
 from shared.s3.metadata import make_object_info, strip_quotes, to_unix_seconds
+
+
+def _convert_entry(entry: Object) -> ObjectInfo:
+    return ObjectInfo(
+        entry.object_name or "",
+        strip_quotes(entry.etag),
+        to_unix_seconds(entry.last_modified),
+        entry.size or 0,
+    )
 
 
 class S3Lister:
@@ -103,15 +113,8 @@ class S3Lister:
                 prefix=prefix,
                 start_after=after or None,
             )
-            return [
-                ObjectInfo(
-                    info.object_name or "",
-                    strip_quotes(info.etag),
-                    to_unix_seconds(info.last_modified),
-                    info.size or 0,
-                )
-                for info in islice(entries, limit)
-            ]
+            # The requests are sent during the iteration, so it belongs into this block.
+            return [_convert_entry(entry) for entry in islice(entries, limit)]
         except (MinioException, HTTPError, ValueError) as error:
             raise errors.translate_list_error(self.bucket, error) from error
 
