@@ -44,8 +44,8 @@ from shared.progress.unpacks import Unpacks
 class Dependencies(NamedTuple):
     """The dependencies of the routes.
 
-    `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the output bucket.
-    `max_upload_bytes` is the largest size of a file in a PUT request.
+    `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the
+    output bucket. `max_upload_bytes` is the largest size of a file in a PUT request.
     """
 
     get_view: ViewProvider

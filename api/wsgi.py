@@ -31,6 +31,7 @@ from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 
 REDIS_TIMEOUT_S = 1.5
+"""Timeout of each connection attempt and each command, in seconds."""
 MAX_WAITING_REQUESTS = 2
 """Requests that may wait concurrently for a rebuild or a refresh, per process."""
 
@@ -48,6 +49,7 @@ def _create_redis_client(url: str) -> "Redis":
 settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)
 redis_client = _create_redis_client(settings.redis_url)
+# A function, because the follower connects after the fork.
 follower = Follower(
     lambda: FollowerConnections(
         open_store(settings, settings.output_bucket), _create_redis_client(settings.redis_url)

@@ -25,6 +25,15 @@ from shared.object_store import StoreUnavailable
 MEASUREMENT_NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle", "bundle")
 SMALL_USER_COUNT = 100
 
+_MEASUREMENT_ERRORS = (
+    WaitTimeout,
+    UnexpectedResult,
+    StoreUnavailable,
+    RedisError,
+    HTTPException,
+    OSError,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class BenchSize:
@@ -45,7 +54,7 @@ class BenchSize:
 
     @property
     def small_user_count(self) -> int:
-        """Return the small number of users: `SMALL_USER_COUNT`, or half of `users` if that is less."""
+        """Return the small number of users: `SMALL_USER_COUNT`, but at most half of `users`."""
         return max(1, min(SMALL_USER_COUNT, self.users // 2))
 
     @property
@@ -166,27 +175,18 @@ def _run_bench(
 ) -> int:
     machine = describe_machine(rowdrop) | {"seed": str(arguments.seed)}
     print("\n".join(f"{name:<8}{value}" for name, value in machine.items()), flush=True)
-    bench = BenchRun(
-        rowdrop, size, set(arguments.only or MEASUREMENT_NAMES), arguments.seed, screen
-    )
+    names = set(arguments.only or MEASUREMENT_NAMES)
+    bench = BenchRun(rowdrop, size, names, arguments.seed, screen)
     try:
         bench.run()
-    except (
-        WaitTimeout,
-        UnexpectedResult,
-        StoreUnavailable,
-        RedisError,
-        HTTPException,
-        OSError,
-    ) as error:
+    except _MEASUREMENT_ERRORS as error:
         screen(f"bench: {error}")
         return 1
     finally:
         _print_results(bench)
         if arguments.json:
-            arguments.json.write_text(
-                json.dumps(_build_json(machine, bench), indent=1) + "\n", encoding="utf-8"
-            )
+            text = json.dumps(_build_json(machine, bench), indent=1)
+            arguments.json.write_text(f"{text}\n", encoding="utf-8")
     return 0
 
 

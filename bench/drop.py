@@ -48,29 +48,25 @@ class DropMeasurement:
         samples = f"{rounds} rounds"
         users = f"{self._count:,} users"
 
-        def build_measurement(name: str, quantile: float, goal_ratio: float | None) -> Measurement:
-            values = compute_percentile(output, quantile), "ms", compute_percentile(floor, quantile)
-            return Measurement(
-                f"drop → output.csv, {users}, {name}",
-                *values,
-                max_ratio(goal_ratio) if goal_ratio else None,
-                samples,
-            )
+        def build_output_row(name: str, quantile: float, goal_ratio: float | None) -> Measurement:
+            measured = compute_percentile(output, quantile)
+            floor_ms = compute_percentile(floor, quantile)
+            goal = max_ratio(goal_ratio) if goal_ratio else None
+            full_name = f"drop → output.csv, {users}, {name}"
+            return Measurement(full_name, measured, "ms", floor_ms, goal, samples)
+
+        def build_data_row(name: str, quantile: float) -> Measurement:
+            measured = compute_percentile(data, quantile)
+            floor_ms = compute_percentile(output, quantile)
+            goal = max_above_floor(20, "ms")
+            full_name = f"drop → GET /data, {users}, {name} (floor: → output.csv)"
+            return Measurement(full_name, measured, "ms", floor_ms, goal, samples)
 
         return [
-            build_measurement("p50", 0.5, goal_p50),
-            build_measurement("p99", 0.99, goal_p99),
-            *(
-                Measurement(
-                    f"drop → GET /data, {users}, {name} (floor: → output.csv)",
-                    compute_percentile(data, share),
-                    "ms",
-                    compute_percentile(output, share),
-                    max_above_floor(20, "ms"),
-                    samples,
-                )
-                for name, share in (("p50", 0.5), ("p99", 0.99))
-            ),
+            build_output_row("p50", 0.5, goal_p50),
+            build_output_row("p99", 0.99, goal_p99),
+            build_data_row("p50", 0.5),
+            build_data_row("p99", 0.99),
         ]
 
     def _run_rounds(self, rounds: int) -> tuple[list[float], list[float], list[float]]:
@@ -93,12 +89,8 @@ class DropMeasurement:
     def _measure_floor(self) -> float:
         number = self._rng.randrange(self._count)
         csv = f"first_name,last_name,birthts\nIvan,Ivanov,{self._rng.randrange(10**12)}\n".encode()
-        return self._floor.measure(
-            f"{BenchUsers.format_user_id(number)}.csv",
-            csv,
-            self._users.output.body,
-            self._users.etag,
-        )
+        key = f"{BenchUsers.format_user_id(number)}.csv"
+        return self._floor.measure(key, csv, self._users.output.body, self._users.etag)
 
     def _measure_output(self) -> float:
         change = self._make_change()
@@ -121,9 +113,8 @@ class DropMeasurement:
 
     def _get_changed_data(self, connection: HTTPConnection) -> bytes:
         """Return the body of GET /data if it has changed since the last call, else no bytes."""
-        connection.request(
-            "GET", "/data", headers={"If-None-Match": self._known_etag} if self._known_etag else {}
-        )
+        headers = {"If-None-Match": self._known_etag} if self._known_etag else {}
+        connection.request("GET", "/data", headers=headers)
         response = connection.getresponse()
         body = response.read()
         self._known_etag = response.headers["ETag"]

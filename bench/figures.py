@@ -7,12 +7,13 @@ from typing import Any
 
 
 def compute_percentile(values: Sequence[float], quantile: float) -> float:
-    """Return a percentile of the values, interpolated linearly; `quantile` is 0 to 1, 0.5 the median.
+    """Return a percentile of the values, interpolated linearly.
 
-    Raises `ValueError` if there are no values or `quantile` is out of range.
+    `quantile` is from 0 to 1; 0.5 gives the median. Raises `ValueError` if there are no values
+    or `quantile` is out of range.
     """
     if not values or not 0 <= quantile <= 1:
-        raise ValueError("a percentile needs values, and a share from 0 to 1")
+        raise ValueError("a percentile needs values, and a quantile from 0 to 1")
     ordered = sorted(values)
     position = quantile * (len(ordered) - 1)
     lower = whole(position)
@@ -95,20 +96,23 @@ class Measurement:
 
 
 TABLE_HEADER = ("", "measured", "floor", "ratio", "goal", "", "samples")
+# Left-aligned. The other columns are numbers, which are right-aligned.
+_TEXT_COLUMNS = frozenset({0, 4, 5, 6})
 
 
 def render_table(figures: Iterable[Measurement]) -> str:
     """Format the figures as an aligned text table, one line per figure."""
     lines = [TABLE_HEADER, *map(_format_cells, figures)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEADER))]
-    left_aligned_columns = (0, 4, 5, 6)  # left-aligned columns; the numbers are right-aligned
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left_aligned_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(_align_cells(line, widths) for line in lines)
+
+
+def _align_cells(cells: Sequence[str], widths: Sequence[int]) -> str:
+    aligned = [
+        cell.ljust(width) if column in _TEXT_COLUMNS else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(aligned).rstrip()
 
 
 def _format_cells(figure: Measurement) -> tuple[str, ...]:

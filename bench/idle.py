@@ -31,15 +31,14 @@ def measure_usage(rowdrop: RowdropInstance, settle_s: float, seconds: float) -> 
     time.sleep(seconds)
     elapsed_s = time.perf_counter() - started_at
     names = _read_program_names(rowdrop)
-    return [
-        ProcessUsage(
-            _find_program_name(process, names),
-            100 * (_read_cpu_s(process) - cpu_before[process]) / elapsed_s,
-            _read_memory_mb(process),
-        )
-        for process in processes
-        if process.is_running()  # a process may have ended during the measurement
-    ]
+    usages = []
+    for process in processes:
+        # A process may have ended during the measurement.
+        if process.is_running():
+            name = _find_program_name(process, names)
+            cpu_s = _read_cpu_s(process) - cpu_before[process]
+            usages.append(ProcessUsage(name, 100 * cpu_s / elapsed_s, _read_memory_mb(process)))
+    return usages
 
 
 def summarize_usage(usages: list[ProcessUsage], count: int, seconds: float) -> list[Measurement]:
@@ -47,23 +46,12 @@ def summarize_usage(usages: list[ProcessUsage], count: int, seconds: float) -> l
     samples = f"{len(usages)} processes, {seconds:.0f} s"
     cpu = sum(part.cpu for part in usages)
     memory = sum(part.memory for part in usages)
+    cpu_goal = max_value(3, "%")
+    memory_goal = max_value(1024, "MB")
+    name = f"idle, {count:,} users"
     return [
-        Measurement(
-            f"idle, {count:,} users: processor, of one core",
-            cpu,
-            "%",
-            None,
-            max_value(3, "%"),
-            samples,
-        ),
-        Measurement(
-            f"idle, {count:,} users: memory (PSS)",
-            memory,
-            "MB",
-            None,
-            max_value(1024, "MB"),
-            samples,
-        ),
+        Measurement(f"{name}: processor, of one core", cpu, "%", None, cpu_goal, samples),
+        Measurement(f"{name}: memory (PSS)", memory, "MB", None, memory_goal, samples),
     ]
 
 

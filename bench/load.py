@@ -67,9 +67,9 @@ def _read_response(connection: socket.socket, status: int) -> None:
             f"expected status {status}, but the response began with {head[:200]!r}"
         )
     # A 304 may declare the length of the body that it does not have.
-    remaining_bytes = (int(length_match[1]) if length_match and status != 304 else 0) - (
-        len(head) - end - 4
-    )
+    body_length = int(length_match[1]) if length_match and status != 304 else 0
+    received_bytes = len(head) - (end + len(b"\r\n\r\n"))
+    remaining_bytes = body_length - received_bytes
     while remaining_bytes > 0:
         remaining_bytes -= len(_receive(connection))
 

@@ -18,6 +18,7 @@ def describe_machine(rowdrop: RowdropInstance) -> dict[str, str]:
     """Return facts about this machine and the running servers, as labels and values to print."""
     server: Any = rowdrop.redis.info("server")
     name = server.get("server_name", "redis")
+    minio_release = read_release(rowdrop.minio_binary) or "of unknown release"
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": f"{_count_cores()} ({_read_processor_name()})",
@@ -25,7 +26,7 @@ def describe_machine(rowdrop: RowdropInstance) -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.1f} at the start",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": platform.python_version(),
-        "MinIO": f"{read_release(rowdrop.minio_binary) or 'of unknown release'}, {_read_version(rowdrop.minio_binary)}",
+        "MinIO": f"{minio_release}, {_read_version(rowdrop.minio_binary)}",
         "Redis": f"{name} {server.get(f'{name}_version', server['redis_version'])}",
         "disk": str(rowdrop.folder.parent),
     }

@@ -21,16 +21,9 @@ def measure_rebuilds(rowdrop: RowdropInstance, count: int, pairs: int) -> list[M
         times.append(_measure_rebuild(rowdrop, rebuilds))
         rowdrop.wait_until_idle()
     name = f"full rebuild, {count:,} users (floor: LIST, then {FLOOR_READERS} GETs at a time)"
-    return [
-        Measurement(
-            name,
-            compute_median(times),
-            "s",
-            compute_median(floor_times),
-            max_ratio(1.1),
-            f"{pairs} pairs",
-        )
-    ]
+    seconds = compute_median(times)
+    floor_s = compute_median(floor_times)
+    return [Measurement(name, seconds, "s", floor_s, max_ratio(1.1), f"{pairs} pairs")]
 
 
 def _measure_rebuild(rowdrop: RowdropInstance, rebuilds: Rebuilds) -> float:

@@ -37,8 +37,8 @@ Reporter = Callable[[str], None]
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 _SETTING_PREFIXES = (
-    "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_", "IMAGES", "PUBLIC_",
-    "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
+    "MINIO_", "REDIS_", "FLOWER_", "SOURCE_", "OUTPUT_", "SWEEP_", "PUBLISH_", "LOG_", "API_",
+    "IMAGES", "PUBLIC_", "BIND_", "ALLOWED_", "CORS_", "MAX_", "PROGRESS_",
 )  # fmt: skip
 _IDLE_S = 0.5
 
@@ -125,9 +125,8 @@ class RowdropInstance:
         self.tasks.sweep("bench")
 
         def has_ended() -> bool:
-            return self.redis.hget(LAST_SWEEP, "at") != last_sweep_before and not self.redis.exists(
-                SWEEP_LEASE
-            )
+            is_committed = self.redis.hget(LAST_SWEEP, "at") != last_sweep_before
+            return is_committed and not self.redis.exists(SWEEP_LEASE)
 
         wait_until(has_ended, timeout_s, "a sweep", 0.002)
         return int(self.redis.hget(LAST_SWEEP, "marked"))
@@ -143,23 +142,25 @@ class RowdropInstance:
 
     def _count_pending_work(self) -> dict[str, int]:
         """Return the kinds of work that are left, and the size of each backlog."""
+        queues = (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
+        event_files = list((self.folder / "minio" / "queue").rglob("*.event*"))
         counts = {
             "dirty": self._state.users.count_dirty(),
             "staged": self._state.publish_queue.count_pending(),
             "pages": self._state.work_queues.count_pages(),
             "sweep": self.redis.exists(SWEEP_LEASE, SWEEP_REQUESTED),
-            "events on disk": len(list((self.folder / "minio" / "queue").rglob("*.event*"))),
-            **{
-                name: self.redis.llen(name)
-                for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
-            },
+            "events on disk": len(event_files),
+            **{name: self.redis.llen(name) for name in queues},
         }
         return {name: count for name, count in counts.items() if count}
 
 
 @contextmanager
 def start_instance(report: Reporter) -> Iterator[RowdropInstance]:
-    """Start an instance, yield it, and always stop it and delete its folder. Raises `StartupError`."""
+    """Start an instance, yield it, and always stop it and delete its folder.
+
+    Raises `StartupError`.
+    """
     _apply_minio_binary_of_checkout()
     binary = find_minio(report=report)
     _ = find_redis(report)
@@ -199,11 +200,8 @@ def _build_environment(folder: Path) -> dict[str, str]:
     Those settings belong to another instance. They are set to empty, which counts as unset.
     """
     inherited = {**dotenv_values(ROOT / ".env", interpolate=False), **os.environ}
-    cleared = {
-        name: ""
-        for name in inherited
-        if name.startswith(_SETTING_PREFIXES) and name != "MINIO_BINARY"
-    }
+    rowdrop_names = {name for name in inherited if name.startswith(_SETTING_PREFIXES)}
+    cleared = dict.fromkeys(rowdrop_names - {"MINIO_BINARY"}, "")
     ports: dict[str, str] = {}
     for name in DEFAULT_PORTS:
         # A port stays free until a server binds it, so the same one may be found again.
@@ -223,9 +221,8 @@ def _build_environment(folder: Path) -> dict[str, str]:
 def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     def is_ready() -> bool:
         if process.poll() is not None:
-            raise StartupError(
-                f"Rowdrop did not start; its output ends with:\n{read_log_tail(folder / 'run.out')}"
-            )
+            log_tail = read_log_tail(folder / "run.out")
+            raise StartupError(f"Rowdrop did not start; its output ends with:\n{log_tail}")
         port = load_saved_settings(folder / ".env").get("API_PORT")
         return port is not None and http_get(int(port), "/health/ready")[0] == 200
 
@@ -248,7 +245,8 @@ def wait_until(
 ) -> None:
     """Poll every `poll_s` seconds until the condition is true.
 
-    Raises `WaitTimeout` after `timeout_s` seconds; its message names `description` was awaited.
+    Raises `WaitTimeout` after `timeout_s` seconds; its message names what was awaited, as given in
+    `description`.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():

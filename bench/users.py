@@ -13,17 +13,8 @@ IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(1016)
 """The content of every image. Rowdrop does not parse images, so it need not be valid."""
 
 _FIRST_NAMES = (
-    "Alva",
-    "Bruno",
-    "Chiara",
-    "Dario",
-    "Elin",
-    "Farid",
-    "Greta",
-    "Hugo",
-    "Ines",
-    "Jonas",
-)
+    "Alva", "Bruno", "Chiara", "Dario", "Elin", "Farid", "Greta", "Hugo", "Ines", "Jonas",
+)  # fmt: skip
 _LAST_NAMES = ("Abel", "Brandt", "Castro", "Duval", "Eriksen", "Fontana", "Gruber")
 # Birth dates are from 1945 to 2014.
 _EARLIEST_MS = -789_000_000_000
@@ -85,9 +76,8 @@ class BenchUsers:
         return self._make_files(range(first, first + count), f"{output_bucket}/{IMAGES_FOLDER}")
 
     def _make_files(self, numbers: Iterable[int], images_prefix: str) -> list[tuple[str, bytes]]:
-        rows = {
-            self.format_user_id(number): self._make_row(number, images_prefix) for number in numbers
-        }
+        new_rows = [self._make_row(number, images_prefix) for number in numbers]
+        rows = {row.user_id: row for row in new_rows}
         self.output = self.output.with_changes(rows)
         return [file for row in rows.values() for file in _iterate_files(row)]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,31 +42,23 @@ def measure_web(
     measurements = []
     with _serve_constants(rowdrop.folder / "constants", cases) as port:
         for number, case in enumerate(cases):
-            request_rates = list[float]()
+            floor_request = build_request(f"/{number}")
+            rates = list[float]()
             floor_rates = list[float]()
             for _ in range(rounds):
                 floor_rates.append(
-                    measure_requests_per_second(
-                        port, repeat(build_request(f"/{number}")), 200, seconds
-                    )
+                    measure_requests_per_second(port, repeat(floor_request), 200, seconds)
                 )
-                request_rates.append(
+                rates.append(
                     measure_requests_per_second(
                         rowdrop.api_port, case.requests, case.status, seconds
                     )
                 )
             name = f"{case.name}, {count:,} users"
+            rate = compute_median(rates)
+            floor = compute_median(floor_rates)
             samples = f"{rounds} pairs of {seconds:g} s"
-            measurements.append(
-                Measurement(
-                    name,
-                    compute_median(request_rates),
-                    "req/s",
-                    compute_median(floor_rates),
-                    case.goal,
-                    samples,
-                )
-            )
+            measurements.append(Measurement(name, rate, "req/s", floor, case.goal, samples))
     return measurements
 
 
@@ -115,29 +107,13 @@ def _serve_constants(folder: Path, cases: Sequence[WebCase]) -> Iterator[int]:
 
 
 def _build_command(port: int) -> list[str]:
-    gunicorn_settings = gunicorn_conf
     # The same worker class, processes and threads as the API, or the floor would not be comparable.
-    size_arguments = [
-        "--worker-class",
-        gunicorn_settings.worker_class,
-        "--workers",
-        str(gunicorn_settings.workers),
-        "--threads",
-        str(gunicorn_settings.threads),
-    ]
-    gunicorn = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "--no-control-socket",
-        "--preload",
-        *size_arguments,
-    ]
-    return [
-        *gunicorn,
-        "--keep-alive",
-        str(gunicorn_settings.keepalive),
-        "--bind",
-        f"{HOST}:{port}",
-        "bench.constant:app",
-    ]
+    options = {
+        "--worker-class": gunicorn_conf.worker_class,
+        "--workers": str(gunicorn_conf.workers),
+        "--threads": str(gunicorn_conf.threads),
+        "--keep-alive": str(gunicorn_conf.keepalive),
+        "--bind": f"{HOST}:{port}",
+    }
+    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--preload"]
+    return [*gunicorn, *chain.from_iterable(options.items()), "bench.constant:app"]

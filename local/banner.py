@@ -13,20 +13,24 @@ _EXTERNAL_MINIO_HINT = (
 def render_banner(folder: Path, configuration: Configuration) -> str:
     """Return the text, which contains no secrets.  `folder` is the data folder of this run."""
     values = configuration.values
-    sign_in_hint = "(MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
-    console_url = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
-    console_lines = (
-        [f"  Console       {console_url}   {sign_in_hint}"] if configuration.owns_minio else []
-    )
+    api_url = f"http://127.0.0.1:{values['API_PORT']}"
+    flower_url = f"http://127.0.0.1:{values['FLOWER_PORT']}"
+    console_lines = []
+    if configuration.owns_minio:
+        console_url = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
+        console_lines.append(
+            f"  Console       {console_url}   (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
+        )
+    bucket = configuration.source_bucket
     return "\n".join(
         [
             "",
             "Rowdrop is ready.  Ctrl-C stops it; the data stays.",
             "",
-            f"  API           http://127.0.0.1:{values['API_PORT']}/data   (also /stats, /errors, /health/ready)",
-            f"  S3            {values['MINIO_ENDPOINT']}   (drop into {configuration.source_bucket})",
+            f"  API           {api_url}/data   (also /stats, /errors, /health/ready)",
+            f"  S3            {values['MINIO_ENDPOINT']}   (drop into {bucket})",
             *console_lines,
-            f"  Flower        http://127.0.0.1:{values['FLOWER_PORT']}   (FLOWER_USER, FLOWER_PASSWORD)",
+            f"  Flower        {flower_url}   (FLOWER_USER, FLOWER_PASSWORD)",
             f"  Credentials   {_shorten_path(folder / '.env')}",
             f"  Logs          {_shorten_path(folder / 'logs')}",
             "",
@@ -41,12 +45,15 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
 def _render_example(folder: Path, configuration: Configuration) -> list[str]:
     bucket = configuration.source_bucket
     port = configuration.values["API_PORT"]
+    # The example reads the credentials from the file, so that none is printed.
+    credentials_line = f"  {_EXTERNAL_MINIO_HINT}"
+    if configuration.owns_minio:
+        credentials_line = f"  . {_shorten_path(folder / '.env')}"
+    sign_option = '--aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY"'
     return [
-        f"  . {_shorten_path(folder / '.env')}"
-        if configuration.owns_minio
-        else f"  {_EXTERNAL_MINIO_HINT}",
+        credentials_line,
         "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
-        '  curl -fsS --aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY" \\',
+        f"  curl -fsS {sign_option} \\",
         f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',
         f"  curl -s http://127.0.0.1:{port}/data",
     ]

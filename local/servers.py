@@ -41,13 +41,17 @@ __all__ = [
 
 _STOP_TIMEOUT_S = 10.0
 _DURABLE_QUEUE_LIMIT = 1_000_000
-"""Maximum number of events in MinIO's queue on disk: about 10 minutes of full load.  If it is full,
-MinIO drops events although the PUTs succeed."""
+"""Maximum number of events in MinIO's queue on disk: about 10 minutes of full load.
+
+If it is full, MinIO drops events although the PUTs succeed.
+"""
 
 _START_MINIO_SCRIPT = Path(__file__).parent.parent / "compose" / "start-minio.sh"
 UNUSED_ORIGIN = "https://no-origin.invalid"
-"""An origin that no web page can have (RFC 2606).  By default MinIO allows CORS requests from every
-origin."""
+"""An origin that no web page can have (RFC 2606).
+
+It replaces MinIO's default, which allows CORS requests from every origin.
+"""
 
 
 @dataclass
@@ -115,14 +119,14 @@ class LocalServer(ABC):
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
+            failure = None
             if self._process is not None and self._process.poll() is not None:
-                raise StartupError(
-                    f"{self._display_name} exited with code {self._process.returncode}:\n{read_log_tail(self.log_path)}"
-                )
-            if time.monotonic() > deadline:
-                raise StartupError(
-                    f"{self._display_name} is not ready after {timeout_s:.0f} s:\n{read_log_tail(self.log_path)}"
-                )
+                failure = f"exited with code {self._process.returncode}"
+            elif time.monotonic() > deadline:
+                failure = f"is not ready after {timeout_s:.0f} s"
+            if failure:
+                log_tail = read_log_tail(self.log_path)
+                raise StartupError(f"{self._display_name} {failure}:\n{log_tail}")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -310,31 +314,18 @@ class MinioServer(LocalServer):
 
     def build_command(self) -> list[str]:
         """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
-        address_arguments = [
-            "--address",
-            f"{HOST}:{self.ports.api}",
-            "--console-address",
-            f"{HOST}:{self.ports.console}",
-        ]
+        script = ["/bin/sh", str(_START_MINIO_SCRIPT), str(self.folder), self.options.users_id]
+        api_address = ["--address", f"{HOST}:{self.ports.api}"]
+        console_address = ["--console-address", f"{HOST}:{self.ports.console}"]
         # Otherwise MinIO would use certificates in ~/.minio, which belong to another MinIO.
-        server_arguments = [
-            "server",
-            *address_arguments,
-            "--certs-dir",
-            str(self.folder / "certs"),
-            str(self.folder / "data"),
-        ]
-        return [
-            "/bin/sh",
-            str(_START_MINIO_SCRIPT),
-            str(self.folder),
-            self.options.users_id,
-            str(self.options.binary),
-            *server_arguments,
-        ]
+        certificates = ["--certs-dir", str(self.folder / "certs")]
+        options = [*api_address, *console_address, *certificates]
+        data_folder = str(self.folder / "data")
+        return [*script, str(self.options.binary), "server", *options, data_folder]
 
     def build_environment(self) -> dict[str, str]:
         """Return root's credentials, both event targets, and the settings for reliable events."""
+        cors_origin = os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN")
         return {
             "MINIO_ROOT_USER": self.root.name,
             "MINIO_ROOT_PASSWORD": self.root.password,
@@ -349,8 +340,7 @@ class MinioServer(LocalServer):
             # of PUTs.
             "GOMAXPROCS": "8",
             "MINIO_PROMETHEUS_AUTH_TYPE": "public" if self.options.metrics_are_public else "jwt",
-            "MINIO_API_CORS_ALLOW_ORIGIN": os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN")
-            or UNUSED_ORIGIN,
+            "MINIO_API_CORS_ALLOW_ORIGIN": cors_origin or UNUSED_ORIGIN,
             # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
             # used here.
             "MINIO_SCANNER_SPEED": "slowest",
@@ -410,9 +400,9 @@ def write_private_file(path: Path, text: str) -> None:
     new_file = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
         new_file.unlink()
-    with open(  # noqa: PTH123
-        os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as file:
+    # Created with its mode: a chmod afterwards would leave a moment in which others can read it.
+    descriptor = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
         file.write(text)
     new_file.replace(path)
 

@@ -13,9 +13,10 @@ class StopRequested(BaseException):
 
 
 def raise_on_stop_signal() -> None:
-    """Make the first of the signals raise `StopRequested` in the main thread, and ignore all later ones.
+    """Make the first of the signals raise `StopRequested` in the main thread.
 
-    A signal that is already ignored stays ignored: `nohup` and a shell's `&` rely on that.
+    All later ones are ignored.  A signal that is already ignored stays ignored: `nohup` and a
+    shell's `&` rely on that.
     """
     for signal_number in _STOP_SIGNALS:
         if signal.getsignal(signal_number) is not signal.SIG_IGN:

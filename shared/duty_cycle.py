@@ -11,7 +11,7 @@ class DutyCycle:
     duration of each piece of work. Work on an idle system therefore begins immediately, and
     continuous work gets `fraction` of the time, independent of the length of its pieces. No piece
     waits longer than `max_wait_s`, however large the deficit is. `clock` returns monotonic
-    seconds. Not thread-safe.
+    seconds. Not thread-safe. Raises `ValueError` for a fraction or burst out of range.
     """
 
     def __init__(
@@ -22,14 +22,13 @@ class DutyCycle:
         max_wait_s: float = math.inf,
     ) -> None:
         if not (0 < fraction <= 1 and burst_s >= 0):
-            raise ValueError(
-                "share must be above 0 and at most 1, and burst_s must not be negative"
-            )
+            raise ValueError("fraction must be above 0 and at most 1, burst_s must be 0 or more")
         self._fraction = fraction
         self._burst_s = burst_s
         self._clock = clock
         self._balance_s = burst_s
         self._refilled_at = clock()
+        # `compute_wait_s` returns `max_wait_s` for this deficit.
         self._min_balance_s = -max_wait_s * fraction
 
     def compute_wait_s(self) -> float:
@@ -47,7 +46,6 @@ class DutyCycle:
         self._balance_s = max(self._balance_s, self._min_balance_s)
 
     def _refill(self, now: float) -> None:
-        self._balance_s = min(
-            self._burst_s, self._balance_s + (now - self._refilled_at) * self._fraction
-        )
+        refill_s = (now - self._refilled_at) * self._fraction
+        self._balance_s = min(self._burst_s, self._balance_s + refill_s)
         self._refilled_at = now

@@ -7,7 +7,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def configure_logging(level: str) -> None:
-    """Write all log records of this process at `level` or above to standard error."""
+    """Write all log records of this process at `level` or above to standard error.
+
+    `level` is a name such as INFO. Raises `ValueError` for an unknown one.
+    """
     logging.config.dictConfig(
         {
             "version": 1,

@@ -64,7 +64,7 @@ class ObjectUnreadable(StoreUnavailable):
 class StoredObject(NamedTuple):
     """An object that was read: its bytes and metadata.
 
-    `etag` is without quotes. `get_last_modified` is in whole seconds since 1970 UTC.
+    `etag` is without quotes. `last_modified` is in whole seconds since 1970 UTC.
     """
 
     body: bytes
@@ -82,7 +82,10 @@ class ObjectInfo(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A byte range of an object; `size` is the whole object's, in bytes."""
+    """A byte range of an object.
+
+    `etag`, `last_modified` and `size` (in bytes) are those of the whole object, as in `ObjectInfo`.
+    """
 
     body: bytes
     etag: str
@@ -111,9 +114,9 @@ class ObjectStore(Protocol):
     ) -> StoredObject:
         """Read an object.
 
-        If it is larger than `most` bytes, only a beginning longer than `most` is returned, so the
-        caller can detect the excess. Raises `ObjectNotFound`, or `NotModified` if the object's ETag
-        is `if_none_match`.
+        If it is larger than `max_bytes`, only a beginning longer than `max_bytes` is returned, so
+        the caller can detect the excess. Raises `ObjectNotFound`, or `NotModified` if the object's
+        ETag is `if_none_match` (without quotes).
         """
 
     def exists(self, key: str) -> bool:
@@ -139,7 +142,10 @@ class ObjectStore(Protocol):
         """Return the object's ETag without quotes, or None if there is no such key."""
 
     def get_info(self, key: str) -> ObjectInfo | None:
-        """Return the metadata that LIST would return, by HEAD; None if there is no such key."""
+        """Return the metadata that LIST would return, by HEAD; None if there is no such key.
+
+        Unlike `get_list_entry`, raises `ObjectUnreadable` for an unreadable object.
+        """
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         """Return the bytes from `start` to `end` (exclusive) of the version with this ETag.
@@ -154,8 +160,8 @@ class ObjectStore(Protocol):
     def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
         """Write by compare-and-set on the ETag and return the new ETag.
 
-        `expected_etag` is the ETag that the current object must have; None means that there must be no
-        object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
+        `expected_etag` is the ETag that the current object must have; None means that there must be
+        no object. Raises `PreconditionFailed` otherwise. After `StoreUnavailable` the outcome is
         unknown: the write may have happened, or may still happen later.
         """
 
@@ -222,12 +228,12 @@ class FileStore(Protocol):
         """
 
     def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
-        """Return the first `most` objects with this key prefix and a key greater than `after`.
+        """Return the first `limit` objects with this key prefix and a key greater than `after`.
 
         They are in ascending order of their keys' UTF-8 bytes.
         """
 
 
 def md5_etag(body: bytes) -> str:
-    """Return the ETag that S3 gives an object that is written in one part."""
+    """Return the ETag, without quotes, that S3 gives an object written in one part."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()

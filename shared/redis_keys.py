@@ -2,12 +2,13 @@
 
 Each line names the type, what the key holds, who writes it and who reads it. "Pipeline" means the
 listener, the workers and the publisher, whose users may access every key. The ACL rules of the
-other processes are built from these constants (`worker.commands.provisioning.server_users`). The scripts in `worker/state/lua/`
-receive every key as an argument.
+other processes are built from these constants (`worker.commands.provisioning.server_users`). The
+scripts in `worker/state/lua/` receive every key as an argument.
 
-All keys but the event lists, and one of the previous release, begin with `rowdrop:`, so that a Redis
-can be shared with other applications. A key whose value changes its form gets a new name: processes
-of two releases run side by side during an upgrade, and must not read each other's values.
+All keys but the event lists, and one of the previous release, begin with `rowdrop:`, so that a
+Redis can be shared with other applications. A key whose value changes its form gets a new
+name: processes of two releases run side by side during an upgrade, and must not read each other's
+values.
 
 Celery and Flower add keys of their own: the queues of `shared.task_queue`, `unacked*`,
 `flower:unacked*`, `_kombu.*`, `celeryev*` and `*.pidbox`. The health check of the container writes
@@ -36,8 +37,8 @@ PROBE = "rowdrop:probe"
 """String, 60 s: the last probe key that arrived as an event. Written by the listener, read by
 init."""
 PROBE_OF_VERSION_1 = "probe"
-"""The same, written by a listener of release 0.2. During an upgrade `init` runs beside that listener,
-and would otherwise conclude that no event reaches Redis."""
+"""The same, written by a listener of release 0.2. During an upgrade `init` runs beside that
+listener, and would otherwise conclude that no event reaches Redis."""
 SAFE_QUEUE = "rowdrop:safe_queue"
 """String, 60 s: number of durable copies stalled on MinIO's disk. Written by the watchdog, read by
 the API."""

@@ -87,9 +87,8 @@ class Settings:
             error_lines = "".join(
                 f"\n  {name}: {' '.join(reasons)}" for name, reasons in errors_by_name.items()
             )
-            raise InvalidSettings(
-                f"environment variables are missing or invalid:{error_lines}"
-            ) from None
+            message = f"environment variables are missing or invalid:{error_lines}"
+            raise InvalidSettings(message) from None
         except ValueError as error:  # the file of a *_FILE variable cannot be read
             raise InvalidSettings(str(error)) from None
         if settings.source_bucket == settings.output_bucket:
@@ -117,6 +116,7 @@ class Settings:
             value: str = env.str(name, validate=validate) if is_used else ""
             return value
 
+        # An invalid value is read as None. The caller's `env.seal` reports all of them together.
         return {
             "minio_endpoint": read_required("MINIO_ENDPOINT", _check_http_url, is_used=minio),
             "minio_access_key": read_required("MINIO_ACCESS_KEY", _check_not_empty, is_used=minio),
@@ -139,7 +139,7 @@ class Settings:
                 env.str("READ_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.READ
             ),
             "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_check_token),
-            "public_read": env.str("PUBLIC_READ", "false", validate=_check_boolean) in _TRUE_WORDS,
+            "public_read": _is_true(env.str("PUBLIC_READ", "false", validate=_check_boolean)),
             "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_check_ip_address),
             "flower_user": env.str("FLOWER_USER", "rowdrop"),
             "flower_password": env.str("FLOWER_PASSWORD", ""),
@@ -152,13 +152,12 @@ class Settings:
             "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
             "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
             "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",
-            "public_output": env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean)
-            in _TRUE_WORDS,
+            "public_output": _is_true(env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean)),
         }
 
 
 def _split_words(text: str | None) -> tuple[str, ...]:
-    return tuple((text or "").replace(",", " ").split())  # None: invalid; env.seal() reports it
+    return tuple((text or "").replace(",", " ").split())
 
 
 def _check_not_empty(value: str) -> None:
@@ -221,7 +220,8 @@ def _check_redis_url(value: str) -> None:
     url = urlsplit(value)
     if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
         raise ValidationError(
-            "must be redis://[:password@]host:port/0: MinIO's Redis target speaks plain TCP to database 0 only"
+            "must be redis://[:password@]host:port/0: "
+            "MinIO's Redis target speaks plain TCP to database 0 only"
         )
 
 
@@ -232,6 +232,10 @@ def _check_images_mode(value: str) -> None:
 
 _TRUE_WORDS = {"true", "True", "TRUE", "1", "yes", "on"}
 _FALSE_WORDS = {"false", "False", "FALSE", "0", "no", "off"}
+
+
+def _is_true(value: str | None) -> bool:
+    return value in _TRUE_WORDS
 
 
 def _check_boolean(value: str) -> None:

@@ -23,7 +23,12 @@ REBUILD = "rebuild"
 UNPACK = "unpack"
 
 VISIBILITY_TIMEOUT_S = 300
+"""Seconds after which a task that was not acknowledged is delivered again."""
 TASK_TIME_LIMIT_S = 270
+"""Seconds after which Celery kills a bulk task, less than the visibility timeout.
+
+The solo pool of the event workers has no time limit: see `worker.reading.deadline`.
+"""
 
 
 def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
@@ -98,7 +103,10 @@ class TaskQueue:
         self._send(EVENTS_QUEUE, REFRESH, list(user_ids))
 
     def refresh_isolated(self, user_id: str, queue: str) -> None:
-        """Enqueue an isolated read of a user that may have killed a worker."""
+        """Enqueue an isolated read of a user that may have killed a worker.
+
+        `queue` is `EVENTS_QUEUE` or `BULK_QUEUE`.
+        """
         self._send(queue, REFRESH_ISOLATED, user_id)
 
     def refresh_page(self) -> None:
@@ -106,7 +114,10 @@ class TaskQueue:
         self._send(BULK_QUEUE, REFRESH_PAGE)
 
     def refresh_requested(self, user_id: str, request_id: str) -> None:
-        """Enqueue marking and reading a user on request of a client; see `shared.progress.refresh_requests`."""
+        """Enqueue marking and reading a user on request of a client.
+
+        See `shared.progress.refresh_requests`.
+        """
         self._send(EVENTS_QUEUE, REFRESH_REQUESTED, user_id, request_id)
 
     def sweep(self, cause: str) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 MIN_TOKEN_LENGTH = 20
+"""Characters of a token's value."""
 MAX_TOKEN_NAME_LENGTH = 40
+"""Characters of a token's name."""
 RESERVED_TOKEN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
 """Names in the log that an entry of API_TOKENS or READ_TOKENS must not take."""
 
@@ -61,7 +63,8 @@ def _parse_entry(number: int, entry: str, kind: TokenKind) -> Token:
         raise InvalidToken(f"entry {number} must have a name and a token, as name=token")
     if not _TOKEN_NAME.fullmatch(name):
         raise InvalidToken(
-            f"the name of entry {number} must be 1 to {MAX_TOKEN_NAME_LENGTH} letters, digits, - or _"
+            f"the name of entry {number} must be "
+            f"1 to {MAX_TOKEN_NAME_LENGTH} letters, digits, - or _"
         )
     if name in RESERVED_TOKEN_NAMES:
         raise InvalidToken(f"{name} is a name that Rowdrop itself uses; choose another")

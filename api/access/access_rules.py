@@ -134,8 +134,8 @@ class AccessRules:
                 refused = "every write and every read except /health/live"
                 remedy = "Set API_TOKEN (for reads only: READ_TOKENS or PUBLIC_READ=true)"
             sentences.append(
-                f"{self._describe_exposure()} and no API_TOKEN is set: {refused} is refused. {remedy}, "
-                "or use a loopback BIND_ADDRESS without ALLOWED_HOSTS."
+                f"{self._describe_exposure()} and no API_TOKEN is set: {refused} is refused. "
+                f"{remedy}, or use a loopback BIND_ADDRESS without ALLOWED_HOSTS."
             )
         if self.public_read:
             sentences.append(

@@ -1,6 +1,6 @@
-"""Falcon middleware that applies `api.access.access_rules` to each request, and logs writes and refusals.
+"""Falcon middleware that applies `api.access.access_rules` to each request.
 
-No log line contains a token, a query string or a body.
+It logs writes and refusals. No log line contains a token, a query string or a body.
 """
 
 import logging
@@ -77,6 +77,7 @@ class AuthMiddleware:
         )
         if decision.outcome is not AccessOutcome.ALLOWED:
             raise self._refuse_request(request, decision)
+        # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
 
@@ -98,10 +99,9 @@ class AuthMiddleware:
                 "refused %s from %s: %s%s", _format_request(request), address, reason, actor
             )
         if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
-            return Problem(
-                "failed-tokens", _TOO_MANY_FAILURES, {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
-            )
-        return _make_problem(decision.outcome, is_write=request.method not in READ_METHODS)
+            retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
+            return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
+        return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
     def _limit_failures(self, address: str) -> bool:
         """Count a failed token, and delay the response if its address has sent too many.
@@ -109,6 +109,7 @@ class AuthMiddleware:
         Returns False if the response should be delayed, but too many requests are delayed already.
         """
         count = self._limiter.count_failed_token(address)
+        # Equal, not above: one warning per address and window.
         if count == MAX_FAILURES:
             logger.warning(
                 "%d failed tokens from %s within %.0f s: for the rest of this time, responses to "
@@ -121,7 +122,7 @@ class AuthMiddleware:
         return count <= MAX_FAILURES or self._limiter.delay_response()
 
 
-def _make_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
+def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
         return Problem("read-token", _READ_ONLY_CREDENTIALS)
     if outcome is AccessOutcome.NO_TOKEN_SET:

@@ -47,10 +47,9 @@ class CrossSiteMiddleware:
     def __init__(
         self, allowed_hosts: Collection[str] = (), cors_origins: Collection[str] = ()
     ) -> None:
-        # Bounded: clients choose the values of `Host`.
-        self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(
-            _HostMatcher(allowed_hosts).allows
-        )
+        # The cache is bounded, because clients choose the values of `Host`.
+        matcher = _HostMatcher(allowed_hosts)
+        self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(matcher.allows)
         self._allowed_origins = frozenset(origin.lower() for origin in cors_origins)
 
     def process_request(self, request: Request, response: Response) -> None:
@@ -62,9 +61,8 @@ class CrossSiteMiddleware:
         if not self._is_allowed_host(env.get("HTTP_HOST", "")):
             raise Problem("other-host", _HOST_NOT_ALLOWED.format(env["HTTP_HOST"][:80]))
         if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
-            self._check_site(
-                request, response, env.get("HTTP_ORIGIN"), env.get("HTTP_SEC_FETCH_SITE")
-            )
+            origin = env.get("HTTP_ORIGIN")
+            self._check_site(request, response, origin, env.get("HTTP_SEC_FETCH_SITE"))
 
     def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
@@ -85,14 +83,11 @@ class CrossSiteMiddleware:
         # precedence, as behind a proxy the own origin may differ from `Host`.
         if origin and self._is_allowed_origin(origin.lower(), request):
             self._add_cors_headers(origin, request, response)
-        elif (
-            site in _TRUSTED_FETCH_SITES
-            or (site is None and _is_same_origin(origin, request))
-            or _is_link_navigation(request)
-        ):
             return
-        else:
-            raise Problem("cross-site", _ORIGIN_NOT_ALLOWED.format((origin or "another site")[:80]))
+        is_own_page = site is None and _is_same_origin(origin, request)
+        if site in _TRUSTED_FETCH_SITES or is_own_page or _is_link_navigation(request):
+            return
+        raise Problem("cross-site", _ORIGIN_NOT_ALLOWED.format((origin or "another site")[:80]))
 
     def _is_allowed_origin(self, origin: str, request: Request) -> bool:
         if origin in self._allowed_origins:
@@ -103,10 +98,8 @@ class CrossSiteMiddleware:
         return "*" in self._allowed_origins and method in READ_METHODS
 
     def _add_cors_headers(self, origin: str, request: Request, response: Response) -> None:
-        response.set_header(
-            "Access-Control-Allow-Origin",
-            origin if origin.lower() in self._allowed_origins else "*",
-        )
+        allowed_origin = origin if origin.lower() in self._allowed_origins else "*"
+        response.set_header("Access-Control-Allow-Origin", allowed_origin)
         response.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
         if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
             response.set_header("Access-Control-Allow-Methods", _CORS_METHODS)
@@ -121,10 +114,8 @@ class _HostMatcher:
         names = {name.lower() for name in allowed}
         self._allows_any = "*" in names
         self._allowed_names = names | {"localhost"}
-        self._allowed_suffixes = (
-            ".localhost",
-            *(name[1:] for name in names if name.startswith("*.")),
-        )
+        wildcard_suffixes = (name[1:] for name in names if name.startswith("*."))
+        self._allowed_suffixes = (".localhost", *wildcard_suffixes)
 
     def allows(self, host: str) -> bool:
         """Return whether a `Host` header is allowed.
@@ -159,9 +150,8 @@ def _is_same_origin(origin: str | None, request: Request) -> bool:
     if origin is None:
         return True
     host = request.env.get("HTTP_HOST", "").lower()
-    return (
-        bool(host) and origin.partition("://")[2].lower() == host
-    )  # the origin `null` has no host
+    # The origin `null` of a sandboxed page has no host: it must not equal a missing `Host`.
+    return bool(host) and origin.partition("://")[2].lower() == host
 
 
 def _is_link_navigation(request: Request) -> bool:
@@ -175,7 +165,10 @@ def _is_link_navigation(request: Request) -> bool:
     )
 
 
-_HOST_NOT_ALLOWED = "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, or use an address such as 127.0.0.1."
+_HOST_NOT_ALLOWED = (
+    "{!r} is not a host name of this API. Add it to ALLOWED_HOSTS, "
+    "or use an address such as 127.0.0.1."
+)
 _ORIGIN_NOT_ALLOWED = (
     "A page of {!r} may not use this API. If the page is yours, add its origin to CORS_ORIGINS."
 )

@@ -10,12 +10,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 FAILURE_WINDOW_S = 60.0
+"""Seconds after which the counters of an address begin anew."""
 MAX_FAILURES = 10
 """Limit of undelayed failed tokens, and of logged refusals, per address and window."""
 FAILED_TOKEN_DELAY_S = 1.0
+"""Seconds by which the response to a failed token is delayed."""
 MAX_DELAYED_REQUESTS = 1
 """Limit of concurrently delayed requests in one process: each of them blocks a thread."""
 MAX_ADDRESSES = 1_000
+"""Limit of addresses with counters in one process."""
 
 
 class _FailureWindow:

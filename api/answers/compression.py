@@ -22,6 +22,7 @@ GZIP_LEVEL = 1
 MIN_GZIP_BYTES = 1000
 """Shorter answers are not compressed: they fit into one packet anyway."""
 _TARGET_BLOCK_ROWS = 1024
+"""Average rows of a block."""
 _MAX_BLOCK_ROWS = 8 * _TARGET_BLOCK_ROWS
 # Without a file name and a modification time: the same text must give the same bytes.
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
@@ -39,7 +40,8 @@ def compress_in_blocks(
 ) -> tuple[bytes, GzipBlocks]:
     """Compress a text in blocks; return the gzip stream and its blocks.
 
-    `cuts` are the byte offsets between two blocks. Blocks in the cache `known_blocks` are reused.
+    `cut_points` are the byte offsets between two blocks, ascending. Blocks in the cache
+    `known_blocks` are reused. The returned blocks are all blocks of this text, by their digest.
     """
     blocks: dict[bytes, bytes] = {}
     pieces = [_GZIP_HEADER]

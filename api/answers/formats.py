@@ -23,9 +23,11 @@ CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
 }
 
+# A row is split into pieces: its opening brace (0), then field number n (2 n + 1) and the comma
+# after it (2 n + 2). The closing brace stands where the last field's comma would be.
 _OPEN_BRACE = 0
+_FIRST_COMMA = 2
 _CLOSE_BRACE = 2 * len(OUTPUT_COLUMNS)
-"""Indexes of a row's two braces among its pieces; field number n is piece 2 n + 1."""
 
 
 def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
@@ -35,20 +37,15 @@ def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
     if fields:
         return b"".join([b"[", _join_pieces(rows, fields, is_array=True)[:-2], b"]\n"])
     text = memoryview(rows.text)
+    start = int(rows.row_starts[0])
     end = int(rows.row_starts[-1]) - 2
-    last_row_end = int(rows.row_starts[rows.array_end_row + 1])
     # The table's last row ends with "]".  If other rows follow it here, it needs a comma instead.
     if 0 <= rows.array_end_row < len(rows) - 1:
-        return b"".join(
-            [
-                b"[",
-                text[int(rows.row_starts[0]) : last_row_end - 2],
-                b",\n",
-                text[last_row_end:end],
-                b"]\n",
-            ]
-        )
-    return b"".join([b"[", text[int(rows.row_starts[0]) : end], b"]\n"])
+        last_row_end = int(rows.row_starts[rows.array_end_row + 1])
+        before = text[start : last_row_end - 2]
+        after = text[last_row_end:end]
+        return b"".join([b"[", before, b",\n", after, b"]\n"])
+    return b"".join([b"[", text[start:end], b"]\n"])
 
 
 def encode_ndjson(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
@@ -110,27 +107,34 @@ def _join_pieces(rows: JsonRows, fields: Sequence[str], *, is_array: bool) -> me
     copies bytes, so no row is encoded again.
     """
     pieces = _split_fields(rows) if fields else _split_rows(rows)
-    field_pieces = [
-        number for name in fields for number in (2, 2 * OUTPUT_COLUMNS.index(name) + 1)
-    ][1:]
-    pattern = [_OPEN_BRACE, *field_pieces, _CLOSE_BRACE] if fields else [0]
     pieces_per_row = pieces.shape[1]
-    comma_piece = pieces.shape[1] - 2
-    newline_piece = pieces.shape[1] - 1
-    piece_numbers = np.arange(len(rows))[:, None] * pieces_per_row + np.array(
-        [*pattern, *([comma_piece] if is_array else []), newline_piece]
-    )
+    comma_piece = pieces_per_row - 2
+    newline_piece = pieces_per_row - 1
+    pattern = _build_field_pattern(fields) if fields else [0]
+    if is_array:
+        pattern.append(comma_piece)
+    pattern.append(newline_piece)
+    piece_numbers = np.arange(len(rows))[:, None] * pieces_per_row + np.array(pattern)
     # The table's last row is followed by "]", not by a comma: take the comma of another row.
     if is_array and rows.array_end_row >= 0 and len(rows) > 1:
-        piece_numbers[rows.array_end_row, -2] = (rows.array_end_row + 1) % len(
-            rows
-        ) * pieces_per_row + comma_piece
+        other_row = (rows.array_end_row + 1) % len(rows)
+        piece_numbers[rows.array_end_row, -2] = other_row * pieces_per_row + comma_piece
     offsets = np.append(pieces.ravel(), rows.row_starts[-1])
     column = pa.Array.from_buffers(
         pa.large_binary(), pieces.size, [None, pa.py_buffer(offsets), pa.py_buffer(rows.text)]
     ).take(pa.array(piece_numbers.ravel()))
     _, ends, text = column.buffers()
     return memoryview(text)[: int(np.frombuffer(ends, np.int64)[len(column)])]
+
+
+def _build_field_pattern(fields: Sequence[str]) -> list[int]:
+    """Return the numbers of the pieces that make a row with only these fields."""
+    pattern = [_OPEN_BRACE]
+    for name in fields:
+        if len(pattern) > 1:
+            pattern.append(_FIRST_COMMA)
+        pattern.append(2 * OUTPUT_COLUMNS.index(name) + 1)
+    return [*pattern, _CLOSE_BRACE]
 
 
 def _split_rows(rows: JsonRows) -> NDArray[np.int64]:

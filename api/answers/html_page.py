@@ -20,18 +20,24 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; \
+border-bottom: 1px solid var(--line); vertical-align: top; }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 form { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; align-items: end; }
 label { font-size: .8rem; color: var(--quiet); } label > * { display: block; font: inherit; }
 input, select, button { font: inherit; padding: .25rem .5rem; }
 nav { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: 1rem; }
-code, pre { font: .9em ui-monospace, monospace; background: #8881; padding: .1em .3em; border-radius: 3px; }
+code, pre { font: .9em ui-monospace, monospace; background: #8881; padding: .1em .3em; \
+border-radius: 3px; }
 pre { padding: .8em; overflow-x: auto; }
 .quiet { color: var(--quiet); }
 """
+# The policy allows this inline style by its hash, and no other style or script.
 _STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
-_CONTENT_SECURITY_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+_CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
 PAGE_HEADERS = (
     ("content-security-policy", _CONTENT_SECURITY_POLICY),
     ("referrer-policy", "no-referrer"),
@@ -59,7 +65,8 @@ def render_page(title: str, body: str) -> bytes:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     ).encode()
 
 
@@ -90,7 +97,8 @@ def render_rows_page(
 def _render_form(given: QueryParameters) -> str:
     def render_input(name: str, label: str, input_type: str, size: int) -> str:
         value = escape(str(given.get(name, "")))
-        return f'<label>{label}<input name="{name}" type="{input_type}" size="{size}" value="{value}"></label>'
+        attributes = f'name="{name}" type="{input_type}" size="{size}" value="{value}"'
+        return f"<label>{label}<input {attributes}></label>"
 
     image_choice = str(given.get("is_image_exists", "")).lower()
     options = "".join(
@@ -115,11 +123,11 @@ def _render_form(given: QueryParameters) -> str:
 
 def _render_page_links(query: RowQuery, total: int, given: QueryParameters) -> str:
     offsets = query.paging.list_related_offsets(total)
-    page_links = [
-        f'<a href="{escape(build_path("/data", given, offset=offsets[relation], format="html"))}">{text}</a>'
-        for relation, text in (("prev", "← previous"), ("next", "next →"))
-        if relation in offsets
-    ]
+    page_links = []
+    for relation, text in (("prev", "← previous"), ("next", "next →")):
+        if relation in offsets:
+            target = build_path("/data", given, offset=offsets[relation], format="html")
+            page_links.append(f'<a href="{escape(target)}">{text}</a>')
     return f"<nav>{''.join(page_links)}</nav>" if page_links else ""
 
 
@@ -131,15 +139,14 @@ def _render_table(page_rows: list[dict[str, Any]], query: RowQuery, given: Query
 
 
 def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
-    is_ascending = query.sort[:1] == ((name, False),)
     arrow = ""
-    if is_ascending:
+    next_sort = name
+    if query.sort[:1] == ((name, False),):
         arrow = " ↑"
+        next_sort = f"-{name}"  # a second click reverses the order
     elif query.sort[:1] == ((name, True),):
         arrow = " ↓"
-    target = build_path(
-        "/data", given, sort=f"-{name}" if is_ascending else name, offset=None, format="html"
-    )
+    target = build_path("/data", given, sort=next_sort, offset=None, format="html")
     return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
 
 
@@ -151,7 +158,8 @@ def _render_cells(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]
         elif name == "birthts":
             yield f'<td title="{value}">{_format_date(value)}</td>'
         elif name == "img_path" and value and "user_id" in row:
-            yield f'<td><a href="/data/{quote(row["user_id"], safe="")}/image">{escape(value)}</a></td>'
+            image_path = f"/data/{quote(row['user_id'], safe='')}/image"
+            yield f'<td><a href="{image_path}">{escape(value)}</a></td>'
         else:
             yield f"<td>{escape(value or '')}</td>"
 
@@ -169,6 +177,7 @@ def _render_footer(given: QueryParameters) -> str:
         for format_name, name in _DATA_FORMATS
     )
     return (
-        f'<p class="quiet">As data: {formats}.  More: <a href="/stats">statistics</a>, <a href="/errors">errors</a>, '
-        f'<a href="/health/ready">health</a>, <a href="/docs">the API</a>.</p>'
+        f'<p class="quiet">As data: {formats}.  More: <a href="/stats">statistics</a>, '
+        '<a href="/errors">errors</a>, <a href="/health/ready">health</a>, '
+        '<a href="/docs">the API</a>.</p>'
     )

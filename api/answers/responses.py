@@ -26,6 +26,7 @@ from api.snapshot.table import SnapshotTable
 from api.web.conditional import HeaderPairs, apply_etag, compute_etag
 from api.web.problems import Problem
 
+# The body depends on these two request headers, so shared caches need one copy for each value.
 _VARY_HEADER = (("vary", "Accept, Accept-Encoding"),)
 _DOWNLOAD_NAMES = {"csv": "rowdrop.csv", "parquet": "rowdrop.parquet"}
 
@@ -54,7 +55,7 @@ class PreparedResponse:
     ) -> None:
         """Send the response, or a 304 if the client has it.
 
-        `selection`: the result of `select` if it was just computed, None if it must be computed.
+        `selection`: the result of `select_rows` if it was just computed, else None.
         """
         if not apply_etag(request, response, self.etag, _VARY_HEADER):
             response.set_headers(self.headers)
@@ -89,9 +90,8 @@ def prepare_response(
     )
     selection = select_rows(table, query, today)
     headers = _build_headers(request, query, format_name, is_gzip, selection.total)
-    return PreparedResponse(
-        query, format_name, is_gzip, today, etag, headers, request.params
-    ), selection
+    prepared = PreparedResponse(query, format_name, is_gzip, today, etag, headers, request.params)
+    return prepared, selection
 
 
 def _build_headers(
@@ -104,9 +104,8 @@ def _build_headers(
     if is_gzip:
         headers.append(("content-encoding", "gzip"))
     if format_name in _DOWNLOAD_NAMES:
-        headers.append(
-            ("content-disposition", f'attachment; filename="{_DOWNLOAD_NAMES[format_name]}"')
-        )
+        download_name = _DOWNLOAD_NAMES[format_name]
+        headers.append(("content-disposition", f'attachment; filename="{download_name}"'))
     if format_name == "html":
         headers += page.PAGE_HEADERS
     if link := build_link_header("/data", request.params, query.paging, total):
@@ -119,11 +118,8 @@ def _render_body(
 ) -> bytes:
     # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
     if prepared.query.is_unrestricted and prepared.format != "html":
-        return (
-            _compress_table_as(table, prepared.format)
-            if prepared.is_gzip
-            else _render_table_as(table, prepared.format)
-        )
+        render = _compress_table_as if prepared.is_gzip else _render_table_as
+        return render(table, prepared.format)
     return table.response_cache.get_or_compute(
         prepared.etag, lambda: _render_selection(table, prepared, selection)
     )
@@ -170,11 +166,10 @@ def _compress_table_as(table: SnapshotTable, format_name: str) -> bytes:
         text = _render_table_as(table, format_name)
         if len(text) < MIN_GZIP_BYTES:
             return compress_gzip(text)
-        body, table.gzip_blocks[format_name] = compress_in_blocks(
-            text,
-            find_cut_points(table.get_row_starts(format_name), table.birthts),
-            table.gzip_blocks[format_name],
-        )
+        # At first these are the blocks of the previous version: equal ones are reused.
+        cut_points = find_cut_points(table.get_row_starts(format_name), table.birthts)
+        body, blocks = compress_in_blocks(text, cut_points, table.gzip_blocks[format_name])
+        table.gzip_blocks[format_name] = blocks
         return body
 
     return table.derived.get_or_compute(("gzip", format_name), compress_text)

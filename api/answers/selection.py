@@ -26,10 +26,14 @@ class Selection(NamedTuple):
 
 
 def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection:
-    """Return the rows that the query selects; ages are computed for the date `today` (UTC)."""
+    """Return the rows of the page that the query selects.
+
+    Ages are those on the date `today` in UTC.
+    """
     mask = _build_row_mask(table, query, today)
     rows: NDArray[np.int64] | None
     if query.sort:
+        # The order of all rows is cached, so it is filtered instead of sorting the selected rows.
         sorted_rows = _sort_rows(table, query.sort)
         rows = sorted_rows if mask is None else sorted_rows[mask[sorted_rows]]
     else:
@@ -43,11 +47,9 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
 
 
 def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
-    mask = (
-        query.filters.build_mask(table.has_image, table.birthday, today)
-        if query.filters.is_active
-        else None
-    )
+    mask = None
+    if query.filters.is_active:
+        mask = query.filters.build_mask(table.has_image, table.birthday, today)
     if query.search is None:
         return mask
     name_mask = _match_names(table, query.search)
@@ -66,11 +68,10 @@ def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
 
 
 def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
-    return pc.utf8_lower(
-        pc.binary_join_element_wise(
-            columns["first_name"], columns["last_name"], pa.scalar(" ", _TEXT)
-        )
-    )
+    # A word of a search contains no blank, so it cannot match across the two names.
+    separator = pa.scalar(" ", _TEXT)
+    names = pc.binary_join_element_wise(columns["first_name"], columns["last_name"], separator)
+    return pc.utf8_lower(names)
 
 
 def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from threading import BoundedSemaphore
 from api.snapshot.process_registry import ProcessRegistry
 
 COMPLETION_POLL_S = 0.05
+"""Seconds between two checks of a condition that a request waits for."""
 TOO_MANY_WAITING = "too many requests already wait in this process; poll Location instead"
 NOT_YET_VISIBLE = "done, but not every API process serves the result yet"
 
@@ -18,8 +19,8 @@ NOT_YET_VISIBLE = "done, but not every API process serves the result yet"
 class CompletionWaiter:
     """Waiting with a limit: at most `max_waiting` requests wait concurrently in this process.
 
-    `wait_until_visible` raises `redis.exceptions.RedisError` if Redis is unavailable, and so does `wait_until`
-    if its condition does.
+    `wait_until_visible` raises `redis.exceptions.RedisError` if Redis is unavailable. `wait_until`
+    raises what its condition raises.
     """
 
     def __init__(self, registry: ProcessRegistry, max_waiting: int) -> None:

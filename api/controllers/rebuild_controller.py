@@ -10,7 +10,7 @@ from falcon import Request, Response
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.query.wait_query import parse_wait
 from api.web.json_body import format_time
-from api.web.problems import rebuild_failed, task_lost
+from api.web.problems import build_rebuild_failed_problem, build_task_lost_problem
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
 
@@ -35,7 +35,11 @@ class RebuildController:
         self._clock = clock
 
     def start_rebuild(self, request: Request, response: Response) -> None:
-        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given."""
+        """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given.
+
+        Raises `InvalidParameter`. While waiting, raises a 500 `Problem` if the rebuild fails, and a
+        503 one if its record is lost.
+        """
         wait_s = parse_wait(request)
         task_id, is_new = self._rebuilds.request(self._clock())
         # Requests share a queued rebuild that has not started: it will read what is there by then.
@@ -53,11 +57,8 @@ class RebuildController:
 
     def list_unfinished(self) -> list[RebuildStatus]:
         """Return the running and the queued rebuild, as far as they exist."""
-        statuses = [
-            self.get_status(task_id)
-            for task_id in (self._rebuilds.running_id(), self._rebuilds.queued_id())
-            if task_id
-        ]
+        task_ids = (self._rebuilds.get_running_id(), self._rebuilds.get_queued_id())
+        statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
         return [status for status in statuses if status is not None]
 
     def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
@@ -74,14 +75,15 @@ class RebuildController:
 
     def _require_status(self, task_id: str) -> RebuildStatus:
         status = self.get_status(task_id)
+        # A record outlives every wait, so it is missing only if Redis was emptied.
         if status is None:
-            raise task_lost()
+            raise build_task_lost_problem()
         return status
 
 
 def _send_status(status: RebuildStatus, is_visible: bool, response: Response) -> None:
     if status.state == "failed":
-        raise rebuild_failed(status.task_id, status.error or "")
+        raise build_rebuild_failed_problem(status.task_id, status.error or "")
     body = describe_rebuild(status)
     state = body.pop("state")
     body["status"] = "updated" if is_visible else state

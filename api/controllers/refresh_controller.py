@@ -34,7 +34,8 @@ class RefreshController:
     def start_refresh(self, request: Request, response: Response, user_id: str) -> None:
         """Enqueue the request, and respond with 202 and the address of the row.
 
-        With `?wait=`, respond with 200 once every API process serves the result.
+        With `?wait=`, respond with 200 once every API process serves the result. Raises
+        `InvalidParameter`, and a 400 `Problem` if no file of a user with this ID would be read.
         """
         wait_s = parse_wait(request)
         refusal = explain_unusable_name(make_csv_key(user_id))
@@ -43,6 +44,7 @@ class RefreshController:
         request_id = self._requests.new_id()
         self._enqueue(user_id, request_id)
         response.set_header("Location", build_row_path(user_id))
+        # The response unless the result becomes visible during the wait.
         response.status = falcon.HTTP_202
         response.media = {"user_id": user_id, "status": "queued"}
         if wait_s:

@@ -98,13 +98,15 @@ def _render_route(method: str, path: str, operation: Document) -> str:
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
         f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[access_of(operation)]}</p>\n"
-        f'<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}<p class="quiet">{responses}</p>\n'
+        f"<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}"
+        f'<p class="quiet">{responses}</p>\n'
     )
 
 
 def _render_parameters(operation: Document) -> str:
     table_rows = "".join(
-        f"<tr><td><code>{parameter['name']}</code></td><td>{escape(parameter['description'])}</td></tr>\n"
+        f"<tr><td><code>{parameter['name']}</code></td>"
+        f"<td>{escape(parameter['description'])}</td></tr>\n"
         for parameter in operation.get("parameters", ())
     )
     return f"<table><tbody>{table_rows}</tbody></table>\n" if table_rows else ""

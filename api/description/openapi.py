@@ -15,7 +15,10 @@ _TO_WRITE = (
     "A write token: API_TOKEN, one of the API_TOKENS, or the generated token.  A client on the "
     "same machine needs none, unless the operator has set API_TOKEN or API_TOKENS."
 )
-_TO_READ = "One of the READ_TOKENS.  A client on the same machine needs none; with PUBLIC_READ=true no client needs one."
+_TO_READ = (
+    "One of the READ_TOKENS.  A client on the same machine needs none; "
+    "with PUBLIC_READ=true no client needs one."
+)
 
 
 class OpenApiResource:

@@ -39,7 +39,8 @@ from shared.formats.source_keys import (
 )
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f/]+$"
-READABLE = rf"{_PRINTABLE[:-1]}\.(?:{'|'.join(map(re.escape, sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS})))})$"
+_EXTENSIONS = "|".join(map(re.escape, sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS})))
+READABLE = rf"{_PRINTABLE[:-1]}\.(?:{_EXTENSIONS})$"
 """The names that `shared.formats.source_keys.explain_unusable_name` accepts."""
 _FILTERS = [
     in_query(

@@ -133,7 +133,8 @@ SCHEMAS: dict[str, Schema] = {
             "message": text(),
         },
         ("done", "total", "queued_at", "started_at", "finished_at", "message"),
-        "`updated`: every API process serves the result.  Fields after `status`: only after waiting.",
+        "`updated`: every API process serves the result.  "
+        "Fields after `status`: only after waiting.",
     ),
     "Refresh": an_object(
         {"user_id": text(), "status": text(enum=["queued", "updated"]), "message": text()},

@@ -6,21 +6,24 @@ from api.query.filters import InvalidParameter
 from shared.formats.source_keys import MAX_KEY_BYTES, is_listable_prefix
 
 MAX_LISTED_FILES = 1000
-
+"""Files on one page of GET /files."""
 
 ALLOWED_FILE_LIMIT = f"a whole number of files, from 1 to {MAX_LISTED_FILES}"
-
-
-ALLOWED_KEY = f"a name or the beginning of one, at most {MAX_KEY_BYTES} characters; no part between slashes is . or .. or empty"
+ALLOWED_KEY = (
+    f"a name or the beginning of one, at most {MAX_KEY_BYTES} characters; "
+    "no part between slashes is . or .. or empty"
+)
 
 
 def parse_file_limit(parameters: Mapping[str, str]) -> int:
-    """Return `limit` of the query string: 1 to `MAX_LISTED_FILES`. Anything else is a 400 problem."""
+    """Return the number of files to list, from 1 to `MAX_LISTED_FILES` (also the default).
+
+    Raises `InvalidParameter`.
+    """
     text = parameters.get("limit", str(MAX_LISTED_FILES))
     # `isdigit` alone also accepts the digits of other scripts.
-    if not (
-        text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED_FILES
-    ):
+    is_number = text.isascii() and text.isdigit() and len(text) <= 4
+    if not (is_number and 1 <= int(text) <= MAX_LISTED_FILES):
         raise InvalidParameter(
             "limit", f"{text[:40]!r} is not a valid number of files", ALLOWED_FILE_LIMIT
         )
@@ -28,7 +31,10 @@ def parse_file_limit(parameters: Mapping[str, str]) -> int:
 
 
 def parse_key(parameters: Mapping[str, str], name: str) -> str:
-    """Return a key prefix of the query string. One that no key can begin with is a 400 problem."""
+    """Return the parameter `name`, which is the beginning of a key; empty by default.
+
+    Raises `InvalidParameter` if no key can begin with it.
+    """
     text = parameters.get(name, "")
     if len(text) > MAX_KEY_BYTES or not is_listable_prefix(text):
         raise InvalidParameter(name, "not a name or the beginning of one", ALLOWED_KEY)

@@ -56,7 +56,10 @@ class Filters:
 
     @classmethod
     def from_values(cls, values: Mapping[str, str]) -> "Filters":
-        """Return the filters in single values; ignore other parameters. Raises `InvalidParameter`."""
+        """Return the filters in single values, ignoring other parameters.
+
+        Raises `InvalidParameter`.
+        """
         return cls(
             _parse_boolean(values, "is_image_exists"),
             _parse_age(values, "min_age"),
@@ -87,14 +90,17 @@ class Filters:
     ) -> NDArray[np.bool_]:
         """Return which rows match on this date, as one boolean per row.
 
-        `has_image` and `birthday` have one entry per row.
+        `has_image` and `birthday` have one entry per row. `birthday` is the result of
+        `encode_birthdays`.
         """
         if self.is_image_exists is not None:
             mask: NDArray[np.bool_] = has_image == self.is_image_exists
         else:
             mask = np.ones(len(birthday), np.bool_)
+        # At least this old: born on this day that many years ago, or earlier.
         if self.min_age is not None:
             mask &= birthday <= _encode_date(today) - _YEAR_STEP * self.min_age
+        # At most this old: born after the day on which someone one year older was born.
         if self.max_age is not None:
             mask &= birthday > _encode_date(today) - _YEAR_STEP * (self.max_age + 1)
         return mask
@@ -124,6 +130,7 @@ def encode_birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
     days = birthts.astype("datetime64[ms]").astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     since_1970 = months.astype(np.int64)
+    # Floor division and remainder are also right for the negative months before 1970.
     day = (days - months).astype(np.int64) + 1
     birthday: NDArray[np.int32] = (
         (1970 + since_1970 // 12) * _YEAR_STEP + (since_1970 % 12 + 1) * 32 + day
@@ -165,6 +172,6 @@ def _parse_age(values: Mapping[str, str], name: str) -> int | None:
 DAY_S = 86_400
 
 
-def utc_date(timestamp: float) -> date:
+def compute_utc_date(timestamp: float) -> date:
     """Return the UTC date of a time in Unix seconds."""
     return datetime.fromtimestamp(timestamp, UTC).date()

@@ -11,9 +11,8 @@ _RELATIONS = ("first", "prev", "next", "last")
 def build_path(path: str, parameters: Mapping[str, str | list[str]], **changes: object) -> str:
     """Return the URL of a query with some parameters changed; None removes a parameter."""
     changed = {**parameters, **changes}
-    query_string = urlencode(
-        [(name, value) for name, value in changed.items() if value is not None]
-    )
+    pairs = [(name, value) for name, value in changed.items() if value is not None]
+    query_string = urlencode(pairs)
     return f"{path}?{query_string}" if query_string else path
 
 

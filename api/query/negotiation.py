@@ -39,6 +39,7 @@ def accepts_gzip(accept_encoding: str | None) -> bool:
         name.lower(): weight for name, weight in _GZIP_PATTERN.findall(accept_encoding or "")
     }
     weight = weights.get("gzip", weights.get("x-gzip", weights.get("*")))
+    # A name without a weight (empty here) has the weight 1.
     return weight is not None and (not weight or _is_positive(weight))
 
 

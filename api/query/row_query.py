@@ -12,16 +12,19 @@ PAGING_PARAMETERS = ("limit", "offset")
 ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
 
 MAX_SEARCH_LENGTH = 200
+"""Characters of the parameter `q`."""
 DEFAULT_HTML_ROWS = 100
+"""Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
-"""Rows on one HTML page: the default and the maximum."""
+"""Rows on one HTML page, whatever the client's `limit` is."""
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
     f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
 )
-ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {', '.join(OUTPUT_COLUMNS)}"
-ALLOWED_FIELDS = f"fields separated by commas: {', '.join(OUTPUT_COLUMNS)}"
+_COLUMN_LIST = ", ".join(OUTPUT_COLUMNS)
+ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {_COLUMN_LIST}"
+ALLOWED_FIELDS = f"fields separated by commas: {_COLUMN_LIST}"
 ALLOWED_FORMAT = f"one of {', '.join(FORMATS)}"
 
 _ROW_COUNT_PATTERN = re.compile(r"[0-9]{1,9}")
@@ -54,8 +57,10 @@ class Paging:
         """
         if not self.limit:
             return {}
+        # If no row matches, the first page is also the last one.
         last = max(0, total - 1) // self.limit * self.limit
         offsets = {"first": 0, "last": last}
+        # From an offset beyond the end, the previous page is the last one that has rows.
         if self.offset > 0:
             offsets["prev"] = max(0, min(self.offset - self.limit, last))
         if self.offset + self.limit < total:
@@ -71,7 +76,7 @@ _NO_PAGING = Paging()
 class RowQuery:
     """A parsed query.
 
-    Without `search` (None), `order` or `fields` (empty) that part of the query is not restricted.
+    Without `search` (None), `sort` or `fields` (empty) that part of the query is not restricted.
     """
 
     filters: Filters = _NO_FILTERS
@@ -122,11 +127,9 @@ class RowQuery:
 
     def limit_for_html(self) -> "RowQuery":
         """Return the same query with at most as many rows as one HTML page shows."""
-        limit = (
-            DEFAULT_HTML_ROWS
-            if self.paging.limit is None
-            else min(self.paging.limit, MAX_HTML_ROWS)
-        )
+        limit = DEFAULT_HTML_ROWS
+        if self.paging.limit is not None:
+            limit = min(self.paging.limit, MAX_HTML_ROWS)
         return replace(self, paging=Paging(limit, self.paging.offset))
 
 
@@ -152,9 +155,8 @@ def _parse_search(values: Mapping[str, str]) -> str | None:
 
 def _parse_sort(values: Mapping[str, str]) -> SortOrder:
     order: dict[str, bool] = {}
-    for name in _parse_field_list(
-        values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-")
-    ):
+    names = _parse_field_list(values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-"))
+    for name in names:
         order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
     return tuple(order.items())
 

@@ -5,8 +5,7 @@ from falcon import Request
 from api.query.filters import InvalidParameter, parse_single_values
 
 MAX_WAIT_S = 600
-
-
+"""Seconds that a client may wait."""
 ALLOWED_WAIT = f"a whole number of seconds from 0 to {MAX_WAIT_S}"
 
 

@@ -12,7 +12,7 @@ from falcon import Request, Response
 from api.answers.responses import PreparedResponse, prepare_response
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
-from api.query.filters import DAY_S, parse_single_values, utc_date
+from api.query.filters import DAY_S, compute_utc_date, parse_single_values
 from api.resources.lookup import require_row, require_table
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
@@ -43,7 +43,8 @@ class DataResource:
         prepared: PreparedResponse | None = table.query_cache.get(cache_key)
         selection = None
         if prepared is None:
-            prepared, selection = prepare_response(table, request, utc_date(now))
+            prepared, selection = prepare_response(table, request, compute_utc_date(now))
+            # Weight 1, because this cache is limited by the number of its entries.
             table.query_cache.put(cache_key, prepared, 1)
         prepared.send_response(request, response, table, selection)
 

@@ -19,7 +19,7 @@ from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
 from api.snapshot.view import View, ViewProvider
 from api.web.json_body import format_time
-from api.web.problems import not_ready
+from api.web.problems import build_not_ready_problem
 from shared.formats.records import Reject
 from shared.formats.source_keys import parse_bundle_id
 from shared.progress.pipeline_status import PipelineIssue
@@ -36,17 +36,15 @@ class ErrorsResource:
         paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
         view = self._get_view()
         if view.table is None:
-            raise not_ready()
+            raise build_not_ready_problem()
         entries = list(list_errors(view))
         response.content_type = falcon.MEDIA_JSON
         response.data = _encode_entries(entries[paging.as_slice])
         response.set_header("X-Total-Count", str(len(entries)))
         if link := build_link_header("/errors", request.params, paging, len(entries)):
             response.set_header("Link", link)
-        response.set_header(
-            "X-Ignored-Count",
-            str(view.pipeline_status.ignored_count if view.pipeline_status else 0),
-        )
+        ignored_count = view.pipeline_status.ignored_count if view.pipeline_status else 0
+        response.set_header("X-Ignored-Count", str(ignored_count))
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
@@ -55,16 +53,13 @@ class ErrorsResource:
 def list_errors(view: View) -> Iterable[dict[str, Any]]:
     """Yield one entry per error: rejects by user, then ignored keys, then dead letters."""
     for reject in view.rejects.values():
-        yield _describe_reject(
-            reject, view.table is not None and view.table.has_row(reject.user_id)
-        )
+        is_held = view.table is not None and view.table.has_row(reject.user_id)
+        yield _describe_reject(reject, is_held)
     if view.pipeline_status:
-        yield from (
-            _describe_issue("ignored", issue) for issue in view.pipeline_status.ignored_keys
-        )
-        yield from (
-            _describe_issue("dead_letter", issue) for issue in view.pipeline_status.dead_letters
-        )
+        for issue in view.pipeline_status.ignored_keys:
+            yield _describe_issue("ignored", issue)
+        for issue in view.pipeline_status.dead_letters:
+            yield _describe_issue("dead_letter", issue)
 
 
 def _describe_reject(reject: Reject, is_held: bool) -> dict[str, Any]:
@@ -91,6 +86,5 @@ def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:
-    return (
-        "[" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "]\n"
-    ).encode()
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    return f"[{lines}]\n".encode()

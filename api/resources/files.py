@@ -39,9 +39,9 @@ class FilesResource:
         parameters = parse_single_values(request.params, ("prefix", "after", "limit"))
         limit = parse_file_limit(parameters)
         # One object more than the page holds shows whether there is a next page.
-        listed = self._transfers.list_page(
-            parse_key(parameters, "prefix"), parse_key(parameters, "after"), limit + 1
-        )
+        prefix = parse_key(parameters, "prefix")
+        after = parse_key(parameters, "after")
+        listed = self._transfers.list_page(prefix, after, limit + 1)
         page_files = listed[:limit]
         response.media = [_describe_file(info) for info in page_files]
         response.set_header("Cache-Control", "no-store")
@@ -65,12 +65,13 @@ class FileResource:
         A browser saves the file instead of showing it: its content is untrusted.
         """
         parse_single_values(request.params, ())
+        # The store would answer such a key with an error, not with NoSuchKey.
         if not is_valid_key(name):
-            raise _no_such_file(name)
+            raise _build_no_file_problem(name)
         try:
             first_segment = self._transfers.fetch_first_segment(name, request, response)
         except ObjectNotFound:
-            raise _no_such_file(name) from None
+            raise _build_no_file_problem(name) from None
         if first_segment is None:
             return
         response.set_header("Accept-Ranges", "bytes")
@@ -79,13 +80,12 @@ class FileResource:
         byte_range = parse_range(request, f'"{first_segment.etag}"', first_segment.size)
         if byte_range:
             response.status = falcon.HTTP_206
-            response.set_header(
-                "Content-Range",
-                f"bytes {byte_range.start}-{byte_range.stop - 1}/{first_segment.size}",
-            )
-        self._transfers.send_object(
-            request, response, name, first_segment, byte_range or ByteRange(0, first_segment.size)
-        )
+            last = byte_range.stop - 1
+            content_range = f"bytes {byte_range.start}-{last}/{first_segment.size}"
+            response.set_header("Content-Range", content_range)
+        else:
+            byte_range = ByteRange(0, first_segment.size)
+        self._transfers.send_object(request, response, name, first_segment, byte_range)
 
     on_head = on_get
 
@@ -95,10 +95,10 @@ class FileResource:
         The row follows asynchronously: the write triggers an event of the bucket.
         """
         parse_single_values(request.params, ())
+        refusal = explain_unusable_name(name)
         # falcon decodes bytes that are not UTF-8 as U+FFFD.
-        refusal = explain_unusable_name(name) or (
-            "its name is not UTF-8" if "\ufffd" in name else None
-        )
+        if not refusal and "\ufffd" in name:
+            refusal = "its name is not UTF-8"
         if refusal:
             raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
         length = request.content_length
@@ -112,11 +112,9 @@ class FileResource:
             raise Problem(
                 "wrong-request", "The request has no body. With curl, send the file with -T."
             )
-        max_bytes = (
-            min(MAX_CSV_BYTES, self._max_upload_bytes)
-            if name.endswith(".csv")
-            else self._max_upload_bytes
-        )
+        max_bytes = self._max_upload_bytes
+        if name.endswith(".csv"):
+            max_bytes = min(max_bytes, MAX_CSV_BYTES)
         if length > max_bytes:
             raise Problem(
                 "too-large",
@@ -133,7 +131,7 @@ class FileResource:
         """
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and self._transfers.delete_object(name)):
-            raise _no_such_file(name)
+            raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 
 
@@ -167,5 +165,5 @@ def _describe_file(info: ObjectInfo) -> dict[str, Any]:
     }
 
 
-def _no_such_file(name: str) -> Problem:
+def _build_no_file_problem(name: str) -> Problem:
     return Problem("no-such-file", f"The source bucket has no file {name[:300]!r}.")

@@ -13,7 +13,7 @@ from falcon import Request, Response
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider, list_held_rejects
 from api.web.json_body import format_time
-from shared.progress.pipeline_status import PipelineStatus
+from shared.progress.pipeline_status import LastSweep, PipelineStatus
 
 MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
@@ -25,8 +25,10 @@ NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
 )
-
-NO_EVENTS_WARNING = "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; rowdrop init prints what to set"
+NO_EVENTS_WARNING = (
+    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
+    "rowdrop init prints what to set"
+)
 STALLED_COPIES_WARNING = (
     "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
     "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
@@ -77,55 +79,62 @@ class ReadyResource:
 def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
     """Return the body of /health/ready.
 
-    Ages are in seconds, times in ISO 8601 and UTC.  Unknown values become None.
+    `now` is in Unix seconds.  Ages are in seconds, times in ISO 8601 and UTC.  Unknown values
+    become None.
     """
-    pipeline_status = view.pipeline_status
     held_count = len(list_held_rejects(view))
+    reasons = _list_outages(view, now)
     # During an outage of Redis the figures are stale: delays computed from them would be wrong.
-    reasons = [
-        *_list_outages(view, now),
-        *(_list_delays(view, sweep_interval_s, now) if view.redis_error is None else []),
-    ]
+    if view.redis_error is None:
+        reasons += _list_delays(view, sweep_interval_s, now)
+    pipeline = _describe_pipeline(view.pipeline_status, now)
     return {
         "ready": not reasons,
         "reasons": reasons,
-        "warnings": _list_warnings(pipeline_status),
+        "warnings": _list_warnings(view.pipeline_status),
         "snapshot_age_s": _compute_age(view.store_polled_at, now),
         "redis_age_s": _compute_age(view.redis_answered_at, now),
-        "dirty_users": dict(pipeline_status.dirty_counts) if pipeline_status else None,
-        "oldest_dirty_age_s": _compute_age(pipeline_status.oldest_event_mark_at, now)
-        if pipeline_status
-        else None,
+        "dirty_users": pipeline.get("dirty_users"),
+        "oldest_dirty_age_s": pipeline.get("oldest_dirty_age_s"),
         "consistent_as_of": format_time(view.consistent_as_of),
-        "last_publish_at": format_time(pipeline_status.last_publish_at)
-        if pipeline_status
-        else None,
-        "last_sweep_at": format_time(pipeline_status.last_sweep_at) if pipeline_status else None,
-        "last_sweep": _describe_last_sweep(pipeline_status),
-        "events_waiting": pipeline_status.waiting_events if pipeline_status else None,
+        "last_publish_at": pipeline.get("last_publish_at"),
+        "last_sweep_at": pipeline.get("last_sweep_at"),
+        "last_sweep": pipeline.get("last_sweep"),
+        "events_waiting": pipeline.get("events_waiting"),
         "rows": None if view.table is None else len(view.table),
         "rejected": len(view.rejects) - held_count,
         "held": held_count,
-        "ignored": pipeline_status.ignored_count if pipeline_status else None,
-        "dead_letters": len(pipeline_status.dead_letters) if pipeline_status else None,
-        "lost_and_healed": {
-            "count": pipeline_status.silent_repairs,
-            "since": format_time(pipeline_status.counters_since),
-        }
-        if pipeline_status
-        else None,
-        "evidence": {
-            "counts": dict(pipeline_status.loss_signals),
-            "since": format_time(pipeline_status.counters_since),
-        }
-        if pipeline_status
-        else None,
+        "ignored": pipeline.get("ignored"),
+        "dead_letters": pipeline.get("dead_letters"),
+        "lost_and_healed": pipeline.get("lost_and_healed"),
+        "evidence": pipeline.get("evidence"),
     }
 
 
-def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, Any] | None:
-    sweep = pipeline_status.last_sweep if pipeline_status else None
-    return sweep and {
+def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, Any]:
+    """Return the fields that depend on the pipeline's status; none if it has not been read."""
+    if status is None:
+        return {}
+    since = format_time(status.counters_since)
+    return {
+        "dirty_users": dict(status.dirty_counts),
+        "oldest_dirty_age_s": _compute_age(status.oldest_event_mark_at, now),
+        "last_publish_at": format_time(status.last_publish_at),
+        "last_sweep_at": format_time(status.last_sweep_at),
+        "last_sweep": _describe_sweep(status.last_sweep),
+        "events_waiting": status.waiting_events,
+        "ignored": status.ignored_count,
+        "dead_letters": len(status.dead_letters),
+        # Clients rely on these two keys: they hold the silent repairs and the loss signals.
+        "lost_and_healed": {"count": status.silent_repairs, "since": since},
+        "evidence": {"counts": dict(status.loss_signals), "since": since},
+    }
+
+
+def _describe_sweep(sweep: LastSweep | None) -> dict[str, Any] | None:
+    if sweep is None:
+        return None
+    return {
         "at": format_time(sweep.started_at),
         "cause": sweep.cause,
         "objects": sweep.object_count,
@@ -136,12 +145,14 @@ def _describe_last_sweep(pipeline_status: PipelineStatus | None) -> dict[str, An
 def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
     if pipeline_status is None:
         return []
-    stalled_copies = pipeline_status.stalled_event_copies
-    return [
-        *([] if pipeline_status.detects_losses else [NO_METRICS_WARNING]),
-        *([] if pipeline_status.events_available else [NO_EVENTS_WARNING]),
-        *([STALLED_COPIES_WARNING.format(stalled_copies)] if stalled_copies else []),
-    ]
+    warnings = []
+    if not pipeline_status.detects_losses:
+        warnings.append(NO_METRICS_WARNING)
+    if not pipeline_status.events_available:
+        warnings.append(NO_EVENTS_WARNING)
+    if pipeline_status.stalled_event_copies:
+        warnings.append(STALLED_COPIES_WARNING.format(pipeline_status.stalled_event_copies))
+    return warnings
 
 
 def _list_outages(view: View, now: float) -> list[str]:
@@ -150,10 +161,10 @@ def _list_outages(view: View, now: float) -> list[str]:
         reasons.append("nothing is published yet: no output.csv has been read so far")
     if view.store_error:
         reasons.append(f"output.csv or rejects.csv cannot be read: {view.store_error}")
-    elif view.store_polled_at is not None and now - view.store_polled_at > MAX_SNAPSHOT_AGE_S:
-        reasons.append(
-            f"output.csv was last checked {now - view.store_polled_at:.0f} s ago: MinIO hangs"
-        )
+    # A request that hangs has raised no error yet: only the age of the last check shows it.
+    elif _compute_elapsed_s(view.store_polled_at, now) > MAX_SNAPSHOT_AGE_S:
+        snapshot_age_s = _compute_elapsed_s(view.store_polled_at, now)
+        reasons.append(f"output.csv was last checked {snapshot_age_s:.0f} s ago: MinIO hangs")
     if view.redis_error:
         reasons.append(f"Redis does not answer: {view.redis_error}")
     elif view.redis_answered_at is None or now - view.redis_answered_at > MAX_SNAPSHOT_AGE_S:
@@ -163,38 +174,36 @@ def _list_outages(view: View, now: float) -> list[str]:
 
 def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
     pipeline_status = view.pipeline_status
-    reasons = []
     if pipeline_status is None:
         return []
+    reasons = []
     if pipeline_status.source_failure:
         reasons.append(
-            f"the source bucket cannot be read; no row is removed for now: {pipeline_status.source_failure}"
+            "the source bucket cannot be read; no row is removed for now: "
+            f"{pipeline_status.source_failure}"
         )
-    if (
-        view.events_stalled_since is not None
-        and now - view.events_stalled_since > MAX_PUBLISH_DELAY_S
-    ):
-        backlog_text = f"{pipeline_status.waiting_events} events queued, none processed for {now - view.events_stalled_since:.0f} s"
-        reasons.append(f"listener stalled: {backlog_text}")
-    if (
-        pipeline_status.oldest_event_mark_at is not None
-        and now - pipeline_status.oldest_event_mark_at > MAX_PUBLISH_DELAY_S
-    ):
+    stalled_s = _compute_elapsed_s(view.events_stalled_since, now)
+    if stalled_s > MAX_PUBLISH_DELAY_S:
+        event_count = pipeline_status.waiting_events
         reasons.append(
-            f"the oldest change has not been published for {now - pipeline_status.oldest_event_mark_at:.0f} s"
+            f"listener stalled: {event_count} events queued, none processed for {stalled_s:.0f} s"
         )
-    if (
-        pipeline_status.last_sweep_at is not None
-        and now - pipeline_status.last_sweep_at > 2 * sweep_interval_s
-    ):
-        reasons.append(
-            f"the last sweep began {now - pipeline_status.last_sweep_at:.0f} s ago, more than two intervals"
-        )
-    if view.suspect_since is not None and now - view.suspect_since > MAX_SUSPECT_S:
+    delay_s = _compute_elapsed_s(pipeline_status.oldest_event_mark_at, now)
+    if delay_s > MAX_PUBLISH_DELAY_S:
+        reasons.append(f"the oldest change has not been published for {delay_s:.0f} s")
+    sweep_age_s = _compute_elapsed_s(pipeline_status.last_sweep_at, now)
+    if sweep_age_s > 2 * sweep_interval_s:
+        reasons.append(f"the last sweep began {sweep_age_s:.0f} s ago, more than two intervals")
+    if _compute_elapsed_s(view.suspect_since, now) > MAX_SUSPECT_S:
         reasons.append(
             "events or writes may have been lost, and no sweep has verified the rows for a minute"
         )
     return reasons
+
+
+def _compute_elapsed_s(moment: float | None, now: float) -> float:
+    """Return the seconds since a moment; 0 if it has not happened, so that no limit is exceeded."""
+    return 0.0 if moment is None else now - moment
 
 
 def _compute_age(moment: float | None, now: float) -> float | None:

@@ -42,17 +42,15 @@ class ImageResource:
         parse_single_values(request.params, ())
         image_path = json.loads(require_row(self._get_view(), user_id))["img_path"]
         if image_path is None:
-            raise _no_such_image(f"The row of {user_id[:80]!r} has no image.")
+            raise _build_no_image_problem(f"The row of {user_id[:80]!r} has no image.")
         bucket, _, key = image_path.partition("/")
-        transfers = (
-            self._copy_transfers
-            if bucket == self._copy_transfers.bucket
-            else self._source_transfers
-        )
+        transfers = self._source_transfers
+        if bucket == self._copy_transfers.bucket:
+            transfers = self._copy_transfers
         try:
             first_segment = transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
-            raise _no_such_image(f"{image_path[:300]} no longer exists.") from None
+            raise _build_no_image_problem(f"{image_path[:300]} no longer exists.") from None
         if first_segment is None:
             return
         media_type = detect_raster_type(first_segment.body)
@@ -63,9 +61,8 @@ class ImageResource:
             )
         response.content_type = media_type
         response.set_header("Content-Disposition", format_content_disposition("inline", key))
-        transfers.send_object(
-            request, response, key, first_segment, ByteRange(0, first_segment.size)
-        )
+        whole_file = ByteRange(0, first_segment.size)
+        transfers.send_object(request, response, key, first_segment, whole_file)
 
     on_head = on_get
 
@@ -74,11 +71,11 @@ def detect_raster_type(head: bytes) -> str | None:
     """Return the media type of a raster image by its first bytes; None if it is not supported."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return next(
-        (media_type for signature, media_type in _RASTER_SIGNATURES if head.startswith(signature)),
-        None,
-    )
+    for signature, media_type in _RASTER_SIGNATURES:
+        if head.startswith(signature):
+            return media_type
+    return None
 
 
-def _no_such_image(detail: str) -> Problem:
+def _build_no_image_problem(detail: str) -> Problem:
     return Problem("no-such-image", detail)

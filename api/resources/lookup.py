@@ -2,7 +2,7 @@
 
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
-from api.web.problems import Problem, not_ready
+from api.web.problems import Problem, build_not_ready_problem
 
 
 def require_row(view: View, user_id: str) -> bytes:
@@ -11,27 +11,26 @@ def require_row(view: View, user_id: str) -> bytes:
     Raises a 503 before the first publish, and a 404 without a row, with the reason if it is known.
     """
     if view.table is None:
-        raise not_ready()
+        raise build_not_ready_problem()
     row_number = view.table.find_row(user_id)
     if row_number is None:
-        raise no_such_user(view, user_id)
+        raise build_no_user_problem(view, user_id)
     return view.table.get_row_json(row_number)
 
 
-def no_such_user(view: View, user_id: str) -> Problem:
+def build_no_user_problem(view: View, user_id: str) -> Problem:
     """Return a 404 for a user without a row; it contains the reason of a reject."""
     reject = view.rejects.get(user_id)
     if reject is None:
         return Problem("no-such-user", f"User {user_id[:80]!r} has no row.")
-    position = "" if reject.line is None else f", line {reject.line}"
-    return Problem(
-        "no-such-user", f"User {user_id[:80]!r} has no row: {reject.key}{position}: {reject.reason}"
-    )
+    position = reject.key if reject.line is None else f"{reject.key}, line {reject.line}"
+    detail = f"User {user_id[:80]!r} has no row: {position}: {reject.reason}"
+    return Problem("no-such-user", detail)
 
 
 def require_table(get_view: ViewProvider) -> SnapshotTable:
     """Return the table of the current snapshot. Raises a 503 before the first publish."""
     table = get_view().table
     if table is None:
-        raise not_ready()
+        raise build_not_ready_problem()
     return table

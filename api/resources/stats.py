@@ -11,7 +11,7 @@ import numpy as np
 from falcon import Request, Response
 from numpy.typing import NDArray
 
-from api.query.filters import DAY_S, Filters, compute_ages, utc_date
+from api.query.filters import DAY_S, Filters, compute_ages, compute_utc_date
 from api.resources.lookup import require_table
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import ViewProvider
@@ -38,7 +38,9 @@ class StatsResource:
         cache_key = "stats", request.query_string, now // DAY_S
         etag_and_body: tuple[str, bytes] | None = table.query_cache.get(cache_key)
         if etag_and_body is None:
-            etag_and_body = _render_statistics(table, Filters.parse(request.params), utc_date(now))
+            etag_and_body = _render_statistics(
+                table, Filters.parse(request.params), compute_utc_date(now)
+            )
             table.query_cache.put(cache_key, etag_and_body, 1)
         etag, body = etag_and_body
         if not apply_etag(request, response, etag):
@@ -71,11 +73,10 @@ def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> d
             "filters": filter_values,
             "message": NO_MATCH_MESSAGE,
         }
+    age_sum = int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64))
     return {
         "count": count,
-        "average_age": round(
-            int(compute_ages(table.birthday[mask], today).sum(dtype=np.int64)) / count, 2
-        ),
+        "average_age": round(age_sum / count, 2),
         # Exact: the sum in milliseconds may have more digits than a float holds.
         "average_birthts": round(Fraction(_sum_exactly(table.birthts[mask]), count)),
         "filters": filter_values,

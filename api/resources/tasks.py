@@ -9,11 +9,13 @@ from falcon import Request, Response
 
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
 from api.query.filters import parse_single_values
-from api.web.problems import no_such_task
+from api.web.problems import build_no_task_problem
 from shared.progress.unpacks import Unpacks
 
 MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
+
+_ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 
 
 class TasksResource:
@@ -27,18 +29,13 @@ class TasksResource:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         parse_single_values(request.params, ())
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
-        newest = self._unpacks.newest(MAX_LISTED_BUNDLES)
-        active_bundles = {
-            status.bundle for status in newest if status.state in {"unpacking", "publishing"}
-        }
+        newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
+        active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
-        waiting_bundles = [
-            key for key in self._unpacks.waiting_bundles() if key not in active_bundles
-        ][:MAX_LISTED_BUNDLES]
-        bundles = [{"bundle": key, "state": "waiting"} for key in waiting_bundles] + [
-            describe_unpack(status) for status in newest
-        ]
-        response.media = [*rebuilds, *bundles]
+        waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
+        waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
+        unpacks = [describe_unpack(status) for status in newest]
+        response.media = [*rebuilds, *waiting, *unpacks]
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
@@ -65,5 +62,5 @@ class TaskResource:
             return describe_rebuild(rebuild)
         unpack = self._unpacks.status(task_id)
         if unpack is None:
-            raise no_such_task(task_id)
+            raise build_no_task_problem(task_id)
         return describe_unpack(unpack)

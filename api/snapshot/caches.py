@@ -6,7 +6,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 MAX_RESPONSE_CACHE_BYTES = 32 << 20
-"""Size in bytes of the answer cache of one snapshot."""
+"""Size in bytes of the response cache of one snapshot."""
 MAX_CACHED_QUERIES = 512
 """Number of parsed requests that one snapshot caches."""
 
@@ -34,16 +34,13 @@ class OnceCache:
         value: _Value = self._results[key]
         return value
 
-    def there(self, key: Hashable) -> Any | None:  # noqa: ANN401
-        """Return the value of this key, or None if it has not been computed."""
-        return self._results.get(key)
-
 
 class LruCache:
-    """An LRU cache that is bounded by the total size of its entries. Thread-safe."""
+    """An LRU cache that is bounded by the total weight of its entries. Thread-safe."""
 
     def __init__(self, max_weight: int = MAX_RESPONSE_CACHE_BYTES) -> None:
-        self._max_weight = self._free_weight = max_weight
+        self._max_weight = max_weight
+        self._free_weight = max_weight
         self._lock = Lock()
         self._entries = OrderedDict[Hashable, tuple[Any, int]]()
 
@@ -56,11 +53,11 @@ class LruCache:
             return self._entries[key][0]
 
     def put(self, key: Hashable, value: Any, weight: int | None = None) -> None:  # noqa: ANN401
-        """Cache an answer, and evict the least recently used ones to make room.
+        """Cache a value, and evict the least recently used ones to make room.
 
         `weight` counts against the limit of the cache. It is in bytes, and by default the length of
-        the answer. A cache that is limited by the number of entries uses a size of 1. An answer
-        that is larger than the whole cache, or cached already, is ignored.
+        the value. A cache that is limited by the number of entries uses a weight of 1. A value that
+        is heavier than the whole cache, or cached already, is ignored.
         """
         weight = len(value) if weight is None else weight
         with self._lock:
@@ -69,11 +66,12 @@ class LruCache:
             self._entries[key] = value, weight
             self._free_weight -= weight
             while self._free_weight < 0:
-                self._free_weight += self._entries.popitem(last=False)[1][1]
+                _, (_, evicted_weight) = self._entries.popitem(last=False)
+                self._free_weight += evicted_weight
 
     def get_or_compute(self, key: Hashable, compute: Callable[[], bytes]) -> bytes:
-        """Return the cached answer of this key; compute and cache it if it is missing."""
-        # Not locked: concurrent callers may compute the same answer, and the first one is cached.
+        """Return the cached value of this key; compute and cache it if it is missing."""
+        # Not locked: concurrent callers may compute the same value, and the first one is cached.
         value: bytes | None = self.get(key)
         if value is None:
             value = compute()

@@ -79,10 +79,9 @@ class ConsistencyTracker:
             return  # keep the value: the time of the drop is unknown
         elif pipeline_status.published_etag == served_etag and requested_at >= self._trusted_from:
             moment = self._compute_moment(pipeline_status)
+            # Never decreases, because earlier proofs stay valid.
             if moment is not None:
-                self.as_of = max(
-                    moment, self.as_of or moment
-                )  # monotonic: earlier proofs stay valid
+                self.as_of = max(moment, self.as_of or moment)
 
     def _compute_moment(self, pipeline_status: PipelineStatus) -> float | None:
         detects_losses = (
@@ -90,10 +89,10 @@ class ConsistencyTracker:
             and pipeline_status.detects_losses
             and not pipeline_status.stalled_event_copies
         )
-        events_marked_until = (
-            None if self._inbox_empty_at is None else self._inbox_empty_at - MARGIN_S
-        )
-        moment = events_marked_until if detects_losses else pipeline_status.last_sweep_at
+        moment = pipeline_status.last_sweep_at
+        if detects_losses:
+            inbox_empty_at = self._inbox_empty_at
+            moment = None if inbox_empty_at is None else inbox_empty_at - MARGIN_S
         if moment is None or pipeline_status.oldest_event_mark_at is None:
             return moment
         return min(moment, pipeline_status.oldest_event_mark_at - MARGIN_S)

@@ -1,15 +1,17 @@
 """Line diff of two versions of a sorted file: find the parts that a new version keeps. Pure.
 
-`api.snapshot.table` uses it to parse only the new lines of `output.csv`. Every alignment of the files
-gives a correct result, and a good one keeps more. Both files are sorted, so a merge-like walk finds
-inserted, removed and changed lines anywhere. The rest costs comparisons of memory blocks.
+`api.snapshot.table` uses it to parse only the new lines of `output.csv`. Every alignment of the
+files gives a correct result, and a good one keeps more. Both files are sorted, so a merge-like walk
+finds inserted, removed and changed lines anywhere. The rest costs comparisons of memory blocks.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+# The sizes of the blocks that are compared at once.
 _MIN_BLOCK_BYTES = 64
 _MAX_BLOCK_BYTES = 1 << 18
+
 _MIN_UNCHANGED_BYTES = 1024
 """Minimum size in bytes of a kept part: parsing a few lines again costs less than one more part."""
 
@@ -27,11 +29,12 @@ def diff_lines(old: bytes, new: bytes, start: int) -> Iterator[UnchangedRange | 
     Each new line includes its LF. In both files `start` must be the beginning of a line or the end,
     and both files must end with LF.
     """
-    old_position = new_position = changed_start = start
+    old_position = start
+    new_position = start
+    changed_start = start
     while new_position < len(new) and old_position < len(old):
-        common = _trim_to_whole_lines(
-            new, new_position, _count_common_bytes(old, old_position, new, new_position)
-        )
+        common_bytes = _count_common_bytes(old, old_position, new, new_position)
+        common = _trim_to_whole_lines(new, new_position, common_bytes)
         if not common:
             old_position, new_position = _skip_differing_lines(old, old_position, new, new_position)
             continue
@@ -41,8 +44,8 @@ def diff_lines(old: bytes, new: bytes, start: int) -> Iterator[UnchangedRange | 
                 yield new[changed_start:new_position]
             yield UnchangedRange(old_position, old_position + common)
             changed_start = new_position + common
-        old_position = old_position + common
-        new_position = new_position + common
+        old_position += common
+        new_position += common
     if changed_start < len(new):
         yield new[changed_start:]
 
@@ -58,9 +61,11 @@ def _skip_differing_lines(
     new_end = new.index(b"\n", new_position) + 1
     old_user_id = old[old_position:old_end].partition(b",")[0]
     new_user_id = new[new_position:new_end].partition(b",")[0]
-    return (old_end if old_user_id <= new_user_id else old_position), (
-        new_end if new_user_id <= old_user_id else new_position
-    )
+    if old_user_id < new_user_id:
+        return old_end, new_position
+    if old_user_id > new_user_id:
+        return old_position, new_end
+    return old_end, new_end
 
 
 def _trim_to_whole_lines(text: bytes, start: int, length: int) -> int:

@@ -1,8 +1,8 @@
 """Background thread that keeps the view of an API process up to date.
 
 It reads `output.csv` and `rejects.csv` from MinIO after each publish notification, and at least
-every `POLL_INTERVAL_S` seconds. Redis only provides these notifications and the status of the pipeline.
-While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
+every `POLL_INTERVAL_S` seconds. Redis only provides these notifications and the status of the
+pipeline. While MinIO or Redis is unavailable, the process continues to serve its last snapshot.
 """
 
 import logging
@@ -31,13 +31,21 @@ from shared.redis_keys import PUBLISH_DONE_CHANNEL
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 2.0
+"""Seconds after which a round begins without a notification."""
 RECONNECT_DELAY_S = 1.0
-# The thread works for at most a quarter of the time, so that publishes in quick succession leave
-# time for requests. A turn counts for at most LONGEST_TURN_S, so the pause after a timeout of MinIO
-# is about 4 s and does not grow with the timeout.
+"""Seconds between two attempts to connect to Redis."""
 POLL_TIME_FRACTION = 0.25
+"""The thread works for at most this share of the time.
+
+So publishes in quick succession leave time for requests.
+"""
 POLL_BURST_S = 0.1
+"""Seconds that the thread may work without a pause after it was idle."""
 MAX_POLL_CHARGE_S = 1.0
+"""Seconds for which a round counts at most.
+
+So the pause after a timeout of MinIO is about 4 s and does not grow with the timeout.
+"""
 
 
 class FollowerConnections(NamedTuple):
@@ -77,7 +85,8 @@ class Follower:
         `wait_s` limits the wait for that round, in seconds.
         """
         connections = self._open_connections()
-        self._poller = poller = SnapshotPoller(connections, self._clock)
+        poller = SnapshotPoller(connections, self._clock)
+        self._poller = poller
         thread_arguments = (poller, _PublishSubscription(connections.redis))
         self._thread = threading.Thread(
             target=self._poll_until_stopped, args=thread_arguments, name="follower", daemon=True
@@ -111,7 +120,7 @@ class Follower:
                 )
             self._first_poll_done.set()
             duty_cycle.charge(min(time.monotonic() - started_at, MAX_POLL_CHARGE_S))
-            # Without Redis `wait` returns early, and RECONNECT_S limits the reconnection attempts.
+            # Without Redis the wait ends early: RECONNECT_DELAY_S limits the reconnection attempts.
             if not subscription.wait_for_message(POLL_INTERVAL_S):
                 self._stop_requested.wait(RECONNECT_DELAY_S)
             self._stop_requested.wait(duty_cycle.compute_wait_s())
@@ -147,7 +156,7 @@ class SnapshotPoller:
     def _update_view(self, **changes: Unpack[ViewUpdate]) -> None:
         self.view = replace(self.view, **changes)
 
-    # -- MinIO -------------------------------------------------------------------------------------------------------
+    # -- MinIO -------------------------------------------------------------------------------------
     def _poll_store(self) -> None:
         try:
             self._load_table()
@@ -159,10 +168,11 @@ class SnapshotPoller:
             rejects.InvalidRejectsCsv,
         ) as error:
             message = f"{error} does not exist" if isinstance(error, ObjectNotFound) else str(error)
-            # Log each error once: a round runs at least every POLL_S seconds.
+            # Log each error once: a round runs at least every POLL_INTERVAL_S seconds.
             if message != self.view.store_error:
                 logger.warning(
-                    "output.csv or rejects.csv cannot be read: %s; serving the last snapshot, retrying",
+                    "output.csv or rejects.csv cannot be read: %s; "
+                    "serving the last snapshot, retrying",
                     message,
                 )
             self._update_view(store_error=message)
@@ -182,7 +192,7 @@ class SnapshotPoller:
             # Only after the decoding: an invalid file is read again in the next round.
             self._rejects_etag = stored.etag
 
-    # -- Redis -------------------------------------------------------------------------------------------------------
+    # -- Redis -------------------------------------------------------------------------------------
     def _send_heartbeat(self) -> float | None:
         try:
             return self.registry.send_heartbeat(self._last_poll_started_at)

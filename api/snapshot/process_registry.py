@@ -19,6 +19,7 @@ PROCESS_TIMEOUT_S = 30
 It must be longer than one check of a MinIO that hangs.
 """
 
+# A script, because only it can write the time of Redis in the same step.
 _HEARTBEAT_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
@@ -40,9 +41,10 @@ class ProcessRegistry:
         self._process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
     def send_heartbeat(self, poll_started_at: float) -> float:
-        """Record a heartbeat, and when the last complete check of output.csv began (`looked`).
+        """Record a heartbeat, and when the last complete check of output.csv began.
 
-        Returns the current Redis time in seconds, which is also the unit of `looked`.
+        Returns the current Redis time in seconds. `poll_started_at` is such a time, from an earlier
+        heartbeat; 0 before the first complete check.
         """
         return float(
             self._heartbeat_script([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"])

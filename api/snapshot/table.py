@@ -42,8 +42,9 @@ _NO_GZIP_BLOCKS: Mapping[str, GzipBlocks] = MappingProxyType({})
 class _Fragment(NamedTuple):
     r"""Consecutive rows of a table.
 
-    `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `starts` are
-    the offsets of the rows in it.
+    `line_lengths` are in bytes, with LF; `json` is the rows' JSON, joined by ",\n"; `row_starts`
+    are the offsets of the rows in it.  `birthts` is in Unix milliseconds, `birthday` the result of
+    `api.query.filters.encode_birthdays`.  All arrays have one entry per row.
     """
 
     line_lengths: NDArray[np.int64]
@@ -58,9 +59,9 @@ class _Fragment(NamedTuple):
 class JsonRows:
     r"""The JSON of some rows, concatenated.
 
-    Row `n` is `text[starts[n]:starts[n + 1]]`.  Its final two bytes are the separator ",\n".  For
-    the row at index `last` they are the end of the table's array, "]\n"; `last` is -1 if the
-    table's last row is not among these rows.
+    Row `n` is `text[row_starts[n]:row_starts[n + 1]]`.  Its final two bytes are the separator
+    ",\n".  For the row at index `array_end_row` they are the end of the table's array, "]\n".
+    `array_end_row` is -1 if the table's last row is not among these rows.
     """
 
     text: bytes | memoryview
@@ -75,10 +76,11 @@ class JsonRows:
 class SnapshotTable:
     """One version of output.csv, prepared for queries.
 
-    `json` is the body of an unfiltered GET /data.  `birthts`, `birthday` (see `api.query.filters`) and
-    `has_image` have one entry per row.  `etag` is the ETag of the object.  `derived`, `answers`
-    and `query_cache` cache what is derived from this version.  `gzip_blocks` caches the compressed blocks
-    of this version, or of the previous one until this one is compressed.
+    `json` is the body of an unfiltered GET /data.  `birthts` (Unix milliseconds), `birthday` (see
+    `api.query.filters`) and `has_image` have one entry per row.  `etag` is the ETag of the object,
+    without quotes.  `derived`, `response_cache` and `query_cache` cache what is derived from this
+    version.  `gzip_blocks` caches the compressed blocks of this version, or of the previous one
+    until this one is compressed.
     """
 
     def __init__(
@@ -93,9 +95,8 @@ class SnapshotTable:
         self.derived = OnceCache()
         self.response_cache = LruCache()
         self.query_cache = LruCache(MAX_CACHED_QUERIES)
-        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}} | dict(
-            gzip_blocks
-        )
+        self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}}
+        self.gzip_blocks.update(gzip_blocks)
         line_lengths = _concatenate([fragment.line_lengths for fragment in fragments], np.int64)
         self._line_starts = len(OUTPUT_HEADER) + np.concatenate(
             [np.zeros(1, np.int64), np.cumsum(line_lengths)]
@@ -120,12 +121,7 @@ class SnapshotTable:
         # With too many pieces, parsing the whole file is faster.
         if len(changes) * _FRAGMENT_COST_LINES > len(output):
             changes = [body[len(OUTPUT_HEADER) :]] if len(output) else []
-        fragments = [
-            self._reuse_fragment(change)
-            if isinstance(change, UnchangedRange)
-            else _parse_fragment(change)
-            for change in changes
-        ]
+        fragments = [self._build_fragment(change) for change in changes]
         return SnapshotTable(output, etag, fragments, self.gzip_blocks)
 
     def has_row(self, user_id: str) -> bool:
@@ -154,14 +150,14 @@ class SnapshotTable:
 
     def get_row_json(self, row_number: int) -> bytes:
         """Return the JSON object of one row, followed by LF."""
-        return (
-            self.json[self._row_starts[row_number] : self._row_starts[row_number + 1] - 2] + b"\n"
-        )
+        start = self._row_starts[row_number]
+        end = self._row_starts[row_number + 1] - 2
+        return self.json[start:end] + b"\n"
 
     def get_row_starts(self, format_name: str) -> NDArray[np.int64]:
-        """Return the offset of each row in the whole table as `kind`, then the end of the last one.
+        """Return the byte offset of each row in the whole table, then the end of the last one.
 
-        `kind` is `json`, `ndjson` or `csv`.
+        `format_name` is `json`, `ndjson` or `csv`.
         """
         match format_name:
             case "csv":
@@ -188,12 +184,16 @@ class SnapshotTable:
 
     def select_lines(self, rows: NDArray[np.int64]) -> memoryview:
         """Return the lines of output.csv for the rows with these numbers, in this order."""
-        return _take_rows(
-            self.derived.get_or_compute(
-                "lines", lambda: _view_as_column(self.csv, self._line_starts)
-            ),
-            rows,
-        )[0]
+        column = self.derived.get_or_compute(
+            "lines", lambda: _view_as_column(self.csv, self._line_starts)
+        )
+        text, _ = _take_rows(column, rows)
+        return text
+
+    def _build_fragment(self, change: UnchangedRange | bytes) -> _Fragment:
+        if isinstance(change, UnchangedRange):
+            return self._reuse_fragment(change)
+        return _parse_fragment(change)
 
     def _reuse_fragment(self, unchanged: UnchangedRange) -> _Fragment:
         first, last = np.searchsorted(self._line_starts, unchanged).tolist()
@@ -201,7 +201,7 @@ class SnapshotTable:
         stop = int(self._row_starts[last])
         return _Fragment(
             np.diff(self._line_starts[first : last + 1]),
-            memoryview(self.json)[start : stop - 2],
+            memoryview(self.json)[start : stop - 2],  # without the separator after the last row
             self._row_starts[first:last] - start,
             self.birthts[first:last],
             self.birthday[first:last],
@@ -216,17 +216,18 @@ def _parse_fragment(text: bytes) -> _Fragment:
     has_image = []
     for user_id, first_name, last_name, birthts, img_path in _decode_lines(text, lines):
         image_path = _encode_string(img_path) if img_path else "null"
-        rows.append(
-            f'{{"user_id":{_encode_string(user_id)},"first_name":{_encode_string(first_name)},"last_name":{_encode_string(last_name)},'
-            f'"birthts":{birthts},"img_path":{image_path}}}'.encode()
+        row = (
+            f'{{"user_id":{_encode_string(user_id)},"first_name":{_encode_string(first_name)},'
+            f'"last_name":{_encode_string(last_name)},"birthts":{birthts},"img_path":{image_path}}}'
         )
+        rows.append(row.encode())
         birth_times.append(birthts)
         has_image.append(bool(img_path))
     birthts_column = np.array(birth_times, np.int64)
     return _Fragment(
         np.array([len(line) + 1 for line in lines], np.int64),
         b",\n".join(rows),
-        np.cumsum([0, *(len(row) + 2 for row in rows[:-1])]),
+        np.cumsum([0, *(len(row) + 2 for row in rows[:-1])]),  # each separator has two bytes
         birthts_column,
         encode_birthdays(birthts_column),
         np.array(has_image, np.bool_),
@@ -240,6 +241,7 @@ def _decode_lines(text: bytes, lines: Sequence[bytes]) -> Iterable[RowFields]:
             (row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows
         )
     frame = read_frame(OUTPUT_HEADER + text)
+    # pyarrow skips blank lines without an error.
     if len(frame) != len(lines):
         raise InvalidOutputCsv("some lines are not rows")
     return zip(*(frame[name].tolist() for name in OUTPUT_COLUMNS), strict=True)
@@ -267,6 +269,7 @@ def _join_array(fragments: Iterable[bytes | memoryview]) -> bytes:
         pieces += part, b",\n"
     if len(pieces) == 1:
         return b"[]\n"
+    # As long as a separator, so every row ends two bytes before the next one would start.
     pieces[-1] = b"]\n"
     return b"".join(pieces)
 

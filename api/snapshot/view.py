@@ -13,11 +13,11 @@ from shared.progress.pipeline_status import PipelineStatus
 class View:
     """The snapshot, and what this process last read about the pipeline.
 
-    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: the last complete
-    check of MinIO.  `redis_answered_at`: the last response of Redis.  `suspect_since`: when this process
-    first read that events or writes may be lost.  `events_stalled_since`: since when the same event has been
-    at the head of its list.  `consistent_as_of` is explained in `api.snapshot.consistency`.  The errors are
-    those of the last attempt, None if it succeeded.
+    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: the last
+    complete check of MinIO.  `redis_answered_at`: the last response of Redis.  `suspect_since`:
+    when this process first read that events or writes may be lost.  `events_stalled_since`: since
+    when the same event has been at the head of its list.  `consistent_as_of` is explained in
+    `api.snapshot.consistency`.  The errors are those of the last attempt, None if it succeeded.
     """
 
     table: SnapshotTable | None = None
@@ -54,8 +54,6 @@ ViewProvider = Callable[[], View]
 def list_held_rejects(view: View) -> list[Reject]:
     """Return the rejects of users that still have a row: the held row, published before."""
     table = view.table
-    return (
-        []
-        if table is None
-        else [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]
-    )
+    if table is None:
+        return []
+    return [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]

@@ -38,8 +38,8 @@ def matches_if_none_match(request: Request, etag: str) -> bool:
     """Return whether `If-None-Match` contains this ETag or is `*`."""
     # The comparison is weak, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
     if_none_match = request.env.get("HTTP_IF_NONE_MATCH")
-    return if_none_match is not None and (
-        if_none_match == etag
-        or if_none_match.strip() == "*"
-        or etag in _ENTITY_TAG.findall(if_none_match)
-    )
+    if if_none_match is None:
+        return False
+    if if_none_match == etag or if_none_match.strip() == "*":
+        return True
+    return etag in _ENTITY_TAG.findall(if_none_match)

@@ -9,7 +9,7 @@ from falcon import Request, Response
 from api.query.filters import InvalidParameter
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_KIND_BY_STATUS, PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
-from api.web.problems import Problem, build_problem_body, service_unavailable
+from api.web.problems import Problem, build_problem_body, build_unavailable_problem
 
 
 def handle_invalid_parameter(
@@ -23,7 +23,7 @@ def handle_redis_outage(
     request: Request, response: Response, error: Exception, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an outage of Redis during a request that needs it: raise a 503."""
-    raise service_unavailable(
+    raise build_unavailable_problem(
         "redis-away",
         "Published rows can still be read at /data and /stats; retry this request later.",
     )
@@ -33,7 +33,7 @@ def handle_store_outage(
     request: Request, response: Response, error: Exception, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an outage of the object store during a request that needs it: raise a 503."""
-    raise service_unavailable(
+    raise build_unavailable_problem(
         "store-away", f"Published rows can still be read at /data and /stats; retry later: {error}"
     )
 
@@ -52,6 +52,7 @@ def serialize_problem(request: Request, response: Response, error: falcon.HTTPEr
     """Serialize an HTTP error as a problem document, regardless of `Accept`."""
     if isinstance(error, Problem):
         body = error.build_body()
+    # Falcon's own errors, for example for an unknown route or method.
     else:
         kind = PROBLEM_KIND_BY_STATUS.get(error.status_code, "our-fault")
         body = build_problem_body(kind, error.description or PROBLEM_KINDS[kind].explanation)

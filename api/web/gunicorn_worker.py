@@ -143,7 +143,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._others = ThreadPoolExecutor(OTHER_THREADS)
         super().init_process()
 
-    # -- gathering ---------------------------------------------------------------------------------------------------
+    # -- gathering ---------------------------------------------------------------------------------
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection; at the limit, close the one that has been waiting for longest."""
         if self.nr_conns >= self.worker_connections - 1:
@@ -182,7 +182,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif conn not in self._deadlines:
             self._wait(conn, selectors.EVENT_READ, self._on_readable, REQUEST_S)
 
-    # -- answering, in a thread --------------------------------------------------------------------------------------
+    # -- answering, in a thread --------------------------------------------------------------------
     def _answer(self, conn: Connection) -> None:
         # Few threads answer from memory, as more would only compete for the interpreter. Requests
         # that wait for a server use the other pool, so an outage does not block the first one.
@@ -223,7 +223,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         status = next((status for kind, status in _STATUS.items() if isinstance(exc, kind)), 500)
         client.sendall(build_raw_response(status))
 
-    # -- sending -----------------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
         """Send the rest of the answer from the event loop, then end the request."""
         if not conn.sock.unsent:
@@ -254,7 +254,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             super().finish_request(conn, fs)
 
-    # -- lingering ---------------------------------------------------------------------------------------------------
+    # -- lingering ---------------------------------------------------------------------------------
     def _linger(self, conn: Connection) -> None:
         try:
             conn.sock.setblocking(False)
@@ -274,7 +274,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if over:
             self._drop(conn)
 
-    # -- deadlines ---------------------------------------------------------------------------------------------------
+    # -- deadlines ---------------------------------------------------------------------------------
     def _wait(
         self, conn: Connection, event: int, call: Callable[[Connection], None], seconds: float
     ) -> None:
@@ -332,7 +332,8 @@ def build_raw_response(status: int) -> bytes:
     kind = PROBLEM_KIND_BY_STATUS.get(status, "our-fault")
     body = encode_json(build_problem_body(kind, PROBLEM_KINDS[kind].explanation)).encode()
     head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: {PROBLEM_MEDIA_TYPE}\r\n"
-        f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: {PROBLEM_MEDIA_TYPE}\r\nCache-Control: no-store\r\n"
+        f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -1,4 +1,4 @@
-"""Times in the API's responses: ISO 8601 in UTC.  Pure."""
+"""Encode small JSON responses, and the times in them: ISO 8601 in UTC.  Pure."""
 
 import json
 from datetime import UTC, datetime
@@ -17,5 +17,8 @@ def format_time(seconds: float | None) -> str | None:
 
 
 def encode_json(body: object) -> str:
-    """Encode a small response as JSON, indented to be readable by people, too."""
+    """Encode a small response as JSON with a final LF, indented to be readable by people, too.
+
+    Raises `TypeError` for a value that JSON cannot encode.
+    """
     return json.dumps(body, ensure_ascii=False, indent=2) + "\n"

@@ -33,7 +33,8 @@ PROBLEM_KINDS = {
     "token": ProblemKind(
         401,
         "Token missing or wrong",
-        "Send a token as `Authorization: Bearer <token>`: a write token to write, any token to read.",
+        "Send a token as `Authorization: Bearer <token>`: "
+        "a write token to write, any token to read.",
     ),
     "read-token": ProblemKind(
         403,
@@ -48,7 +49,8 @@ PROBLEM_KINDS = {
     "reads-refused": ProblemKind(
         403,
         "Reads are refused",
-        "The request is not local, and none of `API_TOKEN`, `READ_TOKENS`, `PUBLIC_READ=true` is set.",
+        "The request is not local, and none of `API_TOKEN`, `READ_TOKENS`, `PUBLIC_READ=true` "
+        "is set.",
     ),
     "cross-site": ProblemKind(
         403,
@@ -168,7 +170,14 @@ PROBLEM_KINDS = {
     ),
 }
 PROBLEM_KIND_BY_STATUS = {
-    400: "wrong-request", 404: "no-such-route", 405: "wrong-method", 408: "too-slow", 414: "address-too-long",
-    417: "wrong-expectation", 431: "headers-too-long", 500: "our-fault", 501: "wrong-coding",
-}  # fmt: skip
+    400: "wrong-request",
+    404: "no-such-route",
+    405: "wrong-method",
+    408: "too-slow",
+    414: "address-too-long",
+    417: "wrong-expectation",
+    431: "headers-too-long",
+    500: "our-fault",
+    501: "wrong-coding",
+}
 """The kind of problem for an error that Falcon or gunicorn raises, by its status."""

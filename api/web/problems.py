@@ -12,12 +12,14 @@ import falcon
 from api.web.problem_kinds import PROBLEM_KINDS
 
 RETRY_AFTER_S = 2
+"""Seconds after which a client may retry a request that was refused with a 503."""
 
 
 class Problem(falcon.HTTPError):
     """An HTTP error that is sent as a problem document.
 
-    `kind` is a key of `PROBLEM_KINDS`; `extra_fields` are further fields of the document.
+    `kind` is a key of `PROBLEM_KINDS`, any other one raises `KeyError`. `detail` says what went
+    wrong in this request. `extra_fields` are further fields of the document, which JSON can encode.
     """
 
     def __init__(
@@ -47,34 +49,34 @@ def build_problem_body(kind: str, detail: str, **extra_fields: object) -> dict[s
     }
 
 
-def not_ready() -> Problem:
+def build_not_ready_problem() -> Problem:
     """Return a 503: no output.csv has been read so far."""
-    return service_unavailable(
+    return build_unavailable_problem(
         "nothing-published", "No output.csv has been read so far; /health/ready gives the reason."
     )
 
 
-def service_unavailable(kind: str, detail: str) -> Problem:
+def build_unavailable_problem(kind: str, detail: str) -> Problem:
     """Return a 503 with `Retry-After`."""
     return Problem(kind, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
-def no_such_task(task_id: str) -> Problem:
+def build_no_task_problem(task_id: str) -> Problem:
     """Return a 404: no task ever had this ID, or its record has expired."""
     return Problem(
         "no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago."
     )
 
 
-def task_lost() -> Problem:
+def build_task_lost_problem() -> Problem:
     """Return a 503: the record of a queued rebuild no longer exists."""
     detail = (
         "Redis was emptied while the rebuild was pending, and a sweep restores what may have been "
         "lost; send the request again."
     )
-    return service_unavailable("task-lost", detail)
+    return build_unavailable_problem("task-lost", detail)
 
 
-def rebuild_failed(task_id: str, reason: str) -> Problem:
+def build_rebuild_failed_problem(task_id: str, reason: str) -> Problem:
     """Return a 500: every attempt of a rebuild failed."""
     return Problem("rebuild-failed", f"The rebuild {task_id} failed: {reason}", task_id=task_id)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from falcon import Request, Response
 
 from api.web.conditional import apply_etag
-from api.web.problems import Problem, service_unavailable
+from api.web.problems import Problem, build_unavailable_problem
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -31,12 +31,15 @@ from shared.object_store import (
 )
 
 SEGMENT_BYTES = 1 << 20
+"""Size in bytes of the pieces in which an object is read."""
 MAX_LARGE_TRANSFERS = 4
 """Concurrent transfers of objects larger than `SEGMENT_BYTES` in one process."""
 MAX_STORE_REQUESTS = 6
 """Threads of one process that may wait for the store concurrently, including larger objects."""
 SLOT_TIMEOUT_S = 0.25
 """Seconds that a request waits for one of these; a responsive store frees one in milliseconds."""
+
+_SINGLE_ETAG = re.compile(r'"([^"]*)"')
 
 
 class ByteRange(NamedTuple):
@@ -49,8 +52,8 @@ class ByteRange(NamedTuple):
 class Transfers:
     """Transfers of the objects of one bucket.
 
-    `open_store` is called by the first transfer, so in the forked process that makes it.  Every method
-    may raise `StoreUnavailable` or a `Problem`.
+    `open_store` is called by the first transfer, so in the forked process that makes it.  Every
+    method may raise `StoreUnavailable` or a `Problem`.
     """
 
     def __init__(self, bucket: str, open_store: Callable[[], FileStore]) -> None:
@@ -78,25 +81,18 @@ class Transfers:
             return exists
 
     def fetch_first_segment(self, key: str, request: Request, response: Response) -> Segment | None:
-        """Return the object's first piece; None if the client has the object (response 304).
+        """Return the object's first piece, of at most `SEGMENT_BYTES`.
 
-        Raises `ObjectNotFound`.
+        Returns None if the client has the object already (response 304). Raises `ObjectNotFound`,
+        and a 409 `Problem` if the store cannot read the object.
         """
         if_none_match = request.get_header("If-None-Match", default="").strip()
         # The store compares a single ETag.  Lists and `*` are compared below, after the read.
-        is_single_etag = (
-            if_none_match.count('"') == 2
-            and if_none_match.startswith('"')
-            and if_none_match.endswith('"')
-        )
+        single_etag = _SINGLE_ETAG.fullmatch(if_none_match)
+        known_etag = single_etag[1] if single_etag else None
         try:
             with self._hold_store_slot():
-                segment = self._store.get_segment(
-                    key,
-                    0,
-                    SEGMENT_BYTES,
-                    if_none_match=if_none_match.strip('"') if is_single_etag else None,
-                )
+                segment = self._store.get_segment(key, 0, SEGMENT_BYTES, if_none_match=known_etag)
         except NotModified:
             apply_etag(request, response, if_none_match)
             return None
@@ -116,7 +112,11 @@ class Transfers:
         first_segment: Segment,
         byte_range: ByteRange,
     ) -> None:
-        """Respond with the bytes `byte_range` of the object; `first` is its first piece."""
+        """Respond with the bytes `byte_range` of the object.
+
+        `first_segment` is the result of `fetch_first_segment`. Later pieces must have its ETag:
+        otherwise the transfer is aborted with `StoreUnavailable`.
+        """
         if byte_range.stop <= len(first_segment.body):
             response.data = first_segment.body[byte_range.start : byte_range.stop]
             return
@@ -129,13 +129,13 @@ class Transfers:
         response.stream = _SegmentStream(self._store, key, first_segment, byte_range, slot.close)
 
     def store_upload(self, request: Request, key: str, length: int) -> str:
-        """Write the request's body of `length` bytes to the bucket; return the new ETag."""
+        """Write the request's body of `length` bytes to the bucket; return the new ETag.
+
+        The write is atomic. Raises a 408 or 400 `Problem` if the body is late or too short.
+        """
+        put = self._put_small if length <= SEGMENT_BYTES else self._put_large
         try:
-            return (
-                self._put_small(request, key, length)
-                if length <= SEGMENT_BYTES
-                else self._put_large(request, key, length)
-            )
+            return put(request, key, length)
         except TimeoutError:
             detail = "The file did not arrive before the timeout; nothing was stored."
             raise Problem("too-slow", detail) from None
@@ -158,10 +158,8 @@ class Transfers:
     @contextmanager
     def _hold_store_slot(self) -> Iterator[None]:
         if not self._store_slots.acquire(timeout=SLOT_TIMEOUT_S):
-            raise service_unavailable(
-                "busy",
-                "The object store is slow, and too many requests already wait for it; retry.",
-            )
+            detail = "The object store is slow, and too many requests already wait for it; retry."
+            raise build_unavailable_problem("busy", detail)
         try:
             yield
         finally:
@@ -170,9 +168,8 @@ class Transfers:
     @contextmanager
     def _hold_large_slot(self) -> Iterator[None]:
         if not self._large_slots.acquire(blocking=False):
-            raise service_unavailable(
-                "busy", f"This process already transfers {MAX_LARGE_TRANSFERS} larger files; retry."
-            )
+            detail = f"This process already transfers {MAX_LARGE_TRANSFERS} larger files; retry."
+            raise build_unavailable_problem("busy", detail)
         try:
             with self._hold_store_slot():
                 yield
@@ -216,23 +213,22 @@ class _SegmentStream(Iterator[bytes]):
         try:
             chunk = self._store.get_segment(self._key, start, length, if_match=self._etag).body
         except (PreconditionFailed, ObjectNotFound):
-            raise StoreUnavailable(
-                f"{self._key} changed during the transfer, which is aborted"
-            ) from None
+            failure = f"{self._key} changed during the transfer, which is aborted"
+            raise StoreUnavailable(failure) from None
         if not chunk:
-            raise StoreUnavailable(
-                f"{self._key} ended too early during the transfer, which is aborted"
-            )
+            failure = f"{self._key} ended too early during the transfer, which is aborted"
+            raise StoreUnavailable(failure)
         return chunk
 
     def close(self) -> None:
         """Release the transfer's slot; the server calls this when it needs no more bytes."""
         on_close = self._on_close
-        self._on_close = None
+        self._on_close = None  # before the call, so that a second `close` does nothing
         if on_close:
             on_close()
 
     def __del__(self) -> None:
+        # A stream that is dropped without `close` must not keep its slot.
         self.close()
 
 
@@ -241,18 +237,18 @@ _RANGE_HEADER = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
-    """Return the span of a single `Range` (RFC 9110, 14.2), or None for the whole file.
+    """Return the bytes that a single `Range` selects (RFC 9110, 14.2), or None for the whole file.
 
-    Other ranges, and those for another version (`If-Range`), are ignored. Raises a 416 if the file
-    has none of the bytes.
+    `etag` is the file's ETag with quotes, `size` its length in bytes. Other ranges, and those for
+    another version (`If-Range`), are ignored. Raises a 416 `Problem` if the file has none of the
+    bytes.
     """
     match = _RANGE_HEADER.fullmatch(request.get_header("Range", default="").strip())
-    if (
-        not match
-        or match[0] == "bytes=-"
-        or request.get_header("If-Range", default=etag) != etag
-        or not size
-    ):
+    if not match or match[0] == "bytes=-":
+        return None
+    # An empty file has no bytes to select: the whole file is the answer, not a 416.
+    is_other_version = request.get_header("If-Range", default=etag) != etag
+    if is_other_version or not size:
         return None
     first, last = match.groups()
     start = int(first) if first else max(0, size - int(last))

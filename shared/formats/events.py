@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 MAX_ENTRY_BYTES = 1_000_000
+"""Limit in bytes of one entry. A longer one is not decoded."""
 MAX_KEY_BYTES = 1024
 """S3's limit in UTF-8 bytes. No object has a longer key."""
 

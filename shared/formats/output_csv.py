@@ -169,11 +169,10 @@ class OutputCsv:
                 pieces += body_view[copied_until:start], line
                 copied_until = position
                 row_count += bool(line) - (position > start)
-        return (
-            _build_with_row_count(b"".join([*pieces, body_view[copied_until:]]), row_count)
-            if pieces
-            else self
-        )
+        if not pieces:
+            return self
+        body = b"".join([*pieces, body_view[copied_until:]])
+        return _build_with_row_count(body, row_count)
 
     def _find_line(self, user_id: bytes, low: int) -> tuple[int, int]:
         """Return the start and end of the user's line, searching from the offset `low`.
@@ -205,7 +204,9 @@ def _build_with_row_count(body: bytes, row_count: int) -> OutputCsv:
 
 def _parse_user_id(body: bytes, start: int, end: int) -> bytes:
     match = _QUOTED_FIELD.match(body, start, end) if body[start] == ord('"') else None
-    return match[1].replace(b'""', b'"') if match else body[start : body.find(b",", start, end)]
+    if match:
+        return match[1].replace(b'""', b'"')
+    return body[start : body.find(b",", start, end)]
 
 
 def _decode_or_none(line: bytes) -> Row | None:
@@ -221,17 +222,15 @@ def read_frame(body: bytes) -> pd.DataFrame:
 
     Raises `InvalidOutputCsv` unless every line is a row.
     """
-    OutputCsv(body)
-    try:
-        table = pa.table(
-            {name: pa.array([], column_type) for name, column_type in _COLUMN_TYPES.items()}
-        )
-        if len(body) > len(OUTPUT_HEADER):
-            table = pa_csv.read_csv(
-                pa.BufferReader(body), **_build_reader_options(use_threads=True)
-            )
-    except pa.ArrowInvalid:  # its message quotes the line, and personal names must not be logged
-        raise InvalidOutputCsv("a line is not a row") from None
+    OutputCsv(body)  # raises for a wrong header or an unfinished last line
+    table = pa.schema(_COLUMN_TYPES).empty_table()
+    # pyarrow refuses a file without rows.
+    if len(body) > len(OUTPUT_HEADER):
+        options = _build_reader_options(use_threads=True)
+        try:
+            table = pa_csv.read_csv(pa.BufferReader(body), **options)
+        except pa.ArrowInvalid:  # its message quotes the line, and names must not be logged
+            raise InvalidOutputCsv("a line is not a row") from None
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
@@ -247,13 +246,11 @@ def is_canonical(body: bytes) -> bool:
     buffer = pa.py_buffer(body)
     position = len(OUTPUT_HEADER)
     last_user_id = ""
+    if buffer.size == position:
+        return True
+    options = _build_reader_options(use_threads=False)
     try:
-        batches = (
-            pa_csv.open_csv(pa.BufferReader(body), **_build_reader_options(use_threads=False))
-            if buffer.size > position
-            else ()
-        )
-        for batch in batches:
+        for batch in pa_csv.open_csv(pa.BufferReader(body), **options):
             if not batch.num_rows:
                 continue  # only blank lines, which are not canonical: a comparison below fails
             lines = _encode_lines(batch)
@@ -302,9 +299,8 @@ def _encode_lines(batch: pa.RecordBatch) -> pa.Buffer:
     terminated_lines = pc.binary_join_element_wise(
         lines, pa.scalar("", _TEXT_TYPE), pa.scalar("\n", _TEXT_TYPE)
     )
-    return terminated_lines.buffers()[2].slice(
-        0, pc.sum(pc.binary_length(terminated_lines)).as_py()
-    )
+    length = pc.sum(pc.binary_length(terminated_lines)).as_py()
+    return terminated_lines.buffers()[2].slice(0, length)
 
 
 def _quote_column(column: pa.Array) -> pa.Array:

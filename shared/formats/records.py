@@ -11,8 +11,8 @@ Bumping it invalidates all cached results: the next sweep reads every file again
 """
 
 QUARANTINE_REASON = (
-    "reading it killed or stalled its worker again and again; it is read anew when the file changes, "
-    "and once more by each sweep"
+    "reading it killed or stalled its worker again and again; "
+    "it is read anew when the file changes, and once more by each sweep"
 )
 """The reason of a quarantined file's reject, which is made without reading the file."""
 
@@ -65,8 +65,7 @@ class Reject:
 class CsvVersion:
     """Identifies the bytes of a CSV: its source, ETag without quotes, and LastModified.
 
-    `source` is a key, or a member of a bundle. `since` is LastModified in whole seconds since 1970
-    UTC.
+    `source` is a key, or a member of a bundle. `last_modified` is in whole seconds since 1970 UTC.
     """
 
     source: str
@@ -97,8 +96,9 @@ class ReadResult:
 
     `csv`: None if the user has no CSV. `image`: the image's key, or None. `image_source` is empty
     for an image in the source bucket. Otherwise `image` is a copy in the output bucket, and
-    `image_source` is its source: a key of the source bucket, or a member of a bundle. `superseded_copies` are
-    superseded copies: earlier reads made them, and possibly no row ever named them.
+    `image_source` is its source: a key of the source bucket, or a member of a bundle.
+    `superseded_copies` are keys of image copies that earlier reads made, and that possibly no row
+    ever named.
     """
 
     user_id: str
@@ -131,6 +131,7 @@ class ReadResult:
     def from_json(cls, user_id: str, text: str) -> "ReadResult":
         """Decode the output of `to_json`."""
         csv_fields, *image_fields = json.loads(text)
+        # Image source and superseded copies are missing if both are empty.
         image = (*image_fields[:2], *map(tuple, image_fields[2:]))
         if csv_fields is None:
             return cls(user_id, None, *image)

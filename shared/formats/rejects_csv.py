@@ -1,7 +1,7 @@
 """The format of rejects.csv: one line per CSV or bundle that is not valid. Pure.
 
-In the file, a bundle's line has no user_id. In memory it has the ID of `shared.formats.source_keys.make_bundle_id`,
-which no user can have.
+In the file, a bundle's line has no user_id. In memory it has the ID of
+`shared.formats.source_keys.make_bundle_id`, which no user can have.
 """
 
 import csv

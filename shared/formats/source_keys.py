@@ -68,21 +68,21 @@ class IgnoredFile:
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if (
-        user_id
-        and extension in USER_FILE_EXTENSIONS
-        and not _CONTROL_CHARACTER_OR_SLASH.search(key)
-    ):
-        return UserFile(user_id, extension)
-    if _has_bundle_extension(key) and not _CONTROL_CHARACTER_OR_SLASH.search(key):
-        return Bundle(key)
+    if not _CONTROL_CHARACTER_OR_SLASH.search(key):
+        if user_id and extension in USER_FILE_EXTENSIONS:
+            return UserFile(user_id, extension)
+        if _has_bundle_extension(key):
+            return Bundle(key)
     return IgnoredFile(_explain_ignored_key(key, user_id, extension))
 
 
 def explain_unusable_name(key: str) -> str | None:
     """Return why an upload under this key must be refused, or None if the file would be read."""
     if len(key.encode()) > MAX_FILE_NAME_BYTES:
-        return f"its name is longer than {MAX_FILE_NAME_BYTES} bytes, which file systems do not support"
+        return (
+            f"its name is longer than {MAX_FILE_NAME_BYTES} bytes, "
+            "which file systems do not support"
+        )
     classified = classify_key(key)
     return classified.reason if isinstance(classified, IgnoredFile) else None
 
@@ -92,14 +92,13 @@ def is_valid_key(key: str) -> bool:
 
     For any other key the server responds with an error.
     """
+    if len(key.encode()) > MAX_KEY_BYTES or _CONTROL_CHARACTER.search(key):
+        return False
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
-    is_short = len(key.encode()) <= MAX_KEY_BYTES and all(
-        len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts
-    )
-    return (
-        is_short and not _CONTROL_CHARACTER.search(key) and not {"", ".", ".."}.intersection(parts)
-    )
+    if {"", ".", ".."}.intersection(parts):
+        return False
+    return all(len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts)
 
 
 def is_listable_prefix(prefix: str) -> bool:
@@ -123,11 +122,9 @@ def classify_member(path: str) -> UserFile | Bundle | IgnoredFile | None:
         is_too_long = len(name.encode()) > MAX_FILE_NAME_BYTES
     except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
         return IgnoredFile("its name is not UTF-8")
-    return (
-        IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes")
-        if is_too_long
-        else classify_key(name)
-    )
+    if is_too_long:
+        return IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes")
+    return classify_key(name)
 
 
 def _has_bundle_extension(key: str) -> bool:
@@ -147,17 +144,19 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
     if "." not in key or extension.lower() not in USER_FILE_EXTENSIONS:
         image_extensions = ", .".join(IMAGE_EXTENSIONS)
         bundle_extensions = ", .".join(BUNDLE_EXTENSIONS)
-        return f"it is neither a .csv nor an image (.{image_extensions}) nor a bundle of them (.{bundle_extensions})"
+        return (
+            f"it is neither a .csv nor an image (.{image_extensions}) "
+            f"nor a bundle of them (.{bundle_extensions})"
+        )
     if not user_id:
         return f"there is no user id before .{extension}"
     return f"extensions are written in lower case; rename it to {user_id}.{extension.lower()}"
 
 
 def _lowercase_extension(key: str) -> str:
-    extension_length = max(
-        len(extension) for extension in BUNDLE_EXTENSIONS if key.lower().endswith(f".{extension}")
-    )
-    return key[:-extension_length] + key[-extension_length:].lower()
+    lower_key = key.lower()
+    length = max(len(end) for end in BUNDLE_EXTENSIONS if lower_key.endswith(f".{end}"))
+    return key[:-length] + key[-length:].lower()
 
 
 def make_bundle_id(key: str) -> str:
@@ -202,9 +201,10 @@ def _rank_image(candidate: tuple[str, int]) -> tuple[int, int]:
 
 
 PROBE_PREFIX = ".rowdrop-probe-"
-"""Prefix of the keys that `rowdrop init` writes to test event delivery.  The listener ignores
-them."""
+"""Prefix of the keys that `rowdrop init` writes to test event delivery.
 
+The listener ignores them.
+"""
 
 SAMPLE_PREFIX = "sample-"
 """Prefix of the keys of the sample (`rowdrop sample`)."""

@@ -17,8 +17,9 @@ MAX_CSV_BYTES = 1_000_000
 """A larger file is rejected without being parsed."""
 REQUIRED_COLUMNS = ("first_name", "last_name", "birthts")
 MIN_BIRTHTS = -62_135_596_800_000
+"""The first millisecond of 0001-01-01, in ms since 1970 UTC."""
 MAX_BIRTHTS = 253_402_300_799_999
-"""0001-01-01 and the last millisecond of 9999, in ms since 1970 UTC."""
+"""The last millisecond of 9999-12-31, in ms since 1970 UTC."""
 
 MAX_EXCERPT_LENGTH = 40
 """Maximum characters of a user's file that a reason quotes."""
@@ -109,7 +110,8 @@ def _read_records(text: str) -> Iterator[NumberedRecord]:
 
 def _explain_csv_error(error: csv.Error) -> str:
     if "field limit" in str(error):
-        return f"a field is longer than {csv.field_size_limit():,} characters, or a quote is not closed"
+        max_length = csv.field_size_limit()
+        return f"a field is longer than {max_length:,} characters, or a quote is not closed"
     if "end of data" in str(error):
         return "a quote is not closed"
     return "a quoted field is followed by something else than a comma"
@@ -132,13 +134,14 @@ def _normalize_column_name(raw_name: str) -> str:
 
 def _missing_columns_reason(missing: Sequence[str], header: Sequence[str]) -> str:
     # Spreadsheets in many countries export with another separator, so the reason names it.
+    header_text = ",".join(header)
     for separator, name in (";", "';'"), ("\t", "tab"), ("|", "'|'"):
-        if set(REQUIRED_COLUMNS) <= set(
-            map(_normalize_column_name, ",".join(header).split(separator))
-        ):
+        names = map(_normalize_column_name, header_text.split(separator))
+        if set(REQUIRED_COLUMNS) <= set(names):
             return f"looks {name}-separated; separate the fields by commas"
     columns = "column" if len(missing) == 1 else "columns"
-    return f"missing {columns} {', '.join(missing)}; found: {excerpt(', '.join(map(str.strip, header)))}"
+    found = excerpt(", ".join(map(str.strip, header)))
+    return f"missing {columns} {', '.join(missing)}; found: {found}"
 
 
 def _take_single_record(records: Iterator[NumberedRecord], header_line: int) -> NumberedRecord:
@@ -176,7 +179,10 @@ def _parse_birthts(raw_value: str, line: int) -> int:
         raise InvalidUserCsv("birthts: empty", line)
     # Not `isdigit` and not only `int`, which accept other scripts, underscores and "+".
     if not re.fullmatch(r"-?[0-9]{1,15}", raw_value):
-        reason = f"birthts: not a whole number of milliseconds (at most 15 digits): '{excerpt(raw_value)}'"
+        reason = (
+            "birthts: not a whole number of milliseconds (at most 15 digits): "
+            f"'{excerpt(raw_value)}'"
+        )
         raise InvalidUserCsv(reason, line)
     birthts = int(raw_value)
     if not MIN_BIRTHTS <= birthts <= MAX_BIRTHTS:
@@ -185,6 +191,9 @@ def _parse_birthts(raw_value: str, line: int) -> int:
 
 
 def excerpt(text: str) -> str:
-    """Shorten `text` to `MAX_EXCERPT_LENGTH` characters on one line, with "?" for unprintable ones."""
+    """Shorten `text` to `MAX_EXCERPT_LENGTH` characters on one line.
+
+    Unprintable characters become "?".
+    """
     short = text if len(text) <= MAX_EXCERPT_LENGTH else f"{text[: MAX_EXCERPT_LENGTH - 1]}…"
     return "".join(character if character.isprintable() else "?" for character in short)

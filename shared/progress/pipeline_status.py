@@ -60,8 +60,8 @@ class PipelineIssue(NamedTuple):
 class LastSweep(NamedTuple):
     """The last sweep that completed, i.e. marked all users that it found.
 
-    `started_at` is its start in Unix seconds, `cause` its reason, `object_count` the number of objects in the
-    source bucket, `marked_count` the number of users that it marked.
+    `started_at` is its start in Unix seconds, `cause` its reason, `object_count` the number of
+    objects in the source bucket, `marked_count` the number of users that it marked.
     """
 
     started_at: float
@@ -118,14 +118,19 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
     with redis.pipeline(transaction=False) as pipeline:
-        pipeline.hgetall(IGNORED_KEYS).get(IGNORED_COUNT).lrange(
-            DEAD_LETTERS, -MAX_DEAD_LETTERS, -1
-        )
-        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True).hmget(
-            LAST_PUBLISH, "time", "output_etag"
-        ).hgetall(LAST_SWEEP)
-        pipeline.get(TRUST_STATE).exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP).hgetall(COUNTERS)
-        pipeline.get(SOURCE_FAILURE).get(EVENTS_AVAILABLE).get(SAFE_QUEUE)
+        # In the order in which the replies are unpacked below.
+        pipeline.hgetall(IGNORED_KEYS)
+        pipeline.get(IGNORED_COUNT)
+        pipeline.lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1)
+        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True)
+        pipeline.hmget(LAST_PUBLISH, "time", "output_etag")
+        pipeline.hgetall(LAST_SWEEP)
+        pipeline.get(TRUST_STATE)
+        pipeline.exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)
+        pipeline.hgetall(COUNTERS)
+        pipeline.get(SOURCE_FAILURE)
+        pipeline.get(EVENTS_AVAILABLE)
+        pipeline.get(SAFE_QUEUE)
         pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS, SAFE_EVENTS)
         for cause in CAUSES:
             pipeline.zcard(DIRTY_SINCE[cause])
@@ -196,9 +201,9 @@ def _parse_loss_signals(counter_values: Mapping[str, str]) -> dict[str, int]:
 
 def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:
     fields = json.loads(entry)
-    return PipelineIssue(
-        key if key is not None else fields.get("key"), fields["reason"], int(fields["since"])
-    )
+    if key is None:
+        key = fields.get("key")
+    return PipelineIssue(key, fields["reason"], int(fields["since"]))
 
 
 def _decode_text(value: bytes | str) -> str:

@@ -18,10 +18,12 @@ from shared.redis_keys import (
 )
 
 REBUILD_TTL_S = 7 * 24 * 3600
+"""Seconds for which the record of a rebuild is kept."""
 REBUILD_LEASE_MS = 60_000
+"""Milliseconds after which the lease to enqueue a rebuild's users expires."""
 
-# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the queued ID,
-# 1 if it is new.
+# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the
+# queued ID, and 1 if it is new.
 _REQUEST_SCRIPT = """
 local queued_id = redis.call('GET', KEYS[1])
 if queued_id then return {queued_id, 0} end
@@ -30,8 +32,8 @@ redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 return {ARGV[1], 1}
 """
-# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the running
-# rebuild.
+# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the
+# running rebuild.
 _START_SCRIPT = """
 local running_id = redis.call('GET', KEYS[2])
 if running_id then return running_id end
@@ -45,7 +47,8 @@ return ARGV[1]
 # because until then more users may be added.
 _FINISH_SCRIPT = """
 local running_id = redis.call('GET', KEYS[1])
-if not running_id or redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
+if not running_id then return false end
+if redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
 if redis.call('ZCARD', KEYS[2]) > 0 then return false end
 redis.call('HSET', KEYS[3] .. running_id, 'state', 'done', 'finished_at', ARGV[1])
 redis.call('DEL', KEYS[1])
@@ -79,7 +82,7 @@ class RebuildStatus:
 
 
 class Rebuilds:
-    """The records of rebuilds.
+    """The records of rebuilds. `now` is always in Unix seconds.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
@@ -92,7 +95,7 @@ class Rebuilds:
         self._fail = client.register_script(_FAIL_SCRIPT)
 
     def request(self, now: float) -> tuple[str, bool]:
-        """Queue a rebuild unless one is queued already. `now` is in Unix seconds.
+        """Queue a rebuild unless one is queued already.
 
         Returns the ID of the queued rebuild, and whether this call queued it.
         """
@@ -107,9 +110,8 @@ class Rebuilds:
         Returns True if it runs now, also if it did before. Returns False if another rebuild runs,
         or this one has ended.
         """
-        running_id = self._start(
-            [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now]
-        )
+        keys = [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id]
+        running_id = self._start(keys, [task_id, now])
         return running_id is not None and decode_text(running_id) == task_id
 
     def acquire_enqueue_lease(self, task_id: str) -> bool:
@@ -160,20 +162,20 @@ class Rebuilds:
         """
         self._fail([REBUILD_RUNNING, REBUILD_PREFIX + task_id], [task_id, now, reason])
 
-    def queued_id(self) -> str | None:
+    def get_queued_id(self) -> str | None:
         """Return the ID of the queued rebuild, or None."""
         return decode_optional(self._redis.get(REBUILD_QUEUED))
 
-    def running_id(self) -> str | None:
+    def get_running_id(self) -> str | None:
         """Return the ID of the running rebuild, or None."""
         return decode_optional(self._redis.get(REBUILD_RUNNING))
 
     def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
         with self._redis.pipeline(transaction=True) as pipe:
-            record, dirty_count = (
-                pipe.hgetall(REBUILD_PREFIX + task_id).zcard(DIRTY_SINCE["rebuild"]).execute()
-            )
+            pipe.hgetall(REBUILD_PREFIX + task_id)
+            pipe.zcard(DIRTY_SINCE["rebuild"])
+            record, dirty_count = pipe.execute()
         if not record:
             return None
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
@@ -182,25 +184,26 @@ class Rebuilds:
         dirty_left = dirty_count if state == "running" else 0
         # Users are marked before `total` is updated, so `dirty_left` may exceed it for a moment.
         done = 0 if total is None else max(0, total - dirty_left)
-        timestamps = [
-            float(fields[name]) if name in fields else None
-            for name in ("queued_at", "started_at", "finished_at")
-        ]
         return RebuildStatus(
             task_id,
             state,
             done,
             total,
-            timestamps[0],
-            timestamps[1],
-            timestamps[2],
-            fields.get("error"),
+            queued_at=parse_time(fields.get("queued_at")),
+            started_at=parse_time(fields.get("started_at")),
+            finished_at=parse_time(fields.get("finished_at")),
+            error=fields.get("error"),
         )
 
 
 def decode_text(value: bytes | str) -> str:
     """Return the text, whether or not the Redis client decodes responses."""
     return value.decode() if isinstance(value, bytes) else value
+
+
+def parse_time(value: str | None) -> float | None:
+    """Return the Unix seconds in a field of a record, or None if the event has not happened."""
+    return None if value is None else float(value)
 
 
 def decode_optional(value: bytes | str | None) -> str | None:

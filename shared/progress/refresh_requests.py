@@ -13,6 +13,7 @@ from redis import Redis
 from shared.redis_keys import DIRTY, REFRESH_REQUEST_PREFIX
 
 REFRESH_REQUEST_TTL_S = 900
+"""Seconds for which the record of a request is kept."""
 
 
 class RefreshRequests:
@@ -36,7 +37,7 @@ class RefreshRequests:
     def is_published(self, request_id: str, user_id: str) -> bool:
         """Return whether the user was marked for this request and is no longer dirty."""
         with self._redis.pipeline(transaction=True) as pipe:
-            is_marked, is_dirty = (
-                pipe.exists(REFRESH_REQUEST_PREFIX + request_id).hexists(DIRTY, user_id).execute()
-            )
+            pipe.exists(REFRESH_REQUEST_PREFIX + request_id)
+            pipe.hexists(DIRTY, user_id)
+            is_marked, is_dirty = pipe.execute()
         return bool(is_marked) and not is_dirty

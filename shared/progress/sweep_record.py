@@ -14,12 +14,16 @@ from shared.redis_keys import LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.task_queue import TaskQueue
 
 SWEEP_LEASE_MS = 60_000
+"""Milliseconds after which the lease of the running sweep expires."""
 SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 
 
 class SweepRecord:
-    """Reads and writes the last sweep, the lease of the running one, and the request for the next."""
+    """The record of the last sweep, the lease of the running one, and the request for the next.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
@@ -30,7 +34,10 @@ class SweepRecord:
         return None if value is None else value.decode()
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
-        """Enqueue a sweep, unless one is already enqueued."""
+        """Enqueue a sweep, unless one is already enqueued.
+
+        Raises `kombu.exceptions.OperationalError` if the message cannot be sent.
+        """
         if self._redis.set(SWEEP_REQUESTED, cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
             tasks.sweep(cause)
 

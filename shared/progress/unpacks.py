@@ -13,6 +13,7 @@ from typing import Any
 from redis import Redis
 
 from shared.formats.source_keys import parse_bundle_id
+from shared.progress.rebuilds import decode_text, parse_time
 from shared.redis_keys import (
     DIRTY_SINCE,
     PREVIOUS_VERSIONS,
@@ -41,10 +42,18 @@ for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
 end
 return finished
 """
+# KEYS: PREVIOUS_VERSIONS. ARGV: bundle, digests in JSON.
+_CLEAR_SCRIPT = (
+    "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] "
+    "then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+)
 
 UNPACK_TTL_S = 7 * 24 * 3600
+"""Seconds for which the record of an unpack is kept."""
 MAX_UNPACK_RECORDS = 1000
+"""Records that are listed, the newest."""
 UNPACK_LEASE_MS = 60_000
+"""Milliseconds after which the lease to unpack expires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class UnpackStatus:
 
 
 class Unpacks:
-    """The records of unpacking.
+    """The records of unpacking. `now` is always in Unix seconds.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
@@ -100,9 +109,8 @@ class Unpacks:
                 mapping={"bundle": bundle, "state": "unpacking", "started_at": now, "done": 0},
             )
             pipe.expire(UNPACK_PREFIX + task_id, UNPACK_TTL_S)
-            pipe.zadd(UNPACK_IDS, {task_id: now}).zremrangebyrank(
-                UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1
-            )
+            pipe.zadd(UNPACK_IDS, {task_id: now})
+            pipe.zremrangebyrank(UNPACK_IDS, 0, -MAX_UNPACK_RECORDS - 1)
             *_, attempt_number = pipe.hincrby(UNPACK_ATTEMPTS, task_id, 1).execute()
         return int(attempt_number)
 
@@ -120,26 +128,21 @@ class Unpacks:
 
     def set_progress(self, task_id: str, done: int, total: int | None) -> None:
         """Record how many members are unpacked, and their total number if it is known."""
-        fields: dict[str, str | float] = (
-            {"done": done} if total is None else {"done": done, "total": total}
-        )
+        fields: dict[str, str | float] = {"done": done}
+        if total is not None:
+            fields["total"] = total
         self._update(task_id, fields)
 
     def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Record that the members are visible and their users are marked."""
-        self._update(
-            task_id, {"state": "publishing", "users": users, "ignored": ignored, "marked_at": now}
-        )
+        counts: dict[str, str | float] = {"users": users, "ignored": ignored}
+        self._update(task_id, {"state": "publishing", **counts, "marked_at": now})
         self._redis.sadd(UNPACKS_PUBLISHING, task_id)
 
     def finish_published(self, now: float) -> list[str]:
         """Set the bundles that have no unpublished users left to done, and return their IDs."""
-        return [
-            decode_text(task_id)
-            for task_id in self._finish(
-                [UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX], [now]
-            )
-        ]
+        keys = [UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX]
+        return [decode_text(task_id) for task_id in self._finish(keys, [now])]
 
     def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
         """Record a final state: rejected, failed or removed."""
@@ -153,12 +156,10 @@ class Unpacks:
             self._redis.hset(UNPACK_PREFIX + task_id, mapping=fields)
 
     # -- queries ----------------------------------------------------------------------------------
-    def waiting_bundles(self) -> list[str]:
+    def list_waiting_bundles(self) -> list[str]:
         """Return the keys of the bundles not yet unpacked or published as rejects, oldest first."""
-        keys = (
-            parse_bundle_id(decode_text(bundle))
-            for bundle in self._redis.zrange(DIRTY_SINCE["unpack"], 0, MAX_UNPACK_RECORDS)
-        )
+        bundle_ids = self._redis.zrange(DIRTY_SINCE["unpack"], 0, MAX_UNPACK_RECORDS)
+        keys = (parse_bundle_id(decode_text(bundle_id)) for bundle_id in bundle_ids)
         return [key for key in keys if key is not None]
 
     def status(self, task_id: str) -> UnpackStatus | None:
@@ -174,35 +175,24 @@ class Unpacks:
         if state == "publishing":
             # An upper bound, because it includes users of other bundles that were marked earlier.
             dirty_left = self._redis.zcount(DIRTY_SINCE["bundle"], "-inf", fields["marked_at"])
-        total = int(fields["total"]) if "total" in fields else None
-        timestamps = [
-            float(fields[name]) if name in fields else None
-            for name in ("started_at", "finished_at")
-        ]
-        published = max(0, users - dirty_left)
-        done = int(fields["done"])
-        ignored = int(fields.get("ignored", 0))
-        error = fields.get("error")
-        started_at, finished_at = timestamps
         return UnpackStatus(
             task_id,
-            fields["bundle"],
-            state,
-            done,
-            total,
-            users,
-            published,
-            ignored,
-            started_at,
-            finished_at,
-            error,
+            bundle=fields["bundle"],
+            state=state,
+            done=int(fields["done"]),
+            total=int(fields["total"]) if "total" in fields else None,
+            users=users,
+            published=max(0, users - dirty_left),
+            ignored=int(fields.get("ignored", 0)),
+            started_at=parse_time(fields.get("started_at")),
+            finished_at=parse_time(fields.get("finished_at")),
+            error=fields.get("error"),
         )
 
-    def newest(self, limit: int) -> list[UnpackStatus]:
+    def list_newest(self, limit: int) -> list[UnpackStatus]:
         """Return at most `limit` records, newest first."""
-        task_ids = [
-            decode_text(task_id) for task_id in self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)
-        ]
+        encoded_ids = self._redis.zrevrange(UNPACK_IDS, 0, limit - 1)
+        task_ids = [decode_text(task_id) for task_id in encoded_ids]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.hgetall(UNPACK_PREFIX + task_id)
@@ -256,11 +246,8 @@ class PreviousVersions:
         Their users must be marked after the change, even if this process dies before that.
         """
         # A union, because the users of an earlier change may not be marked yet.
-        self._redis.hset(
-            PREVIOUS_VERSIONS,
-            bundle,
-            json.dumps(sorted({*digests, *(self.digests(bundle) or ())} - {""})),
-        )
+        all_digests = {*digests, *(self.digests(bundle) or ())} - {""}
+        self._redis.hset(PREVIOUS_VERSIONS, bundle, json.dumps(sorted(all_digests)))
 
     def digests(self, bundle: str) -> list[str] | None:
         """Return the digests recorded by `add_digests`, or None if all their users are marked."""
@@ -273,10 +260,4 @@ class PreviousVersions:
         Does nothing if more digests were recorded since.
         """
         # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
-        script = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
-        self._redis.eval(script, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
-
-
-def decode_text(value: bytes | str) -> str:
-    """Return the text, whether or not the Redis client decodes responses."""
-    return value.decode() if isinstance(value, bytes) else value
+        self._redis.eval(_CLEAR_SCRIPT, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))

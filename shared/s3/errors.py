@@ -27,8 +27,8 @@ _REQUEST_ERROR_CODES = re.compile(
     "|NoSuchBucket|InvalidBucketName|IllegalLocationConstraintException|PermanentRedirect"
     # load, and invalid requests
     "|RequestTimeout|SlowDown.*|TooManyRequests|OperationAborted|PreconditionFailed"
-    "|ConditionalRequestConflict|InvalidRange|InvalidArgument|InvalidURI|KeyTooLongError|MalformedXML"
-    "|MethodNotAllowed|NoSuchKey|NoSuchVersion|XMinioInvalidObjectName|XMinioParentIsObject"
+    "|ConditionalRequestConflict|InvalidRange|InvalidArgument|InvalidURI|KeyTooLongError"
+    "|MalformedXML|MethodNotAllowed|NoSuchKey|NoSuchVersion|XMinioInvalidObjectName|XMinioParentIsObject"
 )
 
 _DECRYPTION_ERROR = re.compile(
@@ -48,11 +48,10 @@ def translate_error(bucket: str, key: str, error: Exception) -> ObjectNotFound |
     if isinstance(error, FileNotFoundError) and "<Code>NoSuchKey</Code>" in str(error):
         return ObjectNotFound(key)
     error_match = _S3_ERROR_BODY.search(str(error))
-    if error_match and _is_object_error(
-        *error_match.groups(), is_client_error=has_client_error_status(error)
-    ):
-        message = html.unescape(error_match[2])
-        return ObjectUnreadable(bucket, key, error_match[1], message)
+    if error_match:
+        code, message = error_match.groups()
+        if _is_object_error(code, message, is_client_error=has_client_error_status(error)):
+            return ObjectUnreadable(bucket, key, code, html.unescape(message))
     return StoreUnavailable(f"{bucket}/{key}: {format_error(error)}")
 
 
@@ -64,11 +63,8 @@ def translate_list_error(bucket: str, error: Exception) -> StoreUnavailable:
     if isinstance(error, ValueError):
         message = "no list of objects in the answer"
         return ObjectUnreadable(bucket, "", "XMinioObjectTampered", message)
-    if isinstance(error, S3Error):
-        code = error.code or ""
-        message = error.message or ""
-        if _DECRYPTION_ERROR.fullmatch(f"{error.code}: {error.message}"):
-            return ObjectUnreadable(bucket, "", code, message)
+    if isinstance(error, S3Error) and _DECRYPTION_ERROR.fullmatch(f"{error.code}: {error.message}"):
+        return ObjectUnreadable(bucket, "", error.code or "", error.message or "")
     return StoreUnavailable(f"{bucket}: {format_error(error)}")
 
 

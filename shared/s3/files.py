@@ -91,6 +91,7 @@ class S3FileStore:
         url = self._connection.minio.get_presigned_url(
             "PUT", self.bucket, key, expires=_UPLOAD_URL_TTL
         )
+        # urllib3 does not retry: the body is a stream that cannot be sent twice.
         counted_body: Any = _CountedBody(body, length)
         try:
             response = self._connection.http.request(
@@ -102,6 +103,7 @@ class S3FileStore:
                 redirect=False,
             )
         except (HTTPError, OSError) as error:
+            # The client's stream has failed, not the store.
             if counted_body.failure is not None:
                 raise counted_body.failure from None
             raise StoreUnavailable(f"{self.bucket}/{key}: {errors.format_error(error)}") from error

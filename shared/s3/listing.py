@@ -5,6 +5,7 @@ from contextlib import suppress
 from itertools import chain, islice
 
 import obstore
+from minio.datatypes import Object
 from minio.error import MinioException
 from obstore.exceptions import BaseError, InvalidPathError
 from urllib3.exceptions import HTTPError
@@ -14,6 +15,15 @@ from shared.object_store import LIST_PAGE_SIZE, ObjectInfo, ObjectUnreadable, St
 from shared.s3 import errors
 from shared.s3.connection import S3Connection
 from shared.s3.metadata import make_object_info, strip_quotes, to_unix_seconds
+
+
+def _convert_entry(entry: Object) -> ObjectInfo:
+    return ObjectInfo(
+        entry.object_name or "",
+        strip_quotes(entry.etag),
+        to_unix_seconds(entry.last_modified),
+        entry.size or 0,
+    )
 
 
 class S3Lister:
@@ -30,9 +40,10 @@ class S3Lister:
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
         try:
-            for page in self._connection.store.list(
+            pages = self._connection.store.list(
                 folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE
-            ):
+            )
+            for page in pages:
                 yield [make_object_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:
@@ -102,15 +113,8 @@ class S3Lister:
                 prefix=prefix,
                 start_after=after or None,
             )
-            return [
-                ObjectInfo(
-                    info.object_name or "",
-                    strip_quotes(info.etag),
-                    to_unix_seconds(info.last_modified),
-                    info.size or 0,
-                )
-                for info in islice(entries, limit)
-            ]
+            # The requests are sent during the iteration, so it belongs into this block.
+            return [_convert_entry(entry) for entry in islice(entries, limit)]
         except (MinioException, HTTPError, ValueError) as error:
             raise errors.translate_list_error(self.bucket, error) from error
 
@@ -124,11 +128,8 @@ class S3Lister:
         for extension in sorted({*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS}):
             with suppress(ObjectUnreadable):
                 entries = self._list_page_by_minio(prefix, after, 1, f".{extension}")
-                next_entry = entries[-1] if entries else None
-                if (
-                    next_entry
-                    and next_entry.key.encode() > after.encode()
-                    and self._object_exists(next_entry.key)
-                ):
-                    return next_entry.key
+                next_key = entries[-1].key if entries else ""
+                # A common prefix ends at the first delimiter, so it need not be a whole key.
+                if next_key.encode() > after.encode() and self._object_exists(next_key):
+                    return next_key
         raise StoreUnavailable(f"{self.bucket}: the object after {after!r} makes every LIST fail")

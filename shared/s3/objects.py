@@ -34,20 +34,17 @@ class S3ObjectStore:
         self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
     ) -> StoredObject:
         """Implement `ObjectStore.get` by one GET."""
-        options: obstore.GetOptions = (
-            {} if if_none_match is None else {"if_none_match": f'"{if_none_match}"'}
-        )
+        options: obstore.GetOptions = {}
+        if if_none_match is not None:
+            options["if_none_match"] = f'"{if_none_match}"'
         try:
             response = obstore.get(self.connection.store, key, options=options)
-            meta = response.meta
-            body = (
-                _read_start(response, max_bytes)
-                if max_bytes and meta["size"] > max_bytes
-                else bytes(response.bytes())
-            )
-            return StoredObject(
-                body, strip_quotes(meta["e_tag"]), to_unix_seconds(meta["last_modified"])
-            )
+            info = make_object_info(response.meta)
+            if max_bytes and info.size > max_bytes:
+                body = _read_start(response, max_bytes)
+            else:
+                body = bytes(response.bytes())
+            return StoredObject(body, info.etag, info.last_modified)
         except NotModifiedError:
             raise NotModified(key) from None
         except (BaseError, FileNotFoundError) as error:
@@ -103,9 +100,8 @@ class S3ObjectStore:
         except FileNotFoundError:
             self._require_object(key)
             # The object was created between HEAD and GET: let the caller retry.
-            raise StoreUnavailable(
-                f"{self.bucket}/{key}: created while it was being read"
-            ) from None
+            message = f"{self.bucket}/{key}: created while it was being read"
+            raise StoreUnavailable(message) from None
         except BaseError as error:
             if errors.has_client_error_status(error):
                 self._require_object(key)  # unlike HEAD, the GET returns an error code
@@ -120,10 +116,9 @@ class S3ObjectStore:
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         """Implement `ObjectStore.get_range` by a GET with If-Match and Range."""
+        options: obstore.GetOptions = {"if_match": f'"{etag}"', "range": (start, end)}
         try:
-            response = obstore.get(
-                self.connection.store, key, options={"if_match": f'"{etag}"', "range": (start, end)}
-            )
+            response = obstore.get(self.connection.store, key, options=options)
             return bytes(response.bytes())
         except PreconditionError:
             raise PreconditionFailed(key) from None
@@ -136,17 +131,16 @@ class S3ObjectStore:
 
     def put_if_unchanged(self, key: str, body: bytes, expected_etag: str | None) -> str:
         """Implement `ObjectStore.put_if_unchanged` by a PUT with If-Match or If-None-Match."""
-        return self._put(
-            key, body, "create" if expected_etag is None else {"e_tag": f'"{expected_etag}"'}
-        )
+        if expected_etag is None:
+            return self._put(key, body, "create")
+        return self._put(key, body, {"e_tag": f'"{expected_etag}"'})
 
     def _put(self, key: str, body: bytes, mode: "obstore.PutMode") -> str:
-        try:  # always a single request, because a multipart upload cannot be conditional
-            return strip_quotes(
-                obstore.put(self.connection.store, key, body, mode=mode, use_multipart=False)[
-                    "e_tag"
-                ]
-            )
+        store = self.connection.store
+        try:
+            # Always a single request, because a multipart upload cannot be conditional.
+            response = obstore.put(store, key, body, mode=mode, use_multipart=False)
+            return strip_quotes(response["e_tag"])
         except (PreconditionError, AlreadyExistsError) as error:
             if "<Code>NoSuchBucket</Code>" in str(error):
                 raise errors.translate_error(self.bucket, key, error) from error
@@ -195,10 +189,10 @@ def open_store(settings: Settings, bucket: str) -> S3ObjectStore:
     return S3ObjectStore(S3Connection.from_settings(settings, bucket))
 
 
-def _read_start(response: "obstore.GetResult", most: int) -> bytes:
+def _read_start(response: "obstore.GetResult", max_bytes: int) -> bytes:
     body = bytearray()
-    for chunk in response.stream(min_chunk_size=most):
+    for chunk in response.stream(min_chunk_size=max_bytes):
         body += bytes(chunk)
-        if len(body) > most:
+        if len(body) > max_bytes:
             break
     return bytes(body)

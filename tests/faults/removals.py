@@ -530,7 +530,7 @@ class _AlteredManifestStore(DelegatingStore):
         stored = super().get(key, if_none_match, max_bytes)
         if key != MANIFEST_KEY:
             return stored
-        facts = list(Manifest.decode(stored.body).facts())
+        facts = list(Manifest.decode(stored.body).iterate_facts())
         changes = {fact.user_id: self.alter_fact(fact) for fact in facts}
         return stored._replace(body=Manifest.empty().with_changes(changes).encode())
 

@@ -216,7 +216,10 @@ class RowdropHarness:
         """Process the bundle that waits longest; return False if there is no such bundle."""
         waiting = list(
             self.state.users.begin_read(
-                [make_bundle_id(key) for key in self.services.records.unpacks.waiting_bundles()]
+                [
+                    make_bundle_id(key)
+                    for key in self.services.records.unpacks.list_waiting_bundles()
+                ]
             )
         )
         if waiting:

@@ -58,8 +58,8 @@ class Office:
 
     def waiting(self) -> str:
         """Return the ID of the queued rebuild, as soon as there is one."""
-        wait_until(self.rebuilds.queued_id)
-        return self.rebuilds.queued_id() or ""
+        wait_until(self.rebuilds.get_queued_id)
+        return self.rebuilds.get_queued_id() or ""
 
     def finish(self, task_id: str) -> None:
         self.rebuilds.start(task_id, time.time())

@@ -184,8 +184,8 @@ def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnviro
         rebuilds = Rebuilds(redis)
         for count in range(2, 12):
             answer = threads.submit(api_environment.api.post, "/data?wait=60")
-            wait_until(rebuilds.queued_id)
-            task_id = rebuilds.queued_id() or ""
+            wait_until(rebuilds.get_queued_id)
+            task_id = rebuilds.get_queued_id() or ""
             rebuilds.start(task_id, time.time())
             rebuilds.set_total(task_id, 0)
             rebuilds.mark_enqueued(task_id)

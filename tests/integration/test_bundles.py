@@ -523,21 +523,21 @@ def test_unpacks_report_progress(rowdrop: RowdropHarness) -> None:
     unpacks = rowdrop.services.records.unpacks
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": make_csv()})
     rowdrop.mark_users("/u.zip")
-    assert unpacks.waiting_bundles() == ["u.zip"]
+    assert unpacks.list_waiting_bundles() == ["u.zip"]
     rowdrop.unpack_next_bundle()
-    (status,) = unpacks.newest(10)
+    (status,) = unpacks.list_newest(10)
     assert (status.bundle, status.state, status.done, status.total) == ("u.zip", "publishing", 3, 3)
     assert (status.users, status.published, status.finished_at) == (2, 0, None)
     assert unpacks.finish_published(time.time()) == []
     rowdrop.run_bulk_work()
     assert unpacks.finish_published(time.time()) == [status.task_id]
-    (status,) = unpacks.newest(10)
-    assert (status.state, status.published, unpacks.waiting_bundles()) == ("done", 2, [])
+    (status,) = unpacks.list_newest(10)
+    assert (status.state, status.published, unpacks.list_waiting_bundles()) == ("done", 2, [])
     assert status.started_at
     assert status.finished_at
     assert status.started_at < status.finished_at
     assert unpacks.finish_published(time.time()) == []
     rowdrop.source.put("u.zip", b"broken")
     rowdrop.process_bundles("u.zip")
-    newest = unpacks.newest(10)[0]
+    newest = unpacks.list_newest(10)[0]
     assert (newest.state, newest.error is not None) == ("rejected", True)

@@ -150,8 +150,8 @@ def test_rebuild_command_waits_until_users_are_published(
 ) -> None:
     rowdrop.put_files("a")
     process = start(environment, "rebuild", "--wait", "--json")
-    wait_until(rowdrop.services.records.rebuilds.queued_id)
-    rowdrop.services.rebuild.start(rowdrop.services.records.rebuilds.queued_id() or "")
+    wait_until(rowdrop.services.records.rebuilds.get_queued_id)
+    rowdrop.services.rebuild.start(rowdrop.services.records.rebuilds.get_queued_id() or "")
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
     ended = Completed(process)
@@ -164,8 +164,8 @@ def test_rebuild_command_reports_a_failed_rebuild(
 ) -> None:
     rebuilds = rowdrop.services.records.rebuilds
     process = start(environment, "rebuild", "--wait")
-    wait_until(rebuilds.queued_id)
-    task_id = rebuilds.queued_id() or ""
+    wait_until(rebuilds.get_queued_id)
+    task_id = rebuilds.get_queued_id() or ""
     assert rebuilds.start(task_id, 1.0)
     rebuilds.fail(task_id, "the disk is full", 2.0)
     ended = Completed(process)

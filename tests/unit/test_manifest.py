@@ -35,7 +35,7 @@ def manifest_of(*facts: Fact) -> Manifest:
 
 
 def held_by(manifest: Manifest) -> dict[str, Fact]:
-    facts = list(manifest.facts())
+    facts = list(manifest.iterate_facts())
     assert len(facts) == len(manifest) == len({found.user_id for found in facts})
     return {found.user_id: found for found in facts}
 
@@ -44,7 +44,7 @@ def test_manifest_without_facts_is_empty() -> None:
     empty = Manifest.decode(Manifest.empty().encode())
     assert len(empty) == 0
     assert empty.get("1") is None
-    assert list(empty.facts()) == []
+    assert list(empty.iterate_facts()) == []
     assert list(empty.to_output_rows(BUCKETS)) == []
 
 
@@ -170,7 +170,7 @@ def test_manifest_with_changed_bytes_raises_only_invalid_manifest(data: st.DataO
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidManifest):
         manifest = Manifest.decode(bytes(body))
-        assert len(list(manifest.facts())) == len(manifest)
+        assert len(list(manifest.iterate_facts())) == len(manifest)
 
 
 @settings(max_examples=50)

@@ -80,5 +80,5 @@ def test_duty_cycle_saves_at_most_one_burst() -> None:
 
 @pytest.mark.parametrize(("share", "burst_s"), [(0, 1), (-0.1, 1), (1.5, 1), (0.5, -1)])
 def test_duty_cycle_refuses_invalid_fraction(share: float, burst_s: float) -> None:
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="fraction"):
         DutyCycle(share, burst_s, Clock())

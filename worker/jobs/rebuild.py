@@ -132,7 +132,7 @@ class Rebuild:
         finished = self._rebuilds.finish_if_done(self._clock())
         if finished:
             logger.info("rebuild %s done", finished)
-            queued = self._rebuilds.queued_id()
+            queued = self._rebuilds.get_queued_id()
             if queued:
                 self._tasks.rebuild(queued)
 

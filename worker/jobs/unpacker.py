@@ -78,7 +78,7 @@ class MemberMarker:
 
     def enqueue_next(self, key: str) -> None:
         """Enqueue the waiting bundle that waits longest, except `key`."""
-        waiting_ids = [make_bundle_id(waiting) for waiting in self._unpacks.waiting_bundles()]
+        waiting_ids = [make_bundle_id(waiting) for waiting in self._unpacks.list_waiting_bundles()]
         # Omits bundles with a pending result: they need no further attempt.
         unread_ids = self._users.begin_read(waiting_ids)
         self._bulk_reads.enqueue_bundles(

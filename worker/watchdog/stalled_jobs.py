@@ -28,8 +28,8 @@ class StalledJobs:
             self._tasks.refresh_page()
         self._rebuilds.finish_if_done(now)
         self._unpacks.finish_published(now)
-        running_id = self._rebuilds.running_id()
-        queued_id = self._rebuilds.queued_id()
+        running_id = self._rebuilds.get_running_id()
+        queued_id = self._rebuilds.get_queued_id()
         if (
             running_id
             and not self._rebuilds.is_enqueued(running_id)
