@@ -1,14 +1,13 @@
 """Every key of Rowdrop in Redis, declared once. Pure.
 
 Each line names the type, what the key holds, who writes it and who reads it. "Pipeline" means the
-listener, the workers and the publisher, whose users may access every key. The ACL rules of the
+listener, the workers and the publisher: these may access every key. The ACL rules of the
 other processes are built from these constants (`worker.commands.provisioning.server_users`). The
 scripts in `worker/state/lua/` receive every key as an argument.
 
 All keys but the event lists, and one of the previous release, begin with `rowdrop:`, so that a
-Redis can be shared with other applications. A key whose value changes its form gets a new
-name: processes of two releases run side by side during an upgrade, and must not read each other's
-values.
+Redis can be shared with other applications. If a value changes its form, its key gets a new name:
+processes of two releases run side by side during an upgrade, and must not read each other's values.
 
 Celery and Flower add keys of their own: the queues of `shared.task_queue`, `unacked*`,
 `flower:unacked*`, `_kombu.*`, `celeryev*` and `*.pidbox`. The health check of the container writes
@@ -26,7 +25,7 @@ FAST_EVENTS = "events:fast"
 SAFE_EVENTS = "events:safe"
 """List: durable copies of the same events, by way of MinIO's disk. MinIO's setting names it."""
 SEEN_PREFIX = "rowdrop:seen:"
-"""String per digest of an event: count of fast events whose durable copy is still missing. MARK
+"""String per digest of an event: count of fast events that still lack their durable copy. MARK
 only."""
 DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
@@ -123,7 +122,7 @@ UNPACK_LEASE = "rowdrop:unpack_lease"
 UNPACK_ATTEMPTS = "rowdrop:unpack_attempts"
 """Hash: ID -> attempts that did not end normally. Written and read by unpack and sweep."""
 PREVIOUS_VERSIONS = "rowdrop:previous_versions"
-"""Hash: bundle -> digests of earlier versions whose users are not all marked. Unpack only."""
+"""Hash: bundle -> digests of earlier versions with users that are not marked yet. Unpack only."""
 
 # -- requests and records --------------------------------------------------------------------------
 REBUILD_PREFIX = "rowdrop:rebuild:"
@@ -133,7 +132,7 @@ REBUILD_QUEUED = "rowdrop:rebuild_queued"
 REBUILD_RUNNING = "rowdrop:rebuild_running"
 """String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
 REBUILD_LEASE = "rowdrop:rebuild_lease"
-"""String, 60 s: ID of the rebuild whose users are being enqueued. Written by it, read by the
+"""String, 60 s: ID of the rebuild that enqueues its users. Written by it, read by the
 watchdog."""
 REFRESH_REQUEST_PREFIX = "rowdrop:refresh_request:"
 """String per request, 900 s: the requested user is marked. Written by workers, read by the API."""

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 FAILURE_WINDOW_S = 60.0
-"""Seconds after which the counters of an address begin anew."""
+"""Seconds after which the counters of an address restart at zero."""
 MAX_FAILURES = 10
 """Limit of undelayed failed tokens, and of logged refusals, per address and window."""
 FAILED_TOKEN_DELAY_S = 1.0

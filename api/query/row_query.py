@@ -16,7 +16,7 @@ MAX_SEARCH_LENGTH = 200
 DEFAULT_HTML_ROWS = 100
 """Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
-"""Rows on one HTML page, whatever the client's `limit` is."""
+"""Maximum rows on one HTML page, even if the client's `limit` is larger."""
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (

@@ -8,7 +8,7 @@ finds inserted, removed and changed lines anywhere. The rest costs comparisons o
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# The sizes of the blocks that are compared at once.
+# The sizes of the blocks that one comparison covers.
 _MIN_BLOCK_BYTES = 64
 _MAX_BLOCK_BYTES = 1 << 18
 
