@@ -94,13 +94,17 @@ class Forger:
     def _query(self) -> str:
         return (
             f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(self._credential, safe='')}"
-            f"&X-Amz-Date={self._date}&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+            f"&X-Amz-Date={self._date}&X-Amz-Expires=600"
+            f"&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
         )
 
     @property
     def _authorization(self) -> str:
         signed = "host;x-amz-content-sha256;x-amz-date"
-        return f"AWS4-HMAC-SHA256 Credential={self._credential}, SignedHeaders={signed}, Signature={'0' * 64}"
+        return (
+            f"AWS4-HMAC-SHA256 Credential={self._credential}, "
+            f"SignedHeaders={signed}, Signature={'0' * 64}"
+        )
 
     def _upload(
         self,

@@ -23,8 +23,8 @@ from shared.s3.objects import S3ObjectStore
 from tests.conftest import MakeUnreadable, OpenFiles
 
 MINIO_KEYS = [
-    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
-    ".hidden.csv", "..csv", "a..b.csv",
+    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv",
+    "тест.csv", ".hidden.csv", "..csv", "a..b.csv",
     'q"q.csv', "a#b?c.csv", "a&b=c;d.csv", "~a*b'(c)!.csv", "[x]{y}|^`.csv", "a,b.csv", ":x.csv",
     " lead.csv", "tail .csv", "dir/x.csv", "a\\b.csv", "\u202eabc.csv", "x" * 200 + ".csv",
 ]  # fmt: skip

@@ -61,8 +61,8 @@ class UserActions:
         """Start to unpack a tar with several versions of one CSV.
 
         Every version has the same LastModified, `age_s` seconds before now. The first version is
-        written here, and each call of `unpack_next_member` writes the next one. A tar that is still incomplete
-        is finished first.
+        written here, and each call of `unpack_next_member` writes the next one. A tar that is
+        still incomplete is finished first.
         """
         self.unpack_all_members()
         key = make_csv_key(user_id)

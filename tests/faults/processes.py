@@ -206,7 +206,8 @@ class Processes:
             if not self._run_next_item():
                 return
         raise OracleFailure(
-            f"expected all work to end without the watchdog, found that work remains: {self._describe_remaining()}"
+            "expected all work to end without the watchdog, "
+            f"found that work remains: {self._describe_remaining()}"
         )
 
     def _run_next_item(self) -> bool:
@@ -248,7 +249,8 @@ class Processes:
             if not self._describe_remaining():
                 return
         raise OracleFailure(
-            f"expected no work to be left after {MAX_ROUNDS} watchdog ticks, found: {self._describe_remaining()}"
+            f"expected no work to be left after {MAX_ROUNDS} watchdog ticks, "
+            f"found: {self._describe_remaining()}"
         )
 
     def _describe_remaining(self) -> str:

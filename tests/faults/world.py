@@ -181,7 +181,8 @@ class World:
             self.pass_time(2 * self.processes.components.settings.sweep_interval_s + 1)
             self.settle_and_check()
             assert not self.events.lost_users, (
-                "expected the hourly sweep to find users with lost events, found no sweep after two intervals"
+                "expected the hourly sweep to find users with lost events, "
+                "found no sweep after two intervals"
             )
             self.oracle.check_settled_state()
 

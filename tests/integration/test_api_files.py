@@ -65,7 +65,12 @@ def test_files_route_refuses_too_large_file_before_reading(api_environment: ApiE
 
 
 def test_files_route_answers_expect_continue(api_environment: ApiEnvironment) -> None:
-    head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    head = (
+        b"PUT /files/1.png HTTP/1.1\r\n"
+        b"Host: localhost\r\n"
+        b"Content-Length: 4\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )
     with opened(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 100 ")
         client.sendall(b"body")
@@ -86,7 +91,12 @@ def test_files_route_aborted_upload_changes_nothing(
 
 
 def test_files_route_refuses_chunked_upload(api_environment: ApiEnvironment) -> None:
-    head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
+    head = (
+        b"PUT /files/1.png HTTP/1.1\r\n"
+        b"Host: localhost\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nabcde\r\n"
+    )
     with opened(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 411 ")
 

@@ -189,7 +189,7 @@ def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnviro
             rebuilds.start(task_id, time.time())
             rebuilds.set_total(task_id, 0)
             rebuilds.mark_enqueued(task_id)
-            # No message announces this version: the waiting POST must make every process check for it.
+            # No message announces this version: the waiting POST makes every process check for it.
             api_environment.store.put(
                 "output.csv", OUTPUT_HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count))
             )

@@ -1,4 +1,4 @@
-"""Tests of `worker.state.event_inbox` on a real Redis: the events are marked and popped in one step."""
+"""Tests of `worker.state.event_inbox` on a real Redis: one step marks and pops the events."""
 
 import json
 

@@ -391,10 +391,10 @@ def test_minio_metrics_need_the_token(guarded: Guarded) -> None:
 
 # -- denied operations in Redis --------------------------------------------------------------------
 FORBIDDEN_COMMANDS = (
-    "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST", "ACL SETUSER intruder on",
-    "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0", "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1",
-    "REPLICAOF NO ONE", "INFO", "INFO all", "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH",
-    "FUNCTION FLUSH",
+    "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST",
+    "ACL SETUSER intruder on", "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0",
+    "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1", "REPLICAOF NO ONE", "INFO", "INFO all",
+    "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH", "FUNCTION FLUSH",
 )  # fmt: skip
 STATE = (
     DIRTY,
@@ -470,8 +470,9 @@ def test_redis_acl_forbids_flower_to_send_tasks(guarded: Guarded) -> None:
 def test_redis_acl_protects_queue_key_types(guarded: Guarded, role: str) -> None:
     """Workers fail if the key of a queue or of its bindings holds a value of another type."""
     keys = (
-        "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk", "_kombu.binding.events",
-        "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines", "_kombu.binding.celery.pidbox",
+        "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk",
+        "_kombu.binding.events", "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines",
+        "_kombu.binding.celery.pidbox",
     )  # fmt: skip
     with guarded.connect(role) as client:
         for key in keys:

@@ -258,7 +258,7 @@ def test_upgrade_happens_once(
 def test_upgrade_processes_messages_of_the_previous_release(
     upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
 ) -> None:
-    """A message is only a hint: each task of the previous release still exists and changes no row."""
+    """A message is only a hint: each task of the previous release exists and changes no row."""
     start(upgraded)
     app = create_app(upgraded.services.clients.settings, lambda: upgraded.services)
     processed = set()
@@ -287,7 +287,7 @@ def test_upgrade_processes_messages_of_the_previous_release(
 def test_upgrade_repairs_late_write_of_old_publisher(
     upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
 ) -> None:
-    """A publisher of the previous release, which uses the old keys, writes after the upgrade and its sweep."""
+    """A publisher of the previous release, with the old keys, writes after the upgrade sweep."""
     watchdog = start(upgraded)
     upgraded.run_sweep("start")
     etag = upgraded.output.put(OUTPUT_KEY, upgraded.read_output().replace(b"Drifted", b"Stale"))
@@ -304,7 +304,7 @@ def test_upgrade_repairs_late_write_of_old_publisher(
 def test_event_inbox_sees_probe_that_previous_listener_processed(
     rowdrop: RowdropHarness, redis: "Redis"
 ) -> None:
-    """With compose, `init` of this release runs while the previous listener still processes events."""
+    """With compose, `init` of this release runs while the previous listener processes events."""
     restore(redis, {"probe": CAPTURED["verified"]["probe"]})
     assert rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-captured")
     assert not rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-another")

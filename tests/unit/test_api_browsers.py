@@ -31,12 +31,12 @@ def told(result: Result) -> tuple[int, str]:
     return result.status_code, result.json["type"].removeprefix("/docs#")
 
 
-# -- host names --------------------------------------------------------------------------------------------------------
+# -- host names ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
     [
-        "localhost", "LOCALHOST:8080", "localhost.", "rowdrop.localhost", "127.0.0.1", "127.0.0.1:8080", "192.0.2.7:80",
-        "[::1]", "[::1]:8080", "[2001:db8::7]", "",
+        "localhost", "LOCALHOST:8080", "localhost.", "rowdrop.localhost", "127.0.0.1",
+        "127.0.0.1:8080", "192.0.2.7:80", "[::1]", "[::1]:8080", "[2001:db8::7]", "",
     ],
 )  # fmt: skip
 def test_cross_site_middleware_accepts_loopback_hosts(service: Service, host: str) -> None:
@@ -46,9 +46,9 @@ def test_cross_site_middleware_accepts_loopback_hosts(service: Service, host: st
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
-        "localhost:8080.evil.example", "localhost:x", "[::1].evil.example", "[evil]", "local host", "a,localhost",
-        "127.1", "2130706433",
+        "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost",
+        "127.0.0.1.evil.example", "localhost:8080.evil.example", "localhost:x",
+        "[::1].evil.example", "[evil]", "local host", "a,localhost", "127.1", "2130706433",
     ],
 )  # fmt: skip
 def test_cross_site_middleware_refuses_other_hosts(service: Service, host: str) -> None:
@@ -76,7 +76,7 @@ def test_cross_site_middleware_star_accepts_every_host(service: Service) -> None
     assert asked(service, host="whatever.example").status_code == 200
 
 
-# -- other sites -------------------------------------------------------------------------------------------------------
+# -- other sites -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
     "headers",
@@ -136,7 +136,7 @@ def test_cross_site_middleware_accepts_own_pages_and_programs(
     assert asked(service, "POST", **headers).status_code == 503  # accepted; then Redis is missing
 
 
-# -- CORS --------------------------------------------------------------------------------------------------------------
+# -- CORS ------------------------------------------------------------------------------------------
 ALLOWED = CrossSiteMiddleware(cors_origins=[APP])
 ANY = CrossSiteMiddleware(cors_origins=["*"])
 
@@ -208,7 +208,7 @@ def test_cross_site_middleware_refuses_null_origin_without_host(
     assert told(asked(service, method, host="", Origin="null")) == (403, "cross-site")
 
 
-# -- headers -----------------------------------------------------------------------------------------------------------
+# -- headers ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", ["/data", "/nowhere", "/data?wrong=1"])
 def test_cross_site_middleware_sets_security_headers(service: Service, path: str) -> None:
     headers = service.client.simulate_get(path, headers={"Host": "localhost"}).headers

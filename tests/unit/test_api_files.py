@@ -39,7 +39,7 @@ def kind(result: Result) -> str:
     return found.removeprefix("/docs#")
 
 
-# -- upload and deletion -----------------------------------------------------------------------------------------------
+# -- upload and deletion ---------------------------------------------------------------------------
 def test_files_route_put_returns_location(service: Service) -> None:
     result = put(service, "0001.csv", b"a,b")
     assert service.files.get("0001.csv").body == b"a,b"
@@ -155,7 +155,7 @@ def test_files_route_discards_incomplete_upload(service: Service, size: int) -> 
     assert service.files.objects == {}
 
 
-# -- download ----------------------------------------------------------------------------------------------------------
+# -- download --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("body", [b"", b"short", LARGE])
 def test_files_route_returns_file_unchanged(service: Service, body: bytes) -> None:
     etag = service.files.put("1.png", body)
@@ -241,7 +241,7 @@ def test_files_route_ignores_range_of_another_version(service: Service) -> None:
     assert service.get("/files/1.png", Range="bytes=0-1", If_Range='"other"').status_code == 200
 
 
-# -- the list ----------------------------------------------------------------------------------------------------------
+# -- the list --------------------------------------------------------------------------------------
 def names(result: Result) -> list[str]:
     assert result.status_code == 200
     return [file["name"] for file in result.json]
@@ -291,7 +291,7 @@ def test_files_route_refuses_invalid_list_parameter(service: Service, query: str
     assert kind(service.get(f"/files?{query}")) == "wrong-parameter"
 
 
-# -- images ------------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 IMAGES = {
     "image/png": PNG,
     "image/jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
@@ -374,7 +374,7 @@ def test_image_route_treats_no_text_as_image(body: bytes) -> None:
         assert any(body.startswith(image[:3]) for image in IMAGES.values())
 
 
-# -- outages -----------------------------------------------------------------------------------------------------------
+# -- outages ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -253,9 +253,14 @@ def test_archive_refuses_nested_archive(name: str, pool: ThreadPoolExecutor) -> 
 
 @pytest.mark.parametrize(
     ("kind", "word"),
-    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "device"), (tarfile.FIFOTYPE, "pipe"),
-     (tarfile.GNUTYPE_SPARSE, "holes")],
-)  # fmt: skip
+    [
+        (tarfile.SYMTYPE, "link"),
+        (tarfile.LNKTYPE, "link"),
+        (tarfile.CHRTYPE, "device"),
+        (tarfile.FIFOTYPE, "pipe"),
+        (tarfile.GNUTYPE_SPARSE, "holes"),
+    ],
+)
 def test_tar_archive_refuses_links_and_devices(
     kind: bytes, word: str, pool: ThreadPoolExecutor
 ) -> None:

@@ -119,7 +119,8 @@ def test_read_release_finds_month_in_go_module(tmp_path: Path) -> None:
     )
     with minio.open("ab") as file:
         file.write(
-            b"exit 0\n\x00path\tx\nmod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n"
+            b"exit 0\n\x00path\tx\n"
+            b"mod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n"
         )
     assert read_release(minio) == "2026-02"
 
@@ -166,8 +167,10 @@ def test_find_minio_explains_failed_build_and_cleans_up(path: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "refusal",
     [
-        "cannot build MinIO: minio@v1 is not the source that Rowdrop pins: expected h1:a=, found h1:b=",
-        "cannot build MinIO: cmd/auth-handler.go is not the file these edits were made for: expected sha256 a, found b",
+        "cannot build MinIO: minio@v1 is not the source that Rowdrop pins: "
+        "expected h1:a=, found h1:b=",
+        "cannot build MinIO: cmd/auth-handler.go is not the file these edits were made for: "
+        "expected sha256 a, found b",
     ],
 )
 def test_find_minio_reports_refused_source(path: Path, tmp_path: Path, refusal: str) -> None:

@@ -213,9 +213,9 @@ def test_save_configuration_includes_user_credentials(tmp_path: Path) -> None:
 
 def test_remove_credentials_cleans_inherited_environment() -> None:
     environment = {
-        "PATH": "/bin", "MINIO_REGION": "eu-1", "MINIO_ROOT_PASSWORD_FILE": "/f", "MINIO_KMS_SECRET_KEY": "k",
-        "REDIS_URL": "u", "API_TOKENS": "t", "GENERATED_API_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "s",
-        "LOG_LEVEL": "INFO",
+        "PATH": "/bin", "MINIO_REGION": "eu-1", "MINIO_ROOT_PASSWORD_FILE": "/f",
+        "MINIO_KMS_SECRET_KEY": "k", "REDIS_URL": "u", "API_TOKENS": "t",
+        "GENERATED_API_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "s", "LOG_LEVEL": "INFO",
     }  # fmt: skip
     assert remove_credentials(environment) == {
         "PATH": "/bin",

@@ -77,7 +77,8 @@ class WaitTimeout(Exception):
 def wait_until(condition: Callable[[], Any], timeout_s: float, description: str) -> float:
     """Wait until a condition is true, and return how many seconds that took.
 
-    Raises `WaitTimeout` after `timeout_s` seconds. `description` names the condition in the message.
+    Raises `WaitTimeout` after `timeout_s` seconds. `description` names the condition in the
+    message.
     """
     started_at = time.monotonic()
     while not condition():

@@ -47,7 +47,8 @@ def run_stalled_publisher(stage: ScenarioRun) -> None:
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
             replaced_count = live.redis.hget(COUNTERS, "loss_signal:publisher_replaced") or b"0"
             stage.finding.figures[f"asleep {point.removeprefix('publisher ')}"] = (
-                f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced_count.decode()} times"
+                f"converged in {stage.finding.converged_s or -1:.1f} s, "
+                f"reported as replaced {replaced_count.decode()} times"
             )
 
 
