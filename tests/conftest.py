@@ -70,9 +70,8 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     minio: MinioServer = request.getfixturevalue("minio_server")
     yield request.getfixturevalue("minio_redis_server")
     deadline = time.monotonic() + 60
-    while any(
-        path.is_file() for path in minio.event_queue_dir.rglob("*")
-    ):  # the next such test starts without them
+    # The next such test starts without the events that MinIO has not sent yet.
+    while any(path.is_file() for path in minio.event_queue_dir.rglob("*")):
         assert time.monotonic() < deadline, "MinIO still has events to send"
         time.sleep(0.01)
 

@@ -61,10 +61,9 @@ class Forger:
             "Authorization": self._authorization,
             "X-Amz-Meta-Snowball-Auto-Extract": "true",
         }
+        sealed_key = base64.b64encode(bytes(64)).decode()
         encrypted = {
-            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": base64.b64encode(
-                bytes(64)
-            ).decode(),
+            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": sealed_key,
             "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
             "X-Minio-Replication-Server-Side-Encryption-Iv": base64.b64encode(bytes(32)).decode(),
         }

@@ -20,11 +20,9 @@ INVALID_CONTENTS = "xy"
 
 def make_body(content: str) -> bytes:
     """Return the body of a CSV with this content."""
-    return (
-        make_csv_body({"first_name": content})
-        if content in VALID_CONTENTS
-        else f"broken {content}\n".encode()
-    )
+    if content in VALID_CONTENTS:
+        return make_csv_body({"first_name": content})
+    return f"broken {content}\n".encode()
 
 
 def parse_content(content: str) -> CsvState:

@@ -129,11 +129,9 @@ class World:
         is_manifest_complete = (
             key == OUTPUT_KEY and not self.late_writes and self.processes.had_one_publisher
         )
-        manifest = (
-            read_published_files(self.output_bucket).manifest
-            if is_manifest_complete
-            else Manifest.empty()
-        )
+        manifest = Manifest.empty()
+        if is_manifest_complete:
+            manifest = read_published_files(self.output_bucket).manifest
         self.output_bucket.delete(key)
         self.monitor.record_version(key)
         self.oracle.allow_older_rows(self.oracle.list_users_without_held_row(manifest))

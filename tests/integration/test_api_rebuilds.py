@@ -106,12 +106,8 @@ def test_task_route_reports_progress(office: Office) -> None:
     office.rebuilds.mark_enqueued(task_id)
     office.redis.zadd(DIRTY_SINCE["rebuild"], {f"u{number}": 1.0 for number in range(1000)})
     task = office.client.simulate_get(location).json
-    assert (task["state"], task["done"], task["total"], task["finished_at"]) == (
-        "running",
-        500,
-        1500,
-        None,
-    )
+    assert (task["state"], task["finished_at"]) == ("running", None)
+    assert (task["done"], task["total"]) == (500, 1500)
     office.redis.delete(DIRTY_SINCE["rebuild"])
     office.rebuilds.finish_if_done(time.time())
     task = office.client.simulate_get(location + "/").json
@@ -157,11 +153,8 @@ def test_post_data_with_wait_reports_failed_rebuild_as_500(office: Office) -> No
     office.rebuilds.start(task_id, time.time())
     office.rebuilds.fail(task_id, "src-data: access denied", time.time())
     result = answer.result(5)
-    assert (result.status_code, result.json["type"], result.json["task_id"]) == (
-        500,
-        "/docs#rebuild-failed",
-        task_id,
-    )
+    assert (result.status_code, result.json["type"]) == (500, "/docs#rebuild-failed")
+    assert result.json["task_id"] == task_id
     assert "src-data: access denied" in result.json["detail"]
 
 
@@ -177,11 +170,8 @@ def test_post_data_limits_waiting_requests_per_process(office: Office) -> None:
     wait_until(lambda: sum(answer.done() for answer in answers) == 2)
     task_id = office.waiting()
     for result in (answer.result() for answer in answers if answer.done()):
-        assert (result.status_code, result.json["status"], result.json["task_id"]) == (
-            202,
-            "queued",
-            task_id,
-        )
+        assert (result.status_code, result.json["status"]) == (202, "queued")
+        assert result.json["task_id"] == task_id
         assert "poll Location" in result.json["message"]
     office.finish(task_id)
     wait_until(lambda: office.look() and all(answer.done() for answer in answers))
@@ -204,9 +194,6 @@ def test_tasks_route_lists_open_rebuilds_and_recent_bundles(office: Office, redi
     assert [task["task_id"] for task in tasks] == [task_id, "id-1", "id-0"]
     assert tasks[0] == office.client.simulate_get(f"/tasks/{task_id}").json
     assert tasks[2] == office.client.simulate_get("/tasks/id-0").json
-    assert (tasks[1]["bundle"], tasks[1]["state"], "error" in tasks[1]) == (
-        "new.zip",
-        "unpacking",
-        False,
-    )
+    assert (tasks[1]["bundle"], tasks[1]["state"]) == ("new.zip", "unpacking")
+    assert "error" not in tasks[1]
     assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")

@@ -16,12 +16,8 @@ from worker.state.parts import StateParts
 
 def test_event_inbox_pops_event_in_the_step_that_marks(redis: "Redis", state: StateParts) -> None:
     push_entries(redis, FAST_EVENTS, b"1", b"2")
-    assert state.inbox.mark_and_pop(
-        FAST_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", ["v"])], NOW
-    ) == [
-        "u",
-        "v",
-    ]
+    entries = [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", ["v"])]
+    assert state.inbox.mark_and_pop(FAST_EVENTS, entries, NOW) == ["u", "v"]
     assert redis.llen(FAST_EVENTS) == 0
     assert state.users.dirty_users() == {"u", "v"}
 
@@ -54,9 +50,8 @@ def test_event_inbox_counts_durable_duplicates_per_event(redis: "Redis", state: 
     push_entries(redis, FAST_EVENTS, b"1")
     push_entries(redis, SAFE_EVENTS, b"1", b"1")
     state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW)
-    assert state.inbox.mark_and_pop(
-        SAFE_EVENTS, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"1", ["u"])], NOW
-    ) == ["u"]
+    duplicates = [DecodedEntry(b"1", ["u"]), DecodedEntry(b"1", ["u"])]
+    assert state.inbox.mark_and_pop(SAFE_EVENTS, duplicates, NOW) == ["u"]
 
 
 def test_event_inbox_marks_durable_event_without_original(

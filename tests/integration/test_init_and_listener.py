@@ -62,9 +62,8 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
 def until_quiet(rowdrop: RowdropHarness, listener: Listener, patience_s: float = 20) -> None:
     """Process events until each fast event is matched by its durable copy: no count is left."""
     deadline = time.monotonic() + patience_s
-    while rowdrop.services.clients.redis.llen(FAST_EVENTS) or any(
-        rowdrop.services.clients.redis.scan_iter(f"{SEEN_PREFIX}*")
-    ):
+    redis = rowdrop.services.clients.redis
+    while redis.llen(FAST_EVENTS) or any(redis.scan_iter(f"{SEEN_PREFIX}*")):
         listener.run_once(0.1)
         assert time.monotonic() < deadline
 
@@ -143,11 +142,9 @@ def test_init_warns_when_forged_upload_is_accepted(
 ) -> None:
     def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
         """Write as anyone can on a MinIO with the unsigned-upload vulnerability."""
-        assert (endpoint, bucket) == (
-            rowdrop.services.clients.settings.minio_endpoint,
-            rowdrop.source.bucket,
-        )
-        assert access_key == rowdrop.services.clients.settings.minio_access_key
+        settings = rowdrop.services.clients.settings
+        assert (endpoint, bucket) == (settings.minio_endpoint, rowdrop.source.bucket)
+        assert access_key == settings.minio_access_key
         rowdrop.source.put(f"{prefix}forged", b"forged")
         return [f"{prefix}forged"]
 
@@ -251,9 +248,8 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
     assert max(len(letter["raw"]) for letter in letters) == 200
-    assert [
-        letter["raw"][:3] for letter in letters if "longer than 1,000,000" in letter["reason"]
-    ] == ["xxx", "xxx"]
+    too_long = [letter for letter in letters if "longer than 1,000,000" in letter["reason"]]
+    assert [letter["raw"][:3] for letter in too_long] == ["xxx", "xxx"]
     shown = read_pipeline_status(redis).dead_letters
     assert [(trouble.reason, trouble.since) for trouble in shown] == [
         (x["reason"], x["since"]) for x in letters

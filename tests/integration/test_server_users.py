@@ -383,10 +383,8 @@ def test_minio_policies_forbid_actions_outside_role(
 
 def test_minio_metrics_need_the_token(guarded: Guarded) -> None:
     assert MinioMetrics(guarded.minio.endpoint, "").read() is None
-    assert (
-        MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token).read()
-        is not None
-    )
+    metrics = MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token)
+    assert metrics.read() is not None
 
 
 # -- denied operations in Redis --------------------------------------------------------------------

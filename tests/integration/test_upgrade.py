@@ -97,9 +97,8 @@ def publish_old_files(rowdrop: RowdropHarness) -> None:
 def change_files(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("changed", make_csv("New"))
     rowdrop.put_files("drift", make_csv("Drifted"))
-    rowdrop.put_files(
-        "stale", make_csv("Newest")
-    )  # newer than its pending result in the captured state
+    # Newer than its pending result in the captured state.
+    rowdrop.put_files("stale", make_csv("Newest"))
     rowdrop.put_files("waiting", make_csv("Waiting"))  # its event is not processed
     rowdrop.source.delete("removed.csv")
 
@@ -202,10 +201,8 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
         "inzip": "Zipped",
         "waiting": "Waiting",
     }
-    assert (
-        upgraded.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{upgraded.state.loss_signals.run_id()}"
-    )
+    loss_signals = upgraded.state.loss_signals
+    assert loss_signals.trust_state() == f"{VERIFIED_PREFIX}{loss_signals.run_id()}"
     assert upgraded.state.users.dirty_users() == set()
 
 
@@ -239,9 +236,8 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
         (FAST_EVENTS, FAST_EVENTS),
         (SAFE_EVENTS, SAFE_EVENTS),
     ):
-        assert [entry.decode() for entry in client.lrange(new_list, 0, -1)] == captured_state[
-            old_list
-        ]["value"]
+        entries = [entry.decode() for entry in client.lrange(new_list, 0, -1)]
+        assert entries == captured_state[old_list]["value"]
 
 
 def test_upgrade_happens_once(

@@ -135,12 +135,8 @@ def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(
             put(s3, f"{number}.png")
         path = f"src-data/{number}.png" if has_image else ""
         expected[str(number)] = [str(number), f"Name{number}", "Family", str(birthts), path]
-    wait_until(
-        lambda: (
-            list(csv.reader(io.StringIO(output(s3).decode())))[1:]
-            == [expected[u] for u in sorted(expected)]
-        )
-    )
+    expected_rows = [expected[user_id] for user_id in sorted(expected)]
+    wait_until(lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == expected_rows)
     before = output(s3)
     status, answer = post(rowdrop, "/data?wait=60")
     assert (status, answer["status"], answer["done"]) == (200, "updated", 100)
@@ -178,14 +174,12 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
 
 
 def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> None:
+    def is_explained() -> bool:
+        errors = get(rowdrop, "/errors")
+        return any(error["key"] == "1.CSV" and "rename" in error["reason"] for error in errors)
+
     put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
-    soon(
-        lambda: [
-            error
-            for error in get(rowdrop, "/errors")
-            if error["key"] == "1.CSV" and "rename" in error["reason"]
-        ]
-    )
+    soon(is_explained)
     s3.remove_object(SOURCE, "1.CSV")
     soon(lambda: get(rowdrop, "/errors") == [])
 
@@ -211,9 +205,8 @@ def test_flower_requires_password(rowdrop: RunShProcess, s3: Minio) -> None:
     import base64
 
     known = rowdrop.credentials
-    sign_in = base64.b64encode(
-        f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}".encode()
-    ).decode()
+    name_and_password = f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}"
+    sign_in = base64.b64encode(name_and_password.encode()).decode()
 
     def tasks() -> str:
         connection = http.client.HTTPConnection("127.0.0.1", int(known["FLOWER_PORT"]), timeout=10)

@@ -169,10 +169,6 @@ def test_rowdrop_removes_rows_of_replaced_or_deleted_zip(rowdrop: RunShProcess, 
     s3.remove_object("source", "users.zip")
     wait_until(lambda: users(rowdrop) == ["1000", "1001"])
     put(s3, "users.zip", b"no zip")
-    wait_until(
-        lambda: [
-            error for error in ask(rowdrop, "GET", "/errors")[1] if error["key"] == "users.zip"
-        ]
-    )
+    wait_until(lambda: "users.zip" in [error["key"] for error in ask(rowdrop, "GET", "/errors")[1]])
     (error,) = ask(rowdrop, "GET", "/errors")[1]
     assert "no zip archive" in error["reason"]

@@ -258,9 +258,8 @@ def test_access_rules_warn_once_without_token(outside: dict[str, object]) -> Non
     (line,) = AccessRules.from_settings(settings(**outside)).list_warnings()
     assert "every write and every read except /health/live is refused" in line
     assert "Set API_TOKEN" in line
-    (line,) = AccessRules.from_settings(
-        settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))
-    ).list_warnings()
+    with_read_token = settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))
+    (line,) = AccessRules.from_settings(with_read_token).list_warnings()
     assert "every write is refused" in line
 
 

@@ -87,9 +87,8 @@ def test_openapi_operations_state_required_token(method: str, path: str) -> None
         expected.append({"readToken": []})
     assert described["security"] == expected
     assert {"401", "403", "429"} <= described["responses"].keys()
-    assert {name for each in expected for name in each} <= build_document()["components"][
-        "securitySchemes"
-    ].keys()
+    schemes = build_document()["components"]["securitySchemes"]
+    assert {name for each in expected for name in each} <= schemes.keys()
 
 
 def test_index_route_states_required_token(service: Service) -> None:

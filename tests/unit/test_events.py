@@ -72,11 +72,8 @@ def test_decode_entry_returns_any_key(key: str) -> None:
 def test_decode_entry_returns_all_events() -> None:
     entries = json.loads(make_notification("1.csv")) + json.loads(make_notification("2.csv"))
     entries[0]["Event"] *= 2
-    assert [event.key for event in decode_entry(json.dumps(entries).encode())] == [
-        "1.csv",
-        "1.csv",
-        "2.csv",
-    ]
+    events = decode_entry(json.dumps(entries).encode())
+    assert [event.key for event in events] == ["1.csv", "1.csv", "2.csv"]
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,8 @@ def test_read_release_of_built_minio_is_commit_month(tmp_path: Path) -> None:
         (minio_build.MINIO_SOURCE_DIR / "main.go").read_text(encoding="utf-8"),
     )
     assert tag
-    assert (
-        read_release(
-            program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")
-        )
-        == "2026-02"
-    )
+    minio = program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")
+    assert read_release(minio) == "2026-02"
 
 
 def test_find_minio_explains_unwritable_cache(path: Path, tmp_path: Path) -> None:

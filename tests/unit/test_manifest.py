@@ -88,10 +88,8 @@ def test_manifest_with_changes_keeps_one_fact_per_user() -> None:
 
 def test_manifest_keeps_source_other_than_own_key() -> None:
     bundled = make_fact("1", source="many.zip")
-    assert held_by(Manifest.decode(manifest_of(bundled, make_fact("2")).encode())) == {
-        "1": bundled,
-        "2": make_fact("2"),
-    }
+    manifest = Manifest.decode(manifest_of(bundled, make_fact("2")).encode())
+    assert held_by(manifest) == {"1": bundled, "2": make_fact("2")}
 
 
 def test_manifest_to_frame_contains_rules_version() -> None:
@@ -111,18 +109,14 @@ def test_manifest_decodes_facts_of_other_rules() -> None:
     manifest = Manifest.decode(parquet(older))
     assert manifest.to_frame()["rules"].tolist() == ["0"]
     assert manifest.get("1") == make_fact("1")
-    assert sorted(manifest.with_changes({"2": make_fact("2")}).to_frame()["rules"]) == [
-        "0",
-        RULES_VERSION,
-    ]
+    frame = manifest.with_changes({"2": make_fact("2")}).to_frame()
+    assert sorted(frame["rules"]) == ["0", RULES_VERSION]
 
 
 def test_manifest_restores_output_rows() -> None:
     manifest = manifest_of(make_fact("1"), make_fact("2", image=None))
-    assert sorted(manifest.to_output_rows(BUCKETS), key=lambda found: found.user_id) == [
-        make_row("1"),
-        make_row("2", img_path=""),
-    ]
+    rows = sorted(manifest.to_output_rows(BUCKETS), key=lambda row: row.user_id)
+    assert rows == [make_row("1"), make_row("2", img_path="")]
 
 
 # -- invalid manifests ---------------------------------------------------------------------------

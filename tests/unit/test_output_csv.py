@@ -248,10 +248,8 @@ def test_output_csv_repair_without_header_is_empty(body: bytes) -> None:
 
 
 def test_output_csv_repair_drops_lines_not_utf8() -> None:
-    assert (
-        OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n").body
-        == OUTPUT_HEADER + b"2,a,b,1,\n"
-    )
+    repaired = OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n")
+    assert repaired.body == OUTPUT_HEADER + b"2,a,b,1,\n"
 
 
 @settings(max_examples=500)

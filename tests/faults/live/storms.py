@@ -69,10 +69,8 @@ def _compute_p99(seconds: Sequence[float]) -> float:
 
 def _run_one_storm(stage: ScenarioRun, live: LiveRowdrop, events: int, poison: int) -> list[float]:
     rng = random.Random(stage.seed)
-    with stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (
-        traffic,
-        _,
-    ):
+    running = stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0)
+    with running as (traffic, _):
         wait_until(lambda: traffic.acknowledged >= events, 300, "the writes are acknowledged")
         traffic.stop()
         traffic.confirm_uncertain()

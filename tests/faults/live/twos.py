@@ -61,9 +61,8 @@ def run_clock_changes(stage: ScenarioRun) -> None:
                 time.sleep(2)
                 live.set_clock(offset)
                 time.sleep(2)
-                live.give_order(
-                    "kill", "worker before submit_results"
-                )  # by the new clock, its users are overdue
+                # By the new clock, the users of that worker are overdue.
+                live.give_order("kill", "worker before submit_results")
                 wait_until(lambda: live.was_obeyed, 60, "a worker is killed")
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
 
