@@ -137,8 +137,10 @@ def test_store_put_if_unchanged_fails_for_another_etag(store: S3ObjectStore) -> 
 
 
 def test_store_put_gives_same_bytes_the_same_etag(store: S3ObjectStore) -> None:
-    # The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem). The
-    # publisher also needs a fencing token.
+    """The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem).
+
+    The publisher also needs a fencing token.
+    """
     first = store.put("o", b"1")
     store.put("o", b"2")
     assert store.put("o", b"1") == first

@@ -108,7 +108,7 @@ def test_init_keeps_other_notification_rules(rowdrop: RowdropHarness, minio_clie
 def test_init_prints_settings_when_no_event_arrives(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # MinIO sends its events to one Redis, Rowdrop is configured with another.
+    """MinIO sends its events to one Redis, Rowdrop is configured with another."""
     with RedisServer(
         tmp_path / "other", find_free_port(), ServerUser("", "other-password")
     ) as other:
@@ -260,7 +260,7 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
 def test_listener_keeps_single_invalid_entry_as_dead_letter(
     rowdrop: RowdropHarness, listener: Listener
 ) -> None:
-    # The first event after a pause is processed without a batch.
+    """The first event after a pause is processed without a batch."""
     for raw in POISON:
         time.sleep(0.02)
         waiting = threading.Timer(0.05, rowdrop.services.clients.redis.rpush, (FAST_EVENTS, raw))
@@ -282,7 +282,7 @@ def test_listener_keeps_newest_dead_letters(rowdrop: RowdropHarness, listener: L
 
 
 def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness) -> None:
-    # Otherwise a listener and Redis would hold all of them in memory at the same time.
+    """Otherwise a listener and Redis would hold all of them in memory at the same time."""
     redis = rowdrop.services.clients.redis
     redis.rpush(FAST_EVENTS, *(b"x" * 900_000 for _ in range(40)))
     redis.rpush(SAFE_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
@@ -320,7 +320,7 @@ def test_listener_ignores_events_of_another_bucket(
 
 
 def test_event_inbox_wait_takes_no_event(rowdrop: RowdropHarness, listener: Listener) -> None:
-    # A listener that is killed between waiting and marking loses no event.
+    """A listener that is killed between waiting and marking loses no event."""
     rowdrop.put_files("u")
     assert rowdrop.state.inbox.wait_for_event(5) is not None
     assert rowdrop.services.clients.redis.llen(FAST_EVENTS) == 1
@@ -360,9 +360,7 @@ def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> N
         late.close()
 
 
-def test_init_waits_for_redis_with_acl_rules_of_this_release(
-    settings: Settings, redis: "Redis"
-) -> None:
+def test_init_waits_for_redis_with_current_acl_rules(settings: Settings, redis: "Redis") -> None:
     """An upgrade starts `init` while Redis still has the rules of the previous release."""
     client: Any = redis
     client.execute_command("ACL", "SETUSER", "init", "on", ">a-password", "~notifications", "+@all")

@@ -114,7 +114,7 @@ class Guarded:
         }
 
 
-def started(folder: Path) -> Guarded:
+def create_servers(folder: Path) -> Guarded:
     """Return servers with new credentials, which the caller must start."""
     redis_port = find_free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
@@ -135,7 +135,7 @@ def started(folder: Path) -> Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    servers = started(tmp_path_factory.mktemp("guarded"))
+    servers = create_servers(tmp_path_factory.mktemp("guarded"))
     with servers.redis, servers.minio:
         services = Services(ServerClients(servers.settings()))
         Initializer(services).run()
@@ -214,7 +214,7 @@ def test_init_disables_root_sign_in(guarded: Guarded) -> None:
 
 
 def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         for _ in range(2):
             services = Services(ServerClients(servers.settings()))
@@ -227,7 +227,7 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
 
 
 def test_init_replaces_renewed_users(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         services = Services(ServerClients(servers.settings()))
         Initializer(services).run()
@@ -258,7 +258,7 @@ def test_init_replaces_renewed_users(tmp_path: Path) -> None:
 
 
 def test_minio_server_killed_during_init_starts_with_root(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         assert MinioUsers(servers.settings()).is_root_enabled()
         servers.minio.kill()

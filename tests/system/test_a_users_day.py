@@ -147,11 +147,15 @@ def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(
 def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) -> None:
     today = datetime.now(UTC).date()
 
-    def born(years_ago: int, days: int = 0) -> int:
+    def birthts_of(years_ago: int, days: int = 0) -> int:
         day = date(today.year - years_ago, today.month, min(today.day, 28)).toordinal() + days
         return (day - date(1970, 1, 1).toordinal()) * 86_400_000
 
-    people = {"just-20": born(20, -3), "not-yet-20": born(20, 3), "old": born(80, -3)}
+    people = {
+        "just-20": birthts_of(20, -3),
+        "not-yet-20": birthts_of(20, 3),
+        "old": birthts_of(80, -3),
+    }
     for user, birthts in people.items():
         put(s3, f"{user}.csv", f"first_name,last_name,birthts\n,,{birthts}\n".encode())
     put(s3, "old.png")

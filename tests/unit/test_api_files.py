@@ -303,7 +303,7 @@ NO_IMAGES = {
 }
 
 
-def shown(service: Service, body: bytes) -> Result:
+def get_image_with_body(service: Service, body: bytes) -> Result:
     service.files.put("0002.png", body)
     return service.get("/data/0002/image")
 
@@ -312,7 +312,7 @@ def shown(service: Service, body: bytes) -> Result:
 def test_image_route_shows_raster_image_by_content(
     service: Service, media_type: str, body: bytes
 ) -> None:
-    result = shown(service, body)
+    result = get_image_with_body(service, body)
     assert (result.status_code, result.content) == (200, body)
     assert result.headers["content-type"] == media_type
     assert result.headers["x-content-type-options"] == "nosniff"
@@ -325,7 +325,7 @@ def test_image_route_shows_raster_image_by_content(
 
 @pytest.mark.parametrize("body", NO_IMAGES.values(), ids=NO_IMAGES.keys())
 def test_image_route_refuses_other_content(service: Service, body: bytes) -> None:
-    result = shown(service, body)
+    result = get_image_with_body(service, body)
     assert (result.status_code, kind(result)) == (403, "no-raster-image")
 
 
@@ -340,7 +340,7 @@ def test_image_route_reads_copy_named_by_row(service: Service) -> None:
 
 
 def test_image_route_returns_large_image_completely(service: Service) -> None:
-    assert shown(service, LARGE).content == LARGE
+    assert get_image_with_body(service, LARGE).content == LARGE
 
 
 def test_image_route_without_row_or_image_is_404(service: Service) -> None:

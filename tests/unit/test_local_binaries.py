@@ -61,7 +61,7 @@ def test_find_redis_falls_back_to_installed_valkey(path: Path) -> None:
 def test_find_minio_ignores_minio_on_path(path: Path, tmp_path: Path) -> None:
     """Published versions have vulnerabilities that Rowdrop's build fixes."""
     program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
-    built = built_before(tmp_path)
+    built = write_cached_build(tmp_path)
     assert find_minio(tmp_path, silent) == built
 
 
@@ -69,7 +69,7 @@ def test_find_minio_looks_up_minio_binary_on_path(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minio = program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
-    built_before(tmp_path)
+    write_cached_build(tmp_path)
     monkeypatch.setenv("MINIO_BINARY", "minio")
     assert find_minio(tmp_path, silent) == minio
 
@@ -78,7 +78,7 @@ def test_find_minio_ignores_build_without_edits(path: Path, tmp_path: Path) -> N
     """The cache may contain the unpatched program of an earlier Rowdrop."""
     name = f"minio-{MINIO_MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
     unpatched = program(tmp_path / name, "minio version DEVELOPMENT.GOGET")
-    built = built_before(tmp_path)
+    built = write_cached_build(tmp_path)
     assert find_minio(tmp_path, silent) == built != unpatched
 
 
@@ -184,6 +184,6 @@ def test_user_cache_dir_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_cache_dir() == Path("/somewhere/rowdrop")
 
 
-def built_before(cache: Path) -> Path:
+def write_cached_build(cache: Path) -> Path:
     """Write a program into the cache under the name that a build uses, and return its path."""
     return program(cache / build_program_name(), "minio version DEVELOPMENT.GOGET")

@@ -25,7 +25,7 @@ def silent(_: str) -> None:
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
+def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -81,16 +81,18 @@ def test_configuration_regenerates_removed_value_only(tmp_path: Path) -> None:
     assert second.credentials.redis == first.credentials.redis
 
 
-def test_configuration_replaces_taken_saved_port(taken: int) -> None:
+def test_configuration_replaces_taken_saved_port(taken_port: int) -> None:
     told: list[str] = []
-    values = build_configuration({}, {"API_PORT": str(taken)}, told.append).values
-    assert values["API_PORT"] != str(taken)
-    assert any(f"Port {taken} is in use: API_PORT is {values['API_PORT']}" in line for line in told)
+    values = build_configuration({}, {"API_PORT": str(taken_port)}, told.append).values
+    assert values["API_PORT"] != str(taken_port)
+    assert any(
+        f"Port {taken_port} is in use: API_PORT is {values['API_PORT']}" in line for line in told
+    )
 
 
-def test_configuration_refuses_taken_requested_port(taken: int) -> None:
-    with pytest.raises(StartupError, match=f"port {taken} is in use.*FLOWER_PORT"):
-        build_configuration({"FLOWER_PORT": str(taken)}, {}, silent)
+def test_configuration_refuses_taken_requested_port(taken_port: int) -> None:
+    with pytest.raises(StartupError, match=f"port {taken_port} is in use.*FLOWER_PORT"):
+        build_configuration({"FLOWER_PORT": str(taken_port)}, {}, silent)
 
 
 def test_configuration_refuses_one_port_for_two_servers() -> None:

@@ -271,7 +271,7 @@ def test_parse_person_reason_quotes_at_most_40_characters() -> None:
 
 
 # -- arbitrary bytes -------------------------------------------------------------------------------
-def answered(body: bytes) -> None:
+def check_parsing(body: bytes) -> None:
     try:
         found = parse_person(body)
     except InvalidUserCsv as refused:
@@ -292,7 +292,7 @@ def answered(body: bytes) -> None:
 @example(b"\xff\xfe\x00\xd8")
 @example(b"\xef\xbb\xbf\xef\xbb\xbf")
 def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) -> None:
-    answered(body)
+    check_parsing(body)
 
 
 @settings(max_examples=1000)
@@ -318,7 +318,7 @@ def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) ->
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
 )
 def test_parse_person_handles_csv_pieces_in_any_order(pieces: list[str], encoding: str) -> None:
-    answered("".join(pieces).encode(encoding))
+    check_parsing("".join(pieces).encode(encoding))
 
 
 @settings(max_examples=1000)
@@ -329,4 +329,4 @@ def test_parse_person_handles_changed_bytes(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(body)))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    answered(bytes(body))
+    check_parsing(bytes(body))
