@@ -1,4 +1,4 @@
-"""A real MinIO and a real Redis for the tests: started once, on free ports, in a folder of their own."""
+"""A real MinIO and a real Redis for the tests: started once, on free ports, in their own folder."""
 
 import secrets
 import time
@@ -30,7 +30,8 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """Start the Redis that `minio_server` publishes to.
 
-    MinIO keeps events on its disk and may send them seconds later, so those of one test can arrive during the next.
+    MinIO keeps events on its disk and may send them seconds later, so those of one test can
+    arrive during the next.
     """
     with RedisServer(
         servers_folder / "minio-redis", find_free_port(), ServerUser("", secrets.token_hex(8))
@@ -69,9 +70,8 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     minio: MinioServer = request.getfixturevalue("minio_server")
     yield request.getfixturevalue("minio_redis_server")
     deadline = time.monotonic() + 60
-    while any(
-        path.is_file() for path in minio.event_queue_dir.rglob("*")
-    ):  # the next such test starts without them
+    # The next such test starts without the events that MinIO has not sent yet.
+    while any(path.is_file() for path in minio.event_queue_dir.rglob("*")):
         assert time.monotonic() < deadline, "MinIO still has events to send"
         time.sleep(0.01)
 
@@ -169,7 +169,7 @@ def unreachable_store() -> S3ObjectStore:
 
 
 MakeUnreadable = Callable[[str, str], None]
-"""Make the object with this bucket and key unreadable for the server; create it if it is missing."""
+"""Make the object with this bucket and key unreadable for the server; create a missing one."""
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,9 @@ def make_csv_text(
     `columns` lists the columns to write.
     """
     field_values = {"first_name": "Ivan", "last_name": "Ivanov", "birthts": str(BIRTHTS), **fields}
-    return f"{separator.join(columns)}{line_end}{separator.join(field_values[name] for name in columns)}{line_end}"
+    header = separator.join(columns)
+    line = separator.join(field_values[name] for name in columns)
+    return f"{header}{line_end}{line}{line_end}"
 
 
 def make_csv_body(

@@ -58,20 +58,18 @@ class FakeObjectStore(ObjectStore):
             self._read_object(key)
 
     def get_list_entry(self, key: str) -> ObjectInfo | None:
-        objects = self._get_objects().get(key)
-        return objects and ObjectInfo(key, objects.etag, objects.last_modified, len(objects.body))
+        stored = self._get_objects().get(key)
+        return stored and ObjectInfo(key, stored.etag, stored.last_modified, len(stored.body))
 
     def get(
         self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
     ) -> StoredObject:
-        objects = self._read_object(key)
-        if objects.etag == if_none_match:
+        stored = self._read_object(key)
+        if stored.etag == if_none_match:
             raise NotModified(key)
-        return (
-            objects
-            if max_bytes is None or len(objects.body) <= max_bytes
-            else objects._replace(body=objects.body[: max_bytes + 1])
-        )
+        if max_bytes is None or len(stored.body) <= max_bytes:
+            return stored
+        return stored._replace(body=stored.body[: max_bytes + 1])
 
     def exists(self, key: str) -> bool:
         return key in self._get_objects()
@@ -88,10 +86,10 @@ class FakeObjectStore(ObjectStore):
         return self.get_list_entry(key)
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        objects = self._read_object(key)
-        if objects.etag != etag:
+        stored = self._read_object(key)
+        if stored.etag != etag:
             raise PreconditionFailed(key)
-        return objects.body[start:end]
+        return stored.body[start:end]
 
     def put(self, key: str, body: bytes) -> str:
         return self.put_with_time(key, body, self.clock())
@@ -142,16 +140,16 @@ class FakeObjectStore(ObjectStore):
         if_match: str | None = None,
         if_none_match: str | None = None,
     ) -> Segment:
-        objects = self._read_object(key)
-        if objects.etag == if_none_match:
+        stored = self._read_object(key)
+        if stored.etag == if_none_match:
             raise NotModified(key)
-        if if_match not in {None, objects.etag}:
+        if if_match not in {None, stored.etag}:
             raise PreconditionFailed(key)
         return Segment(
-            objects.body[start : start + length],
-            objects.etag,
-            objects.last_modified,
-            len(objects.body),
+            stored.body[start : start + length],
+            stored.etag,
+            stored.last_modified,
+            len(stored.body),
         )
 
     def upload(self, key: str, body: ByteReader, length: int) -> str:
@@ -184,11 +182,11 @@ class FakeObjectStore(ObjectStore):
         return ((key, self.objects[key]) for key in keys)
 
     def _read_object(self, key: str) -> StoredObject:
-        objects = self._get_objects().get(key)
-        if objects is None:
+        stored = self._get_objects().get(key)
+        if stored is None:
             raise ObjectNotFound(key)
         self._check_readable(key)
-        return objects
+        return stored
 
     def _check_readable(self, key: str) -> None:
         if key in self.unreadable_keys and key in self._get_objects():

@@ -61,10 +61,9 @@ class Forger:
             "Authorization": self._authorization,
             "X-Amz-Meta-Snowball-Auto-Extract": "true",
         }
+        sealed_key = base64.b64encode(bytes(64)).decode()
         encrypted = {
-            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": base64.b64encode(
-                bytes(64)
-            ).decode(),
+            "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": sealed_key,
             "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
             "X-Minio-Replication-Server-Side-Encryption-Iv": base64.b64encode(bytes(32)).decode(),
         }
@@ -94,13 +93,17 @@ class Forger:
     def _query(self) -> str:
         return (
             f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(self._credential, safe='')}"
-            f"&X-Amz-Date={self._date}&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+            f"&X-Amz-Date={self._date}&X-Amz-Expires=600"
+            f"&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
         )
 
     @property
     def _authorization(self) -> str:
         signed = "host;x-amz-content-sha256;x-amz-date"
-        return f"AWS4-HMAC-SHA256 Credential={self._credential}, SignedHeaders={signed}, Signature={'0' * 64}"
+        return (
+            f"AWS4-HMAC-SHA256 Credential={self._credential}, "
+            f"SignedHeaders={signed}, Signature={'0' * 64}"
+        )
 
     def _upload(
         self,

@@ -23,8 +23,8 @@ from shared.s3.objects import S3ObjectStore
 from tests.conftest import MakeUnreadable, OpenFiles
 
 MINIO_KEYS = [
-    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv", "тест.csv",
-    ".hidden.csv", "..csv", "a..b.csv",
+    "a b.csv", "a+b.csv", "a%20b.csv", "100%.csv", "%2F.csv", "é.csv", "e\u0301.csv", "😀.csv",
+    "тест.csv", ".hidden.csv", "..csv", "a..b.csv",
     'q"q.csv', "a#b?c.csv", "a&b=c;d.csv", "~a*b'(c)!.csv", "[x]{y}|^`.csv", "a,b.csv", ":x.csv",
     " lead.csv", "tail .csv", "dir/x.csv", "a\\b.csv", "\u202eabc.csv", "x" * 200 + ".csv",
 ]  # fmt: skip
@@ -137,8 +137,10 @@ def test_store_put_if_unchanged_fails_for_another_etag(store: S3ObjectStore) -> 
 
 
 def test_store_put_gives_same_bytes_the_same_etag(store: S3ObjectStore) -> None:
-    # The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem). The
-    # publisher also needs a fencing token.
+    """The ETag is the MD5 of the bytes, so If-Match alone cannot order writes (ABA problem).
+
+    The publisher also needs a fencing token.
+    """
     first = store.put("o", b"1")
     store.put("o", b"2")
     assert store.put("o", b"1") == first

@@ -27,11 +27,9 @@ from tests.faults.live.scenarios import SCENARIOS, run_scenario
 def main() -> int:
     """Run what the command line selects, and return the exit status."""
     options = _parse_options()
-    names = (
-        [name for name in SCENARIOS if any(words in name for words in options.only)]
-        if options.only
-        else [*SCENARIOS]
-    )
+    names = [*SCENARIOS]
+    if options.only:
+        names = [name for name in names if any(words in name for words in options.only)]
     print(f"seed {options.seed} (to replay this run, pass it as --seed)", flush=True)
     results = Results(Path(options.results) if options.results else None)
     if options.generated or not (options.only or options.with_only or options.without_only):

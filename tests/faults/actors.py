@@ -87,7 +87,8 @@ class Actor:
             self.pending_request = self._requests.get(timeout=REQUEST_TIMEOUT_S) or ""
         except Empty:
             raise AssertionError(
-                f"{self.name}: expected its next request or its end, found that it hangs after {self.pending_request!r}"
+                f"{self.name}: expected its next request or its end, "
+                f"found that it hangs after {self.pending_request!r}"
             ) from None
         if self.is_finished:
             self._thread.join()

@@ -20,11 +20,9 @@ INVALID_CONTENTS = "xy"
 
 def make_body(content: str) -> bytes:
     """Return the body of a CSV with this content."""
-    return (
-        make_csv_body({"first_name": content})
-        if content in VALID_CONTENTS
-        else f"broken {content}\n".encode()
-    )
+    if content in VALID_CONTENTS:
+        return make_csv_body({"first_name": content})
+    return f"broken {content}\n".encode()
 
 
 def parse_content(content: str) -> CsvState:
@@ -61,8 +59,8 @@ class UserActions:
         """Start to unpack a tar with several versions of one CSV.
 
         Every version has the same LastModified, `age_s` seconds before now. The first version is
-        written here, and each call of `unpack_next_member` writes the next one. A tar that is still incomplete
-        is finished first.
+        written here, and each call of `unpack_next_member` writes the next one. A tar that is
+        still incomplete is finished first.
         """
         self.unpack_all_members()
         key = make_csv_key(user_id)

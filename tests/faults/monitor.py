@@ -69,8 +69,8 @@ class ProtocolMonitor:
 
         A late write has no writer any more. A living writer is excused only after it lost its
         lease: in real time, or by a fault. After a fault, the replaced version must be one that
-        existed between the writer's ACQUIRE WRITER and that fault. What a writer reads after it lost the
-        lease, it must not use.
+        existed between the writer's ACQUIRE WRITER and that fault. What a writer reads after it
+        lost the lease, it must not use.
         """
         if writer is None:
             return True
@@ -134,8 +134,8 @@ class ProtocolMonitor:
         for key, etag in zip((OUTPUT_KEY, REJECTS_KEY), _get_arguments(args)[1:3], strict=True):
             if etag not in self._versions[key][writer.first_seen_versions[key] :]:
                 self._oracle.problems.append(
-                    f"{key}: expected COMMIT_PUBLISH to record an ETag that the object had since ACQUIRE_WRITER, "
-                    "found an ETag recorded without verification"
+                    f"{key}: expected COMMIT_PUBLISH to record an ETag that the object had since "
+                    "ACQUIRE_WRITER, found an ETag recorded without verification"
                 )
 
 

@@ -79,7 +79,8 @@ class Oracle:
             self.users[user_id].was_quarantined = True
         if workers_lost < MAX_READ_ATTEMPTS:
             self.problems.append(
-                f"{user_id}: expected quarantine only after all attempts, found it after {workers_lost} lost workers"
+                f"{user_id}: expected quarantine only after all attempts, "
+                f"found it after {workers_lost} lost workers"
             )
 
     def allow_older_rows(self, user_ids: Iterable[str] | None = None) -> None:
@@ -121,8 +122,9 @@ class Oracle:
     ) -> None:
         """Raise `OracleFailure` unless everything is right after quiescence.
 
-        `except_users`: users that are not checked. If no sweep ran (`is_swept` False), orphan image copies are
-        allowed: the worker that made one may have died, or may not have received the response.
+        `except_users`: users that are not checked. If no sweep ran (`is_swept` False), orphan
+        image copies are allowed: the worker that made one may have died, or may not have received
+        the response.
         """
         lost_users = set(except_users)
         if any(map(parse_bundle_id, lost_users)):
@@ -137,7 +139,8 @@ class Oracle:
         ]
         if not is_canonical(self._output.get(OUTPUT_KEY).body):
             problems.append(
-                f"{OUTPUT_KEY}: expected the canonical form that a publisher writes, found another form"
+                f"{OUTPUT_KEY}: expected the canonical form that a publisher writes, "
+                "found another form"
             )
         if problems:
             raise OracleFailure("\n".join(problems))

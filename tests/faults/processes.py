@@ -206,7 +206,8 @@ class Processes:
             if not self._run_next_item():
                 return
         raise OracleFailure(
-            f"expected all work to end without the watchdog, found that work remains: {self._describe_remaining()}"
+            "expected all work to end without the watchdog, "
+            f"found that work remains: {self._describe_remaining()}"
         )
 
     def _run_next_item(self) -> bool:
@@ -216,15 +217,18 @@ class Processes:
             self.run_to_end(self.start_worker(EVENTS_QUEUE))
         elif self._get_length(BULK_QUEUE):
             self.run_to_end(self.start_worker(BULK_QUEUE))
-        elif (
-            self._redis.hlen(PENDING_RESULTS)
-            or self._get_length(WAKE_LIVE)
-            or self._get_length(WAKE_BULK)
-        ) and not self._is_writer_active():
+        elif self._has_work_for_publisher() and not self._is_writer_active():
             self.run_to_end(self.start_publisher(0) or self.start_publisher(SPARE_NUMBER))
         else:
             return False
         return True
+
+    def _has_work_for_publisher(self) -> bool:
+        return bool(
+            self._redis.hlen(PENDING_RESULTS)
+            or self._get_length(WAKE_LIVE)
+            or self._get_length(WAKE_BULK)
+        )
 
     def _is_writer_active(self) -> bool:
         return bool(self._redis.exists(WRITER_LEASE))
@@ -248,7 +252,8 @@ class Processes:
             if not self._describe_remaining():
                 return
         raise OracleFailure(
-            f"expected no work to be left after {MAX_ROUNDS} watchdog ticks, found: {self._describe_remaining()}"
+            f"expected no work to be left after {MAX_ROUNDS} watchdog ticks, "
+            f"found: {self._describe_remaining()}"
         )
 
     def _describe_remaining(self) -> str:
@@ -256,17 +261,13 @@ class Processes:
         remaining = [key for key in lists if self._redis.llen(key)]
         remaining += [key for key in (DIRTY, PENDING_RESULTS) if self._redis.hlen(key)]
         remaining += [key for key in (REBUILD_QUEUED, REBUILD_RUNNING) if self._redis.exists(key)]
-        if (
-            self.components.state.loss_signals.trust_state()
-            != f"{VERIFIED_PREFIX}{self.components.state.loss_signals.run_id()}"
-        ):
-            remaining.append(f"trust state {self.components.state.loss_signals.trust_state()}")
+        loss_signals = self.components.state.loss_signals
+        if loss_signals.trust_state() != f"{VERIFIED_PREFIX}{loss_signals.run_id()}":
+            remaining.append(f"trust state {loss_signals.trust_state()}")
         published_record = self.components.state.publish_queue.last_publish()
+        recorded_etags = (published_record.output_etag, published_record.rejects_etag)
         output = self.components.output
-        if (output.get_etag(OUTPUT_KEY), output.get_etag(REJECTS_KEY)) != (
-            published_record.output_etag,
-            published_record.rejects_etag,
-        ):
+        if (output.get_etag(OUTPUT_KEY), output.get_etag(REJECTS_KEY)) != recorded_etags:
             remaining.append("published files that no publisher has recorded")
         return ", ".join(remaining)
 

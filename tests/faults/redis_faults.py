@@ -42,7 +42,7 @@ class RedisFaults:
         self._monitor.record_lost_lease()
 
     def save_state(self) -> None:
-        """Take the snapshot to which `restore_saved_state` returns, like a synced append-only file."""
+        """Take the snapshot to which `restore_saved_state` returns, like a synced AOF file."""
         keys = self._redis.keys("*")
         with self._redis.pipeline() as pipe:
             for key in keys:

@@ -159,7 +159,8 @@ register_script_edit(
     "submit_results",
     (
         "    replies[#replies + 1] = 'not_dirty'\n",
-        "    redis.call('HSET', pending_results, user, ARGV[i + 1] .. '|' .. new_version .. '|' .. result)\n"
+        "    local written = ARGV[i + 1] .. '|' .. new_version .. '|' .. result\n"
+        "    redis.call('HSET', pending_results, user, written)\n"
         "    replies[#replies + 1] = 'not_dirty'\n",
     ),
 )

@@ -162,7 +162,8 @@ class RealBucketPair:
         deadline = time.monotonic() + MAX_EVENT_WAIT_S
         while expected_keys:
             assert time.monotonic() < deadline, (
-                f"expected an event of each written key within the timeout, found none of {expected_keys}"
+                "expected an event of each written key within the timeout, "
+                f"found none of {expected_keys}"
             )
             list_length: Any = self.redis.llen(FAST_EVENTS)
             if list_length <= delivered:

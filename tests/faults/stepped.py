@@ -52,9 +52,9 @@ def _make_connection_error() -> Exception:
 class SteppedStore(ObjectStore):
     """A bucket that is called `name` in the names of requests.
 
-    `is_reachable` is False during an outage. `on_write` is called before each write, with the key and
-    the ETag that the writer expects, and returns a function that is called after the write. `defer`
-    receives the writes that land late. `on_list` is called at each LIST.
+    `is_reachable` is False during an outage. `on_write` is called before each write, with the key
+    and the ETag that the writer expects, and returns a function that is called after the write.
+    `defer` receives the writes that land late. `on_list` is called at each LIST.
     """
 
     def __init__(
@@ -196,8 +196,8 @@ class _SteppedPipeline(Pipeline):
 class SteppedRedis(Redis):
     """A Redis client that pauses before each round trip.
 
-    `run_id` returns the server's run ID. `on_command` is called before each command, with its name and
-    arguments, and returns a function that is called with the server's reply.
+    `run_id` returns the server's run ID. `on_command` is called before each command, with its name
+    and arguments, and returns a function that is called with the server's reply.
     """
 
     run_id: Callable[[], str] = staticmethod(lambda: "run")

@@ -15,12 +15,12 @@ def bundle(world: World, key: str, members: dict[str, str], images: str = "") ->
     deliver_and_mark(world)
 
 
-def unpacking(world: World, before: str) -> Actor:
+def start_unpacker(world: World, before: str) -> Actor:
     """Return a worker that is suspended before this request of an unpack."""
     return run_until_request(world, world.processes.start_worker(BULK_QUEUE), before)
 
 
-def finished(world: World) -> None:
+def check_final_state(world: World) -> None:
     """Let all processes finish and compare the output with the source bucket."""
     world.finish_and_check([0])
     world.close()
@@ -36,10 +36,10 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
         bundle(world, "u.zip", {"c": "A"})
         world.processes.run_pending_work()
         bundle(world, "v.tar", {"d": "A"}, "c")
-        unpacking(world, place)
+        start_unpacker(world, place)
         world.user_actions.put_bundle("v.tar", {}, ())
         world.settle_and_check()
-        finished(world)
+        check_final_state(world)
 
 
 def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) -> None:
@@ -55,12 +55,12 @@ def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) 
         world = make_world(Components)
         world.settle_and_check()
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")
-        slow = unpacking(world, place)
+        slow = start_unpacker(world, place)
         world.pass_time(61)  # its unpack lease expires
         bundle(world, "u.zip", {"c": "B"}, "c")
         world.processes.run_pending_work()
         world.processes.run_to_end(slow)
-        finished(world)
+        check_final_state(world)
 
 
 def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFactory) -> None:
@@ -81,8 +81,8 @@ def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFac
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")
         world.processes.run_pending_work()
         bundle(world, "u.zip", {"c": "B"}, "d")
-        world.processes.kill_actor(unpacking(world, place))
-        finished(world)
+        world.processes.kill_actor(start_unpacker(world, place))
+        check_final_state(world)
 
 
 def test_catalog_deleted_before_write_is_detected(make_world: WorldFactory) -> None:
@@ -97,7 +97,7 @@ def test_catalog_deleted_before_write_is_detected(make_world: WorldFactory) -> N
     world.delete_published_file(CATALOG_KEY)
     bundle(world, "u.zip", {})
     world.processes.run_pending_work()
-    finished(world)
+    check_final_state(world)
 
 
 def test_sweep_removes_copy_of_user_without_row(make_world: WorldFactory) -> None:

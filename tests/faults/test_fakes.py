@@ -78,20 +78,20 @@ def minio_client(store: FakeObjectStore) -> Client:
 
 
 # -- messages --------------------------------------------------------------------------------------
-def celery_says(message: bytes) -> tuple[str, list[Any]]:
+def parse_celery_message(message: bytes) -> tuple[str, list[Any]]:
     """Return task and arguments of a message in the form in which Celery stores it in Redis."""
     envelope = json.loads(message)
     arguments, _, _ = json.loads(base64.b64decode(envelope["body"]))
     return envelope["headers"]["task"], arguments
 
 
-def fake_says(message: bytes) -> tuple[str, list[Any]]:
+def parse_fake_message(message: bytes) -> tuple[str, list[Any]]:
     task, arguments = json.loads(message)
     return task, arguments
 
 
 def messages(
-    redis: "Redis", queue: TaskQueue, says: Callable[[bytes], Any]
+    redis: "Redis", queue: TaskQueue, parse: Callable[[bytes], Any]
 ) -> dict[str, list[Any]]:
     """Return the messages of both queues, in the order in which a worker takes them."""
     redis.flushall()
@@ -107,7 +107,7 @@ def messages(
     found = {}
     for name in (EVENTS_QUEUE, BULK_QUEUE):
         lengths: Any = redis.llen(name)
-        found[name] = [says(redis.rpop(name)) for _ in range(lengths)]  # type: ignore[arg-type]
+        found[name] = [parse(redis.rpop(name)) for _ in range(lengths)]  # type: ignore[arg-type]
     return found
 
 
@@ -115,7 +115,7 @@ def test_fake_task_queue_stores_same_messages_as_celery(
     redis: "Redis", redis_server: RedisServer
 ) -> None:
     real = TaskQueue(create_celery(redis_server.url))
-    found = messages(redis, real, celery_says)
+    found = messages(redis, real, parse_celery_message)
     real.close()
-    assert messages(redis, FakeTaskQueue(redis), fake_says) == found
+    assert messages(redis, FakeTaskQueue(redis), parse_fake_message) == found
     assert found[EVENTS_QUEUE][0] == ("refresh", [["a", "ü"]])

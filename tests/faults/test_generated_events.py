@@ -41,7 +41,7 @@ LONG = b'[{"Event":[{"s3":"' + b"x" * 10_000_000 + b'"}]}]'
 
 
 @st.composite
-def torn(draw: st.DrawFn) -> bytes:
+def corrupted_notifications(draw: st.DrawFn) -> bytes:
     """Generate a real notification that is truncated, corrupted or has other values in it."""
     raw = draw(st.sampled_from(REAL))
     match draw(st.sampled_from(["cut", "spoil", "value", "key"])):
@@ -71,7 +71,12 @@ def torn(draw: st.DrawFn) -> bytes:
     )
 
 
-RAWS = torn() | torn() | st.sampled_from([*ODD_JSON, *REAL]) | st.binary(max_size=100)
+RAWS = (
+    corrupted_notifications()
+    | corrupted_notifications()
+    | st.sampled_from([*ODD_JSON, *REAL])
+    | st.binary(max_size=100)
+)
 
 
 def test_decode_entry_returns_events_or_reason(form: CaseForm) -> None:
@@ -91,14 +96,14 @@ def test_decode_entry_returns_events_or_reason(form: CaseForm) -> None:
         ).encode()
     )
     @given(RAWS)
-    def is_understood(raw: bytes) -> None:
-        reason = reason_against(raw)
+    def check_entry(raw: bytes) -> None:
+        reason = find_refusal_reason(raw)
         assert reason is None or 0 < len(reason) <= LONGEST_REASON
 
-    is_understood()
+    check_entry()
 
 
-def reason_against(raw: bytes) -> str | None:
+def find_refusal_reason(raw: bytes) -> str | None:
     """Return why the entry cannot be decoded, or None.
 
     A decoded event must consist of text that Redis and MinIO accept (valid UTF-8).
@@ -120,11 +125,11 @@ def listen(redis: "Redis") -> Callable[[], None]:
         build_state(redis).inbox, FakeTaskQueue(redis), IgnoredKeys(redis), "src-data", lambda: 1.0
     )
 
-    def until_empty() -> None:
+    def process_events() -> None:
         while redis.llen(FAST_EVENTS):
             listener.run_once(0.1)
 
-    return until_empty
+    return process_events
 
 
 def test_listener_marks_valid_events_among_invalid_ones(
@@ -133,16 +138,16 @@ def test_listener_marks_valid_events_among_invalid_ones(
     @hypothesis.seed(form.seed)
     @form.build_settings(short=30, long=300)
     @given(st.lists(RAWS | st.sampled_from([b"", DEEP]), max_size=12))
-    def neighbours_are_marked(raws: list[bytes]) -> None:
+    def check_neighbours(raws: list[bytes]) -> None:
         redis.flushall()
         for number, raw in enumerate(raws):
             redis.rpush(FAST_EVENTS, raw, make_notification(f"neighbour-{number}.csv"))
         listen()
         dirty = build_state(redis).users.dirty_users()
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
-        assert redis.llen(DEAD_LETTERS) == sum(reason_against(raw) is not None for raw in raws)
+        assert redis.llen(DEAD_LETTERS) == sum(find_refusal_reason(raw) is not None for raw in raws)
 
-    neighbours_are_marked()
+    check_neighbours()
 
 
 def test_dead_letters_are_limited_in_number_and_size(

@@ -21,15 +21,16 @@ from tests.faults.form import CaseForm
 LONGEST_REASON = 300
 
 ODD_NAMES = [
-    "", " ", "Ivan", "=1+1", "+7", "-1", "@x", "O'Neil", 'say "hi"', "a,b", "a;b", "a\tb", "\u202eabc", "שלום",
+    "", " ", "Ivan", "=1+1", "+7", "-1", "@x", "O'Neil", 'say "hi"', "a,b", "a;b", "a\tb",
+    "\u202eabc", "שלום",
     "مرحبا",
-    "👩‍👩‍👧", "\ufeff", "é", "e\u0301", "NA", "nan", "NULL", "\x00", "\x1a", "\x85", "\u2028", "a\nb",
-    "a\r\nb", "x" * 5000,
+    "👩‍👩‍👧", "\ufeff", "é", "e\u0301", "NA", "nan", "NULL", "\x00",
+    "\x1a", "\x85", "\u2028", "a\nb", "a\r\nb", "x" * 5000,
 ]  # fmt: skip
 ODD_NUMBERS = [
-    "946674000000", "0", "-0", "007", "-62135596800000", "-62135596800001", "253402300799999", "253402300800000",
-    "9" * 15, "9" * 16, "9" * 5000, "1e3", "1.0", "+1", "--1", "0x1f", "１２", "١٢", "1_000", "NaN", "inf", "", " ",
-    "1 2",
+    "946674000000", "0", "-0", "007", "-62135596800000", "-62135596800001", "253402300799999",
+    "253402300800000", "9" * 15, "9" * 16, "9" * 5000, "1e3", "1.0", "+1", "--1", "0x1f", "１２",
+    "١٢", "1_000", "NaN", "inf", "", " ", "1 2",
 ]  # fmt: skip
 NAMES = st.sampled_from(ODD_NAMES) | st.text(max_size=20)
 NUMBERS = (
@@ -81,12 +82,12 @@ def tables(draw: st.DrawFn) -> bytes:
     separator = draw(SEPARATORS)
     lines = [columns, *([""] for _ in range(draw(st.integers(0, 1)))), *values]
     text = "".join(
-        separator.join(_quoted(field, quote) for field in line) + draw(ENDS) for line in lines
+        separator.join(_quote(field, quote) for field in line) + draw(ENDS) for line in lines
     )
     return text.encode(draw(ENCODINGS), errors="replace")
 
 
-def _quoted(field: str, how: str) -> str:
+def _quote(field: str, how: str) -> str:
     if how == "never" or (how == "as needed" and not set('",\r\n') & set(field)):
         return field
     return (
@@ -97,7 +98,7 @@ def _quoted(field: str, how: str) -> str:
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> bytes:
+def corrupted_tables(draw: st.DrawFn) -> bytes:
     """Generate the same with some bytes replaced or cut off."""
     body = bytearray(draw(tables()))
     for _ in range(draw(st.integers(1, 3))):
@@ -110,7 +111,7 @@ def spoiled(draw: st.DrawFn) -> bytes:
     return bytes(body[: draw(st.integers(0, len(body)))]) if draw(st.booleans()) else bytes(body)
 
 
-BODIES = tables() | tables() | spoiled() | st.binary(max_size=200)
+BODIES = tables() | tables() | corrupted_tables() | st.binary(max_size=200)
 HEADER = b"first_name,last_name,birthts\n"
 
 
@@ -130,19 +131,19 @@ def test_parse_person_result_survives_publishing_for_any_bytes(form: CaseForm) -
     @example((HEADER + b"A,B,1").decode().encode("utf-16")[:-1])
     @example(b"\xff\xfe\x00\xd8")
     @given(BODIES)
-    def is_judged(body: bytes) -> None:
+    def check_file(body: bytes) -> None:
         try:
             person = parse_person(body)
         except InvalidUserCsv as refusal:
-            reject_comes_back(body, refusal.reason, refusal.line)
+            check_reject_round_trip(body, refusal.reason, refusal.line)
         else:
             assert len(body) <= MAX_CSV_BYTES
-            row_comes_back(person)
+            check_row_round_trip(person)
 
-    is_judged()
+    check_file()
 
 
-def row_comes_back(person: Person) -> None:
+def check_row_round_trip(person: Person) -> None:
     row = Row("u", person.first_name, person.last_name, person.birthts, "src-data/u.png")
     version = CsvVersion("u.csv", ETAG, LAST_MODIFIED)
     outcome = ReadResult("u", ValidCsv(version, person), "u.png")
@@ -161,11 +162,11 @@ def _fields(row: Row) -> tuple[str, str, int, str]:
     return row.first_name, row.last_name, row.birthts, row.img_path
 
 
-def reject_comes_back(body: bytes, reason: str, line: int | None) -> None:
+def check_reject_round_trip(body: bytes, reason: str, line: int | None) -> None:
     assert 0 < len(reason.strip()) <= len(reason) <= LONGEST_REASON
     assert reason.isprintable()
     assert line is None or line >= 1
-    assert longest_quote(reason, body) <= MAX_EXCERPT_LENGTH
+    assert measure_longest_quote(reason, body) <= MAX_EXCERPT_LENGTH
     version = CsvVersion("u.csv", ETAG, LAST_MODIFIED)
     outcome = ReadResult("u", InvalidCsv(version, reason, line), None)
     assert ReadResult.from_json("u", outcome.to_json()) == outcome
@@ -173,7 +174,7 @@ def reject_comes_back(body: bytes, reason: str, line: int | None) -> None:
     assert rejects_csv.decode_rejects(rejects_csv.encode_rejects([reject])) == {"u": reject}
 
 
-def longest_quote(reason: str, body: bytes) -> int:
+def measure_longest_quote(reason: str, body: bytes) -> int:
     """Return `MAX_EXCERPT_LENGTH` + 1 if the reason quotes more of the file than that, else 0."""
     length = MAX_EXCERPT_LENGTH + 1
     texts = [body.decode(encoding, errors="replace") for encoding in ("utf-8", "utf-16")]

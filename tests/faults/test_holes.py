@@ -94,8 +94,10 @@ def test_protocol_trace_is_harmless_on_real_servers(
 
 
 def test_publisher_keeps_edited_held_row_until_csv_changes(make_real_world: WorldFactory) -> None:
-    # Nothing proves the edit: the CSV of the row no longer exists, and the manifest may be older
-    # than the row.
+    """Nothing proves the edit.
+
+    The CSV of the row no longer exists, and the manifest may be older than the row.
+    """
     world = make_real_world(Components)
     world.settle_and_check()
     publish_csv(world, "A")

@@ -73,7 +73,10 @@ class UserTruth:
             return self._check_uncertain_row(row, by_hand=by_hand)
         held = self.was_quarantined and _to_person(row) == _to_person(before)
         if not held and not self.csv.advance_to(_to_person(row), _to_person(before)):
-            return f"expected no older row after {_format_row(before)}, found {_format_row(row)}; its CSVs: {self._format_states()}"
+            return (
+                f"expected no older row after {_format_row(before)}, found {_format_row(row)}; "
+                f"its CSVs: {self._format_states()}"
+            )
         return self._check_images(row, before) if row else None
 
     def _check_uncertain_row(self, row: Row | None, *, by_hand: bool) -> str | None:
@@ -82,19 +85,20 @@ class UserTruth:
         never_true = row is not None and _to_person(row) not in self.csv.states
         if by_hand and never_true:
             self.was_edited = True
+        if not never_true or self.was_edited:
+            return None
         return (
-            f"expected a row that was true at some time, found {_format_row(row)}; its CSVs: {self._format_states()}"
-            if never_true and not self.was_edited
-            else None
+            f"expected a row that was true at some time, found {_format_row(row)}; "
+            f"its CSVs: {self._format_states()}"
         )
 
     def _check_images(self, row: Row, before: Row | None) -> str | None:
-        image_kind = _get_image_kind(row)
+        served_kind = _get_image_kind(row)
+        checked_kinds = [kind for kind in self.images if served_kind in (None, kind)]
         wrong = [
             kind
-            for kind, part in self.images.items()
-            if (image_kind is None or kind == image_kind)
-            and not part.advance_to(kind == image_kind, None)
+            for kind in checked_kinds
+            if not self.images[kind].advance_to(kind == served_kind, None)
         ]
         if wrong:
             return (
@@ -124,22 +128,23 @@ class UserTruth:
         """
         csv_state = INVALID if unread else self.csv.states[-1]
         person = _to_person(self.row)
-        valid = [state for state in self.csv.states if isinstance(state, Person)]
-        if (
-            csv_state is INVALID
-            and person is not None
-            and person not in valid
-            and not self.was_edited
-        ):
-            return f"expected a held row from a version of its CSV, found {person}; its CSVs: {self._format_states()}"
+        was_never_valid = person is not None and person not in self.csv.states
+        if csv_state is INVALID and was_never_valid and not self.was_edited:
+            return (
+                f"expected a held row from a version of its CSV, found {person}; "
+                f"its CSVs: {self._format_states()}"
+            )
         if csv_state is not INVALID and person != csv_state:
-            return f"expected the row of the last CSV at the end, found {_format_row(self.row)}; its CSVs: {self._format_states()}"
+            return (
+                f"expected the row of the last CSV at the end, found {_format_row(self.row)}; "
+                f"its CSVs: {self._format_states()}"
+            )
         image_kind = self.row and _get_image_kind(self.row)
         existing_kinds = {kind for kind, part in self.images.items() if part.states[-1]}
         if self.row and (image_kind not in existing_kinds if existing_kinds else image_kind):
             return (
-                f"expected one of its images (none if it has none) at the end, found {_format_row(self.row)}; "
-                f"its images: {sorted(existing_kinds)}"
+                "expected one of its images (none if it has none) at the end, "
+                f"found {_format_row(self.row)}; its images: {sorted(existing_kinds)}"
             )
         return None
 

@@ -129,11 +129,9 @@ class World:
         is_manifest_complete = (
             key == OUTPUT_KEY and not self.late_writes and self.processes.had_one_publisher
         )
-        manifest = (
-            read_published_files(self.output_bucket).manifest
-            if is_manifest_complete
-            else Manifest.empty()
-        )
+        manifest = Manifest.empty()
+        if is_manifest_complete:
+            manifest = read_published_files(self.output_bucket).manifest
         self.output_bucket.delete(key)
         self.monitor.record_version(key)
         self.oracle.allow_older_rows(self.oracle.list_users_without_held_row(manifest))
@@ -181,7 +179,8 @@ class World:
             self.pass_time(2 * self.processes.components.settings.sweep_interval_s + 1)
             self.settle_and_check()
             assert not self.events.lost_users, (
-                "expected the hourly sweep to find users with lost events, found no sweep after two intervals"
+                "expected the hourly sweep to find users with lost events, "
+                "found no sweep after two intervals"
             )
             self.oracle.check_settled_state()
 

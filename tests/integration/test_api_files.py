@@ -25,7 +25,7 @@ def put(stage: ApiEnvironment, path: str, body: bytes) -> ApiResponse:
 
 
 @contextmanager
-def opened(stage: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
+def open_stalled_client(stage: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
     """Return a client that sent `sends` and stalls; its receive buffer is small."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -57,7 +57,7 @@ def test_files_route_refuses_too_large_file_before_reading(api_environment: ApiE
     answer = put(api_environment, PATH, bytes(20 * MEGABYTE + 1))
     assert (answer.status, answer.json["most_bytes"]) == (413, 20 * MEGABYTE)
     assert put(api_environment, "/files/1.csv", bytes(MEGABYTE + 1)).status == 413
-    with opened(
+    with open_stalled_client(
         api_environment,
         b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
     ) as client:
@@ -65,8 +65,13 @@ def test_files_route_refuses_too_large_file_before_reading(api_environment: ApiE
 
 
 def test_files_route_answers_expect_continue(api_environment: ApiEnvironment) -> None:
-    head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    with opened(api_environment, head) as client:
+    head = (
+        b"PUT /files/1.png HTTP/1.1\r\n"
+        b"Host: localhost\r\n"
+        b"Content-Length: 4\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )
+    with open_stalled_client(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 100 ")
         client.sendall(b"body")
         assert client.recv(100).startswith(b"HTTP/1.1 202 ")
@@ -79,15 +84,20 @@ def test_files_route_aborted_upload_changes_nothing(
 ) -> None:
     api_environment.source.put("1.png", b"before")
     head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
-    with opened(api_environment, head + bytes(size // 2)):
+    with open_stalled_client(api_environment, head + bytes(size // 2)):
         pass
     assert put(api_environment, "/files/2.png", b"after").status == 202
     assert api_environment.source.get("1.png").body == b"before"
 
 
 def test_files_route_refuses_chunked_upload(api_environment: ApiEnvironment) -> None:
-    head = b"PUT /files/1.png HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
-    with opened(api_environment, head) as client:
+    head = (
+        b"PUT /files/1.png HTTP/1.1\r\n"
+        b"Host: localhost\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nabcde\r\n"
+    )
+    with open_stalled_client(api_environment, head) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 411 ")
 
 
@@ -99,8 +109,8 @@ def test_files_route_slow_transfers_do_not_block_other_requests(
     download = b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with ExitStack() as slow:
         for number in range(2 * MAX_LARGE_TRANSFERS):
-            slow.enter_context(opened(api_environment, upload % number + bytes(2000)))
-            slow.enter_context(opened(api_environment, download))
+            slow.enter_context(open_stalled_client(api_environment, upload % number + bytes(2000)))
+            slow.enter_context(open_stalled_client(api_environment, download))
 
         def is_full() -> bool:
             return {
@@ -133,7 +143,7 @@ def test_files_route_aborted_download_frees_transfer_slot(
 ) -> None:
     api_environment.source.put("large.png", LARGE * 4)
     for _ in range(4 * MAX_LARGE_TRANSFERS):
-        with opened(
+        with open_stalled_client(
             api_environment, b"GET /files/large.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
         ) as client:
             client.recv(100)

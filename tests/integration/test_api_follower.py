@@ -230,53 +230,31 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
     figures = read_pipeline_status(redis)
     assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
     assert figures.dead_letters == (PipelineIssue(None, "not JSON", 6),)
-    assert (figures.ignored_count, figures.dirty_counts) == (
-        12,
-        make_dirty_counts(event=2, rebuild=1),
-    )
-    assert (figures.oldest_event_mark_at, figures.last_publish_at, figures.last_sweep_at) == (
-        99.5,
-        123.25,
-        77.5,
-    )
+    assert figures.ignored_count == 12
+    assert figures.dirty_counts == make_dirty_counts(event=2, rebuild=1)
+    assert figures.oldest_event_mark_at == 99.5
+    assert figures.last_publish_at == 123.25
+    assert figures.last_sweep_at == 77.5
     assert (figures.whole, figures.no_known_loss, figures.detects_losses) == (True, True, False)
     assert figures.last_sweep == LastSweep(77.5, "start", 9, 2)
-    assert (figures.waiting_events, figures.published_etag, figures.stalled_event_copies) == (
-        3,
-        "e",
-        5,
-    )
-    assert (figures.loss_signals, figures.silent_repairs, figures.counters_since) == (
-        {"redis_emptied": 1},
-        4,
-        55.5,
-    )
+    assert figures.waiting_events == 3
+    assert figures.published_etag == "e"
+    assert figures.stalled_event_copies == 5
+    assert figures.loss_signals == {"redis_emptied": 1}
+    assert figures.silent_repairs == 4
+    assert figures.counters_since == 55.5
 
 
 def test_pipeline_status_of_empty_redis_has_defaults(redis: "Redis") -> None:
     figures = read_pipeline_status(redis)
-    assert (
-        figures.ignored_keys,
-        figures.ignored_count,
-        figures.oldest_event_mark_at,
-        figures.whole,
-    ) == (
-        (),
-        0,
-        None,
-        False,
-    )
-    assert (
-        figures.no_known_loss,
-        figures.last_sweep,
-        figures.waiting_events,
-        figures.silent_repairs,
-    ) == (
-        False,
-        None,
-        0,
-        0,
-    )
+    assert figures.ignored_keys == ()
+    assert figures.ignored_count == 0
+    assert figures.oldest_event_mark_at is None
+    assert not figures.whole
+    assert not figures.no_known_loss
+    assert figures.last_sweep is None
+    assert figures.waiting_events == 0
+    assert figures.silent_repairs == 0
 
 
 def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redis") -> None:

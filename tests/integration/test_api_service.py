@@ -28,12 +28,9 @@ def test_api_serves_and_follows_published_output(api_environment: ApiEnvironment
     wait_until(lambda: api_environment.shows_row_count(2))
     answer = api_environment.api.get("/data?is_image_exists=1")
     assert [row["user_id"] for row in answer.json] == ["0002"]
-    assert (
-        api_environment.api.get(
-            "/data?is_image_exists=1", If_None_Match=answer.headers["etag"]
-        ).status
-        == 304
-    )
+    etag = answer.headers["etag"]
+    unchanged = api_environment.api.get("/data?is_image_exists=1", If_None_Match=etag)
+    assert unchanged.status == 304
     assert api_environment.api.get("/stats").json["count"] == 2
 
 
@@ -150,10 +147,10 @@ def test_api_with_frozen_minio_serves_rows(
             minio_server.options,
         )
         with minio, ThreadPoolExecutor(40) as threads:
+            address = f"127.0.0.1:{minio.port}"
+            client = Minio(address, MINIO_USER, MINIO_PASSWORD, secure=False)
             for bucket in ("output", "source"):
-                Minio(
-                    f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False
-                ).make_bucket(bucket)
+                client.make_bucket(bucket)
             stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log", "source")
             stage.store.put("output.csv", ONE_ROW_CSV)
             with stage.api:
@@ -163,11 +160,8 @@ def test_api_with_frozen_minio_serves_rows(
                 try:
                     asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
                     # Requests without a free slot are refused; the others wait for MinIO.
-                    wait_until(
-                        lambda: (
-                            sum(answer.done() for answer in asked) >= 40 - 2 * MAX_STORE_REQUESTS
-                        )
-                    )
+                    refused_count = 40 - 2 * MAX_STORE_REQUESTS
+                    wait_until(lambda: sum(answer.done() for answer in asked) >= refused_count)
                     began = time.monotonic()
                     assert stage.shows_row_count(1)
                     assert time.monotonic() - began < 2
@@ -189,7 +183,7 @@ def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnviro
             rebuilds.start(task_id, time.time())
             rebuilds.set_total(task_id, 0)
             rebuilds.mark_enqueued(task_id)
-            # No message announces this version: the waiting POST must make every process check for it.
+            # No message announces this version: the waiting POST makes every process check for it.
             api_environment.store.put(
                 "output.csv", OUTPUT_HEADER + b"".join(b"%04d,,,0,\n" % n for n in range(count))
             )
@@ -270,10 +264,8 @@ def test_api_accepts_local_writes_without_token(
     with ApiProcess(environment, tmp_path / "api.log") as api:
         assert api.request("PUT", "/files/1.csv", b"a").status == 202
         assert api.request("PUT", "/files/1.csv", b"a", X_Forwarded_For="127.0.0.1").status == 401
-        assert (
-            api.request("PUT", "/files/1.csv", b"a", Authorization=f"Bearer {GENERATED}x").status
-            == 401
-        )
+        wrong_token = f"Bearer {GENERATED}x"
+        assert api.request("PUT", "/files/1.csv", b"a", Authorization=wrong_token).status == 401
     assert "PUT /files/1.csv by local: 202" in api.log.read_text()
 
 
@@ -326,10 +318,8 @@ def test_api_refuses_attempts_to_bypass_authentication(
             assert raw(api, head) in {400, 401}, sent
         for request in others:
             assert raw(api, request) in {400, 401}, request
-        assert (
-            raw(api, f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n")
-            == 200
-        )
+        head = f"GET /data HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n"
+        assert raw(api, head) == 200
         head = f"DELETE /files/1.csv HTTP/1.1\nHost: localhost\nAuthorization: Bearer {READ}\n\n"
         assert raw(api, head) == 403
         assert api_environment.source.get("1.csv").body == b"before"

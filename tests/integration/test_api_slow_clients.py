@@ -24,7 +24,7 @@ A_LARGE_TABLE = OUTPUT_HEADER + b"".join(
 )
 
 
-def connected(stage: ApiEnvironment) -> socket.socket:
+def connect_client(stage: ApiEnvironment) -> socket.socket:
     # A small receive buffer: data that the client does not read stays in the server.
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -36,7 +36,7 @@ def connected(stage: ApiEnvironment) -> socket.socket:
 @contextmanager
 def clients(stage: ApiEnvironment, count: int, sends: bytes) -> Iterator[list[socket.socket]]:
     """Open clients that sent `sends` and then stall."""
-    made = [connected(stage) for _ in range(count)]
+    made = [connect_client(stage) for _ in range(count)]
     try:
         for client in made:
             client.sendall(sends)
@@ -46,13 +46,13 @@ def clients(stage: ApiEnvironment, count: int, sends: bytes) -> Iterator[list[so
             client.close()
 
 
-def answered_at_once(stage: ApiEnvironment, path: str = "/stats") -> bool:
+def is_answered_at_once(stage: ApiEnvironment, path: str = "/stats") -> bool:
     began = time.monotonic()
     assert {stage.api.get(path).status for _ in range(20)} == {200}
     return time.monotonic() - began < AT_ONCE_S
 
 
-def whole_answer(client: socket.socket) -> bytes:
+def receive_all(client: socket.socket) -> bytes:
     """Return everything that the server sends until it closes the connection."""
     received = b""
     while part := client.recv(1 << 16):
@@ -88,16 +88,16 @@ def test_api_server_slow_requests_block_no_client(
     api_environment: ApiEnvironment, sends: bytes
 ) -> None:
     with clients(api_environment, SLOW_CLIENTS, sends):
-        assert answered_at_once(api_environment)
+        assert is_answered_at_once(api_environment)
 
 
 def test_api_server_slow_readers_get_full_response(api_environment: ApiEnvironment) -> None:
     api_environment.publish_output(A_LARGE_TABLE)
     wait_until(lambda: api_environment.shows_row_count(100_000))
     with clients(api_environment, SLOW_CLIENTS, A_GET + b"Connection: close\r\n\r\n") as slow:
-        wait_until(lambda: answered_at_once(api_environment))
-        assert answered_at_once(api_environment)
-        head, _, body = whole_answer(slow[0]).partition(b"\r\n\r\n")
+        wait_until(lambda: is_answered_at_once(api_environment))
+        assert is_answered_at_once(api_environment)
+        head, _, body = receive_all(slow[0]).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert len(json.loads(body)) == 100_000
 
@@ -107,20 +107,20 @@ def test_api_server_accepts_request_sent_byte_by_byte(api_environment: ApiEnviro
         for byte in A_GET + b"Connection: close\r\n\r\n":
             client.sendall(bytes([byte]))
             time.sleep(0.001)  # so that the server receives single bytes
-        assert whole_answer(client).startswith(b"HTTP/1.1 200")
+        assert receive_all(client).startswith(b"HTTP/1.1 200")
 
 
 def test_api_server_answers_pipelined_requests_in_order(api_environment: ApiEnvironment) -> None:
     with clients(
         api_environment, 1, (A_GET + b"\r\n") * 9 + A_GET + b"Connection: close\r\n\r\n"
     ) as (client,):
-        assert whole_answer(client).count(b"HTTP/1.1 200") == 10
+        assert receive_all(client).count(b"HTTP/1.1 200") == 10
 
 
 def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment) -> None:
     began = time.monotonic()
     with clients(api_environment, 1, A_GET) as (client,):
-        head, _, body = whole_answer(client).partition(b"\r\n\r\n")
+        head, _, body = receive_all(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["type"] == "/docs#too-slow"
@@ -144,7 +144,7 @@ def test_api_server_refuses_invalid_request_as_problem(
     api_environment: ApiEnvironment, sends: bytes, status: int
 ) -> None:
     with clients(api_environment, 1, sends) as (client,):
-        head, _, body = whole_answer(client).partition(b"\r\n\r\n")
+        head, _, body = receive_all(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head
     assert json.loads(body)["status"] == status
@@ -152,7 +152,7 @@ def test_api_server_refuses_invalid_request_as_problem(
 
 def test_api_server_idle_clients_block_no_new_client(api_environment: ApiEnvironment) -> None:
     with clients(api_environment, 1200, b""):
-        assert answered_at_once(api_environment)
+        assert is_answered_at_once(api_environment)
 
 
 def test_api_server_slow_clients_do_not_delay_shutdown(api_environment: ApiEnvironment) -> None:

@@ -94,7 +94,7 @@ def test_check_command_lists_differences_and_exits_with_1(
 
 # -- errors of the servers -------------------------------------------------------------------------
 @pytest.mark.parametrize("command", ["check", "status", "errors", "sweep"])
-def test_command_with_unreachable_servers_exits_with_4(
+def test_cli_with_unreachable_servers_exits_with_4(
     command: str, environment: dict[str, str]
 ) -> None:
     port = find_free_port()
@@ -105,13 +105,13 @@ def test_command_with_unreachable_servers_exits_with_4(
     assert "MinIO or Redis is unavailable" in ended.error
 
 
-def test_command_with_refused_keys_exits_with_4(environment: dict[str, str]) -> None:
+def test_cli_with_refused_keys_exits_with_4(environment: dict[str, str]) -> None:
     environment["MINIO_SECRET_KEY"] = "not-the-secret"
     ended = run(environment, "load", "run.sh", "README.md")
     assert ended.exit_code == 4, ended.error
 
 
-def test_command_with_invalid_settings_exits_with_3(environment: dict[str, str]) -> None:
+def test_cli_with_invalid_settings_exits_with_3(environment: dict[str, str]) -> None:
     environment["REDIS_URL"] = "http://127.0.0.1"
     ended = run(environment, "sweep")
     assert ended.exit_code == 3

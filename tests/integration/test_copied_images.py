@@ -277,8 +277,8 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
 def test_image_copies_by_slow_reader_do_not_replace_pending(
     copying: RowdropHarness,
 ) -> None:
-    # Like the test above, but R1's copy takes effect before the publish. With its old mark, BEGIN READ
-    # would skip the user, because it was read since that mark.
+    # Like the test above, but R1's copy takes effect before the publish. With its old mark, BEGIN
+    # READ would skip the user, because it was read since that mark.
     copying.put_files("1", images=["png"])
     services = copying.services
 

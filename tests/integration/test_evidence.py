@@ -45,7 +45,7 @@ def watch(watchdog: Watchdog) -> Watchdog:
     return watchdog
 
 
-def counts(rowdrop: RowdropHarness) -> dict[str, int]:
+def count_loss_signals(rowdrop: RowdropHarness) -> dict[str, int]:
     counters = rowdrop.redis.hgetall(COUNTERS)
     names = {
         name.decode(): int(count)
@@ -55,7 +55,7 @@ def counts(rowdrop: RowdropHarness) -> dict[str, int]:
     return {name.removeprefix("loss_signal:"): count for name, count in names.items()}
 
 
-def sweeps_asked_for(rowdrop: RowdropHarness) -> int:
+def count_queued_sweeps(rowdrop: RowdropHarness) -> int:
     return int(rowdrop.services.clients.redis.llen(BULK_QUEUE))
 
 
@@ -63,7 +63,7 @@ def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     """Reach the state after a start: swept once, and nothing is out of sync."""
     rowdrop.run_sweep()
     watch.tick()
-    assert sweeps_asked_for(rowdrop) == 0
+    assert count_queued_sweeps(rowdrop) == 0
 
 
 def last_cause(rowdrop: RowdropHarness) -> str:
@@ -79,16 +79,16 @@ def test_watchdog_starts_one_sweep_for_each_loss_signal(
     for _ in range(3):  # a repeated signal
         rowdrop.state.loss_signals.add(kind)
         watch.tick()
-    assert counts(rowdrop) == {kind: 1}
-    assert sweeps_asked_for(rowdrop) == 1
-    assert [record.getMessage() for record in caplog.records].count(
-        f"loss signal {kind}: {LOSS_SIGNAL_KINDS[kind]}; a sweep will reconcile all users"
-    ) == 1
+    assert count_loss_signals(rowdrop) == {kind: 1}
+    assert count_queued_sweeps(rowdrop) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    warning = f"loss signal {kind}: {LOSS_SIGNAL_KINDS[kind]}; a sweep will reconcile all users"
+    assert messages.count(warning) == 1
     rowdrop.run_sweep("test")
     assert last_cause(rowdrop) == kind
     watch.tick()
-    assert sweeps_asked_for(rowdrop) == 0
-    assert counts(rowdrop) == {kind: 1}
+    assert count_queued_sweeps(rowdrop) == 0
+    assert count_loss_signals(rowdrop) == {kind: 1}
 
 
 def test_watchdog_starts_one_sweep_for_two_signals(
@@ -98,7 +98,7 @@ def test_watchdog_starts_one_sweep_for_two_signals(
     rowdrop.state.loss_signals.add("files_changed")
     rowdrop.state.loss_signals.add("events_failed")
     watch.tick()
-    assert sweeps_asked_for(rowdrop) == 1
+    assert count_queued_sweeps(rowdrop) == 1
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_failed, files_changed"
 
@@ -111,7 +111,7 @@ def test_loss_signals_during_sweep_cause_the_next_one(
     assert rowdrop.state.loss_signals.begin_sweep("one") == {"files_changed"}
     rowdrop.state.loss_signals.add("files_changed")
     assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
-    assert counts(rowdrop) == {"files_changed": 2}
+    assert count_loss_signals(rowdrop) == {"files_changed": 2}
     assert rowdrop.state.loss_signals.begin_sweep("two") == {"files_changed"}
     assert rowdrop.state.loss_signals.commit_sweep("two", None, (None, None), "run", {"at": 1})
     assert rowdrop.state.loss_signals.unresolved() == set()
@@ -122,7 +122,7 @@ def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: 
     rowdrop.state.loss_signals.add("events_skipped")
     rowdrop.state.loss_signals.begin_sweep("killed")
     watch.tick()
-    assert sweeps_asked_for(rowdrop) == 1
+    assert count_queued_sweeps(rowdrop) == 1
     assert rowdrop.services.clients.redis.get(SWEEP_REQUESTED) == b"events_skipped"
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_skipped"
@@ -130,10 +130,10 @@ def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: 
 
 def test_sweep_at_first_start_has_no_loss_signal(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     watch.tick()
-    assert sweeps_asked_for(rowdrop) == 1
+    assert count_queued_sweeps(rowdrop) == 1
     rowdrop.run_sweep("start")
     assert last_cause(rowdrop) == "start"
-    assert counts(rowdrop) == {}
+    assert count_loss_signals(rowdrop) == {}
 
 
 def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
@@ -141,8 +141,8 @@ def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog
     for _ in range(2):
         rowdrop.services.clients.redis.flushall()
         watch.tick()
-        assert sweeps_asked_for(rowdrop) == 1
-        assert counts(rowdrop) == {"redis_emptied": 1}
+        assert count_queued_sweeps(rowdrop) == 1
+        assert count_loss_signals(rowdrop) == {"redis_emptied": 1}
         rowdrop.run_sweep()
         assert last_cause(rowdrop) == "redis_emptied"
         watch.tick()
@@ -157,14 +157,15 @@ def test_watchdog_detects_redis_emptied_during_sweep(
     rowdrop.services.clients.redis.flushall()
     assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
     watch.tick()
-    assert counts(rowdrop) == {"redis_emptied": 1}
+    assert count_loss_signals(rowdrop) == {"redis_emptied": 1}
 
 
 def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
     settle(rowdrop, watch)
     rowdrop.services.clients.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
     watch.tick()
-    assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"redis_restarted": 1}, 1)
+    assert count_loss_signals(rowdrop) == {"redis_restarted": 1}
+    assert count_queued_sweeps(rowdrop) == 1
 
 
 def test_watchdog_detects_manually_changed_files(rowdrop: RowdropHarness, watch: Watchdog) -> None:
@@ -172,7 +173,8 @@ def test_watchdog_detects_manually_changed_files(rowdrop: RowdropHarness, watch:
     rowdrop.output.delete(OUTPUT_KEY)
     for _ in range(4):
         watch.tick()
-    assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"files_changed": 1}, 1)
+    assert count_loss_signals(rowdrop) == {"files_changed": 1}
+    assert count_queued_sweeps(rowdrop) == 1
 
 
 def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Watchdog) -> None:
@@ -184,7 +186,8 @@ def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Wat
     with pytest.raises(LeaseLost):
         rowdrop.state.publish_queue.commit_publish(token, "e", "r", 0, begun.pending, time.time())
     watch.tick()
-    assert (counts(rowdrop), sweeps_asked_for(rowdrop)) == ({"publisher_replaced": 1}, 1)
+    assert count_loss_signals(rowdrop) == {"publisher_replaced": 1}
+    assert count_queued_sweeps(rowdrop) == 1
 
 
 # -- signals of MinIO ------------------------------------------------------------------------------
@@ -238,7 +241,8 @@ def test_watchdog_detects_killed_minio(site: Site) -> None:
     site.minio.start()
     site.minio.wait_ready()
     site.watch.tick()
-    assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == ({"minio_restarted": 1}, 1)
+    assert count_loss_signals(site.rowdrop) == {"minio_restarted": 1}
+    assert count_queued_sweeps(site.rowdrop) == 1
 
 
 def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
@@ -250,8 +254,8 @@ def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
     known = site.rowdrop.redis.hget(LAST_SWEEP, "metrics")
     wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
     site.watch.tick()
-    assert counts(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
-    assert sweeps_asked_for(site.rowdrop) == 1
+    assert count_loss_signals(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
+    assert count_queued_sweeps(site.rowdrop) == 1
 
 
 class TestASafeQueueThatDoesNotGetOn:
@@ -276,14 +280,12 @@ class TestASafeQueueThatDoesNotGetOn:
         wait_until(lambda: figures.read() and figures.stalled_copies >= 3)
         for _ in range(STALLED_QUEUE_TICKS + 2):
             watch.tick()
-        assert (counts(site.rowdrop), sweeps_asked_for(site.rowdrop)) == (
-            {"safe_queue_stalled": 1},
-            1,
-        )
+        assert count_loss_signals(site.rowdrop) == {"safe_queue_stalled": 1}
+        assert count_queued_sweeps(site.rowdrop) == 1
         assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
         site.rowdrop.run_sweep()
         site.checks.sweep_schedule.tick(time.time() + 301)
-        assert sweeps_asked_for(site.rowdrop) == 1
+        assert count_queued_sweeps(site.rowdrop) == 1
 
 
 def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
@@ -296,7 +298,8 @@ def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
     site.put("unheard.csv")
     for _ in range(2):
         watch.tick()
-    assert (counts(site.rowdrop)["rules_missing"], sweeps_asked_for(site.rowdrop)) == (1, 1)
+    assert count_loss_signals(site.rowdrop)["rules_missing"] == 1
+    assert count_queued_sweeps(site.rowdrop) == 1
     redis.delete(FAST_EVENTS)
     site.put("heard.csv")
     wait_until(lambda: redis.llen(FAST_EVENTS))
@@ -308,7 +311,7 @@ def test_watchdog_ignores_rules_of_missing_bucket(site: Site) -> None:
     watch = site.rowdrop.create_watchdog(site.rowdrop.create_checks(notification_rules=rules))
     settle(site.rowdrop, watch)
     watch.tick()
-    assert counts(site.rowdrop) == {}
+    assert count_loss_signals(site.rowdrop) == {}
 
 
 def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> None:
@@ -328,11 +331,11 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
         services.clients.redis.rpush(SAFE_EVENTS, b"1")
         rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
         services.clients.redis.hincrby(COUNTERS, "safe_events", 1)
-    assert counts(rowdrop) == {}
+    assert count_loss_signals(rowdrop) == {}
     for _ in range(STALLED_QUEUE_TICKS):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
-    assert counts(rowdrop) == {"safe_queue_stalled": 1}
+    assert count_loss_signals(rowdrop) == {"safe_queue_stalled": 1}
 
 
 def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:

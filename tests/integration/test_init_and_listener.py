@@ -62,9 +62,8 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
 def until_quiet(rowdrop: RowdropHarness, listener: Listener, patience_s: float = 20) -> None:
     """Process events until each fast event is matched by its durable copy: no count is left."""
     deadline = time.monotonic() + patience_s
-    while rowdrop.services.clients.redis.llen(FAST_EVENTS) or any(
-        rowdrop.services.clients.redis.scan_iter(f"{SEEN_PREFIX}*")
-    ):
+    redis = rowdrop.services.clients.redis
+    while redis.llen(FAST_EVENTS) or any(redis.scan_iter(f"{SEEN_PREFIX}*")):
         listener.run_once(0.1)
         assert time.monotonic() < deadline
 
@@ -109,7 +108,7 @@ def test_init_keeps_other_notification_rules(rowdrop: RowdropHarness, minio_clie
 def test_init_prints_settings_when_no_event_arrives(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # MinIO sends its events to one Redis, Rowdrop is configured with another.
+    """MinIO sends its events to one Redis, Rowdrop is configured with another."""
     with RedisServer(
         tmp_path / "other", find_free_port(), ServerUser("", "other-password")
     ) as other:
@@ -143,11 +142,9 @@ def test_init_warns_when_forged_upload_is_accepted(
 ) -> None:
     def forge(endpoint: str, access_key: str, bucket: str, region: str, prefix: str) -> list[str]:
         """Write as anyone can on a MinIO with the unsigned-upload vulnerability."""
-        assert (endpoint, bucket) == (
-            rowdrop.services.clients.settings.minio_endpoint,
-            rowdrop.source.bucket,
-        )
-        assert access_key == rowdrop.services.clients.settings.minio_access_key
+        settings = rowdrop.services.clients.settings
+        assert (endpoint, bucket) == (settings.minio_endpoint, rowdrop.source.bucket)
+        assert access_key == settings.minio_access_key
         rowdrop.source.put(f"{prefix}forged", b"forged")
         return [f"{prefix}forged"]
 
@@ -251,9 +248,8 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
     assert max(len(letter["raw"]) for letter in letters) == 200
-    assert [
-        letter["raw"][:3] for letter in letters if "longer than 1,000,000" in letter["reason"]
-    ] == ["xxx", "xxx"]
+    too_long = [letter for letter in letters if "longer than 1,000,000" in letter["reason"]]
+    assert [letter["raw"][:3] for letter in too_long] == ["xxx", "xxx"]
     shown = read_pipeline_status(redis).dead_letters
     assert [(trouble.reason, trouble.since) for trouble in shown] == [
         (x["reason"], x["since"]) for x in letters
@@ -264,7 +260,7 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
 def test_listener_keeps_single_invalid_entry_as_dead_letter(
     rowdrop: RowdropHarness, listener: Listener
 ) -> None:
-    # The first event after a pause is processed without a batch.
+    """The first event after a pause is processed without a batch."""
     for raw in POISON:
         time.sleep(0.02)
         waiting = threading.Timer(0.05, rowdrop.services.clients.redis.rpush, (FAST_EVENTS, raw))
@@ -286,7 +282,7 @@ def test_listener_keeps_newest_dead_letters(rowdrop: RowdropHarness, listener: L
 
 
 def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness) -> None:
-    # Otherwise a listener and Redis would hold all of them in memory at the same time.
+    """Otherwise a listener and Redis would hold all of them in memory at the same time."""
     redis = rowdrop.services.clients.redis
     redis.rpush(FAST_EVENTS, *(b"x" * 900_000 for _ in range(40)))
     redis.rpush(SAFE_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
@@ -324,7 +320,7 @@ def test_listener_ignores_events_of_another_bucket(
 
 
 def test_event_inbox_wait_takes_no_event(rowdrop: RowdropHarness, listener: Listener) -> None:
-    # A listener that is killed between waiting and marking loses no event.
+    """A listener that is killed between waiting and marking loses no event."""
     rowdrop.put_files("u")
     assert rowdrop.state.inbox.wait_for_event(5) is not None
     assert rowdrop.services.clients.redis.llen(FAST_EVENTS) == 1
@@ -364,9 +360,7 @@ def test_init_waits_for_starting_server(settings: Settings, tmp_path: Path) -> N
         late.close()
 
 
-def test_init_waits_for_redis_with_acl_rules_of_this_release(
-    settings: Settings, redis: "Redis"
-) -> None:
+def test_init_waits_for_redis_with_current_acl_rules(settings: Settings, redis: "Redis") -> None:
     """An upgrade starts `init` while Redis still has the rules of the previous release."""
     client: Any = redis
     client.execute_command("ACL", "SETUSER", "init", "on", ">a-password", "~notifications", "+@all")

@@ -24,7 +24,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def loaded(rowdrop: RowdropHarness) -> dict[str, bytes]:
+def read_bucket(rowdrop: RowdropHarness) -> dict[str, bytes]:
     """Return key and content of all objects in the source bucket."""
     return {
         info.key: rowdrop.source.get(info.key).body
@@ -33,7 +33,7 @@ def loaded(rowdrop: RowdropHarness) -> dict[str, bytes]:
     }
 
 
-def loader(
+def create_loader(
     rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True
 ) -> Loader:
     done: list[int] = [] if told is None else told
@@ -54,8 +54,8 @@ def test_loader_puts_user_files_and_plan_has_others(
     }
     others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
     plan = make_plan(write(tmp_path, {**files, **others}))
-    loader(rowdrop).load(plan)
-    assert loaded(rowdrop) == {Path(name).name: body for name, body in files.items()}
+    create_loader(rowdrop).load(plan)
+    assert read_bucket(rowdrop) == {Path(name).name: body for name, body in files.items()}
     skipped = {str(path): reason for path, reason in plan.skipped}
     assert skipped.keys() == others.keys() - {".DS_Store"}
     assert skipped["1.CSV"] == "extensions are written in lower case; rename it to 1.csv"
@@ -76,9 +76,9 @@ def test_loader_puts_many_small_and_large_files_unchanged(
     files = {f"{number}.csv": make_csv(f"N{number}") for number in range(2 * MAX_BATCH_FILES + 7)}
     files |= {"big.png": os.urandom(400_000), "é b+c%.csv": make_csv("Odd"), "empty.csv": b""}
     told: list[int] = []
-    once = loader(rowdrop, told, by_tar=by_tar)
+    once = create_loader(rowdrop, told, by_tar=by_tar)
     once.load(make_plan(write(tmp_path, files)))
-    assert loaded(rowdrop) == files
+    assert read_bucket(rowdrop) == files
     assert (once.loaded, once.unchanged, told[-1]) == (len(files), 0, len(files))
 
 
@@ -86,9 +86,9 @@ def test_loader_skips_files_already_stored(rowdrop: RowdropHarness, tmp_path: Pa
     folder = write(
         tmp_path, {"1.csv": make_csv(), "2.csv": make_csv(), "big.png": os.urandom(400_000)}
     )
-    loader(rowdrop).load(make_plan(folder))
+    create_loader(rowdrop).load(make_plan(folder))
     (folder / "2.csv").write_bytes(make_csv("Changed"))
-    again = loader(rowdrop)
+    again = create_loader(rowdrop)
     again.load(make_plan(folder))
     assert (again.loaded, again.unchanged) == (1, 2)
     assert rowdrop.source.get("2.csv").body == make_csv("Changed")
@@ -113,7 +113,7 @@ def test_loader_puts_single_files_without_tar_support(
     files = {f"{number}.csv": make_csv(f"N{number}") for number in range(MAX_BATCH_FILES + 9)}
     minio = KeepsTars(rowdrop.services.clients.create_minio_client())
     Loader(rowdrop.source, minio, lambda _: None).load(make_plan(write(tmp_path, files)))  # type: ignore[arg-type]
-    assert loaded(rowdrop) == files
+    assert read_bucket(rowdrop) == files
 
 
 def test_make_plan_fails_for_unreadable_folder(tmp_path: Path) -> None:

@@ -45,14 +45,14 @@ def connect(server: RedisServer) -> "Redis":
     return Redis(port=server.port, password=server.user.password, decode_responses=True)
 
 
-def until(condition: Callable[[], bool], patience_s: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], patience_s: float = 15) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "timeout: the condition is still false"
         time.sleep(0.01)
 
 
-def subscribed(minio: MinioServer, bucket: str) -> Minio:
+def create_notifying_bucket(minio: MinioServer, bucket: str) -> Minio:
     """Return a client, and create a bucket that sends the events of new objects to both targets."""
     client = Minio(urlsplit(minio.endpoint).netloc, USER, PASSWORD, secure=False)
     client.make_bucket(bucket)
@@ -86,29 +86,29 @@ def test_redis_server_keeps_data_across_restart(own_redis: RedisServer) -> None:
 def test_minio_server_sends_events_to_both_targets_after_kill(
     own_redis: RedisServer, own_minio: MinioServer
 ) -> None:
-    client = subscribed(own_minio, "told")
+    client = create_notifying_bucket(own_minio, "told")
     own_minio.kill()
     own_minio.start()
     own_minio.wait_ready()
     client.put_object("told", "0001.csv", io.BytesIO(b"x"), 1)
     with connect(own_redis) as redis:
-        until(lambda: redis.llen(FAST_EVENTS) == 1 and redis.llen(SAFE_EVENTS) == 1)
+        wait_until(lambda: redis.llen(FAST_EVENTS) == 1 and redis.llen(SAFE_EVENTS) == 1)
         assert redis.lrange(FAST_EVENTS, 0, -1) == redis.lrange(SAFE_EVENTS, 0, -1)
 
 
 def test_minio_server_durable_target_keeps_event_during_redis_outage(
     own_redis: RedisServer, own_minio: MinioServer
 ) -> None:
-    client = subscribed(own_minio, "outage")
+    client = create_notifying_bucket(own_minio, "outage")
     own_redis.kill()
     client.put_object("outage", "0001.csv", io.BytesIO(b"x"), 1)
     own_redis.start()
     with connect(own_redis) as redis:
-        until(lambda: redis.llen(SAFE_EVENTS) == 1)
+        wait_until(lambda: redis.llen(SAFE_EVENTS) == 1)
 
 
 def test_minio_server_start_removes_empty_event_file(own_minio: MinioServer) -> None:
-    until(lambda: any(own_minio.event_queue_dir.iterdir()))
+    wait_until(lambda: any(own_minio.event_queue_dir.iterdir()))
     target = next(own_minio.event_queue_dir.iterdir())
     own_minio.kill()
     (target / "torn.event").touch()

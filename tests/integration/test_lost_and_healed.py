@@ -1,4 +1,7 @@
-"""Tests of `worker.watchdog.silent_repairs`: silent repairs are counted, and nothing else. Uses real servers."""
+"""Tests of `worker.watchdog.silent_repairs`: silent repairs are counted, and nothing else.
+
+Uses real servers.
+"""
 
 import io
 import time
@@ -98,7 +101,7 @@ def test_silent_repairs_count_nothing_while_events_wait(rowdrop: RowdropHarness)
 def test_events_of_other_tests_do_not_arrive_here(
     rowdrop: RowdropHarness, minio_redis_server: RedisServer
 ) -> None:
-    """The Redis of a test without the mark `minio_events` is not the one that MinIO publishes to."""
+    """A test without the mark `minio_events` has a Redis that MinIO does not publish to."""
     Initializer(rowdrop.services, probe_timeout_s=0.1).run()
     with Redis.from_url(minio_redis_server.url) as minio_redis:
         minio_redis.flushall()

@@ -28,17 +28,18 @@ REGION = "us-east-1"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 SNOWBALL = {"X-Amz-Meta-Snowball-Auto-Extract": "true"}
 CSV = b"first_name,last_name,birthts\nAda,Lovelace,946674000000\n"
+CRC_OF_NEGATIVE_PARTS = b"\xc8\x01" + bytes(4) + b"\x80" * 8 + b"\x30" + bytes(4)
+"""A checksum of -4611686018427387904 parts.
+
+An unpatched MinIO panics when it reads it, and closes the connection.
+"""
 ENCRYPTED = {
     "X-Minio-Replication-Server-Side-Encryption-Sealed-Key": b64encode(bytes(64)).decode(),
     "X-Minio-Replication-Server-Side-Encryption-Seal-Algorithm": "DAREv2-HMAC-SHA256",
     "X-Minio-Replication-Server-Side-Encryption-Iv": b64encode(bytes(32)).decode(),
     "X-Minio-Replication-Encrypted-Multipart": "",
     "X-Minio-Replication-Actual-Object-Size": "7",
-    # A checksum of -4611686018427387904 parts: an unpatched MinIO panics when it reads it, and
-    # closes the connection.
-    "X-Minio-Replication-Ssec-Crc": b64encode(
-        b"\xc8\x01" + bytes(4) + b"\x80" * 8 + b"\x30" + bytes(4)
-    ).decode(),
+    "X-Minio-Replication-Ssec-Crc": b64encode(CRC_OF_NEGATIVE_PARTS).decode(),
 }
 """Replication headers of encrypted objects.  In an unpatched MinIO they make objects unreadable."""
 

@@ -29,7 +29,7 @@ def status_of(settings: Settings, path: str, method: str = "GET") -> int:
         connection.close()
 
 
-def initialised(settings: Settings, *, public: bool) -> None:
+def run_init(settings: Settings, *, public: bool) -> None:
     services = Services(ServerClients(replace(settings, public_output=public)))
     Initializer(services, probe_timeout_s=0.1).run()
     services.close()
@@ -43,7 +43,7 @@ def test_public_output_allows_reading_published_objects_only(
     rowdrop.process_users("2")
     rowdrop.process_bundles("u.zip")
     rowdrop.publisher.write_manifest()
-    initialised(settings, public=True)
+    run_init(settings, public=True)
     source = settings.source_bucket
     output = settings.output_bucket
     for name in ("output.csv", "rejects.csv", "images/1.png"):
@@ -76,12 +76,12 @@ def test_public_output_is_off_by_default_and_reversible(
     rowdrop.put_files("1")
     rowdrop.process_users("1")
     path = f"{settings.output_bucket}/output.csv"
-    initialised(settings, public=False)
+    run_init(settings, public=False)
     assert status_of(settings, path) == 403
-    initialised(settings, public=True)
-    initialised(settings, public=True)
+    run_init(settings, public=True)
+    run_init(settings, public=True)
     assert status_of(settings, path) == 200
-    initialised(settings, public=False)
+    run_init(settings, public=False)
     assert status_of(settings, path) == 403
 
 

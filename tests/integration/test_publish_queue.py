@@ -107,7 +107,7 @@ def test_publish_queue_commit_handles_several_chunks(state: StateParts) -> None:
 
 
 def test_publish_queue_commit_restarts_overdue_time(state: StateParts) -> None:
-    # Otherwise a key that is written without a pause would look overdue.
+    """Otherwise a key that is written without a pause would look overdue."""
     mark_users(state, "u")
     state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
     mark_users(state, "u")

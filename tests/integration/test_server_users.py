@@ -115,7 +115,7 @@ class Guarded:
         }
 
 
-def started(folder: Path) -> Guarded:
+def create_servers(folder: Path) -> Guarded:
     """Return servers with new credentials, which the caller must start."""
     redis_port = find_free_port()
     credentials = Credentials.complete({}, {}, f"127.0.0.1:{redis_port}", time.time())
@@ -136,7 +136,7 @@ def started(folder: Path) -> Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    servers = started(tmp_path_factory.mktemp("guarded"))
+    servers = create_servers(tmp_path_factory.mktemp("guarded"))
     with servers.redis, servers.minio:
         services = Services(ServerClients(servers.settings()))
         Initializer(services).run()
@@ -215,7 +215,7 @@ def test_init_disables_root_sign_in(guarded: Guarded) -> None:
 
 
 def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         for _ in range(2):
             services = Services(ServerClients(servers.settings()))
@@ -228,7 +228,7 @@ def test_init_keeps_root_disabled_after_restart(tmp_path: Path) -> None:
 
 
 def test_init_replaces_renewed_users(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         services = Services(ServerClients(servers.settings()))
         Initializer(services).run()
@@ -259,7 +259,7 @@ def test_init_replaces_renewed_users(tmp_path: Path) -> None:
 
 
 def test_minio_server_killed_during_init_starts_with_root(tmp_path: Path) -> None:
-    servers = started(tmp_path)
+    servers = create_servers(tmp_path)
     with servers.redis, servers.minio:
         assert MinioUsers(servers.settings()).is_root_enabled()
         servers.minio.kill()
@@ -384,18 +384,16 @@ def test_minio_policies_forbid_actions_outside_role(
 
 def test_minio_metrics_need_the_token(guarded: Guarded) -> None:
     assert MinioMetrics(guarded.minio.endpoint, "").read() is None
-    assert (
-        MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token).read()
-        is not None
-    )
+    metrics = MinioMetrics(guarded.minio.endpoint, guarded.credentials.prometheus_token)
+    assert metrics.read() is not None
 
 
 # -- denied operations in Redis --------------------------------------------------------------------
 FORBIDDEN_COMMANDS = (
-    "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST", "ACL SETUSER intruder on",
-    "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0", "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1",
-    "REPLICAOF NO ONE", "INFO", "INFO all", "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH",
-    "FUNCTION FLUSH",
+    "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET dir", "CONFIG SET dir /tmp", "ACL LIST",
+    "ACL SETUSER intruder on", "SHUTDOWN NOSAVE", "SAVE", "BGREWRITEAOF", "DEBUG SLEEP 0",
+    "MONITOR", "CLIENT LIST", "CLIENT KILL 1:1", "REPLICAOF NO ONE", "INFO", "INFO all",
+    "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH", "FUNCTION FLUSH",
 )  # fmt: skip
 STATE = (
     DIRTY,
@@ -471,8 +469,9 @@ def test_redis_acl_forbids_flower_to_send_tasks(guarded: Guarded) -> None:
 def test_redis_acl_protects_queue_key_types(guarded: Guarded, role: str) -> None:
     """Workers fail if the key of a queue or of its bindings holds a value of another type."""
     keys = (
-        "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk", "_kombu.binding.events",
-        "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines", "_kombu.binding.celery.pidbox",
+        "events", "bulk", "unacked", "unacked_index", "_kombu.binding.bulk",
+        "_kombu.binding.events", "_kombu.binding_permanent.bulk", "_kombu.binding_deadlines",
+        "_kombu.binding.celery.pidbox",
     )  # fmt: skip
     with guarded.connect(role) as client:
         for key in keys:

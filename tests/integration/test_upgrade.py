@@ -97,9 +97,8 @@ def publish_old_files(rowdrop: RowdropHarness) -> None:
 def change_files(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("changed", make_csv("New"))
     rowdrop.put_files("drift", make_csv("Drifted"))
-    rowdrop.put_files(
-        "stale", make_csv("Newest")
-    )  # newer than its pending result in the captured state
+    # Newer than its pending result in the captured state.
+    rowdrop.put_files("stale", make_csv("Newest"))
     rowdrop.put_files("waiting", make_csv("Waiting"))  # its event is not processed
     rowdrop.source.delete("removed.csv")
 
@@ -202,10 +201,8 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
         "inzip": "Zipped",
         "waiting": "Waiting",
     }
-    assert (
-        upgraded.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{upgraded.state.loss_signals.run_id()}"
-    )
+    loss_signals = upgraded.state.loss_signals
+    assert loss_signals.trust_state() == f"{VERIFIED_PREFIX}{loss_signals.run_id()}"
     assert upgraded.state.users.dirty_users() == set()
 
 
@@ -239,9 +236,8 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
         (FAST_EVENTS, FAST_EVENTS),
         (SAFE_EVENTS, SAFE_EVENTS),
     ):
-        assert [entry.decode() for entry in client.lrange(new_list, 0, -1)] == captured_state[
-            old_list
-        ]["value"]
+        entries = [entry.decode() for entry in client.lrange(new_list, 0, -1)]
+        assert entries == captured_state[old_list]["value"]
 
 
 def test_upgrade_happens_once(
@@ -258,7 +254,7 @@ def test_upgrade_happens_once(
 def test_upgrade_processes_messages_of_the_previous_release(
     upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
 ) -> None:
-    """A message is only a hint: each task of the previous release still exists and changes no row."""
+    """A message is only a hint: each task of the previous release exists and changes no row."""
     start(upgraded)
     app = create_app(upgraded.services.clients.settings, lambda: upgraded.services)
     processed = set()
@@ -287,7 +283,7 @@ def test_upgrade_processes_messages_of_the_previous_release(
 def test_upgrade_repairs_late_write_of_old_publisher(
     upgraded: RowdropHarness, captured_state: CapturedState, redis: "Redis"
 ) -> None:
-    """A publisher of the previous release, which uses the old keys, writes after the upgrade and its sweep."""
+    """A publisher of the previous release, with the old keys, writes after the upgrade sweep."""
     watchdog = start(upgraded)
     upgraded.run_sweep("start")
     etag = upgraded.output.put(OUTPUT_KEY, upgraded.read_output().replace(b"Drifted", b"Stale"))
@@ -304,7 +300,7 @@ def test_upgrade_repairs_late_write_of_old_publisher(
 def test_event_inbox_sees_probe_that_previous_listener_processed(
     rowdrop: RowdropHarness, redis: "Redis"
 ) -> None:
-    """With compose, `init` of this release runs while the previous listener still processes events."""
+    """With compose, `init` of this release runs while the previous listener processes events."""
     restore(redis, {"probe": CAPTURED["verified"]["probe"]})
     assert rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-captured")
     assert not rowdrop.state.inbox.has_probe_arrived(".rowdrop-probe-another")

@@ -135,12 +135,8 @@ def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(
             put(s3, f"{number}.png")
         path = f"src-data/{number}.png" if has_image else ""
         expected[str(number)] = [str(number), f"Name{number}", "Family", str(birthts), path]
-    wait_until(
-        lambda: (
-            list(csv.reader(io.StringIO(output(s3).decode())))[1:]
-            == [expected[u] for u in sorted(expected)]
-        )
-    )
+    expected_rows = [expected[user_id] for user_id in sorted(expected)]
+    wait_until(lambda: list(csv.reader(io.StringIO(output(s3).decode())))[1:] == expected_rows)
     before = output(s3)
     status, answer = post(rowdrop, "/data?wait=60")
     assert (status, answer["status"], answer["done"]) == (200, "updated", 100)
@@ -151,11 +147,15 @@ def test_rowdrop_publishes_hundred_users_and_rebuilds_same_bytes(
 def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) -> None:
     today = datetime.now(UTC).date()
 
-    def born(years_ago: int, days: int = 0) -> int:
+    def birthts_of(years_ago: int, days: int = 0) -> int:
         day = date(today.year - years_ago, today.month, min(today.day, 28)).toordinal() + days
         return (day - date(1970, 1, 1).toordinal()) * 86_400_000
 
-    people = {"just-20": born(20, -3), "not-yet-20": born(20, 3), "old": born(80, -3)}
+    people = {
+        "just-20": birthts_of(20, -3),
+        "not-yet-20": birthts_of(20, 3),
+        "old": birthts_of(80, -3),
+    }
     for user, birthts in people.items():
         put(s3, f"{user}.csv", f"first_name,last_name,birthts\n,,{birthts}\n".encode())
     put(s3, "old.png")
@@ -178,14 +178,12 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
 
 
 def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> None:
+    def is_explained() -> bool:
+        errors = get(rowdrop, "/errors")
+        return any(error["key"] == "1.CSV" and "rename" in error["reason"] for error in errors)
+
     put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
-    soon(
-        lambda: [
-            error
-            for error in get(rowdrop, "/errors")
-            if error["key"] == "1.CSV" and "rename" in error["reason"]
-        ]
-    )
+    soon(is_explained)
     s3.remove_object(SOURCE, "1.CSV")
     soon(lambda: get(rowdrop, "/errors") == [])
 
@@ -211,9 +209,8 @@ def test_flower_requires_password(rowdrop: RunShProcess, s3: Minio) -> None:
     import base64
 
     known = rowdrop.credentials
-    sign_in = base64.b64encode(
-        f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}".encode()
-    ).decode()
+    name_and_password = f"{known['FLOWER_USER']}:{known['FLOWER_PASSWORD']}"
+    sign_in = base64.b64encode(name_and_password.encode()).decode()
 
     def tasks() -> str:
         connection = http.client.HTTPConnection("127.0.0.1", int(known["FLOWER_PORT"]), timeout=10)

@@ -26,7 +26,7 @@ EXPECTED = (
 )
 
 
-def started_by(command: list[str]) -> tuple[int, str]:
+def run_bench(command: list[str]) -> tuple[int, str]:
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -38,7 +38,7 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
     folder = tmp_path / "temporary"
     folder.mkdir()
     size = ["--users", "20", "--drops", "2", "--quick", "--json", str(file)]
-    code, said = started_by(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
+    code, said = run_bench(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
     assert code == 0, said
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     for name in EXPECTED:
@@ -52,10 +52,10 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
     }
     assert {"cores", "Python", "MinIO"} <= document["machine"].keys()
     assert [left for left in folder.iterdir() if left.suffix != ".lock"] == []
-    assert mentions(str(folder)) == []
+    assert find_command_lines(str(folder)) == []
 
 
-def mentions(text: str) -> list[str]:
+def find_command_lines(text: str) -> list[str]:
     """Return the command lines of running processes that contain this text."""
     found = []
     for process in psutil.process_iter():

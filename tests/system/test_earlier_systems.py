@@ -54,7 +54,7 @@ def ask(
         connection.close()
 
 
-def anybody_gets(rowdrop: RunShProcess, path: str) -> tuple[int, bytes]:
+def get_anonymously(rowdrop: RunShProcess, path: str) -> tuple[int, bytes]:
     return rowdrop.get(path, "MINIO_PORT")
 
 
@@ -69,7 +69,7 @@ def users(rowdrop: RunShProcess, query: str = "") -> list[str]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _dropped(rowdrop: RunShProcess, s3: Minio) -> None:
+def _drop_files(rowdrop: RunShProcess, s3: Minio) -> None:
     put(s3, "1000.csv", CSV)
     put(s3, "1000.png", PNG)
     put(s3, "1001.csv", CSV.replace(b"946674000000", b"0"))
@@ -140,7 +140,7 @@ def test_post_data_is_queued_or_waits(rowdrop: RunShProcess) -> None:
 
 
 def test_public_output_is_readable_at_earlier_paths(rowdrop: RunShProcess) -> None:
-    status, body = anybody_gets(rowdrop, "/processed-data/output.csv")
+    status, body = get_anonymously(rowdrop, "/processed-data/output.csv")
     assert status == 200
     assert body.decode().splitlines() == [
         "user_id,first_name,last_name,birthts,img_path",
@@ -148,8 +148,8 @@ def test_public_output_is_readable_at_earlier_paths(rowdrop: RunShProcess) -> No
         "1001,Ivan,Ivanov,0,",
         "2000,Ivan,Ivanov,946674000000,processed-data/images/2000.jpg",
     ]
-    assert anybody_gets(rowdrop, "/processed-data/images/1000.png") == (200, PNG)
-    assert anybody_gets(rowdrop, "/processed-data/images/2000.jpg") == (200, b"jpg")
+    assert get_anonymously(rowdrop, "/processed-data/images/1000.png") == (200, PNG)
+    assert get_anonymously(rowdrop, "/processed-data/images/2000.jpg") == (200, b"jpg")
 
 
 def test_public_output_excludes_source_files(rowdrop: RunShProcess) -> None:
@@ -160,7 +160,7 @@ def test_public_output_excludes_source_files(rowdrop: RunShProcess) -> None:
         "/processed-data/",
         "/processed-data/bundles.json",
     ):
-        assert anybody_gets(rowdrop, path)[0] == 403
+        assert get_anonymously(rowdrop, path)[0] == 403
 
 
 def test_rowdrop_removes_rows_of_replaced_or_deleted_zip(rowdrop: RunShProcess, s3: Minio) -> None:
@@ -169,10 +169,6 @@ def test_rowdrop_removes_rows_of_replaced_or_deleted_zip(rowdrop: RunShProcess, 
     s3.remove_object("source", "users.zip")
     wait_until(lambda: users(rowdrop) == ["1000", "1001"])
     put(s3, "users.zip", b"no zip")
-    wait_until(
-        lambda: [
-            error for error in ask(rowdrop, "GET", "/errors")[1] if error["key"] == "users.zip"
-        ]
-    )
+    wait_until(lambda: "users.zip" in [error["key"] for error in ask(rowdrop, "GET", "/errors")[1]])
     (error,) = ask(rowdrop, "GET", "/errors")[1]
     assert "no zip archive" in error["reason"]

@@ -137,8 +137,8 @@ def test_access_rules_follow_decision_table(name: str, public_read: bool) -> Non
 @pytest.mark.parametrize(
     "host",
     [
-        "localhost", "LOCALHOST:8080", "localhost.", "localhost.:80", "a.localhost", "127.0.0.1", "127.8.9.1:1",
-        "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]",
+        "localhost", "LOCALHOST:8080", "localhost.", "localhost.:80", "a.localhost", "127.0.0.1",
+        "127.8.9.1:1", "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]",
     ],
 )  # fmt: skip
 def test_is_loopback_host_accepts_local_names(host: str) -> None:
@@ -148,11 +148,12 @@ def test_is_loopback_host_accepts_local_names(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "127.1", "2130706433", "0177.0.0.1",
-        "0x7f.0.0.1", "127.0.0.1:x", "127.0.0.1@evil.example", "evil.example@127.0.0.1", "evil.example,localhost",
-        "evil.example,a.localhost", "localhost localhost", "localhost/", "http://localhost", "[::1].evil.example",
-        "[::ffff:127.0.0.1]", "::1", "[::]", "0.0.0.0", "10.0.0.1", "192.168.1.1:8080", "[fe80::1]", "localhost..",  # noqa: S104
-        "\xb9\xb27.0.0.1", "local\tost", "localhost\n", "127.0.0.1\xa0",
+        "", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "127.1",
+        "2130706433", "0177.0.0.1", "0x7f.0.0.1", "127.0.0.1:x", "127.0.0.1@evil.example",
+        "evil.example@127.0.0.1", "evil.example,localhost", "evil.example,a.localhost",
+        "localhost localhost", "localhost/", "http://localhost", "[::1].evil.example",
+        "[::ffff:127.0.0.1]", "::1", "[::]", "0.0.0.0", "10.0.0.1", "192.168.1.1:8080",  # noqa: S104
+        "[fe80::1]", "localhost..", "\xb9\xb27.0.0.1", "local\tost", "localhost\n", "127.0.0.1\xa0",
     ],
 )  # fmt: skip
 def test_is_loopback_host_refuses_other_names(host: str) -> None:
@@ -175,9 +176,10 @@ def test_is_loopback_address_refuses_other_addresses(address: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "Forwarded", "FORWARDED", "Via", "X-Forwarded-For", "X_FORWARDED_FOR", "X-Forwarded-Host", "X-Forwarded-Proto",
-        "X-Forwarded-Port", "X-Forwarded", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Real-IP",
-        "CF-Connecting-IP", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP",
+        "Forwarded", "FORWARDED", "Via", "X-Forwarded-For", "X_FORWARDED_FOR", "X-Forwarded-Host",
+        "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded", "Forwarded-For",
+        "X-Original-Forwarded-For", "X-Original-Host", "X-Real-IP", "CF-Connecting-IP",
+        "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP",
         "X-ProxyUser-Ip", "X-Azure-ClientIP", "CDN-Loop",
     ],
 )  # fmt: skip
@@ -190,8 +192,9 @@ def test_is_proxy_header_detects_proxy_headers(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "Host", "Accept", "Accept-Encoding", "Origin", "Referer", "User-Agent", "Authorization", "If-None-Match",
-        "Range", "Cookie", "Connection", "Content-Type", "Sec-Fetch-Site", "X-Requested-With", "Traceparent",
+        "Host", "Accept", "Accept-Encoding", "Origin", "Referer", "User-Agent", "Authorization",
+        "If-None-Match", "Range", "Cookie", "Connection", "Content-Type", "Sec-Fetch-Site",
+        "X-Requested-With", "Traceparent",
     ],
 )  # fmt: skip
 def test_is_proxy_header_ignores_client_headers(name: str) -> None:
@@ -243,7 +246,7 @@ def test_access_rules_treat_malformed_header_as_wrong_token(text: str) -> None:
         )
 
 
-# -- warnings at the start ---------------------------------------------------------------------------------------------
+# -- warnings at the start -------------------------------------------------------------------------
 OUTSIDE: list[dict[str, object]] = [
     {"bind_address": "0.0.0.0"},  # noqa: S104
     {"allowed_hosts": ("rowdrop.example.org",)},
@@ -255,9 +258,8 @@ def test_access_rules_warn_once_without_token(outside: dict[str, object]) -> Non
     (line,) = AccessRules.from_settings(settings(**outside)).list_warnings()
     assert "every write and every read except /health/live is refused" in line
     assert "Set API_TOKEN" in line
-    (line,) = AccessRules.from_settings(
-        settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))
-    ).list_warnings()
+    with_read_token = settings(**outside, read_tokens=(Token("dashboard", READ, TokenKind.READ),))
+    (line,) = AccessRules.from_settings(with_read_token).list_warnings()
     assert "every write is refused" in line
 
 

@@ -22,38 +22,40 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     service.redis.close()
 
 
-def asked(service: Service, method: str = "GET", host: str = "localhost", **headers: str) -> Result:
+def send_request(
+    service: Service, method: str = "GET", host: str = "localhost", **headers: str
+) -> Result:
     sent = {name.replace("_", "-"): text for name, text in headers.items()}
     return service.client.simulate_request(method, "/data", headers={"Host": host, **sent})
 
 
-def told(result: Result) -> tuple[int, str]:
+def parse_problem(result: Result) -> tuple[int, str]:
     return result.status_code, result.json["type"].removeprefix("/docs#")
 
 
-# -- host names --------------------------------------------------------------------------------------------------------
+# -- host names ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
     [
-        "localhost", "LOCALHOST:8080", "localhost.", "rowdrop.localhost", "127.0.0.1", "127.0.0.1:8080", "192.0.2.7:80",
-        "[::1]", "[::1]:8080", "[2001:db8::7]", "",
+        "localhost", "LOCALHOST:8080", "localhost.", "rowdrop.localhost", "127.0.0.1",
+        "127.0.0.1:8080", "192.0.2.7:80", "[::1]", "[::1]:8080", "[2001:db8::7]", "",
     ],
 )  # fmt: skip
 def test_cross_site_middleware_accepts_loopback_hosts(service: Service, host: str) -> None:
-    assert asked(service, host=host).status_code == 200
+    assert send_request(service, host=host).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
-        "localhost:8080.evil.example", "localhost:x", "[::1].evil.example", "[evil]", "local host", "a,localhost",
-        "127.1", "2130706433",
+        "evil.example", "evil.example:8080", "localhost.evil.example", "evillocalhost",
+        "127.0.0.1.evil.example", "localhost:8080.evil.example", "localhost:x",
+        "[::1].evil.example", "[evil]", "local host", "a,localhost", "127.1", "2130706433",
     ],
 )  # fmt: skip
 def test_cross_site_middleware_refuses_other_hosts(service: Service, host: str) -> None:
-    assert told(asked(service, host=host)) == (421, "other-host")
-    assert told(asked(service, "POST", host=host)) == (421, "other-host")
+    assert parse_problem(send_request(service, host=host)) == (421, "other-host")
+    assert parse_problem(send_request(service, "POST", host=host)) == (421, "other-host")
 
 
 @pytest.mark.parametrize(
@@ -66,17 +68,17 @@ def test_cross_site_middleware_accepts_only_allowed_hosts(service: Service) -> N
         "a.lab.example.org",
         "a.b.lab.example.org",
     ):
-        assert asked(service, host=host).status_code == 200
+        assert send_request(service, host=host).status_code == 200
     for host in ("example.org", "x.rowdrop.example.org", "lab.example.org", "xlab.example.org"):
-        assert asked(service, host=host).status_code == 421
+        assert send_request(service, host=host).status_code == 421
 
 
 @pytest.mark.parametrize("service", [CrossSiteMiddleware(["*"])], indirect=True)
 def test_cross_site_middleware_star_accepts_every_host(service: Service) -> None:
-    assert asked(service, host="whatever.example").status_code == 200
+    assert send_request(service, host="whatever.example").status_code == 200
 
 
-# -- other sites -------------------------------------------------------------------------------------------------------
+# -- other sites -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
     "headers",
@@ -95,7 +97,7 @@ def test_cross_site_middleware_star_accepts_every_host(service: Service) -> None
 def test_cross_site_middleware_refuses_page_of_another_site(
     service: Service, method: str, headers: dict[str, str]
 ) -> None:
-    result = asked(service, method, **headers)
+    result = send_request(service, method, **headers)
     assert result.status_code == 403
     assert "access-control-allow-origin" not in result.headers
 
@@ -106,8 +108,8 @@ def test_cross_site_middleware_refuses_writes_by_link_or_form(service: Service) 
         "Sec_Fetch_Mode": "navigate",
         "Sec_Fetch_Dest": "document",
     }
-    assert told(asked(service, "POST", **form)) == (403, "cross-site")
-    assert asked(service, "POST", Origin=APP, **form).status_code == 403
+    assert parse_problem(send_request(service, "POST", **form)) == (403, "cross-site")
+    assert send_request(service, "POST", Origin=APP, **form).status_code == 403
 
 
 def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
@@ -116,7 +118,7 @@ def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
         "Sec_Fetch_Mode": "navigate",
         "Sec_Fetch_Dest": "document",
     }
-    assert asked(service, **headers).status_code == 200
+    assert send_request(service, **headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -132,22 +134,23 @@ def test_cross_site_middleware_accepts_followed_link(service: Service) -> None:
 def test_cross_site_middleware_accepts_own_pages_and_programs(
     service: Service, headers: dict[str, str]
 ) -> None:
-    assert asked(service, **headers).status_code == 200
-    assert asked(service, "POST", **headers).status_code == 503  # accepted; then Redis is missing
+    assert send_request(service, **headers).status_code == 200
+    # The POST is accepted; then Redis is missing.
+    assert send_request(service, "POST", **headers).status_code == 503
 
 
-# -- CORS --------------------------------------------------------------------------------------------------------------
+# -- CORS ------------------------------------------------------------------------------------------
 ALLOWED = CrossSiteMiddleware(cors_origins=[APP])
 ANY = CrossSiteMiddleware(cors_origins=["*"])
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
 def test_cross_site_middleware_accepts_allowed_origin(service: Service) -> None:
-    result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
+    result = send_request(service, Origin=APP, Sec_Fetch_Site="cross-site")
     assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, APP)
     assert "X-Total-Count" in result.headers["access-control-expose-headers"]
     assert "Origin" in result.headers["vary"]
-    assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 503
+    assert send_request(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 503
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
@@ -158,13 +161,13 @@ def test_cross_site_middleware_refuses_similar_origins(service: Service) -> None
         "https://app.example.org.evil.example",
         "null",
     ):
-        assert asked(service, Origin=origin, Sec_Fetch_Site="cross-site").status_code == 403
-    assert "Origin" in asked(service).headers["vary"]
+        assert send_request(service, Origin=origin, Sec_Fetch_Site="cross-site").status_code == 403
+    assert "Origin" in send_request(service).headers["vary"]
 
 
 @pytest.mark.parametrize("service", [ALLOWED], indirect=True)
 def test_cross_site_middleware_answers_preflight_of_allowed_origin(service: Service) -> None:
-    result = asked(
+    result = send_request(
         service,
         "OPTIONS",
         Origin=APP,
@@ -178,17 +181,13 @@ def test_cross_site_middleware_answers_preflight_of_allowed_origin(service: Serv
 
 @pytest.mark.parametrize("service", [ANY], indirect=True)
 def test_cross_site_middleware_star_origin_allows_reads_only(service: Service) -> None:
-    result = asked(service, Origin=APP, Sec_Fetch_Site="cross-site")
+    result = send_request(service, Origin=APP, Sec_Fetch_Site="cross-site")
     assert (result.status_code, result.headers["access-control-allow-origin"]) == (200, "*")
-    assert asked(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
-    assert (
-        asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT").status_code
-        == 403
-    )
-    assert (
-        asked(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET").status_code
-        == 204
-    )
+    assert send_request(service, "POST", Origin=APP, Sec_Fetch_Site="cross-site").status_code == 403
+    preflight = send_request(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="PUT")
+    assert preflight.status_code == 403
+    preflight = send_request(service, "OPTIONS", Origin=APP, Access_Control_Request_Method="GET")
+    assert preflight.status_code == 204
 
 
 @pytest.mark.parametrize("service", [ANY], indirect=True)
@@ -196,8 +195,8 @@ def test_cross_site_middleware_star_origin_allows_reads_only(service: Service) -
 def test_cross_site_middleware_refuses_write_disguised_as_preflight(
     service: Service, method: str
 ) -> None:
-    result = asked(service, method, Origin=APP, Access_Control_Request_Method="GET")
-    assert told(result) == (403, "cross-site")
+    result = send_request(service, method, Origin=APP, Access_Control_Request_Method="GET")
+    assert parse_problem(result) == (403, "cross-site")
 
 
 @pytest.mark.parametrize("service", [CrossSiteMiddleware()], indirect=True)
@@ -205,10 +204,11 @@ def test_cross_site_middleware_refuses_write_disguised_as_preflight(
 def test_cross_site_middleware_refuses_null_origin_without_host(
     service: Service, method: str
 ) -> None:
-    assert told(asked(service, method, host="", Origin="null")) == (403, "cross-site")
+    result = send_request(service, method, host="", Origin="null")
+    assert parse_problem(result) == (403, "cross-site")
 
 
-# -- headers -----------------------------------------------------------------------------------------------------------
+# -- headers ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", ["/data", "/nowhere", "/data?wrong=1"])
 def test_cross_site_middleware_sets_security_headers(service: Service, path: str) -> None:
     headers = service.client.simulate_get(path, headers={"Host": "localhost"}).headers

@@ -21,7 +21,7 @@ def pair() -> Iterator[Pair]:
         yield server, client
 
 
-def received(client: socket.socket, length: int) -> bytes:
+def receive(client: socket.socket, length: int) -> bytes:
     found = b""
     while len(found) < length:
         found += client.recv(1 << 20)
@@ -34,7 +34,7 @@ def test_client_socket_sends_head_with_body(pair: Pair) -> None:
     assert len(server.unsent) == 1
     server.sendall(b"body")
     assert not server.unsent
-    assert received(client, 8) == b"headbody"
+    assert receive(client, 8) == b"headbody"
 
 
 def test_client_socket_flushes_head_without_body(pair: Pair) -> None:
@@ -42,7 +42,7 @@ def test_client_socket_flushes_head_without_body(pair: Pair) -> None:
     server.sendall(b"head")
     server.flush()
     assert not server.unsent
-    assert received(client, 4) == b"head"
+    assert receive(client, 4) == b"head"
 
 
 def test_client_socket_keeps_unsent_data_without_waiting(pair: Pair) -> None:
@@ -62,7 +62,7 @@ def test_client_socket_keeps_unsent_data_without_waiting(pair: Pair) -> None:
             server.send_some()
         except BlockingIOError:
             continue
-    found += received(client, len(head) + len(body) - len(found))
+    found += receive(client, len(head) + len(body) - len(found))
     assert found == head + body
 
 

@@ -12,7 +12,7 @@ def lines(users: dict[int, bytes]) -> bytes:
     return HEADER + b"".join(b"%05d,%s\n" % (user, rest) for user, rest in sorted(users.items()))
 
 
-def put_together(old: bytes, pieces: list[UnchangedRange | bytes]) -> bytes:
+def join_pieces(old: bytes, pieces: list[UnchangedRange | bytes]) -> bytes:
     parts = [
         old[piece.start : piece.stop] if isinstance(piece, UnchangedRange) else piece
         for piece in pieces
@@ -20,7 +20,7 @@ def put_together(old: bytes, pieces: list[UnchangedRange | bytes]) -> bytes:
     return HEADER + b"".join(parts)
 
 
-def fresh(pieces: list[UnchangedRange | bytes]) -> bytes:
+def join_new_bytes(pieces: list[UnchangedRange | bytes]) -> bytes:
     return b"".join(piece for piece in pieces if not isinstance(piece, UnchangedRange))
 
 
@@ -34,14 +34,14 @@ any_lines = st.lists(st.binary(max_size=6).map(lambda line: line.replace(b"\n", 
 
 @given(files, files)
 def test_diff_lines_rebuild_new_file(old: bytes, new: bytes) -> None:
-    assert put_together(old, list(diff_lines(old, new, len(HEADER)))) == new
+    assert join_pieces(old, list(diff_lines(old, new, len(HEADER)))) == new
 
 
 @given(any_lines, any_lines)
 def test_diff_lines_handle_unsorted_files(old: bytes, new: bytes) -> None:
     old = HEADER + old
     new = HEADER + new
-    assert put_together(old, list(diff_lines(old, new, len(HEADER)))) == new
+    assert join_pieces(old, list(diff_lines(old, new, len(HEADER)))) == new
 
 
 @given(any_lines, any_lines)
@@ -56,7 +56,7 @@ def test_diff_lines_return_whole_lines(old: bytes, new: bytes) -> None:
 
 def test_diff_lines_of_unchanged_file_read_nothing() -> None:
     old = lines(dict.fromkeys(range(5000), b"same"))
-    assert fresh(list(diff_lines(old, old, len(HEADER)))) == b""
+    assert join_new_bytes(list(diff_lines(old, old, len(HEADER)))) == b""
 
 
 def test_diff_lines_read_only_changed_and_new_lines() -> None:
@@ -64,13 +64,11 @@ def test_diff_lines_read_only_changed_and_new_lines() -> None:
     changed = users | {4000: b"other", 60001: b"new"}
     del changed[30000]
     pieces = list(diff_lines(lines(users), lines(changed), len(HEADER)))
-    assert fresh(pieces) == b"04000,other\n60001,new\n"
+    assert join_new_bytes(pieces) == b"04000,other\n60001,new\n"
 
 
 def test_diff_lines_find_lines_at_both_ends() -> None:
     users = dict.fromkeys(range(10, 5000), b"same")
     changed = {1: b"first"} | users | {9999: b"last"}
-    assert (
-        fresh(list(diff_lines(lines(users), lines(changed), len(HEADER))))
-        == b"00001,first\n09999,last\n"
-    )
+    pieces = list(diff_lines(lines(users), lines(changed), len(HEADER)))
+    assert join_new_bytes(pieces) == b"00001,first\n09999,last\n"

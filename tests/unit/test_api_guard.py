@@ -153,9 +153,9 @@ def test_auth_middleware_opens_liveness_in_every_spelling(guarded: Guarded, path
 @pytest.mark.parametrize(
     "path",
     [
-        "/data", "/%64ata", "//data", "/data/", "/health/live/../../data", "/health/live/x", "/data/health/live",
-        "/health/live%2f..%2fdata", "/health/ready", "/health", "/files/health/live", "/stats", "/", "/docs",
-        "/openapi.json", "/nowhere",
+        "/data", "/%64ata", "//data", "/data/", "/health/live/../../data", "/health/live/x",
+        "/data/health/live", "/health/live%2f..%2fdata", "/health/ready", "/health",
+        "/files/health/live", "/stats", "/", "/docs", "/openapi.json", "/nowhere",
     ],
 )  # fmt: skip
 def test_auth_middleware_opens_no_other_path(guarded: Guarded, path: str) -> None:
@@ -196,7 +196,7 @@ def test_auth_middleware_opens_liveness_for_reads_only(guarded: Guarded, method:
     ],
 )
 def test_auth_middleware_refuses_wrong_tokens(guarded: Guarded, authorization: str) -> None:
-    # A wrong token is refused even for a local client's read, which needs no token.
+    """A wrong token is refused even for a local client's read, which needs no token."""
     for method in ("DELETE", "GET"):
         answer = guarded.send(authorization, method, "/files/1.csv")
         assert (answer.status_code, kind(answer)) == (401, "token")
@@ -295,24 +295,24 @@ def test_failure_limiter_delays_and_logs_wrong_tokens(
 def test_failure_limiter_logs_each_minute_and_address(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def guess(address: str) -> None:
+    def send_wrong_token(address: str) -> None:
         sent = {"Host": "localhost", "Authorization": "Bearer guess"}
         guarded.ask("DELETE", "/files/1.csv", sent, remote_addr=address)
 
-    def warned() -> list[str]:
+    def list_warned_addresses() -> list[str]:
         lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
         return [line.split()[4] for line in lines]
 
     for address in ("192.0.2.1", "192.0.2.2"):
         for _ in range(12):
-            guess(address)
-    assert warned() == ["192.0.2.1", "192.0.2.2"]
+            send_wrong_token(address)
+    assert list_warned_addresses() == ["192.0.2.1", "192.0.2.2"]
     guarded.time.now += FAILURE_WINDOW_S
     guarded.time.slept.clear()
     for _ in range(10):
-        guess("192.0.2.1")
+        send_wrong_token("192.0.2.1")
     assert guarded.time.slept == []
-    assert warned() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+    assert list_warned_addresses() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
 
 
 def test_failure_limiter_delays_one_request_at_a_time() -> None:

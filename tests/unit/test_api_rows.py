@@ -105,14 +105,10 @@ def test_data_route_returns_selected_fields_in_order(service: Service) -> None:
 
 
 def test_data_route_ignores_repeated_field(service: Service) -> None:
-    assert (
-        service.get("/data?sort=user_id,-user_id,user_id").content
-        == service.get("/data?sort=user_id").content
-    )
-    assert (
-        service.get("/data?fields=user_id,user_id").content
-        == service.get("/data?fields=user_id").content
-    )
+    sorted_once = service.get("/data?sort=user_id").content
+    assert service.get("/data?sort=user_id,-user_id,user_id").content == sorted_once
+    selected_once = service.get("/data?fields=user_id").content
+    assert service.get("/data?fields=user_id,user_id").content == selected_once
 
 
 def test_data_route_combines_all_parameters(service: Service) -> None:
@@ -230,10 +226,8 @@ def test_data_route_formats_without_rows_are_valid(service: Service) -> None:
         for name in ("json", "ndjson", "csv")
     }
     assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": OUTPUT_HEADER}
-    assert (
-        pq.read_table(io.BytesIO(service.get("/data?q=nobody&format=parquet").content)).num_rows
-        == 0
-    )
+    parquet = service.get("/data?q=nobody&format=parquet").content
+    assert pq.read_table(io.BytesIO(parquet)).num_rows == 0
     service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e"))
     for name, expected in nobody.items():
         assert service.get(f"/data?format={name}").content == expected
@@ -280,7 +274,7 @@ questions = st.fixed_dictionaries(
 )
 
 
-def slowly(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
+def evaluate_query(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
     """Evaluate a query in plain Python, as the reference for the fast implementation."""
     question = RowQuery.parse(asked)
     found = [
@@ -305,32 +299,20 @@ def in_each_format(table: SnapshotTable, question: RowQuery) -> Iterator[list[di
     rows = select_rows(table, question, TODAY).rows
     picked = table.select_json(rows)
     fields = question.fields
-    yield from (
-        [without_null(row) for row in json.loads(formats.encode_json_array(picked, fields))],
-        [
-            without_null(json.loads(line))
-            for line in formats.encode_ndjson(picked, fields).splitlines()
-        ],
-        [
-            whole(row)
-            for row in csv.DictReader(
-                io.StringIO(formats.encode_csv(table, rows, fields).decode(), newline="")
-            )
-        ],
-        [
-            without_null(row)
-            for row in pq.read_table(
-                io.BytesIO(formats.encode_parquet(table, rows, fields))
-            ).to_pylist()
-        ],
-    )
+    yield [without_null(row) for row in json.loads(formats.encode_json_array(picked, fields))]
+    lines = formats.encode_ndjson(picked, fields).splitlines()
+    yield [without_null(json.loads(line)) for line in lines]
+    csv_text = formats.encode_csv(table, rows, fields).decode()
+    yield [with_integer_birthts(row) for row in csv.DictReader(io.StringIO(csv_text, newline=""))]
+    parquet = io.BytesIO(formats.encode_parquet(table, rows, fields))
+    yield [without_null(row) for row in pq.read_table(parquet).to_pylist()]
 
 
 def without_null(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value or "" if name == "img_path" else value for name, value in row.items()}
 
 
-def whole(row: dict[str, str]) -> dict[str, Any]:
+def with_integer_birthts(row: dict[str, str]) -> dict[str, Any]:
     return {name: int(value) if name == "birthts" else value for name, value in row.items()}
 
 
@@ -338,13 +320,13 @@ def whole(row: dict[str, str]) -> dict[str, Any]:
 @given(tables, questions)
 def test_row_query_result_is_same_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
     table = EMPTY_TABLE.build_next_version(body(rows), "e")
-    expected = slowly(rows, asked)
+    expected = evaluate_query(rows, asked)
     for found in in_each_format(table, RowQuery.parse(asked)):
         assert found == expected
 
 
 # -- gzip ------------------------------------------------------------------------------------------
-def many(count: int) -> list[Row]:
+def make_many_rows(count: int) -> list[Row]:
     return [
         Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 7919, f"src-data/{n:06}.png" if n % 3 else "")
         for n in range(count)
@@ -355,7 +337,7 @@ def many(count: int) -> list[Row]:
     "query", ["", "format=ndjson", "format=csv", "q=zo", "format=html", "limit=0"]
 )
 def test_data_route_gzip_has_same_content_and_own_etag(service: Service, query: str) -> None:
-    service.view = View(EMPTY_TABLE.build_next_version(body(many(3000)), "e"))
+    service.view = View(EMPTY_TABLE.build_next_version(body(make_many_rows(3000)), "e"))
     plain = service.get(f"/data?{query}")
     packed = service.get(f"/data?{query}", Accept_Encoding="br, gzip")
     assert "content-encoding" not in plain.headers
@@ -376,7 +358,7 @@ def test_data_route_sends_no_gzip_unless_accepted(service: Service, coding: str)
 
 
 def test_gzip_blocks_recompress_only_changed_rows() -> None:
-    rows = many(30_000)
+    rows = make_many_rows(30_000)
     before = EMPTY_TABLE.build_next_version(body(rows), "e")
     _, known = compress_in_blocks(
         before.json, find_cut_points(before.get_row_starts("json"), before.birthts), {}
@@ -395,7 +377,7 @@ def test_gzip_blocks_recompress_only_changed_rows() -> None:
 @pytest.mark.parametrize("kind", ["json", "ndjson", "csv"])
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_table_row_starts_are_correct(kind: str, count: int) -> None:
-    table = EMPTY_TABLE.build_next_version(body(many(count)), "e")
+    table = EMPTY_TABLE.build_next_version(body(make_many_rows(count)), "e")
     text = {
         "json": table.json,
         "ndjson": formats.encode_ndjson(table.select_json(None)),
@@ -454,7 +436,7 @@ def test_html_page_has_no_scripts_or_external_resources(service: Service) -> Non
 
 
 def test_html_page_shows_part_with_page_links(service: Service) -> None:
-    service.view = View(EMPTY_TABLE.build_next_version(body(many(2500)), "e"))
+    service.view = View(EMPTY_TABLE.build_next_version(body(make_many_rows(2500)), "e"))
     result = service.get("/data?format=html")
     assert "1 to 100 of 2,500" in result.text
     assert 'href="/data?format=html&amp;offset=100"' in result.text
@@ -521,11 +503,12 @@ def test_user_route_etag_changes_only_with_its_row(service: Service) -> None:
 @pytest.mark.parametrize(
     ("query", "name"),
     [
-        ("limit=-1", "limit"), ("limit=", "limit"), ("limit=1e3", "limit"), ("limit=9999999999", "limit"),
-        ("offset=x", "offset"), ("limit=1&limit=2", "limit"), ("sort=", "sort"), ("sort=age", "sort"),
-        ("sort=--user_id", "sort"), ("fields=", "fields"),
+        ("limit=-1", "limit"), ("limit=", "limit"), ("limit=1e3", "limit"),
+        ("limit=9999999999", "limit"), ("offset=x", "offset"), ("limit=1&limit=2", "limit"),
+        ("sort=", "sort"), ("sort=age", "sort"), ("sort=--user_id", "sort"), ("fields=", "fields"),
         ("fields=user_id,", "fields"), ("fields=password", "fields"), ("q=", "q"), ("q=%20", "q"),
-        ("q=" + "x" * 201, "q"), ("format=xml", "format"), ("format=", "format"), ("page=2", "page"),
+        ("q=" + "x" * 201, "q"), ("format=xml", "format"), ("format=", "format"),
+        ("page=2", "page"),
     ],
 )  # fmt: skip
 def test_data_route_names_invalid_parameter_in_400(service: Service, query: str, name: str) -> None:

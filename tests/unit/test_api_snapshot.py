@@ -27,14 +27,14 @@ def body(rows: list[Row]) -> bytes:
     return OUTPUT_HEADER + b"".join(map(encode_row, rows))
 
 
-def many(count: int) -> list[Row]:
+def make_many_rows(count: int) -> list[Row]:
     return [
         Row(f"{n:06}", f"Zoë{n}", "O'Neil", n * 1000, f"src-data/{n:06}.png" if n % 3 else "")
         for n in range(count)
     ]
 
 
-def answer(row: Row) -> dict[str, Any]:
+def make_expected_object(row: Row) -> dict[str, Any]:
     return {
         "user_id": row.user_id,
         "first_name": row.first_name,
@@ -44,7 +44,7 @@ def answer(row: Row) -> dict[str, Any]:
     }
 
 
-def same(one: SnapshotTable, other: SnapshotTable) -> bool:
+def are_equal(one: SnapshotTable, other: SnapshotTable) -> bool:
     return (
         one.json == other.json
         and np.array_equal(one.birthts, other.birthts)
@@ -56,7 +56,7 @@ def same(one: SnapshotTable, other: SnapshotTable) -> bool:
 @given(tables)
 def test_table_json_matches_rows(rows: list[Row]) -> None:
     assert json.loads(EMPTY_TABLE.build_next_version(body(rows), "e").json) == [
-        answer(row) for row in rows
+        make_expected_object(row) for row in rows
     ]
 
 
@@ -65,39 +65,30 @@ def test_table_update_equals_full_read(versions: list[list[Row]]) -> None:
     table = EMPTY_TABLE
     for rows in versions:
         table = table.build_next_version(body(rows), "e")
-        assert same(table, EMPTY_TABLE.build_next_version(body(rows), "e"))
+        assert are_equal(table, EMPTY_TABLE.build_next_version(body(rows), "e"))
 
 
 def test_table_update_handles_many_changes() -> None:
-    rows = many(6000)
+    rows = make_many_rows(6000)
     table = EMPTY_TABLE.build_next_version(body(rows), "0")
     for step in range(1, 6):
-        rows = [
-            Row(row.user_id, f"step {step}", row.last_name, row.birthts, "")
-            if n % (900 * step) == 7
-            else row
-            for n, row in enumerate(rows)
-            if n % 2500 != step
-        ] + [Row(f"9{step}", "new", "", 0, "")]
+        for n in range(7, len(rows), 900 * step):
+            rows[n] = Row(rows[n].user_id, f"step {step}", rows[n].last_name, rows[n].birthts, "")
+        rows = [row for n, row in enumerate(rows) if n % 2500 != step]
+        rows.append(Row(f"9{step}", "new", "", 0, ""))
         table = table.build_next_version(body(rows), str(step))
-        assert same(table, EMPTY_TABLE.build_next_version(body(rows), "x"))
+        assert are_equal(table, EMPTY_TABLE.build_next_version(body(rows), "x"))
         assert len(table) == len(rows)
 
 
 def test_table_json_does_not_escape_unicode() -> None:
-    assert "Zoë0".encode() in EMPTY_TABLE.build_next_version(body(many(1)), "e").json
+    assert "Zoë0".encode() in EMPTY_TABLE.build_next_version(body(make_many_rows(1)), "e").json
 
 
 def test_table_without_rows_is_empty_array() -> None:
     assert json.loads(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e").json) == []
-    assert (
-        json.loads(
-            EMPTY_TABLE.build_next_version(body(many(3)), "e")
-            .build_next_version(OUTPUT_HEADER, "f")
-            .json
-        )
-        == []
-    )
+    table = EMPTY_TABLE.build_next_version(body(make_many_rows(3)), "e")
+    assert json.loads(table.build_next_version(OUTPUT_HEADER, "f").json) == []
 
 
 @given(tables, st.data())
@@ -107,7 +98,9 @@ def test_table_pick_returns_masked_rows_in_order(rows: list[Row], data: st.DataO
     picked = json.loads(
         encode_json_array(table.select_json(np.flatnonzero(np.array(mask, np.bool_))))
     )
-    assert picked == [answer(row) for row, wanted in zip(rows, mask, strict=True) if wanted]
+    assert picked == [
+        make_expected_object(row) for row, wanted in zip(rows, mask, strict=True) if wanted
+    ]
 
 
 @pytest.mark.parametrize("count", [3, 3000])
@@ -116,12 +109,12 @@ def test_table_pick_returns_masked_rows_in_order(rows: list[Row], data: st.DataO
     [b"", b"x,y\n", b"\n", b"a,b,c,d,e\n", b"\xff,b,c,1,e\n", b"a,b,c,1,e", b"1,a\rb,c,1,e\n"],
 )
 def test_table_update_refuses_invalid_output_unchanged(count: int, wrong: bytes) -> None:
-    table = EMPTY_TABLE.build_next_version(body(many(count)), "e")
+    table = EMPTY_TABLE.build_next_version(body(make_many_rows(count)), "e")
     before = table.json
     with pytest.raises(InvalidOutputCsv):
-        table.build_next_version(body(many(count)) + wrong if wrong else wrong, "f")
+        table.build_next_version(body(make_many_rows(count)) + wrong if wrong else wrong, "f")
     with pytest.raises(InvalidOutputCsv):
-        EMPTY_TABLE.build_next_version(body(many(count)) + wrong if wrong else wrong, "f")
+        EMPTY_TABLE.build_next_version(body(make_many_rows(count)) + wrong if wrong else wrong, "f")
     assert table.json is before
 
 
@@ -149,6 +142,6 @@ def test_lru_cache_refuses_oversized_value() -> None:
 
 
 def test_table_json_has_one_line_per_row() -> None:
-    lines = EMPTY_TABLE.build_next_version(body(many(50)), "e").json.splitlines()
+    lines = EMPTY_TABLE.build_next_version(body(make_many_rows(50)), "e").json.splitlines()
     assert len(lines) == 50
     assert all(first < second for first, second in pairwise(line.lstrip(b"[") for line in lines))

@@ -114,11 +114,14 @@ def test_archive_returns_any_names_and_bytes(files: dict[str, bytes]) -> None:
             ("u.tar", make_tar(files)),
             ("u.tgz", make_tar_gz(files)),
         ):
-            mine = (
-                member for member in members(key, body, pool) if isinstance(member.file, UserFile)
-            )
-            wanted = {path: body for path, body in files.items() if not path.endswith("/.csv")}
-            assert {member.path: member.body for member in mine} == wanted
+            found = {
+                member.path: member.body
+                for member in members(key, body, pool)
+                if isinstance(member.file, UserFile)
+            }
+            assert found == {
+                path: body for path, body in files.items() if not path.endswith("/.csv")
+            }
 
 
 def test_archive_larger_than_block_is_read_in_blocks(pool: ThreadPoolExecutor) -> None:
@@ -167,10 +170,8 @@ def test_zip_archive_decodes_names_without_utf8_flag(
 
 
 def test_zip_archive_decodes_names_with_utf8_flag(pool: ThreadPoolExecutor) -> None:
-    assert paths("u.zip", make_zip({"тест.csv": b"", "😀.csv": b""}), pool) == [
-        "тест.csv",
-        "😀.csv",
-    ]
+    body = make_zip({"тест.csv": b"", "😀.csv": b""})
+    assert paths("u.zip", body, pool) == ["тест.csv", "😀.csv"]
 
 
 def test_tar_archive_ignores_non_utf8_name(pool: ThreadPoolExecutor) -> None:
@@ -253,9 +254,14 @@ def test_archive_refuses_nested_archive(name: str, pool: ThreadPoolExecutor) -> 
 
 @pytest.mark.parametrize(
     ("kind", "word"),
-    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "device"), (tarfile.FIFOTYPE, "pipe"),
-     (tarfile.GNUTYPE_SPARSE, "holes")],
-)  # fmt: skip
+    [
+        (tarfile.SYMTYPE, "link"),
+        (tarfile.LNKTYPE, "link"),
+        (tarfile.CHRTYPE, "device"),
+        (tarfile.FIFOTYPE, "pipe"),
+        (tarfile.GNUTYPE_SPARSE, "holes"),
+    ],
+)
 def test_tar_archive_refuses_links_and_devices(
     kind: bytes, word: str, pool: ThreadPoolExecutor
 ) -> None:

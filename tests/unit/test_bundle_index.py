@@ -83,16 +83,16 @@ def test_bundle_index_refuses_other_bytes(body: bytes) -> None:
 
 
 # -- the bundle catalog ----------------------------------------------------------------------------
-def shelved(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEntry:
+def make_entry(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEntry:
     return CatalogEntry("etag", since, make_version_digest(key, "etag"), since, reason=reason)
 
 
 def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
     shelf = BundleCatalog(
         {
-            "b": shelved(7),
-            "a": shelved(7),
-            "new": shelved(9),
+            "b": make_entry(7),
+            "a": make_entry(7),
+            "new": make_entry(9),
             "none": CatalogEntry("e", 8, "", reason="broken"),
         }
     )
@@ -100,7 +100,7 @@ def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
 
 
 def test_bundle_catalog_decodes_its_bytes_and_never_repeats_them() -> None:
-    shelf = BundleCatalog({"ü.zip": shelved(7, reason="why")})
+    shelf = BundleCatalog({"ü.zip": make_entry(7, reason="why")})
     assert BundleCatalog.decode(shelf.encode()) == shelf
     assert shelf.encode() != shelf.encode()
     assert shelf.with_entry("ü.zip", None) == BundleCatalog()
@@ -109,10 +109,10 @@ def test_bundle_catalog_decodes_its_bytes_and_never_repeats_them() -> None:
 
 
 def test_is_up_to_date_compares_archive_version() -> None:
-    assert is_up_to_date("u.zip", shelved(7), ("etag", 7))
+    assert is_up_to_date("u.zip", make_entry(7), ("etag", 7))
     assert is_up_to_date("u.zip", None, None)
     assert is_up_to_date("u.zip", CatalogEntry("etag", 7, "", reason="broken"), ("etag", 7))
     for other in (None, ("etag", 8), ("another", 7)):
-        assert not is_up_to_date("u.zip", shelved(7), other)
+        assert not is_up_to_date("u.zip", make_entry(7), other)
     assert not is_up_to_date("u.zip", None, ("etag", 7))
-    assert not is_up_to_date("u.zip", shelved(7, key="made by other rules"), ("etag", 7))
+    assert not is_up_to_date("u.zip", make_entry(7, key="made by other rules"), ("etag", 7))

@@ -46,9 +46,9 @@ def test_compose_defines_all_services() -> None:
 def test_compose_uses_only_features_of_old_compose() -> None:
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     known = {
-        "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "init",
-        "labels", "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt",
-        "stop_grace_period", "tmpfs", "user", "volumes",
+        "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck",
+        "image", "init", "labels", "logging", "mem_limit", "pids_limit", "ports", "read_only",
+        "restart", "security_opt", "stop_grace_period", "tmpfs", "user", "volumes",
     }  # fmt: skip
     assert {key for service in SERVICES.values() for key in service} <= known
     variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)
@@ -95,7 +95,10 @@ def test_compose_publishes_ports_on_loopback_by_default(service: dict[str, Any])
 
 
 def test_compose_recreates_redis_when_acl_rules_change() -> None:
-    """Redis reads its ACL rules only when it starts, and compose recreates a container with another label."""
+    """Redis reads its ACL rules only when it starts.
+
+    Compose recreates a container that has another label.
+    """
     rules = json.dumps(dict(REDIS_RULES), sort_keys=True)
     digest = hashlib.sha256(rules.encode()).hexdigest()[:8]
     assert SERVICES["redis"]["labels"] == {"rowdrop.acl": digest}, (
@@ -126,7 +129,10 @@ def test_compose_servers_start_after_credentials() -> None:
 
 
 PROCESS_OF = {name: name for name in SERVICES} | {"worker-bulk": "worker", "load": "loader"}
-"""Service to the process of which it gets the credentials, see `build_credential_files`."""
+"""Service to the process from which it gets its credentials.
+
+The processes are those of `worker.commands.provisioning.credential_files.build_credential_files`.
+"""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"secrets"}))

@@ -47,10 +47,8 @@ def test_credentials_are_generated_and_never_repeat(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     one = prepare_credentials(tmp_path / "a", {}, BUCKETS, NOW)
     other = prepare_credentials(tmp_path / "b", {}, BUCKETS, NOW)
-    for users in (
-        [credentials.root, *credentials.minio.values(), *credentials.redis.values()]
-        for credentials in (one, other)
-    ):
+    for credentials in (one, other):
+        users = [credentials.root, *credentials.minio.values(), *credentials.redis.values()]
         assert len({user.name for user in users}) == len(users)
         assert all(len(user.password) >= 20 for user in users)
     assert {user.name for user in one.minio.values()}.isdisjoint(
@@ -280,9 +278,8 @@ def test_parse_users_refuses_invalid_password_without_showing_it(password: str) 
 
 
 def test_parse_users_accepts_characters_of_other_generators() -> None:
-    assert parse_users("api=AKIAIOSFODNN7EXAMPLE:wJalrXUtn/K7MDENG+bPxRfiCY=:~", "MINIO_USERS")[
-        "api"
-    ].password.endswith("=:~")
+    written = "api=AKIAIOSFODNN7EXAMPLE:wJalrXUtn/K7MDENG+bPxRfiCY=:~"
+    assert parse_users(written, "MINIO_USERS")["api"].password.endswith("=:~")
     url = complete({"REDIS_USERS": "worker=name:p@x/y?z#%41["}).redis_urls["worker"]
     assert parse_redis_user(url) == ServerUser("name", "p@x/y?z#%41[")
     assert urlsplit(url).hostname == "redis"

@@ -72,11 +72,8 @@ def test_decode_entry_returns_any_key(key: str) -> None:
 def test_decode_entry_returns_all_events() -> None:
     entries = json.loads(make_notification("1.csv")) + json.loads(make_notification("2.csv"))
     entries[0]["Event"] *= 2
-    assert [event.key for event in decode_entry(json.dumps(entries).encode())] == [
-        "1.csv",
-        "1.csv",
-        "2.csv",
-    ]
+    events = decode_entry(json.dumps(entries).encode())
+    assert [event.key for event in events] == ["1.csv", "1.csv", "2.csv"]
 
 
 @pytest.mark.parametrize(
@@ -127,18 +124,22 @@ def test_decode_entry_raises_only_documented_error(raw: bytes) -> None:
 @settings(max_examples=500)
 @given(st.sampled_from(PLACES), JSON)
 def test_decode_entry_handles_any_value_in_any_field(place: list[str | int], value: object) -> None:
-    message = replaced(json.loads(make_notification()), place, value)
+    message = replace_value(json.loads(make_notification()), place, value)
     with contextlib.suppress(InvalidEvent):
         for event in decode_entry(json.dumps(message).encode()):
             f"{event.bucket}{event.key}{event.name}".encode()
 
 
-def replaced(message: object, place: list[str | int], value: object) -> object:
+def replace_value(message: object, place: list[str | int], value: object) -> object:
     match message, place:
         case _, []:
             return value
         case list(), [int(index), *rest]:
-            return [*message[:index], replaced(message[index], rest, value), *message[index + 1 :]]
+            return [
+                *message[:index],
+                replace_value(message[index], rest, value),
+                *message[index + 1 :],
+            ]
         case dict(), [str(name), *rest]:
-            return {**message, name: replaced(message[name], rest, value)}
+            return {**message, name: replace_value(message[name], rest, value)}
     raise AssertionError(f"there is no {place}")

@@ -1,4 +1,4 @@
-"""`worker.commands.provisioning.forgery_probe`: the requests that it sends, and how it evaluates the responses."""
+"""Tests of `worker.commands.provisioning.forgery_probe`: its requests, and what responses mean."""
 
 import io
 import tarfile

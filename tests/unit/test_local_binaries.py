@@ -61,7 +61,7 @@ def test_find_redis_falls_back_to_installed_valkey(path: Path) -> None:
 def test_find_minio_ignores_minio_on_path(path: Path, tmp_path: Path) -> None:
     """Published versions have vulnerabilities that Rowdrop's build fixes."""
     program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
-    built = built_before(tmp_path)
+    built = write_cached_build(tmp_path)
     assert find_minio(tmp_path, silent) == built
 
 
@@ -69,7 +69,7 @@ def test_find_minio_looks_up_minio_binary_on_path(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minio = program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
-    built_before(tmp_path)
+    write_cached_build(tmp_path)
     monkeypatch.setenv("MINIO_BINARY", "minio")
     assert find_minio(tmp_path, silent) == minio
 
@@ -78,7 +78,7 @@ def test_find_minio_ignores_build_without_edits(path: Path, tmp_path: Path) -> N
     """The cache may contain the unpatched program of an earlier Rowdrop."""
     name = f"minio-{MINIO_MODULE_VERSION}-{platform.system()}-{platform.machine()}".lower()
     unpatched = program(tmp_path / name, "minio version DEVELOPMENT.GOGET")
-    built = built_before(tmp_path)
+    built = write_cached_build(tmp_path)
     assert find_minio(tmp_path, silent) == built != unpatched
 
 
@@ -119,7 +119,8 @@ def test_read_release_finds_month_in_go_module(tmp_path: Path) -> None:
     )
     with minio.open("ab") as file:
         file.write(
-            b"exit 0\n\x00path\tx\nmod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n"
+            b"exit 0\n\x00path\tx\n"
+            b"mod\tgithub.com/minio/minio\tv0.0.0-20260212201848-7aac2a2c5b7c\th1:x=\n"
         )
     assert read_release(minio) == "2026-02"
 
@@ -130,12 +131,8 @@ def test_read_release_of_built_minio_is_commit_month(tmp_path: Path) -> None:
         (minio_build.MINIO_SOURCE_DIR / "main.go").read_text(encoding="utf-8"),
     )
     assert tag
-    assert (
-        read_release(
-            program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")
-        )
-        == "2026-02"
-    )
+    minio = program(tmp_path / "minio", f"minio version {tag[1]} (commit-id=7aac2a2c5b7c)")
+    assert read_release(minio) == "2026-02"
 
 
 def test_find_minio_explains_unwritable_cache(path: Path, tmp_path: Path) -> None:
@@ -166,8 +163,10 @@ def test_find_minio_explains_failed_build_and_cleans_up(path: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "refusal",
     [
-        "cannot build MinIO: minio@v1 is not the source that Rowdrop pins: expected h1:a=, found h1:b=",
-        "cannot build MinIO: cmd/auth-handler.go is not the file these edits were made for: expected sha256 a, found b",
+        "cannot build MinIO: minio@v1 is not the source that Rowdrop pins: "
+        "expected h1:a=, found h1:b=",
+        "cannot build MinIO: cmd/auth-handler.go is not the file these edits were made for: "
+        "expected sha256 a, found b",
     ],
 )
 def test_find_minio_reports_refused_source(path: Path, tmp_path: Path, refusal: str) -> None:
@@ -185,6 +184,6 @@ def test_user_cache_dir_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_cache_dir() == Path("/somewhere/rowdrop")
 
 
-def built_before(cache: Path) -> Path:
+def write_cached_build(cache: Path) -> Path:
     """Write a program into the cache under the name that a build uses, and return its path."""
     return program(cache / build_program_name(), "minio version DEVELOPMENT.GOGET")

@@ -40,7 +40,7 @@ def start(
     return process
 
 
-def nobody(_: list[str]) -> None:
+def discard(_: list[str]) -> None:
     """Discard the report."""
 
 
@@ -58,7 +58,7 @@ def test_stop_processes_kills_process_ignoring_sigterm(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     process = start(started, STUBBORN, tmp_path / "one.pid", "marked")
-    stop_processes(tmp_path, ["one"], 0.3, nobody)
+    stop_processes(tmp_path, ["one"], 0.3, discard)
     assert process.wait(5) == -9
 
 
@@ -67,7 +67,7 @@ def test_stop_processes_spares_unrelated_process(
 ) -> None:
     process = start(started, SLEEP, tmp_path / "one.pid", "a-stranger")
     (tmp_path / "one.pid").write_text(f"{process.pid}\nsome other words\n")
-    stop_processes(tmp_path, ["one"], 10, nobody)
+    stop_processes(tmp_path, ["one"], 10, discard)
     assert process.poll() is None
 
 
@@ -79,7 +79,7 @@ def test_find_running_includes_children_of_killed_leader(
     os.kill(process.pid, 9)
     process.wait()
     assert find_running(tmp_path, ["one"]) == {"one": process.pid}
-    stop_processes(tmp_path, ["one"], 0.3, nobody)
+    stop_processes(tmp_path, ["one"], 0.3, discard)
     assert find_running(tmp_path, ["one"]) == {}
 
 

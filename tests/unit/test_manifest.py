@@ -34,7 +34,7 @@ def manifest_of(*facts: Fact) -> Manifest:
     return Manifest.empty().with_changes({found.user_id: found for found in facts})
 
 
-def held_by(manifest: Manifest) -> dict[str, Fact]:
+def facts_by_user(manifest: Manifest) -> dict[str, Fact]:
     facts = list(manifest.iterate_facts())
     assert len(facts) == len(manifest) == len({found.user_id for found in facts})
     return {found.user_id: found for found in facts}
@@ -51,7 +51,7 @@ def test_manifest_without_facts_is_empty() -> None:
 @given(FACTS)
 def test_manifest_decodes_encoded_facts(facts: dict[str, Fact]) -> None:
     manifest = manifest_of(*facts.values())
-    assert held_by(Manifest.decode(manifest.encode())) == held_by(manifest) == facts
+    assert facts_by_user(Manifest.decode(manifest.encode())) == facts_by_user(manifest) == facts
     for user_id in [*facts, "nobody"]:
         assert manifest.get(user_id) == facts.get(user_id)
 
@@ -65,14 +65,14 @@ def test_manifest_with_changes_adds_replaces_and_removes_facts(
     for changes in many:
         manifest = manifest.with_changes(changes)
         expected = {user_id: found for user_id, found in {**expected, **changes}.items() if found}
-    assert held_by(manifest) == expected
-    assert held_by(Manifest.decode(manifest.encode())) == expected
+    assert facts_by_user(manifest) == expected
+    assert facts_by_user(Manifest.decode(manifest.encode())) == expected
 
 
 def test_manifest_with_changes_leaves_original_unchanged() -> None:
     old = manifest_of(make_fact("1"), make_fact("2"))
     old.with_changes({"1": None, "2": make_fact("2", held=True), "3": make_fact("3")})
-    assert held_by(old) == {"1": make_fact("1"), "2": make_fact("2")}
+    assert facts_by_user(old) == {"1": make_fact("1"), "2": make_fact("2")}
 
 
 def test_manifest_with_changes_keeps_one_fact_per_user() -> None:
@@ -81,17 +81,15 @@ def test_manifest_with_changes_keeps_one_fact_per_user() -> None:
         manifest = manifest.with_changes(
             {str(number % 50): make_fact(str(number % 50), held=number >= 150)}
         )
-    assert held_by(manifest) == {
+    assert facts_by_user(manifest) == {
         str(number): make_fact(str(number), held=True) for number in range(50)
     }
 
 
 def test_manifest_keeps_source_other_than_own_key() -> None:
     bundled = make_fact("1", source="many.zip")
-    assert held_by(Manifest.decode(manifest_of(bundled, make_fact("2")).encode())) == {
-        "1": bundled,
-        "2": make_fact("2"),
-    }
+    manifest = Manifest.decode(manifest_of(bundled, make_fact("2")).encode())
+    assert facts_by_user(manifest) == {"1": bundled, "2": make_fact("2")}
 
 
 def test_manifest_to_frame_contains_rules_version() -> None:
@@ -111,18 +109,14 @@ def test_manifest_decodes_facts_of_other_rules() -> None:
     manifest = Manifest.decode(parquet(older))
     assert manifest.to_frame()["rules"].tolist() == ["0"]
     assert manifest.get("1") == make_fact("1")
-    assert sorted(manifest.with_changes({"2": make_fact("2")}).to_frame()["rules"]) == [
-        "0",
-        RULES_VERSION,
-    ]
+    frame = manifest.with_changes({"2": make_fact("2")}).to_frame()
+    assert sorted(frame["rules"]) == ["0", RULES_VERSION]
 
 
 def test_manifest_restores_output_rows() -> None:
     manifest = manifest_of(make_fact("1"), make_fact("2", image=None))
-    assert sorted(manifest.to_output_rows(BUCKETS), key=lambda found: found.user_id) == [
-        make_row("1"),
-        make_row("2", img_path=""),
-    ]
+    rows = sorted(manifest.to_output_rows(BUCKETS), key=lambda row: row.user_id)
+    assert rows == [make_row("1"), make_row("2", img_path="")]
 
 
 # -- invalid manifests ---------------------------------------------------------------------------

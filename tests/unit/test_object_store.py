@@ -36,7 +36,7 @@ class Tampered(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def tampered() -> Iterator[S3ObjectStore]:
+def tampered_store() -> Iterator[S3ObjectStore]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Tampered) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -44,12 +44,12 @@ def tampered() -> Iterator[S3ObjectStore]:
         server.shutdown()
 
 
-def test_store_list_error_is_not_an_empty_bucket(tampered: S3ObjectStore) -> None:
+def test_store_list_error_is_not_an_empty_bucket(tampered_store: S3ObjectStore) -> None:
     """Require an error, because obstore reads the response as an empty page.
 
     A sweep would then conclude that all files were deleted.
     """
     with pytest.raises(StoreUnavailable):
-        list(tampered.list_objects())
+        list(tampered_store.list_objects())
     with pytest.raises(StoreUnavailable):
-        S3FileStore(tampered).list_page("", "", 10)
+        S3FileStore(tampered_store).list_page("", "", 10)

@@ -1,4 +1,4 @@
-"""Tests of `shared.formats.output_csv`: lines, the table held as bytes, its repair, and DataFrames."""
+"""Tests of `shared.formats.output_csv`: lines, the table as bytes, its repair, and DataFrames."""
 
 import csv
 import io
@@ -112,9 +112,10 @@ def test_encode_row_refuses_line_breaks_and_surrogates(field: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"", b"1", b"1,a,b,2", b"1,a,b,2,c,d", b"1,a,b,x,c", b"1,a,b,,c", b"1,a,b, 2,c", b"1,a,b,1_0,c",
-        b"1,a,b," + b"9" * 5000 + b",c", b"\xff,a,b,2,c", b'1,"a,b,2,c', b'1,"a"x,b,2,c', b'1,x"a,b,2,c',
-        b'1,"a",b,2,c,', b'1,"a",b,2,c,d', b'1,"a",b,2', b"1,a,b,2,c\r", b"1,a\rb,b,2,c", b'1,"a",b,2,c"',
+        b"", b"1", b"1,a,b,2", b"1,a,b,2,c,d", b"1,a,b,x,c", b"1,a,b,,c", b"1,a,b, 2,c",
+        b"1,a,b,1_0,c", b"1,a,b," + b"9" * 5000 + b",c", b"\xff,a,b,2,c", b'1,"a,b,2,c',
+        b'1,"a"x,b,2,c', b'1,x"a,b,2,c', b'1,"a",b,2,c,', b'1,"a",b,2,c,d', b'1,"a",b,2',
+        b"1,a,b,2,c\r", b"1,a\rb,b,2,c", b'1,"a",b,2,c"',
     ],
 )  # fmt: skip
 def test_decode_row_refuses_invalid_line(line: bytes) -> None:
@@ -247,10 +248,8 @@ def test_output_csv_repair_without_header_is_empty(body: bytes) -> None:
 
 
 def test_output_csv_repair_drops_lines_not_utf8() -> None:
-    assert (
-        OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n").body
-        == OUTPUT_HEADER + b"2,a,b,1,\n"
-    )
+    repaired = OutputCsv.repair(OUTPUT_HEADER + b"1,\xff,b,1,\n2,a,b,1,\n")
+    assert repaired.body == OUTPUT_HEADER + b"2,a,b,1,\n"
 
 
 @settings(max_examples=500)

@@ -58,8 +58,10 @@ def test_duty_cycle_limits_continuous_work_to_fraction(piece_s: float) -> None:
 
 
 def test_duty_cycle_limits_wait_time() -> None:
-    # A publisher that waited for the whole deficit of a long burst before it publishes a sweep's
-    # rows would appear to hang.
+    """The wait is shorter than the whole deficit of a long burst.
+
+    A publisher that waited for it before it publishes a sweep's rows would appear to hang.
+    """
     clock = Clock()
     pace = DutyCycle(0.2, 0.1, clock, 2.0)
     for _ in range(100):

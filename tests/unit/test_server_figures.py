@@ -51,13 +51,15 @@ def test_detect_losses_reports_metrics_of_another_release(known: str, now: str) 
 
 
 METRICS = """\
-# HELP minio_notify_target_queue_length Number of events currently staged in the queue_dir configured for the target
+# HELP minio_notify_target_queue_length Number of events currently staged in the queue_dir \
+configured for the target
 # TYPE minio_notify_target_queue_length gauge
 minio_notify_target_queue_length{server="a:9000",target_id="FAST",target_name="redis"} 1
 minio_notify_target_queue_length{server="a:9000",target_id="SAFE",target_name="redis"} 20
 minio_notify_target_queue_length{server="b:9000",target_id="SAFE",target_name="redis"} 3
 minio_notify_target_queue_length{server="a:9000",target_id="theirs",target_name="kafka"} 500
-# HELP minio_node_process_starttime_seconds Start time for MinIO process per node, time in seconds since Unix epoc
+# HELP minio_node_process_starttime_seconds Start time for MinIO process per node, \
+time in seconds since Unix epoc
 # TYPE minio_node_process_starttime_seconds gauge
 minio_node_process_starttime_seconds{server="a:9000"} 1.79565412914e+09
 """

@@ -90,8 +90,8 @@ def _fill_and_empty(
 ) -> None:
     """Fill the disk under traffic, make room again, and wait until every row is right.
 
-    `has_room` tries a write on the server. `check_clients` checks the response to a client while the disk
-    is full.
+    `has_room` tries a write on the server. `check_clients` checks the response to a client while
+    the disk is full.
     """
     with stage.start_traffic(live, users=200, per_second=60) as (traffic, observer):
         time.sleep(3)
@@ -104,7 +104,8 @@ def _fill_and_empty(
         stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
         stage.finding.figures["writes refused"] = str(traffic.refused)
         stage.finding.check(
-            f"GET: expected only status 200, found these numbers by status: {dict(observer.status_counts)}",
+            "GET: expected only status 200, "
+            f"found these numbers by status: {dict(observer.status_counts)}",
             holds=set(observer.status_counts) == {200},
         )
 

@@ -85,15 +85,13 @@ def _kill_at(stage: ScenarioRun, live: LiveRowdrop, point: str) -> float:
         time.sleep(1)
         live.give_order("kill", point)
         if "worker-bulk" in point and point not in UNPACK_POINTS:
-            (
-                live.request_sweep
-                if "sweep" in point or "mark" in point
-                else lambda: measure_post(live)
-            )()
+            if "sweep" in point or "mark" in point:
+                live.request_sweep()
+            else:
+                measure_post(live)
         try:
-            wait_until(
-                lambda: live.was_obeyed, 180, f"a process is killed at {point}"
-            )  # a rebuild may wait for another
+            # A rebuild may wait for another.
+            wait_until(lambda: live.was_obeyed, 180, f"a process is killed at {point}")
         except WaitTimeout as error:
             stage.finding.failures.append(str(error))
         killed_at = time.monotonic()

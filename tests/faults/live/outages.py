@@ -106,7 +106,8 @@ def _check_drops_are_published(stage: ScenarioRun, live: LiveRowdrop, recovered_
 
 def _check_gets(stage: ScenarioRun, observer: TrafficObserver) -> None:
     stage.finding.check(
-        f"GET: expected only status 200, found these numbers by status: {dict(observer.status_counts)}",
+        "GET: expected only status 200, "
+        f"found these numbers by status: {dict(observer.status_counts)}",
         holds=set(observer.status_counts) == {200},
     )
     stage.finding.figures["GETs"] = f"{observer.status_counts[200]} responses with status 200"
@@ -224,7 +225,8 @@ def _run_source_fault(
         live.request_sweep()
         removed_rows = _find_removed_rows(live, set(before), 20)
         stage.finding.check(
-            f"expected no row to disappear, found {len(removed_rows)} rows gone: {sorted(removed_rows)[:3]}",
+            "expected no row to disappear, "
+            f"found {len(removed_rows)} rows gone: {sorted(removed_rows)[:3]}",
             holds=not removed_rows,
         )
         status, body = live.get_from_api("/health/ready")

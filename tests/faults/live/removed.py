@@ -167,7 +167,8 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
     "watch": ("the watchdog, and every sweep", _remove_watchdog),
     "sweeps": ("every sweep but the hourly one", _remove_sweeps),
     "care of events": (
-        "the copies of events on MinIO's disk, the settings for event delivery, and every sweep but the hourly one",
+        "the copies of events on MinIO's disk, the settings for event delivery, "
+        "and every sweep but the hourly one",
         _remove_sweeps,
     ),
     "absence": ("the rule that only NoSuchKey means absent", _remove_absence_rule),

@@ -55,8 +55,9 @@ def format_line(finding: Finding) -> str:
     removed = f", without {REMEDIES[finding.without][0]}" if finding.without else ""
     converged = f"{finding.converged_s:.1f} s" if finding.converged_s is not None else "never"
     return (
-        f"{finding.name}{removed} (replay: --seed {finding.seed}): acknowledged {finding.acknowledged}, "
-        f"lost {finding.lost}, doubled {finding.doubled}, stale {finding.stale}, converged {converged}"
+        f"{finding.name}{removed} (replay: --seed {finding.seed}): "
+        f"acknowledged {finding.acknowledged}, lost {finding.lost}, doubled {finding.doubled}, "
+        f"stale {finding.stale}, converged {converged}"
     )
 
 
@@ -70,7 +71,8 @@ def _describe_machine() -> str:
     ).stdout.strip()
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}, {psutil.cpu_count()} cores, {memory:.0f} GB, "
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}, "
+        f"{psutil.cpu_count()} cores, {memory:.0f} GB, "
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()}.\n"
     )
 
@@ -84,8 +86,9 @@ def _render_table(findings: Sequence[Finding]) -> str:
     for finding in findings:
         converged = "never" if finding.converged_s is None else f"{finding.converged_s:.1f} s"
         lines.append(
-            f"| {finding.name} | {finding.seed} | {finding.acknowledged:,} | {finding.bundled} | {finding.lost} | "
-            f"{finding.doubled} | {finding.stale} | {converged} | {finding.bound_s:.0f} s |"
+            f"| {finding.name} | {finding.seed} | {finding.acknowledged:,} | {finding.bundled} "
+            f"| {finding.lost} | {finding.doubled} | {finding.stale} | {converged} "
+            f"| {finding.bound_s:.0f} s |"
         )
     failed = [
         f"- **{finding.name}**: {failure}" for finding in findings for failure in finding.failures

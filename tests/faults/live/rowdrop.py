@@ -77,7 +77,8 @@ class WaitTimeout(Exception):
 def wait_until(condition: Callable[[], Any], timeout_s: float, description: str) -> float:
     """Wait until a condition is true, and return how many seconds that took.
 
-    Raises `WaitTimeout` after `timeout_s` seconds. `description` names the condition in the message.
+    Raises `WaitTimeout` after `timeout_s` seconds. `description` names the condition in the
+    message.
     """
     started_at = time.monotonic()
     while not condition():
@@ -181,14 +182,12 @@ class LiveRowdrop:
             for program in programs
             if program.name in self._twice
         ]
-        return [
-            self._wrap_program(program)
-            if program.name.removesuffix("-2") in CONTROLLED_PROGRAMS
-            else program
-            for program in programs
-        ]
+        return [self._wrap_program(program) for program in programs]
 
     def _wrap_program(self, program: Program) -> Program:
+        """Return the program as `tests.faults.live.wrapped` runs it, if it is a controlled one."""
+        if program.name.removesuffix("-2") not in CONTROLLED_PROGRAMS:
+            return program
         python, _, *rest = program.command
         return replace(
             program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest]
@@ -403,11 +402,9 @@ class LiveRowdrop:
     def list_reads(self) -> list[list[str]]:
         """Return the users of each read so far."""
         file = self.faults_folder / "read"
-        return (
-            [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()]
-            if file.exists()
-            else []
-        )
+        if not file.exists():
+            return []
+        return [line.split(" ") for line in file.read_text(encoding="utf-8").splitlines()]
 
     def list_passed_points(self) -> set[str]:
         """Return the points that were passed."""

@@ -119,7 +119,8 @@ class ScenarioRun:
             wrong_users = traffic.find_wrong_users(live.read_rows())
             self.finding.lost += len(wrong_users)
             self.finding.failures.append(
-                f"expected every row to be right after {bound_s:.0f} s, found {len(wrong_users)} wrong rows: {wrong_users[:3]}"
+                f"expected every row to be right after {bound_s:.0f} s, "
+                f"found {len(wrong_users)} wrong rows: {wrong_users[:3]}"
             )
             return
         self.finding.converged_s = max(self.finding.converged_s or 0, time.monotonic() - since)

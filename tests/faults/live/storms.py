@@ -36,23 +36,29 @@ def run_storm(stage: ScenarioRun) -> None:
         wait_until(lambda: not live.redis.llen(FAST_EVENTS), 30, "MinIO's last events are read")
         live.redis.hset(COUNTERS, "safe_events", 0)
         for number in range(pairs):
-            for with_poison in (False, True) if number % 2 else (True, False):
+            order = (False, True) if number % 2 else (True, False)
+            for with_poison in order:
                 stage.seed += 1
-                times[with_poison] += _run_one_storm(
-                    stage, live, events, poison if with_poison else 0
-                )
+                invalid_count = poison if with_poison else 0
+                times[with_poison] += _run_one_storm(stage, live, events, invalid_count)
             ratios.append(_compute_p99(times[True]) / _compute_p99(times[False]))
         dead_letter_count = live.redis.llen(DEAD_LETTERS)
         stage.wait_until_quiet(live)
-    ratio = _compute_p99(times[True]) / _compute_p99(times[False])
+    p99_with_poison = _compute_p99(times[True])
+    p99_without_poison = _compute_p99(times[False])
+    ratio = p99_with_poison / p99_without_poison
     stage.finding.check(
-        f"neighbours' p99 latency: expected within the limit, found {ratio:.2f} times that without poison",
+        "neighbours' p99 latency: expected within the limit, "
+        f"found {ratio:.2f} times that without poison",
         holds=ratio <= MAX_P99_RATIO,
     )
     stage.finding.figures |= {
         "events": f"{2 * pairs * events}, each doubled, 5 % dropped, shuffled",
         "poison": f"{pairs * poison} messages, {dead_letter_count} dead letters kept",
-        "neighbours' p99": f"{1000 * _compute_p99(times[True]):.0f} ms with poison, {1000 * _compute_p99(times[False]):.0f} ms without",
+        "neighbours' p99": (
+            f"{1000 * p99_with_poison:.0f} ms with poison, "
+            f"{1000 * p99_without_poison:.0f} ms without"
+        ),
         "ratio": f"{ratio:.2f}",
     }
 
@@ -63,16 +69,13 @@ def _compute_p99(seconds: Sequence[float]) -> float:
 
 def _run_one_storm(stage: ScenarioRun, live: LiveRowdrop, events: int, poison: int) -> list[float]:
     rng = random.Random(stage.seed)
-    with stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0) as (
-        traffic,
-        _,
-    ):
+    running = stage.start_traffic(live, users=2_000, writers=8, per_second=4_000, bundles=0)
+    with running as (traffic, _):
         wait_until(lambda: traffic.acknowledged >= events, 300, "the writes are acknowledged")
         traffic.stop()
         traffic.confirm_uncertain()
-        entries = [
-            make_notification(f"{user}.csv") for user in rng.choices(list(traffic.users), k=events)
-        ] * 2
+        overwritten_users = rng.choices(list(traffic.users), k=events)
+        entries = [make_notification(f"{user}.csv") for user in overwritten_users] * 2
         entries = rng.sample(entries, int(len(entries) * 0.95)) + _make_invalid_entries(rng, poison)
         rng.shuffle(entries)
         pusher = threading.Thread(target=_push_events, args=(live, entries))
@@ -104,9 +107,8 @@ def _measure_neighbours(live: LiveRowdrop, name: str, storm: threading.Thread) -
             time.sleep(0.005)
         elapsed_times.append(time.monotonic() - began)
         if elapsed_times[-1] > 60:
-            return (
-                elapsed_times * 2
-            )  # rows no longer arrive; doubled because `_compute_p99` needs two values
+            # Rows no longer arrive. The list is doubled because `_compute_p99` needs two values.
+            return elapsed_times * 2
         time.sleep(0.02)
     return elapsed_times
 
@@ -156,14 +158,17 @@ def run_backlog(stage: ScenarioRun) -> None:
     )
     stage.finding.figures |= {
         "writes": str(written),
-        "users read": f"{len(times)}, {sum(times.values())} times in total, each at most {max_reads} times",
+        "users read": (
+            f"{len(times)}, {sum(times.values())} times in total, each at most {max_reads} times"
+        ),
     }
 
 
 SCENARIOS = {
     "events doubled, shuffled, lost, and poison": Scenario(
         run_storm,
-        f"every row is right after a sweep, and neighbours' p99 at most {MAX_P99_RATIO} times that without poison",
+        f"every row is right after a sweep, and neighbours' p99 at most {MAX_P99_RATIO} times "
+        "that without poison",
         ("dead letters",),
     ),
     f"a backlog of {BACKLOG_DURATION_S} s": Scenario(

@@ -290,7 +290,8 @@ class Traffic:
     ) -> bool:
         """Send an archive (None: delete it), and return whether that was acknowledged.
 
-        `describe_user` returns which CSV, and which states of the image, a user then has in the bundle.
+        `describe_user` returns which CSV, and which states of the image, a user then has in the
+        bundle.
         """
         for user in self._bundles[key]:
             files = self.users[user].bundled

@@ -47,7 +47,8 @@ def run_stalled_publisher(stage: ScenarioRun) -> None:
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
             replaced_count = live.redis.hget(COUNTERS, "loss_signal:publisher_replaced") or b"0"
             stage.finding.figures[f"asleep {point.removeprefix('publisher ')}"] = (
-                f"converged in {stage.finding.converged_s or -1:.1f} s, reported as replaced {replaced_count.decode()} times"
+                f"converged in {stage.finding.converged_s or -1:.1f} s, "
+                f"reported as replaced {replaced_count.decode()} times"
             )
 
 
@@ -60,9 +61,8 @@ def run_clock_changes(stage: ScenarioRun) -> None:
                 time.sleep(2)
                 live.set_clock(offset)
                 time.sleep(2)
-                live.give_order(
-                    "kill", "worker before submit_results"
-                )  # by the new clock, its users are overdue
+                # By the new clock, the users of that worker are overdue.
+                live.give_order("kill", "worker before submit_results")
                 wait_until(lambda: live.was_obeyed, 60, "a worker is killed")
                 stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
 

@@ -109,7 +109,8 @@ def _check_becomes_ready(stage: ScenarioRun, live: LiveRowdrop, keys: Sequence[s
 SCENARIOS = {
     "objects that cannot be read": Scenario(
         run_objects_unreadable,
-        f"one CSV is a reject, and ready {READY_LIMIT_S:.0f} s after published objects become unreadable",
+        f"one CSV is a reject, and ready {READY_LIMIT_S:.0f} s after published objects become "
+        "unreadable",
         ("rewriting",),
         in_short_form=True,
     ),

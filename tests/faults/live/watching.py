@@ -74,7 +74,8 @@ class TrafficObserver:
             newest = self._newest_versions.get((row.user_id, version.kind), -1)
             if version.number < newest:
                 self.stale.append(
-                    f"{row.user_id}: expected no version before {newest}, found {version.kind}{version.number}"
+                    f"{row.user_id}: expected no version before {newest}, "
+                    f"found {version.kind}{version.number}"
                 )
             self._newest_versions[row.user_id, version.kind] = version.number
 

@@ -97,9 +97,8 @@ class WrappedProcess:
             self._passed.add(point)
             self._append("points", point)
         try:
-            verb, _, ordered_point = (
-                (self._folder / "order").read_text(encoding="utf-8").partition(" ")
-            )
+            order = (self._folder / "order").read_text(encoding="utf-8")
+            verb, _, ordered_point = order.partition(" ")
             if ordered_point != point:
                 return
             (self._folder / "order").rename(self._folder / "obeyed")  # atomic: one process succeeds
