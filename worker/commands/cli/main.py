@@ -23,7 +23,7 @@ from worker.commands.init import ACL_HINT, UnknownUsers
 from worker.commands.provisioning.credential_files import PreparationError
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 SETTINGS_ERRORS = (InvalidSettings, SettingsNotFound, InvalidCredentials, PreparationError)
 SERVER_ERRORS = (
     StoreUnavailable,
