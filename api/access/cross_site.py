@@ -145,7 +145,8 @@ def _is_ip_address(host: str) -> bool:
 def _is_same_origin(origin: str | None, request: Request) -> bool:
     """Return whether the origin is this API, for browsers that send no `Sec-Fetch-Site`.
 
-    The scheme is not compared: behind a proxy that terminates TLS it differs.
+    The scheme is not compared: behind a proxy that terminates TLS, the page has https and this
+    request http. `Host` is one of this API's names: it was checked before.
     """
     if origin is None:
         return True

@@ -1,7 +1,7 @@
 """The query of GET /data: filters, search, order, page, fields and format.  Pure."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from api.query.filters import FILTER_PARAMETERS, Filters, InvalidParameter, parse_single_values
@@ -155,25 +155,30 @@ def _parse_search(values: Mapping[str, str]) -> str | None:
 
 def _parse_sort(values: Mapping[str, str]) -> SortOrder:
     order: dict[str, bool] = {}
-    names = _parse_field_list(values, "sort", ALLOWED_SORT, lambda name: name.removeprefix("-"))
+    names = _parse_field_list(values, "sort", ALLOWED_SORT, prefix="-")
     for name in names:
         order.setdefault(name.removeprefix("-"), name.startswith("-"))  # the first occurrence wins
     return tuple(order.items())
 
 
 def _parse_fields(values: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_parse_field_list(values, "fields", ALLOWED_FIELDS, str)))
+    return tuple(dict.fromkeys(_parse_field_list(values, "fields", ALLOWED_FIELDS)))
 
 
 def _parse_field_list(
-    values: Mapping[str, str], parameter: str, allowed: str, strip_sign: Callable[[str], str]
+    values: Mapping[str, str], parameter: str, allowed_text: str, prefix: str = ""
 ) -> tuple[str, ...]:
+    """Return the names in a parameter in their order, with prefix and duplicates.
+
+    `prefix` may precede a name. `allowed_text` describes the valid values in the error message.
+    Raises `InvalidParameter`.
+    """
     if parameter not in values:
         return ()
     names = tuple(values[parameter].split(","))
-    unknown = next((name for name in names if strip_sign(name) not in OUTPUT_COLUMNS), None)
-    if unknown is not None:
-        raise InvalidParameter(parameter, f"there is no field {unknown[:40]!r}", allowed)
+    for name in names:
+        if name.removeprefix(prefix) not in OUTPUT_COLUMNS:
+            raise InvalidParameter(parameter, f"there is no field {name[:40]!r}", allowed_text)
     return names
 
 

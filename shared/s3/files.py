@@ -86,12 +86,16 @@ class S3FileStore:
         return info
 
     def upload(self, key: str, body: ByteReader, length: int) -> str:
-        """Implement `FileStore.upload` by one streamed PUT to a presigned URL."""
-        # minio-py and obstore would buffer the body or split it into parts.
+        """Implement `FileStore.upload` by one streamed PUT to a presigned URL.
+
+        Raises `StoreUnavailable`, and what reading `body` raises.
+        """
+        # minio-py and obstore would buffer the body or split it into parts. A presigned URL needs
+        # no hash of the body before its first byte is sent.
         url = self._connection.minio.get_presigned_url(
             "PUT", self.bucket, key, expires=_UPLOAD_URL_TTL
         )
-        # urllib3 does not retry: the body is a stream that cannot be sent twice.
+        # No retries: the body is a stream that cannot be sent twice.
         counted_body: Any = _CountedBody(body, length)
         try:
             response = self._connection.http.request(
@@ -103,7 +107,7 @@ class S3FileStore:
                 redirect=False,
             )
         except (HTTPError, OSError) as error:
-            # The client's stream has failed, not the store.
+            # Reading the body of the API's client has failed, not the store.
             if counted_body.failure is not None:
                 raise counted_body.failure from None
             raise StoreUnavailable(f"{self.bucket}/{key}: {errors.format_error(error)}") from error

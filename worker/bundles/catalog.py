@@ -76,7 +76,10 @@ class BundleCatalog:
         return BundleCatalog({name: found for name, found in entries.items() if found})
 
     def encode(self) -> bytes:
-        """Return the bytes of `bundles.json`; two calls never return the same bytes."""
+        """Return the bytes of `bundles.json`.
+
+        A random nonce makes each write another ETag, so that a lost write is noticed.
+        """
         entries = {key: asdict(self.entries[key]) for key in sorted(self.entries)}
         return json.dumps(
             {"bundles": entries, "nonce": new_token()}, ensure_ascii=False, indent=1
@@ -86,7 +89,9 @@ class BundleCatalog:
     def decode(cls, body: bytes) -> "BundleCatalog":
         """Return the catalog in these bytes, the inverse of `encode`.
 
-        Invalid content counts as an empty catalog. The next sweep then finds the missing bundles.
+        Invalid content counts as an empty catalog, as a missing object does. Rows of bundles stay
+        published until their users are read. The watchdog detects that the object is not what was
+        last written, and requests a sweep, which adds the missing entries again.
         """
         try:
             return cls(

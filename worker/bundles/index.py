@@ -197,7 +197,11 @@ def make_index_key(digest: str) -> str:
 def locate_unpacked_image(
     bundle_key: str, digest: str, user_id: str, image: BundleImage
 ) -> UnpackedImage:
-    """Return the resolved form of an image in a bundle: its unpacked key and its source."""
+    """Return where an image of a bundle is: its unpacked key, and its source for people.
+
+    `digest` identifies the version of the bundle, see `catalog.make_version_digest`. Makes no
+    request.
+    """
     key = make_unpacked_image_key(digest, user_id, image)
     source = format_member_source(bundle_key, image.path)
     return UnpackedImage(bundle_key, key, source, image.etag, image.extension)

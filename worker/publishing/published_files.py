@@ -27,7 +27,11 @@ class PublishedFiles(NamedTuple):
     is_canonical: bool
 
     def find_quarantined(self) -> dict[str, str]:
-        """Return the ETag of each quarantined CSV, by user."""
+        """Return the ETag of each quarantined CSV, by user.
+
+        The reason in rejects.csv is the durable record of a quarantine: Redis may have lost its
+        own. Redis gets it back by these ETags, and a file with another ETag is read again.
+        """
         rejects = self.rejects.items()
         return {
             user_id: reject.etag

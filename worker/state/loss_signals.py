@@ -42,6 +42,9 @@ FIRST_START = "first_start"
 class LossSignals:
     """The loss signals, the trust state, and the steps of a sweep that change them.
 
+    Names in capitals, such as BEGIN SWEEP, are the scripts in `worker/state/lua/`: one atomic step
+    each. `docs/protocol.md` says what goes wrong without each of their rules.
+
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
@@ -80,33 +83,39 @@ class LossSignals:
         """Return the kinds of loss signals that no committed sweep covers."""
         return {kind.decode() for kind in self._redis.sunion(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)}
 
-    def begin_sweep(self, token: str) -> set[str]:
+    def begin_sweep(self, sweep_token: str) -> set[str]:
         """Set the trust state to verifying, before the sweep's LIST (BEGIN SWEEP).
 
         A loss signal from now on makes the sweep's commit fail. Returns the kinds of loss signals
         that the sweep handles, `FIRST_START` included.
         """
-        kinds = self._begin_sweep([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [token])
+        kinds = self._begin_sweep([TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP], [sweep_token])
         return {kind.decode() for kind in kinds}
 
     def commit_sweep(
         self,
         sweep_token: str,
-        writer_before: str | None,
+        publisher_before_list: str | None,
         compared_etags: tuple[str | None, str | None],
         run_id: str,
         summary: Mapping[str, Any],
     ) -> bool:
-        """Set the trust state to verified after a sweep has marked all its users (COMMIT SWEEP).
+        """Record a sweep that has marked all its users, and verify the trust state (COMMIT SWEEP).
 
-        `writer_before`: the token of the publisher recorded before the LIST. `compared_etags`: the
-        ETags of the compared output.csv and rejects.csv. `summary`: fields of the last sweep.
-        Returns False if there was a loss signal since the sweep began.
+        The trust state becomes verified only if it is still `verifying:<sweep_token>`: each loss
+        signal removes that value. Returns whether it did; if not, another sweep is due.
+
+        `compared_etags` are those of output.csv and rejects.csv as the sweep compared them, None if
+        an object was missing. They are recorded as published, but only if
+        `publisher_before_list`, the token that the last publish had recorded when the sweep listed
+        the source bucket, is still the recorded one: otherwise the objects may be newer than the
+        comparison. `run_id` is that of Redis before the LIST. `summary` becomes the record of the
+        last sweep in any case; its fields are those of `shared.progress.sweep_record`.
         """
         pairs = [item for pair in summary.items() for item in pair]
         arguments = [
             sweep_token,
-            writer_before or "",
+            publisher_before_list or "",
             compared_etags[0] or "",
             compared_etags[1] or "",
             run_id,

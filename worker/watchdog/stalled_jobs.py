@@ -1,4 +1,4 @@
-"""Work that waits in Redis although the message or wake-up for it is lost."""
+"""Checks for work that waits in Redis although the message or wake-up for it is lost."""
 
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.unpacks import Unpacks
@@ -7,10 +7,14 @@ from worker.state.publish_queue import PublishQueue
 from worker.state.work_queues import WorkQueues
 
 MAX_PAGE_MESSAGES = 2
+"""Maximum page messages sent in one tick. While the queue stays empty, the next tick sends more."""
 
 
 class StalledJobs:
-    """Enqueues pages and rebuilds again, and closes finished bulk work."""
+    """Enqueues pages and rebuilds again, and closes finished bulk work.
+
+    `work_queues` counts what waits in Redis, and `tasks` sends Celery messages.
+    """
 
     def __init__(
         self, work_queues: WorkQueues, tasks: TaskQueue, rebuilds: Rebuilds, unpacks: Unpacks
@@ -21,7 +25,10 @@ class StalledJobs:
         self._unpacks = unpacks
 
     def tick(self, now: float) -> None:
-        """Re-enqueue pages and rebuilds after a lost message, and close finished bulk work."""
+        """Re-enqueue pages and rebuilds after a lost message, and close finished bulk work.
+
+        `now` is in Unix seconds.
+        """
         if self._work_queues.count_messages(BULK_QUEUE):
             return
         for _ in range(min(MAX_PAGE_MESSAGES, self._work_queues.count_pages())):
