@@ -122,7 +122,9 @@ def test_files_route_slow_transfers_do_not_block_other_requests(
         assert {api_environment.api.get("/data").status for _ in range(20)} == {200}
         assert put(api_environment, "/files/1.csv", b"small").status == 202
         assert api_environment.api.get("/files/1.csv").body == b"small"
-        busy = api_environment.api.get("/files/large.png")
+        # A process that the system schedules late may still have a free slot.
+        answers = [api_environment.api.get("/files/large.png") for _ in range(8)]
+        busy = next(answer for answer in answers if answer.status != 200)
         assert (busy.status, busy.json["type"]) == (503, "/docs#busy")
         assert "retry-after" in busy.headers
     wait_until(
