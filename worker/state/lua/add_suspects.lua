@@ -1,7 +1,8 @@
 -- ADD SUSPECTS: mark users as suspect: a worker that timed out or died may have left stray image
 -- copies of them in the output bucket. The next read of such a user lists its copies.
 -- KEYS  1 suspect_users  2 dirty  3 dirty_since:bundle        ARGV  1 new version  then the users
-local new_version, now = ARGV[1], redis.call('TIME')[1]
+local new_version = ARGV[1]
+local now = redis.call('TIME')[1]
 for i = 2, #ARGV do
   local tokens = redis.call('HGET', KEYS[2], ARGV[i])
   redis.call('SADD', KEYS[1], ARGV[i])

@@ -5,10 +5,13 @@
 -- and per user 'change version|read version', followed by '|' and its pending result if there is
 -- one. False instead if there is nothing to read: the user is not dirty, or its pending result was
 -- read after its last mark and only has to be published.
-local suspects, any_dirty = {}, false
-local reply, has_suspects = {redis.call('GET', KEYS[4]), suspects}, redis.call('EXISTS', KEYS[5]) == 1
+local suspects = {}
+local any_dirty = false
+local reply = {redis.call('GET', KEYS[4]), suspects}
+local has_suspects = redis.call('EXISTS', KEYS[5]) == 1
 for i = 3, #ARGV do
-  local tokens, pending = redis.call('HGET', KEYS[1], ARGV[i]), redis.call('HGET', KEYS[2], ARGV[i])
+  local tokens = redis.call('HGET', KEYS[1], ARGV[i])
+  local pending = redis.call('HGET', KEYS[2], ARGV[i])
   if tokens and pending then
     local is_up_to_date = string.match(tokens, '^(.-)|') == string.match(pending, '^(.-)|')
     tokens = not is_up_to_date and tokens .. '|' .. string.match(pending, '^.-|.-|(.*)$')

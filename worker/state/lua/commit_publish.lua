@@ -2,8 +2,8 @@
 --
 -- KEYS  1 writer_lease  2 last_publish  3 pending_results  4 dirty  5 trust_state  6 loss_signals
 --       7 counters  8 silent_drift  9 isolated_users  10.. dirty_since:<cause>
--- ARGV  1 token  2 output ETag  3 rejects ETag  4 now (Unix seconds)  5 rows  6 '1' in the last chunk
---       7 channel of publish notifications
+-- ARGV  1 token  2 output ETag  3 rejects ETag  4 now (Unix seconds)  5 rows
+--       6 '1' in the last chunk  7 channel of publish notifications
 --       then per user: user, 'change version|read version', effect of its result on the published
 --       files: 'changed', 'unchanged', 'unread' (a reject without a read: quarantined), or '' if
 --       there was no isolated user and no silent drift at ACQUIRE WRITER
@@ -19,17 +19,23 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   end
   return -1
 end
-redis.call('HSET', KEYS[2], 'writer_token', ARGV[1], 'output_etag', ARGV[2], 'rejects_etag', ARGV[3],
-  'time', ARGV[4], 'rows', ARGV[5])
+redis.call('HSET', KEYS[2], 'writer_token', ARGV[1], 'output_etag', ARGV[2],
+  'rejects_etag', ARGV[3], 'time', ARGV[4], 'rows', ARGV[5])
 for i = 8, #ARGV, 3 do
-  local user, tokens, change_kind = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local user = ARGV[i]
+  local tokens = ARGV[i + 1]
+  local change_kind = ARGV[i + 2]
   local pending = redis.call('HGET', KEYS[3], user)
-  if pending and string.sub(pending, 1, #tokens + 1) == tokens .. '|' then redis.call('HDEL', KEYS[3], user) end
+  if pending and string.sub(pending, 1, #tokens + 1) == tokens .. '|' then
+    redis.call('HDEL', KEYS[3], user)
+  end
   if redis.call('HGET', KEYS[4], user) == tokens then
     redis.call('HDEL', KEYS[4], user)
     for k = 10, #KEYS do redis.call('ZREM', KEYS[k], user) end
     -- It was read, so its isolation ends.
-    if change_kind == 'changed' or change_kind == 'unchanged' then redis.call('HDEL', KEYS[9], user) end
+    if change_kind == 'changed' or change_kind == 'unchanged' then
+      redis.call('HDEL', KEYS[9], user)
+    end
   else -- marked or read again since: still dirty, but not overdue, so its waiting time restarts
     for k = 10, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
   end

@@ -10,7 +10,8 @@
 --
 -- The compared ETags are recorded as published only if no publisher recorded anything since before
 -- the LIST. Otherwise a dead publisher's late write would be recorded as verified.
-if (redis.call('HGET', KEYS[2], 'writer_token') or '') == ARGV[2] and ARGV[3] ~= '' and ARGV[4] ~= '' then
+local has_etags = ARGV[3] ~= '' and ARGV[4] ~= ''
+if (redis.call('HGET', KEYS[2], 'writer_token') or '') == ARGV[2] and has_etags then
   redis.call('HSET', KEYS[2], 'output_etag', ARGV[3], 'rejects_etag', ARGV[4])
 end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end

@@ -4,10 +4,12 @@
 -- ARGV  1 seconds that an event may take  then users ...
 -- Returns the counted users. None while an event is waiting, as it may explain one of them.
 if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {} end
-local now, repaired = tonumber(redis.call('TIME')[1]), {}
+local now = tonumber(redis.call('TIME')[1])
+local repaired = {}
 for i = 2, #ARGV do
   local found_at = redis.call('HGET', KEYS[1], ARGV[i])
-  if found_at and string.sub(found_at, 1, 1) == '+' and math.abs(now - string.sub(found_at, 2)) >= tonumber(ARGV[1]) then
+  local is_repaired = found_at and string.sub(found_at, 1, 1) == '+'
+  if is_repaired and math.abs(now - string.sub(found_at, 2)) >= tonumber(ARGV[1]) then
     redis.call('HDEL', KEYS[1], ARGV[i])
     repaired[#repaired + 1] = ARGV[i]
   end

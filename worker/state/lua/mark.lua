@@ -16,9 +16,20 @@
 -- read, and nothing is lost.
 -- Skip a durable copy only if its fast event was counted and not matched yet. Else mark: an extra
 -- read is cheap, a missed change is not.
-local event_list, dirty, since, dead_letters, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local change_version, now, origin, seen_ttl, max_dead_letters = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local marked, handled, was_clean, safe_count = {}, {}, {}, 0
+local event_list = KEYS[1]
+local dirty = KEYS[2]
+local since = KEYS[3]
+local dead_letters = KEYS[4]
+local seen = KEYS[5]
+local change_version = ARGV[1]
+local now = ARGV[2]
+local origin = ARGV[3]
+local seen_ttl = ARGV[4]
+local max_dead_letters = tonumber(ARGV[5])
+local marked = {}
+local handled = {}
+local was_clean = {}
+local safe_count = 0
 
 local function mark(user)
   if handled[user] then return end
@@ -38,9 +49,13 @@ local function head_is_too_long()
   return entry and #entry > tonumber(ARGV[7])
 end
 
-local i, head_matches = 8, event_list ~= ''
+local i = 8
+local head_matches = event_list ~= ''
 while i <= #ARGV do
-  local raw, digest, dead_letter, user_count = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local raw = ARGV[i]
+  local digest = ARGV[i + 1]
+  local dead_letter = ARGV[i + 2]
+  local user_count = tonumber(ARGV[i + 3])
   i = i + 4
   local is_popped = false
   if head_matches then
@@ -76,11 +91,14 @@ while i <= #ARGV do
 end
 if safe_count > 0 then redis.call('HINCRBY', KEYS[8], 'safe_events', safe_count) end
 
-if origin == 'silent_drift' then -- a user that was dirty already is no silent drift: it was named before
+-- A user that was dirty already is no silent drift: it was named before.
+if origin == 'silent_drift' then
   local found_at = redis.call('TIME')[1]
   local room = tonumber(ARGV[6]) - redis.call('HLEN', KEYS[6])
   for _, user in ipairs(marked) do
-    if was_clean[user] and room > 0 then room = room - redis.call('HSET', KEYS[6], user, found_at) end
+    if was_clean[user] and room > 0 then
+      room = room - redis.call('HSET', KEYS[6], user, found_at)
+    end
   end
   return {}
 end

@@ -6,7 +6,8 @@
 --
 -- One LINDEX per entry: entries may have any size, and Redis must not hold copies of many at the
 -- same time.
-local entries, total_bytes = {}, 0
+local entries = {}
+local total_bytes = 0
 for i = 0, tonumber(ARGV[1]) - 1 do
   local entry = redis.call('LINDEX', KEYS[1], i)
   if not entry then break end

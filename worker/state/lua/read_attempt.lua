@@ -15,15 +15,21 @@
 --       'restore', 3 ETag of the quarantined version, 4 maximum number of attempts: restore the
 --         quarantine of that version, unless there is an entry
 --       'grant_retry', 3 and 4 as above: grant one more attempt at that version
-local isolated_users, user, command = KEYS[1], ARGV[1], ARGV[2]
+local isolated_users = KEYS[1]
+local user = ARGV[1]
+local command = ARGV[2]
 local entry = redis.call('HGET', isolated_users, user)
-if not entry and (command == 'grant_retry' or command == 'restore') then entry = ARGV[4] .. '|||' .. ARGV[3] end
+if not entry and (command == 'grant_retry' or command == 'restore') then
+  entry = ARGV[4] .. '|||' .. ARGV[3]
+end
 if not entry then return 'not_isolated' end
-local attempt_count, attempt_id, retry_granted, etag = string.match(entry, '^(%d+)|(%x*)|(1?)|(.*)$')
+local attempt_count, attempt_id, retry_granted, etag =
+  string.match(entry, '^(%d+)|(%x*)|(1?)|(.*)$')
 attempt_count = tonumber(attempt_count)
 
 local function save()
-  redis.call('HSET', isolated_users, user, attempt_count .. '|' .. attempt_id .. '|' .. retry_granted .. '|' .. etag)
+  local fields = attempt_count .. '|' .. attempt_id .. '|' .. retry_granted .. '|' .. etag
+  redis.call('HSET', isolated_users, user, fields)
 end
 
 if command == 'clear' then
@@ -41,7 +47,10 @@ elseif command == 'restore' then
 else
   if attempt_id ~= '' then return 'busy' end
   if etag ~= ARGV[4] then
-    attempt_count, retry_granted, etag = 0, '', ARGV[4] -- a new file version has its own retry budget
+    -- A new file version has its own retry budget.
+    attempt_count = 0
+    retry_granted = ''
+    etag = ARGV[4]
   end
   if attempt_count >= tonumber(ARGV[5]) and retry_granted == '' then
     save()

@@ -11,10 +11,17 @@
 -- The read version is compared, not the change version. A mark during the read leaves the user
 -- dirty after the publish, so it is read again anyway. But a read that began before the last
 -- accepted one may be older, and must not replace it.
-local dirty, pending_results, dirty_by_event, new_version = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local replies, wake_live, wake_bulk = {}, false, false
+local dirty = KEYS[1]
+local pending_results = KEYS[2]
+local dirty_by_event = KEYS[3]
+local new_version = ARGV[1]
+local replies = {}
+local wake_live = false
+local wake_bulk = false
 for i = 3, #ARGV, 5 do
-  local user, read_version, result = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+  local user = ARGV[i]
+  local read_version = ARGV[i + 2]
+  local result = ARGV[i + 3]
   local tokens = redis.call('HGET', dirty, user)
   if not tokens and ARGV[i + 4] == '1' then
     -- Its image copy may have replaced a newer one, or no row names it: a suspect user.

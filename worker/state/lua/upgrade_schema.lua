@@ -2,8 +2,8 @@
 --
 -- KEYS  1 schema_version  2 counters  3 dead_letters  4 counters of version 1
 --       5 dead letters of version 1  6.. further keys of version 1
--- ARGV  1 the version of this release  2 maximum number of dead letters  3 number of renamed counters
---       then per renamed counter: its old and its new name
+-- ARGV  1 the version of this release  2 maximum number of dead letters
+--       3 number of renamed counters  then per renamed counter: its old and its new name
 --       then per key from 6 on: its type in version 1
 -- Returns 1 if state of version 1 was removed, else 0.
 --
@@ -25,7 +25,8 @@ local type_index = 4 + 2 * tonumber(ARGV[3])
 for i = 4, type_index - 1, 2 do new_names[ARGV[i]] = ARGV[i + 1] end
 local counters = redis.call('HGETALL', KEYS[4])
 for i = 1, #counters, 2 do
-  local name, value = counters[i], counters[i + 1]
+  local name = counters[i]
+  local value = counters[i + 1]
   local kind = string.match(name, '^evidence:(.*)$')
   local new_name = kind and 'loss_signal:' .. kind or new_names[name]
   if name == 'since' then
