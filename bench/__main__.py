@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from bench import bundle, burst, idle, rebuild, sweep, web
 from bench.drop import DropMeasurement
-from bench.figures import Measurement, render_table
 from bench.machine import describe_machine
+from bench.measurements import Measurement, render_table
 from bench.rowdrop import RowdropInstance, UnexpectedResult, WaitTimeout, start_instance
 from bench.users import BenchUsers
 from local.errors import StartupError

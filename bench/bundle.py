@@ -5,7 +5,7 @@ import time
 import zipfile
 
 from bench.burst import CONCURRENT_PUTS, BenchFiles, put_files
-from bench.figures import Measurement, max_ratio
+from bench.measurements import Measurement, max_ratio
 from bench.rowdrop import RowdropInstance
 from bench.users import BenchUsers
 from bench.watch import ObjectWatcher

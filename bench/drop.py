@@ -11,7 +11,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 
 from bench.bare import DropFloor
-from bench.figures import Measurement, compute_percentile, max_above_floor, max_ratio
+from bench.measurements import Measurement, compute_percentile, max_above_floor, max_ratio
 from bench.rowdrop import RowdropInstance, WaitTimeout
 from bench.users import BenchUsers, CsvChange
 from bench.watch import ObjectWatcher

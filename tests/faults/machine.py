@@ -24,10 +24,10 @@ from shared.formats.source_keys import IMAGE_EXTENSIONS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
-from tests.faults.holes import TRACES
+from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.oracle import BUNDLED_USER_IDS
-from tests.faults.steps import StopNotReached
-from tests.faults.transit import EVENT_ROUTES
+from tests.faults.trace_steps import StopNotReached
+from tests.faults.traces import TRACES
 from tests.faults.world import World
 from worker.state.scripts import CHUNK_SIZE
 

@@ -11,8 +11,8 @@ from shared.formats.records import QUARANTINE_REASON
 from shared.object_store import ObjectStore
 from shared.redis_keys import WRITER_LEASE
 from tests.faults.actors import Actor, get_current_actor
+from tests.faults.event_transit import EventTransit
 from tests.faults.oracle import Oracle
-from tests.faults.transit import EventTransit
 from worker.state.publish_queue import WRITER_LEASE_MS
 
 

@@ -16,7 +16,7 @@ from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords, build_records
 from shared.settings import Settings
 from tests.fakes import FakeTaskQueue, InlineExecutor
-from tests.faults.stepped import LUA_DIR, SteppedEventInbox, SteppedRedis
+from tests.faults.stepped_ports import LUA_DIR, SteppedEventInbox, SteppedRedis
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.rebuild import Rebuild

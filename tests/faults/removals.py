@@ -24,7 +24,7 @@ from shared.object_store import (
 )
 from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
-from tests.faults.stepped import SteppedEventInbox, SteppedStore
+from tests.faults.stepped_ports import SteppedEventInbox, SteppedStore
 from worker.services.state_parts import StateParts
 from worker.source.metrics import MinioMetrics
 from worker.state.event_inbox import DecodedEntry

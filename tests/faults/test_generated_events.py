@@ -16,7 +16,7 @@ from shared.formats.events import InvalidEvent, decode_entry
 from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, MAX_DEAD_LETTERS
 from tests.factories import CAPTURED_DIR, make_notification, read_captured_notification
 from tests.fakes import FakeTaskQueue
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 from worker.listener import Listener
 from worker.services.state_parts import build_state
 from worker.source.ignored_keys import IgnoredKeys

@@ -16,7 +16,7 @@ from shared.formats.user_csv import (
     parse_person,
 )
 from tests.factories import ETAG, LAST_MODIFIED
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 
 LONGEST_REASON = 300
 

@@ -21,7 +21,7 @@ from minio.error import S3Error
 from shared.formats.source_keys import IgnoredFile, UserFile, classify_key
 from shared.redis_keys import IGNORED_COUNT, IGNORED_KEYS
 from tests.factories import make_csv_body
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 from tests.integration.stepping import RowdropHarness
 from worker.commands.init import Initializer
 from worker.listener import Listener

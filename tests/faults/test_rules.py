@@ -19,13 +19,13 @@ from functools import partial
 import pytest
 from hypothesis.errors import FlakyFailure
 
+from tests.faults.case_form import CaseForm
 from tests.faults.conftest import WorldFactory
-from tests.faults.form import CaseForm
-from tests.faults.holes import TRACES
 from tests.faults.machine import Tally, run_histories
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from tests.faults.removals import REMOVALS
+from tests.faults.traces import TRACES
 
 SHOWN = [(rule, name) for name, register_trace in TRACES.items() for rule in register_trace.rules]
 SOON = ("writes are conditional", "a refused write discards the batch too")

@@ -15,14 +15,14 @@ from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import PreconditionFailed, StoreUnavailable
 from tests.fakes import FakeMinioMetrics
 from tests.faults.drops import UserActions
+from tests.faults.event_transit import EVENT_ROUTES, EventTransit
 from tests.faults.monitor import ProtocolMonitor
 from tests.faults.oracle import Oracle
 from tests.faults.parts import Components
 from tests.faults.processes import Processes
 from tests.faults.redis_faults import RedisFaults
 from tests.faults.servers import BucketPair
-from tests.faults.stepped import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
-from tests.faults.transit import EVENT_ROUTES, EventTransit
+from tests.faults.stepped_ports import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
 from worker.publishing.published_files import read_published_files
 from worker.source.metrics import LOSS_COUNTERS, START_TIME_METRIC
 

@@ -16,7 +16,7 @@ from shared.formats import user_csv
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
 from tests.api_parts import MAX_UPLOAD_BYTES
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
 LARGE = PNG + bytes(2 * SEGMENT_BYTES)

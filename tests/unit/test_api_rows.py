@@ -24,7 +24,7 @@ from api.snapshot.table import EMPTY_TABLE, SnapshotTable
 from api.snapshot.view import View
 from shared.formats.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, encode_row
 from shared.formats.records import Row
-from tests.unit.test_api_answers import REJECTS, Service
+from tests.unit.test_api_routes import REJECTS, Service
 
 TODAY = date(2026, 6, 15)
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"

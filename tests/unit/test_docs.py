@@ -21,8 +21,8 @@ from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
 from tests.api_parts import make_dependencies
-from tests.faults.holes import TRACES
 from tests.faults.live.report import REPORT_HEAD
+from tests.faults.traces import TRACES
 from worker.commands.cli import exit_codes
 from worker.commands.cli.main import rowdrop
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS

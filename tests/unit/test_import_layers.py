@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
 
 

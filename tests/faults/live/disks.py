@@ -13,9 +13,9 @@ from minio.error import MinioException
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
+from tests.faults.live.observer import measure_post
 from tests.faults.live.rowdrop import LiveRowdrop, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from tests.faults.live.watching import measure_post
 
 MEGABYTE = 1 << 20
 RECOVERY_LIMIT_S = 90.0
@@ -131,5 +131,5 @@ SCENARIOS = {
         run_minio_disk_full,
         f"every row is right {RECOVERY_LIMIT_S:.0f} s after the disk has room again",
     ),
-    "Redis's disk full": Scenario(run_redis_disk_full, "the same", ("care of events",)),
+    "Redis's disk full": Scenario(run_redis_disk_full, "the same", ("event delivery",)),
 }

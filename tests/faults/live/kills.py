@@ -4,9 +4,9 @@ import time
 
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import VISIBILITY_TIMEOUT_S
+from tests.faults.live.observer import measure_post
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from tests.faults.live.watching import measure_post
 
 UNPACK_POINTS = (
     "worker-bulk before put",
@@ -107,7 +107,7 @@ SCENARIOS = {
     "kill -9 at named points": Scenario(
         run_kills_at_points,
         "0 lost after the visibility timeout + 15 s",
-        remedies=("watch",),
+        protections=("watch",),
         in_short_form=True,
     ),
 }

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from shared.redis_keys import COUNTERS
+from tests.faults.live.observer import TrafficObserver, measure_post
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from tests.faults.live.watching import TrafficObserver, measure_post
 from worker.commands.provisioning.minio_users import POLICY_PREFIX
 
 MINIO_RECOVERY_LIMIT_S = 60.0
@@ -316,7 +316,7 @@ SCENARIOS = {
     "kill -9 of MinIO": Scenario(
         run_minio_killed,
         "every acknowledged object is in the output 60 s after MinIO is back",
-        ("care of events",),
+        ("event delivery",),
     ),
     "kill -9 of MinIO without copies on disk": Scenario(
         run_minio_killed_without_durable_queue, "the same", ("sweeps",)
@@ -329,7 +329,7 @@ SCENARIOS = {
     "Redis restarted empty": Scenario(run_redis_restarted_empty, "the same", ("sweeps",)),
     "FLUSHALL": Scenario(run_redis_flushed, "the same", ("sweeps",), in_short_form=True),
     "Redis frozen": Scenario(run_redis_frozen, "the same", ("time-outs",)),
-    "Redis out of memory": Scenario(run_redis_out_of_memory, "the same", ("care of events",)),
+    "Redis out of memory": Scenario(run_redis_out_of_memory, "the same", ("event delivery",)),
     "connections cut half-way": Scenario(run_connections_cut, "the same", ("reconnecting",)),
     "src-data renamed": Scenario(
         run_source_renamed, "no row disappears, and work resumes without intervention", ("absence",)

@@ -58,8 +58,8 @@ from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
+from tests.faults.live.protections import REMOVED_FILE
 from tests.faults.live.proxy import CuttingProxy
-from tests.faults.live.removed import REMOVED_FILE
 from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
@@ -121,7 +121,7 @@ class LiveRowdrop:
     """A Rowdrop that is started and ready in a `with` block, and stopped at its end.
 
     - `doubled_programs`: programs that run twice.
-    - `removed_remedy`: the protection of `removed.REMEDIES` that is removed, or empty.
+    - `removed_protection`: the protection of `PROTECTIONS` that is removed, or empty.
     - `with_durable_queue`: whether MinIO keeps copies of events on its disk.
     - `proxied`: all processes reach Redis through `proxy`.
     - `minio_folder`, `redis_folder`: where the servers keep their data.
@@ -135,7 +135,7 @@ class LiveRowdrop:
         folder: Path,
         *,
         doubled_programs: Sequence[str] = (),
-        removed_remedy: str = "",
+        removed_protection: str = "",
         with_durable_queue: bool = True,
         proxied: bool = False,
         minio_folder: Path | None = None,
@@ -144,7 +144,7 @@ class LiveRowdrop:
     ) -> None:
         self.folder = folder
         self._twice = doubled_programs
-        self._without = removed_remedy
+        self._without = removed_protection
         self._environment = environment or {}
         self._stack = ExitStack()
         self.faults_folder = folder / "faults"
@@ -157,9 +157,9 @@ class LiveRowdrop:
         self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
         default_user_rule = f"user default on >{MINIO_PASSWORD} ~* &* +@all"
         self.redis_server.acl = [default_user_rule, *format_redis_acl(self.credentials.redis)[1:]]
-        self._safe = with_durable_queue and removed_remedy != "care of events"
+        self._safe = with_durable_queue and removed_protection != "event delivery"
         server_class = MinioServer if with_durable_queue else FastOnlyMinioServer
-        if removed_remedy == "care of events":
+        if removed_protection == "event delivery":
             server_class = BareMinioServer
         self.minio_server = server_class(
             minio_folder or folder / "minio",
@@ -185,12 +185,13 @@ class LiveRowdrop:
         return [self._wrap_program(program) for program in programs]
 
     def _wrap_program(self, program: Program) -> Program:
-        """Return the program as `tests.faults.live.wrapped` runs it, if it is a controlled one."""
+        """Return the program with points to control it, if it is in `CONTROLLED_PROGRAMS`."""
         if program.name.removesuffix("-2") not in CONTROLLED_PROGRAMS:
             return program
         python, _, *rest = program.command
         return replace(
-            program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest]
+            program,
+            command=[python, "-m", "tests.faults.live.controlled_process", program.name, *rest],
         )
 
     # -- start and stop ----------------------------------------------------------------------------
@@ -268,12 +269,12 @@ class LiveRowdrop:
             **self.credentials.settings_of(process),
         }
 
-    def _process_environment(self, removed_remedy: str) -> dict[str, str]:
+    def _process_environment(self, removed_protection: str) -> dict[str, str]:
         mine = {
             "ROWDROP_DIR": str(self.supervisor.folder),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_FOLDER": str(self.faults_folder),
-            "FAULTS_WITHOUT": removed_remedy,
+            "FAULTS_WITHOUT": removed_protection,
         }
         inherited = {
             name: os.environ[name]

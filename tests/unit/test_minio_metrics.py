@@ -1,4 +1,4 @@
-"""Tests of `worker.minio_metrics`: MinIO's metrics, and the loss signals between two reads."""
+"""Tests of `worker.source.metrics`: MinIO's metrics, and the loss signals between two reads."""
 
 import json
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The fault cases of the state protocol, each as its shortest trace on a real MinIO and Redis.
 
-Most are traces of `tests/faults/holes.py`. A name that begins with `test_` is a test that covers
+Most are traces of `tests/faults/traces.py`. A name that begins with `test_` is a test that covers
 the case, here or elsewhere.
 
   1  412: the table is read again, but the old batch is merged
@@ -76,9 +76,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import WorldFactory
-from tests.faults.holes import TRACES
 from tests.faults.parts import Components
-from tests.faults.steps import publish_csv
+from tests.faults.trace_steps import publish_csv
+from tests.faults.traces import TRACES
 
 TESTS = Path(__file__).parents[1]
 

@@ -5,7 +5,7 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor
 from tests.faults.conftest import WorldFactory
 from tests.faults.parts import Components
-from tests.faults.steps import deliver_and_mark, run_until_request
+from tests.faults.trace_steps import deliver_and_mark, run_until_request
 from tests.faults.world import World
 
 

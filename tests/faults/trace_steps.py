@@ -3,7 +3,7 @@
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
-from tests.faults.transit import EVENT_ROUTES
+from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.world import World
 
 

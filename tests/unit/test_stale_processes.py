@@ -1,4 +1,4 @@
-"""`local.left_overs`: finding and stopping orphan processes."""
+"""`local.stale_processes`: finding and stopping orphan processes."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.left_overs import find_running, stop_processes
+from local.stale_processes import find_running, stop_processes
 
 # One atomic os.write: the forked child writes to the same pipe.
 SLEEP = "import os, time; os.write(1, b'up\\n'); time.sleep(600)"

@@ -15,7 +15,7 @@ from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
 from api.description.operations import PATHS
 from shared.tokens import Token, TokenKind
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 WRITE = "write-token-of-the-operator"
 READ = "read-token-of-a-dashboard"

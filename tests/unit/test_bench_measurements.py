@@ -1,4 +1,4 @@
-"""Tests of `bench.figures`: percentiles, goals, and the table of results."""
+"""Tests of `bench.measurements`: percentiles, goals, and the table of results."""
 
 import random
 import re
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.figures import (
+from bench.measurements import (
     Goal,
     Measurement,
     compute_median,
