@@ -227,34 +227,35 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
         "users_reenqueued": 9,
     }
     redis.hset(COUNTERS, mapping=counters)  # type: ignore[arg-type]
-    figures = read_pipeline_status(redis)
-    assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
-    assert figures.dead_letters == (PipelineIssue(None, "not JSON", 6),)
-    assert figures.ignored_count == 12
-    assert figures.dirty_counts == make_dirty_counts(event=2, rebuild=1)
-    assert figures.oldest_event_mark_at == 99.5
-    assert figures.last_publish_at == 123.25
-    assert figures.last_sweep_at == 77.5
-    assert (figures.whole, figures.no_known_loss, figures.detects_losses) == (True, True, False)
-    assert figures.last_sweep == LastSweep(77.5, "start", 9, 2)
-    assert figures.waiting_events == 3
-    assert figures.published_etag == "e"
-    assert figures.stalled_event_copies == 5
-    assert figures.loss_signals == {"redis_emptied": 1}
-    assert figures.silent_repairs == 4
-    assert figures.counters_since == 55.5
+    status = read_pipeline_status(redis)
+    assert status.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
+    assert status.dead_letters == (PipelineIssue(None, "not JSON", 6),)
+    assert status.ignored_count == 12
+    assert status.dirty_counts == make_dirty_counts(event=2, rebuild=1)
+    assert status.oldest_event_mark_at == 99.5
+    assert status.last_publish_at == 123.25
+    assert status.last_sweep_at == 77.5
+    assert status.trust_state == "verified"
+    assert (status.no_known_loss, status.detects_losses) == (True, False)
+    assert status.last_sweep == LastSweep(77.5, "start", 9, 2)
+    assert status.waiting_events == 3
+    assert status.published_etag == "e"
+    assert status.stalled_event_copies == 5
+    assert status.loss_signals == {"redis_emptied": 1}
+    assert status.silent_repairs == 4
+    assert status.counters_since == 55.5
 
 
 def test_pipeline_status_of_empty_redis_has_defaults(redis: "Redis") -> None:
-    figures = read_pipeline_status(redis)
-    assert figures.ignored_keys == ()
-    assert figures.ignored_count == 0
-    assert figures.oldest_event_mark_at is None
-    assert not figures.whole
-    assert not figures.no_known_loss
-    assert figures.last_sweep is None
-    assert figures.waiting_events == 0
-    assert figures.silent_repairs == 0
+    status = read_pipeline_status(redis)
+    assert status.ignored_keys == ()
+    assert status.ignored_count == 0
+    assert status.oldest_event_mark_at is None
+    assert status.trust_state == "suspect"
+    assert not status.no_known_loss
+    assert status.last_sweep is None
+    assert status.waiting_events == 0
+    assert status.silent_repairs == 0
 
 
 def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redis") -> None:
@@ -263,8 +264,8 @@ def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redi
     assert not read_pipeline_status(redis).no_known_loss  # the trust state was absent before
     assert backlog.loss_signals.commit_sweep("first", None, (None, None), "run", {"at": 1})
     backlog.loss_signals.begin_sweep("hourly")
-    figures = read_pipeline_status(redis)
-    assert (figures.whole, figures.no_known_loss) == (False, True)
+    status = read_pipeline_status(redis)
+    assert (status.trust_state, status.no_known_loss) == ("verifying", True)
     backlog.loss_signals.add("files_changed")
     assert not read_pipeline_status(redis).no_known_loss
     backlog.loss_signals.begin_sweep("for a reason")

@@ -30,7 +30,7 @@ OUTPUT = OUTPUT_HEADER + (
     b"0002,Zo\xc3\xab,,1150329600000,src-data/0002.png\n"  # 2006-06-15: 20 today
     b"0003,Ann,Lee,-1,src-data/0003.jpg\n"  # 1969-12-31: 56
 )
-FIGURES = PipelineStatus(
+PIPELINE_STATUS = PipelineStatus(
     ignored_keys=(PipelineIssue("1.CSV", "rename it", 0),),
     ignored_count=300,
     dead_letters=(PipelineIssue(None, "not JSON", 60),),
@@ -38,7 +38,7 @@ FIGURES = PipelineStatus(
     oldest_event_mark_at=None,
     last_publish_at=NOON,
     last_sweep_at=NOON,
-    whole=True,
+    trust_state="verified",
     detects_losses=True,
 )
 REJECTS = {
@@ -48,7 +48,7 @@ REJECTS = {
 VIEW = View(
     EMPTY_TABLE.build_next_version(OUTPUT, "etag-1"),
     REJECTS,
-    FIGURES,
+    PIPELINE_STATUS,
     store_polled_at=NOON,
     redis_answered_at=NOON,
 )
@@ -263,7 +263,7 @@ def test_post_data_invalid_wait_is_400(service: Service, wait: str) -> None:
 
 @pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/data?min_age=3"])
 def test_routes_return_503_before_first_publish(service: Service, path: str) -> None:
-    service.view = View(pipeline_status=FIGURES)
+    service.view = View(pipeline_status=PIPELINE_STATUS)
     result = service.get(path)
     assert result.status_code == 503
     assert int(result.headers["retry-after"]) > 0
