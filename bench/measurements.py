@@ -1,8 +1,8 @@
 """Figures, their floors and goals, percentiles, and the table of results. Pure."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import floor as whole
 from typing import Any
 
 
@@ -16,7 +16,7 @@ def compute_percentile(values: Sequence[float], quantile: float) -> float:
         raise ValueError("a percentile needs values, and a quantile from 0 to 1")
     ordered = sorted(values)
     position = quantile * (len(ordered) - 1)
-    lower = whole(position)
+    lower = math.floor(position)
     upper = min(lower + 1, len(ordered) - 1)
     return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from api.web.gunicorn_worker import MOST_HEAD_BYTES, REQUEST_S
+from api.web.gunicorn_worker import MAX_HEAD_BYTES, REQUEST_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, wait_until
 
@@ -134,7 +134,7 @@ def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment
         (A_GET + b"Host: elsewhere\r\n\r\n", 400),
         (A_GET + b"X-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (A_GET + b"X: 1\r\n" * 70 + b"\r\n", 431),
-        (A_GET + b"X-Long: " + b"x" * MOST_HEAD_BYTES, 431),
+        (A_GET + b"X-Long: " + b"x" * MAX_HEAD_BYTES, 431),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (A_GET + b"Expect: money\r\n\r\n", 417),
         (A_GET + b"Transfer-Encoding: zip\r\n\r\n", 501),

@@ -14,7 +14,7 @@ from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import (
-    GAVE_UP_REASON,
+    ATTEMPTS_EXHAUSTED_REASON,
     BundleCatalog,
     CatalogEntry,
     make_version_digest,
@@ -288,9 +288,9 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     for _ in range(MAX_UNPACK_ATTEMPTS):  # attempts that are killed before they end
         rowdrop.services.records.unpacks.begin_attempt(digest, "u.zip", time.time())
     rowdrop.process_bundles("u.zip")
-    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    assert rowdrop.read_rejects()["/u.zip"].reason == ATTEMPTS_EXHAUSTED_REASON
     rowdrop.process_bundles("u.zip")
-    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    assert rowdrop.read_rejects()["/u.zip"].reason == ATTEMPTS_EXHAUSTED_REASON
     assert rowdrop.find_differences() == []
     rowdrop.run_sweep()
     assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})

@@ -138,7 +138,7 @@ class Unpacker:
                 continue
             if built is None and previous:
                 self._members.record_removed(key, previous)
-            self._settle_members(key, built)
+            self._mark_changed_members(key, built)
             if not self._users.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
         logger.info(
@@ -147,7 +147,7 @@ class Unpacker:
             key,
         )
 
-    def _settle_members(self, key: str, entry: CatalogEntry | None) -> None:
+    def _mark_changed_members(self, key: str, entry: CatalogEntry | None) -> None:
         """Mark all users that are or were in the bundle, unless that is done already."""
         old_digests = self._catalog.find_unmarked_digests(key)
         if old_digests is None:
