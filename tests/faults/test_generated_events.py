@@ -138,7 +138,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
     @hypothesis.seed(form.seed)
     @form.build_settings(short=30, long=300)
     @given(st.lists(RAWS | st.sampled_from([b"", DEEP]), max_size=12))
-    def check_neighbours(raws: list[bytes]) -> None:
+    def check_valid_events(raws: list[bytes]) -> None:
         redis.flushall()
         for number, raw in enumerate(raws):
             redis.rpush(FAST_EVENTS, raw, make_notification(f"neighbour-{number}.csv"))
@@ -147,7 +147,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
         assert redis.llen(DEAD_LETTERS) == sum(find_refusal_reason(raw) is not None for raw in raws)
 
-    check_neighbours()
+    check_valid_events()
 
 
 def test_dead_letters_are_limited_in_number_and_size(

@@ -88,7 +88,7 @@ def test_protocol_trace_is_harmless_on_real_servers(
     make_real_world: WorldFactory, trace: str
 ) -> None:
     world = make_real_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     TRACES[trace].trace(world)
     world.finish_and_check([0])
 
@@ -99,7 +99,7 @@ def test_publisher_keeps_edited_held_row_until_csv_changes(make_real_world: Worl
     The CSV of the row no longer exists, and the manifest may be older than the row.
     """
     world = make_real_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     publish_csv(world, "A")
     publish_csv(world, "x")
     world.edit_output_file(lambda body: body.replace(b"Ivanov", b"Evil"))

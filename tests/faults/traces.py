@@ -136,7 +136,7 @@ def two_publishers_do_not_alternate_in_one_write(world: World) -> None:
 @register_trace(4, "a result is refused if another was accepted since its tokens were read")
 def slow_reader_does_not_replace_newer_result(world: World) -> None:
     put_csv(world, "A")
-    slow_actor = start_reader(world, "SUBMIT_RESULTS", twice=True)
+    slow_actor = start_reader(world, "SUBMIT_RESULTS", keep_message=True)
     world.user_actions.put_csv("a", "B")
     read_next_message(world)
     writing_publisher = start_publisher(world, "COMMIT_PUBLISH")

@@ -164,7 +164,7 @@ def _remove_rewriting() -> None:
 
 
 PROTECTIONS: Mapping[str, tuple[str, Callable[[], None]]] = {
-    "watch": ("the watchdog, and every sweep", _remove_watchdog),
+    "watchdog": ("the watchdog, and every sweep", _remove_watchdog),
     "sweeps": ("every sweep but the hourly one", _remove_sweeps),
     "event delivery": (
         "the copies of events on MinIO's disk, the settings for event delivery, "

@@ -153,7 +153,6 @@ class Scenario:
     """
 
     run: Callable[[ScenarioRun], None]
-    expectation: str
     protections: tuple[str, ...] = ()
     in_short_form: bool = False
     needs_long_form: bool = False
