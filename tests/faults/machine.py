@@ -83,7 +83,7 @@ ANY_STOP = st.sampled_from(
     [NO_STOP] * 6 + sorted({stop for stops in STOP_REQUESTS.values() for stop in stops})
 )
 FAILURE_FATES = st.sampled_from(
-    [RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.TWICE, RequestFate.LATE]
+    [RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.DUPLICATED, RequestFate.LATE]
 )
 TIMES_S = st.sampled_from([1, 6, 6, 6, 31, 61, 121, 700])
 AGES_S = st.sampled_from([0, 1, 100_000])

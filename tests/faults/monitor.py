@@ -69,10 +69,10 @@ class ProtocolMonitor:
     def _is_unpreventable(self, writer: Actor | None, expected: str | None) -> bool:
         """Return whether no protocol can prevent this write.
 
-        A late write has no writer any more. A living writer is excused only after it lost its
-        lease: in real time, or by a fault. After a fault, the replaced version must be one that
-        existed between the writer's ACQUIRE WRITER and that fault. What a writer reads after it
-        lost the lease, it must not use.
+        A late write has no writer any more. The write of a running writer is unpreventable only
+        after the writer lost its lease: in real time, or by a fault. After a fault, the replaced
+        version must be one that existed between the writer's ACQUIRE WRITER and that fault. What a
+        writer reads after it lost the lease, it must not use.
         """
         if writer is None:
             return True

@@ -23,7 +23,7 @@ from worker.source.ignored_keys import IgnoredKeys
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]
-ODD_JSON = [
+UNUSUAL_JSON = [
     b"NaN",
     b"-Infinity",
     b'"\\ud800"',
@@ -65,7 +65,7 @@ def corrupted_notifications(draw: st.DrawFn) -> bytes:
                 )
             )
             place = raw.find(name) + len(name) + 1
-            return raw[:place] + draw(st.sampled_from(ODD_JSON)) + b"," + raw[place:]
+            return raw[:place] + draw(st.sampled_from(UNUSUAL_JSON)) + b"," + raw[place:]
     return make_notification(draw(st.text(max_size=30)) or "x").replace(
         b"%", draw(st.sampled_from([b"%", b"%F", b""]))
     )
@@ -74,7 +74,7 @@ def corrupted_notifications(draw: st.DrawFn) -> bytes:
 RAWS = (
     corrupted_notifications()
     | corrupted_notifications()
-    | st.sampled_from([*ODD_JSON, *REAL])
+    | st.sampled_from([*UNUSUAL_JSON, *REAL])
     | st.binary(max_size=100)
 )
 

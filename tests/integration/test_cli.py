@@ -296,7 +296,7 @@ def test_status_command_sends_a_token_to_a_published_api(
         assert accepted.json["ready"] is not None
 
 
-def test_ask_api_sends_the_host_of_its_address(api_environment: ApiEnvironment) -> None:
+def test_request_readiness_sends_host_of_its_address(api_environment: ApiEnvironment) -> None:
     """In a container the name `api` is not local; the header `Host` says that the client is."""
     url = f"http://127.0.0.1:{api_environment.api.port}"
     assert request_readiness(ApiAddress(url, host="api:8080")).ready is None

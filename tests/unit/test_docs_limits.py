@@ -75,7 +75,7 @@ LIMITS = [
 @cache
 def read_constants() -> dict[str, set[float]]:
     """Map each constant of the code with a number to its values, in any module."""
-    found: dict[str, set[float]] = {}
+    values_by_name: dict[str, set[float]] = {}
     for folder in ("worker", "api", "shared"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -83,8 +83,8 @@ def read_constants() -> dict[str, set[float]]:
                     case ast.Assign([ast.Name(name)], value) if name.isupper():
                         number = read_number(ast.unparse(value))
                         if number is not None:
-                            found.setdefault(name, set()).add(number)
-    return found
+                            values_by_name.setdefault(name, set()).add(number)
+    return values_by_name
 
 
 def read_number(text: str) -> float | None:

@@ -114,8 +114,7 @@ def _render_removals(findings: Sequence[Finding]) -> str:
         "|---|---|---|",
     ]
     for finding in findings:
-        noticed = finding.failures[0] if finding.failures else "**no**"
-        lines.append(
-            f"| {finding.name} | {PROTECTIONS[finding.without][0]} | {noticed.replace('|', '/')} |"
-        )
+        detection = finding.failures[0] if finding.failures else "**no**"
+        protection = PROTECTIONS[finding.without][0]
+        lines.append(f"| {finding.name} | {protection} | {detection.replace('|', '/')} |")
     return "\n".join([*lines, ""])

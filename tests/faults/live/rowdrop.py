@@ -424,11 +424,6 @@ class LiveRowdrop:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def read_log(self, name: str) -> str:
-        """Return what this program has logged."""
-        file = self.supervisor.get_log_path(name)
-        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-
 
 UNREACHABLE = (MinioException, HTTPError, StoreUnavailable)
 """The errors of a client while MinIO is unreachable."""
