@@ -80,9 +80,9 @@ class MemberMarker:
         """Enqueue the waiting bundle that waits longest, except `key`."""
         waiting_ids = [make_bundle_id(waiting) for waiting in self._unpacks.list_waiting_bundles()]
         # Omits bundles with a pending result: they need no further attempt.
-        unread_ids = self._users.begin_read(waiting_ids)
+        dirty_ids = self._users.begin_read(waiting_ids)
         self._bulk_reads.enqueue_bundles(
-            bundle_id for bundle_id in unread_ids if bundle_id != make_bundle_id(key)
+            bundle_id for bundle_id in dirty_ids if bundle_id != make_bundle_id(key)
         )
 
 
