@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from bench import bundle, burst, idle, rebuild, sweep, web
 from bench.drop import DropMeasurement
-from bench.figures import Measurement, render_table
 from bench.machine import describe_machine
+from bench.measurements import Measurement, render_table
 from bench.rowdrop import RowdropInstance, UnexpectedResult, WaitTimeout, start_instance
 from bench.users import BenchUsers
 from local.errors import StartupError
@@ -69,7 +69,7 @@ class BenchSize:
 class BenchRun:
     """One run of the selected measurements.
 
-    `figures` has the results so far, also if the run was interrupted.
+    `measurements` has the results so far, also if the run was interrupted.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ def _print_results(bench: BenchRun) -> None:
 def _build_json(machine: dict[str, str], bench: BenchRun) -> dict[str, object]:
     return {
         "machine": machine,
-        "figures": [figure.to_dict() for figure in bench.measurements],
+        "figures": [measurement.to_dict() for measurement in bench.measurements],
         "idle": [usage._asdict() for usage in bench.idle_usage],
     }
 

@@ -28,7 +28,7 @@ class DropFloor:
         self._store = rowdrop.create_bucket()
         self._image_key = "image.png"
         self._store.put(self._image_key, IMAGE_BYTES)
-        self._watch = ObjectWatcher(rowdrop.objects_on_disk, self._store.bucket, OUTPUT_KEY)
+        self._watcher = ObjectWatcher(rowdrop.objects_on_disk, self._store.bucket, OUTPUT_KEY)
         self._writer = ThreadPoolExecutor(1)
 
     def measure(self, key: str, csv: bytes, output: bytes, etag: str) -> float:
@@ -41,9 +41,9 @@ class DropFloor:
         self._store.put(key, csv)
         self._store.get(key)
         self._store.get_last_modified(self._image_key)
-        # In a thread, so that the watch can detect the replacement before the response arrives.
+        # In a thread, so that the watcher can detect the replacement before the response arrives.
         pending_put = self._writer.submit(self._store.put, OUTPUT_KEY, output)
-        elapsed_s = self._watch.wait_for_etag(etag) - started_at
+        elapsed_s = self._watcher.wait_for_etag(etag) - started_at
         pending_put.result()
         return elapsed_s
 

@@ -5,7 +5,7 @@ import time
 import zipfile
 
 from bench.burst import CONCURRENT_PUTS, BenchFiles, put_files
-from bench.figures import Measurement, max_ratio
+from bench.measurements import Measurement, max_ratio
 from bench.rowdrop import RowdropInstance
 from bench.users import BenchUsers
 from bench.watch import ObjectWatcher
@@ -31,16 +31,16 @@ def measure_bundle(
     half_count = len(files) // 2
     plain_bucket = rowdrop.create_bucket()
     floor_s = put_files(plain_bucket, files[:half_count])
-    watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+    watcher = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
     started_at = time.perf_counter()
     rowdrop.source.put(BUNDLE_KEY, zip_body)
-    elapsed_s = watch.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
+    elapsed_s = watcher.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
     rowdrop.verify_output(users.output.body)
     floor_s += put_files(plain_bucket, files[half_count:])
     rowdrop.delete_bucket(plain_bucket)
     users.output = output_before
     rowdrop.source.delete(BUNDLE_KEY)
-    watch.wait_for_etag(users.etag, _TIMEOUT_S)
+    watcher.wait_for_etag(users.etag, _TIMEOUT_S)
     name = f"a bundle of {len(files):,} members → output.csv"
     samples = f"{len(files):,} PUTs, {CONCURRENT_PUTS} at a time"
     goal = max_ratio(1.5)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.figures import Measurement, max_ratio
+from bench.measurements import Measurement, max_ratio
 from bench.rowdrop import RowdropInstance
 from bench.users import BenchUsers
 from bench.watch import ObjectWatcher
@@ -34,10 +34,10 @@ def drop_users(
     Returns the seconds for the PUTs, the seconds until output.csv is complete, and the files.
     """
     files = users.make_files(count)
-    watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+    watcher = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
     started_at = time.perf_counter()
     put_s = put_files(rowdrop.source, files)
-    elapsed_s = watch.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
+    elapsed_s = watcher.wait_for_etag(users.etag, _TIMEOUT_S) - started_at
     rowdrop.verify_output(users.output.body)
     return put_s, elapsed_s, files
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 
 from bench.bare import DropFloor
-from bench.figures import Measurement, compute_percentile, max_above_floor, max_ratio
+from bench.measurements import Measurement, compute_percentile, max_above_floor, max_ratio
 from bench.rowdrop import RowdropInstance, WaitTimeout
 from bench.users import BenchUsers, CsvChange
 from bench.watch import ObjectWatcher
@@ -31,7 +31,7 @@ class DropMeasurement:
         self._users = users
         self._count = count
         self._rng = rng
-        self._watch = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
+        self._watcher = ObjectWatcher(rowdrop.objects_on_disk, rowdrop.output.bucket, OUTPUT_KEY)
         self._floor = DropFloor(rowdrop)
         self._api = rowdrop.connect_api()
         self._known_etag: str | None = None
@@ -96,7 +96,7 @@ class DropMeasurement:
         change = self._make_change()
         started_at = time.perf_counter()
         self._rowdrop.source.put(change.key, change.body)
-        elapsed_s = self._watch.wait_for_etag(change.etag) - started_at
+        elapsed_s = self._watcher.wait_for_etag(change.etag) - started_at
         self._rowdrop.verify_output(self._users.output.body)
         return elapsed_s
 

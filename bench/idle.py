@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import psutil
 
-from bench.figures import Measurement, max_value
+from bench.measurements import Measurement, max_value
 from bench.rowdrop import RowdropInstance
 
 

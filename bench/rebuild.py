@@ -3,7 +3,7 @@
 import json
 
 from bench.bare import FLOOR_READERS, ReadFloor
-from bench.figures import Measurement, compute_median, max_ratio
+from bench.measurements import Measurement, compute_median, max_ratio
 from bench.rowdrop import RowdropInstance, UnexpectedResult, wait_until
 from shared.progress.rebuilds import Rebuilds
 

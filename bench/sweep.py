@@ -3,7 +3,7 @@
 import time
 
 from bench.bare import ReadFloor
-from bench.figures import Measurement, compute_median, max_ratio
+from bench.measurements import Measurement, compute_median, max_ratio
 from bench.rowdrop import RowdropInstance, UnexpectedResult
 
 

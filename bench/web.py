@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from api import gunicorn_conf
-from bench.figures import Goal, Measurement, compute_median, min_ratio
 from bench.load import build_request, measure_requests_per_second
+from bench.measurements import Goal, Measurement, compute_median, min_ratio
 from bench.rowdrop import RowdropInstance, wait_until
 from local.ports import HOST, find_free_port
 from local.processes import ROOT

@@ -20,10 +20,10 @@ done
 # MinIO would read these two as the deprecated names of the root credentials.
 unset MINIO_ACCESS_KEY MINIO_SECRET_KEY
 
-made=
-if [ -f "$folder/users-made" ]; then made=$(cat "$folder/users-made"); fi
+created_id=
+if [ -f "$folder/users-made" ]; then created_id=$(cat "$folder/users-made"); fi
 if [ -n "$users_id" ] && [ "${MINIO_API_ROOT_ACCESS:-off}" != on ]; then
-    if [ "$made" != "$users_id" ]; then
+    if [ "$created_id" != "$users_id" ]; then
         MINIO_API_ROOT_ACCESS=on "$@" &
         server=$!
         # A SIGTERM from outside must not be taken for the stop by `rowdrop init`.

@@ -22,8 +22,8 @@ from xmlrpc.client import Fault, ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from local.errors import StartupError
-from local.left_overs import stop_processes
 from local.servers import MinioServer, RedisServer, read_log_tail, write_private_file
+from local.stale_processes import stop_processes
 
 ROOT = Path(__file__).parent.parent
 """The checkout, which is the working directory of all processes."""

@@ -243,7 +243,8 @@ class RedisServer(LocalServer):
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
-            "set-proc-title no",  # `left_overs` identifies orphan processes by their command lines
+            # `stale_processes` identifies orphan processes by their command lines.
+            "set-proc-title no",
         ]
         write_private_file(self._config_path, "\n".join(lines) + "\n")
 

@@ -8,7 +8,7 @@
 # checked, and a line says so.  COMPOSE may be another compose command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-began=$SECONDS
+started_at=$SECONDS
 
 if ! docker info >/dev/null 2>&1 && [ -n "${ENGINE_UP:-}" ]; then
     echo "starting an engine: $ENGINE_UP"
@@ -34,7 +34,7 @@ logs=$(mktemp -d) && : >"$logs/no.env"
 compose() { $COMPOSE --env-file "$logs/no.env" "$@"; } # without the checkout's own .env
 quiet() { "$@" >>"$logs/compose.log" 2>&1; }
 passed=0
-ok() { passed=$((passed + 1)); printf '%4d s  ok  %s\n' $((SECONDS - began)) "$1"; }
+ok() { passed=$((passed + 1)); printf '%4d s  ok  %s\n' $((SECONDS - started_at)) "$1"; }
 failed() {
     echo "compose.sh: FAILED: $1" >&2
     compose ps >&2 || true
@@ -108,9 +108,9 @@ END
 cmp -s "$logs/held" "$logs/expected" || failed "each container has only its own credentials: $(cat "$logs/held")"
 ok "each container has only its own credentials"
 endpoint=http://127.0.0.1:$MINIO_PORT
-sign() { curl -s -o "$logs/said" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 --user "$@"; }
+sign() { curl -s -o "$logs/output" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 --user "$@"; }
 . <(compose run --rm --no-deps -T secrets cat /run/rowdrop/kept.env 2>/dev/null | grep '^MINIO_ROOT_')
-[ "$(sign "$MINIO_ROOT_USER:$MINIO_ROOT_PASSWORD" "$endpoint/")" = 403 ] || failed "root may not sign in: $(cat "$logs/said")"
+[ "$(sign "$MINIO_ROOT_USER:$MINIO_ROOT_PASSWORD" "$endpoint/")" = 403 ] || failed "root may not sign in: $(cat "$logs/output")"
 day=$(date -u +%Y%m%d)
 for key in "$MINIO_ACCESS_KEY" "$MINIO_ROOT_USER"; do
     forged="X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=$key%2F$day%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=$(date -u +%Y%m%dT%H%M%SZ)&X-Amz-Expires=600&X-Amz-SignedHeaders=host&X-Amz-Signature=$(printf '0%.0s' $(seq 64))"
@@ -167,15 +167,15 @@ folder=$logs/users && mkdir "$folder" && chmod 755 "$logs"
 for number in 1 2 3; do printf 'first_name,last_name,birthts\nLoaded,%s,%s\n' $number $number >"$folder/loaded-$number.csv"; done
 printf '\211PNG\r\n\032\n' >"$folder/loaded-1.png" && echo nobody >"$folder/notes.txt"
 chmod 700 "$folder"
-if LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/said" 2>&1; then failed "an unreadable folder is an error: $(cat "$logs/said")"; fi
-grep -q "Permission denied: '/load'" "$logs/said" || failed "the error names the unreadable folder: $(cat "$logs/said")"
+if LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/output" 2>&1; then failed "an unreadable folder is an error: $(cat "$logs/output")"; fi
+grep -q "Permission denied: '/load'" "$logs/output" || failed "the error names the unreadable folder: $(cat "$logs/output")"
 chmod 755 "$folder"
-LOAD_FOLDER=$folder compose run --rm --no-deps -T load >"$logs/said" 2>&1 || failed "load: $(cat "$logs/said")"
-grep -q "has files already" "$logs/said" || failed "the start loads nothing into a bucket in use: $(cat "$logs/said")"
+LOAD_FOLDER=$folder compose run --rm --no-deps -T load >"$logs/output" 2>&1 || failed "load: $(cat "$logs/output")"
+grep -q "has files already" "$logs/output" || failed "the start loads nothing into a bucket in use: $(cat "$logs/output")"
 code=0
-LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/said" 2>&1 || code=$?
-[ $code = 1 ] || failed "load reports notes.txt by its exit code: $code, $(cat "$logs/said")"
-grep -q "4 files loaded" "$logs/said" || failed "four files are loaded: $(cat "$logs/said")"
+LOAD_FOLDER=$folder compose run --rm --no-deps -T load rowdrop load /load >"$logs/output" 2>&1 || code=$?
+[ $code = 1 ] || failed "load reports notes.txt by its exit code: $code, $(cat "$logs/output")"
+grep -q "4 files loaded" "$logs/output" || failed "four files are loaded: $(cat "$logs/output")"
 until_ 30 "the loaded rows" bash -c "[ \$(curl -fsS '$api/data?q=loaded' | grep -o user_id | wc -l) = 3 ]"
 ok "one command loads a folder; an unreadable folder is reported"
 python_ worker - <<'END' >"$folder/users.zip" || failed "creating a zip"
@@ -239,8 +239,8 @@ ok "API_TOKEN: 401 without it, 202 with it"
 
 # -- a data folder that is not writable ------------------------------------------------------------
 mkdir "$logs/data" && chmod 755 "$logs/data"
-if MINIO_VOLUME=$logs/data compose run --rm --no-deps -T secrets >"$logs/said" 2>&1; then failed "a folder that is not writable is an error"; fi
-grep -q "chown -R 10001:10001 $logs/data" "$logs/said" || failed "the error contains the chown command: $(cat "$logs/said")"
+if MINIO_VOLUME=$logs/data compose run --rm --no-deps -T secrets >"$logs/output" 2>&1; then failed "a folder that is not writable is an error"; fi
+grep -q "chown -R 10001:10001 $logs/data" "$logs/output" || failed "the error contains the chown command: $(cat "$logs/output")"
 ok "a folder that is not writable is reported with the chown command"
 
-echo "compose.sh: $passed checks passed in $((SECONDS - began)) s"
+echo "compose.sh: $passed checks passed in $((SECONDS - started_at)) s"

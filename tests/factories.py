@@ -55,10 +55,6 @@ def make_reject(
     return Reject(f"{user_id}.csv", user_id, reason, line, last_modified, etag)
 
 
-def make_csv_version(user_id: str = "1", etag: str = ETAG) -> CsvVersion:
-    return CsvVersion(f"{user_id}.csv", etag, LAST_MODIFIED)
-
-
 def make_fact(
     user_id: str = "1",
     image: str | None = "",

@@ -122,10 +122,10 @@ class FakeObjectStore(ObjectStore):
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         # This listing is a snapshot. MinIO's listing may change between two pages.
         keys = [key for key in self._get_objects() if not folder or key.startswith(f"{folder}/")]
-        found = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
+        keys_after = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
         listed = [
-            ObjectInfo(key, held.etag, held.last_modified, len(held.body))
-            for key, held in self._iterate_objects(found)
+            ObjectInfo(key, stored.etag, stored.last_modified, len(stored.body))
+            for key, stored in self._iterate_objects(keys_after)
         ]
         return (
             listed[start : start + LIST_PAGE_SIZE]
@@ -162,13 +162,13 @@ class FakeObjectStore(ObjectStore):
         return self.put(key, read)
 
     def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
-        found = (
+        infos = (
             info
             for page in self.list_objects(after)
             for info in page
             if info.key.startswith(prefix)
         )
-        return list(islice(found, limit))
+        return list(islice(infos, limit))
 
     def list_folders(self, folder: str) -> list[str]:
         relative_keys = [

@@ -46,7 +46,7 @@ def send_unsigned(
         connection.close()
 
 
-class Forger:
+class UploadForger:
     """Forges uploads in the name of an access key, without its secret key."""
 
     def __init__(self, endpoint: str, access_key: str) -> None:

@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 EVENT_TIMEOUT_S = 1.0
 MAX_QUEUED_MESSAGES = 2
 """With this many messages in the queue, workers are busy, and events are collected further."""
-GATHER_POLL_S = 0.02
-GATHER_S = 0.2
+COLLECT_POLL_S = 0.02
+COLLECT_S = 0.2
 BURST_BATCHES = 10
-"""In a burst, events are collected for `GATHER_S` seconds a batch after `BURST_BATCHES` batches."""
+"""In a burst, each batch after the first `BURST_BATCHES` is collected for `COLLECT_S` seconds."""
 SINGLE_DROP_QUIET_S = 0.01
 """After this many seconds without an event, the next event is handled as a single drop."""
-MAX_GATHER_S = 1.0
+MAX_COLLECT_S = 1.0
 """Maximum time in seconds that events are collected before a batch."""
 
 
@@ -64,7 +64,7 @@ class Listener:
         self._ignored_keys = ignored_keys
         self._source_bucket = source_bucket
         self._clock = clock
-        self._batch_cycle = DutyCycle(1.0, BURST_BATCHES * GATHER_S, time.monotonic, GATHER_S)
+        self._batch_cycle = DutyCycle(1.0, BURST_BATCHES * COLLECT_S, time.monotonic, COLLECT_S)
         self._peeked_at = 0.0
         self._has_more = False
 
@@ -95,7 +95,7 @@ class Listener:
             fast_entries = [first]
             safe_entries = list[bytes]()
         else:
-            fast_entries, safe_entries = self._gather()
+            fast_entries, safe_entries = self._collect_events()
             self._peeked_at = now
             self._has_more = CHUNK_SIZE in {len(fast_entries), len(safe_entries)}
         marked = list(
@@ -111,19 +111,19 @@ class Listener:
             self._tasks.unpack(key)
         return len(marked)
 
-    def _gather(self) -> tuple[list[bytes], list[bytes]]:
+    def _collect_events(self) -> tuple[list[bytes], list[bytes]]:
         # In a burst, and while workers are busy, events stay in their list for a while. Batches get
         # fewer and larger, and a user is read once if its CSV and image arrive together. The time
         # is bounded, so that dead workers cannot delay the marks.
         started_at = time.monotonic()
-        while time.monotonic() - started_at < MAX_GATHER_S:
+        while time.monotonic() - started_at < MAX_COLLECT_S:
             event_count, message_count = self._inbox.measure_lengths(FAST_EVENTS, EVENTS_QUEUE)
             if event_count >= CHUNK_SIZE or (
                 message_count < MAX_QUEUED_MESSAGES and not self._batch_cycle.compute_wait_s()
             ):
                 break
-            time.sleep(GATHER_POLL_S)
-        self._batch_cycle.charge(GATHER_S)
+            time.sleep(COLLECT_POLL_S)
+        self._batch_cycle.charge(COLLECT_S)
         return self._inbox.peek(CHUNK_SIZE)
 
     def _mark_and_pop(self, event_list: str, raw_entries: Sequence[bytes]) -> list[str]:

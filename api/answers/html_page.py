@@ -81,35 +81,35 @@ def render_rows_page(
     first = query.paging.offset + 1
     last = query.paging.offset + len(page_rows)
     count = f"{first:,} to {last:,} of {total:,}" if page_rows else f"none of {total:,}"
-    given = {name: value for name, value in parameters.items() if value}
+    non_empty = {name: value for name, value in parameters.items() if value}
     sections = [
         "<h1>Rowdrop</h1>",
-        _render_form(given),
+        _render_form(non_empty),
         f"<p>{count} {'user' if total == 1 else 'users'}</p>",
-        _render_page_links(query, total, given),
-        _render_table(page_rows, query, given),
-        _render_page_links(query, total, given),
-        _render_footer(given),
+        _render_page_links(query, total, non_empty),
+        _render_table(page_rows, query, non_empty),
+        _render_page_links(query, total, non_empty),
+        _render_footer(non_empty),
     ]
     return render_page("Rowdrop", "\n".join(sections))
 
 
-def _render_form(given: QueryParameters) -> str:
+def _render_form(parameters: QueryParameters) -> str:
     def render_input(name: str, label: str, input_type: str, size: int) -> str:
-        value = escape(str(given.get(name, "")))
+        value = escape(str(parameters.get(name, "")))
         attributes = f'name="{name}" type="{input_type}" size="{size}" value="{value}"'
         return f"<label>{label}<input {attributes}></label>"
 
-    image_choice = str(given.get("is_image_exists", "")).lower()
+    image_choice = str(parameters.get("is_image_exists", "")).lower()
     options = "".join(
         f'<option value="{value}"{" selected" if image_choice == value else ""}>{text}</option>'
         for value, text in (("", "any"), ("true", "with"), ("false", "without"))
     )
     # A new search must not reset the order, the columns or the page size.
     hidden_inputs = "".join(
-        f'<input type="hidden" name="{name}" value="{escape(str(given[name]))}">'
+        f'<input type="hidden" name="{name}" value="{escape(str(parameters[name]))}">'
         for name in ("sort", "fields", "limit")
-        if name in given
+        if name in parameters
     )
     fields = [
         render_input("q", "Name", "search", 20),
@@ -121,24 +121,26 @@ def _render_form(given: QueryParameters) -> str:
     return f'<form action="/data">{"".join(fields)}{hidden_inputs}<button>Show</button></form>'
 
 
-def _render_page_links(query: RowQuery, total: int, given: QueryParameters) -> str:
+def _render_page_links(query: RowQuery, total: int, parameters: QueryParameters) -> str:
     offsets = query.paging.list_related_offsets(total)
     page_links = []
     for relation, text in (("prev", "← previous"), ("next", "next →")):
         if relation in offsets:
-            target = build_path("/data", given, offset=offsets[relation], format="html")
+            target = build_path("/data", parameters, offset=offsets[relation], format="html")
             page_links.append(f'<a href="{escape(target)}">{text}</a>')
     return f"<nav>{''.join(page_links)}</nav>" if page_links else ""
 
 
-def _render_table(page_rows: list[dict[str, Any]], query: RowQuery, given: QueryParameters) -> str:
+def _render_table(
+    page_rows: list[dict[str, Any]], query: RowQuery, parameters: QueryParameters
+) -> str:
     fields = query.fields or OUTPUT_COLUMNS
-    heads = "".join(f"<th>{_render_heading(name, query, given)}</th>" for name in fields)
+    heads = "".join(f"<th>{_render_heading(name, query, parameters)}</th>" for name in fields)
     lines = "".join(f"<tr>{''.join(_render_cells(row, fields))}</tr>\n" for row in page_rows)
     return f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
 
 
-def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
+def _render_heading(name: str, query: RowQuery, parameters: QueryParameters) -> str:
     arrow = ""
     next_sort = name
     if query.sort[:1] == ((name, False),):
@@ -146,7 +148,7 @@ def _render_heading(name: str, query: RowQuery, given: QueryParameters) -> str:
         next_sort = f"-{name}"  # a second click reverses the order
     elif query.sort[:1] == ((name, True),):
         arrow = " ↓"
-    target = build_path("/data", given, sort=next_sort, offset=None, format="html")
+    target = build_path("/data", parameters, sort=next_sort, offset=None, format="html")
     return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
 
 
@@ -171,9 +173,9 @@ def _format_date(milliseconds: int) -> str:
         return str(milliseconds)
 
 
-def _render_footer(given: QueryParameters) -> str:
+def _render_footer(parameters: QueryParameters) -> str:
     formats = ", ".join(
-        f'<a href="{escape(build_path("/data", given, format=format_name))}">{name}</a>'
+        f'<a href="{escape(build_path("/data", parameters, format=format_name))}">{name}</a>'
         for format_name, name in _DATA_FORMATS
     )
     return (

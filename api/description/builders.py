@@ -45,16 +45,16 @@ def answer(
     description: str, content: Mapping[str, Schema], headers: Mapping[str, str] | None = None
 ) -> Document:
     """Return a response: schemas by media type, and descriptions by header name."""
-    found: Document = {"description": description}
+    document: Document = {"description": description}
     if content:
-        found["content"] = {
+        document["content"] = {
             media_type: {"schema": schema} for media_type, schema in content.items()
         }
     if headers:
-        found["headers"] = {
+        document["headers"] = {
             name: {"description": meaning, "schema": text()} for name, meaning in headers.items()
         }
-    return found
+    return document
 
 
 def _refusals(kinds: Sequence[str]) -> Document:
@@ -85,20 +85,20 @@ def operation(
     is_write = set(WRITES) <= set(refusals)
     reads = () if is_write or is_open else _READS
     every = dict.fromkeys((*refusals, *reads, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
-    found: Document = {
+    document: Document = {
         "summary": summary,
         "responses": _refusals(list(every)) | dict(answers),
         "x-codeSamples": [{"lang": "Shell", "source": sample}],
     }
     if parameters:
-        found["parameters"] = list(parameters)
+        document["parameters"] = list(parameters)
     if body:
-        found["requestBody"] = body
+        document["requestBody"] = body
     if not is_open:
-        found["security"] = (
+        document["security"] = (
             [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
         )
-    return found
+    return document
 
 
 def access_of(described: Document) -> str:

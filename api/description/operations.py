@@ -111,7 +111,6 @@ _ALL_FORMATS: dict[str, Schema] = {
     CONTENT_TYPES["parquet"]: ANYTHING,
     "text/html": ANYTHING,
 }
-_A_FILE: dict[str, Schema] = {"text/csv": ANYTHING, "application/octet-stream": ANYTHING}
 _NO_ROWS = "nothing-published"
 _NO_STORE = "store-away"
 _NO_REDIS = "redis-away"

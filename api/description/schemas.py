@@ -35,9 +35,9 @@ def an_object(
 ) -> Schema:
     """Return the schema of an object with only these properties, required unless `optional`."""
     required = [name for name in properties if name not in optional]
-    found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return (
-        found
+        schema
         | ({"required": required} if required else {})
         | ({"description": description} if description else {})
     )

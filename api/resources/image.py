@@ -61,8 +61,8 @@ class ImageResource:
             )
         response.content_type = media_type
         response.set_header("Content-Disposition", format_content_disposition("inline", key))
-        whole_file = ByteRange(0, first_segment.size)
-        transfers.send_object(request, response, key, first_segment, whole_file)
+        full_range = ByteRange(0, first_segment.size)
+        transfers.send_object(request, response, key, first_segment, full_range)
 
     on_head = on_get
 

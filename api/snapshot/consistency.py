@@ -47,7 +47,7 @@ class ConsistencyTracker:
     def __init__(self) -> None:
         self.as_of: float | None = None
         self._inbox_empty_at: float | None = None
-        self._redis_was_away = False
+        self._redis_was_unavailable = False
         self._trusted_from = 0.0
 
     def record_redis_outage(self) -> None:
@@ -56,7 +56,7 @@ class ConsistencyTracker:
         MinIO may not have reached Redis either, so its events may arrive late. Until `MARGIN_S`
         after the recovery an empty queue proves nothing.
         """
-        self._redis_was_away = True
+        self._redis_was_unavailable = True
 
     def update(
         self, pipeline_status: PipelineStatus, served_etag: str | None, requested_at: float
@@ -66,9 +66,9 @@ class ConsistencyTracker:
         `served_etag` is the ETag of the table that this process served at that time, None without
         a table.
         """
-        if self._redis_was_away:
+        if self._redis_was_unavailable:
             # The first answer after an outage: discard what earlier polls proved.
-            self._redis_was_away = False
+            self._redis_was_unavailable = False
             self._trusted_from = requested_at + MARGIN_S
             self._inbox_empty_at = None
         if not pipeline_status.waiting_events:

@@ -7,9 +7,9 @@ from typing import Any
 
 RECEIVE_S = 10.0
 """Timeout in seconds of a thread for the next bytes of a streamed request body."""
-PATIENCE_S = 0.2
+SEND_ATTEMPT_S = 0.2
 """Seconds that a thread tries to send before the event loop sends the rest."""
-LITTLE_BYTES = 4096
+MAX_DELAYED_BYTES = 4096
 """Up to this size the first part of a response is buffered, to be sent with the next part."""
 SEND_S = 20.0
 """Timeout in seconds of a streaming thread until the client has received the previous parts."""
@@ -19,7 +19,7 @@ class ClientSocket(socket.socket):
     """A client connection with short timeouts.
 
     gunicorn makes a socket "blocking" while a thread uses it. Here such a socket has a timeout of
-    `PATIENCE_S` instead.
+    `SEND_ATTEMPT_S` instead.
     """
 
     def __init__(self, fileno: int) -> None:
@@ -29,7 +29,7 @@ class ClientSocket(socket.socket):
 
     def setblocking(self, flag: bool) -> None:
         """Set a short timeout instead of blocking mode; False means non-blocking as usual."""
-        self.settimeout(PATIENCE_S if flag else 0)
+        self.settimeout(SEND_ATTEMPT_S if flag else 0)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return received data, at most `size` bytes.
@@ -47,22 +47,22 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401
         """Send data; buffer in `unsent` what the client does not accept immediately.
 
-        A first part of at most `LITTLE_BYTES` is only buffered, so that a head is sent in one
+        A first part of at most `MAX_DELAYED_BYTES` is only buffered, so that a head is sent in one
         packet with its body. `flush` sends a head without a body. At most two parts are buffered:
         with more, the call blocks until the client has received them, at most `SEND_S`.
         """
         if len(self.unsent) > 1:
             self._send_unsent()
         self.unsent.append(memoryview(data))
-        if len(self.unsent) > 1 or len(data) > LITTLE_BYTES:
+        if len(self.unsent) > 1 or len(data) > MAX_DELAYED_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Send buffered data for at most `PATIENCE_S`; the rest stays in `unsent`.
+        """Send buffered data for at most `SEND_ATTEMPT_S`; the rest stays in `unsent`.
 
         Raises `OSError` if the client has closed the connection.
         """
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + SEND_ATTEMPT_S
         try:
             while self.unsent and time.monotonic() <= until:
                 self.send_some()

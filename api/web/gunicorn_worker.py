@@ -3,10 +3,10 @@
 The original worker gives each connection a thread until the client has sent its request and
 received the answer, so eight slow clients block all others. Here a thread gets a request only when
 it is complete, and the event loop sends what a slow client has not received yet. Only uploads of
-more than `MOST_GATHERED_BYTES` and streamed objects (see `api.web.transfers`) occupy a thread for
-longer. These requests, and all others that may wait for a server, have a separate thread pool.
+more than `MAX_BUFFERED_BODY_BYTES` and streamed objects (see `api.web.transfers`) occupy a thread
+for longer. These requests, and all others that may wait for a server, have a separate thread pool.
 
-States of a connection: gathering → answering (in a thread) → sending → gathering, or lingering
+States of a connection: receiving → answering (in a thread) → sending → receiving, or lingering
 until it is closed.
 """
 
@@ -39,17 +39,17 @@ REQUEST_S = 10.0
 """Timeout in seconds from the connection, or the first byte, to the complete request.
 
 A streamed body does not count."""
-MOST_HEAD_BYTES = 32_768
-MOST_GATHERED_BYTES = 1_048_576
+MAX_HEAD_BYTES = 32_768
+MAX_BUFFERED_BODY_BYTES = 1_048_576
 """A larger body, and one of unknown length, is read by the thread."""
-SLOWEST_BYTES_A_S = 20_000
-MOST_SENDING = 64
+MIN_BYTES_PER_S = 20_000
+MAX_SENDING_CONNECTIONS = 64
 """Limit of connections of one process that are slow to receive. Above it, the oldest is closed."""
 LINGER_S = 2.0
 """Seconds in which input is discarded, so that the client gets the answer (RFC 9112, 9.6)."""
-LOOK_S = 0.25
+CHECK_INTERVAL_S = 0.25
 
-OTHER_THREADS = 8
+WAITING_THREADS = 8
 """Threads of one process for requests that wait: for the object store, Redis or a rebuild."""
 
 _FROM_MEMORY = re.compile(rb"(?:GET|HEAD) /(?!files|tasks|data/[^ ?]*/image)")
@@ -72,14 +72,14 @@ class Connection(TConn):  # type: ignore[misc]
         self.sock: ClientSocket
         self.init()  # without TLS and HTTP/2 this only creates the parser
         self.data_ready = True
-        self.held = bytearray()
+        self.buffered = bytearray()
         self._head_end = -1
-        self._whole_at = 0
+        self._complete_length = 0
         self.is_streamed = self.may_wait = False
 
     def begin(self) -> None:
         """Start the next request with the bytes that were received after the last one."""
-        self.held = bytearray(self.parser.unreader.take_buffered())
+        self.buffered = bytearray(self.parser.unreader.take_buffered())
         self.is_streamed = False
         self._head_end = -1
 
@@ -92,39 +92,39 @@ class Connection(TConn):  # type: ignore[misc]
         received = self.sock.recv(65_536)
         if not received:
             raise ConnectionResetError
-        self.held += received
+        self.buffered += received
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether a thread can answer without waiting for the client.
 
         A streamed body does not count: the thread reads it.
         """
         if self._head_end < 0:
-            self._head_end = self.held.find(b"\r\n\r\n")
+            self._head_end = self.buffered.find(b"\r\n\r\n")
             if self._head_end < 0:
                 return False
-            self._whole_at = (
-                self._head_end + 4 + self._body_length(bytes(self.held[: self._head_end]))
+            self._complete_length = (
+                self._head_end + 4 + self._body_length(bytes(self.buffered[: self._head_end]))
             )
-        return len(self.held) >= self._whole_at
+        return len(self.buffered) >= self._complete_length
 
     def _body_length(self, head: bytes) -> int:
-        found = _LENGTH.search(head)
-        length = int(found[1]) if found else 0
-        self.is_streamed = bool(_STREAMED.search(head)) or length > MOST_GATHERED_BYTES
+        match = _LENGTH.search(head)
+        length = int(match[1]) if match else 0
+        self.is_streamed = bool(_STREAMED.search(head)) or length > MAX_BUFFERED_BODY_BYTES
         self.may_wait = self.is_streamed or not _FROM_MEMORY.match(head)
-        self.sock.body_until = time.monotonic() + SEND_S + length / SLOWEST_BYTES_A_S
+        self.sock.body_until = time.monotonic() + SEND_S + length / MIN_BYTES_PER_S
         return 0 if self.is_streamed else length
 
     @property
     def is_too_long(self) -> bool:
         """Whether the head of the request exceeds the limit."""
-        return self._head_end < 0 and len(self.held) > MOST_HEAD_BYTES
+        return self._head_end < 0 and len(self.buffered) > MAX_HEAD_BYTES
 
     def hand_over(self) -> None:
         """Pass the received bytes to the parser."""
-        self.parser.unreader.unread(bytes(self.held))
-        self.held = bytearray()
+        self.parser.unreader.unread(bytes(self.buffered))
+        self.buffered = bytearray()
 
     def is_read(self) -> bool:
         """Return whether the whole request has been read."""
@@ -139,21 +139,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Run the worker until it ends; gunicorn calls this after the fork."""
         self._deadlines = dict[Connection, float]()
         self._sending = dict[Connection, None]()
-        self._looked = 0.0
-        self._others = ThreadPoolExecutor(OTHER_THREADS)
+        self._checked_at = 0.0
+        self._waiting_pool = ThreadPoolExecutor(WAITING_THREADS)
         super().init_process()
 
-    # -- gathering ---------------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection; at the limit, close the one that has been waiting for longest."""
         if self.nr_conns >= self.worker_connections - 1:
-            self._make_room()
+            self._close_oldest()
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:  # out of file descriptors
-            self._make_room()
+            self._close_oldest()
             return
         self.nr_conns += 1
         self.enqueue_req(Connection(self, client, address, listener.getsockname()))
@@ -166,14 +166,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _on_readable(self, conn: Connection) -> None:
         try:
-            if not conn.is_whole():
+            if not conn.is_complete():
                 conn.receive()
         except BlockingIOError:
             pass
         except OSError:
             self._drop(conn)
             return
-        if conn.is_whole():
+        if conn.is_complete():
             self._forget(conn)
             conn.hand_over()
             self._answer(conn)
@@ -186,19 +186,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _answer(self, conn: Connection) -> None:
         # Few threads answer from memory, as more would only compete for the interpreter. Requests
         # that wait for a server use the other pool, so an outage does not block the first one.
-        answered = (self._others if conn.may_wait else self.tpool).submit(self.handle, conn)
+        answered = (self._waiting_pool if conn.may_wait else self.tpool).submit(self.handle, conn)
         answered.add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
 
     def handle(self, conn: Connection) -> bool:
         """Answer the request; return whether the connection stays open."""
-        stays = bool(super().handle(conn))
+        stays_open = bool(super().handle(conn))
         try:
             conn.sock.flush()
         except OSError:  # the client has disconnected
             return False
-        return stays
+        return stays_open
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Return whether the connection stays open.
@@ -229,11 +229,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not conn.sock.unsent:
             self._end(conn, fs)
             return
-        if len(self._sending) >= MOST_SENDING:
+        if len(self._sending) >= MAX_SENDING_CONNECTIONS:
             self._drop(next(iter(self._sending)))
         self._sending[conn] = None
         conn.sock.setblocking(False)
-        seconds = SEND_S + sum(map(len, conn.sock.unsent)) / SLOWEST_BYTES_A_S
+        seconds = SEND_S + sum(map(len, conn.sock.unsent)) / MIN_BYTES_PER_S
         self._wait(conn, selectors.EVENT_WRITE, partial(self._on_writable, fs), seconds)
 
     def _on_writable(self, fs: "Future[bool]", conn: Connection) -> None:
@@ -284,21 +284,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Close the connections that exceeded their deadline; gunicorn calls this in each loop."""
         now = time.monotonic()
-        if now - self._looked < LOOK_S:
+        if now - self._checked_at < CHECK_INTERVAL_S:
             return
-        self._looked = now
+        self._checked_at = now
         for conn in [conn for conn, deadline in self._deadlines.items() if deadline < now]:
-            if conn.held and conn not in self._sending:
+            if conn.buffered and conn not in self._sending:
                 self._refuse(conn, 408)
             else:
                 self._drop(conn)
         if not self.alive:  # idle connections must not delay shutdown
             for conn in [
-                conn for conn in self._deadlines if not conn.held and conn not in self._sending
+                conn for conn in self._deadlines if not conn.buffered and conn not in self._sending
             ]:
                 self._drop(conn)
 
-    def _make_room(self) -> None:
+    def _close_oldest(self) -> None:
         if self._deadlines:
             self._drop(next(iter(self._deadlines)))
         elif self.keepalived_conns:
@@ -307,7 +307,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _refuse(self, conn: Connection, status: int) -> None:
         self._forget(conn)
-        conn.held.clear()
+        conn.buffered.clear()
         conn.sock.sendall(build_raw_response(status))
         try:
             conn.sock.flush()

@@ -185,10 +185,10 @@ class OutputCsv:
             midpoint = (low + high) // 2
             start = body.rfind(b"\n", low, midpoint) + 1 or low
             end = body.index(b"\n", midpoint) + 1
-            found_id = _parse_user_id(body, start, end)
-            if found_id == user_id:
+            line_id = _parse_user_id(body, start, end)
+            if line_id == user_id:
                 return start, end
-            if found_id < user_id:
+            if line_id < user_id:
                 low = end
             else:
                 high = start

@@ -140,8 +140,8 @@ def _missing_columns_reason(missing: Sequence[str], header: Sequence[str]) -> st
         if set(REQUIRED_COLUMNS) <= set(names):
             return f"looks {name}-separated; separate the fields by commas"
     columns = "column" if len(missing) == 1 else "columns"
-    found = excerpt(", ".join(map(str.strip, header)))
-    return f"missing {columns} {', '.join(missing)}; found: {found}"
+    shown = excerpt(", ".join(map(str.strip, header)))
+    return f"missing {columns} {', '.join(missing)}; found: {shown}"
 
 
 def _take_single_record(records: Iterator[NumberedRecord], header_line: int) -> NumberedRecord:

@@ -86,8 +86,6 @@ class PipelineStatus:
     last_publish_at: float | None
     last_sweep_at: float | None
     """The start of the last completed sweep."""
-    whole: bool
-    """Whether the trust state is verified: no loss was detected, and no sweep is running."""
     detects_losses: bool
     """False if the last sweep had no metrics of MinIO, without which losses are not detected."""
     events_available: bool = True
@@ -163,7 +161,6 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
         last_publish_at=_parse_seconds(published[0]),
         last_sweep_at=_parse_seconds(fields.get("at")),
-        whole=_decode_text(trust_state or b"").startswith(VERIFIED_PREFIX),
         trust_state=_parse_trust_state(_decode_text(trust_state or b"")),
         # Before the first sweep there are no metrics to compare with, which is no defect.
         detects_losses=bool(fields.get("metrics")) or "at" not in fields,

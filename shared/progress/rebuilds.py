@@ -181,9 +181,9 @@ class Rebuilds:
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
         state = fields["state"]
         total = int(fields["total"]) if "total" in fields else None
-        dirty_left = dirty_count if state == "running" else 0
-        # Users are marked before `total` is updated, so `dirty_left` may exceed it for a moment.
-        done = 0 if total is None else max(0, total - dirty_left)
+        unpublished_count = dirty_count if state == "running" else 0
+        # Users are marked before `total` is updated, so the count may exceed it for a moment.
+        done = 0 if total is None else max(0, total - unpublished_count)
         return RebuildStatus(
             task_id,
             state,

@@ -171,10 +171,12 @@ class Unpacks:
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
         state = fields["state"]
         users = int(fields.get("users", 0))
-        dirty_left = 0
+        unpublished_count = 0
         if state == "publishing":
             # An upper bound, because it includes users of other bundles that were marked earlier.
-            dirty_left = self._redis.zcount(DIRTY_SINCE["bundle"], "-inf", fields["marked_at"])
+            unpublished_count = self._redis.zcount(
+                DIRTY_SINCE["bundle"], "-inf", fields["marked_at"]
+            )
         return UnpackStatus(
             task_id,
             bundle=fields["bundle"],
@@ -182,7 +184,7 @@ class Unpacks:
             done=int(fields["done"]),
             total=int(fields["total"]) if "total" in fields else None,
             users=users,
-            published=max(0, users - dirty_left),
+            published=max(0, users - unpublished_count),
             ignored=int(fields.get("ignored", 0)),
             started_at=parse_time(fields.get("started_at")),
             finished_at=parse_time(fields.get("finished_at")),

@@ -31,7 +31,7 @@ MINIO_KEYS = [
 
 
 def keys_of(store: ObjectStore, after: str = "") -> list[str]:
-    return [found.key for page in store.list_objects(after) for found in page]
+    return [info.key for page in store.list_objects(after) for info in page]
 
 
 def test_store_get_returns_object_as_written(store: S3ObjectStore) -> None:
@@ -55,11 +55,11 @@ def test_store_supports_every_key_that_minio_accepts(store: S3ObjectStore, key: 
 def test_store_list_continues_after_key_with_control_character(
     store: S3ObjectStore, minio_client: Minio, character: str
 ) -> None:
-    hostile = f"m{character}.csv"
-    minio_client.put_object(store.bucket, hostile, io.BytesIO(b"x"), 1)
+    special_key = f"m{character}.csv"
+    minio_client.put_object(store.bucket, special_key, io.BytesIO(b"x"), 1)
     for key in ("a.csv", "z.csv"):
         store.put(key, b"x")
-    assert keys_of(store) == ["a.csv", hostile, "z.csv"]
+    assert keys_of(store) == ["a.csv", special_key, "z.csv"]
 
 
 def test_store_reports_missing_key_as_not_found(store: S3ObjectStore) -> None:
@@ -274,15 +274,15 @@ def test_store_list_page_returns_keys_by_prefix(store: S3ObjectStore, files: S3F
     for key in ("a.csv", "ab.csv", "ab.png", "abc.csv", "b.csv", "é.csv"):
         store.put(key, b"xyz")
 
-    def keys(prefix: str, after: str, most: int) -> list[str]:
-        return [found.key for found in files.list_page(prefix, after, most)]
+    def keys(prefix: str, after: str, limit: int) -> list[str]:
+        return [info.key for info in files.list_page(prefix, after, limit)]
 
     assert keys("", "", 2) == ["a.csv", "ab.csv"]
     assert keys("ab", "", 10) == ["ab.csv", "ab.png", "abc.csv"]
     assert keys("ab", "ab.csv", 1) == ["ab.png"]
     assert keys("é", "", 10) == ["é.csv"]
     assert keys("x", "", 10) == keys("", "é.csv", 10) == []
-    assert [found.size for found in files.list_page("", "", 10)] == [3] * 6
+    assert [info.size for info in files.list_page("", "", 10)] == [3] * 6
 
 
 def test_store_copy_from_copies_object_of_another_bucket(
@@ -394,12 +394,12 @@ def test_store_exists_and_list_include_unreadable_object(
 ) -> None:
     make_unreadable(store.bucket, "a.csv")
     store.put("b.csv", b"x")
-    ((sealed, other),) = store.list_objects()
+    ((unreadable, other),) = store.list_objects()
     assert store.exists("a.csv")
-    assert store.get_list_entry("a.csv") == sealed
+    assert store.get_list_entry("a.csv") == unreadable
     assert store.get_list_entry("b.csv") == other == store.get_info("b.csv")
     assert store.get_list_entry("a.cs") is None
-    assert files.list_page("a.csv", "", 1) == [sealed]
+    assert files.list_page("a.csv", "", 1) == [unreadable]
 
 
 def test_store_overwrites_and_deletes_unreadable_object(
@@ -429,14 +429,14 @@ def test_store_access_errors_are_not_object_unreadable(
     unreachable_store: S3ObjectStore,
 ) -> None:
     for store in (unauthorized_store, missing_bucket_store, unreachable_store):
-        asked = (
+        calls = (
             store.get,
             store.get_etag,
             store.exists,
             store.check_readable,
             store.get_list_entry,
         )
-        for call in asked:
+        for call in calls:
             with pytest.raises(StoreUnavailable) as refused:
                 call("a.csv")
             assert not isinstance(refused.value, ObjectUnreadable)

@@ -40,11 +40,14 @@ def main() -> int:
     if not (options.with_only or options.generated):
         # The short form where it suffices: with a protection removed, most time goes into timeouts.
         for name in names:
-            for remedy in SCENARIOS[name].remedies:
+            for protection in SCENARIOS[name].protections:
                 results.add(
                     _print_finding(
                         run_scenario(
-                            name, options.seed, long=SCENARIOS[name].needs_long_form, without=remedy
+                            name,
+                            options.seed,
+                            long=SCENARIOS[name].needs_long_form,
+                            without=protection,
                         )
                     )
                 )

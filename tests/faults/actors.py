@@ -25,7 +25,7 @@ class RequestFate(Enum):
     KILLED = "the client is killed before it"
     REFUSED = "not done, and the client gets an error"
     RESPONSE_LOST = "done, but the client gets an error"
-    TWICE = "done twice, as by a client that retries"
+    DUPLICATED = "done twice, as by a client that retries"
     LATE = "the client gets an error, and it is done later"
 
 
@@ -144,6 +144,6 @@ def perform_request(
         case RequestFate.RESPONSE_LOST | RequestFate.LATE:
             operation()
             raise failure()
-        case RequestFate.TWICE:
+        case RequestFate.DUPLICATED:
             operation()
     return operation()

@@ -12,7 +12,7 @@ from local.servers import MinioServer, RedisServer
 from shared.s3.connection import S3Connection
 from shared.s3.objects import S3ObjectStore
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 from tests.faults.parts import Components
 from tests.faults.servers import FakeBucketPair, RealBucketPair
 from tests.faults.world import World

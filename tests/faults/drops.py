@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from shared.formats.source_keys import Bundle, classify_key, make_bundle_id, make_csv_key
 from tests.archives import make_tar, make_zip
 from tests.factories import make_csv_body, make_person
+from tests.faults.event_transit import EventTransit
 from tests.faults.oracle import Oracle
 from tests.faults.servers import BucketPair
-from tests.faults.transit import EventTransit
 from tests.faults.truth import INVALID, CsvState
 
 VALID_CONTENTS = "ABC"

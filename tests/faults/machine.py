@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
-from shared.formats.object_names import CATALOG_KEY as SHELF
-from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
+from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import IMAGE_EXTENSIONS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
-from tests.faults.holes import TRACES
+from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.oracle import BUNDLED_USER_IDS
-from tests.faults.steps import StopNotReached
-from tests.faults.transit import EVENT_ROUTES
+from tests.faults.trace_steps import StopNotReached
+from tests.faults.traces import TRACES
 from tests.faults.world import World
 from worker.state.scripts import CHUNK_SIZE
 
@@ -54,7 +53,7 @@ STOP_REQUESTS = {
         "COMMIT_PUBLISH",
         "PUT manifest",
     ],
-    "watch": ["HEAD output", "FIGURES", "LPUSH"],
+    "watchdog": ["HEAD output", "METRICS", "LPUSH"],
 }
 """Kinds of processes, and the requests before which other actions can matter."""
 
@@ -84,7 +83,7 @@ ANY_STOP = st.sampled_from(
     [NO_STOP] * 6 + sorted({stop for stops in STOP_REQUESTS.values() for stop in stops})
 )
 FAILURE_FATES = st.sampled_from(
-    [RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.TWICE, RequestFate.LATE]
+    [RequestFate.REFUSED, RequestFate.RESPONSE_LOST, RequestFate.DUPLICATED, RequestFate.LATE]
 )
 TIMES_S = st.sampled_from([1, 6, 6, 6, 31, 61, 121, 700])
 AGES_S = st.sampled_from([0, 1, 100_000])
@@ -110,11 +109,11 @@ ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
     "start_worker": (6, (st.just(EVENTS_QUEUE), _build_stop_strategy("worker"))),
     "start_bulk_worker": (2, (st.just(BULK_QUEUE), _build_stop_strategy("bulk"))),
     "start_publisher": (5, (st.sampled_from([0, 0, 1]), FLAG, _build_stop_strategy("publisher"))),
-    "start_watchdog": (1, (_build_stop_strategy("watch"),)),
+    "start_watchdog": (1, (_build_stop_strategy("watchdog"),)),
     "step": (4, (POSITIONS, st.integers(1, 3))),
     "continue_actor": (6, (POSITIONS, ANY_STOP)),
-    "deliver_and_pump": (1, ()),
-    "settle_world": (2, ()),
+    "deliver_and_run": (1, ()),
+    "quiesce": (2, ()),
     "apply_late_write": (1, (POSITIONS,)),
 }
 """Actions of every history: name -> weight, and strategies for its arguments."""
@@ -135,7 +134,7 @@ FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "by hand": {
         "delete_published_file": (
             2,
-            (st.sampled_from([OUTPUT_KEY, OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, SHELF]),),
+            (st.sampled_from([OUTPUT_KEY, OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY]),),
         ),
         "edit_output": (
             2,
@@ -206,7 +205,7 @@ class Histories(RuleBasedStateMachine):
         self.fates = fates
         self.action_strategy = build_action_strategy(frozenset(faults))
         if not is_new:
-            self.world.settle_and_check()
+            self.world.quiesce_and_check()
         if first_trace:
             try:
                 TRACES[first_trace].trace(self.world)
@@ -298,12 +297,12 @@ class Histories(RuleBasedStateMachine):
     def start_watchdog(self, stop: str) -> None:
         self._run_until(self.world.processes.start_watchdog(), stop)
 
-    def deliver_and_pump(self) -> None:
+    def deliver_and_run(self) -> None:
         self.world.events.deliver_all()
         self.world.processes.run_pending_work()
 
-    def settle_world(self) -> None:
-        self.world.settle_and_check()
+    def quiesce(self) -> None:
+        self.world.quiesce_and_check()
 
     def step(self, position: int, count: int) -> None:
         actor = self._select_actor(position)
@@ -318,8 +317,8 @@ class Histories(RuleBasedStateMachine):
             self._run_until(actor, stop)
 
     def _select_actor(self, position: int) -> Actor | None:
-        living = self.world.processes.running_actors
-        return living[position % len(living)] if living else None
+        actors = self.world.processes.running_actors
+        return actors[position % len(actors)] if actors else None
 
     def _run_until(self, actor: Actor | None, stop: str) -> None:
         if actor:

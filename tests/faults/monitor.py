@@ -11,8 +11,8 @@ from shared.formats.records import QUARANTINE_REASON
 from shared.object_store import ObjectStore
 from shared.redis_keys import WRITER_LEASE
 from tests.faults.actors import Actor, get_current_actor
+from tests.faults.event_transit import EventTransit
 from tests.faults.oracle import Oracle
-from tests.faults.transit import EventTransit
 from worker.state.publish_queue import WRITER_LEASE_MS
 
 
@@ -55,7 +55,9 @@ class ProtocolMonitor:
                     "found another version replaced"
                 )
             if key == OUTPUT_KEY:
-                self._oracle.check_published_rows(excused=self._is_excused(writer, expected))
+                self._oracle.check_published_rows(
+                    is_unpreventable=self._is_unpreventable(writer, expected)
+                )
 
         return after_write
 
@@ -64,13 +66,13 @@ class ProtocolMonitor:
         if key in self._versions:
             self._versions[key].append(self._output.get_etag(key))
 
-    def _is_excused(self, writer: Actor | None, expected: str | None) -> bool:
+    def _is_unpreventable(self, writer: Actor | None, expected: str | None) -> bool:
         """Return whether no protocol can prevent this write.
 
-        A late write has no writer any more. A living writer is excused only after it lost its
-        lease: in real time, or by a fault. After a fault, the replaced version must be one that
-        existed between the writer's ACQUIRE WRITER and that fault. What a writer reads after it
-        lost the lease, it must not use.
+        A late write has no writer any more. The write of a running writer is unpreventable only
+        after the writer lost its lease: in real time, or by a fault. After a fault, the replaced
+        version must be one that existed between the writer's ACQUIRE WRITER and that fault. What a
+        writer reads after it lost the lease, it must not use.
         """
         if writer is None:
             return True
@@ -125,8 +127,8 @@ class ProtocolMonitor:
                 "found that a replaced publisher read the pending results of its successor"
             )
 
-    def _check_submitted_results(self, readings: Sequence[Any]) -> None:
-        for user_id, outcome in zip(readings[::5], readings[3::5], strict=True):
+    def _check_submitted_results(self, results: Sequence[Any]) -> None:
+        for user_id, outcome in zip(results[::5], results[3::5], strict=True):
             if QUARANTINE_REASON in outcome:
                 self._oracle.record_quarantine(user_id, self.count_lost_workers())
 

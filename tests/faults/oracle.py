@@ -96,19 +96,19 @@ class Oracle:
             if not truth.has_held_row(manifest.get(user_id))
         ]
 
-    def check_published_rows(self, *, excused: bool, by_hand: bool = False) -> None:
+    def check_published_rows(self, *, is_unpreventable: bool, by_hand: bool = False) -> None:
         """Check output.csv after a write, or after an edit `by_hand`.
 
-        `excused`: no protocol can prevent this write, so older rows in it are allowed.
+        `is_unpreventable`: no protocol can prevent this write, so older rows in it are allowed.
         """
         rows = self._read_rows()
         for user_id in (self.users.keys() | rows.keys()) - BUNDLED_USER_IDS:
             truth = self.users[user_id]
-            if excused and rows.get(user_id) != truth.row:
+            if is_unpreventable and rows.get(user_id) != truth.row:
                 truth.may_be_older = True
-            wrong = truth.check_row(rows.get(user_id), by_hand=by_hand)
-            if wrong:
-                self.problems.append(f"{user_id}: {wrong}")
+            problem = truth.check_row(rows.get(user_id), by_hand=by_hand)
+            if problem:
+                self.problems.append(f"{user_id}: {problem}")
 
     def _read_rows(self) -> Mapping[str, Row]:
         try:
@@ -117,7 +117,7 @@ class Oracle:
             return {}
         return {row.user_id: row for row in OutputCsv.repair(body).iterate_rows()}
 
-    def check_settled_state(
+    def check_quiescent_state(
         self, except_users: Iterable[str] = (), *, is_swept: bool = True
     ) -> None:
         """Raise `OracleFailure` unless everything is right after quiescence.
@@ -129,7 +129,7 @@ class Oracle:
         lost_users = set(except_users)
         if any(map(parse_bundle_id, lost_users)):
             lost_users |= BUNDLED_USER_IDS
-        problems = [*self.problems, *self._list_wrong_users(lost_users)]
+        problems = [*self.problems, *self._list_user_problems(lost_users)]
         differences = check_buckets(self._source, self._output, self.copy_images)
         problems += [
             difference
@@ -155,12 +155,16 @@ class Oracle:
             for difference in check_buckets(self._source, self._output, self.copy_images)
         )
 
-    def _list_wrong_users(self, lost_users: set[str]) -> Iterator[str]:
-        unread = read_published_files(self._output).find_quarantined()
+    def _list_user_problems(self, lost_users: set[str]) -> Iterator[str]:
+        quarantined_users = read_published_files(self._output).find_quarantined()
         for user_id, truth in self.users.items():
-            wrong = None if user_id in lost_users else truth.explain_error(unread=user_id in unread)
-            if wrong:
-                yield f"{user_id}: {wrong}"
+            problem = (
+                None
+                if user_id in lost_users
+                else truth.explain_error(is_quarantined=user_id in quarantined_users)
+            )
+            if problem:
+                yield f"{user_id}: {problem}"
 
 
 def _parse_subjects(difference: str) -> set[str]:

@@ -16,7 +16,7 @@ from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords, build_records
 from shared.settings import Settings
 from tests.fakes import FakeTaskQueue, InlineExecutor
-from tests.faults.stepped import LUA_DIR, SteppedEventInbox, SteppedRedis
+from tests.faults.stepped_ports import LUA_DIR, SteppedEventInbox, SteppedRedis
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.rebuild import Rebuild
@@ -159,26 +159,26 @@ class Components:
         return self.state
 
     @cached_property
-    def watch_output(self) -> ObjectStore:
+    def watchdog_output(self) -> ObjectStore:
         return self.output
 
     @cached_property
-    def watch_figures(self) -> MinioMetrics:
+    def watchdog_metrics(self) -> MinioMetrics:
         return self.minio_metrics
 
     # -- the processes -----------------------------------------------------------------------------
     @contextmanager
     def borrow_worker(self) -> Iterator[WorkerComponents]:
         """Provide an idle worker, which is reused afterwards unless it is killed."""
-        crew = self._idle_workers.pop() if self._idle_workers else self._create_worker()
+        worker = self._idle_workers.pop() if self._idle_workers else self._create_worker()
         try:
-            yield crew
+            yield worker
         except (
             Exception
         ):  # a worker survives an error; only `ProcessKilled` (a BaseException) ends it
-            self._idle_workers.append(crew)
+            self._idle_workers.append(worker)
             raise
-        self._idle_workers.append(crew)
+        self._idle_workers.append(worker)
 
     def _create_worker(self) -> WorkerComponents:
         clock = self.clock
@@ -215,8 +215,8 @@ class Components:
     @cached_property
     def rebuild(self) -> Rebuild:
         """Return the publisher's `Rebuild`, which finishes rebuilds."""
-        with self.borrow_worker() as crew:
-            return crew.rebuild
+        with self.borrow_worker() as worker:
+            return worker.rebuild
 
     def create_listener(self) -> Listener:
         return Listener(
@@ -235,8 +235,8 @@ class Components:
 
     def create_watchdog(self) -> Watchdog:
         state = self.watchdog_state
-        output = self.watch_output
-        minio_metrics = self.watch_figures
+        output = self.watchdog_output
+        minio_metrics = self.watchdog_metrics
         interval_s = self.settings.sweep_interval_s
         checks = build_checks(
             self.redis, state, self.records, output, self.tasks, minio_metrics, interval_s

@@ -65,15 +65,15 @@ class Processes:
         self.running_actors: list[Actor] = []
         self.killed_count = 0
         self._publishers: dict[int, tuple[Publisher, Actor | None]] = {}
-        self._watches: dict[int, tuple[Watchdog, Actor | None]] = {}
+        self._watchdogs: dict[int, tuple[Watchdog, Actor | None]] = {}
 
     # -- starting one ------------------------------------------------------------------------------
-    def start_listener(self, most_peeked: int = CHUNK_SIZE) -> Actor:
+    def start_listener(self, max_peeked: int = CHUNK_SIZE) -> Actor:
         """Start a listener that marks the users of the events in Redis.
 
-        `most_peeked`: how many events it takes at most.
+        `max_peeked`: how many events it takes at most.
         """
-        self.components.listener_inbox.max_peeked = most_peeked
+        self.components.listener_inbox.max_peeked = max_peeked
         return self._start("listener", lambda: self.components.create_listener().run_once(0))
 
     def start_worker(self, queue: str, *, keep_message: bool = False) -> Actor | None:
@@ -88,14 +88,14 @@ class Processes:
         return self._start(task, lambda: self._run_task(task, arguments))
 
     def _run_task(self, task: str, arguments: Sequence[str]) -> None:
-        with self.components.borrow_worker() as crew:
+        with self.components.borrow_worker() as worker:
             work: dict[str, Callable[..., object]] = {
-                REFRESH: crew.refresher.refresh,
-                REFRESH_ISOLATED: crew.isolated_reads.refresh_isolated,
-                REFRESH_PAGE: crew.bulk.read_next_page,
-                SWEEP: crew.sweep.run,
-                REBUILD: crew.rebuild.start,
-                UNPACK: crew.unpacker.run,
+                REFRESH: worker.refresher.refresh,
+                REFRESH_ISOLATED: worker.isolated_reads.refresh_isolated,
+                REFRESH_PAGE: worker.bulk.read_next_page,
+                SWEEP: worker.sweep.run,
+                REBUILD: worker.rebuild.start,
+                UNPACK: worker.unpacker.run,
             }
             work[task](*arguments)
 
@@ -138,13 +138,13 @@ class Processes:
 
         A killed watchdog is replaced by a new one.
         """
-        watch, running_actor = self._watches.get(number, (None, None))
+        watchdog, running_actor = self._watchdogs.get(number, (None, None))
         if running_actor and not running_actor.is_finished:
             return None
-        if watch is None or (running_actor and running_actor.is_killed):
-            watch = self.components.create_watchdog()
-        actor = self._start("watch", watch.tick)
-        self._watches[number] = watch, actor
+        if watchdog is None or (running_actor and running_actor.is_killed):
+            watchdog = self.components.create_watchdog()
+        actor = self._start("watchdog", watchdog.tick)
+        self._watchdogs[number] = watchdog, actor
         return actor
 
     def request_rebuild(self) -> None:
@@ -276,7 +276,7 @@ class Processes:
 
         Fate 0 runs an actor to completion, 1 kills it, 2 leaves it paused.
         """
-        sleepers = []
+        paused_actors = []
         for number, actor in enumerate(list(self.running_actors)):
             match fates[number % len(fates)]:
                 case 0:
@@ -284,8 +284,8 @@ class Processes:
                 case 1:
                     self.kill_actor(actor)
                 case _:
-                    sleepers.append(actor)
-        return sleepers
+                    paused_actors.append(actor)
+        return paused_actors
 
     def finish_actors(self) -> None:
         """Run all paused actors to completion."""

@@ -24,7 +24,7 @@ from shared.object_store import (
 )
 from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
-from tests.faults.stepped import SteppedEventInbox, SteppedStore
+from tests.faults.stepped_ports import SteppedEventInbox, SteppedStore
 from worker.services.state_parts import StateParts
 from worker.source.metrics import MinioMetrics
 from worker.state.event_inbox import DecodedEntry
@@ -134,10 +134,10 @@ class _PopBeforeMark(Components):
         users: UserStates
 
         def mark_and_pop(
-            self, source: str, notices: Sequence[DecodedEntry], now: float
+            self, source: str, entries: Sequence[DecodedEntry], now: float
         ) -> list[str]:
-            self._redis.lpop(source, len(notices))
-            users = [user for notice in notices for user in notice.user_ids]
+            self._redis.lpop(source, len(entries))
+            users = [user for entry in entries for user in entry.user_ids]
             self.users.mark(users, "event", now)
             return users
 
@@ -171,11 +171,14 @@ class _ReadTokensAfterFiles(Components):
     class Users(UserStates):
         def submit_results(
             self,
-            readings: Sequence[tuple[VersionTokens, ReadResult]],
+            results: Sequence[tuple[VersionTokens, ReadResult]],
             *arguments: Any,  # noqa: ANN401
         ) -> list[str]:
             return super().submit_results(
-                [(self._tokens(result.user_id) or note, result) for note, result in readings],
+                [
+                    (self._tokens(result.user_id) or old_tokens, result)
+                    for old_tokens, result in results
+                ],
                 *arguments,
             )
 
@@ -192,21 +195,21 @@ class _ReadTokensAfterFiles(Components):
 class _CleanBeforePublish(Components):
     class Users(UserStates):
         def begin_read(self, user_ids: Sequence[str], *arguments: Any) -> ReadBatch:  # noqa: ANN401
-            notes = super().begin_read(user_ids, *arguments)
-            if notes:
-                self._redis.hdel(DIRTY, *notes)
-            return notes
+            read_batch = super().begin_read(user_ids, *arguments)
+            if read_batch:
+                self._redis.hdel(DIRTY, *read_batch)
+            return read_batch
 
         def submit_results(
             self,
-            readings: Sequence[tuple[VersionTokens, ReadResult]],
+            results: Sequence[tuple[VersionTokens, ReadResult]],
             *arguments: Any,  # noqa: ANN401
         ) -> list[str]:
-            for note, result in readings:
+            for tokens, result in results:
                 self._redis.hsetnx(
-                    DIRTY, result.user_id, note.change_version + b"|" + note.read_version
+                    DIRTY, result.user_id, tokens.change_version + b"|" + tokens.read_version
                 )
-            return super().submit_results(readings, *arguments)
+            return super().submit_results(results, *arguments)
 
     @cached_property
     def refresher_state(self) -> StateParts:
@@ -284,15 +287,15 @@ class _UnconditionalWrites(Components):
 @register_removal("the batch is read after the published files")
 class _ReadPendingBeforeFiles(_PublisherQueueComponents):
     class Queue(PublishQueue):
-        _begun: Mapping[str, PendingResult]
+        _pending_at_start: Mapping[str, PendingResult]
 
         def acquire_writer(self, token: str) -> PublishInput | None:
-            begun = super().acquire_writer(token)
-            self._begun = begun.pending if begun else {}
-            return begun
+            publish_input = super().acquire_writer(token)
+            self._pending_at_start = publish_input.pending if publish_input else {}
+            return publish_input
 
         def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
-            return dict(self._begun)
+            return dict(self._pending_at_start)
 
 
 @register_removal("a refused write discards the batch too")
@@ -302,10 +305,10 @@ class _KeepBatchAfterRefusal(_PublisherQueueComponents):
         _refused = False
 
         def acquire_writer(self, token: str) -> PublishInput | None:
-            begun = super().acquire_writer(token)
-            if begun and not self._refused:
-                self._batch_in_hand = begun.pending
-            return begun and begun._replace(pending=dict(self._batch_in_hand or {}))
+            publish_input = super().acquire_writer(token)
+            if publish_input and not self._refused:
+                self._batch_in_hand = publish_input.pending
+            return publish_input and publish_input._replace(pending=dict(self._batch_in_hand or {}))
 
         def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
             batch = super().read_pending(token, cursor)
@@ -345,23 +348,23 @@ class _SkipVerification(_PublisherOutputComponents):
 @register_removal("rejects.csv is written before any user becomes clean")
 class _RejectsWithManifest(_PublisherOutputComponents):
     class Output(DelegatingStore):
-        _unwritten: bytes | None = None
+        _deferred_rejects: bytes | None = None
 
         def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
             if key != REJECTS_KEY:
                 return super().put_if_unchanged(key, body, expected)
-            self._unwritten = body
+            self._deferred_rejects = body
             return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
         def get_etag(self, key: str) -> str | None:
-            if key == REJECTS_KEY and self._unwritten is not None:
-                return hashlib.md5(self._unwritten, usedforsecurity=False).hexdigest()
+            if key == REJECTS_KEY and self._deferred_rejects is not None:
+                return hashlib.md5(self._deferred_rejects, usedforsecurity=False).hexdigest()
             return super().get_etag(key)
 
         def put(self, key: str, body: bytes) -> str:
-            if self._unwritten is not None:
-                super().put(REJECTS_KEY, self._unwritten)
-                self._unwritten = None
+            if self._deferred_rejects is not None:
+                super().put(REJECTS_KEY, self._deferred_rejects)
+                self._deferred_rejects = None
             return super().put(key, body)
 
 
@@ -502,7 +505,7 @@ register_script_edit(
 @register_removal("MinIO's metrics are read before the LIST")
 class _MetricsAfterList(_SweepStateComponents):
     class Signals(LossSignals):
-        figures: MinioMetrics
+        metrics: MinioMetrics
 
         def commit_sweep(
             self,
@@ -512,13 +515,13 @@ class _MetricsAfterList(_SweepStateComponents):
             run_id: str,
             record: Mapping[str, Any],
         ) -> bool:
-            late = {**record, "metrics": self.figures.read() or ""}
+            late = {**record, "metrics": self.metrics.read() or ""}
             return super().commit_sweep(token, by, compared, run_id, late)
 
     @cached_property
     def sweep_state(self) -> StateParts:
         signals = self.Signals(self.redis, self.scripts)
-        signals.figures = self.minio_metrics
+        signals.metrics = self.minio_metrics
         return self.state._replace(loss_signals=signals)
 
 
@@ -603,7 +606,7 @@ class _SkipFileCheck(Components):
             return {OUTPUT_KEY: recorded.output_etag, REJECTS_KEY: recorded.rejects_etag}.get(key)
 
     @cached_property
-    def watch_output(self) -> ObjectStore:
+    def watchdog_output(self) -> ObjectStore:
         output = self.Output(self.output)
         output.publish_queue = self.state.publish_queue
         return output
@@ -611,7 +614,7 @@ class _SkipFileCheck(Components):
 
 @register_removal("MinIO's restart and its lost events are loss signals")
 class _IgnoreMetrics(Components):
-    class Figures(MinioMetrics):
+    class NoMetrics(MinioMetrics):
         def __init__(self) -> None:
             pass
 
@@ -619,5 +622,5 @@ class _IgnoreMetrics(Components):
             return None
 
     @cached_property
-    def watch_figures(self) -> MinioMetrics:
-        return self.Figures()
+    def watchdog_metrics(self) -> MinioMetrics:
+        return self.NoMetrics()

@@ -104,18 +104,18 @@ def messages(
     queue.sweep("a cause")
     queue.rebuild("an id")
     queue.unpack("u.zip")
-    found = {}
+    sent_messages = {}
     for name in (EVENTS_QUEUE, BULK_QUEUE):
         lengths: Any = redis.llen(name)
-        found[name] = [parse(redis.rpop(name)) for _ in range(lengths)]  # type: ignore[arg-type]
-    return found
+        sent_messages[name] = [parse(redis.rpop(name)) for _ in range(lengths)]  # type: ignore[arg-type]
+    return sent_messages
 
 
 def test_fake_task_queue_stores_same_messages_as_celery(
     redis: "Redis", redis_server: RedisServer
 ) -> None:
     real = TaskQueue(create_celery(redis_server.url))
-    found = messages(redis, real, parse_celery_message)
+    expected = messages(redis, real, parse_celery_message)
     real.close()
-    assert messages(redis, FakeTaskQueue(redis), parse_fake_message) == found
-    assert found[EVENTS_QUEUE][0] == ("refresh", [["a", "ü"]])
+    assert messages(redis, FakeTaskQueue(redis), parse_fake_message) == expected
+    assert expected[EVENTS_QUEUE][0] == ("refresh", [["a", "ü"]])

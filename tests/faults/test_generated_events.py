@@ -16,14 +16,14 @@ from shared.formats.events import InvalidEvent, decode_entry
 from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, MAX_DEAD_LETTERS
 from tests.factories import CAPTURED_DIR, make_notification, read_captured_notification
 from tests.fakes import FakeTaskQueue
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 from worker.listener import Listener
 from worker.services.state_parts import build_state
 from worker.source.ignored_keys import IgnoredKeys
 
 LONGEST_REASON = 200
 REAL = [read_captured_notification(path.stem) for path in sorted(CAPTURED_DIR.glob("*.json"))]
-ODD_JSON = [
+UNUSUAL_JSON = [
     b"NaN",
     b"-Infinity",
     b'"\\ud800"',
@@ -65,7 +65,7 @@ def corrupted_notifications(draw: st.DrawFn) -> bytes:
                 )
             )
             place = raw.find(name) + len(name) + 1
-            return raw[:place] + draw(st.sampled_from(ODD_JSON)) + b"," + raw[place:]
+            return raw[:place] + draw(st.sampled_from(UNUSUAL_JSON)) + b"," + raw[place:]
     return make_notification(draw(st.text(max_size=30)) or "x").replace(
         b"%", draw(st.sampled_from([b"%", b"%F", b""]))
     )
@@ -74,7 +74,7 @@ def corrupted_notifications(draw: st.DrawFn) -> bytes:
 RAWS = (
     corrupted_notifications()
     | corrupted_notifications()
-    | st.sampled_from([*ODD_JSON, *REAL])
+    | st.sampled_from([*UNUSUAL_JSON, *REAL])
     | st.binary(max_size=100)
 )
 
@@ -138,7 +138,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
     @hypothesis.seed(form.seed)
     @form.build_settings(short=30, long=300)
     @given(st.lists(RAWS | st.sampled_from([b"", DEEP]), max_size=12))
-    def check_neighbours(raws: list[bytes]) -> None:
+    def check_valid_events(raws: list[bytes]) -> None:
         redis.flushall()
         for number, raw in enumerate(raws):
             redis.rpush(FAST_EVENTS, raw, make_notification(f"neighbour-{number}.csv"))
@@ -147,7 +147,7 @@ def test_listener_marks_valid_events_among_invalid_ones(
         assert dirty >= {f"neighbour-{number}" for number in range(len(raws))}
         assert redis.llen(DEAD_LETTERS) == sum(find_refusal_reason(raw) is not None for raw in raws)
 
-    check_neighbours()
+    check_valid_events()
 
 
 def test_dead_letters_are_limited_in_number_and_size(

@@ -16,25 +16,27 @@ from shared.formats.user_csv import (
     parse_person,
 )
 from tests.factories import ETAG, LAST_MODIFIED
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 
 LONGEST_REASON = 300
 
-ODD_NAMES = [
+UNUSUAL_NAMES = [
     "", " ", "Ivan", "=1+1", "+7", "-1", "@x", "O'Neil", 'say "hi"', "a,b", "a;b", "a\tb",
     "\u202eabc", "שלום",
     "مرحبا",
     "👩‍👩‍👧", "\ufeff", "é", "e\u0301", "NA", "nan", "NULL", "\x00",
     "\x1a", "\x85", "\u2028", "a\nb", "a\r\nb", "x" * 5000,
 ]  # fmt: skip
-ODD_NUMBERS = [
+UNUSUAL_NUMBERS = [
     "946674000000", "0", "-0", "007", "-62135596800000", "-62135596800001", "253402300799999",
     "253402300800000", "9" * 15, "9" * 16, "9" * 5000, "1e3", "1.0", "+1", "--1", "0x1f", "１２",
     "١٢", "1_000", "NaN", "inf", "", " ", "1 2",
 ]  # fmt: skip
-NAMES = st.sampled_from(ODD_NAMES) | st.text(max_size=20)
+NAMES = st.sampled_from(UNUSUAL_NAMES) | st.text(max_size=20)
 NUMBERS = (
-    st.sampled_from(ODD_NUMBERS) | st.integers().map(str) | st.integers(-(10**14), 10**14).map(str)
+    st.sampled_from(UNUSUAL_NUMBERS)
+    | st.integers().map(str)
+    | st.integers(-(10**14), 10**14).map(str)
 )
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\r", "\n\n", "\r\r\n", ""])
 SEPARATORS = st.sampled_from([","] * 8 + [";", "\t", "|", " , "])

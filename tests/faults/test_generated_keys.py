@@ -21,15 +21,15 @@ from minio.error import S3Error
 from shared.formats.source_keys import IgnoredFile, UserFile, classify_key
 from shared.redis_keys import IGNORED_COUNT, IGNORED_KEYS
 from tests.factories import make_csv_body
-from tests.faults.form import CaseForm
+from tests.faults.case_form import CaseForm
 from tests.integration.stepping import RowdropHarness
 from worker.commands.init import Initializer
 from worker.listener import Listener
 from worker.source.ignored_keys import MAX_LISTED_IGNORED
 
 pytestmark = pytest.mark.minio_events
-PATIENCE_S = 30
-ODD_KEYS = [
+EVENT_TIMEOUT_S = 30
+UNUSUAL_KEYS = [
     "a b.csv", "a+b.csv", "a%20b.csv", "%.csv", "100%25.csv", "a&b=c.csv", "a#b?c.csv", " .csv",
     "\u00a0.csv", unicodedata.normalize("NFC", "é.csv"), unicodedata.normalize("NFD", "é.csv"),
     "\u202eabc.csv", "👩‍👩‍👧.csv", ".hidden.csv", "..csv", "...csv", ".csv", "csv", "a.b.csv",
@@ -41,7 +41,7 @@ ODD_KEYS = [
 ]  # fmt: skip
 STEMS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 KEYS = (
-    st.sampled_from(ODD_KEYS)
+    st.sampled_from(UNUSUAL_KEYS)
     | STEMS.map("{}.csv".format)
     | st.text(max_size=30)
     | STEMS.map("{}/x.csv".format)
@@ -73,25 +73,25 @@ def test_listener_and_sweep_handle_every_key_minio_accepts(
     def check_keys(keys: list[str]) -> None:
         before = users_of(keys_of(rowdrop))
         for key in keys:
-            put_if_taken(minio_client, rowdrop.source.bucket, key)
-        there = keys_of(rowdrop)  # MinIO stores "//a.csv" and "./a.csv" as "a.csv"
-        new = users_of(there) - before
+            put_if_accepted(minio_client, rowdrop.source.bucket, key)
+        stored_keys = keys_of(rowdrop)  # MinIO stores "//a.csv" and "./a.csv" as "a.csv"
+        new = users_of(stored_keys) - before
         wait_until_marked(rowdrop, listener, new)
         rowdrop.services.refresher.refresh(sorted(new))
         rowdrop.publish_pending()
         assert rowdrop.read_rows().keys() >= new
         rowdrop.publisher.write_manifest()
         rowdrop.run_sweep()
-        assert rowdrop.read_rows().keys() == users_of(there)
+        assert rowdrop.read_rows().keys() == users_of(stored_keys)
         assert rowdrop.find_differences() == []
         check_ignored_keys(
-            rowdrop, [key for key in there if isinstance(classify_key(key), IgnoredFile)]
+            rowdrop, [key for key in stored_keys if isinstance(classify_key(key), IgnoredFile)]
         )
 
     check_keys()
 
 
-def put_if_taken(client: Minio, bucket: str, key: str) -> None:
+def put_if_accepted(client: Minio, bucket: str, key: str) -> None:
     """Put an object under this key, unless MinIO refuses the key."""
     body = make_csv_body({"first_name": "Ada"})
     with suppress(S3Error, ValueError):
@@ -99,7 +99,7 @@ def put_if_taken(client: Minio, bucket: str, key: str) -> None:
 
 
 def keys_of(rowdrop: RowdropHarness) -> list[str]:
-    return [found.key for page in rowdrop.source.list_objects() for found in page]
+    return [info.key for page in rowdrop.source.list_objects() for info in page]
 
 
 def users_of(keys: Iterable[str]) -> set[str]:
@@ -112,7 +112,7 @@ def users_of(keys: Iterable[str]) -> set[str]:
 
 
 def wait_until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + EVENT_TIMEOUT_S
     while not rowdrop.state.users.dirty_users() >= users:
         listener.run_once(0.1)
         missing = users - rowdrop.state.users.dirty_users()
@@ -122,7 +122,7 @@ def wait_until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[st
 
 
 def check_ignored_keys(rowdrop: RowdropHarness, keys: list[str]) -> None:
-    """Check that all keys are counted, and that the first `SHOWN` are listed with a reason."""
+    """Check that all keys are counted, and that at most `MAX_LISTED_IGNORED` have a reason."""
     redis: Any = rowdrop.services.clients.redis
     assert int(redis.get(IGNORED_COUNT)) == len(keys)
     listed = {

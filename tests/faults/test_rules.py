@@ -19,55 +19,57 @@ from functools import partial
 import pytest
 from hypothesis.errors import FlakyFailure
 
+from tests.faults.case_form import CaseForm
 from tests.faults.conftest import WorldFactory
-from tests.faults.form import CaseForm
-from tests.faults.holes import TRACES
 from tests.faults.machine import Tally, run_histories
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from tests.faults.removals import REMOVALS
+from tests.faults.traces import TRACES
 
-SHOWN = [(rule, name) for name, register_trace in TRACES.items() for rule in register_trace.rules]
-SOON = ("writes are conditional", "a refused write discards the batch too")
+TRACED_RULES = [
+    (rule, name) for name, register_trace in TRACES.items() for rule in register_trace.rules
+]
+SHORT_FORM_RULES = ("writes are conditional", "a refused write discards the batch too")
 """Rules with a removal that random histories detect early, so the short form tests them."""
 
 
 @pytest.mark.parametrize("name", TRACES)
 def test_protocol_trace_is_harmless_with_all_rules(make_world: WorldFactory, name: str) -> None:
     world = make_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     TRACES[name].trace(world)
     world.finish_and_check([0])
 
 
-@pytest.mark.parametrize(("rule", "name"), SHOWN)
+@pytest.mark.parametrize(("rule", "name"), TRACED_RULES)
 def test_protocol_trace_does_harm_without_its_rule(
     make_world: WorldFactory, rule: str, name: str
 ) -> None:
     world = make_world(REMOVALS[rule])
     with pytest.raises(OracleFailure):
-        world.settle_and_check()
+        world.quiesce_and_check()
         TRACES[name].trace(world)
         world.finish_and_check([0])
     world.close()
 
 
 def test_protocol_rules_each_have_a_trace() -> None:
-    assert {rule for rule, _ in SHOWN} == REMOVALS.keys()
+    assert {rule for rule, _ in TRACED_RULES} == REMOVALS.keys()
 
 
 @pytest.mark.usefixtures("silence_warnings")
 def test_random_histories_detect_a_removed_rule(
     form: CaseForm, make_world: WorldFactory, record_property: Callable[[str, object], None]
 ) -> None:
-    unseen = []
-    for rule in REMOVALS if form.long else SOON:
+    undetected_rules = []
+    for rule in REMOVALS if form.long else SHORT_FORM_RULES:
         tally = Tally()
         # The search ends at the first divergence: usually soon, at times after 300 histories.
         settings = form.build_settings(short=2000, long=5000, shrink=False)
         try:
             run_histories(form.seed, settings, partial(make_world, REMOVALS[rule]), tally)
-            unseen.append(rule)
+            undetected_rules.append(rule)
         except (OracleFailure, FlakyFailure):
             record_property(f"rule removed: {rule}", f"divergence in history {tally.histories}")
-    assert unseen == []
+    assert undetected_rules == []

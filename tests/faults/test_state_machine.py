@@ -1,6 +1,6 @@
 """Random histories with all faults: no update is lost, and no stale row is served.
 
-`tests/faults/form.py` explains the number of histories and the seed.
+`tests/faults/case_form.py` explains the number of histories and the seed.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from shared.redis_keys import FAST_EVENTS
+from tests.faults.case_form import CaseForm
 from tests.faults.conftest import WorldFactory
-from tests.faults.form import CaseForm
 from tests.faults.machine import run_histories
 from tests.faults.parts import Components
 

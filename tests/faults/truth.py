@@ -30,14 +30,14 @@ class FileHistory:
     states: list[object] = field(default_factory=list)
     served_position: int = 0
 
-    def advance_to(self, wanted: object, held: object) -> bool:
-        """Advance to the next state that looks like `wanted`, or return False.
+    def advance_to(self, expected: object, row_before: object) -> bool:
+        """Advance to the next state that looks like `expected`, or return False.
 
-        `held`: the value that was served before. A broken CSV looks like it.
+        `row_before`: the value that was served before. A broken CSV looks like it.
         """
         for position in range(self.served_position, len(self.states)):
             state = self.states[position]
-            if wanted == (held if state is INVALID else state):
+            if expected == (row_before if state is INVALID else state):
                 self.served_position = position
                 return True
         return False
@@ -71,8 +71,8 @@ class UserTruth:
         self.row = row
         if self.may_be_older:
             return self._check_uncertain_row(row, by_hand=by_hand)
-        held = self.was_quarantined and _to_person(row) == _to_person(before)
-        if not held and not self.csv.advance_to(_to_person(row), _to_person(before)):
+        keeps_held_row = self.was_quarantined and _to_person(row) == _to_person(before)
+        if not keeps_held_row and not self.csv.advance_to(_to_person(row), _to_person(before)):
             return (
                 f"expected no older row after {_format_row(before)}, found {_format_row(row)}; "
                 f"its CSVs: {self._format_states()}"
@@ -82,10 +82,10 @@ class UserTruth:
     def _check_uncertain_row(self, row: Row | None, *, by_hand: bool) -> str | None:
         if self._is_latest():
             return None
-        never_true = row is not None and _to_person(row) not in self.csv.states
-        if by_hand and never_true:
+        is_unknown = row is not None and _to_person(row) not in self.csv.states
+        if by_hand and is_unknown:
             self.was_edited = True
-        if not never_true or self.was_edited:
+        if not is_unknown or self.was_edited:
             return None
         return (
             f"expected a row that was true at some time, found {_format_row(row)}; "
@@ -95,24 +95,24 @@ class UserTruth:
     def _check_images(self, row: Row, before: Row | None) -> str | None:
         served_kind = _get_image_kind(row)
         checked_kinds = [kind for kind in self.images if served_kind in (None, kind)]
-        wrong = [
+        older_kinds = [
             kind
             for kind in checked_kinds
             if not self.images[kind].advance_to(kind == served_kind, None)
         ]
-        if wrong:
+        if older_kinds:
             return (
                 f"expected no older image after {_format_row(before)}, found {_format_row(row)}; "
-                f"states of its {wrong[0]}: {self.images[wrong[0]].states}"
+                f"states of its {older_kinds[0]}: {self.images[older_kinds[0]].states}"
             )
         return None
 
     def _is_latest(self) -> bool:
         """Return whether the row matches the current files, and settle it if so."""
-        right = self.explain_error() is None and self.csv.states[-1] is not INVALID
-        if right:
+        is_right = self.explain_error() is None and self.csv.states[-1] is not INVALID
+        if is_right:
             self.confirm()
-        return right
+        return is_right
 
     def confirm(self) -> None:
         """Record that the row is right: no earlier state may be served from now on."""
@@ -121,12 +121,12 @@ class UserTruth:
         for part in (self.csv, *self.images.values()):
             part.served_position = len(part.states) - 1
 
-    def explain_error(self, *, unread: bool = False) -> str | None:
+    def explain_error(self, *, is_quarantined: bool = False) -> str | None:
         """Return the violation by the served row if no work is left, or None.
 
-        `unread`: the CSV is quarantined, so it counts as broken.
+        `is_quarantined`: the CSV is quarantined, so it counts as broken.
         """
-        csv_state = INVALID if unread else self.csv.states[-1]
+        csv_state = INVALID if is_quarantined else self.csv.states[-1]
         person = _to_person(self.row)
         was_never_valid = person is not None and person not in self.csv.states
         if csv_state is INVALID and was_never_valid and not self.was_edited:
@@ -150,8 +150,8 @@ class UserTruth:
 
     def has_held_row(self, fact: Fact | None) -> bool:
         """Return whether the CSV is broken, and `fact` records the row that is held."""
-        held = self.csv.states[-1] is INVALID and not self.may_be_older and self.row is not None
-        return held and fact is not None and fact.person == _to_person(self.row)
+        may_hold = self.csv.states[-1] is INVALID and not self.may_be_older and self.row is not None
+        return may_hold and fact is not None and fact.person == _to_person(self.row)
 
     def _format_states(self) -> str:
         return " > ".join(_format_state(state) for state in self.csv.states)

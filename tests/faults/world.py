@@ -15,14 +15,14 @@ from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import PreconditionFailed, StoreUnavailable
 from tests.fakes import FakeMinioMetrics
 from tests.faults.drops import UserActions
+from tests.faults.event_transit import EVENT_ROUTES, EventTransit
 from tests.faults.monitor import ProtocolMonitor
 from tests.faults.oracle import Oracle
 from tests.faults.parts import Components
 from tests.faults.processes import Processes
 from tests.faults.redis_faults import RedisFaults
 from tests.faults.servers import BucketPair
-from tests.faults.stepped import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
-from tests.faults.transit import EVENT_ROUTES, EventTransit
+from tests.faults.stepped_ports import SteppedMinioMetrics, SteppedRedis, SteppedStore, load_scripts
 from worker.publishing.published_files import read_published_files
 from worker.source.metrics import LOSS_COUNTERS, START_TIME_METRIC
 
@@ -142,7 +142,7 @@ class World:
             self.output_bucket.put(OUTPUT_KEY, edit(self.output_bucket.get(OUTPUT_KEY).body))
             self.monitor.record_version(OUTPUT_KEY)
             self.oracle.allow_older_rows()
-            self.oracle.check_published_rows(excused=True, by_hand=True)
+            self.oracle.check_published_rows(is_unpreventable=True, by_hand=True)
 
     # -- time --------------------------------------------------------------------------------------
     def pass_time(self, seconds: float) -> None:
@@ -150,14 +150,14 @@ class World:
         self.now += seconds
         self.redis_faults.pass_time(seconds)
 
-    def settle_and_check(self) -> None:
+    def quiesce_and_check(self) -> None:
         """Run everything until nothing is left to do, then check the oracle.
 
         The source bucket is made reachable first. The watchdog ticks as often as necessary.
         """
         self.set_source_unreachable(is_unreachable=False)
         self.processes.run_until_quiet(self.events.deliver_all, self.pass_time)
-        self.oracle.check_settled_state(except_users=self.events.lost_users, is_swept=False)
+        self.oracle.check_quiescent_state(except_users=self.events.lost_users, is_swept=False)
 
     def finish_and_check(self, fates: Sequence[int]) -> None:
         """End the history: decide about each paused process, settle, and check the oracle.
@@ -168,21 +168,21 @@ class World:
         a trace.
         """
         self.user_actions.unpack_all_members()
-        sleepers = self.processes.resolve_actors(fates)
-        if not sleepers:
+        paused_actors = self.processes.resolve_actors(fates)
+        if not paused_actors:
             self._apply_late_writes()
-        self.settle_and_check()
+        self.quiesce_and_check()
         self.processes.finish_actors()
         self._apply_late_writes()
-        self.settle_and_check()
+        self.quiesce_and_check()
         if self.events.lost_users or self.oracle.has_stray_copies():
             self.pass_time(2 * self.processes.components.settings.sweep_interval_s + 1)
-            self.settle_and_check()
+            self.quiesce_and_check()
             assert not self.events.lost_users, (
                 "expected the hourly sweep to find users with lost events, "
                 "found no sweep after two intervals"
             )
-            self.oracle.check_settled_state()
+            self.oracle.check_quiescent_state()
 
     def close(self) -> None:
         """Kill all actors that are still paused, and close the Redis client."""

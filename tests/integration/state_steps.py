@@ -27,12 +27,12 @@ def mark_users(state: StateParts, *users: str) -> None:
 
 def publish_pending(state: StateParts) -> int:
     token = new_token()
-    begun = state.publish_queue.acquire_writer(token)
-    assert begun is not None
-    return state.publish_queue.commit_publish(token, "etag", "rej", 1, begun.pending, NOW)
+    publish_input = state.publish_queue.acquire_writer(token)
+    assert publish_input is not None
+    return state.publish_queue.commit_publish(token, "etag", "rej", 1, publish_input.pending, NOW)
 
 
 def read_pending(state: StateParts, token: str) -> dict[str, PendingResult]:
-    begun = state.publish_queue.acquire_writer(token)
-    assert begun is not None
-    return begun.pending
+    publish_input = state.publish_queue.acquire_writer(token)
+    assert publish_input is not None
+    return publish_input.pending

@@ -10,7 +10,7 @@ from shared.formats.object_names import OUTPUT_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Reject, Row
 from shared.formats.source_keys import make_bundle_id
-from shared.object_store import ObjectNotFound, ObjectStore
+from shared.object_store import ObjectStore
 from shared.progress.job_records import build_records
 from shared.progress.sweep_record import SweepRecord
 from shared.settings import Settings
@@ -236,13 +236,6 @@ class RowdropHarness:
 
     def read_output(self) -> bytes:
         return self.output.get(OUTPUT_KEY).body
-
-    def output_exists(self) -> bool:
-        try:
-            self.output.get(OUTPUT_KEY)
-        except ObjectNotFound:
-            return False
-        return True
 
     def read_rejects(self) -> dict[str, Reject]:
         return read_published_files(self.output).rejects

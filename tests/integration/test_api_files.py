@@ -20,17 +20,17 @@ NAME = "ü 1+%.png"
 PATH = "/files/%C3%BC%201%2B%25.png"
 
 
-def put(stage: ApiEnvironment, path: str, body: bytes) -> ApiResponse:
-    return stage.api.request("PUT", path, body)
+def put(api_environment: ApiEnvironment, path: str, body: bytes) -> ApiResponse:
+    return api_environment.api.request("PUT", path, body)
 
 
 @contextmanager
-def open_stalled_client(stage: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
+def open_stalled_client(api_environment: ApiEnvironment, sends: bytes) -> Iterator[socket.socket]:
     """Return a client that sent `sends` and stalls; its receive buffer is small."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(30)
-        client.connect(("127.0.0.1", stage.api.port))
+        client.connect(("127.0.0.1", api_environment.api.port))
         client.sendall(sends)
         yield client
 
@@ -186,11 +186,11 @@ def test_files_route_large_files_use_little_memory_and_disk(
     assert open_files(api_environment) == set()
 
 
-def open_files(stage: ApiEnvironment) -> set[str]:
+def open_files(api_environment: ApiEnvironment) -> set[str]:
     """Return the paths of regular files that the API's processes have open, except its log."""
-    processes = psutil.Process(stage.api.pid).children()
+    processes = psutil.Process(api_environment.api.pid).children()
     return {file.path for process in processes for file in process.open_files()} - {
-        str(stage.api.log)
+        str(api_environment.api.log)
     }
 
 

@@ -56,102 +56,102 @@ def no_redis() -> Iterator["Redis"]:
 
 
 @pytest.fixture
-def rounds(store: S3ObjectStore, redis: "Redis") -> SnapshotPoller:
+def poller(store: S3ObjectStore, redis: "Redis") -> SnapshotPoller:
     return SnapshotPoller(FollowerConnections(store, redis), time.time)
 
 
-def rows(rounds: SnapshotPoller) -> list[str]:
-    assert rounds.view.table is not None
-    return [row["user_id"] for row in json.loads(rounds.view.table.json)]
+def rows(poller: SnapshotPoller) -> list[str]:
+    assert poller.view.table is not None
+    return [row["user_id"] for row in json.loads(poller.view.table.json)]
 
 
-def test_poller_before_first_publish_has_no_table(rounds: SnapshotPoller) -> None:
-    rounds.poll_once()
-    assert rounds.view.table is None
-    assert rounds.view.store_error == "output.csv does not exist"
+def test_poller_before_first_publish_has_no_table(poller: SnapshotPoller) -> None:
+    poller.poll_once()
+    assert poller.view.table is None
+    assert poller.view.store_error == "output.csv does not exist"
 
 
-def test_poller_shows_publish_at_next_poll(rounds: SnapshotPoller, store: S3ObjectStore) -> None:
+def test_poller_shows_publish_at_next_poll(poller: SnapshotPoller, store: S3ObjectStore) -> None:
     store.put(OUTPUT_KEY, ONE)
-    rounds.poll_once()
-    assert rows(rounds) == ["1"]
+    poller.poll_once()
+    assert rows(poller) == ["1"]
     store.put(OUTPUT_KEY, TWO)
     store.put(REJECTS_KEY, encode_rejects([REJECT]))
-    rounds.poll_once()
-    assert rows(rounds) == ["1", "2"]
-    assert rounds.view.rejects == {"2": REJECT}
-    assert rounds.view.store_error is None
+    poller.poll_once()
+    assert rows(poller) == ["1", "2"]
+    assert poller.view.rejects == {"2": REJECT}
+    assert poller.view.store_error is None
 
 
 def test_poller_keeps_same_table_when_unchanged(
-    rounds: SnapshotPoller, store: S3ObjectStore
+    poller: SnapshotPoller, store: S3ObjectStore
 ) -> None:
     store.put(OUTPUT_KEY, ONE)
-    rounds.poll_once()
-    table = rounds.view.table
-    rounds.poll_once()
-    assert rounds.view.table is table
+    poller.poll_once()
+    table = poller.view.table
+    poller.poll_once()
+    assert poller.view.table is table
 
 
 def test_poller_keeps_table_when_output_is_deleted(
-    rounds: SnapshotPoller, store: S3ObjectStore
+    poller: SnapshotPoller, store: S3ObjectStore
 ) -> None:
     store.put(OUTPUT_KEY, ONE)
-    rounds.poll_once()
+    poller.poll_once()
     store.delete(OUTPUT_KEY)
-    rounds.poll_once()
-    assert rows(rounds) == ["1"]
-    assert rounds.view.store_error == "output.csv does not exist"
+    poller.poll_once()
+    assert rows(poller) == ["1"]
+    assert poller.view.store_error == "output.csv does not exist"
 
 
 def test_poller_ignores_invalid_output_until_repaired(
-    rounds: SnapshotPoller, store: S3ObjectStore
+    poller: SnapshotPoller, store: S3ObjectStore
 ) -> None:
     store.put(OUTPUT_KEY, ONE)
-    rounds.poll_once()
+    poller.poll_once()
     store.put(OUTPUT_KEY, OUTPUT_HEADER + b"what is this\n")
-    rounds.poll_once()
-    assert rows(rounds) == ["1"]
-    assert rounds.view.store_error is not None
+    poller.poll_once()
+    assert rows(poller) == ["1"]
+    assert poller.view.store_error is not None
     store.put(OUTPUT_KEY, TWO)
-    rounds.poll_once()
-    assert rows(rounds) == ["1", "2"]
-    assert rounds.view.store_error is None
+    poller.poll_once()
+    assert rows(poller) == ["1", "2"]
+    assert poller.view.store_error is None
 
 
 def test_poller_reads_table_without_redis(store: S3ObjectStore, no_redis: "Redis") -> None:
     store.put(OUTPUT_KEY, ONE)
-    rounds = SnapshotPoller(FollowerConnections(store, no_redis), time.time)
-    rounds.poll_once()
-    assert rows(rounds) == ["1"]
-    assert rounds.view.redis_error is not None
-    assert rounds.view.redis_answered_at is None
+    poller = SnapshotPoller(FollowerConnections(store, no_redis), time.time)
+    poller.poll_once()
+    assert rows(poller) == ["1"]
+    assert poller.view.redis_error is not None
+    assert poller.view.redis_answered_at is None
 
 
 def test_poller_reads_status_without_minio(
     unreachable_store: S3ObjectStore, redis: "Redis"
 ) -> None:
-    rounds = SnapshotPoller(FollowerConnections(unreachable_store, redis), time.time)
-    rounds.poll_once()
-    assert rounds.view.pipeline_status is not None
-    assert rounds.view.store_error is not None
+    poller = SnapshotPoller(FollowerConnections(unreachable_store, redis), time.time)
+    poller.poll_once()
+    assert poller.view.pipeline_status is not None
+    assert poller.view.store_error is not None
     assert not ProcessRegistry(redis).all_polled_since(1.0)
 
 
 def test_poller_registers_poll_only_after_reading(
-    rounds: SnapshotPoller, store: S3ObjectStore, redis: "Redis"
+    poller: SnapshotPoller, store: S3ObjectStore, redis: "Redis"
 ) -> None:
     presence = ProcessRegistry(redis)
-    rounds.poll_once()
+    poller.poll_once()
     assert not presence.all_polled_since(1.0)  # there was no output.csv to read
     store.put(OUTPUT_KEY, ONE)
     published = presence.read_clock()
-    rounds.poll_once()
+    poller.poll_once()
     assert presence.all_polled_since(published)
     assert not presence.all_polled_since(presence.read_clock())
 
 
-class Overtaken:
+class ReplacedAfterRead:
     """A store that replaces output.csv immediately after each read of it."""
 
     def __init__(self, store: S3ObjectStore, presence: ProcessRegistry) -> None:
@@ -177,23 +177,23 @@ def test_poller_does_not_register_publish_during_its_read(
     store: S3ObjectStore, redis: "Redis"
 ) -> None:
     presence = ProcessRegistry(redis)
-    overtaken = Overtaken(store, presence)
+    replaced_store = ReplacedAfterRead(store, presence)
     store.put(OUTPUT_KEY, ONE)
-    rounds = SnapshotPoller(FollowerConnections(overtaken, redis), time.time)
-    rounds.poll_once()
-    assert rows(rounds) == ["1"]
-    assert not presence.all_polled_since(overtaken.replaced_at)
+    poller = SnapshotPoller(FollowerConnections(replaced_store, redis), time.time)
+    poller.poll_once()
+    assert rows(poller) == ["1"]
+    assert not presence.all_polled_since(replaced_store.replaced_at)
 
 
 def test_process_registry_waits_for_process_not_yet_polled(redis: "Redis") -> None:
-    quick = ProcessRegistry(redis)
+    polled = ProcessRegistry(redis)
     slow = ProcessRegistry(redis)
-    now = quick.send_heartbeat(0.0)
-    quick.send_heartbeat(now)
+    now = polled.send_heartbeat(0.0)
+    polled.send_heartbeat(now)
     slow.send_heartbeat(now - 10)
-    assert not quick.all_polled_since(now)
+    assert not polled.all_polled_since(now)
     slow.unregister()
-    assert quick.all_polled_since(now)
+    assert polled.all_polled_since(now)
 
 
 def test_process_registry_removes_process_without_heartbeat(redis: "Redis") -> None:
@@ -227,49 +227,50 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
         "users_reenqueued": 9,
     }
     redis.hset(COUNTERS, mapping=counters)  # type: ignore[arg-type]
-    figures = read_pipeline_status(redis)
-    assert figures.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
-    assert figures.dead_letters == (PipelineIssue(None, "not JSON", 6),)
-    assert figures.ignored_count == 12
-    assert figures.dirty_counts == make_dirty_counts(event=2, rebuild=1)
-    assert figures.oldest_event_mark_at == 99.5
-    assert figures.last_publish_at == 123.25
-    assert figures.last_sweep_at == 77.5
-    assert (figures.whole, figures.no_known_loss, figures.detects_losses) == (True, True, False)
-    assert figures.last_sweep == LastSweep(77.5, "start", 9, 2)
-    assert figures.waiting_events == 3
-    assert figures.published_etag == "e"
-    assert figures.stalled_event_copies == 5
-    assert figures.loss_signals == {"redis_emptied": 1}
-    assert figures.silent_repairs == 4
-    assert figures.counters_since == 55.5
+    status = read_pipeline_status(redis)
+    assert status.ignored_keys == (PipelineIssue("1.CSV", "rename it", 5),)
+    assert status.dead_letters == (PipelineIssue(None, "not JSON", 6),)
+    assert status.ignored_count == 12
+    assert status.dirty_counts == make_dirty_counts(event=2, rebuild=1)
+    assert status.oldest_event_mark_at == 99.5
+    assert status.last_publish_at == 123.25
+    assert status.last_sweep_at == 77.5
+    assert status.trust_state == "verified"
+    assert (status.no_known_loss, status.detects_losses) == (True, False)
+    assert status.last_sweep == LastSweep(77.5, "start", 9, 2)
+    assert status.waiting_events == 3
+    assert status.published_etag == "e"
+    assert status.stalled_event_copies == 5
+    assert status.loss_signals == {"redis_emptied": 1}
+    assert status.silent_repairs == 4
+    assert status.counters_since == 55.5
 
 
 def test_pipeline_status_of_empty_redis_has_defaults(redis: "Redis") -> None:
-    figures = read_pipeline_status(redis)
-    assert figures.ignored_keys == ()
-    assert figures.ignored_count == 0
-    assert figures.oldest_event_mark_at is None
-    assert not figures.whole
-    assert not figures.no_known_loss
-    assert figures.last_sweep is None
-    assert figures.waiting_events == 0
-    assert figures.silent_repairs == 0
+    status = read_pipeline_status(redis)
+    assert status.ignored_keys == ()
+    assert status.ignored_count == 0
+    assert status.oldest_event_mark_at is None
+    assert status.trust_state == "suspect"
+    assert not status.no_known_loss
+    assert status.last_sweep is None
+    assert status.waiting_events == 0
+    assert status.silent_repairs == 0
 
 
 def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redis") -> None:
-    backlog = build_state(redis)
-    backlog.loss_signals.begin_sweep("first")
+    state = build_state(redis)
+    state.loss_signals.begin_sweep("first")
     assert not read_pipeline_status(redis).no_known_loss  # the trust state was absent before
-    assert backlog.loss_signals.commit_sweep("first", None, (None, None), "run", {"at": 1})
-    backlog.loss_signals.begin_sweep("hourly")
-    figures = read_pipeline_status(redis)
-    assert (figures.whole, figures.no_known_loss) == (False, True)
-    backlog.loss_signals.add("files_changed")
+    assert state.loss_signals.commit_sweep("first", None, (None, None), "run", {"at": 1})
+    state.loss_signals.begin_sweep("hourly")
+    status = read_pipeline_status(redis)
+    assert (status.trust_state, status.no_known_loss) == ("verifying", True)
+    state.loss_signals.add("files_changed")
     assert not read_pipeline_status(redis).no_known_loss
-    backlog.loss_signals.begin_sweep("for a reason")
+    state.loss_signals.begin_sweep("for a reason")
     assert not read_pipeline_status(redis).no_known_loss
-    assert backlog.loss_signals.commit_sweep("for a reason", None, (None, None), "run", {"at": 1})
+    assert state.loss_signals.commit_sweep("for a reason", None, (None, None), "run", {"at": 1})
     assert read_pipeline_status(redis).no_known_loss
 
 
@@ -277,35 +278,35 @@ def test_poller_reports_consistency_time_of_complete_table(
     store: S3ObjectStore, redis: "Redis"
 ) -> None:
     now = 1000.0
-    rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
+    poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     etag = store.put(OUTPUT_KEY, ONE)
     redis.hset(LAST_PUBLISH, "output_etag", etag)
-    rounds.poll_once()
-    assert rounds.view.consistent_as_of is None  # no sweep has completed yet
+    poller.poll_once()
+    assert poller.view.consistent_as_of is None  # no sweep has completed yet
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
-    rounds.poll_once()
-    assert rounds.view.consistent_as_of == now - MARGIN_S
+    poller.poll_once()
+    assert poller.view.consistent_as_of == now - MARGIN_S
     redis.hset(LAST_PUBLISH, "output_etag", "etag of a version that this process has not read")
     now = 2000.0
-    rounds.poll_once()
-    assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
+    poller.poll_once()
+    assert poller.view.consistent_as_of == 1000.0 - MARGIN_S
     redis.delete(TRUST_STATE)
-    rounds.poll_once()
-    assert rounds.view.consistent_as_of is None
+    poller.poll_once()
+    assert poller.view.consistent_as_of is None
 
 
 def test_poller_keeps_consistency_time_while_output_is_unreadable(
     store: S3ObjectStore, redis: "Redis"
 ) -> None:
     now = 1000.0
-    rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
+    poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     redis.hset(LAST_PUBLISH, "output_etag", store.put(OUTPUT_KEY, ONE))
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
-    rounds.poll_once()
+    poller.poll_once()
     store.delete(OUTPUT_KEY)
     now = 2000.0
-    rounds.poll_once()
-    assert rounds.view.consistent_as_of == 1000.0 - MARGIN_S
+    poller.poll_once()
+    assert poller.view.consistent_as_of == 1000.0 - MARGIN_S
 
 
 def test_poller_keeps_consistency_time_after_redis_outage(
@@ -315,17 +316,17 @@ def test_poller_keeps_consistency_time_after_redis_outage(
     etag = store.put(OUTPUT_KEY, ONE)
     with RedisServer(tmp_path, find_free_port(), ServerUser("", "password")) as server:
         client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
-        rounds = SnapshotPoller(FollowerConnections(store, client), lambda: now)
+        poller = SnapshotPoller(FollowerConnections(store, client), lambda: now)
 
         def look() -> float | None:
             client.hset(LAST_PUBLISH, "output_etag", etag)
             client.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
-            rounds.poll_once()
-            return rounds.view.consistent_as_of
+            poller.poll_once()
+            return poller.view.consistent_as_of
 
         assert look() == 1000.0 - MARGIN_S
         server.kill()
-        rounds.poll_once()
+        poller.poll_once()
         server.start()
         now = 1100.0
         assert look() == 1000.0 - MARGIN_S
@@ -336,42 +337,42 @@ def test_poller_keeps_consistency_time_after_redis_outage(
 
 def test_poller_detects_events_that_stay_unprocessed(store: S3ObjectStore, redis: "Redis") -> None:
     now = 1000.0
-    rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
+    poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     redis.rpush(FAST_EVENTS, "1", "2", "3")
-    rounds.poll_once()
+    poller.poll_once()
     now = 1050.0
-    rounds.poll_once()
-    assert rounds.view.events_stalled_since == 1000.0
+    poller.poll_once()
+    assert poller.view.events_stalled_since == 1000.0
     redis.lpop(FAST_EVENTS)  # the listener processes events
-    rounds.poll_once()
-    assert rounds.view.events_stalled_since == 1050.0
+    poller.poll_once()
+    assert poller.view.events_stalled_since == 1050.0
     redis.delete(FAST_EVENTS)
-    rounds.poll_once()
-    assert rounds.view.events_stalled_since is None
+    poller.poll_once()
+    assert poller.view.events_stalled_since is None
 
 
 def test_poller_reports_when_loss_was_first_seen(store: S3ObjectStore, redis: "Redis") -> None:
     now = 1000.0
-    rounds = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
-    rounds.poll_once()
+    poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
+    poller.poll_once()
     now = 1030.0
-    rounds.poll_once()
-    assert rounds.view.suspect_since == 1000.0
+    poller.poll_once()
+    assert poller.view.suspect_since == 1000.0
     redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
-    rounds.poll_once()
-    assert rounds.view.suspect_since is None
+    poller.poll_once()
+    assert poller.view.suspect_since is None
 
 
 def test_poller_keeps_last_status_while_redis_is_down(store: S3ObjectStore, tmp_path: Path) -> None:
     with RedisServer(tmp_path, find_free_port(), ServerUser("", "password")) as server:
         client = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
         client.set(IGNORED_COUNT, 3)
-        rounds = SnapshotPoller(FollowerConnections(store, client), time.time)
-        rounds.poll_once()
-    rounds.poll_once()
-    assert rounds.view.pipeline_status is not None
-    assert rounds.view.pipeline_status.ignored_count == 3
-    assert rounds.view.redis_error is not None
+        poller = SnapshotPoller(FollowerConnections(store, client), time.time)
+        poller.poll_once()
+    poller.poll_once()
+    assert poller.view.pipeline_status is not None
+    assert poller.view.pipeline_status.ignored_count == 3
+    assert poller.view.redis_error is not None
     client.close()
 
 
@@ -393,10 +394,10 @@ def test_follower_polls_on_publish_message(
 ) -> None:
     wait_until(lambda: redis.pubsub_numsub(PUBLISH_DONE_CHANNEL)[0][1] == 1)
     store.put(OUTPUT_KEY, ONE)
-    began = time.monotonic()
+    started_at = time.monotonic()
     redis.publish(PUBLISH_DONE_CHANNEL, "etag")
     wait_until(lambda: shows(follower, 1))
-    assert time.monotonic() - began < 1.0  # sooner than the poll interval of 2 s
+    assert time.monotonic() - started_at < 1.0  # sooner than the poll interval of 2 s
 
 
 def test_follower_polls_without_message(follower: Follower, store: S3ObjectStore) -> None:

@@ -62,10 +62,10 @@ def test_api_without_redis_serves_gets_and_refuses_posts(api_environment: ApiEnv
     assert {api_environment.api.post("/data").status for _ in range(10)} == {202}
     api_environment.redis_server.kill()
     wait_until(lambda: api_environment.api.get("/health/ready").status == 503)
-    began = time.monotonic()
+    started_at = time.monotonic()
     for method, path in (("POST", "/data"), ("POST", "/data?wait=600"), ("GET", "/tasks/1")):
         assert api_environment.api.request(method, path).status == 503
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started_at < 5
     assert api_environment.shows_row_count(1)
     for path in ("/stats", "/errors", "/health/live"):
         assert api_environment.api.get(path).status == 200
@@ -86,9 +86,9 @@ def test_api_with_frozen_redis_serves_gets_and_refuses_posts(
 ) -> None:
     os.kill(api_environment.redis_server.pid, signal.SIGSTOP)
     try:
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert api_environment.api.post("/data").status == 503
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - started_at < 5
         assert api_environment.shows_row_count(1)
         wait_until(lambda: "Redis" in str(api_environment.api.get("/health/ready").json["reasons"]))
     finally:
@@ -119,18 +119,18 @@ def test_api_without_minio_serves_gets(
             Minio(f"127.0.0.1:{minio.port}", MINIO_USER, MINIO_PASSWORD, secure=False).make_bucket(
                 "output"
             )
-            stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log")
-            stage.store.put("output.csv", ONE_ROW_CSV)
-            stack = stage.api.__enter__()
-            wait_until(stage.has_both_processes)
+            api_environment = ApiEnvironment(minio, "output", redis, tmp_path / "api.log")
+            api_environment.store.put("output.csv", ONE_ROW_CSV)
+            stack = api_environment.api.__enter__()
+            wait_until(api_environment.has_both_processes)
         try:
             wait_until(lambda: stack.get("/health/ready").status == 503)
-            assert stage.shows_row_count(1)
+            assert api_environment.shows_row_count(1)
             assert stack.get("/health/live").status == 200
             with minio:
                 wait_until(lambda: stack.get("/health/ready").status == 200)
-                stage.publish_output(OUTPUT_HEADER)
-                wait_until(lambda: stage.shows_row_count(0))
+                api_environment.publish_output(OUTPUT_HEADER)
+                wait_until(lambda: api_environment.shows_row_count(0))
         finally:
             stack.__exit__()
 
@@ -151,23 +151,25 @@ def test_api_with_frozen_minio_serves_rows(
             client = Minio(address, MINIO_USER, MINIO_PASSWORD, secure=False)
             for bucket in ("output", "source"):
                 client.make_bucket(bucket)
-            stage = ApiEnvironment(minio, "output", redis, tmp_path / "api.log", "source")
-            stage.store.put("output.csv", ONE_ROW_CSV)
-            with stage.api:
-                wait_until(stage.has_both_processes)
+            api_environment = ApiEnvironment(minio, "output", redis, tmp_path / "api.log", "source")
+            api_environment.store.put("output.csv", ONE_ROW_CSV)
+            with api_environment.api:
+                wait_until(api_environment.has_both_processes)
                 minio_process = psutil.Process(minio.pid)
                 minio_process.suspend()
                 try:
-                    asked = [threads.submit(stage.api.get, "/files/1.csv") for _ in range(40)]
+                    requests = [
+                        threads.submit(api_environment.api.get, "/files/1.csv") for _ in range(40)
+                    ]
                     # Requests without a free slot are refused; the others wait for MinIO.
                     refused_count = 40 - 2 * MAX_STORE_REQUESTS
-                    wait_until(lambda: sum(answer.done() for answer in asked) >= refused_count)
-                    began = time.monotonic()
-                    assert stage.shows_row_count(1)
-                    assert time.monotonic() - began < 2
+                    wait_until(lambda: sum(answer.done() for answer in requests) >= refused_count)
+                    started_at = time.monotonic()
+                    assert api_environment.shows_row_count(1)
+                    assert time.monotonic() - started_at < 2
                 finally:
                     minio_process.resume()
-                assert {answer.result().status for answer in asked} <= {404, 503}
+                assert {answer.result().status for answer in requests} <= {404, 503}
 
 
 def test_api_shows_no_older_version_after_waited_post(api_environment: ApiEnvironment) -> None:
@@ -196,9 +198,9 @@ def test_api_waiting_posts_do_not_block_gets(api_environment: ApiEnvironment) ->
     with ThreadPoolExecutor(12) as threads:
         posts = [threads.submit(api_environment.api.post, "/data?wait=4") for _ in range(12)]
         wait_until(lambda: any(post.done() for post in posts))  # those without a waiting slot
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert api_environment.shows_row_count(1)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - started_at < 2
         assert {post.result().status for post in posts} == {202}
 
 
@@ -208,10 +210,10 @@ def test_api_stops_promptly_and_unregisters(api_environment: ApiEnvironment) -> 
         Redis.from_url(api_environment.redis_server.url) as redis,
     ):
         wait_until(lambda: redis.hlen(API_PROCESSES) == 4)
-        began = time.monotonic()
+        started_at = time.monotonic()
         os.kill(api.pid, signal.SIGTERM)
         wait_until(lambda: redis.hlen(API_PROCESSES) == 2)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - started_at < 8
 
 
 # -- access ----------------------------------------------------------------------------------------
@@ -223,8 +225,8 @@ WRITE = "write-token-of-the-operator"
 READ = "read-token-of-a-dashboard"
 
 
-def with_settings(stage: ApiEnvironment, **more: str) -> dict[str, str]:
-    return {**stage.api.environment, **more}
+def with_settings(api_environment: ApiEnvironment, **more: str) -> dict[str, str]:
+    return {**api_environment.api.environment, **more}
 
 
 def test_api_refuses_proxied_writes_without_token(
@@ -356,18 +358,18 @@ def test_api_logs_token_guessing_and_locks_out_no_client(
     environment = with_settings(api_environment, **BEHIND_A_PROXY, API_TOKEN=WRITE)
     with ApiProcess(environment, tmp_path / "api.log") as api, ThreadPoolExecutor(16) as threads:
 
-        def guess(number: int) -> int:
+        def send_wrong_token(number: int) -> int:
             return api.get("/data", Host=NAME, Authorization=f"Bearer guess-{number}").status
 
-        guesses = [threads.submit(guess, number) for number in range(300)]
-        began = time.monotonic()
+        requests = [threads.submit(send_wrong_token, number) for number in range(300)]
+        started_at = time.monotonic()
         for _ in range(50):
             assert api.get("/data", Host=NAME, Authorization=f"Bearer {WRITE}").status == 200
             assert api.get("/health/live", Host=NAME).status == 200
-        took = time.monotonic() - began
-        answers = [answer.result() for answer in guesses]
+        elapsed_s = time.monotonic() - started_at
+        answers = [answer.result() for answer in requests]
         assert set(answers) == {401, 429}
-        assert took < 25  # 50 s or more if the delayed guesses held every thread
+        assert elapsed_s < 25  # 50 s or more if the delayed guesses held every thread
     log = api.log.read_text()
     assert 1 <= log.count("failed tokens from 127.0.0.1") <= 2  # each process has its own count
     assert MAX_FAILURES <= log.count("refused GET /data") <= 2 * MAX_FAILURES

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from api.web.gunicorn_worker import MOST_HEAD_BYTES, REQUEST_S
+from api.web.gunicorn_worker import MAX_HEAD_BYTES, REQUEST_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, wait_until
 
@@ -24,32 +24,34 @@ A_LARGE_TABLE = OUTPUT_HEADER + b"".join(
 )
 
 
-def connect_client(stage: ApiEnvironment) -> socket.socket:
+def connect_client(api_environment: ApiEnvironment) -> socket.socket:
     # A small receive buffer: data that the client does not read stays in the server.
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(30)
-    client.connect(("127.0.0.1", stage.api.port))
+    client.connect(("127.0.0.1", api_environment.api.port))
     return client
 
 
 @contextmanager
-def clients(stage: ApiEnvironment, count: int, sends: bytes) -> Iterator[list[socket.socket]]:
+def clients(
+    api_environment: ApiEnvironment, count: int, sends: bytes
+) -> Iterator[list[socket.socket]]:
     """Open clients that sent `sends` and then stall."""
-    made = [connect_client(stage) for _ in range(count)]
+    sockets = [connect_client(api_environment) for _ in range(count)]
     try:
-        for client in made:
+        for client in sockets:
             client.sendall(sends)
-        yield made
+        yield sockets
     finally:
-        for client in made:
+        for client in sockets:
             client.close()
 
 
-def is_answered_at_once(stage: ApiEnvironment, path: str = "/stats") -> bool:
-    began = time.monotonic()
-    assert {stage.api.get(path).status for _ in range(20)} == {200}
-    return time.monotonic() - began < AT_ONCE_S
+def is_answered_at_once(api_environment: ApiEnvironment, path: str = "/stats") -> bool:
+    started_at = time.monotonic()
+    assert {api_environment.api.get(path).status for _ in range(20)} == {200}
+    return time.monotonic() - started_at < AT_ONCE_S
 
 
 def receive_all(client: socket.socket) -> bytes:
@@ -118,13 +120,13 @@ def test_api_server_answers_pipelined_requests_in_order(api_environment: ApiEnvi
 
 
 def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     with clients(api_environment, 1, A_GET) as (client,):
         head, _, body = receive_all(client).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["type"] == "/docs#too-slow"
-    assert time.monotonic() - began < REQUEST_S + 5
+    assert time.monotonic() - started_at < REQUEST_S + 5
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment
         (A_GET + b"Host: elsewhere\r\n\r\n", 400),
         (A_GET + b"X-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (A_GET + b"X: 1\r\n" * 70 + b"\r\n", 431),
-        (A_GET + b"X-Long: " + b"x" * MOST_HEAD_BYTES, 431),
+        (A_GET + b"X-Long: " + b"x" * MAX_HEAD_BYTES, 431),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (A_GET + b"Expect: money\r\n\r\n", 417),
         (A_GET + b"Transfer-Encoding: zip\r\n\r\n", 501),

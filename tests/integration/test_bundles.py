@@ -14,7 +14,7 @@ from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import (
-    GAVE_UP_REASON,
+    ATTEMPTS_EXHAUSTED_REASON,
     BundleCatalog,
     CatalogEntry,
     make_version_digest,
@@ -33,33 +33,33 @@ def names(rowdrop: RowdropHarness) -> dict[str, str]:
 
 def drop(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle without an event; the extension of the key selects the format."""
-    makers = {"zip": make_zip, "tar": make_tar, "gz": make_tar_gz, "tgz": make_tar_gz}
-    rowdrop.source.put(key, makers[key.rpartition(".")[2]](files))
+    writers = {"zip": make_zip, "tar": make_tar, "gz": make_tar_gz, "tgz": make_tar_gz}
+    rowdrop.source.put(key, writers[key.rpartition(".")[2]](files))
 
 
-def land(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
+def put_and_process(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes]) -> None:
     """Put a bundle, mark it, and process it up to the published files."""
     drop(rowdrop, key, files)
     rowdrop.process_bundles(key)
 
 
-def next_second(rowdrop: RowdropHarness, key: str) -> None:
+def wait_for_next_second(rowdrop: RowdropHarness, key: str) -> None:
     """Wait until the next object gets a later LastModified, in whole seconds, than this one."""
     put = rowdrop.source.get_last_modified(key)
     while int(time.time()) <= put + 1:
         time.sleep(0.05)
 
 
-def copied(rowdrop: RowdropHarness) -> set[str]:
+def list_copies(rowdrop: RowdropHarness) -> set[str]:
     return {info.key for page in rowdrop.output.list_objects(folder=IMAGES_FOLDER) for info in page}
 
 
-class Died(BaseException):
+class ProcessKilled(BaseException):
     """Stands for a kill of the process."""
 
 
-class DiesAtTheIndex:
-    """An output bucket that raises `Died` at the write of an index, the last one of an unpack."""
+class KilledAtIndexWrite:
+    """An output bucket that raises `ProcessKilled` at an index write, the last one of an unpack."""
 
     def __init__(self, output: ObjectStore) -> None:
         self._output = output
@@ -69,7 +69,7 @@ class DiesAtTheIndex:
 
     def put(self, key: str, body: bytes) -> str:
         if key.endswith("/index"):
-            raise Died
+            raise ProcessKilled
         return self._output.put(key, body)
 
 
@@ -82,12 +82,12 @@ def test_unpacker_publishes_members_as_rows(rowdrop: RowdropHarness, key: str) -
         "2.csv": make_csv("Bo"),
         "3.jpg": b"alone",
     }
-    land(rowdrop, key, files)
+    put_and_process(rowdrop, key, files)
     assert names(rowdrop) == {"0001": "Ada", "2": "Bo"}
     path = f"{rowdrop.output.bucket}/images/0001.png"
     assert (rowdrop.read_rows()["0001"].img_path, rowdrop.read_rows()["2"].img_path) == (path, "")
     assert rowdrop.output.get("images/0001.png").body == b"image"
-    assert copied(rowdrop) == {"images/0001.png"}
+    assert list_copies(rowdrop) == {"images/0001.png"}
     assert rowdrop.find_differences() == []
     rowdrop.publisher.write_manifest()
     assert rowdrop.run_sweep() == 0
@@ -101,14 +101,14 @@ def test_unpacker_skips_file_manager_files_and_counts_others(rowdrop: RowdropHar
         "u/.DS_Store": b"x",
         "Thumbs.db": b"x",
     }
-    land(rowdrop, "u.zip", {**files, "notes.txt": b"x"})
+    put_and_process(rowdrop, "u.zip", {**files, "notes.txt": b"x"})
     assert list(rowdrop.read_rows()) == ["1"]
     assert rowdrop.read_rejects() == {}
     assert read_catalog(rowdrop.output)[0].entries["u.zip"].ignored == 1
 
 
 def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"in/1.csv": make_csv(), "in/2.csv": b"broken"})
+    put_and_process(rowdrop, "u.zip", {"in/1.csv": make_csv(), "in/2.csv": b"broken"})
     assert list(rowdrop.read_rows()) == ["1"]
     assert rowdrop.read_rejects()["2"].key == "u.zip#in/2.csv"
     assert rowdrop.find_differences() == []
@@ -117,7 +117,7 @@ def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> N
 
 
 def test_unpacker_uses_later_of_two_member_csvs(rowdrop: RowdropHarness) -> None:
-    land(
+    put_and_process(
         rowdrop,
         "u.tar",
         {"a/1.csv": make_csv("First"), "b/1.csv": make_csv("Second"), "1.jpg": b"x", "1.png": b"y"},
@@ -129,7 +129,7 @@ def test_unpacker_uses_later_of_two_member_csvs(rowdrop: RowdropHarness) -> None
 
 # -- precedence ------------------------------------------------------------------------------------
 def test_refresher_prefers_own_files_over_bundle_members(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv("Bundle"), "1.png": b"bundle"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("Bundle"), "1.png": b"bundle"})
     rowdrop.put_files("1", make_csv("Own"))
     rowdrop.process_users("1")
     assert names(rowdrop) == {"1": "Own"}
@@ -137,18 +137,18 @@ def test_refresher_prefers_own_files_over_bundle_members(rowdrop: RowdropHarness
     rowdrop.source.put("1.jpg", b"own")
     rowdrop.process_users("1")
     assert rowdrop.read_rows()["1"].img_path == f"{rowdrop.source.bucket}/1.jpg"
-    assert copied(rowdrop) == set()
+    assert list_copies(rowdrop) == set()
     assert rowdrop.find_differences() == []
     rowdrop.source.delete("1.csv")
     rowdrop.source.delete("1.jpg")
     rowdrop.process_users("1")
     assert names(rowdrop) == {"1": "Bundle"}
-    assert copied(rowdrop) == {"images/1.png"}
+    assert list_copies(rowdrop) == {"images/1.png"}
     assert rowdrop.find_differences() == []
 
 
 def test_refresher_prefers_own_invalid_csv_over_bundle(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv("Bundle")})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("Bundle")})
     rowdrop.put_files("1", b"broken")
     rowdrop.process_users("1")
     assert rowdrop.read_rejects()["1"].key == "1.csv"
@@ -157,9 +157,11 @@ def test_refresher_prefers_own_invalid_csv_over_bundle(rowdrop: RowdropHarness) 
 
 
 def test_refresher_prefers_latest_bundle_then_name(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "old.zip", {"1.csv": make_csv("Old"), "1.png": b"old", "2.csv": make_csv("Old")})
-    next_second(rowdrop, "old.zip")
-    land(rowdrop, "new.tar", {"1.csv": make_csv("New")})
+    put_and_process(
+        rowdrop, "old.zip", {"1.csv": make_csv("Old"), "1.png": b"old", "2.csv": make_csv("Old")}
+    )
+    wait_for_next_second(rowdrop, "old.zip")
+    put_and_process(rowdrop, "new.tar", {"1.csv": make_csv("New")})
     assert names(rowdrop) == {"1": "New", "2": "Old"}
     assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
     assert rowdrop.find_differences() == []
@@ -178,7 +180,7 @@ def test_refresher_prefers_latest_bundle_then_name(rowdrop: RowdropHarness) -> N
 
 # -- replacing and deleting a bundle ---------------------------------------------------------------
 def test_unpacker_removes_rows_missing_in_newer_version(rowdrop: RowdropHarness) -> None:
-    land(
+    put_and_process(
         rowdrop,
         "u.zip",
         {
@@ -190,28 +192,28 @@ def test_unpacker_removes_rows_missing_in_newer_version(rowdrop: RowdropHarness)
     )
     rowdrop.put_files("2", make_csv("Own"))
     rowdrop.process_users("2")
-    next_second(rowdrop, "u.zip")
-    land(rowdrop, "u.zip", {"3.csv": make_csv("Thrice"), "4.csv": make_csv("Four")})
+    wait_for_next_second(rowdrop, "u.zip")
+    put_and_process(rowdrop, "u.zip", {"3.csv": make_csv("Thrice"), "4.csv": make_csv("Four")})
     assert names(rowdrop) == {"2": "Own", "3": "Thrice", "4": "Four"}
-    assert copied(rowdrop) == set()
+    assert list_copies(rowdrop) == set()
     assert len(rowdrop.output.list_folders(UNPACKED_FOLDER)) == 1
     assert rowdrop.find_differences() == []
 
 
 def test_unpacker_removes_rows_of_deleted_bundle(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.source.delete("u.zip")
     rowdrop.process_bundles("u.zip")
     assert rowdrop.read_rows() == {}
-    assert (copied(rowdrop), rowdrop.output.list_folders(UNPACKED_FOLDER)) == (set(), [])
+    assert (list_copies(rowdrop), rowdrop.output.list_folders(UNPACKED_FOLDER)) == (set(), [])
     assert rowdrop.find_differences() == []
 
 
 def test_unpacker_same_bundle_again_changes_nothing(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     body = rowdrop.read_output()
-    next_second(rowdrop, "u.zip")
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    wait_for_next_second(rowdrop, "u.zip")
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.process_bundles("u.zip")
     assert rowdrop.read_output() == body
     assert rowdrop.find_differences() == []
@@ -226,9 +228,9 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
     }
     drop(rowdrop, "u.zip", files)
     rowdrop.mark_users("/u.zip")
-    fragile = DiesAtTheIndex(rowdrop.output)
-    with pytest.raises(Died):
-        rowdrop.create_unpacker(output=fragile).run("u.zip")
+    failing_output = KilledAtIndexWrite(rowdrop.output)
+    with pytest.raises(ProcessKilled):
+        rowdrop.create_unpacker(output=failing_output).run("u.zip")
     assert rowdrop.output.list_folders(UNPACKED_FOLDER) != []
     assert read_catalog(rowdrop.output)[0].entries == {}
     rowdrop.redis.delete(UNPACK_LEASE)
@@ -239,7 +241,7 @@ def test_unpacker_resumes_interrupted_bundle_without_partial_rows(rowdrop: Rowdr
 
 # -- rejects ---------------------------------------------------------------------------------------
 def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "ok.zip", {"1.csv": make_csv()})
+    put_and_process(rowdrop, "ok.zip", {"1.csv": make_csv()})
     rowdrop.source.put("a.zip", mark_zip_encrypted(make_zip({"2.csv": make_csv(), "2.png": b"x"})))
     rowdrop.source.put("b.tar.gz", make_tar_gz({"3.csv": make_csv()})[:-20])
     rowdrop.process_bundles("a.zip", "b.tar.gz")
@@ -257,7 +259,7 @@ def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) 
     rowdrop.publisher.write_manifest()
     assert rowdrop.run_sweep() == 0
     rowdrop.source.delete("a.zip")
-    land(rowdrop, "b.tar.gz", {"3.csv": make_csv()})
+    put_and_process(rowdrop, "b.tar.gz", {"3.csv": make_csv()})
     rowdrop.process_bundles("a.zip")
     assert rowdrop.read_rejects() == {}
     assert list(rowdrop.read_rows()) == ["1", "3"]
@@ -266,7 +268,7 @@ def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) 
 def test_unpacker_keeps_previous_version_of_broken_bundle(
     rowdrop: RowdropHarness,
 ) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv("Kept"), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("Kept"), "1.png": b"x"})
     rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Lost")})[:-30])
     rowdrop.process_bundles("u.zip")
     assert names(rowdrop) == {"1": "Kept"}
@@ -288,23 +290,23 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     for _ in range(MAX_UNPACK_ATTEMPTS):  # attempts that are killed before they end
         rowdrop.services.records.unpacks.begin_attempt(digest, "u.zip", time.time())
     rowdrop.process_bundles("u.zip")
-    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    assert rowdrop.read_rejects()["/u.zip"].reason == ATTEMPTS_EXHAUSTED_REASON
     rowdrop.process_bundles("u.zip")
-    assert rowdrop.read_rejects()["/u.zip"].reason == GAVE_UP_REASON
+    assert rowdrop.read_rejects()["/u.zip"].reason == ATTEMPTS_EXHAUSTED_REASON
     assert rowdrop.find_differences() == []
     rowdrop.run_sweep()
     assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
 
 
 def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> None:
-    def faulty(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
+    def parse_or_raise(key: str, stored: StoredObject) -> ValidCsv | InvalidCsv:
         if b"Poison" in stored.body:
             raise RecursionError
         return parse_csv(key, stored)
 
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "2.csv": make_csv("Poison")})
     rowdrop.mark_users("/u.zip")
-    rowdrop.create_unpacker(csv_parser=faulty).run("u.zip")
+    rowdrop.create_unpacker(csv_parser=parse_or_raise).run("u.zip")
     rowdrop.run_bulk_work()
     assert list(rowdrop.read_rows()) == ["1"]
     assert "fault of its own (RecursionError)" in rowdrop.read_rejects()["2"].reason
@@ -325,15 +327,15 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
 
         def __init__(self, source: ObjectStore) -> None:
             self._source = source
-            self._left = 1
+            self._is_first_read = True
 
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401
             return getattr(self._source, name)
 
         def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
             body = self._source.get_range(key, etag, start, end)
-            if self._left:
-                self._left = 0
+            if self._is_first_read:
+                self._is_first_read = False
                 drop(rowdrop, "u.tar", {"1.csv": make_csv("New")})
             return body
 
@@ -344,7 +346,7 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
 
 
 def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv()})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv()})
     client = rowdrop.services.clients.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.zip")
     client.remove_bucket(rowdrop.source.bucket)
@@ -364,7 +366,7 @@ def test_bundle_lookup_reloads_catalog_when_version_changes(rowdrop: RowdropHarn
     )  # a worker that cached the empty catalog
     other.put_files("9")
     other.process_users("9")
-    land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("One")})
     rowdrop.process_bundles("u.zip")
     other.process_users("1")
     assert names(other) == {"1": "One", "9": "Ivan"}
@@ -382,7 +384,7 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other.put_files("9")
     other.process_users("9")
     token = rowdrop.redis.get(CATALOG_VERSION)
-    land(rowdrop, "u.zip", {"1.csv": make_csv("One")})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("One")})
     rowdrop.redis.set(CATALOG_VERSION, token)  # the version that `other` has cached
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
@@ -397,10 +399,10 @@ def test_published_files_check_detects_late_catalog_write(
     rowdrop: RowdropHarness, checks: WatchdogChecks
 ) -> None:
     """A delayed write of the catalog is a loss signal, and the sweep removes its entries."""
-    land(rowdrop, "u.zip", {"1.csv": make_csv()})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.run_sweep()
-    ghost = BundleCatalog({"ghost.zip": CatalogEntry("e", 1, "d" * 32, 1)})
-    rowdrop.output.put(CATALOG_KEY, ghost.encode())
+    stale_catalog = BundleCatalog({"ghost.zip": CatalogEntry("e", 1, "d" * 32, 1)})
+    rowdrop.output.put(CATALOG_KEY, stale_catalog.encode())
     for _ in range(2):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
@@ -415,8 +417,8 @@ def test_published_files_check_detects_late_catalog_write(
 
 # -- recovery from losses --------------------------------------------------------------------------
 def test_sweep_finds_bundle_changes_without_events(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "gone.zip", {"1.csv": make_csv()})
-    land(rowdrop, "changed.zip", {"2.csv": make_csv("Old")})
+    put_and_process(rowdrop, "gone.zip", {"1.csv": make_csv()})
+    put_and_process(rowdrop, "changed.zip", {"2.csv": make_csv("Old")})
     rowdrop.source.delete("gone.zip")
     drop(rowdrop, "changed.zip", {"2.csv": make_csv("New")})
     drop(rowdrop, "new.tar", {"3.csv": make_csv()})
@@ -429,9 +431,9 @@ def test_sweep_finds_bundle_changes_without_events(rowdrop: RowdropHarness) -> N
 
 def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) -> None:
     """An emptied Redis loses no rows: a sweep reconciles the bundles."""
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.redis.flushall()
-    land(rowdrop, "v.zip", {"2.csv": make_csv()})
+    put_and_process(rowdrop, "v.zip", {"2.csv": make_csv()})
     rowdrop.redis.flushall()
     rowdrop.run_sweep()
     assert list(rowdrop.read_rows()) == ["1", "2"]
@@ -441,7 +443,7 @@ def test_sweep_keeps_bundle_rows_after_emptied_redis(rowdrop: RowdropHarness) ->
 def test_sweep_restores_catalog_deleted_by_hand(
     rowdrop: RowdropHarness, checks: WatchdogChecks
 ) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     rowdrop.run_sweep()
     rowdrop.output.delete(CATALOG_KEY)
     for _ in range(2):
@@ -456,7 +458,7 @@ def test_sweep_restores_catalog_deleted_by_hand(
 @pytest.mark.parametrize("what", ["index", "image"])
 def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, what: str) -> None:
     """A read fails if an index or image is missing, and succeeds on a retry after the unpack."""
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x"})
     digest = read_catalog(rowdrop.output)[0].entries["u.zip"].digest
     rowdrop.output.delete(
         make_index_key(digest) if what == "index" else f"{UNPACKED_FOLDER}/{digest}/1.png"
@@ -502,7 +504,7 @@ def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> Non
 
 
 def test_rebuild_reads_users_in_bundles(rowdrop: RowdropHarness) -> None:
-    land(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": b"broken"})
+    put_and_process(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": b"broken"})
     rowdrop.put_files("3")
     rowdrop.process_users("3")
     body = rowdrop.read_output()

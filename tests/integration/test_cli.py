@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ROOT, ApiEnvironment, ApiProcess, wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.commands.status import ApiAddress, ask_api
+from worker.commands.status import ApiAddress, request_readiness
 from worker.state.event_inbox import DecodedEntry
 
 COMMAND = [sys.executable, "-m", "worker.commands.cli"]
@@ -296,8 +296,8 @@ def test_status_command_sends_a_token_to_a_published_api(
         assert accepted.json["ready"] is not None
 
 
-def test_ask_api_sends_the_host_of_its_address(api_environment: ApiEnvironment) -> None:
+def test_request_readiness_sends_host_of_its_address(api_environment: ApiEnvironment) -> None:
     """In a container the name `api` is not local; the header `Host` says that the client is."""
     url = f"http://127.0.0.1:{api_environment.api.port}"
-    assert ask_api(ApiAddress(url, host="api:8080")).ready is None
-    assert ask_api(ApiAddress(url, host="localhost")).ready is not None
+    assert request_readiness(ApiAddress(url, host="api:8080")).ready is None
+    assert request_readiness(ApiAddress(url, host="localhost")).ready is not None

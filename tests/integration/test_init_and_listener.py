@@ -54,14 +54,14 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
         services.clients.settings.source_bucket,
         time.time,
     )
-    until_quiet(rowdrop, listener)
+    process_all_events(rowdrop, listener)
     services.clients.redis.delete(EVENTS_QUEUE)
     return listener
 
 
-def until_quiet(rowdrop: RowdropHarness, listener: Listener, patience_s: float = 20) -> None:
+def process_all_events(rowdrop: RowdropHarness, listener: Listener, timeout_s: float = 20) -> None:
     """Process events until each fast event is matched by its durable copy: no count is left."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     redis = rowdrop.services.clients.redis
     while redis.llen(FAST_EVENTS) or any(redis.scan_iter(f"{SEEN_PREFIX}*")):
         listener.run_once(0.1)
@@ -77,28 +77,28 @@ def test_init_creates_buckets_once_and_reports_it(
 ) -> None:
     source = f"{settings.source_bucket}-new"
     output = f"{settings.output_bucket}-new"
-    stepping = RowdropHarness(replace(settings, source_bucket=source, output_bucket=output))
-    Initializer(stepping.services).run()
+    rowdrop = RowdropHarness(replace(settings, source_bucket=source, output_bucket=output))
+    Initializer(rowdrop.services).run()
     assert capsys.readouterr().out == f"created {source}\ncreated {output}\n"
-    Initializer(stepping.services).run()
+    Initializer(rowdrop.services).run()
     assert capsys.readouterr().out == ""
-    stepping.close()
+    rowdrop.close()
 
 
 def test_init_keeps_other_notification_rules(rowdrop: RowdropHarness, minio_client: Minio) -> None:
     from minio.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
 
     bucket = rowdrop.source.bucket
-    theirs = QueueConfig(
+    other_rule = QueueConfig(
         ["s3:ObjectAccessed:*"],
         "theirs",
         suffix_filter_rule=SuffixFilterRule(".txt"),
         queue="arn:minio:sqs::FAST:redis",
     )
-    minio_client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=[theirs]))
+    minio_client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=[other_rule]))
     Initializer(rowdrop.services).run()
-    found = minio_client.get_bucket_notification(bucket).queue_config_list
-    assert {(queue.config_id, queue.queue) for queue in found} >= {
+    rules = minio_client.get_bucket_notification(bucket).queue_config_list
+    assert {(queue.config_id, queue.queue) for queue in rules} >= {
         ("theirs", "arn:minio:sqs::FAST:redis"),
         ("rowdrop-fast", "arn:minio:sqs::FAST:redis"),
         ("rowdrop-safe", "arn:minio:sqs::SAFE:redis"),
@@ -112,14 +112,14 @@ def test_init_prints_settings_when_no_event_arrives(
     with RedisServer(
         tmp_path / "other", find_free_port(), ServerUser("", "other-password")
     ) as other:
-        stepping = RowdropHarness(replace(settings, redis_url=other.url))
-        Initializer(stepping.services, probe_timeout_s=0.5).run()
-        said = capsys.readouterr().out
-        stepping.close()
-    assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in said
-    assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in said
-    assert "other-password" not in said
-    assert "USER_FAST" not in said  # the default user
+        rowdrop = RowdropHarness(replace(settings, redis_url=other.url))
+        Initializer(rowdrop.services, probe_timeout_s=0.5).run()
+        output = capsys.readouterr().out
+        rowdrop.close()
+    assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in output
+    assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in output
+    assert "other-password" not in output
+    assert "USER_FAST" not in output  # the default user
 
 
 def test_init_does_not_print_its_redis_user_for_minio(
@@ -129,12 +129,12 @@ def test_init_does_not_print_its_redis_user_for_minio(
     with RedisServer(
         tmp_path / "other", find_free_port(), ServerUser("init-1", "a-password"), acl
     ) as other:
-        stepping = RowdropHarness(replace(settings, redis_url=other.url))
-        Initializer(stepping.services, probe_timeout_s=0.5).run()
-        said = capsys.readouterr().out
-        stepping.close()
-    assert "MINIO_NOTIFY_REDIS_USER_FAST=<the user `minio` of REDIS_USERS>" in said
-    assert "init-1" not in said
+        rowdrop = RowdropHarness(replace(settings, redis_url=other.url))
+        Initializer(rowdrop.services, probe_timeout_s=0.5).run()
+        output = capsys.readouterr().out
+        rowdrop.close()
+    assert "MINIO_NOTIFY_REDIS_USER_FAST=<the user `minio` of REDIS_USERS>" in output
+    assert "init-1" not in output
 
 
 def test_init_warns_when_forged_upload_is_accepted(
@@ -149,9 +149,9 @@ def test_init_warns_when_forged_upload_is_accepted(
         return [f"{prefix}forged"]
 
     Initializer(rowdrop.services, probe_forgery=forge).run()
-    said = capsys.readouterr().out
-    assert "WARNING: anyone who reaches this MinIO can write any object" in said
-    assert "--print-policies" in said
+    output = capsys.readouterr().out
+    assert "WARNING: anyone who reaches this MinIO can write any object" in output
+    assert "--print-policies" in output
     assert not rowdrop.source.exists(f"{PROBE_PREFIX}forged")
 
 
@@ -172,7 +172,7 @@ def test_listener_marks_user_once_for_both_events(
 ) -> None:
     rowdrop.put_files("u")
     assert listener.run_once(5) == 1
-    until_quiet(rowdrop, listener)
+    process_all_events(rowdrop, listener)
     assert messages(rowdrop) == 1
     assert rowdrop.services.clients.redis.llen(SAFE_EVENTS) == 0
 
@@ -251,7 +251,7 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     too_long = [letter for letter in letters if "longer than 1,000,000" in letter["reason"]]
     assert [letter["raw"][:3] for letter in too_long] == ["xxx", "xxx"]
     shown = read_pipeline_status(redis).dead_letters
-    assert [(trouble.reason, trouble.since) for trouble in shown] == [
+    assert [(issue.reason, issue.since) for issue in shown] == [
         (x["reason"], x["since"]) for x in letters
     ]
     assert [record for record in caplog.records if record.exc_info] == []
@@ -379,14 +379,16 @@ def test_init_waits_for_redis_with_current_acl_rules(settings: Settings, redis: 
 
 
 def test_init_fails_at_once_on_rejected_credentials(settings: Settings) -> None:
-    stranger = RowdropHarness(replace(settings, minio_secret_key="another-secret"))
+    unauthorized = RowdropHarness(replace(settings, minio_secret_key="another-secret"))
     with pytest.raises(S3Error, match=r"SignatureDoesNotMatch|AccessDenied|Forbidden"):
-        Initializer(stranger.services).wait_for_servers(3600)
-    stranger.close()
+        Initializer(unauthorized.services).wait_for_servers(3600)
+    unauthorized.close()
 
 
 def test_init_times_out_on_missing_server(settings: Settings) -> None:
-    lonely = RowdropHarness(replace(settings, redis_url=f"redis://127.0.0.1:{find_free_port()}/0"))
+    unconnected = RowdropHarness(
+        replace(settings, redis_url=f"redis://127.0.0.1:{find_free_port()}/0")
+    )
     with pytest.raises(ConnectionError):
-        Initializer(lonely.services).wait_for_servers(0)
-    lonely.close()
+        Initializer(unconnected.services).wait_for_servers(0)
+    unconnected.close()

@@ -34,9 +34,9 @@ def read_bucket(rowdrop: RowdropHarness) -> dict[str, bytes]:
 
 
 def create_loader(
-    rowdrop: RowdropHarness, told: list[int] | None = None, *, by_tar: bool = True
+    rowdrop: RowdropHarness, progress: list[int] | None = None, *, by_tar: bool = True
 ) -> Loader:
-    done: list[int] = [] if told is None else told
+    done: list[int] = [] if progress is None else progress
     return Loader(
         rowdrop.source, rowdrop.services.clients.create_minio_client(), done.append, by_tar=by_tar
     )
@@ -75,11 +75,11 @@ def test_loader_puts_many_small_and_large_files_unchanged(
 ) -> None:
     files = {f"{number}.csv": make_csv(f"N{number}") for number in range(2 * MAX_BATCH_FILES + 7)}
     files |= {"big.png": os.urandom(400_000), "é b+c%.csv": make_csv("Odd"), "empty.csv": b""}
-    told: list[int] = []
-    once = create_loader(rowdrop, told, by_tar=by_tar)
+    progress: list[int] = []
+    once = create_loader(rowdrop, progress, by_tar=by_tar)
     once.load(make_plan(write(tmp_path, files)))
     assert read_bucket(rowdrop) == files
-    assert (once.loaded, once.unchanged, told[-1]) == (len(files), 0, len(files))
+    assert (once.loaded, once.unchanged, progress[-1]) == (len(files), 0, len(files))
 
 
 def test_loader_skips_files_already_stored(rowdrop: RowdropHarness, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def connect(server: RedisServer) -> "Redis":
     return Redis(port=server.port, password=server.user.password, decode_responses=True)
 
 
-def wait_until(condition: Callable[[], bool], patience_s: float = 15) -> None:
-    deadline = time.monotonic() + patience_s
+def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "timeout: the condition is still false"
         time.sleep(0.01)

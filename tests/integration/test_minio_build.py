@@ -116,10 +116,10 @@ class Sender:
     def forged_by_header(self, account: Account, key: str, upload: Upload) -> int:
         """Send a PUT with an Authorization header that contains an invalid signature."""
         signed = "SignedHeaders=host;x-amz-content-sha256;x-amz-date"
-        made_up = (
+        forged = (
             f"AWS4-HMAC-SHA256 Credential={credential(account)}, {signed}, Signature={'0' * 64}"
         )
-        headers = {"Authorization": made_up, "x-amz-date": amz_date(datetime.now(UTC))}
+        headers = {"Authorization": forged, "x-amz-date": amz_date(datetime.now(UTC))}
         return self._send("PUT", self._url(key), upload.body, upload.headers | headers).status
 
     def signed(
@@ -161,8 +161,8 @@ class Sender:
         return between(answer.data.decode(), "<UploadId>", "</UploadId>")
 
     def keys(self) -> list[str]:
-        found = self._client.list_objects(self._bucket, recursive=True)
-        return sorted(str(item.object_name) for item in found)
+        infos = self._client.list_objects(self._bucket, recursive=True)
+        return sorted(str(item.object_name) for item in infos)
 
     def assert_readable(self, key: str, content: bytes) -> None:
         """Assert that GET and HEAD of the object return 200, with and without its checksums."""
@@ -299,8 +299,8 @@ def test_minio_build_refuses_replayed_upload_with_trailer(sender: Sender, accoun
 def test_minio_build_passes_forgery_probe(
     minio_server: MinioServer, sender: Sender, account: Account, bucket: str
 ) -> None:
-    found = probe_forged_writes(minio_server.endpoint, account.key, bucket, REGION, PROBE_PREFIX)
-    assert found == sender.keys() == []
+    accepted = probe_forged_writes(minio_server.endpoint, account.key, bucket, REGION, PROBE_PREFIX)
+    assert accepted == sender.keys() == []
 
 
 def test_minio_build_stores_signed_upload_with_trailer(sender: Sender, account: Account) -> None:
@@ -310,8 +310,8 @@ def test_minio_build_stores_signed_upload_with_trailer(sender: Sender, account: 
 
 
 def test_minio_build_refuses_upload_with_wrong_secret(sender: Sender, account: Account) -> None:
-    guess = Account(account.key, "not-the-secret-of-it")
-    assert is_refused(sender.signed(guess, "PUT", "ada.csv", with_trailer(CSV)).status)
+    impostor = Account(account.key, "not-the-secret-of-it")
+    assert is_refused(sender.signed(impostor, "PUT", "ada.csv", with_trailer(CSV)).status)
     assert sender.keys() == []
 
 
@@ -436,13 +436,13 @@ def test_minio_build_replication_headers_of_completion_keep_object_readable(send
 
 def test_minio_build_refuses_parts_with_false_encryption(sender: Sender) -> None:
     """In an unpatched MinIO, a replica that claims encryption without a key becomes unreadable."""
-    pretended = {
+    false_encryption = {
         "X-Amz-Server-Side-Encryption": "AES256",
         "X-Minio-Source-Replication-Request": "true",
         "X-Amz-Replication-Status": "REPLICA",
     }
     begin = sender.signed(
-        WRITER, "POST", "ada.csv", Upload(b"", ENCRYPTED | pretended), {"uploads": ""}
+        WRITER, "POST", "ada.csv", Upload(b"", ENCRYPTED | false_encryption), {"uploads": ""}
     )
     if begin.status == 200:
         upload_id = between(begin.data.decode(), "<UploadId>", "</UploadId>")

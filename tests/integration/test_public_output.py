@@ -49,13 +49,13 @@ def test_public_output_allows_reading_published_objects_only(
     for name in ("output.csv", "rejects.csv", "images/1.png"):
         assert status_of(settings, f"{output}/{name}") == 200
         assert status_of(settings, f"{output}/{name}", "DELETE") == 403
-    hidden = next(
+    private_key = next(
         info.key for page in rowdrop.output.list_objects(folder=".bundles") for info in page
     )
     for path in (
         f"{output}/bundles.json",
         f"{output}/manifest.parquet",
-        f"{output}/{hidden}",
+        f"{output}/{private_key}",
         f"{output}/",
         output,
     ):
@@ -87,7 +87,7 @@ def test_public_output_is_off_by_default_and_reversible(
 
 def test_public_output_keeps_other_policy_statements(minio_client: Minio) -> None:
     bucket = create_bucket(minio_client)
-    theirs = {
+    other_statement = {
         "Sid": "Theirs",
         "Effect": "Allow",
         "Principal": {"AWS": ["*"]},
@@ -95,7 +95,7 @@ def test_public_output_keeps_other_policy_statements(minio_client: Minio) -> Non
         "Resource": [f"arn:aws:s3:::{bucket}/theirs.txt"],
     }
     minio_client.set_bucket_policy(
-        bucket, json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
+        bucket, json.dumps({"Version": "2012-10-17", "Statement": [other_statement]})
     )
     assert set_public_access(minio_client, bucket, public=True)
     assert not set_public_access(minio_client, bucket, public=True)

@@ -36,8 +36,8 @@ def test_publish_queue_replaced_writer_reads_no_further_chunk(
 ) -> None:
     users = [f"u{number}" for number in range(1200)]
     mark_users(state, *users)
-    notes = state.users.begin_read(users)
-    state.users.submit_results([(notes[user], make_result(user)) for user in users])
+    tokens = state.users.begin_read(users)
+    state.users.submit_results([(tokens[user], make_result(user)) for user in users])
 
     class Replaced(PublishQueue):
         """A publisher that loses its lease after the first chunk, as after a long pause."""
@@ -99,8 +99,8 @@ def test_publish_queue_commit_keeps_result_of_later_read(state: StateParts) -> N
 def test_publish_queue_commit_handles_several_chunks(state: StateParts) -> None:
     users = [f"u{number}" for number in range(1234)]
     mark_users(state, *users)
-    notes = state.users.begin_read(users)
-    state.users.submit_results([(notes[user], make_result(user)) for user in users])
+    tokens = state.users.begin_read(users)
+    state.users.submit_results([(tokens[user], make_result(user)) for user in users])
     assert publish_pending(state) == 0
     assert state.users.dirty_users() == set()
     assert state.publish_queue.last_publish().output_etag == "etag"
@@ -111,7 +111,7 @@ def test_publish_queue_commit_restarts_overdue_time(state: StateParts) -> None:
     mark_users(state, "u")
     state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
     mark_users(state, "u")
-    begun = read_pending(state, "one")
-    state.publish_queue.commit_publish("one", "e", "r", 1, begun, NOW + 100)
+    publish_input = read_pending(state, "one")
+    state.publish_queue.commit_publish("one", "e", "r", 1, publish_input, NOW + 100)
     assert state.users.overdue_users("event", NOW + 50, 10) == []
     assert state.users.overdue_users("event", NOW + 150, 10) == ["u"]

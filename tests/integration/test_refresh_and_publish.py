@@ -365,14 +365,14 @@ def test_publisher_replaced_before_reading_files_writes_nothing(rowdrop: Rowdrop
     # If-Match would accept its write.
     rowdrop.put_files("u", make_csv("Old"))
     rowdrop.read_users("u")
-    begun = rowdrop.state.publish_queue.acquire_writer("one")
-    assert begun is not None
+    publish_input = rowdrop.state.publish_queue.acquire_writer("one")
+    assert publish_input is not None
     rowdrop.state.publish_queue.release_writer("one", signal_loss=False)
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.process_users("u")
     body = rowdrop.read_output()
     with pytest.raises(LeaseLost):
-        rowdrop.create_publisher()._publish_as_writer("one", begun)
+        rowdrop.create_publisher()._publish_as_writer("one", publish_input)
     assert rowdrop.read_output() == body
 
 
@@ -397,7 +397,7 @@ def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> No
 def test_run_in_order_skips_calls_after_deadline() -> None:
     # Without a deadline, a message of 500 users would take a quarter of an hour while MinIO does
     # not answer.
-    asked: list[int] = []
-    answers = run_in_order([lambda: asked.append(1)], time.monotonic() - 1)
+    calls: list[int] = []
+    answers = run_in_order([lambda: calls.append(1)], time.monotonic() - 1)
     assert isinstance(answers[0], StoreUnavailable)
-    assert asked == []
+    assert calls == []

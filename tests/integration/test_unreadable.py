@@ -322,10 +322,10 @@ def test_unpacker_restores_unreadable_index(
 ) -> None:
     rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ada"), "1.png": b"image"}))
     rowdrop.process_bundles("u.zip")
-    (shelved,) = read_catalog(rowdrop.output)[0].entries.values()
-    make_unreadable(rowdrop.output.bucket, make_index_key(shelved.digest))
+    (entry,) = read_catalog(rowdrop.output)[0].entries.values()
+    make_unreadable(rowdrop.output.bucket, make_index_key(entry.digest))
     rowdrop.process_bundles("u.zip")
-    rowdrop.output.check_readable(make_index_key(shelved.digest))
+    rowdrop.output.check_readable(make_index_key(entry.digest))
     assert (names(rowdrop), rowdrop.find_differences()) == ({"1": "Ada"}, [])
 
 
@@ -531,13 +531,13 @@ def test_store_reports_object_with_lost_key_as_unreadable(tmp_path: Path) -> Non
 def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
     """With SSE-S3, MinIO decrypts each listed ETag, so without the key the whole LIST fails."""
     readable = [f"{number}.csv" for number in range(1200)]
-    sealed = ["0.zip", "07.csv", "5.tar.gz", "500.jpg", "500.png", "99a.csv"]
+    unlistable = ["0.zip", "07.csv", "5.tar.gz", "500.jpg", "500.png", "99a.csv"]
     server = create_key_server_minio(tmp_path)
     server.kms = new_key("first")
     with server:
         client = Minio(f"127.0.0.1:{server.port}", MINIO_USER, MINIO_PASSWORD, secure=False)
         client.make_bucket("bucket")
-        for key in sealed:
+        for key in unlistable:
             client.put_object("bucket", key, io.BytesIO(b"x"), 1, sse=SseS3())
         store = S3ObjectStore(
             S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
@@ -549,15 +549,15 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
         store = S3ObjectStore(
             S3Connection("bucket", server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1")
         )
-        listed = [found for page in store.list_objects() for found in page]
-        assert [found.key for found in listed] == sorted([*readable, *sealed])
-        assert {found.key for found in listed if not found.etag} == set(sealed)
+        listed = [info for page in store.list_objects() for info in page]
+        assert [info.key for info in listed] == sorted([*readable, *unlistable])
+        assert {info.key for info in listed if not info.etag} == set(unlistable)
         assert S3FileStore(store).list_page("", "", 2000) == listed
         assert (
             S3FileStore(store).list_page("9", "", 3)
-            == [found for found in listed if found.key >= "9"][:3]
+            == [info for info in listed if info.key >= "9"][:3]
         )
-        for key in sealed:
+        for key in unlistable:
             assert store.get_list_entry(key) == (key, "", 0, 0)
             store.delete(key)
         store.put("notes.txt", b"x")

@@ -211,10 +211,12 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
 ) -> None:
     client: Any = redis
     start(upgraded)
-    left = {key for key in client.keys("*") if not key.startswith((b"rowdrop:", b"_kombu."))}
-    expiring = {key for key in left if key.startswith(EXPIRING_PREFIXES)}
+    remaining_keys = {
+        key for key in client.keys("*") if not key.startswith((b"rowdrop:", b"_kombu."))
+    }
+    expiring = {key for key in remaining_keys if key.startswith(EXPIRING_PREFIXES)}
     assert all(client.ttl(key) > 0 for key in expiring)
-    assert left - expiring == {
+    assert remaining_keys - expiring == {
         key.encode() for key in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
     }
     old_counters = captured_state["counters"]["value"]

@@ -49,12 +49,12 @@ def test_user_states_submit_refuses_result_after_redis_was_emptied(
     redis: "Redis", state: StateParts
 ) -> None:
     mark_users(state, "u")
-    note = state.users.begin_read(["u"])["u"]
+    tokens = state.users.begin_read(["u"])["u"]
     redis.flushall()
-    state.users.submit_results([(note, make_result("u", "old"))])
+    state.users.submit_results([(tokens, make_result("u", "old"))])
     assert state.publish_queue.count_pending() == 0
     mark_users(state, "u")
-    assert state.users.submit_results([(note, make_result("u", "old"))]) == ["u"]
+    assert state.users.submit_results([(tokens, make_result("u", "old"))]) == ["u"]
 
 
 def test_user_states_begin_read_skips_clean_user(state: StateParts) -> None:

@@ -26,7 +26,7 @@ def put(s3: Minio, key: str, body: bytes = b"image") -> None:
 
 def empty(s3: Minio) -> None:
     names = [
-        DeleteObject(found.object_name or "") for found in s3.list_objects(SOURCE, recursive=True)
+        DeleteObject(info.object_name or "") for info in s3.list_objects(SOURCE, recursive=True)
     ]
     assert list(s3.remove_objects(SOURCE, names)) == []
 
@@ -151,12 +151,12 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
         day = date(today.year - years_ago, today.month, min(today.day, 28)).toordinal() + days
         return (day - date(1970, 1, 1).toordinal()) * 86_400_000
 
-    people = {
+    birth_times = {
         "just-20": birthts_of(20, -3),
         "not-yet-20": birthts_of(20, 3),
         "old": birthts_of(80, -3),
     }
-    for user, birthts in people.items():
+    for user, birthts in birth_times.items():
         put(s3, f"{user}.csv", f"first_name,last_name,birthts\n,,{birthts}\n".encode())
     put(s3, "old.png")
     wait_until(lambda: len(get(rowdrop, "/data")) == 3 and row_of(rowdrop, "old").get("img_path"))
@@ -170,7 +170,9 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
     assert users("?is_image_exists=1") == ["old"]
     stats = get(rowdrop, "/stats?max_age=20")
     assert (stats["count"], stats["average_age"], stats["filters"]) == (2, 19.5, {"max_age": 20})
-    assert stats["average_birthts"] == round((people["just-20"] + people["not-yet-20"]) / 2)
+    assert stats["average_birthts"] == round(
+        (birth_times["just-20"] + birth_times["not-yet-20"]) / 2
+    )
     assert get(rowdrop, "/stats?min_age=500")["message"] == "Filter returned no objects"
     status, refusal = rowdrop.get("/data?min_agee=1")
     assert status == 400
@@ -178,12 +180,12 @@ def test_api_filters_and_stats_use_full_years(rowdrop: RunShProcess, s3: Minio) 
 
 
 def test_errors_route_explains_ignored_key(rowdrop: RunShProcess, s3: Minio) -> None:
-    def is_explained() -> bool:
+    def is_listed() -> bool:
         errors = get(rowdrop, "/errors")
         return any(error["key"] == "1.CSV" and "rename" in error["reason"] for error in errors)
 
     put(s3, "1.CSV", FORM_OF_THE_PUBLIC_TASK)
-    soon(is_explained)
+    soon(is_listed)
     s3.remove_object(SOURCE, "1.CSV")
     soon(lambda: get(rowdrop, "/errors") == [])
 
@@ -192,14 +194,14 @@ def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) ->
     put(s3, "a.csv", FORM_OF_THE_PUBLIC_TASK)
     put(s3, "b.csv", b"broken")
     soon(lambda: errors_of(rowdrop, "b") and line_of(s3, "a"))
-    found = rowdrop.run_command("check")
-    assert (found.returncode, found.stdout) == (0, "0 differences\n")
+    result = rowdrop.run_command("check")
+    assert (result.returncode, result.stdout) == (0, "0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
     rowdrop.open_client_as("publisher").put_object(
         OUTPUT, "output.csv", io.BytesIO(edited), len(edited)
     )
-    found = rowdrop.run_command("check")
-    assert (found.returncode, found.stdout) == (1, "a: differs in last_name\n1 differences\n")
+    result = rowdrop.run_command("check")
+    assert (result.returncode, result.stdout) == (1, "a: differs in last_name\n1 differences\n")
     wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 
 

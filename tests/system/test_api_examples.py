@@ -44,12 +44,12 @@ def run(script: str, folder: Path, rowdrop: RunShProcess) -> str:
 
 def routes_used(script: str) -> set[str]:
     """Return the method and path of every API request in a script, with `{}` for variable parts."""
-    found = set()
+    routes = set()
     for line in script.splitlines():
         method = "PUT" if " -T " in line else next(iter(re.findall(r"-X (\w+)", line)), "GET")
         for path in re.findall(r'"\$api(/[^"?]*)', line):
-            found.add(f"{method} {re.sub(r'(?<=/)(?:[0-9]{4}[.a-z]*|[$]task)', '{}', path)}")
-    return found
+            routes.add(f"{method} {re.sub(r'(?<=/)(?:[0-9]{4}[.a-z]*|[$]task)', '{}', path)}")
+    return routes
 
 
 def test_api_page_examples_cover_every_route(rowdrop: RunShProcess) -> None:

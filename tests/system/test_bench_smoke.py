@@ -38,11 +38,11 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
     folder = tmp_path / "temporary"
     folder.mkdir()
     size = ["--users", "20", "--drops", "2", "--quick", "--json", str(file)]
-    code, said = run_bench(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
-    assert code == 0, said
+    code, output = run_bench(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
+    assert code == 0, output
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     for name in EXPECTED:
-        assert name in said
+        assert name in output
         assert [figure for figure in document["figures"] if figure["name"].startswith(name)], name
     for figure in document["figures"]:
         assert figure["measured"] >= 0
@@ -51,14 +51,14 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
         share["name"] for share in document["idle"]
     }
     assert {"cores", "Python", "MinIO"} <= document["machine"].keys()
-    assert [left for left in folder.iterdir() if left.suffix != ".lock"] == []
+    assert [path for path in folder.iterdir() if path.suffix != ".lock"] == []
     assert find_command_lines(str(folder)) == []
 
 
 def find_command_lines(text: str) -> list[str]:
     """Return the command lines of running processes that contain this text."""
-    found = []
+    lines = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it ended, or belongs to another user
-            found.append(" ".join(process.cmdline()))
-    return [line for line in found if text in line]
+            lines.append(" ".join(process.cmdline()))
+    return [line for line in lines if text in line]

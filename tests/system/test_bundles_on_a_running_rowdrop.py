@@ -27,7 +27,7 @@ from tests.archives import (
 from tests.system.running import RunShProcess, wait_until
 
 CSV = b"first_name,last_name,birthts\nAda,Lovelace,1\n"
-GOOD = {"1.csv": CSV, "photos/1.png": b"image"}
+VALID_FILES = {"1.csv": CSV, "photos/1.png": b"image"}
 
 
 def link_in_a_zip() -> bytes:
@@ -88,27 +88,26 @@ def errors(rowdrop: RunShProcess) -> dict[str, str]:
 
 def keys(s3: Minio, prefix: str) -> list[str]:
     return [
-        str(found.object_name)
-        for found in s3.list_objects("processed-data", prefix, recursive=True)
+        str(info.object_name) for info in s3.list_objects("processed-data", prefix, recursive=True)
     ]
 
 
 def test_rowdrop_rejects_each_broken_archive_without_other_effect(
     rowdrop: RunShProcess, s3: Minio
 ) -> None:
-    put(s3, "good.zip", make_zip(GOOD))
+    put(s3, "good.zip", make_zip(VALID_FILES))
     wait_until(lambda: rowdrop.list_users() == ["1"])
     before = s3.get_object("processed-data", "output.csv").read()
     for key, (body, _) in BROKEN.items():
         put(s3, key, body)
     wait_until(lambda: len(errors(rowdrop)) == len(BROKEN), timeout_s=120)
-    told = errors(rowdrop)
-    unexplained = [
-        f"{key}: {told.get(key)}"
-        for key, (_, word) in BROKEN.items()
-        if word not in told.get(key, "")
+    reasons = errors(rowdrop)
+    wrong_reasons = [
+        f"{key}: {reasons.get(key)}"
+        for key, (_, text) in BROKEN.items()
+        if text not in reasons.get(key, "")
     ]
-    assert unexplained == []
+    assert wrong_reasons == []
     assert s3.get_object("processed-data", "output.csv").read() == before
     assert keys(s3, "images/") == ["images/1.png"]
     assert len({key.split("/")[1] for key in keys(s3, ".bundles/")}) == 1
@@ -127,16 +126,16 @@ def test_rowdrop_publishes_archives_made_by_common_programs(
     for number in range(20):
         (tmp_path / "users" / f"{number:04}.csv").write_bytes(CSV)
         (tmp_path / "users" / "photos" / f"{number:04}.jpg").write_bytes(b"image")
-    made = tmp_path / {"zip": "made.zip", "tar": "made.tgz"}[program]
+    archive = tmp_path / {"zip": "made.zip", "tar": "made.tgz"}[program]
     command = {
         "zip": [sys.executable, "-m", "zipfile", "-c"],
         "tar": [shutil.which("tar") or "tar", "-czf"],
     }[program]
-    subprocess.run([*command, str(made), "users"], check=True, cwd=tmp_path)
-    put(s3, made.name, made.read_bytes())
+    subprocess.run([*command, str(archive), "users"], check=True, cwd=tmp_path)
+    put(s3, archive.name, archive.read_bytes())
     wait_until(lambda: rowdrop.list_users() == [f"{number:04}" for number in range(20)])
     paths = {f"processed-data/images/{user_id}.jpg" for user_id in rowdrop.list_users()}
     wait_until(lambda: {row["img_path"] for row in get(rowdrop, "/data")} == paths)
-    s3.remove_object("src-data", made.name)
+    s3.remove_object("src-data", archive.name)
     wait_until(lambda: rowdrop.list_users() == [])
     wait_until(lambda: keys(s3, "images/") == keys(s3, ".bundles/") == [])

@@ -40,7 +40,7 @@ def s3(rowdrop: RunShProcess) -> Minio:
     )
 
 
-def ask(
+def request_json(
     rowdrop: RunShProcess, method: str, path: str, body: bytes | None = None
 ) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(
@@ -63,7 +63,7 @@ def put(s3: Minio, key: str, body: bytes) -> None:
 
 
 def users(rowdrop: RunShProcess, query: str = "") -> list[str]:
-    status, rows = ask(rowdrop, "GET", f"/data{query}")
+    status, rows = request_json(rowdrop, "GET", f"/data{query}")
     assert status == 200, rows
     return [row["user_id"] for row in rows]
 
@@ -86,7 +86,7 @@ def _drop_files(rowdrop: RunShProcess, s3: Minio) -> None:
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_data_route_returns_list_of_rows(rowdrop: RunShProcess, slash: str) -> None:
-    status, rows = ask(rowdrop, "GET", f"/data{slash}")
+    status, rows = request_json(rowdrop, "GET", f"/data{slash}")
     assert status == 200
     assert rows[0] == {
         "user_id": "1000",
@@ -98,7 +98,7 @@ def test_data_route_returns_list_of_rows(rowdrop: RunShProcess, slash: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "expected"),
     [
         ("?is_image_exists=True", ["1000", "2000"]),
         ("?is_image_exists=False", ["1001"]),
@@ -109,21 +109,21 @@ def test_data_route_returns_list_of_rows(rowdrop: RunShProcess, slash: str) -> N
     ],
 )
 def test_data_route_filters_are_inclusive_bounds(
-    rowdrop: RunShProcess, query: str, found: list[str]
+    rowdrop: RunShProcess, query: str, expected: list[str]
 ) -> None:
-    assert users(rowdrop, query) == found
-    status, stats = ask(rowdrop, "GET", f"/stats{query}")
-    assert (status, stats["count"]) == (200, len(found))
+    assert users(rowdrop, query) == expected
+    status, stats = request_json(rowdrop, "GET", f"/stats{query}")
+    assert (status, stats["count"]) == (200, len(expected))
 
 
 def test_data_route_refuses_boolean_age_filter(rowdrop: RunShProcess) -> None:
-    status, answer = ask(rowdrop, "GET", "/data?min_age=True")
+    status, answer = request_json(rowdrop, "GET", "/data?min_age=True")
     assert status == 400
     assert "min_age" in json.dumps(answer)
 
 
 def test_stats_route_returns_average_age(rowdrop: RunShProcess) -> None:
-    status, stats = ask(rowdrop, "GET", "/stats")
+    status, stats = request_json(rowdrop, "GET", "/stats")
     assert status == 200
     assert stats["count"] == 3
     assert stats["average_age"] > 20
@@ -131,11 +131,11 @@ def test_stats_route_returns_average_age(rowdrop: RunShProcess) -> None:
 
 def test_post_data_is_queued_or_waits(rowdrop: RunShProcess) -> None:
     for body in (None, b"", b"{}"):
-        status, answer = ask(rowdrop, "POST", "/data", body)
+        status, answer = request_json(rowdrop, "POST", "/data", body)
         assert (status, answer["status"]) == (202, "queued")
-    status, answer = ask(rowdrop, "POST", "/data?wait=60")
+    status, answer = request_json(rowdrop, "POST", "/data?wait=60")
     assert (status, answer["status"]) == (200, "updated")
-    status, task = ask(rowdrop, "GET", f"/tasks/{answer['task_id']}")
+    status, task = request_json(rowdrop, "GET", f"/tasks/{answer['task_id']}")
     assert (status, task["state"]) == (200, "done")
 
 
@@ -169,6 +169,10 @@ def test_rowdrop_removes_rows_of_replaced_or_deleted_zip(rowdrop: RunShProcess, 
     s3.remove_object("source", "users.zip")
     wait_until(lambda: users(rowdrop) == ["1000", "1001"])
     put(s3, "users.zip", b"no zip")
-    wait_until(lambda: "users.zip" in [error["key"] for error in ask(rowdrop, "GET", "/errors")[1]])
-    (error,) = ask(rowdrop, "GET", "/errors")[1]
+    wait_until(
+        lambda: (
+            "users.zip" in [error["key"] for error in request_json(rowdrop, "GET", "/errors")[1]]
+        )
+    )
+    (error,) = request_json(rowdrop, "GET", "/errors")[1]
     assert "no zip archive" in error["reason"]

@@ -54,13 +54,13 @@ def second_folder(tmp_path: Path) -> Iterator[Path]:
 def test_run_sh_shows_sample_then_keeps_data(folder: Path, start: Start) -> None:
     first = start(folder).wait_until_ready()
     assert sum(user.startswith("sample-") for user in first.list_users()) > 0
-    kept = first.credentials
+    saved = first.credentials
     for name in ("API_PORT", "MINIO_CONSOLE_PORT", "FLOWER_PORT"):
-        assert f"http://127.0.0.1:{kept[name]}" in first.output
+        assert f"http://127.0.0.1:{saved[name]}" in first.output
     assert str(folder / ".env") in first.output
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert kept["MINIO_ROOT_PASSWORD"] not in first.output
+    assert saved["MINIO_ROOT_PASSWORD"] not in first.output
     assert "already runs" in start(folder).wait_for_refusal()
     assert first.is_healthy()
     wait_until(lambda: first.get("/", "FLOWER_PORT")[0] == 401)
@@ -69,7 +69,7 @@ def test_run_sh_shows_sample_then_keeps_data(folder: Path, start: Start) -> None
     assert list_processes(folder) == []
 
     second = start(folder).wait_until_ready()
-    assert second.credentials == kept
+    assert second.credentials == saved
     assert second.list_users()
     assert second.stop_with_signal(signal.SIGINT) == 0
     assert list_processes(folder) == []
@@ -79,22 +79,22 @@ def test_run_sh_restarts_dead_and_stops_stale_processes(folder: Path, start: Sta
     run = start(folder, "--empty").wait_until_ready()
     assert run.list_users() == []
     for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
-        victim = find_processes(folder, words)[0]
-        victim.kill()
-        victim.wait(10)
+        process = find_processes(folder, words)[0]
+        process.kill()
+        process.wait(10)
     for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
         wait_until(functools.partial(find_processes, folder, words))
     wait_until(run.is_healthy)
 
-    left = list_processes(folder)
-    kept = run.credentials
+    orphans = list_processes(folder)
+    saved = run.credentials
     run.process.kill()
     run.process.wait()
     find_processes(folder, "supervisord")[0].kill()
     second = start(folder, "--empty").wait_until_ready()
     assert "Stopping orphan processes of a killed run" in second.output
-    assert [process for process in left if process.is_running()] == []
-    assert second.credentials == kept
+    assert [process for process in orphans if process.is_running()] == []
+    assert second.credentials == saved
     assert second.stop_with_signal(signal.SIGHUP) == 0
     assert list_processes(folder) == []
 
@@ -112,9 +112,11 @@ def test_run_sh_becomes_ready_when_tokens_are_required(
 def test_run_sh_recreates_users_unknown_to_minio(folder: Path, start: Start) -> None:
     first = start(folder, "--empty").wait_until_ready()
     assert first.stop_with_signal(signal.SIGTERM) == 0
-    made = (folder / "minio" / "users-made").read_text()
+    users_digest = (folder / "minio" / "users-made").read_text()
     shutil.rmtree(folder / "minio" / "data" / ".minio.sys" / "config" / "iam")
-    assert (folder / "minio" / "users-made").read_text() == made  # so MinIO has no root access
+    assert (
+        folder / "minio" / "users-made"
+    ).read_text() == users_digest  # so MinIO has no root access
     second = start(folder, "--empty").wait_until_ready()
     assert "created the users of MinIO" in second.output
     assert second.is_healthy()
@@ -136,9 +138,9 @@ def test_run_sh_explains_unsupported_python(folder: Path, tmp_path: Path, start:
     old = tmp_path / "python"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
     old.chmod(0o755)
-    said = start(folder, PYTHON=str(old)).wait_for_refusal()
-    assert "needs Python 3.11" in said
-    assert "PYTHON=" in said
+    message = start(folder, PYTHON=str(old)).wait_for_refusal()
+    assert "needs Python 3.11" in message
+    assert "PYTHON=" in message
 
 
 def test_run_sh_prints_usage_for_unknown_argument(folder: Path, start: Start) -> None:

@@ -15,13 +15,13 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from shared.redis_keys import DIRTY
-from tests.forged import Forger, send_unsigned
+from tests.forged import UploadForger, send_unsigned
 from tests.system.running import RunShProcess, find_processes, list_processes, wait_until
 from worker.commands.provisioning.credential_set import parse_users
 
 CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 MINIO_USER = {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
-HELD = {
+CREDENTIALS_BY_PROCESS = {
     "worker.listener": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
     "-Q events": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
     "-Q bulk": {*MINIO_USER, "REDIS_URL", "MINIO_PROMETHEUS_TOKEN"},
@@ -44,22 +44,22 @@ OTHER = {"USER", "USERNAME", "SUDO_USER"}
 
 def test_processes_hold_only_their_own_credentials(rowdrop: RunShProcess) -> None:
     secrets = _secrets(rowdrop)
-    seen = set()
-    for words, expected in HELD.items():
+    checked_pids = set()
+    for words, expected in CREDENTIALS_BY_PROCESS.items():
         for process in find_processes(rowdrop.folder, words):
             environment = process.environ()
-            held = {name for name in environment if CREDENTIAL.search(name)} - OTHER
-            assert held == expected, words
-            mine = {environment[name] for name in expected}
+            credentials = {name for name in environment if CREDENTIAL.search(name)} - OTHER
+            assert credentials == expected, words
+            own_values = {environment[name] for name in expected}
             text = " ".join(environment.values())
             others = [
                 secret
                 for secret in secrets
-                if secret in text and not any(secret in value for value in mine)
+                if secret in text and not any(secret in value for value in own_values)
             ]
             assert others == [], words
             assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
-            seen.add(process.pid)
+            checked_pids.add(process.pid)
     shells = {
         process.pid
         for process in list_processes(rowdrop.folder)
@@ -67,11 +67,11 @@ def test_processes_hold_only_their_own_credentials(rowdrop: RunShProcess) -> Non
     }
     run = psutil.Process(rowdrop.process.pid)
     started = {child.pid for child in run.children(recursive=True)} - {run.pid} - shells
-    assert started <= seen | {pid for pid in started if _is_part_of(pid, seen)}
+    assert started <= checked_pids | {pid for pid in started if _is_part_of(pid, checked_pids)}
 
 
-def _is_part_of(pid: int, seen: set[int]) -> bool:
-    return any(parent.pid in seen for parent in psutil.Process(pid).parents())
+def _is_part_of(pid: int, checked_pids: set[int]) -> bool:
+    return any(parent.pid in checked_pids for parent in psutil.Process(pid).parents())
 
 
 def _secrets(rowdrop: RunShProcess) -> list[str]:
@@ -91,8 +91,10 @@ def test_logs_contain_no_secret(rowdrop: RunShProcess, s3: Minio) -> None:
         file.name: file.read_text(errors="replace") for file in (rowdrop.folder / "logs").iterdir()
     }
     assert len(logs) > 9
-    found = [(name, secret) for name, text in logs.items() for secret in secrets if secret in text]
-    assert found == []
+    leaked_secrets = [
+        (name, secret) for name, text in logs.items() for secret in secrets if secret in text
+    ]
+    assert leaked_secrets == []
     assert not [secret for secret in secrets if secret in rowdrop.output]
 
 
@@ -102,7 +104,7 @@ def test_rowdrop_ignores_forged_writes(rowdrop: RunShProcess, s3: Minio) -> None
     known = rowdrop.credentials
     names = [user.name for user in parse_users(known["MINIO_USERS"], "MINIO_USERS").values()]
     for access_key in (*names, known["MINIO_ROOT_USER"], "rowdrop"):
-        forger = Forger(known["MINIO_ENDPOINT"], access_key)
+        forger = UploadForger(known["MINIO_ENDPOINT"], access_key)
         for bucket, key in (("src-data", "forged.csv"), ("processed-data", "output.csv")):
             for kind, reply in forger.send_all(bucket, key).items():
                 assert 400 <= reply.status < 500, (kind, reply)
@@ -113,9 +115,9 @@ def test_rowdrop_ignores_forged_writes(rowdrop: RunShProcess, s3: Minio) -> None
 
 
 def test_minio_server_answers_no_foreign_origin_when_running(rowdrop: RunShProcess) -> None:
-    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
+    headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
     reply = send_unsigned(
-        rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=asked
+        rowdrop.credentials["MINIO_ENDPOINT"], "OPTIONS", "/src-data/x.csv", headers=headers
     )
     assert "access-control-allow-origin" not in reply.headers
 
@@ -130,7 +132,7 @@ def test_api_requires_token_for_remote_clients(
     path = "/data" if method in {"GET", "POST"} else "/files/from-elsewhere.csv"
     token = {"Authorization": f"Bearer {rowdrop.credentials['GENERATED_API_TOKEN']}"}
 
-    def ask(headers: dict[str, str]) -> int:
+    def send(headers: dict[str, str]) -> int:
         connection = http.client.HTTPConnection(
             "127.0.0.1", int(rowdrop.credentials["API_PORT"]), timeout=10
         )
@@ -140,8 +142,8 @@ def test_api_requires_token_for_remote_clients(
         finally:
             connection.close()
 
-    assert ask(header) == 401
-    assert ask({**header, **token}) in {200, 202, 404}
+    assert send(header) == 401
+    assert send({**header, **token}) in {200, 202, 404}
 
 
 def test_api_credentials_open_nothing_else(rowdrop: RunShProcess) -> None:

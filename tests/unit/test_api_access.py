@@ -108,7 +108,7 @@ IS_LOCAL = {
 @pytest.mark.parametrize("public_read", [False, True])
 def test_access_rules_follow_decision_table(name: str, public_read: bool) -> None:
     tokens = TABLE[name]
-    wrong = []
+    differences = []
     for bind, allowed, host, forwarding, method in product(
         BIND_ADDRESSES, ALLOWED_HOSTS, HOSTS, FORWARDING, METHODS
     ):
@@ -121,7 +121,7 @@ def test_access_rules_follow_decision_table(name: str, public_read: bool) -> Non
             )
         )
         headers = ["HOST", "ACCEPT", *([forwarding] if forwarding else [])]
-        got = STATUS[rules.decide(method, host, headers, tokens.authorization).outcome]
+        actual = STATUS[rules.decide(method, host, headers, tokens.authorization).outcome]
         is_local = (bind, allowed, host, forwarding) in IS_LOCAL
         if method in {"GET", "HEAD", "OPTIONS"}:
             expected = tokens.local_read if is_local else tokens.other_read
@@ -129,9 +129,9 @@ def test_access_rules_follow_decision_table(name: str, public_read: bool) -> Non
                 expected = tokens.public_read
         else:
             expected = tokens.local_write if is_local else tokens.other_write
-        if got != expected:
-            wrong.append((bind, allowed, host, forwarding, method, got, expected))
-    assert wrong == []
+        if actual != expected:
+            differences.append((bind, allowed, host, forwarding, method, actual, expected))
+    assert differences == []
 
 
 @pytest.mark.parametrize(

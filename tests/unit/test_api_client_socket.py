@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.web.client_socket import PATIENCE_S, ClientSocket
+from api.web.client_socket import SEND_ATTEMPT_S, ClientSocket
 
 Pair = tuple[ClientSocket, socket.socket]
 
@@ -14,18 +14,18 @@ Pair = tuple[ClientSocket, socket.socket]
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """Return the server's end, in the mode in which a thread gets it, and the client's end."""
-    ours, client = socket.socketpair()
-    with ClientSocket(ours.detach()) as server, client:
+    server_end, client = socket.socketpair()
+    with ClientSocket(server_end.detach()) as server, client:
         server.setblocking(True)
         client.settimeout(10)
         yield server, client
 
 
 def receive(client: socket.socket, length: int) -> bytes:
-    found = b""
-    while len(found) < length:
-        found += client.recv(1 << 20)
-    return found
+    received = b""
+    while len(received) < length:
+        received += client.recv(1 << 20)
+    return received
 
 
 def test_client_socket_sends_head_with_body(pair: Pair) -> None:
@@ -49,21 +49,21 @@ def test_client_socket_keeps_unsent_data_without_waiting(pair: Pair) -> None:
     server, client = pair
     head = b"h" * 5_000_000
     body = b"b" * 5_000_000
-    began = time.monotonic()
+    started_at = time.monotonic()
     server.sendall(head)
     server.sendall(body)
-    assert time.monotonic() - began < 10 * PATIENCE_S
+    assert time.monotonic() - started_at < 10 * SEND_ATTEMPT_S
     assert len(server.unsent) == 2
     server.setblocking(False)
-    found = b""
+    received = b""
     while server.unsent:
-        found += client.recv(1 << 20)
+        received += client.recv(1 << 20)
         try:
             server.send_some()
         except BlockingIOError:
             continue
-    found += receive(client, len(head) + len(body) - len(found))
-    assert found == head + body
+    received += receive(client, len(head) + len(body) - len(received))
+    assert received == head + body
 
 
 def test_client_socket_waits_before_sending_more(pair: Pair) -> None:

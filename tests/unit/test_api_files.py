@@ -16,7 +16,7 @@ from shared.formats import user_csv
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
 from tests.api_parts import MAX_UPLOAD_BYTES
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0123456789"
 LARGE = PNG + bytes(2 * SEGMENT_BYTES)
@@ -35,8 +35,8 @@ def put(service: Service, name: str, body: bytes | None = b"x", **headers: str) 
 
 def kind(result: Result) -> str:
     assert result.headers["content-type"] == "application/problem+json"
-    found: str = result.json["type"]
-    return found.removeprefix("/docs#")
+    kind_url: str = result.json["type"]
+    return kind_url.removeprefix("/docs#")
 
 
 # -- upload and deletion ---------------------------------------------------------------------------
@@ -123,14 +123,18 @@ def test_files_route_limits_equal_pipeline_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "most"),
+    ("name", "limit"),
     [("1.csv", files.MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)],
 )
-def test_files_route_limits_size_by_kind(service: Service, name: str, most: int) -> None:
-    assert put(service, name, b"x" * most).status_code == 202
-    result = put(service, name, b"x" * (most + 1))
-    assert (result.status_code, kind(result), result.json["most_bytes"]) == (413, "too-large", most)
-    assert len(service.files.get(name).body) == most
+def test_files_route_limits_size_by_kind(service: Service, name: str, limit: int) -> None:
+    assert put(service, name, b"x" * limit).status_code == 202
+    result = put(service, name, b"x" * (limit + 1))
+    assert (result.status_code, kind(result), result.json["most_bytes"]) == (
+        413,
+        "too-large",
+        limit,
+    )
+    assert len(service.files.get(name).body) == limit
 
 
 def test_files_route_requires_content_length(service: Service) -> None:
@@ -184,7 +188,7 @@ def test_files_route_missing_file_is_404(service: Service, path: str) -> None:
 
 @pytest.mark.parametrize("body", [PNG, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("range_header", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=5-9", 5, 10),
@@ -195,10 +199,10 @@ def test_files_route_missing_file_is_404(service: Service, path: str) -> None:
     ],
 )
 def test_files_route_returns_requested_range(
-    service: Service, body: bytes, asked: str, start: int, stop: int | None
+    service: Service, body: bytes, range_header: str, start: int, stop: int | None
 ) -> None:
     service.files.put("1.png", body)
-    result = service.get("/files/1.png", Range=asked)
+    result = service.get("/files/1.png", Range=range_header)
     expected = body[start:stop]
     assert (result.status_code, result.content) == (206, expected)
     first = body.index(expected) if len(expected) > 1 else 0
@@ -216,17 +220,19 @@ def test_files_route_returns_range_across_pieces(service: Service) -> None:
     assert result.content == body[start : last + 1]
 
 
-@pytest.mark.parametrize("asked", ["bytes=99-", "bytes=18-20", "bytes=5-4", "bytes=-0"])
-def test_files_route_unsatisfiable_range_is_416(service: Service, asked: str) -> None:
+@pytest.mark.parametrize("range_header", ["bytes=99-", "bytes=18-20", "bytes=5-4", "bytes=-0"])
+def test_files_route_unsatisfiable_range_is_416(service: Service, range_header: str) -> None:
     service.files.put("1.png", PNG)
-    result = service.get("/files/1.png", Range=asked)
+    result = service.get("/files/1.png", Range=range_header)
     assert (result.status_code, result.headers["content-range"]) == (416, "bytes */18")
 
 
-@pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=0-1,3-4", "lines=1-2", "bytes=x-y"])
-def test_files_route_ignores_unsupported_range(service: Service, asked: str) -> None:
+@pytest.mark.parametrize(
+    "range_header", ["bytes=", "bytes=-", "bytes=0-1,3-4", "lines=1-2", "bytes=x-y"]
+)
+def test_files_route_ignores_unsupported_range(service: Service, range_header: str) -> None:
     service.files.put("1.png", PNG)
-    assert service.get("/files/1.png", Range=asked).status_code == 200
+    assert service.get("/files/1.png", Range=range_header).status_code == 200
 
 
 def test_files_route_ignores_range_of_another_version(service: Service) -> None:
@@ -244,8 +250,8 @@ def names(result: Result) -> list[str]:
 def test_files_route_lists_files_with_details(service: Service) -> None:
     etag = service.files.put("0001.csv", b"abc")
     service.files.put("1.CSV", b"")
-    found, ignored = service.get("/files").json
-    assert found == {
+    listed, ignored = service.get("/files").json
+    assert listed == {
         "name": "0001.csv",
         "user_id": "0001",
         "size": 3,

@@ -14,7 +14,7 @@ from tests.api_parts import make_dirty_counts
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
-FIGURES = PipelineStatus(
+PIPELINE_STATUS = PipelineStatus(
     ignored_keys=(),
     ignored_count=7,
     dead_letters=(),
@@ -22,7 +22,7 @@ FIGURES = PipelineStatus(
     oldest_event_mark_at=None,
     last_publish_at=NOW - 90,
     last_sweep_at=NOW - 1800,
-    whole=True,
+    trust_state="verified",
     detects_losses=True,
     last_sweep=LastSweep(NOW - 1800, "redis_emptied", 70_000, 3),
     loss_signals={"redis_emptied": 1},
@@ -35,7 +35,7 @@ REJECTS = {
 VIEW = View(
     EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"2,,,0,\n", "e"),
     REJECTS,
-    FIGURES,
+    PIPELINE_STATUS,
     store_polled_at=NOW - 1,
     redis_answered_at=NOW - 1,
 )
@@ -80,7 +80,7 @@ def test_readiness_without_redis_reports_unknown_values() -> None:
     ("view", "reason"),
     [
         (
-            View(pipeline_status=FIGURES, store_polled_at=NOW, redis_answered_at=NOW),
+            View(pipeline_status=PIPELINE_STATUS, store_polled_at=NOW, redis_answered_at=NOW),
             "nothing is published yet",
         ),
         (replace(VIEW, store_error="connection refused"), "cannot be read: connection refused"),
@@ -95,18 +95,18 @@ def test_readiness_without_redis_reports_unknown_values() -> None:
             "Redis has not answered recently",
         ),
         (
-            replace(VIEW, pipeline_status=replace(FIGURES, oldest_event_mark_at=NOW - 61)),
+            replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, oldest_event_mark_at=NOW - 61)),
             "has not been published for 61 s",
         ),
         (
-            replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=NOW - 7201)),
+            replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, last_sweep_at=NOW - 7201)),
             "the last sweep began 7201 s ago",
         ),
         (replace(VIEW, suspect_since=NOW - 61), "events or writes may have been lost"),
         (
             replace(
                 VIEW,
-                pipeline_status=replace(FIGURES, waiting_events=7),
+                pipeline_status=replace(PIPELINE_STATUS, waiting_events=7),
                 events_stalled_since=NOW - 61,
             ),
             "7 events queued, none processed",
@@ -123,19 +123,23 @@ def test_readiness_names_each_problem(view: View, reason: str) -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        replace(VIEW, pipeline_status=replace(FIGURES, oldest_event_mark_at=NOW - 59)),
-        replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=NOW - 7199)),
-        replace(VIEW, pipeline_status=replace(FIGURES, whole=False), suspect_since=NOW - 59),
-        replace(VIEW, pipeline_status=replace(FIGURES, last_sweep_at=None)),
+        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, oldest_event_mark_at=NOW - 59)),
+        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, last_sweep_at=NOW - 7199)),
         replace(
             VIEW,
-            pipeline_status=replace(FIGURES, waiting_events=9999),
+            pipeline_status=replace(PIPELINE_STATUS, trust_state="verifying"),
+            suspect_since=NOW - 59,
+        ),
+        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, last_sweep_at=None)),
+        replace(
+            VIEW,
+            pipeline_status=replace(PIPELINE_STATUS, waiting_events=9999),
             events_stalled_since=NOW - 59,
         ),
         replace(
             VIEW,
             pipeline_status=replace(
-                FIGURES, dirty_counts=make_dirty_counts(sweep=10**6, rebuild=10**6)
+                PIPELINE_STATUS, dirty_counts=make_dirty_counts(sweep=10**6, rebuild=10**6)
             ),
         ),
     ],
@@ -146,7 +150,7 @@ def test_readiness_ignores_problems_that_resolve_in_time(view: View) -> None:
 
 def test_readiness_warns_when_minio_hides_losses() -> None:
     answer = describe_readiness(
-        replace(VIEW, pipeline_status=replace(FIGURES, detects_losses=False)), HOUR, NOW
+        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, detects_losses=False)), HOUR, NOW
     )
     assert answer["ready"]
     assert "every 5 minutes" in answer["warnings"][0]
@@ -154,7 +158,7 @@ def test_readiness_warns_when_minio_hides_losses() -> None:
 
 def test_readiness_warns_of_stalled_durable_queue() -> None:
     answer = describe_readiness(
-        replace(VIEW, pipeline_status=replace(FIGURES, stalled_event_copies=12)), HOUR, NOW
+        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, stalled_event_copies=12)), HOUR, NOW
     )
     assert answer["ready"]
     assert answer["warnings"][0].startswith("12 copies of events wait on MinIO's disk")
@@ -165,7 +169,7 @@ def test_readiness_ignores_old_status_while_redis_is_down() -> None:
         VIEW,
         redis_error="gone",
         pipeline_status=replace(
-            FIGURES, oldest_event_mark_at=NOW - 900, last_sweep_at=NOW - 90_000
+            PIPELINE_STATUS, oldest_event_mark_at=NOW - 900, last_sweep_at=NOW - 90_000
         ),
     )
     assert len(describe_readiness(view, HOUR, NOW)["reasons"]) == 1

@@ -12,7 +12,7 @@ from api.description.openapi import build_document
 from api.description.operations import PATHS, READABLE
 from api.web.problem_kinds import PROBLEM_KINDS
 from shared.formats.source_keys import explain_unusable_name
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 METHODS = [
     (method, path) for path, methods in build_document()["paths"].items() for method in methods

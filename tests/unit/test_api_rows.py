@@ -24,7 +24,7 @@ from api.snapshot.table import EMPTY_TABLE, SnapshotTable
 from api.snapshot.view import View
 from shared.formats.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER, encode_row
 from shared.formats.records import Row
-from tests.unit.test_api_answers import REJECTS, Service
+from tests.unit.test_api_routes import REJECTS, Service
 
 TODAY = date(2026, 6, 15)
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -34,7 +34,7 @@ def body(rows: Sequence[Row]) -> bytes:
     return OUTPUT_HEADER + b"".join(map(encode_row, rows))
 
 
-PEOPLE = [
+ROWS = [
     Row("0001", "Ivan", "Ivanov", 946674000000, ""),
     Row("0002", "Zoë", "", 1150329600000, "src-data/0002.png"),
     Row("0003", "Ann", "Lee", -1, "src-data/0003.jpg"),
@@ -46,7 +46,7 @@ PEOPLE = [
 @pytest.fixture
 def service() -> Iterator[Service]:
     service = Service()
-    service.view = View(EMPTY_TABLE.build_next_version(body(PEOPLE), "etag-1"), REJECTS)
+    service.view = View(EMPTY_TABLE.build_next_version(body(ROWS), "etag-1"), REJECTS)
     yield service
     service.redis.close()
 
@@ -72,7 +72,7 @@ def ids(result: Result) -> list[str]:
 def test_data_route_sorts_rows(service: Service, sort: str, expected: list[str]) -> None:
     result = service.get(f"/data?sort={sort}")
     assert ids(result) == expected
-    assert result.content.count(b"\n") == len(PEOPLE)
+    assert result.content.count(b"\n") == len(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -119,34 +119,34 @@ def test_data_route_combines_all_parameters(service: Service) -> None:
 
 # -- pages -----------------------------------------------------------------------------------------
 def links(result: Result) -> dict[str, str]:
-    found = {}
+    targets = {}
     for part in result.headers.get("link", "").split(", "):
         if part:
             target, _, relation = part.partition("; ")
-            found[relation.removeprefix('rel="').rstrip('"')] = target.strip("<>")
-    return found
+            targets[relation.removeprefix('rel="').rstrip('"')] = target.strip("<>")
+    return targets
 
 
 @pytest.mark.parametrize(
     "query", ["limit=2", "limit=1&q=e", "limit=3&sort=-user_id", "limit=2&min_age=1", "limit=9"]
 )
 def test_data_route_next_links_visit_every_row_once(service: Service, query: str) -> None:
-    wanted = ids(service.get("/data?" + query.partition("&")[2]))
-    seen = []
+    expected_ids = ids(service.get("/data?" + query.partition("&")[2]))
+    received_ids = []
     path = f"/data?{query}"
     while path:
         result = service.get(path)
-        seen += ids(result)
-        assert result.headers["x-total-count"] == str(len(wanted))
+        received_ids += ids(result)
+        assert result.headers["x-total-count"] == str(len(expected_ids))
         path = links(result).get("next", "")
-    assert seen == wanted
+    assert received_ids == expected_ids
 
 
 def test_data_route_links_keep_the_query(service: Service) -> None:
-    found = links(service.get("/data?limit=2&offset=2&q=%C3%AB&format=json"))
-    assert found["first"] == found["prev"] == "/data?limit=2&offset=0&q=%C3%AB&format=json"
-    found = links(service.get("/data?limit=2&offset=2"))
-    assert found == {
+    targets = links(service.get("/data?limit=2&offset=2&q=%C3%AB&format=json"))
+    assert targets["first"] == targets["prev"] == "/data?limit=2&offset=0&q=%C3%AB&format=json"
+    targets = links(service.get("/data?limit=2&offset=2"))
+    assert targets == {
         "first": "/data?limit=2&offset=0",
         "prev": "/data?limit=2&offset=0",
         "next": "/data?limit=2&offset=4",
@@ -216,20 +216,20 @@ def test_data_route_refuses_unknown_format(service: Service, accept: str) -> Non
 
 
 def test_data_route_csv_equals_output_csv(service: Service) -> None:
-    assert service.get("/data?format=csv").content == body(PEOPLE)
-    assert service.get("/data?format=csv&q=lee").content == body([PEOPLE[2], PEOPLE[4]])
+    assert service.get("/data?format=csv").content == body(ROWS)
+    assert service.get("/data?format=csv&q=lee").content == body([ROWS[2], ROWS[4]])
 
 
 def test_data_route_formats_without_rows_are_valid(service: Service) -> None:
-    nobody = {
+    empty_bodies = {
         name: service.get(f"/data?q=nobody&format={name}").content
         for name in ("json", "ndjson", "csv")
     }
-    assert nobody == {"json": b"[]\n", "ndjson": b"", "csv": OUTPUT_HEADER}
+    assert empty_bodies == {"json": b"[]\n", "ndjson": b"", "csv": OUTPUT_HEADER}
     parquet = service.get("/data?q=nobody&format=parquet").content
     assert pq.read_table(io.BytesIO(parquet)).num_rows == 0
     service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER, "e"))
-    for name, expected in nobody.items():
+    for name, expected in empty_bodies.items():
         assert service.get(f"/data?format={name}").content == expected
 
 
@@ -260,7 +260,7 @@ some_fields = st.lists(st.sampled_from(OUTPUT_COLUMNS), unique=True, max_size=5)
 orders = st.lists(st.sampled_from(OUTPUT_COLUMNS), unique=True, max_size=3).flatmap(
     lambda columns: st.tuples(*(st.sampled_from([name, f"-{name}"]) for name in columns))
 )
-questions = st.fixed_dictionaries(
+query_parameters = st.fixed_dictionaries(
     {},
     optional={
         "is_image_exists": st.sampled_from(["true", "false"]),
@@ -274,33 +274,37 @@ questions = st.fixed_dictionaries(
 )
 
 
-def evaluate_query(rows: list[Row], asked: dict[str, str]) -> list[dict[str, Any]]:
+def evaluate_query(rows: list[Row], parameters: dict[str, str]) -> list[dict[str, Any]]:
     """Evaluate a query in plain Python, as the reference for the fast implementation."""
-    question = RowQuery.parse(asked)
-    found = [
+    query = RowQuery.parse(parameters)
+    matching_rows = [
         row
         for row in rows
-        if question.search is None or question.search in f"{row.first_name} {row.last_name}".lower()
+        if query.search is None or query.search in f"{row.first_name} {row.last_name}".lower()
     ]
-    filters = question.filters
+    filters = query.filters
     if filters.is_image_exists is not None:
-        found = [row for row in found if bool(row.img_path) == filters.is_image_exists]
+        matching_rows = [
+            row for row in matching_rows if bool(row.img_path) == filters.is_image_exists
+        ]
     if filters.max_age is not None:
-        found = [row for row in found if filters.max_age >= (26 if row.birthts > 1 else 56)]
-    for name, is_reverse in reversed(question.sort):
-        found.sort(key=lambda row: getattr(row, name), reverse=is_reverse)
+        matching_rows = [
+            row for row in matching_rows if filters.max_age >= (26 if row.birthts > 1 else 56)
+        ]
+    for name, is_reverse in reversed(query.sort):
+        matching_rows.sort(key=lambda row: getattr(row, name), reverse=is_reverse)
     return [
-        {name: getattr(row, name) for name in question.fields or OUTPUT_COLUMNS}
-        for row in found[question.paging.as_slice]
+        {name: getattr(row, name) for name in query.fields or OUTPUT_COLUMNS}
+        for row in matching_rows[query.paging.as_slice]
     ]
 
 
-def in_each_format(table: SnapshotTable, question: RowQuery) -> Iterator[list[dict[str, Any]]]:
-    rows = select_rows(table, question, TODAY).rows
-    picked = table.select_json(rows)
-    fields = question.fields
-    yield [without_null(row) for row in json.loads(formats.encode_json_array(picked, fields))]
-    lines = formats.encode_ndjson(picked, fields).splitlines()
+def in_each_format(table: SnapshotTable, query: RowQuery) -> Iterator[list[dict[str, Any]]]:
+    rows = select_rows(table, query, TODAY).rows
+    json_rows = table.select_json(rows)
+    fields = query.fields
+    yield [without_null(row) for row in json.loads(formats.encode_json_array(json_rows, fields))]
+    lines = formats.encode_ndjson(json_rows, fields).splitlines()
     yield [without_null(json.loads(line)) for line in lines]
     csv_text = formats.encode_csv(table, rows, fields).decode()
     yield [with_integer_birthts(row) for row in csv.DictReader(io.StringIO(csv_text, newline=""))]
@@ -317,12 +321,14 @@ def with_integer_birthts(row: dict[str, str]) -> dict[str, Any]:
 
 
 @settings(deadline=None)
-@given(tables, questions)
-def test_row_query_result_is_same_in_every_format(rows: list[Row], asked: dict[str, str]) -> None:
+@given(tables, query_parameters)
+def test_row_query_result_is_same_in_every_format(
+    rows: list[Row], parameters: dict[str, str]
+) -> None:
     table = EMPTY_TABLE.build_next_version(body(rows), "e")
-    expected = evaluate_query(rows, asked)
-    for found in in_each_format(table, RowQuery.parse(asked)):
-        assert found == expected
+    expected = evaluate_query(rows, parameters)
+    for actual in in_each_format(table, RowQuery.parse(parameters)):
+        assert actual == expected
 
 
 # -- gzip ------------------------------------------------------------------------------------------
@@ -471,7 +477,7 @@ def test_html_page_supports_sort_and_fields(service: Service) -> None:
 
 
 # -- one user --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("row", PEOPLE, ids=lambda row: row.user_id)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.user_id)
 def test_user_route_equals_entry_of_data(service: Service, row: Row) -> None:
     result = service.client.simulate_get("/data/" + row.user_id)
     assert (result.status_code, result.headers["content-type"]) == (200, "application/json")
@@ -492,7 +498,7 @@ def test_user_route_404_explains_what_is_known(service: Service) -> None:
 def test_user_route_etag_changes_only_with_its_row(service: Service) -> None:
     etag = service.get("/data/0001").headers["etag"]
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
-    service.view = View(EMPTY_TABLE.build_next_version(body(PEOPLE[:3]), "etag-2"))
+    service.view = View(EMPTY_TABLE.build_next_version(body(ROWS[:3]), "etag-2"))
     assert service.get("/data/0001", If_None_Match=etag).status_code == 304
     service.view = View(
         EMPTY_TABLE.build_next_version(body([Row("0001", "Iwan", "", 0, "")]), "etag-3")

@@ -92,29 +92,37 @@ def test_table_without_rows_is_empty_array() -> None:
 
 
 @given(tables, st.data())
-def test_table_pick_returns_masked_rows_in_order(rows: list[Row], data: st.DataObject) -> None:
+def test_table_select_json_returns_masked_rows_in_order(
+    rows: list[Row], data: st.DataObject
+) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     table = EMPTY_TABLE.build_next_version(body(rows), "e")
-    picked = json.loads(
+    selected = json.loads(
         encode_json_array(table.select_json(np.flatnonzero(np.array(mask, np.bool_))))
     )
-    assert picked == [
-        make_expected_object(row) for row, wanted in zip(rows, mask, strict=True) if wanted
+    assert selected == [
+        make_expected_object(row)
+        for row, is_selected in zip(rows, mask, strict=True)
+        if is_selected
     ]
 
 
 @pytest.mark.parametrize("count", [3, 3000])
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_part",
     [b"", b"x,y\n", b"\n", b"a,b,c,d,e\n", b"\xff,b,c,1,e\n", b"a,b,c,1,e", b"1,a\rb,c,1,e\n"],
 )
-def test_table_update_refuses_invalid_output_unchanged(count: int, wrong: bytes) -> None:
+def test_table_update_refuses_invalid_output_unchanged(count: int, invalid_part: bytes) -> None:
     table = EMPTY_TABLE.build_next_version(body(make_many_rows(count)), "e")
     before = table.json
     with pytest.raises(InvalidOutputCsv):
-        table.build_next_version(body(make_many_rows(count)) + wrong if wrong else wrong, "f")
+        table.build_next_version(
+            body(make_many_rows(count)) + invalid_part if invalid_part else invalid_part, "f"
+        )
     with pytest.raises(InvalidOutputCsv):
-        EMPTY_TABLE.build_next_version(body(make_many_rows(count)) + wrong if wrong else wrong, "f")
+        EMPTY_TABLE.build_next_version(
+            body(make_many_rows(count)) + invalid_part if invalid_part else invalid_part, "f"
+        )
     assert table.json is before
 
 

@@ -91,15 +91,17 @@ def archives() -> dict[str, tuple[str, bytes]]:
 def test_archive_yields_members_of_every_format(
     key: str, body: bytes, pool: ThreadPoolExecutor
 ) -> None:
-    found = {member.path.removeprefix("./"): member for member in members(key, body, pool)}
-    assert list(found) == ["a/1.csv", "a/1.png", "2.csv", "b/notes.txt"]
-    assert [found[path].body for path in ("a/1.csv", "a/1.png", "2.csv")] == [
+    members_by_path = {
+        member.path.removeprefix("./"): member for member in members(key, body, pool)
+    }
+    assert list(members_by_path) == ["a/1.csv", "a/1.png", "2.csv", "b/notes.txt"]
+    assert [members_by_path[path].body for path in ("a/1.csv", "a/1.png", "2.csv")] == [
         b"one",
         b"\x89PNG" * 9,
         b"",
     ]
-    assert found["a/1.png"].file == UserFile("1", "png")
-    assert isinstance(found["b/notes.txt"].file, IgnoredFile)
+    assert members_by_path["a/1.png"].file == UserFile("1", "png")
+    assert isinstance(members_by_path["b/notes.txt"].file, IgnoredFile)
 
 
 NAMES = st.text("ab/é .", min_size=1, max_size=9).map(lambda name: f"x{name}.csv")
@@ -114,12 +116,12 @@ def test_archive_returns_any_names_and_bytes(files: dict[str, bytes]) -> None:
             ("u.tar", make_tar(files)),
             ("u.tgz", make_tar_gz(files)),
         ):
-            found = {
+            bodies = {
                 member.path: member.body
                 for member in members(key, body, pool)
                 if isinstance(member.file, UserFile)
             }
-            assert found == {
+            assert bodies == {
                 path: body for path, body in files.items() if not path.endswith("/.csv")
             }
 
@@ -204,11 +206,11 @@ def test_archive_refuses_other_file_formats(
 @pytest.mark.parametrize("key", ["u.zip", "u.tar", "u.tar.gz"])
 def test_archive_refuses_truncated_file(key: str, pool: ThreadPoolExecutor) -> None:
     files = {"1.csv": b"x" * 600, "2.png": bytes(range(256)) * 9}
-    makers = {"u.zip": make_zip, "u.tar": make_tar, "u.tar.gz": make_tar_gz}
-    whole = makers[key](files)
-    needed = len(whole) if key != "u.tar" else 512 * 10
+    writers = {"u.zip": make_zip, "u.tar": make_tar, "u.tar.gz": make_tar_gz}
+    archive = writers[key](files)
+    needed = len(archive) if key != "u.tar" else 512 * 10
     for length in range(0, needed - 1, 37):
-        refusal(key, whole[:length], pool)
+        refusal(key, archive[:length], pool)
 
 
 def test_archive_detects_changed_member_byte(pool: ThreadPoolExecutor) -> None:
@@ -326,10 +328,10 @@ def test_zip_archive_refuses_oversized_directory(pool: ThreadPoolExecutor) -> No
 
 
 @given(st.sampled_from(["u.zip", "u.tar", "u.tgz"]), st.binary(max_size=2000), st.integers(0, 2000))
-def test_archive_reads_or_refuses_any_bytes(key: str, noise: bytes, place: int) -> None:
-    make = {"u.zip": make_zip, "u.tar": make_tar, "u.tgz": make_tar_gz}[key]
-    whole = make({"a/1.csv": b"x", "1.png": b"y" * 600})
-    body = whole[:place] + noise + whole[place + len(noise) :]
+def test_archive_reads_or_refuses_any_bytes(key: str, random_bytes: bytes, position: int) -> None:
+    write = {"u.zip": make_zip, "u.tar": make_tar, "u.tgz": make_tar_gz}[key]
+    archive = write({"a/1.csv": b"x", "1.png": b"y" * 600})
+    body = archive[:position] + random_bytes + archive[position + len(random_bytes) :]
     with ThreadPoolExecutor(2) as pool:
         try:
             members(key, body, pool)

@@ -41,11 +41,11 @@ def index_of(files: Files) -> BundleIndex:
 
 
 @given(st.dictionaries(USER_IDS, st.tuples(CSVS, IMAGES)), USER_IDS)
-def test_bundle_index_finds_only_existing_members(files: Files, nobody: str) -> None:
+def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -> None:
     index = index_of(files)
-    there = {user_id for user_id, parts in files.items() if any(parts)}
-    assert list(index.user_ids()) == sorted(there)
-    for user_id in {*files, nobody}:
+    existing_ids = {user_id for user_id, parts in files.items() if any(parts)}
+    assert list(index.user_ids()) == sorted(existing_ids)
+    for user_id in {*files, other_id}:
         csv, image = files.get(user_id, (None, None))
         version = CsvVersion(f"u.zip#in/{user_id}.csv", "etag", LAST_MODIFIED)
         expected: CsvResult = None
@@ -56,7 +56,7 @@ def test_bundle_index_finds_only_existing_members(files: Files, nobody: str) -> 
         assert index.find_csv(user_id) == expected
         assert index.find_image(user_id) == image
     assert {user_id: (csv, image) for user_id, csv, image in index.iterate_users()} == {
-        user_id: (index.find_csv(user_id), index.find_image(user_id)) for user_id in there
+        user_id: (index.find_csv(user_id), index.find_image(user_id)) for user_id in existing_ids
     }
 
 
@@ -88,7 +88,7 @@ def make_entry(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEn
 
 
 def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
-    shelf = BundleCatalog(
+    catalog = BundleCatalog(
         {
             "b": make_entry(7),
             "a": make_entry(7),
@@ -96,16 +96,16 @@ def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
             "none": CatalogEntry("e", 8, "", reason="broken"),
         }
     )
-    assert [key for key, _ in shelf.visible_entries()] == ["new", "a", "b"]
+    assert [key for key, _ in catalog.visible_entries()] == ["new", "a", "b"]
 
 
 def test_bundle_catalog_decodes_its_bytes_and_never_repeats_them() -> None:
-    shelf = BundleCatalog({"ü.zip": make_entry(7, reason="why")})
-    assert BundleCatalog.decode(shelf.encode()) == shelf
-    assert shelf.encode() != shelf.encode()
-    assert shelf.with_entry("ü.zip", None) == BundleCatalog()
-    for nonsense in (b"", b"{}", b"[]", b'{"bundles": {"a": {"no": 1}}}', b'{"bundles": 7}'):
-        assert BundleCatalog.decode(nonsense) == BundleCatalog()
+    catalog = BundleCatalog({"ü.zip": make_entry(7, reason="why")})
+    assert BundleCatalog.decode(catalog.encode()) == catalog
+    assert catalog.encode() != catalog.encode()
+    assert catalog.with_entry("ü.zip", None) == BundleCatalog()
+    for invalid_body in (b"", b"{}", b"[]", b'{"bundles": {"a": {"no": 1}}}', b'{"bundles": 7}'):
+        assert BundleCatalog.decode(invalid_body) == BundleCatalog()
 
 
 def test_is_up_to_date_compares_archive_version() -> None:

@@ -143,29 +143,32 @@ def test_find_settings_uses_the_folder_of_rowdrop_dir(checkout: Path, tmp_path: 
 
 
 def test_find_settings_lets_the_environment_override_options(checkout: Path) -> None:
-    found = find_settings("worker", BOTH, {"SOURCE_BUCKET": "mine"}, checkout)
-    assert "SOURCE_BUCKET" not in found
-    assert found["IMAGES"] == "copy"
+    settings = find_settings("worker", BOTH, {"SOURCE_BUCKET": "mine"}, checkout)
+    assert "SOURCE_BUCKET" not in settings
+    assert settings["IMAGES"] == "copy"
 
 
 def test_find_settings_ignores_a_sourced_env_file(checkout: Path) -> None:
-    sourced = {
+    environment = {
         "MINIO_ENDPOINT": "http://var",
         "MINIO_ACCESS_KEY": "var-people",
         "MINIO_SECRET_KEY": "var-people-secret",
     }
-    assert find_settings("worker", ["minio"], sourced, checkout)["MINIO_ACCESS_KEY"] == "var-worker"
+    assert (
+        find_settings("worker", ["minio"], environment, checkout)["MINIO_ACCESS_KEY"]
+        == "var-worker"
+    )
 
 
 def test_find_settings_never_sends_a_key_to_another_server(checkout: Path) -> None:
-    found = find_settings("worker", BOTH, {"MINIO_ENDPOINT": "http://another"}, checkout)
-    assert found.keys() == {"SOURCE_BUCKET", "IMAGES", "REDIS_URL"}
-    assert find_settings("worker", BOTH, MINIO, checkout) == found
+    settings = find_settings("worker", BOTH, {"MINIO_ENDPOINT": "http://another"}, checkout)
+    assert settings.keys() == {"SOURCE_BUCKET", "IMAGES", "REDIS_URL"}
+    assert find_settings("worker", BOTH, MINIO, checkout) == settings
 
 
 def test_find_settings_without_servers_finds_only_options(checkout: Path) -> None:
-    found = find_settings("init", (), {}, checkout)
-    assert found == {"SOURCE_BUCKET": "var-data", "IMAGES": "copy"}
+    settings = find_settings("init", (), {}, checkout)
+    assert settings == {"SOURCE_BUCKET": "var-data", "IMAGES": "copy"}
 
 
 def test_find_settings_says_where_it_looked(tmp_path: Path) -> None:
@@ -192,8 +195,8 @@ def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
     given = {"SOURCE_BUCKET": "it's mine", "IMAGES": "reference", "LOG_LEVEL": "INFO"}
     configuration = build_configuration(given, {}, lambda _: None)
     save_settings_of_run(configuration, checkout / "var" / "settings.env")
-    found = find_settings("worker", BOTH, {}, checkout)
-    assert found["SOURCE_BUCKET"] == "it's mine"
-    assert found["IMAGES"] == "reference"
-    assert found["API_PORT"] == configuration.values["API_PORT"]
-    assert "LOG_LEVEL" not in found
+    settings = find_settings("worker", BOTH, {}, checkout)
+    assert settings["SOURCE_BUCKET"] == "it's mine"
+    assert settings["IMAGES"] == "reference"
+    assert settings["API_PORT"] == configuration.values["API_PORT"]
+    assert "LOG_LEVEL" not in settings

@@ -111,13 +111,13 @@ def test_compose_does_not_publish_redis() -> None:
 
 
 def test_compose_file_contains_no_secret() -> None:
-    given = SERVICES["secrets"]["environment"]
+    environment = SERVICES["secrets"]["environment"]
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
             if re.search("PASSWORD|SECRET|TOKEN|ACCESS_KEY|REDIS_URL", variable):
                 expected = f"${{{variable}:-}}" if name == "secrets" else "/run/rowdrop/"
                 assert str(value).startswith(expected), (name, variable)
-    assert given["MINIO_ROOT_PASSWORD"] == "${MINIO_ROOT_PASSWORD:-}"
+    assert environment["MINIO_ROOT_PASSWORD"] == "${MINIO_ROOT_PASSWORD:-}"
 
 
 def test_compose_servers_start_after_credentials() -> None:
@@ -197,10 +197,10 @@ def test_compose_image_tags_equal_project_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     version = project["version"]
     assert version == VERSION
-    ours = {
+    image_names = {
         service["image"] for service in SERVICES.values() if service["image"].startswith("rowdrop-")
     }
-    assert ours == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
+    assert image_names == {f"rowdrop-{name}:{version}" for name in ("worker", "api", "minio")}
     for name in ("Dockerfile.worker", "Dockerfile.api"):
         assert f'image.version="{version}"' in DOCKERFILES[name]
 

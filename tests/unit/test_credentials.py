@@ -37,9 +37,9 @@ OWN_MINIO = {
 
 
 def complete(
-    given: dict[str, str] | None = None, kept: dict[str, str] | None = None
+    given: dict[str, str] | None = None, saved: dict[str, str] | None = None
 ) -> Credentials:
-    return Credentials.complete(given or {}, kept or {}, "redis:6379", NOW)
+    return Credentials.complete(given or {}, saved or {}, "redis:6379", NOW)
 
 
 def test_credentials_are_generated_and_never_repeat(tmp_path: Path) -> None:
@@ -118,24 +118,24 @@ def test_prepare_credentials_writes_only_own_values_per_container(tmp_path: Path
         "minio": ["minio.env", "users_id"],
         "redis": ["redis.conf", "health_user", "health_password"],
     }
-    found = {
+    files_by_process = {
         folder.name: sorted(file.name for file in folder.iterdir())
         for folder in tmp_path.iterdir()
         if folder.is_dir()
     }
-    assert found == {process: sorted(files) for process, files in expected.items()}
+    assert files_by_process == {process: sorted(files) for process, files in expected.items()}
     passwords = {
         user.password for user in (*credentials.minio.values(), *credentials.redis.values())
     }
     for process in PROCESSES.keys() - {"init"}:
-        mine = {
+        own = {
             users[process].password
             for users in (credentials.minio, credentials.redis)
             if process in users
         }
-        held = "".join(file.read_text() for file in (tmp_path / process).iterdir())
-        assert not [password for password in passwords - mine if password in held], process
-        assert credentials.root.password not in held
+        contents = "".join(file.read_text() for file in (tmp_path / process).iterdir())
+        assert not [password for password in passwords - own if password in contents], process
+        assert credentials.root.password not in contents
 
 
 def test_prepare_credentials_writes_files_for_owner_only(tmp_path: Path) -> None:
@@ -160,21 +160,24 @@ def test_prepare_credentials_cleans_single_volume_of_earlier_version(tmp_path: P
 
 @pytest.mark.parametrize("source", ["given", "kept"])
 def test_credentials_replace_root_name_of_earlier_version(source: str) -> None:
-    former = {"MINIO_ROOT_USER": "rowdrop", "MINIO_ROOT_PASSWORD": "a-password"}
-    credentials = complete(former, {}) if source == "given" else complete({}, former)
+    earlier = {"MINIO_ROOT_USER": "rowdrop", "MINIO_ROOT_PASSWORD": "a-password"}
+    credentials = complete(earlier, {}) if source == "given" else complete({}, earlier)
     assert credentials.root.name.startswith("root-")
     assert complete({"MINIO_ROOT_USER": "another"}).root.name == "another"
 
 
 def test_prepare_credentials_writes_root_and_event_target_for_minio(tmp_path: Path) -> None:
     credentials = prepare_credentials(tmp_path, {}, BUCKETS, NOW)
-    told = dotenv_values(tmp_path / "minio" / "minio.env")
-    assert told["MINIO_ROOT_USER"] == credentials.root.name
-    assert told["MINIO_ROOT_PASSWORD"] == credentials.root.password
+    variables = dotenv_values(tmp_path / "minio" / "minio.env")
+    assert variables["MINIO_ROOT_USER"] == credentials.root.name
+    assert variables["MINIO_ROOT_PASSWORD"] == credentials.root.password
     for target in ("FAST", "SAFE"):
-        assert told[f"MINIO_NOTIFY_REDIS_ADDRESS_{target}"] == "redis:6379"
-        assert told[f"MINIO_NOTIFY_REDIS_USER_{target}"] == credentials.redis["minio"].name
-        assert told[f"MINIO_NOTIFY_REDIS_PASSWORD_{target}"] == credentials.redis["minio"].password
+        assert variables[f"MINIO_NOTIFY_REDIS_ADDRESS_{target}"] == "redis:6379"
+        assert variables[f"MINIO_NOTIFY_REDIS_USER_{target}"] == credentials.redis["minio"].name
+        assert (
+            variables[f"MINIO_NOTIFY_REDIS_PASSWORD_{target}"]
+            == credentials.redis["minio"].password
+        )
 
 
 def test_prepare_credentials_writes_redis_conf_without_passwords(tmp_path: Path) -> None:
@@ -189,10 +192,10 @@ def test_prepare_credentials_writes_external_redis_for_minio(tmp_path: Path) -> 
     prepare_credentials(
         tmp_path, {"REDIS_URL": "redis://me:p%40ss@cache.example.org:7000/0"}, BUCKETS, NOW
     )
-    told = dotenv_values(tmp_path / "minio" / "minio.env")
-    assert told["MINIO_NOTIFY_REDIS_ADDRESS_FAST"] == "cache.example.org:7000"
-    assert told["MINIO_NOTIFY_REDIS_USER_FAST"] == "me"
-    assert told["MINIO_NOTIFY_REDIS_PASSWORD_FAST"] == "p@ss"
+    variables = dotenv_values(tmp_path / "minio" / "minio.env")
+    assert variables["MINIO_NOTIFY_REDIS_ADDRESS_FAST"] == "cache.example.org:7000"
+    assert variables["MINIO_NOTIFY_REDIS_USER_FAST"] == "me"
+    assert variables["MINIO_NOTIFY_REDIS_PASSWORD_FAST"] == "p@ss"
 
 
 def test_credentials_external_redis_may_have_own_users() -> None:
@@ -360,10 +363,10 @@ def test_format_redis_acl_grants_no_admin_commands() -> None:
 
 def test_format_settings_shows_people_or_one_process() -> None:
     credentials = complete()
-    people = format_settings(credentials, "", "http://127.0.0.1:9000")
-    assert credentials.minio["drop"].password in people
-    assert credentials.generated_api_token in people
-    assert credentials.root.password not in people
+    user_settings = format_settings(credentials, "", "http://127.0.0.1:9000")
+    assert credentials.minio["drop"].password in user_settings
+    assert credentials.generated_api_token in user_settings
+    assert credentials.root.password not in user_settings
     worker = format_settings(credentials, "worker", "http://127.0.0.1:9000")
     assert credentials.minio["worker"].password in worker
     assert credentials.minio["drop"].password not in worker

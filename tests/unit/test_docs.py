@@ -21,8 +21,8 @@ from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
 from tests.api_parts import make_dependencies
-from tests.faults.holes import TRACES
 from tests.faults.live.report import REPORT_HEAD
+from tests.faults.traces import TRACES
 from worker.commands.cli import exit_codes
 from worker.commands.cli.main import rowdrop
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS
@@ -57,8 +57,8 @@ every_page = pytest.mark.parametrize("page", TEXTS)
 
 def rows(text: str, header: str) -> Iterator[list[str]]:
     """Yield the cells of each row of the Markdown table with this header."""
-    _, found, table = text.partition(f"| {header} |\n")
-    assert found, f"there is no table with the header {header}"
+    _, separator, table = text.partition(f"| {header} |\n")
+    assert separator, f"there is no table with the header {header}"
     for line in table.splitlines()[1:]:
         if not line.startswith("|"):
             return
@@ -99,12 +99,12 @@ def settings_read() -> dict[str, str | None]:
 
     A required setting maps to None.
     """
-    found = {}
+    defaults = {}
     for node in ast.walk(ast.parse((ROOT / "shared" / "settings.py").read_text(encoding="utf-8"))):
         match node:
             case ast.Call(ast.Attribute(ast.Name("env")), [ast.Constant(str(name)), *rest]):
-                found[name] = str(ast.literal_eval(rest[0])) if rest else None
-    return found
+                defaults[name] = str(ast.literal_eval(rest[0])) if rest else None
+    return defaults
 
 
 def words_of(*paths: Path) -> set[str]:
@@ -136,10 +136,10 @@ def test_docs_describe_every_compose_variable() -> None:
     variables = compose_variables()
     assert variables.keys() >= {"BIND_ADDRESS", "MINIO_IMAGE", "API_PORT"}  # the search works
     assert variables.keys() <= documented.keys()
-    told = {
+    documented_defaults = {
         name: default for name, default in variables.items() if default and name != "MINIO_ENDPOINT"
     }
-    assert {name: documented[name] for name in told} == told
+    assert {name: documented[name] for name in documented_defaults} == documented_defaults
     assert compose_settings().keys() <= variables.keys()
     shown = {
         name: default
@@ -192,10 +192,10 @@ def test_docs_assign_only_settings_that_exist(page: str) -> None:
 def test_env_example_shows_documented_defaults() -> None:
     documented = documented_settings()
     shown = settings_read() | dict.fromkeys(DEFAULT_PORTS) | {"ROWDROP_DIR": None}
-    told = {name: documented[name] for name in shown if ENV_EXAMPLE[name]}
+    documented_defaults = {name: documented[name] for name in shown if ENV_EXAMPLE[name]}
     examples = {"MINIO_ENDPOINT", "REDIS_URL"}  # of external servers; they have no default
-    assert {name: ENV_EXAMPLE[name] for name in told if name not in examples} == {
-        name: default for name, default in told.items() if name not in examples
+    assert {name: ENV_EXAMPLE[name] for name in documented_defaults if name not in examples} == {
+        name: default for name, default in documented_defaults.items() if name not in examples
     }
 
 
@@ -456,11 +456,11 @@ def test_readme_takes_four_minutes_to_read() -> None:
 
 def test_readme_shows_first_row_early() -> None:
     lines = README.splitlines()[:40]
-    asked = [number for number, line in enumerate(lines) if "curl" in line and "/data" in line]
-    answered = [number for number, line in enumerate(lines) if '"user_id":"0001"' in line]
-    assert asked
-    assert answered
-    assert asked[0] < answered[0]
+    requests = [number for number, line in enumerate(lines) if "curl" in line and "/data" in line]
+    responses = [number for number, line in enumerate(lines) if '"user_id":"0001"' in line]
+    assert requests
+    assert responses
+    assert requests[0] < responses[0]
 
 
 def test_readme_leads_to_every_page() -> None:
@@ -479,13 +479,13 @@ def test_decisions_are_listed_in_order() -> None:
 def anchors(page: Path) -> set[str]:
     """Return the link fragments of the headings of a page, as GitHub makes them."""
     text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
-    found: set[str] = set()
+    fragments: set[str] = set()
     for heading in re.findall(r"(?m)^#+ (.*)$", text):
         words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         anchor = re.sub(r"[^\w -]", "", words).replace(" ", "-")
-        count = sum(re.fullmatch(rf"{anchor}(-\d+)?", other) is not None for other in found)
-        found.add(f"{anchor}-{count}" if count else anchor)
-    return found
+        count = sum(re.fullmatch(rf"{anchor}(-\d+)?", other) is not None for other in fragments)
+        fragments.add(f"{anchor}-{count}" if count else anchor)
+    return fragments
 
 
 @every_page

@@ -28,7 +28,7 @@ LIMITS = [
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),
     ("docs/configuration.md", "MAX_PUBLISH_INTERVAL_S", 1, "at most {:g}: for a million rows"),
     ("docs/protocol.md", "CHUNK_SIZE", 1, "A call names at most {:g} users"),
-    ("docs/protocol.md", "SEEN_S", 1, "digests that expire (after {:g} s)"),
+    ("docs/protocol.md", "SEEN_EVENT_TTL_S", 1, "digests that expire (after {:g} s)"),
     ("docs/protocol.md", "MAX_ENTRY_BYTES", 1, "an entry above {:,.0f} bytes"),
     ("docs/protocol.md", "MAX_PEEK_BYTES", 1 << 20, "ends after {:g} MiB"),
     ("docs/protocol.md", "MAX_READ_S", 1, "After {:g} s no further request is started"),
@@ -54,18 +54,28 @@ LIMITS = [
     ("docs/decisions/0016-throttle-publishing.md", "LIVE_FRACTION", 0.01, "to {:g} % of the time"),
     ("docs/decisions/0016-throttle-publishing.md", "BULK_FRACTION", 0.01, "to {:g} % for bulk"),
     ("docs/decisions/0020-do-not-poll-output-csv.md", "POLL_INTERVAL_S", 1, "ETag every {:g} s"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "PATIENCE_S", 1, "within {:g} s is sent"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "MOST_SENDING", 1, "{:g} of them may wait"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "SLOWEST_BYTES_A_S", 1, "{:,.0f} bytes"),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "SEND_ATTEMPT_S",
+        1,
+        "within {:g} s is sent",
+    ),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "MAX_SENDING_CONNECTIONS",
+        1,
+        "{:g} of them may wait",
+    ),
+    ("docs/decisions/0029-no-thread-per-connection.md", "MIN_BYTES_PER_S", 1, "{:,.0f} bytes"),
     ("docs/decisions/0029-no-thread-per-connection.md", "REQUEST_S", 1, "complete within {:g} s"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "MOST_HEAD_BYTES", 1024, "{:g} KiB"),
+    ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "{:g} KiB"),
 ]
 
 
 @cache
 def read_constants() -> dict[str, set[float]]:
     """Map each constant of the code with a number to its values, in any module."""
-    found: dict[str, set[float]] = {}
+    values_by_name: dict[str, set[float]] = {}
     for folder in ("worker", "api", "shared"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -73,8 +83,8 @@ def read_constants() -> dict[str, set[float]]:
                     case ast.Assign([ast.Name(name)], value) if name.isupper():
                         number = read_number(ast.unparse(value))
                         if number is not None:
-                            found.setdefault(name, set()).add(number)
-    return found
+                            values_by_name.setdefault(name, set()).add(number)
+    return values_by_name
 
 
 def read_number(text: str) -> float | None:

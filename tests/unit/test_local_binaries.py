@@ -46,12 +46,12 @@ def test_find_redis_uses_recent_redis_on_path(path: Path, answer: str) -> None:
     ("answer", "version"), [("Redis server v=6.0.16 sha=0:0", "6.0"), ("what?", "unknown version")]
 )
 def test_find_redis_reports_old_redis_on_path(path: Path, answer: str, version: str) -> None:
-    told: list[str] = []
+    reports: list[str] = []
     old = program(path / "redis-server", answer)
-    assert find_redis(told.append) != old
-    assert str(old) in told[0]
-    assert version in told[0]
-    assert "7.0" in told[0]
+    assert find_redis(reports.append) != old
+    assert str(old) in reports[0]
+    assert version in reports[0]
+    assert "7.0" in reports[0]
 
 
 def test_find_redis_falls_back_to_installed_valkey(path: Path) -> None:
@@ -98,17 +98,17 @@ def test_find_minio_prefers_minio_binary(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(path / "minio", "minio version RELEASE.2025-10-15T17-29-55Z")
-    asked_for = program(tmp_path / "my minio", "minio version RELEASE.2026-01-01T00-00-00Z")
-    monkeypatch.setenv("MINIO_BINARY", str(asked_for))
-    assert find_minio(tmp_path / "cache", silent) == asked_for
+    requested = program(tmp_path / "my minio", "minio version RELEASE.2026-01-01T00-00-00Z")
+    monkeypatch.setenv("MINIO_BINARY", str(requested))
+    assert find_minio(tmp_path / "cache", silent) == requested
 
 
 @pytest.mark.parametrize("answer", [None, "minio version RELEASE.2023-03-20T20-16-18Z"])
 def test_find_minio_refuses_unusable_minio_binary(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None
 ) -> None:
-    asked_for = program(tmp_path / "minio", answer) if answer else tmp_path / "no-such-program"
-    monkeypatch.setenv("MINIO_BINARY", str(asked_for))
+    requested = program(tmp_path / "minio", answer) if answer else tmp_path / "no-such-program"
+    monkeypatch.setenv("MINIO_BINARY", str(requested))
     with pytest.raises(StartupError, match="MINIO_BINARY"):
         find_minio(tmp_path / "cache", silent)
 

@@ -71,22 +71,22 @@ def test_save_configuration_writes_private_file(tmp_path: Path) -> None:
 
 def test_configuration_regenerates_removed_value_only(tmp_path: Path) -> None:
     first = build_configuration(free_ports(), {}, silent)
-    kept = {
+    saved = {
         name: value
         for name, value in first.credentials.settings_to_keep().items()
         if name != "FLOWER_PASSWORD"
     }
-    second = build_configuration({}, kept, silent)
+    second = build_configuration({}, saved, silent)
     assert second.credentials.flower.password not in {"", first.credentials.flower.password}
     assert second.credentials.redis == first.credentials.redis
 
 
 def test_configuration_replaces_taken_saved_port(taken_port: int) -> None:
-    told: list[str] = []
-    values = build_configuration({}, {"API_PORT": str(taken_port)}, told.append).values
+    reports: list[str] = []
+    values = build_configuration({}, {"API_PORT": str(taken_port)}, reports.append).values
     assert values["API_PORT"] != str(taken_port)
     assert any(
-        f"Port {taken_port} is in use: API_PORT is {values['API_PORT']}" in line for line in told
+        f"Port {taken_port} is in use: API_PORT is {values['API_PORT']}" in line for line in reports
     )
 
 
@@ -145,7 +145,7 @@ def test_configuration_requires_keys_of_given_minio() -> None:
 
 
 def test_save_configuration_omits_secrets_of_external_servers(tmp_path: Path) -> None:
-    theirs = {
+    external = {
         "MINIO_ENDPOINT": "http://minio.example",
         "MINIO_ACCESS_KEY": "them",
         "MINIO_SECRET_KEY": "their-secret",
@@ -153,14 +153,14 @@ def test_save_configuration_omits_secrets_of_external_servers(tmp_path: Path) ->
         "MINIO_USERS": "api=for-api:their-second-secret",
         "REDIS_USERS": "api=for-api:their-second-password",
     }
-    save_configuration(build_configuration(theirs, {}, silent), tmp_path / ".env")
+    save_configuration(build_configuration(external, {}, silent), tmp_path / ".env")
     assert "their" not in (tmp_path / ".env").read_text()
 
 
 def test_configuration_treats_sourced_saved_file_as_own(tmp_path: Path) -> None:
     save_configuration(build_configuration(free_ports(), {}, silent), tmp_path / ".env")
-    kept = load_saved_settings(tmp_path / ".env")
-    configuration = build_configuration(kept, kept, silent)
+    saved = load_saved_settings(tmp_path / ".env")
+    configuration = build_configuration(saved, saved, silent)
     assert configuration.owns_minio
     assert configuration.owns_redis
     assert configuration.credentials.tokens == {}  # the generated token is not a given one
@@ -187,18 +187,18 @@ def test_configuration_accepts_new_secret_for_same_key(tmp_path: Path) -> None:
     first = {"MINIO_ACCESS_KEY": "alice", "MINIO_SECRET_KEY": "first-secret"}
     save_configuration(build_configuration(free_ports() | first, {}, silent), tmp_path / ".env")
     second = first | {"MINIO_SECRET_KEY": "second-secret"}
-    kept = load_saved_settings(tmp_path / ".env")
-    credentials = build_configuration(second, kept, silent).credentials
+    saved = load_saved_settings(tmp_path / ".env")
+    credentials = build_configuration(second, saved, silent).credentials
     assert credentials.minio["drop"] == ("alice", "second-secret")
 
 
 def test_save_configuration_includes_user_credentials(tmp_path: Path) -> None:
     configuration = build_configuration(free_ports(), {}, silent)
     save_configuration(configuration, tmp_path / ".env")
-    kept = load_saved_settings(tmp_path / ".env")
-    assert kept["MINIO_ACCESS_KEY"] == configuration.credentials.minio["drop"].name
-    assert kept["GENERATED_API_TOKEN"] == configuration.settings_of("api")["GENERATED_API_TOKEN"]
-    assert "REDIS_URL" not in kept
+    saved = load_saved_settings(tmp_path / ".env")
+    assert saved["MINIO_ACCESS_KEY"] == configuration.credentials.minio["drop"].name
+    assert saved["GENERATED_API_TOKEN"] == configuration.settings_of("api")["GENERATED_API_TOKEN"]
+    assert "REDIS_URL" not in saved
 
 
 def test_remove_credentials_cleans_inherited_environment() -> None:

@@ -51,12 +51,12 @@ def test_try_lock_file_grants_lock_to_one_holder(tmp_path: Path) -> None:
 
 
 def test_run_with_progress_reports_while_running() -> None:
-    told: list[str] = []
+    reports: list[str] = []
     code = "import time; print('one', flush=True); time.sleep(1.5); print('two')"
     run_with_progress(
-        [sys.executable, "-c", code], {}, told.append, lambda lines: f"{len(lines)} …"
+        [sys.executable, "-c", code], {}, reports.append, lambda lines: f"{len(lines)} …"
     )
-    assert told == ["1 …"]
+    assert reports == ["1 …"]
 
 
 def test_run_with_progress_returns_output_of_failed_command() -> None:

@@ -24,20 +24,22 @@ FACTS = st.dictionaries(
         st.none() | TEXT.map(lambda name: f"{name}.png"),
         st.booleans(),
     ),
-).map(lambda found: {user_id: Fact(user_id, *parts) for user_id, parts in found.items()})
+).map(lambda entries: {user_id: Fact(user_id, *parts) for user_id, parts in entries.items()})
 CHANGES = st.dictionaries(TEXT, st.none() | st.just(True)).map(
-    lambda found: {user_id: make_fact(user_id) if kept else None for user_id, kept in found.items()}
+    lambda entries: {
+        user_id: make_fact(user_id) if is_kept else None for user_id, is_kept in entries.items()
+    }
 )
 
 
 def manifest_of(*facts: Fact) -> Manifest:
-    return Manifest.empty().with_changes({found.user_id: found for found in facts})
+    return Manifest.empty().with_changes({fact.user_id: fact for fact in facts})
 
 
 def facts_by_user(manifest: Manifest) -> dict[str, Fact]:
     facts = list(manifest.iterate_facts())
-    assert len(facts) == len(manifest) == len({found.user_id for found in facts})
-    return {found.user_id: found for found in facts}
+    assert len(facts) == len(manifest) == len({fact.user_id for fact in facts})
+    return {fact.user_id: fact for fact in facts}
 
 
 def test_manifest_without_facts_is_empty() -> None:
@@ -64,7 +66,7 @@ def test_manifest_with_changes_adds_replaces_and_removes_facts(
     expected = dict(facts)
     for changes in many:
         manifest = manifest.with_changes(changes)
-        expected = {user_id: found for user_id, found in {**expected, **changes}.items() if found}
+        expected = {user_id: fact for user_id, fact in {**expected, **changes}.items() if fact}
     assert facts_by_user(manifest) == expected
     assert facts_by_user(Manifest.decode(manifest.encode())) == expected
 
@@ -127,20 +129,20 @@ def parquet(table: pa.Table) -> bytes:
 
 
 def test_manifest_refuses_other_columns() -> None:
-    ours = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
+    table = pq.read_table(pa.BufferReader(manifest_of(make_fact("1")).encode()))
     for other in (
         pa.table({"a": [1]}),
-        ours.drop_columns(["rules"]),
-        ours.append_column("more", [[1]]),
+        table.drop_columns(["rules"]),
+        table.append_column("more", [[1]]),
     ):
         with pytest.raises(InvalidManifest, match="columns"):
             Manifest.decode(parquet(other))
 
 
 def test_manifest_refuses_two_facts_of_one_user() -> None:
-    ours = pq.read_table(pa.BufferReader(manifest_of(make_fact("1"), make_fact("2")).encode()))
+    table = pq.read_table(pa.BufferReader(manifest_of(make_fact("1"), make_fact("2")).encode()))
     with pytest.raises(InvalidManifest, match="two facts"):
-        Manifest.decode(parquet(pa.concat_tables([ours, ours])))
+        Manifest.decode(parquet(pa.concat_tables([table, table])))
 
 
 def test_manifest_refuses_text_that_is_not_utf8() -> None:

@@ -65,7 +65,7 @@ USER_IDS = (
     | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
 ).filter(lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile))
 ROWS = st.builds(Row, USER_IDS, NAMES, NAMES, st.integers(-(10**14), 10**15 - 1), NAMES)
-TABLES = st.lists(ROWS, max_size=30).map(lambda found: {row.user_id: row for row in found})
+TABLES = st.lists(ROWS, max_size=30).map(lambda row: {row.user_id: row for row in row})
 
 
 def output_of(table: dict[str, Row]) -> OutputCsv:
@@ -147,7 +147,7 @@ def test_output_csv_refuses_other_bytes_with_reason(body: bytes, what: str) -> N
 
 def test_output_csv_rows_are_sorted_by_code_point() -> None:
     ids = ["\U0001f600", "b", "10", "9", "a,b", "a", "ab", "\uffff", "é", 'a"', " ", "B"]
-    assert [found.user_id for found in output_of(make_rows(*ids)).iterate_rows()] == sorted(ids)
+    assert [row.user_id for row in output_of(make_rows(*ids)).iterate_rows()] == sorted(ids)
 
 
 @settings(max_examples=300)
@@ -170,7 +170,7 @@ def test_output_csv_with_changes_equals_new_table(
     }
     changes |= more
     replaced = output_of(table).with_changes(changes)
-    expected = {user_id: found for user_id, found in (table | changes).items() if found}
+    expected = {user_id: row for user_id, row in (table | changes).items() if row}
     assert replaced.body == output_of(expected).body
     assert replaced.body == OUTPUT_HEADER + b"".join(map(encode_row, sorted_rows(expected)))
     assert len(replaced) == len(expected) == replaced.body.count(b"\n") - 1
@@ -206,7 +206,7 @@ def test_output_csv_of_publisher_is_canonical(table: dict[str, Row]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "left"),
+    ("lines", "remaining"),
     [
         ("2,a,b,1,\n1,a,b,1,\n", "1,a,b,1,\n2,a,b,1,\n"),
         ("1,a,b,1,\n1,c,d,2,\n", "1,c,d,2,\n"),
@@ -228,9 +228,9 @@ def test_output_csv_of_publisher_is_canonical(table: dict[str, Row]) -> None:
         ("10,a,b,1,\n9,a,b,1,\nZ,a,b,1,\n", "10,a,b,1,\n9,a,b,1,\nZ,a,b,1,\n"),
     ],
 )
-def test_output_csv_repair_keeps_readable_rows(lines: str, left: str) -> None:
+def test_output_csv_repair_keeps_readable_rows(lines: str, remaining: str) -> None:
     body = OUTPUT_HEADER + lines.encode()
-    expected = OUTPUT_HEADER + left.encode()
+    expected = OUTPUT_HEADER + remaining.encode()
     assert OutputCsv.repair(body).body == expected
     assert is_canonical(body) == (body == expected)
 
@@ -266,8 +266,8 @@ def test_output_csv_repair_is_canonical_for_any_lines(pieces: list[bytes]) -> No
     repaired = OutputCsv.repair(body)
     assert is_canonical(repaired.body)
     assert is_canonical(body) == (repaired.body == body)
-    assert [found.user_id for found in read_frame(repaired.body).itertuples()] == [
-        found.user_id for found in repaired.iterate_rows()
+    assert [row.user_id for row in read_frame(repaired.body).itertuples()] == [
+        row.user_id for row in repaired.iterate_rows()
     ]
 
 
@@ -288,7 +288,7 @@ def test_read_frame_equals_rows(table: dict[str, Row]) -> None:
     frame = read_frame(output_of(table).body)
     assert list(frame.columns) == ["user_id", "first_name", "last_name", "birthts", "img_path"]
     assert frame["birthts"].dtype == "int64"
-    assert [Row(*found) for found in frame.itertuples(index=False)] == sorted_rows(table)
+    assert [Row(*row) for row in frame.itertuples(index=False)] == sorted_rows(table)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ IDIOMS = [
     if line and not line.startswith("#")
 ]
 IDIOM = re.compile("|".join(rf"\b({expression})\b" for expression, _ in IDIOMS), re.IGNORECASE)
-MIN_WORDS_OF_A_MESSAGE = 3
+MIN_MESSAGE_WORDS = 3
 COMMENTS = {".lua": re.compile(r"--\s?(.*)"), ".go": re.compile(r"//\s(.*)")}
 HASH_COMMENTS = re.compile(r"(?:^|\s)#\s(.*)")
 CODE_IN_MARKDOWN = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\n]*\)", re.DOTALL)
 OWN_FILES = {"tests/unit/test_prose.py", "tests/unit/idioms.txt"}
-KEPT = {
+EXCEPTIONS = {
     "worker/bundles/tar_archive.py": "is none",
     "worker/bundles/members.py": "by itself",
     "worker/bundles/catalog.py": "anew",
@@ -54,8 +54,8 @@ def prose_of(name: str) -> Iterator[tuple[int, str]]:
 
 def comments_of(path: Path, comment: re.Pattern[str]) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if found := comment.search(line):
-            yield number, found[1]
+        if match := comment.search(line):
+            yield number, match[1]
 
 
 def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
@@ -69,7 +69,7 @@ def prose_of_python(text: str) -> Iterator[tuple[int, str]]:
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
     for line, string in strings_of(ast.parse(text)):
-        if len(string.split()) >= MIN_WORDS_OF_A_MESSAGE:
+        if len(string.split()) >= MIN_MESSAGE_WORDS:
             yield line, string
 
 
@@ -89,18 +89,18 @@ def strings_of(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 def idioms_in(name: str) -> Iterator[str]:
     for line, text in prose_of(name):
-        for found in IDIOM.finditer(text):
-            if found[0] != KEPT.get(name):
-                _, instead = IDIOMS[(found.lastindex or 1) - 1]
-                at = line + text.count("\n", 0, found.start())
-                yield f"{name}:{at}: {found[0]!r}; write: {instead}"
+        for match in IDIOM.finditer(text):
+            if match[0] != EXCEPTIONS.get(name):
+                _, instead = IDIOMS[(match.lastindex or 1) - 1]
+                at = line + text.count("\n", 0, match.start())
+                yield f"{name}:{at}: {match[0]!r}; write: {instead}"
 
 
 def test_prose_has_no_idiom() -> None:
-    found = [
+    idioms = [
         idiom for name in tracked_files() if name not in OWN_FILES for idiom in idioms_in(name)
     ]
-    assert not found, "\n" + "\n".join(found)
+    assert not idioms, "\n" + "\n".join(idioms)
 
 
 def test_prose_counter_finds_idioms_in_each_kind_of_prose() -> None:
@@ -109,15 +109,15 @@ def test_prose_counter_finds_idioms_in_each_kind_of_prose() -> None:
 x = 1  # of nobody
 print(f'it is {x} anew, meanwhile', 'told')
 """
-    found = [found[0] for _, text in prose_of_python(python) for found in IDIOM.finditer(text)]
-    assert found == ["nobody", "whoever", "anew", "meanwhile"]
+    matches = [match[0] for _, text in prose_of_python(python) for match in IDIOM.finditer(text)]
+    assert matches == ["nobody", "whoever", "anew", "meanwhile"]
 
 
 def test_prose_counter_ignores_code_in_markdown() -> None:
     text = "It is `anew`.\n```\nnobody\n```\nAsk whoever [is there](anew.md).\n"
-    found = [
-        (line, found[0])
+    matches = [
+        (line, match[0])
         for line, prose in prose_of_markdown(text)
-        for found in IDIOM.finditer(prose)
+        for match in IDIOM.finditer(prose)
     ]
-    assert found == [(5, "whoever")]
+    assert matches == [(5, "whoever")]

@@ -56,9 +56,9 @@ def test_redis_keys_are_spelled_out_nowhere_else() -> None:
         if path.suffix in {".py", ".lua"}
     ]
     assert len(sources) > 100
-    spelled_out = {
+    files_with_keys = {
         path.relative_to(ROOT).as_posix()
         for path in sources
         if re.search("[\"']rowdrop:\\w", path.read_text())
     }
-    assert spelled_out == {"shared/redis_keys.py"}
+    assert files_with_keys == {"shared/redis_keys.py"}

@@ -7,7 +7,7 @@ import pytest
 from shared.settings import InvalidSettings, Settings
 from shared.tokens import TokenKind
 
-WHOLE = {
+REQUIRED = {
     "MINIO_ENDPOINT": "http://127.0.0.1:9000",
     "MINIO_ACCESS_KEY": "key",
     "MINIO_SECRET_KEY": "a-secret",
@@ -20,7 +20,7 @@ TOKENS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS", "GENERATED_API_TOKEN", "PUBL
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        *WHOLE,
+        *REQUIRED,
         "SWEEP_INTERVAL_S",
         "SOURCE_BUCKET",
         "OUTPUT_BUCKET",
@@ -30,7 +30,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
-    for name, value in WHOLE.items():
+    for name, value in REQUIRED.items():
         monkeypatch.setenv(name, value)
 
 
@@ -52,11 +52,11 @@ def test_settings_errors_name_all_variables_without_values(monkeypatch: pytest.M
     monkeypatch.setenv("SWEEP_INTERVAL_S", "often")
     with pytest.raises(InvalidSettings) as refused:
         Settings.from_environment()
-    said = str(refused.value)
+    message = str(refused.value)
     for name in ("MINIO_ENDPOINT", "REDIS_URL", "SWEEP_INTERVAL_S"):
-        assert name in said
-    assert "plain TCP" in said
-    assert "redis-secret" not in said
+        assert name in message
+    assert "plain TCP" in message
+    assert "redis-secret" not in message
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_settings_refuse_invalid_hosts_and_origins(
 
 
 # -- tokens of the API ---------------------------------------------------------------------------
-GOOD = "token-0123456789-abcdefg"
+VALID_TOKEN = "token-0123456789-abcdefg"
 OTHER = "token-9876543210-zyxwvut"
 ALL_SYMBOLS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != ",")
 
@@ -146,7 +146,7 @@ def test_settings_have_no_tokens_by_default() -> None:
 def test_settings_read_token_names_and_kinds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("API_TOKEN", GOOD)
+    monkeypatch.setenv("API_TOKEN", VALID_TOKEN)
     monkeypatch.setenv("API_TOKENS", f"ci={ALL_SYMBOLS}, Import-2_x={OTHER}==")
     (tmp_path / "generated").write_text("the-generated-token-0123\n")
     monkeypatch.setenv("GENERATED_API_TOKEN_FILE", str(tmp_path / "generated"))
@@ -156,7 +156,7 @@ def test_settings_read_token_names_and_kinds(
     monkeypatch.setenv("READ_TOKENS_FILE", str(tmp_path / "read"))
     settings = Settings.from_environment()
     assert [(token.name, token.value, token.kind) for token in settings.all_tokens] == [
-        ("API_TOKEN", GOOD, TokenKind.WRITE),
+        ("API_TOKEN", VALID_TOKEN, TokenKind.WRITE),
         ("generated", "the-generated-token-0123", TokenKind.GENERATED),
         ("ci", ALL_SYMBOLS, TokenKind.WRITE),
         ("Import-2_x", f"{OTHER}==", TokenKind.WRITE),
@@ -170,99 +170,99 @@ def test_settings_read_token_names_and_kinds(
 
 @pytest.mark.parametrize("name", ["API_TOKEN", "GENERATED_API_TOKEN"])
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("a", "at least 20 characters"),
-        (GOOD[:19], "at least 20 characters"),
+        (VALID_TOKEN[:19], "at least 20 characters"),
         ("pass wörd of 20 letters", "printable ASCII"),
-        (f"{GOOD}\xe9", "printable ASCII"),
-        (f"{GOOD} {OTHER}", "printable ASCII"),
-        (f"{GOOD},{OTHER}", "printable ASCII"),
-        (f"{GOOD}\x7f", "printable ASCII"),
-        (f"{GOOD}\n{OTHER}", "printable ASCII"),
+        (f"{VALID_TOKEN}\xe9", "printable ASCII"),
+        (f"{VALID_TOKEN} {OTHER}", "printable ASCII"),
+        (f"{VALID_TOKEN},{OTHER}", "printable ASCII"),
+        (f"{VALID_TOKEN}\x7f", "printable ASCII"),
+        (f"{VALID_TOKEN}\n{OTHER}", "printable ASCII"),
     ],
 )
 def test_settings_refuse_unusable_token(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{said}") as refused:
+    with pytest.raises(InvalidSettings, match=rf"\b{name}: .*{message}") as refused:
         Settings.from_environment()
     assert len(value) == 1 or value not in str(refused.value)  # "a" occurs in every message
 
 
 @pytest.mark.parametrize("name", ["API_TOKENS", "READ_TOKENS"])
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
-        (GOOD, "entry 1 must have a name"),
-        (f"ci={GOOD} {OTHER}", "entry 2 must have a name"),
-        (f"={GOOD}", "the name of entry 1"),
-        (f"{GOOD}=", "entry 1 must have a name"),
-        (f"{GOOD}==", "entry 1 must have a name"),
+        (VALID_TOKEN, "entry 1 must have a name"),
+        (f"ci={VALID_TOKEN} {OTHER}", "entry 2 must have a name"),
+        (f"={VALID_TOKEN}", "the name of entry 1"),
+        (f"{VALID_TOKEN}=", "entry 1 must have a name"),
+        (f"{VALID_TOKEN}==", "entry 1 must have a name"),
         ("ci=", "entry 1 must have a name"),
-        (f"the.ci={GOOD}", "the name of entry 1"),
-        (f"zoë={GOOD}", "the name of entry 1"),
-        (f"{'x' * 41}={GOOD}", "the name of entry 1"),
-        (f"ci={GOOD[:19]}", "the token ci must have at least 20 characters"),
-        (f"a={GOOD},ci=short", "the token ci must have at least 20 characters"),
-        (f"ci={GOOD}\xe9", "the token ci must be printable ASCII"),
-        (f"API_TOKEN={GOOD}", "API_TOKEN is a name that Rowdrop itself uses"),
-        (f"generated={GOOD}", "generated is a name that Rowdrop itself uses"),
-        (f"local={GOOD}", "local is a name that Rowdrop itself uses"),
-        (f"ci={GOOD},ci={OTHER}", "the name ci is used 2 times"),
-        (f"ci={GOOD},old={GOOD}", "ci and old have the same value"),
+        (f"the.ci={VALID_TOKEN}", "the name of entry 1"),
+        (f"zoë={VALID_TOKEN}", "the name of entry 1"),
+        (f"{'x' * 41}={VALID_TOKEN}", "the name of entry 1"),
+        (f"ci={VALID_TOKEN[:19]}", "the token ci must have at least 20 characters"),
+        (f"a={VALID_TOKEN},ci=short", "the token ci must have at least 20 characters"),
+        (f"ci={VALID_TOKEN}\xe9", "the token ci must be printable ASCII"),
+        (f"API_TOKEN={VALID_TOKEN}", "API_TOKEN is a name that Rowdrop itself uses"),
+        (f"generated={VALID_TOKEN}", "generated is a name that Rowdrop itself uses"),
+        (f"local={VALID_TOKEN}", "local is a name that Rowdrop itself uses"),
+        (f"ci={VALID_TOKEN},ci={OTHER}", "the name ci is used 2 times"),
+        (f"ci={VALID_TOKEN},old={VALID_TOKEN}", "ci and old have the same value"),
     ],
 )
 def test_settings_refuse_unusable_named_token(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(InvalidSettings, match=rf"\b{name}\b.*: .*{said}") as refused:
+    with pytest.raises(InvalidSettings, match=rf"\b{name}\b.*: .*{message}") as refused:
         Settings.from_environment()
-    assert not any(secret in str(refused.value) for secret in (GOOD[:19], OTHER, "short"))
+    assert not any(secret in str(refused.value) for secret in (VALID_TOKEN[:19], OTHER, "short"))
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         (
-            ("API_TOKENS", f"ci={GOOD}"),
+            ("API_TOKENS", f"ci={VALID_TOKEN}"),
             ("READ_TOKENS", f"ci={OTHER}"),
             "the name ci is used 2 times",
         ),
         (
-            ("API_TOKENS", f"ci={GOOD}"),
-            ("READ_TOKENS", f"web={GOOD}"),
+            ("API_TOKENS", f"ci={VALID_TOKEN}"),
+            ("READ_TOKENS", f"web={VALID_TOKEN}"),
             "ci and web have the same value",
         ),
         (
-            ("API_TOKEN", GOOD),
-            ("READ_TOKENS", f"web={GOOD}"),
+            ("API_TOKEN", VALID_TOKEN),
+            ("READ_TOKENS", f"web={VALID_TOKEN}"),
             "API_TOKEN and web have the same value",
         ),
         (
-            ("API_TOKEN", GOOD),
-            ("GENERATED_API_TOKEN", GOOD),
+            ("API_TOKEN", VALID_TOKEN),
+            ("GENERATED_API_TOKEN", VALID_TOKEN),
             "API_TOKEN and generated have the same value",
         ),
         (
-            ("GENERATED_API_TOKEN", GOOD),
-            ("API_TOKENS", f"a={GOOD}"),
+            ("GENERATED_API_TOKEN", VALID_TOKEN),
+            ("API_TOKENS", f"a={VALID_TOKEN}"),
             "generated and a have the same value",
         ),
     ],
 )
 def test_settings_refuse_tokens_with_same_name_or_value(
-    monkeypatch: pytest.MonkeyPatch, first: tuple[str, str], second: tuple[str, str], said: str
+    monkeypatch: pytest.MonkeyPatch, first: tuple[str, str], second: tuple[str, str], message: str
 ) -> None:
     for name, value in (first, second):
         monkeypatch.setenv(name, value)
-    with pytest.raises(InvalidSettings, match=said) as refused:
+    with pytest.raises(InvalidSettings, match=message) as refused:
         Settings.from_environment()
     assert first[0] in str(refused.value)
     assert second[0] in str(refused.value)
-    assert GOOD not in str(refused.value)
+    assert VALID_TOKEN not in str(refused.value)
 
 
 def test_settings_parse_public_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,14 +273,14 @@ def test_parse_person_reason_quotes_at_most_40_characters() -> None:
 # -- arbitrary bytes -------------------------------------------------------------------------------
 def check_parsing(body: bytes) -> None:
     try:
-        found = parse_person(body)
+        person = parse_person(body)
     except InvalidUserCsv as refused:
         assert refused.reason.isprintable()
         assert refused.line is None or refused.line >= 1
     else:
-        names = found.first_name + found.last_name
+        names = person.first_name + person.last_name
         assert not re.search(r"[\0\r\n]", names)
-        assert MIN_BIRTHTS <= found.birthts <= MAX_BIRTHTS
+        assert MIN_BIRTHTS <= person.birthts <= MAX_BIRTHTS
         with contextlib.suppress(UnicodeEncodeError):
             names.encode()
             return

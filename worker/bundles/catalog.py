@@ -27,7 +27,7 @@ from worker.state.loss_signals import LossSignals
 from worker.state.scripts import new_token
 from worker.state.user_states import UserStates, VersionTokens
 
-GAVE_UP_REASON = (
+ATTEMPTS_EXHAUSTED_REASON = (
     "unpacking it killed or stalled its worker again and again; it is unpacked anew when it "
     "changes, and once more by each sweep"
 )
@@ -73,7 +73,7 @@ class BundleCatalog:
     def with_entry(self, key: str, entry: CatalogEntry | None) -> "BundleCatalog":
         """Return a catalog with this entry for the bundle; None removes the entry."""
         entries = {**self.entries, key: entry}
-        return BundleCatalog({name: found for name, found in entries.items() if found})
+        return BundleCatalog({name: value for name, value in entries.items() if value})
 
     def encode(self) -> bytes:
         """Return the bytes of `bundles.json`.
@@ -155,8 +155,8 @@ def is_up_to_date(
     """
     if entry is None or archive_version is None:
         return entry is None and archive_version is None
-    is_settled = bool(entry.reason) or entry.digest == make_version_digest(key, entry.etag)
-    return (entry.etag, entry.since) == archive_version and is_settled
+    is_current = bool(entry.reason) or entry.digest == make_version_digest(key, entry.etag)
+    return (entry.etag, entry.since) == archive_version and is_current
 
 
 def read_catalog(output: ObjectStore) -> tuple[BundleCatalog, str | None]:

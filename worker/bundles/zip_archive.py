@@ -70,20 +70,20 @@ class ZipArchive:
 
     def _read(self, entry: _ZipMember) -> bytes:
         info = entry.info
-        kept = bytearray()
+        body = bytearray()
         size = 0
         crc = 0
-        most = max_kept_bytes(entry.path, entry.file, info.file_size)
-        # All of the member is unpacked to verify size and CRC, but only `most` bytes are kept.
+        max_bytes = max_kept_bytes(entry.path, entry.file, info.file_size)
+        # All of the member is unpacked to verify size and CRC, but only `max_bytes` bytes are kept.
         for piece in self._unpacked(entry):
             size += len(piece)
             if size > info.file_size:
                 break  # damaged: the comparison below fails
             crc = zlib.crc32(piece, crc)
-            kept += piece[: most - len(kept)]
+            body += piece[: max_bytes - len(body)]
         if (size, crc) != (info.file_size, info.CRC):
             raise _damaged_member_error(entry.path)
-        return bytes(kept)
+        return bytes(body)
 
     def _unpacked(self, entry: _ZipMember) -> Iterator[bytes | memoryview]:
         start = self._start(entry)

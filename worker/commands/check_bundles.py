@@ -23,7 +23,7 @@ from shared.object_store import (
     StoreUnavailable,
 )
 from worker.bundles.archive import open_archive
-from worker.bundles.catalog import GAVE_UP_REASON, CatalogEntry, read_catalog
+from worker.bundles.catalog import ATTEMPTS_EXHAUSTED_REASON, CatalogEntry, read_catalog
 from worker.bundles.index import BundleIndex, make_index_key
 from worker.bundles.members import InvalidArchive, Member
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
@@ -61,7 +61,7 @@ def read_bundle_contents(
 
     for key in sorted(bundles, key=lambda key: (-rank_time(key), key)):
         entry = catalog.entries.get(key)
-        if entry and entry.reason.startswith(GAVE_UP_REASON):
+        if entry and entry.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
             yield _read_rejected_bundle(bundles[key], entry, entry.reason, output)
             continue
         try:

@@ -50,7 +50,7 @@ class ApiReadiness(NamedTuple):
     warnings: list[str]
 
 
-def ask_api(address: ApiAddress) -> ApiReadiness:
+def request_readiness(address: ApiAddress) -> ApiReadiness:
     """Ask the API whether Rowdrop is ready. An API that does not answer is a reason."""
     headers = {"Host": address.host} if address.host else {}
     if address.token:
@@ -116,7 +116,7 @@ class StatusReader:
         """Return the status as JSON fields; times are in ISO 8601 and UTC."""
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
-        readiness = ask_api(self._api)
+        readiness = request_readiness(self._api)
         output = self._tables.output
         held_count = sum(map(self._tables.is_held, self._tables.rejects))
         return {

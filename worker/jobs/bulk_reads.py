@@ -27,7 +27,7 @@ MAX_QUEUED_PAGES = 4
 _T = TypeVar("_T")
 
 
-class PageMaker:
+class PageBuilder:
     """Divides marked users into pages of at most `max_page_users` users."""
 
     def __init__(
@@ -37,17 +37,17 @@ class PageMaker:
         self._users = users
         self._max_page_users = max_page_users
 
-    def make_pages(self, user_ids: Sequence[str]) -> Iterator[Page]:
+    def build_pages(self, user_ids: Sequence[str]) -> Iterator[Page]:
         """Yield pages of these users, without what files they have."""
         for chunk in self._split_pages(user_ids):
             yield Page(user_ids=chunk)
 
-    def make_listed_pages(
-        self, user_ids: Sequence[str], found_unmarked: list[str]
+    def build_listed_pages(
+        self, user_ids: Sequence[str], unmarked_ids: list[str]
     ) -> Iterator[Page]:
         """Yield pages of these users with what a LIST shows of them.
 
-        IDs that the LIST shows and that are not marked are added to `found_unmarked`: users with a
+        IDs that the LIST shows and that are not marked are added to `unmarked_ids`: users with a
         CSV, and bundles. Raises `StoreUnavailable`.
         """
         # Before the LIST: a change after it gives the user another version.
@@ -58,7 +58,7 @@ class PageMaker:
         for objects in self._source.list_objects():
             listing.add_objects(objects)
             _collect_complete_users(
-                listing, objects[-1].key, version_tokens, listed_users, found_unmarked
+                listing, objects[-1].key, version_tokens, listed_users, unmarked_ids
             )
             while len(listed_users) >= self._max_page_users:
                 page = listed_users[: self._max_page_users]
@@ -66,9 +66,7 @@ class PageMaker:
                 seen.update(user.user_id for user in page)
                 yield Page(listed_users=page)
         # After the last page every user is complete: no key is greater than this code point.
-        _collect_complete_users(
-            listing, chr(0x10FFFF), version_tokens, listed_users, found_unmarked
-        )
+        _collect_complete_users(listing, chr(0x10FFFF), version_tokens, listed_users, unmarked_ids)
         seen.update(user.user_id for user in listed_users)
         # Users that the LIST does not show have no files; reading them removes their rows.
         listed_users += [
@@ -76,7 +74,7 @@ class PageMaker:
             for user_id, tokens in version_tokens.items()
             if user_id not in seen
         ]
-        found_unmarked += map(make_bundle_id, listing.bundles)
+        unmarked_ids += map(make_bundle_id, listing.bundles)
         for chunk in self._split_pages(listed_users):
             yield Page(listed_users=chunk)
 
@@ -90,13 +88,13 @@ class BulkReads:
 
     def __init__(
         self,
-        page_maker: PageMaker,
+        page_builder: PageBuilder,
         refresher: Refresher,
         work_queues: WorkQueues,
         attempts: ReadAttempts,
         tasks: TaskQueue,
     ) -> None:
-        self._page_maker = page_maker
+        self._page_builder = page_builder
         self._refresher = refresher
         self._work_queues = work_queues
         self._attempts = attempts
@@ -119,11 +117,11 @@ class BulkReads:
         for user_id in isolated.intersection(user_ids):
             self._tasks.refresh_isolated(user_id, BULK_QUEUE)
         user_ids = [user_id for user_id in user_ids if user_id not in isolated]
-        found_unmarked: list[str] = []
+        unmarked_ids: list[str] = []
         if list_bucket or len(user_ids) >= MIN_USERS_FOR_LIST:
-            pages = self._page_maker.make_listed_pages(user_ids, found_unmarked)
+            pages = self._page_builder.build_listed_pages(user_ids, unmarked_ids)
         else:
-            pages = self._page_maker.make_pages(user_ids)
+            pages = self._page_builder.build_pages(user_ids)
         for page in pages:
             renew_lease()
             if self._work_queues.count_pages() < MAX_QUEUED_PAGES:
@@ -133,7 +131,7 @@ class BulkReads:
                 # Backpressure: the pages are made faster than they are read, and must not
                 # accumulate in Redis.
                 self._read_page(page)
-        return [user_id for user_id in found_unmarked if user_id not in isolated]
+        return [user_id for user_id in unmarked_ids if user_id not in isolated]
 
     def enqueue_bundles(self, ids: Iterable[str]) -> None:
         """Enqueue the first bundle among these IDs; its task enqueues the next waiting one."""
@@ -169,11 +167,11 @@ def _collect_complete_users(
     last_key: str,
     version_tokens: Mapping[str, VersionTokens],
     listed_users: list[ListedUser],
-    found_unmarked: list[str],
+    unmarked_ids: list[str],
 ) -> None:
     """Remove from the listing the users that a LIST up to `last_key` shows completely.
 
-    Those that are marked are added to `listed_users`, the others with a CSV to `found_unmarked`.
+    Those that are marked are added to `listed_users`, the others with a CSV to `unmarked_ids`.
     """
     for user_id, (has_csv, image) in listing.pop_complete_users(last_key).items():
         tokens = version_tokens.get(user_id)
@@ -182,4 +180,4 @@ def _collect_complete_users(
             image_etag = image.etag if image else ""
             listed_users.append(ListedUser(user_id, tokens, has_csv, image_key, image_etag))
         elif has_csv:
-            found_unmarked.append(user_id)
+            unmarked_ids.append(user_id)

@@ -27,7 +27,7 @@ from shared.object_store import (
 from shared.progress.unpacks import Unpacks
 from worker.bundles.archive import open_archive
 from worker.bundles.catalog import (
-    GAVE_UP_REASON,
+    ATTEMPTS_EXHAUSTED_REASON,
     PREVIOUS_VERSION_KEPT,
     CatalogEntry,
     make_version_digest,
@@ -204,7 +204,7 @@ class EntryBuilder:
             return self._reuse_entry(info, previous)
         if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:
             self._unpacks.end_attempt(digest)
-            return self._reject_archive(digest, info, previous, GAVE_UP_REASON)
+            return self._reject_archive(digest, info, previous, ATTEMPTS_EXHAUSTED_REASON)
         report_progress = partial(self._unpacks.set_progress, digest)
         try:
             return self._archives.unpack_archive(key, info, digest, report_progress)
@@ -223,7 +223,7 @@ class EntryBuilder:
         """Return whether the entry of this unchanged archive can be reused."""
         if is_unreadable_reason(previous.reason):
             return False  # retried by each check
-        if previous.reason.startswith(GAVE_UP_REASON):
+        if previous.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
             # A sweep grants a bundle that was given up one more attempt.
             return not self._unpacks.is_retry_granted(digest)
         if previous.reason:

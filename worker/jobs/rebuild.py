@@ -106,17 +106,17 @@ class Rebuild:
         self._scope.mark(users)
         user_count = _count_users(users)
         self._rebuilds.set_total(task_id, user_count)
-        found_ids = self._bulk_reads.enqueue(
+        unmarked_ids = self._bulk_reads.enqueue(
             sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True
         )
         # The LIST began before these users are marked, so it may be stale for them: they are
         # enqueued separately, and a later LIST is used to read them.
-        found_users = sorted({*found_ids} - users)
-        self._scope.mark(found_users)
-        self._rebuilds.set_total(task_id, user_count + _count_users(found_users))
-        self._bulk_reads.enqueue(found_users, self._rebuilds.renew_enqueue_lease)
+        added_users = sorted({*unmarked_ids} - users)
+        self._scope.mark(added_users)
+        self._rebuilds.set_total(task_id, user_count + _count_users(added_users))
+        self._bulk_reads.enqueue(added_users, self._rebuilds.renew_enqueue_lease)
         self._rebuilds.mark_enqueued(task_id)
-        logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(found_users))
+        logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(added_users))
 
     def fail(self, task_id: str, reason: str) -> None:
         """Record the rebuild as failed after its users could not be enqueued in any attempt."""

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from shared.formats.source_keys import make_bundle_id
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
-from worker.bundles.catalog import GAVE_UP_REASON, BundleCatalog, make_version_digest
+from worker.bundles.catalog import ATTEMPTS_EXHAUSTED_REASON, BundleCatalog, make_version_digest
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.comparison import BucketComparison, Comparison
@@ -153,7 +153,7 @@ class FindingsRecorder:
     def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
         bundle_ids = set()
         for key, entry in catalog.entries.items():
-            if entry.reason.startswith(GAVE_UP_REASON):
+            if entry.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
                 digest = make_version_digest(key, entry.etag)
                 self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
                 bundle_ids.add(make_bundle_id(key))
@@ -203,19 +203,21 @@ class Sweep:
 
     def _sweep_once(self, sweep_token: str, cause: str) -> int:
         start = self._session.begin(sweep_token, cause)
-        found = self._comparison.compare()
-        user_ids = found.out_of_sync | found.dirty_users | found.published.find_unreadable()
-        user_ids |= self._recorder.grant_retries(found)
-        user_ids |= self._comparison.delete_copies(found.orphan_copies)
+        difference = self._comparison.compare()
+        user_ids = (
+            difference.out_of_sync | difference.dirty_users | difference.published.find_unreadable()
+        )
+        user_ids |= self._recorder.grant_retries(difference)
+        user_ids |= self._comparison.delete_copies(difference.orphan_copies)
         to_mark = sorted(user_ids)
-        self._recorder.mark(to_mark, found.silent_drift)
+        self._recorder.mark(to_mark, difference.silent_drift)
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
-        object_count = found.listing.object_count
-        is_verified = self._session.commit(start, found.published, object_count, len(to_mark))
-        self._recorder.replace_ignored_keys(found.listing)
+        object_count = difference.listing.object_count
+        is_verified = self._session.commit(start, difference.published, object_count, len(to_mark))
+        self._recorder.replace_ignored_keys(difference.listing)
         self._bulk_reads.enqueue(to_mark, self._session.renew_lease)
         self._folders.remove_invisible()
-        self._session.wake_publisher_if_incomplete(found.published)
+        self._session.wake_publisher_if_incomplete(difference.published)
         logger.info(
             "sweep finished (%s) objects=%d marked=%d whole=%s",
             start.cause,

@@ -80,9 +80,9 @@ class MemberMarker:
         """Enqueue the waiting bundle that waits longest, except `key`."""
         waiting_ids = [make_bundle_id(waiting) for waiting in self._unpacks.list_waiting_bundles()]
         # Omits bundles with a pending result: they need no further attempt.
-        unread_ids = self._users.begin_read(waiting_ids)
+        dirty_ids = self._users.begin_read(waiting_ids)
         self._bulk_reads.enqueue_bundles(
-            bundle_id for bundle_id in unread_ids if bundle_id != make_bundle_id(key)
+            bundle_id for bundle_id in dirty_ids if bundle_id != make_bundle_id(key)
         )
 
 
@@ -138,7 +138,7 @@ class Unpacker:
                 continue
             if built is None and previous:
                 self._members.record_removed(key, previous)
-            self._settle_members(key, built)
+            self._mark_changed_members(key, built)
             if not self._users.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
         logger.info(
@@ -147,7 +147,7 @@ class Unpacker:
             key,
         )
 
-    def _settle_members(self, key: str, entry: CatalogEntry | None) -> None:
+    def _mark_changed_members(self, key: str, entry: CatalogEntry | None) -> None:
         """Mark all users that are or were in the bundle, unless that is done already."""
         old_digests = self._catalog.find_unmarked_digests(key)
         if old_digests is None:

@@ -249,9 +249,11 @@ class UserReader:
         `existing_copies`: those that a LIST has shown, by key. None: look up each copy.
         """
         needed = _select_users_needing_copy(resolved_users)
-        calls = [partial(self._make_copy, picture, existing_copies) for _, picture in needed]
-        made = self._calls.run_with_retries(calls, calls, until)
-        answers = {user.user_id: answer for (user, _), answer in zip(needed, made, strict=True)}
+        calls = [partial(self._make_copy, image, existing_copies) for _, image in needed]
+        copy_answers = self._calls.run_with_retries(calls, calls, until)
+        answers = {
+            user.user_id: answer for (user, _), answer in zip(needed, copy_answers, strict=True)
+        }
         for user in resolved_users:
             self._record_copy(batch_results, user, answers.get(user.user_id, False))
         return batch_results
@@ -298,8 +300,8 @@ class UserReader:
                 batch_results.users_to_reread.append(resolved.user_id)
             case StoreUnavailable():
                 batch_results.failure = answer
-            case made:
-                if made:
+            case is_new:
+                if is_new:
                     batch_results.users_with_new_copy.add(resolved.user_id)
                 batch_results.results.append(
                     ReadResult(

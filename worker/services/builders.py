@@ -20,7 +20,7 @@ from shared.task_queue import TaskQueue
 from worker.bundles.catalog import CatalogWriter
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import UnpackedFolders
-from worker.jobs.bulk_reads import MAX_PAGE_USERS, BulkReads, PageMaker
+from worker.jobs.bulk_reads import MAX_PAGE_USERS, BulkReads, PageBuilder
 from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.image_copies import ImageCopies
 from worker.reading.isolated_reads import IsolatedReads
@@ -80,8 +80,8 @@ def build_bulk_reads(
     max_page_users: int = MAX_PAGE_USERS,
 ) -> BulkReads:
     """Return the maker and reader of pages, of these parts."""
-    page_maker = PageMaker(source, state.users, max_page_users)
-    return BulkReads(page_maker, refresher, state.work_queues, state.attempts, tasks)
+    page_builder = PageBuilder(source, state.users, max_page_users)
+    return BulkReads(page_builder, refresher, state.work_queues, state.attempts, tasks)
 
 
 def build_sweep(

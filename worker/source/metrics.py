@@ -62,10 +62,13 @@ def _parse_samples(text: str) -> Iterator[Sample]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             # Targets of other applications have queues of their own.
-            is_ours = (
+            is_own_target = (
                 sample.name != QUEUE_LENGTH_METRIC or sample.labels.get("target_id") == SAFE_TARGET
             )
-            if sample.name in {START_TIME_METRIC, QUEUE_LENGTH_METRIC, *LOSS_COUNTERS} and is_ours:
+            if (
+                sample.name in {START_TIME_METRIC, QUEUE_LENGTH_METRIC, *LOSS_COUNTERS}
+                and is_own_target
+            ):
                 yield sample
 
 

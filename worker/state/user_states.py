@@ -31,7 +31,7 @@ from shared.redis_keys import (
 )
 from worker.state.scripts import Scripts, new_token, split_into_chunks
 
-SEEN_S = 600
+SEEN_EVENT_TTL_S = 600
 """TTL in seconds of the count of fast events that still lack their durable copy."""
 MAX_SILENT_DRIFT = 100_000
 """Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
@@ -242,6 +242,6 @@ def run_mark(
     ]
     # Bundles are marked in the set of "unpack", for any cause.
     keys += [DIRTY_SINCE["unpack"], DIRTY_SINCE["event"]]
-    limits = [SEEN_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
+    limits = [SEEN_EVENT_TTL_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
     marked = script(keys, [new_token(), now, origin, *limits, *arguments])
     return [user.decode() for user in marked]

@@ -30,7 +30,7 @@ class BrokenReads:
         self._users = users
         self._tasks = tasks
         self._work_queues = work_queues
-        self._ticks_seen: dict[str, int] = {}
+        self._tick_counts: dict[str, int] = {}
 
     def tick(self, now: float) -> None:
         """Run both steps."""
@@ -40,17 +40,17 @@ class BrokenReads:
     def isolate_broken_reads(self) -> None:
         """Isolate the users of reads that did not end, and end attempts that cannot be running."""
         isolated = self._attempts.isolated_users()
-        attempts_under_way = {
+        running_attempts = {
             isolated_user.attempt_id: user_id
             for user_id, isolated_user in isolated.items()
             if isolated_user.attempt_id
         }
         read_ids = self._attempts.active_reads()
-        self._ticks_seen = {
-            token: self._ticks_seen.get(token, 0) + 1 for token in (*read_ids, *attempts_under_way)
+        self._tick_counts = {
+            token: self._tick_counts.get(token, 0) + 1 for token in (*read_ids, *running_attempts)
         }
-        for attempt_id, user_id in attempts_under_way.items():
-            if self._ticks_seen[attempt_id] >= DEAD_ATTEMPT_TICKS:
+        for attempt_id, user_id in running_attempts.items():
+            if self._tick_counts[attempt_id] >= DEAD_ATTEMPT_TICKS:
                 logger.warning(
                     "isolated read of %s did not end, attempt %d: its worker was killed or hung",
                     user_id,
@@ -58,7 +58,7 @@ class BrokenReads:
                 )
                 self._attempts.expire_attempt(user_id, attempt_id)
         broken_reads = [
-            read_id for read_id in read_ids if self._ticks_seen[read_id] >= BROKEN_READ_TICKS
+            read_id for read_id in read_ids if self._tick_counts[read_id] >= BROKEN_READ_TICKS
         ]
         for read_id, user_ids in self._attempts.users_of_reads(broken_reads).items():
             newly_isolated = self._attempts.isolate(read_id, user_ids)
@@ -78,12 +78,14 @@ class BrokenReads:
         idle_users = [
             user_id for user_id, isolated_user in isolated.items() if not isolated_user.attempt_id
         ]
-        unread = list(self._users.begin_read(idle_users))
+        dirty_users = list(self._users.begin_read(idle_users))
         # Isolation ends for users that are clean or were read since, but not for quarantined ones.
         self._attempts.clear_users(
-            user for user in idle_users if user not in unread and not isolated[user].is_exhausted
+            user
+            for user in idle_users
+            if user not in dirty_users and not isolated[user].is_exhausted
         )
-        for queue, user_ids in self._split_by_queue(unread).items():
+        for queue, user_ids in self._split_by_queue(dirty_users).items():
             # With an empty queue, the messages of the last tick were consumed or lost.
             if user_ids and not self._work_queues.count_messages(queue):
                 for user_id in user_ids[:CHUNK_SIZE]:
@@ -96,15 +98,15 @@ class BrokenReads:
             BULK_QUEUE: [user_id for user_id in user_ids if user_id not in event_users],
         }
 
-    def exclude_unsafe(self, user_ids: list[str]) -> list[str]:
+    def select_batchable(self, user_ids: list[str]) -> list[str]:
         """Return the users that may be read in one batch.
 
         Excludes isolated users, and users of a read seen by two ticks: its worker may be dead.
         """
         if not user_ids:
             return []
-        read_ids = [token for token, ticks in self._ticks_seen.items() if ticks > 1]
-        unsafe = self._attempts.isolated_ids().union(
+        read_ids = [token for token, ticks in self._tick_counts.items() if ticks > 1]
+        excluded_users = self._attempts.isolated_ids().union(
             *self._attempts.users_of_reads(read_ids).values()
         )
-        return [user_id for user_id in user_ids if user_id not in unsafe]
+        return [user_id for user_id in user_ids if user_id not in excluded_users]

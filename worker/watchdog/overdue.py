@@ -38,7 +38,7 @@ class OverdueUsers:
         """Re-enqueue users that are overdue while the queue of their messages is empty."""
         # With messages in the queue, these users may just be waiting for a busy worker.
         if not self._work_queues.count_messages(EVENTS_QUEUE):
-            overdue = self._broken_reads.exclude_unsafe(
+            overdue = self._broken_reads.select_batchable(
                 self._users.overdue_users("event", now - OVERDUE_S, CHUNK_SIZE)
             )
             if overdue:
@@ -49,7 +49,7 @@ class OverdueUsers:
                 self._tasks.refresh(overdue)
         if not self._work_queues.count_messages(BULK_QUEUE) and not self._work_queues.count_pages():
             for cause in ("sweep", "rebuild", "bundle"):
-                overdue = self._broken_reads.exclude_unsafe(
+                overdue = self._broken_reads.select_batchable(
                     self._users.overdue_users(cause, now - OVERDUE_S, 2 * CHUNK_SIZE)
                 )
                 if overdue:

@@ -13,9 +13,9 @@ from minio.error import MinioException
 from redis.exceptions import RedisError
 from urllib3.exceptions import HTTPError
 
+from tests.faults.live.observer import measure_post
 from tests.faults.live.rowdrop import LiveRowdrop, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from tests.faults.live.watching import measure_post
 
 MEGABYTE = 1 << 20
 RECOVERY_LIMIT_S = 90.0
@@ -49,61 +49,61 @@ def fill_disk(folder: Path) -> Path:
     return file
 
 
-def run_minio_disk_full(stage: ScenarioRun) -> None:
+def run_minio_disk_full(run: ScenarioRun) -> None:
     """Fill the disk of MinIO, so that it refuses drops and published files.
 
     No protection can be removed here to show harm: a write that is not acknowledged cannot be lost.
     """
     with (
-        mount_small_disk(stage.folder / "disk", 600) as disk,
-        stage.start_rowdrop(minio_folder=disk / "minio") as live,
+        mount_small_disk(run.folder / "disk", 600) as disk,
+        run.start_rowdrop(minio_folder=disk / "minio") as live,
     ):
-        _fill_and_empty(stage, live, disk, lambda: _accepts_files(live))
+        _fill_and_empty(run, live, disk, lambda: _accepts_files(live))
 
 
-def run_redis_disk_full(stage: ScenarioRun) -> None:
+def run_redis_disk_full(run: ScenarioRun) -> None:
     """Fill the disk of Redis, so that it cannot write its append-only file.
 
     Redis then refuses all commands that change data.
     """
     with (
-        mount_small_disk(stage.folder / "disk", 32) as disk,
-        stage.start_rowdrop(redis_folder=disk / "redis") as live,
+        mount_small_disk(run.folder / "disk", 32) as disk,
+        run.start_rowdrop(redis_folder=disk / "redis") as live,
     ):
 
         def check_clients() -> None:
             status, elapsed_s = measure_post(live)
-            stage.finding.check(
+            run.finding.check(
                 f"POST: expected 503 in less than 5 s, found {status} after {elapsed_s:.1f} s",
                 holds=status == 503 and elapsed_s < 5,
             )
 
-        _fill_and_empty(stage, live, disk, lambda: _accepts_writes(live), check_clients)
+        _fill_and_empty(run, live, disk, lambda: _accepts_writes(live), check_clients)
 
 
 def _fill_and_empty(
-    stage: ScenarioRun,
+    run: ScenarioRun,
     live: LiveRowdrop,
     disk: Path,
-    has_room: Callable[[], bool],
+    accepts_writes: Callable[[], bool],
     check_clients: Callable[[], None] = lambda: None,
 ) -> None:
     """Fill the disk under traffic, make room again, and wait until every row is right.
 
-    `has_room` tries a write on the server. `check_clients` checks the response to a client while
-    the disk is full.
+    `accepts_writes` tries a write on the server. `check_clients` checks the response to a client
+    while the disk is full.
     """
-    with stage.start_traffic(live, users=200, per_second=60) as (traffic, observer):
+    with run.start_traffic(live, users=200, per_second=60) as (traffic, observer):
         time.sleep(3)
         filler = fill_disk(disk)
-        wait_until(lambda: not has_room(), 60, "the server refuses writes")
+        wait_until(lambda: not accepts_writes(), 60, "the server refuses writes")
         check_clients()
         time.sleep(10)
         filler.unlink()
-        wait_until(has_room, 120, "the server accepts writes again")
-        stage.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
-        stage.finding.figures["writes refused"] = str(traffic.refused)
-        stage.finding.check(
+        wait_until(accepts_writes, 120, "the server accepts writes again")
+        run.wait_until_correct(live, traffic, RECOVERY_LIMIT_S)
+        run.finding.figures["writes refused"] = str(traffic.refused)
+        run.finding.check(
             "GET: expected only status 200, "
             f"found these numbers by status: {dict(observer.status_counts)}",
             holds=set(observer.status_counts) == {200},
@@ -129,7 +129,6 @@ def _accepts_writes(live: LiveRowdrop) -> bool:
 SCENARIOS = {
     "MinIO's disk full": Scenario(
         run_minio_disk_full,
-        f"every row is right {RECOVERY_LIMIT_S:.0f} s after the disk has room again",
     ),
-    "Redis's disk full": Scenario(run_redis_disk_full, "the same", ("care of events",)),
+    "Redis's disk full": Scenario(run_redis_disk_full, ("event delivery",)),
 }

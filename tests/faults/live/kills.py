@@ -4,9 +4,9 @@ import time
 
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.task_queue import VISIBILITY_TIMEOUT_S
+from tests.faults.live.observer import measure_post
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.scenario import Scenario, ScenarioRun
-from tests.faults.live.watching import measure_post
 
 UNPACK_POINTS = (
     "worker-bulk before put",
@@ -60,28 +60,28 @@ SHORT_POINTS = (
 REDELIVERY_LIMIT_S = VISIBILITY_TIMEOUT_S + 15.0
 
 
-def run_kills_at_points(stage: ScenarioRun) -> None:
+def run_kills_at_points(run: ScenarioRun) -> None:
     """Kill a process at each point in turn under traffic, and wait until all is right."""
-    points = KILL_POINTS if stage.long else SHORT_POINTS
+    points = KILL_POINTS if run.long else SHORT_POINTS
     slowest = (0.0, "")
-    with stage.start_rowdrop() as live:
+    with run.start_rowdrop() as live:
         for number, point in enumerate(points):
-            stage.seed += number
-            elapsed_s = _kill_at(stage, live, point)
+            run.seed += number
+            elapsed_s = _kill_at(run, live, point)
             slowest = max(slowest, (elapsed_s, point))
-            if stage.finding.failures:
+            if run.finding.failures:
                 break
-        unreached = set(points) - live.list_passed_points()
-        stage.finding.check(
-            f"expected every point to be reached, found points that were not: {unreached}",
-            holds=not unreached,
+        unreached_points = set(points) - live.list_passed_points()
+        run.finding.check(
+            f"expected every point to be reached, found points that were not: {unreached_points}",
+            holds=not unreached_points,
         )
-    stage.finding.figures["points"] = str(len(points))
-    stage.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
+    run.finding.figures["points"] = str(len(points))
+    run.finding.figures["slowest"] = f"{slowest[1]}: {slowest[0]:.1f} s"
 
 
-def _kill_at(stage: ScenarioRun, live: LiveRowdrop, point: str) -> float:
-    with stage.start_traffic(live, users=60, per_second=30) as (traffic, _):
+def _kill_at(run: ScenarioRun, live: LiveRowdrop, point: str) -> float:
+    with run.start_traffic(live, users=60, per_second=30) as (traffic, _):
         time.sleep(1)
         live.give_order("kill", point)
         if "worker-bulk" in point and point not in UNPACK_POINTS:
@@ -93,21 +93,20 @@ def _kill_at(stage: ScenarioRun, live: LiveRowdrop, point: str) -> float:
             # A rebuild may wait for another.
             wait_until(lambda: live.was_obeyed, 180, f"a process is killed at {point}")
         except WaitTimeout as error:
-            stage.finding.failures.append(str(error))
+            run.finding.failures.append(str(error))
         killed_at = time.monotonic()
         live.cancel_order()
         time.sleep(1)
-        stage.wait_until_correct(live, traffic, REDELIVERY_LIMIT_S, killed_at)
+        run.wait_until_correct(live, traffic, REDELIVERY_LIMIT_S, killed_at)
         elapsed_s = time.monotonic() - killed_at
-    stage.finding.failures = [f"{point}: {failure}" for failure in stage.finding.failures]
+    run.finding.failures = [f"{point}: {failure}" for failure in run.finding.failures]
     return elapsed_s
 
 
 SCENARIOS = {
     "kill -9 at named points": Scenario(
         run_kills_at_points,
-        "0 lost after the visibility timeout + 15 s",
-        remedies=("watch",),
+        protections=("watchdog",),
         in_short_form=True,
     ),
 }

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import psutil
 
 from local.processes import ROOT
-from tests.faults.live.removed import REMEDIES
+from tests.faults.live.protections import PROTECTIONS
 from tests.faults.live.results import Results
 from tests.faults.live.scenario import Finding
 
@@ -52,7 +52,7 @@ def render_report(results: Results) -> str:
 
 def format_line(finding: Finding) -> str:
     """Return a finding as one line for the terminal."""
-    removed = f", without {REMEDIES[finding.without][0]}" if finding.without else ""
+    removed = f", without {PROTECTIONS[finding.without][0]}" if finding.without else ""
     converged = f"{finding.converged_s:.1f} s" if finding.converged_s is not None else "never"
     return (
         f"{finding.name}{removed} (replay: --seed {finding.seed}): "
@@ -114,8 +114,7 @@ def _render_removals(findings: Sequence[Finding]) -> str:
         "|---|---|---|",
     ]
     for finding in findings:
-        noticed = finding.failures[0] if finding.failures else "**no**"
-        lines.append(
-            f"| {finding.name} | {REMEDIES[finding.without][0]} | {noticed.replace('|', '/')} |"
-        )
+        detection = finding.failures[0] if finding.failures else "**no**"
+        protection = PROTECTIONS[finding.without][0]
+        lines.append(f"| {finding.name} | {protection} | {detection.replace('|', '/')} |")
     return "\n".join([*lines, ""])

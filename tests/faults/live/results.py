@@ -24,8 +24,8 @@ class Results:
             self.histories = saved["histories"]
             self.histories_pass = saved["histories_pass"]
             self._findings = {
-                _make_key(found): found
-                for found in (Finding(**finding) for finding in saved["findings"])
+                _make_key(saved_finding): saved_finding
+                for saved_finding in (Finding(**finding) for finding in saved["findings"])
             }
 
     def add(self, finding: Finding) -> None:

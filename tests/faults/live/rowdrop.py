@@ -58,8 +58,8 @@ from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
+from tests.faults.live.protections import REMOVED_FILE
 from tests.faults.live.proxy import CuttingProxy
-from tests.faults.live.removed import REMOVED_FILE
 from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
@@ -121,7 +121,7 @@ class LiveRowdrop:
     """A Rowdrop that is started and ready in a `with` block, and stopped at its end.
 
     - `doubled_programs`: programs that run twice.
-    - `removed_remedy`: the protection of `removed.REMEDIES` that is removed, or empty.
+    - `removed_protection`: the protection of `PROTECTIONS` that is removed, or empty.
     - `with_durable_queue`: whether MinIO keeps copies of events on its disk.
     - `proxied`: all processes reach Redis through `proxy`.
     - `minio_folder`, `redis_folder`: where the servers keep their data.
@@ -135,7 +135,7 @@ class LiveRowdrop:
         folder: Path,
         *,
         doubled_programs: Sequence[str] = (),
-        removed_remedy: str = "",
+        removed_protection: str = "",
         with_durable_queue: bool = True,
         proxied: bool = False,
         minio_folder: Path | None = None,
@@ -143,8 +143,8 @@ class LiveRowdrop:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self._twice = doubled_programs
-        self._without = removed_remedy
+        self._doubled_programs = doubled_programs
+        self._without = removed_protection
         self._environment = environment or {}
         self._stack = ExitStack()
         self.faults_folder = folder / "faults"
@@ -157,9 +157,9 @@ class LiveRowdrop:
         self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
         default_user_rule = f"user default on >{MINIO_PASSWORD} ~* &* +@all"
         self.redis_server.acl = [default_user_rule, *format_redis_acl(self.credentials.redis)[1:]]
-        self._safe = with_durable_queue and removed_remedy != "care of events"
+        self._with_durable_queue = with_durable_queue and removed_protection != "event delivery"
         server_class = MinioServer if with_durable_queue else FastOnlyMinioServer
-        if removed_remedy == "care of events":
+        if removed_protection == "event delivery":
             server_class = BareMinioServer
         self.minio_server = server_class(
             minio_folder or folder / "minio",
@@ -180,17 +180,18 @@ class LiveRowdrop:
         programs += [
             replace(program, name=f"{program.name}-2")
             for program in programs
-            if program.name in self._twice
+            if program.name in self._doubled_programs
         ]
         return [self._wrap_program(program) for program in programs]
 
     def _wrap_program(self, program: Program) -> Program:
-        """Return the program as `tests.faults.live.wrapped` runs it, if it is a controlled one."""
+        """Return the program with points to control it, if it is in `CONTROLLED_PROGRAMS`."""
         if program.name.removesuffix("-2") not in CONTROLLED_PROGRAMS:
             return program
         python, _, *rest = program.command
         return replace(
-            program, command=[python, "-m", "tests.faults.live.wrapped", program.name, *rest]
+            program,
+            command=[python, "-m", "tests.faults.live.controlled_process", program.name, *rest],
         )
 
     # -- start and stop ----------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class LiveRowdrop:
         self.redis: Any = self._stack.enter_context(
             Redis.from_url(self.redis_server.url, socket_timeout=10, retry=Retry(NoBackoff(), 3))
         )
-        self.backlog = build_state(self.redis)
+        self.state = build_state(self.redis)
         self.tasks = TaskQueue(create_celery(self.redis_server.url))
         self._stack.callback(self.tasks.close)
         self.source = open_store(self.settings, self.settings.source_bucket)
@@ -234,9 +235,6 @@ class LiveRowdrop:
         wait_until(self.is_quiet, 120, "the first sweep is complete")
         (self.faults_folder / REMOVED_FILE).touch()
 
-    def _is_api_ready(self) -> bool:
-        return all(self.get_from_api("/health/live")[0] == 200 for _ in range(20))
-
     def _run_init(self) -> None:
         root_access = {"MINIO_API_ROOT_ACCESS": "on"}  # the test itself works as root
         root = {"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}
@@ -253,14 +251,14 @@ class LiveRowdrop:
             check=True,
             capture_output=True,
         )
-        if not self._safe:
+        if not self._with_durable_queue:
             rules = NotificationConfig(
                 queue_config_list=[
                     QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))
                 ]
             )
             self.minio.set_bucket_notification(self.source.bucket, rules)
-            self.backlog.inbox.set_events_available(available=True)
+            self.state.inbox.set_events_available(available=True)
 
     def _credentials_of(self, process: str) -> dict[str, str]:
         return {
@@ -268,19 +266,19 @@ class LiveRowdrop:
             **self.credentials.settings_of(process),
         }
 
-    def _process_environment(self, removed_remedy: str) -> dict[str, str]:
-        mine = {
+    def _process_environment(self, removed_protection: str) -> dict[str, str]:
+        own = {
             "ROWDROP_DIR": str(self.supervisor.folder),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_FOLDER": str(self.faults_folder),
-            "FAULTS_WITHOUT": removed_remedy,
+            "FAULTS_WITHOUT": removed_protection,
         }
         inherited = {
             name: os.environ[name]
             for name in ("PATH", "HOME", "LANG", "TMPDIR")
             if name in os.environ
         }
-        return {**inherited, **mine, **self._environment}
+        return {**inherited, **own, **self._environment}
 
     def __exit__(self, *_: object) -> None:
         """Stop everything."""
@@ -354,16 +352,16 @@ class LiveRowdrop:
                 self.redis.llen(name)
                 for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
             )
-            left = (
+            dirty_count = (
                 self.redis.hlen(DIRTY)
                 + self.redis.hlen(ACTIVE_READS)
                 + self.redis.scard(SUSPECT_USERS)
             )
             return (
                 not lists
-                and not left
-                and self.backlog.loss_signals.trust_state()
-                == f"{VERIFIED_PREFIX}{self.backlog.loss_signals.run_id()}"
+                and not dirty_count
+                and self.state.loss_signals.trust_state()
+                == f"{VERIFIED_PREFIX}{self.state.loss_signals.run_id()}"
             )
         except RedisError:
             return False
@@ -425,15 +423,6 @@ class LiveRowdrop:
         for pid in self.list_pids(name):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-    def read_log(self, name: str) -> str:
-        """Return what this program has logged."""
-        file = self.supervisor.get_log_path(name)
-        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-
-
-def _base(program: Program) -> str:
-    return program.name.removesuffix("-2")
 
 
 UNREACHABLE = (MinioException, HTTPError, StoreUnavailable)

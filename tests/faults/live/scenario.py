@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults.live.observer import TrafficObserver
 from tests.faults.live.rowdrop import LiveRowdrop, WaitTimeout, wait_until
 from tests.faults.live.traffic import Traffic
-from tests.faults.live.watching import TrafficObserver
 
 QUIET_LIMIT_S = 180.0
 """Timeout in seconds, once the rows are right, for all other work, a sweep included."""
@@ -68,7 +68,9 @@ class ScenarioRun:
         """Start a Rowdrop for this scenario, and stop it at the end."""
         self._rowdrop_count += 1
         with LiveRowdrop(
-            self.folder / f"{self._rowdrop_count}", removed_remedy=self.finding.without, **options
+            self.folder / f"{self._rowdrop_count}",
+            removed_protection=self.finding.without,
+            **options,
         ) as live:
             yield live
 
@@ -145,14 +147,13 @@ class ScenarioRun:
 class Scenario:
     """A fault scenario.
 
-    - `remedies`: protections of `removed.REMEDIES`. Without any one of them the fault does harm.
+    - `protections`: names in `PROTECTIONS`. Without any one of them the fault loses data.
     - `in_short_form`: the scenario is part of the short form of the tests.
     - `needs_long_form`: with a protection removed, only the long form does harm.
     """
 
     run: Callable[[ScenarioRun], None]
-    expectation: str
-    remedies: tuple[str, ...] = ()
+    protections: tuple[str, ...] = ()
     in_short_form: bool = False
     needs_long_form: bool = False
 

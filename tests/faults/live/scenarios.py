@@ -5,14 +5,14 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests.faults.live import disks, kills, outages, storms, twos, unreadable
+from tests.faults.live import disks, duplicate_processes, event_faults, kills, outages, unreadable
 from tests.faults.live.scenario import Finding, Scenario, ScenarioRun
 
 SCENARIOS: dict[str, Scenario] = {
     **kills.SCENARIOS,
     **outages.SCENARIOS,
-    **storms.SCENARIOS,
-    **twos.SCENARIOS,
+    **event_faults.SCENARIOS,
+    **duplicate_processes.SCENARIOS,
     **disks.SCENARIOS,
     **unreadable.SCENARIOS,
 }

@@ -18,29 +18,29 @@ MANIFEST_WAIT_S = 15.0
 PUBLISHED_KEYS = (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY, CATALOG_KEY)
 
 
-def run_objects_unreadable(stage: ScenarioRun) -> None:
+def run_objects_unreadable(run: ScenarioRun) -> None:
     """Make a user's CSV unreadable, then all published objects together.
 
     The long form then makes each published object unreadable alone.
     """
-    unreadable_file = write_unreadable_object(stage.folder / "tls")
+    unreadable_file = write_unreadable_object(run.folder / "tls")
     rounds: list[Sequence[str]] = [PUBLISHED_KEYS]
-    if stage.long:
+    if run.long:
         rounds += [(key,) for key in PUBLISHED_KEYS]
     with (
-        stage.start_rowdrop() as live,
-        stage.start_traffic(live, users=100, per_second=20) as (traffic, _),
+        run.start_rowdrop() as live,
+        run.start_traffic(live, users=100, per_second=20) as (traffic, _),
     ):
         replace_by_unreadable(live.minio_server, unreadable_file, live.source.bucket, "sealed.csv")
         live.request_sweep()
-        _check_reject_only(stage, live)
+        _check_reject_only(run, live)
         time.sleep(MANIFEST_WAIT_S)  # until the manifest is written
         for keys in rounds:
             for key in keys:
                 _make_unreadable(live, unreadable_file, key)
-            _check_becomes_ready(stage, live, keys)
-        stage.wait_until_correct(live, traffic, READY_LIMIT_S)
-        stage.finding.check(
+            _check_becomes_ready(run, live, keys)
+        run.wait_until_correct(live, traffic, READY_LIMIT_S)
+        run.finding.check(
             "/errors: expected sealed.csv as a reject at the end, found no such entry",
             holds=_is_rejected(live),
         )
@@ -59,12 +59,12 @@ def _is_ready(live: LiveRowdrop) -> bool:
     return live.get_from_api("/health/ready")[0] == 200
 
 
-def _check_reject_only(stage: ScenarioRun, live: LiveRowdrop) -> None:
+def _check_reject_only(run: ScenarioRun, live: LiveRowdrop) -> None:
     elapsed_s = wait_until(lambda: _is_rejected(live), REJECT_LIMIT_S, "sealed.csv is a reject")
-    stage.finding.figures["an unreadable CSV is a reject"] = f"{elapsed_s:.1f} s"
+    run.finding.figures["an unreadable CSV is a reject"] = f"{elapsed_s:.1f} s"
     for _ in range(10):
         status, body = live.get_from_api("/health/ready")
-        stage.finding.check(
+        run.finding.check(
             f"/health/ready: expected 200 in spite of one unreadable CSV, found {body!r}",
             holds=status == 200,
         )
@@ -93,24 +93,22 @@ def _is_readable(live: LiveRowdrop, key: str) -> bool:
     return True
 
 
-def _check_becomes_ready(stage: ScenarioRun, live: LiveRowdrop, keys: Sequence[str]) -> None:
+def _check_becomes_ready(run: ScenarioRun, live: LiveRowdrop, keys: Sequence[str]) -> None:
     started_at = time.monotonic()
     description = f"{', '.join(keys)} can be read again"
     wait_until(lambda: all(_is_readable(live, key) for key in keys), READY_LIMIT_S, description)
     wait_until(lambda: _is_ready(live), READY_LIMIT_S, f"ready again after {', '.join(keys)}")
     elapsed_s = time.monotonic() - started_at
-    stage.finding.check(
+    run.finding.check(
         f"expected readiness within the limit, found {elapsed_s:.0f} s",
         holds=elapsed_s < READY_LIMIT_S,
     )
-    stage.finding.figures[f"ready again after {', '.join(keys)}"] = f"{elapsed_s:.1f} s"
+    run.finding.figures[f"ready again after {', '.join(keys)}"] = f"{elapsed_s:.1f} s"
 
 
 SCENARIOS = {
     "objects that cannot be read": Scenario(
         run_objects_unreadable,
-        f"one CSV is a reject, and ready {READY_LIMIT_S:.0f} s after published objects become "
-        "unreadable",
         ("rewriting",),
         in_short_form=True,
     ),

@@ -130,8 +130,8 @@ def format_status(status: dict[str, Any]) -> list[str]:
 
 
 def _format_sweep(sweep: dict[str, Any]) -> str:
-    figures = f"{sweep['objects']:,} objects, {sweep['marked']:,} users marked"
-    return f"{sweep['at']} ({sweep['cause']}): {figures}"
+    counts = f"{sweep['objects']:,} objects, {sweep['marked']:,} users marked"
+    return f"{sweep['at']} ({sweep['cause']}): {counts}"
 
 
 def _format_counts(counts: dict[str, int]) -> str:

@@ -71,12 +71,12 @@ def find_settings(
         if any(given.intersection(SERVER_SETTINGS[server]) for server in servers):
             return {}  # incomplete: the validation of the settings names what is missing
         raise SettingsNotFound(_explain_search(servers, credentials_file, root))
-    found = settings | read_assignments(credentials_file)
+    combined = settings | read_assignments(credentials_file)
     # Never combine an address from one place with a key from another one.
     for names in SERVER_SETTINGS.values():
         if given.intersection(names):
-            found = {name: value for name, value in found.items() if name not in names}
-    return {name: value for name, value in found.items() if name not in given}
+            combined = {name: value for name, value in combined.items() if name not in names}
+    return {name: value for name, value in combined.items() if name not in given}
 
 
 def _find_given_names(environment: Mapping[str, str], saved: Mapping[str, str]) -> set[str]:

@@ -116,15 +116,15 @@ def prepare_credentials(
     """Write the files of all containers below `home`, readable only by their owner (mode 400).
 
     `given` maps settings to values from the environment, `now` is the time in Unix seconds.
-    `renew` discards the kept credentials and generates new ones.  Raises `PreparationError`.
+    `renew` discards the saved credentials and generates new ones.  Raises `PreparationError`.
     """
-    kept = (
+    saved = (
         {}
         if renew
         else {name: value for name, value in dotenv_values(home / KEPT_FILE).items() if value}
     )
     try:
-        credentials = Credentials.complete(given, kept, REDIS_ADDRESS, now)
+        credentials = Credentials.complete(given, saved, REDIS_ADDRESS, now)
     except InvalidCredentials as error:
         raise PreparationError(str(error)) from None
     files = {KEPT_FILE: format_assignments(credentials.settings_to_keep())}

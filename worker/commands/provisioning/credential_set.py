@@ -96,19 +96,19 @@ class Credentials:
 
     @classmethod
     def complete(
-        cls, given: Mapping[str, str], kept: Mapping[str, str], redis_address: str, now: float
+        cls, given: Mapping[str, str], saved: Mapping[str, str], redis_address: str, now: float
     ) -> Self:
-        """Return the given credentials, completed first with the kept ones, then with new ones.
+        """Return the given credentials, completed first with the saved ones, then with new ones.
 
-        `given` and `kept` map settings to values.  `redis_address` is `host:port` of the Redis that
-        Rowdrop starts, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
+        `given` and `saved` map settings to values.  `redis_address` is `host:port` of the Redis
+        that Rowdrop starts, `now` the time in Unix seconds.  Raises `InvalidCredentials`.
         """
         owns_minio = not given.get("MINIO_ENDPOINT")
         owns_redis = not given.get("REDIS_URL")
         _check_tokens(given)
-        root = _choose_root(given, kept)
+        root = _choose_root(given, saved)
         redis = _complete_users(
-            REDIS_ROLES, given.get("REDIS_USERS"), kept.get("REDIS_USERS"), "REDIS_USERS"
+            REDIS_ROLES, given.get("REDIS_USERS"), saved.get("REDIS_USERS"), "REDIS_USERS"
         )
         redis_urls = {
             role: _add_user_to_url(f"redis://{redis_address}/0", user)
@@ -123,10 +123,10 @@ class Credentials:
                 role: _add_user_to_url(given["REDIS_URL"], given_users.get(role))
                 for role in REDIS_ROLES
             }
-        minio = _choose_minio_users(given, kept, root, owns_minio=owns_minio)
+        minio = _choose_minio_users(given, saved, root, owns_minio=owns_minio)
         # An external MinIO has no user for the metrics: the listener's key signs the token instead.
         signer = minio["metrics"] if owns_minio else minio["listener"]
-        kept_flower = kept.get("FLOWER_PASSWORD")
+        saved_flower_password = saved.get("FLOWER_PASSWORD")
         return cls(
             root=root,
             minio=minio,
@@ -136,10 +136,10 @@ class Credentials:
             or _sign_prometheus_token(signer, now),
             flower=ServerUser(
                 given.get("FLOWER_USER") or "rowdrop",
-                given.get("FLOWER_PASSWORD") or kept_flower or secrets.token_urlsafe(18),
+                given.get("FLOWER_PASSWORD") or saved_flower_password or secrets.token_urlsafe(18),
             ),
             tokens={name: given[name] for name in TOKEN_SETTINGS if given.get(name)},
-            generated_api_token=kept.get("GENERATED_API_TOKEN") or secrets.token_urlsafe(24),
+            generated_api_token=saved.get("GENERATED_API_TOKEN") or secrets.token_urlsafe(24),
             owns_minio=owns_minio,
             owns_redis=owns_redis,
         )
@@ -149,17 +149,17 @@ class Credentials:
 
         Users of an external server are not stored.
         """
-        kept = {
+        settings = {
             "MINIO_ROOT_USER": self.root.name,
             "MINIO_ROOT_PASSWORD": self.root.password,
             "FLOWER_PASSWORD": self.flower.password,
             "GENERATED_API_TOKEN": self.generated_api_token,
         }
         if self.owns_minio:
-            kept["MINIO_USERS"] = format_users(self.minio)
+            settings["MINIO_USERS"] = format_users(self.minio)
         if self.owns_redis:
-            kept["REDIS_USERS"] = format_users(self.redis)
-        return kept
+            settings["REDIS_USERS"] = format_users(self.redis)
+        return settings
 
     def settings_of(self, process: str) -> dict[str, str]:
         """Return the credentials of one of `PROCESSES`, as settings."""
@@ -289,12 +289,12 @@ def _check_tokens(given: Mapping[str, str]) -> None:
         raise InvalidCredentials(f"{name}: {error}.") from None
 
 
-def _choose_root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUser:
+def _choose_root(given: Mapping[str, str], saved: Mapping[str, str]) -> ServerUser:
     generated = ServerUser.generate("root")
-    names = (settings.get("MINIO_ROOT_USER") for settings in (given, kept))
+    names = (settings.get("MINIO_ROOT_USER") for settings in (given, saved))
     name = next((name for name in names if name and name != FORMER_ROOT_USER), generated.name)
     password = (
-        given.get("MINIO_ROOT_PASSWORD") or kept.get("MINIO_ROOT_PASSWORD") or generated.password
+        given.get("MINIO_ROOT_PASSWORD") or saved.get("MINIO_ROOT_PASSWORD") or generated.password
     )
     if len(name) < 3 or len(password) < 8:
         raise InvalidCredentials(
@@ -304,7 +304,7 @@ def _choose_root(given: Mapping[str, str], kept: Mapping[str, str]) -> ServerUse
 
 
 def _choose_minio_users(
-    given: Mapping[str, str], kept: Mapping[str, str], root: ServerUser, *, owns_minio: bool
+    given: Mapping[str, str], saved: Mapping[str, str], root: ServerUser, *, owns_minio: bool
 ) -> dict[str, ServerUser]:
     access_key = given.get("MINIO_ACCESS_KEY")
     secret_key = given.get("MINIO_SECRET_KEY")
@@ -320,7 +320,7 @@ def _choose_minio_users(
         common_users = dict.fromkeys(MINIO_ROLES, ServerUser(access_key, secret_key))
         return common_users | parse_users(given.get("MINIO_USERS", ""), "MINIO_USERS")
     users = _complete_users(
-        MINIO_ROLES, given.get("MINIO_USERS"), kept.get("MINIO_USERS"), "MINIO_USERS"
+        MINIO_ROLES, given.get("MINIO_USERS"), saved.get("MINIO_USERS"), "MINIO_USERS"
     )
     # In an environment of an earlier version these are root's keys: never give them to people.
     if access_key and secret_key and access_key not in {root.name, FORMER_ROOT_USER}:
@@ -331,9 +331,9 @@ def _choose_minio_users(
 
 
 def _complete_users(
-    roles: tuple[str, ...], given: str | None, kept: str | None, setting: str
+    roles: tuple[str, ...], given: str | None, saved: str | None, setting: str
 ) -> dict[str, ServerUser]:
-    known = parse_users(kept or "", setting) | parse_users(given or "", setting)
+    known = parse_users(saved or "", setting) | parse_users(given or "", setting)
     return {role: known.get(role) or ServerUser.generate(role) for role in roles}
 
 

@@ -94,10 +94,10 @@ if safe_count > 0 then redis.call('HINCRBY', KEYS[8], 'safe_events', safe_count)
 -- A user that was dirty already is no silent drift: it was named before.
 if origin == 'silent_drift' then
   local found_at = redis.call('TIME')[1]
-  local room = tonumber(ARGV[6]) - redis.call('HLEN', KEYS[6])
+  local free_entries = tonumber(ARGV[6]) - redis.call('HLEN', KEYS[6])
   for _, user in ipairs(marked) do
-    if was_clean[user] and room > 0 then
-      room = room - redis.call('HSET', KEYS[6], user, found_at)
+    if was_clean[user] and free_entries > 0 then
+      free_entries = free_entries - redis.call('HSET', KEYS[6], user, found_at)
     end
   end
   return {}

@@ -1,6 +1,6 @@
 """The fault cases of the state protocol, each as its shortest trace on a real MinIO and Redis.
 
-Most are traces of `tests/faults/holes.py`. A name that begins with `test_` is a test that covers
+Most are traces of `tests/faults/traces.py`. A name that begins with `test_` is a test that covers
 the case, here or elsewhere.
 
   1  412: the table is read again, but the old batch is merged
@@ -76,9 +76,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import WorldFactory
-from tests.faults.holes import TRACES
 from tests.faults.parts import Components
-from tests.faults.steps import publish_csv
+from tests.faults.trace_steps import publish_csv
+from tests.faults.traces import TRACES
 
 TESTS = Path(__file__).parents[1]
 
@@ -88,7 +88,7 @@ def test_protocol_trace_is_harmless_on_real_servers(
     make_real_world: WorldFactory, trace: str
 ) -> None:
     world = make_real_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     TRACES[trace].trace(world)
     world.finish_and_check([0])
 
@@ -99,7 +99,7 @@ def test_publisher_keeps_edited_held_row_until_csv_changes(make_real_world: Worl
     The CSV of the row no longer exists, and the manifest may be older than the row.
     """
     world = make_real_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     publish_csv(world, "A")
     publish_csv(world, "x")
     world.edit_output_file(lambda body: body.replace(b"Ivanov", b"Evil"))

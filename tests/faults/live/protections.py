@@ -163,10 +163,10 @@ def _remove_rewriting() -> None:
     _replace_when_removed(RecoveringStore, "find_lost", find_nothing)
 
 
-REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
-    "watch": ("the watchdog, and every sweep", _remove_watchdog),
+PROTECTIONS: Mapping[str, tuple[str, Callable[[], None]]] = {
+    "watchdog": ("the watchdog, and every sweep", _remove_watchdog),
     "sweeps": ("every sweep but the hourly one", _remove_sweeps),
-    "care of events": (
+    "event delivery": (
         "the copies of events on MinIO's disk, the settings for event delivery, "
         "and every sweep but the hourly one",
         _remove_sweeps,
@@ -185,4 +185,4 @@ REMEDIES: Mapping[str, tuple[str, Callable[[], None]]] = {
 def prepare_to_remove(name: str) -> None:
     """Remove this protection as soon as the file exists. An empty name removes none."""
     if name:
-        REMEDIES[name][1]()
+        PROTECTIONS[name][1]()

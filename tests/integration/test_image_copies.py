@@ -45,27 +45,27 @@ def rebuild(rowdrop: RowdropHarness) -> None:
     rowdrop.services.rebuild.finish()
 
 
-class Slow:
-    """An output bucket in which a copy takes effect only after the calls of `happens`."""
+class SlowOutput:
+    """An output bucket in which a copy takes effect only after the calls of `changes`."""
 
-    def __init__(self, output: ObjectStore, happens: list[object]) -> None:
+    def __init__(self, output: ObjectStore, changes: list[object]) -> None:
         self._output = output
-        self._happens = happens
+        self._changes = changes
         self.bucket = output.bucket
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._output, name)
 
     def copy_from(self, bucket: str, key: str, to: str) -> None:
-        held = self._output.get(to) if self._output.exists(to) else None
+        existing = self._output.get(to) if self._output.exists(to) else None
         self._output.copy_from(bucket, key, to)
         old = self._output.get(to).body
-        while self._happens:
-            happens = self._happens.pop()
-            assert callable(happens)
-            happens()
+        while self._changes:
+            change = self._changes.pop()
+            assert callable(change)
+            change()
             self._output.put(to, old)  # the delayed copy takes effect now
-        assert held is None or held.body
+        assert existing is None or existing.body
 
 
 def test_image_copies_follow_source_image(copying: RowdropHarness) -> None:
@@ -261,13 +261,13 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
     # and the user is clean. Then R1's copy takes effect.
     copying.put_files("1", images=["png"])
 
-    def meanwhile() -> None:
+    def change_image() -> None:
         copying.source.put("1.png", b"new")
         copying.process_users("1")
 
-    slow = Slow(copying.output, [meanwhile])
+    slow_output = SlowOutput(copying.output, [change_image])
     copying.mark_users("1")
-    copying.create_readers(output=slow).refresher.refresh(["1"])  # type: ignore[arg-type]
+    copying.create_readers(output=slow_output).refresher.refresh(["1"])  # type: ignore[arg-type]
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -282,13 +282,13 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
     copying.put_files("1", images=["png"])
     services = copying.services
 
-    def meanwhile() -> None:
+    def change_image() -> None:
         copying.source.put("1.png", b"new")
         services.refresher.refresh(["1"])
 
-    slow = Slow(copying.output, [meanwhile])
+    slow_output = SlowOutput(copying.output, [change_image])
     copying.mark_users("1")
-    copying.create_readers(output=slow).refresher.refresh(["1"])  # type: ignore[arg-type]
+    copying.create_readers(output=slow_output).refresher.refresh(["1"])  # type: ignore[arg-type]
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -304,14 +304,14 @@ def test_image_copies_of_refused_bulk_read_are_removed(
     copying.mark_users("1")
     listed = ListedUser("1", copying.state.users.begin_read(["1"])["1"], True, "1.png")
 
-    def meanwhile() -> None:
+    def change_image() -> None:
         copying.source.delete("1.png")
         copying.services.refresher.refresh(["1"])
         if is_published:
             copying.publish_pending()
 
-    slow = Slow(copying.output, [meanwhile])
-    readers = copying.create_readers(output=slow)  # type: ignore[arg-type]
+    slow_output = SlowOutput(copying.output, [change_image])
+    readers = copying.create_readers(output=slow_output)  # type: ignore[arg-type]
     readers.refresher.refresh_listed([listed])
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
@@ -332,7 +332,7 @@ def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None
     assert copying.state.users.dirty_users() == {"1"}
 
 
-class Silent:
+class OutputWithoutResponse:
     """An output bucket that makes copies, but never answers the copy request."""
 
     def __init__(self, output: ObjectStore) -> None:
@@ -352,7 +352,7 @@ def test_image_copies_without_response_are_removed_by_next_read(
     copying: RowdropHarness, in_bulk: bool
 ) -> None:
     copying.put_files("1", images=["png"])
-    readers = copying.create_readers(output=Silent(copying.output))  # type: ignore[arg-type]
+    readers = copying.create_readers(output=OutputWithoutResponse(copying.output))  # type: ignore[arg-type]
     copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
         readers.refresher.refresh(["1"])
@@ -400,7 +400,7 @@ def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHa
     copying.source.delete("1.png")
     copying.read_users("1")
 
-    class Racing:
+    class RacingOutput:
         def __init__(self, output: ObjectStore) -> None:
             self._output = output
             self.bucket = output.bucket
@@ -414,7 +414,7 @@ def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHa
                 copying.read_users("1")
             return self._output.put_if_unchanged(key, body, expected)
 
-    publisher = copying.create_publisher(Racing(copying.output))  # type: ignore[arg-type]
+    publisher = copying.create_publisher(RacingOutput(copying.output))  # type: ignore[arg-type]
     publisher.publish()
     assert copies(copying) == {}  # deleted, because the published row names no image
     assert copying.state.users.begin_read(["1"]).keys() == {"1"}

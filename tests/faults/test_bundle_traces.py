@@ -5,7 +5,7 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor
 from tests.faults.conftest import WorldFactory
 from tests.faults.parts import Components
-from tests.faults.steps import deliver_and_mark, run_until_request
+from tests.faults.trace_steps import deliver_and_mark, run_until_request
 from tests.faults.world import World
 
 
@@ -32,13 +32,13 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
     # which is invalid. Then worker 1 resumes.
     for place in ("PUT .bundles", "index", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE"):
         world = make_world(Components)
-        world.settle_and_check()
+        world.quiesce_and_check()
         bundle(world, "u.zip", {"c": "A"})
         world.processes.run_pending_work()
         bundle(world, "v.tar", {"d": "A"}, "c")
         start_unpacker(world, place)
         world.user_actions.put_bundle("v.tar", {}, ())
-        world.settle_and_check()
+        world.quiesce_and_check()
         check_final_state(world)
 
 
@@ -53,7 +53,7 @@ def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) 
         "SUBMIT_RESULTS",
     ):
         world = make_world(Components)
-        world.settle_and_check()
+        world.quiesce_and_check()
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")
         slow = start_unpacker(world, place)
         world.pass_time(61)  # its unpack lease expires
@@ -77,7 +77,7 @@ def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFac
         "SUBMIT_RESULTS",
     ):
         world = make_world(Components)
-        world.settle_and_check()
+        world.quiesce_and_check()
         bundle(world, "u.zip", {"c": "A", "d": "A"}, "cd")
         world.processes.run_pending_work()
         bundle(world, "u.zip", {"c": "B"}, "d")
@@ -90,7 +90,7 @@ def test_catalog_deleted_before_write_is_detected(make_world: WorldFactory) -> N
     # The new catalog lacks the entry of the other bundle and the previous users of this one. Its
     # ETag is recorded, so a later comparison of ETags does not detect the loss.
     world = make_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     bundle(world, "u.zip", {"c": "A"})
     bundle(world, "v.tar", {"d": "A"})
     world.processes.run_pending_work()
@@ -105,7 +105,7 @@ def test_sweep_removes_copy_of_user_without_row(make_world: WorldFactory) -> Non
     # The CSV in the bundle is invalid, so no row names the image copy. Then the user's own CSV and
     # image are dropped.
     world = make_world(Components)
-    world.settle_and_check()
+    world.quiesce_and_check()
     bundle(world, "u.zip", {"c": "x"}, "c")
     world.processes.run_pending_work()
     world.user_actions.put_csv("c", "A")

@@ -1,8 +1,8 @@
 """One of Rowdrop's processes, wrapped so that a test can kill or stop it at a named point.
 
-`python -m tests.faults.live.wrapped NAME MODULE ARGUMENT…` runs MODULE as `python -m` does. The
-wrappers are between the module and its ports: the to-do list in Redis, the task queue and the
-buckets. The module itself is unchanged.
+`python -m tests.faults.live.controlled_process NAME MODULE ARGUMENT…` runs MODULE as `python -m`
+does. The wrappers are between the module and its ports: the to-do list in Redis, the task queue and
+the buckets. The module itself is unchanged.
 
 A point is "NAME before REQUEST" or "NAME after REQUEST". The test controls the process by files in
 the folder `$FAULTS_FOLDER`:
@@ -29,7 +29,7 @@ from shared.progress.rebuilds import Rebuilds
 from shared.progress.unpacks import PreviousVersions
 from shared.s3.objects import S3ObjectStore
 from shared.task_queue import TaskQueue
-from tests.faults.live.removed import prepare_to_remove
+from tests.faults.live.protections import prepare_to_remove
 from worker.state.event_inbox import EventInbox
 from worker.state.loss_signals import LossSignals
 from worker.state.publish_queue import PublishQueue

@@ -1,8 +1,8 @@
 """Figures, their floors and goals, percentiles, and the table of results. Pure."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import floor as whole
 from typing import Any
 
 
@@ -16,7 +16,7 @@ def compute_percentile(values: Sequence[float], quantile: float) -> float:
         raise ValueError("a percentile needs values, and a quantile from 0 to 1")
     ordered = sorted(values)
     position = quantile * (len(ordered) - 1)
-    lower = whole(position)
+    lower = math.floor(position)
     upper = min(lower + 1, len(ordered) - 1)
     return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])
 
@@ -100,9 +100,9 @@ TABLE_HEADER = ("", "measured", "floor", "ratio", "goal", "", "samples")
 _TEXT_COLUMNS = frozenset({0, 4, 5, 6})
 
 
-def render_table(figures: Iterable[Measurement]) -> str:
+def render_table(measurements: Iterable[Measurement]) -> str:
     """Format the figures as an aligned text table, one line per figure."""
-    lines = [TABLE_HEADER, *map(_format_cells, figures)]
+    lines = [TABLE_HEADER, *map(_format_cells, measurements)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEADER))]
     return "\n".join(_align_cells(line, widths) for line in lines)
 
@@ -115,15 +115,15 @@ def _align_cells(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(aligned).rstrip()
 
 
-def _format_cells(figure: Measurement) -> tuple[str, ...]:
+def _format_cells(measurement: Measurement) -> tuple[str, ...]:
     return (
-        figure.name,
-        format_amount(figure.measured, figure.unit),
-        "" if figure.floor is None else format_amount(figure.floor, figure.unit),
-        "" if figure.ratio is None else f"{figure.ratio:.2f}",
-        figure.goal.text if figure.goal else "",
-        {True: "met", False: "NOT MET", None: "–"}[figure.met],
-        figure.samples,
+        measurement.name,
+        format_amount(measurement.measured, measurement.unit),
+        "" if measurement.floor is None else format_amount(measurement.floor, measurement.unit),
+        "" if measurement.ratio is None else f"{measurement.ratio:.2f}",
+        measurement.goal.text if measurement.goal else "",
+        {True: "met", False: "NOT MET", None: "–"}[measurement.met],
+        measurement.samples,
     )
 
 

@@ -1,4 +1,4 @@
-"""The access guard in front of the whole application: bypass attempts, delays and log lines."""
+"""Tests of `api.access.auth` with the whole application: bypass attempts, delays and log lines."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
 from api.description.operations import PATHS
 from shared.tokens import Token, TokenKind
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 WRITE = "write-token-of-the-operator"
 READ = "read-token-of-a-dashboard"
@@ -29,30 +29,30 @@ NAME = "rowdrop.example.org"
 PROXIED = {"Host": NAME, "X-Forwarded-For": "203.0.113.9", "Via": "1.1 nginx"}
 
 
-class Time:
+class ManualClock:
     """A clock that advances only when something sleeps or when the test sets it."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.slept: list[float] = []
+        self.sleeps: list[float] = []
 
     def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
+        self.sleeps.append(seconds)
         self.now += seconds
 
 
-class Guarded:
-    """The application behind the guard, with a clock of its own."""
+class ApiWithAuth:
+    """The application with `AuthMiddleware`, and a clock of its own."""
 
     def __init__(self, rules: AccessRules) -> None:
-        self.time = Time()
+        self.time = ManualClock()
         self.limiter = FailureLimiter(lambda: self.time.now, self.time.sleep)
-        guard = AuthMiddleware(rules, self.limiter)
-        self.service = Service(guard, CrossSiteMiddleware(rules.allowed_hosts))
+        middleware = AuthMiddleware(rules, self.limiter)
+        self.service = Service(middleware, CrossSiteMiddleware(rules.allowed_hosts))
         self.service.files.put("1.csv", b"before")
         self.client = TestClient(self.service.client.app)
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -67,21 +67,21 @@ class Guarded:
     def send(
         self, authorization: str, method: str = "DELETE", path: str = "/files/no.csv"
     ) -> Result:
-        return self.ask(method, path, {"Host": "localhost", "Authorization": authorization})
+        return self.request(method, path, {"Host": "localhost", "Authorization": authorization})
 
 
 @pytest.fixture
-def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+def api(request: pytest.FixtureRequest) -> Iterator[ApiWithAuth]:
     rules = getattr(request, "param", AccessRules(tokens=TOKENS))
-    guarded = Guarded(rules)
-    yield guarded
-    guarded.service.redis.close()
+    api = ApiWithAuth(rules)
+    yield api
+    api.service.redis.close()
 
 
 def kind(result: Result) -> str:
     assert result.headers["content-type"] == "application/problem+json"
-    found: str = result.json["type"]
-    return found.removeprefix("/docs#")
+    kind_url: str = result.json["type"]
+    return kind_url.removeprefix("/docs#")
 
 
 # -- behind a proxy --------------------------------------------------------------------------------
@@ -92,24 +92,24 @@ BEHIND_A_PROXY = [
 ]
 
 
-@pytest.mark.parametrize(("guarded", "status"), BEHIND_A_PROXY, indirect=["guarded"])
+@pytest.mark.parametrize(("api", "status"), BEHIND_A_PROXY, indirect=["api"])
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_auth_middleware_refuses_proxied_write(guarded: Guarded, method: str, status: int) -> None:
-    assert guarded.ask(method, "/files/1.csv", PROXIED, body=b"after").status_code == status
-    assert guarded.service.files.get("1.csv").body == b"before"
-    assert guarded.ask("GET", "/data", PROXIED).status_code == status
-    assert guarded.ask("GET", "/health/live", PROXIED).status_code == 200
+def test_auth_middleware_refuses_proxied_write(api: ApiWithAuth, method: str, status: int) -> None:
+    assert api.request(method, "/files/1.csv", PROXIED, body=b"after").status_code == status
+    assert api.service.files.get("1.csv").body == b"before"
+    assert api.request("GET", "/data", PROXIED).status_code == status
+    assert api.request("GET", "/health/live", PROXIED).status_code == 200
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
-def test_auth_middleware_accepts_local_write_without_token(guarded: Guarded) -> None:
-    assert guarded.ask("PUT", "/files/1.csv", body=b"after").status_code == 202
+@pytest.mark.parametrize("api", [AccessRules(tokens=TOKENS[1:])], indirect=True)
+def test_auth_middleware_accepts_local_write_without_token(api: ApiWithAuth) -> None:
+    assert api.request("PUT", "/files/1.csv", body=b"after").status_code == 202
     assert (
-        guarded.ask("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
+        api.request("PUT", "/files/1.csv", {"Host": "localhost", "Via": "1.1 x"}).status_code == 401
     )
-    by_a_plain_proxy = guarded.ask("PUT", "/files/1.csv", http_version="1.0", body=b"forged")
+    by_a_plain_proxy = api.request("PUT", "/files/1.csv", http_version="1.0", body=b"forged")
     assert by_a_plain_proxy.status_code == 401
-    without_host = guarded.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
+    without_host = api.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
     assert without_host.status_code == 401
 
 
@@ -118,18 +118,16 @@ OPERATIONS = [(method.upper(), path) for path, methods in PATHS.items() for meth
 OPERATIONS += [("HEAD", path) for method, path in OPERATIONS if method == "GET"]
 
 
-@pytest.mark.parametrize(
-    "guarded", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True
-)
+@pytest.mark.parametrize("api", [AccessRules(allowed_hosts=(NAME,), tokens=TOKENS)], indirect=True)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_auth_middleware_requires_right_token_kind_per_route(
-    guarded: Guarded, method: str, path: str
+    api: ApiWithAuth, method: str, path: str
 ) -> None:
     address = re.sub(r"\{\w+\}", "1.csv", path)
 
     def status(token: str | None) -> int:
         sent = {"Host": NAME} | ({"Authorization": f"Bearer {token}"} if token else {})
-        return guarded.ask(method, address, sent).status_code
+        return api.request(method, address, sent).status_code
 
     is_open = path == "/health/live"
     is_write = method in {"POST", "PUT", "DELETE"}
@@ -140,16 +138,16 @@ def test_auth_middleware_requires_right_token_kind_per_route(
     assert status("wrong") in (passes if is_open else {401})
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize("api", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
 @pytest.mark.parametrize(
     "path", ["/health/live", "/health/live/", "/health/%6cive", "/%68ealth/live"]
 )
-def test_auth_middleware_opens_liveness_in_every_spelling(guarded: Guarded, path: str) -> None:
-    result = guarded.ask("GET", path, PROXIED)
+def test_auth_middleware_opens_liveness_in_every_spelling(api: ApiWithAuth, path: str) -> None:
+    result = api.request("GET", path, PROXIED)
     assert (result.status_code, result.json) == (200, {"live": True})
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize("api", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
 @pytest.mark.parametrize(
     "path",
     [
@@ -158,15 +156,15 @@ def test_auth_middleware_opens_liveness_in_every_spelling(guarded: Guarded, path
         "/files/health/live", "/stats", "/", "/docs", "/openapi.json", "/nowhere",
     ],
 )  # fmt: skip
-def test_auth_middleware_opens_no_other_path(guarded: Guarded, path: str) -> None:
-    assert guarded.ask("GET", path, PROXIED).status_code == 403
-    assert guarded.ask("OPTIONS", path, PROXIED).status_code == 403
+def test_auth_middleware_opens_no_other_path(api: ApiWithAuth, path: str) -> None:
+    assert api.request("GET", path, PROXIED).status_code == 403
+    assert api.request("OPTIONS", path, PROXIED).status_code == 403
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
+@pytest.mark.parametrize("api", [AccessRules(allowed_hosts=(NAME,))], indirect=True)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_auth_middleware_opens_liveness_for_reads_only(guarded: Guarded, method: str) -> None:
-    assert guarded.ask(method, "/health/live", PROXIED).status_code == 403
+def test_auth_middleware_opens_liveness_for_reads_only(api: ApiWithAuth, method: str) -> None:
+    assert api.request(method, "/health/live", PROXIED).status_code == 403
 
 
 # -- bypass attempts -------------------------------------------------------------------------------
@@ -195,14 +193,14 @@ def test_auth_middleware_opens_liveness_for_reads_only(guarded: Guarded, method:
         pytest.param(f"Token {WRITE}", id="another scheme"),
     ],
 )
-def test_auth_middleware_refuses_wrong_tokens(guarded: Guarded, authorization: str) -> None:
+def test_auth_middleware_refuses_wrong_tokens(api: ApiWithAuth, authorization: str) -> None:
     """A wrong token is refused even for a local client's read, which needs no token."""
     for method in ("DELETE", "GET"):
-        answer = guarded.send(authorization, method, "/files/1.csv")
+        answer = api.send(authorization, method, "/files/1.csv")
         assert (answer.status_code, kind(answer)) == (401, "token")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert "Authorization: Bearer <token>" in answer.json["detail"]
-    assert guarded.service.files.get("1.csv").body == b"before"
+    assert api.service.files.get("1.csv").body == b"before"
 
 
 @pytest.mark.parametrize(
@@ -225,15 +223,15 @@ def test_auth_middleware_refuses_wrong_tokens(guarded: Guarded, authorization: s
     ],
 )
 def test_auth_middleware_refuses_bypass_attempts(
-    guarded: Guarded, method: str, path: str, headers: dict[str, str]
+    api: ApiWithAuth, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    answer = guarded.ask(method, path, {"Host": "localhost", **headers})
+    answer = api.request(method, path, {"Host": "localhost", **headers})
     assert answer.status_code == 401
-    assert guarded.service.files.get("1.csv").body == b"before"
+    assert api.service.files.get("1.csv").body == b"before"
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "FOO", "PROPFIND", "get", "GET ", ""])
-def test_auth_middleware_treats_unknown_method_as_write(guarded: Guarded, method: str) -> None:
+def test_auth_middleware_treats_unknown_method_as_write(api: ApiWithAuth, method: str) -> None:
     statuses: list[str] = []
     environ = create_environ("/data", headers={"Host": "localhost"}) | {"REQUEST_METHOD": method}
 
@@ -241,7 +239,7 @@ def test_auth_middleware_treats_unknown_method_as_write(guarded: Guarded, method
         statuses.append(status)
         return lambda _: None
 
-    guarded.client.app(environ, start_response)
+    api.client.app(environ, start_response)
     assert statuses == ["401 Unauthorized"]
 
 
@@ -254,37 +252,37 @@ def test_auth_middleware_treats_unknown_method_as_write(guarded: Guarded, method
     ],
 )
 def test_auth_middleware_ignores_method_override_headers(
-    guarded: Guarded, path: str, headers: dict[str, str]
+    api: ApiWithAuth, path: str, headers: dict[str, str]
 ) -> None:
-    assert guarded.ask("GET", path, {"Host": "localhost", **headers}).status_code in {200, 400}
-    assert guarded.service.files.get("1.csv").body == b"before"
+    assert api.request("GET", path, {"Host": "localhost", **headers}).status_code in {200, 400}
+    assert api.service.files.get("1.csv").body == b"before"
 
 
-def test_auth_middleware_refuses_write_with_read_token(guarded: Guarded) -> None:
-    answer = guarded.send(f"Bearer {READ}")
+def test_auth_middleware_refuses_write_with_read_token(api: ApiWithAuth) -> None:
+    answer = api.send(f"Bearer {READ}")
     assert (answer.status_code, kind(answer)) == (403, "read-token")
     assert "for reading" in answer.json["detail"]
 
 
-@pytest.mark.parametrize("guarded", [AccessRules("192.0.2.5")], indirect=True)
-def test_auth_middleware_explains_refusal_without_tokens(guarded: Guarded) -> None:
-    answer = guarded.ask("PUT", "/files/1.csv")
+@pytest.mark.parametrize("api", [AccessRules("192.0.2.5")], indirect=True)
+def test_auth_middleware_explains_refusal_without_tokens(api: ApiWithAuth) -> None:
+    answer = api.request("PUT", "/files/1.csv")
     assert (answer.status_code, kind(answer)) == (403, "writes-refused")
     assert "API_TOKEN" in answer.json["detail"]
-    answer = guarded.ask("GET", "/data")
+    answer = api.request("GET", "/data")
     assert (answer.status_code, kind(answer)) == (403, "reads-refused")
     assert "PUBLIC_READ" in answer.json["detail"]
 
 
 # -- wrong tokens ----------------------------------------------------------------------------------
 def test_failure_limiter_delays_and_logs_wrong_tokens(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture
+    api: ApiWithAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(50):
-        assert guarded.send(f"Bearer guess-{number}").status_code == 401
-        assert guarded.send(f"Bearer {WRITE}").status_code == 404  # a valid token is not delayed
-    assert guarded.time.slept == [1.0] * (50 - MAX_FAILURES)
+        assert api.send(f"Bearer guess-{number}").status_code == 401
+        assert api.send(f"Bearer {WRITE}").status_code == 404  # a valid token is not delayed
+    assert api.time.sleeps == [1.0] * (50 - MAX_FAILURES)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith("10 failed tokens from 127.0.0.1 within 60 s")
     refusals = [each for each in caplog.messages if each.startswith("refused")]
@@ -293,11 +291,11 @@ def test_failure_limiter_delays_and_logs_wrong_tokens(
 
 
 def test_failure_limiter_logs_each_minute_and_address(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture
+    api: ApiWithAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     def send_wrong_token(address: str) -> None:
         sent = {"Host": "localhost", "Authorization": "Bearer guess"}
-        guarded.ask("DELETE", "/files/1.csv", sent, remote_addr=address)
+        api.request("DELETE", "/files/1.csv", sent, remote_addr=address)
 
     def list_warned_addresses() -> list[str]:
         lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
@@ -307,44 +305,48 @@ def test_failure_limiter_logs_each_minute_and_address(
         for _ in range(12):
             send_wrong_token(address)
     assert list_warned_addresses() == ["192.0.2.1", "192.0.2.2"]
-    guarded.time.now += FAILURE_WINDOW_S
-    guarded.time.slept.clear()
+    api.time.now += FAILURE_WINDOW_S
+    api.time.sleeps.clear()
     for _ in range(10):
         send_wrong_token("192.0.2.1")
-    assert guarded.time.slept == []
+    assert api.time.sleeps == []
     assert list_warned_addresses() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
 
 
 def test_failure_limiter_delays_one_request_at_a_time() -> None:
-    sleeping = threading.Event()
+    is_sleeping = threading.Event()
     wake = threading.Event()
 
     def sleep(_: float) -> None:
-        sleeping.set()
+        is_sleeping.set()
         wake.wait(10)
 
     limiter = FailureLimiter(lambda: 0.0, sleep)
     service = Service(AuthMiddleware(AccessRules(tokens=TOKENS), limiter))
-    ask = service.client.simulate_delete
-    wrong = {"Authorization": "Bearer guess"}
+    request = service.client.simulate_delete
+    wrong_token = {"Authorization": "Bearer guess"}
     right = {"Authorization": f"Bearer {WRITE}"}
     for _ in range(MAX_FAILURES):
-        assert ask("/files/1.csv", headers=wrong).status_code == 401
+        assert request("/files/1.csv", headers=wrong_token).status_code == 401
     delayed: list[Result] = []
-    thread = threading.Thread(target=lambda: delayed.append(ask("/files/1.csv", headers=wrong)))
+    thread = threading.Thread(
+        target=lambda: delayed.append(request("/files/1.csv", headers=wrong_token))
+    )
     thread.start()
-    assert sleeping.wait(10)
+    assert is_sleeping.wait(10)
     for _ in range(20):
-        answer = ask("/files/1.csv", headers=wrong)
+        answer = request("/files/1.csv", headers=wrong_token)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert kind(answer) == "failed-tokens"
-        assert ask("/files/1.csv", headers=right).status_code == 404
+        assert request("/files/1.csv", headers=right).status_code == 404
     wake.set()
     thread.join()
     assert [answer.status_code for answer in delayed] == [401]
-    sleeping.clear()
-    assert ask("/files/1.csv", headers=wrong).status_code == 401  # a delay slot is free again
-    assert sleeping.is_set()
+    is_sleeping.clear()
+    assert (
+        request("/files/1.csv", headers=wrong_token).status_code == 401
+    )  # a delay slot is free again
+    assert is_sleeping.is_set()
     service.redis.close()
 
 
@@ -362,18 +364,18 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-@pytest.mark.parametrize("guarded", [AccessRules(tokens=TOKENS[1:])], indirect=True)
+@pytest.mark.parametrize("api", [AccessRules(tokens=TOKENS[1:])], indirect=True)
 def test_auth_middleware_logs_each_write_with_token_name(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture
+    api: ApiWithAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert guarded.ask("PUT", "/files/2.csv", body=b"x").status_code == 202
-    assert guarded.send(f"Bearer {GENERATED}", path="/files/2.csv").status_code == 202
-    assert guarded.send(f"Bearer {GENERATED}").status_code == 404
-    assert guarded.send(f"Bearer {READ}").status_code == 403
-    assert guarded.ask("GET", "/data?q=Ivan").status_code == 200
+    assert api.request("PUT", "/files/2.csv", body=b"x").status_code == 202
+    assert api.send(f"Bearer {GENERATED}", path="/files/2.csv").status_code == 202
+    assert api.send(f"Bearer {GENERATED}").status_code == 404
+    assert api.send(f"Bearer {READ}").status_code == 403
+    assert api.request("GET", "/data?q=Ivan").status_code == 200
     sent = {"Host": "localhost", "Via": "x"}
-    assert guarded.ask("GET", "/data", sent).status_code == 401
+    assert api.request("GET", "/data", sent).status_code == 401
     assert lines(caplog) == [
         ("INFO", "PUT /files/2.csv by local: 202"),
         ("INFO", "DELETE /files/2.csv by generated: 202"),
@@ -387,11 +389,11 @@ def test_auth_middleware_logs_each_write_with_token_name(
 
 
 def test_auth_middleware_logs_one_line_for_any_path(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture
+    api: ApiWithAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     path = "/files/a%0a2026-01-01 INFO forged\x1b[31m%E2%80%A8.csv" + "x" * 1000
-    assert guarded.ask("DELETE", path).status_code == 401
+    assert api.request("DELETE", path).status_code == 401
     ((_, line),) = lines(caplog)
     assert line.isprintable()
     assert line.isascii()
@@ -399,10 +401,10 @@ def test_auth_middleware_logs_one_line_for_any_path(
 
 
 def test_failure_limiter_limits_refusals_in_log(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture
+    api: ApiWithAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(100):
-        assert guarded.ask("POST", "/data").status_code == 401
+        assert api.request("POST", "/data").status_code == 401
     assert len(caplog.records) == MAX_FAILURES
-    assert guarded.time.slept == []  # a missing token is not a guess
+    assert api.time.sleeps == []  # a missing token is not a guess

@@ -68,12 +68,12 @@ def test_rejects_csv_joins_reason_lines() -> None:
     assert decode_rejects(body)["1"].reason == "one two three four"
 
 
-@given(st.lists(REJECTS, unique_by=lambda found: found.user_id))
+@given(st.lists(REJECTS, unique_by=lambda reject: reject.user_id))
 def test_rejects_csv_decodes_encoded_rejects(rejects: list[Reject]) -> None:
-    assert decode_rejects(encode_rejects(rejects)) == {found.user_id: found for found in rejects}
+    assert decode_rejects(encode_rejects(rejects)) == {reject.user_id: reject for reject in rejects}
 
 
-@given(st.lists(REJECTS, unique_by=lambda found: found.user_id))
+@given(st.lists(REJECTS, unique_by=lambda reject: reject.user_id))
 def test_rejects_csv_bytes_do_not_depend_on_order(rejects: list[Reject]) -> None:
     assert encode_rejects(rejects) == encode_rejects(reversed(rejects))
 
@@ -105,7 +105,7 @@ def test_rejects_csv_skips_invalid_lines(line: str) -> None:
 
 
 @given(st.binary())
-def test_rejects_csv_accepts_or_refuses_any_bytes(noise: bytes) -> None:
-    decode_rejects(REJECTS_HEADER.encode() + b"\n" + noise.decode(errors="replace").encode())
+def test_rejects_csv_accepts_or_refuses_any_bytes(body: bytes) -> None:
+    decode_rejects(REJECTS_HEADER.encode() + b"\n" + body.decode(errors="replace").encode())
     with pytest.raises(InvalidRejectsCsv):
-        decode_rejects(noise)
+        decode_rejects(body)

@@ -1,4 +1,4 @@
-"""`local.left_overs`: finding and stopping orphan processes."""
+"""`local.stale_processes`: finding and stopping orphan processes."""
 
 import os
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from local.left_overs import find_running, stop_processes
+from local.stale_processes import find_running, stop_processes
 
 # One atomic os.write: the forked child writes to the same pipe.
 SLEEP = "import os, time; os.write(1, b'up\\n'); time.sleep(600)"
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+IGNORE_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
 
 
 @pytest.fixture
@@ -47,17 +47,17 @@ def discard(_: list[str]) -> None:
 def test_stop_processes_reports_and_stops_running_ones(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    told: list[list[str]] = []
+    reports: list[list[str]] = []
     process = start(started, SLEEP, tmp_path / "one.pid", "marked")
-    stop_processes(tmp_path, ["one", "two"], 10, told.append)
-    assert told == [["one"]]
+    stop_processes(tmp_path, ["one", "two"], 10, reports.append)
+    assert reports == [["one"]]
     assert process.wait(5) == -15
 
 
 def test_stop_processes_kills_process_ignoring_sigterm(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    process = start(started, STUBBORN, tmp_path / "one.pid", "marked")
+    process = start(started, IGNORE_SIGTERM, tmp_path / "one.pid", "marked")
     stop_processes(tmp_path, ["one"], 0.3, discard)
     assert process.wait(5) == -9
 

@@ -8,7 +8,7 @@ from falcon.testing import Result
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
-from tests.unit.test_api_answers import Service
+from tests.unit.test_api_routes import Service
 
 APP = "https://app.example.org"
 READABLE = AuthMiddleware(AccessRules(public_read=True))

@@ -40,11 +40,6 @@ from worker.watchdog.loss_detection import STALLED_QUEUE_TICKS
 from worker.watchdog.watchdog import Watchdog
 
 
-@pytest.fixture
-def watch(watchdog: Watchdog) -> Watchdog:
-    return watchdog
-
-
 def count_loss_signals(rowdrop: RowdropHarness) -> dict[str, int]:
     counters = rowdrop.redis.hgetall(COUNTERS)
     names = {
@@ -59,10 +54,10 @@ def count_queued_sweeps(rowdrop: RowdropHarness) -> int:
     return int(rowdrop.services.clients.redis.llen(BULK_QUEUE))
 
 
-def settle(rowdrop: RowdropHarness, watch: Watchdog) -> None:
+def sweep_and_tick(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     """Reach the state after a start: swept once, and nothing is out of sync."""
     rowdrop.run_sweep()
-    watch.tick()
+    watchdog.tick()
     assert count_queued_sweeps(rowdrop) == 0
 
 
@@ -73,12 +68,12 @@ def last_cause(rowdrop: RowdropHarness) -> str:
 # -- signals of Rowdrop's own parts ----------------------------------------------------------------
 @pytest.mark.parametrize("kind", LOSS_SIGNAL_KINDS)
 def test_watchdog_starts_one_sweep_for_each_loss_signal(
-    rowdrop: RowdropHarness, watch: Watchdog, kind: str, caplog: pytest.LogCaptureFixture
+    rowdrop: RowdropHarness, watchdog: Watchdog, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settle(rowdrop, watch)
+    sweep_and_tick(rowdrop, watchdog)
     for _ in range(3):  # a repeated signal
         rowdrop.state.loss_signals.add(kind)
-        watch.tick()
+        watchdog.tick()
     assert count_loss_signals(rowdrop) == {kind: 1}
     assert count_queued_sweeps(rowdrop) == 1
     messages = [record.getMessage() for record in caplog.records]
@@ -86,27 +81,27 @@ def test_watchdog_starts_one_sweep_for_each_loss_signal(
     assert messages.count(warning) == 1
     rowdrop.run_sweep("test")
     assert last_cause(rowdrop) == kind
-    watch.tick()
+    watchdog.tick()
     assert count_queued_sweeps(rowdrop) == 0
     assert count_loss_signals(rowdrop) == {kind: 1}
 
 
 def test_watchdog_starts_one_sweep_for_two_signals(
-    rowdrop: RowdropHarness, watch: Watchdog
+    rowdrop: RowdropHarness, watchdog: Watchdog
 ) -> None:
-    settle(rowdrop, watch)
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.state.loss_signals.add("files_changed")
     rowdrop.state.loss_signals.add("events_failed")
-    watch.tick()
+    watchdog.tick()
     assert count_queued_sweeps(rowdrop) == 1
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_failed, files_changed"
 
 
 def test_loss_signals_during_sweep_cause_the_next_one(
-    rowdrop: RowdropHarness, watch: Watchdog
+    rowdrop: RowdropHarness, watchdog: Watchdog
 ) -> None:
-    settle(rowdrop, watch)
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.state.loss_signals.add("files_changed")
     assert rowdrop.state.loss_signals.begin_sweep("one") == {"files_changed"}
     rowdrop.state.loss_signals.add("files_changed")
@@ -117,81 +112,89 @@ def test_loss_signals_during_sweep_cause_the_next_one(
     assert rowdrop.state.loss_signals.unresolved() == set()
 
 
-def test_loss_signals_survive_interrupted_sweep(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    settle(rowdrop, watch)
+def test_loss_signals_survive_interrupted_sweep(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.state.loss_signals.add("events_skipped")
     rowdrop.state.loss_signals.begin_sweep("killed")
-    watch.tick()
+    watchdog.tick()
     assert count_queued_sweeps(rowdrop) == 1
     assert rowdrop.services.clients.redis.get(SWEEP_REQUESTED) == b"events_skipped"
     rowdrop.run_sweep()
     assert last_cause(rowdrop) == "events_skipped"
 
 
-def test_sweep_at_first_start_has_no_loss_signal(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    watch.tick()
+def test_sweep_at_first_start_has_no_loss_signal(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
+    watchdog.tick()
     assert count_queued_sweeps(rowdrop) == 1
     rowdrop.run_sweep("start")
     assert last_cause(rowdrop) == "start"
     assert count_loss_signals(rowdrop) == {}
 
 
-def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    settle(rowdrop, watch)
+def test_watchdog_detects_emptied_redis(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    sweep_and_tick(rowdrop, watchdog)
     for _ in range(2):
         rowdrop.services.clients.redis.flushall()
-        watch.tick()
+        watchdog.tick()
         assert count_queued_sweeps(rowdrop) == 1
         assert count_loss_signals(rowdrop) == {"redis_emptied": 1}
         rowdrop.run_sweep()
         assert last_cause(rowdrop) == "redis_emptied"
-        watch.tick()
+        watchdog.tick()
 
 
 def test_watchdog_detects_redis_emptied_during_sweep(
-    rowdrop: RowdropHarness, watch: Watchdog
+    rowdrop: RowdropHarness, watchdog: Watchdog
 ) -> None:
-    settle(rowdrop, watch)
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.state.loss_signals.begin_sweep("one")
-    watch.tick()
+    watchdog.tick()
     rowdrop.services.clients.redis.flushall()
     assert not rowdrop.state.loss_signals.commit_sweep("one", None, (None, None), "run", {"at": 1})
-    watch.tick()
+    watchdog.tick()
     assert count_loss_signals(rowdrop) == {"redis_emptied": 1}
 
 
-def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    settle(rowdrop, watch)
+def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.services.clients.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
-    watch.tick()
+    watchdog.tick()
     assert count_loss_signals(rowdrop) == {"redis_restarted": 1}
     assert count_queued_sweeps(rowdrop) == 1
 
 
-def test_watchdog_detects_manually_changed_files(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    settle(rowdrop, watch)
+def test_watchdog_detects_manually_changed_files(
+    rowdrop: RowdropHarness, watchdog: Watchdog
+) -> None:
+    sweep_and_tick(rowdrop, watchdog)
     rowdrop.output.delete(OUTPUT_KEY)
     for _ in range(4):
-        watch.tick()
+        watchdog.tick()
     assert count_loss_signals(rowdrop) == {"files_changed": 1}
     assert count_queued_sweeps(rowdrop) == 1
 
 
-def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watch: Watchdog) -> None:
-    settle(rowdrop, watch)
+def test_watchdog_detects_replaced_publisher(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
+    sweep_and_tick(rowdrop, watchdog)
     token = new_token()
-    begun = rowdrop.state.publish_queue.acquire_writer(token)
-    assert begun is not None
+    publish_input = rowdrop.state.publish_queue.acquire_writer(token)
+    assert publish_input is not None
     rowdrop.services.clients.redis.set(WRITER_LEASE, "another")
     with pytest.raises(LeaseLost):
-        rowdrop.state.publish_queue.commit_publish(token, "e", "r", 0, begun.pending, time.time())
-    watch.tick()
+        rowdrop.state.publish_queue.commit_publish(
+            token, "e", "r", 0, publish_input.pending, time.time()
+        )
+    watchdog.tick()
     assert count_loss_signals(rowdrop) == {"publisher_replaced": 1}
     assert count_queued_sweeps(rowdrop) == 1
 
 
 # -- signals of MinIO ------------------------------------------------------------------------------
-class Site:
+class Deployment:
     """A MinIO and a Redis for one test, initialised by `rowdrop init`."""
 
     def __init__(self, minio: MinioServer, redis: RedisServer) -> None:
@@ -202,7 +205,7 @@ class Site:
         )
         Initializer(self.rowdrop.services).run()
         self.checks: WatchdogChecks = self.rowdrop.create_checks()
-        self.watch = self.rowdrop.create_watchdog(self.checks)
+        self.watchdog = self.rowdrop.create_watchdog(self.checks)
 
     def put(self, key: str) -> None:
         client = Minio(
@@ -218,7 +221,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def site(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Site]:
+def deployment(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Deployment]:
     redis = RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password"))
     with redis:
         minio = MinioServer(
@@ -229,36 +232,36 @@ def site(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Si
             minio_server.options,
         )
         with minio:
-            site = Site(minio, redis)
-            yield site
-            site.rowdrop.close()
+            deployment = Deployment(minio, redis)
+            yield deployment
+            deployment.rowdrop.close()
 
 
-def test_watchdog_detects_killed_minio(site: Site) -> None:
-    settle(site.rowdrop, site.watch)
-    site.minio.kill()
-    site.checks.broken_reads.isolate_broken_reads()
-    site.minio.start()
-    site.minio.wait_ready()
-    site.watch.tick()
-    assert count_loss_signals(site.rowdrop) == {"minio_restarted": 1}
-    assert count_queued_sweeps(site.rowdrop) == 1
+def test_watchdog_detects_killed_minio(deployment: Deployment) -> None:
+    sweep_and_tick(deployment.rowdrop, deployment.watchdog)
+    deployment.minio.kill()
+    deployment.checks.broken_reads.isolate_broken_reads()
+    deployment.minio.start()
+    deployment.minio.wait_ready()
+    deployment.watchdog.tick()
+    assert count_loss_signals(deployment.rowdrop) == {"minio_restarted": 1}
+    assert count_queued_sweeps(deployment.rowdrop) == 1
 
 
-def test_watchdog_detects_events_that_minio_failed_to_send(site: Site) -> None:
-    settle(site.rowdrop, site.watch)
-    site.redis.kill()
-    site.put("u.csv")
-    site.redis.start()
-    figures = site.rowdrop.services.minio_metrics
-    known = site.rowdrop.redis.hget(LAST_SWEEP, "metrics")
-    wait_until(lambda: figures.read() != known.decode())  # MinIO's metrics are up to 10 s old
-    site.watch.tick()
-    assert count_loss_signals(site.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
-    assert count_queued_sweeps(site.rowdrop) == 1
+def test_watchdog_detects_events_that_minio_failed_to_send(deployment: Deployment) -> None:
+    sweep_and_tick(deployment.rowdrop, deployment.watchdog)
+    deployment.redis.kill()
+    deployment.put("u.csv")
+    deployment.redis.start()
+    metrics = deployment.rowdrop.services.minio_metrics
+    known = deployment.rowdrop.redis.hget(LAST_SWEEP, "metrics")
+    wait_until(lambda: metrics.read() != known.decode())  # MinIO's metrics are up to 10 s old
+    deployment.watchdog.tick()
+    assert count_loss_signals(deployment.rowdrop) == {"redis_restarted": 1, "events_failed": 1}
+    assert count_queued_sweeps(deployment.rowdrop) == 1
 
 
-class TestASafeQueueThatDoesNotGetOn:
+class TestStalledDurableQueue:
     """A durable queue that is blocked by an event that MinIO cannot decode."""
 
     @pytest.fixture
@@ -270,52 +273,54 @@ class TestASafeQueueThatDoesNotGetOn:
         (queue / "0b5a4f5e-aaaa-4b4b-8c8c-000000000000.event").write_bytes(b'{"EventName":"s3:Obj')
         return folder
 
-    def test_watchdog_detects_stalled_durable_queue_once(self, site: Site) -> None:
-        redis = site.rowdrop.services.clients.redis
-        watch = site.watch
-        settle(site.rowdrop, watch)
+    def test_watchdog_detects_stalled_durable_queue_once(self, deployment: Deployment) -> None:
+        redis = deployment.rowdrop.services.clients.redis
+        watchdog = deployment.watchdog
+        sweep_and_tick(deployment.rowdrop, watchdog)
         for number in range(3):
-            site.put(f"{number}.csv")
-        figures = MinioMetrics(site.minio.endpoint, "")
-        wait_until(lambda: figures.read() and figures.stalled_copies >= 3)
+            deployment.put(f"{number}.csv")
+        metrics = MinioMetrics(deployment.minio.endpoint, "")
+        wait_until(lambda: metrics.read() and metrics.stalled_copies >= 3)
         for _ in range(STALLED_QUEUE_TICKS + 2):
-            watch.tick()
-        assert count_loss_signals(site.rowdrop) == {"safe_queue_stalled": 1}
-        assert count_queued_sweeps(site.rowdrop) == 1
+            watchdog.tick()
+        assert count_loss_signals(deployment.rowdrop) == {"safe_queue_stalled": 1}
+        assert count_queued_sweeps(deployment.rowdrop) == 1
         assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
-        site.rowdrop.run_sweep()
-        site.checks.sweep_schedule.tick(time.time() + 301)
-        assert count_queued_sweeps(site.rowdrop) == 1
+        deployment.rowdrop.run_sweep()
+        deployment.checks.sweep_schedule.tick(time.time() + 301)
+        assert count_queued_sweeps(deployment.rowdrop) == 1
 
 
-def test_watchdog_restores_missing_notification_rules(site: Site) -> None:
-    redis = site.rowdrop.services.clients.redis
-    services = site.rowdrop.services
-    checks = site.rowdrop.create_checks(notification_rules=services.notification_rules)
-    watch = site.rowdrop.create_watchdog(checks)
-    settle(site.rowdrop, watch)
+def test_watchdog_restores_missing_notification_rules(deployment: Deployment) -> None:
+    redis = deployment.rowdrop.services.clients.redis
+    services = deployment.rowdrop.services
+    checks = deployment.rowdrop.create_checks(notification_rules=services.notification_rules)
+    watchdog = deployment.rowdrop.create_watchdog(checks)
+    sweep_and_tick(deployment.rowdrop, watchdog)
     services.clients.create_minio_client().set_bucket_notification("src-data", NotificationConfig())
-    site.put("unheard.csv")
+    deployment.put("without-event.csv")
     for _ in range(2):
-        watch.tick()
-    assert count_loss_signals(site.rowdrop)["rules_missing"] == 1
-    assert count_queued_sweeps(site.rowdrop) == 1
+        watchdog.tick()
+    assert count_loss_signals(deployment.rowdrop)["rules_missing"] == 1
+    assert count_queued_sweeps(deployment.rowdrop) == 1
     redis.delete(FAST_EVENTS)
-    site.put("heard.csv")
+    deployment.put("with-event.csv")
     wait_until(lambda: redis.llen(FAST_EVENTS))
 
 
-def test_watchdog_ignores_rules_of_missing_bucket(site: Site) -> None:
-    services = site.rowdrop.services
+def test_watchdog_ignores_rules_of_missing_bucket(deployment: Deployment) -> None:
+    services = deployment.rowdrop.services
     rules = NotificationRules(services.clients.create_minio_client(), "no-such-bucket")
-    watch = site.rowdrop.create_watchdog(site.rowdrop.create_checks(notification_rules=rules))
-    settle(site.rowdrop, watch)
-    watch.tick()
-    assert count_loss_signals(site.rowdrop) == {}
+    watchdog = deployment.rowdrop.create_watchdog(
+        deployment.rowdrop.create_checks(notification_rules=rules)
+    )
+    sweep_and_tick(deployment.rowdrop, watchdog)
+    watchdog.tick()
+    assert count_loss_signals(deployment.rowdrop) == {}
 
 
 def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> None:
-    class Figures(MinioMetrics):
+    class ConstantMetrics(MinioMetrics):
         """Metrics with a constant number of copies in the queue."""
 
         stalled_copies = 500
@@ -324,7 +329,7 @@ def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> No
             return "[]"
 
     services = rowdrop.services
-    checks = rowdrop.create_checks(metrics=Figures("http://nowhere", ""))
+    checks = rowdrop.create_checks(metrics=ConstantMetrics("http://nowhere", ""))
     for _ in range(STALLED_QUEUE_TICKS + 2):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())

@@ -27,7 +27,7 @@ from worker.state.user_states import MAX_SILENT_DRIFT
 from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S
 
 
-def published(rowdrop: RowdropHarness, *users: str) -> None:
+def publish_users(rowdrop: RowdropHarness, *users: str) -> None:
     for user in users:
         rowdrop.put_files(user)
     rowdrop.process_users(*users)
@@ -35,42 +35,42 @@ def published(rowdrop: RowdropHarness, *users: str) -> None:
     rowdrop.run_sweep()
 
 
-def counted(rowdrop: RowdropHarness) -> int:
+def count_silent_repairs(rowdrop: RowdropHarness) -> int:
     """Count silent repairs without waiting for late events."""
     return create_silent_repairs(rowdrop, 0).count("test")
 
 
-def unexplained(rowdrop: RowdropHarness) -> set[str]:
+def list_drifted_users(rowdrop: RowdropHarness) -> set[str]:
     return {user.decode() for user in rowdrop.redis.hkeys(SILENT_DRIFT)}
 
 
 def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "same", "changed", "gone", "image", "broken")
+    publish_users(rowdrop, "same", "changed", "gone", "image", "broken")
     rowdrop.put_files("changed", make_csv("New"))
     rowdrop.source.delete("gone.csv")
     rowdrop.source.put("image.png", b"x")
     rowdrop.put_files("broken", b"nothing")
     rowdrop.put_files("new")
     rowdrop.services.sweep.run("test")
-    assert counted(rowdrop) == 0  # found, and not repaired yet
+    assert count_silent_repairs(rowdrop) == 0  # found, and not repaired yet
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
-    assert counted(rowdrop) == 5
+    assert count_silent_repairs(rowdrop) == 5
     assert rowdrop.state.status.counter_value("silent_repairs") == 5
-    assert counted(rowdrop) == 0
-    assert unexplained(rowdrop) == set()
+    assert count_silent_repairs(rowdrop) == 0
+    assert list_drifted_users(rowdrop) == set()
 
 
 def test_silent_repairs_count_only_after_event_could_arrive(
     rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    published(rowdrop, "u")
+    publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("Secretname"))
-    began = time.time()
+    started_at = time.time()
     rowdrop.run_sweep()
-    healed = create_silent_repairs(rowdrop)
-    wait_until(lambda: healed.count("by hand"))
-    assert time.time() - began > MAX_EVENT_DELAY_S - 1
+    silent_repairs = create_silent_repairs(rowdrop)
+    wait_until(lambda: silent_repairs.count("by hand"))
+    assert time.time() - started_at > MAX_EVENT_DELAY_S - 1
     assert (
         "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them"
         in caplog.text
@@ -79,26 +79,26 @@ def test_silent_repairs_count_only_after_event_could_arrive(
 
 
 def test_silent_repairs_exclude_users_with_late_event(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u", "v")
+    publish_users(rowdrop, "u", "v")
     for user in "uv":
         rowdrop.put_files(user, make_csv("New"))
     rowdrop.run_sweep()
     rowdrop.mark_users("u")  # as the listener does for a late event
-    assert counted(rowdrop) == 1
-    assert unexplained(rowdrop) == set()
+    assert count_silent_repairs(rowdrop) == 1
+    assert list_drifted_users(rowdrop) == set()
 
 
 def test_silent_repairs_count_nothing_while_events_wait(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u")
+    publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.run_sweep()
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"whose?")
-    assert counted(rowdrop) == 0
+    assert count_silent_repairs(rowdrop) == 0
     rowdrop.services.clients.redis.delete(FAST_EVENTS)
-    assert counted(rowdrop) == 1
+    assert count_silent_repairs(rowdrop) == 1
 
 
-def test_events_of_other_tests_do_not_arrive_here(
+def test_redis_fixture_receives_no_event_of_other_tests(
     rowdrop: RowdropHarness, minio_redis_server: RedisServer
 ) -> None:
     """A test without the mark `minio_events` has a Redis that MinIO does not publish to."""
@@ -111,47 +111,47 @@ def test_events_of_other_tests_do_not_arrive_here(
 
 
 def test_silent_repairs_exclude_dirty_users(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u", "v")
+    publish_users(rowdrop, "u", "v")
     for user in "uv":
         rowdrop.put_files(user, make_csv("New"))
     rowdrop.mark_users("u")  # its message may be lost
     rowdrop.read_users("v")  # staged
     rowdrop.run_sweep()
     assert rowdrop.find_differences() == []
-    assert counted(rowdrop) == 0
+    assert count_silent_repairs(rowdrop) == 0
 
 
 def test_silent_repairs_exclude_stale_manifest(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u", "v")
+    publish_users(rowdrop, "u", "v")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.process_users("u")  # by an event; the manifest is stale until it is written
     assert rowdrop.run_sweep() == 1
-    assert (counted(rowdrop), unexplained(rowdrop)) == (0, set())
+    assert (count_silent_repairs(rowdrop), list_drifted_users(rowdrop)) == (0, set())
     rowdrop.output.delete(MANIFEST_KEY)
     assert rowdrop.run_sweep() == 2
-    assert (counted(rowdrop), unexplained(rowdrop)) == (0, set())
+    assert (count_silent_repairs(rowdrop), list_drifted_users(rowdrop)) == (0, set())
 
 
 def test_silent_repairs_exclude_first_publish(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
     assert rowdrop.run_sweep("start") == 1
     assert list(rowdrop.read_rows()) == ["u"]
-    assert counted(rowdrop) == 0
+    assert count_silent_repairs(rowdrop) == 0
 
 
 def test_silent_repairs_exclude_other_rules_version(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u", "v")
+    publish_users(rowdrop, "u", "v")
     rowdrop.put_files("v", b"broken")
     rowdrop.process_users("v")
     rowdrop.publisher.write_manifest()
-    made_by_other_rules(rowdrop)
+    rewrite_with_other_rules(rowdrop)
     for user in "uv":
         rowdrop.put_files(user, make_csv("As today's rules have it"))
     assert rowdrop.run_sweep() == 2
-    assert counted(rowdrop) == 0
+    assert count_silent_repairs(rowdrop) == 0
 
 
-def made_by_other_rules(rowdrop: RowdropHarness) -> None:
+def rewrite_with_other_rules(rowdrop: RowdropHarness) -> None:
     """Rewrite rejects and manifest as if another version of the rules had made them."""
     rejects = [replace(reject, rules="0") for reject in rowdrop.read_rejects().values()]
     rowdrop.output.put(REJECTS_KEY, rejects_csv.encode_rejects(rejects))
@@ -164,24 +164,24 @@ def made_by_other_rules(rowdrop: RowdropHarness) -> None:
 
 
 def test_silent_repairs_include_marks_lost_with_redis(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u", "v")
+    publish_users(rowdrop, "u", "v")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.mark_users("u")
     rowdrop.services.clients.redis.flushall()
     rowdrop.run_sweep()
     assert rowdrop.find_differences() == []
-    assert counted(rowdrop) == 1
+    assert count_silent_repairs(rowdrop) == 1
 
 
 def test_silent_repairs_limit_remembered_users(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u")
-    remembered: dict[str, int] = {f"someone-{number}": 0 for number in range(MAX_SILENT_DRIFT - 3)}
-    rowdrop.services.clients.redis.hset(SILENT_DRIFT, mapping=remembered)  # type: ignore[arg-type]
+    publish_users(rowdrop, "u")
+    drift: dict[str, int] = {f"someone-{number}": 0 for number in range(MAX_SILENT_DRIFT - 3)}
+    rowdrop.services.clients.redis.hset(SILENT_DRIFT, mapping=drift)  # type: ignore[arg-type]
     for number in range(10):
         rowdrop.put_files(f"v{number}")
     rowdrop.run_sweep()
     assert rowdrop.find_differences() == []
-    assert counted(rowdrop) == 3
+    assert count_silent_repairs(rowdrop) == 3
 
 
 # -- drops during a sweep --------------------------------------------------------------------------
@@ -199,32 +199,32 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
                 rowdrop.mark_users("u")
             return rowdrop.output.get(key, if_none_match, max_bytes)
 
-    published(rowdrop, "u")
+    publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.create_sweep(output=Output()).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
-    assert counted(rowdrop) == 0
+    assert count_silent_repairs(rowdrop) == 0
 
 
-class Meanwhile:
-    """The source bucket. Runs `happens` before each LIST, so the LIST includes its effects."""
+class SourceWithChanges:
+    """The source bucket. Runs `change` before each LIST, so the LIST includes its effects."""
 
-    def __init__(self, source: ObjectStore, happens: Callable[[], None]) -> None:
+    def __init__(self, source: ObjectStore, change: Callable[[], None]) -> None:
         self.bucket = source.bucket
         self._source = source
-        self._happens = happens
+        self._change = change
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
         return getattr(self._source, name)
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        self._happens()
+        self._change()
         yield from self._source.list_objects(after, folder)
 
 
-def sweep_meanwhile(rowdrop: RowdropHarness, happens: Callable[[], None]) -> int:
-    return rowdrop.create_sweep(source=Meanwhile(rowdrop.source, happens)).run("test")
+def sweep_during(rowdrop: RowdropHarness, change: Callable[[], None]) -> int:
+    return rowdrop.create_sweep(source=SourceWithChanges(rowdrop.source, change)).run("test")
 
 
 @pytest.fixture
@@ -241,42 +241,44 @@ def listener(rowdrop: RowdropHarness) -> Listener:
 
 
 @pytest.mark.minio_events
-@pytest.mark.parametrize("heard", ["before the marks", "after the marks", "after the publish"])
+@pytest.mark.parametrize(
+    "events_arrive", ["before the marks", "after the marks", "after the publish"]
+)
 def test_silent_repairs_exclude_drops_during_sweep(
-    rowdrop: RowdropHarness, listener: Listener, heard: str
+    rowdrop: RowdropHarness, listener: Listener, events_arrive: str
 ) -> None:
-    published(rowdrop, "a", *(f"m{number}" for number in range(5)))
+    publish_users(rowdrop, "a", *(f"m{number}" for number in range(5)))
     users = [f"b{number:04d}" for number in range(1000)]
 
-    def hear_all() -> bool:
+    def process_events() -> bool:
         listener.run_once(0.1)
         return int(rowdrop.redis.zcard(DIRTY_SINCE["event"])) > len(users)
 
     def drop_all() -> None:
         list(rowdrop.services.clients.read_pool.map(rowdrop.put_files, users))
         rowdrop.put_files("a", make_csv("New"))
-        if heard == "before the marks":
-            wait_until(hear_all, 60)
+        if events_arrive == "before the marks":
+            wait_until(process_events, 60)
 
-    assert sweep_meanwhile(rowdrop, drop_all) > 0
-    if heard == "after the marks":
-        wait_until(hear_all, 60)
+    assert sweep_during(rowdrop, drop_all) > 0
+    if events_arrive == "after the marks":
+        wait_until(process_events, 60)
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
-    wait_until(lambda: listener.run_once(0.1) < 0 or not unexplained(rowdrop), 60)
-    assert counted(rowdrop) == 0
+    wait_until(lambda: listener.run_once(0.1) < 0 or not list_drifted_users(rowdrop), 60)
+    assert count_silent_repairs(rowdrop) == 0
 
 
 def test_silent_repairs_exclude_user_dirty_before_list(rowdrop: RowdropHarness) -> None:
-    published(rowdrop, "u")
+    publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
     rowdrop.read_users("u")
 
-    def published_and_dropped_again() -> None:
+    def publish_and_delete() -> None:
         rowdrop.publish_pending()
         rowdrop.source.delete("u.csv")
 
     rowdrop.put_files("v")
-    sweep_meanwhile(rowdrop, published_and_dropped_again)
+    sweep_during(rowdrop, publish_and_delete)
     rowdrop.run_bulk_work()
-    assert counted(rowdrop) == 1  # v
+    assert count_silent_repairs(rowdrop) == 1  # v

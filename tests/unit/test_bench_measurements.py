@@ -1,4 +1,4 @@
-"""Tests of `bench.figures`: percentiles, goals, and the table of results."""
+"""Tests of `bench.measurements`: percentiles, goals, and the table of results."""
 
 import random
 import re
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.figures import (
+from bench.measurements import (
     Goal,
     Measurement,
     compute_median,
@@ -64,19 +64,19 @@ def test_compute_percentile_refuses_no_values_or_invalid_quantile(
     ],
 )
 def test_goal_is_met_up_to_its_bound(goal: Goal, measured: float, met: bool) -> None:
-    figure = Measurement("a figure", measured, "ms", 10.0, goal, "")
-    assert figure.met is met
+    measurement = Measurement("a figure", measured, "ms", 10.0, goal, "")
+    assert measurement.met is met
 
 
 def test_measurement_without_floor_and_goal_has_no_ratio() -> None:
-    figure = Measurement("for information", 5.0, "s", None, None, "one")
-    assert (figure.ratio, figure.met, figure.to_dict()["goal"]) == (None, None, None)
+    measurement = Measurement("for information", 5.0, "s", None, None, "one")
+    assert (measurement.ratio, measurement.met, measurement.to_dict()["goal"]) == (None, None, None)
 
 
 def test_render_table_prints_one_line_per_measurement() -> None:
-    missed = Measurement("drop", 20.0, "ms", 10.0, max_ratio(1.6), "200 rounds")
+    slow_drop = Measurement("drop", 20.0, "ms", 10.0, max_ratio(1.6), "200 rounds")
     idle = Measurement("idle", 1.0, "%", None, max_value(3, "%"), "60 s")
-    head, line, _ = render_table([missed, idle]).splitlines()
+    head, line, _ = render_table([slow_drop, idle]).splitlines()
     assert head.split() == ["measured", "floor", "ratio", "goal", "samples"]
     assert re.split(" {2,}", line) == [
         "drop",

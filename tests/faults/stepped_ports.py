@@ -262,7 +262,7 @@ class SteppedMinioMetrics(MinioMetrics):
         self._inner = inner
 
     def read(self) -> str | None:
-        return perform_request("minio FIGURES", self._inner.read, _make_store_error)
+        return perform_request("minio METRICS", self._inner.read, _make_store_error)
 
     @property
     def stalled_copies(self) -> int:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Tests of `worker.minio_metrics`: MinIO's metrics, and the loss signals between two reads."""
+"""Tests of `worker.source.metrics`: MinIO's metrics, and the loss signals between two reads."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ SKIPPED = "minio_notify_events_skipped_total"
 ERRORS = "minio_notify_events_errors_total"
 
 
-def figures(
+def encode_metrics(
     started: float = 1.5, skipped: float = 0, errors: float = 0, server: str = "a:9000"
 ) -> str:
     return json.dumps(
@@ -24,14 +24,19 @@ def figures(
 @pytest.mark.parametrize(
     ("now", "kinds"),
     [
-        (figures(), []),
-        (figures(started=2.5), ["minio_restarted"]),
-        (figures(started=2.5, errors=3), ["minio_restarted"]),  # a new process resets its counters
-        (figures(skipped=1), ["events_skipped"]),
-        (figures(errors=1), ["events_failed"]),
-        (figures(errors=1, skipped=1), ["events_failed", "events_skipped"]),
+        (encode_metrics(), []),
+        (encode_metrics(started=2.5), ["minio_restarted"]),
         (
-            json.dumps([*json.loads(figures()), *json.loads(figures(server="b:9000"))]),
+            encode_metrics(started=2.5, errors=3),
+            ["minio_restarted"],
+        ),  # a new process resets its counters
+        (encode_metrics(skipped=1), ["events_skipped"]),
+        (encode_metrics(errors=1), ["events_failed"]),
+        (encode_metrics(errors=1, skipped=1), ["events_failed", "events_skipped"]),
+        (
+            json.dumps(
+                [*json.loads(encode_metrics()), *json.loads(encode_metrics(server="b:9000"))]
+            ),
             ["minio_restarted"],
         ),
         ("[]", ["minio_restarted"]),
@@ -39,11 +44,11 @@ def figures(
     ],
 )
 def test_detect_losses_names_each_difference(now: str, kinds: list[str]) -> None:
-    assert detect_losses(figures(), now) == kinds
+    assert detect_losses(encode_metrics(), now) == kinds
 
 
 @pytest.mark.parametrize(
-    ("known", "now"), [("[0, 0]", "[0, 1]"), ("", figures()), ("null", "7"), ("{", "}")]
+    ("known", "now"), [("[0, 0]", "[0, 1]"), ("", encode_metrics()), ("null", "7"), ("{", "}")]
 )
 def test_detect_losses_reports_metrics_of_another_release(known: str, now: str) -> None:
     assert detect_losses(known, now) == ["minio_restarted"]
@@ -85,6 +90,6 @@ def endpoint() -> Iterator[str]:
 
 
 def test_minio_metrics_select_durable_queue_length(endpoint: str) -> None:
-    figures = MinioMetrics(endpoint, "")
-    assert json.loads(figures.read() or "") == [[START_TIME_METRIC, "a:9000", 1795654129.14]]
-    assert figures.stalled_copies == 23
+    metrics = MinioMetrics(endpoint, "")
+    assert json.loads(metrics.read() or "") == [[START_TIME_METRIC, "a:9000", 1795654129.14]]
+    assert metrics.stalled_copies == 23

@@ -1,6 +1,6 @@
 """Events on their way from MinIO to Redis: delayed, out of order, duplicated or lost.
 
-Each event travels by two ways, to the fast list and to the durable list.
+Each event travels by two routes, to the fast list and to the durable list.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ EVENT_ROUTES = (FAST_EVENTS, SAFE_EVENTS)
 class PendingEvent:
     """What MinIO reports about one write of this user.
 
-    `lost_routes`: the ways on which a copy was lost without a trace.
+    `lost_routes`: the routes on which a copy was lost without a trace.
     """
 
     entry: bytes
@@ -31,9 +31,10 @@ class PendingEvent:
 class EventTransit:
     """The events that are not in Redis yet, one copy for each of the `routes`.
 
-    `unheard`: users with an event that was lost without a trace, each with the number of its last
-    such loss. If one copy is lost, the other one replaces it. Identical events are counted, though.
-    A missing durable copy, or an extra fast copy, can therefore hide the loss of another fast copy.
+    `lost_users`: users with an event that was lost without a trace, each with the number of its
+    last such loss. If one copy is lost, the other one replaces it. Identical events are counted,
+    though. A missing durable copy, or an extra fast copy, can therefore hide the loss of another
+    fast copy.
     """
 
     def __init__(self, client: "Redis", routes: Sequence[str] = EVENT_ROUTES) -> None:
@@ -62,13 +63,13 @@ class EventTransit:
 
     def duplicate(self, route: str, position: int) -> None:
         """Push an event to Redis that will be delivered once more."""
-        event = self._pick(route, position)
+        event = self._get_waiting(route, position)
         if event:
             self._push(route, event)
             if route == FAST_EVENTS:
                 self.mark_miscounted([event.entry])
 
-    def _pick(self, route: str, position: int) -> PendingEvent | None:
+    def _get_waiting(self, route: str, position: int) -> PendingEvent | None:
         waiting = self.waiting.get(route)
         return waiting[position % len(waiting)] if waiting else None
 
@@ -80,7 +81,7 @@ class EventTransit:
 
         If `is_counted`, MinIO counts the loss.
         """
-        event = self._pick(route, position)
+        event = self._get_waiting(route, position)
         if event is None:
             return False
         self.waiting[route].remove(event)
@@ -115,7 +116,7 @@ class EventTransit:
     def clear_lost(self, lost_users: Mapping[str, int]) -> None:
         """Remove users with losses that a sweep has found.
 
-        `unheard`: the losses before its LIST. A user with a later loss remains.
+        `lost_users`: the losses before its LIST. A user with a later loss remains.
         """
         for user_id, loss in lost_users.items():
             if self.lost_users.get(user_id) == loss:

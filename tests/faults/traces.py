@@ -1,9 +1,9 @@
 """The fault cases that the state protocol covers, each with its shortest trace.
 
-A trace must do no lasting harm. `tests/faults/test_holes.py` runs each trace on real servers.
+A trace must do no lasting harm. `tests/faults/test_traces.py` runs each trace on real servers.
 `tests/faults/test_rules.py` runs it without the rule that covers the case, and the oracle must
 report a divergence. A trace leaves its processes paused: `World.end` brings them to rest and checks
-the oracle. The numbers are those of the table in `tests/faults/test_holes.py`.
+the oracle. The numbers are those of the table in `tests/faults/test_traces.py`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.redis_keys import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
 from shared.task_queue import EVENTS_QUEUE
 from tests.faults.drops import VALID_CONTENTS
-from tests.faults.steps import (
+from tests.faults.trace_steps import (
     defer_write_and_kill,
     deliver_and_mark,
     expire_lease,
@@ -136,7 +136,7 @@ def two_publishers_do_not_alternate_in_one_write(world: World) -> None:
 @register_trace(4, "a result is refused if another was accepted since its tokens were read")
 def slow_reader_does_not_replace_newer_result(world: World) -> None:
     put_csv(world, "A")
-    slow_actor = start_reader(world, "SUBMIT_RESULTS", twice=True)
+    slow_actor = start_reader(world, "SUBMIT_RESULTS", keep_message=True)
     world.user_actions.put_csv("a", "B")
     read_next_message(world)
     writing_publisher = start_publisher(world, "COMMIT_PUBLISH")

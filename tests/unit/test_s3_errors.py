@@ -14,22 +14,22 @@ from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
 from shared.s3.objects import S3ObjectStore
 
-TAMPERED = (
+TAMPERED_RESPONSE = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>XMinioObjectTampered</Code>'
     b"<Message>The requested object was modified and may be compromised</Message>"
     b"<BucketName>bucket</BucketName><Resource>/bucket</Resource></Error>"
 )
 
 
-class Tampered(BaseHTTPRequestHandler):
+class TamperedListHandler(BaseHTTPRequestHandler):
     """Handles each request as MinIO handles a LIST with a tampered object in it."""
 
     def do_GET(self) -> None:
         self.send_response(206)
         self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(TAMPERED)))
+        self.send_header("Content-Length", str(len(TAMPERED_RESPONSE)))
         self.end_headers()
-        self.wfile.write(TAMPERED)
+        self.wfile.write(TAMPERED_RESPONSE)
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
@@ -37,7 +37,7 @@ class Tampered(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def tampered_store() -> Iterator[S3ObjectStore]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Tampered) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), TamperedListHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         yield S3ObjectStore(S3Connection("bucket", endpoint, "user", "password", "us-east-1"))

@@ -32,11 +32,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """A worker on a queue. `keep_running` restarts it as supervisor does. `ends`: exit codes."""
+    """A worker on a queue. `keep_running` restarts it and records its exit code."""
 
     def __init__(self, settings: Settings, queue: str, pool: str, log: Path) -> None:
         self.log = log
-        self.ends = list[int]()
+        self.exit_codes = list[int]()
         celery = [
             sys.executable,
             "-m",
@@ -68,9 +68,9 @@ class Worker:
             )
 
     def keep_running(self) -> None:
-        end = self._process.poll()
-        if end is not None:
-            self.ends.append(end)
+        exit_code = self._process.poll()
+        if exit_code is not None:
+            self.exit_codes.append(exit_code)
             self._process = self._start()
 
     def stop(self) -> None:
@@ -100,23 +100,23 @@ def attempts(rowdrop: RowdropHarness) -> ReadAttempts:
     return rowdrop.state.attempts
 
 
-def look_until(
+def tick_until(
     condition: Callable[[], object], rowdrop: RowdropHarness, watchdog: Watchdog, *workers: Worker
 ) -> None:
     """Tick the watchdog, publish and restart dead workers until the condition holds."""
-    looked = 0.0
+    last_tick_at = 0.0
 
-    def holds() -> object:
-        nonlocal looked
+    def tick_and_check() -> object:
+        nonlocal last_tick_at
         for worker in workers:
             worker.keep_running()
-        if time.monotonic() - looked > 0.2:
+        if time.monotonic() - last_tick_at > 0.2:
             watchdog.tick()
-            looked = time.monotonic()
+            last_tick_at = time.monotonic()
         rowdrop.publish_pending()
         return condition()
 
-    wait_until(holds, timeout_s=100)
+    wait_until(tick_and_check, timeout_s=100)
 
 
 def is_quarantined(rowdrop: RowdropHarness, user: str) -> bool:
@@ -125,39 +125,43 @@ def is_quarantined(rowdrop: RowdropHarness, user: str) -> bool:
     )
 
 
-def drop_and_send(rowdrop: RowdropHarness, poison: bytes, neighbours: list[str]) -> None:
+def drop_and_send(rowdrop: RowdropHarness, poison: bytes, other_users: list[str]) -> None:
     rowdrop.put_files("poison", make_csv("Good"))
     rowdrop.process_users("poison")
-    for user in neighbours:
+    for user in other_users:
         rowdrop.put_files(user)
     rowdrop.put_files("poison", poison, images=["png"])
-    rowdrop.mark_users("poison", *neighbours)
-    rowdrop.services.clients.tasks.refresh(["poison", *neighbours])
+    rowdrop.mark_users("poison", *other_users)
+    rowdrop.services.clients.tasks.refresh(["poison", *other_users])
 
 
-@pytest.mark.parametrize(("poison", "end"), [("KILL", -signal.SIGKILL), ("HANG", -signal.SIGALRM)])
+@pytest.mark.parametrize(
+    ("poison", "exit_code"), [("KILL", -signal.SIGKILL), ("HANG", -signal.SIGALRM)]
+)
 def test_isolated_reads_quarantine_poison_file_and_publish_others(
     rowdrop: RowdropHarness,
     watchdog: Watchdog,
     attempts: ReadAttempts,
     start_worker: StartWorker,
     poison: str,
-    end: int,
+    exit_code: int,
 ) -> None:
     worker = start_worker()
-    neighbours = [f"u{number}" for number in range(20)]
-    drop_and_send(rowdrop, make_csv(poison), neighbours)
-    look_until(lambda: rowdrop.state.users.dirty_users() <= {"poison"}, rowdrop, watchdog, worker)
+    other_users = [f"u{number}" for number in range(20)]
+    drop_and_send(rowdrop, make_csv(poison), other_users)
+    tick_until(lambda: rowdrop.state.users.dirty_users() <= {"poison"}, rowdrop, watchdog, worker)
     assert {user: row.first_name for user, row in rowdrop.read_rows().items()} == {
         "poison": "Good",
-        **dict.fromkeys(neighbours, "Ivan"),
+        **dict.fromkeys(other_users, "Ivan"),
     }
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
-    assert worker.ends == [end] * (1 + MAX_READ_ATTEMPTS)  # one batch, then all isolated attempts
+    tick_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    assert worker.exit_codes == [exit_code] * (
+        1 + MAX_READ_ATTEMPTS
+    )  # one batch, then all isolated attempts
     reject = rowdrop.read_rejects()["poison"]
     assert (reject.key, reject.etag) == ("poison.csv", rowdrop.source.get_etag("poison.csv"))
-    held = rowdrop.read_rows()["poison"]  # a held row, as with any other reject
-    assert (held.first_name, held.img_path) == ("Good", f"{rowdrop.source.bucket}/poison.png")
+    row = rowdrop.read_rows()["poison"]  # a held row, as with any other reject
+    assert (row.first_name, row.img_path) == ("Good", f"{rowdrop.source.bucket}/poison.png")
     assert rowdrop.state.users.dirty_users() == set()
     assert attempts.isolated_ids() == {"poison"}
     if poison == "HANG":
@@ -165,13 +169,13 @@ def test_isolated_reads_quarantine_poison_file_and_publish_others(
 
     rowdrop.source.delete("poison.png")  # a mark without a new CSV version costs no worker
     rowdrop.mark_users("poison")
-    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
+    tick_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert rowdrop.read_rows()["poison"].img_path == ""
-    assert len(worker.ends) == 1 + MAX_READ_ATTEMPTS
+    assert len(worker.exit_codes) == 1 + MAX_READ_ATTEMPTS
 
     rowdrop.put_files("poison", make_csv("Fixed"))
     rowdrop.mark_users("poison")
-    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
+    tick_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert rowdrop.read_rows()["poison"].first_name == "Fixed"
     assert rowdrop.read_rejects() == {}
     assert attempts.isolated_ids() == set()
@@ -182,12 +186,12 @@ def test_read_attempts_restart_for_another_version(
 ) -> None:
     worker = start_worker()
     drop_and_send(rowdrop, make_csv("KILL"), [])
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    tick_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     rowdrop.put_files("poison", make_csv("KILL", "once more"))
     rowdrop.mark_users("poison")
     etag = rowdrop.source.get_etag("poison.csv")
-    look_until(lambda: rowdrop.read_rejects()["poison"].etag == etag, rowdrop, watchdog, worker)
-    assert len(worker.ends) == 1 + 2 * MAX_READ_ATTEMPTS
+    tick_until(lambda: rowdrop.read_rejects()["poison"].etag == etag, rowdrop, watchdog, worker)
+    assert len(worker.exit_codes) == 1 + 2 * MAX_READ_ATTEMPTS
 
 
 def test_isolated_reads_quarantine_poison_file_in_sweep_page(
@@ -198,10 +202,10 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     rowdrop.put_files("poison", make_csv("KILL"))
     rowdrop.services.clients.tasks.sweep("test")
     worker = start_worker(BULK_QUEUE, "prefork")
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
-    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
+    tick_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    tick_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert set(rowdrop.read_rows()) == set(users)
-    assert worker.ends == []  # only children of the prefork pool died
+    assert worker.exit_codes == []  # only children of the prefork pool died
     assert (
         rowdrop.state.loss_signals.trust_state()
         == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
@@ -213,14 +217,14 @@ def test_sweep_grants_quarantined_file_one_attempt(
 ) -> None:
     worker = start_worker()
     drop_and_send(rowdrop, make_csv("KILL"), [])
-    look_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
+    tick_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     rowdrop.publisher.write_manifest()
     assert rowdrop.services.sweep.run("test") == 1
     rowdrop.services.clients.redis.delete(BULK_QUEUE)
-    died = len(worker.ends)
+    exits_before = len(worker.exit_codes)
     rowdrop.mark_users("poison")  # an event, so that the worker on the events queue reads it
-    look_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
-    assert len(worker.ends) == died + 1
+    tick_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
+    assert len(worker.exit_codes) == exits_before + 1
     assert is_quarantined(rowdrop, "poison")
     # A reader that survives the same file ends its quarantine.
     rowdrop.services.sweep.run("test")
@@ -242,26 +246,26 @@ def leave_attempt(rowdrop: RowdropHarness, user: str) -> None:
     attempts.expire_attempt(user, attempt)
 
 
-def set_apart(rowdrop: RowdropHarness, *users: str) -> None:
+def isolate_users(rowdrop: RowdropHarness, *users: str) -> None:
     """Leave a read as a killed worker does, and isolate its users as the watchdog does."""
     rowdrop.mark_users(*users)
-    rowdrop.state.users.begin_read(users, "a-reading")
-    assert rowdrop.state.attempts.isolate("a-reading", users) == list(users)
+    rowdrop.state.users.begin_read(users, "a-read")
+    assert rowdrop.state.attempts.isolate("a-read", users) == list(users)
 
 
 def test_refresher_records_read_until_it_ends(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
-    seen: list[dict[str, list[str]]] = []
+    active_reads: list[dict[str, list[str]]] = []
 
-    def looking(key: str, stored: object) -> ValidCsv | InvalidCsv:
-        seen.append(attempts.users_of_reads(attempts.active_reads()))
+    def parse_and_record(key: str, stored: object) -> ValidCsv | InvalidCsv:
+        active_reads.append(attempts.users_of_reads(attempts.active_reads()))
         return parse_csv(key, stored)  # type: ignore[arg-type]
 
     rowdrop.put_files("u")
     rowdrop.mark_users("u", "v")
-    rowdrop.create_readers(csv_parser=looking).refresher.refresh(["u", "v"])
-    assert [*seen[0].values()] == [["u", "v"]]
+    rowdrop.create_readers(csv_parser=parse_and_record).refresher.refresh(["u", "v"])
+    assert [*active_reads[0].values()] == [["u", "v"]]
     assert attempts.active_reads() == []
     rowdrop.services.refresher.refresh(["u"])
     rowdrop.services.refresher.refresh(["clean"])
@@ -280,7 +284,7 @@ def test_refresher_clears_read_record_after_exception(
 
 
 def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAttempts) -> None:
-    set_apart(rowdrop, "u")
+    isolate_users(rowdrop, "u")
     bucket = rowdrop.source.bucket
     client = rowdrop.services.clients.create_minio_client()
     client.remove_bucket(bucket)
@@ -302,7 +306,7 @@ def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAt
 def test_read_attempts_exclude_outage_during_attempt(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
-    class Gone:
+    class BucketWithoutGet:
         """A bucket that still answers HEAD, and no GET."""
 
         def __getattr__(self, name: str) -> object:
@@ -312,8 +316,8 @@ def test_read_attempts_exclude_outage_during_attempt(
             raise StoreUnavailable("gone")
 
     rowdrop.put_files("u")
-    set_apart(rowdrop, "u")
-    readers = rowdrop.create_readers(source=Gone())  # type: ignore[arg-type]
+    isolate_users(rowdrop, "u")
+    readers = rowdrop.create_readers(source=BucketWithoutGet())  # type: ignore[arg-type]
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
             readers.isolated_reads.refresh_isolated("u")
@@ -324,7 +328,7 @@ def test_read_attempts_allow_one_attempt_at_a_time(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
     rowdrop.put_files("u")
-    set_apart(rowdrop, "u")
+    isolate_users(rowdrop, "u")
     assert attempts.begin_attempt("u", "aa", "etag") == "read"
     assert attempts.begin_attempt("u", "bb", "etag") == "busy"
     rowdrop.services.isolated_reads.refresh_isolated("u")
@@ -335,7 +339,7 @@ def test_broken_reads_isolate_users_after_some_ticks(
     rowdrop: RowdropHarness, checks: WatchdogChecks, attempts: ReadAttempts
 ) -> None:
     rowdrop.mark_users("u", "v")
-    rowdrop.state.users.begin_read(["u", "v", "clean"], "a-reading")
+    rowdrop.state.users.begin_read(["u", "v", "clean"], "a-read")
     rowdrop.services.clients.redis.delete(EVENTS_QUEUE)
     for _ in range(BROKEN_READ_TICKS - 1):
         checks.broken_reads.isolate_broken_reads()
@@ -348,19 +352,19 @@ def test_broken_reads_isolate_users_after_some_ticks(
 def messages(rowdrop: RowdropHarness) -> list[object]:
     """Return the arguments of the messages on the events queue, and empty it."""
     queue = rowdrop.redis
-    found = [
+    arguments = [
         json.loads(base64.b64decode(json.loads(raw)["body"]))[0]
         for raw in queue.lrange(EVENTS_QUEUE, 0, -1)
     ]
     queue.delete(EVENTS_QUEUE)
-    return found
+    return arguments
 
 
 def test_overdue_users_exclude_users_of_suspect_reads(
     rowdrop: RowdropHarness, checks: WatchdogChecks
 ) -> None:
     rowdrop.mark_users("u", "v")
-    rowdrop.state.users.begin_read(["u"], "a-reading")
+    rowdrop.state.users.begin_read(["u"], "a-read")
     for _ in range(2):
         checks.broken_reads.isolate_broken_reads()
     checks.overdue_users.tick(time.time() + 60)
@@ -375,7 +379,7 @@ def test_overdue_users_exclude_users_of_suspect_reads(
 def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -> None:
     from worker.state.event_inbox import DecodedEntry
 
-    set_apart(rowdrop, "u")
+    isolate_users(rowdrop, "u")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"1")
     assert rowdrop.state.inbox.mark_and_pop(
         FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()
@@ -387,13 +391,13 @@ def test_read_attempts_end_after_successful_read(
     rowdrop: RowdropHarness, checks: WatchdogChecks, attempts: ReadAttempts
 ) -> None:
     rowdrop.put_files("u")
-    set_apart(rowdrop, "u", "clean")
+    isolate_users(rowdrop, "u", "clean")
     for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
     rowdrop.services.refresher.refresh(["u", "clean"])  # by a message enqueued before the isolation
     rowdrop.publish_pending()
     assert attempts.isolated_ids() == set()
-    set_apart(rowdrop, "w")
+    isolate_users(rowdrop, "w")
     rowdrop.services.clients.redis.delete(DIRTY)
     checks.broken_reads.enqueue_isolated()
     assert attempts.isolated_ids() == set()
@@ -403,7 +407,7 @@ def test_read_attempts_survive_emptied_redis(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
     rowdrop.put_files("u")
-    set_apart(rowdrop, "u")
+    isolate_users(rowdrop, "u")
     for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
     rowdrop.services.isolated_reads.refresh_isolated("u")
@@ -421,7 +425,7 @@ def test_read_attempts_survive_emptied_redis(
 
 def test_check_skips_quarantined_files(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
-    set_apart(rowdrop, "u")
+    isolate_users(rowdrop, "u")
     for _ in range(MAX_READ_ATTEMPTS):
         leave_attempt(rowdrop, "u")
     rowdrop.services.isolated_reads.refresh_isolated("u")
@@ -432,7 +436,7 @@ def test_check_skips_quarantined_files(rowdrop: RowdropHarness) -> None:
 
 
 def test_refresher_rejects_file_that_raises_internal_error(rowdrop: RowdropHarness) -> None:
-    def faulty(key: str, stored: object) -> ValidCsv | InvalidCsv:
+    def parse_or_raise(key: str, stored: object) -> ValidCsv | InvalidCsv:
         if key == "b.csv":
             raise IndexError(key)
         return parse_csv(key, stored)  # type: ignore[arg-type]
@@ -440,14 +444,14 @@ def test_refresher_rejects_file_that_raises_internal_error(rowdrop: RowdropHarne
     for user in "abc":
         rowdrop.put_files(user)
     rowdrop.mark_users(*"abc")
-    rowdrop.create_readers(csv_parser=faulty).refresher.refresh([*"abc"])
+    rowdrop.create_readers(csv_parser=parse_or_raise).refresher.refresh([*"abc"])
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["a", "c"]
     assert "IndexError" in rowdrop.read_rejects()["b"].reason
 
 
 def test_refresher_keeps_user_dirty_without_memory(rowdrop: RowdropHarness) -> None:
-    def starving(key: str, stored: object) -> ValidCsv | InvalidCsv:
+    def parse_without_memory(key: str, stored: object) -> ValidCsv | InvalidCsv:
         if key == "b.csv":
             raise MemoryError
         return parse_csv(key, stored)  # type: ignore[arg-type]
@@ -456,7 +460,7 @@ def test_refresher_keeps_user_dirty_without_memory(rowdrop: RowdropHarness) -> N
         rowdrop.put_files(user)
     rowdrop.mark_users(*"abc")
     with pytest.raises(StoreUnavailable, match="MemoryError"):
-        rowdrop.create_readers(csv_parser=starving).refresher.refresh([*"abc"])
+        rowdrop.create_readers(csv_parser=parse_without_memory).refresher.refresh([*"abc"])
     rowdrop.publish_pending()
     assert list(rowdrop.read_rows()) == ["a", "c"]
     assert rowdrop.state.users.dirty_users() == {"b"}

@@ -3,7 +3,7 @@
 from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
-from tests.faults.transit import EVENT_ROUTES
+from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.world import World
 
 
@@ -31,8 +31,8 @@ def put_without_event(
     If `counted`, MinIO counts the loss. Otherwise the loss leaves no trace.
     """
     world.user_actions.put_csv(user, content)
-    for way in EVENT_ROUTES:
-        world.lose_event(way, -1, is_counted=counted)
+    for route in EVENT_ROUTES:
+        world.lose_event(route, -1, is_counted=counted)
 
 
 def put_with_fast_event(world: World, content: str, user: str = "a") -> None:
@@ -92,13 +92,13 @@ def run_until_request(world: World, actor: Actor | None, request: str) -> Actor:
     return actor
 
 
-def start_reader(world: World, before: str, *, twice: bool = False) -> Actor:
+def start_reader(world: World, before: str, *, keep_message: bool = False) -> Actor:
     """Return a worker that is paused before this request.
 
-    If `twice`, its message stays in the queue for another worker.
+    If `keep_message`, its message stays in the queue for another worker.
     """
     return run_until_request(
-        world, world.processes.start_worker(EVENTS_QUEUE, keep_message=twice), before
+        world, world.processes.start_worker(EVENTS_QUEUE, keep_message=keep_message), before
     )
 
 

@@ -30,7 +30,7 @@ OUTPUT = OUTPUT_HEADER + (
     b"0002,Zo\xc3\xab,,1150329600000,src-data/0002.png\n"  # 2006-06-15: 20 today
     b"0003,Ann,Lee,-1,src-data/0003.jpg\n"  # 1969-12-31: 56
 )
-FIGURES = PipelineStatus(
+PIPELINE_STATUS = PipelineStatus(
     ignored_keys=(PipelineIssue("1.CSV", "rename it", 0),),
     ignored_count=300,
     dead_letters=(PipelineIssue(None, "not JSON", 60),),
@@ -38,7 +38,7 @@ FIGURES = PipelineStatus(
     oldest_event_mark_at=None,
     last_publish_at=NOON,
     last_sweep_at=NOON,
-    whole=True,
+    trust_state="verified",
     detects_losses=True,
 )
 REJECTS = {
@@ -48,7 +48,7 @@ REJECTS = {
 VIEW = View(
     EMPTY_TABLE.build_next_version(OUTPUT, "etag-1"),
     REJECTS,
-    FIGURES,
+    PIPELINE_STATUS,
     store_polled_at=NOON,
     redis_answered_at=NOON,
 )
@@ -61,16 +61,18 @@ LOCAL = {"Host": "localhost"}
 class Service:
     """The application; tests set its view and its clock as plain attributes."""
 
-    def __init__(self, guard: AuthMiddleware = OPEN, browsers: CrossSiteMiddleware = NAMED) -> None:
+    def __init__(
+        self, auth: AuthMiddleware = OPEN, cross_site: CrossSiteMiddleware = NAMED
+    ) -> None:
         self.view = VIEW
         self.now = NOON
         self.redis = Redis(port=find_free_port(), retry=Retry(NoBackoff(), 0))
         self.files = FakeObjectStore("src-data", lambda: self.now)
         self.copies = FakeObjectStore("processed-data", lambda: self.now)
-        parts = make_dependencies(
+        dependencies = make_dependencies(
             self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now
         )
-        app = create_app(parts, browsers, guard, lambda: self.now)
+        app = create_app(dependencies, cross_site, auth, lambda: self.now)
         self.client = TestClient(app, headers=LOCAL)
 
     def get(self, path: str, **headers: str) -> Result:
@@ -213,10 +215,10 @@ def etags(service: Service) -> dict[str, str]:
 
 
 def test_etags_differ_by_route_and_filter(service: Service) -> None:
-    found = etags(service)
-    assert len(set(found.values())) == len(found)
+    etag_by_path = etags(service)
+    assert len(set(etag_by_path.values())) == len(etag_by_path)
     etag = service.get("/data?is_image_exists=TRUE").headers["etag"]
-    assert etag == found["/data?is_image_exists=1"]
+    assert etag == etag_by_path["/data?is_image_exists=1"]
 
 
 def test_etags_change_with_table_version(service: Service) -> None:
@@ -263,7 +265,7 @@ def test_post_data_invalid_wait_is_400(service: Service, wait: str) -> None:
 
 @pytest.mark.parametrize("path", ["/data", "/stats", "/errors", "/data?min_age=3"])
 def test_routes_return_503_before_first_publish(service: Service, path: str) -> None:
-    service.view = View(pipeline_status=FIGURES)
+    service.view = View(pipeline_status=PIPELINE_STATUS)
     result = service.get(path)
     assert result.status_code == 503
     assert int(result.headers["retry-after"]) > 0
@@ -322,12 +324,12 @@ def test_routes_that_need_redis_return_503_without_it(
 
 
 def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -> None:
-    nowhere = service.get("/nowhere", Accept="text/html")
-    wrong = service.client.simulate_delete("/data")
-    assert (nowhere.status_code, wrong.status_code) == (404, 405)
-    assert json.loads(nowhere.content)["title"] == "No such route"
-    assert "GET, HEAD, POST" in wrong.headers["allow"]
-    assert wrong.json["detail"]
+    not_found = service.get("/nowhere", Accept="text/html")
+    not_allowed = service.client.simulate_delete("/data")
+    assert (not_found.status_code, not_allowed.status_code) == (404, 405)
+    assert json.loads(not_found.content)["title"] == "No such route"
+    assert "GET, HEAD, POST" in not_allowed.headers["allow"]
+    assert not_allowed.json["detail"]
 
 
 def test_index_route_lists_every_route(service: Service) -> None:
