@@ -1,8 +1,10 @@
 """The command line: its help, wrong use, and where it finds the settings."""
 
+import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ COMMANDS = (
 MINIO = {"MINIO_ENDPOINT": "http://m:9000", "MINIO_ACCESS_KEY": "key", "MINIO_SECRET_KEY": "secret"}
 REDIS = {"REDIS_URL": "redis://r:6379/0"}
 BOTH = ("minio", "redis")
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Undo the logging configuration of a command that runs in the process of the tests."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    level = root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def test_cli_has_exactly_these_commands() -> None:
@@ -303,12 +316,14 @@ def test_classify_error_describes_each_cause(error: Exception, sentence: str) ->
     assert classify_error(error).describe("HERE") == sentence
 
 
-def explain(error: Exception, folder: Path, command: str, *saved_names: str) -> str:
+def explain(
+    error: Exception, folder: Path, command: str, *saved_names: str, in_container: bool = False
+) -> str:
     """Return the message about an error, of a command with these settings from `folder`."""
     settings = Settings("http://m:9000", "key", "secret", "redis://user:password@r:6380/0")
     context = click.Context(rowdrop)
     context.invoked_subcommand = command
-    context.obj = SettingsSource(settings, folder, frozenset(saved_names))
+    context.obj = SettingsSource(settings, folder, frozenset(saved_names), in_container)
     return explain_server_error(error, context)
 
 
@@ -347,13 +362,10 @@ def test_server_error_names_settings_of_environment(tmp_path: Path) -> None:
     assert message.endswith(f"Check {names} in the environment.")
 
 
-def test_server_error_in_container_names_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.commands.cli.settings_discovery.is_container", lambda: True)
-    message = explain(REFUSED, tmp_path, "status")
+def test_server_error_in_container_names_service(tmp_path: Path) -> None:
+    message = explain(REFUSED, tmp_path, "status", in_container=True)
     assert message.endswith("docker compose ps redis; docker compose logs redis")
-    message = explain(StoreUnavailable("AccessDenied"), tmp_path, "load")
+    message = explain(StoreUnavailable("AccessDenied"), tmp_path, "load", in_container=True)
     assert "Use: docker compose run --rm --no-deps -T -v FOLDER:/load:ro load" in message
 
 
@@ -378,6 +390,23 @@ def test_every_command_reports_stopped_servers_plainly(
         "Error: MinIO does not answer at http://127.0.0.1:1 (connection refused). "
         "Check MINIO_ENDPOINT in the environment.\n"
     )
+
+
+def test_watch_reports_stopped_servers_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = {"MINIO_ENDPOINT": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    for name, value in (MINIO | dead).items():
+        monkeypatch.setenv(name, value)
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    result = CliRunner().invoke(rowdrop, ["watch"])
+    assert result.exit_code == 130
+    assert (
+        "\nMinIO does not answer at http://127.0.0.1:1 (connection refused). Check" in result.output
+    )
+    assert "The next attempt is in a second." in result.output
 
 
 @pytest.mark.parametrize("command", ["sweep", "rebuild"])

@@ -52,12 +52,13 @@ class SettingsSource:
     """The settings of this command, and where they were found.
 
     `folder` is the data folder of run.sh. `saved_names` are the settings that come from it; all
-    others come from the environment.
+    others come from the environment. `in_container`: see `is_container`.
     """
 
     settings: Settings
     folder: Path
     saved_names: frozenset[str]
+    in_container: bool = False
 
     def find_address(self, server: str) -> str:
         """Return the address of `MinIO` or `Redis`, without credentials."""
@@ -181,7 +182,7 @@ def load_settings(process: str, *servers: str) -> Settings:
     settings = Settings.from_environment(minio="minio" in servers, redis="redis" in servers)
     folder = find_data_folder(os.environ, ROOT)
     context = click.get_current_context().find_root()
-    context.obj = SettingsSource(settings, folder, frozenset(found))
+    context.obj = SettingsSource(settings, folder, frozenset(found), is_container())
     return settings
 
 
@@ -207,7 +208,7 @@ def _suggest_remedy(failed: ServerError, source: SettingsSource, ctx: click.Cont
     if failed.cause == NO_REDIS_PERMISSION and ctx.find_root().invoked_subcommand == "init":
         return f"\n{ACL_HINT}"
     service = failed.server.lower()
-    if is_container():
+    if source.in_container:
         if is_refusal:
             return suggest_container(ctx)
         return f"Look at the service: docker compose ps {service}; docker compose logs {service}"
