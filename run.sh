@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 usage='usage: ./run.sh [--empty] [--load FOLDER]
 
 Starts Rowdrop on this machine and prints its addresses.  Ctrl-C stops it; the data is kept.
-The first run builds MinIO, which takes about three minutes.
+The first run builds MinIO, which takes three to five minutes.
 
   --empty         do not write sample files into a new source bucket
   --load FOLDER   drop the files of a folder; if Rowdrop is already running, into that one
@@ -21,6 +21,11 @@ Settings from the environment or from .env (all of them: see .env.example):
   MINIO_BINARY    the MinIO program to run
   PYTHON          the Python to use'
 
+refuse_argument() {
+    printf 'rowdrop: %s\n\n%s\n' "$1" "$usage" >&2
+    exit 2
+}
+
 arguments=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -33,7 +38,8 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         -h | --help) echo "$usage" && exit 0 ;;
-        *) echo "$usage" >&2 && exit 2 ;;
+        -*) refuse_argument "unknown option $1" ;;
+        *) refuse_argument "unknown argument $1" ;;
     esac
     shift
 done

@@ -5,6 +5,7 @@ from pathlib import Path
 from local.configuration import Configuration
 from local.processes import ROOT
 
+_PRINT_FILE = r"printf 'first_name,last_name,birthts\nIvan,Ivanov,946674000000\n'"
 _EXTERNAL_MINIO_HINT = (
     "# MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY: the values that you set"
 )
@@ -36,15 +37,38 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
             "",
             "Drop a file, get a row:",
             "",
-            *_render_example(folder, configuration),
+            *_render_example(configuration),
+            "",
+            "Or with any S3 client:",
+            "",
+            *_render_s3_example(folder, configuration),
             "",
         ]
     )
 
 
-def _render_example(folder: Path, configuration: Configuration) -> list[str]:
+def _render_example(configuration: Configuration) -> list[str]:
+    """Return the example of README.md, with the port of this run."""
+    api_url = f"http://127.0.0.1:{configuration.values['API_PORT']}"
+    # A local write needs no token unless one of these is set.
+    tokens = configuration.credentials.tokens
+    needs_token = bool(
+        configuration.values.get("ALLOWED_HOSTS")
+        or tokens.get("API_TOKEN")
+        or tokens.get("API_TOKENS")
+    )
+    token_option = '-H "Authorization: Bearer $TOKEN" ' if needs_token else ""
+    token_line = ["  TOKEN=...  # ./rowdrop credentials --show prints the tokens"]
+    return [
+        *(token_line if needs_token else []),
+        f"  {_PRINT_FILE} |",
+        f"      curl -X PUT {token_option}--data-binary @- {api_url}/files/0001.csv",
+        f"  curl {token_option}'{api_url}/data?q=ivan'",
+    ]
+
+
+def _render_s3_example(folder: Path, configuration: Configuration) -> list[str]:
     bucket = configuration.source_bucket
-    port = configuration.values["API_PORT"]
     # The example reads the credentials from the file, so that none is printed.
     credentials_line = f"  {_EXTERNAL_MINIO_HINT}"
     if configuration.owns_minio:
@@ -52,10 +76,9 @@ def _render_example(folder: Path, configuration: Configuration) -> list[str]:
     sign_option = '--aws-sigv4 aws:amz:us-east-1:s3 --user "$MINIO_ACCESS_KEY:$MINIO_SECRET_KEY"'
     return [
         credentials_line,
-        "  printf 'first_name,last_name,birthts\\nIvan,Ivanov,946674000000\\n' > 0001.csv",
+        f"  {_PRINT_FILE} > 0001.csv",
         f"  curl -fsS {sign_option} \\",
         f'    -T 0001.csv "$MINIO_ENDPOINT/{bucket}/0001.csv"',
-        f"  curl -s http://127.0.0.1:{port}/data",
     ]
 
 

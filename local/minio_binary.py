@@ -22,8 +22,8 @@ def find_minio(cache_dir: Path | None = None, report: Callable[[str], None] = pr
     That is the one in MINIO_BINARY, or the one in `cache_dir` (by default the user's cache), which
     is built if it is missing.  A `minio` on PATH is used only if MINIO_BINARY names it, because no
     published release fixes the vulnerabilities in minio-source/README.md.  A build takes about
-    three minutes.  It calls `report` at least once a second; progress lines end in "…".  Raises
-    `StartupError` if there is no MinIO and none can be built.
+    three to five minutes.  It calls `report` at least once a second; progress lines end in "…".
+    Raises `StartupError` if there is no MinIO and none can be built.
     """
     requested = os.environ.get("MINIO_BINARY")
     if requested:

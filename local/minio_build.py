@@ -79,7 +79,7 @@ def _build_in_folder(target: Path, report: Reporter) -> None:
     ) as folder:
         build_dir = Path(folder)
         go = find_go(build_dir, report)
-        report("Building MinIO from source (only once): about three minutes.")
+        report("Building MinIO from source (only once): three to five minutes.")
         go_run = [str(go), "-C", str(MINIO_SOURCE_DIR), "run", "-trimpath", "."]
         command = [*go_run, "build", str(build_dir / "built")]
         environment = build_go_environment(build_dir, go)

@@ -14,10 +14,19 @@ for fits in "import venv, ensurepip" "pass"; do
     done
 done
 if [ -z "$python" ]; then
-    echo "rowdrop: needs Python 3.11, 3.12, 3.13 or 3.14." >&2
+    echo "rowdrop: needs Python 3.11, 3.12, 3.13 or 3.14.  Tried${PYTHON:+ PYTHON=$PYTHON}:" >&2
     for candidate in "${candidates[@]}"; do
-        version=$("$candidate" --version 2>&1) && echo "  $candidate is $version: too old or too new" >&2
+        version=$("$candidate" --version 2>&1) || true
+        if ! command -v "$candidate" >/dev/null; then
+            echo "  $candidate is not found" >&2
+        elif [ "${version#Python }" != "$version" ]; then
+            echo "  $candidate is $version" >&2
+        else
+            echo "  $candidate does not run: ${version%%$'\n'*}" >&2
+        fi
     done
-    echo "Install one (apt install python3 python3-venv; brew install python@3.13), or set PYTHON=/path/to/python3.12" >&2
+    remedy="or set PYTHON=/path/to/python3.12"
+    [ -z "${PYTHON:-}" ] || remedy="or correct PYTHON, or unset it to use one that is installed"
+    echo "Install one (apt install python3 python3-venv; brew install python@3.13), $remedy." >&2
     exit 1
 fi

@@ -1,8 +1,11 @@
 """Wait until the servers and Rowdrop are ready, and report the reason if they are not."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 from local.configuration import DEFAULT_PORTS, Configuration
 from local.errors import StartupError
@@ -14,6 +17,7 @@ from local.servers import MinioServer, RedisServer, http_get, read_log_tail
 _SERVER_TIMEOUT_S = 120.0
 _PORTS_TIMEOUT_S = 30.0
 _WARN_AFTER_S = 60.0
+_EXTERNAL_SERVER_TIMEOUT_S = 5.0
 _POLL_S = 0.1
 _LIVE_CHECK_COUNT = 8
 
@@ -30,6 +34,25 @@ def wait_for_servers(
         _wait_for_server("redis", redis.is_ready, supervisor, report)
     if minio:
         _wait_for_server("minio", minio.is_ready, supervisor, report)
+
+
+def check_external_servers(configuration: Configuration) -> None:
+    """Connect to each server that Rowdrop does not start.
+
+    Raises `StartupError` with the setting to correct if a server does not answer within 5 s.
+    """
+    if not configuration.owns_redis:
+        redis = configuration.event_redis
+        address = f"{redis.host}:{redis.port}"
+        _check_connection("Redis", "REDIS_URL", address, redis.host, redis.port)
+    if not configuration.owns_minio:
+        endpoint = configuration.values["MINIO_ENDPOINT"]
+        url = urlsplit(endpoint)
+        # `rowdrop init` refuses an address that is not valid, and says why.
+        with suppress(ValueError):
+            port = url.port or {"https": 443}.get(url.scheme, 80)
+            if url.hostname:
+                _check_connection("MinIO", "MINIO_ENDPOINT", endpoint, url.hostname, port)
 
 
 def wait_for_ports(ports: Iterable[int]) -> None:
@@ -69,6 +92,16 @@ def wait_for_app(
 def list_ports(configuration: Configuration) -> list[int]:
     """Return the ports on which Rowdrop's processes and servers listen in this run."""
     return [configuration.port(name) for name in DEFAULT_PORTS if name in configuration.values]
+
+
+def _check_connection(server: str, setting: str, address: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=_EXTERNAL_SERVER_TIMEOUT_S).close()
+    except OSError as error:
+        raise StartupError(
+            f"{server} does not answer at {address} ({setting}): correct {setting}, "
+            f"or unset it to use the {server} that ./run.sh starts."
+        ) from error
 
 
 def _wait_for_server(

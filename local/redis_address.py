@@ -24,6 +24,10 @@ class RedisAddress:
         Redis target does not support them.
         """
         parts = urlsplit(url)
+        try:
+            port = parts.port or 6379
+        except ValueError:  # not a number below 65,536
+            raise StartupError("the port in REDIS_URL is not valid: correct it.") from None
         is_supported = parts.scheme == "redis" and parts.path in {"", "/", "/0"} and not parts.query
         if not is_supported or not parts.hostname:
             raise StartupError(
@@ -33,4 +37,4 @@ class RedisAddress:
             )
         user = unquote(parts.username or "")
         password = unquote(parts.password or "")
-        return cls(parts.hostname, parts.port or 6379, user, password)
+        return cls(parts.hostname, port, user, password)

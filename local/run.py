@@ -28,7 +28,13 @@ from local.processes import (
     stop_stale_processes,
     write_credentials,
 )
-from local.readiness import list_ports, wait_for_app, wait_for_ports, wait_for_servers
+from local.readiness import (
+    check_external_servers,
+    list_ports,
+    wait_for_app,
+    wait_for_ports,
+    wait_for_servers,
+)
 from local.screen import Screen
 from local.servers import (
     MinioOptions,
@@ -176,11 +182,13 @@ def _find_binaries(
 ) -> tuple[Path | None, Path | None]:
     """Return the programs of Redis and MinIO, each None if that server is external.
 
-    Validates the settings first, so that an error is reported before the slow build of MinIO.
+    Validates the settings and connects to external servers first, so that an error is reported
+    before the slow build of MinIO.
     """
     preview = config.build_configuration(
         given, config.load_saved_settings(folder / ".env"), lambda _: None
     )
+    check_external_servers(preview)
     redis = find_redis(screen) if preview.owns_redis else None
     minio = find_minio(report=screen) if preview.owns_minio else None
     return redis, minio

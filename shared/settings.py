@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from environs import EnvValidationError, FileAwareEnv, ValidationError
 
@@ -212,13 +212,22 @@ def _check_origins(value: str) -> None:
 
 def _check_http_url(value: str) -> None:
     url = urlsplit(value)
-    if url.scheme not in {"http", "https"} or not url.hostname or url.path not in {"", "/"}:
+    is_address = bool(url.hostname) and _has_valid_port(url)
+    if url.scheme not in {"http", "https"} or not is_address or url.path not in {"", "/"}:
         raise ValidationError("must be a URL such as http://127.0.0.1:9000")
+
+
+def _has_valid_port(url: SplitResult) -> bool:
+    try:
+        return url.port != 0
+    except ValueError:  # not a number below 65,536
+        return False
 
 
 def _check_redis_url(value: str) -> None:
     url = urlsplit(value)
-    if url.scheme != "redis" or not url.hostname or url.path not in {"", "/", "/0"}:
+    is_address = bool(url.hostname) and _has_valid_port(url)
+    if url.scheme != "redis" or not is_address or url.path not in {"", "/", "/0"}:
         raise ValidationError(
             "must be redis://[:password@]host:port/0: "
             "MinIO's Redis target speaks plain TCP to database 0 only"

@@ -110,7 +110,8 @@ class FileResource:
         # The store would accept an empty file, but an upload without a body is a mistake.
         if not length:
             raise Problem(
-                "wrong-request", "The request has no body. With curl, send the file with -T."
+                "wrong-request",
+                "The body is empty (0 bytes). Send a file that has content: curl -T FILE URL.",
             )
         max_bytes = self._max_upload_bytes
         if name.endswith(".csv"):

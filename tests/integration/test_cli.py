@@ -86,7 +86,7 @@ def test_check_command_lists_differences_and_exits_with_1(
     rowdrop.process_users("a")
     rowdrop.put_files("a", make_csv("Changed"))
     checked = run(environment, "check")
-    assert (checked.exit_code, checked.output) == (1, "a: differs in first_name\n1 differences\n")
+    assert (checked.exit_code, checked.output) == (1, "a: differs in first_name\n1 difference\n")
     checked = run(environment, "check", "--json")
     assert checked.exit_code == 1
     assert checked.json == {"count": 1, "differences": ["a: differs in first_name"]}
@@ -102,13 +102,34 @@ def test_cli_with_unreachable_servers_exits_with_4(
     environment["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     ended = run(environment, command)
     assert ended.exit_code == 4, ended.error
-    assert "MinIO or Redis is unavailable" in ended.error
+    server = "Redis" if command == "sweep" else "MinIO"
+    assert f"{server} does not answer at " in ended.error
+    assert "(connection refused)" in ended.error
+    assert len(ended.error.splitlines()) == 1
 
 
 def test_cli_with_refused_keys_exits_with_4(environment: dict[str, str]) -> None:
     environment["MINIO_SECRET_KEY"] = "not-the-secret"
     ended = run(environment, "load", "run.sh", "README.md")
     assert ended.exit_code == 4, ended.error
+    assert "refuses the credentials (SignatureDoesNotMatch)" in ended.error
+    assert "MINIO_SECRET_KEY" in ended.error
+
+
+def test_cli_with_refused_redis_password_exits_with_4(environment: dict[str, str]) -> None:
+    user, _, address = environment["REDIS_URL"].rpartition("@")
+    environment["REDIS_URL"] = f"{user}-wrong@{address}"
+    ended = run(environment, "sweep")
+    assert ended.exit_code == 4, ended.error
+    assert "refuses the credentials (wrong user or password)" in ended.error
+
+
+@pytest.mark.parametrize("arguments", [["errors"], ["sample"], ["load", "README.md"]])
+def test_cli_without_bucket_names_init(arguments: list[str], environment: dict[str, str]) -> None:
+    environment |= {"SOURCE_BUCKET": "no-such-bucket", "OUTPUT_BUCKET": "no-such-bucket-either"}
+    ended = run(environment, *arguments)
+    assert ended.exit_code == 4, ended.error
+    assert "lacks a bucket (NoSuchBucket). `rowdrop init`" in ended.error
 
 
 def test_cli_with_invalid_settings_exits_with_3(environment: dict[str, str]) -> None:
@@ -194,7 +215,25 @@ def test_load_command_uploads_and_lists_what_it_skips(
     assert counts == (bucket, 0, 2)
     assert rowdrop.source.get("1.csv").body == make_csv()
     loaded = run(environment, "load", *paths)
-    assert "1 files were not loaded:\n  notes.txt: " in loaded.output
+    assert "1 file was not loaded:\n  notes.txt: " in loaded.output
+
+
+def test_load_command_without_loadable_file_exits_with_1(
+    rowdrop: RowdropHarness, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    loaded = run(environment, "load", str(tmp_path))
+    assert loaded.exit_code == 1
+    message = f"{tmp_path} has no CSV, image or bundle\n1 file was not loaded:\n  notes.txt: "
+    assert loaded.output.startswith(message)
+    (tmp_path / "notes.txt").unlink()
+    loaded = run(environment, "load", str(tmp_path))
+    assert (loaded.exit_code, loaded.output) == (1, f"{tmp_path} has no CSV, image or bundle\n")
+    assert run(environment, "load", "--json", str(tmp_path)).exit_code == 1
+    # docker compose does this at each start, by default with an empty folder.
+    loaded = run(environment, "load", "--if-empty", str(tmp_path))
+    assert (loaded.exit_code, loaded.output) == (0, f"{tmp_path} has no CSV, image or bundle\n")
+    assert list(rowdrop.source.list_objects()) == []
 
 
 def test_load_command_if_empty_leaves_a_bucket_in_use(

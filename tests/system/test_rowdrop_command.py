@@ -4,11 +4,13 @@ import io
 import json
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from minio import Minio
 
-from tests.system.running import ROOT, RunShProcess, wait_until
+from tests.system.running import ROOT, RunShProcess, clean_up_processes, wait_until
 
 USER_CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 
@@ -73,11 +75,38 @@ def test_rowdrop_watch_ends_with_130_after_ctrl_c(rowdrop: RunShProcess) -> None
     )
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("trust state") for line in lines)
+    assert any(line.startswith("complete") for line in lines)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in error
+
+
+def test_rowdrop_reports_stopped_rowdrop_plainly(tmp_path: Path) -> None:
+    """After its end ./run.sh leaves its settings, of which no command may assume that they work."""
+    for folder in clean_up_processes(tmp_path / "data"):
+        run = RunShProcess(folder, "--empty").wait_until_ready()
+        assert run.run_command("status").returncode == 0
+        assert run.stop_with_signal(signal.SIGTERM) == 0
+        endpoint = run.credentials["MINIO_ENDPOINT"]
+        redis = f"127.0.0.1:{run.credentials['REDIS_PORT']}"
+        for arguments, server in [
+            (["status"], f"MinIO does not answer at {endpoint}"),
+            (["errors"], f"MinIO does not answer at {endpoint}"),
+            (["check"], f"MinIO does not answer at {endpoint}"),
+            (["load", str(ROOT / "README.md")], f"MinIO does not answer at {endpoint}"),
+            (["sample"], f"MinIO does not answer at {endpoint}"),
+            (["init"], f"MinIO does not answer at {endpoint}"),
+            (["sweep"], f"Redis does not answer at {redis}"),
+        ]:
+            started_at = time.monotonic()
+            completed = run.run_command(*arguments)
+            assert completed.returncode == 4, arguments
+            assert completed.stderr == (
+                f"Error: {server} (connection refused). "
+                f"Rowdrop is not running in {folder}: start it with ./run.sh.\n"
+            )
+            assert time.monotonic() - started_at < 5, arguments
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["load", "run.sh"]])

@@ -134,18 +134,51 @@ def test_run_sh_refuses_redis_that_minio_cannot_reach(folder: Path, start: Start
     assert "plain TCP" in start(folder, REDIS_URL="rediss://redis.example/0").wait_for_refusal()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"REDIS_URL": "redis://127.0.0.1:1/0"},
+            "Redis does not answer at 127.0.0.1:1 (REDIS_URL): correct REDIS_URL, or unset it",
+        ),
+        (
+            {
+                "MINIO_ENDPOINT": "http://127.0.0.1:1",
+                "MINIO_ACCESS_KEY": "a",
+                "MINIO_SECRET_KEY": "b",
+            },
+            "MinIO does not answer at http://127.0.0.1:1 (MINIO_ENDPOINT): correct MINIO_ENDPOINT",
+        ),
+    ],
+)
+def test_run_sh_names_external_server_without_answer(
+    folder: Path, start: Start, settings: dict[str, str], message: str
+) -> None:
+    assert message in start(folder, **settings).wait_for_refusal()
+    assert list_processes(folder) == []
+
+
 def test_run_sh_explains_unsupported_python(folder: Path, tmp_path: Path, start: Start) -> None:
     old = tmp_path / "python"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
     old.chmod(0o755)
     message = start(folder, PYTHON=str(old)).wait_for_refusal()
     assert "needs Python 3.11" in message
-    assert "PYTHON=" in message
+    assert f"Tried PYTHON={old}:\n  {old} is Python 3.9.2\n" in message
+    assert "unset it" in message
+
+
+def test_run_sh_names_missing_python(folder: Path, start: Start) -> None:
+    message = start(folder, PYTHON="python2.0").wait_for_refusal()
+    assert "needs Python 3.11" in message
+    assert "\n  python2.0 is not found\n" in message
+    assert not folder.exists()
 
 
 def test_run_sh_prints_usage_for_unknown_argument(folder: Path, start: Start) -> None:
     run = start(folder, "--sample")
     assert run.process.wait(10) == 2
+    assert run.output.startswith("rowdrop: unknown option --sample\n")
     assert "usage: ./run.sh [--empty]" in run.output
     assert not folder.exists()
 
@@ -181,7 +214,7 @@ def test_run_sh_loads_folder_at_start_or_while_running(
     (users / "100.csv").write_text("first_name,last_name,birthts\nNew,F,1\n")
     second = start(folder, "--load", str(users))
     assert second.process.wait(30) == 0
-    assert "1 files loaded into src-data, 60 were there already" in second.output
+    assert "1 file loaded into src-data, 60 were there already" in second.output
     wait_until(lambda: "100" in run.list_users())
     assert run.stop_with_signal(signal.SIGTERM) == 0
 

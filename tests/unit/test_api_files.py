@@ -145,6 +145,7 @@ def test_files_route_requires_content_length(service: Service) -> None:
 def test_files_route_refuses_empty_file(service: Service) -> None:
     result = put(service, "1.csv", b"", **{"Content-Length": "0"})
     assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert "The body is empty (0 bytes)." in result.json["detail"]
     assert service.files.objects == {}
 
 

@@ -1,15 +1,42 @@
 """The command line: its help, wrong use, and where it finds the settings."""
 
+import logging
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
+from kombu.exceptions import OperationalError
+from minio.error import MinioException
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+)
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from local.configuration import build_configuration, save_settings_of_run
+from local.locks import try_lock_file
+from shared.object_store import StoreUnavailable
+from shared.settings import Settings
+from worker.commands.cli.exit_codes import format_count
 from worker.commands.cli.main import rowdrop
-from worker.commands.cli.settings_discovery import SettingsNotFound, find_settings
+from worker.commands.cli.report_commands import format_status
+from worker.commands.cli.settings_discovery import (
+    SettingsNotFound,
+    SettingsSource,
+    explain_server_error,
+    find_settings,
+    is_running,
+)
+from worker.commands.status import ApiAddress, request_readiness
+from worker.services.server_errors import classify_error
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -27,6 +54,17 @@ COMMANDS = (
 MINIO = {"MINIO_ENDPOINT": "http://m:9000", "MINIO_ACCESS_KEY": "key", "MINIO_SECRET_KEY": "secret"}
 REDIS = {"REDIS_URL": "redis://r:6379/0"}
 BOTH = ("minio", "redis")
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Undo the logging configuration of a command that runs in the process of the tests."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    level = root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def test_cli_has_exactly_these_commands() -> None:
@@ -59,6 +97,11 @@ def test_cli_help_names_exit_codes() -> None:
         (["init", "--sample", "perhaps"], "'perhaps' is not one of"),
         (["credentials", "--show", "publishers"], "'publishers' is not one of"),
         (["credentials", "--renew"], "--renew is for docker compose"),
+        (["status", "--api", "nonsense"], "must begin with http:// or https://"),
+        (["status", "--api", "127.0.0.1:8080"], "must begin with http:// or https://"),
+        (["watch", "--api", "ftp://127.0.0.1"], "must begin with http:// or https://"),
+        (["watch", "--api", "http://127.0.0.1:99999"], "is not an address such as"),
+        (["status", "--api", "http://"], "is not an address such as"),
     ],
 )
 def test_cli_wrong_use_exits_with_2(arguments: list[str], message: str) -> None:
@@ -200,3 +243,264 @@ def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
     assert settings["IMAGES"] == "reference"
     assert settings["API_PORT"] == configuration.values["API_PORT"]
     assert "LOG_LEVEL" not in settings
+
+
+# -- errors of the servers -------------------------------------------------------------------------
+def make_store_error(text: str) -> StoreUnavailable:
+    """Return an error of a bucket, caused by an error with this text of obstore."""
+    try:
+        try:
+            raise OSError(text)  # noqa: TRY301
+        except OSError as error:
+            raise StoreUnavailable("src-data/a: Generic S3 error") from error
+    except StoreUnavailable as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            make_store_error("retry_timeout: 5s, kind: ConnectionRefused, timed out"),
+            "MinIO does not answer at HERE (connection refused).",
+        ),
+        (
+            make_store_error("dns error: failed to lookup address information"),
+            "MinIO does not answer at HERE (unknown host name).",
+        ),
+        (
+            HTTPError("HTTPConnectionPool(): Max retries exceeded: [Errno 111] Connection refused"),
+            "MinIO does not answer at HERE (connection refused).",
+        ),
+        (
+            ReadTimeoutError(None, "/", "no bytes"),  # type: ignore[arg-type]
+            "MinIO does not answer at HERE (timeout).",
+        ),
+        (
+            StoreUnavailable("src-data/a: InvalidAccessKeyId: The key does not exist."),
+            "MinIO at HERE refuses the credentials (InvalidAccessKeyId).",
+        ),
+        (
+            StoreUnavailable("src-data/a: SignatureDoesNotMatch: The signature is wrong."),
+            "MinIO at HERE refuses the credentials (SignatureDoesNotMatch).",
+        ),
+        (
+            MinioException("S3 operation failed; code: AccessDenied, message: Access Denied."),
+            "MinIO at HERE denies access (AccessDenied).",
+        ),
+        (
+            StoreUnavailable("src-data: NoSuchBucket: The bucket does not exist"),
+            "MinIO at HERE lacks a bucket (NoSuchBucket).",
+        ),
+        (
+            StoreUnavailable("src-data/a: InternalError: the disk is full.\nDebug source"),
+            "MinIO at HERE answers with an error: src-data/a: InternalError: the disk is full.",
+        ),
+        (
+            RedisError("Error 111 connecting to 127.0.0.1:6379. Connection refused."),
+            "Redis does not answer at HERE (connection refused).",
+        ),
+        (
+            OperationalError("Error -2 connecting to r:6379. Name or service not known."),
+            "Redis does not answer at HERE (unknown host name).",
+        ),
+        (
+            AuthenticationError("invalid username-password pair or user is disabled."),
+            "Redis at HERE refuses the credentials (wrong user or password).",
+        ),
+        (
+            NoPermissionError("this user has no permissions to run the command"),
+            "Redis at HERE denies access (NOPERM).",
+        ),
+        (BusyLoadingError("loading"), "Redis does not answer at HERE (it is starting)."),
+    ],
+)
+def test_classify_error_describes_each_cause(error: Exception, sentence: str) -> None:
+    assert classify_error(error).describe("HERE") == sentence
+
+
+def explain(
+    error: Exception, folder: Path, command: str, *saved_names: str, in_container: bool = False
+) -> str:
+    """Return the message about an error, of a command with these settings from `folder`."""
+    settings = Settings("http://m:9000", "key", "secret", "redis://user:password@r:6380/0")
+    context = click.Context(rowdrop)
+    context.invoked_subcommand = command
+    context.obj = SettingsSource(settings, folder, frozenset(saved_names), in_container)
+    return explain_server_error(error, context)
+
+
+REFUSED = RedisError("Connection refused")
+
+
+def test_server_error_in_checkout_names_data_folder(tmp_path: Path) -> None:
+    expected = (
+        "MinIO does not answer at http://m:9000 (connection refused). "
+        f"Rowdrop is not running in {tmp_path}: start it with ./run.sh."
+    )
+    assert explain(HTTPError("Connection refused"), tmp_path, "status", *MINIO) == expected
+    message = explain(REFUSED, tmp_path, "status", *REDIS)
+    assert message.startswith("Redis does not answer at r:6380 (connection refused). Rowdrop is")
+    assert "password" not in message
+
+
+def test_server_error_in_checkout_while_rowdrop_runs(tmp_path: Path) -> None:
+    assert not is_running(tmp_path)
+    with (tmp_path / "run.lock").open("w") as file:
+        assert try_lock_file(file)
+        file.write(str(os.getpid()))
+        file.flush()
+        assert is_running(tmp_path)
+        assert "If Rowdrop is starting" in explain(REFUSED, tmp_path, "status", *REDIS)
+        refused = StoreUnavailable("InvalidAccessKeyId")
+        assert "Stop ./run.sh and start it again" in explain(refused, tmp_path, "status", *MINIO)
+    assert not is_running(tmp_path)  # the file stays, the lock does not
+
+
+def test_server_error_names_settings_of_environment(tmp_path: Path) -> None:
+    message = explain(REFUSED, tmp_path, "status")
+    assert message.endswith("Check REDIS_URL in the environment.")
+    message = explain(StoreUnavailable("AccessDenied"), tmp_path, "load")
+    names = "MINIO_ENDPOINT, MINIO_ACCESS_KEY, MINIO_SECRET_KEY"
+    assert message.endswith(f"Check {names} in the environment.")
+
+
+def test_server_error_in_container_names_service(tmp_path: Path) -> None:
+    message = explain(REFUSED, tmp_path, "status", in_container=True)
+    assert message.endswith("docker compose ps redis; docker compose logs redis")
+    message = explain(StoreUnavailable("AccessDenied"), tmp_path, "load", in_container=True)
+    assert "Use: docker compose run --rm --no-deps -T -v FOLDER:/load:ro load" in message
+
+
+def test_server_error_of_init_names_acl_rules(tmp_path: Path) -> None:
+    denied = NoPermissionError("this user has no permissions")
+    assert "ACL rules" in explain(denied, tmp_path, "init")
+    assert "`rowdrop init`" in explain(StoreUnavailable("NoSuchBucket"), tmp_path, "status")
+
+
+@pytest.mark.parametrize("command", ["status", "errors", "check", "load", "sample", "init"])
+def test_every_command_reports_stopped_servers_plainly(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "1.csv").touch()
+    dead = {"MINIO_ENDPOINT": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    for name, value in (MINIO | dead).items():
+        monkeypatch.setenv(name, value)
+    arguments = [command, str(tmp_path)] if command == "load" else [command]
+    result = CliRunner().invoke(rowdrop, arguments)
+    assert result.exit_code == 4
+    assert result.output == (
+        "Error: MinIO does not answer at http://127.0.0.1:1 (connection refused). "
+        "Check MINIO_ENDPOINT in the environment.\n"
+    )
+
+
+def test_watch_reports_stopped_servers_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = {"MINIO_ENDPOINT": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    for name, value in (MINIO | dead).items():
+        monkeypatch.setenv(name, value)
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    result = CliRunner().invoke(rowdrop, ["watch"])
+    assert result.exit_code == 130
+    assert (
+        "\nMinIO does not answer at http://127.0.0.1:1 (connection refused). Check" in result.output
+    )
+    assert "The next attempt is in a second." in result.output
+
+
+@pytest.mark.parametrize("command", ["sweep", "rebuild"])
+def test_bulk_commands_report_stopped_redis_plainly(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (MINIO | {"REDIS_URL": "redis://127.0.0.1:1/0"}).items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(rowdrop, [command])
+    assert result.exit_code == 4
+    assert result.output.startswith("Error: Redis does not answer at 127.0.0.1:1 (connection")
+
+
+def test_request_readiness_reports_plainly_why_it_does_not_answer() -> None:
+    readiness = request_readiness(ApiAddress("http://127.0.0.1:1"))
+    reason = "the API at http://127.0.0.1:1 does not answer (connection refused)"
+    assert readiness == (None, [reason], [])
+
+
+# -- words -----------------------------------------------------------------------------------------
+def test_format_count_has_singular_and_plural() -> None:
+    assert [format_count(count, "file") for count in (0, 1, 2000)] == [
+        "0 files",
+        "1 file",
+        "2,000 files",
+    ]
+    assert format_count(1, "key is", "keys are") == "1 key is"
+    assert format_count(2, "key is", "keys are") == "2 keys are"
+
+
+def make_status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the status of a Rowdrop without work and errors, with these changes."""
+    return {
+        "ready": True,
+        "reasons": [],
+        "warnings": [],
+        "rows": 20,
+        "rejected": 0,
+        "held": 0,
+        "ignored": 0,
+        "dead_letters": 0,
+        "events_waiting": 0,
+        "dirty_users": {"event": 0},
+        "queues": {"bulk": 0},
+        "last_publish_at": "2026-01-31T12:00:00Z",
+        "last_sweep": {
+            "at": "2026-01-31T11:00:00Z",
+            "cause": "schedule",
+            "objects": 21,
+            "marked": 1,
+        },
+        "trust_state": "verified",
+    } | changes
+
+
+def test_format_status_hides_lines_that_are_zero() -> None:
+    assert format_status(make_status()) == [
+        "ready         yes",
+        "rows          20",
+        "pending       nothing",
+        "last publish  2026-01-31T12:00:00Z",
+        "last sweep    2026-01-31T11:00:00Z (schedule): 21 objects compared, 1 user out of sync",
+        "complete      yes, verified by a sweep at 2026-01-31T11:00:00Z",
+    ]
+
+
+def test_format_status_shows_everything_that_waits_or_is_wrong() -> None:
+    counts = {"rejected": 7, "held": 1, "ignored": 1, "dead_letters": 2, "events_waiting": 1}
+    work = {"dirty_users": {"event": 3}, "queues": {"bulk": 4}}
+    lines = format_status(make_status(**counts, **work))
+    assert lines[2:8] == [
+        "rejects       8 invalid files: 7 without a row, 1 with its last valid row (held)",
+        "ignored       1 other file",
+        "dead letters  2 unreadable events",
+        "pending       event 3",
+        "events        1 unprocessed event",
+        "queues        bulk 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("verifying", "not known yet: a sweep is running"), ("suspect", "not known: drops may")],
+)
+def test_format_status_explains_trust_state(state: str, words: str) -> None:
+    last_line = format_status(make_status(trust_state=state, last_sweep=None))[-1]
+    assert last_line.startswith(f"complete      {words}")
+    assert "last sweep    never" in format_status(make_status(last_sweep=None))
+
+
+def test_load_help_mentions_folders_and_names() -> None:
+    text = " ".join(CliRunner().invoke(rowdrop, ["load", "--help"]).output.split())
+    assert "Sub-folders are read, too." in text
+    assert "by its file name" in text

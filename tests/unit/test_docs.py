@@ -463,6 +463,35 @@ def test_readme_shows_first_row_early() -> None:
     assert requests[0] < responses[0]
 
 
+def test_readme_names_every_command() -> None:
+    section = README.partition("## The command line\n")[2].partition("\n## ")[0]
+    named = {word.split()[0] for word in IN_CODE.findall(section) if not word.startswith("./")}
+    check_same(named, set(rowdrop.commands))
+    assert "docs/glossary.md" in section
+
+
+def test_readme_says_before_first_request_how_port_is_chosen() -> None:
+    before_request = README.partition("curl ")[0]
+    assert "If port 8080 is in use" in before_request
+
+
+def test_readme_shows_image_and_token() -> None:
+    assert re.search(r'curl -T 0001\.png "\$api/files/0001\.png"', README)
+    assert re.search(r'curl "\$api/data/0001/image"', README)
+    assert "`./rowdrop credentials --show`" in README
+
+
+def test_docs_agree_on_time_of_first_start() -> None:
+    """Each text about the first start names the same time."""
+    texts = [
+        README,
+        OPERATIONS,
+        *((ROOT / name).read_text("utf-8") for name in ("run.sh", "local/minio_build.py")),
+    ]
+    assert [text.count("three to five minutes") for text in texts] == [1, 2, 1, 1]
+    assert [text.count("about three minutes") for text in texts] == [0, 0, 0, 0]
+
+
 def test_readme_leads_to_every_page() -> None:
     pages = {page for page in TEXTS if page.startswith("docs/") and "/decisions/" not in page}
     linked = set(re.findall(r"\]\((docs/[\w./-]*)", README))

@@ -1,11 +1,13 @@
 """`local.configuration`: settings, kept secrets and ports of run.sh."""
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from local.banner import render_banner
 from local.configuration import (
     DEFAULT_PORTS,
     build_configuration,
@@ -17,6 +19,7 @@ from local.configuration import (
 )
 from local.errors import StartupError
 from local.ports import find_free_port
+from local.readiness import check_external_servers
 from worker.commands.provisioning.credential_set import SECRET_SETTINGS
 
 
@@ -121,6 +124,11 @@ def test_configuration_refuses_invalid_port(value: str) -> None:
 def test_configuration_refuses_redis_unreachable_for_minio(url: str) -> None:
     with pytest.raises(StartupError, match=r"plain TCP and into database 0"):
         build_configuration({"REDIS_URL": url}, {}, silent)
+
+
+def test_configuration_refuses_invalid_port_of_redis() -> None:
+    with pytest.raises(StartupError, match="port in REDIS_URL is not valid"):
+        build_configuration({"REDIS_URL": "redis://:hunter2@h:99999/0"}, {}, silent)
 
 
 def test_configuration_error_hides_password() -> None:
@@ -240,3 +248,71 @@ def test_read_given_settings_reads_secret_file(tmp_path: Path) -> None:
 def test_read_given_settings_names_missing_secret_file(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="REDIS_URL_FILE=/nowhere"):
         read_given_settings({"REDIS_URL_FILE": "/nowhere"}, tmp_path / "no.env")
+
+
+# -- external servers ------------------------------------------------------------------------------
+def external_minio(endpoint: str) -> dict[str, str]:
+    return {"MINIO_ENDPOINT": endpoint, "MINIO_ACCESS_KEY": "key", "MINIO_SECRET_KEY": "secret-key"}
+
+
+def test_check_external_servers_accepts_servers_that_answer(taken_port: int) -> None:
+    given = external_minio(f"http://127.0.0.1:{taken_port}")
+    given["REDIS_URL"] = f"redis://127.0.0.1:{taken_port}/0"
+    check_external_servers(build_configuration(given, {}, silent))
+
+
+def test_check_external_servers_ignores_own_servers() -> None:
+    check_external_servers(build_configuration({}, {}, silent))
+
+
+def test_check_external_servers_names_the_setting_to_correct() -> None:
+    configuration = build_configuration({"REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}, {}, silent)
+    with pytest.raises(StartupError) as refusal:
+        check_external_servers(configuration)
+    assert str(refusal.value) == (
+        "Redis does not answer at 127.0.0.1:1 (REDIS_URL): correct REDIS_URL, "
+        "or unset it to use the Redis that ./run.sh starts."
+    )
+    configuration = build_configuration(external_minio("http://127.0.0.1:1"), {}, silent)
+    with pytest.raises(StartupError, match=r"MinIO does not answer at http://127.0.0.1:1 \(MINIO_"):
+        check_external_servers(configuration)
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://127.0.0.1:99999"])
+def test_check_external_servers_leaves_invalid_address_to_init(endpoint: str) -> None:
+    check_external_servers(build_configuration(external_minio(endpoint), {}, silent))
+
+
+# -- the banner ------------------------------------------------------------------------------------
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_banner_begins_with_the_example_of_the_readme(tmp_path: Path) -> None:
+    configuration = build_configuration({}, {}, silent)
+    banner = render_banner(tmp_path, configuration)
+    (example,) = re.findall(r"(?m)^ +(printf .* \|\n +curl -X PUT .*)$", README.read_text("utf-8"))
+    expected = example.replace(":8080", f":{configuration.values['API_PORT']}").split()
+    first_example = banner.partition("Drop a file, get a row:\n\n")[2]
+    assert first_example.split()[: len(expected)] == expected
+    assert "aws-sigv4" in banner.partition("Or with any S3 client:")[2]
+    assert "Authorization" not in banner
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"API_TOKENS": "ci=a-token-that-the-test-has-set"},
+        {"ALLOWED_HOSTS": "rowdrop.example.org"},
+    ],
+)
+def test_banner_sends_a_token_where_one_is_needed(tmp_path: Path, settings: dict[str, str]) -> None:
+    banner = render_banner(tmp_path, build_configuration(settings, {}, silent))
+    assert banner.count('-H "Authorization: Bearer $TOKEN"') == 2
+    assert "./rowdrop credentials --show" in banner
+    assert "a-token-that-the-test-has-set" not in banner
+
+
+def test_banner_needs_no_token_because_of_read_tokens(tmp_path: Path) -> None:
+    settings = {"READ_TOKENS": "grafana=a-token-that-the-test-has-set"}
+    banner = render_banner(tmp_path, build_configuration(settings, {}, silent))
+    assert "Authorization" not in banner

@@ -65,6 +65,8 @@ def test_settings_errors_name_all_variables_without_values(monkeypatch: pytest.M
         ("MINIO_ENDPOINT", "127.0.0.1:9000"),
         ("MINIO_ENDPOINT", "http://host/path"),
         ("REDIS_URL", "redis://host/3"),
+        ("REDIS_URL", "redis://host:99999/0"),
+        ("MINIO_ENDPOINT", "http://host:99999"),
         ("SWEEP_INTERVAL_S", "0"),
         ("LOG_LEVEL", "LOUD"),
         ("MINIO_SECRET_KEY", ""),

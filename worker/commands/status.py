@@ -23,6 +23,7 @@ from shared.progress.pipeline_status import (
     read_pipeline_status,
 )
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
+from worker.services.server_errors import describe_cause
 
 REMEDIES = {
     "rejected": "correct the file and drop it again, or delete it",
@@ -61,8 +62,11 @@ def request_readiness(address: ApiAddress) -> ApiReadiness:
         if response.status in {200, 503}:
             body = response.json()
             return ApiReadiness(body["ready"], body["reasons"], body["warnings"])
-    except (HTTPError, ValueError, KeyError, TypeError) as error:
-        reason = f"the API at {address.url} does not answer: {error}"
+    except HTTPError as error:
+        reason = f"the API at {address.url} does not answer ({describe_cause(error)})"
+        return ApiReadiness(None, [reason], [])
+    except (ValueError, KeyError, TypeError):
+        reason = f"the server at {address.url} is not an API of Rowdrop"
         return ApiReadiness(None, [reason], [])
     reason = f"the API at {address.url} refuses the request with status {response.status}"
     if response.status in {401, 403}:

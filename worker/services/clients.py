@@ -3,27 +3,39 @@
 Each is created, and connects, when it is first used.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import certifi
 from minio import Minio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from urllib3 import PoolManager
+from urllib3 import PoolManager, Timeout
+from urllib3.util import Retry as HttpRetry
 
 from shared import logs
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
 
-if TYPE_CHECKING:
-    pass
-
 READ_CONCURRENCY = 32
 """Maximum concurrent requests to MinIO per process; more are not faster on one server."""
+
+
+def _create_http_client() -> PoolManager:
+    """Return a client with the options of minio-py, apart from the attempts to connect."""
+    return PoolManager(
+        timeout=Timeout(connect=3, read=300),
+        maxsize=10,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        retries=HttpRetry(
+            total=5, connect=0, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
+        ),
+    )
 
 
 class ServerClients:
@@ -62,7 +74,11 @@ class ServerClients:
         )
 
     def create_minio_client(self, http_client: PoolManager | None = None) -> Minio:
-        """Return a client for requests about whole buckets: creation and notifications."""
+        """Return a client for requests about whole buckets: creation and notifications.
+
+        By default it retries errors of the server, and never a connection that fails: a command
+        reports a stopped server immediately.
+        """
         endpoint = urlsplit(self.settings.minio_endpoint)
         access_key = self.settings.minio_access_key
         secret_key = self.settings.minio_secret_key
@@ -72,7 +88,7 @@ class ServerClients:
             secret_key,
             secure=endpoint.scheme == "https",
             region=self.settings.region,
-            http_client=http_client,
+            http_client=http_client or _create_http_client(),
         )
 
     @cached_property

@@ -3,16 +3,26 @@
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
-from redis.exceptions import RedisError
 
-from shared.object_store import StoreUnavailable
 from worker.commands.check import check_buckets
-from worker.commands.cli.exit_codes import exit_with_attention, json_option, print_json
+from worker.commands.cli.exit_codes import (
+    exit_with_attention,
+    format_count,
+    json_option,
+    print_json,
+)
 from worker.commands.cli.progress_bar import ProgressBar
-from worker.commands.cli.settings_discovery import find_api, is_container, open_clients
+from worker.commands.cli.settings_discovery import (
+    explain_server_error,
+    find_api,
+    is_container,
+    open_clients,
+)
 from worker.commands.status import StatusReader
+from worker.services.server_errors import SERVER_ERRORS
 
 WATCH_INTERVAL_S = 1.0
 _NEVER = "never"
@@ -26,7 +36,29 @@ def _open_reader(api_url: str | None) -> StatusReader:
     return StatusReader(clients.output, clients.redis, api)
 
 
-api_option = click.option("--api", metavar="URL", help="The address of the API, if it is another.")
+def _check_url(_ctx: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
+    """Return the URL. Raises `click.BadParameter` if it is not one of HTTP."""
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number below 65,536
+        is_valid = False
+    if not is_valid:
+        raise click.BadParameter(
+            f"{url!r} is not an address such as http://127.0.0.1:8080; "
+            "it must begin with http:// or https://."
+        )
+    return url
+
+
+api_option = click.option(
+    "--api",
+    metavar="URL",
+    callback=_check_url,
+    help="The address of the API, if it is another, such as http://127.0.0.1:8080.",
+)
 
 
 @click.command(epilog="Example: rowdrop status --json", name="status")
@@ -49,7 +81,8 @@ def show_status(ctx: click.Context, as_json: bool, api: str | None) -> None:
 
 @click.command(epilog="Example: rowdrop watch")
 @api_option
-def watch(api: str | None) -> None:
+@click.pass_context
+def watch(ctx: click.Context, api: str | None) -> None:
     """Show the status every second, until Ctrl-C."""
     reader = _open_reader(api)
     previous: dict[str, Any] | None = None
@@ -59,8 +92,8 @@ def watch(api: str | None) -> None:
             status = reader.read_status()
             lines = [*format_status(status), *_format_changes(previous, status)]
             previous = status
-        except (StoreUnavailable, RedisError) as error:
-            lines = [f"MinIO or Redis is unavailable: {error}", "The next attempt is in a second."]
+        except SERVER_ERRORS as error:
+            lines = [explain_server_error(error, ctx), "The next attempt is in a second."]
         click.clear()
         click.echo("\n".join([time.strftime("%H:%M:%S"), *lines, "", "Ctrl-C ends this view."]))
         time.sleep(max(0.0, WATCH_INTERVAL_S - (time.monotonic() - started_at)))
@@ -83,7 +116,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json({"count": len(differences), "differences": differences})
     else:
-        click.echo("\n".join([*differences, f"{len(differences)} differences"]))
+        click.echo("\n".join([*differences, format_count(len(differences), "difference")]))
     exit_with_attention(ctx, is_needed=bool(differences))
 
 
@@ -103,40 +136,65 @@ def list_errors(ctx: click.Context, as_json: bool) -> None:
         for error in errors:
             click.echo("\n".join(_format_error(error)))
         if ignored_count > listed_ignored:
-            click.echo(f"{ignored_count - listed_ignored:,} more ignored keys are not listed")
-        click.echo(f"{len(errors):,} errors")
+            words = ("more ignored key is not listed", "more ignored keys are not listed")
+            click.echo(format_count(ignored_count - listed_ignored, *words))
+        click.echo(format_count(len(errors), "error"))
     exit_with_attention(ctx, is_needed=bool(errors))
 
 
 def format_status(status: dict[str, Any]) -> list[str]:
-    """Return the lines of a status for people."""
+    """Return the lines of a status for people. What is usually zero is shown only if it is not."""
     sweep = status["last_sweep"]
     rows = status["rows"]
     fields = {
         "ready": "yes" if status["ready"] else "no",
         "rows": "nothing is published yet" if rows is None else f"{rows:,}",
-        "rejected": f"{status['rejected']:,}, and {status['held']:,} with a held row",
-        "ignored": f"{status['ignored']:,} keys, {status['dead_letters']:,} dead letters",
-        "pending": _format_counts(status["dirty_users"]),
-        "events": f"{status['events_waiting']:,} waiting",
+        "rejects": _format_rejects(status["rejected"], status["held"]),
+        "ignored": _format_if_any(status["ignored"], "other file"),
+        "dead letters": _format_if_any(status["dead_letters"], "unreadable event"),
+        "pending": _format_counts(status["dirty_users"]) or "nothing",
+        "events": _format_if_any(status["events_waiting"], "unprocessed event"),
         "queues": _format_counts(status["queues"]),
         "last publish": status["last_publish_at"] or _NEVER,
         "last sweep": _NEVER if sweep is None else _format_sweep(sweep),
-        "trust state": status["trust_state"],
+        "complete": _format_trust_state(status["trust_state"], sweep),
     }
-    lines = [f"{name:<14}{value}" for name, value in fields.items()]
+    lines = [f"{name:<14}{value}" for name, value in fields.items() if value]
     lines[1:1] = [f"  {reason}" for reason in status["reasons"]]
     return [*lines, *(f"warning       {warning}" for warning in status["warnings"])]
 
 
 def _format_sweep(sweep: dict[str, Any]) -> str:
-    counts = f"{sweep['objects']:,} objects, {sweep['marked']:,} users marked"
-    return f"{sweep['at']} ({sweep['cause']}): {counts}"
+    objects = format_count(sweep["objects"], "object")
+    repaired = format_count(sweep["marked"], "user")
+    return f"{sweep['at']} ({sweep['cause']}): {objects} compared, {repaired} out of sync"
+
+
+def _format_rejects(rejected_count: int, held_count: int) -> str:
+    if not rejected_count + held_count:
+        return ""
+    files = format_count(rejected_count + held_count, "invalid file")
+    return (
+        f"{files}: {rejected_count:,} without a row, {held_count:,} with its last valid row (held)"
+    )
+
+
+def _format_trust_state(state: str, sweep: dict[str, Any] | None) -> str:
+    match state:
+        case "verified":
+            return "yes, verified by a sweep" + (f" at {sweep['at']}" if sweep else "")
+        case "verifying":
+            return "not known yet: a sweep is running"
+    return "not known: drops may have been missed, and the next sweep repairs that"
+
+
+def _format_if_any(count: int, noun: str) -> str:
+    return format_count(count, noun) if count else ""
 
 
 def _format_counts(counts: dict[str, int]) -> str:
     parts = [f"{name} {count:,}" for name, count in counts.items() if count]
-    return ", ".join(parts) or "nothing"
+    return ", ".join(parts)
 
 
 def _format_changes(previous: dict[str, Any] | None, status: dict[str, Any]) -> list[str]:

@@ -3,19 +3,30 @@
 In a container docker-compose.yml sets the environment. It names a file for each credential.
 """
 
+import fcntl
 import os
 import shlex
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import click
 from dotenv import dotenv_values
 
 from shared import logs
 from shared.settings import Settings
+from worker.commands.init import ACL_HINT
 from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
 from worker.commands.status import ApiAddress
 from worker.services.clients import ServerClients
+from worker.services.server_errors import (
+    NO_REDIS_PERMISSION,
+    Failure,
+    ServerError,
+    classify_error,
+)
 
 ROOT = Path(__file__).parents[3]
 """The checkout. In a container it is the folder with the program."""
@@ -25,7 +36,40 @@ MINIO_SETTINGS = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 SERVER_SETTINGS = {"minio": MINIO_SETTINGS, "redis": ("REDIS_URL",)}
 """The settings without which a server cannot be used."""
 DEFAULT_API_PORT = "8080"
+DEFAULT_REDIS_PORT = 6379
 CONTAINER_API = "http://api:8080"
+_OTHER_CONTAINERS = {
+    "load": "run --rm --no-deps -T -v FOLDER:/load:ro load rowdrop load /load",
+    "sample": "run --rm --no-deps -T init rowdrop sample",
+    "init": "run --rm --no-deps -T init rowdrop init",
+    "credentials": "run --rm --no-deps -T secrets rowdrop credentials",
+}
+"""The arguments of docker compose for commands that the container `worker` may not run."""
+
+
+@dataclass(frozen=True)
+class SettingsSource:
+    """The settings of this command, and where they were found.
+
+    `folder` is the data folder of run.sh. `saved_names` are the settings that come from it; all
+    others come from the environment. `in_container`: see `is_container`.
+    """
+
+    settings: Settings
+    folder: Path
+    saved_names: frozenset[str]
+    in_container: bool = False
+
+    def find_address(self, server: str) -> str:
+        """Return the address of `MinIO` or `Redis`, without credentials."""
+        if server == "MinIO":
+            return self.settings.minio_endpoint
+        url = urlsplit(self.settings.redis_url)
+        return f"{url.hostname}:{url.port or DEFAULT_REDIS_PORT}"
+
+    def is_saved(self, server: str) -> bool:
+        """Return whether the address of `MinIO` or `Redis` is that of run.sh's data folder."""
+        return SERVER_SETTINGS[server.lower()][0] in self.saved_names
 
 
 class SettingsNotFound(Exception):
@@ -46,6 +90,20 @@ def find_data_folder(environment: Mapping[str, str], root: Path) -> Path:
     """Return the data folder of run.sh, which need not exist."""
     configured = environment.get("ROWDROP_DIR") or _read_lines(root / ".env").get("ROWDROP_DIR")
     return root / Path(configured or "var").expanduser()
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a ./run.sh with this data folder runs: it holds a lock until it ends."""
+    try:
+        with (folder / "run.lock").open() as file:
+            # Without a living process the lock is not taken: it could stop a ./run.sh that starts.
+            os.kill(int(file.read()), 0)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def find_settings(
@@ -116,10 +174,16 @@ def _read_lines(path: Path) -> dict[str, str]:
 def load_settings(process: str, *servers: str) -> Settings:
     """Find the settings, add them to the environment and validate them.
 
-    Raises `SettingsNotFound` and `InvalidSettings`.
+    The context of the running command gets the `SettingsSource`. Raises `SettingsNotFound` and
+    `InvalidSettings`.
     """
-    os.environ.update(find_settings(process, servers, os.environ))
-    return Settings.from_environment(minio="minio" in servers, redis="redis" in servers)
+    found = find_settings(process, servers, os.environ)
+    os.environ.update(found)
+    settings = Settings.from_environment(minio="minio" in servers, redis="redis" in servers)
+    folder = find_data_folder(os.environ, ROOT)
+    context = click.get_current_context().find_root()
+    context.obj = SettingsSource(settings, folder, frozenset(found), is_container())
+    return settings
 
 
 def open_clients(process: str, *servers: str) -> ServerClients:
@@ -127,6 +191,43 @@ def open_clients(process: str, *servers: str) -> ServerClients:
     clients = ServerClients(load_settings(process, *servers))
     logs.configure_logging("WARNING")
     return clients
+
+
+def explain_server_error(error: Exception, ctx: click.Context) -> str:
+    """Return what failed, at which address, and what to do, for an error of `SERVER_ERRORS`."""
+    source = ctx.find_root().obj
+    failed = classify_error(error)
+    sentence = failed.describe(source.find_address(failed.server))
+    return f"{sentence} {_suggest_remedy(failed, source, ctx)}"
+
+
+def _suggest_remedy(failed: ServerError, source: SettingsSource, ctx: click.Context) -> str:
+    is_refusal = failed.failure in {Failure.WRONG_CREDENTIALS, Failure.NO_PERMISSION}
+    if failed.failure is Failure.NO_BUCKET:
+        return "`rowdrop init` creates the buckets."
+    if failed.cause == NO_REDIS_PERMISSION and ctx.find_root().invoked_subcommand == "init":
+        return f"\n{ACL_HINT}"
+    service = failed.server.lower()
+    if source.in_container:
+        if is_refusal:
+            return suggest_container(ctx)
+        return f"Look at the service: docker compose ps {service}; docker compose logs {service}"
+    if not source.is_saved(failed.server):
+        names = SERVER_SETTINGS[service]
+        return f"Check {', '.join(names if is_refusal else names[:1])} in the environment."
+    if not is_running(source.folder):
+        return f"Rowdrop is not running in {source.folder}: start it with ./run.sh."
+    if is_refusal:
+        return f"Stop ./run.sh and start it again: it renews the files in {source.folder}."
+    logs_folder = source.folder / "logs"
+    return f"If Rowdrop is starting, run the command again in some seconds; see {logs_folder}."
+
+
+def suggest_container(ctx: click.Context) -> str:
+    """Return how to run this command in the container that has the credentials for it."""
+    command = ctx.find_root().invoked_subcommand or ""
+    arguments = _OTHER_CONTAINERS.get(command, f"exec worker rowdrop {command}")
+    return f"Each container has only its own credentials.  Use: docker compose {arguments}"
 
 
 def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddress:

@@ -21,6 +21,7 @@ from worker.commands.cli.exit_codes import (
     EXIT_ATTENTION,
     CommandFailed,
     exit_with_attention,
+    format_count,
     json_option,
     print_json,
 )
@@ -59,8 +60,9 @@ def sweep(wait: bool, as_json: bool) -> None:
     if as_json:
         print_json({"state": "done", "last_sweep": describe_sweep(last_sweep)})
     else:
-        compared = f"{last_sweep.object_count:,} objects compared"
-        click.echo(f"{compared}, {last_sweep.marked_count:,} users read and published")
+        objects = format_count(last_sweep.object_count, "object")
+        users = format_count(last_sweep.marked_count, "user")
+        click.echo(f"{objects} compared, {users} read and published")
 
 
 @click.command(epilog="Example: rowdrop rebuild --wait")
@@ -99,7 +101,7 @@ def _describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
 
 def _format_rebuild(status: RebuildStatus) -> str:
     if status.state == "done":
-        return f"{status.done:,} users read and published"
+        return f"{format_count(status.done, 'user')} read and published"
     return f"The rebuild {status.task_id} is {status.state}.  --wait shows its progress."
 
 
@@ -118,9 +120,10 @@ def _format_rebuild(status: RebuildStatus) -> str:
 def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: bool) -> None:
     """Upload files and folders into the source bucket.
 
-    Each user file and bundle is uploaded under its file name. What is in the bucket with the same
-    content is skipped, so an interrupted load can be run again. Other files are listed, and the
-    exit code is then 1.
+    Sub-folders are read, too. Each user file and bundle is uploaded by its file name, without the
+    name of its folder. What is in the bucket with the same content is skipped, so an interrupted
+    load can be run again. Other files are listed, and the exit code is then 1, as it is if there is
+    nothing to load.
     """
     clients = open_clients("loader", "minio")
     bucket = clients.source.bucket
@@ -138,8 +141,10 @@ def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: b
     if as_json:
         print_json(_describe_load(bucket, loader, plan))
     else:
-        click.echo("\n".join(_format_load(bucket, loader, plan)))
-    exit_with_attention(ctx, is_needed=bool(plan.skipped))
+        click.echo("\n".join(_format_load(bucket, loader, plan, paths)))
+    # With --if-empty docker compose loads a folder at each start, which may be empty.
+    is_unexpectedly_empty = not plan.files and not if_empty
+    exit_with_attention(ctx, is_needed=bool(plan.skipped) or is_unexpectedly_empty)
 
 
 def _describe_load(bucket: str, loader: Loader, plan: LoadPlan) -> dict[str, Any]:
@@ -151,11 +156,15 @@ def _describe_load(bucket: str, loader: Loader, plan: LoadPlan) -> dict[str, Any
     }
 
 
-def _format_load(bucket: str, loader: Loader, plan: LoadPlan) -> list[str]:
-    summary = f"{loader.loaded:,} files loaded into {bucket}"
-    lines = [f"{summary}, {loader.unchanged:,} were there already"]
+def _format_load(bucket: str, loader: Loader, plan: LoadPlan, paths: tuple[Path, ...]) -> list[str]:
+    summary = f"{format_count(loader.loaded, 'file')} loaded into {bucket}"
+    unchanged = format_count(loader.unchanged, "was there already", "were there already")
+    lines = [f"{summary}, {unchanged}"]
+    if not plan.files:
+        lines = [f"{path} has no CSV, image or bundle" for path in paths if path.is_dir()]
     if plan.skipped:
-        lines.append(f"{len(plan.skipped):,} files were not loaded:")
+        count = len(plan.skipped)
+        lines.append(f"{format_count(count, 'file was not loaded', 'files were not loaded')}:")
         lines += [f"  {path}: {reason}" for path, reason in plan.skipped[:MAX_REPORTED]]
     if len(plan.skipped) > MAX_REPORTED:
         lines.append(f"  and {len(plan.skipped) - MAX_REPORTED:,} more")
@@ -177,9 +186,14 @@ def sample(count: int, remove: bool) -> None:
     minio = clients.create_minio_client()
     bucket = clients.settings.source_bucket
     if remove:
-        click.echo(f"{remove_sample(minio, bucket):,} files deleted from {bucket}")
+        try:
+            deleted = format_count(remove_sample(minio, bucket), "file")
+        except OSError as error:
+            raise CommandFailed(str(error), EXIT_ATTENTION) from error
+        click.echo(f"{deleted} deleted from {bucket}")
         return
     # Each second user has an image, and one file is invalid.
     progress = ProgressBar(count + (count + 1) // 2 + 1, sys.stderr)
     file_count = drop_sample(minio, bucket, count, progress)
-    click.echo(f"{file_count:,} files of {count:,} users uploaded into {bucket}")
+    files = format_count(file_count, "file")
+    click.echo(f"{files} of {format_count(count, 'user')} uploaded into {bucket}")
