@@ -190,7 +190,7 @@ def test_rebuild_command_reports_a_failed_rebuild(
     assert rebuilds.start(task_id, 1.0)
     rebuilds.fail(task_id, "the disk is full", 2.0)
     ended = Completed(process)
-    assert ended.exit_code == 1
+    assert ended.exit_code == 6
     assert f"the rebuild {task_id} failed: the disk is full" in ended.error
 
 
@@ -234,6 +234,16 @@ def test_load_command_without_loadable_file_exits_with_1(
     loaded = run(environment, "load", "--if-empty", str(tmp_path))
     assert (loaded.exit_code, loaded.output) == (0, f"{tmp_path} has no CSV, image or bundle\n")
     assert list(rowdrop.source.list_objects()) == []
+
+
+def test_load_command_with_unreadable_file_exits_with_6(
+    rowdrop: RowdropHarness, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "1.csv").symlink_to("/proc/self/mem")  # reading it is an OSError, even for root
+    loaded = run(environment, "load", str(tmp_path))
+    assert loaded.exit_code == 6
+    assert "loading failed: " in loaded.error
+    assert rowdrop.source.get_info("1.csv") is None
 
 
 def test_load_command_if_empty_leaves_a_bucket_in_use(

@@ -43,7 +43,7 @@ from shared.redis_keys import (
 )
 from shared.settings import Settings
 from tests.forged import UploadForger, send_unsigned, upload_with_unsigned_trailer
-from worker.commands.init import Initializer, UnknownUsers
+from worker.commands.init import Initializer
 from worker.commands.provisioning.credential_set import (
     MINIO_ROLES,
     PROCESSES,
@@ -51,7 +51,7 @@ from worker.commands.provisioning.credential_set import (
     Credentials,
     format_users,
 )
-from worker.commands.provisioning.instructions import format_policies
+from worker.commands.provisioning.instructions import UnknownUsers, format_policies
 from worker.commands.provisioning.minio_users import MinioUsers
 from worker.commands.provisioning.server_users import (
     REDIS_RULES,

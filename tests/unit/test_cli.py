@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -504,3 +505,13 @@ def test_load_help_mentions_folders_and_names() -> None:
     text = " ".join(CliRunner().invoke(rowdrop, ["load", "--help"]).output.split())
     assert "Sub-folders are read, too." in text
     assert "by its file name" in text
+
+
+@pytest.mark.parametrize("module", ["worker.commands.cli.main", "local.run"])
+def test_cli_import_loads_no_slow_library(module: str) -> None:
+    """The containers of short commands have little memory, and numpy starts a thread per CPU."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"numpy", "pandas", "pyarrow", "obstore"}.intersection(completed.stdout.split())

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shared.progress.pipeline_status import LastSweep, read_pipeline_status
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
-from worker.services.clients import ServerClients
+
+if TYPE_CHECKING:
+    from worker.services.clients import ServerClients
 
 POLL_INTERVAL_S = 0.2
 REQUEST_RETRY_S = 30.0
@@ -26,7 +29,7 @@ def request_sweep(record: SweepRecord, tasks: TaskQueue) -> None:
     record.request(tasks, "by hand")
 
 
-def run_sweep(clients: ServerClients, on_progress: ProgressCallback) -> LastSweep:
+def run_sweep(clients: "ServerClients", on_progress: ProgressCallback) -> LastSweep:
     """Request a sweep, and return its record when all users that it marked are published.
 
     Raises `RedisError`, and `kombu.exceptions.OperationalError`.

@@ -26,6 +26,7 @@ from worker.commands.provisioning.instructions import (
     FORGED_WRITES_WARNING,
     UNKNOWN_USERS_MESSAGE,
     VULNERABLE_BUILD_WARNING,
+    UnknownUsers,
     format_event_settings,
 )
 from worker.commands.provisioning.minio_users import MinioUsers
@@ -185,18 +186,6 @@ class Initializer:
             return False
         finally:
             self._minio.remove_object(bucket, key)
-
-
-class UnknownUsers(Exception):
-    """MinIO lacks users of `MINIO_USERS`, and root may not sign in to create them."""
-
-
-ACL_HINT = (
-    "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
-    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the ACL"
-    " SETUSER\n"
-    "commands again that `rowdrop init --print-policies` prints."
-)
 
 
 def _is_access_error(error: Exception) -> bool:

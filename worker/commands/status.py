@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import Redis
 from urllib3 import PoolManager, Timeout
@@ -12,7 +12,6 @@ from urllib3.exceptions import HTTPError
 
 from shared.formats import rejects_csv
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
-from shared.formats.output_csv import OutputCsv
 from shared.formats.records import Reject
 from shared.formats.source_keys import parse_bundle_id
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore
@@ -24,6 +23,9 @@ from shared.progress.pipeline_status import (
 )
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from worker.services.server_errors import describe_cause
+
+if TYPE_CHECKING:
+    from shared.formats.output_csv import OutputCsv
 
 REMEDIES = {
     "rejected": "correct the file and drop it again, or delete it",
@@ -78,7 +80,7 @@ def request_readiness(address: ApiAddress) -> ApiReadiness:
 class PublishedTables:
     """The published files, which are read again only if they have changed."""
 
-    output: OutputCsv | None = None
+    output: "OutputCsv | None" = None
     rejects: Mapping[str, Reject] = field(default_factory=dict)
     output_etag: str | None = None
     rejects_etag: str | None = None
@@ -87,6 +89,8 @@ class PublishedTables:
         """Read the files that have changed. Raises `StoreUnavailable`."""
         try:
             stored = store.get(OUTPUT_KEY, if_none_match=self.output_etag)
+            from shared.formats.output_csv import OutputCsv  # noqa: PLC0415  pandas: slow
+
             self.output = OutputCsv.repair(stored.body)
             self.output_etag = stored.etag
         except NotModified:

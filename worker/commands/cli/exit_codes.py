@@ -8,6 +8,8 @@ EXIT_ATTENTION = 1
 """The command is done, and something needs attention."""
 EXIT_INVALID_SETTINGS = 3
 EXIT_UNAVAILABLE = 4
+EXIT_FAILED = 6
+"""The command ended before its work was done, for a reason that no other code names."""
 EXIT_INTERRUPTED = 130
 
 

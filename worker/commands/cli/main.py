@@ -18,9 +18,9 @@ from worker.commands.cli.settings_discovery import (
     is_container,
     suggest_container,
 )
-from worker.commands.init import UnknownUsers
 from worker.commands.provisioning.credential_files import PreparationError
 from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, InvalidCredentials
+from worker.commands.provisioning.instructions import UnknownUsers
 from worker.services.server_errors import SERVER_ERRORS
 
 VERSION = "0.3.0"
@@ -51,7 +51,8 @@ class RowdropGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Exit codes: 0 done; 1 done, and something needs attention; 2 wrong use; 3 settings are "
-        "missing or invalid; 4 MinIO or Redis is unavailable; 5 MinIO lacks users; 130 interrupted."
+        "missing or invalid; 4 MinIO or Redis is unavailable; 5 MinIO lacks users; "
+        "6 failed; 130 interrupted."
     ),
 )
 @click.version_option(VERSION, prog_name="rowdrop")

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from worker.commands.check import check_buckets
 from worker.commands.cli.exit_codes import (
     exit_with_attention,
     format_count,
@@ -109,6 +108,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
     Held rows are no differences. While files are dropped, a difference may be a change that is not
     published yet: run the check again.
     """
+    from worker.commands.check import check_buckets  # noqa: PLC0415  pandas: slow
+
     clients = open_clients("worker", "minio")
     progress = ProgressBar(0, sys.stderr, noun="CSV files")
     copies_images = clients.settings.copy_images

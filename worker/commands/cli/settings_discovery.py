@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -16,17 +17,19 @@ from dotenv import dotenv_values
 
 from shared import logs
 from shared.settings import Settings
-from worker.commands.init import ACL_HINT
 from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
+from worker.commands.provisioning.instructions import ACL_HINT
 from worker.commands.status import ApiAddress
-from worker.services.clients import ServerClients
 from worker.services.server_errors import (
     NO_REDIS_PERMISSION,
     Failure,
     ServerError,
     classify_error,
 )
+
+if TYPE_CHECKING:
+    from worker.services.clients import ServerClients
 
 ROOT = Path(__file__).parents[3]
 """The checkout. In a container it is the folder with the program."""
@@ -186,10 +189,14 @@ def load_settings(process: str, *servers: str) -> Settings:
     return settings
 
 
-def open_clients(process: str, *servers: str) -> ServerClients:
+def open_clients(process: str, *servers: str) -> "ServerClients":
     """Return the clients of `servers`, with the rights of a process. Raises as `load_settings`."""
-    clients = ServerClients(load_settings(process, *servers))
-    logs.configure_logging("WARNING")
+    from worker.services.clients import ServerClients  # noqa: PLC0415  obstore: slow
+
+    settings = load_settings(process, *servers)
+    clients = ServerClients(settings)
+    # The log goes to the terminal: below a warning only if the user asks for it.
+    logs.configure_logging(settings.log_level if "LOG_LEVEL" in os.environ else "WARNING")
     return clients
 
 

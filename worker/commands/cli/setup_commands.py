@@ -14,7 +14,6 @@ from worker.commands.cli.settings_discovery import (
     read_assignments,
     read_settings_for_people,
 )
-from worker.commands.init import Initializer
 from worker.commands.provisioning.credential_files import (
     find_public_endpoint,
     format_assignments,
@@ -24,7 +23,6 @@ from worker.commands.provisioning.credential_files import (
 )
 from worker.commands.provisioning.credential_set import PROCESSES
 from worker.commands.provisioning.instructions import format_policies
-from worker.services.container import Services
 
 _PEOPLE = "people"
 
@@ -58,6 +56,9 @@ def init(sample: str, wait: float, print_policies: bool) -> None:
         # The names of the buckets are enough: no server is used.
         click.echo(format_policies(load_settings("init")))
         return
+    from worker.commands.init import Initializer  # noqa: PLC0415  the worker's parts: slow
+    from worker.services.container import Services  # noqa: PLC0415
+
     clients = open_clients("init", "minio", "redis")
     initializer = Initializer(Services(clients), with_sample=sample == "yes")
     initializer.wait_for_servers(wait)

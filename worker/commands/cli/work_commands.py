@@ -18,7 +18,7 @@ from worker.commands.bulk_work import (
     wait_for_rebuild,
 )
 from worker.commands.cli.exit_codes import (
-    EXIT_ATTENTION,
+    EXIT_FAILED,
     CommandFailed,
     exit_with_attention,
     format_count,
@@ -72,7 +72,7 @@ def rebuild(wait: bool, as_json: bool) -> None:
     """Read every user again.
 
     Needed after a change of IMAGES. Rows stay published during it. Ctrl-C ends the waiting, not the
-    rebuild. The exit code is 1 if it fails.
+    rebuild. The exit code is 6 if it fails.
     """
     clients = open_clients("worker", "minio", "redis")
     rebuilds = Rebuilds(clients.redis)
@@ -85,11 +85,11 @@ def rebuild(wait: bool, as_json: bool) -> None:
         else:
             status = read_rebuild(rebuilds, task_id)
     except RecordLost as error:
-        raise CommandFailed(str(error), EXIT_ATTENTION) from error
+        raise CommandFailed(str(error), EXIT_FAILED) from error
     if as_json:
         print_json(_describe_rebuild(status))
     if status.state == "failed":
-        raise CommandFailed(f"the rebuild {task_id} failed: {status.error}", EXIT_ATTENTION)
+        raise CommandFailed(f"the rebuild {task_id} failed: {status.error}", EXIT_FAILED)
     if not as_json:
         click.echo(_format_rebuild(status))
 
@@ -137,7 +137,7 @@ def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: b
         loader.load(plan)
     except OSError as error:
         message = f"loading failed: {error}\nRun the command again: loaded files are skipped."
-        raise CommandFailed(message, EXIT_ATTENTION) from error
+        raise CommandFailed(message, EXIT_FAILED) from error
     if as_json:
         print_json(_describe_load(bucket, loader, plan))
     else:
@@ -189,7 +189,7 @@ def sample(count: int, remove: bool) -> None:
         try:
             deleted = format_count(remove_sample(minio, bucket), "file")
         except OSError as error:
-            raise CommandFailed(str(error), EXIT_ATTENTION) from error
+            raise CommandFailed(str(error), EXIT_FAILED) from error
         click.echo(f"{deleted} deleted from {bucket}")
         return
     # Each second user has an image, and one file is invalid.

@@ -28,6 +28,11 @@ FORGED_WRITES_WARNING = (
 )
 
 
+ACL_HINT = (
+    "The ACL rules of this Redis are not those of this release.  Restart the Redis of ./run.sh or\n"
+    "docker compose: it reads the rules when it starts.  In a Redis of your own, run the commands\n"
+    "ACL SETUSER again that `rowdrop init --print-policies` prints."
+)
 UNKNOWN_USERS_MESSAGE = (
     "MinIO lacks these users, or has them with other passwords: {}.  Root access is off, so they\n"
     "cannot be created.  Restart MinIO with root access.  ./run.sh does this automatically.\n"
@@ -35,6 +40,10 @@ UNKNOWN_USERS_MESSAGE = (
     "  docker compose run --rm --no-deps -T secrets rm -f /srv/minio/users-made\n"
     "  docker compose up -d --force-recreate"
 )
+
+
+class UnknownUsers(Exception):
+    """MinIO lacks users of `MINIO_USERS`, and root may not sign in to create them."""
 
 
 def format_event_settings(settings: Settings) -> str:
