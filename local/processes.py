@@ -56,13 +56,18 @@ class Program:
 
 
 def build_server_programs(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
-    """Return the servers that Rowdrop runs, in start order.  They stop in reverse order."""
+    """Return the servers that run.sh starts, in start order; None: that server is external.
+
+    They stop in reverse order, so that Redis takes MinIO's events as long as MinIO runs.
+    """
     programs = []
     if redis:
-        programs.append(Program("redis", redis.build_command(), 5, is_server=True))
+        programs.append(Program("redis", redis.build_command(), stop_timeout_s=5, is_server=True))
     if minio:
         command = minio.build_command()
-        programs.append(Program("minio", command, 5, is_server=True, process="minio"))
+        programs.append(
+            Program("minio", command, stop_timeout_s=5, is_server=True, process="minio")
+        )
     return programs
 
 

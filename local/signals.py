@@ -24,9 +24,10 @@ def raise_on_stop_signal() -> None:
 
 
 def ignore_stop_signals() -> None:
-    """Ignore the signals, so that a second Ctrl-C does not interrupt the shutdown.
+    """Ignore SIGINT, SIGTERM and SIGHUP until this process ends.
 
-    The shutdown is short, and skipping it would leave orphan processes.
+    A second Ctrl-C then does not interrupt the shutdown of run.sh. It is short, and without it
+    processes would be left running.
     """
     for signal_number in _STOP_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)

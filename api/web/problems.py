@@ -69,10 +69,10 @@ def build_no_task_problem(task_id: str) -> Problem:
 
 
 def build_task_lost_problem() -> Problem:
-    """Return a 503: the record of a queued rebuild no longer exists."""
+    """Return a 503: a rebuild's record vanished while the request that queued it waited for it."""
     detail = (
         "Redis was emptied while the rebuild was pending, and a sweep restores what may have been "
-        "lost; send the request again."
+        "lost; request the rebuild again."
     )
     return build_unavailable_problem("task-lost", detail)
 

@@ -90,7 +90,8 @@ def explain_unusable_name(key: str) -> str | None:
 def is_valid_key(key: str) -> bool:
     """Return whether an object under this key can exist and be addressed.
 
-    For any other key the server responds with an error.
+    A request with any other key fails with an error that is not `NoSuchKey`, and would look like an
+    outage. Not every valid key is read: see `classify_key`.
     """
     if len(key.encode()) > MAX_KEY_BYTES or _CONTROL_CHARACTER.search(key):
         return False

@@ -89,9 +89,10 @@ class BundleCatalog:
     def decode(cls, body: bytes) -> "BundleCatalog":
         """Return the catalog in these bytes, the inverse of `encode`.
 
-        Invalid content counts as an empty catalog, as a missing object does. Rows of bundles stay
-        published until their users are read. The watchdog detects that the object is not what was
-        last written, and requests a sweep, which adds the missing entries again.
+        Invalid content counts as an empty catalog, as a missing object does. The watchdog detects
+        by the ETag that the object is not what was last written, and requests a sweep, which adds
+        the missing entries again. A user that is read before that loses its row from a bundle until
+        then.
         """
         try:
             return cls(

@@ -1,7 +1,6 @@
 """Read the state of the running Rowdrop: published files, pending work, readiness and errors."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,7 +85,10 @@ class PublishedTables:
     rejects_etag: str | None = None
 
     def refresh(self, store: ObjectStore) -> None:
-        """Read the files that have changed. Raises `StoreUnavailable`."""
+        """Read the files that have changed, or are missing now. Raises `StoreUnavailable`.
+
+        A rejects.csv that is not valid counts as unchanged: the publisher replaces it.
+        """
         try:
             stored = store.get(OUTPUT_KEY, if_none_match=self.output_etag)
             from shared.formats.output_csv import OutputCsv  # noqa: PLC0415  pandas: slow
@@ -98,10 +100,15 @@ class PublishedTables:
         except ObjectNotFound:
             self.output = None
             self.output_etag = None
-        with suppress(NotModified, ObjectNotFound, rejects_csv.InvalidRejectsCsv):
+        try:
             stored = store.get(REJECTS_KEY, if_none_match=self.rejects_etag)
             self.rejects = rejects_csv.decode_rejects(stored.body)
             self.rejects_etag = stored.etag
+        except (NotModified, rejects_csv.InvalidRejectsCsv):
+            pass
+        except ObjectNotFound:
+            self.rejects = {}
+            self.rejects_etag = None
 
     def is_held(self, user_id: str) -> bool:
         """Return whether a user with a reject still has a row."""

@@ -29,8 +29,8 @@ class PublishedFiles(NamedTuple):
     def find_quarantined(self) -> dict[str, str]:
         """Return the ETag of each quarantined CSV, by user.
 
-        The reason in rejects.csv is the durable record of a quarantine: Redis may have lost its
-        own. Redis gets it back by these ETags, and a file with another ETag is read again.
+        The reason in rejects.csv is the durable record of a quarantine: Redis may lose its own
+        record. The caller writes these ETags back to Redis; a file with another ETag is read.
         """
         rejects = self.rejects.items()
         return {

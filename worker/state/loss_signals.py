@@ -100,7 +100,7 @@ class LossSignals:
         run_id: str,
         summary: Mapping[str, Any],
     ) -> bool:
-        """Record a sweep that has marked all its users, and verify the trust state (COMMIT SWEEP).
+        """Record a sweep that has marked all its users, and renew the trust state (COMMIT SWEEP).
 
         The trust state becomes verified only if it is still `verifying:<sweep_token>`: each loss
         signal removes that value. Returns whether it did; if not, another sweep is due.
@@ -109,8 +109,9 @@ class LossSignals:
         an object was missing. They are recorded as published, but only if
         `publisher_before_list`, the token that the last publish had recorded when the sweep listed
         the source bucket, is still the recorded one: otherwise the objects may be newer than the
-        comparison. `run_id` is that of Redis before the LIST. `summary` becomes the record of the
-        last sweep in any case; its fields are those of `shared.progress.sweep_record`.
+        comparison. `run_id` is that of Redis before the LIST: if Redis has restarted since, the
+        trust state does not match it. `summary` becomes the record of the last sweep in any case;
+        its fields are those of `shared.progress.sweep_record`.
         """
         pairs = [item for pair in summary.items() for item in pair]
         arguments = [

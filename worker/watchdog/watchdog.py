@@ -86,15 +86,15 @@ class Watchdog:
             time.sleep(TICK_S)
 
     def start(self) -> None:
-        """Upgrade the keys in Redis if an earlier release has left its own, and request a sweep."""
+        """Upgrade the keys in Redis if those of an earlier release exist, and request a sweep."""
         self._upgrade()
         self._sweeps.request(self._tasks, "start")
 
     def tick(self) -> None:
         """Run all checks once.
 
-        Raises `RedisError`, `OperationalError` or `StoreUnavailable` in an outage. The next tick
-        then starts from the first check.
+        Raises `RedisError`, `OperationalError` or `StoreUnavailable` if a check fails in an outage
+        of Redis or MinIO. The checks after it are skipped, and the next tick begins with the first.
         """
         now = self._clock()
         for check in self._checks:

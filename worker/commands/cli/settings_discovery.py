@@ -143,7 +143,7 @@ def find_settings(
 def _find_given_names(environment: Mapping[str, str], saved: Mapping[str, str]) -> set[str]:
     """Return the settings in the environment, without those that are copies of saved ones.
 
-    The user may have sourced `var/.env`, and its credentials have fewer rights.
+    The operator may have sourced `var/.env`, and its credentials have fewer rights.
     """
     names = {name for name, value in environment.items() if value and saved.get(name) != value}
     return {name.removesuffix("_FILE") for name in names}
@@ -252,7 +252,11 @@ def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddre
 
 
 def read_settings_for_people(environment: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
-    """Return the credentials for people that run.sh has saved. Raises `SettingsNotFound`."""
+    """Return what run.sh has saved for people: the endpoint, and credentials to log in with.
+
+    Those of MinIO, Flower and the API have fewer rights than the credentials of the processes.
+    `environment` only names the data folder. Raises `SettingsNotFound`.
+    """
     path = find_data_folder(environment, root) / ".env"
     saved = _read_lines(path)
     if not saved:

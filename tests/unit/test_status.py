@@ -1,0 +1,34 @@
+"""Tests of `worker.commands.status`: what the command line reads again."""
+
+from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
+from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.records import Reject
+from shared.formats.rejects_csv import encode_rejects
+from tests.fakes import FakeObjectStore
+from worker.commands.status import PublishedTables
+
+REJECT = Reject("1.csv", "1", "broken", 2, since=0, etag="etag")
+
+
+def test_published_tables_forget_missing_files() -> None:
+    store = FakeObjectStore("processed-data", lambda: 0.0)
+    store.put(OUTPUT_KEY, OUTPUT_HEADER + b"1,Ann,Lee,0,\n")
+    store.put(REJECTS_KEY, encode_rejects([REJECT]))
+    tables = PublishedTables()
+    tables.refresh(store)
+    assert tables.is_held("1")
+    assert list(tables.rejects) == ["1"]
+    store.delete_many([OUTPUT_KEY, REJECTS_KEY])
+    tables.refresh(store)
+    assert not tables.is_held("1")
+    assert tables.rejects == {}
+
+
+def test_published_tables_keep_rejects_while_file_is_invalid() -> None:
+    store = FakeObjectStore("processed-data", lambda: 0.0)
+    store.put(REJECTS_KEY, encode_rejects([REJECT]))
+    tables = PublishedTables()
+    tables.refresh(store)
+    store.put(REJECTS_KEY, b"not the header\n")
+    tables.refresh(store)
+    assert list(tables.rejects) == ["1"]
