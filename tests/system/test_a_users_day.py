@@ -201,7 +201,7 @@ def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) ->
         OUTPUT, "output.csv", io.BytesIO(edited), len(edited)
     )
     result = rowdrop.run_command("check")
-    assert (result.returncode, result.stdout) == (1, "a: differs in last_name\n1 differences\n")
+    assert (result.returncode, result.stdout) == (1, "a: differs in last_name\n1 difference\n")
     wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 
 
