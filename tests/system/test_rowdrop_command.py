@@ -4,7 +4,6 @@ import io
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -99,14 +98,12 @@ def test_rowdrop_reports_stopped_rowdrop_plainly(tmp_path: Path) -> None:
             (["init"], f"MinIO does not answer at {endpoint}"),
             (["sweep"], f"Redis does not answer at {redis}"),
         ]:
-            started_at = time.monotonic()
             completed = run.run_command(*arguments)
             assert completed.returncode == 4, arguments
             assert completed.stderr == (
                 f"Error: {server} (connection refused). "
                 f"Rowdrop is not running in {folder}: start it with ./run.sh.\n"
             )
-            assert time.monotonic() - started_at < 5, arguments
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["load", "run.sh"]])
