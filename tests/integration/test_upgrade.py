@@ -46,6 +46,7 @@ from shared.task_queue import (
     UNPACK,
 )
 from tests.archives import make_zip
+from tests.integration.conftest import wait_for_empty_queue
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.listener import Listener
 from worker.state.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
@@ -74,6 +75,7 @@ def upgraded(settings: Settings, minio_client: Minio) -> Iterator[RowdropHarness
             settings, source_bucket=SOURCE_BUCKET, output_bucket=OUTPUT_BUCKET, copy_images=True
         )
     )
+    wait_for_empty_queue(harness)
     yield harness
     harness.close()
     for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
