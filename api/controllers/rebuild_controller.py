@@ -9,10 +9,10 @@ from falcon import Request, Response
 
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.query.wait_query import parse_wait
-from api.web.json_body import format_time
 from api.web.problems import build_rebuild_failed_problem, build_task_lost_problem
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
+from shared.times import format_time
 
 
 class RebuildController:

@@ -11,7 +11,6 @@ from falcon import Request, Response
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
 from api.query.links import build_path, build_row_path
-from api.web.json_body import format_time
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
 from shared.formats.source_keys import (
@@ -23,6 +22,7 @@ from shared.formats.source_keys import (
     is_valid_key,
 )
 from shared.object_store import ObjectInfo, ObjectNotFound
+from shared.times import format_time
 
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""

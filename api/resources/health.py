@@ -12,8 +12,8 @@ from falcon import Request, Response
 
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider, list_held_rejects
-from api.web.json_body import format_time
-from shared.progress.pipeline_status import LastSweep, PipelineStatus
+from shared.progress.pipeline_status import PipelineStatus
+from shared.times import format_time
 
 MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""
@@ -121,24 +121,13 @@ def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, A
         "oldest_dirty_age_s": _compute_age(status.oldest_event_mark_at, now),
         "last_publish_at": format_time(status.last_publish_at),
         "last_sweep_at": format_time(status.last_sweep_at),
-        "last_sweep": _describe_sweep(status.last_sweep),
+        "last_sweep": status.last_sweep.to_json() if status.last_sweep else None,
         "events_waiting": status.waiting_events,
         "ignored": status.ignored_count,
         "dead_letters": len(status.dead_letters),
         # Clients rely on these two keys: they hold the silent repairs and the loss signals.
         "lost_and_healed": {"count": status.silent_repairs, "since": since},
         "evidence": {"counts": dict(status.loss_signals), "since": since},
-    }
-
-
-def _describe_sweep(sweep: LastSweep | None) -> dict[str, Any] | None:
-    if sweep is None:
-        return None
-    return {
-        "at": format_time(sweep.started_at),
-        "cause": sweep.cause,
-        "objects": sweep.object_count,
-        "marked": sweep.marked_count,
     }
 
 

@@ -30,6 +30,7 @@ from shared.redis_keys import (
     TRUST_STATE,
     VERIFIED_PREFIX,
 )
+from shared.times import format_time
 
 # Returns the number of events in the two lists of the event inbox, and a digest of their first
 # entries. A changed digest shows that the listener processes events. An entry may have any size, so
@@ -68,6 +69,15 @@ class LastSweep(NamedTuple):
     cause: str
     object_count: int
     marked_count: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in JSON; the time is in ISO 8601 and UTC."""
+        return {
+            "at": format_time(self.started_at),
+            "cause": self.cause,
+            "objects": self.object_count,
+            "marked": self.marked_count,
+        }
 
 
 @dataclass(frozen=True, slots=True)

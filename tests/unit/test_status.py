@@ -16,11 +16,11 @@ def test_published_tables_forget_missing_files() -> None:
     store.put(REJECTS_KEY, encode_rejects([REJECT]))
     tables = PublishedTables()
     tables.refresh(store)
-    assert tables.is_held("1")
+    assert tables.has_row("1")
     assert list(tables.rejects) == ["1"]
     store.delete_many([OUTPUT_KEY, REJECTS_KEY])
     tables.refresh(store)
-    assert not tables.is_held("1")
+    assert not tables.has_row("1")
     assert tables.rejects == {}
 
 

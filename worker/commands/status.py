@@ -1,8 +1,7 @@
 """Read the state of the running Rowdrop: published files, pending work, readiness and errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import Redis
@@ -12,15 +11,13 @@ from urllib3.exceptions import HTTPError
 from shared.formats import rejects_csv
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Reject
-from shared.formats.source_keys import parse_bundle_id
 from shared.object_store import NotModified, ObjectNotFound, ObjectStore
+from shared.progress.pipeline_errors import list_errors
 from shared.progress.pipeline_status import (
-    LastSweep,
-    PipelineIssue,
-    PipelineStatus,
     read_pipeline_status,
 )
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
+from shared.times import format_time
 from worker.services.server_errors import describe_cause
 
 if TYPE_CHECKING:
@@ -110,8 +107,8 @@ class PublishedTables:
             self.rejects = {}
             self.rejects_etag = None
 
-    def is_held(self, user_id: str) -> bool:
-        """Return whether a user with a reject still has a row."""
+    def has_row(self, user_id: str) -> bool:
+        """Return whether a user has a row in output.csv."""
         return self.output is not None and self.output.find_line_start(user_id) is not None
 
 
@@ -133,7 +130,7 @@ class StatusReader:
         pipeline = read_pipeline_status(self._redis)
         readiness = request_readiness(self._api)
         output = self._tables.output
-        held_count = sum(map(self._tables.is_held, self._tables.rejects))
+        held_count = sum(map(self._tables.has_row, self._tables.rejects))
         return {
             "ready": readiness.ready,
             "reasons": readiness.reasons,
@@ -148,7 +145,7 @@ class StatusReader:
             "dirty_users": dict(pipeline.dirty_counts),
             "queues": {name: self._redis.llen(name) for name in (EVENTS_QUEUE, BULK_QUEUE)},
             "last_publish_at": format_time(pipeline.last_publish_at),
-            "last_sweep": pipeline.last_sweep and describe_sweep(pipeline.last_sweep),
+            "last_sweep": pipeline.last_sweep and pipeline.last_sweep.to_json(),
             "trust_state": pipeline.trust_state,
             "loss_signals": dict(pipeline.loss_signals),
         }
@@ -160,45 +157,6 @@ class StatusReader:
         """
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
-        return list(self._describe_errors(pipeline)), pipeline.ignored_count
-
-    def _describe_errors(self, pipeline: PipelineStatus) -> Iterator[dict[str, Any]]:
-        for reject in self._tables.rejects.values():
-            kind = "held" if self._tables.is_held(reject.user_id) else "rejected"
-            # A bundle has an ID among the users, which is no user ID.
-            user_id = None if parse_bundle_id(reject.user_id) else reject.user_id
-            issue = PipelineIssue(reject.key, reject.reason, reject.since)
-            yield _describe_issue(kind, issue) | {"user_id": user_id, "line": reject.line}
-        for issue in pipeline.ignored_keys:
-            yield _describe_issue("ignored", issue)
-        for issue in pipeline.dead_letters:
-            yield _describe_issue("dead_letter", issue)
-
-
-def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
-    return {
-        "key": issue.key,
-        "user_id": None,
-        "kind": kind,
-        "reason": issue.reason,
-        "line": None,
-        "since": format_time(issue.since),
-        "remedy": REMEDIES[kind],
-    }
-
-
-def describe_sweep(sweep: LastSweep) -> dict[str, Any]:
-    """Return the JSON fields of a sweep."""
-    return {
-        "at": format_time(sweep.started_at),
-        "cause": sweep.cause,
-        "objects": sweep.object_count,
-        "marked": sweep.marked_count,
-    }
-
-
-def format_time(seconds: float | None) -> str | None:
-    """Format Unix seconds as `2026-01-31T12:00:00Z`. None stays None."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        errors = list_errors(self._tables.rejects, self._tables.has_row, pipeline)
+        entries = [error | {"remedy": REMEDIES[error["kind"]]} for error in errors]
+        return entries, pipeline.ignored_count

@@ -9,6 +9,7 @@ import click
 
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
+from shared.times import format_time
 from worker.commands.bulk_work import (
     RecordLost,
     read_rebuild,
@@ -29,7 +30,6 @@ from worker.commands.cli.progress_bar import ProgressBar
 from worker.commands.cli.settings_discovery import open_clients
 from worker.commands.load import Loader, LoadPlan, is_empty, make_plan
 from worker.commands.sample import SAMPLE_USERS, drop_sample, remove_sample
-from worker.commands.status import describe_sweep, format_time
 
 MAX_REPORTED = 20
 """Maximum number of skipped files that are printed by name."""
@@ -58,7 +58,7 @@ def sweep(wait: bool, as_json: bool) -> None:
     click.echo("Waiting for a worker to compare the bucket …", err=True)
     last_sweep = run_sweep(clients, ProgressBar(0, sys.stderr, noun="users"))
     if as_json:
-        print_json({"state": "done", "last_sweep": describe_sweep(last_sweep)})
+        print_json({"state": "done", "last_sweep": last_sweep.to_json()})
     else:
         objects = format_count(last_sweep.object_count, "object")
         users = format_count(last_sweep.marked_count, "user")
