@@ -4,18 +4,23 @@ from typing import NamedTuple
 
 from redis import Redis
 
+from shared.progress.leases import Lease
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import PreviousVersions, UnpackLease, Unpacks
+from shared.progress.unpacks import PreviousVersions, Unpacks
+from shared.redis_keys import UNPACK_LEASE
 
 
 class JobRecords(NamedTuple):
-    """The records of jobs: what runs, what waits, and what became of it."""
+    """The records of jobs: what runs, what waits, and what became of it.
+
+    `unpack_lease`: the lease without which no process unpacks a bundle.
+    """
 
     rebuilds: Rebuilds
     unpacks: Unpacks
-    unpack_lease: UnpackLease
+    unpack_lease: Lease
     previous_versions: PreviousVersions
     refresh_requests: RefreshRequests
     sweeps: SweepRecord
@@ -26,7 +31,7 @@ def build_records(client: "Redis") -> JobRecords:
     return JobRecords(
         rebuilds=Rebuilds(client),
         unpacks=Unpacks(client),
-        unpack_lease=UnpackLease(client),
+        unpack_lease=Lease(client, UNPACK_LEASE),
         previous_versions=PreviousVersions(client),
         refresh_requests=RefreshRequests(client),
         sweeps=SweepRecord(client),

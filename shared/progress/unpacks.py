@@ -19,7 +19,6 @@ from shared.redis_keys import (
     PREVIOUS_VERSIONS,
     UNPACK_ATTEMPTS,
     UNPACK_IDS,
-    UNPACK_LEASE,
     UNPACK_PREFIX,
     UNPACKS_PUBLISHING,
 )
@@ -52,8 +51,6 @@ UNPACK_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of an unpack is kept."""
 MAX_UNPACK_RECORDS = 1000
 """Records that are listed, the newest."""
-UNPACK_LEASE_MS = 60_000
-"""Milliseconds after which the lease to unpack expires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,33 +201,6 @@ class Unpacks:
             for task_id, record in zip(task_ids, records, strict=True)
             if record
         ]
-
-
-class UnpackLease:
-    """The lease without which no process unpacks a bundle.
-
-    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
-    """
-
-    def __init__(self, client: "Redis") -> None:
-        self._redis: Any = client
-
-    def acquire(self, token: str) -> bool:
-        """Acquire the lease to unpack. Returns False if another process holds it."""
-        return bool(self._redis.set(UNPACK_LEASE, token, nx=True, px=UNPACK_LEASE_MS))
-
-    def renew(self) -> None:
-        """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire(UNPACK_LEASE, UNPACK_LEASE_MS)
-
-    def release(self, token: str) -> None:
-        """Release the lease if this token still holds it."""
-        if self._redis.get(UNPACK_LEASE) == token.encode():
-            self._redis.delete(UNPACK_LEASE)
-
-    def is_held(self) -> bool:
-        """Return whether a process holds the lease."""
-        return bool(self._redis.exists(UNPACK_LEASE))
 
 
 class PreviousVersions:

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.lock import Lock
 
 import worker.state.scripts
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
@@ -22,7 +23,11 @@ from worker.state.event_inbox import EventInbox
 from worker.state.scripts import CHUNK_SIZE
 
 LUA_DIR = Path(worker.state.scripts.__file__).parent / "lua"
-_SCRIPT_TEXTS = {path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")}
+_SCRIPT_TEXTS = {
+    **{path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")},
+    "RENEW_LEASE": Lock.LUA_REACQUIRE_SCRIPT,
+    "END_LEASE": Lock.LUA_RELEASE_SCRIPT,
+}
 _SCRIPT_NAMES = {
     hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(): name
     for name, text in _SCRIPT_TEXTS.items()

@@ -5,8 +5,14 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor
 from tests.faults.conftest import WorldFactory
 from tests.faults.parts import Components
-from tests.faults.trace_steps import deliver_and_mark, run_until_request
+from tests.faults.trace_steps import (
+    deliver_and_mark,
+    run_to_end,
+    run_until_request,
+    start_sweep,
+)
 from tests.faults.world import World
+from worker.bundles.catalog import read_catalog
 
 
 def bundle(world: World, key: str, members: dict[str, str], images: str = "") -> None:
@@ -46,6 +52,7 @@ def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) 
     """Two concurrent workers on one bundle publish the newer version."""
     for place in (
         "PUT .bundles",
+        "RENEW_LEASE",
         "TAKE_OWNERSHIP",
         "PUT bundles.json",
         "RELEASE",
@@ -63,12 +70,25 @@ def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) 
         check_final_state(world)
 
 
+def test_unpacker_without_lease_shows_no_deleted_folder(make_world: WorldFactory) -> None:
+    """A worker that lost the unpack lease writes no entry for a folder that a sweep deleted."""
+    world = make_world(Components)
+    world.quiesce_and_check()
+    bundle(world, "u.zip", {"c": "A"}, "c")
+    slow = start_unpacker(world, "index")
+    world.pass_time(61)  # its unpack lease expires
+    run_to_end(world, start_sweep(world, "source LIST"), slow)
+    assert read_catalog(world.output_bucket)[0].entries == {}
+    check_final_state(world)
+
+
 def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFactory) -> None:
     """A worker that is killed before any of its requests leaves no partial state."""
     for place in (
         "HEAD u.zip",
         "PUT .bundles",
         "index",
+        "RENEW_LEASE",
         "TAKE_OWNERSHIP",
         "PUT bundles.json",
         "RELEASE",

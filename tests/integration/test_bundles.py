@@ -9,6 +9,7 @@ import pytest
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.formats.records import InvalidCsv, ValidCsv
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
+from shared.progress.leases import Lease
 from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
 from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
@@ -493,10 +494,9 @@ def test_unpacker_processes_one_bundle_at_a_time(rowdrop: RowdropHarness) -> Non
     drop(rowdrop, "a.zip", {"1.csv": make_csv()})
     drop(rowdrop, "b.zip", {"2.csv": make_csv()})
     rowdrop.mark_users("/a.zip", "/b.zip")
-    assert rowdrop.services.records.unpack_lease.acquire("another")
-    rowdrop.services.unpacker.run("a.zip")
-    assert read_catalog(rowdrop.output)[0].entries == {}
-    rowdrop.services.records.unpack_lease.release("another")
+    with Lease(rowdrop.redis, UNPACK_LEASE).hold():
+        rowdrop.services.unpacker.run("a.zip")
+        assert read_catalog(rowdrop.output)[0].entries == {}
     rowdrop.services.unpacker.run("a.zip")
     assert rowdrop.redis.llen(BULK_QUEUE) >= 1
     rowdrop.run_bulk_work()

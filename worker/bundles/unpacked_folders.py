@@ -8,7 +8,7 @@ from typing import Self
 
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
-from shared.progress.unpacks import UnpackLease
+from shared.progress.leases import Lease
 from worker.bundles.catalog import read_catalog
 from worker.bundles.index import (
     BundleIndex,
@@ -16,7 +16,6 @@ from worker.bundles.index import (
     make_index_key,
     make_unpacked_image_key,
 )
-from worker.state.scripts import new_token
 
 MAX_WRITES_IN_FLIGHT = 128
 MAX_BYTES_IN_FLIGHT = 64 << 20
@@ -80,11 +79,11 @@ class ObjectWriter:
 class UnpackedFolders:
     """The folders of unpacked versions in `output`, by the digest of the version.
 
-    Methods that send a request per page renew the unpack lease with each one. Every method may
-    raise `StoreUnavailable`.
+    Methods that send a request per page renew the unpack lease with each one, and raise
+    `redis.exceptions.LockNotOwnedError` if it was lost. Every method may raise `StoreUnavailable`.
     """
 
-    def __init__(self, output: ObjectStore, lease: UnpackLease) -> None:
+    def __init__(self, output: ObjectStore, lease: Lease) -> None:
         self._output = output
         self._lease = lease
 
@@ -130,8 +129,9 @@ class UnpackedFolders:
     def remove_folder(self, digest: str) -> None:
         """Delete the folder of an unpacked version."""
         for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{digest}"):
-            self._output.delete_many([info.key for info in page])
+            # Before the deletion: without the lease, another process may write this folder.
             self._lease.renew()
+            self._output.delete_many([info.key for info in page])
 
     def remove_invisible(self) -> None:
         """Delete the folders that no catalog entry names.
@@ -139,13 +139,10 @@ class UnpackedFolders:
         Skipped while another process holds the unpack lease, because its folder is not in the
         catalog yet.
         """
-        lease_token = new_token()
-        if not self._lease.acquire(lease_token):
-            return
-        try:
+        with self._lease.hold() as is_held:
+            if not is_held:
+                return
             catalog, _ = read_catalog(self._output)
             visible_digests = {entry.digest for entry in catalog.entries.values()}
             for digest in set(self._output.list_folders(UNPACKED_FOLDER)) - visible_digests:
                 self.remove_folder(digest)
-        finally:
-            self._lease.release(lease_token)

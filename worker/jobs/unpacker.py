@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, PreconditionFailed
-from shared.progress.unpacks import UnpackLease, Unpacks
+from shared.progress.leases import Lease
+from shared.progress.unpacks import Unpacks
 from worker.bundles.catalog import CatalogEntry, CatalogWriter, make_version_digest
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.entry_builder import EntryBuilder
 from worker.reading.refresher import MAX_READ_ROUNDS
-from worker.state.scripts import new_token
 from worker.state.user_states import UserStates
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Unpacker:
 
     def __init__(
         self,
-        lease: UnpackLease,
+        lease: Lease,
         users: UserStates,
         builder: EntryBuilder,
         catalog: CatalogWriter,
@@ -107,15 +107,13 @@ class Unpacker:
         """Process this bundle, then enqueue the next waiting one.
 
         Does nothing while another process holds the unpack lease: that process enqueues the next
-        bundle. Raises `StoreUnavailable`. The bundle then stays marked, and is retried.
+        bundle. Raises `StoreUnavailable`, or `redis.exceptions.LockNotOwnedError` if the lease was
+        lost. The bundle then stays marked, and is retried.
         """
-        lease_token = new_token()
-        if not self._lease.acquire(lease_token):
-            return
-        try:
+        with self._lease.hold() as is_held:
+            if not is_held:
+                return
             self._process_bundle(key)
-        finally:
-            self._lease.release(lease_token)
         self._members.enqueue_next(key)
 
     def _process_bundle(self, key: str) -> None:
@@ -130,6 +128,8 @@ class Unpacker:
                 info = self._builder.find_archive(key)
                 previous = self._catalog.read_entry(key)
                 built = self._builder.build_entry(key, info, previous, built) if info else None
+                # Without the lease, a sweep may have deleted the folder that nothing named yet.
+                self._lease.renew()
                 owned_tokens = self._catalog.commit_entry(key, previous, built, version_tokens)
             except (PreconditionFailed, ObjectNotFound):
                 # The archive was replaced or deleted, or the catalog was written concurrently.

@@ -3,12 +3,11 @@
 import logging
 
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.progress.unpacks import UnpackLease
+from shared.progress.leases import Lease
 from worker.bundles.catalog import BundleCatalog
 from worker.publishing.publisher import Publisher
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.loss_signals import LossSignals
-from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ class ObjectRecovery:
         self,
         objects: RecoveringStore,
         publisher: Publisher,
-        unpack_lease: UnpackLease,
+        unpack_lease: Lease,
         loss_signals: LossSignals,
     ) -> None:
         self._objects = objects
@@ -53,16 +52,13 @@ class ObjectRecovery:
 
         The loss signal requests a sweep, which has all bundles unpacked again.
         """
-        lease_token = new_token()
         # The lease of the unpackers, which are the other writers of the catalog.
-        if not self._unpack_lease.acquire(lease_token):
-            return
-        try:
+        with self._unpack_lease.hold() as is_held:
+            if not is_held:
+                return
             logger.warning(
                 "%s cannot be read and is emptied; a sweep has all bundles unpacked again",
                 CATALOG_KEY,
             )
             self._objects.put(CATALOG_KEY, BundleCatalog().encode())
             self._loss_signals.add("files_changed")
-        finally:
-            self._unpack_lease.release(lease_token)

@@ -15,7 +15,7 @@ from redis import Redis
 from shared.formats.records import Buckets
 from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords
-from shared.progress.unpacks import UnpackLease
+from shared.progress.leases import Lease
 from shared.task_queue import TaskQueue
 from worker.bundles.catalog import CatalogWriter
 from worker.bundles.lookup import BundleLookup
@@ -167,7 +167,7 @@ class PublisherParts(NamedTuple):
 def build_publisher(
     output: ObjectStore,
     state: StateParts,
-    unpack_lease: UnpackLease,
+    unpack_lease: Lease,
     source_bucket: str,
     clock: Callable[[], float],
 ) -> PublisherParts:

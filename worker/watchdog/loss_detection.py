@@ -7,9 +7,9 @@ from urllib3.exceptions import HTTPError
 
 from shared.formats.object_names import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import ObjectStore, ObjectUnreadable
+from shared.progress.leases import Lease
 from shared.progress.operator_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
-from shared.progress.unpacks import UnpackLease
 from shared.redis_keys import VERIFIED_PREFIX
 from worker.bundles.catalog import CatalogVersion
 from worker.source.metrics import MinioMetrics, detect_losses
@@ -32,7 +32,7 @@ class PublishedFilesCheck:
         output: ObjectStore,
         publish_queue: PublishQueue,
         catalog_version: CatalogVersion,
-        unpack_lease: UnpackLease,
+        unpack_lease: Lease,
         loss_signals: LossSignals,
     ) -> None:
         self._output = output

@@ -3,8 +3,8 @@
 import logging
 
 from shared.formats.source_keys import parse_bundle_id
+from shared.progress.leases import Lease
 from shared.progress.operator_status import OperatorStatus
-from shared.progress.unpacks import UnpackLease
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.state.scripts import CHUNK_SIZE
 from worker.state.user_states import UserStates
@@ -65,7 +65,7 @@ class OverdueBundles:
         users: UserStates,
         work_queues: WorkQueues,
         tasks: TaskQueue,
-        unpack_lease: UnpackLease,
+        unpack_lease: Lease,
     ) -> None:
         self._users = users
         self._work_queues = work_queues

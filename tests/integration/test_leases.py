@@ -1,0 +1,126 @@
+"""Leases that change hands while their holder works, on a real Redis."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import LockNotOwnedError
+
+from local.servers import RedisServer
+from shared.object_store import ObjectInfo
+from shared.progress.job_records import build_records
+from shared.progress.leases import LEASE_TTL_S, Lease
+from shared.redis_keys import UNPACK_LEASE
+from tests.fakes import FakeObjectStore
+from worker.bundles.unpacked_folders import UnpackedFolders
+
+OTHER_TOKEN = b"another process"
+OTHER_TTL_MS = 30_000
+
+
+def replace_holder(redis: "Redis", key: str) -> None:
+    """Let the lease expire, and another process acquire it."""
+    redis.set(key, OTHER_TOKEN, px=OTHER_TTL_MS)
+
+
+def check_other_holder(redis: Any, key: str) -> None:  # noqa: ANN401
+    """Check that the other process holds the lease, and that its TTL was not prolonged."""
+    assert redis.get(key) == OTHER_TOKEN
+    assert redis.pttl(key) <= OTHER_TTL_MS
+
+
+class InterruptedRedis(Redis):
+    """A client that replaces the holder of the lease `key` before one of its requests for it.
+
+    `requests_left` counts the requests up to that one.
+    """
+
+    key: str
+    requests_left: int
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if self.key in args:
+            self.requests_left -= 1
+            if self.requests_left == 0:
+                super().execute_command("SET", self.key, OTHER_TOKEN, "PX", OTHER_TTL_MS)  # type: ignore[no-untyped-call]
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+class InterruptedStore(FakeObjectStore):
+    """A bucket that calls `interrupt` before each LIST of objects."""
+
+    interrupt: Callable[[], None]
+
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        self.interrupt()
+        return super().list_objects(after, folder)
+
+
+def test_lease_excludes_other_holders_until_its_release(redis: "Redis") -> None:
+    first = Lease(redis, "lease")
+    second = Lease(redis, "lease")
+    with first.hold() as is_held, second.hold() as is_held_twice:
+        assert (is_held, is_held_twice) == (True, False)
+        assert second.is_held()
+    assert not first.is_held()
+    with second.hold() as is_held:
+        assert is_held
+
+
+def test_lease_expires_unless_it_is_renewed(redis: "Redis") -> None:
+    lease = Lease(redis, "lease")
+    with lease.hold():
+        redis.pexpire("lease", 1000)
+        lease.renew()
+        assert (LEASE_TTL_S - 5) * 1000 < redis.pttl("lease") <= LEASE_TTL_S * 1000
+
+
+def test_lease_renewal_fails_after_expiry(redis: "Redis") -> None:
+    """An expired lease is lost even if it is free: another process may have held it since."""
+    lease = Lease(redis, "lease")
+    with lease.hold():
+        redis.delete("lease")
+        with pytest.raises(LockNotOwnedError):
+            lease.renew()
+    assert not lease.is_held()
+
+
+def test_lease_renewal_prolongs_no_lease_of_another_process(redis: "Redis") -> None:
+    lease = Lease(redis, "lease")
+    with lease.hold():
+        replace_holder(redis, "lease")
+        with pytest.raises(LockNotOwnedError):
+            lease.renew()
+    check_other_holder(redis, "lease")
+
+
+def test_lease_release_is_one_step(redis: "Redis", redis_server: RedisServer) -> None:
+    """A lease that changes hands at any point of its release stays with its new holder."""
+    for request_number in count(2):  # the first request acquires the lease
+        client: Any = InterruptedRedis.from_url(redis_server.url)
+        client.key = UNPACK_LEASE
+        client.requests_left = request_number
+        lease = build_records(client).unpack_lease
+        UnpackedFolders(FakeObjectStore("output", time.time), lease).remove_invisible()
+        client.close()
+        if client.requests_left > 0:
+            break
+        check_other_holder(redis, UNPACK_LEASE)
+        redis.delete(UNPACK_LEASE)
+    assert request_number > 2
+    assert not redis.exists(UNPACK_LEASE)
+
+
+def test_unpacked_folders_delete_nothing_without_the_lease(redis: "Redis") -> None:
+    """A folder that no catalog entry names may be the one that another process writes."""
+    output = InterruptedStore("output", time.time)
+    output.interrupt = lambda: replace_holder(redis, UNPACK_LEASE)
+    output.put(".bundles/digest/image", b"x")
+    folders = UnpackedFolders(output, build_records(redis).unpack_lease)
+    with pytest.raises(LockNotOwnedError):
+        folders.remove_invisible()
+    assert output.exists(".bundles/digest/image")
+    check_other_holder(redis, UNPACK_LEASE)
