@@ -6,27 +6,28 @@ The record of the last sweep has the fields at (Unix seconds), cause, objects, m
 Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from redis import Redis
 
+from shared.progress.leases import Lease
 from shared.redis_keys import LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.task_queue import TaskQueue
 
-SWEEP_LEASE_MS = 60_000
-"""Milliseconds after which the lease of the running sweep expires."""
 SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 
 
 class SweepRecord:
-    """The record of the last sweep, the lease of the running one, and the request for the next.
+    """The record of the last sweep, the `lease` of the running one, and the request for the next.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
+        self.lease = Lease(client, SWEEP_LEASE)
 
     def get_field(self, field: str) -> str | None:
         """Return a field of the last sweep, None if it is missing."""
@@ -41,24 +42,15 @@ class SweepRecord:
         if self._redis.set(SWEEP_REQUESTED, cause, nx=True, ex=SWEEP_REQUEST_TTL_S):
             tasks.sweep(cause)
 
-    def acquire_lease(self, token: str) -> bool:
-        """Acquire the lease of the running sweep; return False if another sweep holds it."""
+    def hold_lease(self) -> AbstractContextManager[bool]:
+        """Consume the request, and hold the lease of the running sweep: see `Lease.hold`."""
         # The message is consumed whether or not the lease is free: another sweep can be enqueued.
         self._redis.delete(SWEEP_REQUESTED)
-        return bool(self._redis.set(SWEEP_LEASE, token, nx=True, px=SWEEP_LEASE_MS))
-
-    def renew_lease(self) -> None:
-        """Renew the lease, which must happen at least once a minute."""
-        self._redis.pexpire(SWEEP_LEASE, SWEEP_LEASE_MS)
-
-    def release_lease(self, token: str) -> None:
-        """Release the lease, if this sweep still holds it."""
-        if self._redis.get(SWEEP_LEASE) == token.encode():
-            self._redis.delete(SWEEP_LEASE)
+        return self.lease.hold()
 
     def is_running(self) -> bool:
         """Return whether a sweep is running."""
-        return bool(self._redis.exists(SWEEP_LEASE))
+        return self.lease.is_held()
 
     def is_requested(self) -> bool:
         """Return whether a sweep is enqueued and still waits for a worker."""

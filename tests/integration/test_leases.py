@@ -1,7 +1,7 @@
-"""Leases that change hands while their holder works, on a real Redis."""
+"""Leases that change hands while their holder works, on real servers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -10,11 +10,12 @@ from redis import Redis
 from redis.exceptions import LockNotOwnedError
 
 from local.servers import RedisServer
-from shared.object_store import ObjectInfo
+from shared.object_store import ObjectInfo, ObjectStore
 from shared.progress.job_records import build_records
 from shared.progress.leases import LEASE_TTL_S, Lease
-from shared.redis_keys import UNPACK_LEASE
+from shared.redis_keys import SWEEP_LEASE, UNPACK_LEASE
 from tests.fakes import FakeObjectStore
+from tests.integration.stepping import RowdropHarness
 from worker.bundles.unpacked_folders import UnpackedFolders
 
 OTHER_TOKEN = b"another process"
@@ -49,14 +50,20 @@ class InterruptedRedis(Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
-class InterruptedStore(FakeObjectStore):
-    """A bucket that calls `interrupt` before each LIST of objects."""
+class InterruptedStore:
+    """A bucket in which the holder of the lease `key` is replaced before each LIST of objects."""
 
-    interrupt: Callable[[], None]
+    def __init__(self, store: ObjectStore, redis: "Redis", key: str) -> None:
+        self._store = store
+        self._redis = redis
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates everything else
+        return getattr(self._store, name)
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        self.interrupt()
-        return super().list_objects(after, folder)
+        replace_holder(self._redis, self._key)
+        return self._store.list_objects(after, folder)
 
 
 def test_lease_excludes_other_holders_until_its_release(redis: "Redis") -> None:
@@ -116,11 +123,21 @@ def test_lease_release_is_one_step(redis: "Redis", redis_server: RedisServer) ->
 
 def test_unpacked_folders_delete_nothing_without_the_lease(redis: "Redis") -> None:
     """A folder that no catalog entry names may be the one that another process writes."""
-    output = InterruptedStore("output", time.time)
-    output.interrupt = lambda: replace_holder(redis, UNPACK_LEASE)
+    output = FakeObjectStore("output", time.time)
     output.put(".bundles/digest/image", b"x")
-    folders = UnpackedFolders(output, build_records(redis).unpack_lease)
+    interrupted: Any = InterruptedStore(output, redis, UNPACK_LEASE)
+    folders = UnpackedFolders(interrupted, build_records(redis).unpack_lease)
     with pytest.raises(LockNotOwnedError):
         folders.remove_invisible()
     assert output.exists(".bundles/digest/image")
     check_other_holder(redis, UNPACK_LEASE)
+
+
+def test_sweep_without_its_lease_is_not_committed(rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("u")
+    source: Any = InterruptedStore(rowdrop.source, rowdrop.redis, SWEEP_LEASE)
+    with pytest.raises(LockNotOwnedError):
+        rowdrop.create_sweep(source=source).run("test")
+    check_other_holder(rowdrop.redis, SWEEP_LEASE)
+    assert rowdrop.services.records.sweeps.get_field("at") is None
+    assert rowdrop.state.users.dirty_users() == set()

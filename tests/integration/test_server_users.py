@@ -28,6 +28,7 @@ from local.servers import (
 )
 from shared.formats.records import Buckets
 from shared.formats.source_keys import PROBE_PREFIX
+from shared.progress.leases import Lease
 from shared.redis_keys import (
     ACTIVE_READS,
     DIRTY,
@@ -453,6 +454,16 @@ def test_redis_acl_lets_minio_only_push_events(servers: SecuredServers) -> None:
                 client.execute_command(*refused)
     with servers.connect("worker") as client:
         client.delete(FAST_EVENTS)
+
+
+@pytest.mark.parametrize("role", ["worker", "publisher"])
+def test_redis_acl_lets_pipeline_hold_leases(servers: SecuredServers, role: str) -> None:
+    with servers.connect(role) as client:
+        lease = Lease(client, UNPACK_LEASE)
+        with lease.hold() as is_held:
+            assert is_held
+            lease.renew()
+        assert not lease.is_held()
 
 
 def test_redis_acl_forbids_flower_to_send_tasks(servers: SecuredServers) -> None:

@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
 
 
 class BucketLister:
-    """Lists both buckets. `renew_lease` is called for each page, to renew the caller's lease."""
+    """Lists both buckets. `renew_lease` is called for each page, and renews the caller's lease."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class BucketLister:
         self._source = source
         self._output = output
         self._status = status
-        self._renew_lease = renew_lease
+        self.renew_lease = renew_lease
 
     def list_source(self) -> Listing:
         """List the source bucket. An outage is recorded for `/health/ready`, and raised."""
         listing = Listing(max_ignored=MAX_LISTED_IGNORED)
         try:
             for objects in self._source.list_objects():
-                self._renew_lease()
+                self.renew_lease()
                 listing.add_objects(objects)
         except StoreUnavailable as error:
             self._status.set_source_failure(str(error))
@@ -82,7 +82,7 @@ class BucketLister:
         """List the image copies in the output bucket, by key."""
         copies: dict[str, ObjectInfo] = {}
         for page in self._output.list_objects(folder=IMAGES_FOLDER):
-            self._renew_lease()
+            self.renew_lease()
             copies.update((info.key, info) for info in page)
         return copies
 
@@ -117,6 +117,7 @@ class BucketComparison:
         desired = build_desired_state(
             listing, self._bundle_lookup, self._image_copies, self._lister.buckets
         )
+        self._lister.renew_lease()  # the indexes of large bundles take a while
         published = read_published_files(self._output)
         # A user with a reject and no held row needs no image copy: no row could name it.
         desired = desired.without_copies_of(find_rejects_without_row(published))

@@ -17,6 +17,7 @@ see `worker.watchdog.silent_repairs`.
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from shared.formats.source_keys import make_bundle_id
@@ -71,17 +72,13 @@ class SweepSession:
         self._metrics = metrics
         self._clock = clock
 
-    def acquire_lease(self, token: str) -> bool:
-        """Acquire the lease for the sweep with this token; return False if another holds it."""
-        return self._record.acquire_lease(token)
+    def hold_lease(self) -> AbstractContextManager[bool]:
+        """Hold the lease while the block runs; yields False if another sweep holds it."""
+        return self._record.hold_lease()
 
     def renew_lease(self) -> None:
-        """Renew the lease."""
-        self._record.renew_lease()
-
-    def release_lease(self, token: str) -> None:
-        """Release the lease, if this sweep still holds it."""
-        self._record.release_lease(token)
+        """Renew the lease. Raises `redis.exceptions.LockNotOwnedError` if it was lost."""
+        self._record.lease.renew()
 
     def begin(self, token: str, cause: str) -> SweepStart:
         """Begin the sweep with this token; loss signals, if any, replace the cause."""
@@ -191,19 +188,17 @@ class Sweep:
     def run(self, cause: str) -> int:
         """Sweep once and return the number of marked users; -1 if another sweep is running.
 
-        Raises `StoreUnavailable`.
+        Raises `StoreUnavailable`, or `redis.exceptions.LockNotOwnedError` if the lease was lost.
         """
-        sweep_token = new_token()
-        if not self._session.acquire_lease(sweep_token):
-            return -1
-        try:
-            return self._sweep_once(sweep_token, cause)
-        finally:
-            self._session.release_lease(sweep_token)
+        with self._session.hold_lease() as is_held:
+            return self._sweep_once(cause) if is_held else -1
 
-    def _sweep_once(self, sweep_token: str, cause: str) -> int:
-        start = self._session.begin(sweep_token, cause)
+    def _sweep_once(self, cause: str) -> int:
+        start = self._session.begin(new_token(), cause)
         difference = self._comparison.compare()
+        # Without the lease, another sweep may have compared later. From here to the commit nothing
+        # verifies the lease, because users with deleted copies must be marked.
+        self._session.renew_lease()
         user_ids = (
             difference.out_of_sync | difference.dirty_users | difference.published.find_unreadable()
         )

@@ -100,7 +100,7 @@ def build_sweep(
     from worker.jobs.comparison import BucketComparison, BucketLister  # noqa: PLC0415
     from worker.jobs.sweep import FindingsRecorder, Sweep, SweepSession  # noqa: PLC0415
 
-    lister = BucketLister(source, output, state.status, records.sweeps.renew_lease)
+    lister = BucketLister(source, output, state.status, records.sweeps.lease.renew)
     return Sweep(
         SweepSession(records.sweeps, state.loss_signals, state.publish_queue, metrics, clock),
         BucketComparison(lister, output, state.users, bundle_lookup, image_copies),
