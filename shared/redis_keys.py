@@ -132,7 +132,7 @@ REBUILD_QUEUED = "rowdrop:rebuild_queued"
 REBUILD_RUNNING = "rowdrop:rebuild_running"
 """String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
 REBUILD_LEASE = "rowdrop:rebuild_lease"
-"""String, 60 s: ID of the rebuild that enqueues its users. Written by it, read by the
+"""String, 60 s: token of the process that enqueues a rebuild's users. Written by it, read by the
 watchdog."""
 REFRESH_REQUEST_PREFIX = "rowdrop:refresh_request:"
 """String per request, 900 s: the requested user is marked. Written by workers, read by the API."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from shared.progress.leases import Lease
 from shared.redis_keys import (
     DIRTY_SINCE,
     REBUILD_LEASE,
@@ -19,8 +20,6 @@ from shared.redis_keys import (
 
 REBUILD_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of a rebuild is kept."""
-REBUILD_LEASE_MS = 60_000
-"""Milliseconds after which the lease to enqueue a rebuild's users expires."""
 
 # KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the
 # queued ID, and 1 if it is new.
@@ -82,13 +81,16 @@ class RebuildStatus:
 
 
 class Rebuilds:
-    """The records of rebuilds. `now` is always in Unix seconds.
+    """The records of rebuilds, and the lease to enqueue the users of one.
+
+    `now` is always in Unix seconds.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
+        self.enqueue_lease = Lease(client, REBUILD_LEASE)
         self._request = client.register_script(_REQUEST_SCRIPT)
         self._start = client.register_script(_START_SCRIPT)
         self._finish = client.register_script(_FINISH_SCRIPT)
@@ -113,27 +115,6 @@ class Rebuilds:
         keys = [REBUILD_QUEUED, REBUILD_RUNNING, REBUILD_PREFIX + task_id]
         running_id = self._start(keys, [task_id, now])
         return running_id is not None and decode_text(running_id) == task_id
-
-    def acquire_enqueue_lease(self, task_id: str) -> bool:
-        """Acquire the lease to enqueue this rebuild's users.
-
-        Returns False if they are all enqueued, or another process holds the lease.
-        """
-        if self.is_enqueued(task_id):
-            return False
-        return bool(self._redis.set(REBUILD_LEASE, task_id, nx=True, px=REBUILD_LEASE_MS))
-
-    def renew_enqueue_lease(self) -> None:
-        """Renew the lease. The holder must call this at least once a minute."""
-        self._redis.pexpire(REBUILD_LEASE, REBUILD_LEASE_MS)
-
-    def release_enqueue_lease(self) -> None:
-        """Release the lease, whether or not all users were enqueued."""
-        self._redis.delete(REBUILD_LEASE)
-
-    def is_enqueuing(self) -> bool:
-        """Return whether a process holds the lease."""
-        return bool(self._redis.exists(REBUILD_LEASE))
 
     def set_total(self, task_id: str, total: int) -> None:
         """Record the number of users in the rebuild, as far as it is known."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -13,10 +14,11 @@ from local.servers import RedisServer
 from shared.object_store import ObjectInfo, ObjectStore
 from shared.progress.job_records import build_records
 from shared.progress.leases import LEASE_TTL_S, Lease
-from shared.redis_keys import SWEEP_LEASE, UNPACK_LEASE
+from shared.redis_keys import REBUILD_LEASE, SWEEP_LEASE, UNPACK_LEASE
 from tests.fakes import FakeObjectStore
 from tests.integration.stepping import RowdropHarness
 from worker.bundles.unpacked_folders import UnpackedFolders
+from worker.services.builders import build_bulk_reads, build_rebuild
 
 OTHER_TOKEN = b"another process"
 OTHER_TTL_MS = 30_000
@@ -141,3 +143,36 @@ def test_sweep_without_its_lease_is_not_committed(rowdrop: RowdropHarness) -> No
     check_other_holder(rowdrop.redis, SWEEP_LEASE)
     assert rowdrop.services.records.sweeps.get_field("at") is None
     assert rowdrop.state.users.dirty_users() == set()
+
+
+def start_interrupted_rebuild(rowdrop: RowdropHarness) -> str:
+    """Start a rebuild that loses its lease during its LIST; return its task ID."""
+    rowdrop.put_files("u")
+    services = rowdrop.services
+    source: Any = InterruptedStore(rowdrop.source, rowdrop.redis, REBUILD_LEASE)
+    tasks = services.clients.tasks
+    bulk_reads = build_bulk_reads(source, rowdrop.state, services.refresher, tasks)
+    rebuild = build_rebuild(
+        rowdrop.output, rowdrop.state, services.records, bulk_reads, tasks, services.bundles
+    )
+    task_id, _ = services.records.rebuilds.request(time.time())
+    with suppress(LockNotOwnedError):
+        rebuild.start(task_id)
+    return task_id
+
+
+def test_rebuild_does_not_release_lease_of_another_process(rowdrop: RowdropHarness) -> None:
+    start_interrupted_rebuild(rowdrop)
+    check_other_holder(rowdrop.redis, REBUILD_LEASE)
+
+
+def test_rebuild_without_its_lease_is_not_enqueued(rowdrop: RowdropHarness) -> None:
+    """A rebuild ends only after the process with the lease has enqueued all users."""
+    task_id = start_interrupted_rebuild(rowdrop)
+    rebuilds = rowdrop.services.records.rebuilds
+    assert not rebuilds.is_enqueued(task_id)
+    rowdrop.redis.delete(REBUILD_LEASE)
+    rowdrop.services.rebuild.start(task_id)  # the retry of the task
+    assert rebuilds.is_enqueued(task_id)
+    rowdrop.run_bulk_work()
+    assert list(rowdrop.read_rows()) == ["u"]

@@ -49,7 +49,7 @@ LIMITS = [
     ("docs/architecture.md", "PROCESS_TIMEOUT_S", 1, "without a heartbeat for {:g} s"),
     ("docs/architecture.md", "SEGMENT_BYTES", 1 << 20, "in segments of {:g} MiB"),
     ("docs/architecture.md", "LEASE_TTL_S", 1, "when the lease ({:g} s) has expired"),
-    ("docs/architecture.md", "REBUILD_LEASE_MS", 1000, "when its lease ({:g} s) has expired"),
+    ("docs/architecture.md", "LEASE_TTL_S", 1, "when its lease ({:g} s) has expired"),
     ("docs/decisions/0007-messages-are-hints.md", "VISIBILITY_TIMEOUT_S", 60, "is {:g} minutes"),
     ("docs/decisions/0016-throttle-publishing.md", "LIVE_FRACTION", 0.01, "to {:g} % of the time"),
     ("docs/decisions/0016-throttle-publishing.md", "BULK_FRACTION", 0.01, "to {:g} % for bulk"),

@@ -87,34 +87,34 @@ class Rebuild:
         """Start a queued rebuild, or resume one that was interrupted while it enqueued its users.
 
         Does nothing if another rebuild runs or another process holds the lease. Raises
-        `StoreUnavailable`.
+        `StoreUnavailable`, or `redis.exceptions.LockNotOwnedError` if the lease was lost.
         """
         if not self._rebuilds.start(task_id, self._clock()):
             return
-        if not self._rebuilds.acquire_enqueue_lease(task_id):
-            return
-        try:
+        with self._rebuilds.enqueue_lease.hold() as is_held:
+            if not is_held or self._rebuilds.is_enqueued(task_id):
+                return
             self._enqueue_users(task_id)
-        finally:
-            self._rebuilds.release_enqueue_lease()
         # If all users are published by now, no later publish would finish the rebuild.
         self.finish()
 
     def _enqueue_users(self, task_id: str) -> None:
         """Mark and enqueue all users of the rebuild."""
+        renew_lease = self._rebuilds.enqueue_lease.renew
         users = self._scope.find_users()
+        renew_lease()
         self._scope.mark(users)
         user_count = _count_users(users)
         self._rebuilds.set_total(task_id, user_count)
-        unmarked_ids = self._bulk_reads.enqueue(
-            sorted(users), self._rebuilds.renew_enqueue_lease, list_bucket=True
-        )
+        unmarked_ids = self._bulk_reads.enqueue(sorted(users), renew_lease, list_bucket=True)
         # The LIST began before these users are marked, so it may be stale for them: they are
         # enqueued separately, and a later LIST is used to read them.
         added_users = sorted({*unmarked_ids} - users)
         self._scope.mark(added_users)
         self._rebuilds.set_total(task_id, user_count + _count_users(added_users))
-        self._bulk_reads.enqueue(added_users, self._rebuilds.renew_enqueue_lease)
+        self._bulk_reads.enqueue(added_users, renew_lease)
+        # Without the lease, another process may enqueue users, and the rebuild must not end yet.
+        renew_lease()
         self._rebuilds.mark_enqueued(task_id)
         logger.info("rebuild %s enqueued users=%d others=%d", task_id, len(users), len(added_users))
 

@@ -40,7 +40,7 @@ class StalledJobs:
         if (
             running_id
             and not self._rebuilds.is_enqueued(running_id)
-            and not self._rebuilds.is_enqueuing()
+            and not self._rebuilds.enqueue_lease.is_held()
         ):
             self._tasks.rebuild(running_id)
         elif queued_id and not running_id:
