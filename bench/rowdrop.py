@@ -26,7 +26,7 @@ from local.processes import ROOT, read_credentials
 from local.servers import find_minio, find_redis, http_get, read_log_tail
 from local.signals import ignore_stop_signals
 from shared.formats.object_names import OUTPUT_KEY
-from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SAFE_EVENTS, SWEEP_LEASE, SWEEP_REQUESTED
+from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
@@ -142,7 +142,7 @@ class RowdropInstance:
 
     def _count_pending_work(self) -> dict[str, int]:
         """Return the kinds of work that are left, and the size of each backlog."""
-        queues = (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
+        queues = (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
         event_files = list((self.folder / "minio" / "queue").rglob("*.event*"))
         counts = {
             "dirty": self._state.users.count_dirty(),

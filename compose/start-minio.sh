@@ -3,20 +3,14 @@
 #
 #   start-minio.sh FOLDER USERS_ID COMMAND [ARGUMENT …]
 #
-# FOLDER contains MinIO's event queue (queue/) and the digest of the users that were created last
-# (users-made).  USERS_ID is the digest of the required users.  If the two differ, MinIO starts with
-# root access.  `rowdrop init` then creates the users as root and stops the server, which this script
-# starts again without root access.  With an empty USERS_ID, or MINIO_API_ROOT_ACCESS=on, the script
-# does not change root access.
+# FOLDER contains the digest of the users that were created last (users-made).  USERS_ID is the
+# digest of the required users.  If the two differ, MinIO starts with root access.  `rowdrop init`
+# then creates the users as root and stops the server, which this script starts again without root
+# access.  With an empty USERS_ID, or MINIO_API_ROOT_ACCESS=on, the script does not change root
+# access.
 set -eu
 folder=$1 users_id=$2
 shift 2
-# A crash may leave an empty event file, which blocks MinIO's queue on disk permanently.
-for queue in "$folder"/queue "$folder"/queue/*; do
-    for file in "$queue"/*.event; do
-        if [ -f "$file" ] && [ ! -s "$file" ]; then rm -f "$file"; fi
-    done
-done
 # MinIO would read these two as the deprecated names of the root credentials.
 unset MINIO_ACCESS_KEY MINIO_SECRET_KEY
 

@@ -23,8 +23,9 @@ from local.minio_binary import find_minio
 from local.ports import HOST, find_free_port
 from local.redis_address import RedisAddress
 from local.redis_binary import find_redis
-from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
+from shared.redis_keys import FAST_EVENTS
 from worker.commands.provisioning.server_users import ServerUser
+from worker.source.notifications import EVENT_TARGET
 
 __all__ = [
     "MinioOptions",
@@ -40,11 +41,6 @@ __all__ = [
 ]
 
 _STOP_TIMEOUT_S = 10.0
-_DURABLE_QUEUE_LIMIT = 1_000_000
-"""Maximum number of events in MinIO's queue on disk: about 10 minutes of full load.
-
-If it is full, MinIO drops events although the PUTs succeed.
-"""
 
 _START_MINIO_SCRIPT = Path(__file__).parent.parent / "compose" / "start-minio.sh"
 UNUSED_ORIGIN = "https://no-origin.invalid"
@@ -285,12 +281,11 @@ class MinioOptions:
 
 @dataclass
 class MinioServer(LocalServer):
-    """A MinIO on a single folder, with two Redis targets for bucket events.
+    """A MinIO on a single folder, with a Redis target for bucket events.
 
-    ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast` immediately and loses the event
-    if Redis is down.  ARN `arn:minio:sqs::SAFE:redis` pushes to `events:safe` from a queue on disk,
-    up to 3 s later.
-    `event_redis` is the Redis of both targets.
+    ARN `arn:minio:sqs::FAST:redis` pushes to the list `events:fast`.  If Redis is down, the event
+    is lost, and MinIO counts it in its metrics.
+    `event_redis` is the Redis of the target.
     """
 
     ports: MinioPorts
@@ -308,11 +303,6 @@ class MinioServer(LocalServer):
         """The URL `http://127.0.0.1:<port>`."""
         return f"http://{HOST}:{self.port}"
 
-    @property
-    def event_queue_dir(self) -> Path:
-        """The folder in which the SAFE target stores events that are not in Redis yet."""
-        return self.folder / "queue"
-
     def build_command(self) -> list[str]:
         """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
         script = ["/bin/sh", str(_START_MINIO_SCRIPT), str(self.folder), self.options.users_id]
@@ -325,15 +315,12 @@ class MinioServer(LocalServer):
         return [*script, str(self.options.binary), "server", *options, data_folder]
 
     def build_environment(self) -> dict[str, str]:
-        """Return root's credentials, both event targets, and the settings for reliable events."""
+        """Return root's credentials, the event target, and the settings for reliable events."""
         cors_origin = os.environ.get("MINIO_API_CORS_ALLOW_ORIGIN")
         return {
             "MINIO_ROOT_USER": self.root.name,
             "MINIO_ROOT_PASSWORD": self.root.password,
-            **self._build_target_settings("FAST"),
-            **self._build_target_settings("SAFE"),
-            "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.event_queue_dir),
-            "MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE": str(_DURABLE_QUEUE_LIMIT),
+            **self._build_target_settings(),
             # Without it MinIO accepts PUTs before it has loaded the notification rules, and loses
             # their events.
             "MINIO_SYNC_BOOT": "on",
@@ -350,20 +337,21 @@ class MinioServer(LocalServer):
             "MINIO_CALLHOME_ENABLE": "off",
         }
 
-    def _build_target_settings(self, name: str) -> dict[str, str]:
+    def _build_target_settings(self) -> dict[str, str]:
         values = {
             "ENABLE": "on",
             "ADDRESS": f"{self.event_redis.host}:{self.event_redis.port}",
-            "KEY": {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}[name],
+            "KEY": FAST_EVENTS,
             "FORMAT": "access",
             "USER": self.event_redis.user,
             "PASSWORD": self.event_redis.password,
         }
-        return {f"MINIO_NOTIFY_REDIS_{key}_{name}": value for key, value in values.items() if value}
+        prefix = "MINIO_NOTIFY_REDIS"
+        return {f"{prefix}_{key}_{EVENT_TARGET}": value for key, value in values.items() if value}
 
     def prepare_folder(self) -> None:
-        """Create the folders for data, queue and certificates."""
-        for name in ("data", "queue", "certs"):
+        """Create the folders for data and certificates."""
+        for name in ("data", "certs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def forget_users(self) -> None:

@@ -5,7 +5,7 @@ listener, the workers and the publisher: these may access every key. The ACL rul
 other processes are built from these constants (`worker.commands.provisioning.server_users`). The
 scripts in `worker/state/lua/` receive every key as an argument.
 
-All keys but the event lists, and one of the previous release, begin with `rowdrop:`, so that a
+All keys but the event list, and two of the previous release, begin with `rowdrop:`, so that a
 Redis can be shared with other applications. If a value changes its form, its key gets a new name:
 processes of two releases run side by side during an upgrade, and must not read each other's values.
 
@@ -21,12 +21,10 @@ MAX_DEAD_LETTERS = 1000
 
 # -- events in -------------------------------------------------------------------------------------
 FAST_EVENTS = "events:fast"
-"""List: events that MinIO sent directly and no listener has processed. MinIO's setting names it."""
-SAFE_EVENTS = "events:safe"
-"""List: durable copies of the same events, by way of MinIO's disk. MinIO's setting names it."""
-SEEN_PREFIX = "rowdrop:seen:"
-"""String per digest of an event: count of fast events that still lack their durable copy. MARK
-only."""
+"""List: events that MinIO sent and no listener has processed. MinIO's setting names it."""
+SAFE_EVENTS_OF_VERSION_1 = "events:safe"
+"""List: second copies of events, by a MinIO with the two targets of release 0.2. The watchdog moves
+them to the other list."""
 DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
 EVENTS_AVAILABLE = "rowdrop:events_available"
@@ -38,9 +36,6 @@ init."""
 PROBE_OF_VERSION_1 = "probe"
 """The same, written by a listener of release 0.2. During an upgrade `init` runs beside that
 listener, and would otherwise conclude that no event reaches Redis."""
-SAFE_QUEUE = "rowdrop:safe_queue"
-"""String, 60 s: number of durable copies stalled on MinIO's disk. Written by the watchdog, read by
-the API."""
 IGNORED_KEYS = "rowdrop:ignored_keys"
 """Hash: key -> reason and time of ignored objects. Written by listener and sweep, read by the
 API."""

@@ -1,7 +1,6 @@
 """A real MinIO and a real Redis for the tests: started once, on free ports, in their own folder."""
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,8 +29,7 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minio_redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """Start the Redis that `minio_server` publishes to.
 
-    MinIO keeps events on its disk and may send them seconds later, so those of one test can
-    arrive during the next.
+    MinIO may send events late in a burst, so those of one test can arrive during the next.
     """
     with RedisServer(
         servers_folder / "minio-redis", find_free_port(), ServerUser("", secrets.token_hex(8))
@@ -62,18 +60,13 @@ def minio_server(servers_folder: Path, minio_redis_server: RedisServer) -> Itera
 
 
 @pytest.fixture
-def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+def redis_server(request: pytest.FixtureRequest) -> RedisServer:
     """Return a Redis without MinIO's events, unless the test is marked `minio_events`."""
-    if request.node.get_closest_marker("minio_events") is None:
-        yield request.getfixturevalue("silent_redis_server")
-        return
-    minio: MinioServer = request.getfixturevalue("minio_server")
-    yield request.getfixturevalue("minio_redis_server")
-    deadline = time.monotonic() + 60
-    # The next such test starts without the events that MinIO has not sent yet.
-    while any(path.is_file() for path in minio.event_queue_dir.rglob("*")):
-        assert time.monotonic() < deadline, "MinIO still has events to send"
-        time.sleep(0.01)
+    has_events = request.node.get_closest_marker("minio_events") is not None
+    server: RedisServer = request.getfixturevalue(
+        "minio_redis_server" if has_events else "silent_redis_server"
+    )
+    return server
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from shared.formats.source_keys import (
     make_bundle_id,
     parse_bundle_id,
 )
-from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
 from worker.services.clients import ServerClients
@@ -92,18 +91,12 @@ class Listener:
             and now - self._peeked_at < EVENT_TIMEOUT_S
         ):
             # A single drop does not wait for a batch. Concurrent events follow in the next one.
-            fast_entries = [first]
-            safe_entries = list[bytes]()
+            entries = [first]
         else:
-            fast_entries, safe_entries = self._collect_events()
+            entries = self._collect_events()
             self._peeked_at = now
-            self._has_more = CHUNK_SIZE in {len(fast_entries), len(safe_entries)}
-        marked = list(
-            dict.fromkeys(
-                self._mark_and_pop(FAST_EVENTS, fast_entries)
-                + self._mark_and_pop(SAFE_EVENTS, safe_entries)
-            )
-        )
+            self._has_more = len(entries) == CHUNK_SIZE
+        marked = self._mark_and_pop(entries)
         user_ids = [user_id for user_id in marked if parse_bundle_id(user_id) is None]
         for start in range(0, len(user_ids), CHUNK_SIZE):
             self._tasks.refresh(user_ids[start : start + CHUNK_SIZE])
@@ -111,13 +104,13 @@ class Listener:
             self._tasks.unpack(key)
         return len(marked)
 
-    def _collect_events(self) -> tuple[list[bytes], list[bytes]]:
+    def _collect_events(self) -> list[bytes]:
         # In a burst, and while workers are busy, events stay in their list for a while. Batches get
         # fewer and larger, and a user is read once if its CSV and image arrive together. The time
         # is bounded, so that dead workers cannot delay the marks.
         started_at = time.monotonic()
         while time.monotonic() - started_at < MAX_COLLECT_S:
-            event_count, message_count = self._inbox.measure_lengths(FAST_EVENTS, EVENTS_QUEUE)
+            event_count, message_count = self._inbox.measure_lengths(EVENTS_QUEUE)
             if event_count >= CHUNK_SIZE or (
                 message_count < MAX_QUEUED_MESSAGES and not self._batch_cycle.compute_wait_s()
             ):
@@ -126,12 +119,11 @@ class Listener:
         self._batch_cycle.charge(COLLECT_S)
         return self._inbox.peek(CHUNK_SIZE)
 
-    def _mark_and_pop(self, event_list: str, raw_entries: Sequence[bytes]) -> list[str]:
+    def _mark_and_pop(self, raw_entries: Sequence[bytes]) -> list[str]:
         if not raw_entries:
             return []
-        return self._inbox.mark_and_pop(
-            event_list, [self._decode_entry(raw) for raw in raw_entries], self._clock()
-        )
+        entries = [self._decode_entry(raw) for raw in raw_entries]
+        return self._inbox.mark_and_pop(entries, self._clock())
 
     def _decode_entry(self, raw: bytes) -> DecodedEntry:
         try:

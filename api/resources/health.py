@@ -29,10 +29,6 @@ NO_EVENTS_WARNING = (
     "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
     "rowdrop init prints what to set"
 )
-STALLED_COPIES_WARNING = (
-    "{} copies of events wait on MinIO's disk, and their queue is stalled: a sweep every "
-    "5 minutes finds changes instead; restart MinIO, and check its queue folder for a broken file"
-)
 
 
 class LiveResource:
@@ -140,8 +136,6 @@ def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
         warnings.append(NO_METRICS_WARNING)
     if not pipeline_status.events_available:
         warnings.append(NO_EVENTS_WARNING)
-    if pipeline_status.stalled_event_copies:
-        warnings.append(STALLED_COPIES_WARNING.format(pipeline_status.stalled_event_copies))
     return warnings
 
 

@@ -84,13 +84,8 @@ class ConsistencyTracker:
                 self.as_of = max(moment, self.as_of or moment)
 
     def _compute_moment(self, pipeline_status: PipelineStatus) -> float | None:
-        detects_losses = (
-            pipeline_status.events_available
-            and pipeline_status.detects_losses
-            and not pipeline_status.stalled_event_copies
-        )
         moment = pipeline_status.last_sweep_at
-        if detects_losses:
+        if pipeline_status.events_available and pipeline_status.detects_losses:
             inbox_empty_at = self._inbox_empty_at
             moment = None if inbox_empty_at is None else inbox_empty_at - MARGIN_S
         if moment is None or pipeline_status.oldest_event_mark_at is None:

@@ -227,7 +227,7 @@ class SnapshotPoller:
         if not pipeline_status.waiting_events:
             return None
         # The same digest of the first events means that the listener has processed none of them.
-        has_progressed = previous is None or previous.inbox_heads != pipeline_status.inbox_heads
+        has_progressed = previous is None or previous.inbox_head != pipeline_status.inbox_head
         return now if has_progressed else self.view.events_stalled_since or now
 
     def _record_redis_outage(self, error: RedisError) -> None:

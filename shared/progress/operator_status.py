@@ -4,7 +4,7 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import COUNTERS, SAFE_QUEUE, SOURCE_FAILURE
+from shared.redis_keys import COUNTERS, SOURCE_FAILURE
 
 STATUS_TTL_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""
@@ -42,10 +42,3 @@ class OperatorStatus:
     def clear_source_failure(self) -> None:
         """Clear the recorded failure: the source bucket could be read again."""
         self._redis.delete(SOURCE_FAILURE)
-
-    def set_stalled_copies(self, length: int) -> None:
-        """Record for the operator how many durable copies are stalled on MinIO's disk (0: none)."""
-        if length:
-            self._redis.set(SAFE_QUEUE, length, ex=STATUS_TTL_S)
-        else:
-            self._redis.delete(SAFE_QUEUE)

@@ -24,26 +24,20 @@ from shared.redis_keys import (
     LOSS_SIGNALS,
     LOSS_SIGNALS_IN_SWEEP,
     MAX_DEAD_LETTERS,
-    SAFE_EVENTS,
-    SAFE_QUEUE,
     SOURCE_FAILURE,
     TRUST_STATE,
     VERIFIED_PREFIX,
 )
 from shared.times import format_time
 
-# Returns the number of events in the two lists of the event inbox, and a digest of their first
-# entries. A changed digest shows that the listener processes events. An entry may have any size, so
-# only its digest is returned. The lists are in ARGV and not in KEYS, because Redis requires write
-# permission for KEYS, and the API may only read these lists (least privilege).
+# Returns the number of events in the event inbox, and a digest of the first one. A changed digest
+# shows that the listener processes events. An entry may have any size, so only its digest is
+# returned. The list is in ARGV and not in KEYS, because Redis requires write permission for KEYS,
+# and the API may only read this list (least privilege).
 _COUNT_EVENTS = """
-local waiting, heads = 0, ''
-for _, list in ipairs(ARGV) do
-  waiting = waiting + redis.call('LLEN', list)
-  local head = redis.call('LINDEX', list, 0)
-  if head then heads = heads .. redis.sha1hex(#head .. string.sub(head, 1, 2000)) end
-end
-return {waiting, heads}
+local head = redis.call('LINDEX', ARGV[1], 0)
+local digest = head and redis.sha1hex(#head .. string.sub(head, 1, 2000)) or ''
+return {redis.call('LLEN', ARGV[1]), digest}
 """
 
 
@@ -109,12 +103,10 @@ class PipelineStatus:
     last_sweep: LastSweep | None = None
     waiting_events: int = 0
     """The number of unprocessed events in Redis."""
-    inbox_heads: str = ""
-    """A digest of the first unprocessed events."""
+    inbox_head: str = ""
+    """A digest of the first unprocessed event."""
     published_etag: str | None = None
     """The ETag of the `output.csv` that was published last."""
-    stalled_event_copies: int = 0
-    """The length of MinIO's queue of durable events if that queue is stalled, else 0."""
     loss_signals: Mapping[str, int] = field(default_factory=dict)
     """The number of loss signals by kind, since `counters_since`."""
     silent_repairs: int = 0
@@ -138,8 +130,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         pipeline.hgetall(COUNTERS)
         pipeline.get(SOURCE_FAILURE)
         pipeline.get(EVENTS_AVAILABLE)
-        pipeline.get(SAFE_QUEUE)
-        pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS, SAFE_EVENTS)
+        pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS)
         for cause in CAUSES:
             pipeline.zcard(DIRTY_SINCE[cause])
         replies = pipeline.execute()
@@ -155,8 +146,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         counters,
         source_failure,
         notifications_state,
-        stalled_event_copies,
-        event_count_and_heads,
+        event_count_and_head,
         *dirty,
     ) = replies
     fields = {_decode_text(name): _decode_text(value) for name, value in sweep_record.items()}
@@ -178,10 +168,9 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         source_failure=_decode_text(source_failure) if source_failure else None,
         no_known_loss=trust_state is not None and not loss_signal_keys,
         last_sweep=_parse_last_sweep(fields),
-        waiting_events=event_count_and_heads[0],
-        inbox_heads=_decode_text(event_count_and_heads[1]),
+        waiting_events=event_count_and_head[0],
+        inbox_head=_decode_text(event_count_and_head[1]),
         published_etag=_decode_text(published[1]) if published[1] else None,
-        stalled_event_copies=int(stalled_event_copies or 0),
         loss_signals=_parse_loss_signals(counter_values),
         silent_repairs=int(counter_values.get("silent_repairs", 0)),
         counters_since=_parse_seconds(counter_values.get("since")),

@@ -23,7 +23,6 @@ from shared.formats.source_keys import IMAGE_EXTENSIONS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
-from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.oracle import BUNDLED_USER_IDS
 from tests.faults.trace_steps import StopNotReached
 from tests.faults.traces import TRACES
@@ -74,7 +73,6 @@ CHANGES = st.sampled_from(
     ]
 )
 IMAGE_KINDS = st.sampled_from(IMAGE_EXTENSIONS)
-ROUTE_STRATEGY = st.sampled_from(EVENT_ROUTES)
 QUEUES = st.sampled_from([EVENTS_QUEUE, BULK_QUEUE])
 FLAG = st.booleans()
 DELIVER_FLAGS = st.booleans()
@@ -104,7 +102,7 @@ ACTIONS: dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]] = {
     "put_bundle": (3, (BUNDLE_KEYS, MEMBERS, st.sets(BUNDLED_USERS), DELIVER_FLAGS)),
     "delete_bundle": (1, (BUNDLE_KEYS, DELIVER_FLAGS)),
     "change_member": (2, (BUNDLED_USERS, CONTENTS, CHANGES, IMAGE_KINDS, DELIVER_FLAGS)),
-    "deliver_events": (2, (ROUTE_STRATEGY, POSITIONS, st.integers(1, 5))),
+    "deliver_events": (2, (POSITIONS, st.integers(1, 5))),
     "start_listener": (3, (FLAG, _build_stop_strategy("listener"))),
     "start_worker": (6, (st.just(EVENTS_QUEUE), _build_stop_strategy("worker"))),
     "start_bulk_worker": (2, (st.just(BULK_QUEUE), _build_stop_strategy("bulk"))),
@@ -122,8 +120,8 @@ FAULTS: dict[str, dict[str, tuple[int, tuple[SearchStrategy[Any], ...]]]] = {
     "deaths": {"kill_actor": (4, (POSITIONS,))},
     "failures": {"fail_request": (4, (POSITIONS, FAILURE_FATES))},
     "events": {
-        "duplicate_event": (2, (ROUTE_STRATEGY, POSITIONS)),
-        "lose_event": (3, (ROUTE_STRATEGY, POSITIONS)),
+        "duplicate_event": (2, (POSITIONS,)),
+        "lose_event": (3, (POSITIONS,)),
     },
     "minio": {"lose_counted_event": (3, (POSITIONS,)), "restart_minio": (1, ())},
     "messages": {"lose_message": (2, (QUEUES,)), "duplicate_message": (3, (QUEUES, ANY_STOP))},
@@ -278,8 +276,8 @@ class Histories(RuleBasedStateMachine):
             self.world.processes.run_to_end(self.world.processes.start_listener())
 
     # -- processes ---------------------------------------------------------------------------------
-    def deliver_events(self, route: str, position: int, count: int) -> None:
-        self.world.events.deliver(route, position, count)
+    def deliver_events(self, position: int, count: int) -> None:
+        self.world.events.deliver(position, count)
 
     def start_listener(self, peek_all: bool, stop: str) -> None:
         self._run_until(self.world.processes.start_listener(CHUNK_SIZE if peek_all else 1), stop)
@@ -339,15 +337,14 @@ class Histories(RuleBasedStateMachine):
     def apply_late_write(self, position: int) -> None:
         self.world.apply_late_write(position)
 
-    def duplicate_event(self, route: str, position: int) -> None:
-        self.world.events.duplicate(route, position)
+    def duplicate_event(self, position: int) -> None:
+        self.world.events.duplicate(position)
 
-    def lose_event(self, route: str, position: int) -> None:
-        self.world.lose_event(route, position, is_counted=False)
+    def lose_event(self, position: int) -> None:
+        self.world.lose_event(position, is_counted=False)
 
     def lose_counted_event(self, position: int) -> None:
-        for route in EVENT_ROUTES:
-            self.world.lose_event(route, position, is_counted=True)
+        self.world.lose_event(position, is_counted=True)
 
     def restart_minio(self) -> None:
         self.world.restart_minio()

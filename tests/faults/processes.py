@@ -20,7 +20,6 @@ from shared.redis_keys import (
     PENDING_RESULTS,
     REBUILD_QUEUED,
     REBUILD_RUNNING,
-    SAFE_EVENTS,
     VERIFIED_PREFIX,
     WAKE_BULK,
     WAKE_LIVE,
@@ -211,7 +210,7 @@ class Processes:
         )
 
     def _run_next_item(self) -> bool:
-        if self._get_length(FAST_EVENTS) or self._get_length(SAFE_EVENTS):
+        if self._get_length(FAST_EVENTS):
             self.run_to_end(self.start_listener())
         elif self._get_length(EVENTS_QUEUE):
             self.run_to_end(self.start_worker(EVENTS_QUEUE))
@@ -257,7 +256,7 @@ class Processes:
         )
 
     def _describe_remaining(self) -> str:
-        lists = (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
+        lists = (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
         remaining = [key for key in lists if self._redis.llen(key)]
         remaining += [key for key in (DIRTY, PENDING_RESULTS) if self._redis.hlen(key)]
         remaining += [key for key in (REBUILD_QUEUED, REBUILD_RUNNING) if self._redis.exists(key)]

@@ -22,7 +22,7 @@ from shared.object_store import (
     StoredObject,
     StoreUnavailable,
 )
-from shared.redis_keys import DIRTY, TRUST_STATE, VERIFIED_PREFIX
+from shared.redis_keys import DIRTY, FAST_EVENTS, TRUST_STATE, VERIFIED_PREFIX
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped_ports import SteppedEventInbox, SteppedStore
 from worker.services.state_parts import StateParts
@@ -120,12 +120,6 @@ register_script_edit(
     "mark",
     ("redis.call('LINDEX', event_list, 0) == raw", "true"),
 )
-register_script_edit(
-    "safe copies are counted",
-    "mark",
-    ("if count > 1 then", "if false then"),
-    ("elseif count == 1 then", "elseif false then"),
-)
 
 
 @register_removal("events are popped in the step that marks")
@@ -133,10 +127,8 @@ class _PopBeforeMark(Components):
     class Inbox(SteppedEventInbox):
         users: UserStates
 
-        def mark_and_pop(
-            self, source: str, entries: Sequence[DecodedEntry], now: float
-        ) -> list[str]:
-            self._redis.lpop(source, len(entries))
+        def mark_and_pop(self, entries: Sequence[DecodedEntry], now: float) -> list[str]:
+            self._redis.lpop(FAST_EVENTS, len(entries))
             users = [user for entry in entries for user in entry.user_ids]
             self.users.mark(users, "event", now)
             return users

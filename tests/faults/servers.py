@@ -20,7 +20,7 @@ from shared.object_store import ObjectStore
 from shared.redis_keys import FAST_EVENTS
 from tests.factories import make_notification
 from tests.fakes import FakeObjectStore
-from worker.source.notifications import EVENT_TYPES, target_arn
+from worker.source.notifications import EVENT_TARGET_ARN, EVENT_TYPES
 
 MAX_EVENT_WAIT_S = 30
 
@@ -116,11 +116,8 @@ class RealBucketPair:
     redis: "Redis"
 
     def __post_init__(self) -> None:
-        """Configure MinIO to push events to the fast list only.
-
-        The copies for the durable list would be identical to the byte.
-        """
-        queue = QueueConfig(EVENT_TYPES, "fast", queue=target_arn("FAST"))
+        """Configure MinIO to push events to the list."""
+        queue = QueueConfig(EVENT_TYPES, "fast", queue=EVENT_TARGET_ARN)
         self.minio.set_bucket_notification(
             self.source.bucket, NotificationConfig(queue_config_list=[queue])
         )

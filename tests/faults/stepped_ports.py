@@ -253,11 +253,11 @@ class SteppedEventInbox(EventInbox):
     def wait_for_event(self, seconds: float) -> bytes | None:
         return None
 
-    def measure_lengths(self, source: str, queue: str) -> tuple[int, int]:
+    def measure_lengths(self, message_queue: str) -> tuple[int, int]:
         return CHUNK_SIZE, 0
 
-    def peek(self, count: int) -> tuple[list[bytes], list[bytes]]:
-        return super().peek(min(count, self.max_peeked))
+    def peek(self, max_entries: int) -> list[bytes]:
+        return super().peek(min(max_entries, self.max_peeked))
 
 
 class SteppedMinioMetrics(MinioMetrics):
@@ -268,10 +268,6 @@ class SteppedMinioMetrics(MinioMetrics):
 
     def read(self) -> str | None:
         return perform_request("minio METRICS", self._inner.read, _make_store_error)
-
-    @property
-    def stalled_copies(self) -> int:  # type: ignore[override]
-        return self._inner.stalled_copies
 
 
 __all__ = [

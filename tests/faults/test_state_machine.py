@@ -44,7 +44,7 @@ def test_real_bucket_pair_takes_only_its_own_events(
         for _ in range(waiting):
             world.user_actions.put_csv("a", "A")
             world.user_actions.put_csv("b", "B")
-            world.events.deliver(FAST_EVENTS, 0, 2)
+            world.events.deliver(0, 2)
         before = world.redis.lrange(FAST_EVENTS, 0, -1)
         world.user_actions.put_csv("a", "C")
         world.user_actions.delete_many(["b.csv", "ghost.csv"])

@@ -1,9 +1,7 @@
 """The steps from which traces are composed."""
 
-from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
-from tests.faults.event_transit import EVENT_ROUTES
 from tests.faults.world import World
 
 
@@ -26,23 +24,18 @@ def put_csv(world: World, content: str, user: str = "a") -> None:
 def put_without_event(
     world: World, content: str, user: str = "a", *, counted: bool = False
 ) -> None:
-    """Drop a CSV, and lose all copies of its event.
+    """Drop a CSV, and lose its event.
 
     If `counted`, MinIO counts the loss. Otherwise the loss leaves no trace.
     """
     world.user_actions.put_csv(user, content)
-    for route in EVENT_ROUTES:
-        world.lose_event(route, -1, is_counted=counted)
+    world.lose_event(-1, is_counted=counted)
 
 
-def put_with_fast_event(world: World, content: str, user: str = "a") -> None:
-    """Drop a CSV with an event in the fast list and without a durable copy.
-
-    A real MinIO delivers the durable copy some seconds later.
-    """
+def put_with_event(world: World, content: str, user: str = "a") -> None:
+    """Drop a CSV, and deliver its event to the list."""
     world.user_actions.put_csv(user, content)
-    world.events.deliver(FAST_EVENTS, -1)
-    world.events.waiting.get(SAFE_EVENTS, []).clear()
+    world.events.deliver(-1)
 
 
 def read_next_message(world: World) -> None:

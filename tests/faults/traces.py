@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
-from shared.redis_keys import FAST_EVENTS, WAKE_BULK, WAKE_LIVE
+from shared.redis_keys import WAKE_BULK, WAKE_LIVE
 from shared.task_queue import EVENTS_QUEUE
 from tests.faults.drops import VALID_CONTENTS
 from tests.faults.trace_steps import (
@@ -20,7 +20,7 @@ from tests.faults.trace_steps import (
     kill_process,
     publish_csv,
     put_csv,
-    put_with_fast_event,
+    put_with_event,
     put_without_event,
     read_next_message,
     run_publisher,
@@ -189,45 +189,33 @@ def source_outage_removes_no_row(world: World) -> None:
     run_publisher(world)
 
 
-# -- 6, 18: events ---------------------------------------------------------------------------------
+# -- 6: events -------------------------------------------------------------------------------------
 @register_trace(6, "only what was peeked is popped")
 def event_after_emptied_redis_is_not_popped_for_another(world: World) -> None:
-    put_with_fast_event(world, "A")
+    put_with_event(world, "A")
     slow_actor = start_listener(world, "MARK")
     world.redis_faults.flush()
     run_watchdog(world)
     running_sweep = start_sweep_past_list(world)
-    put_with_fast_event(world, "B", "b")
+    put_with_event(world, "B", "b")
     run_to_end(world, slow_actor, running_sweep)
 
 
 @register_trace(6, "only what was peeked is popped")
 def two_listeners_with_same_entries_lose_nothing(world: World) -> None:
-    put_with_fast_event(world, "A")
+    put_with_event(world, "A")
     listeners = [start_listener(world, "MARK") for _ in range(2)]
-    put_with_fast_event(world, "B", "b")
+    put_with_event(world, "B", "b")
     run_to_end(world, *listeners)
 
 
 @register_trace(6, "events are popped in the step that marks")
 def killed_listener_loses_no_event(world: World) -> None:
-    put_with_fast_event(world, "A")
+    put_with_event(world, "A")
     killed_listener = world.processes.start_listener()
     for _ in range(2):
         world.processes.step_actor(killed_listener)
     kill_process(world, killed_listener)
-
-
-@register_trace(18, "safe copies are counted")
-def change_is_not_hidden_by_identical_event(world: World) -> None:
-    # A, B, A in one tar: the first and the last event are identical, and the fast copy of the last
-    # one is lost.
-    world.user_actions.upload_tar("a", "ABA", 0)
-    for _ in range(2):
-        world.events.deliver(FAST_EVENTS)
-        world.processes.run_pending_work()
-        world.user_actions.unpack_next_member()
-    world.lose_event(FAST_EVENTS, 0, is_counted=False)
 
 
 # -- 7, 8, 17: the sweep ---------------------------------------------------------------------------

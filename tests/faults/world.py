@@ -15,7 +15,7 @@ from shared.formats.object_names import OUTPUT_KEY
 from shared.object_store import PreconditionFailed, StoreUnavailable
 from tests.fakes import FakeMinioMetrics
 from tests.faults.drops import UserActions
-from tests.faults.event_transit import EVENT_ROUTES, EventTransit
+from tests.faults.event_transit import EventTransit
 from tests.faults.monitor import ProtocolMonitor
 from tests.faults.oracle import Oracle
 from tests.faults.parts import Components
@@ -39,7 +39,6 @@ class World:
         redis_url: str,
         new_servers: Callable[[Callable[[], float]], BucketPair],
         components_type: type[Components] = Components,
-        routes: Sequence[str] = EVENT_ROUTES,
     ) -> None:
         self.now = float(int(time.time()))
         self.redis = redis
@@ -49,7 +48,7 @@ class World:
         servers = new_servers(lambda: self.now)
         self.output_bucket = servers.output
         self.oracle = Oracle(servers.source, servers.output)
-        self.events = EventTransit(redis, routes)
+        self.events = EventTransit(redis)
         self.monitor = ProtocolMonitor(redis, servers.output, self.oracle, self.events)
         self.redis_faults = RedisFaults(redis, self.monitor, self.oracle)
         self.user_actions = UserActions(servers, self.oracle, self.events, lambda: self.now)
@@ -90,9 +89,9 @@ class World:
         self.oracle.copy_images = True
 
     # -- MinIO -------------------------------------------------------------------------------------
-    def lose_event(self, route: str, position: int, *, is_counted: bool) -> None:
+    def lose_event(self, position: int, *, is_counted: bool) -> None:
         """Drop an event. If `is_counted`, MinIO counts the loss."""
-        if self.events.lose(route, position, is_counted=is_counted) and is_counted:
+        if self.events.lose(position, is_counted=is_counted) and is_counted:
             self._failed_event_count += 1
 
     def restart_minio(self) -> None:
@@ -116,7 +115,6 @@ class World:
     def restart_redis(self) -> None:
         """Kill and restart Redis with the data that it saved last."""
         self.redis_faults.restore_saved_state()
-        self.events.mark_miscounted()
 
     # -- by hand -----------------------------------------------------------------------------------
     def delete_published_file(self, key: str) -> None:

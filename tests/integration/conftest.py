@@ -49,19 +49,8 @@ def checks(rowdrop: RowdropHarness) -> WatchdogChecks:
     return rowdrop.create_checks()
 
 
-def wait_for_empty_queue(harness: RowdropHarness) -> None:
-    """Return when MinIO reports that it has sent the events of earlier tests.
-
-    All tests share it. Its metrics are up to 10 s old, so a queue that is empty by now would look
-    stalled.
-    """
-    metrics = harness.services.minio_metrics
-    wait_until(lambda: metrics.read() is not None and metrics.stalled_copies == 0, 60)
-
-
 @pytest.fixture
 def watchdog(rowdrop: RowdropHarness, checks: WatchdogChecks) -> Watchdog:
-    wait_for_empty_queue(rowdrop)
     return rowdrop.create_watchdog(checks)
 
 

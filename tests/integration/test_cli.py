@@ -278,7 +278,7 @@ def test_errors_command_lists_every_kind_with_a_remedy(
     rowdrop.source.put("broken.zip", b"x")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"?")
     rowdrop.run_sweep()
-    rowdrop.state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"?", [], "it is not JSON")], 1.0)
+    rowdrop.state.inbox.mark_and_pop([DecodedEntry(b"?", [], "it is not JSON")], 1.0)
     listed = run(environment, "errors", "--json")
     assert listed.exit_code == 1
     errors = listed.json["errors"]

@@ -4,20 +4,17 @@ import json
 
 from redis import Redis
 
-from shared.redis_keys import (
-    DEAD_LETTERS,
-    FAST_EVENTS,
-    SAFE_EVENTS,
-)
+from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1
 from tests.integration.state_steps import NOW, push_entries
 from worker.services.state_parts import StateParts
 from worker.state.event_inbox import DecodedEntry
+from worker.watchdog.loss_detection import EventsOfVersion1
 
 
 def test_event_inbox_pops_event_in_the_step_that_marks(redis: "Redis", state: StateParts) -> None:
     push_entries(redis, FAST_EVENTS, b"1", b"2")
     entries = [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", ["v"])]
-    assert state.inbox.mark_and_pop(FAST_EVENTS, entries, NOW) == ["u", "v"]
+    assert state.inbox.mark_and_pop(entries, NOW) == ["u", "v"]
     assert redis.llen(FAST_EVENTS) == 0
     assert state.users.dirty_users() == {"u", "v"}
 
@@ -28,39 +25,27 @@ def test_event_inbox_pops_only_peeked_entries(redis: "Redis", state: StateParts)
     A pop by count would lose [2].
     """
     push_entries(redis, FAST_EVENTS, b"2")
-    assert state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW) == ["u"]
+    assert state.inbox.mark_and_pop([DecodedEntry(b"1", ["u"])], NOW) == ["u"]
     assert redis.lrange(FAST_EVENTS, 0, -1) == [b"2"]
 
 
 def test_event_inbox_two_listeners_lose_nothing(redis: "Redis", state: StateParts) -> None:
     push_entries(redis, FAST_EVENTS, b"1", b"2")
-    state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW)
-    assert state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW) == ["u"]
+    state.inbox.mark_and_pop([DecodedEntry(b"1", ["u"])], NOW)
+    assert state.inbox.mark_and_pop([DecodedEntry(b"1", ["u"])], NOW) == ["u"]
     assert redis.lrange(FAST_EVENTS, 0, -1) == [b"2"]
 
 
-def test_event_inbox_durable_duplicate_marks_no_user(redis: "Redis", state: StateParts) -> None:
+def test_event_inbox_moves_copies_of_version_1(redis: "Redis", state: StateParts) -> None:
+    """A MinIO with the settings of release 0.2 still sends to the second list."""
     push_entries(redis, FAST_EVENTS, b"1")
-    push_entries(redis, SAFE_EVENTS, b"1")
-    state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW)
-    assert state.inbox.mark_and_pop(SAFE_EVENTS, [DecodedEntry(b"1", ["u"])], NOW) == []
-    assert redis.llen(SAFE_EVENTS) == 0
-
-
-def test_event_inbox_counts_durable_duplicates_per_event(redis: "Redis", state: StateParts) -> None:
-    """Two identical events; one fast entry was lost. The second durable copy marks the user."""
-    push_entries(redis, FAST_EVENTS, b"1")
-    push_entries(redis, SAFE_EVENTS, b"1", b"1")
-    state.inbox.mark_and_pop(FAST_EVENTS, [DecodedEntry(b"1", ["u"])], NOW)
-    duplicates = [DecodedEntry(b"1", ["u"]), DecodedEntry(b"1", ["u"])]
-    assert state.inbox.mark_and_pop(SAFE_EVENTS, duplicates, NOW) == ["u"]
-
-
-def test_event_inbox_marks_durable_event_without_original(
-    redis: "Redis", state: StateParts
-) -> None:
-    push_entries(redis, SAFE_EVENTS, b"1")
-    assert state.inbox.mark_and_pop(SAFE_EVENTS, [DecodedEntry(b"1", ["u"])], NOW) == ["u"]
+    push_entries(redis, SAFE_EVENTS_OF_VERSION_1, *(b"%d" % number for number in range(2, 1003)))
+    check = EventsOfVersion1(state.inbox)
+    check.tick(NOW)
+    assert redis.lrange(FAST_EVENTS, 0, -1) == [b"%d" % number for number in range(1, 1003)]
+    assert not redis.exists(SAFE_EVENTS_OF_VERSION_1)
+    check.tick(NOW)
+    assert redis.llen(FAST_EVENTS) == 1002
 
 
 def test_event_inbox_keeps_undecodable_entry_as_dead_letter(
@@ -68,6 +53,6 @@ def test_event_inbox_keeps_undecodable_entry_as_dead_letter(
 ) -> None:
     push_entries(redis, FAST_EVENTS, b"\xff{", b"2")
     notices = [DecodedEntry(b"\xff{", (), "not JSON"), DecodedEntry(b"2", ["v"])]
-    assert state.inbox.mark_and_pop(FAST_EVENTS, notices, NOW) == ["v"]
+    assert state.inbox.mark_and_pop(notices, NOW) == ["v"]
     (letter,) = map(json.loads, redis.lrange(DEAD_LETTERS, 0, -1))
     assert (letter["reason"], letter["since"]) == ("not JSON", int(NOW))

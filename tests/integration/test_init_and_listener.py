@@ -26,11 +26,10 @@ from shared.redis_keys import (
     IGNORED_COUNT,
     IGNORED_KEYS,
     MAX_DEAD_LETTERS,
-    SAFE_EVENTS,
-    SEEN_PREFIX,
 )
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
+from tests.api_process import wait_until
 from tests.factories import make_notification
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands import sample
@@ -54,18 +53,15 @@ def listener(rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]) -> Lis
         services.clients.settings.source_bucket,
         time.time,
     )
+    wait_until(lambda: services.clients.redis.llen(FAST_EVENTS) >= 2)  # the probe, and its deletion
     process_all_events(rowdrop, listener)
     services.clients.redis.delete(EVENTS_QUEUE)
     return listener
 
 
-def process_all_events(rowdrop: RowdropHarness, listener: Listener, timeout_s: float = 20) -> None:
-    """Process events until each fast event is matched by its durable copy: no count is left."""
-    deadline = time.monotonic() + timeout_s
-    redis = rowdrop.services.clients.redis
-    while redis.llen(FAST_EVENTS) or any(redis.scan_iter(f"{SEEN_PREFIX}*")):
+def process_all_events(rowdrop: RowdropHarness, listener: Listener) -> None:
+    while rowdrop.services.clients.redis.llen(FAST_EVENTS):
         listener.run_once(0.1)
-        assert time.monotonic() < deadline
 
 
 def messages(rowdrop: RowdropHarness) -> int:
@@ -98,10 +94,9 @@ def test_init_keeps_other_notification_rules(rowdrop: RowdropHarness, minio_clie
     minio_client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=[other_rule]))
     Initializer(rowdrop.services).run()
     rules = minio_client.get_bucket_notification(bucket).queue_config_list
-    assert {(queue.config_id, queue.queue) for queue in rules} >= {
+    assert {(queue.config_id, queue.queue) for queue in rules} == {
         ("theirs", "arn:minio:sqs::FAST:redis"),
         ("rowdrop-fast", "arn:minio:sqs::FAST:redis"),
-        ("rowdrop-safe", "arn:minio:sqs::SAFE:redis"),
     }
 
 
@@ -117,7 +112,8 @@ def test_init_prints_settings_when_no_event_arrives(
         output = capsys.readouterr().out
         rowdrop.close()
     assert f"MINIO_NOTIFY_REDIS_ADDRESS_FAST=127.0.0.1:{other.port}" in output
-    assert "MINIO_NOTIFY_REDIS_KEY_SAFE=events:safe" in output
+    assert "MINIO_NOTIFY_REDIS_KEY_FAST=events:fast" in output
+    assert "SAFE" not in output
     assert "other-password" not in output
     assert "USER_FAST" not in output  # the default user
 
@@ -167,27 +163,6 @@ def test_listener_marks_user_of_any_name(
     assert messages(rowdrop) == 1
 
 
-def test_listener_marks_user_once_for_both_events(
-    rowdrop: RowdropHarness, listener: Listener
-) -> None:
-    rowdrop.put_files("u")
-    assert listener.run_once(5) == 1
-    process_all_events(rowdrop, listener)
-    assert messages(rowdrop) == 1
-    assert rowdrop.services.clients.redis.llen(SAFE_EVENTS) == 0
-
-
-def test_listener_marks_user_of_durable_event(rowdrop: RowdropHarness, listener: Listener) -> None:
-    rowdrop.put_files("u")
-    deadline = time.monotonic() + 20
-    while not rowdrop.services.clients.redis.llen(SAFE_EVENTS):
-        rowdrop.services.clients.redis.delete(FAST_EVENTS)
-        assert time.monotonic() < deadline
-    rowdrop.services.clients.redis.delete(FAST_EVENTS)
-    listener.run_once(0.1)
-    assert rowdrop.state.users.dirty_users() == {"u"}
-
-
 def test_listener_marks_user_for_deletion_and_image(
     rowdrop: RowdropHarness, listener: Listener
 ) -> None:
@@ -234,17 +209,13 @@ def test_listener_keeps_invalid_entries_as_dead_letters(
     rowdrop: RowdropHarness, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis = rowdrop.services.clients.redis
-    for source in (FAST_EVENTS, SAFE_EVENTS):
-        for raw in POISON:
-            redis.rpush(source, raw)
+    redis.rpush(FAST_EVENTS, *POISON)
     rowdrop.put_files("u")
-    deadline = time.monotonic() + 20
-    while redis.llen(FAST_EVENTS) or redis.llen(SAFE_EVENTS):
-        listener.run_once(0.1)
-        assert time.monotonic() < deadline
+    wait_until(lambda: listener.run_once(0.1) > 0)
+    process_all_events(rowdrop, listener)
     assert rowdrop.state.users.dirty_users() == {"u"}
     letters = [json.loads(letter) for letter in redis.lrange(DEAD_LETTERS, 0, -1)]
-    assert len(letters) == len(POISON)  # durable copies add no second dead letter
+    assert len(letters) == len(POISON)
     now = time.time()
     assert all(letter["reason"] and now - 60 < letter["since"] <= now for letter in letters)
     assert max(len(letter["raw"]) for letter in letters) == 200
@@ -285,11 +256,12 @@ def test_event_inbox_peek_limits_bytes_of_large_entries(rowdrop: RowdropHarness)
     """Otherwise a listener and Redis would hold all of them in memory at the same time."""
     redis = rowdrop.services.clients.redis
     redis.rpush(FAST_EVENTS, *(b"x" * 900_000 for _ in range(40)))
-    redis.rpush(SAFE_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
-    fast, safe = rowdrop.state.inbox.peek(CHUNK_SIZE)
-    assert len(fast) == 19
-    assert [len(raw) for raw in safe] == [200] * 4
-    assert all(isinstance(raw, TruncatedEntry) for raw in safe)
+    assert len(rowdrop.state.inbox.peek(CHUNK_SIZE)) == 19
+    redis.delete(FAST_EVENTS)
+    redis.rpush(FAST_EVENTS, *(b"y" * 5_000_000 for _ in range(10)), b"small")
+    entries = rowdrop.state.inbox.peek(CHUNK_SIZE)
+    assert [len(raw) for raw in entries] == [200] * 4
+    assert all(isinstance(raw, TruncatedEntry) for raw in entries)
     redis.lpush(FAST_EVENTS, b"z" * 5_000_000)
     first = rowdrop.state.inbox.wait_for_event(1)
     assert isinstance(first, TruncatedEntry)

@@ -381,9 +381,7 @@ def test_event_inbox_leaves_isolated_user_to_watchdog(rowdrop: RowdropHarness) -
 
     isolate_users(rowdrop, "u")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"1")
-    assert rowdrop.state.inbox.mark_and_pop(
-        FAST_EVENTS, [DecodedEntry(b"1", ["u", "v"])], time.time()
-    ) == ["v"]
+    assert rowdrop.state.inbox.mark_and_pop([DecodedEntry(b"1", ["u", "v"])], time.time()) == ["v"]
     assert rowdrop.state.users.dirty_users() == {"u", "v"}
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 from local.errors import StartupError
 from local.ports import find_free_port
 from local.servers import MinioOptions, MinioPorts, MinioServer, RedisServer, ServerUser, find_minio
-from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
+from shared.redis_keys import FAST_EVENTS
 
 USER = "somebody"
 PASSWORD = "a-password-%-of-\"'-tests"
@@ -53,15 +53,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
 
 
 def create_notifying_bucket(minio: MinioServer, bucket: str) -> Minio:
-    """Return a client, and create a bucket that sends the events of new objects to both targets."""
+    """Return a client, and create a bucket that sends the events of new objects to Redis."""
     client = Minio(urlsplit(minio.endpoint).netloc, USER, PASSWORD, secure=False)
     client.make_bucket(bucket)
     created = ["s3:ObjectCreated:*"]
-    rules = [
-        QueueConfig(queue=f"arn:minio:sqs::{name}:redis", events=created, config_id=name)
-        for name in ("FAST", "SAFE")
-    ]
-    client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=rules))
+    rule = QueueConfig(queue="arn:minio:sqs::FAST:redis", events=created, config_id="new")
+    client.set_bucket_notification(bucket, NotificationConfig(queue_config_list=[rule]))
     return client
 
 
@@ -83,7 +80,7 @@ def test_redis_server_keeps_data_across_restart(own_redis: RedisServer) -> None:
         assert client.get("kept") == "yes"
 
 
-def test_minio_server_sends_events_to_both_targets_after_kill(
+def test_minio_server_sends_events_after_kill(
     own_redis: RedisServer, own_minio: MinioServer
 ) -> None:
     client = create_notifying_bucket(own_minio, "told")
@@ -92,30 +89,7 @@ def test_minio_server_sends_events_to_both_targets_after_kill(
     own_minio.wait_ready()
     client.put_object("told", "0001.csv", io.BytesIO(b"x"), 1)
     with connect(own_redis) as redis:
-        wait_until(lambda: redis.llen(FAST_EVENTS) == 1 and redis.llen(SAFE_EVENTS) == 1)
-        assert redis.lrange(FAST_EVENTS, 0, -1) == redis.lrange(SAFE_EVENTS, 0, -1)
-
-
-def test_minio_server_durable_target_keeps_event_during_redis_outage(
-    own_redis: RedisServer, own_minio: MinioServer
-) -> None:
-    client = create_notifying_bucket(own_minio, "outage")
-    own_redis.kill()
-    client.put_object("outage", "0001.csv", io.BytesIO(b"x"), 1)
-    own_redis.start()
-    with connect(own_redis) as redis:
-        wait_until(lambda: redis.llen(SAFE_EVENTS) == 1)
-
-
-def test_minio_server_start_removes_empty_event_file(own_minio: MinioServer) -> None:
-    wait_until(lambda: any(own_minio.event_queue_dir.iterdir()))
-    target = next(own_minio.event_queue_dir.iterdir())
-    own_minio.kill()
-    (target / "torn.event").touch()
-    (target / "whole.event").write_text("not empty")
-    own_minio.start()
-    own_minio.wait_ready()
-    assert not (target / "torn.event").exists()
+        wait_until(lambda: redis.llen(FAST_EVENTS) == 1)
 
 
 def test_minio_server_command_line_contains_no_secret(own_minio: MinioServer) -> None:

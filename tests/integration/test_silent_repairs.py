@@ -18,7 +18,7 @@ from local.servers import RedisServer
 from shared.formats import rejects_csv
 from shared.formats.object_names import MANIFEST_KEY, REJECTS_KEY
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
-from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
+from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, create_silent_repairs, make_csv
 from worker.commands.init import Initializer
@@ -106,8 +106,8 @@ def test_redis_fixture_receives_no_event_of_other_tests(
     with Redis.from_url(minio_redis_server.url) as minio_redis:
         minio_redis.flushall()
         rowdrop.put_files("u")
-        wait_until(lambda: minio_redis.exists(FAST_EVENTS) and minio_redis.exists(SAFE_EVENTS))
-    assert rowdrop.services.clients.redis.exists(FAST_EVENTS, SAFE_EVENTS) == 0
+        wait_until(lambda: minio_redis.exists(FAST_EVENTS))
+    assert rowdrop.services.clients.redis.exists(FAST_EVENTS) == 0
 
 
 def test_silent_repairs_exclude_dirty_users(rowdrop: RowdropHarness) -> None:

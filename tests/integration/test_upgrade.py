@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 from minio import Minio
 from minio.deleteobjects import DeleteObject
+from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis import Redis
 
+from local.ports import find_free_port
+from local.servers import MinioPorts, MinioServer, RedisServer, ServerUser
 from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import (
     COUNTERS,
@@ -28,7 +31,7 @@ from shared.redis_keys import (
     LAST_PUBLISH,
     MAX_DEAD_LETTERS,
     PENDING_RESULTS,
-    SAFE_EVENTS,
+    SAFE_EVENTS_OF_VERSION_1,
     SCHEMA_VERSION,
     SWEEP_REQUESTED,
     VERIFIED_PREFIX,
@@ -45,10 +48,13 @@ from shared.task_queue import (
     SWEEP,
     UNPACK,
 )
+from tests.api_process import wait_until
 from tests.archives import make_zip
-from tests.integration.conftest import wait_for_empty_queue
+from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.integration.stepping import RowdropHarness, make_csv
+from worker.commands.init import Initializer
 from worker.listener import Listener
+from worker.source.notifications import RuleState
 from worker.state.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
 from worker.tasks import create_app
 from worker.watchdog.watchdog import Watchdog
@@ -75,7 +81,6 @@ def upgraded(settings: Settings, minio_client: Minio) -> Iterator[RowdropHarness
             settings, source_bucket=SOURCE_BUCKET, output_bucket=OUTPUT_BUCKET, copy_images=True
         )
     )
-    wait_for_empty_queue(harness)
     yield harness
     harness.close()
     for bucket in (SOURCE_BUCKET, OUTPUT_BUCKET):
@@ -162,7 +167,7 @@ def test_captured_state_has_every_old_key() -> None:
     captured = {key: entry["type"] for state in CAPTURED.values() for key, entry in state.items()}
     assert {key: captured.get(key) for key in OLD_KEYS} == OLD_KEYS
     moved = {"counters", "dead_letters"}
-    unchanged = {FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE}
+    unchanged = {FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1, EVENTS_QUEUE, BULK_QUEUE}
     others = {
         key for key in captured if not encode(key).startswith((b"_kombu.", *EXPIRING_PREFIXES))
     }
@@ -219,7 +224,7 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
     expiring = {key for key in remaining_keys if key.startswith(EXPIRING_PREFIXES)}
     assert all(client.ttl(key) > 0 for key in expiring)
     assert remaining_keys - expiring == {
-        key.encode() for key in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
+        key.encode() for key in (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
     }
     old_counters = captured_state["counters"]["value"]
     losses = {
@@ -235,13 +240,14 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
         "results_refused": "4",
         **{f"loss_signal:{kind}": count for kind, count in losses.items()},
     }
-    for old_list, new_list in (
-        ("dead_letters", DEAD_LETTERS),
-        (FAST_EVENTS, FAST_EVENTS),
-        (SAFE_EVENTS, SAFE_EVENTS),
+    for new_list, old_lists in (
+        (DEAD_LETTERS, ("dead_letters",)),
+        (FAST_EVENTS, (FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1)),
     ):
         entries = [entry.decode() for entry in client.lrange(new_list, 0, -1)]
-        assert entries == captured_state[old_list]["value"]
+        assert entries == [
+            entry for old_list in old_lists for entry in captured_state[old_list]["value"]
+        ]
 
 
 def test_upgrade_happens_once(
@@ -278,7 +284,7 @@ def test_upgrade_processes_messages_of_the_previous_release(
         REBUILD,
         UNPACK,
     }
-    redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS)
+    redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1)
     upgraded.run_sweep("start")
     assert upgraded.find_differences() == []
     app.close()
@@ -299,6 +305,65 @@ def test_upgrade_repairs_late_write_of_old_publisher(
     upgraded.run_sweep("files_changed")
     assert upgraded.find_differences() == []
     assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
+
+
+class MinioServerOfVersion1(MinioServer):
+    """A MinIO with the two event targets that release 0.2 needed."""
+
+    def build_environment(self) -> dict[str, str]:
+        environment = super().build_environment()
+        second_target = {
+            name.replace("_FAST", "_SAFE"): value
+            for name, value in environment.items()
+            if name.endswith("_FAST")
+        }
+        return {
+            **environment,
+            **second_target,
+            "MINIO_NOTIFY_REDIS_KEY_SAFE": SAFE_EVENTS_OF_VERSION_1,
+            "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.folder / "queue"),
+        }
+
+
+def test_upgrade_loses_no_event_of_minio_with_two_targets(
+    tmp_path: Path, redis_server: RedisServer, redis: "Redis", minio_server: MinioServer
+) -> None:
+    """First MinIO keeps the settings of release 0.2, then it is started with those of this one."""
+    client: Any = redis
+    ports = MinioPorts(find_free_port(), find_free_port())
+    root = ServerUser(MINIO_USER, MINIO_PASSWORD)
+    parts = (tmp_path / "minio", ports, root, redis_server.address, minio_server.options)
+    with MinioServerOfVersion1(*parts) as minio:
+        settings = Settings(minio.endpoint, MINIO_USER, MINIO_PASSWORD, redis_server.url)
+        rowdrop = RowdropHarness(settings)
+        s3 = rowdrop.services.clients.create_minio_client()
+        s3.make_bucket(settings.source_bucket)
+        events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+        rules = [
+            QueueConfig(events, f"rowdrop-{name.lower()}", queue=f"arn:minio:sqs::{name}:redis")
+            for name in ("FAST", "SAFE")
+        ]
+        s3.set_bucket_notification(
+            settings.source_bucket, NotificationConfig(queue_config_list=rules)
+        )
+        rowdrop.put_files("copied")
+        wait_until(lambda: client.llen(FAST_EVENTS) and client.llen(SAFE_EVENTS_OF_VERSION_1))
+        Initializer(rowdrop.services).run()
+        rowdrop.create_checks().events_of_version_1.tick(0)
+        assert not client.exists(SAFE_EVENTS_OF_VERSION_1)
+        assert sum(b"copied.csv" in raw for raw in client.lrange(FAST_EVENTS, 0, -1)) == 2
+        kept = s3.get_bucket_notification(settings.source_bucket).queue_config_list
+        assert [rule.config_id for rule in kept] == ["rowdrop-fast"]
+        s3.set_bucket_notification(
+            settings.source_bucket, NotificationConfig(queue_config_list=rules)
+        )
+    with MinioServer(*parts):
+        redis.delete(FAST_EVENTS)
+        rowdrop.put_files("new")
+        wait_until(lambda: client.llen(FAST_EVENTS) == 1)
+        assert b"new.csv" in client.lindex(FAST_EVENTS, 0)
+        assert rowdrop.services.notification_rules.ensure_rules() is RuleState.PRESENT
+    rowdrop.close()
 
 
 def test_event_inbox_sees_probe_that_previous_listener_processed(

@@ -17,8 +17,6 @@ from shared.redis_keys import (
     COUNTERS,
     FAST_EVENTS,
     LAST_SWEEP,
-    SAFE_EVENTS,
-    SAFE_QUEUE,
     SWEEP_REQUESTED,
     TRUST_STATE,
     VERIFIED_PREFIX,
@@ -30,13 +28,11 @@ from tests.api_process import wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
-from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.loss_signals import LOSS_SIGNAL_KINDS
 from worker.state.publish_queue import LeaseLost
 from worker.state.scripts import new_token
 from worker.watchdog.checks import WatchdogChecks
-from worker.watchdog.loss_detection import STALLED_QUEUE_TICKS
 from worker.watchdog.watchdog import Watchdog
 
 
@@ -215,17 +211,11 @@ class Deployment:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return MinIO's data folder. A test class may override it to add files before the start."""
-    return tmp_path / "minio"
-
-
-@pytest.fixture
-def deployment(folder: Path, tmp_path: Path, minio_server: MinioServer) -> Iterator[Deployment]:
+def deployment(tmp_path: Path, minio_server: MinioServer) -> Iterator[Deployment]:
     redis = RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password"))
     with redis:
         minio = MinioServer(
-            folder,
+            tmp_path / "minio",
             MinioPorts(find_free_port(), find_free_port()),
             ServerUser(MINIO_USER, MINIO_PASSWORD),
             redis.address,
@@ -261,36 +251,6 @@ def test_watchdog_detects_events_that_minio_failed_to_send(deployment: Deploymen
     assert count_queued_sweeps(deployment.rowdrop) == 1
 
 
-class TestStalledDurableQueue:
-    """A durable queue that is blocked by an event that MinIO cannot decode."""
-
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        """Put a file that MinIO cannot decode at the head of its on-disk queue."""
-        folder = tmp_path / "minio"
-        queue = folder / "queue" / "minio-redis-SAFE"
-        queue.mkdir(parents=True)
-        (queue / "0b5a4f5e-aaaa-4b4b-8c8c-000000000000.event").write_bytes(b'{"EventName":"s3:Obj')
-        return folder
-
-    def test_watchdog_detects_stalled_durable_queue_once(self, deployment: Deployment) -> None:
-        redis = deployment.rowdrop.services.clients.redis
-        watchdog = deployment.watchdog
-        sweep_and_tick(deployment.rowdrop, watchdog)
-        for number in range(3):
-            deployment.put(f"{number}.csv")
-        metrics = MinioMetrics(deployment.minio.endpoint, "")
-        wait_until(lambda: metrics.read() and metrics.stalled_copies >= 3)
-        for _ in range(STALLED_QUEUE_TICKS + 2):
-            watchdog.tick()
-        assert count_loss_signals(deployment.rowdrop) == {"safe_queue_stalled": 1}
-        assert count_queued_sweeps(deployment.rowdrop) == 1
-        assert int(redis.get(SAFE_QUEUE) or 0) >= 3  # for /health/ready
-        deployment.rowdrop.run_sweep()
-        deployment.checks.sweep_schedule.tick(time.time() + 301)
-        assert count_queued_sweeps(deployment.rowdrop) == 1
-
-
 def test_watchdog_restores_missing_notification_rules(deployment: Deployment) -> None:
     redis = deployment.rowdrop.services.clients.redis
     services = deployment.rowdrop.services
@@ -317,41 +277,6 @@ def test_watchdog_ignores_rules_of_missing_bucket(deployment: Deployment) -> Non
     sweep_and_tick(deployment.rowdrop, watchdog)
     watchdog.tick()
     assert count_loss_signals(deployment.rowdrop) == {}
-
-
-def test_watchdog_ignores_long_queue_that_shrinks(rowdrop: RowdropHarness) -> None:
-    class ConstantMetrics(MinioMetrics):
-        """Metrics with a constant number of copies in the queue."""
-
-        stalled_copies = 500
-
-        def read(self) -> str | None:
-            return "[]"
-
-    services = rowdrop.services
-    checks = rowdrop.create_checks(metrics=ConstantMetrics("http://nowhere", ""))
-    for _ in range(STALLED_QUEUE_TICKS + 2):
-        checks.published_files.tick(time.time())
-        checks.server_loss.tick(time.time())
-        services.clients.redis.rpush(SAFE_EVENTS, b"1")
-        rowdrop.state.inbox.mark_and_pop(SAFE_EVENTS, [], time.time())
-        services.clients.redis.hincrby(COUNTERS, "safe_events", 1)
-    assert count_loss_signals(rowdrop) == {}
-    for _ in range(STALLED_QUEUE_TICKS):
-        checks.published_files.tick(time.time())
-        checks.server_loss.tick(time.time())
-    assert count_loss_signals(rowdrop) == {"safe_queue_stalled": 1}
-
-
-def test_event_inbox_counts_durable_events(rowdrop: RowdropHarness) -> None:
-    from worker.state.event_inbox import DecodedEntry
-
-    for source in (FAST_EVENTS, SAFE_EVENTS):
-        rowdrop.services.clients.redis.rpush(source, b"1", b"2")
-        rowdrop.state.inbox.mark_and_pop(
-            source, [DecodedEntry(b"1", ["u"]), DecodedEntry(b"2", (), "why")], time.time()
-        )
-    assert rowdrop.state.status.counter_value("safe_events") == 2
 
 
 def test_loss_signals_log_contains_no_user_data(

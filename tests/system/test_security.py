@@ -31,8 +31,7 @@ CREDENTIALS_BY_PROCESS = {
     "api.wsgi": {*MINIO_USER, "REDIS_URL", "GENERATED_API_TOKEN"},
     "minio server": {
         "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_NOTIFY_REDIS_USER_FAST",
-        "MINIO_NOTIFY_REDIS_PASSWORD_FAST", "MINIO_NOTIFY_REDIS_USER_SAFE",
-        "MINIO_NOTIFY_REDIS_PASSWORD_SAFE",
+        "MINIO_NOTIFY_REDIS_PASSWORD_FAST",
     },
     "redis.conf": set(),
     "supervisor.supervisord": set(),

@@ -156,14 +156,6 @@ def test_readiness_warns_when_minio_hides_losses() -> None:
     assert "every 5 minutes" in answer["warnings"][0]
 
 
-def test_readiness_warns_of_stalled_durable_queue() -> None:
-    answer = describe_readiness(
-        replace(VIEW, pipeline_status=replace(PIPELINE_STATUS, stalled_event_copies=12)), HOUR, NOW
-    )
-    assert answer["ready"]
-    assert answer["warnings"][0].startswith("12 copies of events wait on MinIO's disk")
-
-
 def test_readiness_ignores_old_status_while_redis_is_down() -> None:
     view = replace(
         VIEW,

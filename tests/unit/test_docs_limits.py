@@ -28,7 +28,6 @@ LIMITS = [
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),
     ("docs/configuration.md", "MAX_PUBLISH_INTERVAL_S", 1, "at most {:g}: for a million rows"),
     ("docs/protocol.md", "CHUNK_SIZE", 1, "A call names at most {:g} users"),
-    ("docs/protocol.md", "SEEN_EVENT_TTL_S", 1, "digests that expire (after {:g} s)"),
     ("docs/protocol.md", "MAX_ENTRY_BYTES", 1, "an entry above {:,.0f} bytes"),
     ("docs/protocol.md", "MAX_PEEK_BYTES", 1 << 20, "ends after {:g} MiB"),
     ("docs/protocol.md", "MAX_READ_S", 1, "After {:g} s no further request is started"),

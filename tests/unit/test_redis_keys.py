@@ -10,7 +10,7 @@ from shared.redis_keys import (
     DIRTY_SINCE,
     FAST_EVENTS,
     PROBE_OF_VERSION_1,
-    SAFE_EVENTS,
+    SAFE_EVENTS_OF_VERSION_1,
     VERIFIED_PREFIX,
     VERIFYING_PREFIX,
 )
@@ -34,7 +34,7 @@ def test_redis_keys_have_prefix_with_three_exceptions() -> None:
     assert len(keys) > 40
     assert [key for key in keys if not key.startswith("rowdrop:")] == [
         FAST_EVENTS,
-        SAFE_EVENTS,
+        SAFE_EVENTS_OF_VERSION_1,
         PROBE_OF_VERSION_1,
     ]
 

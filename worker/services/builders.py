@@ -35,6 +35,7 @@ from worker.state.scripts import Scripts
 from worker.watchdog.broken_reads import BrokenReads
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.loss_detection import (
+    EventsOfVersion1,
     NotificationRulesCheck,
     PublishedFilesCheck,
     ServerLossCheck,
@@ -203,14 +204,9 @@ def build_checks(
 ) -> WatchdogChecks:
     """Return the checks. `notification_rules`: the rules to check and restore; None skips that."""
     broken_reads = BrokenReads(state.attempts, state.users, tasks, state.work_queues)
-    server_loss = ServerLossCheck(metrics, state.loss_signals, records.sweeps, state.status)
 
     def is_unmonitored() -> bool:
-        return (
-            server_loss.is_queue_stalled
-            or not records.sweeps.get_field("metrics")
-            or not state.inbox.events_available()
-        )
+        return not records.sweeps.get_field("metrics") or not state.inbox.events_available()
 
     return WatchdogChecks(
         counting_start=CountingStart(state.status),
@@ -228,7 +224,8 @@ def build_checks(
             records.unpack_lease,
             state.loss_signals,
         ),
-        server_loss=server_loss,
+        server_loss=ServerLossCheck(metrics, state.loss_signals, records.sweeps),
+        events_of_version_1=EventsOfVersion1(state.inbox),
         notification_rules=(
             NotificationRulesCheck(notification_rules, state.inbox, state.loss_signals)
             if notification_rules

@@ -14,8 +14,6 @@ LOSS_COUNTERS = {
     "minio_notify_events_skipped_total": "events_skipped",
     "minio_notify_events_errors_total": "events_failed",
 }
-QUEUE_LENGTH_METRIC = "minio_notify_target_queue_length"
-SAFE_TARGET = "SAFE"
 
 
 class MinioMetrics:
@@ -24,9 +22,6 @@ class MinioMetrics:
     `token` is a bearer token. It is required unless MinIO runs with
     `MINIO_PROMETHEUS_AUTH_TYPE=public`. MinIO caches its metrics for up to 10 s.
     """
-
-    stalled_copies: int = 0
-    """Number of durable event copies in MinIO's on-disk queue at the last `read`."""
 
     def __init__(self, endpoint: str, token: str) -> None:
         self._url = urljoin(endpoint, "/minio/v2/metrics/cluster")
@@ -45,30 +40,14 @@ class MinioMetrics:
             return None
         if response.status != 200:
             return None
-        samples = list(_parse_samples(response.data.decode(errors="replace")))
-        self.stalled_copies = sum(
-            int(sample.value) for sample in samples if sample.name == QUEUE_LENGTH_METRIC
-        )
-        return json.dumps(
-            sorted(
-                (s.name, s.labels.get("server", ""), s.value)
-                for s in samples
-                if s.name != QUEUE_LENGTH_METRIC
-            )
-        )
+        samples = _parse_samples(response.data.decode(errors="replace"))
+        return json.dumps(sorted((s.name, s.labels.get("server", ""), s.value) for s in samples))
 
 
 def _parse_samples(text: str) -> Iterator[Sample]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            # Targets of other applications have queues of their own.
-            is_own_target = (
-                sample.name != QUEUE_LENGTH_METRIC or sample.labels.get("target_id") == SAFE_TARGET
-            )
-            if (
-                sample.name in {START_TIME_METRIC, QUEUE_LENGTH_METRIC, *LOSS_COUNTERS}
-                and is_own_target
-            ):
+            if sample.name in {START_TIME_METRIC, *LOSS_COUNTERS}:
                 yield sample
 
 

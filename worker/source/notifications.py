@@ -1,7 +1,4 @@
-"""MinIO's notification rules for the source bucket: send all writes and deletes to two Redis lists.
-
-One target sends events directly, the other stores them on MinIO's disk first.
-"""
+"""MinIO's notification rule for the source bucket: send all writes and deletes to a Redis list."""
 
 from enum import Enum
 
@@ -9,27 +6,25 @@ from minio import Minio
 from minio.error import S3Error
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
-from shared.redis_keys import FAST_EVENTS, SAFE_EVENTS
-
 EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
-EVENT_LISTS = {"FAST": FAST_EVENTS, "SAFE": SAFE_EVENTS}
+EVENT_TARGET = "FAST"
+"""ID of the Redis target that sends to `shared.redis_keys.FAST_EVENTS`."""
+EVENT_TARGET_ARN = f"arn:minio:sqs::{EVENT_TARGET}:redis"
+RULE_ID = "rowdrop-fast"
+RULE_ID_OF_VERSION_1 = "rowdrop-safe"
+"""The rule of release 0.2 for a second target, of which MinIO keeps a queue on its disk."""
 
 
 class RuleState(Enum):
-    """State of the rules.
+    """State of the rule.
 
-    `PRESENT`: all rules exist. `RESTORED`: rules were missing and have been added. `UNSUPPORTED`:
-    this MinIO is not configured with Rowdrop's Redis targets.
+    `PRESENT`: it exists. `RESTORED`: it was missing and has been added. `UNSUPPORTED`: this MinIO
+    is not configured with Rowdrop's Redis target.
     """
 
     PRESENT = 1
     RESTORED = 2
     UNSUPPORTED = 3
-
-
-def target_arn(target_id: str) -> str:
-    """Return MinIO's ARN of the Redis target with this ID."""
-    return f"arn:minio:sqs::{target_id}:redis"
 
 
 class NotificationRules:
@@ -40,25 +35,21 @@ class NotificationRules:
         self._bucket = bucket
 
     def ensure_rules(self) -> RuleState:
-        """Add Rowdrop's rules that are missing, and keep all other rules.
+        """Add Rowdrop's rule if it is missing, and keep the rules of other applications.
 
-        Raises `minio.error.MinioException` or `urllib3.exceptions.HTTPError`.
+        Removes the rule of release 0.2 for a second target. Raises `minio.error.MinioException`
+        or `urllib3.exceptions.HTTPError`.
         """
         config = self._minio.get_bucket_notification(self._bucket)
         queues = list(config.queue_config_list or [])
-        missing_ids = [
-            target
-            for target in EVENT_LISTS
-            if not any(_covers_target(queue, target) for queue in queues)
-        ]
-        if not missing_ids:
+        kept = [queue for queue in queues if queue.config_id != RULE_ID_OF_VERSION_1]
+        is_present = any(map(_sends_all_events, kept))
+        if is_present and len(kept) == len(queues):
             return RuleState.PRESENT
         # The request replaces all rules of the bucket, so the existing ones are sent again.
-        queues += [
-            QueueConfig(EVENT_TYPES, f"rowdrop-{target.lower()}", queue=target_arn(target))
-            for target in missing_ids
-        ]
-        rules = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
+        if not is_present:
+            kept.append(QueueConfig(EVENT_TYPES, RULE_ID, queue=EVENT_TARGET_ARN))
+        rules = NotificationConfig(config.cloud_func_config_list, kept, config.topic_config_list)
         try:
             self._minio.set_bucket_notification(self._bucket, rules)
         except S3Error as error:
@@ -66,17 +57,13 @@ class NotificationRules:
             if "ARN" not in str(error):
                 raise
             return RuleState.UNSUPPORTED
-        return RuleState.RESTORED
+        return RuleState.PRESENT if is_present else RuleState.RESTORED
 
 
-def _covers_target(queue: QueueConfig, target_id: str) -> bool:
-    """Return whether a rule sends all events to this target.
+def _sends_all_events(queue: QueueConfig) -> bool:
+    """Return whether a rule sends all events to Rowdrop's target.
 
     A rule with a prefix or suffix filter does not: it is another application's.
     """
     unfiltered = not (queue.prefix_filter_rule or queue.suffix_filter_rule)
-    return (
-        queue.queue == target_arn(target_id)
-        and unfiltered
-        and set(EVENT_TYPES) <= set(queue.events)
-    )
+    return queue.queue == EVENT_TARGET_ARN and unfiltered and set(EVENT_TYPES) <= set(queue.events)

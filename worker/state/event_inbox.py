@@ -1,6 +1,5 @@
-"""The event inbox: the lists in Redis to which MinIO sends its events."""
+"""The event inbox: the list in Redis to which MinIO sends its events."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,18 +7,31 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from shared.formats.events import MAX_ENTRY_BYTES, TruncatedEntry
-from shared.redis_keys import EVENTS_AVAILABLE, FAST_EVENTS, PROBE, PROBE_OF_VERSION_1, SAFE_EVENTS
-from worker.state.scripts import Scripts
+from shared.redis_keys import (
+    EVENTS_AVAILABLE,
+    FAST_EVENTS,
+    PROBE,
+    PROBE_OF_VERSION_1,
+    SAFE_EVENTS_OF_VERSION_1,
+)
+from worker.state.scripts import CHUNK_SIZE, Scripts
 from worker.state.user_states import run_mark
 
 MAX_EXCERPT_BYTES = 200
 """Bytes of an event that its dead letter keeps."""
 MAX_PEEK_BYTES = 16 << 20
 """A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
+_MOVE_ENTRIES = """
+local moved = 0
+while moved < tonumber(ARGV[1]) and redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') do
+  moved = moved + 1
+end
+return moved
+"""
 
 
 class DecodedEntry(NamedTuple):
-    """One decoded entry of an event list: the users to mark, or why it could not be decoded."""
+    """One decoded entry of the event list: the users to mark, or why it could not be decoded."""
 
     raw: bytes
     user_ids: Sequence[str]
@@ -29,17 +41,17 @@ class DecodedEntry(NamedTuple):
 class EventInbox:
     """The events that no listener has processed, and whether events arrive at all.
 
-    `client` must not decode replies, because event lists may hold any bytes. Every method raises
+    `client` must not decode replies, because the event list may hold any bytes. Every method raises
     `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
     def __init__(self, client: "Redis", scripts: Scripts) -> None:
         self._redis: Any = client
         self._mark = scripts["mark"]
-        self._peek_text = scripts.get_text("peek")
+        self._peek = scripts["peek"]
 
     def wait_for_event(self, timeout_s: float) -> bytes | None:
-        """Return the first fast event, waiting up to `timeout_s`; None if no event arrives.
+        """Return the first event, waiting up to `timeout_s`; None if no event arrives.
 
         Of an entry above `MAX_ENTRY_BYTES`, the beginning is returned as `TruncatedEntry`.
         """
@@ -49,44 +61,41 @@ class EventInbox:
             TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
         )
 
-    def measure_lengths(self, event_list: str, message_queue: str) -> tuple[int, int]:
-        """Return the lengths of an event list and of a Celery queue."""
+    def measure_lengths(self, message_queue: str) -> tuple[int, int]:
+        """Return the lengths of the event list and of a Celery queue."""
         with self._redis.pipeline(transaction=False) as pipeline:
-            events, messages = pipeline.llen(event_list).llen(message_queue).execute()
+            events, messages = pipeline.llen(FAST_EVENTS).llen(message_queue).execute()
         return events, messages
 
-    def peek(self, max_entries: int) -> tuple[list[bytes], list[bytes]]:
-        """Return the first entries of the fast and of the durable list (PEEK); removes nothing.
+    def peek(self, max_entries: int) -> list[bytes]:
+        """Return the first entries of the list (PEEK); removes nothing.
 
-        At most `max_entries` entries of each list, and fewer if they are large.
+        At most `max_entries` entries, and fewer if they are large.
         """
         arguments = [max_entries, MAX_ENTRY_BYTES, MAX_EXCERPT_BYTES, MAX_PEEK_BYTES]
-        with self._redis.pipeline(transaction=False) as pipe:
-            # EVAL, because EVALSHA in a pipeline costs one more round trip.
-            for event_list in (FAST_EVENTS, SAFE_EVENTS):
-                pipe.eval(self._peek_text, 1, event_list, *arguments)
-            fast, safe = pipe.execute()
-        return _wrap_truncated(fast), _wrap_truncated(safe)
+        return _wrap_truncated(self._peek([FAST_EVENTS], arguments))
 
-    def mark_and_pop(
-        self, event_list: str, entries: Sequence[DecodedEntry], now: float
-    ) -> list[str]:
-        """Mark the users of these entries of `event_list` and pop the entries, atomically (MARK).
+    def mark_and_pop(self, entries: Sequence[DecodedEntry], now: float) -> list[str]:
+        """Mark the users of these entries and pop the entries, atomically (MARK).
 
-        Returns the users to enqueue. Users to be read in isolation are left to the watchdog. A
-        durable copy of a processed fast event marks no user.
+        Returns the users to enqueue. Users to be read in isolation are left to the watchdog.
         """
         arguments: list[Any] = []
         for entry in entries:
             dead_letter = "" if entry.decode_error is None else _encode_dead_letter(entry, now)
-            # Both targets send identical bytes: the digest matches durable copies to fast events.
-            digest = hashlib.sha1(entry.raw, usedforsecurity=False).digest()
             is_truncated = isinstance(entry.raw, TruncatedEntry)
             # A truncated entry cannot be compared with the head. MARK pops any overlong head then.
-            arguments += ["" if is_truncated else entry.raw, digest, dead_letter]
+            arguments += ["" if is_truncated else entry.raw, dead_letter]
             arguments += [-1] if is_truncated else [len(entry.user_ids), *entry.user_ids]
-        origin = "fast" if event_list == FAST_EVENTS else "safe"
-        return run_mark(self._mark, event_list, origin, "event", arguments, now)
+        return run_mark(self._mark, FAST_EVENTS, "event", arguments, now)
+
+    def move_copies_of_version_1(self) -> int:
+        """Move the entries of the second list of release 0.2 to the list; return their number.
+
+        Their users are marked once more. Each call moves at most `CHUNK_SIZE` entries.
+        """
+        keys = [SAFE_EVENTS_OF_VERSION_1, FAST_EVENTS]
+        return int(self._redis.eval(_MOVE_ENTRIES, 2, *keys, CHUNK_SIZE))
 
     def set_events_available(self, *, available: bool) -> None:
         """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""
@@ -102,14 +111,11 @@ class EventInbox:
     def has_probe_arrived(self, key: str) -> bool:
         """Return whether the event of this probe key arrived.
 
-        A listener has processed it, or it is among the last 50 entries of either list.
+        A listener has processed it, or it is among the last 50 entries of the list.
         """
         if key.encode() in self._redis.mget(PROBE, PROBE_OF_VERSION_1):
             return True
-        entries = self._redis.lrange(FAST_EVENTS, -50, -1) + self._redis.lrange(
-            SAFE_EVENTS, -50, -1
-        )
-        return any(key.encode() in raw for raw in entries)
+        return any(key.encode() in raw for raw in self._redis.lrange(FAST_EVENTS, -50, -1))
 
     def record_probe(self, key: str) -> None:
         """Record for 60 seconds that the event of this probe key arrived."""

@@ -26,7 +26,6 @@ LOSS_SIGNAL_KINDS = {
     "minio_restarted": "MinIO was restarted",
     "events_skipped": "MinIO skipped events because its in-memory queue was full",
     "events_failed": "MinIO failed to send events",
-    "safe_queue_stalled": "MinIO's on-disk queue of durable event copies is stalled",
     "rules_missing": "MinIO's notification rules for the source bucket were missing",
     "redis_restarted": "Redis was restarted",
     "redis_emptied": "Redis was emptied",

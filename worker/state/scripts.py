@@ -38,11 +38,8 @@ class Scripts:
 
     def __getitem__(self, name: str) -> Script:
         """Register the script, which makes no request: its first call loads it."""
-        return self._redis.register_script(self.get_text(name))
-
-    def get_text(self, name: str) -> str:
-        """Return the text of a script."""
-        return self._edits.get(name) or (_FOLDER / f"{name}.lua").read_text()
+        text = self._edits.get(name) or (_FOLDER / f"{name}.lua").read_text()
+        return self._redis.register_script(text)
 
 
 def new_token() -> str:

@@ -16,14 +16,12 @@ from shared.formats.records import ReadResult
 from shared.redis_keys import (
     ACTIVE_READS,
     CATALOG_VERSION,
-    COUNTERS,
     DEAD_LETTERS,
     DIRTY,
     DIRTY_SINCE,
     ISOLATED_USERS,
     MAX_DEAD_LETTERS,
     PENDING_RESULTS,
-    SEEN_PREFIX,
     SILENT_DRIFT,
     SUSPECT_USERS,
     WAKE_BULK,
@@ -31,8 +29,6 @@ from shared.redis_keys import (
 )
 from worker.state.scripts import Scripts, new_token, split_into_chunks
 
-SEEN_EVENT_TTL_S = 600
-"""TTL in seconds of the count of fast events that still lack their durable copy."""
 MAX_SILENT_DRIFT = 100_000
 """Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
 
@@ -83,9 +79,9 @@ class UserStates:
 
         `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
         """
-        origin = "silent_drift" if silent_drift else "named"
         for chunk in split_into_chunks(user_ids):
-            run_mark(self._mark, "", origin, cause, ["", "", "", len(chunk), *chunk], now)
+            entry = ["", "", len(chunk), *chunk]
+            run_mark(self._mark, "", cause, entry, now, silent_drift=silent_drift)
 
     def begin_read(self, user_ids: Sequence[str], read_id: str = "") -> ReadBatch:
         """Return the version tokens of the users to read, before any file is read (BEGIN READ).
@@ -224,7 +220,13 @@ class UserStates:
 
 
 def run_mark(
-    script: Script, event_list: str, origin: str, cause: str, arguments: list[Any], now: float
+    script: Script,
+    event_list: str,
+    cause: str,
+    arguments: list[Any],
+    now: float,
+    *,
+    silent_drift: bool = False,
 ) -> list[str]:
     """Run the script MARK and return the users to read now.
 
@@ -235,13 +237,11 @@ def run_mark(
         DIRTY,
         DIRTY_SINCE[cause],
         DEAD_LETTERS,
-        SEEN_PREFIX,
         SILENT_DRIFT,
         ISOLATED_USERS,
-        COUNTERS,
     ]
     # Bundles are marked in the set of "unpack", for any cause.
     keys += [DIRTY_SINCE["unpack"], DIRTY_SINCE["event"]]
-    limits = [SEEN_EVENT_TTL_S, MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
-    marked = script(keys, [new_token(), now, origin, *limits, *arguments])
+    limits = [MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
+    marked = script(keys, [new_token(), now, "1" if silent_drift else "", *limits, *arguments])
     return [user.decode() for user in marked]

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from worker.watchdog.broken_reads import BrokenReads
 from worker.watchdog.loss_detection import (
+    EventsOfVersion1,
     NotificationRulesCheck,
     PublishedFilesCheck,
     ServerLossCheck,
@@ -26,6 +27,7 @@ class WatchdogChecks(NamedTuple):
     pending_results: PendingResults
     published_files: PublishedFilesCheck
     server_loss: ServerLossCheck
+    events_of_version_1: EventsOfVersion1
     notification_rules: NotificationRulesCheck | None
     sweep_schedule: SweepSchedule
     silent_repairs: SilentRepairs

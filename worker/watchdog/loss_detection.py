@@ -8,7 +8,6 @@ from urllib3.exceptions import HTTPError
 from shared.formats.object_names import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import ObjectStore, ObjectUnreadable
 from shared.progress.leases import Lease
-from shared.progress.operator_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import VERIFIED_PREFIX
 from worker.bundles.catalog import CatalogVersion
@@ -19,9 +18,6 @@ from worker.state.loss_signals import LossSignals
 from worker.state.publish_queue import PublishQueue
 
 logger = logging.getLogger(__name__)
-
-STALLED_QUEUE_TICKS = 3
-"""MinIO retries its on-disk queue every 3 s. It is stalled if it sends nothing for 3 ticks."""
 
 
 class PublishedFilesCheck:
@@ -77,32 +73,19 @@ class PublishedFilesCheck:
 
 
 class ServerLossCheck:
-    """Detects losses of Redis and MinIO by the trust state, the run ID and MinIO's metrics.
-
-    `is_queue_stalled`: whether MinIO's on-disk queue of durable copies is stalled.
-    """
+    """Detects losses of Redis and MinIO by the trust state, the run ID and MinIO's metrics."""
 
     def __init__(
-        self,
-        metrics: MinioMetrics,
-        loss_signals: LossSignals,
-        sweeps: SweepRecord,
-        status: OperatorStatus,
+        self, metrics: MinioMetrics, loss_signals: LossSignals, sweeps: SweepRecord
     ) -> None:
         self._metrics = metrics
         self._loss_signals = loss_signals
         self._sweeps = sweeps
-        self._status = status
         self._had_trust_state = False
-        self._queue_before = (0, 0)
-        self._queue_ticks = 0
-        self.is_queue_stalled = False
 
     def tick(self, now: float) -> None:
         """Add a loss signal for each sign that a server lost events or writes."""
         metrics = self._metrics.read()
-        if metrics and self._queue_just_stalled():
-            self._loss_signals.add("safe_queue_stalled")
         trust_state = self._loss_signals.trust_state()
         if trust_state is None:
             self._check_missing_trust_state()
@@ -133,24 +116,17 @@ class ServerLossCheck:
         for kind in detect_losses(known, metrics) if known and metrics else ():
             self._loss_signals.add(kind)
 
-    def _queue_just_stalled(self) -> bool:
-        """Update the stall state of MinIO's on-disk queue; return whether it has just stalled.
 
-        It is stalled if it holds durable copies, does not shrink, and none arrives in Redis.
-        """
-        waiting = self._metrics.stalled_copies
-        arrived = self._status.counter_value("safe_events")
-        before, arrived_before = self._queue_before
-        self._queue_before = waiting, arrived
-        if not waiting or waiting < before or arrived != arrived_before:
-            self._queue_ticks = 0
-        self._queue_ticks += bool(waiting)
-        is_stalled = self._queue_ticks >= STALLED_QUEUE_TICKS
-        was_stalled = self.is_queue_stalled
-        self.is_queue_stalled = is_stalled
-        if is_stalled or was_stalled:
-            self._status.set_stalled_copies(waiting if is_stalled else 0)
-        return is_stalled and not was_stalled
+class EventsOfVersion1:
+    """Moves events that a MinIO with the settings of release 0.2 sends to a second list."""
+
+    def __init__(self, inbox: EventInbox) -> None:
+        self._inbox = inbox
+
+    def tick(self, now: float) -> None:
+        """Move all waiting entries to the list that the listener reads."""
+        while self._inbox.move_copies_of_version_1():
+            pass
 
 
 class NotificationRulesCheck:

@@ -12,13 +12,13 @@ from typing import Any
 from redis import Redis
 
 from shared.progress.sweep_record import SweepRecord
-from shared.redis_keys import COUNTERS, FAST_EVENTS, SAFE_EVENTS, SILENT_DRIFT
+from shared.redis_keys import COUNTERS, FAST_EVENTS, SILENT_DRIFT
 from worker.state.scripts import CHUNK_SIZE, Scripts
 
 logger = logging.getLogger(__name__)
 
 MAX_EVENT_DELAY_S = 5
-"""An event takes milliseconds, its durable copy by way of MinIO's disk 3 s."""
+"""An event takes milliseconds; in a burst of PUTs it may take longer."""
 
 
 class SilentRepairs:
@@ -54,7 +54,7 @@ class SilentRepairs:
             cursor, entries = self._redis.hscan(SILENT_DRIFT, cursor or 0, count=CHUNK_SIZE)
             candidates = [user for user, found_at in entries.items() if found_at.startswith(b"+")]
             if candidates:
-                keys = [SILENT_DRIFT, FAST_EVENTS, SAFE_EVENTS, COUNTERS]
+                keys = [SILENT_DRIFT, FAST_EVENTS, COUNTERS]
                 repaired += [
                     user.decode()
                     for user in self._count_silent_repairs(

@@ -130,5 +130,5 @@ SCENARIOS = {
     "MinIO's disk full": Scenario(
         run_minio_disk_full,
     ),
-    "Redis's disk full": Scenario(run_redis_disk_full, ("event delivery",)),
+    "Redis's disk full": Scenario(run_redis_disk_full, ("sweeps",)),
 }

@@ -27,18 +27,9 @@ POST_LIMIT_S = 5.0
 # -- MinIO -----------------------------------------------------------------------------------------
 def run_minio_killed(run: ScenarioRun) -> None:
     """Kill MinIO several times under 8 writers."""
-    _kill_minio(run, with_durable_queue=True)
-
-
-def run_minio_killed_without_durable_queue(run: ScenarioRun) -> None:
-    """Kill MinIO several times while it keeps no copies of events on its disk."""
-    _kill_minio(run, with_durable_queue=False)
-
-
-def _kill_minio(run: ScenarioRun, *, with_durable_queue: bool) -> None:
     rounds = 6 if run.long else 2
     slowest = 0.0
-    with run.start_rowdrop(with_durable_queue=with_durable_queue) as live:
+    with run.start_rowdrop() as live:
         for number in range(rounds):
             run.seed += number
             with run.start_traffic(live, users=400, writers=8, per_second=4_000) as (traffic, _):
@@ -315,9 +306,6 @@ SCENARIOS = {
         run_minio_killed,
         ("event delivery",),
     ),
-    "kill -9 of MinIO without copies on disk": Scenario(
-        run_minio_killed_without_durable_queue, ("sweeps",)
-    ),
     "kill -9 of Redis": Scenario(
         run_redis_killed,
         ("sweeps",),
@@ -325,7 +313,7 @@ SCENARIOS = {
     "Redis restarted empty": Scenario(run_redis_restarted_empty, ("sweeps",)),
     "FLUSHALL": Scenario(run_redis_flushed, ("sweeps",), in_short_form=True),
     "Redis frozen": Scenario(run_redis_frozen, ("time-outs",)),
-    "Redis out of memory": Scenario(run_redis_out_of_memory, ("event delivery",)),
+    "Redis out of memory": Scenario(run_redis_out_of_memory, ("sweeps",)),
     "connections cut half-way": Scenario(run_connections_cut, ("reconnecting",)),
     "src-data renamed": Scenario(run_source_renamed, ("absence",)),
     "src-data removed": Scenario(run_source_removed, ("absence",)),

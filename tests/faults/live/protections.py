@@ -167,8 +167,7 @@ PROTECTIONS: Mapping[str, tuple[str, Callable[[], None]]] = {
     "watchdog": ("the watchdog, and every sweep", _remove_watchdog),
     "sweeps": ("every sweep but the hourly one", _remove_sweeps),
     "event delivery": (
-        "the copies of events on MinIO's disk, the settings for event delivery, "
-        "and every sweep but the hourly one",
+        "the settings for event delivery, and every sweep but the hourly one",
         _remove_sweeps,
     ),
     "absence": ("the rule that only NoSuchKey means absent", _remove_absence_rule),

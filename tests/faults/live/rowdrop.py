@@ -20,7 +20,6 @@ import psutil
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioException
-from minio.notificationconfig import NotificationConfig, QueueConfig
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -50,7 +49,6 @@ from shared.redis_keys import (
     DIRTY,
     FAST_EVENTS,
     PAGES,
-    SAFE_EVENTS,
     SUSPECT_USERS,
     VERIFIED_PREFIX,
 )
@@ -64,7 +62,6 @@ from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
 from worker.services.state_parts import build_state
-from worker.source.notifications import EVENT_TYPES, target_arn
 
 CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
 """The processes that a test can kill or stop at a named point."""
@@ -90,19 +87,7 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, description: str)
     return time.monotonic() - started_at
 
 
-class FastOnlyMinioServer(MinioServer):
-    """A MinIO that keeps no copies of events on its disk."""
-
-    def build_environment(self) -> dict[str, str]:
-        """Return the environment without the second event target."""
-        return {
-            name: value
-            for name, value in super().build_environment().items()
-            if not name.endswith("_SAFE")
-        }
-
-
-class BareMinioServer(FastOnlyMinioServer):
+class BareMinioServer(MinioServer):
     """A MinIO with its default settings for event delivery."""
 
     def build_environment(self) -> dict[str, str]:
@@ -122,7 +107,6 @@ class LiveRowdrop:
 
     - `doubled_programs`: programs that run twice.
     - `removed_protection`: the protection of `PROTECTIONS` that is removed, or empty.
-    - `with_durable_queue`: whether MinIO keeps copies of events on its disk.
     - `proxied`: all processes reach Redis through `proxy`.
     - `minio_folder`, `redis_folder`: where the servers keep their data.
 
@@ -136,7 +120,6 @@ class LiveRowdrop:
         *,
         doubled_programs: Sequence[str] = (),
         removed_protection: str = "",
-        with_durable_queue: bool = True,
         proxied: bool = False,
         minio_folder: Path | None = None,
         redis_folder: Path | None = None,
@@ -157,10 +140,7 @@ class LiveRowdrop:
         self.credentials = Credentials.complete({}, {}, f"{HOST}:{redis_port}", time.time())
         default_user_rule = f"user default on >{MINIO_PASSWORD} ~* &* +@all"
         self.redis_server.acl = [default_user_rule, *format_redis_acl(self.credentials.redis)[1:]]
-        self._with_durable_queue = with_durable_queue and removed_protection != "event delivery"
-        server_class = MinioServer if with_durable_queue else FastOnlyMinioServer
-        if removed_protection == "event delivery":
-            server_class = BareMinioServer
+        server_class = BareMinioServer if removed_protection == "event delivery" else MinioServer
         self.minio_server = server_class(
             minio_folder or folder / "minio",
             MinioPorts(find_free_port(), find_free_port()),
@@ -251,14 +231,6 @@ class LiveRowdrop:
             check=True,
             capture_output=True,
         )
-        if not self._with_durable_queue:
-            rules = NotificationConfig(
-                queue_config_list=[
-                    QueueConfig(EVENT_TYPES, "rowdrop-fast", queue=target_arn("FAST"))
-                ]
-            )
-            self.minio.set_bucket_notification(self.source.bucket, rules)
-            self.state.inbox.set_events_available(available=True)
 
     def _credentials_of(self, process: str) -> dict[str, str]:
         return {
@@ -349,8 +321,7 @@ class LiveRowdrop:
         """Return whether no work is left, as far as Redis shows."""
         try:
             lists = sum(
-                self.redis.llen(name)
-                for name in (FAST_EVENTS, SAFE_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
+                self.redis.llen(name) for name in (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
             )
             dirty_count = (
                 self.redis.hlen(DIRTY)

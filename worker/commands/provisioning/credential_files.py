@@ -29,6 +29,7 @@ from worker.commands.provisioning.credential_set import (
     parse_redis_user,
 )
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
+from worker.source.notifications import EVENT_TARGET
 
 CREDENTIALS_HOME = Path("/run/rowdrop")
 """Where the credential volumes of all other containers are mounted, one folder per container.  Only
@@ -73,7 +74,7 @@ def build_credential_files(credentials: Credentials, buckets: Buckets) -> dict[s
 
 
 def _build_minio_variables(credentials: Credentials) -> dict[str, str]:
-    """Return root's credentials and the Redis address and user of both event targets.
+    """Return root's credentials and the Redis address and user of the event target.
 
     docker-compose.yml sets the other variables of MinIO.
     """
@@ -88,8 +89,7 @@ def _build_minio_variables(credentials: Credentials) -> dict[str, str]:
         "MINIO_ROOT_USER": credentials.root.name,
         "MINIO_ROOT_PASSWORD": credentials.root.password,
         **{
-            f"MINIO_NOTIFY_REDIS_{name}_{target_id}": value
-            for target_id in ("FAST", "SAFE")
+            f"MINIO_NOTIFY_REDIS_{name}_{EVENT_TARGET}": value
             for name, value in target.items()
             if value
         },

@@ -4,9 +4,10 @@ import json
 from urllib.parse import urlsplit
 
 from shared.formats.records import Buckets
+from shared.redis_keys import FAST_EVENTS
 from shared.settings import Settings
 from worker.commands.provisioning.server_users import REDIS_RULES, minio_policies
-from worker.source.notifications import EVENT_LISTS
+from worker.source.notifications import EVENT_TARGET
 
 VULNERABLE_BUILD_WARNING = (
     "WARNING: this MinIO accepts uploads without a valid signature\n"
@@ -55,22 +56,18 @@ def format_event_settings(settings: Settings) -> str:
     ]
     # The Redis user in REDIS_URL is that of this process and may not append events.
     password_placeholder = "<its password>" if url.username else "<the password in REDIS_URL>"
-    for target, key in EVENT_LISTS.items():
-        lines += [
-            f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
-            f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
-            *(
-                [f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"]
-                if url.username
-                else []
-            ),
-            f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={password_placeholder}",
-            f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
-            f"  MINIO_NOTIFY_REDIS_KEY_{target}={key}",
-        ]
+    target = EVENT_TARGET
     lines += [
-        "  MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE=<a folder on MinIO's disk, for this queue only>",
-        "  MINIO_NOTIFY_REDIS_QUEUE_LIMIT_SAFE=1000000",
+        f"  MINIO_NOTIFY_REDIS_ENABLE_{target}=on",
+        f"  MINIO_NOTIFY_REDIS_ADDRESS_{target}={url.hostname}:{url.port or 6379}",
+        *(
+            [f"  MINIO_NOTIFY_REDIS_USER_{target}=<the user `minio` of REDIS_USERS>"]
+            if url.username
+            else []
+        ),
+        f"  MINIO_NOTIFY_REDIS_PASSWORD_{target}={password_placeholder}",
+        f"  MINIO_NOTIFY_REDIS_FORMAT_{target}=access",
+        f"  MINIO_NOTIFY_REDIS_KEY_{target}={FAST_EVENTS}",
         "  MINIO_SYNC_BOOT=on",
         "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or set MINIO_PROMETHEUS_TOKEN for Rowdrop)",
         "  GOMAXPROCS=8   (the number of event senders: with fewer, they starve in a burst)",

@@ -42,8 +42,7 @@ from shared.redis_keys import (
     REBUILD_QUEUED,
     REBUILD_RUNNING,
     REFRESH_REQUEST_PREFIX,
-    SAFE_EVENTS,
-    SAFE_QUEUE,
+    SAFE_EVENTS_OF_VERSION_1,
     SOURCE_FAILURE,
     TRUST_STATE,
     UNPACK_IDS,
@@ -205,8 +204,8 @@ _MONITOR_RULES = (
 _KEYS_READ_BY_API = (
     IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP,
     TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE,
-    SAFE_QUEUE, FAST_EVENTS, SAFE_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*",
-    REBUILD_RUNNING, f"{UNPACK_PREFIX}*", UNPACK_IDS,
+    FAST_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", REBUILD_RUNNING,
+    f"{UNPACK_PREFIX}*", UNPACK_IDS,
 )  # fmt: skip
 # A key pattern for rebuild IDs only (16 hex digits): the API writes no others.
 _REBUILD_KEY_PATTERN = REBUILD_PREFIX + 16 * "[0-9a-f]"
@@ -215,7 +214,8 @@ REDIS_RULES: Mapping[str, str] = {
     "listener": _PIPELINE_RULES,
     "worker": _PIPELINE_RULES,
     "publisher": _PIPELINE_RULES,
-    "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS} +ping +type +rpush +client|setname",
+    # The second list: a MinIO that you run yourself may still have the settings of release 0.2.
+    "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS_OF_VERSION_1} +ping +type +rpush +client|setname",
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _KEYS_READ_BY_API),
@@ -231,7 +231,7 @@ REDIS_RULES: Mapping[str, str] = {
     "flower": f"%R~events %R~bulk ~flower:unacked* ~celeryev* ~*.reply.celery.pidbox"
     f" &/0.celeryev/* &/0.celery.pidbox {_NON_ADMIN_RULES} {_MONITOR_RULES}",
     "init": f"~{EVENTS_AVAILABLE} %R~{PROBE} %R~{PROBE_OF_VERSION_1}"
-    f" %R~{FAST_EVENTS} %R~{SAFE_EVENTS} {_NON_ADMIN_RULES}",
+    f" %R~{FAST_EVENTS} {_NON_ADMIN_RULES}",
     "health": "~health +ping +set",
 }
 """The ACL rules of each Redis user by role.

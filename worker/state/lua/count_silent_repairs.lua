@@ -1,9 +1,9 @@
 -- COUNT SILENT REPAIRS: count the users that a sweep found out of sync without an event, and that
 -- are repaired since.
--- KEYS  1 silent_drift  2 events:fast  3 events:safe  4 counters
+-- KEYS  1 silent_drift  2 event list  3 counters
 -- ARGV  1 seconds that an event may take  then users ...
 -- Returns the counted users. None while an event is waiting, as it may explain one of them.
-if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {} end
+if redis.call('EXISTS', KEYS[2]) > 0 then return {} end
 local now = tonumber(redis.call('TIME')[1])
 local repaired = {}
 for i = 2, #ARGV do
@@ -14,5 +14,5 @@ for i = 2, #ARGV do
     repaired[#repaired + 1] = ARGV[i]
   end
 end
-if #repaired > 0 then redis.call('HINCRBY', KEYS[4], 'silent_repairs', #repaired) end
+if #repaired > 0 then redis.call('HINCRBY', KEYS[3], 'silent_repairs', #repaired) end
 return repaired
