@@ -58,8 +58,8 @@ READ."""
 ISOLATED_USERS = "rowdrop:isolated_users"
 """Hash: user -> "attempt count|attempt ID|retry|ETag". Written and read by the pipeline."""
 SILENT_DRIFT = "rowdrop:silent_drift"
-"""Hash: user -> when a sweep found drift that no event explains; "+" once repaired. Pipeline
-only."""
+"""Set: users that a sweep marked and no event named, until they are published. Written by sweep and
+publisher, read by the publisher."""
 PAGES = "rowdrop:pages"
 """List: bulk work, up to 1,000 marked users per entry. Written and read by workers and watchdog."""
 

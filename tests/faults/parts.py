@@ -207,6 +207,7 @@ class Components:
             BundleLookup(sweep_output, sweep_state.catalog_version, sweep_state.users, clock),
             copies,
             clock,
+            wait=lambda _: None,
         )
         rebuild = build_rebuild(output, state, self.records, bulk, self.tasks, bundles, clock)
         unpacker = build_unpacker(source, output, state, self.records, bulk, pool, clock=clock)
@@ -238,9 +239,7 @@ class Components:
         output = self.watchdog_output
         minio_metrics = self.watchdog_metrics
         interval_s = self.settings.sweep_interval_s
-        checks = build_checks(
-            self.redis, state, self.records, output, self.tasks, minio_metrics, interval_s
-        )
+        checks = build_checks(state, self.records, output, self.tasks, minio_metrics, interval_s)
         upgrade = partial(upgrade_schema, self.redis)
         return Watchdog(checks.list_all(), self.records.sweeps, self.tasks, upgrade, self.clock)
 

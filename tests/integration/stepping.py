@@ -1,7 +1,7 @@
 """Runs Rowdrop one step at a time, for tests that force an order of the steps."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -39,9 +39,7 @@ from worker.services.container import Services
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema
-from worker.state.scripts import Scripts
 from worker.watchdog.checks import WatchdogChecks
-from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S, SilentRepairs
 from worker.watchdog.watchdog import Watchdog
 
 CSV_HEADER = "first_name,last_name,birthts"
@@ -51,6 +49,10 @@ def make_csv(
     first_name: str = "Ivan", last_name: str = "Ivanov", birthts: int = 946_674_000_000
 ) -> bytes:
     return f"{CSV_HEADER}\n{first_name},{last_name},{birthts}\n".encode()
+
+
+def do_not_wait(_: float) -> None:
+    """Replace the sleep of a sweep, which checks all the same whether an event is waiting."""
 
 
 class RowdropHarness:
@@ -63,6 +65,9 @@ class RowdropHarness:
         self.state = self.services.state
         self.redis: Any = self.services.clients.redis
         self.publisher, self.recovery = self.create_publisher_parts()
+        self.sweep = self._build_sweep(
+            self.source, self.output, self.services.bundles, self.services.image_copies
+        )
 
     def close(self) -> None:
         self.services.close()
@@ -126,22 +131,42 @@ class RowdropHarness:
         )
 
     def create_sweep(
-        self, *, source: ObjectStore | None = None, output: ObjectStore | None = None
+        self,
+        *,
+        source: ObjectStore | None = None,
+        output: ObjectStore | None = None,
+        wait: Callable[[float], None] = do_not_wait,
     ) -> Sweep:
-        """Return a sweep with nothing cached, for tests that interfere with its requests."""
-        services = self.services
+        """Return a sweep with nothing cached, for tests that interfere with its requests.
+
+        `wait` replaces its pause for events on their way.
+        """
         source = source or self.source
         output = output or self.output
+        bundles = BundleLookup(output, self.state.catalog_version, self.state.users)
+        return self._build_sweep(
+            source, output, bundles, ImageCopies(source, output, all_images=False), wait
+        )
+
+    def _build_sweep(
+        self,
+        source: ObjectStore,
+        output: ObjectStore,
+        bundles: BundleLookup,
+        copies: ImageCopies,
+        wait: Callable[[float], None] = do_not_wait,
+    ) -> Sweep:
         return build_sweep(
             source,
             output,
-            services.state,
-            services.records,
-            services.bulk_reads,
-            services.ignored_keys,
-            services.minio_metrics,
-            BundleLookup(output, services.state.catalog_version, services.state.users),
-            ImageCopies(source, output, all_images=False),
+            self.state,
+            self.services.records,
+            self.services.bulk_reads,
+            self.services.ignored_keys,
+            self.services.minio_metrics,
+            bundles,
+            copies,
+            wait=wait,
         )
 
     def create_checks(
@@ -152,7 +177,6 @@ class RowdropHarness:
         """Return the watchdog's checks, for tests that run one of them."""
         services = self.services
         return build_checks(
-            services.clients.redis,
             services.state,
             build_records(services.clients.redis),
             services.clients.output,
@@ -201,7 +225,7 @@ class RowdropHarness:
 
     def run_sweep(self, cause: str = "test") -> int:
         """Sweep, read the marked users and publish; return how many users the sweep marked."""
-        marked = self.services.sweep.run(cause)
+        marked = self.sweep.run(cause)
         self.run_bulk_work()
         return marked
 
@@ -242,11 +266,3 @@ class RowdropHarness:
 
     def find_differences(self) -> list[str]:
         return check_buckets(self.source, self.output, self.services.clients.settings.copy_images)
-
-
-def create_silent_repairs(
-    rowdrop: RowdropHarness, max_event_delay_s: int = MAX_EVENT_DELAY_S
-) -> SilentRepairs:
-    """Return the counter of silent repairs, for tests that do not wait for an event."""
-    client = rowdrop.services.clients.redis
-    return SilentRepairs(client, Scripts(client), SweepRecord(client), max_event_delay_s)

@@ -409,7 +409,7 @@ def test_published_files_check_detects_late_catalog_write(
         checks.server_loss.tick(time.time())
     assert rowdrop.state.loss_signals.trust_state() is None
     with pytest.raises(StoreUnavailable):  # the unpacked objects that it names do not exist
-        rowdrop.services.sweep.run("test")
+        rowdrop.sweep.run("test")
     rowdrop.run_bulk_work()
     rowdrop.run_sweep()
     assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]

@@ -156,7 +156,7 @@ def test_sweep_command_waits_until_marked_users_are_published(
     rowdrop.put_files("b")
     process = start(environment, "sweep", "--wait", "--json")
     wait_until(SweepRecord(rowdrop.services.clients.redis).is_requested)
-    rowdrop.services.sweep.run("by hand")
+    rowdrop.sweep.run("by hand")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     rowdrop.run_bulk_work()

@@ -219,7 +219,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
     drop_and_send(rowdrop, make_csv("KILL"), [])
     tick_until(lambda: is_quarantined(rowdrop, "poison"), rowdrop, watchdog, worker)
     rowdrop.publisher.write_manifest()
-    assert rowdrop.services.sweep.run("test") == 1
+    assert rowdrop.sweep.run("test") == 1
     rowdrop.services.clients.redis.delete(BULK_QUEUE)
     exits_before = len(worker.exit_codes)
     rowdrop.mark_users("poison")  # an event, so that the worker on the events queue reads it
@@ -227,7 +227,7 @@ def test_sweep_grants_quarantined_file_one_attempt(
     assert len(worker.exit_codes) == exits_before + 1
     assert is_quarantined(rowdrop, "poison")
     # A reader that survives the same file ends its quarantine.
-    rowdrop.services.sweep.run("test")
+    rowdrop.sweep.run("test")
     rowdrop.services.isolated_reads.refresh_isolated("poison")
     rowdrop.publish_pending()
     assert rowdrop.read_rows()["poison"].first_name == "KILL"

@@ -212,7 +212,7 @@ def test_refresher_removes_no_row_when_bucket_is_missing(rowdrop: RowdropHarness
     with pytest.raises(StoreUnavailable):
         rowdrop.services.refresher.refresh(["u"])
     with pytest.raises(StoreUnavailable):
-        rowdrop.services.sweep.run("test")
+        rowdrop.sweep.run("test")
     rowdrop.publish_pending()
     assert rowdrop.read_output() == body
     assert rowdrop.state.users.dirty_users() == {"u"}

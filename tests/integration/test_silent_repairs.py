@@ -1,6 +1,6 @@
-"""Tests of `worker.watchdog.silent_repairs`: silent repairs are counted, and nothing else.
+"""Silent repairs are counted, and nothing else. Uses real servers.
 
-Uses real servers.
+`worker.jobs.comparison` finds the silent drift, and the publisher counts what it repairs.
 """
 
 import io
@@ -20,11 +20,11 @@ from shared.formats.object_names import MANIFEST_KEY, REJECTS_KEY
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
-from tests.integration.stepping import RowdropHarness, create_silent_repairs, make_csv
+from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
+from worker.jobs.comparison import EVENT_DELAY_S, MAX_PAUSE_S
 from worker.listener import Listener
 from worker.state.user_states import MAX_SILENT_DRIFT
-from worker.watchdog.silent_repairs import MAX_EVENT_DELAY_S
 
 
 def publish_users(rowdrop: RowdropHarness, *users: str) -> None:
@@ -36,66 +36,91 @@ def publish_users(rowdrop: RowdropHarness, *users: str) -> None:
 
 
 def count_silent_repairs(rowdrop: RowdropHarness) -> int:
-    """Count silent repairs without waiting for late events."""
-    return create_silent_repairs(rowdrop, 0).count("test")
+    return rowdrop.state.status.counter_value("silent_repairs")
 
 
 def list_drifted_users(rowdrop: RowdropHarness) -> set[str]:
-    return {user.decode() for user in rowdrop.redis.hkeys(SILENT_DRIFT)}
+    return {user.decode() for user in rowdrop.redis.smembers(SILENT_DRIFT)}
 
 
-def test_silent_repairs_count_users_changed_without_event(rowdrop: RowdropHarness) -> None:
+def test_silent_repairs_count_users_changed_without_event(
+    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     publish_users(rowdrop, "same", "changed", "gone", "image", "broken")
-    rowdrop.put_files("changed", make_csv("New"))
+    rowdrop.put_files("changed", make_csv("Secretname"))
     rowdrop.source.delete("gone.csv")
     rowdrop.source.put("image.png", b"x")
     rowdrop.put_files("broken", b"nothing")
     rowdrop.put_files("new")
-    rowdrop.services.sweep.run("test")
+    rowdrop.sweep.run("test")
+    assert list_drifted_users(rowdrop) == {"changed", "gone", "image", "broken", "new"}
     assert count_silent_repairs(rowdrop) == 0  # found, and not repaired yet
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
     assert count_silent_repairs(rowdrop) == 5
-    assert rowdrop.state.status.counter_value("silent_repairs") == 5
-    assert count_silent_repairs(rowdrop) == 0
     assert list_drifted_users(rowdrop) == set()
-
-
-def test_silent_repairs_count_only_after_event_could_arrive(
-    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    publish_users(rowdrop, "u")
-    rowdrop.put_files("u", make_csv("Secretname"))
-    started_at = time.time()
-    rowdrop.run_sweep()
-    silent_repairs = create_silent_repairs(rowdrop)
-    wait_until(lambda: silent_repairs.count("by hand"))
-    assert time.time() - started_at > MAX_EVENT_DELAY_S - 1
-    assert (
-        "silent drift: u and 0 more changed without an event; a sweep (by hand) repaired them"
-        in caplog.text
-    )
+    assert "and 4 more changed without an event; a sweep repaired them" in caplog.text
     assert "Secretname" not in caplog.text
-
-
-def test_silent_repairs_exclude_users_with_late_event(rowdrop: RowdropHarness) -> None:
-    publish_users(rowdrop, "u", "v")
-    for user in "uv":
-        rowdrop.put_files(user, make_csv("New"))
+    rowdrop.publisher.write_manifest()
     rowdrop.run_sweep()
-    rowdrop.mark_users("u")  # as the listener does for a late event
+    assert count_silent_repairs(rowdrop) == 5
+
+
+def test_silent_repairs_forget_users_that_are_published(rowdrop: RowdropHarness) -> None:
+    publish_users(rowdrop, "u")
+    rowdrop.put_files("u", make_csv("New"))
+    rowdrop.run_sweep()
     assert count_silent_repairs(rowdrop) == 1
-    assert list_drifted_users(rowdrop) == set()
+    rowdrop.put_files("u", make_csv("By an event"))
+    rowdrop.process_users("u")
+    assert count_silent_repairs(rowdrop) == 1
+
+
+def test_sweep_waits_for_events_before_it_counts(rowdrop: RowdropHarness) -> None:
+    """Without drift it does not wait."""
+    pauses = list[float]()
+    sweep = rowdrop.create_sweep(wait=pauses.append)
+    publish_users(rowdrop, "u")
+    sweep.run("test")
+    assert pauses == []
+    rowdrop.put_files("u", make_csv("New"))
+    sweep.run("test")
+    assert pauses == [EVENT_DELAY_S]
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_silent_repairs_exclude_users_with_late_event(
+    rowdrop: RowdropHarness, *, is_published: bool
+) -> None:
+    """The events of both arrive after the LIST, and that of one user changes its row again."""
+    publish_users(rowdrop, "u", "v", "w")
+    for user in "uvw":
+        rowdrop.put_files(user, make_csv("New"))
+
+    def process_event(_: float) -> None:
+        if is_published:
+            rowdrop.process_users("u", "v")
+            rowdrop.put_files("v", make_csv("Newest"))
+        else:
+            rowdrop.mark_users("u", "v")
+
+    rowdrop.create_sweep(wait=process_event).run("test")
+    assert list_drifted_users(rowdrop) == {"w"}
+    rowdrop.mark_users("v")
+    rowdrop.run_bulk_work()
+    assert count_silent_repairs(rowdrop) == 1
 
 
 def test_silent_repairs_count_nothing_while_events_wait(rowdrop: RowdropHarness) -> None:
     publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
-    rowdrop.run_sweep()
-    rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"whose?")
+    pauses = list[float]()
+    rowdrop.redis.rpush(FAST_EVENTS, b"whose?")
+    rowdrop.create_sweep(wait=pauses.append).run("test")
+    assert MAX_PAUSE_S - 0.2 < sum(pauses) <= MAX_PAUSE_S + 0.1
+    rowdrop.run_bulk_work()
+    assert rowdrop.find_differences() == []
     assert count_silent_repairs(rowdrop) == 0
-    rowdrop.services.clients.redis.delete(FAST_EVENTS)
-    assert count_silent_repairs(rowdrop) == 1
 
 
 def test_redis_fixture_receives_no_event_of_other_tests(
@@ -173,15 +198,9 @@ def test_silent_repairs_include_marks_lost_with_redis(rowdrop: RowdropHarness) -
     assert count_silent_repairs(rowdrop) == 1
 
 
-def test_silent_repairs_limit_remembered_users(rowdrop: RowdropHarness) -> None:
-    publish_users(rowdrop, "u")
-    drift: dict[str, int] = {f"someone-{number}": 0 for number in range(MAX_SILENT_DRIFT - 3)}
-    rowdrop.services.clients.redis.hset(SILENT_DRIFT, mapping=drift)  # type: ignore[arg-type]
-    for number in range(10):
-        rowdrop.put_files(f"v{number}")
-    rowdrop.run_sweep()
-    assert rowdrop.find_differences() == []
-    assert count_silent_repairs(rowdrop) == 3
+def test_silent_repairs_limit_recorded_users(rowdrop: RowdropHarness) -> None:
+    rowdrop.state.users.record_silent_drift([f"u{n}" for n in range(MAX_SILENT_DRIFT + 3)])
+    assert rowdrop.redis.scard(SILENT_DRIFT) == MAX_SILENT_DRIFT
 
 
 # -- drops during a sweep --------------------------------------------------------------------------
@@ -265,7 +284,6 @@ def test_silent_repairs_exclude_drops_during_sweep(
         wait_until(process_events, 60)
     rowdrop.run_bulk_work()
     assert rowdrop.find_differences() == []
-    wait_until(lambda: listener.run_once(0.1) < 0 or not list_drifted_users(rowdrop), 60)
     assert count_silent_repairs(rowdrop) == 0
 
 

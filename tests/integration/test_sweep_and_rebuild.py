@@ -262,7 +262,7 @@ def test_stalled_jobs_resend_lost_page_message(
     rowdrop: RowdropHarness, checks: WatchdogChecks
 ) -> None:
     rowdrop.put_files("u")
-    rowdrop.services.sweep.run("test")
+    rowdrop.sweep.run("test")
     rowdrop.redis.delete(BULK_QUEUE)
     checks.stalled_jobs.tick(time.time())
     assert messages(rowdrop, BULK_QUEUE) == 1
@@ -405,7 +405,7 @@ def test_sweep_limits_queued_pages(rowdrop: RowdropHarness) -> None:
     in_pages_of(rowdrop, 2)
     for number in range(30):
         rowdrop.put_files(f"u{number}")
-    rowdrop.services.sweep.run("test")
+    rowdrop.sweep.run("test")
     assert 0 < rowdrop.state.work_queues.count_pages() <= 4
     rowdrop.run_bulk_work()
     assert len(rowdrop.read_rows()) == 30
@@ -415,7 +415,7 @@ def test_bulk_reads_keep_page_that_failed(rowdrop: RowdropHarness) -> None:
     """A page is enqueued again if the source bucket is unavailable."""
     published(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
-    rowdrop.services.sweep.run("test")
+    rowdrop.sweep.run("test")
     client = rowdrop.services.clients.create_minio_client()
     client.remove_object(rowdrop.source.bucket, "u.csv")
     client.remove_bucket(rowdrop.source.bucket)

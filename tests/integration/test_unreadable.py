@@ -46,7 +46,7 @@ from shared.task_queue import BULK_QUEUE
 from tests.api_process import ApiEnvironment
 from tests.archives import make_zip
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, MakeUnreadable
-from tests.integration.stepping import RowdropHarness, create_silent_repairs, make_csv
+from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import read_catalog
 from worker.bundles.index import make_index_key
 from worker.publishing.recovering_store import MAX_FAILED_CHECKS
@@ -111,7 +111,6 @@ def test_sweep_and_rebuild_retry_unreadable_csv(
         rowdrop.publisher.write_manifest()
         assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS_KEY) == before
-    create_silent_repairs(rowdrop, 0).count("test")
     assert rowdrop.state.status.counter_value("silent_repairs") == 0
     assert (
         rowdrop.state.loss_signals.trust_state()
@@ -236,7 +235,6 @@ def test_image_copies_skip_unreadable_image(
     assert (source_failure(copying), copying.find_differences()) == ("", [])
     copying.publisher.write_manifest()
     copying.run_sweep()
-    create_silent_repairs(copying, 0).count("test")
     assert copying.state.status.counter_value("silent_repairs") == 0
     copying.source.put("2.png", b"readable")
     copying.process_users("2")

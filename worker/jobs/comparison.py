@@ -6,9 +6,12 @@ No user file is read. The order of the requests matters:
 2. Read the dirty users. They are marked again, because their pending results may be older than the
    LIST.
 3. Read the published files.
+4. Only if a user is out of sync without a known cause: wait for events on their way, and read the
+   dirty users and the published files again. What is still unexplained is silent drift.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.formats.object_names import IMAGES_FOLDER
@@ -22,14 +25,21 @@ from worker.jobs.drift import (
     find_out_of_sync_bundles,
     find_out_of_sync_users,
     find_rejects_without_row,
-    find_silent_drift,
+    find_unexplained_drift,
     find_unreferenced_copies,
 )
 from worker.publishing.published_files import PublishedFiles, read_published_files
 from worker.reading.image_copies import ImageCopies
 from worker.source.ignored_keys import MAX_LISTED_IGNORED
 from worker.source.listing import Listing
+from worker.state.event_inbox import EventInbox
 from worker.state.user_states import UserStates
+
+EVENT_DELAY_S = 2.0
+"""An event takes milliseconds. In a burst of PUTs it takes up to a second, and so may the listener."""
+MAX_PAUSE_S = 5.0
+"""Maximum time that a sweep waits for the listener. It delays the repair of what it found."""
+PAUSE_STEP_S = 0.1
 
 
 class Comparison(NamedTuple):
@@ -47,6 +57,29 @@ class Comparison(NamedTuple):
     out_of_sync: set[str]
     silent_drift: set[str]
     orphan_copies: dict[str, str]
+
+
+class EventPause:
+    """A pause in which events on their way reach Redis and mark their users.
+
+    `wait` sleeps for a number of seconds.
+    """
+
+    def __init__(self, inbox: EventInbox, wait: Callable[[float], None] = time.sleep) -> None:
+        self._inbox = inbox
+        self._wait = wait
+
+    def wait_for_marks(self) -> bool:
+        """Return True after `EVENT_DELAY_S`, as soon as no event waits for the listener.
+
+        Returns False if events still wait at the end of `MAX_PAUSE_S`.
+        """
+        self._wait(EVENT_DELAY_S)
+        for _ in range(int((MAX_PAUSE_S - EVENT_DELAY_S) / PAUSE_STEP_S)):
+            if self._inbox.is_empty():
+                return True
+            self._wait(PAUSE_STEP_S)
+        return False
 
 
 class BucketLister:
@@ -78,6 +111,10 @@ class BucketLister:
         self._status.clear_source_failure()
         return listing
 
+    def read_published(self) -> PublishedFiles:
+        """Read the published files."""
+        return read_published_files(self._output)
+
     def list_copies(self) -> dict[str, ObjectInfo]:
         """List the image copies in the output bucket, by key."""
         copies: dict[str, ObjectInfo] = {}
@@ -86,23 +123,27 @@ class BucketLister:
             copies.update((info.key, info) for info in page)
         return copies
 
+    def delete_copies(self, keys: Sequence[str]) -> None:
+        """Delete these image copies."""
+        self._output.delete_many(keys)
+
 
 class BucketComparison:
-    """Compares the buckets of `lister`; the published files are in `output`."""
+    """Compares the buckets of `lister`."""
 
     def __init__(
         self,
         lister: BucketLister,
-        output: ObjectStore,
         users: UserStates,
         bundle_lookup: BundleLookup,
         image_copies: ImageCopies,
+        event_pause: EventPause,
     ) -> None:
         self._lister = lister
-        self._output = output
         self._users = users
         self._bundle_lookup = bundle_lookup
         self._image_copies = image_copies
+        self._event_pause = event_pause
 
     def compare(self) -> Comparison:
         """Compare once. Raises `StoreUnavailable`."""
@@ -118,23 +159,32 @@ class BucketComparison:
             listing, self._bundle_lookup, self._image_copies, self._lister.buckets
         )
         self._lister.renew_lease()  # the indexes of large bundles take a while
-        published = read_published_files(self._output)
+        published = self._lister.read_published()
         # A user with a reject and no held row needs no image copy: no row could name it.
         desired = desired.without_copies_of(find_rejects_without_row(published))
         out_of_sync = find_out_of_sync_users(desired, published)
         out_of_sync |= desired.find_users_missing_copy(existing_copies)
         catalog = self._bundle_lookup.catalog
+        unexplained = find_unexplained_drift(out_of_sync, dirty_users | dirty_before, published)
         return Comparison(
             listing,
             catalog,
             published,
             dirty_users,
             out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles),
-            find_silent_drift(out_of_sync, dirty_users | dirty_before, published),
+            self._find_silent_drift(unexplained, published),
             find_unreferenced_copies(
                 desired.find_orphan_copies(existing_copies), published, self._lister.buckets
             ),
         )
+
+    def _find_silent_drift(self, unexplained: set[str], published: PublishedFiles) -> set[str]:
+        """Return the users of `unexplained` that no event has named after a pause."""
+        if not unexplained or not self._event_pause.wait_for_marks():
+            return set()
+        # In this order: a user that is clean by then was published before, so the files show it.
+        still_clean = unexplained - self._users.dirty_users()
+        return published.find_unchanged_users(still_clean, self._lister.read_published())
 
     def delete_copies(self, copies: Mapping[str, str]) -> set[str]:
         """Delete these image copies (key to user ID), and return their users.
@@ -142,5 +192,5 @@ class BucketComparison:
         These users must be marked after the deletion: a concurrent read may have found the copy in
         place, so the user must be read again.
         """
-        self._output.delete_many(list(copies))
+        self._lister.delete_copies(list(copies))
         return set(copies.values())

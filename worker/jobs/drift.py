@@ -74,10 +74,10 @@ def find_out_of_sync_bundles(
     return out_of_sync
 
 
-def find_silent_drift(
+def find_unexplained_drift(
     out_of_sync: set[str], dirty: set[str], published: PublishedFiles
 ) -> set[str]:
-    """Return the out-of-sync users that no event, bundle or change of rules explains. Pure.
+    """Return the out-of-sync users that no mark, bundle or change of rules explains. Pure.
 
     Empty while a bundle is dirty, because its users may be out of sync for that reason.
     """

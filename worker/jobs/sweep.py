@@ -10,13 +10,13 @@ The order of the steps matters:
 3. Mark every user that is out of sync or dirty.
 4. Commit.
 
-A user that is out of sync, and was dirty neither before nor after the LIST, may be silent drift:
-see `worker.watchdog.silent_repairs`.
+A user that is out of sync without an event is silent drift. The sweep records it, and the publisher
+counts it if its row or reject changes.
 """
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -156,12 +156,11 @@ class FindingsRecorder:
                 bundle_ids.add(make_bundle_id(key))
         return bundle_ids
 
-    def mark(self, user_ids: Collection[str], silent_drift: Collection[str]) -> None:
+    def mark(self, user_ids: Sequence[str], silent_drift: Collection[str]) -> None:
         """Mark these users; those in `silent_drift` must be among them."""
-        # Marked separately, so that `worker.watchdog.silent_repairs` can count silent repairs.
-        self._users.mark(sorted(silent_drift), "sweep", self._clock(), silent_drift=True)
-        others = [user_id for user_id in user_ids if user_id not in silent_drift]
-        self._users.mark(others, "sweep", self._clock())
+        # Before the marks, which lead to the publish that counts them.
+        self._users.record_silent_drift(sorted(silent_drift))
+        self._users.mark(user_ids, "sweep", self._clock())
 
     def replace_ignored_keys(self, listing: Listing) -> None:
         """Replace the list of ignored keys by that of the LIST."""

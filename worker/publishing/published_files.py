@@ -1,6 +1,7 @@
 """Reads the published files for the sweep, the rebuild and the check."""
 
 import contextlib
+from collections.abc import Set
 from typing import NamedTuple
 
 from shared.formats import rejects_csv
@@ -37,6 +38,17 @@ class PublishedFiles(NamedTuple):
             user_id: reject.etag
             for user_id, reject in rejects
             if reject.reason == QUARANTINE_REASON
+        }
+
+    def find_unchanged_users(self, user_ids: Set[str], later: "PublishedFiles") -> set[str]:
+        """Return those of the users with the same row and the same reject in `later`."""
+        rows = OutputCsv(self.output)
+        later_rows = OutputCsv(later.output)
+        return {
+            user_id
+            for user_id in user_ids
+            if rows.get(user_id) == later_rows.get(user_id)
+            and self.rejects.get(user_id) == later.rejects.get(user_id)
         }
 
     def find_unreadable(self) -> set[str]:

@@ -9,7 +9,7 @@ dropped and read again.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from shared.object_store import PreconditionFailed
@@ -73,6 +73,7 @@ class Publisher:
         recorded_etags = (publish_input.output_etag, publish_input.rejects_etag)
         table = self._table
         pending = publish_input.pending
+        has_silent_drift = publish_input.has_silent_drift
         if table is None or table.etags != recorded_etags:
             table = self._writer.load_table(recorded_etags)
             self._table = table
@@ -80,6 +81,7 @@ class Publisher:
             # The batch must be read after the ETags. Otherwise a writer that was suspended in
             # between and replaced would write its stale batch over newer rows despite If-Match.
             pending = self._queue.read_pending(writer_token)
+            has_silent_drift = True  # a sweep may have recorded some since
         if not pending and table.output_etag and table.rejects_etag and not table.repaired:
             self._writer.verify_table(table)
             self._copies.delete(table, pending, renew_lease)
@@ -88,13 +90,15 @@ class Publisher:
             return 0
         results = {user: result.result for user, result in pending.items()}
         changes = self._writer.merge_results(table, results)
-        changed_users = find_changed_users(table, changes) if publish_input.needs_changes else None
+        changed_users = find_changed_users(table, changes) if has_silent_drift else ()
         self._copies.collect(table, changes, results)
         table = self._writer.write_table(table, changes, renew_lease)
         self._table = table
         # Before COMMIT PUBLISH, which releases the lease: no user may become clean during the
         # deletion.
         self._copies.delete(table, pending, renew_lease)
+        if has_silent_drift:
+            self._count_silent_repairs(pending, changed_users)
         pending_count = self._queue.commit_publish(
             writer_token,
             table.output_etag or "",
@@ -102,11 +106,21 @@ class Publisher:
             len(table.output),
             pending,
             self._clock(),
-            changed_users,
         )
         self._manifest.add_facts(changes.facts)
         self._log_publish(pending, table)
         return pending_count
+
+    def _count_silent_repairs(
+        self, pending: Mapping[str, PendingResult], changed_users: Collection[str]
+    ) -> None:
+        repaired = self._queue.count_silent_repairs(list(pending), changed_users)
+        if repaired:
+            logger.warning(
+                "silent drift: %s and %d more changed without an event; a sweep repaired them",
+                repaired[0],
+                len(repaired) - 1,
+            )
 
     def _log_publish(self, pending: Mapping[str, PendingResult], table: PublishedTable) -> None:
         first_user = next(iter(pending), "none")

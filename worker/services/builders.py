@@ -10,8 +10,6 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
-from redis import Redis
-
 from shared.formats.records import Buckets
 from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords
@@ -31,7 +29,6 @@ from worker.services.state_parts import StateParts
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
-from worker.state.scripts import Scripts
 from worker.watchdog.broken_reads import BrokenReads
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.loss_detection import (
@@ -41,7 +38,6 @@ from worker.watchdog.loss_detection import (
     ServerLossCheck,
 )
 from worker.watchdog.overdue import OverdueBundles, OverdueUsers
-from worker.watchdog.silent_repairs import SilentRepairs
 from worker.watchdog.stalled_jobs import PendingResults, StalledJobs
 from worker.watchdog.sweep_schedule import SweepSchedule
 from worker.watchdog.watchdog import CountingStart
@@ -96,15 +92,22 @@ def build_sweep(
     bundle_lookup: BundleLookup,
     image_copies: ImageCopies,
     clock: Callable[[], float] = time.time,
+    wait: Callable[[float], None] = time.sleep,
 ) -> "Sweep":
-    """Return a sweep of these parts."""
-    from worker.jobs.comparison import BucketComparison, BucketLister  # noqa: PLC0415
+    """Return a sweep of these parts. `wait` sleeps for a number of seconds."""
+    from worker.jobs.comparison import (  # noqa: PLC0415
+        BucketComparison,
+        BucketLister,
+        EventPause,
+    )
     from worker.jobs.sweep import FindingsRecorder, Sweep, SweepSession  # noqa: PLC0415
 
     lister = BucketLister(source, output, state.status, records.sweeps.lease.renew)
     return Sweep(
         SweepSession(records.sweeps, state.loss_signals, state.publish_queue, metrics, clock),
-        BucketComparison(lister, output, state.users, bundle_lookup, image_copies),
+        BucketComparison(
+            lister, state.users, bundle_lookup, image_copies, EventPause(state.inbox, wait)
+        ),
         FindingsRecorder(state.users, state.attempts, records.unpacks, ignored_keys, clock),
         bulk_reads,
         UnpackedFolders(output, records.unpack_lease),
@@ -193,7 +196,6 @@ def build_publisher(
 
 
 def build_checks(
-    client: "Redis",
     state: StateParts,
     records: JobRecords,
     output: ObjectStore,
@@ -234,5 +236,4 @@ def build_checks(
         sweep_schedule=SweepSchedule(
             state.loss_signals, records.sweeps, tasks, sweep_interval_s, is_unmonitored
         ),
-        silent_repairs=SilentRepairs(client, Scripts(client), records.sweeps),
     )

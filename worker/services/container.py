@@ -177,7 +177,6 @@ class Services:
         client = self.clients.connect_redis()
         records = build_records(client)
         checks = build_checks(
-            client,
             build_state(client),
             records,
             self.clients.output,

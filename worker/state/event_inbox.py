@@ -61,6 +61,10 @@ class EventInbox:
             TruncatedEntry(raw[:MAX_EXCERPT_BYTES]) if raw and len(raw) > MAX_ENTRY_BYTES else raw
         )
 
+    def is_empty(self) -> bool:
+        """Return whether no event waits to be processed."""
+        return not self._redis.exists(FAST_EVENTS)
+
     def measure_lengths(self, message_queue: str) -> tuple[int, int]:
         """Return the lengths of the event list and of a Celery queue."""
         with self._redis.pipeline(transaction=False) as pipeline:

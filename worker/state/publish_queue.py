@@ -41,14 +41,14 @@ class PendingResult(NamedTuple):
 class PublishInput(NamedTuple):
     """Input of one publish: the ETags recorded as published, and all pending results.
 
-    Without a recorded publish, both ETags are missing (None). If `needs_changes`, some users are
-    isolated or silent drift, and `commit_publish` requires the set of changed users.
+    Without a recorded publish, both ETags are missing (None). `has_silent_drift`: there may
+    be silent drift among the pending results, see `count_silent_repairs`.
     """
 
     output_etag: str | None
     rejects_etag: str | None
     pending: dict[str, PendingResult]
-    needs_changes: bool = False
+    has_silent_drift: bool = False
 
 
 class LastPublish(NamedTuple):
@@ -97,20 +97,20 @@ class PublishQueue:
             WAKE_LIVE,
             WAKE_BULK,
             SILENT_DRIFT,
-            ISOLATED_USERS,
         ]
         reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
-        output_etag, rejects_etag, needs_changes, cursor, entries = reply
+        output_etag, rejects_etag, has_silent_drift, cursor, entries = reply
         pending = dict(_parse_pending(entries))
         if cursor != b"0":
             pending |= self.read_pending(writer_token, cursor)
+            has_silent_drift = True  # a sweep may have recorded some since
         return PublishInput(
             decode_optional(output_etag),
             decode_optional(rejects_etag),
             pending,
-            bool(needs_changes),
+            bool(has_silent_drift),
         )
 
     def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
@@ -147,14 +147,10 @@ class PublishQueue:
         row_count: int,
         published: Mapping[str, PendingResult],
         now: float,
-        changed_users: Collection[str] | None = None,
     ) -> int:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
-        `changed_users`: users in the batch with a changed row or reject. Required if ACQUIRE WRITER
-        returned `needs_changes`. Returns the number of results that are still pending, and releases
-        the lease.
-        Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
+        Returns the number of results that are still pending, and releases the lease. Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = [
             WRITER_LEASE,
@@ -164,7 +160,6 @@ class PublishQueue:
             TRUST_STATE,
             LOSS_SIGNALS,
             COUNTERS,
-            SILENT_DRIFT,
             ISOLATED_USERS,
         ]
         # An empty batch still records the ETags.
@@ -184,12 +179,31 @@ class PublishQueue:
                 arguments += [
                     user,
                     pending.version_tokens,
-                    _change_kind(user, pending.result, changed_users),
+                    "" if _is_quarantined(pending.result) else "1",
                 ]
             still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
             if still_pending < 0:
                 raise LeaseLost
         return still_pending
+
+    def count_silent_repairs(
+        self, published_users: Sequence[str], changed_users: Collection[str]
+    ) -> list[str]:
+        """Count the silent repairs of a publish, and return their users.
+
+        `changed_users`: those of the published users with a row or reject that changes. The others
+        were no silent drift: the manifest was stale, not the row.
+        """
+        repaired = list[str]()
+        for chunk in split_into_chunks(published_users):
+            flags = self._redis.smismember(SILENT_DRIFT, chunk)
+            drift = [user for user, flag in zip(chunk, flags, strict=True) if flag]
+            if drift:
+                self._redis.srem(SILENT_DRIFT, *drift)
+                repaired += [user for user in drift if user in changed_users]
+        if repaired:
+            self._redis.hincrby(COUNTERS, "silent_repairs", len(repaired))
+        return repaired
 
     def release_writer(self, token: str, *, signal_loss: bool) -> None:
         """Release the writer lease without recording a publish.
@@ -220,12 +234,8 @@ class PublishQueue:
         return bool(self._redis.exists(WRITER_LEASE))
 
 
-def _change_kind(user_id: str, result: ReadResult, changed_users: Collection[str] | None) -> str:
-    if changed_users is None:
-        return ""
-    if isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON:
-        return "unread"
-    return "changed" if user_id in changed_users else "unchanged"
+def _is_quarantined(result: ReadResult) -> bool:
+    return isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON
 
 
 def _parse_pending(entries: Sequence[bytes]) -> Iterator[tuple[str, PendingResult]]:

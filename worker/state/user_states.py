@@ -30,7 +30,8 @@ from shared.redis_keys import (
 from worker.state.scripts import Scripts, new_token, split_into_chunks
 
 MAX_SILENT_DRIFT = 100_000
-"""Maximum number of users recorded as silent drift. Further ones are repaired but not counted."""
+"""Maximum number of users that one sweep records as silent drift. Further ones are repaired but not
+counted."""
 
 
 class VersionTokens(NamedTuple):
@@ -72,16 +73,18 @@ class UserStates:
         self._take_ownership = scripts["take_ownership"]
         self._add_suspects = scripts["add_suspects"]
 
-    def mark(
-        self, user_ids: Sequence[str], cause: str, now: float, *, silent_drift: bool = False
-    ) -> None:
-        """Mark users without an event, for example for a sweep or a rebuild (MARK).
-
-        `silent_drift`: a sweep found that they are out of sync, and no known cause explains it.
-        """
+    def mark(self, user_ids: Sequence[str], cause: str, now: float) -> None:
+        """Mark users without an event, for example for a sweep or a rebuild (MARK)."""
         for chunk in split_into_chunks(user_ids):
-            entry = ["", "", len(chunk), *chunk]
-            run_mark(self._mark, "", cause, entry, now, silent_drift=silent_drift)
+            run_mark(self._mark, "", cause, ["", "", len(chunk), *chunk], now)
+
+    def record_silent_drift(self, user_ids: Sequence[str]) -> None:
+        """Record users that a sweep marks next although no event named them.
+
+        The publisher counts each of them with a row or reject that it changes.
+        """
+        for chunk in split_into_chunks(user_ids[:MAX_SILENT_DRIFT]):
+            self._redis.sadd(SILENT_DRIFT, *chunk)
 
     def begin_read(self, user_ids: Sequence[str], read_id: str = "") -> ReadBatch:
         """Return the version tokens of the users to read, before any file is read (BEGIN READ).
@@ -220,13 +223,7 @@ class UserStates:
 
 
 def run_mark(
-    script: Script,
-    event_list: str,
-    cause: str,
-    arguments: list[Any],
-    now: float,
-    *,
-    silent_drift: bool = False,
+    script: Script, event_list: str, cause: str, arguments: list[Any], now: float
 ) -> list[str]:
     """Run the script MARK and return the users to read now.
 
@@ -237,11 +234,9 @@ def run_mark(
         DIRTY,
         DIRTY_SINCE[cause],
         DEAD_LETTERS,
-        SILENT_DRIFT,
         ISOLATED_USERS,
+        DIRTY_SINCE["unpack"],  # of bundles, for any cause
     ]
-    # Bundles are marked in the set of "unpack", for any cause.
-    keys += [DIRTY_SINCE["unpack"], DIRTY_SINCE["event"]]
-    limits = [MAX_DEAD_LETTERS, MAX_SILENT_DRIFT, MAX_ENTRY_BYTES]
-    marked = script(keys, [new_token(), now, "1" if silent_drift else "", *limits, *arguments])
+    limits = [MAX_DEAD_LETTERS, MAX_ENTRY_BYTES]
+    marked = script(keys, [new_token(), now, *limits, *arguments])
     return [user.decode() for user in marked]

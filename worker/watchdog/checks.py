@@ -10,7 +10,6 @@ from worker.watchdog.loss_detection import (
     ServerLossCheck,
 )
 from worker.watchdog.overdue import OverdueBundles, OverdueUsers
-from worker.watchdog.silent_repairs import SilentRepairs
 from worker.watchdog.stalled_jobs import PendingResults, StalledJobs
 from worker.watchdog.sweep_schedule import SweepSchedule
 from worker.watchdog.watchdog import Check, CountingStart
@@ -30,7 +29,6 @@ class WatchdogChecks(NamedTuple):
     events_of_version_1: EventsOfVersion1
     notification_rules: NotificationRulesCheck | None
     sweep_schedule: SweepSchedule
-    silent_repairs: SilentRepairs
 
     def list_all(self) -> list[Check]:
         """Return the checks as a list for `Watchdog`."""

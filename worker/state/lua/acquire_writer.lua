@@ -1,15 +1,13 @@
 -- ACQUIRE WRITER: acquire the writer lease, and read the first chunk of the pending results.
 -- KEYS  1 writer_lease  2 last_publish  3 pending_results  4 wake:live  5 wake:bulk  6 silent_drift
---       7 isolated_users
 -- ARGV  1 token  2 lease in ms  3 count
 -- Returns nil if another writer holds the lease, else
--- {output ETag, rejects ETag, needs_changes, next cursor, {user, entry, ...}}: the ETags last
--- recorded as published, the number of existing keys among `silent_drift` and `isolated_users`, and
--- the chunk.
+-- {output ETag, rejects ETag, has silent drift, next cursor, {user, entry, ...}}: the ETags last
+-- recorded as published, 1 if `silent_drift` has users, and the chunk.
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return nil end
 -- This publish covers all results submitted so far. A later one sends a new wake-up.
 redis.call('DEL', KEYS[4], KEYS[5])
 local last_etags = redis.call('HMGET', KEYS[2], 'output_etag', 'rejects_etag')
-local needs_changes = redis.call('EXISTS', KEYS[6], KEYS[7])
+local has_silent_drift = redis.call('EXISTS', KEYS[6])
 local chunk = redis.call('HSCAN', KEYS[3], '0', 'COUNT', ARGV[3])
-return {last_etags[1], last_etags[2], needs_changes, chunk[1], chunk[2]}
+return {last_etags[1], last_etags[2], has_silent_drift, chunk[1], chunk[2]}

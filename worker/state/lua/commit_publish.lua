@@ -1,12 +1,11 @@
 -- COMMIT PUBLISH: as the current writer, record what was published and make its users clean.
 --
 -- KEYS  1 writer_lease  2 last_publish  3 pending_results  4 dirty  5 trust_state  6 loss_signals
---       7 counters  8 silent_drift  9 isolated_users  10.. dirty_since:<cause>
+--       7 counters  8 isolated_users  9.. dirty_since:<cause>
 -- ARGV  1 token  2 output ETag  3 rejects ETag  4 now (Unix seconds)  5 rows
 --       6 '1' in the last chunk  7 channel of publish notifications
---       then per user: user, 'change version|read version', effect of its result on the published
---       files: 'changed', 'unchanged', 'unread' (a reject without a read: quarantined), or '' if
---       there was no isolated user and no silent drift at ACQUIRE WRITER
+--       then per user: user, 'change version|read version', '1' if it was read ('' if it was
+--       quarantined: a reject without a read)
 -- Returns -1 if the lease was lost, else the number of results still pending. A writer without the
 -- lease may have overwritten a newer publish, so that is a loss signal.
 --
@@ -24,28 +23,17 @@ redis.call('HSET', KEYS[2], 'writer_token', ARGV[1], 'output_etag', ARGV[2],
 for i = 8, #ARGV, 3 do
   local user = ARGV[i]
   local tokens = ARGV[i + 1]
-  local change_kind = ARGV[i + 2]
+  local was_read = ARGV[i + 2] == '1'
   local pending = redis.call('HGET', KEYS[3], user)
   if pending and string.sub(pending, 1, #tokens + 1) == tokens .. '|' then
     redis.call('HDEL', KEYS[3], user)
   end
   if redis.call('HGET', KEYS[4], user) == tokens then
     redis.call('HDEL', KEYS[4], user)
-    for k = 10, #KEYS do redis.call('ZREM', KEYS[k], user) end
-    -- It was read, so its isolation ends.
-    if change_kind == 'changed' or change_kind == 'unchanged' then
-      redis.call('HDEL', KEYS[9], user)
-    end
+    for k = 9, #KEYS do redis.call('ZREM', KEYS[k], user) end
+    if was_read then redis.call('HDEL', KEYS[8], user) end -- its isolation ends
   else -- marked or read again since: still dirty, but not overdue, so its waiting time restarts
-    for k = 10, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
-  end
-  if change_kind == 'unchanged' then
-    redis.call('HDEL', KEYS[8], user) -- false alarm: the manifest was stale, the row was not
-  elseif change_kind ~= '' then -- repaired: '+' lets the watchdog count it
-    local drift_entry = redis.call('HGET', KEYS[8], user)
-    if drift_entry and string.sub(drift_entry, 1, 1) ~= '+' then
-      redis.call('HSET', KEYS[8], user, '+' .. drift_entry)
-    end
+    for k = 9, #KEYS do redis.call('ZADD', KEYS[k], 'XX', ARGV[4], user) end
   end
 end
 local still_pending = redis.call('HLEN', KEYS[3])

@@ -1,10 +1,9 @@
 -- MARK: mark users dirty and pop the events that named them, atomically.
 --
 -- KEYS  1 event list ('' for none)  2 dirty  3 dirty_since:<cause>  4 dead_letters
---       5 silent_drift  6 isolated_users  7 dirty_since:unpack  8 dirty_since:event
+--       5 isolated_users  6 dirty_since:unpack
 -- ARGV  1 the new change version  2 now (Unix seconds)
---       3 '1' if a sweep found silent drift  4 maximum number of dead letters
---       5 maximum number of users in `silent_drift`  6 bytes of the longest event
+--       3 maximum number of dead letters  4 bytes of the longest event
 --       then per event: entry, dead letter ('' if it could be decoded),
 --       number of users (-1: overlong event, the entry is not given), users ...
 -- Returns the marked users, without the isolated ones: the watchdog enqueues those.
@@ -18,11 +17,9 @@ local since = KEYS[3]
 local dead_letters = KEYS[4]
 local change_version = ARGV[1]
 local now = ARGV[2]
-local is_silent_drift = ARGV[3] == '1'
-local max_dead_letters = tonumber(ARGV[4])
+local max_dead_letters = tonumber(ARGV[3])
 local marked = {}
 local handled = {}
-local was_clean = {}
 
 local function mark(user)
   if handled[user] then return end
@@ -31,18 +28,17 @@ local function mark(user)
   local read_version = tokens and string.match(tokens, '|(.*)$') or change_version
   redis.call('HSET', dirty, user, change_version .. '|' .. read_version)
   -- A bundle's ID begins with a slash (47). Unpacking takes minutes, so it has its own set.
-  redis.call('ZADD', string.byte(user) == 47 and KEYS[7] or since, 'NX', now, user)
+  redis.call('ZADD', string.byte(user) == 47 and KEYS[6] or since, 'NX', now, user)
   marked[#marked + 1] = user
-  was_clean[user] = not tokens
 end
 
 -- Whether the head is overlong too: all such events become the same dead letter.
 local function head_is_too_long()
   local entry = redis.call('LINDEX', event_list, 0)
-  return entry and #entry > tonumber(ARGV[6])
+  return entry and #entry > tonumber(ARGV[4])
 end
 
-local i = 7
+local i = 5
 local head_matches = event_list ~= ''
 while i <= #ARGV do
   local raw = ARGV[i]
@@ -68,22 +64,10 @@ while i <= #ARGV do
   i = i + math.max(user_count, 0)
 end
 
--- A user that was dirty already is no silent drift: it was named before.
-if is_silent_drift then
-  local found_at = redis.call('TIME')[1]
-  local free_entries = tonumber(ARGV[5]) - redis.call('HLEN', KEYS[5])
-  for _, user in ipairs(marked) do
-    if was_clean[user] and free_entries > 0 then
-      free_entries = free_entries - redis.call('HSET', KEYS[5], user, found_at)
-    end
-  end
-  return {}
-end
--- Fast path: almost always neither key exists.
-if redis.call('EXISTS', KEYS[5], KEYS[6]) == 0 then return marked end
+-- Fast path: almost always the key does not exist.
+if redis.call('EXISTS', KEYS[5]) == 0 then return marked end
 local to_refresh = {}
 for _, user in ipairs(marked) do
-  if since == KEYS[8] then redis.call('HDEL', KEYS[5], user) end -- an event explains the drift
-  if redis.call('HEXISTS', KEYS[6], user) == 0 then to_refresh[#to_refresh + 1] = user end
+  if redis.call('HEXISTS', KEYS[5], user) == 0 then to_refresh[#to_refresh + 1] = user end
 end
 return to_refresh
