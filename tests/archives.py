@@ -6,8 +6,14 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 ArchiveFiles = Mapping[str, bytes]
+LOCAL_HEADER = b"PK\x03\x04"
+DIRECTORY_ENTRY = b"PK\x01\x02"
 
 
 def make_zip(files: ArchiveFiles, method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -49,7 +55,7 @@ def make_special_tar(kind: bytes, path: str = "1.csv", target: str = "/etc/passw
 def mark_zip_encrypted(body: bytes) -> bytes:
     """Return the zip with the encryption flag set on all members, as 7-Zip and Info-ZIP set it."""
     archive_bytes = bytearray(body)
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for signature, offset in ((LOCAL_HEADER, 6), (DIRECTORY_ENTRY, 8)):
         position = archive_bytes.find(signature)
         while position >= 0:
             flags = struct.unpack_from("<H", archive_bytes, position + offset)[0]
@@ -60,10 +66,36 @@ def mark_zip_encrypted(body: bytes) -> bytes:
 
 def declare_member_size(body: bytes, size: int) -> bytes:
     """Return the zip with a wrong unpacked size in both headers of its first member."""
-    archive_bytes = bytearray(body)
-    struct.pack_into("<L", archive_bytes, archive_bytes.find(b"PK\x03\x04") + 22, size)
-    struct.pack_into("<L", archive_bytes, archive_bytes.find(b"PK\x01\x02") + 24, size)
-    return bytes(archive_bytes)
+    for mark, offset in ((LOCAL_HEADER, 22), (DIRECTORY_ENTRY, 24)):
+        body = write_into_zip(body, mark, offset, struct.pack("<L", size))
+    return body
+
+
+def write_into_zip(body: bytes, mark: bytes, offset: int, new: bytes) -> bytes:
+    """Return the zip with `new` written at an offset from the first record with this signature."""
+    position = body.find(mark) + offset
+    return body[:position] + new + body[position + len(new) :]
+
+
+def make_streamed_zip(files: ArchiveFiles, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a zip as it is written to a pipe: sizes and CRC follow the data of each member."""
+
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.written = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: "ReadableBuffer") -> int:
+            self.written += data
+            return memoryview(data).nbytes
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", method) as archive:
+        for path, body in files.items():
+            archive.writestr(path, body)
+    return bytes(pipe.written)
 
 
 def replace_raw_names(body: bytes, names: Mapping[bytes, bytes]) -> bytes:

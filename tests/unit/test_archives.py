@@ -3,9 +3,11 @@
 import gzip
 import io
 import stat
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,14 +17,19 @@ from hypothesis import strategies as st
 from shared.formats.source_keys import IgnoredFile, UserFile
 from shared.formats.user_csv import MAX_CSV_BYTES
 from tests.archives import (
+    DIRECTORY_ENTRY,
+    LOCAL_HEADER,
+    ArchiveFiles,
     declare_member_size,
     make_overlapping_zip,
     make_special_tar,
+    make_streamed_zip,
     make_tar,
     make_tar_gz,
     make_zip,
     mark_zip_encrypted,
     replace_raw_names,
+    write_into_zip,
 )
 from worker.bundles.archive import open_archive
 from worker.bundles.members import MAX_MEMBERS, InvalidArchive, Member, check_count
@@ -75,6 +82,8 @@ def archives() -> dict[str, tuple[str, bytes]]:
     return {
         "zip deflated": ("u.zip", make_zip(FILES)),
         "zip stored": ("u.zip", make_zip(FILES, zipfile.ZIP_STORED)),
+        "zip from a pipe": ("u.zip", make_streamed_zip(FILES)),
+        "stored zip from a pipe": ("u.zip", make_streamed_zip(FILES, zipfile.ZIP_STORED)),
         "zip with a prefix": ("u.zip", b"#!/bin/sh\n" * 50 + make_zip(FILES)),
         "pax": ("u.tar", make_tar(files)),
         "gnu": ("u.tar", make_tar(files, tarfile.GNU_FORMAT)),
@@ -230,6 +239,34 @@ def test_zip_archive_detects_wrong_declared_size(pool: ThreadPoolExecutor) -> No
         assert "damaged" in refusal("u.zip", body, pool)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_archive_refuses_member_longer_than_declared(
+    method: int, pool: ThreadPoolExecutor
+) -> None:
+    """The declared CRC is that of the declared size, so only the rest of the member is wrong."""
+    body = declare_member_size(make_zip({"1.csv": b"x" * 5000}, method), 100)
+    crc = struct.pack("<L", zlib.crc32(b"x" * 100))
+    body = write_into_zip(body, DIRECTORY_ENTRY, 16, crc)
+    assert "damaged" in refusal("u.zip", body, pool)
+
+
+def test_zip_archive_refuses_other_name_in_local_header(pool: ThreadPoolExecutor) -> None:
+    body = write_into_zip(make_zip({"aaaa.csv": b"x"}), LOCAL_HEADER, 30, b"bbbb.png")
+    assert "'aaaa.csv' is damaged" in refusal("u.zip", body, pool)
+
+
+def test_zip_archive_refuses_encryption_in_local_header(pool: ThreadPoolExecutor) -> None:
+    body = write_into_zip(make_zip({"1.csv": b"x"}), LOCAL_HEADER, 6, b"\x01")
+    assert "damaged" in refusal("u.zip", body, pool)
+
+
+def test_zip_archive_refuses_local_header_reaching_next_member(pool: ThreadPoolExecutor) -> None:
+    """The data begins after the extra field; only the local header declares its length here."""
+    files = {"1.csv": b"x" * 100, "2.csv": b"x" * 200}
+    body = write_into_zip(make_zip(files, zipfile.ZIP_STORED), LOCAL_HEADER, 28, b"\x50")
+    assert "damaged" in refusal("u.zip", body, pool)
+
+
 def test_zip_archive_refuses_overlapping_members(pool: ThreadPoolExecutor) -> None:
     assert "overlap" in refusal("u.zip", make_overlapping_zip(), pool)
 
@@ -337,3 +374,31 @@ def test_archive_reads_or_refuses_any_bytes(key: str, random_bytes: bytes, posit
             members(key, body, pool)
         except InvalidArchive as refused:
             assert "\n" not in refused.reason
+
+
+MEMBERS = {"a/1.csv": b"one" * 50, "1.png": bytes(range(256)) * 40, "é2.csv": b"", "n.txt": b"n"}
+CHANGES = st.lists(st.tuples(st.integers(0, 12_000), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@given(
+    st.sampled_from([make_zip, make_streamed_zip]),
+    st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+    CHANGES,
+)
+def test_changed_zip_archive_is_refused_or_intact(
+    write: Callable[[ArchiveFiles, int], bytes], method: int, changes: list[tuple[int, int]]
+) -> None:
+    """Compare with `zipfile`: every member that is read has its size and CRC in the directory."""
+    body = bytearray(write(MEMBERS, method))
+    for position, value in changes:
+        body[position % len(body)] = value
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            found = members("u.zip", bytes(body), pool)
+        except InvalidArchive:
+            return
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        sizes = [(info.file_size, info.CRC) for info in archive.infolist()]
+    for member in found:
+        if isinstance(member.file, UserFile):
+            assert (len(member.body), zlib.crc32(member.body)) in sizes

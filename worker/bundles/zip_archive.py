@@ -1,19 +1,21 @@
 """A zip, read member by member.
 
-Sections of PKWARE's APPNOTE.TXT: 4.3.7 local header, 4.3.12 directory, 4.4.4 flags, 4.5.3 zip64.
+Sections of PKWARE's APPNOTE.TXT: 4.3.7 local header, 4.4.4 flags, 4.5.3 zip64.
 
-`zipfile` reads the directory, and all of it is validated before the first member is read. The
-members are then read here in the order of their offsets. So the file is read once from start to
-end, and a member that does not match the directory is detected.
+`zipfile` reads the directory and the members. All of the directory is validated before the first
+member is read. The members are read in the order of their offsets, so the file is read once from
+start to end.
 """
 
 import contextlib
+import io
 import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from shared.formats.source_keys import IgnoredFile, UserFile
 from shared.formats.user_csv import excerpt
@@ -25,29 +27,31 @@ from worker.bundles.members import (
     check_size,
     max_kept_bytes,
     special_file_error,
-    truncated_error,
 )
 from worker.source.ranged_file import RangedFile
 
 MAX_DIRECTORY_BYTES = 32 << 20
 """Maximum size of a zip's directory in bytes: `zipfile` holds it in memory."""
 
-# Signature, flags, length of the name, length of the extra field.
-_LOCAL_HEADER = struct.Struct("<4s2xH18xHH")
-_LOCAL_MARK = b"PK\x03\x04"
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 _UTF8_FLAG = 0x800
+_LOCAL_FLAGS_OFFSET = 6
 _UNICODE_PATH_FIELD = 0x7075
-_STEP = 1 << 20
+_BUFFER_BYTES = 1 << 16
+_STEP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _ZipMember:
-    """A file in the directory; `end` is the offset before which its data must end."""
+    """A file in the directory.
+
+    `size` is the declared size in bytes. `max_end` is the offset before which the data must end.
+    """
 
     path: str
     file: UserFile | IgnoredFile
     info: zipfile.ZipInfo
+    size: int
     max_end: int
 
 
@@ -58,8 +62,10 @@ class ZipArchive:
     """
 
     def __init__(self, file: RangedFile) -> None:
-        self._file = file
-        self._members = list(_read_directory(file))
+        # `zipfile` reads each member in many small reads.
+        self._file = io.BufferedReader(file, _BUFFER_BYTES)
+        self._archive = _open_zip(self._file)
+        self._members = list(_check_directory(self._archive, file.size))
         self.member_count: int | None = len(self._members)
 
     def members(self) -> Iterator[Member]:
@@ -69,65 +75,37 @@ class ZipArchive:
             yield Member(entry.path, entry.file, body)
 
     def _read(self, entry: _ZipMember) -> bytes:
-        info = entry.info
         body = bytearray()
         size = 0
-        crc = 0
-        max_bytes = max_kept_bytes(entry.path, entry.file, info.file_size)
-        # All of the member is unpacked to verify size and CRC, but only `max_bytes` bytes are kept.
-        for piece in self._unpacked(entry):
-            size += len(piece)
-            if size > info.file_size:
-                break  # damaged: the comparison below fails
-            crc = zlib.crc32(piece, crc)
-            body += piece[: max_bytes - len(body)]
-        if (size, crc) != (info.file_size, info.CRC):
+        max_bytes = max_kept_bytes(entry.path, entry.file, entry.size)
+        try:
+            with self._open(entry) as stream:
+                # All of the member is unpacked to verify its CRC, but only `max_bytes` are kept.
+                while piece := stream.read(_STEP_BYTES):
+                    size += len(piece)
+                    body += piece[: max_bytes - len(body)]
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
+            raise _damaged_member_error(entry.path) from None
+        if size != entry.size:
             raise _damaged_member_error(entry.path)
         return bytes(body)
 
-    def _unpacked(self, entry: _ZipMember) -> Iterator[bytes | memoryview]:
-        start = self._start(entry)
-        packed = self._file.read_chunks(start, start + entry.info.compress_size)
-        if entry.info.compress_type == zipfile.ZIP_STORED:
-            yield from packed
-            return
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            for chunk in packed:
-                rest: bytes | memoryview = chunk
-                while rest and not inflater.eof:
-                    yield inflater.decompress(rest, _STEP)
-                    rest = inflater.unconsumed_tail
-            yield inflater.flush()  # the output that exceeded the last step
-        except zlib.error:
-            raise _damaged_member_error(entry.path) from None
-        if not inflater.eof or inflater.unused_data:
+    def _open(self, entry: _ZipMember) -> IO[bytes]:
+        """Open the member for reading. `zipfile` compares its local header with the directory."""
+        self._file.seek(entry.info.header_offset + _LOCAL_FLAGS_OFFSET)
+        flags = int.from_bytes(self._file.read(2), "little")
+        if flags & _ENCRYPTED_FLAGS:
             raise _damaged_member_error(entry.path)
-
-    def _start(self, entry: _ZipMember) -> int:
-        """Return the offset of the member's data, according to its local header."""
-        offset = entry.info.header_offset
-        self._file.seek(offset)
-        header = self._file.read(_LOCAL_HEADER.size)
-        if len(header) < _LOCAL_HEADER.size:
-            raise truncated_error()
-        # The lengths in the local header may differ from those in the directory.
-        mark, flags, name, extra = _LOCAL_HEADER.unpack(header)
-        start: int = offset + _LOCAL_HEADER.size + name + extra
-        if (
-            mark != _LOCAL_MARK
-            or flags & _ENCRYPTED_FLAGS
-            or start + entry.info.compress_size > entry.max_end
-        ):
+        stream = self._archive.open(entry.info)
+        # The file is now at the data. Its offset depends on the lengths in the local header.
+        if self._file.tell() + entry.info.compress_size > entry.max_end:
             raise _damaged_member_error(entry.path)
-        return start
+        return stream
 
 
-def _read_directory(file: RangedFile) -> Iterator[_ZipMember]:
+def _open_zip(file: IO[bytes]) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-            end = archive.start_dir
+        return zipfile.ZipFile(file)
     except MemoryError:
         raise InvalidArchive(
             f"its directory is larger than {MAX_DIRECTORY_BYTES:,} bytes"
@@ -136,12 +114,16 @@ def _read_directory(file: RangedFile) -> Iterator[_ZipMember]:
         raise InvalidArchive(
             "it is no zip archive, or it is cut off: there is no directory at its end"
         ) from None
+
+
+def _check_directory(archive: zipfile.ZipFile, packed_bytes: int) -> Iterator[_ZipMember]:
+    infos = archive.infolist()
     check_count(len(infos))
     # In the order of offsets, each member must end before the next one begins.
     infos.sort(key=lambda info: info.header_offset)
-    check_size(sum(info.file_size for info in infos), file.size)
+    check_size(sum(info.file_size for info in infos), packed_bytes)
     ends = [info.header_offset for info in infos[1:]]
-    for info, max_end in zip(infos, [*ends, end], strict=False):
+    for info, max_end in zip(infos, [*ends, archive.start_dir], strict=False):
         entry = _check_member(info, max_end)
         if entry:
             yield entry
@@ -167,7 +149,10 @@ def _check_member(info: zipfile.ZipInfo, max_end: int) -> _ZipMember | None:
         raise InvalidArchive(
             f"'{excerpt(path)}' is packed by method {info.compress_type}; pack it by deflate (8)"
         )
-    return _ZipMember(path, file, info, max_end)
+    size = info.file_size
+    # `zipfile` would cut a longer member to its declared size without an error.
+    info.file_size += 1
+    return _ZipMember(path, file, info, size, max_end)
 
 
 def _decode_path(info: zipfile.ZipInfo) -> str:

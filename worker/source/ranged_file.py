@@ -8,6 +8,10 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BLOCK_BYTES = 4 << 20
 """Size of one range request in bytes."""
@@ -15,9 +19,9 @@ _MAX_CACHED_BLOCKS = 4
 
 
 class RangedFile(io.RawIOBase):
-    """A read-only file of `size` bytes over `read(start, end)`, which excludes `end`.
+    """A read-only file of `size` bytes over `read_range(start, end)`, which excludes `end`.
 
-    `read` runs in threads of `pool`. Any method here may raise what `read` raises. A single `read`
+    `read_range` runs in threads of `pool`. Any method here may raise what it raises. A single read
     of more than `max_read_bytes` bytes raises `MemoryError`.
     """
 
@@ -36,7 +40,7 @@ class RangedFile(io.RawIOBase):
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._position = 0
 
-    # -- the interface that zipfile requires -------------------------------------------------------
+    # -- the interface that io.BufferedReader requires ---------------------------------------------
     def seekable(self) -> bool:
         """Return True."""
         return True
@@ -46,25 +50,27 @@ class RangedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the offset of the next `read` in bytes."""
+        """Return the offset of the next read in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the offset of the next `read` and return it. Raises `OSError` if it is negative."""
+        """Set the offset of the next read and return it. Raises `OSError` if it is negative."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise OSError("negative seek position")
         self._position = base + offset
         return self._position
 
-    def read(self, size: int = -1) -> bytes:
-        """Return the next `size` bytes, or all for -1; fewer only at the end."""
-        end = self.size if size < 0 else min(self._position + size, self.size)
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill the buffer and return the number of bytes; fewer only at the end."""
+        target = memoryview(buffer).cast("B")
+        end = min(self._position + len(target), self.size)
         if end - self._position > self._max_read_bytes:
             raise MemoryError(f"one read of more than {self._max_read_bytes:,} bytes")
         body = b"".join(self.read_chunks(self._position, end))
+        target[: len(body)] = body
         self._position += len(body)
-        return body
+        return len(body)
 
     # -- sequential access -------------------------------------------------------------------------
     def read_chunks(self, start: int, end: int) -> Iterator[memoryview]:
