@@ -180,6 +180,19 @@ def test_zip_archive_decodes_names_without_utf8_flag(
     assert paths("u.zip", body, pool) == [path]
 
 
+def test_zip_archive_reads_name_from_unicode_path_field(pool: ThreadPoolExecutor) -> None:
+    raw, name = b"\xe4\xf6.csv", "äö.csv".encode()  # Latin-1, and UTF-8 in the extra field
+    field = struct.pack("<HHBL", 0x7075, 5 + len(name), 1, zlib.crc32(raw)) + name
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        info = zipfile.ZipInfo("xy.csv")
+        info.extra = struct.pack("<HH", 0x9901, 3) + b"abc" + field
+        archive.writestr(info, b"x")
+    assert paths("u.zip", replace_raw_names(target.getvalue(), {b"xy.csv": raw}), pool) == [
+        "äö.csv"
+    ]
+
+
 def test_zip_archive_decodes_names_with_utf8_flag(pool: ThreadPoolExecutor) -> None:
     body = make_zip({"тест.csv": b"", "😀.csv": b""})
     assert paths("u.zip", body, pool) == ["тест.csv", "😀.csv"]

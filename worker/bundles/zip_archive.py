@@ -171,15 +171,17 @@ def _decode_path(info: zipfile.ZipInfo) -> str:
 
 
 def _decode_unicode_path(extra: bytes, raw: bytes) -> str | None:
-    while len(extra) >= 4:
-        kind, size = struct.unpack("<HH", extra[:4])
+    start = 0
+    while start + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, start)
+        end = start + 4 + size
         if (
             kind == _UNICODE_PATH_FIELD
             and size > 5
-            and struct.unpack("<L", extra[5:9])[0] == zlib.crc32(raw)
+            and struct.unpack_from("<L", extra, start + 5)[0] == zlib.crc32(raw)
         ):
-            return extra[9 : 4 + size].decode()
-        extra = extra[4 + size :]
+            return extra[start + 9 : end].decode()
+        start = end
     return None
 
 
