@@ -320,13 +320,25 @@ def test_tar_archive_refuses_links_and_devices(
     assert word in refusal("u.tar", make_special_tar(kind), pool)
 
 
-def test_zip_archive_refuses_links(pool: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (stat.S_IFLNK, "link"),
+        (stat.S_IFCHR, "device"),
+        (stat.S_IFBLK, "device"),
+        (stat.S_IFIFO, "pipe"),
+        (stat.S_IFSOCK, "socket"),
+    ],
+)
+def test_zip_archive_refuses_links_and_devices(
+    kind: int, word: str, pool: ThreadPoolExecutor
+) -> None:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         info = zipfile.ZipInfo("1.csv")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        info.external_attr = (kind | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    assert "link" in refusal("u.zip", target.getvalue(), pool)
+    assert f"a member is a {word}" in refusal("u.zip", target.getvalue(), pool)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -97,7 +97,7 @@ def check_count(members: int) -> None:
 
 
 def special_file_error(path: str, kind: str) -> InvalidArchive:
-    """Return the error for a member that is a link, a device or a pipe.
+    """Return the error for a member that is a link, a device, a pipe or a socket.
 
     `kind` names it in the reason. Such a member is unsafe and has no use in a bundle.
     """

@@ -33,6 +33,13 @@ from worker.source.ranged_file import RangedFile
 MAX_DIRECTORY_BYTES = 32 << 20
 """Maximum size of a zip's directory in bytes: `zipfile` holds it in memory."""
 
+_SPECIAL_FILE_TYPES = {
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 _UTF8_FLAG = 0x800
 _LOCAL_FLAGS_OFFSET = 6
@@ -135,8 +142,9 @@ def _check_member(info: zipfile.ZipInfo, max_end: int) -> _ZipMember | None:
         return None
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise InvalidArchive(f"it is encrypted, at least '{excerpt(path)}'")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise special_file_error(path, "link")
+    kind = _SPECIAL_FILE_TYPES.get(stat.S_IFMT(info.external_attr >> 16))
+    if kind:
+        raise special_file_error(path, kind)
     if info.header_offset < 0:
         raise _damaged_member_error(path)
     if info.header_offset + info.compress_size > max_end:
