@@ -52,6 +52,14 @@ def make_special_tar(kind: bytes, path: str = "1.csv", target: str = "/etc/passw
     return buffer.getvalue()
 
 
+def make_tar_member(name: str, body: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return the header and the data of one tar member, or one extended header."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.size = len(body)
+    return info.tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % tarfile.BLOCKSIZE)
+
+
 def mark_zip_encrypted(body: bytes) -> bytes:
     """Return the zip with the encryption flag set on all members, as 7-Zip and Info-ZIP set it."""
     archive_bytes = bytearray(body)

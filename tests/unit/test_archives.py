@@ -1,5 +1,6 @@
 """Archive readers: the formats of common programs, damaged archives, and zip bombs."""
 
+import contextlib
 import gzip
 import io
 import stat
@@ -9,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, SupportsIndex
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,7 @@ from tests.archives import (
     make_streamed_zip,
     make_tar,
     make_tar_gz,
+    make_tar_member,
     make_zip,
     mark_zip_encrypted,
     replace_raw_names,
@@ -33,6 +36,13 @@ from tests.archives import (
 )
 from worker.bundles.archive import open_archive
 from worker.bundles.members import MAX_MEMBERS, InvalidArchive, Member, check_count
+from worker.bundles.tar_archive import (
+    MAX_EXTENDED_HEADERS,
+    MAX_HEADER_RECORDS,
+    MAX_PATH_LENGTH,
+    TarArchive,
+    parse_records,
+)
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
 from worker.source import ranged_file as ranged
 from worker.source.ranged_file import RangedFile
@@ -376,6 +386,95 @@ def test_tar_archive_refuses_oversized_extended_header(pool: ThreadPoolExecutor)
     )
 
 
+SMALL_RECORD = b"5 a=\n"
+LONG_NAME = b"x" * 600 + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (
+            make_tar_member("x", SMALL_RECORD * 200_000, tarfile.XHDTYPE),
+            "an extended header has more than 1,000 records",
+        ),
+        (
+            make_tar_member("x", SMALL_RECORD * 100, tarfile.XHDTYPE),
+            "a member has more than 2 extended headers",
+        ),
+        (
+            make_tar_member("x", LONG_NAME, tarfile.GNUTYPE_LONGNAME),
+            "a member has more than 2 extended headers",
+        ),
+    ],
+    ids=["many records", "many pax headers", "many GNU headers"],
+)
+def test_tar_archive_refuses_many_headers_in_first_block(
+    header: bytes, reason: str, pool: ThreadPoolExecutor
+) -> None:
+    """A file of 20 MB is refused after one range request, so little of it is parsed."""
+    body = header * (20_000_000 // len(header)) + make_tar({"1.csv": b"x"})
+    requests: list[int] = []
+
+    def read_range(start: int, end: int) -> bytes:
+        requests.append(start)
+        return body[start:end]
+
+    file = RangedFile(read_range, len(body), pool, MAX_DIRECTORY_BYTES)
+    with pytest.raises(InvalidArchive) as refused:
+        list(open_archive("u.tar", file).members())
+    assert refused.value.reason == reason
+    assert requests == [0]
+    assert refusal("u.tgz", gzip.compress(body, 1), pool) == reason
+
+
+def test_tar_archive_reads_largest_allowed_headers(pool: ThreadPoolExecutor) -> None:
+    records = SMALL_RECORD * MAX_HEADER_RECORDS
+    headers = make_tar_member("x", records, tarfile.XHDTYPE) * MAX_EXTENDED_HEADERS
+    body = (headers + make_tar_member("1.csv", b"x")) * 2 + bytes(1024)
+    assert paths("u.tar", body, pool) == ["1.csv", "1.csv"]
+
+
+def test_tar_archive_limits_records_of_all_headers(pool: ThreadPoolExecutor) -> None:
+    header = make_tar_member("x", SMALL_RECORD * 4, tarfile.XHDTYPE)
+    body = (header + make_tar_member("1.csv", b"x")) * 3 + bytes(1024)
+    assert len(list(TarArchive(ranged_file(body, pool), max_records=12).members())) == 3
+    with pytest.raises(InvalidArchive, match="its extended headers have more than 11 records"):
+        list(TarArchive(ranged_file(body, pool), max_records=11).members())
+
+
+def test_tar_archive_limits_paths_of_all_members(pool: ThreadPoolExecutor) -> None:
+    path = b"x" * 1_000_000 + b"/1.csv"
+    member = make_tar_member("x", path, tarfile.GNUTYPE_LONGNAME) + make_tar_member("1.csv", b"x")
+    count = MAX_PATH_LENGTH // len(path)
+    assert len(paths("u.tar", member * count + bytes(1024), pool)) == count
+    assert "the paths of its members" in refusal("u.tar", member * (count + 1), pool)
+
+
+def test_tar_archive_refuses_size_of_many_digits(pool: ThreadPoolExecutor) -> None:
+    header = make_tar_member("x", b"5011 size=" + b"9" * 5000 + b"\n", tarfile.XHDTYPE)
+    assert "damaged" in refusal("u.tar", header + make_tar({"1.csv": b"x"}), pool)
+
+
+class CountedBytes(bytes):
+    """Bytes that add the length of every slice of them, and of its slices, to `copied`."""
+
+    copied: ClassVar[int] = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Any:  # noqa: ANN401
+        piece = super().__getitem__(key)
+        if not isinstance(piece, bytes):
+            return piece
+        CountedBytes.copied += len(piece)
+        return CountedBytes(piece)
+
+
+def test_extended_header_is_parsed_in_linear_time() -> None:
+    body = CountedBytes(SMALL_RECORD * 5000)
+    CountedBytes.copied = 0
+    assert list(parse_records(body)) == [(b"a", b"")] * 5000
+    assert CountedBytes.copied <= len(body)
+
+
 def test_archive_refuses_too_many_members() -> None:
     check_count(MAX_MEMBERS)
     with pytest.raises(InvalidArchive, match="250,000 members"):
@@ -427,3 +526,32 @@ def test_changed_zip_archive_is_refused_or_intact(
     for member in found:
         if isinstance(member.file, UserFile):
             assert (len(member.body), zlib.crc32(member.body)) in sizes
+
+
+LONG_PATHS = st.text("aé/", max_size=30).map(lambda text: f"x{text * 9}x.csv")
+PAX_RECORDS = st.dictionaries(st.text("abc.", min_size=1, max_size=5), st.text(max_size=9))
+
+
+@given(
+    st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+    st.dictionaries(LONG_PATHS, PAX_RECORDS, min_size=1, max_size=3),
+    CHANGES,
+)
+def test_tar_archive_reads_extended_headers_as_tarfile_does(
+    tar_format: int, records_by_path: dict[str, dict[str, str]], changes: list[tuple[int, int]]
+) -> None:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tar_format) as archive:
+        for path, records in records_by_path.items():
+            info = tarfile.TarInfo(path)
+            info.pax_headers = records
+            archive.addfile(info)
+    with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as archive:
+        expected = archive.getnames()
+    changed = bytearray(target.getvalue())
+    for position, value in changes:
+        changed[position % len(changed)] = value
+    with ThreadPoolExecutor(2) as pool:
+        assert paths("u.tar", target.getvalue(), pool) == expected
+        with contextlib.suppress(InvalidArchive):
+            members("u.tar", bytes(changed), pool)

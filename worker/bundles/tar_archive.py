@@ -6,6 +6,7 @@ Formats: POSIX.1-2008 `pax`, and GNU tar for long names.
 trusts the sizes in headers: it would hold an extended header of several gigabytes in memory.
 """
 
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,13 +25,27 @@ from worker.bundles.members import (
 from worker.source.ranged_file import RangedFile
 
 GZIP_MAGIC = b"\x1f\x8b"
+MAX_EXTENDED_HEADERS = 2
+"""Maximum number of extended headers of one member: in pax format it has one, in GNU format one."""
 MAX_EXTENDED_HEADER_BYTES = 1 << 20
 """Maximum size of one extended header, which holds names, in bytes."""
+MAX_HEADER_RECORDS = 1_000
+"""Maximum number of records in one extended header."""
+MAX_RECORDS = 5_000_000
+"""Maximum number of records in all extended headers of an archive, 20 for each of its members.
+
+Records of a few bytes compress well, so no size limit bounds their number.
+"""
+MAX_PATH_LENGTH = 32 << 20
+"""Maximum number of characters in the paths of all members: the index holds them in memory."""
 
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
+_RECORD_LENGTH = re.compile(rb"(\d{1,9}) ")
+_MAX_SIZE_DIGITS = 20
 _TAR_BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAX_STEP_BYTES = 1 << 20
 _SLICE_BYTES = 1 << 16
+_EXTENDED_HEADER_TYPES = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
 _SPECIAL_FILE_TYPES = {
     tarfile.SYMTYPE: "link",
@@ -44,21 +59,28 @@ _SPECIAL_FILE_TYPES = {
 
 @dataclass(slots=True)
 class _ExtendedHeader:
-    """Path and size that extended headers declare for the next member; None if not declared."""
+    """What `count` extended headers declare for the next member; None if not declared."""
 
+    count: int = 0
     path: str | None = None
     size: int | None = None
 
 
 class TarArchive:
-    """The tar in `file`. The number of members is unknown until its end."""
+    """The tar in `file`. The number of members is unknown until its end.
+
+    Its extended headers may have `max_records` records together.
+    """
 
     member_count: int | None = None
 
-    def __init__(self, file: RangedFile) -> None:
+    def __init__(self, file: RangedFile, max_records: int = MAX_RECORDS) -> None:
         self._packed_bytes = file.size
         self._stream = _ByteStream(_open_content(file))
         self._unpacked_bytes = 0
+        self._max_records = max_records
+        self._record_count = 0
+        self._path_length = 0
 
     def members(self) -> Iterator[Member]:
         """Yield the members, as `worker.bundles.members.Archive` describes.
@@ -69,11 +91,11 @@ class TarArchive:
         extended = _ExtendedHeader()
         count = 0
         while (header := self._read_header()) is not None:
-            count += 1
-            check_count(count)
-            if header.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}:
+            if header.type in _EXTENDED_HEADER_TYPES:
                 self._read_extended_header(extended, header)
                 continue
+            count += 1
+            check_count(count)
             path = extended.path or header.name
             size = header.size if extended.size is None else extended.size
             # POSIX: the size in the header of a folder is a limit, and no data follows.
@@ -108,6 +130,11 @@ class TarArchive:
         check_size(self._unpacked_bytes, self._packed_bytes)
         if kind in _SPECIAL_FILE_TYPES:
             raise special_file_error(path, _SPECIAL_FILE_TYPES[kind])
+        self._path_length += len(path)
+        if self._path_length > MAX_PATH_LENGTH:
+            raise InvalidArchive(
+                f"the paths of its members have more than {MAX_PATH_LENGTH:,} characters"
+            )
         file = check_member_path(path) if kind in _FILE_TYPES else None
         body = self._read_body(size, max_kept_bytes(path, file, size) if file else 0)
         if file is None:
@@ -126,6 +153,9 @@ class TarArchive:
         return body
 
     def _read_extended_header(self, extended: _ExtendedHeader, header: tarfile.TarInfo) -> None:
+        extended.count += 1
+        if extended.count > MAX_EXTENDED_HEADERS:
+            raise InvalidArchive(f"a member has more than {MAX_EXTENDED_HEADERS} extended headers")
         if not 0 <= header.size <= MAX_EXTENDED_HEADER_BYTES:
             raise InvalidArchive(
                 f"an extended header is larger than {MAX_EXTENDED_HEADER_BYTES:,} bytes"
@@ -134,33 +164,54 @@ class TarArchive:
         if header.type == tarfile.GNUTYPE_LONGNAME:
             extended.path = body.partition(b"\0")[0].decode(errors="surrogateescape")
             return
-        for key, value in _parse_records(body):
+        for number, (key, value) in enumerate(parse_records(body), 1):
+            self._count_record(number)
             if key == b"path":
                 extended.path = value.decode(errors="surrogateescape")
             elif key == b"size" and value.isdigit():
+                if len(value) > _MAX_SIZE_DIGITS:
+                    raise _damaged_extended_header_error()
                 extended.size = int(value)
             # In pax format a sparse file has the type of a regular file.
             elif key.startswith(b"GNU.sparse"):
                 raise special_file_error(extended.path or header.name, "file with holes")
+
+    def _count_record(self, number: int) -> None:
+        """Count a record, which is the record `number` of its header."""
+        if number > MAX_HEADER_RECORDS:
+            raise InvalidArchive(f"an extended header has more than {MAX_HEADER_RECORDS:,} records")
+        self._record_count += 1
+        if self._record_count > self._max_records:
+            raise InvalidArchive(
+                f"its extended headers have more than {self._max_records:,} records"
+            )
 
 
 def _not_a_tar_error() -> InvalidArchive:
     return InvalidArchive("it is no tar archive, be it plain or packed by gzip")
 
 
-def _parse_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records of an extended header as key and value.
+def _damaged_extended_header_error() -> InvalidArchive:
+    return InvalidArchive("it is damaged: an extended header is none")
+
+
+def parse_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records of an extended header as key and value, in linear time.
 
     Each record has the form `<length> <key>=<value>` and ends with a line feed. `<length>` is
     decimal and counts all bytes of the record.
     """
-    while body.strip(b"\0"):
-        length, _, _ = body.partition(b" ")
-        if not (length.isdigit() and len(length) < 10 and int(length) > len(length) + 1):
-            raise InvalidArchive("it is damaged: an extended header is none")
-        key, _, value = body[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
+    start = 0
+    end = len(body.rstrip(b"\0"))
+    while start < end:
+        length = _RECORD_LENGTH.match(body, start)
+        next_start = start + int(length[1]) if length else start
+        if length is None or next_start <= length.end():
+            raise _damaged_extended_header_error()
+        record = body[length.end() : next_start]
+        key, _, value = record.removesuffix(b"\n").partition(b"=")
         yield key, value
-        body = body[int(length) :]
+        start = next_start
 
 
 class _ByteStream:
