@@ -25,7 +25,7 @@ from shared.object_store import (
     md5_etag,
 )
 from shared.progress.unpacks import Unpacks
-from worker.bundles.archive import open_archive
+from worker.bundles.archive import Archive, open_archive
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
     PREVIOUS_VERSION_KEPT,
@@ -110,7 +110,7 @@ class ArchiveUnpacker:
     ) -> Iterator[Member]:
         with self._deadline, _convert_faults():
             archive = open_archive(key, file)
-        members = archive.members()
+        members = _convert_member_faults(archive)
         done = 0
         reported_at = 0.0
         while True:
@@ -120,8 +120,7 @@ class ArchiveUnpacker:
                 on_progress(done, archive.member_count)
             # The deadline includes the caller's work on the member, which runs during `yield`.
             with self._deadline:
-                with _convert_faults():
-                    member = next(members, None)
+                member = next(members, None)
                 if member is None:
                     break
                 yield member
@@ -159,6 +158,11 @@ def _convert_faults() -> Iterator[None]:
         raise InvalidArchive(
             f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
         ) from error
+
+
+def _convert_member_faults(archive: Archive) -> Iterator[Member]:
+    with _convert_faults():
+        yield from archive.members()
 
 
 class EntryBuilder:
