@@ -36,7 +36,7 @@ from worker.state.event_inbox import EventInbox
 from worker.state.user_states import UserStates
 
 EVENT_DELAY_S = 2.0
-"""An event takes milliseconds. In a burst of PUTs it takes up to a second, and so may the listener."""
+"""An event takes milliseconds, and up to a second in a burst of PUTs. So may the listener."""
 MAX_PAUSE_S = 5.0
 """Maximum time that a sweep waits for the listener. It delays the repair of what it found."""
 PAUSE_STEP_S = 0.1

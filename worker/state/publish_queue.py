@@ -150,7 +150,8 @@ class PublishQueue:
     ) -> int:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
-        Returns the number of results that are still pending, and releases the lease. Raises `LeaseLost` if the lease was lost, and records that as a loss signal.
+        Returns the number of results that are still pending, and releases the lease. Raises
+        `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
         keys = [
             WRITER_LEASE,
