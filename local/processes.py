@@ -6,12 +6,13 @@ started by its own shell script in `$ROWDROP_DIR/start`, which can also be run b
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -22,8 +23,10 @@ from xmlrpc.client import Fault, ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from local.errors import StartupError
+from local.progress import Reporter
 from local.servers import MinioServer, RedisServer, read_log_tail, write_private_file
-from local.stale_processes import stop_processes
+from local.signals import raise_if_stop_requested
+from local.stale_processes import find_running, stop_processes
 
 ROOT = Path(__file__).parent.parent
 """The checkout, which is the working directory of all processes."""
@@ -31,7 +34,14 @@ ROOT = Path(__file__).parent.parent
 APP_GROUP = "rowdrop"
 CREDENTIALS_FOLDER = "credentials"
 """The folder in $ROWDROP_DIR with one file of settings per process."""
-_STOP_TIMEOUT_S = 30.0
+STOP_GRACE_S = 28.0
+"""Seconds after which stopping kills what still runs.
+
+More than the app (10 s), MinIO (5 s) and Redis (5 s) may take under supervisor, which looks once a
+second.
+"""
+_STAGE_TIMEOUT_S = 10.0
+_POLL_S = 0.2
 _SUPERVISORD = "supervisord"
 # The limit of macOS is 104 bytes, and supervisor appends its PID.
 _MAX_SOCKET_PATH_BYTES = 85
@@ -99,8 +109,11 @@ class Supervisor:
     The caller must call `stop`, also if `start` fails.
     """
 
-    def __init__(self, folder: Path, programs: Sequence[Program]) -> None:
+    def __init__(
+        self, folder: Path, programs: Sequence[Program], grace_s: float = STOP_GRACE_S
+    ) -> None:
         self.folder = folder
+        self._grace_s = grace_s
         self._programs = programs
         self._socket = _choose_socket_path(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,21 +167,53 @@ class Supervisor:
         return self.folder / "logs" / f"{name}.log"
 
     def wait(self) -> None:
-        """Wait until supervisor exits, which happens only if it is stopped or killed."""
+        """Wait until supervisor exits, which happens only if it is stopped or killed.
+
+        Raises `StopRequested` if a stop signal was received.
+        """
+        # A blocking wait could miss a signal: if it arrives just before the system call, Python
+        # runs its handler only after the call.
+        while self._process and self._process.poll() is None:
+            raise_if_stop_requested()
+            time.sleep(_POLL_S)
+
+    def stop(self, report: Reporter = lambda _: None) -> None:
+        """Stop the app, then MinIO, then Redis.  When it returns, none of the processes exists.
+
+        `report` gets the names of the programs that still run, once a second, and of those that
+        supervisor has killed.  After `grace_s` seconds all that still run are killed.
+        """
+        deadline = time.monotonic() + self._grace_s
+        if self._process and self._process.poll() is None:
+            log_path = self.get_log_path(_SUPERVISORD)
+            log_size = log_path.stat().st_size if log_path.exists() else 0
+            self._process.terminate()
+            self._wait_for_exit(deadline, report)
+            for name in _list_killed_programs(log_path, log_size):
+                report(f"Killed {name}, which did not stop in time: see {self.get_log_path(name)}")
+
+        def report_remaining(names: list[str]) -> None:
+            action = "Stopping" if time.monotonic() < deadline else "Killing"
+            report(f"{action} what still runs: {', '.join(names)}")
+
+        stop_stale_processes(self.folder, report_remaining, deadline - time.monotonic())
         if self._process:
             self._process.wait()
-
-    def stop(self) -> None:
-        """Stop the app, then MinIO, then Redis.  When it returns, none of the processes exists."""
-        if self._process and self._process.poll() is None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_TIMEOUT_S)
-        stop_stale_processes(self.folder, lambda _: None)
         # Only then is the folder a temporary one.
         if self._socket.parent != self.folder:
             self._socket.unlink(missing_ok=True)
             self._socket.parent.rmdir()
+
+    def _wait_for_exit(self, deadline: float, report: Reporter) -> None:
+        """Wait until supervisor has exited, or until the deadline."""
+        started_at = time.monotonic()
+        next_report_at = started_at + 1
+        while self._process and self._process.poll() is None and time.monotonic() < deadline:
+            if time.monotonic() >= next_report_at:
+                next_report_at += 1
+                names = ", ".join(sorted(_find_running_programs(self.folder))) or _SUPERVISORD
+                report(f"Waiting for {names}: {time.monotonic() - started_at:.0f} s …")
+            time.sleep(_POLL_S)
 
     def _connect(self) -> ServerProxy:
         # The URL is only syntax: the transport connects to the Unix socket.
@@ -224,19 +269,45 @@ def read_credentials(folder: Path, process: str) -> dict[str, str]:
     return {name: value for name, _, value in settings}
 
 
-def stop_stale_processes(folder: Path, on_stop: Callable[[list[str]], None]) -> None:
+def stop_stale_processes(
+    folder: Path, on_stop: Callable[[list[str]], None], grace_s: float = STOP_GRACE_S
+) -> None:
     """Stop the orphan processes of a killed Rowdrop in this folder.
 
     If supervisor is still running, it stops all others.  If it is not, the app is stopped first,
-    then MinIO, then Redis.  The callback gets the names of the programs before they are stopped.
+    then MinIO, then Redis.  What still runs after `grace_s` seconds is killed.  The callback gets
+    the names of the programs before they are stopped.
     """
-    pid_folder = folder / "pids"
-    stop_processes(pid_folder, [_SUPERVISORD], _STOP_TIMEOUT_S, on_stop)
-    names = {path.stem for path in pid_folder.glob("*.pid")} - {_SUPERVISORD}
+    deadline = time.monotonic() + grace_s
+
+    def stop_stage(names: Collection[str], limit_s: float) -> None:
+        timeout_s = max(0.0, min(limit_s, deadline - time.monotonic()))
+        stop_processes(folder / "pids", sorted(names), timeout_s, on_stop)
+
+    stop_stage([_SUPERVISORD], grace_s)
+    names = _list_started_programs(folder)
     for stage in (names - {"redis", "minio"}, {"minio"}, {"redis"}):
-        stop_processes(pid_folder, sorted(stage), 10, on_stop)
-    for path in pid_folder.glob("*.pid"):
+        stop_stage(stage, _STAGE_TIMEOUT_S)
+    for path in (folder / "pids").glob("*.pid"):
         path.unlink()
+
+
+def _list_started_programs(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "pids").glob("*.pid")} - {_SUPERVISORD}
+
+
+def _list_killed_programs(supervisor_log: Path, offset: int) -> list[str]:
+    """Return the programs that supervisor has killed, by its log from this offset on."""
+    if not supervisor_log.exists():
+        return []
+    with supervisor_log.open("rb") as file:
+        file.seek(offset)
+        text = file.read().decode(errors="replace")
+    return re.findall(r"killing '([^']*)' \(\d+\) with SIGKILL", text)
+
+
+def _find_running_programs(folder: Path) -> Collection[str]:
+    return find_running(folder / "pids", sorted(_list_started_programs(folder)))
 
 
 def _choose_socket_path(folder: Path) -> Path:

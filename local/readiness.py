@@ -13,6 +13,7 @@ from local.ports import is_port_free
 from local.processes import Supervisor
 from local.progress import Reporter
 from local.servers import MinioServer, RedisServer, http_get, read_log_tail
+from local.signals import raise_if_stop_requested
 
 _SERVER_TIMEOUT_S = 120.0
 _PORTS_TIMEOUT_S = 30.0
@@ -86,6 +87,7 @@ def wait_for_app(
             has_warned = True
             report(_format_warning(supervisor, missing, waited_s))
         report(f"Waiting until Rowdrop is ready: {waited_s:.0f} s …")
+        raise_if_stop_requested()
         time.sleep(1 if has_warned else _POLL_S)
 
 
@@ -118,6 +120,7 @@ def _wait_for_server(
             raise StartupError(f"{name} does not start:\n{log_tail}")
         if waited_s > 2:
             report(f"Waiting for {name}: {waited_s:.0f} s …")
+        raise_if_stop_requested()
         time.sleep(_POLL_S)
 
 

@@ -174,7 +174,7 @@ def _run_until_stopped(
         finally:
             ignore_stop_signals()
             screen("Stopping: Rowdrop, MinIO, Redis …")
-            supervisor.stop()
+            supervisor.stop(screen)
 
 
 def _find_binaries(

@@ -3,6 +3,7 @@
 import signal
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_received_signals: list[int] = []
 
 
 class StopRequested(BaseException):
@@ -33,7 +34,18 @@ def ignore_stop_signals() -> None:
         signal.signal(signal_number, signal.SIG_IGN)
 
 
-def _raise_stop_requested(_number: int, _frame: object) -> None:
+def raise_if_stop_requested() -> None:
+    """Raise `StopRequested` if one of the signals was received.
+
+    Loops that wait call it, because the first exception can be lost: Python discards an exception
+    that a signal handler raises while a finalizer runs.
+    """
+    if _received_signals:
+        raise StopRequested
+
+
+def _raise_stop_requested(number: int, _frame: object) -> None:
+    _received_signals.append(number)
     # A further signal must not interrupt the cleanup in `finally` blocks.
     ignore_stop_signals()
     raise StopRequested

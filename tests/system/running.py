@@ -25,6 +25,23 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+_RUN_IN_FOREGROUND = """
+import os, signal, sys
+for name in ("SIGINT", "SIGHUP"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def build_foreground_command(command: list[str]) -> list[str]:
+    """Return a command that runs `command` with SIGINT and SIGHUP enabled, as in a terminal.
+
+    A shell ignores SIGINT for jobs in the background, `nohup` ignores SIGHUP, and all descendants
+    inherit that: without this, `./test.sh &` could not stop ./run.sh.
+    """
+    return [sys.executable, "-c", _RUN_IN_FOREGROUND, *command]
+
+
 class RunShProcess:
     """One started ./run.sh."""
 
@@ -37,7 +54,7 @@ class RunShProcess:
         environment |= {"ROWDROP_DIR": str(folder), "PYTHON": sys.executable, **settings}
         with self._out.open("wb") as output_file:
             self.process = subprocess.Popen(
-                [str(ROOT / "run.sh"), *arguments],
+                build_foreground_command([str(ROOT / "run.sh"), *arguments]),
                 env=environment,
                 stdout=output_file,
                 stderr=subprocess.STDOUT,

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
-from tests.system.running import ROOT, RunShProcess, clean_up_processes, wait_until
+from tests.system.running import (
+    ROOT,
+    RunShProcess,
+    build_foreground_command,
+    clean_up_processes,
+    wait_until,
+)
 
 USER_CSV = b"first_name,last_name,birthts\nIvan,Ivanov,946674000000\n"
 
@@ -63,7 +69,7 @@ def test_rowdrop_credentials_shows_those_of_the_data_folder(rowdrop: RunShProces
 
 
 def test_rowdrop_watch_ends_with_130_after_ctrl_c(rowdrop: RunShProcess) -> None:
-    command = [str(ROOT / "rowdrop"), "watch"]
+    command = build_foreground_command([str(ROOT / "rowdrop"), "watch"])
     environment = {"ROWDROP_DIR": str(rowdrop.folder), "PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(
         command,
