@@ -1,8 +1,6 @@
 """Run Rowdrop's processes and servers under supervisor, which restarts them when they die.
 
-`build_server_programs` and `build_app_programs` are the tables of programs.  Each program is
-started by its own shell script in `$ROWDROP_DIR/start`, which can also be run by hand.
-`supervisorctl -c $ROWDROP_DIR/supervisord.conf status` shows the states.
+`supervisord.conf` is the table of programs, and `start.sh` starts each of them.
 """
 
 import os
@@ -14,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import cast
@@ -24,7 +21,13 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from local.errors import StartupError
 from local.progress import Reporter
-from local.servers import MinioServer, RedisServer, read_log_tail, write_private_file
+from local.servers import (
+    LocalServer,
+    MinioServer,
+    RedisServer,
+    read_log_tail,
+    write_private_file,
+)
 from local.signals import raise_if_stop_requested
 from local.stale_processes import find_running, stop_processes
 
@@ -32,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 """The checkout, which is the working directory of all processes."""
 
 APP_GROUP = "rowdrop"
+PROGRAMS_CONF = ROOT / "local" / "supervisord.conf"
+_START_SCRIPT = ROOT / "local" / "start.sh"
 CREDENTIALS_FOLDER = "credentials"
 """The folder in $ROWDROP_DIR with one file of settings per process."""
 STOP_GRACE_S = 28.0
@@ -48,87 +53,35 @@ _MAX_SOCKET_PATH_BYTES = 85
 _PYTHON = sys.executable
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """One process that supervisor keeps running.
-
-    `stop_timeout_s` is the time in seconds from SIGTERM to SIGKILL.  `process` is the name in
-    `worker.commands.provisioning.credential_set.PROCESSES`: in addition to its environment the
-    program gets the settings in $ROWDROP_DIR/credentials/<process>.env.  Programs with `is_server`
-    start first and stop last.  The others start after the servers are prepared.
-    """
-
-    name: str
-    command: Sequence[str]
-    stop_timeout_s: int = 10
-    is_server: bool = False
-    process: str = ""
-
-
-def build_server_programs(redis: RedisServer | None, minio: MinioServer | None) -> list[Program]:
-    """Return the servers that run.sh starts, in start order; None: that server is external.
-
-    They stop in reverse order, so that Redis takes MinIO's events as long as MinIO runs.
-    """
-    programs = []
-    if redis:
-        programs.append(Program("redis", redis.build_command(), stop_timeout_s=5, is_server=True))
-    if minio:
-        command = minio.build_command()
-        programs.append(
-            Program("minio", command, stop_timeout_s=5, is_server=True, process="minio")
-        )
-    return programs
-
-
-def build_app_programs(api_port: int) -> list[Program]:
-    """Return Rowdrop's processes.  They get addresses and credentials from the environment."""
-    celery = [_PYTHON, "-m", "celery", "-A"]
-    worker = [*celery, "worker.app", "worker"]
-    event_worker = [*worker, "-Q", "events", "--pool", "solo"]
-    bulk_worker = [*worker, "-Q", "bulk", "--pool", "prefork", "-c", "2", "-n", "bulk@%h"]
-    gunicorn = [_PYTHON, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "--no-control-socket"]
-    api = [*gunicorn, "--bind", f"127.0.0.1:{api_port}", "api.wsgi:app"]
-    flower = [*celery, "worker.scheduler", "flower", "--conf=worker/commands/flower_conf.py"]
-    return [
-        Program("listener", [_PYTHON, "-m", "worker.listener"], process="listener"),
-        Program("publisher", [_PYTHON, "-m", "worker.publisher"], process="publisher"),
-        # Two, so that events are still processed while one worker hangs on a file.
-        Program("worker", [*event_worker, "-n", "events@%h"], process="worker"),
-        Program("worker-2", [*event_worker, "-n", "events-2@%h"], process="worker"),
-        Program("worker-bulk", bulk_worker, process="worker"),
-        Program("beat", [*celery, "worker.scheduler", "beat"], process="beat"),
-        Program("api", api, process="api"),
-        Program("flower", flower, stop_timeout_s=5, process="flower"),
-    ]
-
-
 class Supervisor:
-    """A supervisord process that runs `programs`, with its files in `folder`.
+    """A supervisord process that runs the programs of `conf`, with its files in `folder`.
 
-    The caller must call `stop`, also if `start` fails.
+    The caller must call `stop`, also if `start` fails.  That takes at most `grace_s` seconds.
     """
 
     def __init__(
-        self, folder: Path, programs: Sequence[Program], grace_s: float = STOP_GRACE_S
+        self, folder: Path, conf: Path = PROGRAMS_CONF, grace_s: float = STOP_GRACE_S
     ) -> None:
         self.folder = folder
+        self._conf = conf
         self._grace_s = grace_s
-        self._programs = programs
         self._socket = _choose_socket_path(folder)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, environment: Mapping[str, str]) -> None:
-        """Start supervisor and the servers.
+    def start(self, environment: Mapping[str, str], *servers: LocalServer) -> None:
+        """Start supervisor and those of the servers, MinIO and Redis, that Rowdrop runs.
 
-        Raises `StartupError` if supervisor does not respond within 15 s.
+        The environment of all programs must contain API_PORT.  Raises `StartupError` if supervisor
+        does not respond within 15 s.
         """
-        self._write_files()
+        for name in ("logs", "pids", CREDENTIALS_FOLDER):
+            (self.folder / name).mkdir(exist_ok=True)
+        supervisord = [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(self._conf)]
         with (self.folder / "logs" / "supervisord.out").open("wb") as log_file:
             self._process = subprocess.Popen(
-                ["/bin/sh", str(self._get_script_path(_SUPERVISORD))],
+                ["/bin/sh", str(_START_SCRIPT), _SUPERVISORD, "none", *supervisord],
                 cwd=self.folder,
-                env=environment,
+                env={**environment, **self._build_environment(servers)},
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
@@ -215,43 +168,26 @@ class Supervisor:
                 report(f"Waiting for {names}: {time.monotonic() - started_at:.0f} s …")
             time.sleep(_POLL_S)
 
+    def _build_environment(self, servers: Sequence[LocalServer]) -> dict[str, str]:
+        """Return the variables that supervisord.conf and start.sh use."""
+        variables = {
+            "ROWDROP_DIR": str(self.folder),
+            "ROWDROP_ROOT": str(ROOT),
+            "ROWDROP_PYTHON": shlex.quote(_PYTHON),
+            "ROWDROP_SOCKET": str(self._socket),
+        }
+        for name, server_class in (("REDIS", RedisServer), ("MINIO", MinioServer)):
+            commands = [
+                server.build_command() for server in servers if isinstance(server, server_class)
+            ]
+            variables[f"OWNS_{name}"] = "true" if commands else "false"
+            variables[f"{name}_COMMAND"] = shlex.join(commands[0]) if commands else "none"
+        return variables
+
     def _connect(self) -> ServerProxy:
         # The URL is only syntax: the transport connects to the Unix socket.
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         return ServerProxy("http://127.0.0.1", transport)
-
-    def _get_script_path(self, name: str) -> Path:
-        return self.folder / "start" / f"{name}.sh"
-
-    def _write_files(self) -> None:
-        for name in ("logs", "start", "pids", CREDENTIALS_FOLDER):
-            (self.folder / name).mkdir(exist_ok=True)
-        conf = self.folder / "supervisord.conf"
-        write_private_file(conf, _render_config(self._programs, self._socket))
-        command = [_PYTHON, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
-        supervisord = Program(_SUPERVISORD, command)
-        for program in (supervisord, *self._programs):
-            self._write_script(program)
-
-    def _write_script(self, program: Program) -> None:
-        words = [shlex.quote(word) for word in program.command]
-        directory = self.folder if program.name == _SUPERVISORD else ROOT
-        pid_file = shlex.quote(str(self.folder / "pids" / f"{program.name}.pid"))
-        lines = [
-            "# Written by run.sh at each start.",
-            f"cd {shlex.quote(str(directory))} || exit 1",
-            # A start after a crash finds the process by its PID and the end of its command line.
-            f"printf '%s\\n' $$ {' '.join(words[-2:])} >{pid_file}",
-            *self._list_credential_lines(program),
-            f"exec {' '.join(words)}",
-        ]
-        write_private_file(self._get_script_path(program.name), "\n".join(lines) + "\n")
-
-    def _list_credential_lines(self, program: Program) -> list[str]:
-        if not program.process:
-            return []
-        file = self.folder / CREDENTIALS_FOLDER / f"{program.process}.env"
-        return ["set -a", f". {shlex.quote(str(file))}", "set +a"]
 
 
 def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -> None:
@@ -313,72 +249,9 @@ def _find_running_programs(folder: Path) -> Collection[str]:
 def _choose_socket_path(folder: Path) -> Path:
     """Return the path of supervisor's socket, normally in the data folder.
 
-    It is in a temporary folder if the path is too long for a Unix socket, or contains characters
-    that supervisor does not accept.
+    It is in a temporary folder if the path is too long for a Unix socket.
     """
     path = folder / "supervisor.sock"
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES or set(str(path)) & set(" %;#'\""):
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
         return Path(tempfile.mkdtemp(prefix="rowdrop-", dir="/tmp")) / path.name
     return path
-
-
-def _render_config(programs: Sequence[Program], socket: Path) -> str:
-    """Return supervisor's configuration.
-
-    All paths except the socket's are relative to the data folder, so that none needs quoting.
-    """
-    app_names = [program.name for program in programs if not program.is_server]
-    parts = [_CONF.format(socket=socket, app=APP_GROUP, names=",".join(app_names))]
-    for position, program in enumerate(programs):
-        autostart = "true" if program.is_server else "false"
-        parts.append(
-            _PROGRAM.format(
-                name=program.name, place=position, started=autostart, stop_s=program.stop_timeout_s
-            )
-        )
-    return "\n".join(parts)
-
-
-_CONF = """\
-; Written by run.sh at each start.
-[unix_http_server]
-file={socket}
-chmod=0700
-
-[supervisord]
-nodaemon=true
-silent=true
-logfile=logs/supervisord.log
-logfile_maxbytes=10MB
-logfile_backups=3
-pidfile=supervisord.pid
-umask=077
-
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
-
-[supervisorctl]
-serverurl=unix://{socket}
-
-[group:{app}]
-programs={names}
-priority=900
-"""
-
-# SIGTERM is sent only to the leader: Celery and gunicorn stop their children after a warm shutdown.
-# startretries is practically unlimited, or supervisor would give up on a program (state FATAL).
-_PROGRAM = """\
-[program:{name}]
-command=/bin/sh start/{name}.sh
-priority={place}
-autostart={started}
-autorestart=true
-startretries=1000000
-stopsignal=TERM
-stopwaitsecs={stop_s}
-killasgroup=true
-redirect_stderr=true
-stdout_logfile=logs/{name}.log
-stdout_logfile_maxbytes=10MB
-stdout_logfile_backups=3
-"""

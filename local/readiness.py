@@ -148,10 +148,13 @@ def _find_missing(port: int, token: str, with_sample: bool) -> str | None:
 def _format_warning(supervisor: Supervisor, missing: str, waited_s: float) -> str:
     """Return a report of what is missing, with the end of the relevant logs.
 
-    Those are the logs of all programs that do not run, or the API's log if all run.
+    Those are the logs of all programs that should run and do not, or the API's log if all run.
     """
     states = supervisor.get_states() or {}
-    not_running = {name: state for name, state in states.items() if state != "RUNNING"}
+    # An external server has the state STOPPED: its program is never started.
+    not_running = {
+        name: state for name, state in states.items() if state not in {"RUNNING", "STOPPED"}
+    }
     lines = [f"Not ready after {waited_s:.0f} s.  {missing}"]
     for name, state in (not_running or {"api": ""}).items():
         log_path = supervisor.get_log_path(name)

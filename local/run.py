@@ -22,8 +22,6 @@ from local.ports import HOST
 from local.processes import (
     ROOT,
     Supervisor,
-    build_app_programs,
-    build_server_programs,
     read_credentials,
     stop_stale_processes,
     write_credentials,
@@ -151,9 +149,7 @@ def _run_until_stopped(
                 f"./run.sh listens only on {HOST}."
             )
         redis, minio = _create_servers(folder, configuration, redis_binary, minio_binary)
-        programs = build_server_programs(redis, minio)
-        programs += build_app_programs(configuration.port("API_PORT"))
-        supervisor = Supervisor(folder, programs)
+        supervisor = Supervisor(folder)
         try:
             servers = (redis, minio)
             has_sample = _start_processes(
@@ -246,7 +242,7 @@ def _start_processes(
         minio_settings = config.select_minio_settings(os.environ) | minio.build_environment()
         write_credentials(folder, "minio", minio_settings)
     environment = _build_environment(configuration, folder)
-    supervisor.start(environment)
+    supervisor.start(environment, *(server for server in owned_servers if server))
     wait_for_servers(supervisor, redis, minio, screen)
 
     def recreate_users() -> None:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -28,7 +27,7 @@ from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from local.ports import HOST, find_free_port
-from local.processes import ROOT, Program, Supervisor, build_app_programs, write_credentials
+from local.processes import ROOT, Supervisor, write_credentials
 from local.servers import (
     MinioOptions,
     MinioPorts,
@@ -58,6 +57,7 @@ from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
 from tests.conftest import MINIO_PASSWORD, MINIO_USER
 from tests.faults.live.protections import REMOVED_FILE
 from tests.faults.live.proxy import CuttingProxy
+from tests.programs import Programs, write_programs
 from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
@@ -100,6 +100,15 @@ class BareMinioServer(MinioServer):
             for name, value in super().build_environment().items()
             if name not in {"MINIO_SYNC_BOOT", "GOMAXPROCS"}
         }
+
+
+def _add_points(name: str, options: dict[str, str]) -> dict[str, str]:
+    """Return a program with points to control it, if it is in `CONTROLLED_PROGRAMS`."""
+    if name.removesuffix("-2") not in CONTROLLED_PROGRAMS:
+        return options
+    command = options["command"]
+    controlled = command.replace(" -m ", f" -m tests.faults.live.controlled_process {name} ", 1)
+    return {**options, "command": controlled}
 
 
 class LiveRowdrop:
@@ -151,28 +160,18 @@ class LiveRowdrop:
         redis_url = f"redis://:{MINIO_PASSWORD}@{HOST}:{redis_port}/0"
         self.settings = Settings(self.minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, redis_url)
         self.api_port = find_free_port()
-        self.supervisor = Supervisor(folder / "processes", self._programs())
+        conf = write_programs(folder / "supervisord.conf", self._change_programs)
+        self.supervisor = Supervisor(folder / "processes", conf)
 
-    def _programs(self) -> list[Program]:
-        programs = [
-            program for program in build_app_programs(self.api_port) if program.name != "flower"
-        ]
-        programs += [
-            replace(program, name=f"{program.name}-2")
-            for program in programs
-            if program.name in self._doubled_programs
-        ]
-        return [self._wrap_program(program) for program in programs]
-
-    def _wrap_program(self, program: Program) -> Program:
-        """Return the program with points to control it, if it is in `CONTROLLED_PROGRAMS`."""
-        if program.name.removesuffix("-2") not in CONTROLLED_PROGRAMS:
-            return program
-        python, _, *rest = program.command
-        return replace(
-            program,
-            command=[python, "-m", "tests.faults.live.controlled_process", program.name, *rest],
-        )
+    def _change_programs(self, programs: Programs) -> Programs:
+        """Return the programs of the app, with points to control those of `CONTROLLED_PROGRAMS`."""
+        app = {
+            name: options
+            for name, options in programs.items()
+            if "priority" not in options and name != "flower"
+        }
+        doubled = {f"{name}-2": app[name] for name in self._doubled_programs}
+        return {name: _add_points(name, options) for name, options in {**app, **doubled}.items()}
 
     # -- start and stop ----------------------------------------------------------------------------
     def __enter__(self) -> Self:
@@ -241,6 +240,7 @@ class LiveRowdrop:
     def _process_environment(self, removed_protection: str) -> dict[str, str]:
         own = {
             "ROWDROP_DIR": str(self.supervisor.folder),
+            "API_PORT": str(self.api_port),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_FOLDER": str(self.faults_folder),
             "FAULTS_WITHOUT": removed_protection,
