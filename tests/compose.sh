@@ -28,7 +28,8 @@ fi
 # -- tools -----------------------------------------------------------------------------------------
 project=rowdrop-test-$$
 export COMPOSE_PROJECT_NAME=$project COMPOSE_HTTP_TIMEOUT=180
-export API_PORT=${API_PORT:-18080} MINIO_PORT=${MINIO_PORT:-19000} MINIO_CONSOLE_PORT=${MINIO_CONSOLE_PORT:-19001} FLOWER_PORT=${FLOWER_PORT:-15555}
+export API_PORT=${API_PORT:-18080} MINIO_PORT=${MINIO_PORT:-19000} FLOWER_PORT=${FLOWER_PORT:-15555}
+export COMPOSE_PROFILES=flower
 api=http://127.0.0.1:$API_PORT
 logs=$(mktemp -d) && : >"$logs/no.env"
 compose() { $COMPOSE --env-file "$logs/no.env" "$@"; } # without the checkout's own .env
@@ -120,7 +121,15 @@ done
 ok "root may not sign in, and forged writes are rejected"
 [ "$(status "http://127.0.0.1:$MINIO_PORT/minio/v2/metrics/cluster")" = 403 ] || failed "MinIO's metrics require a token"
 [ -z "$(docker port "$(container redis)")" ] || failed "the port of Redis is not published"
-ok "Flower and MinIO's metrics require credentials, the port of Redis is not published"
+[ "$(docker port "$(container minio)" | wc -l)" -eq 1 ] || failed "only MinIO's S3 port is published: $(docker port "$(container minio)")"
+ok "Flower and MinIO's metrics require credentials; the ports of Redis and of the console are not published"
+reaches() { python_ "$1" -c "import socket; socket.create_connection(('$2', $3), timeout=3)" >/dev/null 2>&1; }
+reaches flower redis 6379 && reaches load minio 9000 || failed "containers reach their servers"
+for pair in "flower minio 9000" "beat minio 9000" "load redis 6379"; do
+    # shellcheck disable=SC2086
+    if reaches $pair; then failed "separate networks: $pair"; fi
+done
+ok "containers do not reach the servers that they do not use"
 get /health/ready | grep -q '"warnings": \[\]' || failed "MinIO's events and metrics reach Rowdrop"
 ok "no warning: events arrive, and MinIO's metrics are readable"
 quiet compose exec -T worker rowdrop status || failed "rowdrop status in the container worker"

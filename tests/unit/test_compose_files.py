@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+CONSOLE: dict[str, Any] = yaml.safe_load(
+    (ROOT / "compose" / "console.yml").read_text(encoding="utf-8")
+)["services"]["minio"]
 DOCKERFILES = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("Dockerfile.*")}
 LONG_RUNNING = {
     "minio",
@@ -44,11 +47,12 @@ def test_compose_defines_all_services() -> None:
 
 
 def test_compose_uses_only_features_of_old_compose() -> None:
-    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
+    top_level_keys = {key for key in COMPOSE if not key.startswith("x-")}
+    assert top_level_keys == {"services", "networks", "volumes"}
     known = {
         "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck",
-        "image", "init", "labels", "logging", "mem_limit", "pids_limit", "ports", "read_only",
-        "restart", "security_opt", "stop_grace_period", "tmpfs", "user", "volumes",
+        "image", "init", "labels", "logging", "mem_limit", "network_mode", "networks",
+        "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "user", "volumes",
     }  # fmt: skip
     assert {key for service in SERVICES.values() for key in service} <= known
     variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)
@@ -89,9 +93,69 @@ def test_compose_health_checks_test_real_work() -> None:
         assert "/progress) -lt 60" in re.sub(r"\)+", ")", checks[name])
 
 
-@each_service
-def test_compose_publishes_ports_on_loopback_by_default(service: dict[str, Any]) -> None:
-    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in service.get("ports", []))
+def list_published_ports(**settings: str) -> dict[str, list[str]]:
+    """Return the published ports of each service, with these settings, as compose reads them."""
+
+    def interpolate(match: re.Match[str]) -> str:
+        return settings.get(match[1]) or match[2]
+
+    return {
+        name: [re.sub(r"\$\{(\w+):-([^}]*)\}", interpolate, port) for port in service["ports"]]
+        for name, service in (SERVICES | {"console": CONSOLE}).items()
+        if "ports" in service
+    }
+
+
+PORTS = {
+    "minio": "127.0.0.1:9000:9000",
+    "console": "127.0.0.1:9001:9001",
+    "flower": "127.0.0.1:5555:5555",
+    "api": "127.0.0.1:8080:8080",
+}
+
+
+def test_compose_publishes_ports_on_loopback_by_default() -> None:
+    assert list_published_ports() == {name: [port] for name, port in PORTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "service"),
+    [
+        ("BIND_ADDRESS", "api"),
+        ("MINIO_BIND_ADDRESS", "minio"),
+        ("MINIO_CONSOLE_BIND_ADDRESS", "console"),
+        ("FLOWER_BIND_ADDRESS", "flower"),
+    ],
+)
+def test_compose_address_setting_publishes_only_one_port(setting: str, service: str) -> None:
+    expected = {name: [port] for name, port in PORTS.items()}
+    expected[service] = [PORTS[service].replace("127.0.0.1", "192.0.2.7")]
+    assert list_published_ports(**{setting: "192.0.2.7"}) == expected
+
+
+def test_compose_starts_console_and_flower_only_on_request() -> None:
+    assert SERVICES["minio"]["environment"]["MINIO_BROWSER"] == "off"
+    assert CONSOLE["environment"] == {"MINIO_BROWSER": "on"}
+    profiles = {
+        name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
+    }
+    assert profiles == {"flower": ["flower"]}
+
+
+def test_compose_containers_reach_only_servers_they_use() -> None:
+    """A container uses a server if it has credentials for it."""
+    assert set(COMPOSE["networks"]) == {"edge", "store", "queue"}
+    for name, service in SERVICES.items():
+        environment = service["environment"] if name != "redis" else {}
+        networks = set(service.get("networks", []))
+        if name == "secrets":
+            assert (networks, service["network_mode"]) == (set(), "none")
+            continue
+        assert ("store" in networks) == (name == "minio" or "MINIO_ACCESS_KEY_FILE" in environment)
+        assert ("queue" in networks) == (
+            name in {"minio", "redis"} or "REDIS_URL_FILE" in environment
+        )
+        assert ("edge" in networks) == (name in {"api", "flower"})
 
 
 def test_compose_recreates_redis_when_acl_rules_change() -> None:

@@ -43,7 +43,10 @@ PROTOCOL = TEXTS["docs/protocol.md"]
 ENV_EXAMPLE = dict(
     re.findall(r"(?m)^#?([A-Z][A-Z_]*)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"))
 )
-COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE = "".join(
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("docker-compose.yml", "compose/console.yml")
+)
 IN_CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
 REQUEST = re.compile(r"\b(GET|POST|PUT|DELETE) (/[\w/{}.-]*)")
@@ -183,8 +186,9 @@ def test_readme_settings_equal_those_of_configuration() -> None:
 @every_page
 def test_docs_assign_only_settings_that_exist(page: str) -> None:
     assigned = set(re.findall(r"(?<![\w$])([A-Z]+(?:_[A-Z]+)+?)(?:_FILE)?=", TEXTS[page]))
-    # The docs also name variables of the AWS command line, of MinIO and of a test.
-    known = {"MINIO_PROMETHEUS_AUTH_TYPE", "API_EXAMPLES", *re.findall(r"MINIO_[A-Z_]+", COMPOSE)}
+    # The docs also name variables of the AWS command line, of compose, of MinIO and of a test.
+    others = {"MINIO_PROMETHEUS_AUTH_TYPE", "API_EXAMPLES", "COMPOSE_FILE", "COMPOSE_PROFILES"}
+    known = {*others, *re.findall(r"MINIO_[A-Z_]+", COMPOSE)}
     unknown = assigned - known - ENV_EXAMPLE.keys()
     assert [name for name in sorted(unknown) if not name.startswith("AWS_")] == []
 
