@@ -14,7 +14,9 @@ The first run builds MinIO, which takes three to five minutes.
 
 Settings from the environment or from .env (all of them: see .env.example):
 
-  API_PORT, MINIO_PORT, MINIO_CONSOLE_PORT, REDIS_PORT, FLOWER_PORT
+  API_PORT, MINIO_PORT, REDIS_PORT
+  MINIO_CONSOLE_PORT, FLOWER_PORT
+                  start MinIO'"'"'s console or Flower, on this port
   ROWDROP_DIR     the data folder (default: var/)
   MINIO_ENDPOINT  an external MinIO
   REDIS_URL       an external Redis

@@ -15,13 +15,14 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
     """Return the text, which contains no secrets.  `folder` is the data folder of this run."""
     values = configuration.values
     api_url = f"http://127.0.0.1:{values['API_PORT']}"
-    flower_url = f"http://127.0.0.1:{values['FLOWER_PORT']}"
-    console_lines = []
-    if configuration.owns_minio:
-        console_url = f"http://127.0.0.1:{values.get('MINIO_CONSOLE_PORT')}"
-        console_lines.append(
-            f"  Console       {console_url}   (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)"
+    optional_lines = [
+        f"  {name:<13} http://127.0.0.1:{values[port_name]}   ({user}, {password})"
+        for name, port_name, user, password in (
+            ("Console", "MINIO_CONSOLE_PORT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"),
+            ("Flower", "FLOWER_PORT", "FLOWER_USER", "FLOWER_PASSWORD"),
         )
+        if port_name in values
+    ]
     bucket = configuration.source_bucket
     return "\n".join(
         [
@@ -30,8 +31,7 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
             "",
             f"  API           {api_url}/data   (also /stats, /errors, /health/ready)",
             f"  S3            {values['MINIO_ENDPOINT']}   (drop into {bucket})",
-            *console_lines,
-            f"  Flower        {flower_url}   (FLOWER_USER, FLOWER_PASSWORD)",
+            *optional_lines,
             f"  Credentials   {_shorten_path(folder / '.env')}",
             f"  Logs          {_shorten_path(folder / 'logs')}",
             "",

@@ -33,7 +33,13 @@ DEFAULT_PORTS = {
     "REDIS_PORT": 6379,
     "FLOWER_PORT": 5555,
 }
-"""The port settings and their defaults.  If a default is in use, the next free port is chosen."""
+"""The port settings and their defaults.  If a default is in use, the next free port is chosen.
+
+Those of `OPTIONAL_PORTS` have no default here: only docker compose uses it.
+"""
+
+OPTIONAL_PORTS = ("MINIO_CONSOLE_PORT", "FLOWER_PORT")
+"""The ports of what people ask for by setting the port: MinIO's console and Flower."""
 
 _FILE_SETTINGS = (*GIVEN_SETTINGS, *DEFAULT_PORTS)
 _SAVED_SETTINGS = (
@@ -174,6 +180,7 @@ def build_configuration(
     unused_ports = {"MINIO_PORT", "MINIO_CONSOLE_PORT"} if given.get("MINIO_ENDPOINT") else set()
     if given.get("REDIS_URL"):
         unused_ports.add("REDIS_PORT")
+    unused_ports |= {name for name in OPTIONAL_PORTS if name not in given}
     excluded_names = {*unused_ports, *SECRET_SETTINGS}
     values = {name: value for name, value in given.items() if name not in excluded_names}
     values.update(_choose_ports(given, saved, set(DEFAULT_PORTS) - unused_ports, report))
@@ -198,7 +205,7 @@ def save_configuration(configuration: Configuration, path: Path) -> None:
     """
     values = configuration.values
     credentials = configuration.credentials
-    kept_names = {*_SAVED_SETTINGS, *DEFAULT_PORTS}
+    kept_names = {*_SAVED_SETTINGS, *DEFAULT_PORTS} - set(OPTIONAL_PORTS)
     saved = load_saved_settings(path)
     already_saved = {name: value for name, value in saved.items() if name in kept_names}
     ports = {name: value for name, value in values.items() if name in DEFAULT_PORTS}

@@ -94,10 +94,15 @@ class Supervisor:
                 raise StartupError(f"supervisor does not start:\n{log_tail}")
             time.sleep(0.05)
 
-    def start_app(self) -> None:
-        """Start all programs that are not servers, without waiting until they run."""
+    def start_app(self, without: Collection[str] = ()) -> None:
+        """Start the programs that are not servers, without waiting until they run.
+
+        The programs in `without` are not started.
+        """
         with self._connect() as proxy:
-            proxy.supervisor.startProcessGroup(APP_GROUP, False)
+            for info in cast(list[dict[str, str]], proxy.supervisor.getAllProcessInfo()):
+                if info["group"] == APP_GROUP and info["name"] not in without:
+                    proxy.supervisor.startProcess(f"{APP_GROUP}:{info['name']}", False)
 
     def restart(self, name: str) -> None:
         """Stop a program, start it again and return once it is running."""

@@ -151,7 +151,7 @@ def _format_warning(supervisor: Supervisor, missing: str, waited_s: float) -> st
     Those are the logs of all programs that should run and do not, or the API's log if all run.
     """
     states = supervisor.get_states() or {}
-    # An external server has the state STOPPED: its program is never started.
+    # STOPPED is the state of programs that were never started: external servers, and Flower.
     not_running = {
         name: state for name, state in states.items() if state not in {"RUNNING", "STOPPED"}
     }

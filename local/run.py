@@ -214,8 +214,9 @@ def _create_servers(
         redis = RedisServer(folder / "redis", port, health_user, acl, redis_binary)
         redis.prepare_folder()
     if minio_binary:
+        console_port = configuration.values.get("MINIO_CONSOLE_PORT")
         ports = MinioPorts(
-            configuration.port("MINIO_PORT"), configuration.port("MINIO_CONSOLE_PORT")
+            configuration.port("MINIO_PORT"), int(console_port) if console_port else None
         )
         users_id = digest_users(credentials.minio, configuration.buckets)
         options = MinioOptions(minio_binary, users_id, metrics_are_public=False)
@@ -252,7 +253,7 @@ def _start_processes(
             wait_for_servers(supervisor, redis, minio, screen)
 
     has_sample = _run_init(environment, configuration, with_sample, screen, recreate_users)
-    supervisor.start_app()
+    supervisor.start_app(without=() if "FLOWER_PORT" in configuration.values else ("flower",))
     wait_for_ports(list_ports(configuration))
     return has_sample
 

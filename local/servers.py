@@ -259,10 +259,10 @@ class RedisServer(LocalServer):
 
 
 class MinioPorts(NamedTuple):
-    """The ports of one MinIO: of the S3 API and of the web console."""
+    """The ports of one MinIO: of the S3 API, and of the web console if it runs."""
 
     api: int
-    console: int
+    console: int | None = None
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,9 @@ class MinioServer(LocalServer):
         """Return the call of compose/start-minio.sh, which prepares the start and runs MinIO."""
         script = ["/bin/sh", str(_START_MINIO_SCRIPT), str(self.folder), self.options.users_id]
         api_address = ["--address", f"{HOST}:{self.ports.api}"]
-        console_address = ["--console-address", f"{HOST}:{self.ports.console}"]
+        console_address = []
+        if self.ports.console:
+            console_address = ["--console-address", f"{HOST}:{self.ports.console}"]
         # Otherwise MinIO would use certificates in ~/.minio, which belong to another MinIO.
         certificates = ["--certs-dir", str(self.folder / "certs")]
         options = [*api_address, *console_address, *certificates]
@@ -332,7 +334,7 @@ class MinioServer(LocalServer):
             # MinIO's scanner reads all objects repeatedly for quotas and life cycles, which are not
             # used here.
             "MINIO_SCANNER_SPEED": "slowest",
-            "MINIO_BROWSER": "on",
+            "MINIO_BROWSER": "on" if self.ports.console else "off",
             "MINIO_UPDATE": "off",
             "MINIO_CALLHOME_ENABLE": "off",
         }

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 from minio import Minio
 
-from tests.system.running import RunShProcess, clean_up_processes
+from tests.system.running import RunShProcess, clean_up_processes, find_free_port
 
 
 @pytest.fixture(scope="module")
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start a Rowdrop with an empty source bucket, one per module."""
     for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
-        process = RunShProcess(folder, "--empty")
+        process = RunShProcess(folder, "--empty", FLOWER_PORT=str(find_free_port()))
         yield process.wait_until_ready()
         assert process.stop_with_signal(signal.SIGTERM) == 0
 

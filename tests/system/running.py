@@ -3,10 +3,13 @@
 import http.client
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,14 @@ def build_foreground_command(command: list[str]) -> list[str]:
     inherit that: without this, `./test.sh &` could not stop ./run.sh.
     """
     return [sys.executable, "-c", _RUN_IN_FOREGROUND, *command]
+
+
+def find_free_port() -> int:
+    """Return a free port below the kernel's range for outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class RunShProcess:

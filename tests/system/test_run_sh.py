@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.system.running import (
-    PORT_SETTINGS,
     RunShProcess,
     clean_up_processes,
+    find_free_port,
     find_processes,
     list_processes,
     wait_until,
@@ -52,7 +52,8 @@ def second_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_run_sh_shows_sample_then_keeps_data(folder: Path, start: Start) -> None:
-    first = start(folder).wait_until_ready()
+    ports = {name: str(find_free_port()) for name in ("MINIO_CONSOLE_PORT", "FLOWER_PORT")}
+    first = start(folder, **ports).wait_until_ready()
     assert sum(user.startswith("sample-") for user in first.list_users()) > 0
     saved = first.credentials
     for name in ("API_PORT", "MINIO_CONSOLE_PORT", "FLOWER_PORT"):
@@ -69,7 +70,12 @@ def test_run_sh_shows_sample_then_keeps_data(folder: Path, start: Start) -> None
     assert list_processes(folder) == []
 
     second = start(folder).wait_until_ready()
-    assert second.credentials == saved
+    assert second.credentials == {name: value for name, value in saved.items() if name not in ports}
+    assert "Flower" not in second.output
+    assert "Console" not in second.output
+    assert find_processes(folder, "flower") == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(ports["MINIO_CONSOLE_PORT"])), timeout=5)
     assert second.list_users()
     assert second.stop_with_signal(signal.SIGINT) == 0
     assert list_processes(folder) == []
@@ -188,8 +194,9 @@ def test_run_sh_runs_twice_and_stops_without_supervisor(
 ) -> None:
     first = start(folder, "--empty").wait_until_ready()
     second = start(second_folder, "--empty").wait_until_ready()
-    assert not {first.credentials[name] for name in PORT_SETTINGS} & {
-        second.credentials[name] for name in PORT_SETTINGS
+    ports = ("API_PORT", "MINIO_PORT", "REDIS_PORT")
+    assert not {first.credentials[name] for name in ports} & {
+        second.credentials[name] for name in ports
     }
     find_processes(second_folder, "supervisord")[0].kill()
     assert "supervisor ended unexpectedly" in second.wait_for_refusal()

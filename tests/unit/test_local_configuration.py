@@ -10,6 +10,7 @@ import pytest
 from local.banner import render_banner
 from local.configuration import (
     DEFAULT_PORTS,
+    OPTIONAL_PORTS,
     build_configuration,
     load_saved_settings,
     read_given_settings,
@@ -46,7 +47,9 @@ def test_configuration_generates_everything_by_default() -> None:
     )
     assert configuration.settings_of("worker")["MINIO_ENDPOINT"] == values["MINIO_ENDPOINT"]
     assert not SECRET_SETTINGS & values.keys()
-    assert len({values[name] for name in DEFAULT_PORTS}) == len(DEFAULT_PORTS)
+    ports = {name: values[name] for name in DEFAULT_PORTS if name in values}
+    assert ports.keys() == DEFAULT_PORTS.keys() - set(OPTIONAL_PORTS)
+    assert len(set(ports.values())) == len(ports)
 
 
 def test_configuration_secrets_differ_between_checkouts() -> None:
@@ -60,7 +63,9 @@ def test_configuration_keeps_secrets_and_ports_of_first_run(tmp_path: Path) -> N
     first = build_configuration(free_ports(), {}, silent)
     save_configuration(first, tmp_path / ".env")
     second = build_configuration({}, load_saved_settings(tmp_path / ".env"), silent)
-    assert second.values == first.values
+    assert second.values == {
+        name: value for name, value in first.values.items() if name not in OPTIONAL_PORTS
+    }
     assert second.credentials.settings_to_keep() == first.credentials.settings_to_keep()
     assert {process: second.settings_of(process) for process in ("api", "flower")} == {
         process: first.settings_of(process) for process in ("api", "flower")
@@ -102,6 +107,22 @@ def test_configuration_refuses_one_port_for_two_servers() -> None:
     port = str(find_free_port())
     with pytest.raises(StartupError, match=f"MINIO_PORT={port}"):
         build_configuration({"API_PORT": port, "MINIO_PORT": port}, {}, silent)
+
+
+def test_configuration_starts_console_and_flower_only_on_request(tmp_path: Path) -> None:
+    ports = {name: str(find_free_port()) for name in OPTIONAL_PORTS}
+    asked = build_configuration(free_ports() | ports, {}, silent)
+    save_configuration(asked, tmp_path / ".env")
+    assert {name: asked.values[name] for name in ports} == ports
+    for name, title in (("MINIO_CONSOLE_PORT", "Console"), ("FLOWER_PORT", "Flower")):
+        assert f"  {title:<13} http://127.0.0.1:{ports[name]}" in render_banner(tmp_path, asked)
+    later = build_configuration({}, load_saved_settings(tmp_path / ".env"), silent)
+    assert not later.values.keys() & ports.keys()
+    save_configuration(later, tmp_path / ".env")
+    assert not load_saved_settings(tmp_path / ".env").keys() & ports.keys()
+    banner = render_banner(tmp_path, later)
+    assert "Console" not in banner
+    assert "Flower" not in banner
 
 
 @pytest.mark.parametrize("value", ["http", "-1", "0", "65536", "80.5"])
