@@ -3,7 +3,9 @@
 Each variable may also be given as `<NAME>_FILE`, the path of a file that holds the value.
 """
 
+import os
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -46,6 +48,7 @@ class Settings:
     source_bucket: str = "src-data"
     output_bucket: str = "processed-data"
     region: str = "us-east-1"
+    ca_file: str = ""
     sweep_interval_s: int = 3600
     publish_min_interval_s: float = 0.0
     minio_prometheus_token: str = field(default="", repr=False)
@@ -74,7 +77,8 @@ class Settings:
         """Read the process's environment.
 
         A process that does not use MinIO or Redis passes False and needs no credentials for that
-        server. Raises `InvalidSettings` with a message that lists all invalid variables together
+        server. With CA_FILE all clients that the process creates later verify TLS servers by that
+        file. Raises `InvalidSettings` with a message that lists all invalid variables together
         and says what each must be.
         """
         # eager=False collects all validation errors, and env.seal() raises them together.
@@ -98,6 +102,9 @@ class Settings:
         except InvalidToken as error:
             setting_names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN"
             raise InvalidSettings(f"{setting_names}: {error}") from None
+        if settings.ca_file:
+            # obstore, minio-py and urllib3 have no common option, but all read this variable.
+            os.environ["SSL_CERT_FILE"] = settings.ca_file
         return settings
 
     @property
@@ -125,6 +132,8 @@ class Settings:
             "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_check_not_empty),
             "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_check_not_empty),
             "region": env.str("MINIO_REGION", "us-east-1", validate=_check_not_empty),
+            # Only containers that use MinIO have the file.
+            "ca_file": env.str("CA_FILE", "", validate=_check_ca_file) if minio else "",
             "sweep_interval_s": env.int("SWEEP_INTERVAL_S", 3600, validate=_check_positive),
             "publish_min_interval_s": env.float(
                 "PUBLISH_MIN_INTERVAL_S", 0, validate=_check_publish_interval
@@ -194,6 +203,15 @@ def _check_ip_address(value: str) -> None:
         ip_address(value.strip("[]"))  # an IPv6 address may be in brackets, as in a URL
     except ValueError:
         raise ValidationError("must be an IP address such as 127.0.0.1 or 0.0.0.0") from None
+
+
+def _check_ca_file(value: str) -> None:
+    if not value:
+        return
+    try:
+        ssl.create_default_context(cafile=value)
+    except OSError:  # `ssl.SSLError`, a file without certificates, is one, too
+        raise ValidationError("must be a readable file of certificates (PEM)") from None
 
 
 def _check_host_names(value: str) -> None:

@@ -205,6 +205,12 @@ def test_compose_mounts_own_credentials_read_only(name: str) -> None:
     assert mounts == [f"credentials-{PROCESS_OF[name]}:/run/rowdrop:ro"]
 
 
+def test_compose_gives_ca_folder_to_every_client_of_minio() -> None:
+    for name, service in SERVICES.items():
+        is_client = "CA_FILE" in service.get("environment", {}) and "store" in service["networks"]
+        assert ("${CA_FOLDER:-no-ca}:/run/ca:ro" in service["volumes"]) == is_client, name
+
+
 def test_compose_lets_only_secrets_write_credentials() -> None:
     processes = sorted({*PROCESS_OF.values()} - {"secrets"})
     own = [f"credentials-{process}:/run/rowdrop/{process}" for process in processes]
