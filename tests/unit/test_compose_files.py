@@ -246,6 +246,17 @@ def test_dockerfiles_pin_base_image_tags() -> None:
     assert "${REDIS_IMAGE:-redis:7.4-bookworm}" in TEXT
 
 
+def test_compose_can_set_every_base_image() -> None:
+    for service in SERVICES.values():
+        if "build" in service:
+            text = DOCKERFILES[service["build"]["dockerfile"]]
+            defaults = re.findall(r"(?m)^ARG (\w+_IMAGE)=(\S+)", text)
+            expected = {name: f"${{{name}:-{default}}}" for name, default in defaults}
+            assert service["build"]["args"] == expected
+            images = set(re.findall(r"(?m)^FROM (\S+)", text))
+            assert images == {f"${{{name}}}" for name, _ in defaults}
+
+
 def test_dockerfiles_work_with_classic_builder() -> None:
     for name, text in DOCKERFILES.items():
         assert not re.search(r"--mount=|COPY --chmod|<<|# *syntax=", text), name
