@@ -1,6 +1,6 @@
-"""The WSGI application and its routes.
+"""The ASGI application and its routes.
 
-All dependencies are arguments. `api.wsgi` reads the environment and creates them.
+All dependencies are arguments. `api.asgi` reads the environment and creates them.
 """
 
 import time
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import falcon
+import falcon.asgi
 from falcon.media import JSONHandler
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -36,6 +37,7 @@ from api.web.error_handlers import (
     serialize_problem,
 )
 from api.web.json_body import encode_json
+from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
 from shared.progress.unpacks import Unpacks
@@ -45,7 +47,8 @@ class Dependencies(NamedTuple):
     """The dependencies of the routes.
 
     `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the
-    output bucket. `max_upload_bytes` is the largest size of a file in a PUT request.
+    output bucket. `compute_pool` runs what takes more than about 2 ms, `redis_pool` what waits for
+    Redis. `max_upload_bytes` is the largest size of a file in a PUT request.
     """
 
     get_view: ViewProvider
@@ -54,6 +57,8 @@ class Dependencies(NamedTuple):
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
+    compute_pool: ThreadPool
+    redis_pool: ThreadPool
     max_upload_bytes: int
     sweep_interval_s: float
 
@@ -63,9 +68,9 @@ def create_app(
     cross_site: CrossSiteMiddleware,
     auth: AuthMiddleware,
     clock: Callable[[], float] = time.time,
-) -> "falcon.App[falcon.Request, falcon.Response]":
-    """Return the WSGI application; `clock` returns Unix seconds."""
-    app = falcon.App()
+) -> "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]":
+    """Return the ASGI application; `clock` returns Unix seconds."""
+    app = falcon.asgi.App()
     # The order matters: a request of another site is refused before its token is checked.
     app.add_middleware(cross_site)
     app.add_middleware(auth)
@@ -76,7 +81,7 @@ def create_app(
     return app
 
 
-def _add_error_handlers(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
+def _add_error_handlers(app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]") -> None:
     app.set_error_serializer(serialize_problem)
     # falcon calls the handler of the most specific class, regardless of this order.
     app.add_error_handler(Exception, handle_unexpected_error)
@@ -87,7 +92,7 @@ def _add_error_handlers(app: "falcon.App[falcon.Request, falcon.Response]") -> N
 
 
 def _add_routes(
-    app: "falcon.App[falcon.Request, falcon.Response]",
+    app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]",
     dependencies: Dependencies,
     clock: Callable[[], float],
 ) -> None:
@@ -95,22 +100,36 @@ def _add_routes(
     app.add_route("/", IndexResource())
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
-    app.add_route("/data", DataResource(get_view, dependencies.rebuild_controller, clock))
+    app.add_route(
+        "/data",
+        DataResource(get_view, dependencies.rebuild_controller, clock, dependencies.compute_pool),
+    )
     app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
     app.add_route(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
     )
-    app.add_route("/stats", StatsResource(get_view, clock))
+    app.add_route("/stats", StatsResource(get_view, clock, dependencies.compute_pool))
     app.add_route("/files", FilesResource(dependencies.source_transfers))
     app.add_route(
         "/files/{name:path}",
         FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
     )
-    app.add_route("/tasks", TasksResource(dependencies.rebuild_controller, dependencies.unpacks))
     app.add_route(
-        "/tasks/{task_id}", TaskResource(dependencies.rebuild_controller, dependencies.unpacks)
+        "/tasks",
+        TasksResource(
+            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        ),
     )
-    app.add_route("/errors", ErrorsResource(get_view))
+    app.add_route(
+        "/tasks/{task_id}",
+        TaskResource(
+            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        ),
+    )
+    app.add_route("/errors", ErrorsResource(get_view, dependencies.compute_pool))
     app.add_route("/health/live", LiveResource(get_view))
-    app.add_route("/health/ready", ReadyResource(get_view, dependencies.sweep_interval_s, clock))
+    app.add_route(
+        "/health/ready",
+        ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool),
+    )

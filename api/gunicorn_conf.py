@@ -4,16 +4,14 @@ The listening address comes from the command line (`--bind`).
 """
 
 import gc
+from typing import Any
 
-worker_class = "api.web.gunicorn_worker.Worker"
+worker_class = "asgi"  # api/web/connections.py adds the limits that it does not have
 workers = 2
-# For responses from memory.  Requests that may block use another pool (api/web/gunicorn_worker.py).
-threads = 4
+asgi_lifespan = "off"
 preload_app = True  # import before the fork, so that the workers share the libraries' memory
 control_socket_disable = True
 keepalive = 15
-# Per process.  One more connection replaces the one that has been waiting longest.
-worker_connections = 500
 limit_request_line = 8190
 limit_request_fields = 64
 graceful_timeout = 5
@@ -33,21 +31,24 @@ def when_ready(server: object) -> None:
     gc.freeze()
 
 
-def post_worker_init(worker: object) -> None:
+def post_worker_init(worker: Any) -> None:  # noqa: ANN401
     """Start this worker's follower thread and connections, which would not survive a fork.
+
+    The worker creates its server later, on the loop that is watched here.
 
     Waits for the first check of output.csv, so that a replacement worker accepts no request before
     it can serve rows.  With the timeout the worker also starts if MinIO hangs.
     """
     # Preloaded by now.  At the top of this file, the import would run when gunicorn reads its
     # settings, before it preloads the application.
-    from api.wsgi import follower  # noqa: PLC0415
+    from api.asgi import connections, follower  # noqa: PLC0415
 
+    connections.watch(worker.loop, lambda: not worker.alive)
     follower.start(FIRST_POLL_TIMEOUT_S)
 
 
 def worker_exit(server: object, worker: object) -> None:
     """Stop the follower and unregister this process, so that no request waits for its snapshot."""
-    from api.wsgi import follower  # noqa: PLC0415
+    from api.asgi import follower  # noqa: PLC0415
 
     follower.stop()

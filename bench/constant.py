@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 import falcon
-from falcon import Request, Response
+import falcon.asgi
+from falcon.asgi import Request, Response
 
 
 class ConstantResource:
@@ -17,12 +18,12 @@ class ConstantResource:
     def __init__(self, body: bytes) -> None:
         self._body = body
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Return the bytes."""
         response.content_type = falcon.MEDIA_JSON
         response.data = self._body
 
 
-app = falcon.App()
+app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
 for file in Path(os.environ["BENCH_CONSTANTS"]).iterdir():
     app.add_route(f"/{file.name}", ConstantResource(file.read_bytes()))

@@ -107,11 +107,10 @@ def _serve_constants(folder: Path, cases: Sequence[WebCase]) -> Iterator[int]:
 
 
 def _build_command(port: int) -> list[str]:
-    # The same worker class, processes and threads as the API, or the floor would not be comparable.
+    # The same worker class and processes as the API, or the floor would not be comparable.
     options = {
         "--worker-class": gunicorn_conf.worker_class,
         "--workers": str(gunicorn_conf.workers),
-        "--threads": str(gunicorn_conf.threads),
         "--keep-alive": str(gunicorn_conf.keepalive),
         "--bind": f"{HOST}:{port}",
     }

@@ -1,8 +1,10 @@
 """The dependencies of the API for tests that run the application without further servers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from falcon.testing import TestClient
 from redis import Redis
 
 from api.app import Dependencies
@@ -11,6 +13,7 @@ from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.process_registry import ProcessRegistry
 from api.snapshot.view import View
+from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import FileStore
 from shared.progress.rebuilds import Rebuilds
@@ -21,6 +24,29 @@ from shared.task_queue import TaskQueue
 from tests.fakes import FakeObjectStore, FakeTaskQueue
 
 MAX_UPLOAD_BYTES = 3_000_000
+
+
+class ApiClient(TestClient):
+    """A client of the application, for which the headers of a test take precedence.
+
+    For ASGI, falcon adds its own `Host` and `Content-Length` to those that a test sends.
+    """
+
+    def __init__(self, app: Any, headers: Mapping[str, str] | None = None) -> None:  # noqa: ANN401
+        async def drop_added_headers(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+            if "headers" in scope:
+                pairs = [tuple(pair) for pair in scope["headers"]]
+                names = [name for name, _ in pairs]
+                added = {b"host", b"content-length"}
+                scope["headers"] = [
+                    pair
+                    for number, pair in enumerate(pairs)
+                    if pair[0] not in added or pair[0] not in names[:number]
+                ]
+            await app(scope, receive, send)
+
+        super().__init__(drop_added_headers, headers)
+        self.api = app
 
 
 def make_dirty_counts(**counts: int) -> dict[str, int]:
@@ -41,19 +67,24 @@ def make_dependencies(
     The defaults of `files` and `copies` are empty in-memory buckets. The default of `queue` is a
     fake queue, which no Celery worker reads.
     """
-    waiter = CompletionWaiter(ProcessRegistry(redis), 2)
+    redis_pool = ThreadPool("Redis", 8, 5.0)
+    waiter = CompletionWaiter(ProcessRegistry(redis), 2, redis_pool)
     tasks = queue or FakeTaskQueue(redis)
     store = files or FakeObjectStore("src-data", clock)
     output = copies or FakeObjectStore("processed-data", clock)
     return Dependencies(
         get_view=view,
-        rebuild_controller=RebuildController(Rebuilds(redis), tasks.rebuild, waiter, clock),
-        refresh_controller=RefreshController(
-            RefreshRequests(redis), tasks.refresh_requested, waiter
+        rebuild_controller=RebuildController(
+            Rebuilds(redis), tasks.rebuild, waiter, clock, redis_pool
         ),
-        source_transfers=Transfers(store.bucket, lambda: store),
-        copy_transfers=Transfers(output.bucket, lambda: output),
+        refresh_controller=RefreshController(
+            RefreshRequests(redis), tasks.refresh_requested, waiter, redis_pool
+        ),
+        source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
+        copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),
+        compute_pool=ThreadPool("computation", 2, 5.0),
+        redis_pool=redis_pool,
         max_upload_bytes=MAX_UPLOAD_BYTES,
         sweep_interval_s=3600,
     )

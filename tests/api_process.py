@@ -63,7 +63,7 @@ class ApiProcess:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "api.wsgi:app"],
+                [*command, "api.asgi:app"],
                 cwd=ROOT,
                 env=os.environ | self.environment,
                 stdout=log,

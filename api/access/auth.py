@@ -6,7 +6,7 @@ It logs writes and refusals. No log line contains a token, a query string or a b
 import logging
 from urllib.parse import quote
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.access.access_rules import READ_METHODS, AccessDecision, AccessOutcome, AccessRules
 from api.access.failure_limiter import (
@@ -25,7 +25,6 @@ MAX_LOGGED_PATH_LENGTH = 200
 logger = logging.getLogger(__name__)
 
 _PUBLIC_METHODS = frozenset({"GET", "HEAD"})
-_HEADER_PREFIX = "HTTP_"
 _HOW_TO_WRITE = (
     "Send a write token of this Rowdrop in the header Authorization: Bearer <token>.  "
     "Valid are API_TOKEN, the API_TOKENS, and, if neither is set, the generated token."
@@ -62,26 +61,25 @@ class AuthMiddleware:
         self._rules = rules
         self._limiter = FailureLimiter() if limiter is None else limiter
 
-    def process_request(self, request: Request, response: Response) -> None:
+    async def process_request(self, request: Request, response: Response) -> None:
         """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
-        env = request.env
         # Falcon routes by the same decoded path, so another spelling cannot reach another route.
         if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
             return
         decision = self._rules.decide(
             request.method,
-            env.get("HTTP_HOST"),
-            (name[len(_HEADER_PREFIX) :] for name in env if name.startswith(_HEADER_PREFIX)),
-            env.get("HTTP_AUTHORIZATION"),
-            env.get("SERVER_PROTOCOL", ""),
+            request.get_header("Host"),
+            request.headers,
+            request.get_header("Authorization"),
+            f"HTTP/{request.scope['http_version']}",
         )
         if decision.outcome is not AccessOutcome.ALLOWED:
-            raise self._refuse_request(request, decision)
+            raise await self._refuse_request(request, decision)
         # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
 
-    def process_response(
+    async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
     ) -> None:
         """Log a write that was allowed, with the status of its response."""
@@ -89,8 +87,10 @@ class AuthMiddleware:
         if actor is not None:
             logger.info("%s by %s: %d", _format_request(request), actor, response.status_code)
 
-    def _refuse_request(self, request: Request, decision: AccessDecision) -> Problem:
-        address = request.env.get("REMOTE_ADDR") or "an unknown address"
+    async def _refuse_request(self, request: Request, decision: AccessDecision) -> Problem:
+        # Not `remote_addr`: it parses headers that a client may have forged.
+        client = request.scope.get("client")
+        address = next(iter(client)) if client else "an unknown address"
         # A client must not be able to flood the log.
         if self._limiter.count_refusal(address) <= MAX_FAILURES:
             reason = _LOG_REASONS[decision.outcome]
@@ -98,12 +98,14 @@ class AuthMiddleware:
             logger.info(
                 "refused %s from %s: %s%s", _format_request(request), address, reason, actor
             )
-        if decision.outcome is AccessOutcome.TOKEN_WRONG and not self._limit_failures(address):
+        if decision.outcome is AccessOutcome.TOKEN_WRONG and not await self._limit_failures(
+            address
+        ):
             retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
             return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
         return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
-    def _limit_failures(self, address: str) -> bool:
+    async def _limit_failures(self, address: str) -> bool:
         """Count a failed token, and delay the response if its address has sent too many.
 
         Returns False if the response should be delayed, but too many requests are delayed already.
@@ -119,7 +121,7 @@ class AuthMiddleware:
                 address,
                 FAILURE_WINDOW_S,
             )
-        return count <= MAX_FAILURES or self._limiter.delay_response()
+        return count <= MAX_FAILURES or await self._limiter.delay_response()
 
 
 def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_address
 
-from falcon import HTTP_204, Request, Response
+from falcon import HTTP_204
+from falcon.asgi import Request, Response
 
 from api.access.access_rules import READ_METHODS, parse_host_name
 from api.web.problems import Problem
@@ -52,19 +53,20 @@ class CrossSiteMiddleware:
         self._is_allowed_host: Callable[[str], bool] = lru_cache(256)(matcher.allows)
         self._allowed_origins = frozenset(origin.lower() for origin in cors_origins)
 
-    def process_request(self, request: Request, response: Response) -> None:
+    async def process_request(self, request: Request, response: Response) -> None:
         """Accept the request or answer a CORS preflight request.
 
         Raises a 421 for a host name that is not allowed, and a 403 for a request of another site.
         """
-        env = request.env
-        if not self._is_allowed_host(env.get("HTTP_HOST", "")):
-            raise Problem("other-host", _HOST_NOT_ALLOWED.format(env["HTTP_HOST"][:80]))
-        if "HTTP_ORIGIN" in env or "HTTP_SEC_FETCH_SITE" in env:
-            origin = env.get("HTTP_ORIGIN")
-            self._check_site(request, response, origin, env.get("HTTP_SEC_FETCH_SITE"))
+        host = request.get_header("Host", default="")
+        if not self._is_allowed_host(host):
+            raise Problem("other-host", _HOST_NOT_ALLOWED.format(host[:80]))
+        origin = request.get_header("Origin")
+        site = request.get_header("Sec-Fetch-Site")
+        if origin is not None or site is not None:
+            self._check_site(request, response, origin, site)
 
-    def process_response(
+    async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
     ) -> None:
         """Set the security headers of the answer."""
@@ -150,19 +152,18 @@ def _is_same_origin(origin: str | None, request: Request) -> bool:
     """
     if origin is None:
         return True
-    host = request.env.get("HTTP_HOST", "").lower()
+    host = request.get_header("Host", default="").lower()
     # The origin `null` of a sandboxed page has no host: it must not equal a missing `Host`.
     return bool(host) and origin.partition("://")[2].lower() == host
 
 
 def _is_link_navigation(request: Request) -> bool:
     # Only a top-level navigation: a page that embeds this API in a frame or image is refused.
-    env = request.env
-    if request.method not in {"GET", "HEAD"} or "HTTP_ORIGIN" in env:
+    if request.method not in {"GET", "HEAD"} or request.get_header("Origin") is not None:
         return False
     return (
-        env.get("HTTP_SEC_FETCH_MODE") == "navigate"
-        and env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+        request.get_header("Sec-Fetch-Mode") == "navigate"
+        and request.get_header("Sec-Fetch-Dest", default="document") == "document"
     )
 
 

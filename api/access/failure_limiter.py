@@ -4,10 +4,10 @@ The delay only costs the client time, because a 429 also means that the token is
 protects the tokens against guessing is their length.
 """
 
-import threading
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 FAILURE_WINDOW_S = 60.0
 """Seconds after which the counters of an address restart at zero."""
@@ -16,7 +16,7 @@ MAX_FAILURES = 10
 FAILED_TOKEN_DELAY_S = 1.0
 """Seconds by which the response to a failed token is delayed."""
 MAX_DELAYED_REQUESTS = 1
-"""Limit of concurrently delayed requests in one process: each of them blocks a thread."""
+"""Limit of concurrently delayed requests in one process: each of them occupies a connection."""
 MAX_ADDRESSES = 1_000
 """Limit of addresses with counters in one process."""
 
@@ -31,47 +31,45 @@ class _FailureWindow:
 
 
 class FailureLimiter:
-    """Counters of refusals and failed tokens per address. Thread-safe.
+    """Counters of refusals and failed tokens per address.
 
-    `clock` returns seconds of a monotonic clock. `sleep` blocks for the given seconds.
+    `clock` returns seconds of a monotonic clock. `sleep` waits for the given seconds.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()
         self._windows: OrderedDict[str, _FailureWindow] = OrderedDict()
-        self._delay_slots = threading.Semaphore(MAX_DELAYED_REQUESTS)
+        self._delayed_count = 0
 
     def count_refusal(self, address: str) -> int:
         """Count a refusal; return the number of refusals of the address in this window."""
-        with self._lock:
-            window = self._get_window(address)
-            window.refusals += 1
-            return window.refusals
+        window = self._get_window(address)
+        window.refusals += 1
+        return window.refusals
 
     def count_failed_token(self, address: str) -> int:
         """Count a failed token; return the number of those of the address in this window."""
-        with self._lock:
-            window = self._get_window(address)
-            window.failed_tokens += 1
-            return window.failed_tokens
+        window = self._get_window(address)
+        window.failed_tokens += 1
+        return window.failed_tokens
 
-    def delay_response(self) -> bool:
-        """Block for `FAILED_TOKEN_DELAY_S` and return True.
+    async def delay_response(self) -> bool:
+        """Wait for `FAILED_TOKEN_DELAY_S` and return True.
 
         Return False immediately if `MAX_DELAYED_REQUESTS` requests are delayed already.
         """
-        if not self._delay_slots.acquire(blocking=False):
+        if self._delayed_count >= MAX_DELAYED_REQUESTS:
             return False
+        self._delayed_count += 1
         try:
-            self._sleep(FAILED_TOKEN_DELAY_S)
+            await self._sleep(FAILED_TOKEN_DELAY_S)
         finally:
-            self._delay_slots.release()
+            self._delayed_count -= 1
         return True
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.answers import formats
 from api.answers import html_page as page
@@ -25,6 +25,7 @@ from api.query.row_query import RowQuery
 from api.snapshot.table import SnapshotTable
 from api.web.conditional import HeaderPairs, apply_etag, compute_etag
 from api.web.problems import Problem
+from api.web.thread_pool import ThreadPool
 
 # The body depends on these two request headers, so shared caches need one copy for each value.
 _VARY_HEADER = (("vary", "Accept, Accept-Encoding"),)
@@ -46,20 +47,25 @@ class PreparedResponse:
     headers: HeaderPairs
     parameters: Mapping[str, str | list[str]]
 
-    def send_response(
+    async def send_response(
         self,
         request: Request,
         response: Response,
         table: SnapshotTable,
-        selection: Selection | None = None,
+        selection: Selection | None,
+        compute_pool: ThreadPool,
     ) -> None:
         """Send the response, or a 304 if the client has it.
 
         `selection`: the result of `select_rows` if it was just computed, else None.
+        `compute_pool` renders the body, unless it is cached.
         """
         if not apply_etag(request, response, self.etag, _VARY_HEADER):
             response.set_headers(self.headers)
-            response.data = _render_body(table, self, selection)
+            body = _get_cached_body(table, self)
+            if body is None:
+                body = await compute_pool.run(_render_body, table, self, selection)
+            response.data = body
 
 
 def prepare_response(
@@ -70,7 +76,7 @@ def prepare_response(
     Raises `InvalidParameter`, or a 406 `Problem` if `Accept` matches no format.
     """
     query = RowQuery.parse(request.params)
-    format_name = query.format or negotiate_format(request.env.get("HTTP_ACCEPT"))
+    format_name = query.format or negotiate_format(request.get_header("Accept"))
     if format_name is None:
         raise Problem(
             "no-such-format",
@@ -80,7 +86,7 @@ def prepare_response(
     if format_name == "html":
         query = query.limit_for_html()
     # The columns of a Parquet file are already compressed.
-    is_gzip = format_name != "parquet" and accepts_gzip(request.env.get("HTTP_ACCEPT_ENCODING"))
+    is_gzip = format_name != "parquet" and accepts_gzip(request.get_header("Accept-Encoding"))
     # The ETag covers everything that changes the body: ages change with the date, and the links of
     # the HTML page contain the parameters as the client wrote them.
     day = today.isoformat() if query.filters.depends_on_date else None
@@ -113,11 +119,26 @@ def _build_headers(
     return tuple(headers)
 
 
+def _is_whole_table(prepared: PreparedResponse) -> bool:
+    return prepared.query.is_unrestricted and prepared.format != "html"
+
+
+def _get_cached_body(table: SnapshotTable, prepared: PreparedResponse) -> bytes | None:
+    """Return the body if it needs no computation, else None."""
+    if not _is_whole_table(prepared):
+        return table.response_cache.get(prepared.etag)
+    if prepared.is_gzip:
+        return table.derived.get(("gzip", prepared.format))
+    if prepared.format in {"json", "csv"}:
+        return _render_table_as(table, prepared.format)
+    return table.derived.get(prepared.format)
+
+
 def _render_body(
     table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None
 ) -> bytes:
     # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
-    if prepared.query.is_unrestricted and prepared.format != "html":
+    if _is_whole_table(prepared):
         render = _compress_table_as if prepared.is_gzip else _render_table_as
         return render(table, prepared.format)
     return table.response_cache.get_or_compute(

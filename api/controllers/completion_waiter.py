@@ -1,14 +1,15 @@
 """Let requests wait until a result is published and every API process serves it.
 
-Only a few may wait concurrently, because each holds a thread that can serve no other request.
+Only a limited number may wait concurrently, because each of them polls Redis.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore
 
 from api.snapshot.process_registry import ProcessRegistry
+from api.web.thread_pool import ThreadPool
 
 COMPLETION_POLL_S = 0.05
 """Seconds between two checks of a condition that a request waits for."""
@@ -23,23 +24,25 @@ class CompletionWaiter:
     raises what its condition raises.
     """
 
-    def __init__(self, registry: ProcessRegistry, max_waiting: int) -> None:
+    def __init__(self, registry: ProcessRegistry, max_waiting: int, redis_pool: ThreadPool) -> None:
         self._registry = registry
-        self._slots = BoundedSemaphore(max_waiting)
+        self._max_waiting = max_waiting
+        self._redis_pool = redis_pool
+        self._waiting_count = 0
 
     @contextmanager
     def hold_slot(self) -> Iterator[bool]:
         """Reserve a slot for the duration of the block; yield False if all slots are taken."""
-        has_slot = self._slots.acquire(blocking=False)
+        has_slot = self._waiting_count < self._max_waiting
+        self._waiting_count += has_slot
         try:
             yield has_slot
         finally:
-            if has_slot:
-                self._slots.release()
+            self._waiting_count -= has_slot
 
-    def wait_until(
+    async def wait_until(
         self,
-        condition: Callable[[], bool],
+        condition: Callable[[], Awaitable[bool]],
         deadline: float,
         poll_interval_s: float = COMPLETION_POLL_S,
     ) -> bool:
@@ -47,20 +50,22 @@ class CompletionWaiter:
 
         `deadline` is in seconds of the monotonic clock.
         """
-        while not condition():
+        while not await condition():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(poll_interval_s)
+            await asyncio.sleep(poll_interval_s)
         return True
 
-    def wait_until_visible(self, deadline: float) -> bool:
+    async def wait_until_visible(self, deadline: float) -> bool:
         """Notify every API process, and return whether all completed a check before the deadline.
 
         If so, no process serves an older snapshot any more.
         """
         # Only a check that begins after this moment is sure to see what has been published.
-        done_at = self._registry.read_clock()
-        self._registry.request_poll()
-        return self.wait_until(
-            lambda: self._registry.all_polled_since(done_at), deadline, COMPLETION_POLL_S / 5
+        done_at = await self._redis_pool.run(self._registry.read_clock)
+        await self._redis_pool.run(self._registry.request_poll)
+        return await self.wait_until(
+            lambda: self._redis_pool.run(self._registry.all_polled_since, done_at),
+            deadline,
+            COMPLETION_POLL_S / 5,
         )

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.query.wait_query import parse_wait
 from api.web.problems import build_rebuild_failed_problem, build_task_lost_problem
+from api.web.thread_pool import ThreadPool
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
 from shared.times import format_time
@@ -18,8 +19,9 @@ from shared.times import format_time
 class RebuildController:
     """Requests rebuilds, and waits for their results.
 
-    `enqueue` enqueues the task that starts a rebuild.  `clock` returns Unix seconds.  If Redis is
-    unavailable, methods raise `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
+    `enqueue` enqueues the task that starts a rebuild.  `clock` returns Unix seconds.
+    `redis_pool` runs what waits for Redis.  If Redis is unavailable, methods raise
+    `redis.exceptions.RedisError` or `kombu.exceptions.OperationalError`.
     """
 
     def __init__(
@@ -28,28 +30,30 @@ class RebuildController:
         enqueue: Callable[[str], None],
         waiter: CompletionWaiter,
         clock: Callable[[], float],
+        redis_pool: ThreadPool,
     ) -> None:
         self._rebuilds = rebuilds
         self._enqueue = enqueue
         self._waiter = waiter
         self._clock = clock
+        self._redis_pool = redis_pool
 
-    def start_rebuild(self, request: Request, response: Response) -> None:
+    async def start_rebuild(self, request: Request, response: Response) -> None:
         """Handle POST /data: request a rebuild, and wait for it if `?wait=` is given.
 
         Raises `InvalidParameter`. While waiting, raises a 500 `Problem` if the rebuild fails, and a
         503 one if its record is lost.
         """
         wait_s = parse_wait(request)
-        task_id, is_new = self._rebuilds.request(self._clock())
+        task_id, is_new = await self._redis_pool.run(self._rebuilds.request, self._clock())
         # Requests share a queued rebuild that has not started: it will read what is there by then.
         if is_new:
-            self._enqueue(task_id)
+            await self._redis_pool.run(self._enqueue, task_id)
         response.set_header("Location", f"/tasks/{task_id}")
         response.status = falcon.HTTP_202
         response.media = {"task_id": task_id, "status": "queued"}
         if wait_s:
-            self._wait_until_done(task_id, time.monotonic() + wait_s, response)
+            await self._wait_until_done(task_id, time.monotonic() + wait_s, response)
 
     def get_status(self, task_id: str) -> RebuildStatus | None:
         """Return the progress of a rebuild; None if no rebuild has this ID."""
@@ -61,20 +65,23 @@ class RebuildController:
         statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
         return [status for status in statuses if status is not None]
 
-    def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
+    async def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
         with self._waiter.hold_slot() as has_slot:
             if not has_slot:
                 response.media |= {"message": TOO_MANY_WAITING}
                 return
-            self._waiter.wait_until(
-                lambda: self._require_status(task_id).state not in {"queued", "running"}, deadline
-            )
-            status = self._require_status(task_id)
-            is_visible = status.state == "done" and self._waiter.wait_until_visible(deadline)
+
+            async def has_ended() -> bool:
+                status = await self._require_status(task_id)
+                return status.state not in {"queued", "running"}
+
+            await self._waiter.wait_until(has_ended, deadline)
+            status = await self._require_status(task_id)
+            is_visible = status.state == "done" and await self._waiter.wait_until_visible(deadline)
         _send_status(status, is_visible, response)
 
-    def _require_status(self, task_id: str) -> RebuildStatus:
-        status = self.get_status(task_id)
+    async def _require_status(self, task_id: str) -> RebuildStatus:
+        status = await self._redis_pool.run(self.get_status, task_id)
         # A record outlives every wait, so it is missing only if Redis was emptied.
         if status is None:
             raise build_task_lost_problem()

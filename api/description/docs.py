@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from html import escape
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_page
@@ -46,7 +46,7 @@ links to this table, <code>title</code> and <code>status</code> are those of the
 class DocsResource:
     """Endpoint `/docs`."""
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Answer with the page, which only changes with a new release."""
         parse_single_values(request.params, ())
         body = render_docs_page()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.description.builders import access_of
 from api.description.operations import PATHS
@@ -31,7 +31,7 @@ def list_routes() -> list[dict[str, Any]]:
 class IndexResource:
     """The list of routes."""
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with every route, and with the address of the documentation."""
         parse_single_values(request.params, ())
         response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": list_routes()}

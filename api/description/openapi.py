@@ -3,7 +3,8 @@
 import json
 from functools import cache
 
-from falcon import MEDIA_JSON, Request, Response
+from falcon import MEDIA_JSON
+from falcon.asgi import Request, Response
 
 from api.description import schemas
 from api.description.builders import Document
@@ -24,7 +25,7 @@ _TO_READ = (
 class OpenApiResource:
     """GET /openapi.json."""
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the description, which only changes with a release."""
         parse_single_values(request.params, ())
         body = encode_document()

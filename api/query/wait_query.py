@@ -1,6 +1,6 @@
 """The parameter `wait` of POST requests."""
 
-from falcon import Request
+from falcon.asgi import Request
 
 from api.query.filters import InvalidParameter, parse_single_values
 

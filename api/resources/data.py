@@ -7,7 +7,7 @@ refresh of one.
 from collections.abc import Callable
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.answers.responses import PreparedResponse, prepare_response
 from api.controllers.rebuild_controller import RebuildController
@@ -16,43 +16,50 @@ from api.query.filters import DAY_S, compute_utc_date, parse_single_values
 from api.resources.lookup import require_row, require_table
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
+from api.web.thread_pool import ThreadPool
 
 
 class DataResource:
     """Endpoint `/data`. `clock` returns Unix seconds; its date determines the ages."""
 
     def __init__(
-        self, get_view: ViewProvider, controller: RebuildController, clock: Callable[[], float]
+        self,
+        get_view: ViewProvider,
+        controller: RebuildController,
+        clock: Callable[[], float],
+        compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._controller = controller
         self._clock = clock
+        self._compute_pool = compute_pool
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Answer with the selected rows in the requested format."""
         # The date is part of the cache key: filters by age select other rows each day.
         table = require_table(self._get_view)
-        env = request.env
         now = self._clock()
         cache_key = (
             request.query_string,
-            env.get("HTTP_ACCEPT"),
-            env.get("HTTP_ACCEPT_ENCODING"),
+            request.get_header("Accept"),
+            request.get_header("Accept-Encoding"),
             now // DAY_S,
         )
         prepared: PreparedResponse | None = table.query_cache.get(cache_key)
         selection = None
         if prepared is None:
-            prepared, selection = prepare_response(table, request, compute_utc_date(now))
+            today = compute_utc_date(now)
+            selected = await self._compute_pool.run(prepare_response, table, request, today)
+            prepared, selection = selected
             # Weight 1, because this cache is limited by the number of its entries.
             table.query_cache.put(cache_key, prepared, 1)
-        prepared.send_response(request, response, table, selection)
+        await prepared.send_response(request, response, table, selection, self._compute_pool)
 
     on_head = on_get
 
-    def on_post(self, request: Request, response: Response) -> None:
+    async def on_post(self, request: Request, response: Response) -> None:
         """Enqueue a rebuild; with the parameter `wait`, block until it is done."""
-        self._controller.start_rebuild(request, response)
+        await self._controller.start_rebuild(request, response)
 
 
 class UserResource:
@@ -62,7 +69,7 @@ class UserResource:
         self._get_view = get_view
         self._controller = controller
 
-    def on_get(self, request: Request, response: Response, user_id: str) -> None:
+    async def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Answer with the row of one user: the same JSON object as in the array of `/data`."""
         parse_single_values(request.params, ())
         row = require_row(self._get_view(), user_id)
@@ -72,6 +79,6 @@ class UserResource:
 
     on_head = on_get
 
-    def on_post(self, request: Request, response: Response, user_id: str) -> None:
+    async def on_post(self, request: Request, response: Response, user_id: str) -> None:
         """Request a read of the user's files; with the parameter `wait`, block until it is done."""
-        self._controller.start_refresh(request, response, user_id)
+        await self._controller.start_refresh(request, response, user_id)

@@ -8,39 +8,47 @@ import json
 from typing import Any
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.query.filters import parse_single_values
 from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
-from api.snapshot.view import ViewProvider
+from api.snapshot.table import SnapshotTable
+from api.snapshot.view import View, ViewProvider
 from api.web.problems import build_not_ready_problem
+from api.web.thread_pool import ThreadPool
 from shared.progress.pipeline_errors import list_errors
 
 
 class ErrorsResource:
     """Endpoint `/errors`. It answers from memory, also while Redis or MinIO is unavailable."""
 
-    def __init__(self, get_view: ViewProvider) -> None:
+    def __init__(self, get_view: ViewProvider, compute_pool: ThreadPool) -> None:
         self._get_view = get_view
+        self._compute_pool = compute_pool
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the current errors. Raises a 503 before the first publish."""
         paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
-        entries = list(list_errors(view.rejects, view.table.has_row, view.pipeline_status))
         response.content_type = falcon.MEDIA_JSON
-        response.data = _encode_entries(entries[paging.as_slice])
-        response.set_header("X-Total-Count", str(len(entries)))
-        if link := build_link_header("/errors", request.params, paging, len(entries)):
+        response.data, total = await self._compute_pool.run(_render_page, view, view.table, paging)
+        response.set_header("X-Total-Count", str(total))
+        if link := build_link_header("/errors", request.params, paging, total):
             response.set_header("Link", link)
         ignored_count = view.pipeline_status.ignored_count if view.pipeline_status else 0
         response.set_header("X-Ignored-Count", str(ignored_count))
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
+
+
+def _render_page(view: View, table: SnapshotTable, paging: Paging) -> tuple[bytes, int]:
+    """Return one page of the errors as JSON, and the number of all errors."""
+    entries = list(list_errors(view.rejects, table.has_row, view.pipeline_status))
+    return _encode_entries(entries[paging.as_slice]), len(entries)
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:

@@ -6,7 +6,7 @@ These endpoints mark no users. The bucket sends an event for each write, as for 
 from typing import Any
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
@@ -34,14 +34,14 @@ class FilesResource:
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the bucket's objects, sorted by name."""
         parameters = parse_single_values(request.params, ("prefix", "after", "limit"))
         limit = parse_file_limit(parameters)
         # One object more than the page holds shows whether there is a next page.
         prefix = parse_key(parameters, "prefix")
         after = parse_key(parameters, "after")
-        listed = self._transfers.list_page(prefix, after, limit + 1)
+        listed = await self._transfers.list_page(prefix, after, limit + 1)
         page_files = listed[:limit]
         response.media = [_describe_file(info) for info in page_files]
         response.set_header("Cache-Control", "no-store")
@@ -59,7 +59,7 @@ class FileResource:
         self._transfers = transfers
         self._max_upload_bytes = max_upload_bytes
 
-    def on_get(self, request: Request, response: Response, name: str) -> None:
+    async def on_get(self, request: Request, response: Response, name: str) -> None:
         """Answer with the file, or with the bytes of `Range`, as a download.
 
         A browser saves the file instead of showing it: its content is untrusted.
@@ -69,7 +69,7 @@ class FileResource:
         if not is_valid_key(name):
             raise _build_no_file_problem(name)
         try:
-            first_segment = self._transfers.fetch_first_segment(name, request, response)
+            first_segment = await self._transfers.fetch_first_segment(name, request, response)
         except ObjectNotFound:
             raise _build_no_file_problem(name) from None
         if first_segment is None:
@@ -89,7 +89,7 @@ class FileResource:
 
     on_head = on_get
 
-    def on_put(self, request: Request, response: Response, name: str) -> None:
+    async def on_put(self, request: Request, response: Response, name: str) -> None:
         """Store the request's body under this name.
 
         The row follows asynchronously: the write triggers an event of the bucket.
@@ -122,16 +122,16 @@ class FileResource:
                 f"The file has {length:,} bytes; the limit is {max_bytes:,}.",
                 most_bytes=max_bytes,
             )
-        etag = self._transfers.store_upload(request, name, length)
+        etag = await self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
 
-    def on_delete(self, request: Request, response: Response, name: str) -> None:
+    async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
         parse_single_values(request.params, ())
-        if not (is_valid_key(name) and self._transfers.delete_object(name)):
+        if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 

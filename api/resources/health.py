@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider, list_held_rejects
+from api.web.thread_pool import ThreadPool
 from shared.progress.pipeline_status import PipelineStatus
 from shared.times import format_time
 
@@ -37,7 +38,7 @@ class LiveResource:
     def __init__(self, get_view: ViewProvider) -> None:
         self._get_view = get_view
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 once a snapshot is loaded, even in a later outage; with 503 before."""
         parse_single_values(request.params, ())
         live = self._get_view().table is not None
@@ -55,16 +56,24 @@ class ReadyResource:
     """
 
     def __init__(
-        self, get_view: ViewProvider, sweep_interval_s: float, clock: Callable[[], float]
+        self,
+        get_view: ViewProvider,
+        sweep_interval_s: float,
+        clock: Callable[[], float],
+        compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
+        self._compute_pool = compute_pool
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
         parse_single_values(request.params, ())
-        body = describe_readiness(self._get_view(), self._sweep_interval_s, self._clock())
+        # Its cost grows with the number of rejects.
+        body = await self._compute_pool.run(
+            describe_readiness, self._get_view(), self._sweep_interval_s, self._clock()
+        )
         response.media = body
         response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")

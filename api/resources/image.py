@@ -6,7 +6,7 @@ contain anything, for example HTML, and a browser would run it with the origin o
 
 import json
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.query.filters import parse_single_values
 from api.resources.lookup import require_row
@@ -37,7 +37,7 @@ class ImageResource:
         self._source_transfers = source_transfers
         self._copy_transfers = copy_transfers
 
-    def on_get(self, request: Request, response: Response, user_id: str) -> None:
+    async def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Respond with the image's bytes as they are in the bucket now."""
         parse_single_values(request.params, ())
         image_path = json.loads(require_row(self._get_view(), user_id))["img_path"]
@@ -48,7 +48,7 @@ class ImageResource:
         if bucket == self._copy_transfers.bucket:
             transfers = self._copy_transfers
         try:
-            first_segment = transfers.fetch_first_segment(key, request, response)
+            first_segment = await transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
             raise _build_no_image_problem(f"{image_path[:300]} no longer exists.") from None
         if first_segment is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import falcon
 import numpy as np
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 from numpy.typing import NDArray
 
 from api.query.filters import DAY_S, Filters, compute_ages, compute_utc_date
@@ -16,6 +16,7 @@ from api.resources.lookup import require_table
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
+from api.web.thread_pool import ThreadPool
 
 NO_MATCH_MESSAGE = "Filter returned no objects"
 
@@ -26,11 +27,14 @@ class StatsResource:
     `clock` returns Unix seconds; ages depend on its UTC date.
     """
 
-    def __init__(self, get_view: ViewProvider, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, get_view: ViewProvider, clock: Callable[[], float], compute_pool: ThreadPool
+    ) -> None:
         self._get_view = get_view
         self._clock = clock
+        self._compute_pool = compute_pool
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the statistics of the rows that pass the filters."""
         table = require_table(self._get_view)
         now = self._clock()
@@ -38,8 +42,9 @@ class StatsResource:
         cache_key = "stats", request.query_string, now // DAY_S
         etag_and_body: tuple[str, bytes] | None = table.query_cache.get(cache_key)
         if etag_and_body is None:
-            etag_and_body = _render_statistics(
-                table, Filters.parse(request.params), compute_utc_date(now)
+            filters = Filters.parse(request.params)
+            etag_and_body = await self._compute_pool.run(
+                _render_statistics, table, filters, compute_utc_date(now)
             )
             table.query_cache.put(cache_key, etag_and_body, 1)
         etag, body = etag_and_body

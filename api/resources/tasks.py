@@ -5,11 +5,12 @@ POST /data requests a rebuild.  GET /tasks and GET /tasks/{id} show the progress
 
 from typing import Any
 
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
 from api.query.filters import parse_single_values
 from api.web.problems import build_no_task_problem
+from api.web.thread_pool import ThreadPool
 from shared.progress.unpacks import Unpacks
 
 MAX_LISTED_BUNDLES = 100
@@ -21,13 +22,22 @@ _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 class TasksResource:
     """GET /tasks."""
 
-    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+    def __init__(
+        self, controller: RebuildController, unpacks: Unpacks, redis_pool: ThreadPool
+    ) -> None:
         self._controller = controller
         self._unpacks = unpacks
+        self._redis_pool = redis_pool
 
-    def on_get(self, request: Request, response: Response) -> None:
+    async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         parse_single_values(request.params, ())
+        response.media = await self._redis_pool.run(self._list_tasks)
+        response.set_header("Cache-Control", "no-store")
+
+    on_head = on_get
+
+    def _list_tasks(self) -> list[dict[str, Any]]:
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
         newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
         active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
@@ -35,23 +45,23 @@ class TasksResource:
         waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
         unpacks = [describe_unpack(status) for status in newest]
-        response.media = [*rebuilds, *waiting, *unpacks]
-        response.set_header("Cache-Control", "no-store")
-
-    on_head = on_get
+        return [*rebuilds, *waiting, *unpacks]
 
 
 class TaskResource:
     """GET /tasks/{task_id}."""
 
-    def __init__(self, controller: RebuildController, unpacks: Unpacks) -> None:
+    def __init__(
+        self, controller: RebuildController, unpacks: Unpacks, redis_pool: ThreadPool
+    ) -> None:
         self._controller = controller
         self._unpacks = unpacks
+        self._redis_pool = redis_pool
 
-    def on_get(self, request: Request, response: Response, task_id: str) -> None:
+    async def on_get(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""
         parse_single_values(request.params, ())
-        response.media = self._find_task(task_id)
+        response.media = await self._redis_pool.run(self._find_task, task_id)
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get

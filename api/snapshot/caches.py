@@ -23,6 +23,10 @@ class OnceCache:
         self._results: dict[Hashable, Any] = {}
         self._locks: dict[Hashable, Lock] = {}
 
+    def get(self, key: Hashable) -> Any | None:  # noqa: ANN401
+        """Return the value of this key, or None if it is not computed yet."""
+        return self._results.get(key)
+
     def get_or_compute(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return the value of this key; compute and cache it on first use."""
         # No lock for a cached value: only the first computation of each key takes its lock.

@@ -6,7 +6,8 @@ Each ETag is a digest of what determines the answer, such as the snapshot's vers
 import hashlib
 import re
 
-from falcon import HTTP_304, Request, Response
+from falcon import HTTP_304
+from falcon.asgi import Request, Response
 
 _ETAG_VERSION = "2"
 """Version of the format of all answers. Changing it invalidates every ETag that clients cache."""
@@ -37,7 +38,7 @@ def apply_etag(request: Request, response: Response, etag: str, headers: HeaderP
 def matches_if_none_match(request: Request, etag: str) -> bool:
     """Return whether `If-None-Match` contains this ETag or is `*`."""
     # The comparison is weak, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
-    if_none_match = request.env.get("HTTP_IF_NONE_MATCH")
+    if_none_match = request.get_header("If-None-Match")
     if if_none_match is None:
         return False
     if if_none_match == etag or if_none_match.strip() == "*":

@@ -1,25 +1,27 @@
 """Falcon error handlers: every error becomes a problem response."""
 
-import traceback
+import logging
 from typing import Any, NoReturn
 
 import falcon
-from falcon import Request, Response
+from falcon.asgi import Request, Response
 
 from api.query.filters import InvalidParameter
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_KIND_BY_STATUS, PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
 from api.web.problems import Problem, build_problem_body, build_unavailable_problem
 
+logger = logging.getLogger(__name__)
 
-def handle_invalid_parameter(
+
+async def handle_invalid_parameter(
     request: Request, response: Response, error: InvalidParameter, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an invalid query string: raise a 400."""
     raise Problem("wrong-parameter", str(error), parameter=error.name, allowed=error.allowed)
 
 
-def handle_redis_outage(
+async def handle_redis_outage(
     request: Request, response: Response, error: Exception, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an outage of Redis during a request that needs it: raise a 503."""
@@ -29,7 +31,7 @@ def handle_redis_outage(
     )
 
 
-def handle_store_outage(
+async def handle_store_outage(
     request: Request, response: Response, error: Exception, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an outage of the object store during a request that needs it: raise a 503."""
@@ -38,11 +40,11 @@ def handle_store_outage(
     )
 
 
-def handle_unexpected_error(
+async def handle_unexpected_error(
     request: Request, response: Response, error: Exception, params: dict[str, Any]
 ) -> NoReturn:
     """Handle an unexpected exception: log its traceback and raise a 500."""
-    request.log_error(traceback.format_exc())
+    logger.error("unexpected error; the client gets a 500", exc_info=error)
     raise Problem(
         "our-fault", "An unexpected error occurred; the log of this Rowdrop's API has the details."
     )

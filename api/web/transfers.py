@@ -1,24 +1,23 @@
 """Transfer objects between a client and a bucket, without local files and in bounded memory.
 
 An object is read in pieces of 1 MiB.  Each piece is a request of its own, which ends before the
-client receives the piece, so no request to the store waits for a slow client.  An object of one
-piece is an ordinary response.  A larger one holds a thread until the client has received all but
-its end, so only a few of them are transferred concurrently.
+client receives the piece, so no request to the store waits for a slow client.  A body of more than
+1 MiB is streamed to the store, as fast as the store accepts it.
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from functools import cached_property
-from threading import BoundedSemaphore
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from falcon import Request, Response
+from falcon.asgi import BoundedStream, Request, Response
 
 from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_unavailable_problem
+from api.web.thread_pool import ThreadPool
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -32,14 +31,20 @@ from shared.object_store import (
 
 SEGMENT_BYTES = 1 << 20
 """Size in bytes of the pieces in which an object is read."""
-MAX_LARGE_TRANSFERS = 4
-"""Concurrent transfers of objects larger than `SEGMENT_BYTES` in one process."""
-MAX_STORE_REQUESTS = 6
-"""Threads of one process that may wait for the store concurrently, including larger objects."""
-SLOT_TIMEOUT_S = 0.25
-"""Seconds that a request waits for one of these; a responsive store frees one in milliseconds."""
+MAX_BUFFERED_BODY_BYTES = 32 << 20
+"""Received bytes of bodies that one process holds, of at most `SEGMENT_BYTES` each."""
+MAX_LARGE_UPLOADS = 16
+"""Concurrent uploads of more than `SEGMENT_BYTES` in one process; each holds a thread."""
+RECEIVE_S = 10.0
+"""Timeout in seconds for the next bytes of a body."""
+BODY_S = 20.0
+"""Timeout in seconds for a whole body, in addition to its length divided by `MIN_BYTES_PER_S`."""
+MIN_BYTES_PER_S = 20_000
+UPLOAD_WAIT_S = 0.25
+"""Seconds that a large upload waits for a thread."""
 
 _SINGLE_ETAG = re.compile(r'"([^"]*)"')
+_Result = TypeVar("_Result")
 
 
 class ByteRange(NamedTuple):
@@ -52,35 +57,45 @@ class ByteRange(NamedTuple):
 class Transfers:
     """Transfers of the objects of one bucket.
 
-    `open_store` is called by the first transfer, so in the forked process that makes it.  Every
-    method may raise `StoreUnavailable` or a `Problem`.
+    `open_store` is called by the first transfer, so in the forked process that makes it.  The calls
+    to the store run in `store_pool`.  Every method may raise `StoreUnavailable` or a `Problem`.
     """
 
-    def __init__(self, bucket: str, open_store: Callable[[], FileStore]) -> None:
+    def __init__(
+        self, bucket: str, open_store: Callable[[], FileStore], store_pool: ThreadPool
+    ) -> None:
         self.bucket = bucket
         self._open_store = open_store
-        self._store_slots = BoundedSemaphore(MAX_STORE_REQUESTS)
-        self._large_slots = BoundedSemaphore(MAX_LARGE_TRANSFERS)
+        self._store_pool = store_pool
+        self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
+        self._buffered_bytes = 0
 
     @cached_property
     def _store(self) -> FileStore:
         return self._open_store()
 
-    def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
-        """Return the first `limit` objects that have this key prefix and sort after `after`."""
-        with self._hold_store_slot():
-            return self._store.list_page(prefix, after, limit)
+    async def _call_store(self, call: Callable[[FileStore], _Result]) -> _Result:
+        return await self._store_pool.run(lambda: call(self._store))
 
-    def delete_object(self, key: str) -> bool:
+    async def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
+        """Return the first `limit` objects that have this key prefix and sort after `after`."""
+        return await self._call_store(lambda store: store.list_page(prefix, after, limit))
+
+    async def delete_object(self, key: str) -> bool:
         """Delete an object, even an unreadable one; return False if it did not exist."""
-        with self._hold_store_slot():
+
+        def delete(store: FileStore) -> bool:
             # S3's DELETE also succeeds for a missing key, so it cannot tell the difference.
-            exists = self._store.exists(key)
+            exists = store.exists(key)
             if exists:
-                self._store.delete(key)
+                store.delete(key)
             return exists
 
-    def fetch_first_segment(self, key: str, request: Request, response: Response) -> Segment | None:
+        return await self._call_store(delete)
+
+    async def fetch_first_segment(
+        self, key: str, request: Request, response: Response
+    ) -> Segment | None:
         """Return the object's first piece, of at most `SEGMENT_BYTES`.
 
         Returns None if the client has the object already (response 304). Raises `ObjectNotFound`,
@@ -91,8 +106,9 @@ class Transfers:
         single_etag = _SINGLE_ETAG.fullmatch(if_none_match)
         known_etag = single_etag[1] if single_etag else None
         try:
-            with self._hold_store_slot():
-                segment = self._store.get_segment(key, 0, SEGMENT_BYTES, if_none_match=known_etag)
+            segment = await self._call_store(
+                lambda store: store.get_segment(key, 0, SEGMENT_BYTES, if_none_match=known_etag)
+            )
         except NotModified:
             apply_etag(request, response, if_none_match)
             return None
@@ -121,21 +137,46 @@ class Transfers:
             response.data = first_segment.body[byte_range.start : byte_range.stop]
             return
         response.content_length = byte_range.stop - byte_range.start
-        if request.method == "HEAD":
-            return
-        # The slot must be held until the server closes the stream, after this method returns.
-        slot = ExitStack()
-        slot.enter_context(self._hold_large_slot())
-        response.stream = _SegmentStream(self._store, key, first_segment, byte_range, slot.close)
+        if request.method != "HEAD":
+            response.stream = self._read_range(key, first_segment, byte_range)
 
-    def store_upload(self, request: Request, key: str, length: int) -> str:
+    async def _read_range(
+        self, key: str, first_segment: Segment, byte_range: ByteRange
+    ) -> AsyncIterator[bytes]:
+        start, stop = byte_range
+        chunk = first_segment.body[start:stop]
+        while start < stop:
+            # A range that begins behind the first piece has none of its bytes.
+            if not chunk:
+                chunk = await self._fetch_chunk(
+                    key, first_segment.etag, start, min(stop - start, SEGMENT_BYTES)
+                )
+            yield chunk
+            start += len(chunk)
+            chunk = b""
+
+    async def _fetch_chunk(self, key: str, etag: str, start: int, length: int) -> bytes:
+        # All pieces must be of one version: a mixture would look like a complete file.
+        try:
+            segment = await self._call_store(
+                lambda store: store.get_segment(key, start, length, if_match=etag)
+            )
+        except (PreconditionFailed, ObjectNotFound):
+            failure = f"{key} changed during the transfer, which is aborted"
+            raise StoreUnavailable(failure) from None
+        if not segment.body:
+            failure = f"{key} ended too early during the transfer, which is aborted"
+            raise StoreUnavailable(failure)
+        return segment.body
+
+    async def store_upload(self, request: Request, key: str, length: int) -> str:
         """Write the request's body of `length` bytes to the bucket; return the new ETag.
 
         The write is atomic. Raises a 408 or 400 `Problem` if the body is late or too short.
         """
         put = self._put_small if length <= SEGMENT_BYTES else self._put_large
         try:
-            return put(request, key, length)
+            return await put(_RequestBody(request.stream, length), key, length)
         except TimeoutError:
             detail = "The file did not arrive before the timeout; nothing was stored."
             raise Problem("too-slow", detail) from None
@@ -143,93 +184,63 @@ class Transfers:
             detail = "The file ended before its Content-Length; nothing was stored."
             raise Problem("wrong-request", detail) from None
 
-    def _put_small(self, request: Request, key: str, length: int) -> str:
-        # Read before a slot is taken, so that a slow client cannot occupy it.
-        body: bytes = request.stream.read(length)
-        if len(body) < length:
-            raise EOFError
-        with self._hold_store_slot():
-            return self._store.put(key, body)
-
-    def _put_large(self, request: Request, key: str, length: int) -> str:
-        with self._hold_large_slot():
-            return self._store.upload(key, request.stream, length)
-
-    @contextmanager
-    def _hold_store_slot(self) -> Iterator[None]:
-        if not self._store_slots.acquire(timeout=SLOT_TIMEOUT_S):
-            detail = "The object store is slow, and too many requests already wait for it; retry."
-            raise build_unavailable_problem("busy", detail)
+    async def _put_small(self, body: "_RequestBody", key: str, length: int) -> str:
+        buffered = bytearray()
         try:
-            yield
+            # The budget counts received bytes: an announced length costs nothing.
+            while chunk := await body.read_chunk():
+                buffered += chunk
+                self._buffered_bytes += len(chunk)
+                if self._buffered_bytes > MAX_BUFFERED_BODY_BYTES:
+                    detail = "This process already receives too many files; retry."
+                    raise build_unavailable_problem("busy", detail)
+            if len(buffered) < length:
+                raise EOFError
+            return await self._call_store(lambda store: store.put(key, bytes(buffered)))
         finally:
-            self._store_slots.release()
+            self._buffered_bytes -= len(buffered)
 
-    @contextmanager
-    def _hold_large_slot(self) -> Iterator[None]:
-        if not self._large_slots.acquire(blocking=False):
-            detail = f"This process already transfers {MAX_LARGE_TRANSFERS} larger files; retry."
-            raise build_unavailable_problem("busy", detail)
-        try:
-            with self._hold_store_slot():
-                yield
-        finally:
-            self._large_slots.release()
+    async def _put_large(self, body: "_RequestBody", key: str, length: int) -> str:
+        reader = _BlockingReader(body, asyncio.get_running_loop())
+        return await self._upload_pool.run(lambda: self._store.upload(key, reader, length))
 
 
-class _SegmentStream(Iterator[bytes]):
-    """An iterator over the bytes of an object, piece by piece.
+class _RequestBody:
+    """The body of a request, which must arrive at a minimum rate."""
 
-    `on_close` is called exactly once: at the end, or when the iterator is closed early.
+    def __init__(self, stream: BoundedStream, length: int) -> None:
+        self._chunks = stream.__aiter__()
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + BODY_S + length / MIN_BYTES_PER_S
+
+    async def read_chunk(self) -> bytes:
+        """Return the next bytes, or none at the end.
+
+        Raises `TimeoutError` after `RECEIVE_S`, or at the deadline of the whole body.
+        """
+        async with asyncio.timeout_at(min(self._deadline, self._loop.time() + RECEIVE_S)):
+            return await anext(self._chunks, b"")
+
+
+class _BlockingReader:
+    """A `ByteReader` for another thread, which asks the event loop for each chunk.
+
+    So the client is read as fast as the thread reads, and one chunk is in memory.
     """
 
-    def __init__(
-        self,
-        store: FileStore,
-        key: str,
-        first_segment: Segment,
-        byte_range: ByteRange,
-        on_close: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._key = key
-        self._etag = first_segment.etag
-        self._remaining = byte_range
-        self._buffered: bytes | None = first_segment.body[byte_range.start : byte_range.stop]
-        self._on_close: Callable[[], None] | None = on_close
+    def __init__(self, body: _RequestBody, loop: asyncio.AbstractEventLoop) -> None:
+        self._body = body
+        self._loop = loop
+        self._chunk = memoryview(b"")
 
-    def __next__(self) -> bytes:
-        start, stop = self._remaining
-        if start >= stop:
-            self.close()
-            raise StopIteration
-        chunk = self._buffered or self._fetch_chunk(start, min(stop - start, SEGMENT_BYTES))
-        self._buffered = None
-        self._remaining = ByteRange(start + len(chunk), stop)
-        return chunk
-
-    def _fetch_chunk(self, start: int, length: int) -> bytes:
-        # All pieces must be of one version: a mixture would look like a complete file.
-        try:
-            chunk = self._store.get_segment(self._key, start, length, if_match=self._etag).body
-        except (PreconditionFailed, ObjectNotFound):
-            failure = f"{self._key} changed during the transfer, which is aborted"
-            raise StoreUnavailable(failure) from None
-        if not chunk:
-            failure = f"{self._key} ended too early during the transfer, which is aborted"
-            raise StoreUnavailable(failure)
-        return chunk
-
-    def close(self) -> None:
-        """Release the transfer's slot; the server calls this when it needs no more bytes."""
-        on_close = self._on_close
-        self._on_close = None  # before the call, so that a second `close` does nothing
-        if on_close:
-            on_close()
-
-    def __del__(self) -> None:
-        # A stream that is dropped without `close` must not keep its slot.
-        self.close()
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, none at the end. Raises `TimeoutError`."""
+        if not self._chunk:
+            read = asyncio.run_coroutine_threadsafe(self._body.read_chunk(), self._loop)
+            self._chunk = memoryview(read.result())
+        piece = bytes(self._chunk[:size])
+        self._chunk = self._chunk[size:]
+        return piece
 
 
 # At most 18 digits, so that each number fits into 64 bits.

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import Result
 from redis import Redis
 
 from api.access.access_rules import AccessRules
@@ -20,7 +20,7 @@ from shared.progress.rebuilds import Rebuilds
 from shared.progress.unpacks import Unpacks
 from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
-from tests.api_parts import make_dependencies
+from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from worker.services.state_parts import build_state
 
@@ -36,7 +36,7 @@ class ApiWithRebuilds:
         self.record_poll()
         parts = make_dependencies(redis, queue=TaskQueue(self._celery))
         app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
-        self.client = TestClient(app, headers={"Host": "localhost"})
+        self.client = ApiClient(app, headers={"Host": "localhost"})
         self._threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:

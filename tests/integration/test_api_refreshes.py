@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from falcon.testing import Result, TestClient
+from falcon.testing import Result
 from redis import Redis
 
 from api.access.access_rules import AccessRules
@@ -15,7 +15,7 @@ from api.app import create_app
 from api.snapshot.process_registry import ProcessRegistry
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED
-from tests.api_parts import make_dependencies
+from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.tasks import create_app as create_celery_app
@@ -31,7 +31,7 @@ class ApiWithWorker:
         app = create_app(
             make_dependencies(redis), CrossSiteMiddleware(), AuthMiddleware(AccessRules())
         )
-        self.client = TestClient(app, headers={"Host": "localhost"})
+        self.client = ApiClient(app, headers={"Host": "localhost"})
         self.other = ProcessRegistry(redis)
         self.threads = ThreadPoolExecutor(4)
 

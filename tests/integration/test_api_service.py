@@ -13,7 +13,7 @@ from minio import Minio
 from redis import Redis
 
 from api.access.failure_limiter import MAX_FAILURES
-from api.web.transfers import MAX_STORE_REQUESTS
+from api.web.thread_pool import STORE_THREADS
 from local.ports import find_free_port
 from local.servers import MinioPorts, MinioServer, RedisServer, ServerUser
 from shared.formats.output_csv import OUTPUT_HEADER
@@ -161,8 +161,8 @@ def test_api_with_frozen_minio_serves_rows(
                     requests = [
                         threads.submit(api_environment.api.get, "/files/1.csv") for _ in range(40)
                     ]
-                    # Requests without a free slot are refused; the others wait for MinIO.
-                    refused_count = 40 - 2 * MAX_STORE_REQUESTS
+                    # Requests without a free thread are refused; the others wait for MinIO.
+                    refused_count = 40 - 2 * STORE_THREADS
                     wait_until(lambda: sum(answer.done() for answer in requests) >= refused_count)
                     started_at = time.monotonic()
                     assert api_environment.shows_row_count(1)

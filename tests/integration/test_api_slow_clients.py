@@ -11,12 +11,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from api.web.gunicorn_worker import MAX_HEAD_BYTES, REQUEST_S
+from api.web.connections import MAX_HEAD_BYTES, REQUEST_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, wait_until
 
 SLOW_CLIENTS = 40
-"""Five times the number of threads."""
 AT_ONCE_S = 4.0
 A_GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n"
 A_LARGE_TABLE = OUTPUT_HEADER + b"".join(

@@ -72,7 +72,7 @@ def test_rowdrop_publishes_drops_while_each_process_dies(rowdrop: RunShProcess, 
         "-Q events",
         "-Q bulk",
         "celery -A worker.scheduler beat",
-        "api.wsgi",
+        "api.asgi",
     )
     for number, words in enumerate(programs):
         find_processes(rowdrop.folder, words)[0].kill()

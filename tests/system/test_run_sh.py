@@ -84,11 +84,11 @@ def test_run_sh_shows_sample_then_keeps_data(folder: Path, start: Start) -> None
 def test_run_sh_restarts_dead_and_stops_stale_processes(folder: Path, start: Start) -> None:
     run = start(folder, "--empty").wait_until_ready()
     assert run.list_users() == []
-    for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
+    for words in ("redis.conf", "minio/data", "worker.listener", "api.asgi:app"):
         process = find_processes(folder, words)[0]
         process.kill()
         process.wait(10)
-    for words in ("redis.conf", "minio/data", "worker.listener", "api.wsgi:app"):
+    for words in ("redis.conf", "minio/data", "worker.listener", "api.asgi:app"):
         wait_until(functools.partial(find_processes, folder, words))
     wait_until(run.is_healthy)
 

@@ -28,7 +28,7 @@ CREDENTIALS_BY_PROCESS = {
     "worker.publisher": {*MINIO_USER, "REDIS_URL"},
     "worker.scheduler beat": {"REDIS_URL"},
     "worker.scheduler flower": {"REDIS_URL", "FLOWER_USER", "FLOWER_PASSWORD"},
-    "api.wsgi": {*MINIO_USER, "REDIS_URL", "GENERATED_API_TOKEN"},
+    "api.asgi": {*MINIO_USER, "REDIS_URL", "GENERATED_API_TOKEN"},
     "minio server": {
         "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_NOTIFY_REDIS_USER_FAST",
         "MINIO_NOTIFY_REDIS_PASSWORD_FAST",

@@ -1,13 +1,13 @@
 """Tests of `api.access.auth` with the whole application: bypass attempts, delays and log lines."""
 
+import asyncio
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from falcon.testing import Result, TestClient, create_environ
+from falcon.testing import ASGIConductor, Result, create_scope
 
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
@@ -15,6 +15,7 @@ from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
 from api.description.operations import PATHS
 from shared.tokens import Token, TokenKind
+from tests.api_parts import ApiClient
 from tests.unit.test_api_routes import Service
 
 WRITE = "write-token-of-the-operator"
@@ -36,7 +37,7 @@ class ManualClock:
         self.now = 0.0
         self.sleeps: list[float] = []
 
-    def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.now += seconds
 
@@ -50,7 +51,7 @@ class ApiWithAuth:
         middleware = AuthMiddleware(rules, self.limiter)
         self.service = Service(middleware, CrossSiteMiddleware(rules.allowed_hosts))
         self.service.files.put("1.csv", b"before")
-        self.client = TestClient(self.service.client.app)
+        self.client = ApiClient(self.service.client.app)
 
     def request(
         self,
@@ -232,15 +233,18 @@ def test_auth_middleware_refuses_bypass_attempts(
 
 @pytest.mark.parametrize("method", ["CONNECT", "FOO", "PROPFIND", "get", "GET ", ""])
 def test_auth_middleware_treats_unknown_method_as_write(api: ApiWithAuth, method: str) -> None:
-    statuses: list[str] = []
-    environ = create_environ("/data", headers={"Host": "localhost"}) | {"REQUEST_METHOD": method}
+    sent: list[dict[str, Any]] = []
+    scope = create_scope("/data", host="localhost") | {"method": method}
 
-    def start_response(status: str, *_: object) -> Callable[[bytes], object]:
-        statuses.append(status)
-        return lambda _: None
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
 
-    api.client.app(environ, start_response)
-    assert statuses == ["401 Unauthorized"]
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    app: Any = api.client.app
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 401
 
 
 @pytest.mark.parametrize(
@@ -314,39 +318,42 @@ def test_failure_limiter_logs_each_minute_and_address(
 
 
 def test_failure_limiter_delays_one_request_at_a_time() -> None:
-    is_sleeping = threading.Event()
-    wake = threading.Event()
+    asyncio.run(send_wrong_tokens_during_delay())
 
-    def sleep(_: float) -> None:
+
+async def send_wrong_tokens_during_delay() -> None:
+    is_sleeping = asyncio.Event()
+    wake = asyncio.Event()
+
+    async def sleep(_: float) -> None:
         is_sleeping.set()
-        wake.wait(10)
+        await wake.wait()
 
     limiter = FailureLimiter(lambda: 0.0, sleep)
     service = Service(AuthMiddleware(AccessRules(tokens=TOKENS), limiter))
-    request = service.client.simulate_delete
     wrong_token = {"Authorization": "Bearer guess"}
     right = {"Authorization": f"Bearer {WRITE}"}
-    for _ in range(MAX_FAILURES):
-        assert request("/files/1.csv", headers=wrong_token).status_code == 401
-    delayed: list[Result] = []
-    thread = threading.Thread(
-        target=lambda: delayed.append(request("/files/1.csv", headers=wrong_token))
-    )
-    thread.start()
-    assert is_sleeping.wait(10)
-    for _ in range(20):
-        answer = request("/files/1.csv", headers=wrong_token)
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        assert kind(answer) == "failed-tokens"
-        assert request("/files/1.csv", headers=right).status_code == 404
-    wake.set()
-    thread.join()
-    assert [answer.status_code for answer in delayed] == [401]
-    is_sleeping.clear()
-    assert (
-        request("/files/1.csv", headers=wrong_token).status_code == 401
-    )  # a delay slot is free again
-    assert is_sleeping.is_set()
+    async with ASGIConductor(service.client.app) as conductor:
+
+        async def request(headers: dict[str, str]) -> Result:
+            answer: Result = await conductor.simulate_delete("/files/1.csv", headers=headers)
+            return answer
+
+        for _ in range(MAX_FAILURES):
+            assert (await request(wrong_token)).status_code == 401
+        delayed = asyncio.create_task(request(wrong_token))
+        await asyncio.wait_for(is_sleeping.wait(), 10)
+        for _ in range(20):
+            answer = await request(wrong_token)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert kind(answer) == "failed-tokens"
+            assert (await request(right)).status_code == 404
+        wake.set()
+        assert (await delayed).status_code == 401
+        is_sleeping.clear()
+        # A delay slot is free again.
+        assert (await request(wrong_token)).status_code == 401
+        assert is_sleeping.is_set()
     service.redis.close()
 
 

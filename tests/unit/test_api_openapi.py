@@ -34,7 +34,7 @@ def operation(method: str, path: str) -> Any:  # noqa: ANN401
 def test_openapi_describes_every_route_and_method(service: Service) -> None:
     routed = {
         (method.method.lower(), route.path.replace(":path", ""))
-        for route in falcon.inspect.inspect_routes(service.client.app)
+        for route in falcon.inspect.inspect_routes(service.client.api)
         for method in route.methods
         if not method.internal
     }

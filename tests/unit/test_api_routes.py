@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from falcon.testing import DEFAULT_HOST, Result, TestClient
+from falcon.testing import DEFAULT_HOST, Result
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -21,7 +21,7 @@ from local.ports import find_free_port
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
-from tests.api_parts import make_dependencies
+from tests.api_parts import ApiClient, make_dependencies
 from tests.fakes import FakeObjectStore
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()
@@ -73,7 +73,7 @@ class Service:
             self.redis, lambda: self.view, self.files, self.copies, clock=lambda: self.now
         )
         app = create_app(dependencies, cross_site, auth, lambda: self.now)
-        self.client = TestClient(app, headers=LOCAL)
+        self.client = ApiClient(app, headers=LOCAL)
 
     def get(self, path: str, **headers: str) -> Result:
         return self.client.simulate_get(

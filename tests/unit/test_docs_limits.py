@@ -59,21 +59,28 @@ LIMITS = [
     ("docs/decisions/0016-throttle-publishing.md", "LIVE_FRACTION", 0.01, "to {:g} % of the time"),
     ("docs/decisions/0016-throttle-publishing.md", "BULK_FRACTION", 0.01, "to {:g} % for bulk"),
     ("docs/decisions/0020-do-not-poll-output-csv.md", "POLL_INTERVAL_S", 1, "ETag every {:g} s"),
-    (
-        "docs/decisions/0029-no-thread-per-connection.md",
-        "SEND_ATTEMPT_S",
-        1,
-        "within {:g} s is sent",
-    ),
-    (
-        "docs/decisions/0029-no-thread-per-connection.md",
-        "MAX_SENDING_CONNECTIONS",
-        1,
-        "{:g} of them may wait",
-    ),
-    ("docs/decisions/0029-no-thread-per-connection.md", "MIN_BYTES_PER_S", 1, "{:,.0f} bytes"),
     ("docs/decisions/0029-no-thread-per-connection.md", "REQUEST_S", 1, "complete within {:g} s"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "{:g} KiB"),
+    ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "at most {:g} KiB"),
+    ("docs/decisions/0029-no-thread-per-connection.md", "PIECE_BYTES", 1024, "pieces of {:g} KiB"),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "SEND_S",
+        1,
+        "within {:g} s is disconnected",
+    ),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "MAX_UNSENT_BYTES",
+        1 << 20,
+        "at most {:g} MiB",
+    ),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "MAX_CONNECTIONS",
+        1,
+        "at most {:g} connections",
+    ),
+    ("docs/decisions/0030-transfer-objects-in-segments.md", "MAX_LARGE_UPLOADS", 1, "one of {:g}"),
 ]
 
 

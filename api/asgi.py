@@ -1,6 +1,6 @@
-"""Build the WSGI application from the environment, and do nothing else.
+"""Build the ASGI application from the environment, and do nothing else.
 
-gunicorn imports this module: `gunicorn api.wsgi:app -c api/gunicorn_conf.py`.  The import is safe
+gunicorn imports this module: `gunicorn api.asgi:app -c api/gunicorn_conf.py`.  The import is safe
 before the fork: no connection is open and no thread runs until a worker calls `follower.start()`.
 """
 
@@ -20,6 +20,15 @@ from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import Follower, FollowerConnections
 from api.snapshot.process_registry import ProcessRegistry
+from api.web.connections import Connections
+from api.web.thread_pool import (
+    COMPUTE_THREADS,
+    COMPUTE_WAIT_S,
+    REDIS_THREADS,
+    SERVER_WAIT_S,
+    STORE_THREADS,
+    ThreadPool,
+)
 from api.web.transfers import Transfers
 from shared import logs
 from shared.progress.rebuilds import Rebuilds
@@ -32,7 +41,7 @@ from shared.task_queue import TaskQueue, create_celery
 
 REDIS_TIMEOUT_S = 1.5
 """Timeout of each connection attempt and each command, in seconds."""
-MAX_WAITING_REQUESTS = 2
+MAX_WAITING_REQUESTS = 50
 """Requests that may wait concurrently for a rebuild or a refresh, per process."""
 
 
@@ -56,22 +65,31 @@ follower = Follower(
     )
 )
 task_queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
-waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS)
+compute_pool = ThreadPool("computation", COMPUTE_THREADS, COMPUTE_WAIT_S)
+redis_pool = ThreadPool("Redis", REDIS_THREADS, SERVER_WAIT_S)
+store_pool = ThreadPool("object store", STORE_THREADS, SERVER_WAIT_S)
+waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS, redis_pool)
 dependencies = Dependencies(
     get_view=lambda: follower.view,
     rebuild_controller=RebuildController(
-        Rebuilds(redis_client), task_queue.rebuild, waiter, time.time
+        Rebuilds(redis_client), task_queue.rebuild, waiter, time.time, redis_pool
     ),
     refresh_controller=RefreshController(
-        RefreshRequests(redis_client), task_queue.refresh_requested, waiter
+        RefreshRequests(redis_client), task_queue.refresh_requested, waiter, redis_pool
     ),
     source_transfers=Transfers(
-        settings.source_bucket, lambda: open_file_store(settings, settings.source_bucket)
+        settings.source_bucket,
+        lambda: open_file_store(settings, settings.source_bucket),
+        store_pool,
     ),
     copy_transfers=Transfers(
-        settings.output_bucket, lambda: open_file_store(settings, settings.output_bucket)
+        settings.output_bucket,
+        lambda: open_file_store(settings, settings.output_bucket),
+        store_pool,
     ),
     unpacks=Unpacks(redis_client),
+    compute_pool=compute_pool,
+    redis_pool=redis_pool,
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
 )
@@ -79,4 +97,5 @@ rules = AccessRules.from_settings(settings)
 for warning in rules.list_warnings():
     logging.getLogger(__name__).warning("%s", warning)
 cross_site = CrossSiteMiddleware(settings.allowed_hosts, settings.cors_origins)
-app = create_app(dependencies, cross_site, AuthMiddleware(rules))
+connections = Connections()
+app = connections.limit_app(create_app(dependencies, cross_site, AuthMiddleware(rules)))

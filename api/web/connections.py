@@ -1,0 +1,369 @@
+"""Limits of client connections that gunicorn's ASGI worker does not have.
+
+- A request head must be complete in time, and it has a limited size.
+- A client must read: unsent bytes without progress end the connection.
+- The bodies that wait for their clients have a budget in bytes per process.
+- The number of connections is limited.
+- A closed connection discards input for a moment, so that the client gets the answer (RFC 9112,
+  9.6).
+- The answers of the server itself are problem documents, too.
+
+Only public interfaces are used: a `_Connection` is an asyncio protocol around the protocol of the
+server, which gets a `_Transport` around the transport of asyncio.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from http import HTTPStatus
+from typing import Any, cast
+
+from api.web.json_body import encode_json
+from api.web.problem_kinds import PROBLEM_KIND_BY_STATUS, PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
+from api.web.problems import build_problem_body
+
+MAX_CONNECTIONS = 500
+"""Per process. One more connection replaces the one that has been waiting longest."""
+REQUEST_S = 10.0
+"""Timeout in seconds from the connection, or the first byte, to the complete head."""
+MAX_HEAD_BYTES = 32_768
+SEND_S = 20.0
+"""Timeout in seconds of a client that has not read about `PIECE_BYTES`."""
+LINGER_S = 2.0
+"""Seconds in which the input of a closed connection is discarded."""
+CHECK_INTERVAL_S = 0.25
+PIECE_BYTES = 65_536
+"""Size in bytes of the pieces in which a body is sent."""
+MAX_UNSENT_BYTES = 128 << 20
+"""Bytes of the bodies that one process is sending. Above it, the oldest transfer is aborted.
+
+A body that several clients get counts once.
+"""
+
+_Message = dict[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+AsgiApp = Callable[[dict[str, Any], _Receive, _Send], Awaitable[None]]
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([45]\d\d) ")
+_connection_of_task: "ContextVar[_Connection | None]" = ContextVar("connection", default=None)
+
+
+class Connections:
+    """The client connections of one process."""
+
+    def __init__(self) -> None:
+        self._connections = dict[_Connection, None]()
+        self._unsent = dict[object, tuple[_Connection, bytes]]()
+
+    def watch(self, loop: asyncio.AbstractEventLoop, is_stopping: Callable[[], bool]) -> None:
+        """Guard the servers that are created on this loop from now on.
+
+        While `is_stopping` returns True, connections without a request are closed.
+        """
+        create_server: Any = loop.create_server
+
+        async def create_guarded_server(
+            protocol_factory: Callable[[], asyncio.Protocol],
+            *args: Any,  # noqa: ANN401
+            **kwargs: Any,  # noqa: ANN401
+        ) -> asyncio.Server:
+            def make_connection() -> _Connection:
+                return _Connection(self, protocol_factory())
+
+            server: asyncio.Server = await create_server(make_connection, *args, **kwargs)
+            return server
+
+        def check() -> None:
+            loop.call_later(CHECK_INTERVAL_S, check)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                connection.check_deadlines(now, is_stopping())
+
+        loop.create_server = create_guarded_server  # type: ignore[method-assign, assignment]
+        check()
+
+    def limit_app(self, app: AsgiApp) -> AsgiApp:
+        """Return an application that sends its bodies within the limits of its connection."""
+
+        async def limited_app(scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
+            connection = _connection_of_task.get()
+            if connection is None:
+                await app(scope, receive, send)
+                return
+            if scope["type"] != "http":  # no route is a WebSocket
+                connection.refuse(400)
+                return
+
+            first_events = [{"type": "http.request", "body": b"", "more_body": True}]
+
+            async def receive_late() -> _Message:
+                # Falcon awaits an event before it looks at the head. A request must be refused
+                # before its body arrives, and without 100 (Continue).
+                return first_events.pop() if first_events else await receive()
+
+            async def send_pieces(message: _Message) -> None:
+                await self._send_pieces(connection, message, send)
+
+            if _expects_unknown(scope):
+                connection.refuse(417)
+                return
+            with connection.serve_request():
+                await app(scope, receive_late, send_pieces)
+
+        return limited_app
+
+    def add(self, connection: "_Connection") -> None:
+        """Register a new connection; at the limit, close the one that has waited longest."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            waiting = (each for each in self._connections if not each.is_busy)
+            oldest = next(waiting, None) or next(iter(self._connections))
+            oldest.abort()
+        self._connections[connection] = None
+
+    def discard(self, connection: "_Connection") -> None:
+        """Forget a connection that is closed."""
+        self._connections.pop(connection, None)
+
+    async def _send_pieces(self, connection: "_Connection", message: _Message, send: _Send) -> None:
+        body = message.get("body", b"")
+        if len(body) <= PIECE_BYTES:
+            await send(message)
+            return
+        # The server copies what it gets, so it gets one piece at a time, when the last one is sent.
+        view = memoryview(body)
+        with self._hold_unsent(connection, body):
+            for start in range(0, len(view), PIECE_BYTES):
+                if connection.is_lost:
+                    return
+                stop = start + PIECE_BYTES
+                more_body = stop < len(view) or message.get("more_body", False)
+                piece = bytes(view[start:stop])
+                await send({"type": message["type"], "body": piece, "more_body": more_body})
+                await asyncio.sleep(0)  # a fast client must not block the others
+
+    @contextmanager
+    def _hold_unsent(self, connection: "_Connection", body: bytes) -> Iterator[None]:
+        token = object()
+        self._unsent[token] = connection, body
+        try:
+            while self._count_unsent_bytes() > MAX_UNSENT_BYTES:
+                oldest = next(iter(self._unsent))
+                if oldest is token:
+                    break
+                self._unsent.pop(oldest)[0].abort()
+            yield
+        finally:
+            self._unsent.pop(token, None)
+
+    def _count_unsent_bytes(self) -> int:
+        distinct = {id(body): len(body) for _, body in self._unsent.values()}
+        return sum(distinct.values())
+
+
+class _Connection(asyncio.Protocol):
+    """A connection: it passes everything to the server's protocol, within the limits."""
+
+    def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
+        self._connections = connections
+        self._protocol = protocol
+        self._transport: asyncio.Transport
+        self._request_count = 0
+        self._is_head_complete = False
+        self._head_bytes = 0
+        self._head_tail = b""
+        self._head_since: float | None = time.monotonic()
+        self._paused_since: float | None = None
+        self._closed_since: float | None = None
+        self.is_lost = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the application answers a request of this connection."""
+        return self._request_count > 0
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server has closed the connection; its last bytes may still be sent."""
+        return self._closed_since is not None
+
+    @contextmanager
+    def serve_request(self) -> Iterator[None]:
+        """Mark the connection as busy for the duration of the block."""
+        self._request_count += 1
+        try:
+            yield
+        finally:
+            self._request_count -= 1
+            self._is_head_complete = False
+            self._head_bytes = 0
+            self._head_since = None
+
+    # -- called by asyncio -------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the server's protocol; its tasks find this connection in their context."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        token = _connection_of_task.set(self)
+        try:
+            self._protocol.connection_made(_Transport(self, self._transport))
+        finally:
+            _connection_of_task.reset(token)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass the data on; discard it after the connection was closed."""
+        if self.is_closed:
+            return
+        if not self.is_busy and not self._is_head_complete:
+            self._head_since = self._head_since or time.monotonic()
+            self._head_bytes += len(data)
+            text = self._head_tail + data
+            self._is_head_complete = b"\r\n\r\n" in text
+            self._head_tail = b"" if self._is_head_complete else text[-3:]
+            if self._head_bytes > MAX_HEAD_BYTES and not self._is_head_complete:
+                self.refuse(431)
+                return
+        try:
+            self._protocol.data_received(data)
+        except ValueError:  # a Content-Length of more digits than Python converts
+            self.refuse(400)
+
+    def eof_received(self) -> bool:
+        """Return True to keep the connection open until the answer is sent."""
+        return (self.is_busy or self._is_head_complete) and not self.is_closed
+
+    def pause_writing(self) -> None:
+        """Note that the send buffer is full."""
+        self._paused_since = time.monotonic()
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read."""
+        self._paused_since = None
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection, and wake what waits for the send buffer."""
+        self.is_lost = True
+        self._connections.discard(self)
+        self._protocol.connection_lost(exc)
+        self._protocol.resume_writing()
+
+    # -- deadlines ---------------------------------------------------------------------------------
+    def check_deadlines(self, now: float, is_stopping: bool) -> None:
+        """Close the connection if the client is too slow, or if the process stops."""
+        if self._closed_since is not None:
+            timeout_s = SEND_S if self._transport.get_write_buffer_size() else LINGER_S
+            if now - self._closed_since > timeout_s:
+                self.abort()
+        elif self._paused_since is not None:
+            if now - self._paused_since > SEND_S:
+                self.abort()
+        elif self.is_busy or self._is_head_complete:
+            return
+        elif is_stopping and not self._head_bytes:
+            self.abort()
+        elif self._head_since is not None and now - self._head_since > REQUEST_S:
+            if self._head_bytes:
+                self.refuse(408)
+            else:
+                self.abort()
+
+    def close(self) -> None:
+        """Discard input until the client closes the connection, or until a deadline."""
+        if self._closed_since is None:
+            self._closed_since = time.monotonic()
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close the connection immediately."""
+        self._transport.abort()
+
+    def refuse(self, status: int) -> None:
+        """Answer with a problem document and close the connection."""
+        self._transport.write(build_raw_response(status))
+        self._transport.write_eof()
+        self.close()
+
+
+class _Transport(asyncio.Transport):
+    """What the server's protocol gets as its transport."""
+
+    def __init__(self, connection: _Connection, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._connection = connection
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send data; replace an error of the server itself by a problem document."""
+        if self._connection.is_closed:
+            return
+        status_line = None if self._connection.is_busy else _STATUS_LINE.match(data)
+        if status_line:
+            self._connection.refuse(int(status_line[1]))
+        else:
+            self._transport.write(data)
+
+    def writelines(self, list_of_data: Any) -> None:  # noqa: ANN401
+        """Send several pieces of data."""
+        self._transport.writelines(list_of_data)
+
+    def can_write_eof(self) -> bool:
+        """Return whether the connection can be half-closed."""
+        return self._transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        """Half-close the connection after the data that was written."""
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close the connection, when the client has or after some seconds."""
+        self._connection.close()
+
+    def abort(self) -> None:
+        """Close the connection immediately."""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed."""
+        return self._connection.is_closed or self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
+        """Return information about the socket."""
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        """Stop to receive."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Receive again."""
+        self._transport.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when `pause_writing` and `resume_writing` are called."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that wait to be sent."""
+        return self._transport.get_write_buffer_size()
+
+
+def build_raw_response(status: int) -> bytes:
+    """Return the complete HTTP response to a request that does not reach the application."""
+    kind = PROBLEM_KIND_BY_STATUS.get(status, "our-fault")
+    body = encode_json(build_problem_body(kind, PROBLEM_KINDS[kind].explanation)).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: {PROBLEM_MEDIA_TYPE}\r\nCache-Control: no-store\r\n"
+        f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _expects_unknown(scope: dict[str, Any]) -> bool:
+    expectations = [value.lower() for name, value in scope["headers"] if name == b"expect"]
+    return any(value != b"100-continue" for value in expectations)
