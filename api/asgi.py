@@ -41,7 +41,7 @@ from shared.task_queue import TaskQueue, create_celery
 
 REDIS_TIMEOUT_S = 1.5
 """Timeout of each connection attempt and each command, in seconds."""
-MAX_WAITING_REQUESTS = 50
+MAX_WAITING_REQUESTS = 20
 """Requests that may wait concurrently for a rebuild or a refresh, per process."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 worker_class = "asgi"  # api/web/connections.py adds the limits that it does not have
 workers = 2
 asgi_lifespan = "off"
+asgi_loop = "asyncio"
 preload_app = True  # import before the fork, so that the workers share the libraries' memory
 control_socket_disable = True
 keepalive = 15

@@ -1,6 +1,6 @@
 """Limits of client connections that gunicorn's ASGI worker does not have.
 
-- A request head must be complete in time, and it has a limited size.
+- The first head must be complete in time, and it has a limited size.
 - A client must read: unsent bytes without progress end the connection.
 - The bodies that wait for their clients have a budget in bytes per process.
 - The number of connections is limited.
@@ -28,7 +28,7 @@ from api.web.problems import build_problem_body
 MAX_CONNECTIONS = 500
 """Per process. One more connection replaces the one that has been waiting longest."""
 REQUEST_S = 10.0
-"""Timeout in seconds from the connection, or the first byte, to the complete head."""
+"""Timeout in seconds from the connection to the complete first head."""
 MAX_HEAD_BYTES = 32_768
 SEND_S = 20.0
 """Timeout in seconds of a client that has not read about `PIECE_BYTES`."""
@@ -173,9 +173,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._request_count = 0
         self._is_head_complete = False
+        self._has_unserved_data = False
         self._head_bytes = 0
         self._head_tail = b""
-        self._head_since: float | None = time.monotonic()
+        self._opened_at = time.monotonic()
+        self._received_at = self._opened_at
         self._paused_since: float | None = None
         self._closed_since: float | None = None
         self.is_lost = False
@@ -194,13 +196,11 @@ class _Connection(asyncio.Protocol):
     def serve_request(self) -> Iterator[None]:
         """Mark the connection as busy for the duration of the block."""
         self._request_count += 1
+        self._has_unserved_data = False
         try:
             yield
         finally:
             self._request_count -= 1
-            self._is_head_complete = False
-            self._head_bytes = 0
-            self._head_since = None
 
     # -- called by asyncio -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -217,8 +217,10 @@ class _Connection(asyncio.Protocol):
         """Pass the data on; discard it after the connection was closed."""
         if self.is_closed:
             return
-        if not self.is_busy and not self._is_head_complete:
-            self._head_since = self._head_since or time.monotonic()
+        self._received_at = time.monotonic()
+        self._has_unserved_data = not self.is_busy
+        # Only the first head: before the next ones the server's own keepalive timeout applies.
+        if not self._is_head_complete:
             self._head_bytes += len(data)
             text = self._head_tail + data
             self._is_head_complete = b"\r\n\r\n" in text
@@ -233,7 +235,8 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Return True to keep the connection open until the answer is sent."""
-        return (self.is_busy or self._is_head_complete) and not self.is_closed
+        is_request_pending = self._has_unserved_data and self._is_head_complete
+        return (self.is_busy or is_request_pending) and not self.is_closed
 
     def pause_writing(self) -> None:
         """Note that the send buffer is full."""
@@ -262,11 +265,10 @@ class _Connection(asyncio.Protocol):
         elif self._paused_since is not None:
             if now - self._paused_since > SEND_S:
                 self.abort()
-        elif self.is_busy or self._is_head_complete:
-            return
-        elif is_stopping and not self._head_bytes:
-            self.abort()
-        elif self._head_since is not None and now - self._head_since > REQUEST_S:
+        elif is_stopping:
+            if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:
+                self.abort()
+        elif not self._is_head_complete and now - self._opened_at > REQUEST_S:
             if self._head_bytes:
                 self.refuse(408)
             else:
@@ -280,6 +282,8 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection immediately."""
+        # asyncio reports the loss later; until then the connection must not count.
+        self._connections.discard(self)
         self._transport.abort()
 
     def refuse(self, status: int) -> None:

@@ -1,0 +1,224 @@
+"""The limits of connections, with gunicorn's own protocol on real sockets of one event loop."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from api.web import connections as limits
+from api.web.connections import Connections
+
+Message = dict[str, Any]
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+class App:
+    """An application with a body; it counts its requests."""
+
+    def __init__(self, make_body: Callable[[], bytes] = lambda: b"answer") -> None:
+        self.make_body = make_body
+        self.request_count = 0
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        self.request_count += 1
+        await receive()  # as Falcon does before it looks at the head
+        body = self.make_body()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serve(app: App) -> AsyncIterator[tuple[int, Connections]]:
+    """Serve the application within the limits; yield the port."""
+    loop = asyncio.get_running_loop()
+    connections = Connections()
+    config = Config()
+    worker = SimpleNamespace(
+        cfg=config,
+        log=Logger(config),
+        loop=loop,
+        asgi=connections.limit_app(app),
+        alive=True,
+        nr=0,
+        nr_conns=0,
+        max_requests=10**9,
+        state={},
+    )
+    original: Any = loop.create_server
+    connections.watch(loop, lambda: not worker.alive)
+    server = await loop.create_server(lambda: ASGIProtocol(worker), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], connections
+    finally:
+        loop.create_server = original  # type: ignore[method-assign]
+        server.close()
+        worker.alive = False
+        async with asyncio.timeout(10):
+            while worker.nr_conns:
+                await asyncio.sleep(0.01)
+
+
+async def exchange(port: int, sends: bytes) -> bytes:
+    """Send bytes and return everything until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sends)
+    received = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize(
+    ("sends", "status"),
+    [
+        (b"what is this\r\n\r\n", 400),
+        (HEAD + b"X-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (HEAD + (b"X-Long: " + b"x" * 8000 + b"\r\n") * 6, 431),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (HEAD + b"Expect: money\r\n\r\n", 417),
+        (HEAD + b"Transfer-Encoding: zip\r\n\r\n", 501),
+        (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
+        (
+            HEAD + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            400,
+        ),
+    ],
+)
+def test_connections_answer_invalid_requests_with_problems(sends: bytes, status: int) -> None:
+    async def run() -> None:
+        app = App()
+        async with serve(app) as (port, _):
+            head, _, body = (await exchange(port, sends)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"application/problem+json" in head
+        assert json.loads(body)["status"] == status
+        assert app.request_count == 0
+
+    asyncio.run(run())
+
+
+def test_connections_answer_before_the_body_arrives() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            for length in (b"9000000", b"9" * 23):
+                sends = HEAD + b"Expect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
+                assert (await exchange(port, sends)).startswith(b"HTTP/1.1 200 OK")
+
+    asyncio.run(run())
+
+
+def test_connections_deliver_answer_to_client_that_still_sends() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            sends = HEAD + b"Content-Length: 9000000\r\n\r\n" + bytes(3_000_000)
+            assert (await exchange(port, sends)).endswith(b"answer")
+
+    asyncio.run(run())
+
+
+def test_connections_answer_half_closed_client() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"\r\n")
+            writer.write_eof()
+            assert (await reader.readuntil(b"answer")).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_connections_answer_pipelined_requests() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            received = await exchange(
+                port, (HEAD + b"\r\n") * 9 + HEAD + b"Connection: close\r\n\r\n"
+            )
+        assert received.count(b"HTTP/1.1 200") == 10
+
+    asyncio.run(run())
+
+
+async def connect_slow_reader(port: int) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    transport: Any = writer.transport
+    transport.pause_reading()
+    writer.write(HEAD + b"\r\n")
+    return writer
+
+
+def test_connections_abort_oldest_transfer_above_budget() -> None:
+    """A body of the whole table is shared; other bodies are counted each."""
+    half = limits.MAX_UNSENT_BYTES // 2
+
+    async def run(make_body: Callable[[], bytes], expected_aborted: list[bool]) -> None:
+        app = App(make_body)
+        async with serve(app) as (port, _):
+            writers = []
+            for count in range(1, 4):
+                writers.append(await connect_slow_reader(port))
+                while app.request_count < count:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.05)
+            aborted = []
+            for writer in writers:
+                transport: Any = writer.transport
+                transport.resume_reading()
+                protocol: Any = transport.get_protocol()
+                try:
+                    body = await asyncio.wait_for(protocol._stream_reader.read(), 0.5)
+                    aborted.append(len(body) < half)
+                except TimeoutError:  # complete, and the connection stays open
+                    aborted.append(False)
+                except ConnectionResetError:
+                    aborted.append(True)
+                transport.abort()
+        assert aborted == expected_aborted
+
+    shared = bytes(half + 1)
+    asyncio.run(run(lambda: shared, [False, False, False]))
+    asyncio.run(run(lambda: bytes(half + 1), [True, True, False]))
+
+
+def test_connections_replace_longest_waiting_connection() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            idle = [
+                await asyncio.open_connection("127.0.0.1", port)
+                for _ in range(limits.MAX_CONNECTIONS + 10)
+            ]
+            sends = HEAD + b"Connection: close\r\n\r\n"
+            assert (await exchange(port, sends)).startswith(b"HTTP/1.1 200")
+            ended = [reader.at_eof() or reader.exception() is not None for reader, _ in idle]
+            assert ended[0]
+            assert not ended[-1]
+            for _, writer in idle:
+                writer.close()
+
+    asyncio.run(run())
+
+
+def test_connections_end_with_the_client() -> None:
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"\r\n")
+            await reader.readuntil(b"answer")
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 1) == b""
+            writer.close()
+
+    asyncio.run(run())
