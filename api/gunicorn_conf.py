@@ -3,7 +3,9 @@
 The listening address comes from the command line (`--bind`).
 """
 
+import ctypes
 import gc
+import os
 from typing import Any
 
 worker_class = "asgi"  # api/web/connections.py adds the limits that it does not have
@@ -18,6 +20,14 @@ limit_request_fields = 64
 graceful_timeout = 5
 accesslog = None
 errorlog = "-"
+
+# Bodies of several MB come and go.  By default Arrow and glibc keep what is freed: with 130 slow
+# readers of different pages of 100,000 rows a process grew to 761 MB, with this to 423 MB.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+_M_MMAP_THRESHOLD = -3
+_mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+if _mallopt:
+    _mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 FIRST_POLL_TIMEOUT_S = 10.0
 """The maximum time in seconds that a new worker waits for its first check of output.csv."""

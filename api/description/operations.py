@@ -28,6 +28,7 @@ from api.query.row_query import (
     ALLOWED_SORT,
     FORMATS,
     MAX_SEARCH_LENGTH,
+    MAX_SEARCH_WORDS,
 )
 from api.query.wait_query import ALLOWED_WAIT, MAX_WAIT_S
 from shared.formats.output_csv import OUTPUT_COLUMNS
@@ -57,9 +58,14 @@ _PAGING = [
 ]
 _ORDERS = [f"{sign}{name}" for name in OUTPUT_COLUMNS for sign in ("", "-")]
 _LIST: Schema = {"type": "array", "minItems": 1}
+_SEARCH_PATTERN = rf"^\s*\S+(\s+\S+){{0,{MAX_SEARCH_WORDS - 1}}}\s*$"
 _ROWS = [
     *_FILTERS,
-    in_query("q", text(minLength=1, maxLength=MAX_SEARCH_LENGTH, pattern=r"\S"), ALLOWED_SEARCH),
+    in_query(
+        "q",
+        text(minLength=1, maxLength=MAX_SEARCH_LENGTH, pattern=_SEARCH_PATTERN),
+        ALLOWED_SEARCH,
+    ),
     in_query(
         "sort", _LIST | {"items": text(enum=_ORDERS)}, ALLOWED_SORT, style="form", explode=False
     ),

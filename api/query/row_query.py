@@ -13,6 +13,8 @@ ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS,
 
 MAX_SEARCH_LENGTH = 200
 """Characters of the parameter `q`."""
+MAX_SEARCH_WORDS = 10
+"""Words of the parameter `q`: each of them is searched in all names."""
 DEFAULT_HTML_ROWS = 100
 """Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
@@ -20,7 +22,8 @@ MAX_HTML_ROWS = 1000
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
-    f"words that all occur in a user's names, in any case; 1 to {MAX_SEARCH_LENGTH} characters"
+    f"1 to {MAX_SEARCH_WORDS} words that all occur in a user's names, in any case; "
+    f"at most {MAX_SEARCH_LENGTH} characters"
 )
 _COLUMN_LIST = ", ".join(OUTPUT_COLUMNS)
 ALLOWED_SORT = f"fields separated by commas; a - before a field reverses its order: {_COLUMN_LIST}"
@@ -148,7 +151,9 @@ def _parse_row_count(values: Mapping[str, str], name: str) -> int | None:
 
 def _parse_search(values: Mapping[str, str]) -> str | None:
     text = values.get("q")
-    if text is not None and (not text.strip() or len(text) > MAX_SEARCH_LENGTH):
+    if text is None:
+        return None
+    if len(text) > MAX_SEARCH_LENGTH or not 1 <= len(text.split()) <= MAX_SEARCH_WORDS:
         raise InvalidParameter("q", "the search is empty or too long", ALLOWED_SEARCH)
     return text
 

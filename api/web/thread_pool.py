@@ -27,16 +27,18 @@ MAX_QUEUED_CALLS = 64
 
 
 class ThreadPool:
-    """At most `max_threads` threads, and at most `MAX_QUEUED_CALLS` calls that wait for one.
+    """At most `max_threads` threads, and at most `max_queued` calls that wait for one.
 
     A call waits at most `max_wait_s` seconds. `name` is shown to clients and in thread names.
     Threads are started on demand, so the pool can be created before a fork.
     """
 
-    def __init__(self, name: str, max_threads: int, max_wait_s: float) -> None:
+    def __init__(
+        self, name: str, max_threads: int, max_wait_s: float, max_queued: int = MAX_QUEUED_CALLS
+    ) -> None:
         self._name = name
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix=name)
-        self._max_pending = max_threads + MAX_QUEUED_CALLS
+        self._max_pending = max_threads + max_queued
         self._max_wait_s = max_wait_s
         self._pending = set[Future[Any]]()
 

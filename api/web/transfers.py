@@ -17,7 +17,7 @@ from falcon.asgi import BoundedStream, Request, Response
 
 from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_unavailable_problem
-from api.web.thread_pool import ThreadPool
+from api.web.thread_pool import STORE_THREADS, ThreadPool
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -35,8 +35,10 @@ MAX_BUFFERED_BODY_BYTES = 32 << 20
 """Received bytes of bodies that one process holds, of at most `SEGMENT_BYTES` each."""
 MAX_LARGE_UPLOADS = 16
 """Concurrent uploads of more than `SEGMENT_BYTES` in one process; each holds a thread."""
+MAX_DOWNLOADS = 500
+"""Downloads of more than `SEGMENT_BYTES` that may wait for a thread in one process."""
 RECEIVE_S = 10.0
-"""Timeout in seconds for the next bytes of a body."""
+"""Timeout in seconds for the next bytes, from a client and from the store."""
 BODY_S = 20.0
 """Timeout in seconds for a whole body, in addition to its length divided by `MIN_BYTES_PER_S`."""
 MIN_BYTES_PER_S = 20_000
@@ -67,6 +69,8 @@ class Transfers:
         self.bucket = bucket
         self._open_store = open_store
         self._store_pool = store_pool
+        # A download that has begun is not refused: it waits for the others.
+        self._download_pool = ThreadPool("download", STORE_THREADS, RECEIVE_S, MAX_DOWNLOADS)
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
         self._buffered_bytes = 0
 
@@ -158,8 +162,8 @@ class Transfers:
     async def _fetch_chunk(self, key: str, etag: str, start: int, length: int) -> bytes:
         # All pieces must be of one version: a mixture would look like a complete file.
         try:
-            segment = await self._call_store(
-                lambda store: store.get_segment(key, start, length, if_match=etag)
+            segment = await self._download_pool.run(
+                lambda: self._store.get_segment(key, start, length, if_match=etag)
             )
         except (PreconditionFailed, ObjectNotFound):
             failure = f"{key} changed during the transfer, which is aborted"

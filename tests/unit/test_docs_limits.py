@@ -24,6 +24,7 @@ LIMITS = [
     ("docs/formats.md", "MAX_RECORDS", 1, "more than {:,.0f} records together"),
     ("docs/formats.md", "MAX_PATH_LENGTH", 1 << 20, "more than {:g} Mi characters together"),
     ("docs/api.md", "MAX_SEARCH_LENGTH", 1, "at most {:g} characters"),
+    ("docs/api.md", "MAX_SEARCH_WORDS", 1, "at most {:g} words"),
     ("docs/api.md", "DEFAULT_HTML_ROWS", 1, "a browser gets: {:g} rows"),
     ("docs/api.md", "MAX_HTML_ROWS", 1, "with `limit` up to {:,.0f}"),
     ("docs/api.md", "MAX_WAIT_S", 1, "(0 to {:g} seconds)"),
