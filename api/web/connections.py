@@ -35,7 +35,7 @@ SEND_S = 20.0
 LINGER_S = 2.0
 """Seconds in which the input of a closed connection is discarded."""
 CHECK_INTERVAL_S = 0.25
-PIECE_BYTES = 65_536
+PIECE_BYTES = 131_072
 """Size in bytes of the pieces in which a body is sent."""
 MAX_UNSENT_BYTES = 128 << 20
 """Bytes of the bodies that one process is sending. Above it, the oldest transfer is aborted.
@@ -43,6 +43,8 @@ MAX_UNSENT_BYTES = 128 << 20
 A body that several clients get counts once.
 """
 
+_YIELD_BYTES = 8 * PIECE_BYTES
+"""Bytes after which a transfer yields to other tasks."""
 _Message = dict[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
@@ -111,8 +113,11 @@ class Connections:
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
-            with connection.serve_request():
+            connection.begin_request()
+            try:
                 await app(scope, receive_late, send_pieces)
+            finally:
+                connection.end_request()
 
         return limited_app
 
@@ -143,7 +148,8 @@ class Connections:
                 more_body = stop < len(view) or message.get("more_body", False)
                 piece = bytes(view[start:stop])
                 await send({"type": message["type"], "body": piece, "more_body": more_body})
-                await asyncio.sleep(0)  # a fast client must not block the others
+                if not stop % _YIELD_BYTES:  # a fast client must not block the others
+                    await asyncio.sleep(0)
 
     @contextmanager
     def _hold_unsent(self, connection: "_Connection", body: bytes) -> Iterator[None]:
@@ -192,15 +198,14 @@ class _Connection(asyncio.Protocol):
         """Whether the server has closed the connection; its last bytes may still be sent."""
         return self._closed_since is not None
 
-    @contextmanager
-    def serve_request(self) -> Iterator[None]:
-        """Mark the connection as busy for the duration of the block."""
+    def begin_request(self) -> None:
+        """Mark the connection as busy, because the application answers a request."""
         self._request_count += 1
         self._has_unserved_data = False
-        try:
-            yield
-        finally:
-            self._request_count -= 1
+
+    def end_request(self) -> None:
+        """Mark the end of a request."""
+        self._request_count -= 1
 
     # -- called by asyncio -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -69,7 +69,7 @@ class Transfers:
         self.bucket = bucket
         self._open_store = open_store
         self._store_pool = store_pool
-        # A download that has begun is not refused: it waits for the others.
+        # A download that has started is not refused: it waits for the others.
         self._download_pool = ThreadPool("download", STORE_THREADS, RECEIVE_S, MAX_DOWNLOADS)
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
         self._buffered_bytes = 0
