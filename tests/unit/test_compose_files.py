@@ -52,8 +52,8 @@ def test_compose_uses_only_features_of_old_compose() -> None:
     known = {
         "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck",
         "image", "init", "labels", "logging", "mem_limit", "network_mode", "networks",
-        "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt", "stop_grace_period",
-        "tmpfs", "user", "volumes",
+        "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt",
+        "stop_grace_period", "tmpfs", "user", "volumes",
     }  # fmt: skip
     assert {key for service in SERVICES.values() for key in service} <= known
     variables = re.findall(r"(?<!\$)\$\{([^}]*)\}", TEXT)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from shared.formats.object_names import IMAGES_FOLDER
 from shared.formats.records import Buckets
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
-from shared.progress.operator_status import OperatorStatus
+from shared.progress.pipeline_status import OperatorStatus
 from worker.bundles.catalog import BundleCatalog
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.desired_state import build_desired_state

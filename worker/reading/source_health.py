@@ -1,7 +1,7 @@
 """Report to the operator whether the source bucket can be read."""
 
 from shared.object_store import StoreUnavailable
-from shared.progress.operator_status import OperatorStatus
+from shared.progress.pipeline_status import OperatorStatus
 
 
 class SourceHealth:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from shared.progress.operator_status import OperatorStatus
+from shared.progress.pipeline_status import OperatorStatus
 from worker.bundles.catalog import CatalogVersion
 from worker.state.event_inbox import EventInbox
 from worker.state.loss_signals import LossSignals

@@ -4,7 +4,7 @@ import logging
 
 from shared.formats.source_keys import parse_bundle_id
 from shared.progress.leases import Lease
-from shared.progress.operator_status import OperatorStatus
+from shared.progress.pipeline_status import OperatorStatus
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.state.scripts import CHUNK_SIZE
 from worker.state.user_states import UserStates

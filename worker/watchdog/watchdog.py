@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.object_store import StoreUnavailable
-from shared.progress.operator_status import OperatorStatus
+from shared.progress.pipeline_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
 
