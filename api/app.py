@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.description.docs import DocsResource
@@ -23,6 +24,7 @@ from api.description.openapi import OpenApiResource
 from api.query.filters import InvalidParameter
 from api.resources.data import DataResource, UserResource
 from api.resources.errors import ErrorsResource
+from api.resources.events import EventsResource
 from api.resources.files import FileResource, FilesResource
 from api.resources.health import LiveResource, ReadyResource
 from api.resources.image import ImageResource
@@ -36,7 +38,7 @@ from api.web.error_handlers import (
     handle_unexpected_error,
     serialize_problem,
 )
-from api.web.json_body import encode_json
+from api.web.json_body import BodyReader, encode_json
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
@@ -54,6 +56,7 @@ class Dependencies(NamedTuple):
     get_view: ViewProvider
     rebuild_controller: RebuildController
     refresh_controller: RefreshController
+    event_controller: EventController
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
@@ -127,6 +130,7 @@ def _add_routes(
             dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
         ),
     )
+    app.add_route("/events", EventsResource(dependencies.event_controller, BodyReader()))
     app.add_route("/errors", ErrorsResource(get_view, dependencies.compute_pool))
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route(

@@ -16,6 +16,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import Dependencies, create_app
 from api.controllers.completion_waiter import CompletionWaiter
+from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import Follower, FollowerConnections
@@ -77,6 +78,7 @@ dependencies = Dependencies(
     refresh_controller=RefreshController(
         RefreshRequests(redis_client), task_queue.refresh_requested, waiter, redis_pool
     ),
+    event_controller=EventController(redis_client, settings.source_bucket, redis_pool),
     source_transfers=Transfers(
         settings.source_bucket,
         lambda: open_file_store(settings, settings.source_bucket),

@@ -57,6 +57,7 @@ class Settings:
     api_tokens: tuple[Token, ...] = ()
     read_tokens: tuple[Token, ...] = ()
     generated_api_token: str = field(default="", repr=False)
+    events_token: str = field(default="", repr=False)
     public_read: bool = False
     bind_address: str = "127.0.0.1"
     flower_user: str = "rowdrop"
@@ -100,7 +101,7 @@ class Settings:
         try:
             check_distinct_tokens(settings.all_tokens)
         except InvalidToken as error:
-            setting_names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN"
+            setting_names = "API_TOKEN, API_TOKENS, READ_TOKENS, GENERATED_API_TOKEN, EVENTS_TOKEN"
             raise InvalidSettings(f"{setting_names}: {error}") from None
         if settings.ca_file:
             # obstore, minio-py and urllib3 have no common option, but all read this variable.
@@ -113,6 +114,7 @@ class Settings:
         unnamed_tokens = (
             Token("API_TOKEN", self.api_token, TokenKind.WRITE),
             Token("generated", self.generated_api_token, TokenKind.GENERATED),
+            Token("EVENTS_TOKEN", self.events_token, TokenKind.EVENTS),
         )
         set_tokens = tuple(token for token in unnamed_tokens if token.value)
         return (*set_tokens, *self.api_tokens, *self.read_tokens)
@@ -148,6 +150,7 @@ class Settings:
                 env.str("READ_TOKENS", "", validate=_check_named_tokens) or "", TokenKind.READ
             ),
             "generated_api_token": env.str("GENERATED_API_TOKEN", "", validate=_check_token),
+            "events_token": env.str("EVENTS_TOKEN", "", validate=_check_token),
             "public_read": _is_true(env.str("PUBLIC_READ", "false", validate=_check_boolean)),
             "bind_address": env.str("BIND_ADDRESS", "127.0.0.1", validate=_check_ip_address),
             "flower_user": env.str("FLOWER_USER", "rowdrop"),

@@ -13,7 +13,7 @@ MIN_TOKEN_LENGTH = 20
 """Characters of a token's value."""
 MAX_TOKEN_NAME_LENGTH = 40
 """Characters of a token's name."""
-RESERVED_TOKEN_NAMES = frozenset({"API_TOKEN", "generated", "local", "anyone"})
+RESERVED_TOKEN_NAMES = frozenset({"API_TOKEN", "EVENTS_TOKEN", "generated", "local", "anyone"})
 """Names in the log that an entry of API_TOKENS or READ_TOKENS must not take."""
 
 _TOKEN_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TOKEN_NAME_LENGTH}}}")
@@ -30,6 +30,7 @@ class TokenKind(Enum):
     WRITE = "API_TOKENS"
     GENERATED = "GENERATED_API_TOKEN"
     READ = "READ_TOKENS"
+    EVENTS = "EVENTS_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Token:
 
     @property
     def may_write(self) -> bool:
-        """Return whether the token permits writes; every token permits reads."""
-        return self.kind is not TokenKind.READ
+        """Return whether the token permits writes; so it permits reads as well."""
+        return self.kind in {TokenKind.WRITE, TokenKind.GENERATED}
 
 
 def parse_tokens(text: str, kind: TokenKind) -> tuple[Token, ...]:

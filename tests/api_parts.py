@@ -11,6 +11,7 @@ from redis import Redis
 
 from api.app import Dependencies
 from api.controllers.completion_waiter import CompletionWaiter
+from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.process_registry import ProcessRegistry
@@ -95,6 +96,7 @@ def make_dependencies(
         refresh_controller=RefreshController(
             RefreshRequests(redis), tasks.refresh_requested, waiter, redis_pool
         ),
+        event_controller=EventController(redis, store.bucket, redis_pool),
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),

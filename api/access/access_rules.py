@@ -9,12 +9,16 @@ that: in a container every client has the address of the gateway. So four condit
 - neither a header nor HTTP/1.0 shows that a proxy forwarded the request.
 
 A local read needs no token. A local write needs one only if the operator has set a write token.
-Every other request needs a token, except reads if `PUBLIC_READ` is true. The middleware
-`api.access.auth` applies these rules to each request.
+Every other request needs a token, except reads if `PUBLIC_READ` is true.
+
+`POST /events` has a rule of its own: it needs `EVENTS_TOKEN`, which permits nothing else, from
+every client. The middleware `api.access.auth` applies these rules to each request.
 """
 
+import binascii
 import hmac
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -35,6 +39,7 @@ _HOST_HEADER = re.compile(
 _LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 _LOOPBACK_IPV6 = IPv6Address("::1")
 _BEARER_SCHEME = "bearer"
+_BASIC_SCHEME = "basic"
 
 
 class AccessOutcome(Enum):
@@ -66,6 +71,8 @@ class AccessRules:
     allowed_hosts: Sequence[str] = ()
     public_read: bool = False
     tokens: tuple[Token, ...] = ()
+    events_token: str = ""
+    """The only token that `POST /events` accepts. Without it no event is accepted."""
     compare_tokens: Callable[[bytes, bytes], bool] = hmac.compare_digest
     """Compares two tokens in constant time: the latency must not reveal a token."""
 
@@ -76,7 +83,8 @@ class AccessRules:
             settings.bind_address,
             settings.allowed_hosts,
             settings.public_read,
-            settings.all_tokens,
+            tuple(token for token in settings.all_tokens if token.kind is not TokenKind.EVENTS),
+            settings.events_token,
         )
 
     @property
@@ -122,6 +130,21 @@ class AccessRules:
             return AccessDecision(AccessOutcome.TOKEN_READ_ONLY, token.name)
         return AccessDecision(AccessOutcome.ALLOWED, token.name)
 
+    def decide_events(self, authorization: str | None) -> AccessDecision:
+        """Return whether a request may send events: only with `events_token`, even if it is local.
+
+        Some stores can only send the user and the password in a URL, so the token may also be the
+        password of the Basic scheme. The user is ignored.
+        """
+        if not self.events_token:
+            return AccessDecision(AccessOutcome.NO_TOKEN_SET)
+        if authorization is None:
+            return AccessDecision(AccessOutcome.TOKEN_MISSING)
+        value = _parse_bearer(authorization) or _parse_basic_password(authorization) or b""
+        if not self.compare_tokens(self.events_token.encode(), value):
+            return AccessDecision(AccessOutcome.TOKEN_WRONG)
+        return AccessDecision(AccessOutcome.ALLOWED, "EVENTS_TOKEN")
+
     def list_warnings(self) -> list[str]:
         """Return one log line for each rule that the operator may not have intended."""
         if self.is_local_only:
@@ -166,18 +189,37 @@ class AccessRules:
         return any(token.kind is TokenKind.WRITE for token in self.tokens)
 
     def _find_token(self, authorization: str) -> Token | None:
-        scheme, _, credentials = authorization.partition(" ")
-        if scheme.lower() != _BEARER_SCHEME:
+        value = _parse_bearer(authorization)
+        if value is None:
             return None
-        # A header may contain characters that cannot be encoded. They must not raise: the token is
-        # just wrong.
-        value = credentials.strip(" ").encode(errors="backslashreplace")
         # Compare with every token, even after a match: the latency must not reveal which of them is
         # similar to the one that was sent.
         matches = [
             token for token in self.tokens if self.compare_tokens(token.value.encode(), value)
         ]
         return matches[0] if matches else None
+
+
+def _parse_bearer(authorization: str) -> bytes | None:
+    """Return the token of a header with the Bearer scheme, or None for another scheme."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != _BEARER_SCHEME:
+        return None
+    # A header may contain characters that cannot be encoded. They must not raise: the token is
+    # just wrong.
+    return credentials.strip(" ").encode(errors="backslashreplace")
+
+
+def _parse_basic_password(authorization: str) -> bytes | None:
+    """Return the password of a header with the Basic scheme (RFC 7617), or None if it has none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != _BASIC_SCHEME:
+        return None
+    try:
+        user_and_password = b64decode(credentials.strip(" "), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return user_and_password.partition(b":")[2]
 
 
 def parse_host_name(host: str) -> str | None:

@@ -19,6 +19,8 @@ from api.web.problems import Problem
 
 PUBLIC_PATH = "/health/live"
 """The only path that needs no token, for GET and HEAD: a liveness probe has no credentials."""
+EVENTS_PATH = "/events"
+"""POST to this path needs `EVENTS_TOKEN`, and no other token."""
 MAX_LOGGED_PATH_LENGTH = 200
 """Characters of a path in a log line."""
 
@@ -45,6 +47,11 @@ _READS_REFUSED = (
     "Only clients on the same machine may read without a token, and no token is set.  "
     "Set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
 )
+_HOW_TO_SEND_EVENTS = (
+    "Send the EVENTS_TOKEN of this Rowdrop in the header Authorization: Bearer <token>, or as "
+    "password in the URL.  No other token is accepted for events."
+)
+_EVENTS_REFUSED = "No events are accepted here, because EVENTS_TOKEN is not set for this Rowdrop."
 _TOO_MANY_FAILURES = "Too many wrong tokens were sent from this address; retry later."
 _LOG_REASONS = {
     AccessOutcome.TOKEN_MISSING: "no token was sent",
@@ -66,25 +73,33 @@ class AuthMiddleware:
         # Falcon routes by the same decoded path, so another spelling cannot reach another route.
         if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
             return
-        decision = self._rules.decide(
-            request.method,
-            request.get_header("Host"),
-            request.headers,
-            request.get_header("Authorization"),
-            f"HTTP/{request.scope['http_version']}",
-        )
+        decision = self._decide(request)
         if decision.outcome is not AccessOutcome.ALLOWED:
             raise await self._refuse_request(request, decision)
         # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
 
+    def _decide(self, request: Request) -> AccessDecision:
+        authorization = request.get_header("Authorization")
+        if _sends_events(request):
+            return self._rules.decide_events(authorization)
+        return self._rules.decide(
+            request.method,
+            request.get_header("Host"),
+            request.headers,
+            authorization,
+            f"HTTP/{request.scope['http_version']}",
+        )
+
     async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
     ) -> None:
         """Log a write that was allowed, with the status of its response."""
         actor = getattr(request.context, "writer", None)
-        if actor is not None:
+        # A store sends a request for each write to it: log only those that it must correct.
+        is_routine = _sends_events(request) and succeeded
+        if actor is not None and not is_routine:
             logger.info("%s by %s: %d", _format_request(request), actor, response.status_code)
 
     async def _refuse_request(self, request: Request, decision: AccessDecision) -> Problem:
@@ -103,6 +118,8 @@ class AuthMiddleware:
         ):
             retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
             return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
+        if _sends_events(request):
+            return _build_events_problem(decision.outcome)
         return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
 
     async def _limit_failures(self, address: str) -> bool:
@@ -135,6 +152,18 @@ def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_WRONG:
         detail = f"{_WRONG_CREDENTIALS}  {detail}"
     return Problem("token", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _build_events_problem(outcome: AccessOutcome) -> Problem:
+    if outcome is AccessOutcome.NO_TOKEN_SET:
+        return Problem("writes-refused", _EVENTS_REFUSED)
+    # AWS SNS sends the user and the password of a URL only after a challenge.
+    challenge = {"WWW-Authenticate": 'Bearer, Basic realm="events"'}
+    return Problem("token", _HOW_TO_SEND_EVENTS, challenge)
+
+
+def _sends_events(request: Request) -> bool:
+    return request.method == "POST" and request.path == EVENTS_PATH
 
 
 def _format_request(request: Request) -> str:

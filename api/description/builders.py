@@ -17,6 +17,7 @@ _EVERYWHERE = (
 )
 _EVERYWHERE_TOO = ("headers-too-long", "our-fault", "wrong-coding")
 _READS = ("token", "reads-refused", "failed-tokens")
+EVENTS = ("token", "writes-refused", "failed-tokens")
 WRITES = ("token", "read-token", "writes-refused", "failed-tokens")
 ANYTHING: Schema = {}
 """The schema of binary content, which no schema can describe."""
@@ -80,10 +81,12 @@ def operation(
     """Return the description of one method of one route.
 
     `refusals` are the kinds of problems that only some operations have. An operation is a write if
-    they include `WRITES`. `is_open`: reading it needs no token.
+    they include `WRITES`, and takes events if they begin with `EVENTS`. `is_open`: reading it needs
+    no token.
     """
     is_write = set(WRITES) <= set(refusals)
-    reads = () if is_write or is_open else _READS
+    takes_events = refusals[: len(EVENTS)] == EVENTS
+    reads = () if is_write or takes_events or is_open else _READS
     every = dict.fromkeys((*refusals, *reads, "wrong-parameter", *_EVERYWHERE, *_EVERYWHERE_TOO))
     document: Document = {
         "summary": summary,
@@ -94,7 +97,9 @@ def operation(
         document["parameters"] = list(parameters)
     if body:
         document["requestBody"] = body
-    if not is_open:
+    if takes_events:
+        document["security"] = [{"eventsToken": []}, {"eventsPassword": []}]
+    elif not is_open:
         document["security"] = (
             [{}, {"token": []}] if is_write else [{}, {"token": []}, {"readToken": []}]
         )
@@ -102,8 +107,10 @@ def operation(
 
 
 def access_of(described: Document) -> str:
-    """Return which token a non-local client needs for an operation: `write`, `read` or `none`."""
+    """Return which token a non-local client needs: `write`, `read`, `events` or `none`."""
     accepted = {name for choice in described.get("security", ()) for name in choice}
     if not accepted:
         return "none"
+    if "eventsToken" in accepted:
+        return "events"
     return "read" if "readToken" in accepted else "write"

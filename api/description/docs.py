@@ -29,12 +29,14 @@ local client needs no token to read. It needs a write token to write only if the
 <p>Every other client sends a token: <code>-H "Authorization: Bearer $token"</code>. Writes (POST,
 PUT, DELETE) need a write token: the <code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or
 the generated token. Reads need a write token or one of the <code>READ_TOKENS</code>, and no token
-with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token.</p>"""
+with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token, and
+<code>POST /events</code> only accepts the <code>EVENTS_TOKEN</code>.</p>"""
 
 _TOKEN_SENTENCES = {
     "none": "Token: none.",
     "read": "Token, if the client is not local: read or write.",
     "write": "Token, if the client is not local or the operator has set a write token: write.",
+    "events": "Token, from every client: the EVENTS_TOKEN.",
 }
 
 _PROBLEMS_HEAD = """<h2 id="problems">Errors</h2>
@@ -61,13 +63,10 @@ class DocsResource:
 @cache
 def render_docs_page() -> bytes:
     """Return the page as UTF-8 bytes. It is rendered once per process."""
-    operations = (
-        (path, method, operation)
+    routes = "".join(
+        _render_route(method.upper(), path, operation, has_anchor=method == next(iter(methods)))
         for path, methods in PATHS.items()
         for method, operation in methods.items()
-    )
-    routes = "".join(
-        _render_route(method.upper(), path, operation) for path, method, operation in operations
     )
     return render_page(
         "Rowdrop: the API",
@@ -88,9 +87,9 @@ def _render_contents() -> str:
     return " ".join(f'<a href="#{_make_anchor(path)}">{escape(path)}</a>' for path in PATHS)
 
 
-def _render_route(method: str, path: str, operation: Document) -> str:
+def _render_route(method: str, path: str, operation: Document, *, has_anchor: bool) -> str:
     sample = operation["x-codeSamples"][0]["source"]
-    anchor = f' id="{_make_anchor(path)}"' if method == "GET" else ""
+    anchor = f' id="{_make_anchor(path)}"' if has_anchor else ""
     responses = " ".join(
         f"<b>{status}</b> {escape(response['description'])}"
         for status, response in _list_success_responses(operation)

@@ -76,6 +76,16 @@ def build_document() -> Document:
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": _TO_WRITE},
                 "readToken": {"type": "http", "scheme": "bearer", "description": _TO_READ},
+                "eventsToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The EVENTS_TOKEN.  It permits nothing else.",
+                },
+                "eventsPassword": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The EVENTS_TOKEN as password, with any user.",
+                },
             },
         },
     }

@@ -9,6 +9,7 @@ import re
 from api.answers.formats import CONTENT_TYPES
 from api.description.builders import (
     ANYTHING,
+    EVENTS,
     JSON,
     WRITES,
     Document,
@@ -268,6 +269,20 @@ PATHS: dict[str, dict[str, Document]] = {
             ("no-such-task", _NO_REDIS),
             [in_path("task_id", "The task's ID, from POST /data or GET /tasks.")],
             'curl "$api/tasks/$task_id"',
+        ),
+    },
+    "/events": {
+        "post": operation(
+            "Events of the source bucket, by the webhook of a store.",
+            {"202": answer("They are processed later.", {JSON: ref("ReceivedEvents")})},
+            (*EVENTS, "too-large", _NO_REDIS, "busy"),
+            sample='curl -H "Authorization: Bearer $token" --json @notification.json "$api/events"',
+            body={
+                "required": True,
+                "description": "A notification in the form of MinIO, RustFS, Ceph, SeaweedFS, "
+                "AWS SNS or AWS EventBridge.",
+                "content": {JSON: {"schema": {"type": "object"}}},
+            },
         ),
     },
     "/errors": {

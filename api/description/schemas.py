@@ -161,6 +161,12 @@ SCHEMAS: dict[str, Schema] = {
         },
         ("size", "etag"),
     ),
+    "ReceivedEvents": an_object(
+        {
+            "accepted": number("events that will be processed", minimum=0),
+            "ignored": number("events of other buckets, and messages about no object", minimum=0),
+        }
+    ),
     "Trouble": an_object(
         {
             "key": maybe(text()),
@@ -209,7 +215,7 @@ SCHEMAS: dict[str, Schema] = {
                         "description": text(),
                         "token": text(
                             "the kind of token that a client elsewhere needs",
-                            enum=["none", "read", "write"],
+                            enum=["none", "read", "write", "events"],
                         ),
                         "parameters": {"type": "object", "additionalProperties": text()},
                     }

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import falcon
 from falcon.asgi import Request, Response
 
+from api.answers.lookup import require_row, require_table
 from api.answers.responses import PreparedResponse, prepare_response
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.query.filters import DAY_S, compute_utc_date, parse_single_values
-from api.resources.lookup import require_row, require_table
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
 from api.web.thread_pool import ThreadPool

@@ -8,8 +8,8 @@ import json
 
 from falcon.asgi import Request, Response
 
+from api.answers.lookup import require_row
 from api.query.filters import parse_single_values
-from api.resources.lookup import require_row
 from api.snapshot.view import ViewProvider
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition

@@ -11,8 +11,8 @@ import numpy as np
 from falcon.asgi import Request, Response
 from numpy.typing import NDArray
 
+from api.answers.lookup import require_table
 from api.query.filters import DAY_S, Filters, compute_ages, compute_utc_date
-from api.resources.lookup import require_table
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag

@@ -456,6 +456,18 @@ def test_redis_acl_lets_minio_only_push_events(servers: SecuredServers) -> None:
         client.delete(FAST_EVENTS)
 
 
+def test_redis_acl_lets_api_only_push_events(servers: SecuredServers) -> None:
+    with servers.connect("api") as client:
+        client.rpush(FAST_EVENTS, "an event")
+        assert client.llen(FAST_EVENTS) > 0
+        for command in ("DEL", "LPOP", "LPUSH", "LTRIM", "SET", "RPOP", "LREM"):
+            arguments = ["x", "1"] if command in {"SET", "LPUSH", "LREM"} else ["0", "1"]
+            with pytest.raises((NoPermissionError, ResponseError), match="permission"):
+                client.execute_command(command, FAST_EVENTS, *arguments)
+    with servers.connect("worker") as client:
+        client.delete(FAST_EVENTS)
+
+
 @pytest.mark.parametrize("role", ["worker", "publisher"])
 def test_redis_acl_lets_pipeline_hold_leases(servers: SecuredServers, role: str) -> None:
     with servers.connect(role) as client:

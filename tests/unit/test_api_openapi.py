@@ -12,7 +12,7 @@ from api.description.openapi import build_document
 from api.description.operations import PATHS, READABLE
 from api.web.problem_kinds import PROBLEM_KINDS
 from shared.formats.source_keys import explain_unusable_name
-from tests.unit.test_api_routes import Service
+from tests.unit.test_api_routes import EVENTS_TOKEN, Service
 
 METHODS = [
     (method, path) for path, methods in build_document()["paths"].items() for method in methods
@@ -49,8 +49,9 @@ def test_openapi_describes_every_query_parameter(service: Service, method: str, 
         if each["in"] == "query"
     ]
     address = re.sub(r"\{\w+\}", "x.csv", path)
+    headers = {"Authorization": f"Bearer {EVENTS_TOKEN}"} if path == "/events" else {}
     result = service.client.simulate_request(
-        "GET" if method == "head" else method.upper(), f"{address}?no_such=1"
+        "GET" if method == "head" else method.upper(), f"{address}?no_such=1", headers=headers
     )
     assert (result.status_code, result.json["parameter"]) == (400, "no_such")
     assert result.json["allowed"] == f"the parameters {', '.join(described) or '(none)'}"
@@ -83,7 +84,9 @@ def test_openapi_operations_state_required_token(method: str, path: str) -> None
         assert "401" not in described["responses"]
         return
     expected: list[dict[str, list[str]]] = [{}, {"token": []}]
-    if method in {"get", "head"}:
+    if path == "/events":
+        expected = [{"eventsToken": []}, {"eventsPassword": []}]
+    elif method in {"get", "head"}:
         expected.append({"readToken": []})
     assert described["security"] == expected
     assert {"401", "403", "429"} <= described["responses"].keys()
@@ -99,6 +102,7 @@ def test_index_route_states_required_token(service: Service) -> None:
     assert needed["GET", "/data"] == "read"
     assert needed["POST", "/data"] == "write"
     writes = {name for name, token in needed.items() if token == "write"}
+    assert needed.pop(("POST", "/events")) == "events"
     assert writes == {name for name in needed if name[0] != "GET"}
 
 
@@ -151,7 +155,8 @@ def test_docs_page_states_required_token(service: Service) -> None:
     text = service.get("/docs").text
     operations = [path for path, methods in PATHS.items() for _ in methods]
     assert text.count("Token: none.") == 1
-    assert text.count("Token, if the client is not local") == len(operations) - 1
+    assert text.count("Token, from every client: the EVENTS_TOKEN.") == 1
+    assert text.count("Token, if the client is not local") == len(operations) - 2
     assert 'id="tokens"' in text
 
 

@@ -53,7 +53,8 @@ VIEW = View(
     redis_answered_at=NOON,
 )
 
-OPEN = AuthMiddleware(AccessRules())
+EVENTS_TOKEN = "token-for-the-events-only"
+OPEN = AuthMiddleware(AccessRules(events_token=EVENTS_TOKEN))
 NAMED = CrossSiteMiddleware([DEFAULT_HOST])
 LOCAL = {"Host": "localhost"}
 

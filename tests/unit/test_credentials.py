@@ -111,10 +111,18 @@ def test_prepare_credentials_writes_only_own_values_per_container(tmp_path: Path
             "api_token",
             "api_tokens",
             "read_tokens",
+            "events_token",
             "generated_api_token",
         ],
         "loader": minio_user,
-        "init": [*minio_user, *redis_user, "minio_root_user", "minio_root_password", "minio_users"],
+        "init": [
+            *minio_user,
+            *redis_user,
+            "minio_root_user",
+            "minio_root_password",
+            "minio_users",
+            "events_token",
+        ],
         "minio": ["minio.env", "users_id"],
         "redis": ["redis.conf", "health_user", "health_password"],
     }
@@ -243,10 +251,10 @@ def test_credentials_refuse_password_invalid_for_minio() -> None:
         complete({"MINIO_ROOT_PASSWORD": "short"})
 
 
-@pytest.mark.parametrize("setting", ["API_TOKEN", "API_TOKENS", "READ_TOKENS"])
+@pytest.mark.parametrize("setting", ["API_TOKEN", "API_TOKENS", "READ_TOKENS", "EVENTS_TOKEN"])
 def test_credentials_refuse_token_invalid_for_api(setting: str) -> None:
     with pytest.raises(InvalidCredentials, match=f"{setting}: .*at least 20 characters") as refused:
-        complete({setting: "tooshort" if setting == "API_TOKEN" else "ci=tooshort"})
+        complete({setting: "ci=tooshort" if setting.endswith("S") else "tooshort"})
     assert "tooshort" not in str(refused.value)
 
 
@@ -313,6 +321,16 @@ def test_credentials_refuse_shared_user(given: dict[str, str]) -> None:
 def test_credentials_always_have_read_token(given: dict[str, str], expected: str | None) -> None:
     credentials = complete(given)
     assert credentials.any_token == (expected or credentials.generated_api_token)
+
+
+def test_credentials_give_events_token_to_api_and_init_only() -> None:
+    credentials = complete({"EVENTS_TOKEN": TOKEN})
+    holders = {name for name in PROCESSES if TOKEN in credentials.settings_of(name).values()}
+    assert holders == {"api", "init"}
+    assert credentials.any_token == credentials.generated_api_token
+    assert credentials.settings_of("init").keys() & {"API_TOKEN", "GENERATED_API_TOKEN"} == set()
+    with pytest.raises(InvalidCredentials, match="have the same value"):
+        complete({"API_TOKEN": TOKEN, "EVENTS_TOKEN": TOKEN})
 
 
 def test_credentials_refuse_equal_tokens() -> None:

@@ -53,8 +53,8 @@ REQUEST = re.compile(r"\b(GET|POST|PUT|DELETE) (/[\w/{}.-]*)")
 COMMAND_LINE = re.compile(r"(?<![\w./-])(?:\./)?rowdrop +([a-z][a-z-]*)([^`#|;)\n]*)")
 PACKAGES = ("worker", "api", "shared")
 """The folders with the packages that docs/architecture.md describes."""
-OTHER_FILES = {"images/", ".bundles/", "docker-compose.override.yml"}
-"""Folders of the output bucket, and a file that an operator may write."""
+OTHER_FILES = {"images/", ".bundles/", "docker-compose.override.yml", "notification.toml"}
+"""Folders of the output bucket, and files of an operator."""
 every_page = pytest.mark.parametrize("page", TEXTS)
 
 
@@ -189,8 +189,9 @@ def test_docs_assign_only_settings_that_exist(page: str) -> None:
     # The docs also name variables of the AWS command line, of compose, of MinIO and of a test.
     others = {"MINIO_PROMETHEUS_AUTH_TYPE", "API_EXAMPLES", "COMPOSE_FILE", "COMPOSE_PROFILES"}
     known = {*others, *re.findall(r"MINIO_[A-Z_]+", COMPOSE)}
+    of_others = ("AWS_", "RUSTFS_", "MINIO_NOTIFY_WEBHOOK_")
     unknown = assigned - known - ENV_EXAMPLE.keys()
-    assert [name for name in sorted(unknown) if not name.startswith("AWS_")] == []
+    assert [name for name in sorted(unknown) if not name.startswith(of_others)] == []
 
 
 def test_env_example_shows_documented_defaults() -> None:

@@ -14,7 +14,9 @@ REQUIRED = {
     "REDIS_URL": "redis://:redis-secret@127.0.0.1:6379/0",
 }
 
-TOKENS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS", "GENERATED_API_TOKEN", "PUBLIC_READ")
+TOKENS = (
+    "API_TOKEN", "API_TOKENS", "READ_TOKENS", "GENERATED_API_TOKEN", "EVENTS_TOKEN", "PUBLIC_READ",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +172,7 @@ def test_settings_read_token_names_and_kinds(
     assert not any(token.value in shown for token in settings.all_tokens)
 
 
-@pytest.mark.parametrize("name", ["API_TOKEN", "GENERATED_API_TOKEN"])
+@pytest.mark.parametrize("name", ["API_TOKEN", "GENERATED_API_TOKEN", "EVENTS_TOKEN"])
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -247,6 +249,11 @@ def test_settings_refuse_unusable_named_token(
             ("API_TOKEN", VALID_TOKEN),
             ("GENERATED_API_TOKEN", VALID_TOKEN),
             "API_TOKEN and generated have the same value",
+        ),
+        (
+            ("EVENTS_TOKEN", VALID_TOKEN),
+            ("READ_TOKENS", f"web={VALID_TOKEN}"),
+            "EVENTS_TOKEN and web have the same value",
         ),
         (
             ("GENERATED_API_TOKEN", VALID_TOKEN),

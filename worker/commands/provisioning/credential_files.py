@@ -39,7 +39,7 @@ REDIS_HOME = Path("/srv/redis")
 REDIS_ADDRESS = "redis:6379"
 OPTIONAL_SETTINGS = {
     "api": (*TOKEN_SETTINGS, "GENERATED_API_TOKEN"),
-    "init": ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS"),
+    "init": ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "EVENTS_TOKEN"),
 }
 """Settings of a container that may be empty.  Their files always exist, because docker-compose.yml
 names them."""

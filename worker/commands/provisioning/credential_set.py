@@ -37,7 +37,7 @@ FORMER_ROOT_USER = "rowdrop"
 MINIO_ROLES = tuple(minio_policies(Buckets("", "")))
 REDIS_ROLES = tuple(REDIS_RULES)
 
-TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS")
+TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS", "EVENTS_TOKEN")
 GIVEN_SETTINGS = (
     "MINIO_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_ACCESS_KEY",
     "MINIO_SECRET_KEY", "MINIO_USERS", "MINIO_PROMETHEUS_TOKEN", "REDIS_URL", "REDIS_USERS",
@@ -56,7 +56,7 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "flower": ("redis", "flower"),
     "api": ("minio", "redis", "tokens"),
     "loader": ("minio",),
-    "init": ("minio", "redis", "root"),
+    "init": ("minio", "redis", "root", "events"),
 }
 """The kinds of credentials that each process gets."""
 
@@ -172,6 +172,10 @@ class Credentials:
                 "FLOWER_PASSWORD": self.flower.password,
             },
             "tokens": self._token_settings,
+            # Its presence says that the store may send events to the API.
+            "events": lambda: {
+                name: value for name, value in self.tokens.items() if name == "EVENTS_TOKEN"
+            },
             "root": self._root_settings,
         }
         return {name: value for kind in PROCESSES[process] for name, value in kinds[kind]().items()}
@@ -277,10 +281,11 @@ def format_users(users: Mapping[str, ServerUser]) -> str:
 
 def _check_tokens(given: Mapping[str, str]) -> None:
     """Raise `InvalidCredentials` for a token that the API would reject when it starts."""
-    name = "API_TOKEN"
+    tokens = []
     try:
-        check_token_value(given.get(name, ""))
-        tokens = [Token(name, given[name], TokenKind.WRITE)] if given.get(name) else []
+        for name, kind in (("API_TOKEN", TokenKind.WRITE), ("EVENTS_TOKEN", TokenKind.EVENTS)):
+            check_token_value(given.get(name, ""))
+            tokens += [Token(name, given[name], kind)] if given.get(name) else []
         for name in ("API_TOKENS", "READ_TOKENS"):
             tokens += parse_tokens(given.get(name, ""), TokenKind(name))
         name = ", ".join(TOKEN_SETTINGS)

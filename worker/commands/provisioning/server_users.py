@@ -222,6 +222,7 @@ REDIS_RULES: Mapping[str, str] = {
             f"~{API_PROCESSES} ~{REBUILD_QUEUED} ~{_REBUILD_KEY_PATTERN} &{PUBLISH_DONE_CHANNEL}",
             _NON_ADMIN_RULES,
             _SEND_RULES,
+            f"(+rpush %W~{FAST_EVENTS})",  # POST /events
         ]
     ),
     "beat": f"{_NON_ADMIN_RULES} {_SEND_RULES}",
