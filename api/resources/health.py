@@ -27,8 +27,8 @@ NO_METRICS_WARNING = (
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
 )
 NO_EVENTS_WARNING = (
-    "MinIO's events do not reach Redis: a sweep every 5 minutes finds changes instead; "
-    "rowdrop init prints what to set"
+    "no rule is known that sends the events of the source bucket: a sweep every 5 minutes finds "
+    "changes without events; rowdrop init prints what to set"
 )
 
 

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from minio import Minio
-from minio.notificationconfig import NotificationConfig, QueueConfig
+from minio.error import S3Error
+from minio.notificationconfig import NotificationConfig, QueueConfig, TopicConfig
 from redis import Redis
 
 from local.ports import HOST, find_free_port
@@ -24,9 +26,10 @@ from tests.api_process import ApiEnvironment, ApiProcess, wait_until
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
 from tests.factories import make_notification
 from tests.integration.stepping import RowdropHarness, make_csv
+from worker.commands.init import Initializer
 from worker.listener import Listener
 from worker.source.metrics import MinioMetrics, detect_losses
-from worker.source.notifications import EVENT_TYPES
+from worker.source.notifications import EVENT_TYPES, NotificationRules, RuleState
 
 TOKEN = "token-of-the-events-0123"
 WEBHOOK_ARN = "arn:minio:sqs::FAST:webhook"
@@ -288,3 +291,81 @@ def test_events_route_receives_chunked_body(api: ApiProcess, rowdrop: RowdropHar
     endless: Any = (b" " * 100_000 for _ in range(20))
     answer = api.request("POST", "/events", endless, Authorization=f"Bearer {TOKEN}")
     assert answer.status == 413
+
+
+# -- notification rules ----------------------------------------------------------------------------
+def test_init_accepts_webhook_rule_only_with_token(
+    settings: Settings, minio: Minio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_rule(minio, settings.source_bucket)
+    for token, is_available in ((TOKEN, True), ("", False)):
+        rowdrop = RowdropHarness(replace(settings, events_token=token))
+        Initializer(rowdrop.services, probe_timeout_s=0.5).run()
+        assert rowdrop.state.inbox.events_available() is is_available
+        assert ("MINIO_NOTIFY_REDIS_ENABLE_FAST" in capsys.readouterr().out) is not is_available
+        rowdrop.close()
+    rules = minio.get_bucket_notification(settings.source_bucket).queue_config_list
+    assert [(rule.config_id, rule.queue) for rule in rules] == [("webhook", WEBHOOK_ARN)]
+
+
+def test_init_prints_webhook_settings_without_rule(
+    rowdrop: RowdropHarness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Initializer(rowdrop.services).run()
+    output = capsys.readouterr().out
+    assert not rowdrop.state.inbox.events_available()
+    for word in ("ENABLE", "ENDPOINT", "AUTH_TOKEN"):
+        assert f"MINIO_NOTIFY_WEBHOOK_{word}_FAST=" in output
+    assert f"mc event add <alias>/{rowdrop.source.bucket} {WEBHOOK_ARN}" in output
+    assert TOKEN not in output
+
+
+def test_watchdog_detects_removed_webhook_rule(rowdrop: RowdropHarness, minio: Minio) -> None:
+    bucket = rowdrop.source.bucket
+    add_rule(minio, bucket)
+    check = rowdrop.create_checks(notification_rules=NotificationRules(minio, bucket))
+    assert check.notification_rules
+    check.notification_rules.tick(0)
+    check.notification_rules.tick(0)
+    assert rowdrop.state.loss_signals.unresolved() == set()
+    minio.delete_bucket_notification(bucket)
+    check.notification_rules.tick(0)
+    assert rowdrop.state.loss_signals.unresolved() == {"rules_missing"}
+    assert not rowdrop.state.inbox.events_available()
+
+
+class OtherStore:
+    """The notification requests of a store that is not MinIO: it knows topics, and no queues.
+
+    `error` is the answer to a request that sets rules; None: queues are accepted and forgotten.
+    """
+
+    def __init__(self, topics: list[TopicConfig], error: S3Error | None = None) -> None:
+        self.topics = topics
+        self.error = error
+        self.set_count = 0
+
+    def get_bucket_notification(self, _bucket: str) -> NotificationConfig:
+        return NotificationConfig(topic_config_list=self.topics)
+
+    def set_bucket_notification(self, _bucket: str, _config: NotificationConfig) -> None:
+        self.set_count += 1
+        if self.error:
+            raise self.error
+
+
+def test_notification_rules_never_replace_topics_of_other_store() -> None:
+    topic = TopicConfig(EVENT_TYPES, "rowdrop", topic="arn:aws:sns:default::rowdrop")
+    store = OtherStore([topic])
+    other: Any = store
+    rules = NotificationRules(other, "src-data")
+    assert [rules.ensure_rules() for _ in range(2)] == [RuleState.OTHER_TARGET] * 2
+    store.topics = [TopicConfig(["s3:ObjectCreated:*"], topic="arn:aws:sns:default::rowdrop")]
+    assert rules.ensure_rules() is RuleState.UNSUPPORTED
+    assert store.set_count == 0
+
+
+def test_notification_rules_notice_forgotten_rule() -> None:
+    """Ceph accepts rules for queues and forgets them."""
+    other: Any = OtherStore([])
+    assert NotificationRules(other, "src-data").ensure_rules() is RuleState.UNSUPPORTED

@@ -3,7 +3,8 @@
 The command is idempotent.  It creates MinIO's users (only if root may sign in), the buckets and
 the missing notification rules.  Existing rules of other applications are kept.  It then writes a
 probe object and waits for its event in Redis.  If no event arrives, it prints the settings that
-MinIO needs, and Rowdrop relies on sweeps alone.
+MinIO needs, and Rowdrop relies on sweeps alone.  If the store cannot send events to Redis, and
+EVENTS_TOKEN is set, a rule that sends all events to another target is taken for the webhook.
 
 With `--sample yes` it writes the sample of `worker/commands/sample.py`, but only into a source
 bucket that it has just created.
@@ -85,17 +86,28 @@ class Initializer:
         if set_public_access(self._minio, output, public=public):
             readers = "by anybody, without keys" if public else "with keys only"
             print(f"{output} is readable {readers}", flush=True)
-        notifications = NotificationRules(self._minio, source)
-        # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
-        events_available = (
-            notifications.ensure_rules() is not RuleState.UNSUPPORTED and self._probe_events()
-        )
+        events_available = self._ensure_events()
         self._services.state.inbox.set_events_available(available=events_available)
         if not events_available:
             print(format_event_settings(self._settings), flush=True)
         if is_new and self._with_sample:
             # After the notification rules exist, so that events announce the sample's files.
             sample.drop_sample(self._minio, source)
+
+    def _ensure_events(self) -> bool:
+        """Add the notification rule, and return whether events reach Redis."""
+        try:
+            rule_state = NotificationRules(self._minio, self._settings.source_bucket).ensure_rules()
+        except S3Error as error:
+            if not self._settings.events_token or _is_access_error(error):
+                raise
+            # A store without notification rules answers the request in some way of its own.
+            rule_state = RuleState.UNSUPPORTED
+        if rule_state in {RuleState.PRESENT, RuleState.RESTORED}:
+            # A rule is no proof: MinIO may send the events to another Redis.  Hence the probe.
+            return self._probe_events()
+        # No probe here: the API, which takes the events of a webhook, may start later.
+        return rule_state is RuleState.OTHER_TARGET and bool(self._settings.events_token)
 
     def wait_for_servers(self, timeout_s: float) -> None:
         """Return as soon as MinIO and Redis respond.

@@ -4,7 +4,7 @@ from enum import Enum
 
 from minio import Minio
 from minio.error import S3Error
-from minio.notificationconfig import NotificationConfig, QueueConfig
+from minio.notificationconfig import CommonConfig, NotificationConfig, QueueConfig
 
 EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 EVENT_TARGET = "FAST"
@@ -18,13 +18,15 @@ RULE_ID_OF_VERSION_1 = "rowdrop-safe"
 class RuleState(Enum):
     """State of the rule.
 
-    `PRESENT`: it exists. `RESTORED`: it was missing and has been added. `UNSUPPORTED`: this MinIO
-    is not configured with Rowdrop's Redis target.
+    `PRESENT`: it exists. `RESTORED`: it was missing and has been added. `OTHER_TARGET`: this server
+    has no Redis target for Rowdrop, but a rule sends all events to another target, which may be a
+    webhook to `POST /events`. `UNSUPPORTED`: neither of them.
     """
 
     PRESENT = 1
     RESTORED = 2
-    UNSUPPORTED = 3
+    OTHER_TARGET = 3
+    UNSUPPORTED = 4
 
 
 class NotificationRules:
@@ -33,6 +35,7 @@ class NotificationRules:
     def __init__(self, minio: Minio, bucket: str) -> None:
         self._minio = minio
         self._bucket = bucket
+        self._lacks_target = False
 
     def ensure_rules(self) -> RuleState:
         """Add Rowdrop's rule if it is missing, and keep the rules of other applications.
@@ -43,27 +46,50 @@ class NotificationRules:
         config = self._minio.get_bucket_notification(self._bucket)
         queues = list(config.queue_config_list or [])
         kept = [queue for queue in queues if queue.config_id != RULE_ID_OF_VERSION_1]
-        is_present = any(map(_sends_all_events, kept))
+        is_present = any(map(_is_rowdrop_rule, kept))
         if is_present and len(kept) == len(queues):
             return RuleState.PRESENT
-        # The request replaces all rules of the bucket, so the existing ones are sent again.
+        foreign: list[CommonConfig] = [
+            *(config.topic_config_list or []),
+            *(config.cloud_func_config_list or []),
+        ]
+        has_other_target = any(map(_sends_all_events, [*kept, *foreign]))
+        without_rule = RuleState.OTHER_TARGET if has_other_target else RuleState.UNSUPPORTED
+        # MinIO has rules for queues only. On another server the request would replace rules that
+        # minio-py does not know completely. A request that fails is not repeated at each tick.
+        if foreign or (has_other_target and self._lacks_target):
+            return without_rule
         if not is_present:
             kept.append(QueueConfig(EVENT_TYPES, RULE_ID, queue=EVENT_TARGET_ARN))
-        rules = NotificationConfig(config.cloud_func_config_list, kept, config.topic_config_list)
+        if not self._replace_rules(kept):
+            self._lacks_target = True
+            return without_rule
+        return RuleState.PRESENT if is_present else RuleState.RESTORED
+
+    def _replace_rules(self, queues: list[QueueConfig]) -> bool:
+        """Replace all rules of the bucket; return False if the server does not know the target."""
         try:
-            self._minio.set_bucket_notification(self._bucket, rules)
+            self._minio.set_bucket_notification(
+                self._bucket, NotificationConfig(queue_config_list=queues)
+            )
         except S3Error as error:
             # The error code of an unknown target is not specific to it. Only its message is.
             if "ARN" not in str(error):
                 raise
-            return RuleState.UNSUPPORTED
-        return RuleState.PRESENT if is_present else RuleState.RESTORED
+            return False
+        # Ceph accepts rules for queues and forgets them.
+        config = self._minio.get_bucket_notification(self._bucket)
+        return any(map(_is_rowdrop_rule, config.queue_config_list or []))
 
 
-def _sends_all_events(queue: QueueConfig) -> bool:
+def _is_rowdrop_rule(queue: QueueConfig) -> bool:
     """Return whether a rule sends all events to Rowdrop's target.
 
     A rule with a prefix or suffix filter does not: it is another application's.
     """
-    unfiltered = not (queue.prefix_filter_rule or queue.suffix_filter_rule)
-    return queue.queue == EVENT_TARGET_ARN and unfiltered and set(EVENT_TYPES) <= set(queue.events)
+    return queue.queue == EVENT_TARGET_ARN and _sends_all_events(queue)
+
+
+def _sends_all_events(rule: CommonConfig) -> bool:
+    unfiltered = not (rule.prefix_filter_rule or rule.suffix_filter_rule)
+    return unfiltered and set(EVENT_TYPES) <= set(rule.events)

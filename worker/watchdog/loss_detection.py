@@ -142,12 +142,16 @@ class NotificationRulesCheck:
     def tick(self, now: float) -> None:
         """Restore missing notification rules and add a loss signal.
 
-        Rules go missing if an operator replaces them, or if the bucket is deleted and recreated.
+        Rules go missing if an operator replaces them, or if the bucket is deleted and recreated. A
+        rule for another target cannot be restored: from then on only sweeps detect changes.
         """
         if not self._inbox.events_available():
             return
         try:
-            if self._notification_rules.ensure_rules() is RuleState.RESTORED:
+            rule_state = self._notification_rules.ensure_rules()
+            if rule_state is RuleState.UNSUPPORTED:
+                self._inbox.set_events_available(available=False)
+            if rule_state in {RuleState.RESTORED, RuleState.UNSUPPORTED}:
                 # After the rules are added, else every tick repeats it where adding them fails. A
                 # process that dies in between is restarted, which requests a sweep as well.
                 self._loss_signals.add("rules_missing")

@@ -72,6 +72,16 @@ def format_event_settings(settings: Settings) -> str:
         "  MINIO_PROMETHEUS_AUTH_TYPE=public   (or set MINIO_PROMETHEUS_TOKEN for Rowdrop)",
         "  GOMAXPROCS=8   (the number of event senders: with fewer, they starve in a burst)",
     ]
+    if settings.events_token:
+        lines += [
+            "Or send them to the API.  For MinIO:",
+            f"  MINIO_NOTIFY_WEBHOOK_ENABLE_{target}=on",
+            f"  MINIO_NOTIFY_WEBHOOK_ENDPOINT_{target}=http://<the API>/events",
+            f"  MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_{target}=<EVENTS_TOKEN>",
+            f"  mc event add <alias>/{settings.source_bucket}"
+            f" arn:minio:sqs::{target}:webhook --event put,delete",
+            "For other stores see docs/configuration.md.",
+        ]
     return "\n".join(lines)
 
 
