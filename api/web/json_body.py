@@ -24,9 +24,10 @@ def encode_json(body: object) -> str:
 
 
 class BodyReader:
-    """Receives bodies as a whole, within the limits of this module."""
+    """Receives bodies as a whole, each within `receive_s` seconds and the limits of this module."""
 
-    def __init__(self) -> None:
+    def __init__(self, receive_s: float = RECEIVE_S) -> None:
+        self._receive_s = receive_s
         self._buffered_bytes = 0
 
     async def read(self, request: Request) -> bytes:
@@ -35,7 +36,7 @@ class BodyReader:
             raise _build_too_large_problem()
         body = bytearray()
         try:
-            async with asyncio.timeout(RECEIVE_S):
+            async with asyncio.timeout(self._receive_s):
                 async for chunk in request.stream:
                     body += chunk
                     self._buffered_bytes += len(chunk)

@@ -342,11 +342,12 @@ class OtherStore:
 
     def __init__(self, topics: list[TopicConfig], error: S3Error | None = None) -> None:
         self.topics = topics
+        self.queues: list[QueueConfig] = []
         self.error = error
         self.set_count = 0
 
     def get_bucket_notification(self, _bucket: str) -> NotificationConfig:
-        return NotificationConfig(topic_config_list=self.topics)
+        return NotificationConfig([], self.queues, self.topics)
 
     def set_bucket_notification(self, _bucket: str, _config: NotificationConfig) -> None:
         self.set_count += 1
@@ -363,6 +364,16 @@ def test_notification_rules_never_replace_topics_of_other_store() -> None:
     store.topics = [TopicConfig(["s3:ObjectCreated:*"], topic="arn:aws:sns:default::rowdrop")]
     assert rules.ensure_rules() is RuleState.UNSUPPORTED
     assert store.set_count == 0
+
+
+def test_notification_rules_do_not_repeat_refused_rule(minio: Minio, settings: Settings) -> None:
+    """The watchdog checks them every 15 s, and the server refuses the rule each time."""
+    store = OtherStore([], S3Error(None, "InvalidArgument", "unknown ARN", "", "", ""))  # type: ignore[arg-type]
+    other: Any = store
+    rules = NotificationRules(other, "src-data")
+    store.queues = [QueueConfig(EVENT_TYPES, "theirs", queue=WEBHOOK_ARN)]
+    assert [rules.ensure_rules() for _ in range(3)] == [RuleState.OTHER_TARGET] * 3
+    assert store.set_count == 1
 
 
 def test_notification_rules_notice_forgotten_rule() -> None:
