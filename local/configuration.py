@@ -22,6 +22,7 @@ from shared.formats.records import Buckets
 from worker.commands.provisioning.credential_set import (
     GIVEN_SETTINGS,
     SECRET_SETTINGS,
+    TOKEN_SETTINGS,
     Credentials,
     InvalidCredentials,
 )
@@ -46,6 +47,8 @@ _SAVED_SETTINGS = (
     "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", "MINIO_USERS", "REDIS_USERS", "FLOWER_PASSWORD",
     "GENERATED_API_TOKEN",
 )  # fmt: skip
+_NEVER_RESTORED = (*DEFAULT_PORTS, *TOKEN_SETTINGS, "FLOWER_USER")
+"""The settings that the kept file shows to people, and that must be given at every start."""
 _RUN_SETTINGS = (
     "MINIO_REGION", "SOURCE_BUCKET", "OUTPUT_BUCKET", "SWEEP_INTERVAL_S", "IMAGES", "PUBLIC_OUTPUT",
     "MINIO_API_ROOT_ACCESS", "API_PORT",
@@ -170,7 +173,7 @@ def build_configuration(
     saved_names = {
         name
         for name, value in given.items()
-        if name not in DEFAULT_PORTS and saved.get(name) == value
+        if name not in _NEVER_RESTORED and saved.get(name) == value
     }
     if not {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"} <= saved_names:
         # If one of them differs from the kept value, the user has set both.

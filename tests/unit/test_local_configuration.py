@@ -333,6 +333,26 @@ def test_banner_sends_a_token_where_one_is_needed(tmp_path: Path, settings: dict
     assert "a-token-that-the-test-has-set" not in banner
 
 
+def test_configuration_keeps_given_tokens_at_every_start(tmp_path: Path) -> None:
+    """They are in the kept file as well, for people, and nothing reads them from there."""
+    settings = {
+        "API_TOKEN": "a-token-that-the-test-has-set",
+        "READ_TOKENS": "grafana=another-token-of-the-test",
+        "EVENTS_TOKEN": "a-third-token-of-the-test",
+        "FLOWER_USER": "watcher",
+    }
+    saved: dict[str, str] = {}
+    for _ in range(3):
+        configuration = build_configuration(settings, saved, silent)
+        save_configuration(configuration, tmp_path / ".env")
+        saved = load_saved_settings(tmp_path / ".env")
+        given = configuration.settings_of("api") | configuration.settings_of("flower")
+        assert settings.items() <= given.items()
+        assert "GENERATED_API_TOKEN" not in given
+    configuration = build_configuration({}, saved, silent)
+    assert "API_TOKEN" not in configuration.settings_of("api")
+
+
 def test_banner_needs_no_token_because_of_read_tokens(tmp_path: Path) -> None:
     settings = {"READ_TOKENS": "grafana=a-token-that-the-test-has-set"}
     banner = render_banner(tmp_path, build_configuration(settings, {}, silent))
