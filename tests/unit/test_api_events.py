@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
-from api.access.access_rules import AccessRules
+from api.access.access_rules import AccessOutcome, AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import MAX_FAILURES, FailureLimiter
@@ -24,6 +24,7 @@ from api.web.thread_pool import ThreadPool
 from local.ports import find_free_port
 from shared.formats.events import Event, decode_entry
 from shared.redis_keys import FAST_EVENTS
+from shared.settings import Settings
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient, make_dependencies
 from tests.unit.test_api_auth import READ, TOKENS, WRITE, ManualClock, kind
@@ -225,6 +226,11 @@ def test_auth_middleware_logs_only_refused_events(
 def test_access_rules_keep_events_token_apart() -> None:
     """With nothing but this token, the refusal of other requests says that no token is set."""
     assert Token("EVENTS_TOKEN", EVENTS, TokenKind.EVENTS).may_write is False
+    servers = ("http://minio", "key", "secret", "redis://redis")
+    rules = AccessRules.from_settings(Settings(*servers, api_token=WRITE, events_token=EVENTS))
+    assert [token.value for token in rules.tokens] == [WRITE]
+    assert rules.decide_events(f"Bearer {EVENTS}").outcome is AccessOutcome.ALLOWED
+    assert rules.decide_events(f"Bearer {WRITE}").outcome is AccessOutcome.TOKEN_WRONG
     webhook = Webhook(AccessRules(allowed_hosts=("localhost",), events_token=EVENTS))
     answer = webhook.client.simulate_get("/data", headers={"Host": "localhost"})
     assert (answer.status_code, kind(answer)) == (403, "reads-refused")
