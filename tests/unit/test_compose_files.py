@@ -145,7 +145,7 @@ def test_compose_starts_console_and_flower_only_on_request() -> None:
 
 def test_compose_containers_reach_only_servers_they_use() -> None:
     """A container uses a server if it has credentials for it."""
-    assert set(COMPOSE["networks"]) == {"edge", "store", "queue"}
+    assert set(COMPOSE["networks"]) == {"edge", "store", "queue", "events"}
     for name, service in SERVICES.items():
         environment = service["environment"] if name != "redis" else {}
         networks = set(service.get("networks", []))
@@ -153,9 +153,9 @@ def test_compose_containers_reach_only_servers_they_use() -> None:
             assert (networks, service["network_mode"]) == (set(), "none")
             continue
         assert ("store" in networks) == (name == "minio" or "MINIO_ACCESS_KEY_FILE" in environment)
-        assert ("queue" in networks) == (
-            name in {"minio", "redis"} or "REDIS_URL_FILE" in environment
-        )
+        assert ("queue" in networks) == (name == "redis" or "REDIS_URL_FILE" in environment)
+        # In a network of their own: a container that uses only Redis must not reach MinIO.
+        assert ("events" in networks) == (name in {"minio", "redis"})
         assert ("edge" in networks) == (name in {"api", "flower"})
 
 
