@@ -9,8 +9,7 @@ from falcon.asgi import Request, Response
 
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_page
-from api.description.builders import Document, access_of
-from api.description.operations import PATHS
+from api.description.openapi import PATHS, Document, find_token
 from api.query.filters import parse_single_values
 from api.web.conditional import apply_etag, compute_etag
 from api.web.problem_kinds import PROBLEM_KINDS
@@ -96,7 +95,7 @@ def _render_route(method: str, path: str, operation: Document, *, has_anchor: bo
     )
     return (
         f"<h2{anchor}><code>{method} {escape(path)}</code></h2>\n"
-        f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[access_of(operation)]}</p>\n"
+        f"<p>{escape(operation['summary'])}  {_TOKEN_SENTENCES[find_token(operation)]}</p>\n"
         f"<pre>{escape(sample)}</pre>\n{_render_parameters(operation)}"
         f'<p class="quiet">{responses}</p>\n'
     )

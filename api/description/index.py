@@ -4,8 +4,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
-from api.description.builders import access_of
-from api.description.operations import PATHS
+from api.description.openapi import PATHS, find_token
 from api.query.filters import parse_single_values
 
 
@@ -16,7 +15,7 @@ def list_routes() -> list[dict[str, Any]]:
             "method": method.upper(),
             "path": path,
             "description": operation["summary"],
-            "token": access_of(operation),
+            "token": find_token(operation),
             "parameters": {
                 parameter["name"]: parameter["description"]
                 for parameter in operation.get("parameters", ())

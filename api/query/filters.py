@@ -14,13 +14,15 @@ from datetime import UTC, date, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.formats.records import COLUMNS
+
 # At most five digits, so that the comparisons in `Filters.build_mask` fit into int32.
 _AGE_PATTERN = re.compile(r"-?[0-9]{1,5}")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Above the largest month * 32 + day, so that comparing two codes compares two dates.
 _YEAR_STEP = 512
 
-FILTER_PARAMETERS = ("is_image_exists", "min_age", "max_age")
+FILTER_PARAMETERS = tuple(each.name for column in COLUMNS for each in column.filters)
 ALLOWED_AGE = "a whole number of years, at most five digits"
 ALLOWED_BOOLEAN = "true or false in any case, 1 or 0"
 

@@ -16,14 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from shared.formats.records import Row
+from shared.formats.records import COLUMNS, Row
 from shared.formats.source_keys import UserFile, classify_key, make_csv_key
 
-OUTPUT_COLUMNS = ("user_id", "first_name", "last_name", "birthts", "img_path")
-OUTPUT_HEADER: bytes = b"user_id,first_name,last_name,birthts,img_path\n"
+OUTPUT_COLUMNS = tuple(column.name for column in COLUMNS)
+OUTPUT_HEADER = (",".join(OUTPUT_COLUMNS) + "\n").encode()
 
 _TEXT_TYPE = pa.large_string()
-_COLUMN_TYPES = dict.fromkeys(OUTPUT_COLUMNS, _TEXT_TYPE) | {"birthts": pa.int64()}
+_ARROW_TYPES = {"string": _TEXT_TYPE, "integer": pa.int64()}
+_COLUMN_TYPES = {column.name: _ARROW_TYPES[column.type] for column in COLUMNS}
 # pyarrow requires that each line fits into one block. A user's CSV has at most 1,000,000 bytes, and
 # UTF-16 text may grow by half when it is encoded in UTF-8.
 _BLOCK_BYTES = 4 << 20

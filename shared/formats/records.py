@@ -1,8 +1,12 @@
-"""Rowdrop's value types: the result of reading one user's files, its row, and its reject. Pure."""
+"""Rowdrop's value types: the result of reading one user's files, its row, and its reject. Pure.
+
+`COLUMNS` is the table of columns: what the API says about a row is derived from it.
+"""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 RULES_VERSION = "1"
 """Version of the cleaning rules, stored with rejects and in the manifest.
@@ -41,6 +45,80 @@ class Row:
     last_name: str
     birthts: int
     img_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A parameter of `/data` and `/stats` that selects rows by a column. `example` is a value."""
+
+    name: str
+    kind: Literal["boolean", "age"]
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A number that `/stats` computes from a column; null if there is no row."""
+
+    name: str
+    type: Literal["integer", "number"]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of output.csv, and a field of a row in the API.
+
+    `constraints` are keywords of JSON Schema. `is_nullable`: an empty value is null in JSON.
+    """
+
+    name: str
+    type: Literal["string", "integer"]
+    description: str
+    example: str | int
+    is_nullable: bool = False
+    constraints: Mapping[str, int] = field(default_factory=dict)
+    filters: tuple[Filter, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
+
+
+COLUMNS = (
+    Column(
+        "user_id",
+        "string",
+        "the file's name without its extension",
+        example="0001",
+        constraints={"minLength": 1},
+    ),
+    Column("first_name", "string", "the first name, trimmed", example="Ivan"),
+    Column("last_name", "string", "the last name, trimmed", example="Ivanov"),
+    Column(
+        "birthts",
+        "integer",
+        "birth date in milliseconds since 1970 UTC",
+        example=946_674_000_000,
+        # At most 15 digits, as in the files.
+        constraints={"minimum": 1 - 10**15, "maximum": 10**15 - 1},
+        filters=(Filter("min_age", "age", "18"), Filter("max_age", "age", "65")),
+        statistics=(
+            Statistic("average_age", "number", "mean of full years, two decimals"),
+            Statistic(
+                "average_birthts",
+                "integer",
+                "mean of the birth dates in milliseconds since 1970 UTC",
+            ),
+        ),
+    ),
+    Column(
+        "img_path",
+        "string",
+        "bucket and key of the image; null without one",
+        example="src-data/0001.png",
+        is_nullable=True,
+        filters=(Filter("is_image_exists", "boolean", "true"),),
+    ),
+)
+"""The columns of output.csv in their order: the fields of `Row`. The first one is the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
-from api.description.operations import PATHS
+from api.description.openapi import PATHS
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient
 from tests.unit.test_api_routes import Service

@@ -101,7 +101,7 @@ def test_filters_name_invalid_value_and_allowed_ones(name: str, text: str) -> No
 def test_filters_refuse_unknown_parameter() -> None:
     with pytest.raises(InvalidParameter, match="minage") as refusal:
         Filters.parse({"minage": "3"})
-    assert "is_image_exists, min_age, max_age" in refusal.value.allowed
+    assert "min_age, max_age, is_image_exists" in refusal.value.allowed
 
 
 def test_parse_single_values_refuses_repeated_parameter() -> None:

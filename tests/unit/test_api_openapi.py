@@ -2,21 +2,58 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import falcon.inspect
 import pytest
 
-from api.description.openapi import build_document
-from api.description.operations import PATHS, READABLE
+from api.answers.formats import CONTENT_TYPES
+from api.description.openapi import DESCRIPTION_FILE, DOCUMENT, PATHS, Document, build_document
+from api.query.file_query import MAX_LISTED_FILES
+from api.query.filters import FILTER_PARAMETERS
+from api.query.row_query import FORMATS, MAX_SEARCH_LENGTH, MAX_SEARCH_WORDS
+from api.query.wait_query import MAX_WAIT_S
 from api.web.problem_kinds import PROBLEM_KINDS
-from shared.formats.source_keys import explain_unusable_name
+from shared.formats.records import COLUMNS, Column, Filter, Row, Statistic
+from shared.formats.source_keys import (
+    BUNDLE_EXTENSIONS,
+    MAX_FILE_NAME_BYTES,
+    MAX_KEY_BYTES,
+    USER_FILE_EXTENSIONS,
+    explain_unusable_name,
+)
 from tests.unit.test_api_routes import EVENTS_TOKEN, Service
 
-METHODS = [
-    (method, path) for path, methods in build_document()["paths"].items() for method in methods
+METHODS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
+QUERY_PARAMETERS = [
+    (method, path, parameter)
+    for method, path in METHODS
+    for parameter in DOCUMENT["paths"][path][method].get("parameters", ())
+    if parameter["in"] == "query"
 ]
+COLOUR_COLUMNS = (
+    Column("user_id", "string", "the key", "1", constraints={"minLength": 1}),
+    Column(
+        "colour",
+        "string",
+        "the colour",
+        "red",
+        is_nullable=True,
+        filters=(Filter("has_colour", "boolean", "true"),),
+    ),
+    Column(
+        "weight",
+        "integer",
+        "the weight in grams",
+        5,
+        constraints={"minimum": 0},
+        filters=(Filter("min_weeks", "age", "3"),),
+        statistics=(Statistic("average_weight", "number", "mean of the weights"),),
+    ),
+)
+"""A table of columns for another schema."""
 each_operation = pytest.mark.parametrize(("method", "path"), METHODS)
 
 
@@ -28,7 +65,7 @@ def service() -> Iterator[Service]:
 
 
 def operation(method: str, path: str) -> Any:  # noqa: ANN401
-    return build_document()["paths"][path][method]
+    return DOCUMENT["paths"][path][method]
 
 
 def test_openapi_describes_every_route_and_method(service: Service) -> None:
@@ -43,11 +80,7 @@ def test_openapi_describes_every_route_and_method(service: Service) -> None:
 
 @each_operation
 def test_openapi_describes_every_query_parameter(service: Service, method: str, path: str) -> None:
-    described = [
-        each["name"]
-        for each in operation(method, path).get("parameters", ())
-        if each["in"] == "query"
-    ]
+    described = [each["name"] for *route, each in QUERY_PARAMETERS if route == [method, path]]
     address = re.sub(r"\{\w+\}", "x.csv", path)
     headers = {"Authorization": f"Bearer {EVENTS_TOKEN}"} if path == "/events" else {}
     result = service.client.simulate_request(
@@ -55,6 +88,22 @@ def test_openapi_describes_every_query_parameter(service: Service, method: str, 
     )
     assert (result.status_code, result.json["parameter"]) == (400, "no_such")
     assert result.json["allowed"] == f"the parameters {', '.join(described) or '(none)'}"
+
+
+@pytest.mark.parametrize(("method", "path", "parameter"), QUERY_PARAMETERS)
+def test_openapi_parameters_state_what_is_allowed(
+    service: Service, method: str, path: str, parameter: Document
+) -> None:
+    """The description of a parameter begins with the words of the refusal of an invalid value."""
+    name = parameter["name"]
+    invalid_value = "" if name == "q" else "//"
+    result = service.client.simulate_request(
+        "GET" if method == "head" else method.upper(),
+        re.sub(r"\{\w+\}", "x.csv", path),
+        params={name: invalid_value},
+    )
+    assert (result.status_code, result.json["parameter"]) == (400, name)
+    assert parameter["description"].partition(": only files")[0] == result.json["allowed"]
 
 
 @each_operation
@@ -90,7 +139,7 @@ def test_openapi_operations_state_required_token(method: str, path: str) -> None
         expected.append({"readToken": []})
     assert described["security"] == expected
     assert {"401", "403", "429"} <= described["responses"].keys()
-    schemes = build_document()["components"]["securitySchemes"]
+    schemes = DOCUMENT["components"]["securitySchemes"]
     assert {name for each in expected for name in each} <= schemes.keys()
 
 
@@ -117,14 +166,109 @@ def references(part: object) -> Iterator[str]:
 
 
 def test_openapi_schemas_are_all_referenced() -> None:
-    schemas = {f"#/components/schemas/{name}" for name in build_document()["components"]["schemas"]}
-    assert set(references(build_document()["paths"])) == schemas
+    schemas = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert set(references(DOCUMENT["paths"])) == schemas
+
+
+def test_openapi_describes_every_problem_type() -> None:
+    described = DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
+    assert described == [f"/docs#{kind}" for kind in PROBLEM_KINDS]
+
+
+def find_schema(method: str, path: str, name: str) -> Document:
+    (parameter,) = (each for each in operation(method, path)["parameters"] if each["name"] == name)
+    schema: Document = parameter["schema"]
+    return schema
+
+
+def test_openapi_limits_are_those_of_the_code() -> None:
+    assert find_schema("get", "/files", "limit")["maximum"] == MAX_LISTED_FILES
+    assert find_schema("post", "/data", "wait")["maximum"] == MAX_WAIT_S
+    search = find_schema("get", "/data", "q")
+    assert search["maxLength"] == MAX_SEARCH_LENGTH
+    assert re.search(search["pattern"], "a " * MAX_SEARCH_WORDS)
+    assert not re.search(search["pattern"], "a " * (MAX_SEARCH_WORDS + 1))
+    # The pattern separates words by the same characters as the API.
+    blanks = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
+    listed = re.findall(r"\[([^\]^]+)\]", search["pattern"])
+    assert len(set(listed)) == 1
+    assert re.findall(f"[{listed[0]}]", "".join(map(chr, range(sys.maxunicode + 1)))) == [*blanks]
+    assert find_schema("get", "/data/{user_id}", "user_id")["maxLength"] == MAX_FILE_NAME_BYTES - 4
+    assert find_schema("put", "/files/{name}", "name")["maxLength"] == MAX_FILE_NAME_BYTES
+    for method, path, name in (
+        ("get", "/files/{name}", "name"),
+        ("get", "/files", "prefix"),
+        ("get", "/files", "after"),
+    ):
+        assert find_schema(method, path, name)["maxLength"] == MAX_KEY_BYTES
+
+
+def test_openapi_formats_are_those_of_the_code() -> None:
+    assert find_schema("get", "/data", "format")["enum"] == list(FORMATS)
+    described = operation("get", "/data")["responses"]["200"]["content"]
+    assert list(described) == [CONTENT_TYPES[name].partition(";")[0] for name in FORMATS]
+
+
+# -- Columns ---------------------------------------------------------------------------------------
+def test_columns_are_the_fields_of_a_row() -> None:
+    assert tuple(column.name for column in COLUMNS) == Row.__match_args__
+
+
+def test_openapi_file_names_no_column() -> None:
+    """What depends on the columns is inserted: the key `user_id` is the only column it names."""
+    text = DESCRIPTION_FILE.read_text(encoding="utf-8")
+    names = [column.name for column in COLUMNS[1:]]
+    statistics = [each.name for column in COLUMNS for each in column.statistics]
+    for name in (*names, *FILTER_PARAMETERS, *statistics):
+        assert not re.search(rf"\b{name}\b", text)
+
+
+def test_openapi_follows_another_table_of_columns() -> None:
+    document = build_document(COLOUR_COLUMNS)
+    schemas = document["components"]["schemas"]
+    assert schemas["User"]["properties"] == schemas["SomeFields"]["properties"] == {
+        "user_id": {
+            "description": "the key", "type": "string", "minLength": 1, "examples": ["1"],
+        },
+        "colour": {
+            "description": "the colour", "type": ["string", "null"], "examples": ["red"],
+        },
+        "weight": {
+            "description": "the weight in grams", "type": "integer", "minimum": 0, "examples": [5],
+        },
+    }  # fmt: skip
+    assert schemas["User"]["required"] == ["user_id", "colour", "weight"]
+    assert "required" not in schemas["SomeFields"]
+    statistics = schemas["Statistics"]
+    assert statistics["required"] == ["count", "filters", "average_weight"]
+    assert statistics["properties"]["average_weight"]["type"] == ["number", "null"]
+    filters = {"has_colour": {"type": "boolean"}, "min_weeks": {"type": "integer"}}
+    assert statistics["properties"]["filters"]["properties"] == filters
+
+    rows = {each["name"]: each for each in document["paths"]["/data"]["get"]["parameters"]}
+    assert [*rows][:3] == ["has_colour", "min_weeks", "q"]
+    assert rows["min_weeks"]["schema"]["type"] == "integer"
+    assert rows["fields"]["schema"]["items"]["enum"] == ["user_id", "colour", "weight"]
+    assert rows["fields"]["description"].endswith(": user_id, colour, weight")
+    assert rows["sort"]["schema"]["items"]["enum"] == [
+        "user_id", "-user_id", "colour", "-colour", "weight", "-weight",
+    ]  # fmt: skip
+    stats = document["paths"]["/stats"]["get"]
+    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks"]
+    assert "has_colour=true" in stats["x-codeSamples"][0]["source"]
+    # Nothing is left of the columns of this release.
+    text = json.dumps(document)
+    names = [column.name for column in COLUMNS[1:]]
+    assert [name for name in (*names, *FILTER_PARAMETERS) if name in text] == []
+
+
+# -- Route and file names --------------------------------------------------------------------------
 
 
 def test_openapi_route_serves_cacheable_json(service: Service) -> None:
     result = service.get("/openapi.json")
     assert (result.json["openapi"], result.headers["content-type"]) == ("3.1.0", "application/json")
-    assert result.json == json.loads(json.dumps(build_document()))
+    assert result.json == json.loads(json.dumps(DOCUMENT))
     assert service.get("/openapi.json", If_None_Match=result.headers["etag"]).status_code == 304
 
 
@@ -136,7 +280,15 @@ def test_openapi_route_serves_cacheable_json(service: Service) -> None:
     ],
 )  # fmt: skip
 def test_openapi_file_name_pattern_matches_rules(name: str) -> None:
-    assert bool(re.search(READABLE, name)) == (explain_unusable_name(name) is None)
+    pattern = find_schema("put", "/files/{name}", "name")["pattern"]
+    assert bool(re.search(pattern, name)) == (explain_unusable_name(name) is None)
+
+
+def test_openapi_file_name_pattern_has_every_extension() -> None:
+    pattern = find_schema("put", "/files/{name}", "name")["pattern"]
+    extensions = re.search(r"\(\?:(.+)\)\$$", pattern.replace(r"\.gz", ".gz"))
+    assert extensions
+    assert set(extensions[1].split("|")) == {*USER_FILE_EXTENSIONS, *BUNDLE_EXTENSIONS}
 
 
 # -- HTML page -------------------------------------------------------------------------------------

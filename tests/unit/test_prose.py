@@ -46,6 +46,8 @@ def prose_of(name: str) -> Iterator[tuple[int, str]]:
         yield from prose_of_python(path.read_text(encoding="utf-8"))
     elif path.suffix == ".md":
         yield from prose_of_markdown(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".yaml":
+        yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     elif path.suffix in COMMENTS:
         yield from comments_of(path, COMMENTS[path.suffix])
     elif path.suffix in {".sh", ".yml", ".toml"} or path.name.startswith("Dockerfile"):
