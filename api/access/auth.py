@@ -6,6 +6,7 @@ It logs writes and refusals. No log line contains a token, a query string or a b
 import logging
 from urllib.parse import quote
 
+import falcon
 from falcon.asgi import Request, Response
 
 from api.access.access_rules import READ_METHODS, AccessDecision, AccessOutcome, AccessRules
@@ -102,7 +103,7 @@ class AuthMiddleware:
         if actor is not None and not is_routine:
             logger.info("%s by %s: %d", _format_request(request), actor, response.status_code)
 
-    async def _refuse_request(self, request: Request, decision: AccessDecision) -> Problem:
+    async def _refuse_request(self, request: Request, decision: AccessDecision) -> falcon.HTTPError:
         # Not `remote_addr`: it parses headers that a client may have forged.
         client = request.scope.get("client")
         address = next(iter(client)) if client else "an unknown address"
@@ -117,7 +118,7 @@ class AuthMiddleware:
             address
         ):
             retry_header = {"Retry-After": f"{FAILED_TOKEN_DELAY_S:.0f}"}
-            return Problem("failed-tokens", _TOO_MANY_FAILURES, retry_header)
+            return falcon.HTTPTooManyRequests(description=_TOO_MANY_FAILURES, headers=retry_header)
         if _sends_events(request):
             return _build_events_problem(decision.outcome)
         return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
@@ -143,11 +144,11 @@ class AuthMiddleware:
 
 def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
-        return Problem("read-token", _READ_ONLY_CREDENTIALS)
+        return Problem("access-refused", _READ_ONLY_CREDENTIALS)
     if outcome is AccessOutcome.NO_TOKEN_SET:
         if is_write:
-            return Problem("writes-refused", _WRITES_REFUSED)
-        return Problem("reads-refused", _READS_REFUSED)
+            return Problem("access-refused", _WRITES_REFUSED)
+        return Problem("access-refused", _READS_REFUSED)
     detail = _HOW_TO_WRITE if is_write else _HOW_TO_READ
     if outcome is AccessOutcome.TOKEN_WRONG:
         detail = f"{_WRONG_CREDENTIALS}  {detail}"
@@ -156,7 +157,7 @@ def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
 
 def _build_events_problem(outcome: AccessOutcome) -> Problem:
     if outcome is AccessOutcome.NO_TOKEN_SET:
-        return Problem("writes-refused", _EVENTS_REFUSED)
+        return Problem("access-refused", _EVENTS_REFUSED)
     # AWS SNS sends the user and the password of a URL only after a challenge.
     challenge = {"WWW-Authenticate": 'Bearer, Basic realm="events"'}
     return Problem("token", _HOW_TO_SEND_EVENTS, challenge)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_address
 
+import falcon
 from falcon import HTTP_204
 from falcon.asgi import Request, Response
 
@@ -60,7 +61,7 @@ class CrossSiteMiddleware:
         """
         host = request.get_header("Host", default="")
         if not self._is_allowed_host(host):
-            raise Problem("other-host", _HOST_NOT_ALLOWED.format(host[:80]))
+            raise falcon.HTTPError(421, description=_HOST_NOT_ALLOWED.format(host[:80]))
         origin = request.get_header("Origin")
         site = request.get_header("Sec-Fetch-Site")
         if origin is not None or site is not None:

@@ -22,10 +22,10 @@ def build_no_user_problem(view: View, user_id: str) -> Problem:
     """Return a 404 for a user without a row; it contains the reason of a reject."""
     reject = view.rejects.get(user_id)
     if reject is None:
-        return Problem("no-such-user", f"User {user_id[:80]!r} has no row.")
+        return Problem("not-found", f"User {user_id[:80]!r} has no row.")
     position = reject.key if reject.line is None else f"{reject.key}, line {reject.line}"
     detail = f"User {user_id[:80]!r} has no row: {position}: {reject.reason}"
-    return Problem("no-such-user", detail)
+    return Problem("not-found", detail)
 
 
 def require_table(get_view: ViewProvider) -> SnapshotTable:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
+import falcon
 from falcon.asgi import Request, Response
 
 from api.answers import formats
@@ -24,7 +25,6 @@ from api.query.negotiation import ACCEPTED_MEDIA_TYPES, accepts_gzip, negotiate_
 from api.query.row_query import RowQuery
 from api.snapshot.table import SnapshotTable
 from api.web.conditional import HeaderPairs, apply_etag, compute_etag
-from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
 
 # The body depends on these two request headers, so shared caches need one copy for each value.
@@ -73,15 +73,14 @@ def prepare_response(
 ) -> tuple[PreparedResponse, Selection]:
     """Parse a request for rows, and select them.
 
-    Raises `InvalidParameter`, or a 406 `Problem` if `Accept` matches no format.
+    Raises `InvalidParameter`, or a 406 if `Accept` matches no format.
     """
     query = RowQuery.parse(request.params)
     format_name = query.format or negotiate_format(request.get_header("Accept"))
     if format_name is None:
-        raise Problem(
-            "no-such-format",
-            "Accept matches no media type of this route.",
-            allowed=list(ACCEPTED_MEDIA_TYPES),
+        raise falcon.HTTPNotAcceptable(
+            description="Accept matches no media type of this route: "
+            f"{', '.join(ACCEPTED_MEDIA_TYPES)}."
         )
     if format_name == "html":
         query = query.limit_for_html()

@@ -3,6 +3,7 @@
 import logging
 from typing import Any, NamedTuple
 
+import falcon
 from redis import Redis
 
 from api.web.problems import Problem, build_unavailable_problem
@@ -46,7 +47,7 @@ class EventController:
     async def receive(self, body: bytes) -> ReceivedEvents:
         """Append the events about the source bucket to the event list, all or none of them.
 
-        Raises a 400, 413 or 503 `Problem`, and `redis.exceptions.RedisError` if Redis is
+        Raises a 400, 413 or 503, and `redis.exceptions.RedisError` if Redis is
         unavailable. Then the sender must repeat the request.
         """
         return await self._redis_pool.run(self._receive, body)
@@ -56,7 +57,7 @@ class EventController:
             notification = decode_notification(body)
         except InvalidEvent as error:
             detail = f"The body is {error.reason}.  It must be {KNOWN_FORMS}."
-            raise Problem("wrong-request", detail) from None
+            raise falcon.HTTPBadRequest(description=detail) from None
         if len(notification.events) > MAX_EVENTS:
             detail = f"A request may have at most {MAX_EVENTS:,} events."
             raise Problem("too-large", detail)
@@ -75,7 +76,7 @@ class EventController:
         # Concurrent requests may exceed the limit by their own events.
         if self._redis.llen(FAST_EVENTS) + len(entries) > MAX_WAITING_EVENTS:
             detail = "Too many events wait to be processed; retry."
-            raise build_unavailable_problem("busy", detail)
+            raise build_unavailable_problem(detail)
         self._redis.rpush(FAST_EVENTS, *entries)
 
 

@@ -12,7 +12,8 @@ from api.answers.html_page import PAGE_HEADERS, render_page
 from api.description.openapi import PATHS, Document, find_token
 from api.query.filters import parse_single_values
 from api.web.conditional import apply_etag, compute_etag
-from api.web.problem_kinds import PROBLEM_KINDS
+from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
+from api.web.problems import get_status_title
 
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
 <p>Rowdrop turns files that are dropped into a bucket into rows. This API returns the rows, and it
@@ -42,6 +43,9 @@ _PROBLEMS_HEAD = """<h2 id="problems">Errors</h2>
 <p>Each error is an <code>application/problem+json</code> document (RFC 9457). Its <code>type</code>
 links to this table, <code>title</code> and <code>status</code> are those of the table, and
 <code>detail</code> says what went wrong with this request.</p>"""
+
+_PLAIN_PROBLEMS_HEAD = f"""<p>All other errors have the type <code>{PLAIN_TYPE}</code>: the status
+says what is wrong.</p>"""
 
 
 class DocsResource:
@@ -74,12 +78,24 @@ def render_docs_page() -> bytes:
 
 
 def _render_problems() -> str:
-    table_rows = "".join(
-        f'<tr id="{kind}"><td>{problem_kind.status}</td><td>{escape(problem_kind.title)}</td>'
-        f"<td>{_render_code_spans(problem_kind.explanation)}</td></tr>\n"
-        for kind, problem_kind in PROBLEM_KINDS.items()
+    kinds = "".join(
+        _render_problem(kind, *problem_kind) for kind, problem_kind in PROBLEM_KINDS.items()
     )
-    return f"{_PROBLEMS_HEAD}<table><tbody>{table_rows}</tbody></table>"
+    statuses = "".join(
+        _render_problem(f"status-{status}", status, get_status_title(status), explanation)
+        for status, explanation in STATUS_EXPLANATIONS.items()
+    )
+    return (
+        f"{_PROBLEMS_HEAD}<table><tbody>{kinds}</tbody></table>\n"
+        f"{_PLAIN_PROBLEMS_HEAD}<table><tbody>{statuses}</tbody></table>"
+    )
+
+
+def _render_problem(anchor: str, status: int, title: str, explanation: str) -> str:
+    return (
+        f'<tr id="{anchor}"><td>{status}</td><td>{escape(title)}</td>'
+        f"<td>{_render_code_spans(explanation)}</td></tr>\n"
+    )
 
 
 def _render_contents() -> str:

@@ -103,15 +103,15 @@ class FileResource:
             raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
         length = request.content_length
         if length is None:
-            raise Problem(
-                "no-length",
-                "Send Content-Length with the file; chunked transfer coding is not supported.",
+            raise falcon.HTTPLengthRequired(
+                description="Send Content-Length with the file; "
+                "chunked transfer coding is not supported."
             )
         # The store would accept an empty file, but an upload without a body is a mistake.
         if not length:
-            raise Problem(
-                "wrong-request",
-                "The body is empty (0 bytes). Send a file that has content: curl -T FILE URL.",
+            raise falcon.HTTPBadRequest(
+                description="The body is empty (0 bytes). "
+                "Send a file that has content: curl -T FILE URL."
             )
         max_bytes = self._max_upload_bytes
         if name.endswith(".csv"):
@@ -167,4 +167,4 @@ def _describe_file(info: ObjectInfo) -> dict[str, Any]:
 
 
 def _build_no_file_problem(name: str) -> Problem:
-    return Problem("no-such-file", f"The source bucket has no file {name[:300]!r}.")
+    return Problem("not-found", f"The source bucket has no file {name[:300]!r}.")

@@ -78,4 +78,4 @@ def detect_raster_type(head: bytes) -> str | None:
 
 
 def _build_no_image_problem(detail: str) -> Problem:
-    return Problem("no-such-image", detail)
+    return Problem("not-found", detail)

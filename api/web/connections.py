@@ -22,8 +22,8 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from api.web.json_body import encode_json
-from api.web.problem_kinds import PROBLEM_KIND_BY_STATUS, PROBLEM_KINDS, PROBLEM_MEDIA_TYPE
-from api.web.problems import build_problem_body
+from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
+from api.web.problems import build_plain_body
 
 MAX_CONNECTIONS = 500
 """Per process. One more connection replaces the one that has been waiting longest."""
@@ -363,8 +363,7 @@ class _Transport(asyncio.Transport):
 
 def build_raw_response(status: int) -> bytes:
     """Return the complete HTTP response to a request that does not reach the application."""
-    kind = PROBLEM_KIND_BY_STATUS.get(status, "our-fault")
-    body = encode_json(build_problem_body(kind, PROBLEM_KINDS[kind].explanation)).encode()
+    body = encode_json(build_plain_body(status)).encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
         f"Content-Type: {PROBLEM_MEDIA_TYPE}\r\nCache-Control: no-store\r\n"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import falcon
 from falcon.asgi import Request
 
 from api.web.problems import Problem, build_unavailable_problem
@@ -31,7 +32,7 @@ class BodyReader:
         self._buffered_bytes = 0
 
     async def read(self, request: Request) -> bytes:
-        """Return the body. Raises a 408, 413 or 503 `Problem`."""
+        """Return the body. Raises a 400, 408, 413 or 503."""
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise _build_too_large_problem()
         body = bytearray()
@@ -43,12 +44,12 @@ class BodyReader:
                     self._check_limits(body)
         except TimeoutError:
             detail = "The body did not arrive before the timeout; nothing was done."
-            raise Problem("too-slow", detail) from None
+            raise falcon.HTTPError(408, description=detail) from None
         finally:
             self._buffered_bytes -= len(body)
         if len(body) < (request.content_length or 0):
             detail = "The body ended before its Content-Length; nothing was done."
-            raise Problem("wrong-request", detail)
+            raise falcon.HTTPBadRequest(description=detail)
         return bytes(body)
 
     def _check_limits(self, body: bytearray) -> None:
@@ -57,7 +58,7 @@ class BodyReader:
             raise _build_too_large_problem()
         if self._buffered_bytes > MAX_BUFFERED_BYTES:
             detail = "This process already receives too many bodies; retry."
-            raise build_unavailable_problem("busy", detail)
+            raise build_unavailable_problem(detail)
 
 
 def _build_too_large_problem() -> Problem:

@@ -1,15 +1,16 @@
 """Problem documents (RFC 9457, `application/problem+json`), the one format of all error responses.
 
-Each has a `type` that links to its explanation at /docs, `title`, `status` and `detail`: what went
-wrong in this request and how to correct it.  Some have more fields, such as the `parameter` that
-was wrong and what is `allowed`.
+Each has a `type`, `title`, `status` and `detail`: what went wrong in this request and how to
+correct it.  A `Problem` has a type that links to its explanation at /docs.  Some have more fields,
+such as the `parameter` that was wrong and what is `allowed`.  For every other error raise Falcon's
+exception: its type is `about:blank`, and its title that of the HTTP status.
 """
 
 from typing import Any
 
 import falcon
 
-from api.web.problem_kinds import PROBLEM_KINDS
+from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 
 RETRY_AFTER_S = 2
 """Seconds after which a client may retry a request that was refused with a 503."""
@@ -34,37 +35,50 @@ class Problem(falcon.HTTPError):
 
     def build_body(self) -> dict[str, Any]:
         """Return the fields of the document."""
-        return build_problem_body(self.kind, self.description or "", **self.extra_fields)
+        return {
+            "type": f"/docs#{self.kind}",
+            "title": self.title,
+            "status": self.status_code,
+            "detail": self.description,
+            **self.extra_fields,
+        }
 
 
-def build_problem_body(kind: str, detail: str, **extra_fields: object) -> dict[str, Any]:
-    """Return the fields of an `application/problem+json` body (RFC 9457)."""
-    problem_kind = PROBLEM_KINDS[kind]
+def get_status_title(status: int) -> str:
+    """Return the title of an HTTP status: `Not Found` for 404."""
+    code_and_title: str = falcon.code_to_http_status(status)
+    return code_and_title.partition(" ")[2]
+
+
+def build_plain_body(status: int, detail: str | None = None) -> dict[str, Any]:
+    """Return the fields of the document of an error that is no `Problem`.
+
+    Without a detail it is the explanation of the status.
+    """
     return {
-        "type": f"/docs#{kind}",
-        "title": problem_kind.title,
-        "status": problem_kind.status,
-        "detail": detail,
-        **extra_fields,
+        "type": PLAIN_TYPE,
+        "title": get_status_title(status),
+        "status": status,
+        "detail": detail or STATUS_EXPLANATIONS.get(status, get_status_title(status)),
     }
 
 
 def build_not_ready_problem() -> Problem:
     """Return a 503: no output.csv has been read so far."""
     return build_unavailable_problem(
-        "nothing-published", "No output.csv has been read so far; /health/ready gives the reason."
+        "No output.csv has been read so far; /health/ready gives the reason."
     )
 
 
-def build_unavailable_problem(kind: str, detail: str) -> Problem:
+def build_unavailable_problem(detail: str) -> Problem:
     """Return a 503 with `Retry-After`."""
-    return Problem(kind, detail, {"Retry-After": str(RETRY_AFTER_S)})
+    return Problem("unavailable", detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def build_no_task_problem(task_id: str) -> Problem:
     """Return a 404: no task ever had this ID, or its record has expired."""
     return Problem(
-        "no-such-task", f"There is no task {task_id[:40]!r}, or it finished more than a week ago."
+        "not-found", f"There is no task {task_id[:40]!r}, or it finished more than a week ago."
     )
 
 
@@ -74,7 +88,7 @@ def build_task_lost_problem() -> Problem:
         "Redis was emptied while the rebuild was pending, and a sweep restores what may have been "
         "lost; request the rebuild again."
     )
-    return build_unavailable_problem("task-lost", detail)
+    return build_unavailable_problem(detail)
 
 
 def build_rebuild_failed_problem(task_id: str, reason: str) -> Problem:

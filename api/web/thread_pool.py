@@ -72,4 +72,4 @@ class ThreadPool:
 
     def _build_busy_problem(self) -> Problem:
         detail = f"Too many requests already wait for a thread ({self._name}); retry."
-        return build_unavailable_problem("busy", detail)
+        return build_unavailable_problem(detail)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
+import falcon
 from falcon.asgi import BoundedStream, Request, Response
 
 from api.web.conditional import apply_etag
@@ -176,17 +177,17 @@ class Transfers:
     async def store_upload(self, request: Request, key: str, length: int) -> str:
         """Write the request's body of `length` bytes to the bucket; return the new ETag.
 
-        The write is atomic. Raises a 408 or 400 `Problem` if the body is late or too short.
+        The write is atomic. Raises a 408 or 400 if the body is late or too short.
         """
         put = self._put_small if length <= SEGMENT_BYTES else self._put_large
         try:
             return await put(_RequestBody(request.stream, length), key, length)
         except TimeoutError:
             detail = "The file did not arrive before the timeout; nothing was stored."
-            raise Problem("too-slow", detail) from None
+            raise falcon.HTTPError(408, description=detail) from None
         except EOFError:
             detail = "The file ended before its Content-Length; nothing was stored."
-            raise Problem("wrong-request", detail) from None
+            raise falcon.HTTPBadRequest(description=detail) from None
 
     async def _put_small(self, body: "_RequestBody", key: str, length: int) -> str:
         buffered = bytearray()
@@ -197,7 +198,7 @@ class Transfers:
                 self._buffered_bytes += len(chunk)
                 if self._buffered_bytes > MAX_BUFFERED_BODY_BYTES:
                     detail = "This process already receives too many files; retry."
-                    raise build_unavailable_problem("busy", detail)
+                    raise build_unavailable_problem(detail)
             if len(buffered) < length:
                 raise EOFError
             return await self._call_store(lambda store: store.put(key, bytes(buffered)))
@@ -255,7 +256,7 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     """Return the bytes that a single `Range` selects (RFC 9110, 14.2), or None for the whole file.
 
     `etag` is the file's ETag with quotes, `size` its length in bytes. Other ranges, and those for
-    another version (`If-Range`), are ignored. Raises a 416 `Problem` if the file has none of the
+    another version (`If-Range`), are ignored. Raises a 416 if the file has none of the
     bytes.
     """
     match = _RANGE_HEADER.fullmatch(request.get_header("Range", default="").strip())
@@ -269,9 +270,7 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     start = int(first) if first else max(0, size - int(last))
     stop = min(int(last) + 1, size) if first and last else size
     if start >= stop:
-        raise Problem(
-            "wrong-range", f"The file has {size:,} bytes.", {"Content-Range": f"bytes */{size}"}
-        )
+        raise falcon.HTTPRangeNotSatisfiable(size, description=f"The file has {size:,} bytes.")
     return ByteRange(start, stop)
 
 

@@ -118,7 +118,7 @@ def test_files_route_slow_transfers_do_not_block_other_requests(
         assert api_environment.api.get("/files/large.png").body == LARGE * 4
         # Slow uploads may hold all threads of a process.
         answer = put(api_environment, "/files/more.png", LARGE)
-        assert answer.status == 202 or answer.json["type"] == "/docs#busy"
+        assert answer.status == 202 or answer.json["type"] == "/docs#unavailable"
     wait_until(lambda: put(api_environment, "/files/more.png", LARGE).status == 202)
 
 

@@ -117,7 +117,8 @@ def test_task_route_reports_progress(api: ApiWithRebuilds) -> None:
 
 def test_task_route_unknown_id_is_404(api: ApiWithRebuilds) -> None:
     result = api.client.simulate_get("/tasks/nobody")
-    assert (result.status_code, result.json["title"]) == (404, "No such task")
+    assert (result.status_code, result.json["type"]) == (404, "/docs#not-found")
+    assert "There is no task" in result.json["detail"]
 
 
 def test_post_data_with_wait_answers_after_all_processes_polled(api: ApiWithRebuilds) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import falcon
 import pytest
 
 from api.web.json_body import MAX_BODY_BYTES, MAX_BUFFERED_BYTES, BodyReader
@@ -30,10 +31,10 @@ def read(reader: BodyReader, request: Any) -> Any:  # noqa: ANN401
     return reader.read(request)
 
 
-def run_refused(request: RequestStub, receive_s: float = 10) -> str:
-    with pytest.raises(Problem) as refused:
+def run_refused(request: RequestStub, receive_s: float = 10) -> int:
+    with pytest.raises(falcon.HTTPError) as refused:
         asyncio.run(read(BodyReader(receive_s), request))
-    return refused.value.kind
+    return refused.value.status_code
 
 
 def test_body_reader_returns_all_chunks() -> None:
@@ -43,21 +44,21 @@ def test_body_reader_returns_all_chunks() -> None:
 
 
 def test_body_reader_refuses_announced_length_without_reading() -> None:
-    assert run_refused(RequestStub(length=MAX_BODY_BYTES + 1)) == "too-large"
+    assert run_refused(RequestStub(length=MAX_BODY_BYTES + 1)) == 413
 
 
 def test_body_reader_stops_at_limit_of_chunked_body() -> None:
-    assert run_refused(RequestStub(b"x" * MAX_BODY_BYTES, b"x")) == "too-large"
+    assert run_refused(RequestStub(b"x" * MAX_BODY_BYTES, b"x")) == 413
 
 
 def test_body_reader_refuses_body_shorter_than_its_length() -> None:
     request = RequestStub(b"ab", length=3)
     request.is_released.set()
-    assert run_refused(request) == "wrong-request"
+    assert run_refused(request) == 400
 
 
 def test_body_reader_ends_slow_body() -> None:
-    assert run_refused(RequestStub(b"a", length=3), receive_s=0.01) == "too-slow"
+    assert run_refused(RequestStub(b"a", length=3), receive_s=0.01) == 408
 
 
 def test_body_reader_limits_bytes_of_all_unfinished_bodies() -> None:
@@ -69,7 +70,7 @@ def test_body_reader_limits_bytes_of_all_unfinished_bodies() -> None:
         await asyncio.sleep(0)
         with pytest.raises(Problem) as refused:
             await read(reader, RequestStub(b"x"))
-        assert refused.value.kind == "busy"
+        assert refused.value.kind == "unavailable"
         for request in slow:
             request.is_released.set()
         assert {len(body) for body in await asyncio.gather(*tasks)} == {MAX_BODY_BYTES}

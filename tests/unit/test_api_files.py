@@ -82,7 +82,7 @@ def test_files_route_delete_returns_location(service: Service) -> None:
     # An ignored file can be deleted.
     assert service.client.simulate_delete("/files/ü/1.png").status_code == 202
     assert service.files.objects == {}
-    assert kind(service.client.simulate_delete("/files/ü.png")) == "no-such-file"
+    assert kind(service.client.simulate_delete("/files/ü.png")) == "not-found"
 
 
 def test_files_route_put_of_bundle_points_to_tasks(service: Service) -> None:
@@ -139,12 +139,12 @@ def test_files_route_limits_size_by_kind(service: Service, name: str, limit: int
 
 def test_files_route_requires_content_length(service: Service) -> None:
     result = service.client.simulate_put("/files/1.csv")
-    assert (result.status_code, kind(result)) == (411, "no-length")
+    assert (result.status_code, kind(result)) == (411, "about:blank")
 
 
 def test_files_route_refuses_empty_file(service: Service) -> None:
     result = put(service, "1.csv", b"", **{"Content-Length": "0"})
-    assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert (result.status_code, kind(result)) == (400, "about:blank")
     assert "The body is empty (0 bytes)." in result.json["detail"]
     assert service.files.objects == {}
 
@@ -152,7 +152,7 @@ def test_files_route_refuses_empty_file(service: Service) -> None:
 @pytest.mark.parametrize("size", [10, SEGMENT_BYTES + 10])
 def test_files_route_discards_incomplete_upload(service: Service, size: int) -> None:
     result = put(service, "1.png", b"x" * (size - 5), **{"Content-Length": str(size)})
-    assert (result.status_code, kind(result)) == (400, "wrong-request")
+    assert (result.status_code, kind(result)) == (400, "about:blank")
     assert service.files.objects == {}
 
 
@@ -340,7 +340,7 @@ def test_image_route_reads_copy_named_by_row(service: Service) -> None:
     row = b"0001,Ivan,Ivanov,946674000000,processed-data/images/0001.png\n"
     service.view = View(table=EMPTY_TABLE.build_next_version(OUTPUT_HEADER + row, "another"))
     service.files.put("images/0001.png", b"\xff\xd8\xff from a client that guesses the name")
-    assert kind(service.get("/data/0001/image")) == "no-such-image"
+    assert kind(service.get("/data/0001/image")) == "not-found"
     service.copies.put("images/0001.png", PNG)
     result = service.get("/data/0001/image")
     assert (result.headers["content-type"], result.content) == ("image/png", PNG)
@@ -351,11 +351,16 @@ def test_image_route_returns_large_image_completely(service: Service) -> None:
 
 
 def test_image_route_without_row_or_image_is_404(service: Service) -> None:
-    assert kind(service.get("/data/nobody/image")) == "no-such-user"
-    assert kind(service.get("/data/0001/image")) == "no-such-image"
-    assert kind(service.get("/data/0002/image")) == "no-such-image"  # deleted after the publish
+    for user_id, detail in (
+        ("nobody", "has no row"),
+        ("0001", "has no image"),
+        ("0002", "no longer exists"),  # deleted after the publish
+    ):
+        result = service.get(f"/data/{user_id}/image")
+        assert (result.status_code, kind(result)) == (404, "not-found")
+        assert detail in result.json["detail"]
     service.view = View()
-    assert kind(service.get("/data/0002/image")) == "nothing-published"
+    assert kind(service.get("/data/0002/image")) == "unavailable"
 
 
 def test_image_route_finds_image_in_folder(service: Service) -> None:
@@ -388,6 +393,7 @@ def test_files_route_is_503_without_store_and_rows_remain(
 ) -> None:
     service.files.is_reachable = False
     result = service.client.simulate_request(method, path, body=b"x" if method == "PUT" else None)
-    assert (result.status_code, kind(result)) == (503, "store-away")
+    assert (result.status_code, kind(result)) == (503, "unavailable")
+    assert "object store" in result.json["detail"]
     assert int(result.headers["retry-after"]) > 0
     assert service.get("/data").status_code == 200

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import falcon.inspect
@@ -15,7 +16,7 @@ from api.query.file_query import MAX_LISTED_FILES
 from api.query.filters import FILTER_PARAMETERS
 from api.query.row_query import FORMATS, MAX_SEARCH_LENGTH, MAX_SEARCH_WORDS
 from api.query.wait_query import MAX_WAIT_S
-from api.web.problem_kinds import PROBLEM_KINDS
+from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from shared.formats.records import COLUMNS, Column, Filter, Row, Statistic
 from shared.formats.source_keys import (
     BUNDLE_EXTENSIONS,
@@ -172,7 +173,33 @@ def test_openapi_schemas_are_all_referenced() -> None:
 
 def test_openapi_describes_every_problem_type() -> None:
     described = DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
-    assert described == [f"/docs#{kind}" for kind in PROBLEM_KINDS]
+    assert described == [PLAIN_TYPE, *(f"/docs#{kind}" for kind in PROBLEM_KINDS)]
+    assert len(described) <= 12
+
+
+def test_openapi_describes_every_problem_status() -> None:
+    """Each status of a problem is described at some route, and each described one explained.
+
+    The statuses 404 (for an unknown address) and 405 are those of no operation.
+    """
+    described = {
+        int(status)
+        for methods in DOCUMENT["paths"].values()
+        for each in methods.values()
+        for status, response in each["responses"].items()
+        if "application/problem+json" in response.get("content", ())
+    }
+    statuses = {*STATUS_EXPLANATIONS, *(kind.status for kind in PROBLEM_KINDS.values())}
+    assert described == statuses - {405}
+
+
+def test_code_uses_exactly_the_problem_kinds() -> None:
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (Path(__file__).parents[2] / "api").rglob("*.py")
+    )
+    used = re.findall(r"\bProblem\(\s*(?:f?)\"([^\"]+)\"", code)
+    assert set(used) == PROBLEM_KINDS.keys()
 
 
 def find_schema(method: str, path: str, name: str) -> Document:
@@ -301,6 +328,7 @@ def test_docs_page_lists_routes_parameters_and_problems(service: Service) -> Non
                 f"<code>{each['name']}</code>" in text for each in described.get("parameters", ())
             )
     assert all(f'id="{kind}"' in text for kind in PROBLEM_KINDS)
+    assert all(f'id="status-{status}"' in text for status in STATUS_EXPLANATIONS)
 
 
 def test_docs_page_states_required_token(service: Service) -> None:
@@ -322,7 +350,8 @@ def test_docs_page_works_offline_without_scripts(service: Service) -> None:
 
 def test_docs_page_explains_every_problem_type(service: Service) -> None:
     text = service.get("/docs").text
-    for path in ("/nowhere", "/data?x=1", "/data/nobody", "/tasks/1"):
+    assert service.get("/nowhere").json["type"] == PLAIN_TYPE
+    for path in ("/data?x=1", "/data/nobody", "/tasks/1"):
         assert f'id="{service.get(path).json["type"].removeprefix("/docs#")}"' in text
 
 

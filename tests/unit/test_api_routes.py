@@ -270,7 +270,8 @@ def test_routes_return_503_before_first_publish(service: Service, path: str) -> 
     result = service.get(path)
     assert result.status_code == 503
     assert int(result.headers["retry-after"]) > 0
-    assert result.json["title"] == "Nothing is published yet"
+    assert result.json["type"] == "/docs#unavailable"
+    assert "No output.csv has been read so far" in result.json["detail"]
 
 
 def test_data_route_of_empty_output_is_empty_array(service: Service) -> None:
@@ -320,7 +321,8 @@ def test_routes_that_need_redis_return_503_without_it(
     service: Service, method: str, path: str
 ) -> None:
     result = service.client.simulate_request(method, path)
-    assert (result.status_code, result.json["title"]) == (503, "Redis does not answer")
+    assert (result.status_code, result.json["type"]) == (503, "/docs#unavailable")
+    assert "Redis does not answer" in result.json["detail"]
     assert int(result.headers["retry-after"]) > 0
 
 
@@ -328,7 +330,12 @@ def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -
     not_found = service.get("/nowhere", Accept="text/html")
     not_allowed = service.client.simulate_delete("/data")
     assert (not_found.status_code, not_allowed.status_code) == (404, 405)
-    assert json.loads(not_found.content)["title"] == "No such route"
+    assert json.loads(not_found.content) == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "There is nothing at this address; `GET /` lists the routes.",
+    }
     assert "GET, HEAD, POST" in not_allowed.headers["allow"]
     assert not_allowed.json["detail"]
 

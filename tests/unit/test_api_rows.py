@@ -210,8 +210,8 @@ def test_data_route_selects_format_by_accept_or_parameter(
 @pytest.mark.parametrize("accept", ["image/png", "text/plain", "nonsense", "application/json;q=0"])
 def test_data_route_refuses_unknown_format(service: Service, accept: str) -> None:
     result = service.get("/data", Accept=accept)
-    assert (result.status_code, result.json["type"]) == (406, "/docs#no-such-format")
-    assert "text/csv" in result.json["allowed"]
+    assert (result.status_code, result.json["type"]) == (406, "about:blank")
+    assert "text/csv" in result.json["detail"]
     assert service.get("/data?format=json", Accept=accept).status_code == 200
 
 
@@ -489,7 +489,7 @@ def test_user_route_equals_entry_of_data(service: Service, row: Row) -> None:
 
 def test_user_route_404_explains_what_is_known(service: Service) -> None:
     result = service.get("/data/nobody")
-    assert (result.status_code, result.json["type"]) == (404, "/docs#no-such-user")
+    assert (result.status_code, result.json["type"]) == (404, "/docs#not-found")
     result = service.get("/data/0009")
     assert result.status_code == 404
     assert "0009.csv, line 2: birthts: not a number" in result.json["detail"]

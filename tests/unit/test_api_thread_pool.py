@@ -26,7 +26,7 @@ def test_thread_pool_returns_results_and_raises_errors() -> None:
 async def expect_busy(call: Coroutine[Any, Any, object]) -> None:
     with pytest.raises(Problem) as raised:
         await call
-    assert raised.value.kind == "busy"
+    assert raised.value.kind == "unavailable"
 
 
 def test_thread_pool_refuses_calls_above_its_limit() -> None:

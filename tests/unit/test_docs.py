@@ -17,6 +17,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.description.index import list_routes as listed_routes
+from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
 from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
@@ -252,6 +253,27 @@ def test_docs_describe_every_parameter() -> None:
         for name in route["parameters"]
         if f"`{name}`" not in API and f"?{name}=" not in API
     ] == []
+
+
+def test_docs_list_every_problem_type() -> None:
+    documented = {
+        (name.strip("`"), int(status))
+        for name, status, *_ in rows(API, "type | status | when | what to do")
+    }
+    assert documented == {(name, kind.status) for name, kind in PROBLEM_KINDS.items()}
+    statuses = {
+        int(status)
+        for names, *_ in rows(API, "HTTP status | when | what to do")
+        for status in names.split(", ")
+    }
+    assert statuses == STATUS_EXPLANATIONS.keys()
+
+
+def test_docs_name_successor_of_former_problem_types() -> None:
+    types = {PLAIN_TYPE, *PROBLEM_KINDS}
+    for former, now in rows(TEXTS["docs/migrating.md"], "former type | type"):
+        assert not types & set(IN_CODE.findall(former))
+        assert set(IN_CODE.findall(now)) <= types
 
 
 @pytest.mark.parametrize(
