@@ -104,7 +104,7 @@ minio_access_key minio_prometheus_token minio_secret_key redis_url
 minio_access_key minio_secret_key redis_url
 redis_url
 flower_password flower_user redis_url
-api_token api_tokens generated_api_token minio_access_key minio_secret_key read_tokens redis_url
+api_token api_tokens events_token generated_api_token minio_access_key minio_secret_key read_tokens redis_url
 END
 cmp -s "$logs/held" "$logs/expected" || failed "each container has only its own credentials: $(cat "$logs/held")"
 ok "each container has only its own credentials"
