@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-RULES_VERSION = "1"
-"""Version of the cleaning rules, stored with rejects and in the manifest.
+RULES_VERSION = "2"
+"""Version of the cleaning rules and of the reasons, stored with rejects and in the manifest.
 
 Bumping it invalidates all cached results: the next sweep reads every file again.
 """
+OLDEST_RULES_VERSION = "1"
+"""The version of what was stored without one."""
 
 QUARANTINE_REASON = (
     "reading it killed or stalled its worker again and again; "
@@ -161,11 +163,15 @@ class ValidCsv:
 
 @dataclass(frozen=True, slots=True)
 class InvalidCsv:
-    """An invalid CSV of a user. `reason` is shown to the person who dropped the file."""
+    """An invalid CSV of a user. `reason` is shown to the person who dropped the file.
+
+    `rules` is the version of the rules by which it was read.
+    """
 
     version: CsvVersion
     reason: str
     line: int | None
+    rules: str = RULES_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +201,8 @@ class ReadResult:
                     person.last_name,
                     person.birthts,
                 ]
-            case InvalidCsv(version, reason, line):
-                csv_fields = [*_list_version_fields(version), reason, line]
+            case InvalidCsv(version, reason, line, rules):
+                csv_fields = [*_list_version_fields(version), [reason, line, rules]]
             case None:
                 csv_fields = None
         image: list[Any] = [self.image]
@@ -214,10 +220,13 @@ class ReadResult:
         if csv_fields is None:
             return cls(user_id, None, *image)
         version = CsvVersion(*csv_fields[:3])
-        # A valid CSV has 6 items (version and person), an invalid one 5 (version, reason, line).
-        if len(csv_fields) == 6:
-            return cls(user_id, ValidCsv(version, Person(*csv_fields[3:])), *image)
-        return cls(user_id, InvalidCsv(version, *csv_fields[3:]), *image)
+        match csv_fields[3:]:
+            case [[*reject]]:
+                return cls(user_id, InvalidCsv(version, *reject), *image)
+            case [reason, line]:  # written by an earlier release
+                return cls(user_id, InvalidCsv(version, reason, line, OLDEST_RULES_VERSION), *image)
+            case person:
+                return cls(user_id, ValidCsv(version, Person(*person)), *image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """Parses one user's CSV, or raises `InvalidUserCsv` with a reason for the author of the file.
 
+A reason is published. It names required columns, positions and numbers, and never quotes the
+file, which may be of another system. `quote_line` is for clients that may read files.
+
 A valid CSV has a header with the three columns of `REQUIRED_COLUMNS`, in any order and with some
 freedom in the spelling, and exactly one record. A line with only empty fields is not a record:
 spreadsheets leave such lines behind. All functions are pure.
@@ -21,8 +24,8 @@ MIN_BIRTHTS = -62_135_596_800_000
 MAX_BIRTHTS = 253_402_300_799_999
 """The last millisecond of 9999-12-31, in ms since 1970 UTC."""
 
-MAX_EXCERPT_LENGTH = 40
-"""Maximum characters of a user's file that a reason quotes."""
+MAX_QUOTE_LENGTH = 200
+"""Maximum characters of a line that `quote_line` returns."""
 MAX_COUNTED_RECORDS = 100
 """Records are counted up to this number; for a file with more the reason says "more than"."""
 
@@ -40,7 +43,8 @@ NumberedRecord = tuple[int, list[str]]
 class InvalidUserCsv(Exception):
     """The CSV is not valid.
 
-    `reason` gets into rejects.csv. `line` is 1-based, None if the reason concerns the whole file.
+    `reason` gets into rejects.csv, and contains nothing of the file. `line` is 1-based, None if the
+    reason concerns the whole file.
     """
 
     def __init__(self, reason: str, line: int | None = None) -> None:
@@ -139,9 +143,11 @@ def _missing_columns_reason(missing: Sequence[str], header: Sequence[str]) -> st
         names = map(_normalize_column_name, header_text.split(separator))
         if set(REQUIRED_COLUMNS) <= set(names):
             return f"looks {name}-separated; separate the fields by commas"
+    found = [name for name in REQUIRED_COLUMNS if name not in missing]
+    other_count = len(header) - len(found)
+    parts = [*found, f"{other_count} other {'column' if other_count == 1 else 'columns'}"]
     columns = "column" if len(missing) == 1 else "columns"
-    shown = excerpt(", ".join(map(str.strip, header)))
-    return f"missing {columns} {', '.join(missing)}; found: {shown}"
+    return f"missing {columns} {', '.join(missing)}; the header has {' and '.join(parts)}"
 
 
 def _take_single_record(records: Iterator[NumberedRecord], header_line: int) -> NumberedRecord:
@@ -157,10 +163,11 @@ def _take_single_record(records: Iterator[NumberedRecord], header_line: int) -> 
 
 
 def _check_field_count(fields: Sequence[str], header: Sequence[str], line: int) -> None:
-    # A header field without a name cannot be named in the reason: then only the numbers are given.
-    missing = "" if len(fields) >= len(header) else header[len(fields)].strip()
-    if missing:
-        raise InvalidUserCsv(f"missing value for {excerpt(missing)}", line)
+    if len(fields) < len(header):
+        name = _normalize_column_name(header[len(fields)])
+        column = f"column {len(fields) + 1} of {len(header)}"
+        shown = f"{name}, {column}" if name in REQUIRED_COLUMNS else column
+        raise InvalidUserCsv(f"missing value for {shown}", line)
     if len(fields) != len(header):
         raise InvalidUserCsv(
             f"{len(fields)} fields, but the header has {len(header)} columns", line
@@ -179,21 +186,31 @@ def _parse_birthts(raw_value: str, line: int) -> int:
         raise InvalidUserCsv("birthts: empty", line)
     # Not `isdigit` and not only `int`, which accept other scripts, underscores and "+".
     if not re.fullmatch(r"-?[0-9]{1,15}", raw_value):
-        reason = (
-            "birthts: not a whole number of milliseconds (at most 15 digits): "
-            f"'{excerpt(raw_value)}'"
+        raise InvalidUserCsv(
+            "birthts: not a whole number of milliseconds (at most 15 digits)", line
         )
-        raise InvalidUserCsv(reason, line)
     birthts = int(raw_value)
     if not MIN_BIRTHTS <= birthts <= MAX_BIRTHTS:
-        raise InvalidUserCsv(f"birthts: not in the years 1 to 9999: '{raw_value}'", line)
+        raise InvalidUserCsv("birthts: not in the years 1 to 9999", line)
     return birthts
 
 
-def excerpt(text: str) -> str:
-    """Shorten `text` to `MAX_EXCERPT_LENGTH` characters on one line.
+def quote_line(body: bytes, line: int) -> str:
+    """Return the beginning of a line, at most `MAX_QUOTE_LENGTH` characters, for any bytes.
+
+    `line` is 1-based. The result is empty if `body`, which may be the beginning of a file, has no
+    such line.
+    """
+    encoding = "UTF-16" if body.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
+    text = body.decode(encoding, errors="replace").removeprefix("\ufeff")
+    lines = _LINE_BREAK.split(text, maxsplit=line)
+    return excerpt(lines[line - 1], MAX_QUOTE_LENGTH) if line <= len(lines) else ""
+
+
+def excerpt(text: str, max_length: int = 40) -> str:
+    """Shorten `text` to `max_length` characters on one line.
 
     Unprintable characters become "?".
     """
-    short = text if len(text) <= MAX_EXCERPT_LENGTH else f"{text[: MAX_EXCERPT_LENGTH - 1]}…"
+    short = text if len(text) <= max_length else f"{text[: max_length - 1]}…"
     return "".join(character if character.isprintable() else "?" for character in short)

@@ -10,7 +10,6 @@ from shared.formats.output_csv import OutputCsv, is_canonical, read_frame
 from shared.formats.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
 from shared.formats.user_csv import (
     MAX_CSV_BYTES,
-    MAX_EXCERPT_LENGTH,
     REQUIRED_COLUMNS,
     InvalidUserCsv,
     parse_person,
@@ -19,6 +18,8 @@ from tests.factories import ETAG, LAST_MODIFIED
 from tests.faults.case_form import CaseForm
 
 LONGEST_REASON = 300
+MAX_COMMON_LENGTH = 20
+"""Characters that a reason and a file may have in common: names of columns."""
 
 UNUSUAL_NAMES = [
     "", " ", "Ivan", "=1+1", "+7", "-1", "@x", "O'Neil", 'say "hi"', "a,b", "a;b", "a\tb",
@@ -168,7 +169,7 @@ def check_reject_round_trip(body: bytes, reason: str, line: int | None) -> None:
     assert 0 < len(reason.strip()) <= len(reason) <= LONGEST_REASON
     assert reason.isprintable()
     assert line is None or line >= 1
-    assert measure_longest_quote(reason, body) <= MAX_EXCERPT_LENGTH
+    assert measure_longest_quote(reason, body) <= MAX_COMMON_LENGTH
     version = CsvVersion("u.csv", ETAG, LAST_MODIFIED)
     outcome = ReadResult("u", InvalidCsv(version, reason, line), None)
     assert ReadResult.from_json("u", outcome.to_json()) == outcome
@@ -177,8 +178,8 @@ def check_reject_round_trip(body: bytes, reason: str, line: int | None) -> None:
 
 
 def measure_longest_quote(reason: str, body: bytes) -> int:
-    """Return `MAX_EXCERPT_LENGTH` + 1 if the reason quotes more of the file than that, else 0."""
-    length = MAX_EXCERPT_LENGTH + 1
+    """Return `MAX_COMMON_LENGTH` + 1 if the reason quotes more of the file than that, else 0."""
+    length = MAX_COMMON_LENGTH + 1
     texts = [body.decode(encoding, errors="replace") for encoding in ("utf-8", "utf-16")]
     pieces = (reason[start : start + length] for start in range(len(reason) - length + 1))
     return length if any(piece in text for piece in pieces for text in texts) else 0

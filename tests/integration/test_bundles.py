@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.formats.records import InvalidCsv, ValidCsv
+from shared.formats.rejects_csv import encode_rejects
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.progress.leases import Lease
 from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
@@ -253,7 +255,7 @@ def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) 
     }
     assert "encrypted" in rejects["/a.zip"].reason
     assert "cut off" in rejects["/b.tar.gz"].reason
-    assert b'\na.zip,,"it is encrypted' in rowdrop.output.get(REJECTS_KEY).body
+    assert b"\na.zip,,member 1 is encrypted" in rowdrop.output.get(REJECTS_KEY).body
     assert list(rowdrop.read_rows()) == ["1"]
     assert len(rowdrop.output.list_folders(UNPACKED_FOLDER)) == 1
     assert rowdrop.find_differences() == []
@@ -264,6 +266,30 @@ def test_unpacker_rejects_invalid_bundle_as_one_reject(rowdrop: RowdropHarness) 
     rowdrop.process_bundles("a.zip")
     assert rowdrop.read_rejects() == {}
     assert list(rowdrop.read_rows()) == ["1", "3"]
+
+
+def test_sweep_rewrites_reasons_of_other_rules_version(
+    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reasons of an earlier release quoted the file; they are replaced without a manual step."""
+    put_and_process(rowdrop, "ok.zip", {"1.csv": make_csv(), "2.csv": b"broken"})
+    drop(rowdrop, "a.zip", {"../secret-project.csv": b"x"})
+    rowdrop.process_bundles("a.zip")
+    assert "secret-project" in caplog.text
+    expected = rowdrop.read_rejects()
+    assert "secret" not in expected["/a.zip"].reason
+    old_rejects = [
+        replace(reject, reason=f"{reject.reason}: 'DE89'", rules="1")
+        for reject in expected.values()
+    ]
+    rowdrop.output.put(REJECTS_KEY, encode_rejects(old_rejects))
+    catalog, _ = read_catalog(rowdrop.output)
+    entry = replace(catalog.entries["a.zip"], reason="leads out: '../secret'", rules="1")
+    rowdrop.output.put(CATALOG_KEY, catalog.with_entry("a.zip", entry).encode())
+    rowdrop.run_sweep()
+    rowdrop.run_bulk_work()
+    assert rowdrop.read_rejects() == expected
+    assert rowdrop.find_differences() == []
 
 
 def test_unpacker_keeps_previous_version_of_broken_bundle(

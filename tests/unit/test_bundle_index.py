@@ -1,5 +1,6 @@
 """The index of a bundle and the bundle catalog."""
 
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -10,7 +11,15 @@ from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, Va
 from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
 from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import BundleCatalog, CatalogEntry, is_up_to_date, make_version_digest
-from worker.bundles.index import INDEX_HEADER, BundleImage, BundleIndex, IndexBuilder, InvalidIndex
+from worker.bundles.index import (
+    INDEX_HEADER,
+    OLD_INDEX_HEADER,
+    OLD_REASON,
+    BundleImage,
+    BundleIndex,
+    IndexBuilder,
+    InvalidIndex,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 USER_IDS = TEXT.filter(
@@ -82,6 +91,16 @@ def test_bundle_index_refuses_other_bytes(body: bytes) -> None:
         BundleIndex("u.zip", LAST_MODIFIED, body)
 
 
+def test_bundle_index_of_earlier_release_hides_reasons() -> None:
+    """They quoted the CSVs, and the index stays if the archive of that version is gone."""
+    body = index_of({"1": (("found: DE89", 2), None), "2": (make_person(), None)}).body
+    index = BundleIndex("u.zip", 0, OLD_INDEX_HEADER + body[len(INDEX_HEADER) :])
+    csv = index.find_csv("1")
+    assert isinstance(csv, InvalidCsv)
+    assert (csv.reason, csv.line) == (OLD_REASON, 2)
+    assert isinstance(index.find_csv("2"), ValidCsv)
+
+
 # -- the bundle catalog ----------------------------------------------------------------------------
 def make_entry(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEntry:
     return CatalogEntry("etag", since, make_version_digest(key, "etag"), since, reason=reason)
@@ -108,10 +127,18 @@ def test_bundle_catalog_decodes_its_bytes_and_never_repeats_them() -> None:
         assert BundleCatalog.decode(invalid_body) == BundleCatalog()
 
 
+def test_bundle_catalog_decodes_entry_of_earlier_release() -> None:
+    fields = {"etag": "e", "since": 7, "digest": "", "reason": "broken"}
+    body = json.dumps({"bundles": {"u.zip": fields}, "nonce": "n"}).encode()
+    assert BundleCatalog.decode(body).entries["u.zip"].rules == "1"
+
+
 def test_is_up_to_date_compares_archive_version() -> None:
     assert is_up_to_date("u.zip", make_entry(7), ("etag", 7))
     assert is_up_to_date("u.zip", None, None)
     assert is_up_to_date("u.zip", CatalogEntry("etag", 7, "", reason="broken"), ("etag", 7))
+    by_old_rules = CatalogEntry("etag", 7, "", reason="broken", rules="1")
+    assert not is_up_to_date("u.zip", by_old_rules, ("etag", 7))
     for other in (None, ("etag", 8), ("another", 7)):
         assert not is_up_to_date("u.zip", make_entry(7), other)
     assert not is_up_to_date("u.zip", None, ("etag", 7))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.formats.records import Reject
+from shared.formats.output_csv import OUTPUT_HEADER, OutputCsv
+from shared.formats.records import RULES_VERSION, Buckets, ReadResult, Reject
 from shared.formats.rejects_csv import (
     REJECTS_HEADER,
     InvalidRejectsCsv,
@@ -16,6 +17,7 @@ from shared.formats.rejects_csv import (
 )
 from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
 from tests.factories import ETAG, make_reject
+from worker.publishing.merge import PublishedTable, merge
 
 USER_IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
     lambda user_id: not isinstance(classify_key(make_csv_key(user_id)), IgnoredFile)
@@ -44,7 +46,7 @@ def test_rejects_csv_line_is_readable() -> None:
         .decode()
         .splitlines()[1]
     )
-    assert line == f"0001.csv,0001,birthts: empty,2,2026-11-25T20:31:28Z,{ETAG},1"
+    assert line == f"0001.csv,0001,birthts: empty,2,2026-11-25T20:31:28Z,{ETAG},{RULES_VERSION}"
 
 
 def test_rejects_csv_omits_line_for_whole_file() -> None:
@@ -109,3 +111,20 @@ def test_rejects_csv_accepts_or_refuses_any_bytes(body: bytes) -> None:
     decode_rejects(REJECTS_HEADER.encode() + b"\n" + body.decode(errors="replace").encode())
     with pytest.raises(InvalidRejectsCsv):
         decode_rejects(body)
+
+
+@pytest.mark.parametrize(
+    ("pending", "rules"),
+    [
+        ('[["1.csv","e",7,"found: DE89",2],null]', "1"),
+        ('[["1.csv","e",7,["birthts: empty",2,"0"]],null]', "0"),
+    ],
+)
+def test_merge_keeps_rules_version_of_pending_reject(pending: str, rules: str) -> None:
+    """A result that an earlier release left in Redis is published, and read again by a sweep."""
+    result = ReadResult.from_json("1", pending)
+    table = PublishedTable(OutputCsv(OUTPUT_HEADER), None, {}, None)
+    reject = merge(table, {"1": result}, lambda _: None, Buckets("in", "out")).rejects["1"]
+    assert reject is not None
+    assert (reject.rules, reject.line) == (rules, 2)
+    assert rules != RULES_VERSION

@@ -18,7 +18,7 @@ from typing import Any
 from redis import Redis
 
 from shared.formats.object_names import CATALOG_KEY
-from shared.formats.records import RULES_VERSION
+from shared.formats.records import OLDEST_RULES_VERSION, RULES_VERSION
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.progress.unpacks import PreviousVersions
@@ -45,6 +45,7 @@ class CatalogEntry:
     the archive is valid. `digest` names the folder of the visible version; it is empty if no
     version is visible. `visible_since` is the LastModified of the visible version, the last valid
     archive. `users` and `ignored` count the users and the ignored members of the visible version.
+    `rules` is the version of the rules by which the archive was rejected.
     """
 
     etag: str
@@ -54,6 +55,15 @@ class CatalogEntry:
     users: int = 0
     ignored: int = 0
     reason: str = ""
+    rules: str = RULES_VERSION
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "CatalogEntry":
+        """Return the entry with these fields, which an earlier release may have written.
+
+        Raises `TypeError` if they are not those of an entry.
+        """
+        return cls(**{"rules": OLDEST_RULES_VERSION, **fields})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +105,8 @@ class BundleCatalog:
         then.
         """
         try:
-            return cls(
-                {key: CatalogEntry(**fields) for key, fields in json.loads(body)["bundles"].items()}
-            )
+            bundles = json.loads(body)["bundles"]
+            return cls({key: CatalogEntry.from_json(fields) for key, fields in bundles.items()})
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
@@ -151,12 +160,15 @@ def is_up_to_date(
 ) -> bool:
     """Return whether the catalog entry matches this archive (ETag, LastModified). Pure.
 
-    Both may be None: no entry, no archive. A valid bundle that was unpacked under another
+    Both may be None: no entry, no archive. A bundle that was unpacked or rejected under another
     `RULES_VERSION` is out of date.
     """
     if entry is None or archive_version is None:
         return entry is None and archive_version is None
-    is_current = bool(entry.reason) or entry.digest == make_version_digest(key, entry.etag)
+    if entry.reason:
+        is_current = entry.rules == RULES_VERSION
+    else:
+        is_current = entry.digest == make_version_digest(key, entry.etag)
     return (entry.etag, entry.since) == archive_version and is_current
 
 

@@ -21,7 +21,11 @@ from shared.formats.object_names import UNPACKED_FOLDER
 from shared.formats.records import CsvVersion, InvalidCsv, Person, ValidCsv
 from shared.formats.source_keys import IMAGE_EXTENSIONS, format_member_source
 
-INDEX_HEADER = b"rowdrop bundle index 1\n"
+INDEX_HEADER = b"rowdrop bundle index 2\n"
+OLD_INDEX_HEADER = b"rowdrop bundle index 1\n"
+"""The header before reasons were free of quotes; it has the same length."""
+OLD_REASON = "not valid; to see the reason, drop a bundle with this file again"
+"""Replaces the reasons of an old index, which remains only if the archive is gone."""
 
 
 class InvalidIndex(Exception):
@@ -47,7 +51,7 @@ class BundleIndex:
 
     def __init__(self, key: str, last_modified: int, body: bytes) -> None:
         """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
-        if not body.startswith(INDEX_HEADER) or not body.endswith(b"\n"):
+        if not body.startswith((INDEX_HEADER, OLD_INDEX_HEADER)) or not body.endswith(b"\n"):
             raise InvalidIndex(key)
         self.key = key
         self.last_modified = last_modified
@@ -82,9 +86,11 @@ class BundleIndex:
         path, etag, *values = fields
         version = CsvVersion(format_member_source(self.key, path), etag, self.last_modified)
         # A valid CSV has three fields here, an invalid one two: the reason and the line.
-        return (
-            ValidCsv(version, Person(*values)) if len(values) == 3 else InvalidCsv(version, *values)
-        )
+        if len(values) == 3:
+            return ValidCsv(version, Person(*values))
+        reason, line = values
+        has_quotes = self.body.startswith(OLD_INDEX_HEADER)
+        return InvalidCsv(version, OLD_REASON if has_quotes else reason, line)
 
     def _iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
         start = len(INDEX_HEADER)

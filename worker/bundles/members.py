@@ -6,9 +6,10 @@ that is not a user file is ignored. An invalid CSV is a reject of that user only
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_member
-from shared.formats.user_csv import MAX_CSV_BYTES, excerpt
+from shared.formats.user_csv import MAX_CSV_BYTES
 
 MAX_MEMBERS = 250_000
 """Maximum number of members of one archive."""
@@ -29,11 +30,30 @@ _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class InvalidArchive(Exception):
-    """An archive that cannot be used; `reason` is shown to the user who dropped it."""
+    """An archive that cannot be used; `reason` is shown to the user who dropped it.
 
-    def __init__(self, reason: str) -> None:
+    The reason is published, so it contains nothing of the archive. `member_path` is the path of the
+    member that is not valid, for the log.
+    """
+
+    def __init__(self, reason: str, member_path: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.member_path = member_path
+
+
+class MemberName(NamedTuple):
+    """Identifies a member: its path, and its position in the list of all members, from 1.
+
+    `unzip -l` and `tar -tf` list them in this order.
+    """
+
+    number: int
+    path: str
+
+    def error(self, problem: str) -> InvalidArchive:
+        """Return the error for this member; `problem` continues "member 7"."""
+        return InvalidArchive(f"member {self.number} {problem}", self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +69,22 @@ class Member:
     body: bytes
 
 
-def check_member_path(path: str) -> UserFile | IgnoredFile | None:
+def check_member_path(name: MemberName) -> UserFile | IgnoredFile | None:
     """Return what kind of file the member at this path is; None for a member to skip.
 
     Raises `InvalidArchive` if the path leads out of the archive, or if the member is an archive
     itself.
     """
+    path = name.path
     if path.startswith("/") or _WINDOWS_DRIVE.match(path) or ".." in path.split("/"):
-        raise InvalidArchive(f"the path of a member leads out of the archive: '{excerpt(path)}'")
+        raise name.error("has a path that leads out of the archive")
     file = classify_member(path)
     if isinstance(file, Bundle):
-        raise InvalidArchive(
-            f"it contains another archive, '{excerpt(path)}'; drop that one by itself"
-        )
+        raise name.error("is another archive; drop that one by itself")
     return file
 
 
-def max_kept_bytes(path: str, file: UserFile | IgnoredFile, size: int) -> int:
+def max_kept_bytes(name: MemberName, file: UserFile | IgnoredFile, size: int) -> int:
     """Return how many bytes to keep of a member of `size` bytes.
 
     Raises `InvalidArchive` for an image above `MAX_MEMBER_IMAGE_BYTES`.
@@ -76,9 +95,7 @@ def max_kept_bytes(path: str, file: UserFile | IgnoredFile, size: int) -> int:
         # One byte above the limit: the CSV parser then rejects the file as too large.
         return MAX_CSV_BYTES + 1
     if size > MAX_MEMBER_IMAGE_BYTES:
-        raise InvalidArchive(
-            f"an image is larger than {MAX_MEMBER_IMAGE_BYTES:,} bytes: '{excerpt(path)}'"
-        )
+        raise name.error(f"is an image of more than {MAX_MEMBER_IMAGE_BYTES:,} bytes")
     return size
 
 
@@ -96,12 +113,12 @@ def check_count(members: int) -> None:
         raise InvalidArchive(f"it has more than {MAX_MEMBERS:,} members")
 
 
-def special_file_error(path: str, kind: str) -> InvalidArchive:
+def special_file_error(name: MemberName, kind: str) -> InvalidArchive:
     """Return the error for a member that is a link, a device, a pipe or a socket.
 
     `kind` names it in the reason. Such a member is unsafe and has no use in a bundle.
     """
-    return InvalidArchive(f"a member is a {kind} and not a file: '{excerpt(path)}'")
+    return name.error(f"is a {kind} and not a file")
 
 
 def truncated_error() -> InvalidArchive:

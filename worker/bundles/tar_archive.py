@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from worker.bundles.members import (
     InvalidArchive,
     Member,
+    MemberName,
     check_count,
     check_member_path,
     check_size,
@@ -92,16 +93,16 @@ class TarArchive:
         count = 0
         while (header := self._read_header()) is not None:
             if header.type in _EXTENDED_HEADER_TYPES:
-                self._read_extended_header(extended, header)
+                self._read_extended_header(extended, header, count + 1)
                 continue
             count += 1
             check_count(count)
-            path = extended.path or header.name
+            name = MemberName(count, extended.path or header.name)
             size = header.size if extended.size is None else extended.size
             # POSIX: the size in the header of a folder is a limit, and no data follows.
             size = 0 if header.type == tarfile.DIRTYPE else size
             extended = _ExtendedHeader()
-            member = self._read_member(path, size, header.type)
+            member = self._read_member(name, size, header.type)
             if member:
                 yield member
         self._stream.drain()
@@ -125,18 +126,19 @@ class TarArchive:
         self._unpacked_bytes += _TAR_BLOCK_BYTES
         return header
 
-    def _read_member(self, path: str, size: int, kind: bytes) -> Member | None:
+    def _read_member(self, name: MemberName, size: int, kind: bytes) -> Member | None:
+        path = name.path
         self._unpacked_bytes += size
         check_size(self._unpacked_bytes, self._packed_bytes)
         if kind in _SPECIAL_FILE_TYPES:
-            raise special_file_error(path, _SPECIAL_FILE_TYPES[kind])
+            raise special_file_error(name, _SPECIAL_FILE_TYPES[kind])
         self._path_length += len(path)
         if self._path_length > MAX_PATH_LENGTH:
             raise InvalidArchive(
                 f"the paths of its members have more than {MAX_PATH_LENGTH:,} characters"
             )
-        file = check_member_path(path) if kind in _FILE_TYPES else None
-        body = self._read_body(size, max_kept_bytes(path, file, size) if file else 0)
+        file = check_member_path(name) if kind in _FILE_TYPES else None
+        body = self._read_body(size, max_kept_bytes(name, file, size) if file else 0)
         if file is None:
             return None
         # Undecodable bytes of the path are replaced, so that it can be stored as UTF-8.
@@ -152,7 +154,9 @@ class TarArchive:
             raise truncated_error()
         return body
 
-    def _read_extended_header(self, extended: _ExtendedHeader, header: tarfile.TarInfo) -> None:
+    def _read_extended_header(
+        self, extended: _ExtendedHeader, header: tarfile.TarInfo, member_number: int
+    ) -> None:
         extended.count += 1
         if extended.count > MAX_EXTENDED_HEADERS:
             raise InvalidArchive(f"a member has more than {MAX_EXTENDED_HEADERS} extended headers")
@@ -174,7 +178,8 @@ class TarArchive:
                 extended.size = int(value)
             # In pax format a sparse file has the type of a regular file.
             elif key.startswith(b"GNU.sparse"):
-                raise special_file_error(extended.path or header.name, "file with holes")
+                name = MemberName(member_number, extended.path or header.name)
+                raise special_file_error(name, "file with holes")
 
     def _count_record(self, number: int) -> None:
         """Count a record, which is the record `number` of its header."""

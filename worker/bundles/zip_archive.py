@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import IO
 
 from shared.formats.source_keys import IgnoredFile, UserFile
-from shared.formats.user_csv import excerpt
 from worker.bundles.members import (
     InvalidArchive,
     Member,
+    MemberName,
     check_count,
     check_member_path,
     check_size,
@@ -55,7 +55,7 @@ class _ZipMember:
     `size` is the declared size in bytes. `max_end` is the offset before which the data must end.
     """
 
-    path: str
+    name: MemberName
     file: UserFile | IgnoredFile
     info: zipfile.ZipInfo
     size: int
@@ -79,12 +79,12 @@ class ZipArchive:
         """Yield the members, as `worker.bundles.members.Archive` describes."""
         for entry in self._members:
             body = b"" if isinstance(entry.file, IgnoredFile) else self._read(entry)
-            yield Member(entry.path, entry.file, body)
+            yield Member(entry.name.path, entry.file, body)
 
     def _read(self, entry: _ZipMember) -> bytes:
         body = bytearray()
         size = 0
-        max_bytes = max_kept_bytes(entry.path, entry.file, entry.size)
+        max_bytes = max_kept_bytes(entry.name, entry.file, entry.size)
         try:
             with self._open(entry) as stream:
                 # All of the member is unpacked to verify its CRC, but only `max_bytes` are kept.
@@ -92,9 +92,9 @@ class ZipArchive:
                     size += len(piece)
                     body += piece[: max_bytes - len(body)]
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
-            raise _damaged_member_error(entry.path) from None
+            raise _damaged_member_error(entry.name) from None
         if size != entry.size:
-            raise _damaged_member_error(entry.path)
+            raise _damaged_member_error(entry.name)
         return bytes(body)
 
     def _open(self, entry: _ZipMember) -> IO[bytes]:
@@ -102,11 +102,11 @@ class ZipArchive:
         self._file.seek(entry.info.header_offset + _LOCAL_FLAGS_OFFSET)
         flags = int.from_bytes(self._file.read(2), "little")
         if flags & _ENCRYPTED_FLAGS:
-            raise _damaged_member_error(entry.path)
+            raise _damaged_member_error(entry.name)
         stream = self._archive.open(entry.info)
         # The file is now at the data. Its offset depends on the lengths in the local header.
         if self._file.tell() + entry.info.compress_size > entry.max_end:
-            raise _damaged_member_error(entry.path)
+            raise _damaged_member_error(entry.name)
         return stream
 
 
@@ -126,41 +126,38 @@ def _open_zip(file: IO[bytes]) -> zipfile.ZipFile:
 def _check_directory(archive: zipfile.ZipFile, packed_bytes: int) -> Iterator[_ZipMember]:
     infos = archive.infolist()
     check_count(len(infos))
-    # In the order of offsets, each member must end before the next one begins.
-    infos.sort(key=lambda info: info.header_offset)
     check_size(sum(info.file_size for info in infos), packed_bytes)
-    ends = [info.header_offset for info in infos[1:]]
-    for info, max_end in zip(infos, [*ends, archive.start_dir], strict=False):
-        entry = _check_member(info, max_end)
+    # In the order of offsets, each member must end before the next one begins.
+    numbered = sorted(enumerate(infos, 1), key=lambda item: item[1].header_offset)
+    ends = [info.header_offset for _, info in numbered[1:]]
+    for (number, info), max_end in zip(numbered, [*ends, archive.start_dir], strict=False):
+        entry = _check_member(MemberName(number, _decode_path(info)), info, max_end)
         if entry:
             yield entry
 
 
-def _check_member(info: zipfile.ZipInfo, max_end: int) -> _ZipMember | None:
-    path = _decode_path(info)
-    if path.endswith("/"):
+def _check_member(name: MemberName, info: zipfile.ZipInfo, max_end: int) -> _ZipMember | None:
+    if name.path.endswith("/"):
         return None
     if info.flag_bits & _ENCRYPTED_FLAGS:
-        raise InvalidArchive(f"it is encrypted, at least '{excerpt(path)}'")
+        raise name.error("is encrypted; pack the files without a password")
     kind = _SPECIAL_FILE_TYPES.get(stat.S_IFMT(info.external_attr >> 16))
     if kind:
-        raise special_file_error(path, kind)
+        raise special_file_error(name, kind)
     if info.header_offset < 0:
-        raise _damaged_member_error(path)
+        raise _damaged_member_error(name)
     if info.header_offset + info.compress_size > max_end:
-        raise InvalidArchive(f"members overlap: '{excerpt(path)}'")
-    file = check_member_path(path)
+        raise name.error("overlaps another member")
+    file = check_member_path(name)
     if file is None:
         return None
-    max_kept_bytes(path, file, info.file_size)  # reject a too large image before any member is read
+    max_kept_bytes(name, file, info.file_size)  # reject a too large image before any member is read
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise InvalidArchive(
-            f"'{excerpt(path)}' is packed by method {info.compress_type}; pack it by deflate (8)"
-        )
+        raise name.error(f"is packed by method {info.compress_type}; pack it by deflate (8)")
     size = info.file_size
     # `zipfile` would cut a longer member to its declared size without an error.
     info.file_size += 1
-    return _ZipMember(path, file, info, size, max_end)
+    return _ZipMember(name, file, info, size, max_end)
 
 
 def _decode_path(info: zipfile.ZipInfo) -> str:
@@ -193,7 +190,5 @@ def _decode_unicode_path(extra: bytes, raw: bytes) -> str | None:
     return None
 
 
-def _damaged_member_error(path: str) -> InvalidArchive:
-    return InvalidArchive(
-        f"'{excerpt(path)}' is damaged: it is not what the archive's directory says"
-    )
+def _damaged_member_error(name: MemberName) -> InvalidArchive:
+    return name.error("is damaged: it is not what the archive's directory says")

@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
+from shared.formats.records import RULES_VERSION
 from shared.formats.source_keys import IgnoredFile, format_member_source
+from shared.formats.user_csv import excerpt
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -214,7 +216,7 @@ class EntryBuilder:
             return self._archives.unpack_archive(key, info, digest, report_progress)
         except InvalidArchive as error:
             self._folders.remove_folder(digest)
-            return self._reject_archive(digest, info, previous, error.reason)
+            return self._reject_archive(digest, info, previous, error.reason, error.member_path)
         except ObjectUnreadable as error:
             if error.key != key:  # an unpacked object, not the archive
                 raise
@@ -225,6 +227,8 @@ class EntryBuilder:
 
     def _is_current(self, digest: str, previous: CatalogEntry) -> bool:
         """Return whether the entry of this unchanged archive can be reused."""
+        if previous.reason and previous.rules != RULES_VERSION:
+            return False  # another version of the rules may accept it, or give another reason
         if is_unreadable_reason(previous.reason):
             return False  # retried by each check
         if previous.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
@@ -258,9 +262,16 @@ class EntryBuilder:
         return self._reject_archive(digest, info, previous, format_unreadable_reason(error))
 
     def _reject_archive(
-        self, digest: str, info: ObjectInfo, previous: CatalogEntry | None, reason: str
+        self,
+        digest: str,
+        info: ObjectInfo,
+        previous: CatalogEntry | None,
+        reason: str,
+        member_path: str = "",
     ) -> CatalogEntry:
-        logger.warning("bundle %s is rejected: %s", info.key, reason)
+        # Only the log names the member: the reason is published.
+        member = f" ({excerpt(member_path, 200)})" if member_path else ""
+        logger.warning("bundle %s is rejected: %s%s", info.key, reason, member)
         self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
         # The previous version stays visible, unless it is this very archive.
         if previous is None or previous.digest in {"", digest}:
@@ -270,4 +281,5 @@ class EntryBuilder:
             etag=info.etag,
             since=info.last_modified,
             reason=reason + PREVIOUS_VERSION_KEPT,
+            rules=RULES_VERSION,
         )

@@ -115,7 +115,8 @@ def _make_reject(user_id: str, csv: InvalidCsv, known_reject: Reject | None) -> 
         if known_reject and known_reject.etag == csv.version.etag
         else csv.version.last_modified
     )
-    return Reject(csv.version.source, user_id, csv.reason, csv.line, since, csv.version.etag)
+    version = csv.version
+    return Reject(version.source, user_id, csv.reason, csv.line, since, version.etag, csv.rules)
 
 
 def _make_held_fact(held_row: Row, result: ReadResult, known_fact: Fact | None) -> Fact:
