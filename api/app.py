@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.answers.quotes import QuoteReader
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
@@ -131,7 +132,12 @@ def _add_routes(
         ),
     )
     app.add_route("/events", EventsResource(dependencies.event_controller, BodyReader()))
-    app.add_route("/errors", ErrorsResource(get_view, dependencies.compute_pool))
+    app.add_route(
+        "/errors",
+        ErrorsResource(
+            get_view, QuoteReader(dependencies.source_transfers), dependencies.compute_pool
+        ),
+    )
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route(
         "/health/ready",

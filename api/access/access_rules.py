@@ -53,14 +53,23 @@ class AccessOutcome(Enum):
     """The request needs a token, and none is configured that the client could send."""
 
 
+ANYONE = "anyone"
+"""The actor of a read that is only allowed because of `PUBLIC_READ`."""
+
+
 class AccessDecision(NamedTuple):
     """An outcome and the client that it applies to.
 
-    `actor` is the name of the token that was sent, `local`, or `anyone`. Empty if unknown.
+    `actor` is the name of the token that was sent, `local`, or `ANYONE`. Empty if unknown.
     """
 
     outcome: AccessOutcome
     actor: str = ""
+
+    @property
+    def may_see_quotes(self) -> bool:
+        """Whether answers may quote files. What everyone can read quotes nothing."""
+        return self.outcome is AccessOutcome.ALLOWED and self.actor != ANYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +186,7 @@ class AccessRules:
         if is_local and not (is_write and self._has_operator_token()):
             return AccessDecision(AccessOutcome.ALLOWED, "local")
         if not is_write and self.public_read:
-            return AccessDecision(AccessOutcome.ALLOWED, "anyone")
+            return AccessDecision(AccessOutcome.ALLOWED, ANYONE)
         if self._has_token(for_write=is_write):
             return AccessDecision(AccessOutcome.TOKEN_MISSING)
         return AccessDecision(AccessOutcome.NO_TOKEN_SET)

@@ -77,6 +77,8 @@ class AuthMiddleware:
         decision = self._decide(request)
         if decision.outcome is not AccessOutcome.ALLOWED:
             raise await self._refuse_request(request, decision)
+        # For `may_see_quotes`.
+        request.context.access = decision
         # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
             request.context.writer = decision.actor
@@ -140,6 +142,12 @@ class AuthMiddleware:
                 FAILURE_WINDOW_S,
             )
         return count <= MAX_FAILURES or await self._limiter.delay_response()
+
+
+def may_see_quotes(request: Request) -> bool:
+    """Return whether the answer to this request may quote files of the source bucket."""
+    decision: AccessDecision | None = getattr(request.context, "access", None)
+    return decision is not None and decision.may_see_quotes
 
 
 def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:

@@ -10,6 +10,8 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from api.access.auth import may_see_quotes
+from api.answers.quotes import QuoteReader
 from api.query.filters import parse_single_values
 from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
@@ -21,10 +23,16 @@ from shared.progress.pipeline_errors import list_errors
 
 
 class ErrorsResource:
-    """Endpoint `/errors`. It answers from memory, also while Redis or MinIO is unavailable."""
+    """Endpoint `/errors`. It answers from memory, also while Redis or MinIO is unavailable.
 
-    def __init__(self, get_view: ViewProvider, compute_pool: ThreadPool) -> None:
+    Only quotes of files are read from MinIO, for clients that may read files, while it answers.
+    """
+
+    def __init__(
+        self, get_view: ViewProvider, quotes: QuoteReader, compute_pool: ThreadPool
+    ) -> None:
         self._get_view = get_view
+        self._quotes = quotes
         self._compute_pool = compute_pool
 
     async def on_get(self, request: Request, response: Response) -> None:
@@ -34,7 +42,10 @@ class ErrorsResource:
         if view.table is None:
             raise build_not_ready_problem()
         response.content_type = falcon.MEDIA_JSON
-        response.data, total = await self._compute_pool.run(_render_page, view, view.table, paging)
+        entries, total = await self._compute_pool.run(_select_page, view, view.table, paging)
+        if may_see_quotes(request) and view.store_error is None:
+            await self._quotes.add_quotes(entries, view.rejects)
+        response.data = await self._compute_pool.run(_encode_entries, entries)
         response.set_header("X-Total-Count", str(total))
         if link := build_link_header("/errors", request.params, paging, total):
             response.set_header("Link", link)
@@ -45,10 +56,12 @@ class ErrorsResource:
     on_head = on_get
 
 
-def _render_page(view: View, table: SnapshotTable, paging: Paging) -> tuple[bytes, int]:
-    """Return one page of the errors as JSON, and the number of all errors."""
+def _select_page(
+    view: View, table: SnapshotTable, paging: Paging
+) -> tuple[list[dict[str, Any]], int]:
+    """Return one page of the errors, and the number of all errors."""
     entries = list(list_errors(view.rejects, table.has_row, view.pipeline_status))
-    return _encode_entries(entries[paging.as_slice]), len(entries)
+    return entries[paging.as_slice], len(entries)
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:

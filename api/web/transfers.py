@@ -98,6 +98,19 @@ class Transfers:
 
         return await self._call_store(delete)
 
+    async def fetch_head(self, key: str, etag: str, length: int) -> bytes:
+        """Return the first `length` bytes of this version of an object; none if it cannot be read.
+
+        That is also the answer if the object has another ETag or does not exist.
+        """
+        try:
+            segment = await self._call_store(
+                lambda store: store.get_segment(key, 0, length, if_match=etag)
+            )
+        except (PreconditionFailed, ObjectNotFound, ObjectUnreadable):
+            return b""
+        return segment.body
+
     async def fetch_first_segment(
         self, key: str, request: Request, response: Response
     ) -> Segment | None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import FAILURE_WINDOW_S, MAX_ADDRESSES, MAX_FAILURES, FailureLimiter
 from api.description.openapi import PATHS
+from shared.formats.records import Reject
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient
 from tests.unit.test_api_routes import Service
@@ -112,6 +114,36 @@ def test_auth_middleware_accepts_local_write_without_token(api: ApiWithAuth) -> 
     assert by_a_plain_proxy.status_code == 401
     without_host = api.client.simulate_request("PUT", "/files/1.csv", http_version="1.0")
     assert without_host.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("api", "headers", "is_quoted"),
+    [
+        (AccessRules(), {"Host": "localhost"}, True),
+        (AccessRules(public_read=True), {"Host": "localhost"}, True),
+        (AccessRules(public_read=True, allowed_hosts=(NAME,)), {"Host": NAME}, False),
+        (
+            AccessRules(public_read=True, allowed_hosts=(NAME,), tokens=TOKENS),
+            {"Host": NAME, "Authorization": f"Bearer {READ}"},
+            True,
+        ),
+        (
+            AccessRules(allowed_hosts=(NAME,), tokens=TOKENS),
+            {"Host": NAME, "Authorization": f"Bearer {WRITE}"},
+            True,
+        ),
+    ],
+    indirect=["api"],
+)
+def test_errors_route_hides_quotes_from_the_public(
+    api: ApiWithAuth, headers: dict[str, str], is_quoted: bool
+) -> None:
+    etag = api.service.files.put("payroll.csv", b"IBAN;Salary\n")
+    reject = Reject("payroll.csv", "payroll", "missing columns", 1, 0, etag)
+    api.service.view = replace(api.service.view, rejects={"payroll": reject})
+    (error, *_) = api.request("GET", "/errors", headers).json
+    assert error["reason"] == "missing columns"
+    assert error.get("quote") == ("IBAN;Salary" if is_quoted else None)
 
 
 # -- all routes ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from redis.retry import Retry
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.answers.quotes import MAX_QUOTES
 from api.app import create_app
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
@@ -305,6 +307,55 @@ def test_errors_route_lists_rejected_bundle_without_user(service: Service) -> No
     )
     (error,) = service.get("/errors").json
     assert (error["key"], error["user_id"], error["kind"]) == ("u.zip", None, "rejected")
+
+
+def reject_payroll(service: Service) -> None:
+    """Drop a file of another system, and make the view list it as a reject."""
+    body = b"IBAN;Salary\nDE89370400440532013000;81000\n"
+    etag = service.files.put("payroll.csv", body)
+    reject = Reject("payroll.csv", "payroll", "missing columns", 1, 0, etag)
+    service.view = replace(VIEW, rejects={"payroll": reject})
+
+
+def test_errors_route_quotes_line_for_local_client(service: Service) -> None:
+    reject_payroll(service)
+    error = service.get("/errors").json[0]
+    assert (error["reason"], error["quote"]) == ("missing columns", "IBAN;Salary")
+
+
+@pytest.mark.parametrize("change", ["changed", "deleted", "unreadable", "unavailable", "no line"])
+def test_errors_route_has_no_quote_of_other_file(service: Service, change: str) -> None:
+    reject_payroll(service)
+    match change:
+        case "changed":
+            service.files.put("payroll.csv", b"other")
+        case "deleted":
+            service.files.delete("payroll.csv")
+        case "unreadable":
+            service.files.unreadable_keys.add("payroll.csv")
+        case "unavailable":
+            service.view = replace(service.view, store_error="MinIO does not answer")
+        case "no line":
+            reject = replace(service.view.rejects["payroll"], line=None)
+            service.view = replace(service.view, rejects={"payroll": reject})
+    error = service.get("/errors").json[0]
+    assert (error["key"], "quote" in error) == ("payroll.csv", False)
+
+
+def test_errors_route_quotes_first_entries_only(service: Service) -> None:
+    users = [f"{number:04}" for number in range(MAX_QUOTES + 5)]
+    etags = {user: service.files.put(f"{user}.csv", user.encode()) for user in users}
+    rejects = {user: Reject(f"{user}.csv", user, "bad", 1, 0, etags[user]) for user in users}
+    service.view = View(EMPTY_TABLE, rejects=rejects)
+    errors = service.get("/errors").json
+    assert [error.get("quote") for error in errors] == users[:MAX_QUOTES] + [None] * 5
+
+
+def test_data_route_problem_of_rejected_user_has_no_quote(service: Service) -> None:
+    reject_payroll(service)
+    problem = service.get("/data/payroll")
+    assert (problem.status_code, "missing columns" in problem.text) == (404, True)
+    assert "IBAN" not in problem.text
 
 
 def test_errors_route_returns_pages(service: Service) -> None:

@@ -30,6 +30,8 @@ LIMITS = [
     ("docs/api.md", "MAX_WAIT_S", 1, "(0 to {:g} seconds)"),
     ("docs/api.md", "MAX_LISTED_FILES", 1, "`limit` (1 to {:,.0f}, the default)"),
     ("docs/api.md", "MAX_LISTED_IGNORED", 1, "the first {:g}. `X-Ignored-Count`"),
+    ("docs/api.md", "MAX_QUOTES", 1, "the first {:g} entries of a page"),
+    ("docs/api.md", "MAX_QUOTE_LENGTH", 1, "(at most {:g} characters)"),
     ("docs/api.md", "MAX_DEAD_LETTERS", 1, "the newest {:,.0f}"),
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),
     ("docs/configuration.md", "MAX_PUBLISH_INTERVAL_S", 1, "at most {:g}: for a million rows"),
