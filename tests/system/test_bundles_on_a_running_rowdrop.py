@@ -66,9 +66,10 @@ BROKEN: Mapping[str, tuple[bytes, str]] = {
         "100 times its size",
     ),
     "bomb.tar.gz": (
-        make_tar_gz({"9.png": bytes(60_000_000), "8.png": bytes(60_000_000)}),
+        make_tar_gz({"9.txt": bytes(60_000_000), "8.txt": bytes(60_000_000)}),
         "100 times its size",
     ),
+    "zeros.zip": (make_zip({"9.png": bytes(90_000_000)}), "no image"),
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import itertools
 import stat
 import struct
 import tarfile
@@ -35,7 +36,15 @@ from tests.archives import (
     write_into_zip,
 )
 from worker.bundles.archive import open_archive
-from worker.bundles.members import MAX_MEMBERS, InvalidArchive, Member, check_count
+from worker.bundles.members import (
+    MAX_CPU_S,
+    MAX_MEMBERS,
+    MAX_UNCHECKED_IMAGE_BYTES,
+    CpuBudget,
+    InvalidArchive,
+    Member,
+    check_count,
+)
 from worker.bundles.tar_archive import (
     MAX_EXTENDED_HEADERS,
     MAX_HEADER_RECORDS,
@@ -43,10 +52,11 @@ from worker.bundles.tar_archive import (
     TarArchive,
     parse_records,
 )
-from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
+from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES, ZipArchive
 from worker.source import ranged_file as ranged
 from worker.source.ranged_file import RangedFile
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FILES = {"a/1.csv": b"one", "a/1.png": b"\x89PNG" * 9, "2.csv": b"", "b/notes.txt": b"x", "b/": b""}
 
 
@@ -149,7 +159,7 @@ def test_archive_returns_any_names_and_bytes(files: dict[str, bytes]) -> None:
 
 def test_archive_larger_than_block_is_read_in_blocks(pool: ThreadPoolExecutor) -> None:
     big = bytes(range(256)) * (ranged.BLOCK_BYTES // 100)
-    files = {"1.png": big, "2.png": big[::-1], "3.csv": b"last"}
+    files = {"1.png": PNG_SIGNATURE + big, "2.png": b"\xff\xd8\xff" + big, "3.csv": b"last"}
     for key, body in (("u.zip", make_zip(files, zipfile.ZIP_STORED)), ("u.tar", make_tar(files))):
         assert [member.body for member in members(key, body, pool)] == list(files.values())
 
@@ -277,7 +287,9 @@ def test_zip_archive_refuses_member_longer_than_declared(
 
 def test_zip_archive_refuses_other_name_in_local_header(pool: ThreadPoolExecutor) -> None:
     body = write_into_zip(make_zip({"aaaa.csv": b"x"}), LOCAL_HEADER, 30, b"bbbb.png")
-    assert "member 1 is damaged" in refusal("u.zip", body, pool)
+    assert refusal("u.zip", body, pool) == (
+        "member 1 has another name in its own header than in the directory"
+    )
 
 
 def test_zip_archive_refuses_encryption_in_local_header(pool: ThreadPoolExecutor) -> None:
@@ -371,9 +383,73 @@ def test_zip_archive_refuses_unsupported_compression_method(
 
 # -- zip bombs and limits --------------------------------------------------------------------------
 def test_archive_refuses_compression_ratio_above_hundred(pool: ThreadPoolExecutor) -> None:
-    zeros = {"1.png": bytes(60_000_000), "2.png": bytes(60_000_000)}
+    zeros = {f"{number}.png": PNG_SIGNATURE + bytes(60_000_000) for number in range(2)}
     assert "100 times" in refusal("u.zip", make_zip(zeros), pool)
     assert "100 times" in refusal("u.tar.gz", make_tar_gz(zeros), pool)
+
+
+@pytest.mark.parametrize("kind", ["u.zip", "u.tgz"])
+def test_archive_refuses_large_image_that_is_none(kind: str, pool: ThreadPoolExecutor) -> None:
+    """100 MB of zeros pack to 97 kB, and would be stored twice."""
+    write = make_zip if kind == "u.zip" else make_tar_gz
+    reason = refusal(kind, write({"1.csv": b"x", "2.png": bytes(90_000_000)}), pool)
+    assert reason == (
+        "member 2 is named as an image and has 90,000,000 bytes, but it is no image; leave it out"
+    )
+    assert members(kind, write({"2.png": bytes(MAX_UNCHECKED_IMAGE_BYTES)}), pool)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        PNG_SIGNATURE,
+        b"\xff\xd8\xff\xe0",
+        b"GIF89a",
+        b"BM6\0",
+        b"II*\0",
+        b"MM\0*",
+        b"RIFF\n\0\n\0WEBP",
+        b"\0\0\0\x18ftypheic",
+    ],
+)
+def test_archive_accepts_large_image_of_any_format(head: bytes, pool: ThreadPoolExecutor) -> None:
+    body = head + bytes(MAX_UNCHECKED_IMAGE_BYTES)
+    assert [member.body for member in members("u.tgz", make_tar_gz({"1.jpg": body}), pool)] == [
+        body
+    ]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip bomb", "tar of folders"])
+def test_archive_refuses_more_than_its_cpu_budget(kind: str, pool: ThreadPoolExecutor) -> None:
+    """All members together are limited; each step of this clock takes a second."""
+    files = {f"{number}.csv": b"x" for number in range(1000)}
+    folders = make_tar_member("x", b"", tarfile.DIRTYPE) * 1000 + make_tar(files)
+    clock = itertools.count().__next__
+    read: list[Member] = []
+    with pytest.raises(InvalidArchive, match="than 60 seconds of processor time; split"):
+        match kind:
+            case "zip":
+                file = ranged_file(make_zip(files), pool)
+                read += ZipArchive(file, CpuBudget(1, clock)).members()
+            case "tar":
+                file = ranged_file(make_tar(files), pool)
+                read += TarArchive(file, cpu=CpuBudget(1, clock)).members()
+            case "gzip bomb":
+                file = ranged_file(gzip.compress(bytes(90_000_000)), pool)
+                list(TarArchive(file, cpu=CpuBudget(1, clock)).members())
+            case _:
+                file = ranged_file(folders, pool)
+                list(TarArchive(file, cpu=CpuBudget(1, clock)).members())
+    assert len(read) < 100
+
+
+def test_cpu_budget_grows_with_packed_size() -> None:
+    """A bundle of 10 GB may take longer than one of 10 MB."""
+    times = iter([5.0, 5.0 + MAX_CPU_S + 10.0, 5.0 + MAX_CPU_S + 10.1])
+    budget = CpuBudget(10_000_000, times.__next__)
+    budget.check()
+    with pytest.raises(InvalidArchive):
+        budget.check()
 
 
 def test_archive_refuses_bomb_in_ignored_member(pool: ThreadPoolExecutor) -> None:
@@ -461,9 +537,16 @@ def test_tar_archive_limits_paths_of_all_members(pool: ThreadPoolExecutor) -> No
     assert "the paths of its members" in refusal("u.tar", member * (count + 1), pool)
 
 
-def test_tar_archive_refuses_size_of_many_digits(pool: ThreadPoolExecutor) -> None:
-    header = make_tar_member("x", b"5011 size=" + b"9" * 5000 + b"\n", tarfile.XHDTYPE)
-    assert "damaged" in refusal("u.tar", header + make_tar({"1.csv": b"x"}), pool)
+@pytest.mark.parametrize(
+    "record", [b"5011 size=" + b"9" * 5000 + b"\n", b"11 size=-1\n", b"12 size=1e3\n"]
+)
+def test_tar_archive_refuses_size_that_is_no_number(
+    record: bytes, pool: ThreadPoolExecutor
+) -> None:
+    header = make_tar_member("x", record, tarfile.XHDTYPE)
+    assert refusal("u.tar", header + make_tar({"1.csv": b"x"}), pool) == (
+        "the size in an extended header is no number of at most 20 digits"
+    )
 
 
 class CountedBytes(bytes):

@@ -18,6 +18,8 @@ LIMITS = [
     ("docs/formats.md", "MAX_UNPACKED_BYTES", 10**9, "more than {:g} GB"),
     ("docs/formats.md", "MIN_BYTES_FOR_RATIO_CHECK", 10**6, "({:g} MB are always allowed)"),
     ("docs/formats.md", "MAX_MEMBER_IMAGE_BYTES", 10**6, "an image above {:g} MB"),
+    ("docs/formats.md", "MAX_UNCHECKED_IMAGE_BYTES", 10**6, "an image above {:g} MB that does"),
+    ("docs/formats.md", "MAX_CPU_S", 1, "more than {:g} seconds of processor time"),
     ("docs/formats.md", "MAX_EXTENDED_HEADERS", 1, "more than {:g} extended headers"),
     ("docs/formats.md", "MAX_EXTENDED_HEADER_BYTES", 1 << 20, "one above {:g} MiB"),
     ("docs/formats.md", "MAX_HEADER_RECORDS", 1, "more than {:,.0f} records,"),

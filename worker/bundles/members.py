@@ -1,10 +1,12 @@
-"""Member types, limits and the rejection error that all archive formats share. Pure.
+"""Member types, limits and the rejection error that all archive formats share. No I/O.
 
 An archive is accepted or rejected as a whole: a single unsafe member rejects all of it. A member
 that is not a user file is ignored. An invalid CSV is a reject of that user only.
 """
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +28,19 @@ An archive may unpack to at most `MAX_COMPRESSION_RATIO` times its packed size.
 compresses better than that.
 """
 
+MAX_UNCHECKED_IMAGE_BYTES = 1_000_000
+"""A larger image must begin like one: 100 MB of zeros pack to a few bytes and are no image."""
+MAX_CPU_S = 60.0
+CPU_S_PER_PACKED_MB = 1.0
+"""Limit against archives that are expensive to read, in seconds of processor time.
+
+Each megabyte of 1,000,000 bytes of the archive adds `CPU_S_PER_PACKED_MB`.
+"""
+
+# PNG, JPEG, GIF, BMP, TIFF and raw formats of cameras, WebP, and HEIC and AVIF.
+_IMAGE_SIGNATURE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", re.DOTALL
+)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -99,6 +114,19 @@ def max_kept_bytes(name: MemberName, file: UserFile | IgnoredFile, size: int) ->
     return size
 
 
+def check_image(name: MemberName, file: UserFile | IgnoredFile, body: bytes) -> None:
+    """Raise `InvalidArchive` if a large image does not begin like an image of any format.
+
+    The extension may be that of another format, as cameras and converters cause it.
+    """
+    if isinstance(file, IgnoredFile) or file.is_csv or len(body) <= MAX_UNCHECKED_IMAGE_BYTES:
+        return
+    if not _IMAGE_SIGNATURE.match(body):
+        raise name.error(
+            f"is named as an image and has {len(body):,} bytes, but it is no image; leave it out"
+        )
+
+
 def check_size(unpacked_bytes: int, packed_bytes: int) -> None:
     """Raise `InvalidArchive` if the unpacked size exceeds a limit; both sizes are in bytes."""
     if unpacked_bytes > MAX_UNPACKED_BYTES:
@@ -111,6 +139,27 @@ def check_count(members: int) -> None:
     """Raise `InvalidArchive` if the archive has too many members."""
     if members > MAX_MEMBERS:
         raise InvalidArchive(f"it has more than {MAX_MEMBERS:,} members")
+
+
+class CpuBudget:
+    """The processor time that may be spent on one archive, from now on, by this thread.
+
+    It limits all members together; the deadline that kills a worker limits one. `clock` returns
+    seconds.
+    """
+
+    def __init__(self, packed_bytes: int, clock: Callable[[], float] = time.thread_time) -> None:
+        self._limit_s = MAX_CPU_S + packed_bytes / 1_000_000 * CPU_S_PER_PACKED_MB
+        self._clock = clock
+        self._end = clock() + self._limit_s
+
+    def check(self) -> None:
+        """Raise `InvalidArchive` if the budget is spent."""
+        if self._clock() > self._end:
+            raise InvalidArchive(
+                f"reading it takes more than {self._limit_s:.0f} seconds of processor time; "
+                "split it into several bundles"
+            )
 
 
 def special_file_error(name: MemberName, kind: str) -> InvalidArchive:

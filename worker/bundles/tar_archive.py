@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from worker.bundles.members import (
+    CpuBudget,
     InvalidArchive,
     Member,
     MemberName,
     check_count,
+    check_image,
     check_member_path,
     check_size,
     max_kept_bytes,
@@ -75,9 +77,12 @@ class TarArchive:
 
     member_count: int | None = None
 
-    def __init__(self, file: RangedFile, max_records: int = MAX_RECORDS) -> None:
+    def __init__(
+        self, file: RangedFile, max_records: int = MAX_RECORDS, cpu: CpuBudget | None = None
+    ) -> None:
         self._packed_bytes = file.size
-        self._stream = _ByteStream(_open_content(file))
+        self._cpu = cpu or CpuBudget(file.size)
+        self._stream = _ByteStream(_open_content(file, self._cpu))
         self._unpacked_bytes = 0
         self._max_records = max_records
         self._record_count = 0
@@ -109,6 +114,7 @@ class TarArchive:
 
     def _read_header(self) -> tarfile.TarInfo | None:
         """Return the next header; None at the end of the archive."""
+        self._cpu.check()
         block = self._stream.read(_TAR_BLOCK_BYTES)
         if len(block) < _TAR_BLOCK_BYTES:
             # Without any valid header before, the file is not a tar at all.
@@ -141,6 +147,7 @@ class TarArchive:
         body = self._read_body(size, max_kept_bytes(name, file, size) if file else 0)
         if file is None:
             return None
+        check_image(name, file, body)
         # Undecodable bytes of the path are replaced, so that it can be stored as UTF-8.
         return Member(path.encode(errors="surrogateescape").decode(errors="replace"), file, body)
 
@@ -172,9 +179,12 @@ class TarArchive:
             self._count_record(number)
             if key == b"path":
                 extended.path = value.decode(errors="surrogateescape")
-            elif key == b"size" and value.isdigit():
-                if len(value) > _MAX_SIZE_DIGITS:
-                    raise _damaged_extended_header_error()
+            elif key == b"size":
+                if not value.isdigit() or len(value) > _MAX_SIZE_DIGITS:
+                    raise InvalidArchive(
+                        "the size in an extended header is no number of at most "
+                        f"{_MAX_SIZE_DIGITS} digits"
+                    )
                 extended.size = int(value)
             # In pax format a sparse file has the type of a regular file.
             elif key.startswith(b"GNU.sparse"):
@@ -252,16 +262,16 @@ class _ByteStream:
             yield part
 
 
-def _open_content(file: RangedFile) -> Iterator[bytes | memoryview]:
+def _open_content(file: RangedFile, cpu: CpuBudget) -> Iterator[bytes | memoryview]:
     file.seek(0)
     content = file.read_chunks(0, file.size)
-    return _gunzip(content, file.size) if file.read(2) == GZIP_MAGIC else content
+    return _gunzip(content, file.size, cpu) if file.read(2) == GZIP_MAGIC else content
 
 
-def _gunzip(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
+def _gunzip(packed: Iterable[memoryview], size: int, cpu: CpuBudget) -> Iterator[bytes]:
     """Yield the content of consecutive gzip streams (RFC 1952); zeros at the end are padding.
 
-    Raises `InvalidArchive` if the data is damaged or cut off, or if a size limit is exceeded.
+    Raises `InvalidArchive` if the data is damaged or cut off, or if a limit is exceeded.
     """
     decoder = _GzipDecoder()
     unpacked_bytes = 0
@@ -271,6 +281,7 @@ def _gunzip(packed: Iterable[memoryview], size: int) -> Iterator[bytes]:
                 for piece in decoder.decode(chunk[start : start + _SLICE_BYTES]):
                     unpacked_bytes += len(piece)
                     check_size(unpacked_bytes, size)
+                    cpu.check()
                     yield piece
     except zlib.error:
         raise InvalidArchive("it is damaged: gzip cannot unpack it") from None

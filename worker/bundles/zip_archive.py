@@ -19,10 +19,12 @@ from typing import IO
 
 from shared.formats.source_keys import IgnoredFile, UserFile
 from worker.bundles.members import (
+    CpuBudget,
     InvalidArchive,
     Member,
     MemberName,
     check_count,
+    check_image,
     check_member_path,
     check_size,
     max_kept_bytes,
@@ -42,7 +44,8 @@ _SPECIAL_FILE_TYPES = {
 }
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 _UTF8_FLAG = 0x800
-_LOCAL_FLAGS_OFFSET = 6
+_LOCAL_HEADER = struct.Struct("<6xH18xH2x")
+"""The flags and the length of the name in a local header, which is followed by the name."""
 _UNICODE_PATH_FIELD = 0x7075
 _BUFFER_BYTES = 1 << 16
 _STEP_BYTES = 1 << 20
@@ -68,7 +71,8 @@ class ZipArchive:
     The constructor and `members` raise `InvalidArchive`.
     """
 
-    def __init__(self, file: RangedFile) -> None:
+    def __init__(self, file: RangedFile, cpu: CpuBudget | None = None) -> None:
+        self._cpu = cpu or CpuBudget(file.size)
         # `zipfile` reads each member in many small reads.
         self._file = io.BufferedReader(file, _BUFFER_BYTES)
         self._archive = _open_zip(self._file)
@@ -78,7 +82,9 @@ class ZipArchive:
     def members(self) -> Iterator[Member]:
         """Yield the members, as `worker.bundles.members.Archive` describes."""
         for entry in self._members:
+            self._cpu.check()
             body = b"" if isinstance(entry.file, IgnoredFile) else self._read(entry)
+            check_image(entry.name, entry.file, body)
             yield Member(entry.name.path, entry.file, body)
 
     def _read(self, entry: _ZipMember) -> bytes:
@@ -89,6 +95,7 @@ class ZipArchive:
             with self._open(entry) as stream:
                 # All of the member is unpacked to verify its CRC, but only `max_bytes` are kept.
                 while piece := stream.read(_STEP_BYTES):
+                    self._cpu.check()
                     size += len(piece)
                     body += piece[: max_bytes - len(body)]
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
@@ -99,10 +106,16 @@ class ZipArchive:
 
     def _open(self, entry: _ZipMember) -> IO[bytes]:
         """Open the member for reading. `zipfile` compares its local header with the directory."""
-        self._file.seek(entry.info.header_offset + _LOCAL_FLAGS_OFFSET)
-        flags = int.from_bytes(self._file.read(2), "little")
+        self._file.seek(entry.info.header_offset)
+        header = self._file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size:
+            raise _damaged_member_error(entry.name)
+        flags, name_length = _LOCAL_HEADER.unpack(header)
         if flags & _ENCRYPTED_FLAGS:
             raise _damaged_member_error(entry.name)
+        # Other programs may show the name in the local header.
+        if self._file.read(name_length) != _encode_raw_name(entry.info):
+            raise entry.name.error("has another name in its own header than in the directory")
         stream = self._archive.open(entry.info)
         # The file is now at the data. Its offset depends on the lengths in the local header.
         if self._file.tell() + entry.info.compress_size > entry.max_end:
@@ -169,10 +182,15 @@ def _decode_path(info: zipfile.ZipInfo) -> str:
     path = info.orig_filename
     if not info.flag_bits & _UTF8_FLAG and not path.isascii():
         # `zipfile` decoded the name as CP437; encoding it again restores the raw bytes.
-        raw = path.encode("cp437")
+        raw = _encode_raw_name(info)
         with contextlib.suppress(UnicodeDecodeError):
             path = _decode_unicode_path(info.extra, raw) or raw.decode()
     return path.replace("\\", "/")
+
+
+def _encode_raw_name(info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of the name in the directory, before `zipfile` decoded them."""
+    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_FLAG else "cp437")
 
 
 def _decode_unicode_path(extra: bytes, raw: bytes) -> str | None:
