@@ -68,6 +68,7 @@ class Settings:
     allow_root_access: bool = False
     progress_file: str = ""
     max_upload_mb: int = 20
+    max_unpacked_mb: int = 20_000
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     copy_images: bool = False
@@ -161,6 +162,7 @@ class Settings:
             "allow_root_access": env.str("MINIO_API_ROOT_ACCESS", "off") == "on",
             "progress_file": env.str("PROGRESS_FILE", ""),
             "max_upload_mb": env.int("MAX_UPLOAD_MB", 20, validate=_check_positive),
+            "max_unpacked_mb": env.int("MAX_UNPACKED_MB", 20000, validate=_check_positive),
             "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
             "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
             "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",

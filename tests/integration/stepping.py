@@ -16,6 +16,7 @@ from shared.progress.sweep_record import SweepRecord
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from worker.bundles.lookup import BundleLookup
+from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES
 from worker.commands.check import check_buckets
 from worker.jobs.sweep import Sweep
 from worker.jobs.unpacker import Unpacker
@@ -117,6 +118,7 @@ class RowdropHarness:
         source: ObjectStore | None = None,
         output: ObjectStore | None = None,
         csv_parser: CsvParser = parse_csv,
+        max_unpacked_bytes: int = DEFAULT_MAX_BYTES,
     ) -> Unpacker:
         """Return an unpacker, for tests that interfere with its requests or its parser."""
         services = self.services
@@ -128,6 +130,7 @@ class RowdropHarness:
             services.bulk_reads,
             services.clients.read_pool,
             csv_parser=csv_parser,
+            max_unpacked_bytes=max_unpacked_bytes,
         )
 
     def create_sweep(

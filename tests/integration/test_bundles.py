@@ -1,7 +1,7 @@
 """Bundles, on a real MinIO and Redis: visibility, precedence, rejects, retries and loss."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.formats.records import InvalidCsv, ValidCsv
 from shared.formats.rejects_csv import encode_rejects
+from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.progress.leases import Lease
 from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
@@ -18,6 +19,7 @@ from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
+    PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
     make_version_digest,
@@ -323,6 +325,78 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     assert rowdrop.find_differences() == []
     rowdrop.run_sweep()
     assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
+
+
+def run_unpacks(rowdrop: RowdropHarness, keys: Sequence[str], max_unpacked_bytes: int) -> None:
+    """Mark and unpack these bundles in this order, within a disk budget, and publish."""
+    unpacker = rowdrop.create_unpacker(max_unpacked_bytes=max_unpacked_bytes)
+    rowdrop.mark_users(*map(make_bundle_id, keys))
+    for key in keys:
+        unpacker.run(key)
+    while rowdrop.services.bulk_reads.read_next_page():
+        pass
+    rowdrop.publish_pending()
+
+
+def measure_output_bytes(rowdrop: RowdropHarness) -> int:
+    return sum(info.size for page in rowdrop.output.list_objects() for info in page)
+
+
+def test_unpacker_rejects_bundles_above_disk_budget(rowdrop: RowdropHarness) -> None:
+    """A tenth of the real sizes: each bundle of 10 kB becomes 10 MB, and as much for the copy."""
+    image = b"\x89PNG\r\n\x1a\n" + bytes(10_000_000)
+    keys = [f"{number:02}.zip" for number in range(20)]
+    budget = 50_000_000
+    for key in keys:
+        user_id = key.removesuffix(".zip")
+        drop(rowdrop, key, {f"{user_id}.csv": make_csv(), f"{user_id}.png": image})
+    run_unpacks(rowdrop, keys, budget)
+    assert list(rowdrop.read_rows()) == ["00", "01"]
+    rejects = rowdrop.read_rejects()
+    assert set(rejects) == {make_bundle_id(key) for key in keys[2:]}
+    assert rejects["/19.zip"].reason == (
+        "it unpacks to more than there is space for: it needs at least 20 MB, and 10 of the 50 MB "
+        "of MAX_UNPACKED_MB are free; delete other bundles or raise the setting, and the next "
+        "sweep tries again"
+    )
+    assert measure_output_bytes(rowdrop) < budget
+    assert len(rowdrop.output.list_folders(UNPACKED_FOLDER)) == 2
+    assert rowdrop.find_differences() == []
+
+    # Without space a sweep leads to no attempt.
+    records = rowdrop.services.records.unpacks.list_newest(100)
+    rowdrop.sweep.run("test")
+    run_unpacks(rowdrop, keys, budget)
+    assert rowdrop.read_rejects() == rejects
+    assert rowdrop.services.records.unpacks.list_newest(100) == records
+
+    # A deleted bundle makes space for one.
+    rowdrop.source.delete("00.zip")
+    run_unpacks(rowdrop, ["00.zip"], budget)
+    rowdrop.sweep.run("test")
+    run_unpacks(rowdrop, keys[1:], budget)
+    assert list(rowdrop.read_rows()) == ["01", "02"]
+    assert measure_output_bytes(rowdrop) < budget
+
+    # A larger setting makes space for the rest.
+    rowdrop.sweep.run("test")
+    run_unpacks(rowdrop, keys[1:], 10 * budget)
+    assert (len(rowdrop.read_rows()), rowdrop.read_rejects()) == (19, {})
+
+
+def test_unpacker_replaces_bundle_that_takes_most_of_disk_budget(rowdrop: RowdropHarness) -> None:
+    """The previous version is not counted: it is deleted after the new one is visible."""
+    image = b"\x89PNG\r\n\x1a\n" + bytes(1_000_000)
+    budget = 3_000_000
+    for name in ("Before", "After"):
+        drop(rowdrop, "u.zip", {"1.csv": make_csv(name), "1.png": image + name.encode()})
+        run_unpacks(rowdrop, ["u.zip"], budget)
+        assert names(rowdrop) == {"1": name}
+    drop(rowdrop, "u.zip", {"1.csv": make_csv("Large"), "1.png": image * 2})
+    run_unpacks(rowdrop, ["u.zip"], budget)
+    assert names(rowdrop) == {"1": "After"}
+    assert rowdrop.read_rejects()["/u.zip"].reason.endswith(PREVIOUS_VERSION_KEPT)
+    assert rowdrop.find_differences() == []
 
 
 def test_unpacker_limits_internal_error_to_one_csv(rowdrop: RowdropHarness) -> None:

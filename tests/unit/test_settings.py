@@ -126,6 +126,7 @@ def test_settings_split_hosts_and_origins(monkeypatch: pytest.MonkeyPatch) -> No
         ("CORS_ORIGINS", "https://app.example.org/"),
         ("CORS_ORIGINS", "https://*.example.org"),
         ("MAX_UPLOAD_MB", "0"),
+        ("MAX_UNPACKED_MB", "0"),
     ],
 )
 def test_settings_refuse_invalid_hosts_and_origins(

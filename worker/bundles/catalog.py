@@ -32,6 +32,10 @@ ATTEMPTS_EXHAUSTED_REASON = (
     "changes, and once more by each sweep"
 )
 """The reject reason of a bundle that was given up."""
+OVER_BUDGET_REASON = "it unpacks to more than there is space for"
+"""The beginning of the reject reason of a bundle that exceeds the disk budget."""
+INDEPENDENT_REASONS = (ATTEMPTS_EXHAUSTED_REASON, OVER_BUDGET_REASON)
+"""Beginnings of reasons that do not follow from the bytes of the archive alone."""
 PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
 """Appended to a reject reason while the previous version of the bundle is still visible."""
 
@@ -45,7 +49,9 @@ class CatalogEntry:
     the archive is valid. `digest` names the folder of the visible version; it is empty if no
     version is visible. `visible_since` is the LastModified of the visible version, the last valid
     archive. `users` and `ignored` count the users and the ignored members of the visible version.
-    `rules` is the version of the rules by which the archive was rejected.
+    `rules` is the version of the rules by which the archive was rejected. `stored_bytes` is the
+    disk space of the visible version. `needed_bytes` is the space that an archive needs at least
+    that was rejected because of the disk budget.
     """
 
     etag: str
@@ -56,6 +62,8 @@ class CatalogEntry:
     ignored: int = 0
     reason: str = ""
     rules: str = RULES_VERSION
+    stored_bytes: int = 0
+    needed_bytes: int = 0
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "CatalogEntry":
@@ -79,6 +87,22 @@ class BundleCatalog:
         """
         usable = [(key, entry) for key, entry in self.entries.items() if entry.digest]
         return sorted(usable, key=lambda item: (-item[1].visible_since, item[0]))
+
+    def find_over_budget(self) -> set[str]:
+        """Return the IDs of the bundles that were rejected because of the disk budget."""
+        entries = self.entries.items()
+        return {
+            make_bundle_id(key)
+            for key, entry in entries
+            if entry.reason.startswith(OVER_BUDGET_REASON)
+        }
+
+    def count_stored_bytes(self, except_key: str) -> int:
+        """Return the disk space of all visible versions but that of one bundle."""
+        entries = self.entries.items()
+        return sum(
+            entry.stored_bytes for key, entry in entries if entry.digest and key != except_key
+        )
 
     def with_entry(self, key: str, entry: CatalogEntry | None) -> "BundleCatalog":
         """Return a catalog with this entry for the bundle; None removes the entry."""
@@ -204,9 +228,9 @@ class CatalogWriter:
         self._loss_signals = loss_signals
         self._previous_versions = previous_versions
 
-    def read_entry(self, key: str) -> CatalogEntry | None:
-        """Return the current catalog entry of a bundle, or None. Raises `StoreUnavailable`."""
-        return read_catalog(self._output)[0].entries.get(key)
+    def read_catalog(self) -> BundleCatalog:
+        """Return the current catalog. Raises `StoreUnavailable`."""
+        return read_catalog(self._output)[0]
 
     def commit_entry(
         self,

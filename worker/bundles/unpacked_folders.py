@@ -3,33 +3,75 @@
 from collections import deque
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from shared.progress.leases import Lease
-from worker.bundles.catalog import read_catalog
+from worker.bundles.catalog import OVER_BUDGET_REASON, BundleCatalog, read_catalog
 from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,
     make_index_key,
     make_unpacked_image_key,
 )
+from worker.bundles.members import InvalidArchive
 
 MAX_WRITES_IN_FLIGHT = 128
 MAX_BYTES_IN_FLIGHT = 64 << 20
 """Maximum number of pending writes of unpacked images, and of their bytes."""
 
 
+STORED_COPIES = 2
+"""How often an image is stored: unpacked, and as the image copy that a row names."""
+DEFAULT_MAX_BYTES = 20_000_000_000
+
+
+class OverBudget(InvalidArchive):
+    """A bundle exceeds the disk budget: it needs `needed_bytes` or more."""
+
+    def __init__(self, reason: str, needed_bytes: int) -> None:
+        super().__init__(reason)
+        self.needed_bytes = needed_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskBudget:
+    """The disk space for everything that is unpacked from bundles, and what of it is free."""
+
+    max_bytes: int
+    free_bytes: int
+
+    def check(self, needed_bytes: int) -> None:
+        """Raise `OverBudget` if a bundle needs more than what is free."""
+        if needed_bytes <= self.free_bytes:
+            return
+        needed_mb, free_mb, max_mb = (
+            count / 1_000_000 for count in (needed_bytes, max(0, self.free_bytes), self.max_bytes)
+        )
+        raise OverBudget(
+            f"{OVER_BUDGET_REASON}: it needs at least {needed_mb:,.0f} MB, and {free_mb:,.0f} of "
+            f"the {max_mb:,.0f} MB of MAX_UNPACKED_MB are free; delete other bundles or raise the "
+            "setting, and the next sweep tries again",
+            needed_bytes,
+        )
+
+
 class ObjectWriter:
     """Writes objects concurrently, except those that exist with the same ETag.
 
-    Holds a bounded number of bytes. No write is in flight after the `with` block: a late write
+    `stored_bytes` is the disk space of all of them, which must not exceed `budget`. Holds a bounded
+    number of bytes. No write is in flight after the `with` block: a late write
     would recreate an object after its folder was deleted.
     """
 
-    def __init__(self, output: ObjectStore, pool: Executor, etags: dict[str, str]) -> None:
+    def __init__(
+        self, output: ObjectStore, pool: Executor, etags: dict[str, str], budget: DiskBudget
+    ) -> None:
+        self.stored_bytes = 0
+        self._budget = budget
         self._output = output
         self._pool = pool
         self._etags = etags
@@ -51,7 +93,11 @@ class ObjectWriter:
         wait(unfinished)
 
     def put(self, key: str, body: bytes, etag: str) -> None:
-        """Write an object in the background, unless it exists with this ETag."""
+        """Write an image in the background, unless it exists with this ETag.
+
+        Raises `OverBudget` before the write.
+        """
+        self.reserve(STORED_COPIES * len(body))
         if self._etags.get(key) == etag:
             return
         if key in self._etags:  # a pending write of the same key must not overtake this one
@@ -64,6 +110,11 @@ class ObjectWriter:
             or self._bytes_in_flight > MAX_BYTES_IN_FLIGHT
         ):
             self._wait_for_oldest()
+
+    def reserve(self, count: int) -> None:
+        """Count bytes that are stored. Raises `OverBudget`."""
+        self.stored_bytes += count
+        self._budget.check(self.stored_bytes)
 
     def finish(self) -> None:
         """Wait until every object is written. Raises the error of the first that failed."""
@@ -79,13 +130,25 @@ class ObjectWriter:
 class UnpackedFolders:
     """The folders of unpacked versions in `output`, by the digest of the version.
 
+    All of them may take `max_bytes` on the disk, with the image copies that rows name.
+
     Methods that send a request per page renew the unpack lease with each one, and raise
     `redis.exceptions.LockNotOwnedError` if it was lost. Every method may raise `StoreUnavailable`.
     """
 
-    def __init__(self, output: ObjectStore, lease: Lease) -> None:
+    def __init__(
+        self, output: ObjectStore, lease: Lease, max_bytes: int = DEFAULT_MAX_BYTES
+    ) -> None:
         self._output = output
         self._lease = lease
+        self._max_bytes = max_bytes
+
+    def get_budget(self, catalog: BundleCatalog, key: str) -> DiskBudget:
+        """Return the budget for a bundle, beside all other bundles of the catalog.
+
+        Its own previous version is not counted: it is deleted after the new one is visible.
+        """
+        return DiskBudget(self._max_bytes, self._max_bytes - catalog.count_stored_bytes(key))
 
     def renew_lease(self) -> None:
         """Renew the unpack lease."""
@@ -118,9 +181,9 @@ class UnpackedFolders:
             for user_id, image in images
         )
 
-    def open_writer(self, digest: str, pool: Executor) -> ObjectWriter:
+    def open_writer(self, digest: str, pool: Executor, budget: DiskBudget) -> ObjectWriter:
         """Return a writer that skips what exists in the folder; `pool` runs its requests."""
-        return ObjectWriter(self._output, pool, self.list_etags(digest))
+        return ObjectWriter(self._output, pool, self.list_etags(digest), budget)
 
     def write_index(self, digest: str, body: bytes) -> None:
         """Write the index. It is the last object of a version: it implies that all images exist."""

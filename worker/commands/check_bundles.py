@@ -23,7 +23,7 @@ from shared.object_store import (
     StoreUnavailable,
 )
 from worker.bundles.archive import open_archive
-from worker.bundles.catalog import ATTEMPTS_EXHAUSTED_REASON, CatalogEntry, read_catalog
+from worker.bundles.catalog import INDEPENDENT_REASONS, CatalogEntry, read_catalog
 from worker.bundles.index import BundleIndex, make_index_key
 from worker.bundles.members import InvalidArchive, Member
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
@@ -50,7 +50,8 @@ def read_bundle_contents(
     """Yield the content of each bundle, by rank.
 
     A rejected archive yields the previous version that is still visible. A bundle that was given up
-    is not read, because it may kill this process. Raises `StoreUnavailable`.
+    is not read, because it may kill this process, and neither is one that exceeds the disk budget.
+    Raises `StoreUnavailable`.
     """
     catalog, _ = read_catalog(output)
 
@@ -61,7 +62,7 @@ def read_bundle_contents(
 
     for key in sorted(bundles, key=lambda key: (-rank_time(key), key)):
         entry = catalog.entries.get(key)
-        if entry and entry.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
+        if entry and entry.reason.startswith(INDEPENDENT_REASONS):
             yield _read_rejected_bundle(bundles[key], entry, entry.reason, output)
             continue
         try:

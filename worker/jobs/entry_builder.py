@@ -30,13 +30,20 @@ from shared.progress.unpacks import Unpacks
 from worker.bundles.archive import Archive, open_archive
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
+    OVER_BUDGET_REASON,
     PREVIOUS_VERSION_KEPT,
+    BundleCatalog,
     CatalogEntry,
     make_version_digest,
 )
 from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
 from worker.bundles.members import InvalidArchive, Member
-from worker.bundles.unpacked_folders import ObjectWriter, UnpackedFolders
+from worker.bundles.unpacked_folders import (
+    DiskBudget,
+    ObjectWriter,
+    OverBudget,
+    UnpackedFolders,
+)
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
 from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
 from worker.source.ranged_file import RangedFile
@@ -78,13 +85,19 @@ class ArchiveUnpacker:
         self._csv_parser = csv_parser
 
     def unpack_archive(
-        self, key: str, info: ObjectInfo, digest: str, on_progress: ProgressCallback
+        self,
+        info: ObjectInfo,
+        digest: str,
+        budget: DiskBudget,
+        on_progress: ProgressCallback,
     ) -> CatalogEntry:
         """Unpack an archive into the folder of its digest and return its catalog entry.
 
-        Raises `InvalidArchive`, `ObjectUnreadable`, `StoreUnavailable`, and `PreconditionFailed` or
-        `ObjectNotFound` if the archive is replaced or deleted during that.
+        Raises `InvalidArchive`, also if it exceeds the budget; `ObjectUnreadable`;
+        `StoreUnavailable`; and `PreconditionFailed` or `ObjectNotFound` if the archive is replaced
+        or deleted during that.
         """
+        key = info.key
 
         def read_range(start: int, end: int) -> bytes:
             return retry_unreadable(partial(self._source.get_range, key, info.etag, start, end))
@@ -94,7 +107,7 @@ class ArchiveUnpacker:
         file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
         index = IndexBuilder()
         ignored_count = 0
-        with self._folders.open_writer(digest, self._pool) as writer:
+        with self._folders.open_writer(digest, self._pool, budget) as writer:
             for member in self._read_members(key, file, on_progress):
                 if isinstance(member.file, IgnoredFile):
                     ignored_count += 1
@@ -103,9 +116,19 @@ class ArchiveUnpacker:
                 else:
                     _add_image(index, writer, digest, member)
             writer.finish()
-        self._folders.write_index(digest, index.encode())
+            index_body = index.encode()
+            writer.reserve(len(index_body))
+        self._folders.write_index(digest, index_body)
         since = info.last_modified
-        return CatalogEntry(info.etag, since, digest, since, len(index.user_ids()), ignored_count)
+        return CatalogEntry(
+            info.etag,
+            since,
+            digest,
+            since,
+            len(index.user_ids()),
+            ignored_count,
+            stored_bytes=writer.stored_bytes,
+        )
 
     def _read_members(
         self, key: str, file: RangedFile, on_progress: ProgressCallback
@@ -192,31 +215,40 @@ class EntryBuilder:
             return self._source.get_list_entry(key)
 
     def build_entry(
-        self, key: str, info: ObjectInfo, previous: CatalogEntry | None, built: CatalogEntry | None
+        self, info: ObjectInfo, catalog: BundleCatalog, built: CatalogEntry | None
     ) -> CatalogEntry:
         """Return the catalog entry for the archive that is in the source bucket.
 
-        `previous` is the entry in the catalog. `built` is the entry of an earlier iteration that
+        `catalog` is the current catalog. `built` is the entry of an earlier iteration that
         could not be published, and is reused if the archive is unchanged.
 
         Raises `PreconditionFailed` or `ObjectNotFound` if the archive is replaced or deleted while
         it is read, and `StoreUnavailable`.
         """
+        key = info.key
+        previous = catalog.entries.get(key)
+        budget = self._folders.get_budget(catalog, key)
         archive_version = info.etag, info.last_modified
         if built and not built.reason and (built.etag, built.since) == archive_version:
             return built
         digest = make_version_digest(key, info.etag)
-        if previous and previous.etag == info.etag and self._is_current(digest, previous):
+        if previous and previous.etag == info.etag and self._is_current(digest, previous, budget):
             return self._reuse_entry(info, previous)
         if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:
             self._unpacks.end_attempt(digest)
-            return self._reject_archive(digest, info, previous, ATTEMPTS_EXHAUSTED_REASON)
+            self._folders.remove_folder(digest)  # what the attempts have unpacked
+            error = InvalidArchive(ATTEMPTS_EXHAUSTED_REASON)
+            return self._reject_archive(digest, info, previous, error)
         report_progress = partial(self._unpacks.set_progress, digest)
         try:
-            return self._archives.unpack_archive(key, info, digest, report_progress)
+            return self._archives.unpack_archive(info, digest, budget, report_progress)
+        except OverBudget as error:
+            self._folders.remove_folder(digest)
+            entry = self._reject_archive(digest, info, previous, error)
+            return replace(entry, needed_bytes=error.needed_bytes)
         except InvalidArchive as error:
             self._folders.remove_folder(digest)
-            return self._reject_archive(digest, info, previous, error.reason, error.member_path)
+            return self._reject_archive(digest, info, previous, error)
         except ObjectUnreadable as error:
             if error.key != key:  # an unpacked object, not the archive
                 raise
@@ -225,12 +257,14 @@ class EntryBuilder:
             # The worker survived, so this attempt must not count against the bundle.
             self._unpacks.end_attempt(digest)
 
-    def _is_current(self, digest: str, previous: CatalogEntry) -> bool:
+    def _is_current(self, digest: str, previous: CatalogEntry, budget: DiskBudget) -> bool:
         """Return whether the entry of this unchanged archive can be reused."""
         if previous.reason and previous.rules != RULES_VERSION:
             return False  # another version of the rules may accept it, or give another reason
         if is_unreadable_reason(previous.reason):
             return False  # retried by each check
+        if previous.reason.startswith(OVER_BUDGET_REASON):
+            return previous.needed_bytes > budget.free_bytes
         if previous.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
             # A sweep grants a bundle that was given up one more attempt.
             return not self._unpacks.is_retry_granted(digest)
@@ -259,18 +293,19 @@ class EntryBuilder:
         if info is None:
             raise ObjectNotFound(key)
         digest = make_version_digest(key, info.etag)
-        return self._reject_archive(digest, info, previous, format_unreadable_reason(error))
+        reject = InvalidArchive(format_unreadable_reason(error))
+        return self._reject_archive(digest, info, previous, reject)
 
     def _reject_archive(
         self,
         digest: str,
         info: ObjectInfo,
         previous: CatalogEntry | None,
-        reason: str,
-        member_path: str = "",
+        error: InvalidArchive,
     ) -> CatalogEntry:
+        reason = error.reason
         # Only the log names the member: the reason is published.
-        member = f" ({excerpt(member_path, 200)})" if member_path else ""
+        member = f" ({excerpt(error.member_path, 200)})" if error.member_path else ""
         logger.warning("bundle %s is rejected: %s%s", info.key, reason, member)
         self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
         # The previous version stays visible, unless it is this very archive.
@@ -282,4 +317,5 @@ class EntryBuilder:
             since=info.last_modified,
             reason=reason + PREVIOUS_VERSION_KEPT,
             rules=RULES_VERSION,
+            needed_bytes=0,
         )

@@ -141,11 +141,13 @@ class FindingsRecorder:
         """Grant one more attempt to each quarantined user and to each bundle that was given up.
 
         A quarantine may be wrong, and an unchanged file is not read again. Returns the users and
-        the bundle IDs.
+        the bundle IDs, with those of the bundles that exceeded the disk budget: it may have space
+        now.
         """
         quarantined = comparison.published.find_quarantined()
         self._attempts.grant_retry(quarantined)
-        return quarantined.keys() | self._grant_bundle_retries(comparison.catalog)
+        over_budget = comparison.catalog.find_over_budget()
+        return {*quarantined, *over_budget, *self._grant_bundle_retries(comparison.catalog)}
 
     def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
         bundle_ids = set()

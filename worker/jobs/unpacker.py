@@ -126,8 +126,9 @@ class Unpacker:
                 return
             try:
                 info = self._builder.find_archive(key)
-                previous = self._catalog.read_entry(key)
-                built = self._builder.build_entry(key, info, previous, built) if info else None
+                catalog = self._catalog.read_catalog()
+                previous = catalog.entries.get(key)
+                built = self._builder.build_entry(info, catalog, built) if info else None
                 # Without the lease, a sweep may have deleted the folder that nothing named yet.
                 self._lease.renew()
                 owned_tokens = self._catalog.commit_entry(key, previous, built, version_tokens)

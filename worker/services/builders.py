@@ -17,7 +17,7 @@ from shared.progress.leases import Lease
 from shared.task_queue import TaskQueue
 from worker.bundles.catalog import CatalogWriter
 from worker.bundles.lookup import BundleLookup
-from worker.bundles.unpacked_folders import UnpackedFolders
+from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES, UnpackedFolders
 from worker.jobs.bulk_reads import MAX_PAGE_USERS, BulkReads, PageBuilder
 from worker.reading.csv_parsing import CsvParser, parse_csv
 from worker.reading.image_copies import ImageCopies
@@ -140,6 +140,7 @@ def build_unpacker(
     deadline: AbstractContextManager[None] | None = None,
     csv_parser: CsvParser = parse_csv,
     clock: Callable[[], float] = time.time,
+    max_unpacked_bytes: int = DEFAULT_MAX_BYTES,
 ) -> "Unpacker":
     """Return an unpacker of these parts."""
     from worker.jobs.entry_builder import ArchiveUnpacker, EntryBuilder  # noqa: PLC0415
@@ -147,7 +148,7 @@ def build_unpacker(
 
     users = state.users
     unpacks = records.unpacks
-    folders = UnpackedFolders(output, records.unpack_lease)
+    folders = UnpackedFolders(output, records.unpack_lease, max_unpacked_bytes)
     archives = ArchiveUnpacker(source, folders, pool, deadline, csv_parser)
     catalog_writer = CatalogWriter(
         output, users, state.catalog_version, state.loss_signals, records.previous_versions

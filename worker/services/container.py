@@ -169,6 +169,7 @@ class Services:
             self.bulk_reads,
             self.clients.read_pool,
             self._deadline,
+            max_unpacked_bytes=self.clients.settings.max_unpacked_mb * 1_000_000,
         )
 
     @cached_property
