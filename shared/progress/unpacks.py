@@ -159,6 +159,14 @@ class Unpacks:
         keys = (parse_bundle_id(decode_text(bundle_id)) for bundle_id in bundle_ids)
         return [key for key in keys if key is not None]
 
+    def find_tried_bundles(self) -> set[str]:
+        """Return the keys of bundles with an attempt that did not end, or is granted by a sweep."""
+        task_ids = [decode_text(task_id) for task_id in self._redis.hkeys(UNPACK_ATTEMPTS)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hget(UNPACK_PREFIX + task_id, "bundle")
+            return {decode_text(key) for key in pipe.execute() if key}
+
     def status(self, task_id: str) -> UnpackStatus | None:
         """Return the record of this ID, or None if it does not exist or has expired."""
         record = self._redis.hgetall(UNPACK_PREFIX + task_id)

@@ -1,9 +1,10 @@
 """Bundles, on a real MinIO and Redis: visibility, precedence, rejects, retries and loss."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,12 +14,13 @@ from shared.formats.rejects_csv import encode_rejects
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.progress.leases import Lease
-from shared.redis_keys import CATALOG_VERSION, UNPACK_LEASE
+from shared.redis_keys import CATALOG_VERSION, UNPACK_ATTEMPTS, UNPACK_LEASE
 from shared.task_queue import BULK_QUEUE
 from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
+    MAX_RETRIES_PER_SWEEP,
     PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
@@ -325,6 +327,96 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     assert rowdrop.find_differences() == []
     rowdrop.run_sweep()
     assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
+
+
+class SourceWithPoison:
+    """A source bucket in which reading an archive that begins with "poison" kills the process.
+
+    `attempts` lists the archives that were read, in order.
+    """
+
+    def __init__(self, rowdrop: RowdropHarness) -> None:
+        self._source = rowdrop.source
+        self._redis = rowdrop.redis
+        self.attempts: list[str] = []
+        self._counted: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
+        return getattr(self._source, name)
+
+    def check_readable(self, key: str) -> None:
+        self.attempts.append(key)
+        if key.startswith("poison"):
+            self._counted = self._redis.hgetall(UNPACK_ATTEMPTS)
+            raise ProcessKilled
+        self._source.check_readable(key)
+
+    def undo_refund(self) -> None:
+        """Count the last attempt again: a killed process does not refund it."""
+        self._redis.hset(UNPACK_ATTEMPTS, mapping=self._counted)
+
+
+def run_overdue_bundles(rowdrop: RowdropHarness, source: SourceWithPoison, count: int) -> None:
+    """Unpack as often as the watchdog would, by the oldest bundle that waits, and publish."""
+    unpacker = rowdrop.create_unpacker(source=cast("ObjectStore", source))
+    for _ in range(count):
+        waiting = rowdrop.state.users.begin_read(
+            [make_bundle_id(key) for key in rowdrop.services.records.unpacks.list_waiting_bundles()]
+        )
+        if not waiting:
+            break
+        rowdrop.redis.delete(UNPACK_LEASE)  # of a worker that was killed
+        try:
+            unpacker.run(next(iter(waiting))[1:])
+        except ProcessKilled:
+            source.undo_refund()
+    while rowdrop.services.bulk_reads.read_next_page():
+        pass
+    rowdrop.publish_pending()
+
+
+def drop_poisoned_bundles(rowdrop: RowdropHarness) -> list[str]:
+    keys = [f"poison{number:02}.zip" for number in range(50)]
+    for key in keys:
+        drop(rowdrop, key, {f"{key}.csv": make_csv()})
+    rowdrop.mark_users(*map(make_bundle_id, keys))
+    return keys
+
+
+def test_unpacker_tries_good_bundle_before_poisoned_ones(rowdrop: RowdropHarness) -> None:
+    """50 bundles kill their worker: a good one that is dropped later waits for one of them."""
+    poisoned = drop_poisoned_bundles(rowdrop)
+    drop(rowdrop, "a-good.zip", {"1.csv": make_csv()})
+    rowdrop.mark_users("/a-good.zip")
+    source = SourceWithPoison(rowdrop)
+    run_overdue_bundles(rowdrop, source, 2)
+    assert source.attempts == [poisoned[0], "a-good.zip"]
+    assert list(rowdrop.read_rows()) == ["1"]
+
+
+def test_sweep_rations_retries_of_poisoned_bundles(rowdrop: RowdropHarness) -> None:
+    """Given-up bundles take a bounded share of the unpack lane, and new ones go first."""
+    poisoned = drop_poisoned_bundles(rowdrop)
+    source = SourceWithPoison(rowdrop)
+    run_overdue_bundles(rowdrop, source, 1000)
+    assert Counter(source.attempts) == dict.fromkeys(poisoned, MAX_UNPACK_ATTEMPTS)
+    assert len(rowdrop.read_rejects()) == len(poisoned)
+
+    tried: list[str] = []
+    for _ in range(2):
+        source.attempts.clear()
+        rowdrop.publisher.write_manifest()
+        assert rowdrop.sweep.run("test") == MAX_RETRIES_PER_SWEEP
+        drop(rowdrop, "a-good.zip", {"1.csv": make_csv(str(len(tried)))})
+        rowdrop.mark_users("/a-good.zip")
+        run_overdue_bundles(rowdrop, source, 1000)
+        first, *retried = source.attempts
+        assert first == "a-good.zip"
+        assert len(retried) == MAX_RETRIES_PER_SWEEP
+        tried += retried
+    # A bundle that has just failed again is not tried by the next sweep.
+    assert len(set(tried)) == 2 * MAX_RETRIES_PER_SWEEP
+    assert rowdrop.find_differences() == []
 
 
 def run_unpacks(rowdrop: RowdropHarness, keys: Sequence[str], max_unpacked_bytes: int) -> None:

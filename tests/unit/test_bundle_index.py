@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, ValidCsv
 from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
 from tests.factories import LAST_MODIFIED, make_person
-from worker.bundles.catalog import BundleCatalog, CatalogEntry, is_up_to_date, make_version_digest
+from worker.bundles.catalog import (
+    ATTEMPTS_EXHAUSTED_REASON,
+    PREVIOUS_VERSION_KEPT,
+    BundleCatalog,
+    CatalogEntry,
+    is_up_to_date,
+    make_version_digest,
+    schedule_retry,
+)
 from worker.bundles.index import (
     INDEX_HEADER,
     OLD_INDEX_HEADER,
@@ -125,6 +134,41 @@ def test_bundle_catalog_decodes_its_bytes_and_never_repeats_them() -> None:
     assert catalog.with_entry("ü.zip", None) == BundleCatalog()
     for invalid_body in (b"", b"{}", b"[]", b'{"bundles": {"a": {"no": 1}}}', b'{"bundles": 7}'):
         assert BundleCatalog.decode(invalid_body) == BundleCatalog()
+
+
+def make_given_up(retries: int = 0, retry_at: int = 0) -> CatalogEntry:
+    reason = ATTEMPTS_EXHAUSTED_REASON + PREVIOUS_VERSION_KEPT
+    return CatalogEntry("etag", 7, "", reason=reason, retries=retries, retry_at=retry_at)
+
+
+def test_bundle_catalog_rations_retries() -> None:
+    """Those with the fewest failed retries are first, and at most three of those that are due."""
+    catalog = BundleCatalog(
+        {
+            "often.zip": make_given_up(3, 10),
+            "later.zip": make_given_up(0, 101),
+            "b.zip": make_given_up(1, 20),
+            "a.zip": make_given_up(1, 30),
+            "new.zip": make_given_up(),
+            "other.zip": make_entry(7, reason="broken"),
+        }
+    )
+    assert catalog.find_due_retries(100) == ["new.zip", "b.zip", "a.zip"]
+    assert catalog.with_entry("b.zip", None).find_due_retries(100)[2] == "often.zip"
+    assert catalog.find_due_retries(25) == ["new.zip", "b.zip", "often.zip"]
+
+
+def test_schedule_retry_doubles_pause_up_to_a_day() -> None:
+    entry = schedule_retry(make_given_up(), make_entry(7), 1000.0)
+    assert (entry.retries, entry.retry_at) == (0, 0)
+    pauses = []
+    for _ in range(2000):
+        entry = schedule_retry(make_given_up(), entry, 1000.0)
+        pauses.append((entry.retry_at - 1000) / 3600)
+    assert pauses[:6] == [1, 2, 4, 8, 16, 24]
+    assert pauses[-1] == 24
+    other_version = replace(make_given_up(), etag="other")
+    assert schedule_retry(other_version, entry, 1000.0).retry_at == 0
 
 
 def test_bundle_catalog_decodes_entry_of_earlier_release() -> None:

@@ -53,6 +53,7 @@ LIMITS = [
     ("docs/protocol.md", "MAX_BYTES_IN_FLIGHT", 1 << 20, "{:g} MiB of images"),
     ("docs/protocol.md", "MAX_DELETED_COPIES", 1, "At most {:g} per publish"),
     ("docs/protocol.md", "RECOVERY_CHECK_EVERY_S", 1, "one byte of each every {:g} s"),
+    ("docs/protocol.md", "MAX_RETRIES_PER_SWEEP", 1, "A sweep grants at most {:g} such bundles"),
     ("docs/protocol.md", "TICK_S", 1, "Each tick, every {:g} s"),
     ("docs/protocol.md", "OVERDUE_S", 1, "users dirty for {:g} s and unread"),
     ("docs/architecture.md", "MARGIN_S", 1, "Otherwise it is {:g} s before the last look"),

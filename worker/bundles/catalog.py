@@ -12,7 +12,7 @@ version differs from the cached one, the cached catalog is stale and is reloaded
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from redis import Redis
@@ -29,9 +29,17 @@ from worker.state.user_states import UserStates, VersionTokens
 
 ATTEMPTS_EXHAUSTED_REASON = (
     "unpacking it killed or stalled its worker again and again; it is unpacked anew when it "
-    "changes, and once more by each sweep"
+    "changes, and tried again by sweeps, less and less often"
 )
 """The reject reason of a bundle that was given up."""
+MAX_RETRIES_PER_SWEEP = 3
+"""Given-up bundles that one sweep tries again.
+
+An attempt may take 150 s: the deadline, and then the lease of the worker that was killed.
+"""
+FIRST_RETRY_DELAY_S = 3600
+"""Seconds from a failed retry to the next one; they double each time."""
+MAX_RETRY_DELAY_S = 24 * 3600
 OVER_BUDGET_REASON = "it unpacks to more than there is space for"
 """The beginning of the reject reason of a bundle that exceeds the disk budget."""
 INDEPENDENT_REASONS = (ATTEMPTS_EXHAUSTED_REASON, OVER_BUDGET_REASON)
@@ -51,7 +59,9 @@ class CatalogEntry:
     archive. `users` and `ignored` count the users and the ignored members of the visible version.
     `rules` is the version of the rules by which the archive was rejected. `stored_bytes` is the
     disk space of the visible version. `needed_bytes` is the space that an archive needs at least
-    that was rejected because of the disk budget.
+    that was rejected because of the disk budget. `retries` counts the failed attempts since the
+    bundle was given up, and `retry_at` is the time in Unix seconds before which no sweep grants
+    another one.
     """
 
     etag: str
@@ -64,6 +74,8 @@ class CatalogEntry:
     rules: str = RULES_VERSION
     stored_bytes: int = 0
     needed_bytes: int = 0
+    retries: int = 0
+    retry_at: int = 0
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "CatalogEntry":
@@ -87,6 +99,18 @@ class BundleCatalog:
         """
         usable = [(key, entry) for key, entry in self.entries.items() if entry.digest]
         return sorted(usable, key=lambda item: (-item[1].visible_since, item[0]))
+
+    def find_due_retries(self, now: float) -> list[str]:
+        """Return the given-up bundles to try again: at most `MAX_RETRIES_PER_SWEEP` keys.
+
+        Those with the fewest failed retries are first. `now` is in Unix seconds.
+        """
+        due = (
+            (entry.retries, entry.retry_at, key)
+            for key, entry in self.entries.items()
+            if entry.reason.startswith(ATTEMPTS_EXHAUSTED_REASON) and entry.retry_at <= now
+        )
+        return [key for _, _, key in sorted(due)[:MAX_RETRIES_PER_SWEEP]]
 
     def find_over_budget(self) -> set[str]:
         """Return the IDs of the bundles that were rejected because of the disk budget."""
@@ -177,6 +201,25 @@ def make_version_digest(key: str, etag: str) -> str:
     It depends on `RULES_VERSION`, so a change of the rules unpacks every bundle again.
     """
     return hashlib.sha256("\0".join((RULES_VERSION, key, etag)).encode()).hexdigest()[:32]
+
+
+def schedule_retry(
+    given_up: CatalogEntry, previous: CatalogEntry | None, now: float
+) -> CatalogEntry:
+    """Return the entry of a given-up bundle with the time of its next retry. Pure.
+
+    The first sweep grants one, because workers may have died for other reasons. If `previous` is
+    the same version, already given up, that retry failed. `now` is in Unix seconds.
+    """
+    is_again = (
+        previous is not None
+        and previous.etag == given_up.etag
+        and previous.reason.startswith(ATTEMPTS_EXHAUSTED_REASON)
+    )
+    retries = previous.retries + 1 if previous and is_again else 0
+    # The exponent is limited because the number of retries is not.
+    delay_s = min(FIRST_RETRY_DELAY_S * 2 ** min(retries - 1, 10), MAX_RETRY_DELAY_S)
+    return replace(given_up, retries=retries, retry_at=int(now + delay_s) if retries else 0)
 
 
 def is_up_to_date(

@@ -35,6 +35,7 @@ from worker.bundles.catalog import (
     BundleCatalog,
     CatalogEntry,
     make_version_digest,
+    schedule_retry,
 )
 from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
 from worker.bundles.members import InvalidArchive, Member
@@ -238,7 +239,8 @@ class EntryBuilder:
             self._unpacks.end_attempt(digest)
             self._folders.remove_folder(digest)  # what the attempts have unpacked
             error = InvalidArchive(ATTEMPTS_EXHAUSTED_REASON)
-            return self._reject_archive(digest, info, previous, error)
+            entry = self._reject_archive(digest, info, previous, error)
+            return schedule_retry(entry, previous, self._clock())
         report_progress = partial(self._unpacks.set_progress, digest)
         try:
             return self._archives.unpack_archive(info, digest, budget, report_progress)
@@ -266,7 +268,7 @@ class EntryBuilder:
         if previous.reason.startswith(OVER_BUDGET_REASON):
             return previous.needed_bytes > budget.free_bytes
         if previous.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
-            # A sweep grants a bundle that was given up one more attempt.
+            # Sweeps grant a bundle that was given up another attempt from time to time.
             return not self._unpacks.is_retry_granted(digest)
         if previous.reason:
             return True
@@ -283,7 +285,16 @@ class EntryBuilder:
         if previous.digest and not self._folders.is_complete(previous.digest):
             # The archive of the previous version is gone: its missing objects cannot be restored.
             reason = previous.reason.removesuffix(PREVIOUS_VERSION_KEPT)
-            return CatalogEntry(info.etag, since, "", reason=reason)
+            return replace(
+                previous,
+                since=since,
+                digest="",
+                visible_since=0,
+                users=0,
+                ignored=0,
+                reason=reason,
+                stored_bytes=0,
+            )
         return replace(previous, since=since)
 
     def _reject_unreadable(
@@ -318,4 +329,6 @@ class EntryBuilder:
             reason=reason + PREVIOUS_VERSION_KEPT,
             rules=RULES_VERSION,
             needed_bytes=0,
+            retries=0,
+            retry_at=0,
         )

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from shared.formats.source_keys import make_bundle_id
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
-from worker.bundles.catalog import ATTEMPTS_EXHAUSTED_REASON, BundleCatalog, make_version_digest
+from worker.bundles.catalog import BundleCatalog, make_version_digest
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.comparison import BucketComparison, Comparison
@@ -138,7 +138,7 @@ class FindingsRecorder:
         self._clock = clock
 
     def grant_retries(self, comparison: Comparison) -> set[str]:
-        """Grant one more attempt to each quarantined user and to each bundle that was given up.
+        """Grant one more attempt to each quarantined user, and to a few bundles that were given up.
 
         A quarantine may be wrong, and an unchanged file is not read again. Returns the users and
         the bundle IDs, with those of the bundles that exceeded the disk budget: it may have space
@@ -150,13 +150,11 @@ class FindingsRecorder:
         return {*quarantined, *over_budget, *self._grant_bundle_retries(comparison.catalog)}
 
     def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
-        bundle_ids = set()
-        for key, entry in catalog.entries.items():
-            if entry.reason.startswith(ATTEMPTS_EXHAUSTED_REASON):
-                digest = make_version_digest(key, entry.etag)
-                self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
-                bundle_ids.add(make_bundle_id(key))
-        return bundle_ids
+        due_keys = catalog.find_due_retries(self._clock())
+        for key in due_keys:
+            digest = make_version_digest(key, catalog.entries[key].etag)
+            self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
+        return {make_bundle_id(key) for key in due_keys}
 
     def mark(self, user_ids: Sequence[str], silent_drift: Collection[str]) -> None:
         """Mark these users; those in `silent_drift` must be among them."""

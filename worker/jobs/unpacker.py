@@ -8,7 +8,7 @@ was in its previous version, is marked.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
 from shared.formats.source_keys import make_bundle_id
@@ -76,14 +76,35 @@ class MemberMarker:
         """Record the bundles as done that have no unpublished users left."""
         self._unpacks.finish_published(self._clock())
 
+    def select_bundle(self, key: str) -> str:
+        """Return the bundle to unpack instead of `key`, which is `key` itself unless it was tried.
+
+        A bundle that may kill its worker waits until all others are unpacked.
+        """
+        tried_keys = self._unpacks.find_tried_bundles()
+        if key not in tried_keys:
+            return key
+        return next(iter(self._list_waiting(tried_keys)), key)
+
     def enqueue_next(self, key: str) -> None:
-        """Enqueue the waiting bundle that waits longest, except `key`."""
+        """Enqueue the next waiting bundle, except `key`."""
+        waiting_keys = self._list_waiting(self._unpacks.find_tried_bundles())
+        self._bulk_reads.enqueue_bundles(
+            make_bundle_id(waiting_key) for waiting_key in waiting_keys if waiting_key != key
+        )
+
+    def _list_waiting(self, tried_keys: Set[str]) -> list[str]:
+        """Return the waiting bundles in the order in which to unpack them.
+
+        The bundle that waits longest is first. But while tried bundles wait, the newest untried one
+        is first: those that were dropped with the tried ones may kill workers, too.
+        """
         waiting_ids = [make_bundle_id(waiting) for waiting in self._unpacks.list_waiting_bundles()]
         # Omits bundles with a pending result: they need no further attempt.
-        dirty_ids = self._users.begin_read(waiting_ids)
-        self._bulk_reads.enqueue_bundles(
-            bundle_id for bundle_id in dirty_ids if bundle_id != make_bundle_id(key)
-        )
+        dirty_keys = [bundle_id[1:] for bundle_id in self._users.begin_read(waiting_ids)]
+        tried = [key for key in dirty_keys if key in tried_keys]
+        untried = [key for key in dirty_keys if key not in tried_keys]
+        return [*reversed(untried), *tried] if tried else untried
 
 
 class Unpacker:
@@ -104,7 +125,7 @@ class Unpacker:
         self._members = members
 
     def run(self, key: str) -> None:
-        """Process this bundle, then enqueue the next waiting one.
+        """Process this bundle, or a waiting one that goes first, then enqueue the next one.
 
         Does nothing while another process holds the unpack lease: that process enqueues the next
         bundle. Raises `StoreUnavailable`, or `redis.exceptions.LockNotOwnedError` if the lease was
@@ -113,6 +134,7 @@ class Unpacker:
         with self._lease.hold() as is_held:
             if not is_held:
                 return
+            key = self._members.select_bundle(key)
             self._process_bundle(key)
         self._members.enqueue_next(key)
 
