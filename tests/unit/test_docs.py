@@ -472,6 +472,15 @@ def test_docs_security_names_tests() -> None:
     assert len(re.findall(r"`test_\w+`", TEXTS["SECURITY.md"])) > 30
 
 
+def test_docs_security_closes_each_topic_by_test_or_reason() -> None:
+    topics = list(rows(TEXTS["SECURITY.md"], "topic | state | tests, or the reason"))
+    assert len({topic for topic, _, _ in topics}) == len(topics) > 25
+    for topic, state, evidence in topics:
+        assert state in {"closed", "accepted"}, topic
+        is_tested = re.search(r"`(test_\w+|tests/\w+/test_\w+\.py)`", evidence)
+        assert is_tested or (state == "accepted" and evidence), topic
+
+
 def test_docs_fault_report_begins_as_generated() -> None:
     assert TEXTS["docs/faults.md"].startswith(REPORT_HEAD)
 
