@@ -389,7 +389,11 @@ def test_unpacker_tries_good_bundle_before_poisoned_ones(rowdrop: RowdropHarness
     drop(rowdrop, "a-good.zip", {"1.csv": make_csv()})
     rowdrop.mark_users("/a-good.zip")
     source = SourceWithPoison(rowdrop)
-    run_overdue_bundles(rowdrop, source, 2)
+    run_overdue_bundles(rowdrop, source, 1)
+    # A message that names another poisoned bundle changes nothing.
+    rowdrop.redis.delete(UNPACK_LEASE)
+    rowdrop.create_unpacker(source=cast("ObjectStore", source)).run(poisoned[1])
+    run_overdue_bundles(rowdrop, source, 0)
     assert source.attempts == [poisoned[0], "a-good.zip"]
     assert list(rowdrop.read_rows()) == ["1"]
 

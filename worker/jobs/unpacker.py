@@ -77,12 +77,12 @@ class MemberMarker:
         self._unpacks.finish_published(self._clock())
 
     def select_bundle(self, key: str) -> str:
-        """Return the bundle to unpack instead of `key`, which is `key` itself unless it was tried.
+        """Return the bundle to unpack: `key`, or the first waiting one if tried bundles wait.
 
         A bundle that may kill its worker waits until all others are unpacked.
         """
         tried_keys = self._unpacks.find_tried_bundles()
-        if key not in tried_keys:
+        if not tried_keys:
             return key
         return next(iter(self._list_waiting(tried_keys)), key)
 
