@@ -7,6 +7,7 @@ before the fork: no connection is open and no thread runs until a worker calls `
 import logging
 import time
 
+import minio  # noqa: F401  before the fork, so that the processes share its memory
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -32,6 +33,7 @@ from api.web.thread_pool import (
 )
 from api.web.transfers import Transfers
 from shared import logs
+from shared.arrow import avoid_pandas
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.refresh_requests import RefreshRequests
 from shared.progress.unpacks import Unpacks
@@ -56,6 +58,7 @@ def _create_redis_client(url: str) -> "Redis":
     )
 
 
+avoid_pandas()
 settings = Settings.from_environment()
 logs.configure_logging(settings.log_level)
 redis_client = _create_redis_client(settings.redis_url)

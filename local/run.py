@@ -45,8 +45,11 @@ from local.servers import (
 )
 from local.signals import StopRequested, ignore_stop_signals, raise_on_stop_signal
 from worker.commands.cli.exit_codes import EXIT_ATTENTION
-from worker.commands.cli.settings_discovery import SETTINGS_FILE
-from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, PROCESSES
+from worker.commands.provisioning.credential_set import (
+    EXIT_UNKNOWN_USERS,
+    PROCESSES,
+    SETTINGS_FILE,
+)
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
 
 _ROWDROP_COMMAND = (sys.executable, "-m", "worker.commands.cli")

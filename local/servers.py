@@ -23,9 +23,9 @@ from local.minio_binary import find_minio
 from local.ports import HOST, find_free_port
 from local.redis_address import RedisAddress
 from local.redis_binary import find_redis
+from shared.formats.events import EVENT_TARGET
 from shared.redis_keys import FAST_EVENTS
 from worker.commands.provisioning.server_users import ServerUser
-from worker.source.notifications import EVENT_TARGET
 
 __all__ = [
     "MinioOptions",

@@ -6,9 +6,10 @@ costs a delay, never a row.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from celery import Celery
-from kombu import Queue
+if TYPE_CHECKING:
+    from celery import Celery
 
 EVENTS_QUEUE = "events"
 BULK_QUEUE = "bulk"
@@ -31,11 +32,14 @@ The solo pool of the event workers has no time limit: see `worker.reading.deadli
 """
 
 
-def create_celery(redis_url: str, timeout_s: float = 10) -> Celery:
+def create_celery(redis_url: str, timeout_s: float = 10) -> "Celery":
     """Create the Celery application for a broker URL, without opening a connection.
 
     `timeout_s` is the timeout of each Redis command in seconds.
     """
+    from celery import Celery  # noqa: PLC0415  the publisher does without it
+    from kombu import Queue  # noqa: PLC0415
+
     celery = Celery("rowdrop", broker=redis_url)
     celery.conf.update(
         task_default_queue=BULK_QUEUE,
@@ -91,7 +95,7 @@ class TaskQueue:
     Every method raises `kombu.exceptions.OperationalError` if Redis is unavailable.
     """
 
-    def __init__(self, celery: Celery) -> None:
+    def __init__(self, celery: "Celery") -> None:
         self._celery = celery
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from shared.arrow import avoid_pandas
 from shared.duty_cycle import DutyCycle
 from shared.object_store import StoreUnavailable
 from shared.redis_keys import WAKE_BULK, WAKE_LIVE
@@ -135,6 +136,7 @@ class PublisherLoop:
 
 def main() -> None:
     """Run the publisher with the settings from the environment."""
+    avoid_pandas()
     services = Services(ServerClients.from_environment())
     publisher, recovery = build_publisher(
         services.clients.output,
@@ -146,7 +148,9 @@ def main() -> None:
     freeze_gc()
 
     def finish_jobs() -> None:
-        services.rebuild.finish()
+        finished_id = services.records.rebuilds.finish_if_done(time.time())
+        if finished_id:
+            services.rebuild.enqueue_next(finished_id)  # imports Celery
         services.records.unpacks.finish_published(time.time())
 
     interval_s = services.clients.settings.publish_min_interval_s

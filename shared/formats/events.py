@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus, unquote_plus
 
+EVENT_TARGET = "FAST"
+"""ID of MinIO's Redis target, which sends to `shared.redis_keys.FAST_EVENTS`."""
 MAX_ENTRY_BYTES = 1_000_000
 """Limit in bytes of one entry. A longer one is not decoded."""
 MAX_KEY_BYTES = 1024

@@ -15,14 +15,17 @@ equal the published row's. It is held as Arrow columns and stored as Parquet.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.formats.records import RULES_VERSION, Buckets, CsvVersion, Person, Row
 from shared.formats.source_keys import make_csv_key
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMN_TYPES = {
     "user_id": pa.string(),
@@ -134,7 +137,7 @@ class Manifest:
         """Iterate over all facts, in no order."""
         return _iterate_facts(self._table)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Return all columns as a DataFrame: text as `str`, `csv_since` and `birthts` as int64.
 
         The module docstring describes the columns.

@@ -9,15 +9,17 @@ million rows need no more memory than the file itself.
 import io
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from shared.formats.records import COLUMNS, Row
 from shared.formats.source_keys import UserFile, classify_key, make_csv_key
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OUTPUT_COLUMNS = tuple(column.name for column in COLUMNS)
 OUTPUT_HEADER = (",".join(OUTPUT_COLUMNS) + "\n").encode()
@@ -218,7 +220,7 @@ def _decode_or_none(line: bytes) -> Row | None:
     return row if isinstance(classify_key(make_csv_key(row.user_id)), UserFile) else None
 
 
-def read_frame(body: bytes) -> pd.DataFrame:
+def read_frame(body: bytes) -> "pd.DataFrame":
     """Parse an output.csv into a DataFrame: text unchanged ("0001", "NA", ""), `birthts` as int64.
 
     Raises `InvalidOutputCsv` unless every line is a row.

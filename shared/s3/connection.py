@@ -1,15 +1,18 @@
 """The clients and the address of one bucket on an S3-compatible server."""
 
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore.store
-from minio import Minio
 from obstore.store import S3Store
 from urllib3 import PoolManager, Timeout
 
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 _RETRY_CONFIG: "obstore.store.RetryConfig" = {
     "max_retries": 2,
@@ -54,10 +57,7 @@ class S3Connection:
                 source_bucket, bucket_endpoint, endpoint_names_bucket=True
             )
         )
-        url = urlsplit(endpoint)
-        self.minio = Minio(
-            url.netloc, access_key, secret_key, secure=url.scheme == "https", region=region
-        )
+        self._minio_arguments = (endpoint, access_key, secret_key, region)
         self.http = PoolManager(timeout=Timeout(connect=2, read=15))
 
     @classmethod
@@ -70,6 +70,20 @@ class S3Connection:
             settings.minio_secret_key,
             settings.region,
         )
+
+    @cached_property
+    def minio(self) -> "Minio":
+        """The client for what obstore cannot do.
+
+        It is imported on first use: the readers of single drops and the publisher do without its
+        6 MB.
+        """
+        from minio import Minio  # noqa: PLC0415
+
+        endpoint, access_key, secret_key, region = self._minio_arguments
+        url = urlsplit(endpoint)
+        is_secure = url.scheme == "https"
+        return Minio(url.netloc, access_key, secret_key, secure=is_secure, region=region)
 
     def open_copy_store(self, source_bucket: str) -> S3Store:
         """Return the store that copies objects of `source_bucket` to this bucket."""

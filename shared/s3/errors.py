@@ -7,8 +7,6 @@ replaces `translate_error` here, and a name imported before that would not be re
 import html
 import re
 
-from minio.error import S3Error
-
 from shared.object_store import ObjectNotFound, ObjectUnreadable, StoreUnavailable
 
 _S3_ERROR_BODY = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")
@@ -63,6 +61,8 @@ def translate_list_error(bucket: str, error: Exception) -> StoreUnavailable:
     if isinstance(error, ValueError):
         message = "no list of objects in the answer"
         return ObjectUnreadable(bucket, "", "XMinioObjectTampered", message)
+    from minio.error import S3Error  # noqa: PLC0415
+
     if isinstance(error, S3Error) and _DECRYPTION_ERROR.fullmatch(f"{error.code}: {error.message}"):
         return ObjectUnreadable(bucket, "", error.code or "", error.message or "")
     return StoreUnavailable(f"{bucket}: {format_error(error)}")

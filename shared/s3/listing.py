@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import obstore
-from minio.datatypes import Object
-from minio.error import MinioException
 from obstore.exceptions import BaseError, InvalidPathError
 from urllib3.exceptions import HTTPError
 
@@ -16,8 +15,11 @@ from shared.s3 import errors
 from shared.s3.connection import S3Connection
 from shared.s3.metadata import make_object_info, strip_quotes, to_unix_seconds
 
+if TYPE_CHECKING:
+    from minio.datatypes import Object
 
-def _convert_entry(entry: Object) -> ObjectInfo:
+
+def _convert_entry(entry: "Object") -> ObjectInfo:
     return ObjectInfo(
         entry.object_name or "",
         strip_quotes(entry.etag),
@@ -103,6 +105,8 @@ class S3Lister:
     def _list_page_by_minio(
         self, prefix: str, after: str, limit: int, delimiter: str = ""
     ) -> list[ObjectInfo]:
+        from minio.error import MinioException  # noqa: PLC0415
+
         try:
             # The public list_objects always requests 1,000 keys.
             entries = self._connection.minio._list_objects(

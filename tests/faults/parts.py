@@ -31,7 +31,6 @@ from worker.reading.refresher import Refresher
 from worker.reading.user_reader import UserReader
 from worker.services.builders import (
     build_bulk_reads,
-    build_checks,
     build_publisher,
     build_readers,
     build_rebuild,
@@ -39,6 +38,7 @@ from worker.services.builders import (
     build_unpacker,
 )
 from worker.services.state_parts import StateParts, build_state
+from worker.services.watchdog_builder import build_checks
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.state.schema_upgrade import upgrade_schema

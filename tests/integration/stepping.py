@@ -29,7 +29,6 @@ from worker.reading.user_reader import UserReader
 from worker.services.builders import (
     PublisherParts,
     Readers,
-    build_checks,
     build_publisher,
     build_readers,
     build_sweep,
@@ -37,6 +36,7 @@ from worker.services.builders import (
 )
 from worker.services.clients import ServerClients
 from worker.services.container import Services
+from worker.services.watchdog_builder import build_checks
 from worker.source.metrics import MinioMetrics
 from worker.source.notifications import NotificationRules
 from worker.state.schema_upgrade import upgrade_schema

@@ -131,10 +131,14 @@ class Rebuild:
         """Record the running rebuild as done if all its users are published; enqueue the next."""
         finished = self._rebuilds.finish_if_done(self._clock())
         if finished:
-            logger.info("rebuild %s done", finished)
-            queued = self._rebuilds.get_queued_id()
-            if queued:
-                self._tasks.rebuild(queued)
+            self.enqueue_next(finished)
+
+    def enqueue_next(self, finished_id: str) -> None:
+        """Log that a rebuild is done, and enqueue the one that waits for its end."""
+        logger.info("rebuild %s done", finished_id)
+        queued = self._rebuilds.get_queued_id()
+        if queued:
+            self._tasks.rebuild(queued)
 
 
 def _count_users(ids: Collection[str]) -> int:

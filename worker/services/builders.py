@@ -1,7 +1,7 @@
 """Functions that build the parts of a process from other parts.
 
-The tests call them with parts of their own. Modules that need pandas and pyarrow are imported on
-first use: a process that only listens or reads single drops does not need their 60 MB.
+The tests call them with parts of their own. Modules that need pandas, pyarrow or minio are imported
+on first use: a process that reads single drops does not need their 60 MB.
 """
 
 import time
@@ -27,20 +27,6 @@ from worker.reading.source_health import SourceHealth
 from worker.reading.user_reader import UserReader
 from worker.services.state_parts import StateParts
 from worker.source.ignored_keys import IgnoredKeys
-from worker.source.metrics import MinioMetrics
-from worker.source.notifications import NotificationRules
-from worker.watchdog.broken_reads import BrokenReads
-from worker.watchdog.checks import WatchdogChecks
-from worker.watchdog.loss_detection import (
-    EventsOfVersion1,
-    NotificationRulesCheck,
-    PublishedFilesCheck,
-    ServerLossCheck,
-)
-from worker.watchdog.overdue import OverdueBundles, OverdueUsers
-from worker.watchdog.stalled_jobs import PendingResults, StalledJobs
-from worker.watchdog.sweep_schedule import SweepSchedule
-from worker.watchdog.watchdog import CountingStart
 
 if TYPE_CHECKING:
     from worker.jobs.rebuild import Rebuild
@@ -48,6 +34,7 @@ if TYPE_CHECKING:
     from worker.jobs.unpacker import Unpacker
     from worker.publishing.object_recovery import ObjectRecovery
     from worker.publishing.publisher import Publisher
+    from worker.source.metrics import MinioMetrics
 
 
 class Readers(NamedTuple):
@@ -88,7 +75,7 @@ def build_sweep(
     records: JobRecords,
     bulk_reads: BulkReads,
     ignored_keys: IgnoredKeys,
-    metrics: MinioMetrics,
+    metrics: "MinioMetrics",
     bundle_lookup: BundleLookup,
     image_copies: ImageCopies,
     clock: Callable[[], float] = time.time,
@@ -194,47 +181,3 @@ def build_publisher(
     built = publisher.Publisher(state.publish_queue, writer, copies, manifest, clock)
     recovery = object_recovery.ObjectRecovery(objects, built, unpack_lease, state.loss_signals)
     return PublisherParts(built, recovery)
-
-
-def build_checks(
-    state: StateParts,
-    records: JobRecords,
-    output: ObjectStore,
-    tasks: TaskQueue,
-    metrics: MinioMetrics,
-    sweep_interval_s: float,
-    notification_rules: NotificationRules | None = None,
-) -> WatchdogChecks:
-    """Return the checks. `notification_rules`: the rules to check and restore; None skips that."""
-    broken_reads = BrokenReads(state.attempts, state.users, tasks, state.work_queues)
-
-    def is_unmonitored() -> bool:
-        return not records.sweeps.get_field("metrics") or not state.inbox.events_available()
-
-    return WatchdogChecks(
-        counting_start=CountingStart(state.status),
-        broken_reads=broken_reads,
-        overdue_users=OverdueUsers(
-            state.users, state.work_queues, tasks, broken_reads, state.status
-        ),
-        overdue_bundles=OverdueBundles(state.users, state.work_queues, tasks, records.unpack_lease),
-        stalled_jobs=StalledJobs(state.work_queues, tasks, records.rebuilds, records.unpacks),
-        pending_results=PendingResults(state.publish_queue),
-        published_files=PublishedFilesCheck(
-            output,
-            state.publish_queue,
-            state.catalog_version,
-            records.unpack_lease,
-            state.loss_signals,
-        ),
-        server_loss=ServerLossCheck(metrics, state.loss_signals, records.sweeps),
-        events_of_version_1=EventsOfVersion1(state.inbox),
-        notification_rules=(
-            NotificationRulesCheck(notification_rules, state.inbox, state.loss_signals)
-            if notification_rules
-            else None
-        ),
-        sweep_schedule=SweepSchedule(
-            state.loss_signals, records.sweeps, tasks, sweep_interval_s, is_unmonitored
-        ),
-    )

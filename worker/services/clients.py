@@ -6,10 +6,10 @@ Each is created, and connects, when it is first used.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import certifi
-from minio import Minio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -20,6 +20,9 @@ from shared import logs
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import TaskQueue, create_celery
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 READ_CONCURRENCY = 32
 """Maximum concurrent requests to MinIO per process; more are not faster on one server."""
@@ -73,12 +76,14 @@ class ServerClients:
             retry=Retry(NoBackoff(), 1),
         )
 
-    def create_minio_client(self, http_client: PoolManager | None = None) -> Minio:
+    def create_minio_client(self, http_client: PoolManager | None = None) -> "Minio":
         """Return a client for requests about whole buckets: creation and notifications.
 
         By default it retries errors of the server, and never a connection that fails: a command
         reports a stopped server immediately.
         """
+        from minio import Minio  # noqa: PLC0415
+
         endpoint = urlsplit(self.settings.minio_endpoint)
         access_key = self.settings.minio_access_key
         secret_key = self.settings.minio_secret_key

@@ -1,6 +1,7 @@
 """The parts of one process, each built when it is first used.
 
-Modules that need pandas and pyarrow are imported on first use, see `worker.services.builders`.
+Modules that need pandas, pyarrow or minio are imported on first use (see
+`worker.services.builders`).
 """
 
 import gc
@@ -22,7 +23,6 @@ from worker.reading.user_reader import UserReader
 from worker.services.builders import (
     Readers,
     build_bulk_reads,
-    build_checks,
     build_readers,
     build_rebuild,
     build_sweep,
@@ -31,15 +31,14 @@ from worker.services.builders import (
 from worker.services.clients import READ_CONCURRENCY, ServerClients
 from worker.services.state_parts import StateParts, build_state
 from worker.source.ignored_keys import IgnoredKeys
-from worker.source.metrics import MinioMetrics
-from worker.source.notifications import NotificationRules
-from worker.state.schema_upgrade import upgrade_schema
-from worker.watchdog.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from worker.jobs.rebuild import Rebuild
     from worker.jobs.sweep import Sweep
     from worker.jobs.unpacker import Unpacker
+    from worker.source.metrics import MinioMetrics
+    from worker.source.notifications import NotificationRules
+    from worker.watchdog.watchdog import Watchdog
 
 
 class Services:
@@ -91,15 +90,19 @@ class Services:
         return IgnoredKeys(self.clients.redis)
 
     @cached_property
-    def minio_metrics(self) -> MinioMetrics:
+    def minio_metrics(self) -> "MinioMetrics":
         """The reader of MinIO's metrics."""
+        from worker.source.metrics import MinioMetrics  # noqa: PLC0415
+
         return MinioMetrics(
             self.clients.settings.minio_endpoint, self.clients.settings.minio_prometheus_token
         )
 
     @cached_property
-    def notification_rules(self) -> NotificationRules:
+    def notification_rules(self) -> "NotificationRules":
         """MinIO's notification rules of the source bucket, by a client with short timeouts."""
+        from worker.source.notifications import NotificationRules  # noqa: PLC0415
+
         http_client = PoolManager(timeout=Timeout(connect=2, read=5), retries=False)
         return NotificationRules(
             self.clients.create_minio_client(http_client), self.clients.settings.source_bucket
@@ -173,8 +176,12 @@ class Services:
         )
 
     @cached_property
-    def watchdog(self) -> Watchdog:
+    def watchdog(self) -> "Watchdog":
         """The watchdog, with a connection of its own, because it runs in another thread."""
+        from worker.services.watchdog_builder import build_checks  # noqa: PLC0415
+        from worker.state.schema_upgrade import upgrade_schema  # noqa: PLC0415
+        from worker.watchdog.watchdog import Watchdog  # noqa: PLC0415
+
         client = self.clients.connect_redis()
         records = build_records(client)
         checks = build_checks(

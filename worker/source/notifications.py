@@ -6,9 +6,9 @@ from minio import Minio
 from minio.error import S3Error
 from minio.notificationconfig import CommonConfig, NotificationConfig, QueueConfig
 
+from shared.formats.events import EVENT_TARGET
+
 EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
-EVENT_TARGET = "FAST"
-"""ID of the Redis target that sends to `shared.redis_keys.FAST_EVENTS`."""
 EVENT_TARGET_ARN = f"arn:minio:sqs::{EVENT_TARGET}:redis"
 RULE_ID = "rowdrop-fast"
 RULE_ID_OF_VERSION_1 = "rowdrop-safe"

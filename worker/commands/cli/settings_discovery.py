@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 from shared import logs
 from shared.settings import Settings
 from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
-from worker.commands.provisioning.credential_set import TOKEN_SETTINGS
+from worker.commands.provisioning.credential_set import SETTINGS_FILE, TOKEN_SETTINGS
 from worker.commands.provisioning.instructions import ACL_HINT
 from worker.commands.status import ApiAddress
 from worker.services.server_errors import (
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 """The checkout. In a container it is the folder with the program."""
-SETTINGS_FILE = "settings.env"
-"""The file in the data folder with the settings of the running Rowdrop, without credentials."""
 MINIO_SETTINGS = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 SERVER_SETTINGS = {"minio": MINIO_SETTINGS, "redis": ("REDIS_URL",)}
 """The settings without which a server cannot be used."""

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from shared.formats.events import EVENT_TARGET
 from shared.formats.records import Buckets
 from worker.commands.provisioning.credential_set import (
     GIVEN_SETTINGS,
@@ -29,7 +30,6 @@ from worker.commands.provisioning.credential_set import (
     parse_redis_user,
 )
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
-from worker.source.notifications import EVENT_TARGET
 
 CREDENTIALS_HOME = Path("/run/rowdrop")
 """Where the credential volumes of all other containers are mounted, one folder per container.  Only

@@ -48,6 +48,9 @@ GIVEN_SETTINGS = (
 SECRET_SETTINGS = frozenset({*GIVEN_SETTINGS, "GENERATED_API_TOKEN"} - {"MINIO_ENDPOINT"})
 """Settings that a process gets only through `Credentials.settings_of`."""
 
+SETTINGS_FILE = "settings.env"
+"""The file in the data folder with the settings of the running Rowdrop, without credentials."""
+
 PROCESSES: Mapping[str, tuple[str, ...]] = {
     "listener": ("minio", "redis", "metrics"),
     "worker": ("minio", "redis", "metrics"),

@@ -3,11 +3,11 @@
 import json
 from urllib.parse import urlsplit
 
+from shared.formats.events import EVENT_TARGET
 from shared.formats.records import Buckets
 from shared.redis_keys import FAST_EVENTS
 from shared.settings import Settings
 from worker.commands.provisioning.server_users import REDIS_RULES, minio_policies
-from worker.source.notifications import EVENT_TARGET
 
 VULNERABLE_BUILD_WARNING = (
     "WARNING: this MinIO accepts uploads without a valid signature\n"
