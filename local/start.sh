@@ -17,4 +17,7 @@ if [ "$credentials" != none ]; then
     . "$ROWDROP_DIR/credentials/$credentials.env"
     set +a
 fi
+# Arrow's own allocator keeps 10 to 20 MB in each process that has read a table, and OpenBLAS has
+# buffers and threads that nothing here uses.
+export ARROW_DEFAULT_MEMORY_POOL=system OPENBLAS_NUM_THREADS=1
 exec "$@"

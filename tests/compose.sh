@@ -79,7 +79,7 @@ memory() {
 }
 
 # -- up --------------------------------------------------------------------------------------------
-services=(minio redis listener worker worker-bulk publisher beat flower api)
+services=(minio redis listener worker worker-bulk publisher flower api)
 quiet compose build || failed "building"
 up=$SECONDS
 quiet compose up -d || failed "up"
@@ -93,7 +93,7 @@ grep -q '^MINIO_SECRET_KEY=' "$logs/credentials" || failed "the credentials are 
 [ ${#MINIO_SECRET_KEY} -ge 24 ] && [ ${#FLOWER_PASSWORD} -ge 20 ] || failed "secrets have the minimum length"
 ok "credentials are generated, and shown to the operator"
 [ "$(status "http://127.0.0.1:$FLOWER_PORT/")" = 401 ] && [ "$(status -u "$FLOWER_USER:$FLOWER_PASSWORD" "http://127.0.0.1:$FLOWER_PORT/")" = 200 ] || failed "Flower requires its password"
-for service in redis minio listener worker publisher beat flower api; do
+for service in redis minio listener worker publisher flower api; do
     docker exec "$(container $service)" ls /run/rowdrop | sort | xargs >>"$logs/held"
 done
 cat >"$logs/expected" <<'END'
@@ -125,7 +125,7 @@ ok "root may not sign in, and forged writes are rejected"
 ok "Flower and MinIO's metrics require credentials; the ports of Redis and of the console are not published"
 reaches() { python_ "$1" -c "import socket; socket.create_connection(('$2', $3), timeout=3)" >/dev/null 2>&1; }
 reaches flower redis 6379 && reaches load minio 9000 || failed "containers reach their servers"
-for pair in "flower minio 9000" "beat minio 9000" "load redis 6379"; do
+for pair in "flower minio 9000" "load redis 6379"; do
     # shellcheck disable=SC2086
     if reaches $pair; then failed "separate networks: $pair"; fi
 done

@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from celery.beat import Scheduler
-from celery.signals import heartbeat_sent
-
 MIN_HEARTBEAT_INTERVAL_S = 1.0
 
 
@@ -35,18 +32,6 @@ class Heartbeat:
         The worker's event loop sends them through the broker between tasks, so they prove that both
         work.
         """
+        from celery.signals import heartbeat_sent  # noqa: PLC0415  the publisher has no Celery
+
         heartbeat_sent.connect(lambda **_: self.beat(), weak=False)
-
-
-class HeartbeatScheduler(Scheduler):
-    """Celery beat's scheduler with a heartbeat.
-
-    It stores no schedule file. The listener requests a sweep at each start, so beat's last run
-    times need not survive a restart.
-    """
-
-    def tick(self) -> float:  # type: ignore[override]  # the original's parameters are internal
-        """Send the tasks that are due; return the seconds until the next one."""
-        delay_s: float = super().tick()
-        self.app.conf.progress.beat()
-        return delay_s

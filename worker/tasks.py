@@ -18,7 +18,6 @@ from shared.formats.source_keys import explain_unusable_name, make_csv_key
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
 from shared.task_queue import (
-    BULK_QUEUE,
     REBUILD,
     REFRESH,
     REFRESH_ISOLATED,
@@ -57,27 +56,6 @@ def create_app(settings: Settings, get_services: Callable[[], Services]) -> Cele
     """
     celery = create_celery(settings.redis_url)
     _add_tasks(celery, get_services)
-    return celery
-
-
-def create_scheduler(settings: Settings) -> Celery:
-    """Create the application of beat and Flower, with one schedule: the periodic sweep.
-
-    This sweep runs without a loss signal.
-    """
-    celery = create_celery(settings.redis_url)
-    # Flower consumes the workers' events. Separate keys keep its unacknowledged messages apart from
-    # those of the workers.
-    key_options = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
-    celery.conf.broker_transport_options |= {name: f"flower:{name}" for name in key_options}
-    celery.conf.beat_schedule = {
-        "sweep": {
-            "task": SWEEP,
-            "schedule": float(settings.sweep_interval_s),
-            "args": ("schedule",),
-            "options": {"queue": BULK_QUEUE, "expires": settings.sweep_interval_s},
-        }
-    }
     return celery
 
 

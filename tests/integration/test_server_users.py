@@ -425,7 +425,7 @@ def test_redis_acl_forbids_administration(servers: SecuredServers, role: str, co
     assert "no permissions" in str(refused.value).lower() or "not allowed" in str(refused.value)
 
 
-@pytest.mark.parametrize("role", ["api", "beat", "flower", "init", "minio", "health"])
+@pytest.mark.parametrize("role", ["api", "flower", "init", "minio", "health"])
 @pytest.mark.parametrize("key", STATE)
 def test_redis_acl_lets_only_pipeline_change_state(
     servers: SecuredServers, role: str, key: str
@@ -492,7 +492,7 @@ def test_redis_acl_forbids_flower_to_send_tasks(servers: SecuredServers) -> None
                 client.execute_command(*command)
 
 
-@pytest.mark.parametrize("role", ["api", "beat", "flower", "init"])
+@pytest.mark.parametrize("role", ["api", "flower", "init"])
 def test_redis_acl_protects_queue_key_types(servers: SecuredServers, role: str) -> None:
     """Workers fail if the key of a queue or of its bindings holds a value of another type."""
     keys = (

@@ -173,6 +173,22 @@ def find_processes(folder: Path, command_words: str) -> list[psutil.Process]:
     return sorted(matching, key=psutil.Process.create_time)
 
 
+def find_event_workers(folder: Path) -> list[psutil.Process]:
+    """Return the event workers, oldest first."""
+    return [process for process in _find_forked_workers(folder) if not process.children()]
+
+
+def find_bulk_worker(folder: Path) -> psutil.Process:
+    """Return the bulk worker, the only one with processes of its own."""
+    (bulk_worker,) = (process for process in _find_forked_workers(folder) if process.children())
+    return bulk_worker
+
+
+def _find_forked_workers(folder: Path) -> list[psutil.Process]:
+    parent = find_processes(folder, "worker.app")[0]
+    return sorted(parent.children(), key=psutil.Process.create_time)
+
+
 def _command_line(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())

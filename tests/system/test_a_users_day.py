@@ -13,7 +13,7 @@ import pytest
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
-from tests.system.running import RunShProcess, wait_until
+from tests.system.running import RunShProcess, list_processes, wait_until
 
 SOURCE = "src-data"
 OUTPUT = "processed-data"
@@ -228,3 +228,41 @@ def test_flower_requires_password(rowdrop: RunShProcess, s3: Minio) -> None:
             connection.close()
 
     wait_until(lambda: "refresh" in tasks())
+
+
+PROCESS_COUNTS = {
+    "worker.listener": 1,
+    "worker.publisher": 1,
+    "worker.app events events-2 bulk": 6,
+    "api.asgi": 3,
+    "worker.commands.flower_conf": 1,
+    "minio/data": 1,
+    "redis.conf": 1,
+    "supervisor.supervisord": 1,
+    "local.run": 1,
+}
+"""Maps words in the command line of the processes of docs/architecture.md to their number."""
+
+
+def test_rowdrop_runs_only_documented_processes(rowdrop: RunShProcess, s3: Minio) -> None:
+    """The processes that do not sweep have no pandas, also after requests of each format."""
+    put(s3, "shape.csv", FORM_OF_THE_PUBLIC_TASK)
+    soon(lambda: row_of(rowdrop, "shape"))
+    for path in (
+        "/data?sort=-birthts&q=ivan",
+        "/data?format=csv",
+        "/data?format=parquet",
+        "/stats",
+    ):
+        assert rowdrop.get(path)[0] == 200
+    processes = list_processes(rowdrop.folder)
+    commands = [" ".join(process.cmdline()) for process in processes]
+    counts = {words: sum(words in text for text in commands) for words in PROCESS_COUNTS}
+    assert counts == PROCESS_COUNTS
+    assert len(commands) == sum(PROCESS_COUNTS.values())
+    with_pandas = {
+        text
+        for process, text in zip(processes, commands, strict=True)
+        if "/pandas/" in " ".join(region.path for region in process.memory_maps())
+    }
+    assert all("worker.app" in text for text in with_pandas)

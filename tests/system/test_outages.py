@@ -6,14 +6,21 @@ Each process is stopped by its PID.
 import io
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 from minio import Minio
 
 from shared.redis_keys import DIRTY, TRUST_STATE
-from tests.system.running import RunShProcess, find_processes, wait_until
+from tests.system.running import (
+    RunShProcess,
+    find_bulk_worker,
+    find_event_workers,
+    find_processes,
+    wait_until,
+)
 from tests.system.test_a_users_day import (
     FORM_OF_THE_PUBLIC_TASK,
     SOURCE,
@@ -66,23 +73,23 @@ def test_api_serves_gets_without_minio(rowdrop: RunShProcess, s3: Minio) -> None
 
 
 def test_rowdrop_publishes_drops_while_each_process_dies(rowdrop: RunShProcess, s3: Minio) -> None:
-    programs = (
-        "worker.listener",
-        "worker.publisher",
-        "-Q events",
-        "-Q bulk",
-        "celery -A worker.scheduler beat",
-        "api.asgi",
+    find_process: tuple[Callable[[Path], psutil.Process], ...] = (
+        lambda folder: find_processes(folder, "worker.listener")[0],
+        lambda folder: find_processes(folder, "worker.publisher")[0],
+        lambda folder: find_event_workers(folder)[0],
+        find_bulk_worker,
+        lambda folder: find_processes(folder, "api.asgi")[0],
+        lambda folder: find_processes(folder, "worker.app")[0],  # the parent of all workers
     )
-    for number, words in enumerate(programs):
-        find_processes(rowdrop.folder, words)[0].kill()
+    for number, find in enumerate(find_process):
+        find(rowdrop.folder).kill()
         put(s3, f"death-{number}.csv", FORM_OF_THE_PUBLIC_TASK)
-    wait_until(lambda: output(s3).count(b"death-") == len(programs), timeout_s=90)
+    wait_until(lambda: output(s3).count(b"death-") == len(find_process), timeout_s=90)
     wait_until(rowdrop.is_healthy, timeout_s=90)
 
 
 def test_rowdrop_publishes_drops_while_worker_hangs(rowdrop: RunShProcess, s3: Minio) -> None:
-    with frozen(find_processes(rowdrop.folder, "-Q events")[0]):
+    with frozen(find_event_workers(rowdrop.folder)[0]):
         for number in range(10):
             put(s3, f"hang-{number}.csv", FORM_OF_THE_PUBLIC_TASK)
         wait_until(lambda: output(s3).count(b"hang-") == 10, timeout_s=90)
@@ -93,7 +100,7 @@ def test_rowdrop_keeps_rows_while_bucket_is_renamed(rowdrop: RunShProcess, s3: M
         put(s3, f"pending-{number:02d}.csv", FORM_OF_THE_PUBLIC_TASK)
     wait_until(lambda: output(s3).count(b"pending-") == 20)
     data = rowdrop.folder / "minio" / "data"
-    with frozen(*find_processes(rowdrop.folder, "-Q events")):
+    with frozen(*find_event_workers(rowdrop.folder)):
         for number in range(20):
             put(s3, f"pending-{number:02d}.csv", b"first_name,last_name,birthts\nNew,Name,1\n")
         (data / SOURCE).rename(data / "renamed")

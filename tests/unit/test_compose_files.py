@@ -35,7 +35,6 @@ LONG_RUNNING = {
     "worker",
     "worker-bulk",
     "publisher",
-    "beat",
     "flower",
     "api",
 }
@@ -90,7 +89,7 @@ def test_compose_health_checks_test_real_work() -> None:
     }
     assert not any(re.search(r"(?i)\bping\b|pgrep|pidof", check) for check in checks.values())
     assert "/health/live" in checks["api"]
-    for name in ("listener", "worker", "worker-bulk", "publisher", "beat"):
+    for name in ("listener", "worker", "worker-bulk", "publisher"):
         assert "/progress) -lt 60" in re.sub(r"\)+", ")", checks[name])
 
 

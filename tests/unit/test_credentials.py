@@ -103,7 +103,6 @@ def test_prepare_credentials_writes_only_own_values_per_container(tmp_path: Path
         "listener": [*minio_user, *redis_user, *metrics],
         "worker": [*minio_user, *redis_user, *metrics],
         "publisher": [*minio_user, *redis_user],
-        "beat": redis_user,
         "flower": [*redis_user, "flower_user", "flower_password"],
         "api": [
             *minio_user,

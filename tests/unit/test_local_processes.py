@@ -36,7 +36,7 @@ IGNORE_SIGTERM = [
 
 PROGRAMS = read_programs()
 PROGRAMS_OF_APP = (
-    "listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api", "flower",
+    "listener", "publisher", "worker", "api", "flower",
 )  # fmt: skip
 
 
@@ -108,11 +108,7 @@ def test_supervisord_conf_starts_servers_first_and_stops_them_last() -> None:
 
 def test_supervisord_conf_gives_each_program_its_own_credentials() -> None:
     credentials = {name: program["command"].split()[3] for name, program in PROGRAMS.items()}
-    expected = {name: name for name in PROGRAMS} | {
-        "redis": "none",
-        "worker-2": "worker",
-        "worker-bulk": "worker",
-    }
+    expected = {name: name for name in PROGRAMS} | {"redis": "none"}
     assert credentials == expected
     assert set(credentials.values()) - {"none", "minio"} <= set(PROCESSES)
 

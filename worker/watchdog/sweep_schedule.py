@@ -34,8 +34,8 @@ class SweepSchedule:
     def tick(self, now: float) -> None:
         """Request a sweep on a loss signal, or if the last one is overdue.
 
-        Celery beat requests the regular sweeps. One counts as overdue after two intervals, or after
-        `UNMONITORED_SWEEP_S` if lost events would not be detected otherwise.
+        The bulk worker requests the regular sweeps. One counts as overdue after two intervals, or
+        after `UNMONITORED_SWEEP_S` if lost events would not be detected otherwise.
         """
         trust_state = self._loss_signals.trust_state()
         last_sweep_at = float(self._sweeps.get_field("at") or 0)

@@ -13,9 +13,9 @@ RECOVERY_LIMIT_S = 90.0
 
 
 def run_two_of_each(run: ScenarioRun) -> None:
-    """Run two listeners, publishers and beats all the time."""
+    """Run two listeners, two publishers and two bulk workers all the time."""
     with (
-        run.start_rowdrop(doubled_programs=("listener", "publisher", "beat")) as live,
+        run.start_rowdrop(doubled_programs=("listener", "publisher", "worker-bulk")) as live,
         run.start_traffic(live, users=200, per_second=100) as (traffic, _),
     ):
         time.sleep(30 if run.long else 5)
@@ -68,7 +68,7 @@ def run_clock_changes(run: ScenarioRun) -> None:
 
 
 SCENARIOS = {
-    "two listeners, publishers, beats": Scenario(
+    "two listeners, publishers, bulk workers": Scenario(
         run_two_of_each, ("writer",), in_short_form=True, needs_long_form=True
     ),
     "a publisher asleep for 60 s": Scenario(run_stalled_publisher, ("writer",)),

@@ -63,8 +63,10 @@ from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
 from worker.services.state_parts import build_state
 
-CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-2", "worker-bulk", "beat", "api")
+CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-bulk", "api")
 """The processes that a test can kill or stop at a named point."""
+WORKERS = {"worker": "events", "worker-2": "events-2", "worker-bulk": "bulk"}
+"""The name of each program of a worker, and the name of the worker."""
 
 
 class WaitTimeout(Exception):
@@ -170,6 +172,11 @@ class LiveRowdrop:
             for name, options in programs.items()
             if "priority" not in options and name != "flower"
         }
+        # One program per worker, as in containers, so that each has a name of its own.
+        worker = app.pop("worker")
+        for name, worker_name in WORKERS.items():
+            command = worker["command"].partition(" events ")[0]
+            app[name] = {**worker, "command": f"{command} {worker_name}"}
         doubled = {f"{name}-2": app[name] for name in self._doubled_programs}
         return {name: _add_points(name, options) for name, options in {**app, **doubled}.items()}
 

@@ -36,6 +36,8 @@ FORMER_ROOT_USER = "rowdrop"
 
 MINIO_ROLES = tuple(minio_policies(Buckets("", "")))
 REDIS_ROLES = tuple(REDIS_RULES)
+_FORMER_ROLES = frozenset({"beat"})
+"""Roles of release 0.3.  Their users may be among those kept or given, and get no rights."""
 
 TOKEN_SETTINGS = ("API_TOKEN", "API_TOKENS", "READ_TOKENS", "EVENTS_TOKEN")
 GIVEN_SETTINGS = (
@@ -55,7 +57,6 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "listener": ("minio", "redis", "metrics"),
     "worker": ("minio", "redis", "metrics"),
     "publisher": ("minio", "redis"),
-    "beat": ("redis",),
     "flower": ("redis", "flower"),
     "api": ("minio", "redis", "tokens"),
     "loader": ("minio",),
@@ -237,6 +238,8 @@ def parse_users(text: str, setting: str) -> dict[str, ServerUser]:
     for entry in text.replace(",", " ").split():
         role, _, user = entry.partition("=")
         name, has_password, password = user.partition(":")
+        if has_password and role in _FORMER_ROLES:
+            continue
         if not has_password or role not in roles:
             known = ", ".join(roles)
             raise InvalidCredentials(

@@ -225,7 +225,6 @@ REDIS_RULES: Mapping[str, str] = {
             f"(+rpush %W~{FAST_EVENTS})",  # POST /events
         ]
     ),
-    "beat": f"{_NON_ADMIN_RULES} {_SEND_RULES}",
     # Flower acknowledges messages under its own keys (flower:unacked*).  Write access to `unacked`
     # would allow it to enqueue any task: workers redeliver the unacknowledged messages in it.
     # Redis allows a PSUBSCRIBE only if the ACL contains its pattern literally.
