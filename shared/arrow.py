@@ -7,14 +7,12 @@ import pyarrow as pa
 
 
 def avoid_pandas() -> None:
-    """Keep Arrow from importing pandas, which takes 28 MB, in this process.
+    """Make pandas seem missing in this process, so that Arrow does not import it: 28 MB.
 
-    Arrow looks for pandas once, at the first conversion of a value, to recognize its types. Here it
-    looks while pandas seems to be missing. What needs pandas still imports it: `to_pandas`, and
-    `pyarrow.array` of a list without a type.
+    Arrow does so at the first conversion of a value, only to recognize the types of pandas.
     """
     if "pandas" not in sys.modules:
         sys.modules["pandas"] = None  # type: ignore[assignment]
+        # Arrow looks for pandas once.  Its way to import it does not expect the None.
         with suppress(ImportError, AttributeError):
             pa.scalar("")
-        del sys.modules["pandas"]

@@ -24,7 +24,7 @@ from shared.formats.output_csv import (
     InvalidOutputCsv,
     OutputCsv,
     decode_row,
-    read_frame,
+    read_table,
 )
 
 _MIN_BULK_LINES = 2000
@@ -136,9 +136,7 @@ class SnapshotTable:
     @property
     def columns(self) -> pa.Table:
         """The rows as Arrow columns, text as `large_string`; computed on first use, then cached."""
-        return self.derived.get_or_compute(
-            "columns", lambda: pa.Table.from_pandas(read_frame(self.csv), preserve_index=False)
-        )
+        return self.derived.get_or_compute("columns", lambda: read_table(self.csv).combine_chunks())
 
     def find_row(self, user_id: str) -> int | None:
         """Return the number of this user's row; None if it has no row."""
@@ -240,11 +238,11 @@ def _decode_lines(text: bytes, lines: Sequence[bytes]) -> Iterable[RowFields]:
         return (
             (row.user_id, row.first_name, row.last_name, row.birthts, row.img_path) for row in rows
         )
-    frame = read_frame(OUTPUT_HEADER + text)
+    table = read_table(OUTPUT_HEADER + text)
     # pyarrow skips blank lines without an error.
-    if len(frame) != len(lines):
+    if len(table) != len(lines):
         raise InvalidOutputCsv("some lines are not rows")
-    return zip(*(frame[name].tolist() for name in OUTPUT_COLUMNS), strict=True)
+    return zip(*(table[name].to_numpy().tolist() for name in OUTPUT_COLUMNS), strict=True)
 
 
 def _view_as_column(text: bytes, starts: NDArray[np.int64]) -> pa.Array:

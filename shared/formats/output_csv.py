@@ -220,21 +220,25 @@ def _decode_or_none(line: bytes) -> Row | None:
     return row if isinstance(classify_key(make_csv_key(row.user_id)), UserFile) else None
 
 
-def read_frame(body: bytes) -> "pd.DataFrame":
-    """Parse an output.csv into a DataFrame: text unchanged ("0001", "NA", ""), `birthts` as int64.
+def read_table(body: bytes) -> pa.Table:
+    """Parse an output.csv into Arrow columns: text unchanged ("0001", "NA"), `birthts` as int64.
 
     Raises `InvalidOutputCsv` unless every line is a row.
     """
     OutputCsv(body)  # raises for a wrong header or an unfinished last line
-    table = pa.schema(_COLUMN_TYPES).empty_table()
     # pyarrow refuses a file without rows.
-    if len(body) > len(OUTPUT_HEADER):
-        options = _build_reader_options(use_threads=True)
-        try:
-            table = pa_csv.read_csv(pa.BufferReader(body), **options)
-        except pa.ArrowInvalid:  # its message quotes the line, and names must not be logged
-            raise InvalidOutputCsv("a line is not a row") from None
-    frame: pd.DataFrame = table.to_pandas()
+    if len(body) == len(OUTPUT_HEADER):
+        return pa.schema(_COLUMN_TYPES).empty_table()
+    options = _build_reader_options(use_threads=True)
+    try:
+        return pa_csv.read_csv(pa.BufferReader(body), **options)
+    except pa.ArrowInvalid:  # its message quotes the line, and names must not be logged
+        raise InvalidOutputCsv("a line is not a row") from None
+
+
+def read_frame(body: bytes) -> "pd.DataFrame":
+    """Parse an output.csv into a DataFrame, as `read_table` does."""
+    frame: pd.DataFrame = read_table(body).to_pandas()
     return frame
 
 
