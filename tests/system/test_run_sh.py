@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from shared.redis_keys import LAST_SWEEP
 from tests.system.running import (
     RunShProcess,
     clean_up_processes,
+    find_bulk_worker,
     find_free_port,
     find_processes,
     list_processes,
@@ -102,6 +105,19 @@ def test_run_sh_restarts_dead_and_stops_stale_processes(folder: Path, start: Sta
     assert [process for process in orphans if process.is_running()] == []
     assert second.credentials == saved
     assert second.stop_with_signal(signal.SIGHUP) == 0
+    assert list_processes(folder) == []
+
+
+def test_run_sh_sweeps_regularly_after_death_of_bulk_worker(folder: Path, start: Start) -> None:
+    """The watchdog would request an overdue sweep only after two intervals, and with its cause."""
+    run = start(folder, "--empty", SWEEP_INTERVAL_S="15").wait_until_ready()
+    with Redis.from_url(run.read_credentials_of("worker")["REDIS_URL"]) as redis:
+        for _ in range(2):
+            bulk_worker = find_bulk_worker(folder)
+            bulk_worker.kill()
+            redis.hdel(LAST_SWEEP, "cause")
+            wait_until(lambda: redis.hget(LAST_SWEEP, "cause") == b"schedule")
+    assert run.stop_with_signal(signal.SIGTERM) == 0
     assert list_processes(folder) == []
 
 
