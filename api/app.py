@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.answers.table_answers import TableAnswers
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
@@ -100,19 +101,17 @@ def _add_routes(
     clock: Callable[[], float],
 ) -> None:
     get_view = dependencies.get_view
+    answers = TableAnswers(get_view, clock, dependencies.compute_pool)
     app.add_route("/", IndexResource())
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
-    app.add_route(
-        "/data",
-        DataResource(get_view, dependencies.rebuild_controller, clock, dependencies.compute_pool),
-    )
+    app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
     app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
     app.add_route(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
     )
-    app.add_route("/stats", StatsResource(get_view, clock, dependencies.compute_pool))
+    app.add_route("/stats", StatsResource(answers))
     app.add_route("/files", FilesResource(dependencies.source_transfers))
     app.add_route(
         "/files/{name:path}",
