@@ -6,12 +6,13 @@ The listening address comes from the command line (`--bind`).
 import ctypes
 import gc
 import os
+import signal
 from typing import Any
 
 worker_class = "asgi"  # api/web/connections.py adds the limits that it does not have
 workers = 2
 asgi_lifespan = "off"
-asgi_loop = "asyncio"
+asgi_loop = "uvloop"
 preload_app = True  # import before the fork, so that the workers share the libraries' memory
 control_socket_disable = True
 keepalive = 15
@@ -54,6 +55,11 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401
     # settings, before it preloads the application.
     from api.asgi import connections, follower  # noqa: PLC0415
 
+    def stop(*_: object) -> None:
+        worker.alive = False
+
+    # uvloop ignores signals until it runs, and the follower's first check may take seconds.
+    signal.signal(signal.SIGTERM, stop)
     connections.watch(worker.loop, lambda: not worker.alive)
     follower.start(FIRST_POLL_TIMEOUT_S)
 

@@ -9,7 +9,7 @@
 - The answers of the server itself are problem documents, too.
 
 Only public interfaces are used: a `_Connection` is an asyncio protocol around the protocol of the
-server, which gets a `_Transport` around the transport of asyncio.
+server, which gets a `_Transport` around the transport of the event loop.
 """
 
 import asyncio
@@ -31,20 +31,18 @@ REQUEST_S = 10.0
 """Timeout in seconds from the connection to the complete first head."""
 MAX_HEAD_BYTES = 32_768
 SEND_S = 20.0
-"""Timeout in seconds of a client that has not read about `PIECE_BYTES`."""
+"""Timeout in seconds of a client that does not read."""
 LINGER_S = 2.0
 """Seconds in which the input of a closed connection is discarded."""
 CHECK_INTERVAL_S = 0.25
-PIECE_BYTES = 131_072
-"""Size in bytes of the pieces in which a body is sent."""
+SMALL_BODY_BYTES = 65_536
+"""Bodies up to this size do not count as unsent: the server buffers as much in any case."""
 MAX_UNSENT_BYTES = 128 << 20
 """Bytes of the bodies that one process is sending. Above it, the oldest transfer is aborted.
 
 A body that several clients get counts once.
 """
 
-_YIELD_BYTES = 8 * PIECE_BYTES
-"""Bytes after which a transfer yields to other tasks."""
 _Message = dict[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
@@ -107,15 +105,21 @@ class Connections:
                 # before its body arrives, and without 100 (Continue).
                 return first_events.pop() if first_events else await receive()
 
-            async def send_pieces(message: _Message) -> None:
-                await self._send_pieces(connection, message, send)
+            async def send_counted(message: _Message) -> None:
+                body = message.get("body", b"")
+                if len(body) <= SMALL_BODY_BYTES:
+                    await send(message)
+                    return
+                # The server waits until most of it is sent; uvloop needs no copy of what waits.
+                with self._hold_unsent(connection, body):
+                    await send(message)
 
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
             connection.begin_request()
             try:
-                await app(scope, receive_late, send_pieces)
+                await app(scope, receive_late, send_counted)
             finally:
                 connection.end_request()
 
@@ -132,24 +136,6 @@ class Connections:
     def discard(self, connection: "_Connection") -> None:
         """Forget a connection that is closed."""
         self._connections.pop(connection, None)
-
-    async def _send_pieces(self, connection: "_Connection", message: _Message, send: _Send) -> None:
-        body = message.get("body", b"")
-        if len(body) <= PIECE_BYTES:
-            await send(message)
-            return
-        # The server copies what it gets, so it gets one piece at a time, when the last one is sent.
-        view = memoryview(body)
-        with self._hold_unsent(connection, body):
-            for start in range(0, len(view), PIECE_BYTES):
-                if connection.is_lost:
-                    return
-                stop = start + PIECE_BYTES
-                more_body = stop < len(view) or message.get("more_body", False)
-                piece = bytes(view[start:stop])
-                await send({"type": message["type"], "body": piece, "more_body": more_body})
-                if not stop % _YIELD_BYTES:  # a fast client must not block the others
-                    await asyncio.sleep(0)
 
     @contextmanager
     def _hold_unsent(self, connection: "_Connection", body: bytes) -> Iterator[None]:
@@ -185,8 +171,8 @@ class _Connection(asyncio.Protocol):
         self._opened_at = time.monotonic()
         self._received_at = self._opened_at
         self._paused_since: float | None = None
+        self._unsent_bytes = 0
         self._closed_since: float | None = None
-        self.is_lost = False
 
     @property
     def is_busy(self) -> bool:
@@ -255,7 +241,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and wake what waits for the send buffer."""
-        self.is_lost = True
         self._connections.discard(self)
         self._protocol.connection_lost(exc)
         self._protocol.resume_writing()
@@ -268,7 +253,11 @@ class _Connection(asyncio.Protocol):
             if now - self._closed_since > timeout_s:
                 self.abort()
         elif self._paused_since is not None:
-            if now - self._paused_since > SEND_S:
+            unsent_bytes = self._transport.get_write_buffer_size()
+            if unsent_bytes != self._unsent_bytes:
+                self._unsent_bytes = unsent_bytes
+                self._paused_since = now
+            elif now - self._paused_since > SEND_S:
                 self.abort()
         elif is_stopping:
             if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:

@@ -1,13 +1,15 @@
-"""The limits of connections, with gunicorn's own protocol on real sockets of one event loop."""
+"""The limits of connections, with gunicorn's own protocol on real sockets of the API's loop."""
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
@@ -107,7 +109,7 @@ def test_connections_answer_invalid_requests_with_problems(sends: bytes, status:
         assert json.loads(body)["status"] == status
         assert app.request_count == 0
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_before_the_body_arrives() -> None:
@@ -117,7 +119,7 @@ def test_connections_answer_before_the_body_arrives() -> None:
                 sends = HEAD + b"Expect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
                 assert (await exchange(port, sends)).startswith(b"HTTP/1.1 200 OK")
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_deliver_answer_to_client_that_still_sends() -> None:
@@ -126,7 +128,7 @@ def test_connections_deliver_answer_to_client_that_still_sends() -> None:
             sends = HEAD + b"Content-Length: 9000000\r\n\r\n" + bytes(3_000_000)
             assert (await exchange(port, sends)).endswith(b"answer")
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_half_closed_client() -> None:
@@ -138,7 +140,7 @@ def test_connections_answer_half_closed_client() -> None:
             assert (await reader.readuntil(b"answer")).startswith(b"HTTP/1.1 200")
             writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_pipelined_requests() -> None:
@@ -149,7 +151,7 @@ def test_connections_answer_pipelined_requests() -> None:
             )
         assert received.count(b"HTTP/1.1 200") == 10
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 async def connect_slow_reader(port: int) -> asyncio.StreamWriter:
@@ -189,8 +191,8 @@ def test_connections_abort_oldest_transfer_above_budget() -> None:
         assert aborted == expected_aborted
 
     shared = bytes(half + 1)
-    asyncio.run(run(lambda: shared, [False, False, False]))
-    asyncio.run(run(lambda: bytes(half + 1), [True, True, False]))
+    uvloop.run(run(lambda: shared, [False, False, False]))
+    uvloop.run(run(lambda: bytes(half + 1), [True, True, False]))
 
 
 def test_connections_replace_longest_waiting_connection() -> None:
@@ -208,7 +210,7 @@ def test_connections_replace_longest_waiting_connection() -> None:
             for _, writer in idle:
                 writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_end_with_the_client() -> None:
@@ -221,4 +223,35 @@ def test_connections_end_with_the_client() -> None:
             assert await asyncio.wait_for(reader.read(), 1) == b""
             writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
+
+
+class StuckTransport(asyncio.Transport):
+    """A transport with unsent bytes."""
+
+    unsent_bytes = 1_000_000
+    is_aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_connection_aborts_client_only_without_progress() -> None:
+    transport = StuckTransport()
+    connection = limits._Connection(Connections(), asyncio.Protocol())
+    connection.connection_made(transport)
+    connection.data_received(HEAD + b"\r\n")
+    connection.pause_writing()
+    now = time.monotonic()
+    for _ in range(5):
+        transport.unsent_bytes -= 1000
+        now += limits.SEND_S + 1
+        connection.check_deadlines(now, is_stopping=False)
+        assert not transport.is_aborted
+    connection.check_deadlines(now + limits.SEND_S - 1, is_stopping=False)
+    assert not transport.is_aborted
+    connection.check_deadlines(now + limits.SEND_S + 1, is_stopping=False)
+    assert transport.is_aborted

@@ -62,7 +62,6 @@ LIMITS = [
     ("docs/decisions/0020-do-not-poll-output-csv.md", "POLL_INTERVAL_S", 1, "ETag every {:g} s"),
     ("docs/decisions/0029-no-thread-per-connection.md", "REQUEST_S", 1, "complete within {:g} s"),
     ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "at most {:g} KiB"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "PIECE_BYTES", 1024, "pieces of {:g} KiB"),
     (
         "docs/decisions/0029-no-thread-per-connection.md",
         "SEND_S",
