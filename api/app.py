@@ -30,7 +30,7 @@ from api.resources.files import FileResource, FilesResource
 from api.resources.health import LiveResource, ReadyResource
 from api.resources.image import ImageResource
 from api.resources.stats import StatsResource
-from api.resources.tasks import TaskResource, TasksResource
+from api.resources.tasks import TasksResource
 from api.snapshot.view import ViewProvider
 from api.web.error_handlers import (
     handle_invalid_parameter,
@@ -117,18 +117,11 @@ def _add_routes(
         "/files/{name:path}",
         FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
     )
-    app.add_route(
-        "/tasks",
-        TasksResource(
-            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
-        ),
+    tasks = TasksResource(
+        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
     )
-    app.add_route(
-        "/tasks/{task_id}",
-        TaskResource(
-            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
-        ),
-    )
+    app.add_route("/tasks", tasks)
+    app.add_route("/tasks/{task_id}", tasks, suffix="task")
     app.add_route("/events", EventsResource(dependencies.event_controller, BodyReader()))
     app.add_route("/errors", ErrorsResource(get_view, dependencies.compute_pool))
     app.add_route("/health/live", LiveResource(get_view))

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
+from falcon import HTTPInvalidHeader
 from falcon.asgi import BoundedStream, Request, Response
 
 from api.web.conditional import apply_etag
@@ -247,10 +248,6 @@ class _BlockingReader:
         return piece
 
 
-# At most 18 digits, so that each number fits into 64 bits.
-_RANGE_HEADER = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
 def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     """Return the bytes that a single `Range` selects (RFC 9110, 14.2), or None for the whole file.
 
@@ -258,16 +255,18 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     another version (`If-Range`), are ignored. Raises a 416 `Problem` if the file has none of the
     bytes.
     """
-    match = _RANGE_HEADER.fullmatch(request.get_header("Range", default="").strip())
-    if not match or match[0] == "bytes=-":
+    try:
+        selected = request.range if request.range_unit == "bytes" else None
+    except HTTPInvalidHeader:
         return None
     # An empty file has no bytes to select: the whole file is the answer, not a 416.
     is_other_version = request.get_header("If-Range", default=etag) != etag
-    if is_other_version or not size:
+    if selected is None or is_other_version or not size:
         return None
-    first, last = match.groups()
-    start = int(first) if first else max(0, size - int(last))
-    stop = min(int(last) + 1, size) if first and last else size
+    # Falcon counts a start from the end by a negative number, and -1 is the last byte.
+    first, last = selected
+    start = first if first >= 0 else max(0, size + first)
+    stop = size if last < 0 else min(last + 1, size)
     if start >= stop:
         raise Problem(
             "wrong-range", f"The file has {size:,} bytes.", {"Content-Range": f"bytes */{size}"}
@@ -277,4 +276,5 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
 
 def format_content_disposition(disposition_type: str, name: str) -> str:
     """Return a `Content-Disposition` value for a file name with any characters (RFC 6266)."""
+    # Falcon's `downloadable_as` does not escape quotes.
     return f"{disposition_type}; filename*=UTF-8''{quote(name, safe='')}"
