@@ -200,7 +200,8 @@ class _Connection(asyncio.Protocol):
         self._connections.add(self)
         token = _connection_of_task.set(self)
         try:
-            self._protocol.connection_made(_Transport(self, self._transport))
+            guarded: Any = _Transport(self, self._transport)
+            self._protocol.connection_made(guarded)
         finally:
             _connection_of_task.reset(token)
 
@@ -287,13 +288,16 @@ class _Connection(asyncio.Protocol):
         self.close()
 
 
-class _Transport(asyncio.Transport):
-    """What the server's protocol gets as its transport."""
+class _Transport:
+    """What the server's protocol gets as its transport: the loop's, except for these methods."""
 
     def __init__(self, connection: _Connection, transport: asyncio.Transport) -> None:
-        super().__init__()
         self._connection = connection
         self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Return a method of the loop's transport."""
+        return getattr(self._transport, name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send data; replace an error of the server itself by a problem document."""
@@ -305,49 +309,13 @@ class _Transport(asyncio.Transport):
         else:
             self._transport.write(data)
 
-    def writelines(self, list_of_data: Any) -> None:  # noqa: ANN401
-        """Send several pieces of data."""
-        self._transport.writelines(list_of_data)
-
-    def can_write_eof(self) -> bool:
-        """Return whether the connection can be half-closed."""
-        return self._transport.can_write_eof()
-
-    def write_eof(self) -> None:
-        """Half-close the connection after the data that was written."""
-        self._transport.write_eof()
-
     def close(self) -> None:
         """Close the connection, when the client has or after some seconds."""
         self._connection.close()
 
-    def abort(self) -> None:
-        """Close the connection immediately."""
-        self._transport.abort()
-
     def is_closing(self) -> bool:
         """Return whether the connection is closed."""
         return self._connection.is_closed or self._transport.is_closing()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Return information about the socket."""
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        """Stop to receive."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Receive again."""
-        self._transport.resume_reading()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set when `pause_writing` and `resume_writing` are called."""
-        self._transport.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        """Return the number of bytes that wait to be sent."""
-        return self._transport.get_write_buffer_size()
 
 
 def build_raw_response(status: int) -> bytes:
