@@ -84,7 +84,8 @@ def repeat_answers(app: AsgiApp, get_view: ViewProvider, clock: Callable[[], flo
 
     async def repeating_app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
         table = get_view().table
-        if table is None or scope["method"] != "GET" or scope["path"] not in _REPEATED_PATHS:
+        is_repeated = scope.get("path") in _REPEATED_PATHS and scope.get("method") == "GET"
+        if table is None or not is_repeated:
             await app(scope, receive, send)
             return
         # A look-up compares hashes first, so its time tells nothing about a similar token.

@@ -6,14 +6,20 @@ from typing import Any
 
 import pytest
 
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
 from api.answers.table_answers import repeat_answers
 from api.query.filters import DAY_S
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from shared.formats.output_csv import OUTPUT_HEADER
+from shared.tokens import Token, TokenKind
+from tests.api_parts import ApiClient
+from tests.unit.test_api_routes import Service
 
 Message = dict[str, Any]
 OUTPUT = OUTPUT_HEADER + b"0001,Ann,Lee,0,\n"
+TOKEN = "a-read-token-that-is-long-enough"
 HEAD = {
     "type": "http",
     "method": "GET",
@@ -120,3 +126,21 @@ def test_repeat_answers_forgets_with_version_and_day() -> None:
     assert framework.request() == b"3"
     framework.view = View()
     assert [framework.request(), framework.request()] == [b"4", b"5"]
+
+
+def test_repeat_answers_keeps_access_rules() -> None:
+    """A head that was allowed is repeated; others are still checked, in any order."""
+    right = {"Host": "localhost", "Authorization": f"Bearer {TOKEN}"}
+    rules = AccessRules(bind_address="192.0.2.1", tokens=(Token("all", TOKEN, TokenKind.READ),))
+    service = Service(AuthMiddleware(rules))
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "e"))
+    app = repeat_answers(service.client.api, lambda: service.view, lambda: service.now)
+    client = ApiClient(app, headers={"Host": "localhost"})
+    for _ in range(2):
+        assert client.simulate_get("/stats").status_code == 401
+        assert client.simulate_get("/stats", headers=right).status_code == 200
+        wrong = {**right, "Authorization": f"Bearer {TOKEN}x"}
+        assert client.simulate_get("/stats", headers=wrong).status_code == 401
+        foreign = {**right, "Origin": "https://elsewhere.example"}
+        assert client.simulate_get("/stats", headers=foreign).status_code == 403
+    service.redis.close()
