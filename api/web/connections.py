@@ -1,6 +1,7 @@
 """Limits of client connections that gunicorn's ASGI worker does not have.
 
-- The first head must be complete in time, and it has a limited size.
+- A head must be complete in time, and it has a limited size.
+- A body is received only as fast as the application reads it.
 - A client must read: unsent bytes without progress end the connection.
 - The bodies that wait for their clients have a budget in bytes per process.
 - The number of connections is limited.
@@ -13,6 +14,7 @@ server, which gets a `_Transport` around the transport of the event loop.
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,9 +29,15 @@ from api.web.problems import build_problem_body
 
 MAX_CONNECTIONS = 500
 """Per process. One more connection replaces the one that has been waiting longest."""
+BACKLOG = 1024
+"""Connections that the kernel holds until a process accepts them; asyncio sets 100."""
 REQUEST_S = 10.0
-"""Timeout in seconds from the connection to the complete first head."""
+"""Timeout in seconds from the connection to the complete first head, and within a later head."""
 MAX_HEAD_BYTES = 32_768
+RECEIVE_BYTES = 65_536
+"""Size in bytes of the buffer that receives from all connections."""
+MAX_UNREAD_BYTES = 65_536
+"""Received bytes of one connection that the application has not read. More stay in the kernel."""
 SEND_S = 20.0
 """Timeout in seconds of a client that does not read."""
 LINGER_S = 2.0
@@ -37,10 +45,10 @@ LINGER_S = 2.0
 CHECK_INTERVAL_S = 0.25
 SMALL_BODY_BYTES = 65_536
 """Bodies up to this size do not count as unsent: the server buffers as much in any case."""
-MAX_UNSENT_BYTES = 128 << 20
-"""Bytes of the bodies that one process is sending. Above it, the oldest transfer is aborted.
+MAX_UNSENT_BYTES = 64 << 20
+"""Bytes of the bodies that one process is sending. A body that several clients get counts once.
 
-A body that several clients get counts once.
+Above it, the transfer that has made no progress for the longest time is aborted.
 """
 
 _Message = dict[str, Any]
@@ -58,6 +66,8 @@ class Connections:
     def __init__(self) -> None:
         self._connections = dict[_Connection, None]()
         self._unsent = dict[object, tuple[_Connection, bytes]]()
+        # One buffer for all connections: each of them is emptied before the next one is received.
+        self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def watch(self, loop: asyncio.AbstractEventLoop, is_stopping: Callable[[], bool]) -> None:
         """Guard the servers that are created on this loop from now on.
@@ -75,6 +85,9 @@ class Connections:
                 return _Connection(self, protocol_factory())
 
             server: asyncio.Server = await create_server(make_connection, *args, **kwargs)
+            # Not its argument `backlog`, which also sets how many it accepts per round.
+            if "sock" in kwargs:
+                kwargs["sock"].listen(BACKLOG)
             return server
 
         def check() -> None:
@@ -103,7 +116,11 @@ class Connections:
             async def receive_late() -> _Message:
                 # Falcon awaits an event before it looks at the head. A request must be refused
                 # before its body arrives, and without 100 (Continue).
-                return first_events.pop() if first_events else await receive()
+                if first_events:
+                    return first_events.pop()
+                event = await receive()
+                connection.count_read(len(event.get("body", b"")))
+                return event
 
             async def send_counted(message: _Message) -> None:
                 body = message.get("body", b"")
@@ -117,11 +134,8 @@ class Connections:
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
-            connection.begin_request()
-            try:
+            with connection.mark_busy():
                 await app(scope, receive_late, send_counted)
-            finally:
-                connection.end_request()
 
         return limited_app
 
@@ -142,11 +156,10 @@ class Connections:
         token = object()
         self._unsent[token] = connection, body
         try:
-            while self._count_unsent_bytes() > MAX_UNSENT_BYTES:
-                oldest = next(iter(self._unsent))
-                if oldest is token:
-                    break
-                self._unsent.pop(oldest)[0].abort()
+            while self._count_unsent_bytes() > MAX_UNSENT_BYTES and len(self._unsent) > 1:
+                others = [each for each in self._unsent if each is not token]
+                slowest = min(others, key=lambda each: self._unsent[each][0].paused_since)
+                self._unsent.pop(slowest)[0].abort()
             yield
         finally:
             self._unsent.pop(token, None)
@@ -156,7 +169,7 @@ class Connections:
         return sum(distinct.values())
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """A connection: it passes everything to the server's protocol, within the limits."""
 
     def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
@@ -166,12 +179,14 @@ class _Connection(asyncio.Protocol):
         self._request_count = 0
         self._is_head_complete = False
         self._has_unserved_data = False
-        self._head_bytes = 0
-        self._head_tail = b""
+        self._head = b""
         self._opened_at = time.monotonic()
         self._received_at = self._opened_at
-        self._paused_since: float | None = None
+        self._unread_bytes = 0
+        self._is_reading_paused = False
         self._unsent_bytes = 0
+        self.paused_since = math.inf
+        """Since when the client has not read, by the monotonic clock; infinity if it reads."""
         self._closed_since: float | None = None
 
     @property
@@ -184,14 +199,24 @@ class _Connection(asyncio.Protocol):
         """Whether the server has closed the connection; its last bytes may still be sent."""
         return self._closed_since is not None
 
-    def begin_request(self) -> None:
-        """Mark the connection as busy, because the application answers a request."""
+    @contextmanager
+    def mark_busy(self) -> Iterator[None]:
+        """Mark the connection as busy while the application answers a request."""
         self._request_count += 1
         self._has_unserved_data = False
+        try:
+            yield
+        finally:
+            self._request_count -= 1
+            self.count_read(self._unread_bytes)
 
-    def end_request(self) -> None:
-        """Mark the end of a request."""
-        self._request_count -= 1
+    def count_read(self, count: int) -> None:
+        """Note that the application has read `count` bytes."""
+        self._unread_bytes = max(0, self._unread_bytes - count)
+        if self._is_reading_paused and self._unread_bytes < MAX_UNREAD_BYTES:
+            self._is_reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     # -- called by asyncio -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -205,25 +230,41 @@ class _Connection(asyncio.Protocol):
         finally:
             _connection_of_task.reset(token)
 
-    def data_received(self, data: bytes) -> None:
-        """Pass the data on; discard it after the connection was closed."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next bytes."""
+        return self._connections.receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass the bytes on; discard them after the connection was closed."""
         if self.is_closed:
             return
+        data = bytes(self._connections.receive_buffer[:nbytes])
         self._received_at = time.monotonic()
         self._has_unserved_data = not self.is_busy
-        # Only the first head: before the next ones the server's own keepalive timeout applies.
-        if not self._is_head_complete:
-            self._head_bytes += len(data)
-            text = self._head_tail + data
-            self._is_head_complete = b"\r\n\r\n" in text
-            self._head_tail = b"" if self._is_head_complete else text[-3:]
-            if self._head_bytes > MAX_HEAD_BYTES and not self._is_head_complete:
-                self.refuse(431)
-                return
+        if self._is_head_complete:
+            self._count_unread(nbytes)
+        elif not self._accepts_head(data):
+            self.refuse(431)
+            return
         try:
             self._protocol.data_received(data)
         except ValueError:  # a Content-Length of more digits than Python converts
             self.refuse(400)
+
+    def _count_unread(self, count: int) -> None:
+        self._unread_bytes += count
+        if self._unread_bytes >= MAX_UNREAD_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def _accepts_head(self, data: bytes) -> bool:
+        """Return whether the first head, to which `data` belongs, is not too large."""
+        # Later heads have no timeout of their own: the server's keepalive timeout applies to them.
+        self._head += data
+        self._is_head_complete = b"\r\n\r\n" in self._head
+        if self._is_head_complete:
+            self._head = b""
+        return len(self._head) <= MAX_HEAD_BYTES
 
     def eof_received(self) -> bool:
         """Return True to keep the connection open until the answer is sent."""
@@ -232,12 +273,12 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note that the send buffer is full."""
-        self._paused_since = time.monotonic()
+        self.paused_since = time.monotonic()
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """Note that the client has read."""
-        self._paused_since = None
+        self.paused_since = math.inf
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -253,18 +294,18 @@ class _Connection(asyncio.Protocol):
             timeout_s = SEND_S if self._transport.get_write_buffer_size() else LINGER_S
             if now - self._closed_since > timeout_s:
                 self.abort()
-        elif self._paused_since is not None:
+        elif self.paused_since < math.inf:
             unsent_bytes = self._transport.get_write_buffer_size()
             if unsent_bytes != self._unsent_bytes:
                 self._unsent_bytes = unsent_bytes
-                self._paused_since = now
-            elif now - self._paused_since > SEND_S:
+                self.paused_since = now
+            elif now - self.paused_since > SEND_S:
                 self.abort()
         elif is_stopping:
             if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:
                 self.abort()
         elif not self._is_head_complete and now - self._opened_at > REQUEST_S:
-            if self._head_bytes:
+            if self._head:
                 self.refuse(408)
             else:
                 self.abort()
@@ -301,7 +342,7 @@ class _Transport:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send data; replace an error of the server itself by a problem document."""
-        if self._connection.is_closed:
+        if self.is_closing():  # the loop would log a warning for each write
             return
         status_line = None if self._connection.is_busy else _STATUS_LINE.match(data)
         if status_line:

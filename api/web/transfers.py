@@ -143,19 +143,19 @@ class Transfers:
             return
         response.content_length = byte_range.stop - byte_range.start
         if request.method != "HEAD":
-            response.stream = self._read_range(key, first_segment, byte_range)
+            first_chunk = first_segment.body[byte_range.start : byte_range.stop]
+            response.stream = self._read_range(key, first_segment.etag, byte_range, first_chunk)
 
     async def _read_range(
-        self, key: str, first_segment: Segment, byte_range: ByteRange
+        self, key: str, etag: str, byte_range: ByteRange, chunk: bytes
     ) -> AsyncIterator[bytes]:
+        # Only one piece is in memory: the first one is not referenced while others are sent.
         start, stop = byte_range
-        chunk = first_segment.body[start:stop]
         while start < stop:
             # A range that begins behind the first piece has none of its bytes.
             if not chunk:
-                chunk = await self._fetch_chunk(
-                    key, first_segment.etag, start, min(stop - start, SEGMENT_BYTES)
-                )
+                length = min(stop - start, SEGMENT_BYTES)
+                chunk = await self._fetch_chunk(key, etag, start, length)
             yield chunk
             start += len(chunk)
             chunk = b""

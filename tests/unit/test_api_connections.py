@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +18,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from api.web import connections as limits
-from api.web.connections import Connections
+from api.web.connections import AsgiApp, Connections
 
 Message = dict[str, Any]
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -42,8 +45,20 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
+class CountingProtocol(ASGIProtocol):  # type: ignore[misc]
+    """The protocol of gunicorn, which counts the bytes that it receives."""
+
+    received_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        CountingProtocol.received_bytes += len(data)
+        super().data_received(data)
+
+
 @asynccontextmanager
-async def serve(app: App) -> AsyncIterator[tuple[int, Connections]]:
+async def serve(
+    app: AsgiApp, listener: socket.socket | None = None
+) -> AsyncIterator[tuple[int, Connections]]:
     """Serve the application within the limits; yield the port."""
     loop = asyncio.get_running_loop()
     connections = Connections()
@@ -61,7 +76,8 @@ async def serve(app: App) -> AsyncIterator[tuple[int, Connections]]:
     )
     original: Any = loop.create_server
     connections.watch(loop, lambda: not worker.alive)
-    server = await loop.create_server(lambda: ASGIProtocol(worker), "127.0.0.1", 0)
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    server = await loop.create_server(lambda: CountingProtocol(worker), sock=listener)
     try:
         yield server.sockets[0].getsockname()[1], connections
     finally:
@@ -195,6 +211,79 @@ def test_connections_abort_oldest_transfer_above_budget() -> None:
     uvloop.run(run(lambda: bytes(half + 1), [True, True, False]))
 
 
+def test_connections_abort_client_that_does_not_read() -> None:
+    """The oldest transfer is not aborted if its client reads."""
+    size = limits.MAX_UNSENT_BYTES // 2 - 1000
+
+    async def run() -> None:
+        app = App(lambda: bytes(size))
+        async with serve(app) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(HEAD + b"\r\n")
+            await reader.readexactly(1000)
+            stalled = await connect_slow_reader(port)
+            while app.request_count < 2:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)
+            await reader.readexactly(10_000_000)
+            await asyncio.sleep(2 * limits.CHECK_INTERVAL_S)
+            third = await connect_slow_reader(port)
+            received = await asyncio.wait_for(reader.readexactly(size - 10_001_000), 10)
+            assert len(received) == size - 10_001_000
+            transport: Any = stalled.transport
+            transport.resume_reading()
+            with suppress(ConnectionResetError):
+                rest = await asyncio.wait_for(transport.get_protocol()._stream_reader.read(), 10)
+                assert len(rest) < size
+            for each in (writer, stalled, third):
+                each.transport.abort()
+
+    uvloop.run(run())
+
+
+def test_connections_receive_no_body_that_is_not_read() -> None:
+    async def read_late(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        await may_read.wait()
+        more_body = True
+        while more_body:
+            event = await receive()
+            body_lengths.append(len(event["body"]))
+            more_body = event["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    may_read = asyncio.Event()
+    body_lengths: list[int] = []
+
+    async def run() -> None:
+        async with serve(read_late) as (port, _):
+            CountingProtocol.received_bytes = 0
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"Content-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+            await asyncio.sleep(0.2)
+            assert CountingProtocol.received_bytes <= 3 * limits.MAX_UNREAD_BYTES
+            may_read.set()
+            assert await asyncio.wait_for(reader.readuntil(b"answer"), 10)
+            assert sum(body_lengths) == 3_000_000
+            writer.close()
+
+    uvloop.run(run())
+
+
+def test_connections_wait_in_a_long_queue() -> None:
+    """With a queue of 100, as asyncio sets it, a burst of clients waits for retransmissions."""
+    somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with serve(App(), listener):
+            # For a socket that listens, `tcpi_sacked` is the size of its queue.
+            info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            assert struct.unpack_from("I", info, 28)[0] == min(limits.BACKLOG, somaxconn)
+
+    uvloop.run(run())
+
+
 def test_connections_replace_longest_waiting_connection() -> None:
     async def run() -> None:
         async with serve(App()) as (port, _):
@@ -243,7 +332,6 @@ def test_connection_aborts_client_only_without_progress() -> None:
     transport = StuckTransport()
     connection = limits._Connection(Connections(), asyncio.Protocol())
     connection.connection_made(transport)
-    connection.data_received(HEAD + b"\r\n")
     connection.pause_writing()
     now = time.monotonic()
     for _ in range(5):
@@ -255,3 +343,31 @@ def test_connection_aborts_client_only_without_progress() -> None:
     assert not transport.is_aborted
     connection.check_deadlines(now + limits.SEND_S + 1, is_stopping=False)
     assert transport.is_aborted
+
+
+def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    """The event loop logs a warning for each write to a lost connection, from the fifth one on."""
+    is_started = asyncio.Event()
+    has_left = asyncio.Event()
+
+    async def send_much(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        is_started.set()
+        await has_left.wait()
+        time.sleep(0.1)  # so that the loop does not see it before the writes
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(20):
+            await send({"type": "http.response.body", "body": b"answer", "more_body": True})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    async def run() -> None:
+        async with serve(send_much) as (port, _):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(HEAD + b"\r\n")
+            await is_started.wait()
+            client.close()  # with a reset
+            has_left.set()
+            await asyncio.sleep(0.2)
+
+    uvloop.run(run())
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
