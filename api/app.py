@@ -127,5 +127,5 @@ def _add_routes(
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route(
         "/health/ready",
-        ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool),
+        ReadyResource(get_view, dependencies.sweep_interval_s, clock),
     )

@@ -5,7 +5,6 @@ header `X-Ignored-Count` has the number of all.
 """
 
 import json
-from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
@@ -13,11 +12,13 @@ from falcon.asgi import Request, Response
 from api.query.filters import parse_single_values
 from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
-from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import build_not_ready_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.pipeline_errors import list_errors
+from shared.progress.pipeline_errors import count_errors, list_errors
+
+MAX_LISTED_ERRORS = 1000
+"""Errors on one page of GET /errors, also without `limit`."""
 
 
 class ErrorsResource:
@@ -29,14 +30,20 @@ class ErrorsResource:
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the current errors. Raises a 503 before the first publish."""
-        paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
+        requested = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
+        limit = MAX_LISTED_ERRORS
+        if requested.limit is not None:
+            limit = min(requested.limit, limit)
+        paging = Paging(limit, requested.offset)
+        total = count_errors(len(view.rejects), view.pipeline_status)
         response.content_type = falcon.MEDIA_JSON
-        response.data, total = await self._compute_pool.run(_render_page, view, view.table, paging)
+        response.data = await self._compute_pool.run(_render_page, view, paging)
         response.set_header("X-Total-Count", str(total))
-        if link := build_link_header("/errors", request.params, paging, total):
+        link = build_link_header("/errors", request.params, paging, total)
+        if link and (requested.limit is not None or total > limit):
             response.set_header("Link", link)
         ignored_count = view.pipeline_status.ignored_count if view.pipeline_status else 0
         response.set_header("X-Ignored-Count", str(ignored_count))
@@ -45,12 +52,10 @@ class ErrorsResource:
     on_head = on_get
 
 
-def _render_page(view: View, table: SnapshotTable, paging: Paging) -> tuple[bytes, int]:
-    """Return one page of the errors as JSON, and the number of all errors."""
-    entries = list(list_errors(view.rejects, table.has_row, view.pipeline_status))
-    return _encode_entries(entries[paging.as_slice]), len(entries)
-
-
-def _encode_entries(entries: list[dict[str, Any]]) -> bytes:
+def _render_page(view: View, paging: Paging) -> bytes:
+    """Return one page of the errors as JSON."""
+    rejects = view.reject_list
+    is_held = rejects.held_user_ids.__contains__
+    entries = list_errors(rejects.entries, is_held, view.pipeline_status, paging.as_slice)
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     return f"[{lines}]\n".encode()

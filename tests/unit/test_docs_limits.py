@@ -29,6 +29,7 @@ LIMITS = [
     ("docs/api.md", "MAX_HTML_ROWS", 1, "with `limit` up to {:,.0f}"),
     ("docs/api.md", "MAX_WAIT_S", 1, "(0 to {:g} seconds)"),
     ("docs/api.md", "MAX_LISTED_FILES", 1, "`limit` (1 to {:,.0f}, the default)"),
+    ("docs/api.md", "MAX_LISTED_ERRORS", 1, "a page has at most {:,.0f} entries"),
     ("docs/api.md", "MAX_LISTED_IGNORED", 1, "the first {:g}. `X-Ignored-Count`"),
     ("docs/api.md", "MAX_DEAD_LETTERS", 1, "the newest {:,.0f}"),
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),
