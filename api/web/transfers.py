@@ -46,7 +46,7 @@ MIN_BYTES_PER_S = 20_000
 UPLOAD_WAIT_S = 0.25
 """Seconds that a large upload waits for a thread."""
 
-_SINGLE_ETAG = re.compile(r'"([^"]*)"')
+_PLAIN_ETAG = re.compile(r"[\w-]+", re.ASCII)
 _Result = TypeVar("_Result")
 
 
@@ -106,16 +106,15 @@ class Transfers:
         Returns None if the client has the object already (response 304). Raises `ObjectNotFound`,
         and a 409 `Problem` if the store cannot read the object.
         """
-        if_none_match = request.get_header("If-None-Match", default="").strip()
         # The store compares a single ETag.  Lists and `*` are compared below, after the read.
-        single_etag = _SINGLE_ETAG.fullmatch(if_none_match)
-        known_etag = single_etag[1] if single_etag else None
+        known = request.if_none_match or ()
+        known_etag = known[0] if len(known) == 1 and _PLAIN_ETAG.fullmatch(known[0]) else None
         try:
             segment = await self._call_store(
                 lambda store: store.get_segment(key, 0, SEGMENT_BYTES, if_none_match=known_etag)
             )
         except NotModified:
-            apply_etag(request, response, if_none_match)
+            apply_etag(request, response, f'"{known_etag}"')
             return None
         except ObjectUnreadable as error:
             detail = f"{key[:300]} exists, but the object store cannot read it: {error.reason}."
