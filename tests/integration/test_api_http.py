@@ -23,6 +23,8 @@ CASES = {
     b"OPTIONS /data HTTP/1.1\r\n" + FOREIGN + b"Access-Control-Request-Method: GET\r\n": 204,
     b"OPTIONS /data HTTP/1.1\r\n" + FOREIGN + b"Access-Control-Request-Method: POST\r\n": 403,
     b"POST /data HTTP/1.1\r\n" + FOREIGN + b"Access-Control-Request-Method: GET\r\n": 403,
+    # Credentials are checked before the body arrives.
+    b"PUT /files/a.csv HTTP/1.1\r\nHost: 192.0.2.1\r\nContent-Length: 1000000\r\n": 403,
     # Framing.
     b"GET /data HTTP/1.1\r\n" + LOCAL + b"Content-Length: +5\r\n": 400,
     b"GET /data HTTP/1.1\r\n" + LOCAL + b"Content-Length: 5\r\nContent-Length: 6\r\n": 400,
