@@ -224,9 +224,10 @@ def test_connections_abort_client_that_does_not_read() -> None:
             stalled = await connect_slow_reader(port)
             while app.request_count < 2:
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(0.1)
+            # Until the buffers of the stalled connection are full, it makes progress, too.
+            await asyncio.sleep(3 * limits.CHECK_INTERVAL_S)
             await reader.readexactly(10_000_000)
-            await asyncio.sleep(2 * limits.CHECK_INTERVAL_S)
+            await asyncio.sleep(3 * limits.CHECK_INTERVAL_S)
             third = await connect_slow_reader(port)
             received = await asyncio.wait_for(reader.readexactly(size - 10_001_000), 10)
             assert len(received) == size - 10_001_000
