@@ -32,7 +32,7 @@ MAX_CONNECTIONS = 500
 BACKLOG = 1024
 """Connections that the kernel holds until a process accepts them; asyncio sets 100."""
 REQUEST_S = 10.0
-"""Timeout in seconds from the connection to the complete first head, and within a later head."""
+"""Timeout in seconds from the connection to the complete first head."""
 MAX_HEAD_BYTES = 32_768
 RECEIVE_BYTES = 65_536
 """Size in bytes of the buffer that receives from all connections."""
