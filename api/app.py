@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.answers.quotes import QuoteReader
+from api.answers.table_answers import TableAnswers
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
@@ -30,7 +31,7 @@ from api.resources.files import FileResource, FilesResource
 from api.resources.health import LiveResource, ReadyResource
 from api.resources.image import ImageResource
 from api.resources.stats import StatsResource
-from api.resources.tasks import TaskResource, TasksResource
+from api.resources.tasks import TasksResource
 from api.snapshot.view import ViewProvider
 from api.web.error_handlers import (
     handle_invalid_parameter,
@@ -101,36 +102,27 @@ def _add_routes(
     clock: Callable[[], float],
 ) -> None:
     get_view = dependencies.get_view
+    answers = TableAnswers(get_view, clock, dependencies.compute_pool)
     app.add_route("/", IndexResource())
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
-    app.add_route(
-        "/data",
-        DataResource(get_view, dependencies.rebuild_controller, clock, dependencies.compute_pool),
-    )
+    app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
     app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
     app.add_route(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
     )
-    app.add_route("/stats", StatsResource(get_view, clock, dependencies.compute_pool))
+    app.add_route("/stats", StatsResource(answers))
     app.add_route("/files", FilesResource(dependencies.source_transfers))
     app.add_route(
         "/files/{name:path}",
         FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
     )
-    app.add_route(
-        "/tasks",
-        TasksResource(
-            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
-        ),
+    tasks = TasksResource(
+        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
     )
-    app.add_route(
-        "/tasks/{task_id}",
-        TaskResource(
-            dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
-        ),
-    )
+    app.add_route("/tasks", tasks)
+    app.add_route("/tasks/{task_id}", tasks, suffix="task")
     app.add_route("/events", EventsResource(dependencies.event_controller, BodyReader()))
     app.add_route(
         "/errors",
@@ -141,5 +133,5 @@ def _add_routes(
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route(
         "/health/ready",
-        ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool),
+        ReadyResource(get_view, dependencies.sweep_interval_s, clock),
     )

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.answers.table_answers import repeat_answers
 from api.app import Dependencies, create_app
 from api.controllers.completion_waiter import CompletionWaiter
 from api.controllers.event_controller import EventController
@@ -103,4 +104,5 @@ for warning in rules.list_warnings():
     logging.getLogger(__name__).warning("%s", warning)
 cross_site = CrossSiteMiddleware(settings.allowed_hosts, settings.cors_origins)
 connections = Connections()
-app = connections.limit_app(create_app(dependencies, cross_site, AuthMiddleware(rules)))
+falcon_app = create_app(dependencies, cross_site, AuthMiddleware(rules))
+app = connections.limit_app(repeat_answers(falcon_app, dependencies.get_view, time.time))

@@ -1,29 +1,38 @@
-"""Constant responses on the API's own stack, the floor of the web figures.
+"""Constant responses on the API's own server, the floor of the web figures.
 
-Run as `gunicorn bench.constant:app`. Each file in the folder `BENCH_CONSTANTS` is a route that
-returns the file's bytes.
+Run as `gunicorn bench.constant:app`. Each folder below `BENCH_CONSTANTS` is a path. Its response
+has the status and the headers of `head.json` and the bytes of `body`.
 """
 
+import json
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-import falcon
-import falcon.asgi
-from falcon.asgi import Request, Response
-
-
-class ConstantResource:
-    """A route with a constant response."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def on_get(self, request: Request, response: Response) -> None:
-        """Return the bytes."""
-        response.content_type = falcon.MEDIA_JSON
-        response.data = self._body
+_Message = dict[str, Any]
 
 
-app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
-for file in Path(os.environ["BENCH_CONSTANTS"]).iterdir():
-    app.add_route(f"/{file.name}", ConstantResource(file.read_bytes()))
+def _load_messages(folder: Path) -> tuple[_Message, _Message]:
+    head = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+    headers = [(name.encode(), value.encode()) for name, value in head["headers"]]
+    return (
+        {"type": "http.response.start", "status": head["status"], "headers": headers},
+        {"type": "http.response.body", "body": (folder / "body").read_bytes()},
+    )
+
+
+_messages_by_path = {
+    f"/{folder.name}": _load_messages(folder)
+    for folder in Path(os.environ["BENCH_CONSTANTS"]).iterdir()
+}
+
+
+async def app(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[_Message]],
+    send: Callable[[_Message], Awaitable[None]],
+) -> None:
+    """Send the response of this path."""
+    for message in _messages_by_path[scope["path"]]:
+        await send(message)

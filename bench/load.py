@@ -16,6 +16,8 @@ from local.ports import HOST
 CONNECTION_COUNT = 16
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+# Allocated once: a new megabyte for each response would take longer than the rest of the client.
+_buffer = bytearray(1 << 20)
 
 
 def build_request(path: str, if_none_match: str | None = None) -> bytes:
@@ -57,25 +59,24 @@ def _send_round(
 
 
 def _read_response(connection: socket.socket, status: int) -> None:
-    head = b""
-    while (end := head.find(b"\r\n\r\n")) < 0:
-        head += _receive(connection)
-    status_match = _STATUS_LINE.match(head)
-    length_match = _CONTENT_LENGTH.search(head, 0, end + 2)
+    size = _receive(connection, 0)
+    while (end := _buffer.find(b"\r\n\r\n", 0, size)) < 0:
+        size += _receive(connection, size)
+    status_match = _STATUS_LINE.match(_buffer)
     if status_match is None or int(status_match[1]) != status:
-        raise UnexpectedResult(
-            f"expected status {status}, but the response began with {head[:200]!r}"
-        )
+        start = bytes(_buffer[:200])
+        raise UnexpectedResult(f"expected status {status}, but the response began with {start!r}")
+    length_match = _CONTENT_LENGTH.search(_buffer, 0, end + 2)
     # A 304 may declare the length of the body that it does not have.
     body_length = int(length_match[1]) if length_match and status != 304 else 0
-    received_bytes = len(head) - (end + len(b"\r\n\r\n"))
-    remaining_bytes = body_length - received_bytes
+    remaining_bytes = end + len(b"\r\n\r\n") + body_length - size
     while remaining_bytes > 0:
-        remaining_bytes -= len(_receive(connection))
+        remaining_bytes -= _receive(connection, 0)
 
 
-def _receive(connection: socket.socket) -> bytes:
-    chunk = connection.recv(1 << 20)
-    if not chunk:
+def _receive(connection: socket.socket, offset: int) -> int:
+    """Receive into the buffer from this offset on; return the number of bytes."""
+    size = connection.recv_into(memoryview(_buffer)[offset:])
+    if not size:
         raise ConnectionError("the server closed a connection in the middle of a response")
-    return chunk
+    return size

@@ -33,6 +33,7 @@ SECURITY_HEADERS = (
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("cross-origin-resource-policy", "same-origin"),
     ("x-content-type-options", "nosniff"),
+    ("server", "rowdrop"),  # otherwise gunicorn adds its name
 )
 """Headers of every answer. An HTML page replaces the policy by its own, for what it loads."""
 
@@ -57,9 +58,15 @@ class CrossSiteMiddleware:
     async def process_request(self, request: Request, response: Response) -> None:
         """Accept the request or answer a CORS preflight request.
 
-        Raises a 421 for a host name that is not allowed, and a 403 for a request of another site.
+        Raises a 400 without `Host`, a 421 for a host name that is not allowed, and a 403 for a
+        request of another site.
         """
         host = request.get_header("Host", default="")
+        is_http_10 = request.scope["http_version"] == "1.0"
+        if not is_http_10 and request.get_header("Host") is None:
+            raise falcon.HTTPBadRequest(
+                description="HTTP/1.1 requires the header Host (RFC 9112, 3.2)."
+            )
         if not self._is_allowed_host(host):
             raise falcon.HTTPError(421, description=_HOST_NOT_ALLOWED.format(host[:80]))
         origin = request.get_header("Origin")
@@ -123,7 +130,7 @@ class _HostMatcher:
     def allows(self, host: str) -> bool:
         """Return whether a `Host` header is allowed.
 
-        Requests without the header are allowed: every browser sends it.
+        HTTP/1.0 requests without the header are allowed: every browser sends it.
         """
         if self._allows_any or not host:
             return True

@@ -1,7 +1,6 @@
-"""What several resources need: the published table, a row, and the problem if it does not exist."""
+"""What several resources need: a row, and the problem if it does not exist."""
 
-from api.snapshot.table import SnapshotTable
-from api.snapshot.view import View, ViewProvider
+from api.snapshot.view import View
 from api.web.problems import Problem, build_not_ready_problem
 
 
@@ -26,11 +25,3 @@ def build_no_user_problem(view: View, user_id: str) -> Problem:
     position = reject.key if reject.line is None else f"{reject.key}, line {reject.line}"
     detail = f"User {user_id[:80]!r} has no row: {position}: {reject.reason}"
     return Problem("not-found", detail)
-
-
-def require_table(get_view: ViewProvider) -> SnapshotTable:
-    """Return the table of the current snapshot. Raises a 503 before the first publish."""
-    table = get_view().table
-    if table is None:
-        raise build_not_ready_problem()
-    return table

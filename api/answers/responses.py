@@ -1,15 +1,9 @@
-"""Prepare and send the responses of GET /data.
+"""Build the answers of GET /data."""
 
-For each version of the table, a query is evaluated once and its body is rendered once.  The table
-caches both.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 
 import falcon
-from falcon.asgi import Request, Response
+from falcon.asgi import Request
 
 from api.answers import formats
 from api.answers import html_page as page
@@ -19,59 +13,21 @@ from api.answers.compression import (
     compress_in_blocks,
     find_cut_points,
 )
-from api.answers.selection import Selection, select_rows
+from api.answers.selection import select_rows
+from api.answers.table_answers import Answer
 from api.query.links import build_link_header
 from api.query.negotiation import ACCEPTED_MEDIA_TYPES, accepts_gzip, negotiate_format
 from api.query.row_query import RowQuery
 from api.snapshot.table import SnapshotTable
-from api.web.conditional import HeaderPairs, apply_etag, compute_etag
-from api.web.thread_pool import ThreadPool
+from api.web.conditional import HeaderPairs, compute_etag
 
 # The body depends on these two request headers, so shared caches need one copy for each value.
 _VARY_HEADER = (("vary", "Accept, Accept-Encoding"),)
 _DOWNLOAD_NAMES = {"csv": "rowdrop.csv", "parquet": "rowdrop.parquet"}
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedResponse:
-    """A prepared response: its headers are final, its body is rendered on demand.
-
-    It has no reference to the table, because the table caches it.
-    """
-
-    query: RowQuery
-    format: str
-    is_gzip: bool
-    today: date
-    etag: str
-    headers: HeaderPairs
-    parameters: Mapping[str, str | list[str]]
-
-    async def send_response(
-        self,
-        request: Request,
-        response: Response,
-        table: SnapshotTable,
-        selection: Selection | None,
-        compute_pool: ThreadPool,
-    ) -> None:
-        """Send the response, or a 304 if the client has it.
-
-        `selection`: the result of `select_rows` if it was just computed, else None.
-        `compute_pool` renders the body, unless it is cached.
-        """
-        if not apply_etag(request, response, self.etag, _VARY_HEADER):
-            response.set_headers(self.headers)
-            body = _get_cached_body(table, self)
-            if body is None:
-                body = await compute_pool.run(_render_body, table, self, selection)
-            response.data = body
-
-
-def prepare_response(
-    table: SnapshotTable, request: Request, today: date
-) -> tuple[PreparedResponse, Selection]:
-    """Parse a request for rows, and select them.
+def build_rows_answer(table: SnapshotTable, request: Request, today: date) -> Answer:
+    """Return the answer to a request for rows.
 
     Raises `InvalidParameter`, or a 406 if `Accept` matches no format.
     """
@@ -93,10 +49,16 @@ def prepare_response(
     etag = compute_etag(
         "data", table.etag, query.selection_key, format_name, is_gzip, day, html_parameters
     )
-    selection = select_rows(table, query, today)
-    headers = _build_headers(request, query, format_name, is_gzip, selection.total)
-    prepared = PreparedResponse(query, format_name, is_gzip, today, etag, headers, request.params)
-    return prepared, selection
+    if query.is_unrestricted and format_name != "html":
+        total = len(table)
+        render_table = _compress_table_as if is_gzip else _render_table_as
+        body = render_table(table, format_name)
+    else:
+        body, total = _render_selection(table, request, query, format_name, today)
+        if is_gzip:
+            body = compress_gzip(body)
+    headers = _build_headers(request, query, format_name, is_gzip, total)
+    return Answer(etag, headers, body, _VARY_HEADER)
 
 
 def _build_headers(
@@ -118,39 +80,13 @@ def _build_headers(
     return tuple(headers)
 
 
-def _is_whole_table(prepared: PreparedResponse) -> bool:
-    return prepared.query.is_unrestricted and prepared.format != "html"
-
-
-def _get_cached_body(table: SnapshotTable, prepared: PreparedResponse) -> bytes | None:
-    """Return the body if it needs no computation, else None."""
-    if not _is_whole_table(prepared):
-        return table.response_cache.get(prepared.etag)
-    if prepared.is_gzip:
-        return table.derived.get(("gzip", prepared.format))
-    if prepared.format in {"json", "csv"}:
-        return _render_table_as(table, prepared.format)
-    return table.derived.get(prepared.format)
-
-
-def _render_body(
-    table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None
-) -> bytes:
-    # Bodies of the whole table bypass the LRU cache, because they may exceed its size.
-    if _is_whole_table(prepared):
-        render = _compress_table_as if prepared.is_gzip else _render_table_as
-        return render(table, prepared.format)
-    return table.response_cache.get_or_compute(
-        prepared.etag, lambda: _render_selection(table, prepared, selection)
-    )
-
-
 def _render_selection(
-    table: SnapshotTable, prepared: PreparedResponse, selection: Selection | None
-) -> bytes:
-    rows, total = selection or select_rows(table, prepared.query, prepared.today)
-    fields = prepared.query.fields
-    match prepared.format:
+    table: SnapshotTable, request: Request, query: RowQuery, format_name: str, today: date
+) -> tuple[bytes, int]:
+    """Return the rows of the page, and the number of rows on all pages."""
+    rows, total = select_rows(table, query, today)
+    fields = query.fields
+    match format_name:
         case "csv":
             body = formats.encode_csv(table, rows, fields)
         case "parquet":
@@ -159,10 +95,10 @@ def _render_selection(
             body = formats.encode_ndjson(table.select_json(rows), fields)
         case "html":
             page_rows = formats.encode_json_array(table.select_json(rows), fields)
-            body = page.render_rows_page(page_rows, total, prepared.query, prepared.parameters)
+            body = page.render_rows_page(page_rows, total, query, request.params)
         case _:
             body = formats.encode_json_array(table.select_json(rows), fields)
-    return compress_gzip(body) if prepared.is_gzip else body
+    return body, total
 
 
 def _render_table_as(table: SnapshotTable, format_name: str) -> bytes:

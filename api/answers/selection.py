@@ -76,11 +76,11 @@ def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
 
 def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:
     """Return all row numbers in this order; rows that compare equal keep the table's order."""
-    sorted_rows: NDArray[np.int64] | None = table.response_cache.get(("order", sort))
+    sorted_rows: NDArray[np.int64] | None = table.cache.get(("order", sort))
     if sorted_rows is None:
         keys = [
             (name, "descending" if is_descending else "ascending") for name, is_descending in sort
         ]
         sorted_rows = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
-        table.response_cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
+        table.cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
     return sorted_rows

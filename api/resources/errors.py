@@ -15,11 +15,13 @@ from api.answers.quotes import QuoteReader
 from api.query.filters import parse_single_values
 from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
-from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import build_not_ready_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.pipeline_errors import list_errors
+from shared.progress.pipeline_errors import count_errors, list_errors
+
+MAX_LISTED_ERRORS = 1000
+"""Errors on one page of GET /errors, also without `limit`."""
 
 
 class ErrorsResource:
@@ -37,17 +39,23 @@ class ErrorsResource:
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the current errors. Raises a 503 before the first publish."""
-        paging = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
+        requested = Paging.from_values(parse_single_values(request.params, PAGING_PARAMETERS))
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
+        limit = MAX_LISTED_ERRORS
+        if requested.limit is not None:
+            limit = min(requested.limit, limit)
+        paging = Paging(limit, requested.offset)
+        total = count_errors(len(view.rejects), view.pipeline_status)
         response.content_type = falcon.MEDIA_JSON
-        entries, total = await self._compute_pool.run(_select_page, view, view.table, paging)
+        entries = await self._compute_pool.run(_select_page, view, paging)
         if may_see_quotes(request) and view.store_error is None:
             await self._quotes.add_quotes(entries, view.rejects)
         response.data = await self._compute_pool.run(_encode_entries, entries)
         response.set_header("X-Total-Count", str(total))
-        if link := build_link_header("/errors", request.params, paging, total):
+        link = build_link_header("/errors", request.params, paging, total)
+        if link and (requested.limit is not None or total > limit):
             response.set_header("Link", link)
         ignored_count = view.pipeline_status.ignored_count if view.pipeline_status else 0
         response.set_header("X-Ignored-Count", str(ignored_count))
@@ -56,12 +64,11 @@ class ErrorsResource:
     on_head = on_get
 
 
-def _select_page(
-    view: View, table: SnapshotTable, paging: Paging
-) -> tuple[list[dict[str, Any]], int]:
-    """Return one page of the errors, and the number of all errors."""
-    entries = list(list_errors(view.rejects, table.has_row, view.pipeline_status))
-    return entries[paging.as_slice], len(entries)
+def _select_page(view: View, paging: Paging) -> list[dict[str, Any]]:
+    """Return one page of the errors."""
+    rejects = view.reject_list
+    is_held = rejects.held_user_ids.__contains__
+    return list(list_errors(rejects.entries, is_held, view.pipeline_status, paging.as_slice))
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:

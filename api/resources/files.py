@@ -81,8 +81,7 @@ class FileResource:
         if byte_range:
             response.status = falcon.HTTP_206
             last = byte_range.stop - 1
-            content_range = f"bytes {byte_range.start}-{last}/{first_segment.size}"
-            response.set_header("Content-Range", content_range)
+            response.content_range = (byte_range.start, last, first_segment.size)
         else:
             byte_range = ByteRange(0, first_segment.size)
         self._transfers.send_object(request, response, name, first_segment, byte_range)

@@ -11,8 +11,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.query.filters import parse_single_values
-from api.snapshot.view import View, ViewProvider, list_held_rejects
-from api.web.thread_pool import ThreadPool
+from api.snapshot.view import View, ViewProvider
 from shared.progress.pipeline_status import PipelineStatus
 from shared.times import format_time
 
@@ -60,20 +59,15 @@ class ReadyResource:
         get_view: ViewProvider,
         sweep_interval_s: float,
         clock: Callable[[], float],
-        compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
-        self._compute_pool = compute_pool
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
         parse_single_values(request.params, ())
-        # Its cost grows with the number of rejects.
-        body = await self._compute_pool.run(
-            describe_readiness, self._get_view(), self._sweep_interval_s, self._clock()
-        )
+        body = describe_readiness(self._get_view(), self._sweep_interval_s, self._clock())
         response.media = body
         response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")
@@ -87,7 +81,7 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
     `now` is in Unix seconds.  Ages are in seconds, times in ISO 8601 and UTC.  Unknown values
     become None.
     """
-    held_count = len(list_held_rejects(view))
+    held_count = len(view.reject_list.held_user_ids)
     reasons = _list_outages(view, now)
     # During an outage of Redis the figures are stale: delays computed from them would be wrong.
     if view.redis_error is None:

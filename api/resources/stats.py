@@ -1,7 +1,6 @@
 """GET /stats: the number of rows, their average age and their average birth date."""
 
 import json
-from collections.abc import Callable
 from datetime import date
 from fractions import Fraction
 from typing import Any
@@ -11,54 +10,32 @@ import numpy as np
 from falcon.asgi import Request, Response
 from numpy.typing import NDArray
 
-from api.answers.lookup import require_table
-from api.query.filters import DAY_S, Filters, compute_ages, compute_utc_date
+from api.answers.table_answers import Answer, TableAnswers
+from api.query.filters import Filters, compute_ages
 from api.snapshot.table import SnapshotTable
-from api.snapshot.view import ViewProvider
-from api.web.conditional import apply_etag, compute_etag
-from api.web.thread_pool import ThreadPool
+from api.web.conditional import compute_etag
 
 NO_MATCH_MESSAGE = "Filter returned no objects"
 
 
 class StatsResource:
-    """GET /stats.
+    """GET /stats."""
 
-    `clock` returns Unix seconds; ages depend on its UTC date.
-    """
-
-    def __init__(
-        self, get_view: ViewProvider, clock: Callable[[], float], compute_pool: ThreadPool
-    ) -> None:
-        self._get_view = get_view
-        self._clock = clock
-        self._compute_pool = compute_pool
+    def __init__(self, answers: TableAnswers) -> None:
+        self._answers = answers
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the statistics of the rows that pass the filters."""
-        table = require_table(self._get_view)
-        now = self._clock()
-        # The UTC date is part of the cache key, because ages change with it.
-        cache_key = "stats", request.query_string, now // DAY_S
-        etag_and_body: tuple[str, bytes] | None = table.query_cache.get(cache_key)
-        if etag_and_body is None:
-            filters = Filters.parse(request.params)
-            etag_and_body = await self._compute_pool.run(
-                _render_statistics, table, filters, compute_utc_date(now)
-            )
-            table.query_cache.put(cache_key, etag_and_body, 1)
-        etag, body = etag_and_body
-        if not apply_etag(request, response, etag):
-            response.content_type = falcon.MEDIA_JSON
-            response.data = body
+        await self._answers.respond(request, response, _build_answer)
 
     on_head = on_get
 
 
-def _render_statistics(table: SnapshotTable, filters: Filters, today: date) -> tuple[str, bytes]:
-    """Return the ETag and the body."""
+def _build_answer(table: SnapshotTable, request: Request, today: date) -> Answer:
+    filters = Filters.parse(request.params)
     etag = compute_etag("stats", table.etag, filters.to_dict(), today.isoformat())
-    return etag, json.dumps(compute_statistics(table, filters, today)).encode() + b"\n"
+    body = json.dumps(compute_statistics(table, filters, today)).encode() + b"\n"
+    return Answer(etag, (("content-type", falcon.MEDIA_JSON),), body)
 
 
 def compute_statistics(table: SnapshotTable, filters: Filters, today: date) -> dict[str, Any]:

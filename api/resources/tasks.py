@@ -20,7 +20,7 @@ _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 
 
 class TasksResource:
-    """GET /tasks."""
+    """GET /tasks, and GET /tasks/{task_id} with the suffix `task`."""
 
     def __init__(
         self, controller: RebuildController, unpacks: Unpacks, redis_pool: ThreadPool
@@ -35,7 +35,14 @@ class TasksResource:
         response.media = await self._redis_pool.run(self._list_tasks)
         response.set_header("Cache-Control", "no-store")
 
+    async def on_get_task(self, request: Request, response: Response, task_id: str) -> None:
+        """Respond with the progress of a rebuild or of an unpack."""
+        parse_single_values(request.params, ())
+        response.media = await self._redis_pool.run(self._find_task, task_id)
+        response.set_header("Cache-Control", "no-store")
+
     on_head = on_get
+    on_head_task = on_get_task
 
     def _list_tasks(self) -> list[dict[str, Any]]:
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
@@ -46,25 +53,6 @@ class TasksResource:
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
         unpacks = [describe_unpack(status) for status in newest]
         return [*rebuilds, *waiting, *unpacks]
-
-
-class TaskResource:
-    """GET /tasks/{task_id}."""
-
-    def __init__(
-        self, controller: RebuildController, unpacks: Unpacks, redis_pool: ThreadPool
-    ) -> None:
-        self._controller = controller
-        self._unpacks = unpacks
-        self._redis_pool = redis_pool
-
-    async def on_get(self, request: Request, response: Response, task_id: str) -> None:
-        """Respond with the progress of a rebuild or of an unpack."""
-        parse_single_values(request.params, ())
-        response.media = await self._redis_pool.run(self._find_task, task_id)
-        response.set_header("Cache-Control", "no-store")
-
-    on_head = on_get
 
     def _find_task(self, task_id: str) -> dict[str, Any]:
         rebuild = self._controller.get_status(task_id)

@@ -5,10 +5,8 @@ from collections.abc import Callable, Hashable, Mapping
 from threading import Lock
 from typing import Any, TypeVar
 
-MAX_RESPONSE_CACHE_BYTES = 32 << 20
-"""Size in bytes of the response cache of one snapshot."""
-MAX_CACHED_QUERIES = 512
-"""Number of parsed requests that one snapshot caches."""
+MAX_CACHE_BYTES = 32 << 20
+"""Size in bytes of the LRU cache of one snapshot."""
 
 _Value = TypeVar("_Value")
 
@@ -42,7 +40,7 @@ class OnceCache:
 class LruCache:
     """An LRU cache that is bounded by the total weight of its entries. Thread-safe."""
 
-    def __init__(self, max_weight: int = MAX_RESPONSE_CACHE_BYTES) -> None:
+    def __init__(self, max_weight: int = MAX_CACHE_BYTES) -> None:
         self._max_weight = max_weight
         self._free_weight = max_weight
         self._lock = Lock()
@@ -56,14 +54,12 @@ class LruCache:
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
-    def put(self, key: Hashable, value: Any, weight: int | None = None) -> None:  # noqa: ANN401
+    def put(self, key: Hashable, value: Any, weight: int) -> None:  # noqa: ANN401
         """Cache a value, and evict the least recently used ones to make room.
 
-        `weight` counts against the limit of the cache. It is in bytes, and by default the length of
-        the value. A cache that is limited by the number of entries uses a weight of 1. A value that
-        is heavier than the whole cache, or cached already, is ignored.
+        `weight` counts against the limit of the cache, in bytes. A value that is heavier than the
+        whole cache, or cached already, is ignored.
         """
-        weight = len(value) if weight is None else weight
         with self._lock:
             if key in self._entries or weight > self._max_weight:
                 return
@@ -72,15 +68,6 @@ class LruCache:
             while self._free_weight < 0:
                 _, (_, evicted_weight) = self._entries.popitem(last=False)
                 self._free_weight += evicted_weight
-
-    def get_or_compute(self, key: Hashable, compute: Callable[[], bytes]) -> bytes:
-        """Return the cached value of this key; compute and cache it if it is missing."""
-        # Not locked: concurrent callers may compute the same value, and the first one is cached.
-        value: bytes | None = self.get(key)
-        if value is None:
-            value = compute()
-            self.put(key, value)
-        return value
 
 
 GzipBlocks = Mapping[bytes, bytes]

@@ -154,7 +154,10 @@ class SnapshotPoller:
             self._load_status()
 
     def _update_view(self, **changes: Unpack[ViewUpdate]) -> None:
-        self.view = replace(self.view, **changes)
+        view = replace(self.view, **changes)
+        # Computed here and not by the first request, which would block the event loop.
+        _ = view.reject_list.held_user_ids, view.reject_list.entries
+        self.view = view
 
     # -- MinIO -------------------------------------------------------------------------------------
     def _poll_store(self) -> None:

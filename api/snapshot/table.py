@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from api.query.filters import encode_birthdays
-from api.snapshot.caches import MAX_CACHED_QUERIES, GzipBlocks, LruCache, OnceCache
+from api.snapshot.caches import GzipBlocks, LruCache, OnceCache
 from api.snapshot.diff import UnchangedRange, diff_lines
 from shared.formats.output_csv import (
     OUTPUT_COLUMNS,
@@ -78,9 +78,9 @@ class SnapshotTable:
 
     `json` is the body of an unfiltered GET /data.  `birthts` (Unix milliseconds), `birthday` (see
     `api.query.filters`) and `has_image` have one entry per row.  `etag` is the ETag of the object,
-    without quotes.  `derived`, `response_cache` and `query_cache` cache what is derived from this
-    version.  `gzip_blocks` caches the compressed blocks of this version, or of the previous one
-    until this one is compressed.
+    without quotes.  `derived` and `cache` cache what is derived from this version.  `gzip_blocks`
+    caches the compressed blocks of this version, or of the previous one until this one is
+    compressed.
     """
 
     def __init__(
@@ -93,8 +93,7 @@ class SnapshotTable:
         self.etag = etag
         self._output = output
         self.derived = OnceCache()
-        self.response_cache = LruCache()
-        self.query_cache = LruCache(MAX_CACHED_QUERIES)
+        self.cache = LruCache()
         self.gzip_blocks: dict[str, GzipBlocks] = {"json": {}, "ndjson": {}, "csv": {}}
         self.gzip_blocks.update(gzip_blocks)
         line_lengths = _concatenate([fragment.line_lengths for fragment in fragments], np.int64)

@@ -2,11 +2,50 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from api.snapshot.table import SnapshotTable
 from shared.formats.records import Reject
 from shared.progress.pipeline_status import PipelineStatus
+
+_MIN_BULK_REJECTS = 1000
+"""From this number of rejects on, comparing columns is faster than looking up each user."""
+
+
+class RejectList:
+    """The rejects of one version of rejects.csv, compared with one version of the table.
+
+    Both results are computed once. So a page or a count costs the same for any number of rejects.
+    """
+
+    def __init__(self, rejects: Mapping[str, Reject], table: SnapshotTable | None) -> None:
+        self._rejects = rejects
+        self._table = table
+
+    def compares(self, rejects: Mapping[str, Reject], table: SnapshotTable | None) -> bool:
+        """Return whether this list compares these versions."""
+        return self._rejects is rejects and self._table is table
+
+    @cached_property
+    def entries(self) -> tuple[Reject, ...]:
+        """All rejects, in the order of rejects.csv."""
+        return tuple(self._rejects.values())
+
+    @cached_property
+    def held_user_ids(self) -> frozenset[str]:
+        """The users that have a reject and still have a row: the held row, published before."""
+        table = self._table
+        if table is None:
+            return frozenset()
+        if len(self._rejects) < _MIN_BULK_REJECTS:
+            return frozenset(filter(table.has_row, self._rejects))
+        user_ids = pa.array(list(self._rejects), pa.large_string())
+        has_row = pc.is_in(user_ids, value_set=table.columns["user_id"])
+        return frozenset(user_ids.filter(has_row).to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +57,7 @@ class View:
     when this process first read that events or writes may be lost.  `events_stalled_since`: since
     when the same event has been at the head of its list.  `consistent_as_of` is explained in
     `api.snapshot.consistency`.  The errors are those of the last attempt, None if it succeeded.
+    `reject_list` follows from `rejects` and `table`.
     """
 
     table: SnapshotTable | None = None
@@ -30,6 +70,12 @@ class View:
     suspect_since: float | None = None
     events_stalled_since: float | None = None
     consistent_as_of: float | None = None
+    reject_list: RejectList = field(default_factory=lambda: RejectList({}, None))
+
+    def __post_init__(self) -> None:
+        """Compare the rejects with the table, unless the previous view has compared them."""
+        if not self.reject_list.compares(self.rejects, self.table):
+            object.__setattr__(self, "reject_list", RejectList(self.rejects, self.table))
 
 
 class ViewUpdate(TypedDict, total=False):
@@ -49,11 +95,3 @@ class ViewUpdate(TypedDict, total=False):
 
 ViewProvider = Callable[[], View]
 """Returns the newest view; a request calls it once, so that its response is consistent."""
-
-
-def list_held_rejects(view: View) -> list[Reject]:
-    """Return the rejects of users that still have a row: the held row, published before."""
-    table = view.table
-    if table is None:
-        return []
-    return [reject for reject in view.rejects.values() if table.has_row(reject.user_id)]

@@ -4,7 +4,6 @@ Each ETag is a digest of what determines the answer, such as the snapshot's vers
 """
 
 import hashlib
-import re
 
 from falcon import HTTP_304
 from falcon.asgi import Request, Response
@@ -13,7 +12,6 @@ _ETAG_VERSION = "2"
 """Version of the format of all answers. Changing it invalidates every ETag that clients cache."""
 HeaderPairs = tuple[tuple[str, str], ...]
 """Headers of an answer, with names in lower case."""
-_ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 def compute_etag(*parts: object) -> str:
@@ -29,18 +27,9 @@ def apply_etag(request: Request, response: Response, etag: str, headers: HeaderP
     """
     # "no-cache": clients may cache the answer but must revalidate it each time, as it may be stale.
     response.set_headers((("etag", etag), ("cache-control", "no-cache"), *headers))
-    if not matches_if_none_match(request, etag):
+    # Weak tags match, too, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
+    known_etags = request.if_none_match or ()
+    if "*" not in known_etags and etag.strip('"') not in known_etags:
         return False
     response.status = HTTP_304
     return True
-
-
-def matches_if_none_match(request: Request, etag: str) -> bool:
-    """Return whether `If-None-Match` contains this ETag or is `*`."""
-    # The comparison is weak, as RFC 9110 requires: compressing proxies make strong ETags weak (W/).
-    if_none_match = request.get_header("If-None-Match")
-    if if_none_match is None:
-        return False
-    if if_none_match == etag or if_none_match.strip() == "*":
-        return True
-    return etag in _ENTITY_TAG.findall(if_none_match)

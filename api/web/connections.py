@@ -1,6 +1,7 @@
 """Limits of client connections that gunicorn's ASGI worker does not have.
 
-- The first head must be complete in time, and it has a limited size.
+- A head must be complete in time, and it has a limited size.
+- A body is received only as fast as the application reads it.
 - A client must read: unsent bytes without progress end the connection.
 - The bodies that wait for their clients have a budget in bytes per process.
 - The number of connections is limited.
@@ -9,10 +10,11 @@
 - The answers of the server itself are problem documents, too.
 
 Only public interfaces are used: a `_Connection` is an asyncio protocol around the protocol of the
-server, which gets a `_Transport` around the transport of asyncio.
+server, which gets a `_Transport` around the transport of the event loop.
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,24 +29,28 @@ from api.web.problems import build_plain_body
 
 MAX_CONNECTIONS = 500
 """Per process. One more connection replaces the one that has been waiting longest."""
+BACKLOG = 1024
+"""Connections that the kernel holds until a process accepts them; asyncio sets 100."""
 REQUEST_S = 10.0
 """Timeout in seconds from the connection to the complete first head."""
 MAX_HEAD_BYTES = 32_768
+RECEIVE_BYTES = 65_536
+"""Size in bytes of the buffer that receives from all connections."""
+MAX_UNREAD_BYTES = 65_536
+"""Received bytes of one connection that the application has not read. More stay in the kernel."""
 SEND_S = 20.0
-"""Timeout in seconds of a client that has not read about `PIECE_BYTES`."""
+"""Timeout in seconds of a client that does not read."""
 LINGER_S = 2.0
 """Seconds in which the input of a closed connection is discarded."""
 CHECK_INTERVAL_S = 0.25
-PIECE_BYTES = 131_072
-"""Size in bytes of the pieces in which a body is sent."""
-MAX_UNSENT_BYTES = 128 << 20
-"""Bytes of the bodies that one process is sending. Above it, the oldest transfer is aborted.
+SMALL_BODY_BYTES = 65_536
+"""Bodies up to this size do not count as unsent: the server buffers as much in any case."""
+MAX_UNSENT_BYTES = 64 << 20
+"""Bytes of the bodies that one process is sending. A body that several clients get counts once.
 
-A body that several clients get counts once.
+Above it, the transfer that has made no progress for the longest time is aborted.
 """
 
-_YIELD_BYTES = 8 * PIECE_BYTES
-"""Bytes after which a transfer yields to other tasks."""
 _Message = dict[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
@@ -60,6 +66,8 @@ class Connections:
     def __init__(self) -> None:
         self._connections = dict[_Connection, None]()
         self._unsent = dict[object, tuple[_Connection, bytes]]()
+        # One buffer for all connections: each of them is emptied before the next one is received.
+        self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def watch(self, loop: asyncio.AbstractEventLoop, is_stopping: Callable[[], bool]) -> None:
         """Guard the servers that are created on this loop from now on.
@@ -77,6 +85,9 @@ class Connections:
                 return _Connection(self, protocol_factory())
 
             server: asyncio.Server = await create_server(make_connection, *args, **kwargs)
+            # Not its argument `backlog`, which also sets how many it accepts per round.
+            if "sock" in kwargs:
+                kwargs["sock"].listen(BACKLOG)
             return server
 
         def check() -> None:
@@ -105,19 +116,26 @@ class Connections:
             async def receive_late() -> _Message:
                 # Falcon awaits an event before it looks at the head. A request must be refused
                 # before its body arrives, and without 100 (Continue).
-                return first_events.pop() if first_events else await receive()
+                if first_events:
+                    return first_events.pop()
+                event = await receive()
+                connection.count_read(len(event.get("body", b"")))
+                return event
 
-            async def send_pieces(message: _Message) -> None:
-                await self._send_pieces(connection, message, send)
+            async def send_counted(message: _Message) -> None:
+                body = message.get("body", b"")
+                if len(body) <= SMALL_BODY_BYTES:
+                    await send(message)
+                    return
+                # The server waits until most of it is sent; uvloop needs no copy of what waits.
+                with self._hold_unsent(connection, body):
+                    await send(message)
 
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
-            connection.begin_request()
-            try:
-                await app(scope, receive_late, send_pieces)
-            finally:
-                connection.end_request()
+            with connection.mark_busy():
+                await app(scope, receive_late, send_counted)
 
         return limited_app
 
@@ -133,34 +151,15 @@ class Connections:
         """Forget a connection that is closed."""
         self._connections.pop(connection, None)
 
-    async def _send_pieces(self, connection: "_Connection", message: _Message, send: _Send) -> None:
-        body = message.get("body", b"")
-        if len(body) <= PIECE_BYTES:
-            await send(message)
-            return
-        # The server copies what it gets, so it gets one piece at a time, when the last one is sent.
-        view = memoryview(body)
-        with self._hold_unsent(connection, body):
-            for start in range(0, len(view), PIECE_BYTES):
-                if connection.is_lost:
-                    return
-                stop = start + PIECE_BYTES
-                more_body = stop < len(view) or message.get("more_body", False)
-                piece = bytes(view[start:stop])
-                await send({"type": message["type"], "body": piece, "more_body": more_body})
-                if not stop % _YIELD_BYTES:  # a fast client must not block the others
-                    await asyncio.sleep(0)
-
     @contextmanager
     def _hold_unsent(self, connection: "_Connection", body: bytes) -> Iterator[None]:
         token = object()
         self._unsent[token] = connection, body
         try:
-            while self._count_unsent_bytes() > MAX_UNSENT_BYTES:
-                oldest = next(iter(self._unsent))
-                if oldest is token:
-                    break
-                self._unsent.pop(oldest)[0].abort()
+            while self._count_unsent_bytes() > MAX_UNSENT_BYTES and len(self._unsent) > 1:
+                others = [each for each in self._unsent if each is not token]
+                slowest = min(others, key=lambda each: self._unsent[each][0].paused_since)
+                self._unsent.pop(slowest)[0].abort()
             yield
         finally:
             self._unsent.pop(token, None)
@@ -170,7 +169,7 @@ class Connections:
         return sum(distinct.values())
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """A connection: it passes everything to the server's protocol, within the limits."""
 
     def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
@@ -180,13 +179,15 @@ class _Connection(asyncio.Protocol):
         self._request_count = 0
         self._is_head_complete = False
         self._has_unserved_data = False
-        self._head_bytes = 0
-        self._head_tail = b""
+        self._head = b""
         self._opened_at = time.monotonic()
         self._received_at = self._opened_at
-        self._paused_since: float | None = None
+        self._unread_bytes = 0
+        self._is_reading_paused = False
+        self._unsent_bytes = 0
+        self.paused_since = math.inf
+        """Since when the client has not read, by the monotonic clock; infinity if it reads."""
         self._closed_since: float | None = None
-        self.is_lost = False
 
     @property
     def is_busy(self) -> bool:
@@ -198,14 +199,24 @@ class _Connection(asyncio.Protocol):
         """Whether the server has closed the connection; its last bytes may still be sent."""
         return self._closed_since is not None
 
-    def begin_request(self) -> None:
-        """Mark the connection as busy, because the application answers a request."""
+    @contextmanager
+    def mark_busy(self) -> Iterator[None]:
+        """Mark the connection as busy while the application answers a request."""
         self._request_count += 1
         self._has_unserved_data = False
+        try:
+            yield
+        finally:
+            self._request_count -= 1
+            self.count_read(self._unread_bytes)
 
-    def end_request(self) -> None:
-        """Mark the end of a request."""
-        self._request_count -= 1
+    def count_read(self, count: int) -> None:
+        """Note that the application has read `count` bytes."""
+        self._unread_bytes = max(0, self._unread_bytes - count)
+        if self._is_reading_paused and self._unread_bytes < MAX_UNREAD_BYTES:
+            self._is_reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     # -- called by asyncio -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -214,29 +225,46 @@ class _Connection(asyncio.Protocol):
         self._connections.add(self)
         token = _connection_of_task.set(self)
         try:
-            self._protocol.connection_made(_Transport(self, self._transport))
+            guarded: Any = _Transport(self, self._transport)
+            self._protocol.connection_made(guarded)
         finally:
             _connection_of_task.reset(token)
 
-    def data_received(self, data: bytes) -> None:
-        """Pass the data on; discard it after the connection was closed."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next bytes."""
+        return self._connections.receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass the bytes on; discard them after the connection was closed."""
         if self.is_closed:
             return
+        data = bytes(self._connections.receive_buffer[:nbytes])
         self._received_at = time.monotonic()
         self._has_unserved_data = not self.is_busy
-        # Only the first head: before the next ones the server's own keepalive timeout applies.
-        if not self._is_head_complete:
-            self._head_bytes += len(data)
-            text = self._head_tail + data
-            self._is_head_complete = b"\r\n\r\n" in text
-            self._head_tail = b"" if self._is_head_complete else text[-3:]
-            if self._head_bytes > MAX_HEAD_BYTES and not self._is_head_complete:
-                self.refuse(431)
-                return
+        if self._is_head_complete:
+            self._count_unread(nbytes)
+        elif not self._accepts_head(data):
+            self.refuse(431)
+            return
         try:
             self._protocol.data_received(data)
         except ValueError:  # a Content-Length of more digits than Python converts
             self.refuse(400)
+
+    def _count_unread(self, count: int) -> None:
+        self._unread_bytes += count
+        if self._unread_bytes >= MAX_UNREAD_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def _accepts_head(self, data: bytes) -> bool:
+        """Return whether the first head, to which `data` belongs, is not too large."""
+        # Later heads have no timeout of their own: the server's keepalive timeout applies to them.
+        self._head += data
+        self._is_head_complete = b"\r\n\r\n" in self._head
+        if self._is_head_complete:
+            self._head = b""
+        return len(self._head) <= MAX_HEAD_BYTES
 
     def eof_received(self) -> bool:
         """Return True to keep the connection open until the answer is sent."""
@@ -245,17 +273,16 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note that the send buffer is full."""
-        self._paused_since = time.monotonic()
+        self.paused_since = time.monotonic()
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """Note that the client has read."""
-        self._paused_since = None
+        self.paused_since = math.inf
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and wake what waits for the send buffer."""
-        self.is_lost = True
         self._connections.discard(self)
         self._protocol.connection_lost(exc)
         self._protocol.resume_writing()
@@ -267,14 +294,18 @@ class _Connection(asyncio.Protocol):
             timeout_s = SEND_S if self._transport.get_write_buffer_size() else LINGER_S
             if now - self._closed_since > timeout_s:
                 self.abort()
-        elif self._paused_since is not None:
-            if now - self._paused_since > SEND_S:
+        elif self.paused_since < math.inf:
+            unsent_bytes = self._transport.get_write_buffer_size()
+            if unsent_bytes != self._unsent_bytes:
+                self._unsent_bytes = unsent_bytes
+                self.paused_since = now
+            elif now - self.paused_since > SEND_S:
                 self.abort()
         elif is_stopping:
             if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:
                 self.abort()
         elif not self._is_head_complete and now - self._opened_at > REQUEST_S:
-            if self._head_bytes:
+            if self._head:
                 self.refuse(408)
             else:
                 self.abort()
@@ -298,17 +329,20 @@ class _Connection(asyncio.Protocol):
         self.close()
 
 
-class _Transport(asyncio.Transport):
-    """What the server's protocol gets as its transport."""
+class _Transport:
+    """What the server's protocol gets as its transport: the loop's, except for these methods."""
 
     def __init__(self, connection: _Connection, transport: asyncio.Transport) -> None:
-        super().__init__()
         self._connection = connection
         self._transport = transport
 
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Return a method of the loop's transport."""
+        return getattr(self._transport, name)
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send data; replace an error of the server itself by a problem document."""
-        if self._connection.is_closed:
+        if self.is_closing():  # the loop would log a warning for each write
             return
         status_line = None if self._connection.is_busy else _STATUS_LINE.match(data)
         if status_line:
@@ -316,49 +350,13 @@ class _Transport(asyncio.Transport):
         else:
             self._transport.write(data)
 
-    def writelines(self, list_of_data: Any) -> None:  # noqa: ANN401
-        """Send several pieces of data."""
-        self._transport.writelines(list_of_data)
-
-    def can_write_eof(self) -> bool:
-        """Return whether the connection can be half-closed."""
-        return self._transport.can_write_eof()
-
-    def write_eof(self) -> None:
-        """Half-close the connection after the data that was written."""
-        self._transport.write_eof()
-
     def close(self) -> None:
         """Close the connection, when the client has or after some seconds."""
         self._connection.close()
 
-    def abort(self) -> None:
-        """Close the connection immediately."""
-        self._transport.abort()
-
     def is_closing(self) -> bool:
         """Return whether the connection is closed."""
         return self._connection.is_closed or self._transport.is_closing()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Return information about the socket."""
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        """Stop to receive."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Receive again."""
-        self._transport.resume_reading()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set when `pause_writing` and `resume_writing` are called."""
-        self._transport.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        """Return the number of bytes that wait to be sent."""
-        return self._transport.get_write_buffer_size()
 
 
 def build_raw_response(status: int) -> bytes:

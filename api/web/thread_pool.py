@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from api.web.problems import Problem, build_unavailable_problem
 
@@ -38,9 +38,10 @@ class ThreadPool:
     ) -> None:
         self._name = name
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix=name)
-        self._max_pending = max_threads + max_queued
+        self._free_threads = asyncio.Semaphore(max_threads)
+        self._max_queued = max_queued
         self._max_wait_s = max_wait_s
-        self._pending = set[Future[Any]]()
+        self._queued_count = 0
 
     async def run(
         self,
@@ -53,22 +54,34 @@ class ThreadPool:
         Raises a 503 `Problem` if too many calls wait already, or if the wait takes too long. If the
         request is cancelled, a running call continues and keeps its thread.
         """
-        if len(self._pending) >= self._max_pending:
-            raise self._build_busy_problem()
+        await self._acquire_thread()
+        loop = asyncio.get_running_loop()
         future = self._executor.submit(partial(call, *args, **kwargs))
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
-        # A call that runs already cannot be cancelled.
-        timer = asyncio.get_running_loop().call_later(self._max_wait_s, future.cancel)
         try:
             return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+        finally:
+            # Only now: if the event loop is busy, results of several MB each must not pile up.
+            if future.done():
+                self._free_threads.release()
+            else:
+                future.add_done_callback(
+                    lambda _: loop.call_soon_threadsafe(self._free_threads.release)
+                )
+
+    async def _acquire_thread(self) -> None:
+        if not self._free_threads.locked():
+            await self._free_threads.acquire()
+            return
+        if self._queued_count >= self._max_queued:
+            raise self._build_busy_problem()
+        self._queued_count += 1
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await self._free_threads.acquire()
+        except TimeoutError:
             raise self._build_busy_problem() from None
         finally:
-            timer.cancel()
+            self._queued_count -= 1
 
     def _build_busy_problem(self) -> Problem:
         detail = f"Too many requests already wait for a thread ({self._name}); retry."

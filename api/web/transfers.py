@@ -46,7 +46,7 @@ MIN_BYTES_PER_S = 20_000
 UPLOAD_WAIT_S = 0.25
 """Seconds that a large upload waits for a thread."""
 
-_SINGLE_ETAG = re.compile(r'"([^"]*)"')
+_PLAIN_ETAG = re.compile(r"[\w-]+", re.ASCII)
 _Result = TypeVar("_Result")
 
 
@@ -119,16 +119,15 @@ class Transfers:
         Returns None if the client has the object already (response 304). Raises `ObjectNotFound`,
         and a 409 `Problem` if the store cannot read the object.
         """
-        if_none_match = request.get_header("If-None-Match", default="").strip()
         # The store compares a single ETag.  Lists and `*` are compared below, after the read.
-        single_etag = _SINGLE_ETAG.fullmatch(if_none_match)
-        known_etag = single_etag[1] if single_etag else None
+        known = request.if_none_match or ()
+        known_etag = known[0] if len(known) == 1 and _PLAIN_ETAG.fullmatch(known[0]) else None
         try:
             segment = await self._call_store(
                 lambda store: store.get_segment(key, 0, SEGMENT_BYTES, if_none_match=known_etag)
             )
         except NotModified:
-            apply_etag(request, response, if_none_match)
+            apply_etag(request, response, f'"{known_etag}"')
             return None
         except ObjectUnreadable as error:
             detail = f"{key[:300]} exists, but the object store cannot read it: {error.reason}."
@@ -156,19 +155,19 @@ class Transfers:
             return
         response.content_length = byte_range.stop - byte_range.start
         if request.method != "HEAD":
-            response.stream = self._read_range(key, first_segment, byte_range)
+            first_chunk = first_segment.body[byte_range.start : byte_range.stop]
+            response.stream = self._read_range(key, first_segment.etag, byte_range, first_chunk)
 
     async def _read_range(
-        self, key: str, first_segment: Segment, byte_range: ByteRange
+        self, key: str, etag: str, byte_range: ByteRange, chunk: bytes
     ) -> AsyncIterator[bytes]:
+        # Only one piece is in memory: the first one is not referenced while others are sent.
         start, stop = byte_range
-        chunk = first_segment.body[start:stop]
         while start < stop:
             # A range that begins behind the first piece has none of its bytes.
             if not chunk:
-                chunk = await self._fetch_chunk(
-                    key, first_segment.etag, start, min(stop - start, SEGMENT_BYTES)
-                )
+                length = min(stop - start, SEGMENT_BYTES)
+                chunk = await self._fetch_chunk(key, etag, start, length)
             yield chunk
             start += len(chunk)
             chunk = b""
@@ -261,10 +260,6 @@ class _BlockingReader:
         return piece
 
 
-# At most 18 digits, so that each number fits into 64 bits.
-_RANGE_HEADER = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
 def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     """Return the bytes that a single `Range` selects (RFC 9110, 14.2), or None for the whole file.
 
@@ -272,16 +267,18 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     another version (`If-Range`), are ignored. Raises a 416 if the file has none of the
     bytes.
     """
-    match = _RANGE_HEADER.fullmatch(request.get_header("Range", default="").strip())
-    if not match or match[0] == "bytes=-":
+    try:
+        selected = request.range if request.range_unit == "bytes" else None
+    except falcon.HTTPInvalidHeader:
         return None
     # An empty file has no bytes to select: the whole file is the answer, not a 416.
     is_other_version = request.get_header("If-Range", default=etag) != etag
-    if is_other_version or not size:
+    if selected is None or is_other_version or not size:
         return None
-    first, last = match.groups()
-    start = int(first) if first else max(0, size - int(last))
-    stop = min(int(last) + 1, size) if first and last else size
+    # Falcon counts a start from the end by a negative number, and -1 is the last byte.
+    first, last = selected
+    start = first if first >= 0 else max(0, size + first)
+    stop = size if last < 0 else min(last + 1, size)
     if start >= stop:
         raise falcon.HTTPRangeNotSatisfiable(size, description=f"The file has {size:,} bytes.")
     return ByteRange(start, stop)
@@ -289,4 +286,5 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
 
 def format_content_disposition(disposition_type: str, name: str) -> str:
     """Return a `Content-Disposition` value for a file name with any characters (RFC 6266)."""
+    # Falcon's `downloadable_as` does not escape quotes.
     return f"{disposition_type}; filename*=UTF-8''{quote(name, safe='')}"

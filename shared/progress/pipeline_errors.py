@@ -6,7 +6,7 @@
 - `dead_letter`: an event that could not be decoded.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shared.formats.records import Reject
@@ -16,20 +16,31 @@ from shared.times import format_time
 
 
 def list_errors(
-    rejects: Mapping[str, Reject], has_row: Callable[[str], bool], status: PipelineStatus | None
+    rejects: Sequence[Reject],
+    has_row: Callable[[str], bool],
+    status: PipelineStatus | None,
+    page: slice = slice(None),
 ) -> Iterator[dict[str, Any]]:
     """Yield the JSON fields of each error: rejects by user, then ignored keys, then dead letters.
 
     `has_row` returns whether a user has a row in the table. Without a status only the rejects are
-    listed.
+    listed. Only the errors on the page are read; its start must not be negative.
     """
-    for reject in rejects.values():
+    start, stop, _ = page.indices(count_errors(len(rejects), status))
+    for reject in rejects[start:stop]:
         yield _describe_reject(reject, is_held=has_row(reject.user_id))
     if status:
-        for issue in status.ignored_keys:
-            yield _describe_issue("ignored", issue)
-        for issue in status.dead_letters:
-            yield _describe_issue("dead_letter", issue)
+        issues = [("ignored", issue) for issue in status.ignored_keys]
+        issues += [("dead_letter", issue) for issue in status.dead_letters]
+        for kind, issue in issues[max(0, start - len(rejects)) : max(0, stop - len(rejects))]:
+            yield _describe_issue(kind, issue)
+
+
+def count_errors(reject_count: int, status: PipelineStatus | None) -> int:
+    """Return the number of errors that `list_errors` yields."""
+    if status is None:
+        return reject_count
+    return reject_count + len(status.ignored_keys) + len(status.dead_letters)
 
 
 def _describe_reject(reject: Reject, *, is_held: bool) -> dict[str, Any]:

@@ -421,3 +421,15 @@ def test_follower_stop_removes_thread_and_registration(
     follower.stop()
     assert redis.hlen(API_PROCESSES) == 0
     assert "follower" not in {thread.name for thread in running_threads()}
+
+
+def test_follower_compares_rejects_with_table_before_requests(
+    poller: SnapshotPoller, store: S3ObjectStore
+) -> None:
+    store.put(OUTPUT_KEY, TWO)
+    store.put(REJECTS_KEY, encode_rejects([REJECT]))
+    poller.poll_once()
+    compared = poller.view.reject_list
+    assert vars(compared)["held_user_ids"] == {"2"}
+    poller.poll_once()
+    assert poller.view.reject_list is compared

@@ -1,19 +1,24 @@
-"""The limits of connections, with gunicorn's own protocol on real sockets of one event loop."""
+"""The limits of connections, with gunicorn's own protocol on real sockets of the API's loop."""
 
 import asyncio
 import json
+import socket
+import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from api.web import connections as limits
-from api.web.connections import Connections
+from api.web.connections import AsgiApp, Connections
 
 Message = dict[str, Any]
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -40,8 +45,20 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
+class CountingProtocol(ASGIProtocol):  # type: ignore[misc]
+    """The protocol of gunicorn, which counts the bytes that it receives."""
+
+    received_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        CountingProtocol.received_bytes += len(data)
+        super().data_received(data)
+
+
 @asynccontextmanager
-async def serve(app: App) -> AsyncIterator[tuple[int, Connections]]:
+async def serve(
+    app: AsgiApp, listener: socket.socket | None = None
+) -> AsyncIterator[tuple[int, Connections]]:
     """Serve the application within the limits; yield the port."""
     loop = asyncio.get_running_loop()
     connections = Connections()
@@ -59,7 +76,8 @@ async def serve(app: App) -> AsyncIterator[tuple[int, Connections]]:
     )
     original: Any = loop.create_server
     connections.watch(loop, lambda: not worker.alive)
-    server = await loop.create_server(lambda: ASGIProtocol(worker), "127.0.0.1", 0)
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    server = await loop.create_server(lambda: CountingProtocol(worker), sock=listener)
     try:
         yield server.sockets[0].getsockname()[1], connections
     finally:
@@ -107,7 +125,7 @@ def test_connections_answer_invalid_requests_with_problems(sends: bytes, status:
         assert json.loads(body)["status"] == status
         assert app.request_count == 0
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_before_the_body_arrives() -> None:
@@ -117,7 +135,7 @@ def test_connections_answer_before_the_body_arrives() -> None:
                 sends = HEAD + b"Expect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
                 assert (await exchange(port, sends)).startswith(b"HTTP/1.1 200 OK")
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_deliver_answer_to_client_that_still_sends() -> None:
@@ -126,7 +144,7 @@ def test_connections_deliver_answer_to_client_that_still_sends() -> None:
             sends = HEAD + b"Content-Length: 9000000\r\n\r\n" + bytes(3_000_000)
             assert (await exchange(port, sends)).endswith(b"answer")
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_half_closed_client() -> None:
@@ -138,7 +156,7 @@ def test_connections_answer_half_closed_client() -> None:
             assert (await reader.readuntil(b"answer")).startswith(b"HTTP/1.1 200")
             writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_answer_pipelined_requests() -> None:
@@ -149,7 +167,7 @@ def test_connections_answer_pipelined_requests() -> None:
             )
         assert received.count(b"HTTP/1.1 200") == 10
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 async def connect_slow_reader(port: int) -> asyncio.StreamWriter:
@@ -189,8 +207,82 @@ def test_connections_abort_oldest_transfer_above_budget() -> None:
         assert aborted == expected_aborted
 
     shared = bytes(half + 1)
-    asyncio.run(run(lambda: shared, [False, False, False]))
-    asyncio.run(run(lambda: bytes(half + 1), [True, True, False]))
+    uvloop.run(run(lambda: shared, [False, False, False]))
+    uvloop.run(run(lambda: bytes(half + 1), [True, True, False]))
+
+
+def test_connections_abort_client_that_does_not_read() -> None:
+    """The oldest transfer is not aborted if its client reads."""
+    size = limits.MAX_UNSENT_BYTES // 2 - 1000
+
+    async def run() -> None:
+        app = App(lambda: bytes(size))
+        async with serve(app) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(HEAD + b"\r\n")
+            await reader.readexactly(1000)
+            stalled = await connect_slow_reader(port)
+            while app.request_count < 2:
+                await asyncio.sleep(0.001)
+            # Until the buffers of the stalled connection are full, it makes progress, too.
+            await asyncio.sleep(3 * limits.CHECK_INTERVAL_S)
+            await reader.readexactly(10_000_000)
+            await asyncio.sleep(3 * limits.CHECK_INTERVAL_S)
+            third = await connect_slow_reader(port)
+            received = await asyncio.wait_for(reader.readexactly(size - 10_001_000), 10)
+            assert len(received) == size - 10_001_000
+            transport: Any = stalled.transport
+            transport.resume_reading()
+            with suppress(ConnectionResetError):
+                rest = await asyncio.wait_for(transport.get_protocol()._stream_reader.read(), 10)
+                assert len(rest) < size
+            for each in (writer, stalled, third):
+                each.transport.abort()
+
+    uvloop.run(run())
+
+
+def test_connections_receive_no_body_that_is_not_read() -> None:
+    async def read_late(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        await may_read.wait()
+        more_body = True
+        while more_body:
+            event = await receive()
+            body_lengths.append(len(event["body"]))
+            more_body = event["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    may_read = asyncio.Event()
+    body_lengths: list[int] = []
+
+    async def run() -> None:
+        async with serve(read_late) as (port, _):
+            CountingProtocol.received_bytes = 0
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"Content-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+            await asyncio.sleep(0.2)
+            assert CountingProtocol.received_bytes <= 3 * limits.MAX_UNREAD_BYTES
+            may_read.set()
+            assert await asyncio.wait_for(reader.readuntil(b"answer"), 10)
+            assert sum(body_lengths) == 3_000_000
+            writer.close()
+
+    uvloop.run(run())
+
+
+def test_connections_wait_in_a_long_queue() -> None:
+    """With a queue of 100, as asyncio sets it, a burst of clients waits for retransmissions."""
+    somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with serve(App(), listener):
+            # For a socket that listens, `tcpi_sacked` is the size of its queue.
+            info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            assert struct.unpack_from("I", info, 28)[0] == min(limits.BACKLOG, somaxconn)
+
+    uvloop.run(run())
 
 
 def test_connections_replace_longest_waiting_connection() -> None:
@@ -208,7 +300,7 @@ def test_connections_replace_longest_waiting_connection() -> None:
             for _, writer in idle:
                 writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def test_connections_end_with_the_client() -> None:
@@ -221,4 +313,62 @@ def test_connections_end_with_the_client() -> None:
             assert await asyncio.wait_for(reader.read(), 1) == b""
             writer.close()
 
-    asyncio.run(run())
+    uvloop.run(run())
+
+
+class StuckTransport(asyncio.Transport):
+    """A transport with unsent bytes."""
+
+    unsent_bytes = 1_000_000
+    is_aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_connection_aborts_client_only_without_progress() -> None:
+    transport = StuckTransport()
+    connection = limits._Connection(Connections(), asyncio.Protocol())
+    connection.connection_made(transport)
+    connection.pause_writing()
+    now = time.monotonic()
+    for _ in range(5):
+        transport.unsent_bytes -= 1000
+        now += limits.SEND_S + 1
+        connection.check_deadlines(now, is_stopping=False)
+        assert not transport.is_aborted
+    connection.check_deadlines(now + limits.SEND_S - 1, is_stopping=False)
+    assert not transport.is_aborted
+    connection.check_deadlines(now + limits.SEND_S + 1, is_stopping=False)
+    assert transport.is_aborted
+
+
+def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    """The event loop logs a warning for each write to a lost connection, from the fifth one on."""
+    is_started = asyncio.Event()
+    has_left = asyncio.Event()
+
+    async def send_much(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        is_started.set()
+        await has_left.wait()
+        time.sleep(0.1)  # so that the loop does not see it before the writes
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(20):
+            await send({"type": "http.response.body", "body": b"answer", "more_body": True})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    async def run() -> None:
+        async with serve(send_much) as (port, _):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(HEAD + b"\r\n")
+            await is_started.wait()
+            client.close()  # with a reset
+            has_left.set()
+            await asyncio.sleep(0.2)
+
+    uvloop.run(run())
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []

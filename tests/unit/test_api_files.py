@@ -221,7 +221,7 @@ def test_files_route_returns_range_across_pieces(service: Service) -> None:
     assert result.content == body[start : last + 1]
 
 
-@pytest.mark.parametrize("range_header", ["bytes=99-", "bytes=18-20", "bytes=5-4", "bytes=-0"])
+@pytest.mark.parametrize("range_header", ["bytes=99-", "bytes=18-20", f"bytes={'9' * 20}-"])
 def test_files_route_unsatisfiable_range_is_416(service: Service, range_header: str) -> None:
     service.files.put("1.png", PNG)
     result = service.get("/files/1.png", Range=range_header)
@@ -229,7 +229,18 @@ def test_files_route_unsatisfiable_range_is_416(service: Service, range_header: 
 
 
 @pytest.mark.parametrize(
-    "range_header", ["bytes=", "bytes=-", "bytes=0-1,3-4", "lines=1-2", "bytes=x-y"]
+    "range_header",
+    [
+        "bytes=",
+        "bytes=-",
+        "bytes=5-4",
+        "bytes=-0",
+        "bytes=0-1,3-4",
+        "lines=1-2",
+        "bytes=x-y",
+        f"bytes=0-{'9' * 5000}",
+        "1-2",
+    ],
 )
 def test_files_route_ignores_unsupported_range(service: Service, range_header: str) -> None:
     service.files.put("1.png", PNG)

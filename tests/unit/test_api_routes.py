@@ -17,6 +17,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.answers.quotes import MAX_QUOTES
 from api.app import create_app
+from api.resources.errors import MAX_LISTED_ERRORS
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from local.ports import find_free_port
@@ -363,6 +364,73 @@ def test_errors_route_returns_pages(service: Service) -> None:
     assert [error["key"] for error in result.json] == ["0009.csv"]
     assert result.headers["x-total-count"] == "4"
     assert '</errors?limit=1&offset=2>; rel="next"' in result.headers["link"]
+
+
+class CountingRejects(dict[str, Reject]):
+    """Rejects that count how often they are listed or looked up."""
+
+    read_count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.read_count += 1
+        return super().__iter__()
+
+    def values(self) -> Any:  # noqa: ANN401
+        self.read_count += 1
+        return super().values()
+
+    def __getitem__(self, key: str) -> Reject:
+        self.read_count += 1
+        return super().__getitem__(key)
+
+
+def test_rejects_are_compared_once_per_version(service: Service) -> None:
+    """Health and errors cost the same with 100,000 rejects as with none."""
+    user_ids = ["0003", *(f"x{number:06}" for number in range(100_000))]
+    rejects = CountingRejects(
+        {user_id: Reject(f"{user_id}.csv", user_id, "why", 2, 0, "e") for user_id in user_ids}
+    )
+    service.view = replace(VIEW, rejects=rejects)
+    health = service.get("/health/ready").json
+    assert (health["rejected"], health["held"]) == (100_000, 1)
+    assert service.get("/errors?limit=1").json[0]["kind"] == "held"
+    rejects.read_count = 0
+    # Each poll replaces the view.
+    service.view = replace(service.view, store_polled_at=NOON, redis_answered_at=NOON)
+    assert service.get("/health/ready").json["held"] == 1
+    result = service.get("/errors?limit=2&offset=99999")
+    assert [error["user_id"] for error in result.json] == ["x099998", "x099999"]
+    assert result.headers["x-total-count"] == "100003"
+    assert rejects.read_count == 0
+    # Another version of the table is compared again.
+    service.view = replace(service.view, table=EMPTY_TABLE)
+    assert service.get("/health/ready").json["held"] == 0
+    assert rejects.read_count > 0
+
+
+def test_errors_route_limits_page_without_limit(service: Service) -> None:
+    count = MAX_LISTED_ERRORS + 7
+    rejects = {
+        f"x{number:06}": Reject("k", f"x{number:06}", "why", None, 0, "e")
+        for number in range(count)
+    }
+    service.view = replace(VIEW, rejects=rejects)
+    for query in ("", "?limit=999999"):
+        result = service.get(f"/errors{query}")
+        assert len(result.json) == MAX_LISTED_ERRORS
+        assert f"offset={MAX_LISTED_ERRORS}" in result.headers["link"]
+    result = service.get(f"/errors?offset={MAX_LISTED_ERRORS}")
+    assert [error["kind"] for error in result.json[6:]] == ["rejected", "ignored", "dead_letter"]
+    assert service.get("/errors?limit=0").json == []
+
+
+@pytest.mark.parametrize("count", [10, 2000])
+def test_reject_list_finds_held_users_in_any_number_of_rejects(count: int) -> None:
+    rejects = {
+        user_id: Reject("k", user_id, "why", None, 0, "e")
+        for user_id in ["/u.zip", "0003", *(f"x{number}" for number in range(count))]
+    }
+    assert replace(VIEW, rejects=rejects).reject_list.held_user_ids == {"0003"}
 
 
 @pytest.mark.parametrize(

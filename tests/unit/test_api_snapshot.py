@@ -135,17 +135,17 @@ def test_table_has_row_finds_existing_users() -> None:
 
 def test_lru_cache_removes_least_recently_used_first() -> None:
     answers = LruCache(max_weight=10)
-    answers.put("a", b"aaaa")
-    answers.put("b", b"bbbb")
+    answers.put("a", b"aaaa", 4)
+    answers.put("b", b"bbbb", 4)
     assert answers.get("a") == b"aaaa"
-    answers.put("c", b"cccc")
+    answers.put("c", b"cccc", 4)
     assert (answers.get("a"), answers.get("b"), answers.get("c")) == (b"aaaa", None, b"cccc")
 
 
 def test_lru_cache_refuses_oversized_value() -> None:
     answers = LruCache(max_weight=10)
-    answers.put("a", b"aaaa")
-    answers.put("b", b"b" * 11)
+    answers.put("a", b"aaaa", 4)
+    answers.put("b", b"b" * 11, 11)
     assert (answers.get("a"), answers.get("b")) == (b"aaaa", None)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -61,9 +62,25 @@ def test_thread_pool_refuses_calls_that_wait_too_long() -> None:
     asyncio.run(run())
 
 
+def test_thread_pool_starts_no_call_before_a_result_arrived() -> None:
+    """Results must not pile up while the event loop is busy."""
+    pool = ThreadPool("test", 1, 5.0)
+    started: list[int] = []
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(pool.run(started.append, number)) for number in range(3)]
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # the loop is busy
+        assert started == [0]
+        await asyncio.gather(*tasks)
+        assert started == [0, 1, 2]
+
+    asyncio.run(run())
+
+
 def test_thread_pool_passes_cancellation_of_the_request_on() -> None:
     release = threading.Event()
-    pool = ThreadPool("test", 1, 5.0)
+    pool = ThreadPool("test", 1, 0.05)
 
     async def run() -> None:
         task = asyncio.create_task(pool.run(release.wait, 10))
@@ -71,6 +88,9 @@ def test_thread_pool_passes_cancellation_of_the_request_on() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await expect_busy(pool.run(max, 1, 2))  # the call that was cancelled has the thread
         release.set()
+        await asyncio.sleep(0.05)
+        assert await pool.run(max, 1, 2) == 2
 
     asyncio.run(run())

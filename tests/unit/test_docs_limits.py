@@ -31,6 +31,7 @@ LIMITS = [
     ("docs/api.md", "MAX_HTML_ROWS", 1, "with `limit` up to {:,.0f}"),
     ("docs/api.md", "MAX_WAIT_S", 1, "(0 to {:g} seconds)"),
     ("docs/api.md", "MAX_LISTED_FILES", 1, "`limit` (1 to {:,.0f}, the default)"),
+    ("docs/api.md", "MAX_LISTED_ERRORS", 1, "a page has at most {:,.0f} entries"),
     ("docs/api.md", "MAX_LISTED_IGNORED", 1, "the first {:g}. `X-Ignored-Count`"),
     ("docs/api.md", "MAX_QUOTES", 1, "the first {:g} entries of a page"),
     ("docs/api.md", "MAX_QUOTE_LENGTH", 1, "(at most {:g} characters)"),
@@ -67,7 +68,6 @@ LIMITS = [
     ("docs/decisions/0020-do-not-poll-output-csv.md", "POLL_INTERVAL_S", 1, "ETag every {:g} s"),
     ("docs/decisions/0029-no-thread-per-connection.md", "REQUEST_S", 1, "complete within {:g} s"),
     ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "at most {:g} KiB"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "PIECE_BYTES", 1024, "pieces of {:g} KiB"),
     (
         "docs/decisions/0029-no-thread-per-connection.md",
         "SEND_S",

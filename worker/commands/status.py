@@ -157,6 +157,7 @@ class StatusReader:
         """
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
-        errors = list_errors(self._tables.rejects, self._tables.has_row, pipeline)
+        rejects = list(self._tables.rejects.values())
+        errors = list_errors(rejects, self._tables.has_row, pipeline)
         entries = [error | {"remedy": REMEDIES[error["kind"]]} for error in errors]
         return entries, pipeline.ignored_count
