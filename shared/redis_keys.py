@@ -3,7 +3,7 @@
 Each line names the type, what the key holds, who writes it and who reads it. "Pipeline" means the
 listener, the workers and the publisher: these may access every key. The ACL rules of the
 other processes are built from these constants (`worker.commands.provisioning.server_users`). The
-scripts in `worker/state/lua/` receive every key as an argument.
+scripts in `shared/lua/` receive every key as an argument.
 
 All keys but the event list, and two of the previous release, begin with `rowdrop:`, so that a
 Redis can be shared with other applications. If a value changes its form, its key gets a new name:

@@ -24,13 +24,13 @@ from shared.formats.source_keys import (
     make_bundle_id,
     parse_bundle_id,
 )
+from shared.scripts import CHUNK_SIZE
 from shared.task_queue import EVENTS_QUEUE, TaskQueue
 from worker.heartbeat import Heartbeat
 from worker.services.clients import ServerClients
 from worker.services.container import Services, freeze_gc
 from worker.source.ignored_keys import IgnoredKeys
 from worker.state.event_inbox import DecodedEntry, EventInbox
-from worker.state.scripts import CHUNK_SIZE
 
 logger = logging.getLogger(__name__)
 

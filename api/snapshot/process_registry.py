@@ -12,19 +12,12 @@ from typing import Any
 from redis import Redis
 
 from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
+from shared.scripts import Scripts
 
 PROCESS_TIMEOUT_S = 30
 """A process without a heartbeat for this long is presumed dead.
 
 It must be longer than one check of a MinIO that hangs.
-"""
-
-# A script, because only it can write the time of Redis in the same step.
-_HEARTBEAT_SCRIPT = """
-local time = redis.call('TIME')
-local now = time[1] .. '.' .. string.format('%06d', time[2])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. now)
-return now
 """
 
 
@@ -36,7 +29,7 @@ class ProcessRegistry:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._heartbeat_script = client.register_script(_HEARTBEAT_SCRIPT)
+        self._send_heartbeat = Scripts(client)["send_heartbeat"]
         # Unique also after a container restarts with the same host name and process IDs.
         self._process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
@@ -47,7 +40,7 @@ class ProcessRegistry:
         heartbeat; 0 before the first complete check.
         """
         return float(
-            self._heartbeat_script([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"])
+            self._send_heartbeat([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"])
         )
 
     def unregister(self) -> None:

@@ -28,20 +28,11 @@ from shared.redis_keys import (
     TRUST_STATE,
     VERIFIED_PREFIX,
 )
+from shared.scripts import read_script
 from shared.times import format_time
 
 STATUS_TTL_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""
-
-# Returns the number of events in the event inbox, and a digest of the first one. A changed digest
-# shows that the listener processes events. An entry may have any size, so only its digest is
-# returned. The list is in ARGV and not in KEYS, because Redis requires write permission for KEYS,
-# and the API may only read this list (least privilege).
-_COUNT_EVENTS = """
-local head = redis.call('LINDEX', ARGV[1], 0)
-local digest = head and redis.sha1hex(#head .. string.sub(head, 1, 2000)) or ''
-return {redis.call('LLEN', ARGV[1]), digest}
-"""
 
 
 class PipelineIssue(NamedTuple):
@@ -133,7 +124,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         pipeline.hgetall(COUNTERS)
         pipeline.get(SOURCE_FAILURE)
         pipeline.get(EVENTS_AVAILABLE)
-        pipeline.eval(_COUNT_EVENTS, 0, FAST_EVENTS)
+        pipeline.eval(read_script("count_events"), 0, FAST_EVENTS)
         for cause in CAUSES:
             pipeline.zcard(DIRTY_SINCE[cause])
         replies = pipeline.execute()

@@ -17,50 +17,10 @@ from shared.redis_keys import (
     REBUILD_QUEUED,
     REBUILD_RUNNING,
 )
+from shared.scripts import Scripts
 
 REBUILD_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of a rebuild is kept."""
-
-# KEYS: REBUILD_QUEUED, record of the new ID. ARGV: new ID, now, TTL in seconds. Returns the
-# queued ID, and 1 if it is new.
-_REQUEST_SCRIPT = """
-local queued_id = redis.call('GET', KEYS[1])
-if queued_id then return {queued_id, 0} end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-return {ARGV[1], 1}
-"""
-# KEYS: REBUILD_QUEUED, REBUILD_RUNNING, record of the ID. ARGV: ID, now. Returns the ID of the
-# running rebuild.
-_START_SCRIPT = """
-local running_id = redis.call('GET', KEYS[2])
-if running_id then return running_id end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[2], ARGV[1])
-redis.call('HSET', KEYS[3], 'state', 'running', 'started_at', ARGV[2])
-return ARGV[1]
-"""
-# KEYS: REBUILD_RUNNING, DIRTY_SINCE of rebuilds, REBUILD_PREFIX. ARGV: now. Requires `is_enqueued`,
-# because until then more users may be added.
-_FINISH_SCRIPT = """
-local running_id = redis.call('GET', KEYS[1])
-if not running_id then return false end
-if redis.call('HEXISTS', KEYS[3] .. running_id, 'enqueued') == 0 then return false end
-if redis.call('ZCARD', KEYS[2]) > 0 then return false end
-redis.call('HSET', KEYS[3] .. running_id, 'state', 'done', 'finished_at', ARGV[1])
-redis.call('DEL', KEYS[1])
-return running_id
-"""
-# KEYS: REBUILD_RUNNING, record of the ID. ARGV: ID, now, reason. Compares the ID, so a late failure
-# cannot end the next rebuild.
-_FAIL_SCRIPT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[2], 'state', 'failed', 'finished_at', ARGV[2], 'error', ARGV[3])
-redis.call('DEL', KEYS[1])
-return 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +51,11 @@ class Rebuilds:
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
         self.enqueue_lease = Lease(client, REBUILD_LEASE)
-        self._request = client.register_script(_REQUEST_SCRIPT)
-        self._start = client.register_script(_START_SCRIPT)
-        self._finish = client.register_script(_FINISH_SCRIPT)
-        self._fail = client.register_script(_FAIL_SCRIPT)
+        scripts = Scripts(client)
+        self._request = scripts["request_rebuild"]
+        self._start = scripts["start_rebuild"]
+        self._finish = scripts["finish_rebuild"]
+        self._fail = scripts["fail_rebuild"]
 
     def request(self, now: float) -> tuple[str, bool]:
         """Queue a rebuild unless one is queued already.

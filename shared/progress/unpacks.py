@@ -22,30 +22,7 @@ from shared.redis_keys import (
     UNPACK_PREFIX,
     UNPACKS_PUBLISHING,
 )
-
-# KEYS: UNPACKS_PUBLISHING, DIRTY_SINCE of bundles, UNPACK_PREFIX. ARGV: now. Returns the IDs of
-# the finished bundles. Users are not recorded per bundle: it is done when no user is left that was
-# marked up to its `marked_at`.
-_FINISH_SCRIPT = """
-local finished = {}
-for _, task_id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local record_key = KEYS[3] .. task_id
-  local state, marked_at = unpack(redis.call('HMGET', record_key, 'state', 'marked_at'))
-  if state ~= 'publishing' then
-    redis.call('SREM', KEYS[1], task_id)
-  elseif redis.call('ZCOUNT', KEYS[2], '-inf', marked_at) == 0 then
-    redis.call('SREM', KEYS[1], task_id)
-    redis.call('HSET', record_key, 'state', 'done', 'finished_at', ARGV[1])
-    table.insert(finished, task_id)
-  end
-end
-return finished
-"""
-# KEYS: PREVIOUS_VERSIONS. ARGV: bundle, digests in JSON.
-_CLEAR_SCRIPT = (
-    "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] "
-    "then redis.call('HDEL', KEYS[1], ARGV[1]) end"
-)
+from shared.scripts import Scripts
 
 UNPACK_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of an unpack is kept."""
@@ -90,7 +67,7 @@ class Unpacks:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
-        self._finish = client.register_script(_FINISH_SCRIPT)
+        self._finish = Scripts(client)["finish_unpacks"]
 
     # -- one bundle -------------------------------------------------------------------------------
     def begin_attempt(self, task_id: str, bundle: str, now: float) -> int:
@@ -219,6 +196,7 @@ class PreviousVersions:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
+        self._clear = Scripts(client)["clear_previous_versions"]
 
     def add_digests(self, bundle: str, digests: Iterable[str]) -> None:
         """Record the digests that were visible, before the catalog entry changes.
@@ -240,4 +218,4 @@ class PreviousVersions:
         Does nothing if more digests were recorded since.
         """
         # Compare-and-delete: the sorted JSON is exactly what `add_digests` wrote.
-        self._redis.eval(_CLEAR_SCRIPT, 1, PREVIOUS_VERSIONS, bundle, json.dumps(sorted(digests)))
+        self._clear([PREVIOUS_VERSIONS], [bundle, json.dumps(sorted(digests))])

@@ -20,6 +20,7 @@ from hypothesis.strategies import SearchStrategy
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import IMAGE_EXTENSIONS
+from shared.scripts import CHUNK_SIZE
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.faults.actors import Actor, RequestFate
 from tests.faults.drops import INVALID_CONTENTS, VALID_CONTENTS
@@ -27,10 +28,16 @@ from tests.faults.oracle import BUNDLED_USER_IDS
 from tests.faults.trace_steps import StopNotReached
 from tests.faults.traces import TRACES
 from tests.faults.world import World
-from worker.state.scripts import CHUNK_SIZE
 
 NO_STOP = "the end"
-_UNPACK_STOPS = ["PUT .bundles", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE", "COPY", "DELETE"]
+_UNPACK_STOPS = [
+    "PUT .bundles",
+    "TAKE_OWNERSHIP",
+    "PUT bundles.json",
+    "RENEW_CATALOG_VERSION",
+    "COPY",
+    "DELETE",
+]
 STOP_REQUESTS = {
     "listener": ["MARK", "LPUSH"],
     "worker": ["source GET", "SUBMIT_RESULTS"],

@@ -14,9 +14,10 @@ from redis.commands.core import Script
 
 from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords, build_records
+from shared.scripts import Scripts, read_script
 from shared.settings import Settings
 from tests.fakes import FakeTaskQueue, InlineExecutor
-from tests.faults.stepped_ports import LUA_DIR, SteppedEventInbox, SteppedRedis
+from tests.faults.stepped_ports import SteppedEventInbox, SteppedRedis
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.rebuild import Rebuild
@@ -42,7 +43,6 @@ from worker.services.watchdog_builder import build_checks
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.metrics import MinioMetrics
 from worker.state.schema_upgrade import upgrade_schema
-from worker.state.scripts import Scripts
 from worker.watchdog.watchdog import Watchdog
 
 READER_COUNT = 8
@@ -252,7 +252,7 @@ def edit_script_text(
     Raises `AssertionError` unless each old text occurs exactly once: the script has changed, so the
     removal must be adapted.
     """
-    text = (LUA_DIR / f"{name}.lua").read_text()
+    text = read_script(name)
     for old, new in replacements:
         assert text.count(old) == 1, (
             f"{name}.lua: expected {old!r} exactly once, found it {text.count(old)} times"

@@ -25,6 +25,7 @@ from shared.redis_keys import (
     WAKE_LIVE,
     WRITER_LEASE,
 )
+from shared.scripts import CHUNK_SIZE
 from shared.task_queue import (
     BULK_QUEUE,
     EVENTS_QUEUE,
@@ -39,7 +40,6 @@ from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from worker.publishing.publisher import Publisher
-from worker.state.scripts import CHUNK_SIZE
 from worker.watchdog.overdue import OVERDUE_S
 from worker.watchdog.watchdog import Watchdog
 

@@ -5,7 +5,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from redis import Redis
@@ -14,17 +13,15 @@ from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.lock import Lock
 
-import worker.state.scripts
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject, StoreUnavailable
 from shared.redis_keys import FAST_EVENTS
+from shared.scripts import CHUNK_SIZE, SCRIPTS_FOLDER
 from tests.faults.actors import perform_request
 from worker.source.metrics import MinioMetrics
 from worker.state.event_inbox import EventInbox
-from worker.state.scripts import CHUNK_SIZE
 
-LUA_DIR = Path(worker.state.scripts.__file__).parent / "lua"
 _SCRIPT_TEXTS = {
-    **{path.stem.upper(): path.read_text() for path in LUA_DIR.glob("*.lua")},
+    **{path.stem.upper(): path.read_text() for path in SCRIPTS_FOLDER.glob("*.lua")},
     "RENEW_LEASE": Lock.LUA_REACQUIRE_SCRIPT,
     "END_LEASE": Lock.LUA_RELEASE_SCRIPT,
 }
@@ -237,8 +234,6 @@ class SteppedRedis(Redis):
         match args:
             case ["EVALSHA", sha, *_]:
                 return self.aliases.get(sha) or _SCRIPT_NAMES.get(sha, "SCRIPT")
-            case ["EVAL", script, *_]:
-                return "RENEW" if "PEXPIRE" in script else "RELEASE"
         return " ".join(str(argument) for argument in args[:2] if isinstance(argument, str))
 
 

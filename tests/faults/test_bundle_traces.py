@@ -36,7 +36,13 @@ def test_unpacker_that_is_slow_does_not_restore_older_version(make_world: WorldF
     """A suspended worker cannot publish an older version of a bundle after a newer one."""
     # Worker 1 unpacks the first version and is suspended. Worker 2 rejects the second version,
     # which is invalid. Then worker 1 resumes.
-    for place in ("PUT .bundles", "index", "TAKE_OWNERSHIP", "PUT bundles.json", "RELEASE"):
+    for place in (
+        "PUT .bundles",
+        "index",
+        "TAKE_OWNERSHIP",
+        "PUT bundles.json",
+        "RENEW_CATALOG_VERSION",
+    ):
         world = make_world(Components)
         world.quiesce_and_check()
         bundle(world, "u.zip", {"c": "A"})
@@ -55,7 +61,7 @@ def test_unpackers_of_one_bundle_end_in_newer_version(make_world: WorldFactory) 
         "RENEW_LEASE",
         "TAKE_OWNERSHIP",
         "PUT bundles.json",
-        "RELEASE",
+        "RENEW_CATALOG_VERSION",
         "MARK",
         "SUBMIT_RESULTS",
     ):
@@ -91,7 +97,7 @@ def test_unpacker_killed_at_any_step_leaves_nothing_partial(make_world: WorldFac
         "RENEW_LEASE",
         "TAKE_OWNERSHIP",
         "PUT bundles.json",
-        "RELEASE",
+        "RENEW_CATALOG_VERSION",
         "MARK",
         "LIST",
         "SUBMIT_RESULTS",

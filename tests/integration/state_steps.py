@@ -3,9 +3,9 @@
 from redis import Redis
 
 from shared.formats.records import CsvVersion, Person, ReadResult, ValidCsv
+from shared.scripts import new_token
 from worker.services.state_parts import StateParts
 from worker.state.publish_queue import PendingResult
-from worker.state.scripts import new_token
 
 NOW = 1_795_000_000.0
 

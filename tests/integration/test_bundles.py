@@ -717,6 +717,16 @@ def test_rebuild_reads_users_in_bundles(rowdrop: RowdropHarness) -> None:
     assert rowdrop.read_output() == body
 
 
+def test_previous_versions_keep_digests_recorded_since(rowdrop: RowdropHarness) -> None:
+    previous = rowdrop.services.records.previous_versions
+    previous.add_digests("u.zip", ["b", "a"])
+    previous.add_digests("u.zip", ["c"])
+    previous.clear_digests("u.zip", ["a", "b"])
+    assert previous.digests("u.zip") == ["a", "b", "c"]
+    previous.clear_digests("u.zip", ["a", "b", "c"])
+    assert previous.digests("u.zip") is None
+
+
 def test_unpacks_report_progress(rowdrop: RowdropHarness) -> None:
     unpacks = rowdrop.services.records.unpacks
     drop(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": b"x", "2.csv": make_csv()})

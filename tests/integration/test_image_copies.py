@@ -11,10 +11,10 @@ from shared.formats.object_names import IMAGES_FOLDER, OUTPUT_KEY
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoreUnavailable
 from shared.redis_keys import SUSPECT_USERS
+from shared.scripts import new_token
 from shared.settings import Settings
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.state.scripts import new_token
 from worker.state.work_queues import ListedUser
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
 

@@ -27,6 +27,7 @@ from shared.redis_keys import (
     IGNORED_KEYS,
     MAX_DEAD_LETTERS,
 )
+from shared.scripts import CHUNK_SIZE
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE
 from tests.api_process import wait_until
@@ -36,7 +37,6 @@ from worker.commands import sample
 from worker.commands.init import Initializer
 from worker.commands.provisioning.server_users import REDIS_RULES
 from worker.listener import Listener
-from worker.state.scripts import CHUNK_SIZE
 
 pytestmark = pytest.mark.minio_events
 

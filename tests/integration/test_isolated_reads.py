@@ -17,13 +17,13 @@ from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
 from shared.formats.source_keys import make_csv_key
 from shared.object_store import StoreUnavailable
 from shared.redis_keys import DIRTY, FAST_EVENTS, VERIFIED_PREFIX
+from shared.scripts import new_token
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.reading.csv_parsing import parse_csv
 from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
-from worker.state.scripts import new_token
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.watchdog import Watchdog

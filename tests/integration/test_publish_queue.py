@@ -10,6 +10,7 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
     WRITER_LEASE,
 )
+from shared.scripts import Scripts
 from tests.integration.state_steps import (
     NOW,
     make_result,
@@ -18,8 +19,7 @@ from tests.integration.state_steps import (
     read_pending,
 )
 from worker.services.state_parts import StateParts
-from worker.state.publish_queue import LeaseLost, PublishQueue
-from worker.state.scripts import Scripts
+from worker.state.publish_queue import WRITER_LEASE_MS, LeaseLost, PublishQueue
 
 
 def test_publish_queue_allows_one_writer_at_a_time(state: StateParts) -> None:
@@ -29,6 +29,22 @@ def test_publish_queue_allows_one_writer_at_a_time(state: StateParts) -> None:
     assert state.publish_queue.acquire_writer("three") is None
     state.publish_queue.release_writer("one", signal_loss=False)
     assert state.publish_queue.acquire_writer("four") is not None
+
+
+def test_publish_queue_renews_and_releases_only_its_own_lease(
+    redis: "Redis", state: StateParts
+) -> None:
+    assert state.publish_queue.acquire_writer("one") is not None
+    redis.pexpire(WRITER_LEASE, 1000)
+    state.publish_queue.renew_writer("one")
+    lease_ms: Any = redis.pttl(WRITER_LEASE)
+    assert 1000 < lease_ms <= WRITER_LEASE_MS
+    redis.set(WRITER_LEASE, "two", px=1000)
+    with pytest.raises(LeaseLost):
+        state.publish_queue.renew_writer("one")
+    state.publish_queue.release_writer("one", signal_loss=False)
+    left_ms: Any = redis.pttl(WRITER_LEASE)
+    assert (redis.get(WRITER_LEASE), left_ms <= 1000) == (b"two", True)
 
 
 def test_publish_queue_replaced_writer_reads_no_further_chunk(

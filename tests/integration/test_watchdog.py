@@ -22,6 +22,7 @@ from shared.redis_keys import (
     VERIFIED_PREFIX,
     WRITER_LEASE,
 )
+from shared.scripts import new_token
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import wait_until
@@ -31,7 +32,6 @@ from worker.commands.init import Initializer
 from worker.source.notifications import NotificationRules
 from worker.state.loss_signals import LOSS_SIGNAL_KINDS
 from worker.state.publish_queue import LeaseLost
-from worker.state.scripts import new_token
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.watchdog import Watchdog
 

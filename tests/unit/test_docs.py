@@ -344,7 +344,7 @@ def test_docs_run_only_existing_modules(page: str) -> None:
 def files_named(text: str) -> set[str]:
     """Return the files and folders of the checkout that a page names.
 
-    Examples are `worker/app.py`, `run.sh` and `worker/state/lua/` in code spans, and
+    Examples are `worker/app.py`, `run.sh` and `shared/lua/` in code spans, and
     worker/state/event_inbox in a diagram.
     """
     spans = {
@@ -362,7 +362,7 @@ def is_file_of_checkout(name: str) -> bool:
 
     A Lua script may be named without its folder.
     """
-    places = (ROOT / name, ROOT / f"{name}.py", ROOT / "worker" / "state" / "lua" / name)
+    places = (ROOT / name, ROOT / f"{name}.py", ROOT / "shared" / "lua" / name)
     return any(place.exists() for place in places)
 
 
@@ -414,7 +414,7 @@ def test_docs_protocol_names_every_script() -> None:
     documented = {
         script for _, script, *_ in rows(PROTOCOL, "step | script | caller | what it does")
     }
-    scripts = {f"`{path.name}`" for path in (ROOT / "worker" / "state" / "lua").glob("*.lua")}
+    scripts = {f"`{path.name}`" for path in (ROOT / "shared" / "lua").glob("*.lua")}
     check_same(documented, scripts)
 
 

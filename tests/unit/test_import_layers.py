@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PLANTED_IMPORTS = {
     "api imports worker": ("api/query/links.py", "import worker.tasks"),
     "shared imports worker": ("shared/tokens.py", "import worker.heartbeat"),
-    "state imports jobs": ("worker/state/scripts.py", "import worker.jobs.drift"),
+    "state imports jobs": ("worker/state/user_states.py", "import worker.jobs.drift"),
     "reading imports publishing": ("worker/reading/parallel.py", "import worker.publishing.merge"),
     "query imports snapshot": ("api/query/links.py", "import api.snapshot.view"),
     "formats imports progress": ("shared/formats/events.py", "import shared.progress.rebuilds"),

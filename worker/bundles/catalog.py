@@ -23,8 +23,8 @@ from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.progress.unpacks import PreviousVersions
 from shared.redis_keys import CATALOG_VERSION
+from shared.scripts import Scripts, new_token
 from worker.state.loss_signals import LossSignals
-from worker.state.scripts import new_token
 from worker.state.user_states import UserStates, VersionTokens
 
 ATTEMPTS_EXHAUSTED_REASON = (
@@ -159,13 +159,6 @@ class BundleCatalog:
             return cls()
 
 
-_RENEW_SCRIPT = """
-if ARGV[2] == '' or redis.call('GET', KEYS[1]) == ARGV[2] then
-    redis.call('SET', KEYS[1], ARGV[1])
-end
-"""
-
-
 class CatalogVersion:
     """The catalog version in Redis: a token that is renewed after each write of the catalog.
 
@@ -174,6 +167,7 @@ class CatalogVersion:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client
+        self._renew = Scripts(client)["renew_catalog_version"]
 
     def current(self) -> bytes:
         """Return the bundle catalog's version and ETag; set a new version if it is missing."""
@@ -187,7 +181,7 @@ class CatalogVersion:
         renewed only if it is still that one.
         """
         version = f"{new_token()}|{etag or '-'}"
-        self._redis.eval(_RENEW_SCRIPT, 1, CATALOG_VERSION, version, expected or "")
+        self._renew([CATALOG_VERSION], [version, expected or ""])
 
     def recorded_etag(self) -> str | None:
         """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from shared.formats.source_keys import make_bundle_id
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
+from shared.scripts import new_token
 from worker.bundles.catalog import BundleCatalog, make_version_digest
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
@@ -35,7 +36,6 @@ from worker.source.metrics import MinioMetrics
 from worker.state.loss_signals import FIRST_START, LossSignals
 from worker.state.publish_queue import PublishQueue
 from worker.state.read_attempts import ReadAttempts
-from worker.state.scripts import new_token
 from worker.state.user_states import UserStates
 
 logger = logging.getLogger(__name__)

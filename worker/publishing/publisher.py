@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from shared.object_store import PreconditionFailed
+from shared.scripts import new_token
 from worker.publishing.manifest_writer import ManifestWriter
 from worker.publishing.merge import PublishedTable, find_changed_users
 from worker.publishing.output_writer import OutputWriter
 from worker.publishing.superseded_copies import SupersededCopies
 from worker.state.publish_queue import LeaseLost, PendingResult, PublishInput, PublishQueue
-from worker.state.scripts import new_token
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from redis.exceptions import RedisError
 from shared.formats.records import QUARANTINE_REASON, CsvVersion, InvalidCsv
 from shared.formats.source_keys import make_csv_key
 from shared.object_store import StoreUnavailable
+from shared.scripts import new_token
 from worker.reading.parallel import MAX_READ_S, run_in_order
 from worker.reading.refresher import Refresher
 from worker.reading.source_health import SourceHealth
 from worker.reading.user_reader import UserReader
 from worker.state.read_attempts import ReadAttempts
-from worker.state.scripts import new_token
 from worker.state.user_states import UserStates
 
 logger = logging.getLogger(__name__)

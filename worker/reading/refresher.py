@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 from shared.formats.records import ReadResult
 from shared.formats.source_keys import parse_bundle_id
 from shared.progress.pipeline_status import OperatorStatus
+from shared.scripts import new_token
 from worker.reading.source_health import SourceHealth
 from worker.reading.user_reader import BatchResults, UserReader
-from worker.state.scripts import new_token
 from worker.state.user_states import ReadBatch, UserStates, VersionTokens
 from worker.state.work_queues import ListedUser
 

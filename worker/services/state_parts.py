@@ -5,12 +5,12 @@ from typing import NamedTuple
 from redis import Redis
 
 from shared.progress.pipeline_status import OperatorStatus
+from shared.scripts import Scripts
 from worker.bundles.catalog import CatalogVersion
 from worker.state.event_inbox import EventInbox
 from worker.state.loss_signals import LossSignals
 from worker.state.publish_queue import PublishQueue
 from worker.state.read_attempts import ReadAttempts
-from worker.state.scripts import Scripts
 from worker.state.user_states import UserStates
 from worker.state.work_queues import WorkQueues
 

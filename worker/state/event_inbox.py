@@ -14,20 +14,13 @@ from shared.redis_keys import (
     PROBE_OF_VERSION_1,
     SAFE_EVENTS_OF_VERSION_1,
 )
-from worker.state.scripts import CHUNK_SIZE, Scripts
+from shared.scripts import CHUNK_SIZE, Scripts
 from worker.state.user_states import run_mark
 
 MAX_EXCERPT_BYTES = 200
 """Bytes of an event that its dead letter keeps."""
 MAX_PEEK_BYTES = 16 << 20
 """A batch of events ends when this many bytes were read. The rest belongs to the next batch."""
-_MOVE_ENTRIES = """
-local moved = 0
-while moved < tonumber(ARGV[1]) and redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') do
-  moved = moved + 1
-end
-return moved
-"""
 
 
 class DecodedEntry(NamedTuple):
@@ -49,6 +42,7 @@ class EventInbox:
         self._redis: Any = client
         self._mark = scripts["mark"]
         self._peek = scripts["peek"]
+        self._move = scripts["move_events"]
 
     def wait_for_event(self, timeout_s: float) -> bytes | None:
         """Return the first event, waiting up to `timeout_s`; None if no event arrives.
@@ -99,7 +93,7 @@ class EventInbox:
         Their users are marked once more. Each call moves at most `CHUNK_SIZE` entries.
         """
         keys = [SAFE_EVENTS_OF_VERSION_1, FAST_EVENTS]
-        return int(self._redis.eval(_MOVE_ENTRIES, 2, *keys, CHUNK_SIZE))
+        return int(self._move(keys, [CHUNK_SIZE]))
 
     def set_events_available(self, *, available: bool) -> None:
         """Record whether MinIO's events reach this Redis. If not, only sweeps detect changes."""

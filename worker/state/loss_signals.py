@@ -18,7 +18,7 @@ from shared.redis_keys import (
     LOSS_SIGNALS_IN_SWEEP,
     TRUST_STATE,
 )
-from worker.state.scripts import Scripts, decode_optional
+from shared.scripts import Scripts, decode_optional
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ FIRST_START = "first_start"
 class LossSignals:
     """The loss signals, the trust state, and the steps of a sweep that change them.
 
-    Names in capitals, such as BEGIN SWEEP, are the scripts in `worker/state/lua/`: one atomic step
+    Names in capitals, such as BEGIN SWEEP, are the scripts in `shared/lua/`: one atomic step
     each. `docs/protocol.md` says what goes wrong without each of their rules.
 
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.

@@ -21,8 +21,8 @@ from shared.redis_keys import (
     WAKE_LIVE,
     WRITER_LEASE,
 )
+from shared.scripts import CHUNK_SIZE, Scripts, decode_optional, split_into_chunks
 from worker.state.loss_signals import LossSignals
-from worker.state.scripts import CHUNK_SIZE, Scripts, decode_optional, split_into_chunks
 
 WRITER_LEASE_MS = 5000
 """TTL of the writer lease. Another publisher can take over when it expires."""
@@ -74,6 +74,8 @@ class PublishQueue:
         self._acquire_writer = scripts["acquire_writer"]
         self._read_pending = scripts["read_pending"]
         self._commit_publish = scripts["commit_publish"]
+        self._renew_writer = scripts["renew_writer"]
+        self._release_writer = scripts["release_writer"]
         self._loss_signals = loss_signals
 
     def wait_for_wakeup(self, keys: Sequence[str], timeout_s: float) -> bool:
@@ -132,11 +134,7 @@ class PublishQueue:
 
     def renew_writer(self, token: str) -> None:
         """Renew the writer lease. Raises `LeaseLost`."""
-        script = (
-            "return redis.call('GET', KEYS[1]) == ARGV[1]"
-            " and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-        )
-        if not self._redis.eval(script, 1, WRITER_LEASE, token, WRITER_LEASE_MS):
+        if not self._renew_writer([WRITER_LEASE], [token, WRITER_LEASE_MS]):
             raise LeaseLost
 
     def commit_publish(
@@ -211,9 +209,7 @@ class PublishQueue:
 
         `signal_loss` adds a loss signal.
         """
-        # Compare first: after an expired lease, the key belongs to another publisher.
-        script = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
-        self._redis.eval(script, 1, WRITER_LEASE, token)
+        self._release_writer([WRITER_LEASE], [token])
         if signal_loss:
             self._loss_signals.add("publish_broken_off")
 

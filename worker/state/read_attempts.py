@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from shared.redis_keys import ACTIVE_READS, DIRTY, ISOLATED_USERS
-from worker.state.scripts import Scripts
+from shared.scripts import Scripts
 
 MAX_READ_ATTEMPTS = 3
 """Retry budget: isolated reads of one file version that may kill or stall their worker."""

@@ -17,7 +17,7 @@ from shared.redis_keys import (
     PROBE_OF_VERSION_1,
     SCHEMA_VERSION,
 )
-from worker.state.scripts import Scripts
+from shared.scripts import Scripts
 
 logger = logging.getLogger(__name__)
 

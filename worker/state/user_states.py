@@ -27,7 +27,7 @@ from shared.redis_keys import (
     WAKE_BULK,
     WAKE_LIVE,
 )
-from worker.state.scripts import Scripts, new_token, split_into_chunks
+from shared.scripts import Scripts, new_token, split_into_chunks
 
 MAX_SILENT_DRIFT = 100_000
 """Maximum number of users that one sweep records as silent drift. Further ones are repaired but not

@@ -2,9 +2,9 @@
 
 import logging
 
+from shared.scripts import CHUNK_SIZE
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
 from worker.state.read_attempts import ReadAttempts
-from worker.state.scripts import CHUNK_SIZE
 from worker.state.user_states import UserStates
 from worker.state.work_queues import WorkQueues
 

@@ -5,8 +5,8 @@ import logging
 from shared.formats.source_keys import parse_bundle_id
 from shared.progress.leases import Lease
 from shared.progress.pipeline_status import OperatorStatus
+from shared.scripts import CHUNK_SIZE
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue
-from worker.state.scripts import CHUNK_SIZE
 from worker.state.user_states import UserStates
 from worker.state.work_queues import Page, WorkQueues
 from worker.watchdog.broken_reads import BrokenReads

@@ -1,10 +1,19 @@
 -- BEGIN READ: return the version tokens of users before their files are read. Changes no token.
--- KEYS  1 dirty  2 pending_results  3 active_reads  4 catalog_version  5 suspect_users
--- ARGV  1 read ID ('' for none)  2 its users, as JSON  then the users
--- Returns the version of the bundle catalog; the suspect users, which may have stray image copies;
--- and per user 'change version|read version', followed by '|' and its pending result if there is
--- one. False instead if there is nothing to read: the user is not dirty, or its pending result was
--- read after its last mark and only has to be published.
+--
+-- KEYS[1] dirty
+-- KEYS[2] pending_results
+-- KEYS[3] active_reads
+-- KEYS[4] catalog_version
+-- KEYS[5] suspect_users
+-- ARGV[1] read ID ('' for none)
+-- ARGV[2] the users of the read, as JSON
+-- ARGV[3..] the users
+-- Returns: the version of the bundle catalog; the suspect users, which may have stray image copies;
+--   and per user 'change version|read version', followed by '|' and its pending result if there is
+--   one. False instead if there is nothing to read: the user is not dirty, or its pending result was
+--   read after its last mark and only has to be published.
+-- Promise: a user that was marked since its last accepted read is read, and no other user.
+-- Failing trace: test_user_states_begin_read_skips_user_read_since_mark
 local suspects = {}
 local any_dirty = false
 local reply = {redis.call('GET', KEYS[4]), suspects}

@@ -1,8 +1,9 @@
-"""The Lua scripts of the pipeline's state, and what all its parts use.
+"""The Lua scripts, and what all parts of the state in Redis use.
 
 Rowdrop reconciles level-triggered: an event, sweep or rebuild only marks a user dirty. A reader
 then computes the result from the files as they are at that time. Results are accepted by
-compare-and-set of version tokens. Each atomic step is one Lua script in `worker/state/lua/`.
+compare-and-set of version tokens. Each atomic step is one Lua script in `shared/lua/`. The header
+of a script says what it promises, and which test fails without that.
 
 Version tokens are random and are only compared for equality. They need no order, so they stay
 correct when Redis is emptied or restarts from an older snapshot.
@@ -12,13 +13,14 @@ The keys are declared in `shared.redis_keys`.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from redis import Redis
 from redis.commands.core import Script
 
-_FOLDER = Path(__file__).parent / "lua"
+SCRIPTS_FOLDER = Path(__file__).parent / "lua"
 CHUNK_SIZE = 500
 """Users per script call. Redis serves no other client for the few milliseconds of a call."""
 
@@ -38,8 +40,13 @@ class Scripts:
 
     def __getitem__(self, name: str) -> Script:
         """Register the script, which makes no request: its first call loads it."""
-        text = self._edits.get(name) or (_FOLDER / f"{name}.lua").read_text()
-        return self._redis.register_script(text)
+        return self._redis.register_script(self._edits.get(name) or read_script(name))
+
+
+@cache
+def read_script(name: str) -> str:
+    """Return the text of a script."""
+    return (SCRIPTS_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def new_token() -> str:

@@ -1,8 +1,13 @@
 -- PEEK: read the first entries of an event list. Removes nothing from it.
--- KEYS  1 event list
--- ARGV  1 maximum number of entries  2 bytes of the longest entry that is returned whole
---       3 bytes returned of a longer one  4 total bytes after which no further entry is read
--- Returns the entries, each as it is, or as {its beginning} if it is too long.
+--
+-- KEYS[1] event list
+-- ARGV[1] maximum number of entries
+-- ARGV[2] bytes of the longest entry that is returned whole
+-- ARGV[3] bytes returned of a longer one
+-- ARGV[4] total bytes after which no further entry is read
+-- Returns: the entries, each as it is, or as {its beginning} if it is too long.
+-- Promise: a listener that is killed after it has loses no event.
+-- Failing trace: killed_listener_loses_no_event
 --
 -- One LINDEX per entry: entries may have any size, and Redis must not hold copies of many at the
 -- same time.

@@ -1,12 +1,21 @@
 -- SUBMIT RESULTS: submit results by compare-and-set of the read version.
 --
--- KEYS  1 dirty  2 pending_results  3 dirty_since:event  4 wake:live  5 wake:bulk  6 active_reads
---       7 suspect_users
--- ARGV  1 the new read version  2 ID of the read that ends ('' for none)
---       then per user: user, change version and read version before its files were read, result,
---       '1' if this read has copied an image of the user
--- Returns per user: 'accepted', 'refused' (the read version has changed: read once more) or
--- 'not_dirty' (no longer dirty).
+-- KEYS[1] dirty
+-- KEYS[2] pending_results
+-- KEYS[3] dirty_since:event
+-- KEYS[4] wake:live
+-- KEYS[5] wake:bulk
+-- KEYS[6] active_reads
+-- KEYS[7] suspect_users
+-- ARGV[1] the new read version
+-- ARGV[2] ID of the read that ends ('' for none)
+-- ARGV[3..] per user: user, change version and read version before its files were read, result,
+--   '1' if this read has copied an image of the user
+-- Returns: per user 'accepted', 'refused' (the read version has changed: read once more) or
+--   'not_dirty' (no longer dirty).
+-- Promise: the read of an accepted result began after the result before it was accepted.
+-- Failing trace: slow_reader_does_not_replace_newer_result,
+--   result_from_before_redis_was_emptied_is_refused
 --
 -- The read version is compared, not the change version. A mark during the read leaves the user
 -- dirty after the publish, so it is read again anyway. But a read that began before the last

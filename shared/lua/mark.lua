@@ -1,12 +1,22 @@
--- MARK: mark users dirty and pop the events that named them, atomically.
+-- MARK: make users dirty and pop the events that named them, in one step.
 --
--- KEYS  1 event list ('' for none)  2 dirty  3 dirty_since:<cause>  4 dead_letters
---       5 isolated_users  6 dirty_since:unpack
--- ARGV  1 the new change version  2 now (Unix seconds)
---       3 maximum number of dead letters  4 bytes of the longest event
---       then per event: entry, dead letter ('' if it could be decoded),
---       number of users (-1: overlong event, the entry is not given), users ...
--- Returns the marked users, without the isolated ones: the watchdog enqueues those.
+-- KEYS[1] event list ('' for none)
+-- KEYS[2] dirty
+-- KEYS[3] dirty_since:<cause>
+-- KEYS[4] dead_letters
+-- KEYS[5] isolated_users
+-- KEYS[6] dirty_since:unpack
+-- ARGV[1] the new change version
+-- ARGV[2] now (Unix seconds)
+-- ARGV[3] maximum number of dead letters
+-- ARGV[4] bytes of the longest event
+-- ARGV[5..] per event: entry, dead letter ('' if it could be decoded), number of users (-1: overlong
+--   event, the entry is not given), users ...
+-- Returns: the marked users, without the isolated ones: the watchdog enqueues those.
+-- Promise: an event leaves its list only in the step that marks its users, and every mark is newer
+--   than every read before it.
+-- Failing trace: change_after_read_is_read_again,
+--   event_after_emptied_redis_is_not_popped_for_another, killed_listener_loses_no_event
 --
 -- Only a head equal to the peeked event is popped. If it differs, another listener has processed
 -- the event, or the list was emptied and filled again. The users are marked all the same: an extra

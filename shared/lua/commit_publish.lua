@@ -1,16 +1,29 @@
 -- COMMIT PUBLISH: as the current writer, record what was published and make its users clean.
 --
--- KEYS  1 writer_lease  2 last_publish  3 pending_results  4 dirty  5 trust_state  6 loss_signals
---       7 counters  8 isolated_users  9.. dirty_since:<cause>
--- ARGV  1 token  2 output ETag  3 rejects ETag  4 now (Unix seconds)  5 rows
---       6 '1' in the last chunk  7 channel of publish notifications
---       then per user: user, 'change version|read version', '1' if it was read ('' if it was
---       quarantined: a reject without a read)
--- Returns -1 if the lease was lost, else the number of results still pending. A writer without the
--- lease may have overwritten a newer publish, so that is a loss signal.
+-- KEYS[1] writer_lease
+-- KEYS[2] last_publish
+-- KEYS[3] pending_results
+-- KEYS[4] dirty
+-- KEYS[5] trust_state
+-- KEYS[6] loss_signals
+-- KEYS[7] counters
+-- KEYS[8] isolated_users
+-- KEYS[9..] dirty_since:<cause>
+-- ARGV[1] token of the writer
+-- ARGV[2] output ETag
+-- ARGV[3] rejects ETag
+-- ARGV[4] now (Unix seconds)
+-- ARGV[5] number of rows
+-- ARGV[6] '1' in the last chunk
+-- ARGV[7] channel of publish notifications
+-- ARGV[8..] per user: user, 'change version|read version', '1' if it was read ('' if it was
+--   quarantined: a reject without a read)
+-- Returns: -1 if the lease was lost, else the number of results still pending.
+-- Promise: a user becomes clean only if it was neither marked nor read again since the published
+--   result, and only by the current writer.
+-- Failing trace: change_after_read_is_read_again, stalled_publisher_with_matching_etag_signals_loss
 --
--- A user becomes clean only if its version tokens are still those of the published result: it was
--- neither marked nor read again since.
+-- A writer without the lease may have overwritten a newer publish, so that is a loss signal.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('DEL', KEYS[5])
   if redis.call('SADD', KEYS[6], 'publisher_replaced') == 1 then

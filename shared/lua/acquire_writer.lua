@@ -1,0 +1,23 @@
+-- ACQUIRE WRITER: acquire the writer lease, and read the first chunk of the pending results.
+--
+-- KEYS[1] writer_lease
+-- KEYS[2] last_publish
+-- KEYS[3] pending_results
+-- KEYS[4] wake:live
+-- KEYS[5] wake:bulk
+-- KEYS[6] silent_drift
+-- ARGV[1] token of the writer
+-- ARGV[2] TTL of the lease in milliseconds
+-- ARGV[3] number of results in a chunk
+-- Returns: nil if another writer holds the lease, else {output ETag, rejects ETag, has silent drift,
+--   next cursor, {user, entry, ...}}: the ETags last recorded as published, 1 if `silent_drift` has
+--   users, and the chunk.
+-- Promise: one publisher at a time has the lease.
+-- Failing trace: two_publishers_do_not_alternate_in_one_write
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return nil end
+-- This publish covers all results submitted so far. A later one sends a new wake-up.
+redis.call('DEL', KEYS[4], KEYS[5])
+local last_etags = redis.call('HMGET', KEYS[2], 'output_etag', 'rejects_etag')
+local has_silent_drift = redis.call('EXISTS', KEYS[6])
+local chunk = redis.call('HSCAN', KEYS[3], '0', 'COUNT', ARGV[3])
+return {last_etags[1], last_etags[2], has_silent_drift, chunk[1], chunk[2]}
