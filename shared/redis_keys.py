@@ -5,14 +5,24 @@ listener, the workers and the publisher: these may access every key. The ACL rul
 other processes are built from these constants (`worker.commands.provisioning.server_users`). The
 scripts in `shared/lua/` receive every key as an argument.
 
-All keys but the event list, and two of the previous release, begin with `rowdrop:`, so that a
-Redis can be shared with other applications. If a value changes its form, its key gets a new name:
-processes of two releases run side by side during an upgrade, and must not read each other's values.
+All keys but the event list, and two of release 0.2, begin with `rowdrop:`, so that a Redis can be
+shared with other applications. The keys of the pipeline's state depend on each other. They begin
+with the version of the whole set: processes of two releases run side by side during an upgrade, and
+must not read each other's values. If another key changes its form, it gets a new name.
+
+No script takes a value apart: each version token, ETag or time is a field of its own.
 
 Celery and Flower add keys of their own: the queues of `shared.task_queue`, `unacked*`,
 `flower:unacked*`, `_kombu.*`, `celeryev*` and `*.pidbox`. The health check of the container writes
 `health`.
 """
+
+KEY_PREFIX = "rowdrop:"
+"""Begins all keys, except those named above."""
+STATE_VERSION = "3"
+"""Version of the pipeline's state. A new one, if one of its values changes its form, resets it."""
+STATE_PREFIX = f"{KEY_PREFIX}v{STATE_VERSION}:"
+"""Begins the keys of the pipeline's state."""
 
 CAUSES = ("event", "sweep", "rebuild", "bundle", "unpack")
 """Why a user is marked. "bundle": its bundle was unpacked or removed. "unpack": it is a bundle."""
@@ -43,37 +53,42 @@ IGNORED_COUNT = "rowdrop:ignored_count"
 """String: number of ignored keys. Written by listener and sweep, read by the API."""
 
 # -- user states -----------------------------------------------------------------------------------
-DIRTY = "rowdrop:dirty"
-"""Hash: user -> "change version|read version". Written and read by the pipeline; the API reads it
-too."""
-DIRTY_SINCE = {cause: f"rowdrop:dirty_since:{cause}" for cause in CAUSES}
+CHANGE_VERSIONS = f"{STATE_PREFIX}change_versions"
+"""Hash: dirty user -> change version. Written and read by the pipeline; the API reads it too."""
+READ_VERSIONS = f"{STATE_PREFIX}read_versions"
+"""Hash: dirty user -> read version, which is that of its pending result if it has one. Pipeline
+only."""
+DIRTY_SINCE = {cause: f"{STATE_PREFIX}dirty_since:{cause}" for cause in CAUSES}
 """Sorted set per cause: user -> when it was first marked (Unix seconds). Pipeline; the API reads
 them."""
-ACTIVE_READS = "rowdrop:active_reads"
+ACTIVE_READS = f"{STATE_PREFIX}active_reads"
 """Hash: read ID -> users of a read in progress. Written by workers; orphans are read by the
 watchdog."""
-SUSPECT_USERS = "rowdrop:suspect_users"
+SUSPECT_USERS = f"{STATE_PREFIX}suspect_users"
 """Set: users that may have stray image copies. Written by watchdog and workers, read by BEGIN
 READ."""
-ISOLATED_USERS = "rowdrop:isolated_users"
-"""Hash: user -> "attempt count|attempt ID|retry|ETag". Written and read by the pipeline."""
-SILENT_DRIFT = "rowdrop:silent_drift"
+ISOLATED_USERS = f"{STATE_PREFIX}isolated_users"
+"""Set: the isolated users. Written and read by the pipeline."""
+ISOLATED_PREFIX = f"{STATE_PREFIX}isolated:"
+"""Hash per isolated user: its attempts at the current file version. Pipeline only."""
+SILENT_DRIFT = f"{STATE_PREFIX}silent_drift"
 """Set: users that a sweep marked and no event named, until they are published. Written by sweep and
 publisher, read by the publisher."""
-PAGES = "rowdrop:pages"
+PAGES = f"{STATE_PREFIX}pages"
 """List: bulk work, up to 1,000 marked users per entry. Written and read by workers and watchdog."""
 
 # -- publishing ------------------------------------------------------------------------------------
-PENDING_RESULTS = "rowdrop:pending_results"
-"""Hash: user -> "change version|read version|result". Written by SUBMIT RESULTS, read by the
-publisher."""
-WAKE_LIVE = "rowdrop:wake:live"
+PENDING_RESULTS = f"{STATE_PREFIX}pending_results"
+"""Hash: user -> pending result, as JSON. Written by SUBMIT RESULTS, read by the publisher."""
+PENDING_CHANGE_VERSIONS = f"{STATE_PREFIX}pending_change_versions"
+"""Hash: user -> change version that its pending result was read after. Pipeline only."""
+WAKE_LIVE = f"{STATE_PREFIX}wake:live"
 """List: wakes the publisher, because a user with an event has a pending result. Pipeline only."""
-WAKE_BULK = "rowdrop:wake:bulk"
+WAKE_BULK = f"{STATE_PREFIX}wake:bulk"
 """List: wakes the publisher for all other pending results. Pipeline only."""
 WRITER_LEASE = "rowdrop:writer_lease"
 """String with a TTL: token of the publisher that may write. Written by it, read by the watchdog."""
-LAST_PUBLISH = "rowdrop:last_publish"
+LAST_PUBLISH = f"{STATE_PREFIX}last_publish"
 """Hash: what was published last. Written by publisher and sweep, read by the pipeline and the
 API."""
 PUBLISH_DONE_CHANNEL = "rowdrop:publish_done"
@@ -81,20 +96,16 @@ PUBLISH_DONE_CHANNEL = "rowdrop:publish_done"
 API."""
 
 # -- loss signals and sweeps -----------------------------------------------------------------------
-TRUST_STATE = "rowdrop:trust_state"
-"""String: verified, verifying or absent (suspect). Written by the pipeline, read by it and the
-API."""
-VERIFIED_PREFIX = "verified:"
-"""Begins a trust state without a known loss. The run ID of Redis follows."""
-VERIFYING_PREFIX = "verifying:"
-"""Begins the trust state while a sweep runs. The sweep's token follows."""
-LOSS_SIGNALS = "rowdrop:loss_signals"
+TRUST_STATE = f"{STATE_PREFIX}trust_state"
+"""Hash: `state`, verified with the `run_id` of Redis, or verifying with the `sweep_token`; absent:
+suspect. Written by the pipeline, read by it and the API."""
+LOSS_SIGNALS = f"{STATE_PREFIX}loss_signals"
 """Set: kinds of loss signals since the last sweep began. Written by the pipeline, read by the
 API."""
-LOSS_SIGNALS_IN_SWEEP = "rowdrop:loss_signals:in_sweep"
+LOSS_SIGNALS_IN_SWEEP = f"{STATE_PREFIX}loss_signals:in_sweep"
 """Set: kinds of loss signals that a sweep handles, until one commits. Pipeline; the API reads
 it."""
-LAST_SWEEP = "rowdrop:last_sweep"
+LAST_SWEEP = f"{STATE_PREFIX}last_sweep"
 """Hash: the last committed sweep. Written by COMMIT SWEEP, read by the pipeline, the API and
 bench."""
 SWEEP_LEASE = "rowdrop:sweep_lease"
@@ -104,8 +115,8 @@ SWEEP_REQUESTED = "rowdrop:sweep_requested"
 watchdog."""
 
 # -- bundles ---------------------------------------------------------------------------------------
-CATALOG_VERSION = "rowdrop:catalog_version"
-"""String: "token|ETag" of the bundle catalog, renewed after each change. Pipeline only."""
+CATALOG_VERSION = f"{STATE_PREFIX}catalog_version"
+"""Hash: `version` and `etag` of the bundle catalog, renewed after each change. Pipeline only."""
 UNPACK_PREFIX = "rowdrop:unpack:"
 """Hash per ID, 7 days: record of unpacking one version of a bundle. Workers; read by the API."""
 UNPACK_IDS = "rowdrop:unpack_ids"
@@ -139,5 +150,16 @@ SOURCE_FAILURE = "rowdrop:source_failure"
 """String, 60 s: why the source bucket could not be read. Written by workers, read by the API."""
 SCHEMA_VERSION = "rowdrop:schema_version"
 """String: version of this set of keys. Written and read by UPGRADE SCHEMA."""
-API_PROCESSES = "rowdrop:api:processes"
-"""Hash: API process -> "poll start heartbeat", both in Redis time. Written and read by the API."""
+API_PROCESSES = f"{STATE_PREFIX}api:processes"
+"""Hash: API process -> its last heartbeat (Redis time). Written and read by the API."""
+API_POLLS = f"{STATE_PREFIX}api:polls"
+"""Hash: API process -> start of its last complete check (Redis time). Written and read by the
+API."""
+
+STATE_KEYS = (
+    CHANGE_VERSIONS, READ_VERSIONS, *DIRTY_SINCE.values(), ACTIVE_READS, SUSPECT_USERS,
+    ISOLATED_USERS, SILENT_DRIFT, PAGES, PENDING_RESULTS, PENDING_CHANGE_VERSIONS, WAKE_LIVE,
+    WAKE_BULK, LAST_PUBLISH, TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, LAST_SWEEP,
+    CATALOG_VERSION, API_PROCESSES, API_POLLS,
+)  # fmt: skip
+"""The keys of the pipeline's state, without the records of isolated users."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import API_PROCESSES, PUBLISH_DONE_CHANNEL
+from shared.redis_keys import API_POLLS, API_PROCESSES, PUBLISH_DONE_CHANNEL
 from shared.scripts import Scripts
 
 PROCESS_TIMEOUT_S = 30
@@ -40,12 +40,14 @@ class ProcessRegistry:
         heartbeat; 0 before the first complete check.
         """
         return float(
-            self._send_heartbeat([API_PROCESSES], [self._process_name, f"{poll_started_at:.6f}"])
+            self._send_heartbeat(
+                [API_PROCESSES, API_POLLS], [self._process_name, f"{poll_started_at:.6f}"]
+            )
         )
 
     def unregister(self) -> None:
         """Remove this process from the registry."""
-        self._redis.hdel(API_PROCESSES, self._process_name)
+        self._remove(self._process_name)
 
     def read_clock(self) -> float:
         """Return the current Redis time in seconds."""
@@ -62,13 +64,18 @@ class ProcessRegistry:
         `moment` is a Redis time in seconds.  Entries of dead processes are removed.  The result is
         False if no process is live.
         """
-        entries = self._redis.hgetall(API_PROCESSES)
+        polls = self._redis.hgetall(API_POLLS)
+        heartbeats = self._redis.hgetall(API_PROCESSES)
         now = self.read_clock()
         poll_starts = []
-        for name, value in entries.items():
-            poll_started_at, heartbeat_at = map(float, value.split())
-            if now - heartbeat_at > PROCESS_TIMEOUT_S:
-                self._redis.hdel(API_PROCESSES, name)
+        for name, heartbeat_at in heartbeats.items():
+            if now - float(heartbeat_at) > PROCESS_TIMEOUT_S:
+                self._remove(name)
             else:
-                poll_starts.append(poll_started_at)
+                # A process that was registered in between has no entry yet.
+                poll_starts.append(float(polls.get(name, 0)))
         return bool(poll_starts) and min(poll_starts) >= moment
+
+    def _remove(self, process_name: str | bytes) -> None:
+        self._redis.hdel(API_PROCESSES, process_name)
+        self._redis.hdel(API_POLLS, process_name)

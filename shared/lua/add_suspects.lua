@@ -2,19 +2,21 @@
 -- copies of them in the output bucket. The next read of such a user lists its copies.
 --
 -- KEYS[1] suspect_users
--- KEYS[2] dirty
--- KEYS[3] dirty_since:bundle
--- ARGV[1] new version
+-- KEYS[2] change_versions
+-- KEYS[3] read_versions
+-- KEYS[4] dirty_since:bundle
+-- ARGV[1] the new change version
 -- ARGV[2..] the users
 -- Returns: nothing.
 -- Promise: a suspect user is dirty, so a read will list its copies.
--- Failing trace: test_image_copies_of_dead_worker_are_removed_without_sweep
+-- Failing trace: test_broken_reads_mark_users_of_dead_worker,
+--   test_image_copies_of_dead_worker_are_removed_without_sweep
 local new_version = ARGV[1]
 local now = redis.call('TIME')[1]
 for i = 2, #ARGV do
-  local tokens = redis.call('HGET', KEYS[2], ARGV[i])
-  redis.call('SADD', KEYS[1], ARGV[i])
-  local read_version = tokens and string.match(tokens, '|(.*)$') or new_version
-  redis.call('HSET', KEYS[2], ARGV[i], new_version .. '|' .. read_version)
-  redis.call('ZADD', KEYS[3], 'NX', now, ARGV[i])
+  local user = ARGV[i]
+  redis.call('SADD', KEYS[1], user)
+  local was_clean = redis.call('HSET', KEYS[2], user, new_version) == 1
+  if was_clean then redis.call('HSET', KEYS[3], user, new_version) end
+  redis.call('ZADD', KEYS[4], 'NX', now, user)
 end

@@ -12,6 +12,6 @@ if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
   redis.call('SADD', KEYS[3], 'first_start') -- the first sweep of all, or Redis was emptied
 end
 redis.call('SUNIONSTORE', KEYS[3], KEYS[2], KEYS[3])
-redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], 'verifying:' .. ARGV[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[1], 'state', 'verifying', 'sweep_token', ARGV[1])
 return redis.call('SMEMBERS', KEYS[3])

@@ -22,7 +22,7 @@ if (redis.call('HGET', KEYS[2], 'writer_token') or '') == ARGV[2] and has_etags 
   redis.call('HSET', KEYS[2], 'output_etag', ARGV[3], 'rejects_etag', ARGV[4])
 end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
-if redis.call('GET', KEYS[1]) ~= 'verifying:' .. ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], 'verified:' .. ARGV[5])
-redis.call('DEL', KEYS[4])
+if redis.call('HGET', KEYS[1], 'sweep_token') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[4])
+redis.call('HSET', KEYS[1], 'state', 'verified', 'run_id', ARGV[5])
 return 1

@@ -1,11 +1,12 @@
 -- MARK: make users dirty and pop the events that named them, in one step.
 --
 -- KEYS[1] event list ('' for none)
--- KEYS[2] dirty
--- KEYS[3] dirty_since:<cause>
--- KEYS[4] dead_letters
--- KEYS[5] isolated_users
--- KEYS[6] dirty_since:unpack
+-- KEYS[2] change_versions
+-- KEYS[3] read_versions
+-- KEYS[4] dirty_since:<cause>
+-- KEYS[5] dead_letters
+-- KEYS[6] isolated_users
+-- KEYS[7] dirty_since:unpack
 -- ARGV[1] the new change version
 -- ARGV[2] now (Unix seconds)
 -- ARGV[3] maximum number of dead letters
@@ -22,9 +23,7 @@
 -- the event, or the list was emptied and filled again. The users are marked all the same: an extra
 -- read, and nothing is lost.
 local event_list = KEYS[1]
-local dirty = KEYS[2]
-local since = KEYS[3]
-local dead_letters = KEYS[4]
+local dead_letters = KEYS[5]
 local change_version = ARGV[1]
 local now = ARGV[2]
 local max_dead_letters = tonumber(ARGV[3])
@@ -34,11 +33,11 @@ local handled = {}
 local function mark(user)
   if handled[user] then return end
   handled[user] = true
-  local tokens = redis.call('HGET', dirty, user)
-  local read_version = tokens and string.match(tokens, '|(.*)$') or change_version
-  redis.call('HSET', dirty, user, change_version .. '|' .. read_version)
+  local was_clean = redis.call('HSET', KEYS[2], user, change_version) == 1
+  -- A dirty user keeps its read version: a read that is in progress may still submit its result.
+  if was_clean then redis.call('HSET', KEYS[3], user, change_version) end
   -- A bundle's ID begins with a slash (47). Unpacking takes minutes, so it has its own set.
-  redis.call('ZADD', string.byte(user) == 47 and KEYS[6] or since, 'NX', now, user)
+  redis.call('ZADD', string.byte(user) == 47 and KEYS[7] or KEYS[4], 'NX', now, user)
   marked[#marked + 1] = user
 end
 
@@ -75,9 +74,9 @@ while i <= #ARGV do
 end
 
 -- Fast path: almost always the key does not exist.
-if redis.call('EXISTS', KEYS[5]) == 0 then return marked end
+if redis.call('EXISTS', KEYS[6]) == 0 then return marked end
 local to_refresh = {}
 for _, user in ipairs(marked) do
-  if redis.call('HEXISTS', KEYS[5], user) == 0 then to_refresh[#to_refresh + 1] = user end
+  if redis.call('SISMEMBER', KEYS[6], user) == 0 then to_refresh[#to_refresh + 1] = user end
 end
 return to_refresh

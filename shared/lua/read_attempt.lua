@@ -1,8 +1,9 @@
 -- READ ATTEMPT: begin, end or grant an attempt to read one user in isolation.
 --
--- KEYS[1] isolated_users: user -> 'attempt_count|attempt_id|retry|etag': number of attempts at the
---   file version `etag` that began and did not end normally; ID of the attempt that may be running
---   ('' if none); '1' if one more attempt is granted
+-- KEYS[1] isolated_users
+-- KEYS[2] isolated:<user>, with the fields `etag` (the file version), `attempt_count` (attempts at it
+--   that began and did not end normally), `attempt_id` (of the attempt that may be running) and
+--   `retry_granted` (one more attempt is granted)
 -- ARGV[1] user
 -- ARGV[2] command:
 --   'begin': begin an attempt. It counts unless it is refunded
@@ -20,49 +21,40 @@
 -- Promise: one attempt at a time, and three of one file version that kill their worker.
 -- Failing trace: test_read_attempts_allow_one_attempt_at_a_time,
 --   test_isolated_reads_quarantine_poison_file_and_publish_others
-local isolated_users = KEYS[1]
 local user = ARGV[1]
 local command = ARGV[2]
-local entry = redis.call('HGET', isolated_users, user)
-if not entry and (command == 'grant_retry' or command == 'restore') then
-  entry = ARGV[4] .. '|||' .. ARGV[3]
+if redis.call('SISMEMBER', KEYS[1], user) == 0 then
+  if command ~= 'grant_retry' and command ~= 'restore' then return 'not_isolated' end
+  redis.call('SADD', KEYS[1], user)
+  redis.call('HSET', KEYS[2], 'etag', ARGV[3], 'attempt_count', ARGV[4])
 end
-if not entry then return 'not_isolated' end
-local attempt_count, attempt_id, retry_granted, etag =
-  string.match(entry, '^(%d+)|(%x*)|(1?)|(.*)$')
-attempt_count = tonumber(attempt_count)
-
-local function save()
-  local fields = attempt_count .. '|' .. attempt_id .. '|' .. retry_granted .. '|' .. etag
-  redis.call('HSET', isolated_users, user, fields)
-end
+local attempt_id = redis.call('HGET', KEYS[2], 'attempt_id')
+local etag = redis.call('HGET', KEYS[2], 'etag')
+local attempt_count = tonumber(redis.call('HGET', KEYS[2], 'attempt_count') or 0)
 
 if command == 'clear' then
-  redis.call('HDEL', isolated_users, user)
+  redis.call('SREM', KEYS[1], user)
+  redis.call('DEL', KEYS[2])
 elseif command == 'refund' or command == 'expire' then
   if attempt_id ~= ARGV[3] then return 'not_isolated' end
-  attempt_id = ''
-  if command == 'refund' then attempt_count = attempt_count - 1 end
-  save()
+  redis.call('HDEL', KEYS[2], 'attempt_id')
+  if command == 'refund' then redis.call('HINCRBY', KEYS[2], 'attempt_count', -1) end
 elseif command == 'grant_retry' then
-  if etag == ARGV[3] and attempt_count >= tonumber(ARGV[4]) then retry_granted = '1' end
-  save()
-elseif command == 'restore' then
-  save()
-else
-  if attempt_id ~= '' then return 'busy' end
+  if etag == ARGV[3] and attempt_count >= tonumber(ARGV[4]) then
+    redis.call('HSET', KEYS[2], 'retry_granted', '1')
+  end
+elseif command == 'begin' then
+  if attempt_id then return 'busy' end
   if etag ~= ARGV[4] then
     -- A new file version has its own retry budget.
+    redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[2], 'etag', ARGV[4])
     attempt_count = 0
-    retry_granted = ''
-    etag = ARGV[4]
   end
-  if attempt_count >= tonumber(ARGV[5]) and retry_granted == '' then
-    save()
-    return 'exhausted'
-  end
-  attempt_count, attempt_id, retry_granted = attempt_count + 1, ARGV[3], ''
-  save()
+  -- HDEL consumes the granted attempt.
+  local is_granted = redis.call('HDEL', KEYS[2], 'retry_granted') == 1
+  if attempt_count >= tonumber(ARGV[5]) and not is_granted then return 'exhausted' end
+  redis.call('HSET', KEYS[2], 'attempt_count', attempt_count + 1, 'attempt_id', ARGV[3])
   return 'read'
 end
 return 'ok'

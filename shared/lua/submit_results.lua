@@ -1,12 +1,14 @@
 -- SUBMIT RESULTS: submit results by compare-and-set of the read version.
 --
--- KEYS[1] dirty
--- KEYS[2] pending_results
--- KEYS[3] dirty_since:event
--- KEYS[4] wake:live
--- KEYS[5] wake:bulk
--- KEYS[6] active_reads
--- KEYS[7] suspect_users
+-- KEYS[1] change_versions
+-- KEYS[2] read_versions
+-- KEYS[3] pending_results
+-- KEYS[4] pending_change_versions
+-- KEYS[5] dirty_since:event
+-- KEYS[6] wake:live
+-- KEYS[7] wake:bulk
+-- KEYS[8] active_reads
+-- KEYS[9] suspect_users
 -- ARGV[1] the new read version
 -- ARGV[2] ID of the read that ends ('' for none)
 -- ARGV[3..] per user: user, change version and read version before its files were read, result,
@@ -20,44 +22,54 @@
 -- The read version is compared, not the change version. A mark during the read leaves the user
 -- dirty after the publish, so it is read again anyway. But a read that began before the last
 -- accepted one may be older, and must not replace it.
-local dirty = KEYS[1]
-local pending_results = KEYS[2]
-local dirty_by_event = KEYS[3]
 local new_version = ARGV[1]
 local replies = {}
-local wake_live = false
-local wake_bulk = false
-for i = 3, #ARGV, 5 do
-  local user = ARGV[i]
-  local read_version = ARGV[i + 2]
-  local result = ARGV[i + 3]
-  local tokens = redis.call('HGET', dirty, user)
-  if not tokens and ARGV[i + 4] == '1' then
-    -- Its image copy may have replaced a newer one, or no row names it: a suspect user.
-    redis.call('SADD', KEYS[7], user)
-    redis.call('HSET', dirty, user, new_version .. '|' .. new_version)
-    redis.call('ZADD', dirty_by_event, 'NX', redis.call('TIME')[1], user)
-    replies[#replies + 1] = 'refused'
-  elseif not tokens then
-    replies[#replies + 1] = 'not_dirty'
-  elseif string.match(tokens, '|(.*)$') ~= read_version then
-    -- Likewise. A new change version is needed: with the one just read, BEGIN READ would skip the
-    -- user.
-    if ARGV[i + 4] == '1' then
-      redis.call('SADD', KEYS[7], user)
-      redis.call('HSET', dirty, user, new_version .. '|' .. string.match(tokens, '|(.*)$'))
+local users = {}
+for i = 3, #ARGV, 5 do users[#users + 1] = ARGV[i] end
+if #users > 0 then
+  local change_versions = redis.call('HMGET', KEYS[1], unpack(users))
+  local read_versions = redis.call('HMGET', KEYS[2], unpack(users))
+  local marked_by_event = redis.call('ZMSCORE', KEYS[5], unpack(users))
+  local new_read_versions = {}
+  local results = {}
+  local pending_change_versions = {}
+  local wake_live = false
+  local wake_bulk = false
+  for n, user in ipairs(users) do
+    local i = 5 * n - 2
+    local has_copied = ARGV[i + 4] == '1'
+    if change_versions[n] and read_versions[n] == ARGV[i + 2] then
+      local k = #results
+      new_read_versions[k + 1], new_read_versions[k + 2] = user, new_version
+      results[k + 1], results[k + 2] = user, ARGV[i + 3]
+      pending_change_versions[k + 1], pending_change_versions[k + 2] = user, ARGV[i + 1]
+      if marked_by_event[n] then wake_live = true else wake_bulk = true end
+      replies[n] = 'accepted'
+    elseif change_versions[n] or has_copied then
+      if has_copied then
+        -- Its image copy may have replaced a newer one, or no row names it: a suspect user. A new
+        -- change version is needed: with the one just read, BEGIN READ would skip the user.
+        redis.call('SADD', KEYS[9], user)
+        redis.call('HSET', KEYS[1], user, new_version)
+        if not change_versions[n] then
+          redis.call('HSET', KEYS[2], user, new_version)
+          redis.call('ZADD', KEYS[5], 'NX', redis.call('TIME')[1], user)
+        end
+      end
+      replies[n] = 'refused'
+    else
+      replies[n] = 'not_dirty'
     end
-    replies[#replies + 1] = 'refused'
-  else
-    redis.call('HSET', dirty, user, string.match(tokens, '^(.-)|') .. '|' .. new_version)
-    redis.call('HSET', pending_results, user, ARGV[i + 1] .. '|' .. new_version .. '|' .. result)
-    replies[#replies + 1] = 'accepted'
-    if redis.call('ZSCORE', dirty_by_event, user) then wake_live = true else wake_bulk = true end
   end
+  if #results > 0 then
+    redis.call('HSET', KEYS[2], unpack(new_read_versions))
+    redis.call('HSET', KEYS[3], unpack(results))
+    redis.call('HSET', KEYS[4], unpack(pending_change_versions))
+  end
+  -- Pushed only if empty, so wake-ups do not accumulate. The watchdog, which ticks every 15 s,
+  -- replaces one that a dead publisher took.
+  if wake_live and redis.call('LLEN', KEYS[6]) == 0 then redis.call('RPUSH', KEYS[6], '1') end
+  if wake_bulk and redis.call('LLEN', KEYS[7]) == 0 then redis.call('RPUSH', KEYS[7], '1') end
 end
-if ARGV[2] ~= '' then redis.call('HDEL', KEYS[6], ARGV[2]) end
--- Pushed only if empty, so wake-ups do not accumulate. The watchdog, which ticks every 15 s,
--- replaces one that a dead publisher took.
-if wake_live and redis.call('LLEN', KEYS[4]) == 0 then redis.call('RPUSH', KEYS[4], '1') end
-if wake_bulk and redis.call('LLEN', KEYS[5]) == 0 then redis.call('RPUSH', KEYS[5], '1') end
+if ARGV[2] ~= '' then redis.call('HDEL', KEYS[8], ARGV[2]) end
 return replies

@@ -26,7 +26,6 @@ from shared.redis_keys import (
     MAX_DEAD_LETTERS,
     SOURCE_FAILURE,
     TRUST_STATE,
-    VERIFIED_PREFIX,
 )
 from shared.scripts import read_script
 from shared.times import format_time
@@ -119,7 +118,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True)
         pipeline.hmget(LAST_PUBLISH, "time", "output_etag")
         pipeline.hgetall(LAST_SWEEP)
-        pipeline.get(TRUST_STATE)
+        pipeline.hget(TRUST_STATE, "state")
         pipeline.exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)
         pipeline.hgetall(COUNTERS)
         pipeline.get(SOURCE_FAILURE)
@@ -155,7 +154,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
         last_publish_at=_parse_seconds(published[0]),
         last_sweep_at=_parse_seconds(fields.get("at")),
-        trust_state=_parse_trust_state(_decode_text(trust_state or b"")),
+        trust_state=_decode_text(trust_state or b"suspect"),
         # Before the first sweep there are no metrics to compare with, which is no defect.
         detects_losses=bool(fields.get("metrics")) or "at" not in fields,
         events_available=_decode_text(notifications_state or b"") != "no",
@@ -169,12 +168,6 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         silent_repairs=int(counter_values.get("silent_repairs", 0)),
         counters_since=_parse_seconds(counter_values.get("since")),
     )
-
-
-def _parse_trust_state(value: str) -> str:
-    if value.startswith(VERIFIED_PREFIX):
-        return "verified"
-    return "verifying" if value else "suspect"
 
 
 def _parse_last_sweep(fields: Mapping[str, str]) -> LastSweep | None:

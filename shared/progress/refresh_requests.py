@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from shared.redis_keys import DIRTY, REFRESH_REQUEST_PREFIX
+from shared.redis_keys import CHANGE_VERSIONS, REFRESH_REQUEST_PREFIX
 
 REFRESH_REQUEST_TTL_S = 900
 """Seconds for which the record of a request is kept."""
@@ -38,6 +38,6 @@ class RefreshRequests:
         """Return whether the user was marked for this request and is no longer dirty."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.exists(REFRESH_REQUEST_PREFIX + request_id)
-            pipe.hexists(DIRTY, user_id)
+            pipe.hexists(CHANGE_VERSIONS, user_id)
             is_marked, is_dirty = pipe.execute()
         return bool(is_marked) and not is_dirty

@@ -14,13 +14,14 @@ from redis.exceptions import RedisError
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import StoreUnavailable
 from shared.redis_keys import (
-    DIRTY,
+    CHANGE_VERSIONS,
     FAST_EVENTS,
     PAGES,
+    PENDING_CHANGE_VERSIONS,
     PENDING_RESULTS,
+    READ_VERSIONS,
     REBUILD_QUEUED,
     REBUILD_RUNNING,
-    VERIFIED_PREFIX,
     WAKE_BULK,
     WAKE_LIVE,
     WRITER_LEASE,
@@ -40,6 +41,7 @@ from tests.faults.actors import Actor, RequestFate
 from tests.faults.oracle import OracleFailure
 from tests.faults.parts import Components
 from worker.publishing.publisher import Publisher
+from worker.state.loss_signals import TrustState
 from worker.watchdog.overdue import OVERDUE_S
 from worker.watchdog.watchdog import Watchdog
 
@@ -258,10 +260,11 @@ class Processes:
     def _describe_remaining(self) -> str:
         lists = (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
         remaining = [key for key in lists if self._redis.llen(key)]
-        remaining += [key for key in (DIRTY, PENDING_RESULTS) if self._redis.hlen(key)]
+        hashes = (CHANGE_VERSIONS, READ_VERSIONS, PENDING_RESULTS, PENDING_CHANGE_VERSIONS)
+        remaining += [key for key in hashes if self._redis.hlen(key)]
         remaining += [key for key in (REBUILD_QUEUED, REBUILD_RUNNING) if self._redis.exists(key)]
         loss_signals = self.components.state.loss_signals
-        if loss_signals.trust_state() != f"{VERIFIED_PREFIX}{loss_signals.run_id()}":
+        if loss_signals.trust_state() != TrustState("verified", loss_signals.run_id()):
             remaining.append(f"trust state {loss_signals.trust_state()}")
         published_record = self.components.state.publish_queue.last_publish()
         recorded_etags = (published_record.output_etag, published_record.rejects_etag)

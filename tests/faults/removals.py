@@ -22,13 +22,13 @@ from shared.object_store import (
     StoredObject,
     StoreUnavailable,
 )
-from shared.redis_keys import DIRTY, FAST_EVENTS, TRUST_STATE, VERIFIED_PREFIX
+from shared.redis_keys import CHANGE_VERSIONS, FAST_EVENTS, READ_VERSIONS, TRUST_STATE
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped_ports import SteppedEventInbox, SteppedStore
 from worker.services.state_parts import StateParts
 from worker.source.metrics import MinioMetrics
 from worker.state.event_inbox import DecodedEntry
-from worker.state.loss_signals import LossSignals
+from worker.state.loss_signals import LossSignals, TrustState
 from worker.state.publish_queue import PendingResult, PublishInput, PublishQueue
 from worker.state.user_states import ReadBatch, UserStates, VersionTokens
 
@@ -111,8 +111,8 @@ register_script_edit(
     "every mark renews the change version",
     "mark",
     (
-        "redis.call('HSET', dirty, user, change_version .. '|' .. read_version)",
-        "redis.call('HSET', dirty, user, tokens or change_version .. '|' .. read_version)",
+        "redis.call('HSET', KEYS[2], user, change_version) == 1",
+        "redis.call('HSETNX', KEYS[2], user, change_version) == 1",
     ),
 )
 register_script_edit(
@@ -144,16 +144,20 @@ class _PopBeforeMark(Components):
 register_script_edit(
     "a result is refused if another was accepted since its tokens were read",
     "submit_results",
-    ("elseif string.match(tokens, '|(.*)$') ~= read_version then", "elseif false then"),
+    (
+        "if change_versions[n] and read_versions[n] == ARGV[i + 2] then",
+        "if change_versions[n] then",
+    ),
 )
 register_script_edit(
     "a result of a user that is not dirty is refused",
     "submit_results",
     (
-        "    replies[#replies + 1] = 'not_dirty'\n",
-        "    local written = ARGV[i + 1] .. '|' .. new_version .. '|' .. result\n"
-        "    redis.call('HSET', pending_results, user, written)\n"
-        "    replies[#replies + 1] = 'not_dirty'\n",
+        "      replies[n] = 'not_dirty'\n",
+        "      redis.call('HSET', KEYS[2], user, new_version)\n"
+        "      redis.call('HSET', KEYS[3], user, ARGV[i + 3])\n"
+        "      redis.call('HSET', KEYS[4], user, ARGV[i + 1])\n"
+        "      replies[n] = 'not_dirty'\n",
     ),
 )
 
@@ -168,15 +172,11 @@ class _ReadTokensAfterFiles(Components):
         ) -> list[str]:
             return super().submit_results(
                 [
-                    (self._tokens(result.user_id) or old_tokens, result)
+                    (self.dirty_tokens([result.user_id]).get(result.user_id, old_tokens), result)
                     for old_tokens, result in results
                 ],
                 *arguments,
             )
-
-        def _tokens(self, user_id: str) -> VersionTokens | None:
-            tokens = self._redis.hget(DIRTY, user_id)
-            return tokens and VersionTokens(*tokens.split(b"|", 1))
 
     @cached_property
     def refresher_state(self) -> StateParts:
@@ -189,7 +189,8 @@ class _CleanBeforePublish(Components):
         def begin_read(self, user_ids: Sequence[str], *arguments: Any) -> ReadBatch:  # noqa: ANN401
             read_batch = super().begin_read(user_ids, *arguments)
             if read_batch:
-                self._redis.hdel(DIRTY, *read_batch)
+                self._redis.hdel(CHANGE_VERSIONS, *read_batch)
+                self._redis.hdel(READ_VERSIONS, *read_batch)
             return read_batch
 
         def submit_results(
@@ -198,9 +199,8 @@ class _CleanBeforePublish(Components):
             *arguments: Any,  # noqa: ANN401
         ) -> list[str]:
             for tokens, result in results:
-                self._redis.hsetnx(
-                    DIRTY, result.user_id, tokens.change_version + b"|" + tokens.read_version
-                )
+                self._redis.hsetnx(CHANGE_VERSIONS, result.user_id, tokens.change_version)
+                self._redis.hsetnx(READ_VERSIONS, result.user_id, tokens.read_version)
             return super().submit_results(results, *arguments)
 
     @cached_property
@@ -244,7 +244,7 @@ register_script_edit(
 register_script_edit(
     "a user marked after it was read stays dirty",
     "commit_publish",
-    ("if redis.call('HGET', KEYS[4], user) == tokens then", "if true then"),
+    ("if is_last_read and change_versions[n] == ARGV[i + 1] then", "if true then"),
 )
 
 
@@ -469,7 +469,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
 register_script_edit(
     "a sweep commits only while the trust state holds its token",
     "commit_sweep",
-    ("if redis.call('GET', KEYS[1]) ~= 'verifying:' .. ARGV[1] then return 0 end\n", ""),
+    ("if redis.call('HGET', KEYS[1], 'sweep_token') ~= ARGV[1] then return 0 end\n", ""),
 )
 
 
@@ -478,7 +478,7 @@ class _VerifyAtSweepStart(_SweepStateComponents):
     class Signals(LossSignals):
         def begin_sweep(self, token: str, *arguments: Any) -> Any:  # noqa: ANN401
             answer = super().begin_sweep(token, *arguments)
-            self._redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}{self.run_id()}")
+            self._redis.hset(TRUST_STATE, mapping=TrustState("verified", self.run_id())._asdict())
             return answer
 
 
@@ -570,7 +570,8 @@ class _IgnoreEtag(_SweepManifestComponents):
 class _IgnoreRunId(Components):
     class Signals(LossSignals):
         def run_id(self) -> str:
-            return (self.trust_state() or "").removeprefix(VERIFIED_PREFIX)
+            trust_state = self.trust_state()
+            return (trust_state and trust_state.run_id) or ""
 
     @cached_property
     def watchdog_state(self) -> StateParts:

@@ -35,7 +35,6 @@ from shared.redis_keys import (
     LAST_SWEEP,
     PUBLISH_DONE_CHANNEL,
     TRUST_STATE,
-    VERIFIED_PREFIX,
 )
 from shared.s3.objects import S3ObjectStore
 from tests.api_parts import make_dirty_counts
@@ -198,7 +197,7 @@ def test_process_registry_removes_process_without_heartbeat(redis: "Redis") -> N
     presence = ProcessRegistry(redis)
     now = presence.send_heartbeat(0.0)
     presence.send_heartbeat(now)
-    redis.hset(API_PROCESSES, "dead", f"0.0 {now - 31}")
+    redis.hset(API_PROCESSES, "dead", now - 31)
     assert presence.all_polled_since(now)
     assert redis.hlen(API_PROCESSES) == 1
 
@@ -214,7 +213,7 @@ def test_pipeline_status_reads_state_from_redis(redis: "Redis") -> None:
     redis.hset(LAST_PUBLISH, mapping={"writer_token": "x", "time": "123.25", "output_etag": "e"})
     sweep = {"at": "77.5", "metrics": "", "cause": "start", "objects": 9, "marked": 2}
     redis.hset(LAST_SWEEP, mapping=sweep)  # type: ignore[arg-type]
-    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
     redis.rpush(FAST_EVENTS, "1", "2")
     counters = {
         "since": "55.5",
@@ -278,7 +277,7 @@ def test_poller_reports_consistency_time_of_complete_table(
     redis.hset(LAST_PUBLISH, "output_etag", etag)
     poller.poll_once()
     assert poller.view.consistent_as_of is None  # no sweep has completed yet
-    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
     poller.poll_once()
     assert poller.view.consistent_as_of == now - MARGIN_S
     redis.hset(LAST_PUBLISH, "output_etag", "etag of a version that this process has not read")
@@ -296,7 +295,7 @@ def test_poller_keeps_consistency_time_while_output_is_unreadable(
     now = 1000.0
     poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
     redis.hset(LAST_PUBLISH, "output_etag", store.put(OUTPUT_KEY, ONE))
-    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
     poller.poll_once()
     store.delete(OUTPUT_KEY)
     now = 2000.0
@@ -315,7 +314,7 @@ def test_poller_keeps_consistency_time_after_redis_outage(
 
         def look() -> float | None:
             client.hset(LAST_PUBLISH, "output_etag", etag)
-            client.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+            client.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
             poller.poll_once()
             return poller.view.consistent_as_of
 
@@ -353,7 +352,7 @@ def test_poller_reports_when_loss_was_first_seen(store: S3ObjectStore, redis: "R
     now = 1030.0
     poller.poll_once()
     assert poller.view.suspect_since == 1000.0
-    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
     poller.poll_once()
     assert poller.view.suspect_since is None
 

@@ -580,9 +580,9 @@ def test_sweep_renews_catalog_version_after_redis_fallback(rowdrop: RowdropHarne
     other = RowdropHarness(rowdrop.services.clients.settings)
     other.put_files("9")
     other.process_users("9")
-    token = rowdrop.redis.get(CATALOG_VERSION)
+    token = rowdrop.redis.hget(CATALOG_VERSION, "version")
     put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("One")})
-    rowdrop.redis.set(CATALOG_VERSION, token)  # the version that `other` has cached
+    rowdrop.redis.hset(CATALOG_VERSION, "version", token)  # the version that `other` has cached
     other.process_users("1")
     assert names(other) == {"9": "Ivan"}  # it used the stale cache, which a loss signal covers
     rowdrop.publisher = other.publisher

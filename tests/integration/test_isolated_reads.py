@@ -16,13 +16,14 @@ import pytest
 from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ValidCsv
 from shared.formats.source_keys import make_csv_key
 from shared.object_store import StoreUnavailable
-from shared.redis_keys import DIRTY, FAST_EVENTS, VERIFIED_PREFIX
+from shared.redis_keys import CHANGE_VERSIONS, FAST_EVENTS
 from shared.scripts import new_token
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.reading.csv_parsing import parse_csv
+from worker.state.loss_signals import TrustState
 from worker.state.read_attempts import MAX_READ_ATTEMPTS, ReadAttempts
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
 from worker.watchdog.checks import WatchdogChecks
@@ -206,9 +207,8 @@ def test_isolated_reads_quarantine_poison_file_in_sweep_page(
     tick_until(lambda: not rowdrop.state.users.dirty_users(), rowdrop, watchdog, worker)
     assert set(rowdrop.read_rows()) == set(users)
     assert worker.exit_codes == []  # only children of the prefork pool died
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
 
 
@@ -396,7 +396,7 @@ def test_read_attempts_end_after_successful_read(
     rowdrop.publish_pending()
     assert attempts.isolated_ids() == set()
     isolate_users(rowdrop, "w")
-    rowdrop.services.clients.redis.delete(DIRTY)
+    rowdrop.services.clients.redis.delete(CHANGE_VERSIONS)
     checks.broken_reads.enqueue_isolated()
     assert attempts.isolated_ids() == set()
 

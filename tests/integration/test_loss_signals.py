@@ -1,10 +1,8 @@
 """Tests of `worker.state.loss_signals` on a real Redis: the trust state and its sweeps."""
 
-from shared.redis_keys import (
-    VERIFIED_PREFIX,
-)
 from tests.integration.state_steps import publish_pending
 from worker.services.state_parts import StateParts
+from worker.state.loss_signals import TrustState
 
 
 def test_loss_signals_during_sweep_fail_its_commit(state: StateParts) -> None:
@@ -17,7 +15,7 @@ def test_loss_signals_during_sweep_fail_its_commit(state: StateParts) -> None:
 def test_loss_signals_commit_sweep_sets_verified_state(state: StateParts) -> None:
     state.loss_signals.begin_sweep("one")
     assert state.loss_signals.commit_sweep("one", None, ("e", "r"), "run", {"at": 1})
-    assert state.loss_signals.trust_state() == f"{VERIFIED_PREFIX}run"
+    assert state.loss_signals.trust_state() == TrustState("verified", "run")
 
 
 def test_loss_signals_commit_sweep_records_etags_only_without_publish(state: StateParts) -> None:

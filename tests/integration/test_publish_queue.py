@@ -7,7 +7,6 @@ from redis import Redis
 
 from shared.redis_keys import (
     TRUST_STATE,
-    VERIFIED_PREFIX,
     WRITER_LEASE,
 )
 from shared.scripts import Scripts
@@ -77,7 +76,7 @@ def test_publish_queue_replaced_writer_commits_nothing_and_signals_loss(
 ) -> None:
     mark_users(state, "u")
     state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u"))])
-    redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}run")
+    redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "run"})
     batch = read_pending(state, "one")
     redis.delete(WRITER_LEASE)
     with pytest.raises(LeaseLost):

@@ -7,10 +7,10 @@ import pytest
 from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Row
 from shared.object_store import StoreUnavailable
-from shared.redis_keys import VERIFIED_PREFIX
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.publisher import PublisherLoop
 from worker.reading.parallel import run_in_order
+from worker.state.loss_signals import TrustState
 from worker.state.publish_queue import LeaseLost
 
 
@@ -311,9 +311,8 @@ def test_sweep_restores_deleted_file_without_rows(rowdrop: RowdropHarness, key: 
     rowdrop.run_sweep()
     assert rowdrop.output.get_etag(key) == written
     rowdrop.run_sweep()
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
 
 

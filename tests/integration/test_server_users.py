@@ -31,7 +31,7 @@ from shared.formats.source_keys import PROBE_PREFIX
 from shared.progress.leases import Lease
 from shared.redis_keys import (
     ACTIVE_READS,
-    DIRTY,
+    CHANGE_VERSIONS,
     FAST_EVENTS,
     ISOLATED_USERS,
     LAST_PUBLISH,
@@ -401,7 +401,7 @@ FORBIDDEN_COMMANDS = (
     "MODULE LIST", "SWAPDB 0 1", "SLOWLOG GET", "SCRIPT FLUSH", "FUNCTION FLUSH",
 )  # fmt: skip
 STATE = (
-    DIRTY,
+    CHANGE_VERSIONS,
     PENDING_RESULTS,
     WRITER_LEASE,
     LAST_PUBLISH,

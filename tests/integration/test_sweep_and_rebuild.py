@@ -18,13 +18,13 @@ from shared.redis_keys import (
     LAST_PUBLISH,
     LAST_SWEEP,
     TRUST_STATE,
-    VERIFIED_PREFIX,
     WAKE_LIVE,
 )
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.bulk_work import request_sweep
 from worker.services.builders import build_bulk_reads
+from worker.state.loss_signals import TrustState
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.overdue import OVERDUE_S
 from worker.watchdog.watchdog import Watchdog
@@ -53,9 +53,8 @@ def test_sweep_finds_changes_without_events(rowdrop: RowdropHarness) -> None:
     assert rowdrop.run_sweep() == 6
     assert rowdrop.find_differences() == []
     assert rowdrop.state.users.dirty_users() == set()
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
 
 
@@ -211,6 +210,7 @@ def test_rebuild_resumes_after_interrupted_enqueueing(rowdrop: RowdropHarness) -
     published(rowdrop, "u")
     task_id, _ = rowdrop.services.records.rebuilds.request(time.time())
     assert rowdrop.services.records.rebuilds.start(task_id, time.time())
+    assert rowdrop.services.records.rebuilds.finish_if_done(time.time()) is None
     rowdrop.services.rebuild.start(task_id)
     rowdrop.run_bulk_work()
     rowdrop.services.rebuild.finish()
@@ -228,7 +228,10 @@ def test_rebuild_that_fails_reports_reason_and_allows_next(rowdrop: RowdropHarne
     status = rebuilds.status(task_id)
     assert status is not None
     assert (status.state, status.error) == ("failed", "the output bucket is gone")
-    assert rebuild(rowdrop) != task_id
+    next_id, _ = rebuilds.request(time.time())
+    assert rebuilds.start(next_id, time.time())
+    rebuilds.fail(task_id, "late", time.time())
+    assert rebuilds.get_running_id() == next_id
 
 
 # -- the watchdog ----------------------------------------------------------------------------------
@@ -301,7 +304,7 @@ def test_watchdog_requests_sweep_after_redis_restart(
     rowdrop: RowdropHarness, watchdog: Watchdog
 ) -> None:
     rowdrop.run_sweep()
-    rowdrop.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
+    rowdrop.redis.hset(TRUST_STATE, mapping={"state": "verified", "run_id": "another-run"})
     watchdog.tick()
     assert messages(rowdrop, BULK_QUEUE) == 1
 
@@ -354,9 +357,8 @@ def test_watchdog_and_sweep_do_not_repeat_forever(
     for _ in range(3):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
 
 

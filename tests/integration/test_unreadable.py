@@ -37,7 +37,7 @@ from shared.formats.object_names import (
 from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectUnreadable, StoreUnavailable
-from shared.redis_keys import SOURCE_FAILURE, VERIFIED_PREFIX
+from shared.redis_keys import SOURCE_FAILURE
 from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
 from shared.s3.objects import S3ObjectStore
@@ -51,6 +51,7 @@ from worker.bundles.catalog import read_catalog
 from worker.bundles.index import make_index_key
 from worker.publishing.recovering_store import MAX_FAILED_CHECKS
 from worker.source.unreadable import RETRY_PAUSES_S
+from worker.state.loss_signals import TrustState
 from worker.watchdog.watchdog import Watchdog
 
 ENCRYPTED = (
@@ -112,9 +113,8 @@ def test_sweep_and_rebuild_retry_unreadable_csv(
         assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS_KEY) == before
     assert rowdrop.state.status.counter_value("silent_repairs") == 0
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
     task_id, _ = rowdrop.services.records.rebuilds.request(0.0)
     rowdrop.services.rebuild.start(task_id)
@@ -359,9 +359,8 @@ def test_object_recovery_rewrites_unreadable_published_object(
     assert set(rowdrop.read_rows()) == {"1", "2", "3", "held"}
     assert set(rowdrop.read_rejects()) == {"held"}
     assert rowdrop.find_differences() == []
-    assert (
-        rowdrop.state.loss_signals.trust_state()
-        == f"{VERIFIED_PREFIX}{rowdrop.state.loss_signals.run_id()}"
+    assert rowdrop.state.loss_signals.trust_state() == TrustState(
+        "verified", rowdrop.state.loss_signals.run_id()
     )
 
 

@@ -3,7 +3,8 @@
 `tests/captured/redis-0.2.0.json` is the state that release 0.2.0 left in a Redis: users of each
 cause, pending results, leases, records, messages and unprocessed events. It was written by that
 release itself. Its MinIO had the files that `publish_old_files` writes; the files that changed
-afterwards are those of `change_files`.
+afterwards are those of `change_files`. `redis-0.3.0.json` is the same of release 0.3.0, without
+messages.
 """
 
 import base64
@@ -23,6 +24,7 @@ from redis import Redis
 
 from local.ports import find_free_port
 from local.servers import MinioPorts, MinioServer, RedisServer, ServerUser
+from shared import redis_keys
 from shared.formats.object_names import OUTPUT_KEY
 from shared.redis_keys import (
     COUNTERS,
@@ -33,8 +35,8 @@ from shared.redis_keys import (
     PENDING_RESULTS,
     SAFE_EVENTS_OF_VERSION_1,
     SCHEMA_VERSION,
+    STATE_VERSION,
     SWEEP_REQUESTED,
-    VERIFIED_PREFIX,
 )
 from shared.settings import Settings
 from shared.task_queue import (
@@ -55,7 +57,8 @@ from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.listener import Listener
 from worker.source.notifications import RuleState
-from worker.state.schema_upgrade import CURRENT_VERSION, OLD_KEYS, upgrade_schema
+from worker.state.loss_signals import TrustState
+from worker.state.schema_upgrade import KEYS_OF_VERSION_2, OLD_KEYS, upgrade_schema
 from worker.tasks import create_app
 from worker.watchdog.watchdog import Watchdog
 
@@ -65,6 +68,9 @@ CAPTURED: Mapping[str, CapturedState] = json.loads(
     (Path(__file__).parents[1] / "captured" / "redis-0.2.0.json").read_text(encoding="utf-8")
 )
 """A verified state, and the same state with loss signals during a sweep."""
+CAPTURED_3: Mapping[str, CapturedState] = json.loads(
+    (Path(__file__).parents[1] / "captured" / "redis-0.3.0.json").read_text(encoding="utf-8")
+)
 SOURCE_BUCKET = "captured-source"
 OUTPUT_BUCKET = "captured-output"
 """The buckets that the captured events name."""
@@ -163,6 +169,19 @@ def captured_state(
     return state
 
 
+@pytest.fixture(params=list(CAPTURED_3))
+def captured_state_3(
+    request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis"
+) -> CapturedState:
+    """Load a captured state of release 0.3 into Redis, with the buckets that belong to it."""
+    publish_old_files(upgraded)
+    change_files(upgraded)
+    redis.flushall()
+    state = CAPTURED_3[request.param]
+    restore(redis, state)
+    return state
+
+
 def test_captured_state_has_every_old_key() -> None:
     captured = {key: entry["type"] for state in CAPTURED.values() for key, entry in state.items()}
     assert {key: captured.get(key) for key in OLD_KEYS} == OLD_KEYS
@@ -183,6 +202,11 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
     caplog.set_level(logging.INFO)
     start(upgraded)
     assert "removed the state of version 1" in caplog.text
+    check_rows_after_one_sweep(upgraded, redis)
+
+
+def check_rows_after_one_sweep(upgraded: RowdropHarness, redis: "Redis") -> None:
+    """Process the waiting event and run the requested sweep: all rows must be right."""
     assert redis.get(SWEEP_REQUESTED) == b"start"
     assert not redis.exists(PENDING_RESULTS)
     services = upgraded.services
@@ -209,8 +233,90 @@ def test_upgrade_leaves_right_rows_after_one_sweep(
         "waiting": "Waiting",
     }
     loss_signals = upgraded.state.loss_signals
-    assert loss_signals.trust_state() == f"{VERIFIED_PREFIX}{loss_signals.run_id()}"
+    assert loss_signals.trust_state() == TrustState("verified", loss_signals.run_id())
     assert upgraded.state.users.dirty_users() == set()
+
+
+def test_captured_state_3_has_every_old_key() -> None:
+    captured = {key for state in CAPTURED_3.values() for key in state}
+    assert set(KEYS_OF_VERSION_2) <= captured
+    unchanged = {value for value in vars(redis_keys).values() if isinstance(value, str)}
+    prefixes = (redis_keys.REBUILD_PREFIX, redis_keys.UNPACK_PREFIX)
+    others = {key for key in captured if not key.startswith(prefixes)}
+    assert others - set(KEYS_OF_VERSION_2) <= unchanged
+
+
+def test_upgrade_of_version_2_leaves_right_rows_after_one_sweep(
+    upgraded: RowdropHarness,
+    captured_state_3: CapturedState,
+    redis: "Redis",
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client: Any = redis
+    caplog.set_level(logging.INFO)
+    start(upgraded)
+    assert caplog.text.count("removed the state of release 0.3") == 1
+    assert not client.exists(*KEYS_OF_VERSION_2)
+    assert client.get(SCHEMA_VERSION) == STATE_VERSION.encode()
+    check_rows_after_one_sweep(upgraded, redis)
+    kept = captured_state_3[COUNTERS]["value"]
+    counters = {name.decode(): value.decode() for name, value in client.hgetall(COUNTERS).items()}
+    assert {name: counters.get(name) for name in kept} == kept
+    letters = [entry.decode() for entry in client.lrange(DEAD_LETTERS, 0, -1)]
+    assert letters == captured_state_3[DEAD_LETTERS]["value"]
+
+
+def test_upgrade_of_version_2_starts_running_rebuild_again(
+    upgraded: RowdropHarness, captured_state_3: CapturedState
+) -> None:
+    rebuilds = upgraded.services.records.rebuilds
+    task_id = rebuilds.get_running_id()
+    assert task_id
+    assert rebuilds.is_enqueued(task_id)
+    start(upgraded)
+    assert rebuilds.get_running_id() == task_id
+    assert not rebuilds.is_enqueued(task_id)
+    upgraded.services.rebuild.start(task_id)
+    upgraded.run_bulk_work()
+    upgraded.services.rebuild.finish()
+    status = rebuilds.status(task_id)
+    assert status
+    assert status.state == "done"
+    assert upgraded.find_differences() == []
+
+
+def test_upgrade_repeats_what_process_of_version_2_does_later(
+    upgraded: RowdropHarness, captured_state_3: CapturedState, redis: "Redis"
+) -> None:
+    """A listener of release 0.3 takes an event after the sweep of the upgrade, and then ends."""
+    watchdog = start(upgraded)
+    upgraded.run_sweep("start")
+    upgraded.put_files("drift", make_csv("Late"))
+    for key in (FAST_EVENTS, SWEEP_REQUESTED):
+        redis.delete(key)
+    old_keys = captured_state_3.keys() & KEYS_OF_VERSION_2
+    restore(redis, {key: captured_state_3[key] for key in old_keys})
+    watchdog.tick()
+    assert not redis.exists(*KEYS_OF_VERSION_2)
+    assert upgraded.state.loss_signals.unresolved() == {"earlier_release"}
+    assert redis.get(SWEEP_REQUESTED) == b"earlier_release"
+    upgraded.run_sweep("earlier_release")
+    assert upgraded.find_differences() == []
+    assert upgraded.read_rows()["drift"].first_name == "Late"
+
+
+def test_upgrade_after_return_to_version_2_publishes_no_older_result(
+    upgraded: RowdropHarness, captured_state_3: CapturedState, redis: "Redis"
+) -> None:
+    """This release leaves a pending result; release 0.3 publishes newer ones; this one returns."""
+    start(upgraded)
+    upgraded.state.users.mark(["drift"], "event", time.time())
+    upgraded.services.refresher.refresh(["drift"])
+    assert upgraded.state.publish_queue.count_pending() == 1
+    restore(redis, captured_state_3)
+    start(upgraded)
+    assert upgraded.state.publish_queue.count_pending() == 0
+    assert upgraded.state.loss_signals.trust_state() is None
 
 
 def test_upgrade_removes_old_keys_and_keeps_counters(
@@ -383,7 +489,7 @@ def test_upgrade_leaves_keys_of_other_applications_alone(redis: "Redis") -> None
     before = dump_state(redis)
     assert not upgrade_schema(redis)
     assert dump_state(redis) == before | {SCHEMA_VERSION.encode(): redis.dump(SCHEMA_VERSION)}
-    assert redis.get(SCHEMA_VERSION) == CURRENT_VERSION.encode()
+    assert redis.get(SCHEMA_VERSION) == STATE_VERSION.encode()
 
 
 def test_upgrade_leaves_keys_of_other_types_alone(redis: "Redis") -> None:

@@ -1,9 +1,16 @@
 """Tests of `worker.state.user_states` on a real Redis: mark, read, submit."""
 
+import random
+from typing import Any
+
 from redis import Redis
 
 from shared.redis_keys import (
     ACTIVE_READS,
+    CHANGE_VERSIONS,
+    PENDING_CHANGE_VERSIONS,
+    PENDING_RESULTS,
+    READ_VERSIONS,
     WAKE_BULK,
     WAKE_LIVE,
 )
@@ -15,6 +22,7 @@ from tests.integration.state_steps import (
     read_pending,
 )
 from worker.services.state_parts import StateParts
+from worker.state.publish_queue import PublishInput
 
 
 def test_user_states_mark_renews_change_version_only(state: StateParts) -> None:
@@ -55,6 +63,57 @@ def test_user_states_submit_refuses_result_after_redis_was_emptied(
     assert state.publish_queue.count_pending() == 0
     mark_users(state, "u")
     assert state.users.submit_results([(tokens, make_result("u", "old"))]) == ["u"]
+
+
+def test_user_states_take_ownership_discards_pending_result(state: StateParts) -> None:
+    """An owner that dies leaves a dirty user that is read again."""
+    mark_users(state, "u")
+    state.users.submit_results([(state.users.begin_read(["u"])["u"], make_result("u", "old"))])
+    mark_users(state, "u")
+    tokens = state.users.begin_read(["u"])["u"]
+    publish_input = state.publish_queue.acquire_writer("one")
+    assert publish_input
+    assert state.users.take_ownership("u", tokens)
+    state.publish_queue.commit_publish("one", "e", "r", 1, publish_input.pending, NOW)
+    assert state.users.begin_read(["u"])["u"].pending == b""
+    assert state.publish_queue.count_pending() == 0
+
+
+def test_user_states_pending_results_have_tokens_of_dirty_users(
+    redis: "Redis", state: StateParts
+) -> None:
+    """In any order of steps, a pending result belongs to a dirty user and has its read version."""
+    client: Any = redis
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    users = ["u", "v", "/w.zip"]
+    known_tokens = {user: state.users.begin_read(users).get(user) for user in users}
+    publish_input: PublishInput | None = None
+    for _ in range(500):
+        user = rng.choice(users)
+        tokens = known_tokens[user]
+        match rng.randrange(7):
+            case 0:
+                mark_users(state, user)
+            case 1:
+                known_tokens[user] = state.users.begin_read([user]).get(user, tokens)
+            case 2 | 3 if tokens:
+                copied = rng.choice([(), (user,)])
+                state.users.submit_results([(tokens, make_result(user))], copied_users=copied)
+            case 4 if tokens:
+                known_tokens[user] = state.users.take_ownership(user, tokens) or tokens
+            case 5:
+                state.users.add_suspects([user])
+            case 6 if publish_input:
+                state.publish_queue.commit_publish("one", "e", "r", 1, publish_input.pending, NOW)
+                publish_input = None
+            case 6:
+                publish_input = state.publish_queue.acquire_writer("one")
+        dirty = set(client.hkeys(CHANGE_VERSIONS))
+        pending = set(client.hkeys(PENDING_RESULTS))
+        assert set(client.hkeys(READ_VERSIONS)) == dirty, seed
+        assert set(client.hkeys(PENDING_CHANGE_VERSIONS)) == pending, seed
+        assert pending <= dirty, seed
 
 
 def test_user_states_begin_read_skips_clean_user(state: StateParts) -> None:

@@ -19,7 +19,6 @@ from shared.redis_keys import (
     LAST_SWEEP,
     SWEEP_REQUESTED,
     TRUST_STATE,
-    VERIFIED_PREFIX,
     WRITER_LEASE,
 )
 from shared.scripts import new_token
@@ -157,7 +156,9 @@ def test_watchdog_detects_redis_emptied_during_sweep(
 
 def test_watchdog_detects_restarted_redis(rowdrop: RowdropHarness, watchdog: Watchdog) -> None:
     sweep_and_tick(rowdrop, watchdog)
-    rowdrop.services.clients.redis.set(TRUST_STATE, f"{VERIFIED_PREFIX}another-run")
+    rowdrop.services.clients.redis.hset(
+        TRUST_STATE, mapping={"state": "verified", "run_id": "another-run"}
+    )
     watchdog.tick()
     assert count_loss_signals(rowdrop) == {"redis_restarted": 1}
     assert count_queued_sweeps(rowdrop) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from minio import Minio
 
-from shared.redis_keys import DIRTY, TRUST_STATE
+from shared.redis_keys import CHANGE_VERSIONS, TRUST_STATE
 from tests.system.running import (
     RunShProcess,
     find_bulk_worker,
@@ -134,7 +134,7 @@ def test_rowdrop_keeps_rows_after_emptied_redis(rowdrop: RunShProcess, s3: Minio
             put(s3, f"flushed-{number:02d}.csv", FORM_OF_THE_PUBLIC_TASK)
             if number % 10 == 5:
                 # The script looks itself: the listener may mark the next user at any time.
-                assert client.eval(script, 0, DIRTY, TRUST_STATE) == 0
+                assert client.eval(script, 0, CHANGE_VERSIONS, TRUST_STATE) == 0
     wait_until(lambda: output(s3).count(b"flushed-") == 50, timeout_s=90)
     wait_until(rowdrop.is_healthy, timeout_s=90)
 

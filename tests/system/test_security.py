@@ -14,7 +14,7 @@ from minio.error import S3Error
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from shared.redis_keys import DIRTY
+from shared.redis_keys import CHANGE_VERSIONS
 from tests.forged import UploadForger, send_unsigned
 from tests.system.running import RunShProcess, find_processes, list_processes, wait_until
 from worker.commands.provisioning.credential_set import parse_users
@@ -150,6 +150,11 @@ def test_api_credentials_open_nothing_else(rowdrop: RunShProcess) -> None:
         minio.put_object("processed-data", "output.csv", io.BytesIO(b"x"), 1)
     assert refused.value.code == "AccessDenied"
     with Redis.from_url(known["REDIS_URL"]) as client:
-        for command in (["FLUSHALL"], ["CONFIG", "GET", "dir"], ["ACL", "LIST"], ["DEL", DIRTY]):
+        for command in (
+            ["FLUSHALL"],
+            ["CONFIG", "GET", "dir"],
+            ["ACL", "LIST"],
+            ["DEL", CHANGE_VERSIONS],
+        ):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*command)

@@ -20,7 +20,7 @@ from api.description.index import list_routes as listed_routes
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
-from shared.redis_keys import VERIFIED_PREFIX, VERIFYING_PREFIX
+from shared.redis_keys import KEY_PREFIX, STATE_PREFIX, STATE_VERSION
 from tests.api_parts import make_dependencies
 from tests.faults.live.report import REPORT_HEAD
 from tests.faults.traces import TRACES
@@ -444,12 +444,16 @@ def test_docs_architecture_lists_every_redis_key() -> None:
     }
     values = [value for name, value in vars(redis_keys).items() if name.isupper()]
     declared = {value for value in values if isinstance(value, str)} - {
-        VERIFIED_PREFIX,
-        VERIFYING_PREFIX,
+        KEY_PREFIX,
+        STATE_PREFIX,
+        STATE_VERSION,
     }
     # A prefix stands for all its keys: rebuild:<id>, dirty_since:<cause>.
     shown = {re.sub("<.*", "", key) for key in documented}
-    keys = {"dirty_since:", *(key.removeprefix("rowdrop:") for key in declared)}
+    keys = {
+        f"v{STATE_VERSION}:dirty_since:",
+        *(key.removeprefix(KEY_PREFIX) for key in declared),
+    }
     check_same(shown, keys)
 
 

@@ -9,10 +9,13 @@ from shared.redis_keys import (
     CAUSES,
     DIRTY_SINCE,
     FAST_EVENTS,
+    ISOLATED_PREFIX,
+    KEY_PREFIX,
     PROBE_OF_VERSION_1,
     SAFE_EVENTS_OF_VERSION_1,
-    VERIFIED_PREFIX,
-    VERIFYING_PREFIX,
+    STATE_KEYS,
+    STATE_PREFIX,
+    STATE_VERSION,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +26,7 @@ def declared_keys() -> Iterator[str]:
         if (
             name.isupper()
             and isinstance(value, str)
-            and value not in {VERIFIED_PREFIX, VERIFYING_PREFIX}
+            and value not in {KEY_PREFIX, STATE_PREFIX, STATE_VERSION}
         ):
             yield value
     yield from DIRTY_SINCE.values()
@@ -42,6 +45,11 @@ def test_redis_keys_have_prefix_with_three_exceptions() -> None:
 def test_redis_keys_are_distinct() -> None:
     keys = list(declared_keys())
     assert sorted(set(keys)) == sorted(keys)
+
+
+def test_redis_keys_of_state_begin_with_its_version() -> None:
+    keys = {key for key in declared_keys() if key.startswith(STATE_PREFIX)}
+    assert keys == {*STATE_KEYS, ISOLATED_PREFIX}
 
 
 def test_redis_keys_have_one_set_per_cause() -> None:

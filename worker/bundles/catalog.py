@@ -23,7 +23,7 @@ from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, PreconditionFailed
 from shared.progress.unpacks import PreviousVersions
 from shared.redis_keys import CATALOG_VERSION
-from shared.scripts import Scripts, new_token
+from shared.scripts import Scripts, decode_optional, new_token
 from worker.state.loss_signals import LossSignals
 from worker.state.user_states import UserStates, VersionTokens
 
@@ -170,9 +170,9 @@ class CatalogVersion:
         self._renew = Scripts(client)["renew_catalog_version"]
 
     def current(self) -> bytes:
-        """Return the bundle catalog's version and ETag; set a new version if it is missing."""
-        self._redis.set(CATALOG_VERSION, f"{new_token()}|", nx=True)
-        return bytes(self._redis.get(CATALOG_VERSION) or b"")
+        """Return the bundle catalog's version; set a new one, without an ETag, if it is missing."""
+        self._redis.hsetnx(CATALOG_VERSION, "version", new_token())
+        return bytes(self._redis.hget(CATALOG_VERSION, "version") or b"")
 
     def renew(self, etag: str | None, expected: bytes | None = None) -> None:
         """Invalidate cached bundle catalogs.
@@ -180,13 +180,11 @@ class CatalogVersion:
         `etag` is the new catalog's ETag, None without a catalog. With `expected`, the version is
         renewed only if it is still that one.
         """
-        version = f"{new_token()}|{etag or '-'}"
-        self._renew([CATALOG_VERSION], [version, expected or ""])
+        self._renew([CATALOG_VERSION], [new_token(), etag or "-", expected or ""])
 
     def recorded_etag(self) -> str | None:
         """Return the recorded ETag of the bundle catalog: "-" if absent, None if unknown."""
-        _, _, etag = (self._redis.get(CATALOG_VERSION) or b"").decode().partition("|")
-        return etag or None
+        return decode_optional(self._redis.hget(CATALOG_VERSION, "etag"))
 
 
 def make_version_digest(key: str, etag: str) -> str:

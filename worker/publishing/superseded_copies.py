@@ -106,8 +106,7 @@ class SupersededCopies:
 
 def _is_dirty_only_by(version_tokens: VersionTokens, pending: PendingResult | None) -> bool:
     """Return whether a user is dirty only because of the result that is being published."""
-    return (
-        pending is not None
-        and version_tokens.change_version + b"|" + version_tokens.read_version
-        == pending.version_tokens
+    return pending is not None and (
+        (version_tokens.change_version, version_tokens.read_version)
+        == (pending.change_version, pending.read_version)
     )

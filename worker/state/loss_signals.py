@@ -6,7 +6,7 @@ state verified.
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -32,10 +32,27 @@ LOSS_SIGNAL_KINDS = {
     "files_changed": "output.csv, rejects.csv or bundles.json is not what was last written",
     "publish_broken_off": "a publish was aborted, and its writes may have happened",
     "publisher_replaced": "a publisher lost its lease while it wrote",
+    "earlier_release": "a process of an earlier release was still running",
 }
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
 FIRST_START = "first_start"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
+
+
+class TrustState(NamedTuple):
+    """The trust state while it is not suspect, i.e. while there is no unhandled loss signal.
+
+    `state` is "verified", or "verifying" while a sweep runs. `run_id` is that of the Redis that the
+    sweep verified, None before.
+    """
+
+    state: str
+    run_id: str | None
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether no loss is known, and no sweep runs."""
+        return self.state == "verified"
 
 
 class LossSignals:
@@ -57,13 +74,10 @@ class LossSignals:
         """Return Redis's `run_id`. It changes with each restart, which may lose recent writes."""
         return str(self._redis.info("server")["run_id"])
 
-    def trust_state(self) -> str | None:
-        """Return the trust state.
-
-        `verified:<run_id>` while there is no known loss, `verifying:<token>` while a sweep runs,
-        None (suspect) after a loss signal.
-        """
-        return decode_optional(self._redis.get(TRUST_STATE))
+    def trust_state(self) -> TrustState | None:
+        """Return the trust state, None (suspect) after a loss signal."""
+        state, run_id = self._redis.hmget(TRUST_STATE, "state", "run_id")
+        return TrustState(state.decode(), decode_optional(run_id)) if state else None
 
     def add(self, kind: str) -> None:
         """Add a loss signal, which leads to a sweep (ADD LOSS SIGNAL).
@@ -101,8 +115,8 @@ class LossSignals:
     ) -> bool:
         """Record a sweep that has marked all its users, and renew the trust state (COMMIT SWEEP).
 
-        The trust state becomes verified only if it is still `verifying:<sweep_token>`: each loss
-        signal removes that value. Returns whether it did; if not, another sweep is due.
+        The trust state becomes verified only if it still has this `sweep_token`: each loss signal
+        removes it. Returns whether it did; if not, another sweep is due.
 
         `compared_etags` are those of output.csv and rejects.csv as the sweep compared them, None if
         an object was missing. They are recorded as published, but only if

@@ -7,14 +7,17 @@ from redis import Redis
 
 from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ReadResult
 from shared.redis_keys import (
+    CHANGE_VERSIONS,
     COUNTERS,
-    DIRTY,
     DIRTY_SINCE,
+    ISOLATED_PREFIX,
     ISOLATED_USERS,
     LAST_PUBLISH,
     LOSS_SIGNALS,
+    PENDING_CHANGE_VERSIONS,
     PENDING_RESULTS,
     PUBLISH_DONE_CHANNEL,
+    READ_VERSIONS,
     SILENT_DRIFT,
     TRUST_STATE,
     WAKE_BULK,
@@ -31,10 +34,11 @@ WRITER_LEASE_MS = 5000
 class PendingResult(NamedTuple):
     """A pending result.
 
-    `version_tokens`: "change version|read version", with which it was accepted.
+    `change_version`: the one that it was read after. `read_version`: the one of its acceptance.
     """
 
-    version_tokens: bytes
+    change_version: bytes
+    read_version: bytes
     result: ReadResult
 
 
@@ -96,6 +100,8 @@ class PublishQueue:
             WRITER_LEASE,
             LAST_PUBLISH,
             PENDING_RESULTS,
+            PENDING_CHANGE_VERSIONS,
+            READ_VERSIONS,
             WAKE_LIVE,
             WAKE_BULK,
             SILENT_DRIFT,
@@ -103,8 +109,8 @@ class PublishQueue:
         reply = self._acquire_writer(keys, [writer_token, WRITER_LEASE_MS, CHUNK_SIZE])
         if reply is None:
             return None
-        output_etag, rejects_etag, has_silent_drift, cursor, entries = reply
-        pending = dict(_parse_pending(entries))
+        output_etag, rejects_etag, has_silent_drift, cursor, *chunk = reply
+        pending = dict(_parse_pending(*chunk))
         if cursor != b"0":
             pending |= self.read_pending(writer_token, cursor)
             has_silent_drift = True  # a sweep may have recorded some since
@@ -120,15 +126,14 @@ class PublishQueue:
 
         Raises `LeaseLost`.
         """
+        keys = [WRITER_LEASE, PENDING_RESULTS, PENDING_CHANGE_VERSIONS, READ_VERSIONS]
         pending: dict[str, PendingResult] = {}
         while True:
-            answer = self._read_pending(
-                [WRITER_LEASE, PENDING_RESULTS], [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS]
-            )
+            answer = self._read_pending(keys, [token, cursor, CHUNK_SIZE, WRITER_LEASE_MS])
             if answer is None:
                 raise LeaseLost
-            cursor, entries = answer
-            pending.update(_parse_pending(entries))  # HSCAN may return a user twice
+            cursor, *chunk = answer
+            pending.update(_parse_pending(*chunk))  # HSCAN may return a user twice
             if cursor == b"0":
                 return pending
 
@@ -154,12 +159,15 @@ class PublishQueue:
         keys = [
             WRITER_LEASE,
             LAST_PUBLISH,
+            CHANGE_VERSIONS,
+            READ_VERSIONS,
             PENDING_RESULTS,
-            DIRTY,
+            PENDING_CHANGE_VERSIONS,
             TRUST_STATE,
             LOSS_SIGNALS,
             COUNTERS,
             ISOLATED_USERS,
+            ISOLATED_PREFIX,
         ]
         # An empty batch still records the ETags.
         chunks = list(split_into_chunks(list(published.items()))) or [[]]
@@ -177,7 +185,8 @@ class PublishQueue:
             for user, pending in chunk:
                 arguments += [
                     user,
-                    pending.version_tokens,
+                    pending.change_version,
+                    pending.read_version,
                     "" if _is_quarantined(pending.result) else "1",
                 ]
             still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
@@ -235,13 +244,13 @@ def _is_quarantined(result: ReadResult) -> bool:
     return isinstance(result.csv, InvalidCsv) and result.csv.reason == QUARANTINE_REASON
 
 
-def _parse_pending(entries: Sequence[bytes]) -> Iterator[tuple[str, PendingResult]]:
-    for user, entry in zip(entries[::2], entries[1::2], strict=True):
-        change_version, read_version, encoded_result = entry.split(b"|", 2)
-        yield (
-            user.decode(),
-            PendingResult(
-                change_version + b"|" + read_version,
-                ReadResult.from_json(user.decode(), encoded_result.decode()),
-            ),
-        )
+def _parse_pending(
+    entries: Sequence[bytes],
+    change_versions: Sequence[bytes | None],
+    read_versions: Sequence[bytes | None],
+) -> Iterator[tuple[str, PendingResult]]:
+    users = map(bytes.decode, entries[::2])
+    tokens = zip(users, change_versions, read_versions, entries[1::2], strict=True)
+    for user, change_version, read_version, encoded_result in tokens:
+        result = ReadResult.from_json(user, encoded_result.decode())
+        yield user, PendingResult(change_version or b"", read_version or b"", result)

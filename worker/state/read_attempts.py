@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from shared.redis_keys import ACTIVE_READS, DIRTY, ISOLATED_USERS
+from shared.redis_keys import ACTIVE_READS, CHANGE_VERSIONS, ISOLATED_PREFIX, ISOLATED_USERS
 from shared.scripts import Scripts
 
 MAX_READ_ATTEMPTS = 3
@@ -64,21 +64,24 @@ class ReadAttempts:
 
     def isolate(self, read_id: str, user_ids: Sequence[str]) -> list[str]:
         """Isolate the dirty users of a read that did not end, and return them (ISOLATE)."""
-        return [
-            user.decode()
-            for user in self._isolate([ACTIVE_READS, DIRTY, ISOLATED_USERS], [read_id, *user_ids])
-        ]
+        keys = [ACTIVE_READS, CHANGE_VERSIONS, ISOLATED_USERS]
+        return [user.decode() for user in self._isolate(keys, [read_id, *user_ids])]
 
     # -- isolated users ----------------------------------------------------------------------------
     def isolated_ids(self) -> set[str]:
         """Return all isolated users, quarantined ones included."""
-        return {user.decode() for user in self._redis.hkeys(ISOLATED_USERS)}
+        return {user.decode() for user in self._redis.smembers(ISOLATED_USERS)}
 
     def isolated_users(self) -> dict[str, IsolatedUser]:
         """Return the attempts of all isolated users."""
+        users = self.isolated_ids()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for user in users:
+                pipeline.hmget(ISOLATED_PREFIX + user, "attempt_count", "attempt_id")
+            records = pipeline.execute()
         return {
-            user.decode(): _parse_isolated_user(entry.decode())
-            for user, entry in self._redis.hgetall(ISOLATED_USERS).items()
+            user: IsolatedUser(int(attempt_count or 0), (attempt_id or b"").decode())
+            for user, (attempt_count, attempt_id) in zip(users, records, strict=True)
         }
 
     def begin_attempt(self, user_id: str, attempt_id: str, etag: str) -> str:
@@ -117,10 +120,6 @@ class ReadAttempts:
             self._run(user_id, "restore", etag, MAX_READ_ATTEMPTS)
 
     def _run(self, user_id: str, *arguments: str | int) -> str:
-        reply: bytes = self._read_attempt([ISOLATED_USERS], [user_id, *arguments])
+        keys = [ISOLATED_USERS, ISOLATED_PREFIX + user_id]
+        reply: bytes = self._read_attempt(keys, [user_id, *arguments])
         return reply.decode()
-
-
-def _parse_isolated_user(entry: str) -> IsolatedUser:
-    attempt_count, attempt_id, _ = entry.split("|", 2)
-    return IsolatedUser(int(attempt_count), attempt_id)

@@ -16,12 +16,14 @@ from shared.formats.records import ReadResult
 from shared.redis_keys import (
     ACTIVE_READS,
     CATALOG_VERSION,
+    CHANGE_VERSIONS,
     DEAD_LETTERS,
-    DIRTY,
     DIRTY_SINCE,
     ISOLATED_USERS,
     MAX_DEAD_LETTERS,
+    PENDING_CHANGE_VERSIONS,
     PENDING_RESULTS,
+    READ_VERSIONS,
     SILENT_DRIFT,
     SUSPECT_USERS,
     WAKE_BULK,
@@ -98,15 +100,23 @@ class UserStates:
         for chunk in split_into_chunks(user_ids):
             # Keeps the catalog version of the last chunk. It must not be older than any user's
             # tokens, as an unpack renews it before it marks the users of the bundle.
-            keys = [DIRTY, PENDING_RESULTS, ACTIVE_READS, CATALOG_VERSION, SUSPECT_USERS]
-            batch.catalog_version, suspects, *replies = self._begin_read(
+            keys = [
+                CHANGE_VERSIONS,
+                READ_VERSIONS,
+                PENDING_RESULTS,
+                PENDING_CHANGE_VERSIONS,
+                ACTIVE_READS,
+                CATALOG_VERSION,
+                SUSPECT_USERS,
+            ]
+            batch.catalog_version, suspects, *tokens = self._begin_read(
                 keys, [read_id, encoded_users, *chunk]
             )
             batch.suspect_users.update(user.decode() for user in suspects)
             batch |= {
-                user: VersionTokens(*tokens.split(b"|", 2))
-                for user, tokens in zip(chunk, replies, strict=True)
-                if tokens
+                user: VersionTokens(change_version, read_version, pending or b"")
+                for user, change_version, read_version, pending in zip(chunk, *tokens, strict=True)
+                if change_version
             }
         return batch
 
@@ -142,8 +152,10 @@ class UserStates:
                     "1" if user_id in copied_users else "",
                 ]
             keys = [
-                DIRTY,
+                CHANGE_VERSIONS,
+                READ_VERSIONS,
                 PENDING_RESULTS,
+                PENDING_CHANGE_VERSIONS,
                 DIRTY_SINCE["event"],
                 WAKE_LIVE,
                 WAKE_BULK,
@@ -162,13 +174,14 @@ class UserStates:
         """Take ownership before a write that is not a result (TAKE OWNERSHIP).
 
         Such a write is that of bundles.json. The renewed read version is a fencing token: results
-        of other readers are refused. Returns the tokens to submit with, None if another reader
-        submitted or took ownership since these were read.
+        of other readers are refused, and a pending one is discarded. Returns the tokens to submit
+        with, None if another reader submitted or took ownership since these were read.
         """
         read_version = new_token()
+        keys = [CHANGE_VERSIONS, READ_VERSIONS, PENDING_RESULTS, PENDING_CHANGE_VERSIONS]
         return (
             version_tokens._replace(read_version=read_version.encode())
-            if self._take_ownership([DIRTY], [user_id, version_tokens.read_version, read_version])
+            if self._take_ownership(keys, [user_id, version_tokens.read_version, read_version])
             else None
         )
 
@@ -177,8 +190,9 @@ class UserStates:
 
         They may have, or may yet get, stray image copies.
         """
+        keys = [SUSPECT_USERS, CHANGE_VERSIONS, READ_VERSIONS, DIRTY_SINCE["bundle"]]
         for chunk in split_into_chunks(user_ids):
-            self._add_suspects([SUSPECT_USERS, DIRTY, DIRTY_SINCE["bundle"]], [new_token(), *chunk])
+            self._add_suspects(keys, [new_token(), *chunk])
 
     def clear_suspects(self, user_ids: Collection[str]) -> None:
         """Clear suspect users after a submitted result has accounted for all their copies."""
@@ -187,19 +201,23 @@ class UserStates:
 
     def count_dirty(self) -> int:
         """Return the number of dirty users."""
-        return int(self._redis.hlen(DIRTY))
+        return int(self._redis.hlen(CHANGE_VERSIONS))
 
     def dirty_users(self) -> set[str]:
         """Return all users that are dirty now."""
-        return {user.decode() for user in self._redis.hkeys(DIRTY)}
+        return {user.decode() for user in self._redis.hkeys(CHANGE_VERSIONS)}
 
     def dirty_tokens(self, user_ids: Sequence[str]) -> dict[str, VersionTokens]:
         """Return the version tokens of the dirty users among these, whether read since or not."""
         tokens_by_user = dict[str, VersionTokens]()
         for chunk in split_into_chunks(user_ids):
-            tokens = zip(chunk, self._redis.hmget(DIRTY, chunk), strict=True)
+            with self._redis.pipeline(transaction=True) as pipeline:
+                versions = pipeline.hmget(CHANGE_VERSIONS, chunk).hmget(READ_VERSIONS, chunk)
+                tokens = zip(chunk, *versions.execute(), strict=True)
             tokens_by_user |= {
-                user: VersionTokens(*value.split(b"|", 1)) for user, value in tokens if value
+                user: VersionTokens(change_version, read_version)
+                for user, change_version, read_version in tokens
+                if change_version
             }
         return tokens_by_user
 
@@ -231,7 +249,8 @@ def run_mark(
     """
     keys = [
         event_list,
-        DIRTY,
+        CHANGE_VERSIONS,
+        READ_VERSIONS,
         DIRTY_SINCE[cause],
         DEAD_LETTERS,
         ISOLATED_USERS,

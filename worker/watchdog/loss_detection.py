@@ -9,7 +9,6 @@ from shared.formats.object_names import CATALOG_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.object_store import ObjectStore, ObjectUnreadable
 from shared.progress.leases import Lease
 from shared.progress.sweep_record import SweepRecord
-from shared.redis_keys import VERIFIED_PREFIX
 from worker.bundles.catalog import CatalogVersion
 from worker.source.metrics import MinioMetrics, detect_losses
 from worker.source.notifications import NotificationRules, RuleState
@@ -89,14 +88,11 @@ class ServerLossCheck:
         trust_state = self._loss_signals.trust_state()
         if trust_state is None:
             self._check_missing_trust_state()
-        elif (
-            trust_state.startswith(VERIFIED_PREFIX)
-            and trust_state != f"{VERIFIED_PREFIX}{self._loss_signals.run_id()}"
-        ):
+        elif trust_state.is_verified and trust_state.run_id != self._loss_signals.run_id():
             self._loss_signals.add("redis_restarted")
         # A running sweep has read the metrics before its LIST, and stores them with its COMMIT
         # SWEEP.
-        if trust_state is None or trust_state.startswith(VERIFIED_PREFIX):
+        if trust_state is None or trust_state.is_verified:
             self._check_metrics(metrics)
         self._had_trust_state = trust_state is not None
 

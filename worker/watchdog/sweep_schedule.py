@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from shared.progress.sweep_record import SweepRecord
-from shared.redis_keys import VERIFYING_PREFIX
 from shared.task_queue import TaskQueue
 from worker.state.loss_signals import FIRST_START, LossSignals
 
@@ -42,7 +41,7 @@ class SweepSchedule:
         max_interval_s: float = 2 * self._interval_s
         if self._is_unmonitored():
             max_interval_s = min(UNMONITORED_SWEEP_S, max_interval_s)
-        if trust_state is None or trust_state.startswith(VERIFYING_PREFIX):
+        if trust_state is None or not trust_state.is_verified:
             if not self._sweeps.is_running():
                 default_cause = "start" if trust_state is None else "the last sweep did not finish"
                 kinds = self._loss_signals.unresolved() - {FIRST_START}

@@ -44,7 +44,8 @@ class CountingStart:
 class Watchdog:
     """Runs all periodic checks, in the order of the list.
 
-    `upgrade` removes what an earlier release has left in Redis. `clock` returns Unix seconds.
+    `upgrade` removes the state of earlier releases from Redis. It is called at each tick, because
+    their processes may still run. `clock` returns Unix seconds.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Watchdog:
         Raises `RedisError`, `OperationalError` or `StoreUnavailable` if a check fails in an outage
         of Redis or MinIO. The checks after it are skipped, and the next tick begins with the first.
         """
+        self._upgrade()
         now = self._clock()
         for check in self._checks:
             check.tick(now)

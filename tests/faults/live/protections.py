@@ -17,7 +17,7 @@ import shared.s3.errors
 import shared.task_queue
 from shared.object_store import ObjectNotFound
 from shared.progress.sweep_record import SweepRecord
-from shared.redis_keys import DIRTY, WRITER_LEASE
+from shared.redis_keys import WRITER_LEASE
 from shared.s3.objects import S3ObjectStore
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.publish_queue import PublishQueue
@@ -99,12 +99,7 @@ def _remove_read_marks() -> None:
         def begin_read(
             states: UserStates, users: Sequence[str], read_id: str = ""
         ) -> dict[str, VersionTokens]:
-            tokens = states._redis.hmget(DIRTY, users) if users else []
-            return {
-                user: VersionTokens(*value.split(b"|", 1))
-                for user, value in zip(users, tokens, strict=True)
-                if value
-            }
+            return states.dirty_tokens(users)
 
         return begin_read
 

@@ -45,11 +45,10 @@ from shared.object_store import ObjectNotFound, StoreUnavailable
 from shared.progress.sweep_record import SweepRecord
 from shared.redis_keys import (
     ACTIVE_READS,
-    DIRTY,
+    CHANGE_VERSIONS,
     FAST_EVENTS,
     PAGES,
     SUSPECT_USERS,
-    VERIFIED_PREFIX,
 )
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
@@ -62,6 +61,7 @@ from worker.commands.check import check_buckets
 from worker.commands.provisioning.credential_set import PROCESSES, Credentials
 from worker.commands.provisioning.server_users import format_redis_acl
 from worker.services.state_parts import build_state
+from worker.state.loss_signals import TrustState
 
 CONTROLLED_PROGRAMS = ("listener", "publisher", "worker", "worker-bulk", "api")
 """The processes that a test can kill or stop at a named point."""
@@ -331,7 +331,7 @@ class LiveRowdrop:
                 self.redis.llen(name) for name in (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE, PAGES)
             )
             dirty_count = (
-                self.redis.hlen(DIRTY)
+                self.redis.hlen(CHANGE_VERSIONS)
                 + self.redis.hlen(ACTIVE_READS)
                 + self.redis.scard(SUSPECT_USERS)
             )
@@ -339,7 +339,7 @@ class LiveRowdrop:
                 not lists
                 and not dirty_count
                 and self.state.loss_signals.trust_state()
-                == f"{VERIFIED_PREFIX}{self.state.loss_signals.run_id()}"
+                == TrustState("verified", self.state.loss_signals.run_id())
             )
         except RedisError:
             return False

@@ -22,10 +22,11 @@ from shared.formats.object_names import (
 from shared.formats.records import Buckets
 from shared.formats.source_keys import PROBE_PREFIX, SAMPLE_PREFIX
 from shared.redis_keys import (
+    API_POLLS,
     API_PROCESSES,
+    CHANGE_VERSIONS,
     COUNTERS,
     DEAD_LETTERS,
-    DIRTY,
     DIRTY_SINCE,
     EVENTS_AVAILABLE,
     FAST_EVENTS,
@@ -204,8 +205,8 @@ _MONITOR_RULES = (
 _KEYS_READ_BY_API = (
     IGNORED_KEYS, IGNORED_COUNT, DEAD_LETTERS, *DIRTY_SINCE.values(), LAST_PUBLISH, LAST_SWEEP,
     TRUST_STATE, LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP, COUNTERS, SOURCE_FAILURE, EVENTS_AVAILABLE,
-    FAST_EVENTS, DIRTY, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*", REBUILD_RUNNING,
-    f"{UNPACK_PREFIX}*", UNPACK_IDS,
+    FAST_EVENTS, CHANGE_VERSIONS, f"{REFRESH_REQUEST_PREFIX}*", f"{REBUILD_PREFIX}*",
+    REBUILD_RUNNING, f"{UNPACK_PREFIX}*", UNPACK_IDS,
 )  # fmt: skip
 # A key pattern for rebuild IDs only (16 hex digits): the API writes no others.
 _REBUILD_KEY_PATTERN = REBUILD_PREFIX + 16 * "[0-9a-f]"
@@ -219,7 +220,8 @@ REDIS_RULES: Mapping[str, str] = {
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _KEYS_READ_BY_API),
-            f"~{API_PROCESSES} ~{REBUILD_QUEUED} ~{_REBUILD_KEY_PATTERN} &{PUBLISH_DONE_CHANNEL}",
+            f"~{API_PROCESSES} ~{API_POLLS} ~{REBUILD_QUEUED} ~{_REBUILD_KEY_PATTERN}"
+            f" &{PUBLISH_DONE_CHANNEL}",
             _NON_ADMIN_RULES,
             _SEND_RULES,
             f"(+rpush %W~{FAST_EVENTS})",  # POST /events
