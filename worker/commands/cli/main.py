@@ -23,7 +23,7 @@ from worker.commands.provisioning.credential_set import EXIT_UNKNOWN_USERS, Inva
 from worker.commands.provisioning.instructions import UnknownUsers
 from worker.services.server_errors import SERVER_ERRORS
 
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 SETTINGS_ERRORS = (InvalidSettings, SettingsNotFound, InvalidCredentials, PreparationError)
 
 
