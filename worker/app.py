@@ -44,7 +44,6 @@ LATE_IMPORTS = (
     "celery.worker.pidbox",
     "celery.worker.strategy",
     "kombu.transport.redis",
-    "psutil",
 )
 """Modules that Celery imports when a worker starts."""
 BULK_IMPORTS = (

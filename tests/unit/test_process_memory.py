@@ -1,6 +1,7 @@
 """What keeps processes small: they import only what they use, and forked ones share the rest."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,3 +160,11 @@ def test_sweep_clock_tries_again_after_an_error() -> None:
     for now[0] in range(0, 100, 2):
         clock.tick()
     assert sent == [70]
+
+
+def test_workers_import_only_installed_packages() -> None:
+    """The test environment has more packages than the image of the workers."""
+    code = "from worker.app import BULK_IMPORTS, LATE_IMPORTS; print(*LATE_IMPORTS, *BULK_IMPORTS)"
+    packages = {module.partition(".")[0] for module in run_python(code).split()}
+    requirements = (ROOT / "requirements" / "worker.txt").read_text(encoding="utf-8")
+    assert packages - {"worker"} <= set(re.findall(r"^([a-z]+)==", requirements, re.MULTILINE))
