@@ -102,7 +102,6 @@ minio.env users_id
 minio_access_key minio_prometheus_token minio_secret_key redis_url
 minio_access_key minio_prometheus_token minio_secret_key redis_url
 minio_access_key minio_secret_key redis_url
-redis_url
 flower_password flower_user redis_url
 api_token api_tokens events_token generated_api_token minio_access_key minio_secret_key read_tokens redis_url
 END

@@ -136,5 +136,5 @@ def test_lua_scripts_are_each_used() -> None:
         for folder in ("api", "shared", "worker")
         for path in (ROOT / folder).rglob("*.py")
     )
-    used = set(re.findall(r"(?:[sS]cripts(?:\(client\))?\[|read_script\()\"(\w+)\"", code))
+    used = set(re.findall(r"(?:(?:scripts|Scripts)(?:\(client\))?\[|read_script\()\"(\w+)\"", code))
     assert used == set(SCRIPTS)
