@@ -4,6 +4,8 @@ The JSON of each row is encoded once, when the table parses the row.  The functi
 and join it.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,8 +69,11 @@ def encode_csv(
 
 def encode_csv_columns(columns: pa.Table) -> bytes:
     """Return columns as CSV; values are quoted only where RFC 4180 requires it."""
-    text: str = columns.to_pandas().to_csv(index=False, lineterminator="\n")
-    return text.encode()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns.column_names)
+    writer.writerows(zip(*(column.to_pylist() for column in columns.columns), strict=True))
+    return text.getvalue().encode()
 
 
 def encode_parquet(

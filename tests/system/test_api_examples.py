@@ -2,18 +2,21 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.running import ROOT, RunShProcess
+from tests.system.running import ROOT, RunShProcess, clean_up_processes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?ms)^```bash\n(.*?)^```$")
 API_EXAMPLES = [block for block in BLOCK.findall(API_PAGE) if "$api/" in block]
+EVENTS_TOKEN = "an-events-token-of-the-examples"
 # A row appears milliseconds after its file, so each request is retried until it succeeds.
 PREPARED = """set -euo pipefail
 curl() {
@@ -27,6 +30,15 @@ curl() {
 """
 
 
+@pytest.fixture(scope="module")
+def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
+    """Start a Rowdrop that accepts events."""
+    for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
+        process = RunShProcess(folder, "--empty", EVENTS_TOKEN=EVENTS_TOKEN)
+        yield process.wait_until_ready()
+        assert process.stop_with_signal(signal.SIGTERM) == 0
+
+
 def run(script: str, folder: Path, rowdrop: RunShProcess) -> str:
     (folder / "var").mkdir(exist_ok=True)
     (folder / "var" / ".env").write_bytes((rowdrop.folder / ".env").read_bytes())
@@ -36,7 +48,7 @@ def run(script: str, folder: Path, rowdrop: RunShProcess) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ,
+        env=os.environ | {"EVENTS_TOKEN": EVENTS_TOKEN},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -106,8 +118,10 @@ def test_docs_page_examples_run_as_described(
 ) -> None:
     (tmp_path / "0001.csv").write_text("first_name,last_name,birthts\nAnn,Lee,0\n")
     (tmp_path / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "notification.json").write_text('{"Records": []}')
     begin = """
 . var/.env
+token=$EVENTS_TOKEN
 api=http://127.0.0.1:$API_PORT
 curl -s -T 0001.csv "$api/files/0001.csv"
 curl -s -T 0001.png "$api/files/0001.png"

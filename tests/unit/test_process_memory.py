@@ -168,3 +168,13 @@ def test_workers_import_only_installed_packages() -> None:
     packages = {module.partition(".")[0] for module in run_python(code).split()}
     requirements = (ROOT / "requirements" / "worker.txt").read_text(encoding="utf-8")
     assert packages - {"worker"} <= set(re.findall(r"^([a-z]+)==", requirements, re.MULTILINE))
+
+
+def test_api_encodes_selected_columns_without_pandas() -> None:
+    printed = run_python(
+        "from shared.arrow import avoid_pandas; avoid_pandas(); import pyarrow as pa;"
+        "from api.answers.formats import encode_csv_columns;"
+        "columns = pa.table({'last_name': ['Lee, Jr.', 'O\"N', ''], 'birthts': [0, -1, 1]});"
+        "print(repr(encode_csv_columns(columns)))"
+    )
+    assert printed == repr(b'last_name,birthts\n"Lee, Jr.",0\n"O""N",-1\n,1\n')
