@@ -51,14 +51,7 @@ KEYS = (
 @pytest.fixture
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
-    services = rowdrop.services
-    return Listener(
-        services.state.inbox,
-        services.clients.tasks,
-        services.ignored_keys,
-        services.clients.settings.source_bucket,
-        time.time,
-    )
+    return rowdrop.create_listener()
 
 
 def test_listener_and_sweep_handle_every_key_minio_accepts(

@@ -20,6 +20,7 @@ from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES
 from worker.commands.check import check_buckets
 from worker.jobs.sweep import Sweep
 from worker.jobs.unpacker import Unpacker
+from worker.listener import Listener
 from worker.publishing.published_files import read_published_files
 from worker.publishing.publisher import Publisher
 from worker.reading.csv_parsing import CsvParser, parse_csv
@@ -187,6 +188,17 @@ class RowdropHarness:
             metrics or services.minio_metrics,
             services.clients.settings.sweep_interval_s,
             notification_rules,
+        )
+
+    def create_listener(self) -> Listener:
+        """Return a listener of the source bucket."""
+        services = self.services
+        return Listener(
+            services.state.inbox,
+            services.clients.tasks,
+            services.ignored_keys,
+            services.clients.settings.source_bucket,
+            time.time,
         )
 
     def create_watchdog(self, checks: WatchdogChecks | None = None) -> Watchdog:

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -151,14 +150,7 @@ def api(
 
 @pytest.fixture
 def listener(rowdrop: RowdropHarness) -> Listener:
-    services = rowdrop.services
-    return Listener(
-        services.state.inbox,
-        services.clients.tasks,
-        services.ignored_keys,
-        services.clients.settings.source_bucket,
-        time.time,
-    )
+    return rowdrop.create_listener()
 
 
 def add_rule(minio: Minio, bucket: str, target: str = "FAST") -> None:

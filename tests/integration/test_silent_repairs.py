@@ -4,7 +4,6 @@
 """
 
 import io
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -249,14 +248,7 @@ def sweep_during(rowdrop: RowdropHarness, change: Callable[[], None]) -> int:
 @pytest.fixture
 def listener(rowdrop: RowdropHarness) -> Listener:
     Initializer(rowdrop.services).run()
-    services = rowdrop.services
-    return Listener(
-        services.state.inbox,
-        services.clients.tasks,
-        services.ignored_keys,
-        services.clients.settings.source_bucket,
-        time.time,
-    )
+    return rowdrop.create_listener()
 
 
 @pytest.mark.minio_events

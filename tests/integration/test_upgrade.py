@@ -156,17 +156,22 @@ def start(rowdrop: RowdropHarness) -> Watchdog:
     return watchdog
 
 
+def load_captured_state(
+    state: CapturedState, upgraded: RowdropHarness, redis: "Redis"
+) -> CapturedState:
+    publish_old_files(upgraded)
+    change_files(upgraded)
+    redis.flushall()
+    restore(redis, state)
+    return state
+
+
 @pytest.fixture(params=list(CAPTURED))
 def captured_state(
     request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis"
 ) -> CapturedState:
     """Load a captured state into Redis, with the buckets that belong to it."""
-    publish_old_files(upgraded)
-    change_files(upgraded)
-    redis.flushall()
-    state = CAPTURED[request.param]
-    restore(redis, state)
-    return state
+    return load_captured_state(CAPTURED[request.param], upgraded, redis)
 
 
 @pytest.fixture(params=list(CAPTURED_3))
@@ -174,12 +179,7 @@ def captured_state_3(
     request: pytest.FixtureRequest, upgraded: RowdropHarness, redis: "Redis"
 ) -> CapturedState:
     """Load a captured state of release 0.3 into Redis, with the buckets that belong to it."""
-    publish_old_files(upgraded)
-    change_files(upgraded)
-    redis.flushall()
-    state = CAPTURED_3[request.param]
-    restore(redis, state)
-    return state
+    return load_captured_state(CAPTURED_3[request.param], upgraded, redis)
 
 
 def test_captured_state_has_every_old_key() -> None:
