@@ -143,7 +143,7 @@ def run_backlog(run: ScenarioRun) -> None:
             live.send_signal(name, signal.SIGSTOP)
         time.sleep(seconds)
         traffic.stop()
-        time.sleep(5)  # until the listener has processed the last events
+        wait_until(lambda: not live.redis.llen(FAST_EVENTS), 30, "the last events are read")
         written = traffic.acknowledged
         before = len(live.list_reads())
         for name in ("worker", "worker-2"):
