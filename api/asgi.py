@@ -105,4 +105,4 @@ for warning in rules.list_warnings():
 cross_site = CrossSiteMiddleware(settings.allowed_hosts, settings.cors_origins)
 connections = Connections()
 falcon_app = create_app(dependencies, cross_site, AuthMiddleware(rules))
-app = connections.limit_app(repeat_answers(falcon_app, dependencies.get_view, time.time))
+app = repeat_answers(falcon_app, connections.limit_app, dependencies.get_view, time.time)

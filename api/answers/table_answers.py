@@ -4,7 +4,7 @@ A version of the table keeps them.  The first request with a head goes through t
 next one with the same head gets the same bytes before the framework sees it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from api.query.filters import DAY_S, compute_utc_date
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import ViewProvider
 from api.web.conditional import HeaderPairs, apply_etag
-from api.web.connections import AsgiApp
+from api.web.connections import SMALL_BODY_BYTES, AsgiApp
 from api.web.problems import build_not_ready_problem
 from api.web.thread_pool import ThreadPool
 
@@ -75,18 +75,25 @@ class TableAnswers:
             response.data = answer.body
 
 
-def repeat_answers(app: AsgiApp, get_view: ViewProvider, clock: Callable[[], float]) -> AsgiApp:
+def repeat_answers(
+    app: AsgiApp,
+    limit_app: Callable[[AsgiApp], AsgiApp],
+    get_view: ViewProvider,
+    clock: Callable[[], float],
+) -> AsgiApp:
     """Return an application that repeats the answers 200 and 304 of `app` to equal heads.
 
+    `limit_app` adds the limits of connections to `app` and to the large bodies that are repeated.
     The access rules look at nothing but the head, so a head that was allowed is allowed again.
     `clock` returns Unix seconds.
     """
+    limited_app = limit_app(app)
 
     async def repeating_app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
         table = get_view().table
         is_repeated = scope.get("path") in _REPEATED_PATHS and scope.get("method") == "GET"
         if table is None or not is_repeated:
-            await app(scope, receive, send)
+            await limited_app(scope, receive, send)
             return
         # A look-up compares hashes first, so its time tells nothing about a similar token.
         key = (
@@ -96,10 +103,9 @@ def repeat_answers(app: AsgiApp, get_view: ViewProvider, clock: Callable[[], flo
             clock() // DAY_S,
             *scope["headers"],
         )
-        messages: list[dict[str, Any]] | None = table.cache.get(key)
-        if messages is not None:
-            for message in messages:
-                await send(message)
+        answer: AsgiApp | None = table.cache.get(key)
+        if answer is not None:
+            await answer(scope, receive, send)
             return
         sent: list[dict[str, Any]] = []
 
@@ -107,11 +113,26 @@ def repeat_answers(app: AsgiApp, get_view: ViewProvider, clock: Callable[[], flo
             sent.append(message)
             await send(message)
 
-        await app(scope, receive, send_and_record)
+        await limited_app(scope, receive, send_and_record)
         if len(sent) == 2 and sent[0]["status"] in {200, 304}:
-            table.cache.put(key, sent, _weigh(table, sent[1].get("body", b"")))
+            body = sent[1].get("body", b"")
+            answer = _make_answer(sent)
+            # The limits cost a tenth of a small answer, which is sent before its client can wait.
+            table.cache.put(
+                key,
+                answer if len(body) <= SMALL_BODY_BYTES else limit_app(answer),
+                _weigh(table, body),
+            )
 
     return repeating_app
+
+
+def _make_answer(messages: Sequence[dict[str, Any]]) -> AsgiApp:
+    async def send_messages(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+        for message in messages:
+            await send(message)
+
+    return send_messages
 
 
 def _weigh(table: SnapshotTable, body: bytes) -> int:

@@ -49,10 +49,11 @@ class LruCache:
     def get(self, key: Hashable) -> Any | None:  # noqa: ANN401
         """Return the cached value of this key, or None."""
         with self._lock:
-            if key not in self._entries:
+            entry = self._entries.get(key)
+            if entry is None:
                 return None
             self._entries.move_to_end(key)
-            return self._entries[key][0]
+            return entry[0]
 
     def put(self, key: Hashable, value: Any, weight: int) -> None:  # noqa: ANN401
         """Cache a value, and evict the least recently used ones to make room.

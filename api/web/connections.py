@@ -174,6 +174,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
         self._connections = connections
+        self._receive_buffer = connections.receive_buffer
         self._protocol = protocol
         self._transport: asyncio.Transport
         self._request_count = 0
@@ -198,6 +199,11 @@ class _Connection(asyncio.BufferedProtocol):
     def is_closed(self) -> bool:
         """Whether the server has closed the connection; its last bytes may still be sent."""
         return self._closed_since is not None
+
+    def note_answered(self) -> None:
+        """Note that a request was answered, with or without the application."""
+        self._has_unserved_data = False
+        self.count_read(self._unread_bytes)
 
     @contextmanager
     def mark_busy(self) -> Iterator[None]:
@@ -232,15 +238,15 @@ class _Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer for the next bytes."""
-        return self._connections.receive_buffer
+        return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass the bytes on; discard them after the connection was closed."""
-        if self.is_closed:
+        if self._closed_since is not None:
             return
-        data = bytes(self._connections.receive_buffer[:nbytes])
+        data = bytes(self._receive_buffer[:nbytes])
         self._received_at = time.monotonic()
-        self._has_unserved_data = not self.is_busy
+        self._has_unserved_data = not self._request_count
         if self._is_head_complete:
             self._count_unread(nbytes)
         elif not self._accepts_head(data):
@@ -342,13 +348,16 @@ class _Transport:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send data; replace an error of the server itself by a problem document."""
+        connection = self._connection
         if self.is_closing():  # the loop would log a warning for each write
             return
-        status_line = None if self._connection.is_busy else _STATUS_LINE.match(data)
-        if status_line:
-            self._connection.refuse(int(status_line[1]))
-        else:
-            self._transport.write(data)
+        if not connection.is_busy:
+            status_line = _STATUS_LINE.match(data)
+            if status_line:
+                connection.refuse(int(status_line[1]))
+                return
+            connection.note_answered()
+        self._transport.write(data)
 
     def close(self) -> None:
         """Close the connection, when the client has or after some seconds."""

@@ -57,9 +57,9 @@ class CountingProtocol(ASGIProtocol):  # type: ignore[misc]
 
 @asynccontextmanager
 async def serve(
-    app: AsgiApp, listener: socket.socket | None = None
+    app: AsgiApp, listener: socket.socket | None = None, *, is_limited: bool = True
 ) -> AsyncIterator[tuple[int, Connections]]:
-    """Serve the application within the limits; yield the port."""
+    """Serve the application, if `is_limited` with limited bodies; yield the port."""
     loop = asyncio.get_running_loop()
     connections = Connections()
     config = Config()
@@ -67,7 +67,7 @@ async def serve(
         cfg=config,
         log=Logger(config),
         loop=loop,
-        asgi=connections.limit_app(app),
+        asgi=connections.limit_app(app) if is_limited else app,
         alive=True,
         nr=0,
         nr_conns=0,
@@ -176,6 +176,25 @@ async def connect_slow_reader(port: int) -> asyncio.StreamWriter:
     transport.pause_reading()
     writer.write(HEAD + b"\r\n")
     return writer
+
+
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_connections_read_on_after_answered_requests(is_limited: bool) -> None:
+    """The heads of answered requests never count as unread, with or without `limit_app`."""
+
+    async def run() -> None:
+        async with serve(App(), is_limited=is_limited) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(2 * limits.MAX_UNREAD_BYTES // 8000):
+                writer.write(HEAD + b"X-Long: " + b"x" * 8000 + b"\r\n\r\n")
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert await reader.readexactly(6) == b"answer"
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+
+    uvloop.run(run())
 
 
 def test_connections_abort_oldest_transfer_above_budget() -> None:

@@ -12,6 +12,7 @@ from api.answers.table_answers import repeat_answers
 from api.query.filters import DAY_S
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
+from api.web.connections import SMALL_BODY_BYTES, AsgiApp
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient
@@ -38,7 +39,18 @@ class CountingApp:
         self.calls = 0
         self.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "e"))
         self.now = 0.0
-        self.app = repeat_answers(self.answer, lambda: self.view, lambda: self.now)
+        self.body = b""
+        self.limited_calls = 0
+        self.app = repeat_answers(self.answer, self.limit_app, lambda: self.view, lambda: self.now)
+
+    def limit_app(self, app: AsgiApp) -> AsgiApp:
+        """Return `app`, and count its calls."""
+
+        async def limited_app(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+            self.limited_calls += 1
+            await app(scope, receive, send)
+
+        return limited_app
 
     async def answer(
         self,
@@ -48,7 +60,7 @@ class CountingApp:
     ) -> None:
         self.calls += 1
         await send({"type": "http.response.start", "status": self.status, "headers": []})
-        await send({"type": "http.response.body", "body": b"%d" % self.calls})
+        await send({"type": "http.response.body", "body": self.body or b"%d" % self.calls})
 
     def request(self, **changes: Any) -> bytes:  # noqa: ANN401
         """Return the body of the answer to `HEAD` with these changes."""
@@ -128,13 +140,25 @@ def test_repeat_answers_forgets_with_version_and_day() -> None:
     assert [framework.request(), framework.request()] == [b"4", b"5"]
 
 
+@pytest.mark.parametrize(("size", "calls"), [(SMALL_BODY_BYTES, 1), (SMALL_BODY_BYTES + 1, 3)])
+def test_repeat_answers_sends_large_bodies_within_limits(size: int, calls: int) -> None:
+    app = CountingApp()
+    app.body = b"x" * size
+    for _ in range(3):
+        assert app.request() == app.body
+    assert app.calls == 1
+    assert app.limited_calls == calls
+
+
 def test_repeat_answers_keeps_access_rules() -> None:
     """A head that was allowed is repeated; others are still checked, in any order."""
     right = {"Host": "localhost", "Authorization": f"Bearer {TOKEN}"}
     rules = AccessRules(bind_address="192.0.2.1", tokens=(Token("all", TOKEN, TokenKind.READ),))
     service = Service(AuthMiddleware(rules))
     service.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "e"))
-    app = repeat_answers(service.client.api, lambda: service.view, lambda: service.now)
+    app = repeat_answers(
+        service.client.api, lambda app: app, lambda: service.view, lambda: service.now
+    )
     client = ApiClient(app, headers={"Host": "localhost"})
     for _ in range(2):
         assert client.simulate_get("/stats").status_code == 401
