@@ -23,16 +23,18 @@ from api.controllers.refresh_controller import RefreshController
 from api.description.docs import DocsResource
 from api.description.index import IndexResource
 from api.description.openapi import OpenApiResource
+from api.description.page_files import PageFileResource, load_page_files
 from api.query.filters import InvalidParameter
-from api.resources.data import DataResource, UserResource
+from api.resources.data import ChangesResource, DataResource, UserResource
 from api.resources.errors import ErrorsResource
 from api.resources.events import EventsResource
 from api.resources.files import FileResource, FilesResource
-from api.resources.health import LiveResource, ReadyResource
+from api.resources.health import LiveResource, ReadyResource, describe_lasting_status
 from api.resources.image import ImageResource
 from api.resources.stats import StatsResource
 from api.resources.tasks import TasksResource
-from api.snapshot.view import ViewProvider
+from api.snapshot.changes import ChangeFeed
+from api.snapshot.view import View, ViewProvider
 from api.web.error_handlers import (
     handle_invalid_parameter,
     handle_redis_outage,
@@ -52,7 +54,8 @@ class Dependencies(NamedTuple):
 
     `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the
     output bucket. `compute_pool` runs what takes more than about 2 ms, `redis_pool` what waits for
-    Redis. `max_upload_bytes` is the largest size of a file in a PUT request.
+    Redis. `max_upload_bytes` is the largest size of a file in a PUT request. `is_stopping` returns
+    True when answers without an end have to end.
     """
 
     get_view: ViewProvider
@@ -66,6 +69,7 @@ class Dependencies(NamedTuple):
     redis_pool: ThreadPool
     max_upload_bytes: int
     sweep_interval_s: float
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 def create_app(
@@ -103,7 +107,9 @@ def _add_routes(
 ) -> None:
     get_view = dependencies.get_view
     answers = TableAnswers(get_view, clock, dependencies.compute_pool)
-    app.add_route("/", IndexResource())
+    page_files = load_page_files()
+    app.add_route("/", IndexResource(page_files))
+    app.add_route("/page/{version}/{name}", PageFileResource(page_files))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
@@ -112,6 +118,7 @@ def _add_routes(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
     )
+    app.add_route("/changes", ChangesResource(_make_change_feed(dependencies, clock)))
     app.add_route("/stats", StatsResource(answers))
     app.add_route("/files", FilesResource(dependencies.source_transfers))
     app.add_route(
@@ -135,3 +142,10 @@ def _add_routes(
         "/health/ready",
         ReadyResource(get_view, dependencies.sweep_interval_s, clock),
     )
+
+
+def _make_change_feed(dependencies: Dependencies, clock: Callable[[], float]) -> ChangeFeed:
+    def describe_status(view: View) -> object:
+        return describe_lasting_status(view, dependencies.sweep_interval_s, clock())
+
+    return ChangeFeed(dependencies.get_view, describe_status, dependencies.is_stopping)

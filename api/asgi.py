@@ -73,6 +73,7 @@ task_queue = TaskQueue(create_celery(settings.redis_url, REDIS_TIMEOUT_S))
 compute_pool = ThreadPool("computation", COMPUTE_THREADS, COMPUTE_WAIT_S)
 redis_pool = ThreadPool("Redis", REDIS_THREADS, SERVER_WAIT_S)
 store_pool = ThreadPool("object store", STORE_THREADS, SERVER_WAIT_S)
+connections = Connections()
 waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS, redis_pool)
 dependencies = Dependencies(
     get_view=lambda: follower.view,
@@ -98,11 +99,11 @@ dependencies = Dependencies(
     redis_pool=redis_pool,
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
+    is_stopping=lambda: connections.is_stopping,
 )
 rules = AccessRules.from_settings(settings)
 for warning in rules.list_warnings():
     logging.getLogger(__name__).warning("%s", warning)
 cross_site = CrossSiteMiddleware(settings.allowed_hosts, settings.cors_origins)
-connections = Connections()
 falcon_app = create_app(dependencies, cross_site, AuthMiddleware(rules))
 app = repeat_answers(falcon_app, connections.limit_app, dependencies.get_view, time.time)

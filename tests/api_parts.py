@@ -104,4 +104,5 @@ def make_dependencies(
         redis_pool=redis_pool,
         max_upload_bytes=MAX_UPLOAD_BYTES,
         sweep_interval_s=3600,
+        is_stopping=lambda: True,  # a stream ends immediately
     )

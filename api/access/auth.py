@@ -16,10 +16,17 @@ from api.access.failure_limiter import (
     MAX_FAILURES,
     FailureLimiter,
 )
+from api.query.negotiation import prefers_html
 from api.web.problems import Problem
 
 PUBLIC_PATH = "/health/live"
-"""The only path that needs no token, for GET and HEAD: a liveness probe has no credentials."""
+"""A path that needs no token, for GET and HEAD: a liveness probe has no credentials."""
+PAGE_PATH = "/"
+"""In a browser this path needs no token, and neither do the files in `PAGE_FOLDER`.
+
+The page contains no data, and it asks for the token.
+"""
+PAGE_FOLDER = "/page/"
 EVENTS_PATH = "/events"
 """POST to this path needs `EVENTS_TOKEN`, and no other token."""
 MAX_LOGGED_PATH_LENGTH = 200
@@ -72,7 +79,7 @@ class AuthMiddleware:
     async def process_request(self, request: Request, response: Response) -> None:
         """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
         # Falcon routes by the same decoded path, so another spelling cannot reach another route.
-        if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
+        if _is_public(request):
             return
         decision = self._decide(request)
         if decision.outcome is not AccessOutcome.ALLOWED:
@@ -169,6 +176,14 @@ def _build_events_problem(outcome: AccessOutcome) -> Problem:
     # AWS SNS sends the user and the password of a URL only after a challenge.
     challenge = {"WWW-Authenticate": 'Bearer, Basic realm="events"'}
     return Problem("token", _HOW_TO_SEND_EVENTS, challenge)
+
+
+def _is_public(request: Request) -> bool:
+    if request.method not in _PUBLIC_METHODS:
+        return False
+    if request.path == PAGE_PATH:
+        return prefers_html(request.get_header("Accept"))
+    return request.path == PUBLIC_PATH or request.path.startswith(PAGE_FOLDER)
 
 
 def _sends_events(request: Request) -> bool:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from api.query.links import build_path
 from api.query.row_query import RowQuery
-from shared.formats.output_csv import OUTPUT_COLUMNS
+from shared.formats.records import COLUMNS, Column, Filter, get_title
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #888; --link: #06c; }
@@ -47,13 +47,6 @@ PAGE_HEADERS = (
 Nothing is loaded except the inline style, and linked sites cannot see the search in `Referer`.
 """
 
-_COLUMN_TITLES = {
-    "user_id": "User",
-    "first_name": "First name",
-    "last_name": "Last name",
-    "birthts": "Born",
-    "img_path": "Image",
-}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATA_FORMATS = (("json", "JSON"), ("ndjson", "NDJSON"), ("csv", "CSV"), ("parquet", "Parquet"))
 
@@ -71,11 +64,15 @@ def render_page(title: str, body: str) -> bytes:
 
 
 def render_rows_page(
-    rows: bytes, total: int, query: RowQuery, parameters: QueryParameters
+    rows: bytes,
+    total: int,
+    query: RowQuery,
+    parameters: QueryParameters,
+    columns: Sequence[Column] = COLUMNS,
 ) -> bytes:
     """Return the page that shows `rows`, a JSON array, out of `total` rows.
 
-    The links and the form on the page keep the query's `parameters`.
+    The links and the form on the page keep the query's `parameters`. `columns` are those of a row.
     """
     page_rows: list[dict[str, Any]] = json.loads(rows)
     first = query.paging.offset + 1
@@ -84,41 +81,47 @@ def render_rows_page(
     non_empty = {name: value for name, value in parameters.items() if value}
     sections = [
         "<h1>Rowdrop</h1>",
-        _render_form(non_empty),
+        _render_form(non_empty, [each for column in columns for each in column.filters]),
         f"<p>{count} {'user' if total == 1 else 'users'}</p>",
         _render_page_links(query, total, non_empty),
-        _render_table(page_rows, query, non_empty),
+        _render_table(page_rows, query, non_empty, columns),
         _render_page_links(query, total, non_empty),
         _render_footer(non_empty),
     ]
     return render_page("Rowdrop", "\n".join(sections))
 
 
-def _render_form(parameters: QueryParameters) -> str:
-    def render_input(name: str, label: str, input_type: str, size: int) -> str:
-        value = escape(str(parameters.get(name, "")))
-        attributes = f'name="{name}" type="{input_type}" size="{size}" value="{value}"'
-        return f"<label>{label}<input {attributes}></label>"
-
-    image_choice = str(parameters.get("is_image_exists", "")).lower()
-    options = "".join(
-        f'<option value="{value}"{" selected" if image_choice == value else ""}>{text}</option>'
-        for value, text in (("", "any"), ("true", "with"), ("false", "without"))
-    )
+def _render_form(parameters: QueryParameters, filters: Sequence[Filter]) -> str:
+    inputs = [_render_input("q", "Search", "search", 20, parameters)]
+    inputs += [_render_filter(each, parameters) for each in filters]
     # A new search must not reset the order, the columns or the page size.
     hidden_inputs = "".join(
         f'<input type="hidden" name="{name}" value="{escape(str(parameters[name]))}">'
         for name in ("sort", "fields", "limit")
         if name in parameters
     )
-    fields = [
-        render_input("q", "Name", "search", 20),
-        render_input("min_age", "From age", "number", 4),
-        render_input("max_age", "To age", "number", 4),
-        f'<label>Image<select name="is_image_exists">{options}</select></label>',
-    ]
     hidden_inputs += '<input type="hidden" name="format" value="html">'
-    return f'<form action="/data">{"".join(fields)}{hidden_inputs}<button>Show</button></form>'
+    return f'<form action="/data">{"".join(inputs)}{hidden_inputs}<button>Show</button></form>'
+
+
+def _render_filter(each: Filter, parameters: QueryParameters) -> str:
+    title = get_title(each)
+    if each.kind != "boolean":
+        return _render_input(each.name, title, "number", 4, parameters)
+    choice = str(parameters.get(each.name, "")).lower()
+    options = "".join(
+        f'<option value="{value}"{" selected" if choice == value else ""}>{text}</option>'
+        for value, text in (("", "any"), ("true", "with"), ("false", "without"))
+    )
+    return f'<label>{escape(title)}<select name="{each.name}">{options}</select></label>'
+
+
+def _render_input(
+    name: str, title: str, input_type: str, size: int, parameters: QueryParameters
+) -> str:
+    value = escape(str(parameters.get(name, "")))
+    attributes = f'name="{name}" type="{input_type}" size="{size}" value="{value}"'
+    return f"<label>{escape(title)}<input {attributes}></label>"
 
 
 def _render_page_links(query: RowQuery, total: int, parameters: QueryParameters) -> str:
@@ -132,38 +135,44 @@ def _render_page_links(query: RowQuery, total: int, parameters: QueryParameters)
 
 
 def _render_table(
-    page_rows: list[dict[str, Any]], query: RowQuery, parameters: QueryParameters
+    page_rows: list[dict[str, Any]],
+    query: RowQuery,
+    parameters: QueryParameters,
+    columns: Sequence[Column],
 ) -> str:
-    fields = query.fields or OUTPUT_COLUMNS
-    heads = "".join(f"<th>{_render_heading(name, query, parameters)}</th>" for name in fields)
-    lines = "".join(f"<tr>{''.join(_render_cells(row, fields))}</tr>\n" for row in page_rows)
+    key = columns[0].name
+    columns_by_name = {column.name: column for column in columns}
+    shown = [columns_by_name[name] for name in query.fields or columns_by_name]
+    heads = "".join(f"<th>{_render_heading(column, query, parameters)}</th>" for column in shown)
+    lines = "".join(f"<tr>{''.join(_render_cells(row, shown, key))}</tr>\n" for row in page_rows)
     return f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
 
 
-def _render_heading(name: str, query: RowQuery, parameters: QueryParameters) -> str:
+def _render_heading(column: Column, query: RowQuery, parameters: QueryParameters) -> str:
     arrow = ""
-    next_sort = name
-    if query.sort[:1] == ((name, False),):
+    next_sort = column.name
+    if query.sort[:1] == ((column.name, False),):
         arrow = " ↑"
-        next_sort = f"-{name}"  # a second click reverses the order
-    elif query.sort[:1] == ((name, True),):
+        next_sort = f"-{column.name}"  # a second click reverses the order
+    elif query.sort[:1] == ((column.name, True),):
         arrow = " ↓"
     target = build_path("/data", parameters, sort=next_sort, offset=None, format="html")
-    return f'<a href="{escape(target)}">{_COLUMN_TITLES[name]}</a>{arrow}'
+    return f'<a href="{escape(target)}">{escape(get_title(column))}</a>{arrow}'
 
 
-def _render_cells(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
-    for name in fields:
-        value = row[name]
-        if name == "user_id":
-            yield f'<td><a href="/data/{quote(value, safe="")}">{escape(value)}</a></td>'
-        elif name == "birthts":
+def _render_cells(row: dict[str, Any], columns: Sequence[Column], key: str) -> Iterator[str]:
+    row_path = f"/data/{quote(row[key], safe='')}" if key in row else ""
+    for column in columns:
+        value = row[column.name]
+        text = "" if value is None else escape(str(value))
+        if column.display == "date" and value is not None:
             yield f'<td title="{value}">{_format_date(value)}</td>'
-        elif name == "img_path" and value and "user_id" in row:
-            image_path = f"/data/{quote(row['user_id'], safe='')}/image"
-            yield f'<td><a href="{image_path}">{escape(value)}</a></td>'
+        elif column.name == key:
+            yield f'<td><a href="{row_path}">{text}</a></td>'
+        elif column.display == "image" and value and row_path:
+            yield f'<td><a href="{row_path}/image">{text}</a></td>'
         else:
-            yield f"<td>{escape(value or '')}</td>"
+            yield f"<td>{text}</td>"
 
 
 def _format_date(milliseconds: int) -> str:

@@ -9,9 +9,9 @@ from falcon.asgi import Request, Response
 
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_page
+from api.description.constant_body import ConstantBody
 from api.description.openapi import PATHS, Document, find_token
 from api.query.filters import parse_single_values
-from api.web.conditional import apply_etag, compute_etag
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from api.web.problems import get_status_title
 
@@ -54,18 +54,17 @@ class DocsResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Answer with the page, which only changes with a new release."""
         parse_single_values(request.params, ())
-        body = render_docs_page()
-        if not apply_etag(request, response, compute_etag("docs", body)):
-            response.content_type = CONTENT_TYPES["html"]
-            response.data = body
-            response.set_headers(PAGE_HEADERS)
+        _make_docs_body().send(request, response)
 
     on_head = on_get
 
 
 @cache
-def render_docs_page() -> bytes:
-    """Return the page as UTF-8 bytes. It is rendered once per process."""
+def _make_docs_body() -> ConstantBody:
+    return ConstantBody(_render_docs_page(), CONTENT_TYPES["html"], PAGE_HEADERS)
+
+
+def _render_docs_page() -> bytes:
     routes = "".join(
         _render_route(method.upper(), path, operation, has_anchor=method == next(iter(methods)))
         for path, methods in PATHS.items()

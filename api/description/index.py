@@ -1,11 +1,13 @@
-"""GET /: a short list of the routes."""
+"""GET /: the page, for browsers; for programs a short list of the routes."""
 
 from typing import Any
 
 from falcon.asgi import Request, Response
 
 from api.description.openapi import PATHS, find_token
+from api.description.page_files import PageFiles
 from api.query.filters import parse_single_values
+from api.query.negotiation import prefers_html
 
 
 def list_routes() -> list[dict[str, Any]]:
@@ -28,10 +30,20 @@ def list_routes() -> list[dict[str, Any]]:
 
 
 class IndexResource:
-    """The list of routes."""
+    """The page and the list of routes."""
+
+    def __init__(self, page_files: PageFiles) -> None:
+        self._page_files = page_files
 
     async def on_get(self, request: Request, response: Response) -> None:
-        """Respond with every route, and with the address of the documentation."""
+        """Respond with the page, or with every route and the address of the documentation.
+
+        The page reads the query string itself: the filters of its table.
+        """
+        response.append_header("Vary", "Accept")
+        if prefers_html(request.get_header("Accept")):
+            self._page_files.html.send(request, response)
+            return
         parse_single_values(request.params, ())
         response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": list_routes()}
 

@@ -10,9 +10,9 @@ import yaml
 from falcon import MEDIA_JSON
 from falcon.asgi import Request, Response
 
+from api.description.constant_body import ConstantBody
 from api.query.filters import parse_single_values
-from api.web.conditional import apply_etag, compute_etag
-from shared.formats.records import COLUMNS, Column
+from shared.formats.records import COLUMNS, Column, get_title
 
 Document = dict[str, Any]
 
@@ -29,18 +29,15 @@ class OpenApiResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the description, which only changes with a release."""
         parse_single_values(request.params, ())
-        body = encode_document()
-        if not apply_etag(request, response, compute_etag("openapi", body)):
-            response.content_type = MEDIA_JSON
-            response.data = body
+        _encode_document().send(request, response)
 
     on_head = on_get
 
 
 @cache
-def encode_document() -> bytes:
-    """Return the description as bytes of JSON."""
-    return json.dumps(DOCUMENT, ensure_ascii=False, indent=1).encode() + b"\n"
+def _encode_document() -> ConstantBody:
+    text = json.dumps(DOCUMENT, ensure_ascii=False, indent=1)
+    return ConstantBody(text.encode() + b"\n", MEDIA_JSON)
 
 
 def build_document(columns: Sequence[Column] = COLUMNS) -> Document:
@@ -71,7 +68,12 @@ def _insert_columns(components: Document, columns: Sequence[Column]) -> None:
     schemas["User"] |= {"properties": fields, "required": names}
     schemas["SomeFields"]["properties"] = fields
     statistics = {
-        each.name: {"description": each.description, "type": [each.type, "null"]}
+        each.name: {
+            "title": get_title(each),
+            "description": each.description,
+            "type": [each.type, "null"],
+            "x-display": each.display,
+        }
         for column in columns
         for each in column.statistics
     }
@@ -86,10 +88,12 @@ def _insert_columns(components: Document, columns: Sequence[Column]) -> None:
 
 def _describe_column(column: Column) -> Document:
     return {
+        "title": get_title(column),
         "description": column.description,
         "type": [column.type, "null"] if column.is_nullable else column.type,
         **column.constraints,
         "examples": [column.example],
+        "x-display": column.display,
     }
 
 
@@ -98,7 +102,20 @@ def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
     kinds = document["x-filter-kinds"]
     filters = [each for column in columns for each in column.filters]
     parameters = [
-        {"name": each.name, "in": "query", **kinds[each.kind]["parameter"]} for each in filters
+        {
+            "name": each.name,
+            "in": "query",
+            **kinds[each.kind]["parameter"],
+            "x-filter": {
+                "title": get_title(each),
+                "column": column.name,
+                "kind": each.kind,
+                "bound": each.bound,
+                "example": each.example,
+            },
+        }
+        for column in columns
+        for each in column.filters
     ]
     example = "&".join(f"{each.name}={each.example}" for each in filters[:1])
     for methods in document["paths"].values():

@@ -33,6 +33,17 @@ def negotiate_format(accept: str | None) -> str | None:
 
 
 @lru_cache(256)
+def prefers_html(accept: str | None) -> bool:
+    """Return whether `Accept` prefers HTML to JSON, as that of a browser does."""
+    if not accept:
+        return False
+    try:
+        return best_match(("application/json", "text/html"), accept) == "text/html"
+    except ValueError:  # the header is malformed
+        return False
+
+
+@lru_cache(256)
 def accepts_gzip(accept_encoding: str | None) -> bool:
     """Return whether `Accept-Encoding` accepts gzip, by name or by `*`, with a weight above 0."""
     weights = {

@@ -1,11 +1,14 @@
-"""Endpoints `/data` and `/data/{user_id}`.
+"""Endpoints `/data`, `/data/{user_id}` and `/changes`.
 
 GET returns the published rows, or the row of one user. POST requests a rebuild of all users, or a
-refresh of one.
+refresh of one. GET of `/changes` says when to look again.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import falcon
-from falcon.asgi import Request, Response
+from falcon.asgi import Request, Response, SSEvent
 
 from api.answers.lookup import require_row
 from api.answers.responses import build_rows_answer
@@ -13,8 +16,10 @@ from api.answers.table_answers import TableAnswers
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.query.filters import parse_single_values
+from api.snapshot.changes import ChangeFeed, ViewVersions
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
+from api.web.problems import build_unavailable_problem
 
 
 class DataResource:
@@ -55,3 +60,46 @@ class UserResource:
     async def on_post(self, request: Request, response: Response, user_id: str) -> None:
         """Request a read of the user's files; with the parameter `wait`, block until it is done."""
         await self._controller.start_refresh(request, response, user_id)
+
+
+class ChangesResource:
+    """Endpoint `/changes`: a stream of server-sent events."""
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
+
+    async def on_get(self, request: Request, response: Response) -> None:
+        """Stream an event when the table changes, and one when the status does.
+
+        Raises a 503 if this process already has as many streams as it may have.
+        """
+        self._set_headers(request, response)
+        if self._feed.is_full:
+            detail = "Too many streams are open; retry, or poll /data with its ETag."
+            raise build_unavailable_problem(detail)
+        response.sse = _format_events(self._feed.follow())
+
+    async def on_head(self, request: Request, response: Response) -> None:
+        """Respond with the headers of the stream."""
+        self._set_headers(request, response)
+
+    def _set_headers(self, request: Request, response: Response) -> None:
+        parse_single_values(request.params, ())
+        response.content_type = "text/event-stream"
+        response.set_header("Cache-Control", "no-store")
+        response.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
+
+
+async def _format_events(
+    changes: AsyncGenerator[ViewVersions | None],
+) -> AsyncGenerator[SSEvent]:
+    seen: dict[str, str] = {}
+    async with aclosing(changes):
+        async for versions in changes:
+            if versions is None:
+                yield SSEvent(comment="still here")
+                continue
+            for name, version in versions._asdict().items():
+                if seen.get(name) != version:
+                    seen[name] = version
+                    yield SSEvent(event=name, text=version)

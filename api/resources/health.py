@@ -110,6 +110,17 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
     }
 
 
+def describe_lasting_status(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
+    """Return the fields of /health/ready that do not change with each look: no ages.
+
+    Reasons contain ages, so they are counted.
+    """
+    body = describe_readiness(view, sweep_interval_s, now)
+    changing = ("snapshot_age_s", "redis_age_s", "oldest_dirty_age_s", "consistent_as_of")
+    lasting = {name: value for name, value in body.items() if name not in changing}
+    return lasting | {"reasons": len(body["reasons"])}
+
+
 def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, Any]:
     """Return the fields that depend on the pipeline's status; none if it has not been read."""
     if status is None:

@@ -68,12 +68,19 @@ class Connections:
         self._unsent = dict[object, tuple[_Connection, bytes]]()
         # One buffer for all connections: each of them is emptied before the next one is received.
         self.receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._is_stopping: Callable[[], bool] = lambda: False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process stops: answers without an end have to end now."""
+        return self._is_stopping()
 
     def watch(self, loop: asyncio.AbstractEventLoop, is_stopping: Callable[[], bool]) -> None:
         """Guard the servers that are created on this loop from now on.
 
         While `is_stopping` returns True, connections without a request are closed.
         """
+        self._is_stopping = is_stopping
         create_server: Any = loop.create_server
 
         async def create_guarded_server(

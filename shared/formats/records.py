@@ -49,13 +49,22 @@ class Row:
     img_path: str
 
 
+Display = Literal["text", "date", "image"]
+"""How people see a value: as it is, as the date of its milliseconds since 1970 UTC, as an image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A parameter of `/data` and `/stats` that selects rows by a column. `example` is a value."""
+    """A parameter of `/data` and `/stats` that selects rows by a column. `example` is a value.
+
+    `title` is for people. `bound`: the parameter is the lower or the upper limit of a range.
+    """
 
     name: str
     kind: Literal["boolean", "age"]
     example: str
+    title: str = ""
+    bound: Literal["min", "max"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class Statistic:
     name: str
     type: Literal["integer", "number"]
     description: str
+    title: str = ""
+    display: Display = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class Column:
     """A column of output.csv, and a field of a row in the API.
 
     `constraints` are keywords of JSON Schema. `is_nullable`: an empty value is null in JSON.
+    `title` is the column's name for people; by default it is made from `name`.
     """
 
     name: str
@@ -82,6 +94,13 @@ class Column:
     constraints: Mapping[str, int] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    title: str = ""
+    display: Display = "text"
+
+
+def get_title(part: Column | Filter | Statistic) -> str:
+    """Return the title of a column, filter or statistic; without one, its name in words."""
+    return part.title or part.name.replace("_", " ").capitalize()
 
 
 COLUMNS = (
@@ -91,6 +110,7 @@ COLUMNS = (
         "the file's name without its extension",
         example="0001",
         constraints={"minLength": 1},
+        title="User",
     ),
     Column("first_name", "string", "the first name, trimmed", example="Ivan"),
     Column("last_name", "string", "the last name, trimmed", example="Ivanov"),
@@ -101,15 +121,22 @@ COLUMNS = (
         example=946_674_000_000,
         # At most 15 digits, as in the files.
         constraints={"minimum": 1 - 10**15, "maximum": 10**15 - 1},
-        filters=(Filter("min_age", "age", "18"), Filter("max_age", "age", "65")),
+        filters=(
+            Filter("min_age", "age", "18", "From age", "min"),
+            Filter("max_age", "age", "65", "To age", "max"),
+        ),
         statistics=(
             Statistic("average_age", "number", "mean of full years, two decimals"),
             Statistic(
                 "average_birthts",
                 "integer",
                 "mean of the birth dates in milliseconds since 1970 UTC",
+                "Average birth date",
+                "date",
             ),
         ),
+        title="Born",
+        display="date",
     ),
     Column(
         "img_path",
@@ -117,7 +144,9 @@ COLUMNS = (
         "bucket and key of the image; null without one",
         example="src-data/0001.png",
         is_nullable=True,
-        filters=(Filter("is_image_exists", "boolean", "true"),),
+        filters=(Filter("is_image_exists", "boolean", "true", "Image"),),
+        title="Image",
+        display="image",
     ),
 )
 """The columns of output.csv in their order: the fields of `Row`. The first one is the key."""

@@ -43,6 +43,7 @@ COLOUR_COLUMNS = (
         "red",
         is_nullable=True,
         filters=(Filter("has_colour", "boolean", "true"),),
+        title="Paint",
     ),
     Column(
         "weight",
@@ -50,7 +51,7 @@ COLOUR_COLUMNS = (
         "the weight in grams",
         5,
         constraints={"minimum": 0},
-        filters=(Filter("min_weeks", "age", "3"),),
+        filters=(Filter("min_weeks", "age", "3", "From week", "min"),),
         statistics=(Statistic("average_weight", "number", "mean of the weights"),),
     ),
 )
@@ -129,7 +130,7 @@ def test_openapi_operations_have_summary_and_example(method: str, path: str) -> 
 @each_operation
 def test_openapi_operations_state_required_token(method: str, path: str) -> None:
     described = operation(method, path)
-    if path == "/health/live":
+    if path == "/health/live" or path.startswith("/page/"):
         assert "security" not in described
         assert "401" not in described["responses"]
         return
@@ -255,13 +256,16 @@ def test_openapi_follows_another_table_of_columns() -> None:
     schemas = document["components"]["schemas"]
     assert schemas["User"]["properties"] == schemas["SomeFields"]["properties"] == {
         "user_id": {
-            "description": "the key", "type": "string", "minLength": 1, "examples": ["1"],
+            "title": "User id", "description": "the key", "type": "string", "minLength": 1,
+            "examples": ["1"], "x-display": "text",
         },
         "colour": {
-            "description": "the colour", "type": ["string", "null"], "examples": ["red"],
+            "title": "Paint", "description": "the colour", "type": ["string", "null"],
+            "examples": ["red"], "x-display": "text",
         },
         "weight": {
-            "description": "the weight in grams", "type": "integer", "minimum": 0, "examples": [5],
+            "title": "Weight", "description": "the weight in grams", "type": "integer",
+            "minimum": 0, "examples": [5], "x-display": "text",
         },
     }  # fmt: skip
     assert schemas["User"]["required"] == ["user_id", "colour", "weight"]
@@ -269,12 +273,16 @@ def test_openapi_follows_another_table_of_columns() -> None:
     statistics = schemas["Statistics"]
     assert statistics["required"] == ["count", "filters", "average_weight"]
     assert statistics["properties"]["average_weight"]["type"] == ["number", "null"]
+    assert statistics["properties"]["average_weight"]["title"] == "Average weight"
     filters = {"has_colour": {"type": "boolean"}, "min_weeks": {"type": "integer"}}
     assert statistics["properties"]["filters"]["properties"] == filters
 
     rows = {each["name"]: each for each in document["paths"]["/data"]["get"]["parameters"]}
     assert [*rows][:3] == ["has_colour", "min_weeks", "q"]
     assert rows["min_weeks"]["schema"]["type"] == "integer"
+    assert rows["min_weeks"]["x-filter"] == {
+        "title": "From week", "column": "weight", "kind": "age", "bound": "min", "example": "3",
+    }  # fmt: skip
     assert rows["fields"]["schema"]["items"]["enum"] == ["user_id", "colour", "weight"]
     assert rows["fields"]["description"].endswith(": user_id, colour, weight")
     assert rows["sort"]["schema"]["items"]["enum"] == [
@@ -334,9 +342,9 @@ def test_docs_page_lists_routes_parameters_and_problems(service: Service) -> Non
 def test_docs_page_states_required_token(service: Service) -> None:
     text = service.get("/docs").text
     operations = [path for path, methods in PATHS.items() for _ in methods]
-    assert text.count("Token: none.") == 1
+    assert text.count("Token: none.") == 2
     assert text.count("Token, from every client: the EVENTS_TOKEN.") == 1
-    assert text.count("Token, if the client is not local") == len(operations) - 2
+    assert text.count("Token, if the client is not local") == len(operations) - 3
     assert 'id="tokens"' in text
 
 

@@ -1,0 +1,154 @@
+// Requests to the API, the token of this session, and what the API says of itself.
+
+import { el, find } from "./dom.js";
+
+const TOKEN_KEY = "rowdrop-token";
+let pendingToken = null;
+
+export const getToken = () => sessionStorage.getItem(TOKEN_KEY) ?? "";
+
+export const authorization = () => (getToken() ? { Authorization: `Bearer ${getToken()}` } : {});
+
+// A response that is an error. `detail` says what went wrong, `problem` is the whole document.
+export class ApiError extends Error {
+  constructor(status, problem) {
+    super(problem.detail ?? `The request failed (${status || "no connection"}).`);
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+const needsToken = (status, problem) =>
+  status === 401 || (status === 403 && problem.type === "/docs#access-refused");
+
+export async function readProblem(response) {
+  try {
+    return await response.json();
+  } catch {
+    return {};
+  }
+}
+
+// Return the response, whatever its status, or ask for a token and repeat the request.
+export async function send(path, options = {}) {
+  for (;;) {
+    const used = getToken();
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError(0, { detail: "The API does not answer." });
+    }
+    if (response.status !== 401 && response.status !== 403) return response;
+    const problem = await readProblem(response.clone());
+    if (!needsToken(response.status, problem)) return response;
+    if (!(await askForToken(problem.detail, used))) return response;
+  }
+}
+
+export async function request(path, options = {}) {
+  const response = await send(path, options);
+  if (!response.ok) throw new ApiError(response.status, await readProblem(response));
+  return response;
+}
+
+export const getJson = async (path, options) => (await request(path, options)).json();
+
+// Ask once, whichever requests wait for it. Return whether there is a new token.
+export async function askForToken(detail, used) {
+  if (getToken() !== used) return true;
+  pendingToken ??= showTokenDialog(detail).finally(() => (pendingToken = null));
+  return pendingToken;
+}
+
+function showTokenDialog(detail) {
+  const dialog = find("token-dialog");
+  const input = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const form = el("form", { method: "dialog" },
+    el("h2", { id: "token-title" }, "This Rowdrop needs a token"),
+    el("p", { class: "quiet" }, detail ?? ""),
+    el("label", { for: "token" }, "Token", input),
+    el("p", { class: "quiet" }, "It is kept until this tab is closed. ", el("code", {}, "rowdrop credentials --show"), " prints it."),
+    el("p", { class: "buttons" },
+      el("button", { class: "primary", value: "ok" }, "Use it"),
+      el("button", { value: "", formnovalidate: true }, "Cancel")));
+  dialog.replaceChildren(form);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      const token = input.value.trim();
+      const isGiven = dialog.returnValue === "ok" && token !== "";
+      if (isGiven) sessionStorage.setItem(TOKEN_KEY, token);
+      dialog.replaceChildren();
+      resolve(isGiven);
+    }, { once: true });
+  });
+}
+
+// The columns, filters, statistics, formats and upload options of this API.
+export async function describeApi() {
+  const document = await getJson("/openapi.json");
+  const { schemas } = document.components;
+  const fields = Object.entries(schemas.User.properties);
+  const columns = fields.map(([name, field], index) => ({
+    name,
+    title: field.title ?? name,
+    display: field["x-display"] ?? "text",
+    isNumber: [field.type].flat().some((type) => type === "integer" || type === "number"),
+    isKey: index === 0,
+    description: field.description,
+    example: field.examples?.[0],
+  }));
+  const statistics = Object.entries(schemas.Statistics.properties)
+    .filter(([, field]) => field["x-display"])
+    .map(([name, field]) => ({ name, title: field.title, display: field["x-display"] }));
+  const parameters = document.paths["/data"].get.parameters;
+  const filters = parameters.filter((each) => each["x-filter"])
+    .map((each) => ({ name: each.name, description: each.description, schema: each.schema, ...each["x-filter"] }));
+  const upload = document.paths["/files/{name}"].put;
+  return {
+    columns,
+    key: columns[0],
+    filters,
+    statistics,
+    hasSearch: parameters.some((each) => each.name === "q"),
+    searchHint: parameters.find((each) => each.name === "q")?.description ?? "",
+    formats: parameters.find((each) => each.name === "format").schema.enum,
+    fileName: new RegExp(upload.parameters.find((each) => each.in === "path").schema.pattern, "u"),
+    canWaitForUploads: upload.parameters.some((each) => each.name === "wait"),
+  };
+}
+
+export const rowPath = (key) => `/data/${encodeURIComponent(key)}`;
+export const filePath = (name) => `/files/${encodeURIComponent(name)}`;
+
+// Images. With a token they are fetched, because an address must not contain it.
+const images = new Map();
+const MAX_IMAGES = 300;
+
+export async function imageSource(key, version) {
+  const path = `${rowPath(key)}/image`;
+  if (!getToken()) return path;
+  const id = `${key} ${version}`;
+  if (!images.has(id)) {
+    images.set(id, send(path).then(async (response) => (response.ok ? URL.createObjectURL(await response.blob()) : "")));
+    if (images.size > MAX_IMAGES) {
+      const [oldest, source] = images.entries().next().value;
+      images.delete(oldest);
+      source.then((address) => address && URL.revokeObjectURL(address));
+    }
+  }
+  return images.get(id);
+}
+
+// Save an answer as a file. Without a token the browser follows the link itself.
+export async function download(event, path, name) {
+  if (!getToken()) return;
+  event.preventDefault();
+  const blob = await (await request(path)).blob();
+  const address = URL.createObjectURL(blob);
+  el("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}

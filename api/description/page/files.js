@@ -1,0 +1,76 @@
+// The files of the bucket, page by page.
+
+import { download, filePath, request } from "./api.js";
+import { button, confirmButton, el, find, formatAgo, formatBytes, formatTime, setText } from "./dom.js";
+
+const PAGE = 20;
+
+export class Files {
+  constructor(uploads) {
+    this.uploads = uploads;
+    this.prefix = "";
+    this.starts = [""]; // the names after which the pages begin
+    this.list = el("ul", { class: "list" });
+    this.error = el("p", { class: "error", role: "alert", hidden: true });
+    this.previous = button("Previous", () => this.move(-1));
+    this.next = button("Next", () => this.move(1));
+    const input = el("input", { type: "search", placeholder: "Name begins with …", "aria-label": "Name begins with" });
+    let timer = 0;
+    input.addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        this.prefix = input.value.trim();
+        this.starts = [""];
+        this.show();
+      }, 250);
+    });
+    find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list,
+      el("p", { class: "pager" }, this.previous, this.next));
+  }
+
+  move(step) {
+    if (step < 0) this.starts.pop();
+    else this.starts.push(this.nextStart);
+    this.show();
+  }
+
+  async show() {
+    const parameters = new URLSearchParams({ limit: PAGE });
+    if (this.prefix) parameters.set("prefix", this.prefix);
+    const start = this.starts.at(-1);
+    if (start) parameters.set("after", start);
+    try {
+      const response = await request(`/files?${parameters}`);
+      const files = await response.json();
+      this.error.hidden = true;
+      this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
+      if (!this.list.contains(document.activeElement)) {
+        this.list.replaceChildren(...(files.length ? files.map((file) => buildFile(file, this.uploads))
+          : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
+      }
+    } catch (error) {
+      this.error.hidden = false;
+      setText(this.error, error.message);
+    }
+    this.previous.disabled = this.starts.length < 2;
+    this.next.disabled = !this.nextStart;
+  }
+}
+
+export function buildFile(file, uploads) {
+  const status = el("span", { class: "text", role: "status" });
+  const remove = confirmButton("Delete", "Really delete?", async () => {
+    try {
+      await request(filePath(file.name), { method: "DELETE" });
+      setText(status, "Deleted.");
+    } catch (error) {
+      setText(status, error.message);
+    }
+  });
+  return el("li", { class: "file" },
+    el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
+    el("span", { class: "quiet", title: formatTime(file.last_modified) }, `${formatBytes(file.size)} · ${formatAgo(file.last_modified)}`),
+    file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
+    el("span", { class: "actions" }, button("Replace", () => uploads.replace(file.name)), remove),
+    status);
+}

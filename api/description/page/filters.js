@@ -1,0 +1,153 @@
+// The filters, the search and the order: a form, and the query string of the page's address.
+
+import { getToken } from "./api.js";
+import { button, el, find, setText } from "./dom.js";
+
+export class Filters {
+  // `onChange` is called after each change.
+  constructor(api, onChange) {
+    this.api = api;
+    this.onChange = onChange;
+    this.names = [...(api.hasSearch ? ["q"] : []), ...api.filters.map((each) => each.name), "sort"];
+    this.inputs = new Map();
+    this.values = {};
+    this.readAddress();
+    this.buildForm();
+    addEventListener("popstate", () => {
+      this.readAddress();
+      this.showValues();
+      this.onChange();
+    });
+  }
+
+  readAddress() {
+    const parameters = new URLSearchParams(location.search);
+    this.values = {};
+    for (const name of this.names) {
+      const value = parameters.get(name);
+      if (value) this.values[name] = value;
+    }
+  }
+
+  // The query string of the current filters; null leaves a parameter out.
+  query(changes = {}) {
+    const parameters = new URLSearchParams();
+    for (const [name, value] of Object.entries({ ...this.values, ...changes })) {
+      if (value !== null && value !== "") parameters.set(name, value);
+    }
+    return parameters.toString();
+  }
+
+  // The filters that /stats takes: neither the search nor the order.
+  statsQuery(changes = {}) {
+    return this.query({ q: null, sort: null, ...changes });
+  }
+
+  get isActive() {
+    return Object.keys(this.values).some((name) => name !== "sort");
+  }
+
+  set(changes) {
+    for (const [name, value] of Object.entries(changes)) {
+      if (value === null || value === "") delete this.values[name];
+      else this.values[name] = String(value);
+    }
+    const query = this.query();
+    history.pushState(null, "", query ? `?${query}` : location.pathname);
+    this.showValues();
+    this.onChange();
+  }
+
+  clear() {
+    this.set(Object.fromEntries(this.names.map((name) => [name, name === "sort" ? this.values.sort ?? null : null])));
+  }
+
+  // Sort by a column; a second call reverses the order, a third one ends it.
+  toggleSort(name) {
+    const next = { [name]: `-${name}`, [`-${name}`]: null };
+    this.set({ sort: this.values.sort in next ? next[this.values.sort] : name });
+  }
+
+  curl() {
+    const query = this.query();
+    const token = getToken() ? ' -H "Authorization: Bearer $TOKEN"' : "";
+    return `curl${token} '${location.origin}/data${query ? `?${query.replaceAll("'", "%27")}` : ""}'`;
+  }
+
+  buildForm() {
+    const form = find("filters");
+    const labels = this.names.filter((name) => name !== "sort").map((name) => {
+      const input = this.buildInput(name);
+      this.inputs.set(name, input);
+      const title = name === "q" ? "Search" : this.api.filters.find((each) => each.name === name).title;
+      return el("label", { class: name === "q" ? "wide" : null }, title, input);
+    });
+    const sort = el("select", { onchange: () => this.set({ sort: sort.value }) },
+      el("option", { value: "" }, this.api.key.title),
+      ...this.api.columns.flatMap((column) => [
+        el("option", { value: column.name }, `${column.title} ↑`),
+        el("option", { value: `-${column.name}` }, `${column.title} ↓`),
+      ]));
+    this.inputs.set("sort", sort);
+    const copy = button("Copy as curl", async () => {
+      await copyText(this.curl());
+      setText(copy, "Copied");
+      setTimeout(() => setText(copy, "Copy as curl"), 2000);
+    }, "");
+    this.clearButton = button("Clear", () => this.clear(), "");
+    form.replaceChildren(...labels, el("label", { class: "only-narrow" }, "Order", sort),
+      el("span", { class: "end" }, this.clearButton, copy));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.readForm();
+    });
+    let timer = 0;
+    form.addEventListener("input", (event) => {
+      if (event.target === sort) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => this.readForm(), 250);
+    });
+    this.showValues();
+  }
+
+  buildInput(name) {
+    if (name === "q") return el("input", { type: "search", title: this.api.searchHint, maxlength: 200 });
+    const filter = this.api.filters.find((each) => each.name === name);
+    if (filter.kind === "boolean") {
+      return el("select", {},
+        ...[["", "any"], ["true", "with"], ["false", "without"]].map(([value, text]) => el("option", { value }, text)));
+    }
+    const isNumber = filter.schema.type === "integer" || filter.schema.type === "number";
+    return el("input", { type: isNumber ? "number" : "text", title: filter.description });
+  }
+
+  readForm() {
+    const changes = {};
+    for (const [name, input] of this.inputs) {
+      const value = input.value.trim();
+      if (value !== (this.values[name] ?? "")) changes[name] = value;
+    }
+    if (Object.keys(changes).length) this.set(changes);
+  }
+
+  showValues() {
+    for (const [name, input] of this.inputs) {
+      const value = this.values[name] ?? "";
+      if (input !== document.activeElement && input.value !== value) input.value = value;
+    }
+    this.clearButton.hidden = !this.isActive;
+  }
+}
+
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without a secure origin there is no clipboard: select the text in a field instead.
+    const field = el("textarea", {}, text);
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+}

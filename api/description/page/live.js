@@ -1,0 +1,88 @@
+// Says when to look again: by the stream of /changes, or by polling where there is no stream.
+
+import { request, send } from "./api.js";
+
+const RETRY_MS = 3000;
+const SILENCE_MS = 40000; // the API sends something every 15 s
+const POLL_MS = 3000;
+
+// Call `onTable` and `onStatus` after each change, and `onConnection` with true or false.
+// A hidden tab has no stream: a browser has few connections to one server, for all tabs together.
+export function follow({ onTable, onStatus, onConnection }) {
+  const handlers = { table: onTable, status: onStatus };
+  const versions = {};
+  let controller = null;
+
+  const note = (name, version) => {
+    if (versions[name] === version) return;
+    versions[name] = version;
+    handlers[name]?.();
+  };
+
+  async function readStream(signal) {
+    const response = await request("/changes", { signal, headers: { Accept: "text/event-stream" } });
+    onConnection(true);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    let silence = 0;
+    const watch = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => controller?.abort(), SILENCE_MS);
+    };
+    try {
+      for (;;) {
+        watch();
+        const { value, done } = await reader.read();
+        if (done) return;
+        const blocks = (text + value).split("\n\n");
+        text = blocks.pop();
+        for (const block of blocks) {
+          const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
+          if (fields.event) note(fields.event, fields.data);
+        }
+      }
+    } finally {
+      clearTimeout(silence);
+    }
+  }
+
+  async function poll(signal) {
+    const response = await send("/data?limit=0", { signal });
+    onConnection(response.ok);
+    note("table", response.headers.get("ETag"));
+    note("status", String(Date.now()));
+  }
+
+  async function run() {
+    if (controller || document.hidden) return;
+    const own = new AbortController();
+    controller = own;
+    while (controller === own) {
+      let pause = RETRY_MS;
+      try {
+        await readStream(own.signal);
+        pause = 200; // the process stops: another one answers
+      } catch (error) {
+        if (error.status) {
+          pause = POLL_MS;
+          await poll(own.signal).catch(() => onConnection(false));
+        } else if (controller === own) {
+          onConnection(false);
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      if (own.signal.aborted && controller === own) controller = null;
+    }
+    run();
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      controller?.abort();
+      controller = null;
+    } else {
+      run();
+    }
+  });
+  run();
+}

@@ -1,0 +1,182 @@
+// Put the parts of the page together.
+
+import { describeApi, download } from "./api.js";
+import { button, el, find, formatNumber, setText, throttle } from "./dom.js";
+import { Detail } from "./detail.js";
+import { Files } from "./files.js";
+import { Filters } from "./filters.js";
+import { Histogram } from "./histogram.js";
+import { follow } from "./live.js";
+import { loadHealth, showHealth, showNumbers } from "./overview.js";
+import { Problems } from "./problems.js";
+import { countText, Table } from "./table.js";
+import { Tasks } from "./tasks.js";
+import { Uploads } from "./uploads.js";
+
+const CLOCK_MS = 5000;
+
+let health = null;
+let isConnected = false;
+
+async function start() {
+  const api = await describeApi();
+  const filters = new Filters(api, () => showQuery());
+  const uploads = new Uploads(api, { onRow, onOpen: (row) => detail.show(row) });
+  const detail = new Detail(api, uploads);
+  const table = new Table(api, filters, { onOpen: (row) => detail.show(row), onTotal: showTotal });
+  const histogram = new Histogram(api, filters);
+  const problems = new Problems(uploads);
+  const tasks = new Tasks();
+  const files = new Files(uploads);
+  showHints(api, uploads);
+
+  // Each part shows its own failure or keeps what it has; the notice is for what concerns all.
+  const part = (action, intervalMs) => throttle(async () => {
+    try {
+      await action();
+      showNotice("");
+    } catch (error) {
+      if (error.name !== "AbortError") showNotice(error.message);
+    }
+  }, intervalMs);
+  const refreshNumbers = part(() => showNumbers(api, filters, health), 200);
+  const refreshHistogram = part(() => histogram.show(), 1000);
+  const refreshProblems = part(() => problems.show(), 500);
+  const refreshTasks = part(() => tasks.show(health), 500);
+  const refreshFiles = part(() => files.show(), 2000);
+  const refreshTable = part(() => table.refresh(), 50);
+  const refreshHealth = part(async () => {
+    health = (await loadHealth()) ?? health;
+    showHealth(health, isConnected);
+  }, 500);
+
+  function showQuery() {
+    showDownloads(api, filters);
+    refreshNumbers();
+    refreshHistogram();
+    return table.restart();
+  }
+
+  function showTotal(total) {
+    setText(find("row-count"), countText(total, filters.isActive));
+    const isEmpty = total === 0;
+    find("table").hidden = isEmpty;
+    const text = find("table-empty");
+    text.hidden = !isEmpty;
+    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first drop makes the first row.");
+    const isFirst = isEmpty && !filters.isActive;
+    find("drop").classList.toggle("first", isFirst);
+    find("first-steps").hidden = !isFirst;
+    setText(find("drop-title"), isFirst ? "Drop your first file here" : "Drop files here");
+  }
+
+  async function onRow(row, isSingle) {
+    const key = row[api.key.name];
+    if (isSingle) {
+      await table.refresh();
+      await table.reveal(key);
+    } else {
+      table.markFresh(key);
+    }
+  }
+
+  showDownloads(api, filters);
+  showExamples(api, filters);
+  await Promise.all([table.restart(), refreshNumbers()]);
+  document.documentElement.dataset.ready = "true";
+  refreshHealth().then(refreshNumbers);
+  refreshHistogram();
+  refreshProblems();
+  refreshTasks();
+  refreshFiles();
+  let isFirstTable = true;
+  follow({
+    onTable: () => {
+      if (isFirstTable) { // the page has just loaded this version
+        isFirstTable = false;
+        return;
+      }
+      refreshTable();
+      refreshNumbers();
+      refreshHistogram();
+      refreshProblems();
+      refreshFiles();
+    },
+    onStatus: async () => {
+      await refreshHealth();
+      refreshNumbers();
+      refreshProblems();
+      refreshTasks();
+    },
+    onConnection: (isNow) => {
+      if (isNow && !isConnected) refreshHealth();
+      isConnected = isNow;
+      showHealth(health, isConnected);
+    },
+  });
+  setInterval(() => { // ages grow without an event
+    if (!document.hidden) showHealth(health, isConnected);
+  }, CLOCK_MS);
+}
+
+function showNotice(text) {
+  const notice = find("notice");
+  notice.hidden = !text;
+  setText(notice, text);
+}
+
+// -- texts that follow from the description ------------------------------------------------------
+function showHints(api, uploads) {
+  const inFile = api.columns.filter((column) => !column.isKey && column.display !== "image");
+  const header = inFile.map((column) => column.name).join(",");
+  const record = inFile.map((column) => column.example).join(",");
+  const name = `${api.key.example}.csv`;
+  setText(find("drop-hint"), `A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.`);
+  find("first-steps").replaceChildren(el("div", { class: "steps" },
+    el("p", {}, "A file has one record, and its name is the key of its row. For example ", el("code", {}, name), ":"),
+    el("pre", {}, el("code", {}, `${header}\n${record}`)),
+    el("p", { class: "quiet" }, inFile.map((column) => `${column.name}: ${column.description}`).join("; ")),
+    el("p", { class: "buttons" },
+      button("Drop this example", () => uploads.add([{ file: new File([`${header}\n${record}\n`], name), path: name }]), "primary"),
+      button("Save it as a file", () => {
+        const address = URL.createObjectURL(new Blob([`${header}\n${record}\n`], { type: "text/csv" }));
+        el("a", { href: address, download: name }).click();
+        setTimeout(() => URL.revokeObjectURL(address), 60000);
+      }, ""))));
+}
+
+function showDownloads(api, filters) {
+  const query = filters.query();
+  setText(find("download-hint"), filters.isActive ? "The rows that match the filters, as:" : "All rows, as:");
+  find("download-links").replaceChildren(...api.formats.filter((format) => format !== "html").map((format) => {
+    const path = `/data?${query ? `${query}&` : ""}format=${format}`;
+    const name = `rowdrop.${format}`;
+    return el("a", { class: "button", href: path, download: name, onclick: (event) => download(event, path, name) }, format.toUpperCase());
+  }));
+}
+
+function showExamples(api, filters) {
+  const examples = api.filters.map((filter) => ({ [filter.name]: filter.example }));
+  const last = api.columns.filter((column) => !column.isKey).at(0);
+  if (last) examples.push({ sort: last.name });
+  if (api.hasSearch && last) examples.push({ q: last.example });
+  find("examples").replaceChildren(...examples.map((changes) => {
+    const query = new URLSearchParams(changes).toString();
+    const empty = Object.fromEntries(filters.names.map((name) => [name, null]));
+    const show = (event) => {
+      event.preventDefault();
+      filters.set({ ...empty, ...changes });
+      find("rows").scrollIntoView();
+      find("rows").focus({ preventScroll: true });
+    };
+    return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, el("code", {}, `/data?${query}`)));
+  }));
+  const links = [["/docs", "The API, with examples"], ["/openapi.json", "Its description for programs (OpenAPI)"],
+    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"]];
+  find("links").replaceChildren(...links.map(([href, text]) => el("li", {}, el("a", { href }, text))));
+}
+
+start().catch((error) => {
+  showNotice(error.message);
+  showHealth(null, false);
+});

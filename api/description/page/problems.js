@@ -1,0 +1,103 @@
+// The files and events that are not rows, or only in part, with what can be done about them.
+
+import { filePath, getJson, request, rowPath } from "./api.js";
+import { button, confirmButton, el, find, formatAgo, formatNumber, formatTime, setText } from "./dom.js";
+
+const PAGE = 25;
+const KINDS = {
+  rejected: ["bad", "rejected"],
+  held: ["warn", "old row stays"],
+  ignored: ["", "ignored"],
+  suspicious: ["warn", "suspicious"],
+  dead_letter: ["", "lost event"],
+};
+
+export class Problems {
+  constructor(uploads) {
+    this.uploads = uploads;
+    this.offset = 0;
+  }
+
+  async show() {
+    const response = await request(`/errors?limit=${PAGE}&offset=${this.offset}`);
+    const entries = await response.json();
+    const total = Number(response.headers.get("X-Total-Count"));
+    if (!entries.length && this.offset) {
+      this.offset = 0;
+      await this.show();
+      return;
+    }
+    setText(find("problem-count"), total ? formatNumber(total) : "");
+    const list = find("problem-list");
+    // Do not replace an entry that the keyboard is in.
+    if (list.contains(document.activeElement) && this.shown === JSON.stringify(entries)) return;
+    this.shown = JSON.stringify(entries);
+    const isFocused = list.contains(document.activeElement);
+    list.replaceChildren(
+      entries.length
+        ? el("ul", { class: "list" }, ...entries.map((entry) => this.build(entry)))
+        : el("p", { class: "quiet" }, "None. Every file became a row, or a part of one."),
+      ...(total > PAGE ? [this.buildPager(total)] : []));
+    if (isFocused) list.querySelector("button")?.focus();
+  }
+
+  build(entry) {
+    const [className, kind] = KINDS[entry.kind] ?? ["", entry.kind];
+    const place = entry.line ? `line ${entry.line}: ` : "";
+    const status = el("span", { class: "text", role: "status" });
+    return el("li", { class: "problem" },
+      el("span", { class: "name" }, entry.key ?? "an event"),
+      el("span", { class: `tag ${className}`, title: formatTime(entry.since) }, kind),
+      el("span", { class: "text" }, `${place}${entry.reason} · ${formatAgo(entry.since)}`),
+      entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
+      el("span", { class: "actions" }, ...this.buildActions(entry, status)),
+      status);
+  }
+
+  buildActions(entry, status) {
+    if (!entry.key) return [];
+    const attempt = async (action, done) => {
+      try {
+        await action();
+        setText(status, done);
+      } catch (error) {
+        setText(status, error.message);
+      }
+    };
+    const isMember = entry.key.includes("/");
+    const actions = [];
+    if (entry.user_id || !isMember) {
+      actions.push(button("Replace the file", () => this.uploads.replace(nameToReplace(entry))));
+    }
+    if (!isMember) {
+      actions.push(confirmButton("Delete", "Really delete?",
+        () => attempt(() => request(filePath(entry.key), { method: "DELETE" }), "Deleted.")));
+    }
+    if (entry.user_id) {
+      actions.push(button("Read again", () => {
+        setText(status, "Reading …");
+        attempt(() => request(`${rowPath(entry.user_id)}?wait=5`, { method: "POST" }), "Read again: it is still the same.");
+      }));
+    }
+    return actions;
+  }
+
+  buildPager(total) {
+    const move = (step) => {
+      this.offset = Math.max(0, this.offset + step);
+      this.show();
+    };
+    const previous = button("Previous", () => move(-PAGE));
+    const next = button("Next", () => move(PAGE));
+    previous.disabled = this.offset === 0;
+    next.disabled = this.offset + PAGE >= total;
+    const last = Math.min(total, this.offset + PAGE);
+    return el("p", { class: "pager" }, previous, next, el("span", { class: "quiet" }, `${this.offset + 1} to ${last} of ${formatNumber(total)}`));
+  }
+}
+
+// A member of a bundle is replaced by a file of its own, which has precedence.
+function nameToReplace(entry) {
+  if (!entry.key.includes("/")) return entry.key;
+  return entry.user_id + entry.key.slice(entry.key.lastIndexOf("."));
+}

@@ -1,0 +1,373 @@
+// The table: it has elements only for the rows that are visible, and loads rows by pages.
+
+import { ApiError, getJson, imageSource, readProblem, send } from "./api.js";
+import { el, find, formatNumber, formatValue, setText } from "./dom.js";
+
+const PAGE_ROWS = 200;
+const MAX_PAGES = 60;
+const OVERSCAN = 8;
+const MAX_HEIGHT = 12e6; // browsers limit the height of an element
+const FRESH_MS = 4000;
+const IMAGE_DELAY_MS = 120;
+
+export class Table {
+  // `filters` has the query, `onOpen` gets the row to show in detail, `onTotal` the number of rows.
+  constructor(api, filters, { onOpen, onTotal }) {
+    this.api = api;
+    this.filters = filters;
+    this.onOpen = onOpen;
+    this.onTotal = onTotal;
+    this.total = 0;
+    this.pages = new Map(); // page number -> {rows, isStale}
+    this.loading = new Map(); // page number -> AbortController
+    this.fresh = new Map(); // key -> time until which it is highlighted
+    this.pool = [];
+    this.active = 0;
+    // Images first: they are small, and help to recognise a row.
+    this.columns = [...api.columns.filter((each) => each.display === "image"),
+      ...api.columns.filter((each) => each.display !== "image")];
+    this.build();
+  }
+
+  build() {
+    this.headers = this.columns.map((column) => {
+      const sort = el("button", { type: "button", tabindex: -1, onclick: () => this.filters.toggleSort(column.name) },
+        column.display === "image" ? "" : column.title);
+      sort.setAttribute("aria-label", `Sort by ${column.title}`);
+      return el("div", { class: cellClass(column), role: "columnheader" }, sort);
+    });
+    this.headRow = el("div", { class: "row head", role: "row", "aria-rowindex": 1 }, ...this.headers);
+    this.body = el("div", { class: "body", role: "rowgroup" });
+    this.scroller = el("div", {
+      class: "scroller", role: "grid", tabindex: 0, "aria-labelledby": "rows-title", "aria-colcount": this.columns.length,
+    }, el("div", { role: "rowgroup", class: "head-group" }, this.headRow), this.body);
+    const widths = { image: "32px", date: "minmax(7.5rem, 1fr)", text: "minmax(5rem, 1.4fr)" };
+    this.scroller.style.setProperty("--columns",
+      this.columns.map((column) => (column.isNumber && column.display === "text" ? "minmax(4rem, .7fr)" : widths[column.display])).join(" "));
+    find("table").replaceChildren(this.scroller);
+    this.scroller.addEventListener("scroll", () => this.schedule(), { passive: true });
+    this.scroller.addEventListener("keydown", (event) => this.handleKey(event));
+    new ResizeObserver(() => {
+      this.measure();
+      this.schedule();
+    }).observe(this.scroller);
+    this.measure();
+  }
+
+  measure() {
+    this.rowHeight = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--row")) || 44;
+    this.headHeight = this.headRow.offsetHeight;
+    this.viewHeight = this.scroller.clientHeight - this.headHeight;
+    this.layOut();
+  }
+
+  layOut() {
+    const height = this.total * this.rowHeight;
+    this.bodyHeight = Math.min(height, MAX_HEIGHT);
+    this.body.style.height = `${this.bodyHeight}px`;
+    this.scroller.style.height = `min(70vh, 46rem, ${this.bodyHeight + this.headHeight}px)`;
+    // Positions are scaled if the body cannot be as high as all rows.
+    const scrollable = Math.max(1, this.bodyHeight - this.viewHeight);
+    this.scale = height > MAX_HEIGHT ? (height - this.viewHeight) / scrollable : 1;
+    this.scroller.setAttribute("aria-rowcount", this.total + 1);
+  }
+
+  get firstVisible() {
+    return Math.floor((this.scroller.scrollTop * this.scale) / this.rowHeight);
+  }
+
+  schedule() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.render();
+    });
+  }
+
+  // -- rows ------------------------------------------------------------------------------------
+  // The filters have changed: show the first page. Return when it is loaded.
+  async restart() {
+    for (const controller of this.loading.values()) controller.abort();
+    this.loading.clear();
+    this.pages.clear();
+    this.active = 0;
+    this.scroller.scrollTop = 0;
+    this.showOrder();
+    await this.load(0);
+  }
+
+  // There is another version of the table: load what is visible again, the rest when it is needed.
+  async refresh() {
+    for (const page of this.pages.values()) page.isStale = true;
+    const visible = this.visiblePages();
+    await Promise.all((visible.length ? visible : [0]).map((number) => this.load(number)));
+  }
+
+  visiblePages() {
+    const first = Math.floor(Math.max(0, this.firstVisible - OVERSCAN) / PAGE_ROWS);
+    const lastRow = Math.min(this.total, this.firstVisible + Math.ceil(this.viewHeight / this.rowHeight) + OVERSCAN) - 1;
+    const numbers = [];
+    for (let number = first; number <= Math.floor(Math.max(0, lastRow) / PAGE_ROWS); number += 1) numbers.push(number);
+    return numbers;
+  }
+
+  async load(number) {
+    this.loading.get(number)?.abort();
+    const controller = new AbortController();
+    this.loading.set(number, controller);
+    try {
+      const query = this.filters.query({ limit: PAGE_ROWS, offset: number * PAGE_ROWS });
+      const response = await send(`/data?${query}`, { signal: controller.signal, headers: { Accept: "application/json" } });
+      if (!response.ok) throw new ApiError(response.status, await readProblem(response));
+      const rows = await response.json();
+      if (controller.signal.aborted) return;
+      this.store(number, rows, Number(response.headers.get("X-Total-Count")));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.showError(error);
+    } finally {
+      if (this.loading.get(number) === controller) this.loading.delete(number);
+    }
+  }
+
+  store(number, rows, total) {
+    this.showError(null);
+    this.highlightChanges(this.pages.get(number)?.rows, rows);
+    this.pages.delete(number);
+    this.pages.set(number, { rows, isStale: false });
+    if (this.pages.size > MAX_PAGES) this.pages.delete(this.pages.keys().next().value);
+    if (total !== this.total) {
+      this.total = total;
+      this.active = Math.max(0, Math.min(this.active, total - 1));
+          this.layOut();
+    }
+    this.onTotal(total);
+    this.render();
+  }
+
+  // Rows that another client has changed are highlighted, too.
+  highlightChanges(before, after) {
+    if (!before) return;
+    const key = this.api.key.name;
+    const known = new Map(before.map((row) => [row[key], JSON.stringify(row)]));
+    const changed = after.filter((row) => known.get(row[key]) !== JSON.stringify(row));
+    if (changed.length > 50) return;
+    for (const row of changed) this.markFresh(row[key]);
+  }
+
+  markFresh(key) {
+    this.fresh.set(key, performance.now() + FRESH_MS);
+    setTimeout(() => {
+      this.fresh.delete(key);
+      this.schedule();
+    }, FRESH_MS);
+  }
+
+  showError(error) {
+    const place = find("filter-error");
+    place.hidden = !error;
+    setText(place, error?.message ?? "");
+  }
+
+  // Highlight a row, and scroll to it if the rows are sorted by key.
+  async reveal(key) {
+    this.markFresh(key);
+    const sort = this.filters.values.sort ?? this.api.key.name;
+    const index = this.findLoaded(key) ?? (sort === this.api.key.name ? await this.searchIndex(key) : null);
+    if (index !== null) this.scrollTo(index);
+    this.schedule();
+  }
+
+  findLoaded(key) {
+    for (const [number, { rows, isStale }] of this.pages) {
+      const place = isStale ? -1 : rows.findIndex((row) => row[this.api.key.name] === key);
+      if (place >= 0) return number * PAGE_ROWS + place;
+    }
+    return null;
+  }
+
+  // Binary search: the rows are sorted by the code points of their keys.
+  async searchIndex(key) {
+    let low = 0;
+    let high = this.total;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const [row] = await getJson(`/data?${this.filters.query({ fields: this.api.key.name, limit: 1, offset: middle })}`);
+      if (!row) return null;
+      const found = row[this.api.key.name];
+      if (found === key) return middle;
+      if (isBefore(found, key)) low = middle + 1;
+      else high = middle;
+    }
+    return null;
+  }
+
+  scrollTo(index) {
+    this.active = index;
+    const first = this.firstVisible;
+    const count = Math.floor(this.viewHeight / this.rowHeight);
+    if (index < first || index >= first + count - 1) {
+      const row = Math.max(0, index - Math.floor(count / 3));
+      this.scroller.scrollTop = (row * this.rowHeight) / this.scale;
+    }
+    this.render();
+  }
+
+  getRow(index) {
+    return this.pages.get(Math.floor(index / PAGE_ROWS))?.rows[index % PAGE_ROWS];
+  }
+
+  // -- rendering -------------------------------------------------------------------------------
+  render() {
+    const first = Math.max(0, this.firstVisible - OVERSCAN);
+    const count = Math.ceil(this.viewHeight / this.rowHeight) + 2 * OVERSCAN;
+    const last = Math.min(this.total, first + count);
+    while (this.pool.length < count) this.pool.push(this.buildRow());
+    // With scaled positions rows are placed relative to the view.
+    const shift = this.scroller.scrollTop - this.scroller.scrollTop * this.scale;
+    const used = new Set();
+    for (let index = first; index < last; index += 1) {
+      const slot = this.pool[index % this.pool.length];
+      used.add(slot);
+      this.fill(slot, index, shift);
+    }
+    for (const slot of this.pool) {
+      if (!used.has(slot) && !slot.element.hidden) {
+        slot.element.hidden = true;
+        slot.row = null;
+      }
+    }
+    const active = this.pool[this.active % this.pool.length];
+    if (active?.index === this.active && used.has(active)) this.scroller.setAttribute("aria-activedescendant", active.element.id);
+    else this.scroller.removeAttribute("aria-activedescendant");
+    this.loadVisible();
+    this.scheduleImages();
+  }
+
+  loadVisible() {
+    clearTimeout(this.loadTimer);
+    const wanted = this.visiblePages();
+    for (const [number, controller] of this.loading) {
+      if (!wanted.includes(number)) {
+        controller.abort();
+        this.loading.delete(number);
+      }
+    }
+    const missing = wanted.filter((number) => (this.pages.get(number)?.isStale ?? true) && !this.loading.has(number));
+    // While the thumb of the scroll bar is dragged, most pages are left before they arrive.
+    if (missing.length && this.total) this.loadTimer = setTimeout(() => missing.forEach((number) => this.load(number)), 40);
+  }
+
+  buildRow() {
+    const cells = this.columns.map((column) => {
+      const cell = el("div", { class: cellClass(column), role: "gridcell" });
+      if (column.display === "image") cell.append(el("span", { class: "thumb none" }));
+      return cell;
+    });
+    const element = el("div", { class: "row", role: "row", id: `row-${this.pool.length}`, hidden: true }, ...cells);
+    const slot = { element, cells, index: -1, row: null };
+    element.addEventListener("click", () => {
+      this.active = slot.index;
+      this.schedule();
+      if (slot.row) this.onOpen(slot.row);
+    });
+    this.body.append(element);
+    return slot;
+  }
+
+  fill(slot, index, shift) {
+    const row = this.getRow(index) ?? null;
+    const { element } = slot;
+    element.hidden = false;
+    element.style.transform = `translateY(${index * this.rowHeight + shift}px)`;
+    if (slot.index !== index) {
+      slot.index = index;
+      element.setAttribute("aria-rowindex", index + 2);
+    }
+    element.classList.toggle("active", index === this.active);
+    element.classList.toggle("fresh", row !== null && this.fresh.has(row[this.api.key.name]));
+    if (slot.row === row && slot.isFilled) return;
+    slot.row = row;
+    slot.isFilled = true;
+    element.classList.toggle("loading", row === null);
+    this.columns.forEach((column, place) => {
+      if (column.display === "image") showImage(slot.cells[place], null);
+      else setText(slot.cells[place], row ? formatValue(row[column.name], column.display) : "…");
+    });
+    slot.hasImages = false;
+  }
+
+  // Images only after the rows have stopped moving.
+  scheduleImages() {
+    clearTimeout(this.imageTimer);
+    this.imageTimer = setTimeout(() => this.showImages(), IMAGE_DELAY_MS);
+  }
+
+  showImages() {
+    for (const slot of this.pool) {
+      if (slot.element.hidden || !slot.row || slot.hasImages) continue;
+      slot.hasImages = true;
+      this.columns.forEach(async (column, place) => {
+        const { row } = slot;
+        const value = row[column.name];
+        if (column.display !== "image" || !value) return;
+        const source = await imageSource(row[this.api.key.name], value);
+        if (slot.row === row && source) showImage(slot.cells[place], source);
+      });
+    }
+  }
+
+  showOrder() {
+    const sort = this.filters.values.sort ?? "";
+    this.columns.forEach((column, place) => {
+      const direction = sort === column.name ? "ascending" : sort === `-${column.name}` ? "descending" : null;
+      const head = this.headers[place];
+      if (direction) head.setAttribute("aria-sort", direction);
+      else head.removeAttribute("aria-sort");
+      if (column.display === "image") return;
+      setText(head.firstChild, column.title + (direction ? (direction === "ascending" ? " ↑" : " ↓") : ""));
+    });
+  }
+
+  handleKey(event) {
+    if (event.target !== this.scroller || !this.total) return;
+    const page = Math.max(1, Math.floor(this.viewHeight / this.rowHeight) - 1);
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -this.total, End: this.total };
+    if (event.key in steps) {
+      event.preventDefault();
+      this.scrollTo(Math.max(0, Math.min(this.total - 1, this.active + steps[event.key])));
+    } else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      const row = this.getRow(this.active);
+      if (row) this.onOpen(row);
+    }
+  }
+}
+
+function cellClass(column) {
+  const kinds = [column.display, column.isKey ? "key" : "", column.isNumber && column.display === "text" ? "number" : ""];
+  return ["cell", ...kinds.filter(Boolean)].join(" ");
+}
+
+function showImage(cell, source) {
+  const current = cell.firstChild;
+  if (!source) {
+    if (current.tagName === "IMG") current.replaceWith(el("span", { class: "thumb none" }));
+    return;
+  }
+  const image = el("img", { class: "thumb", alt: "", src: source, decoding: "async", width: 32, height: 32 });
+  image.addEventListener("error", () => image.replaceWith(el("span", { class: "thumb none" })));
+  current.replaceWith(image);
+}
+
+// Compare by code point, as the API does; JavaScript compares UTF-16 units.
+function isBefore(one, other) {
+  const left = [...one];
+  const right = [...other];
+  const length = Math.min(left.length, right.length);
+  for (let place = 0; place < length; place += 1) {
+    if (left[place] !== right[place]) return left[place].codePointAt(0) < right[place].codePointAt(0);
+  }
+  return left.length < right.length;
+}
+
+export const countText = (total, isFiltered) => `${formatNumber(total)}${isFiltered ? " match" : ""}`;

@@ -1,0 +1,96 @@
+// Rebuilds and bundles: what runs, what is done, and the button for a rebuild.
+
+import { getJson, request } from "./api.js";
+import { button, el, find, formatAgo, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
+
+const MAX_TASKS = 50;
+const POLL_MS = 400;
+const ENDED = new Set(["done", "failed", "rejected", "removed"]);
+const CLASSES = { done: "good", failed: "bad", rejected: "bad" };
+
+export class Tasks {
+  constructor() {
+    this.followed = null;
+    this.timer = 0;
+    this.start = button("Rebuild", () => this.rebuild(), "");
+    this.progress = el("progress", { max: 1, value: 0, "aria-label": "Progress of the rebuild", hidden: true });
+    this.text = el("p", { class: "quiet", role: "status" }, "Reads every file again. Rarely needed: it changes no row that is correct.");
+    find("rebuild").replaceChildren(this.text, this.progress, el("p", { class: "buttons" }, this.start));
+  }
+
+  async show(health) {
+    const tasks = await getJson("/tasks");
+    const entries = tasks.slice(0, MAX_TASKS).map(buildTask);
+    const sweep = health?.last_sweep;
+    if (sweep) entries.push(buildSweep(sweep));
+    find("task-list").replaceChildren(entries.length ? el("ul", { class: "list" }, ...entries) : el("p", { class: "quiet" }, "None so far."));
+    const running = tasks.find((task) => task.state === "running" || task.state === "queued");
+    if (running && !running.bundle && !this.followed) this.followRebuild(running.task_id);
+    clearTimeout(this.timer);
+    if (tasks.some((task) => !ENDED.has(task.state)) && !document.hidden) {
+      this.timer = setTimeout(() => this.show(health), 1000);
+    }
+  }
+
+  async rebuild() {
+    try {
+      const response = await request("/data", { method: "POST" });
+      await this.followRebuild((await response.json()).task_id);
+    } catch (error) {
+      setText(this.text, error.message);
+    }
+  }
+
+  async followRebuild(id) {
+    this.followed = id;
+    this.start.disabled = true;
+    this.progress.hidden = false;
+    try {
+      for (;;) {
+        const task = await getJson(`/tasks/${encodeURIComponent(id)}`);
+        this.showProgress(task);
+        if (ENDED.has(task.state)) break;
+        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      }
+    } catch (error) {
+      setText(this.text, error.message);
+    }
+    this.start.disabled = false;
+    this.followed = null;
+    this.show();
+  }
+
+  showProgress(task) {
+    const total = task.total ?? 0;
+    if (task.state === "queued") this.progress.removeAttribute("value");
+    else this.progress.value = total ? task.done / total : task.state === "done" ? 1 : 0;
+    const texts = {
+      queued: "Queued …",
+      running: `${formatNumber(task.done)} of ${formatNumber(total)} …`,
+      done: `Rebuilt ${formatNumber(task.done)} in ${formatDuration(measure(task))}.`,
+      failed: `Failed: ${task.error ?? ""}`,
+    };
+    setText(this.text, texts[task.state] ?? task.state);
+  }
+}
+
+const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
+
+function buildTask(task) {
+  const parts = [];
+  if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
+  if (task.users !== undefined) parts.push(`${formatNumber(task.published)} of ${formatNumber(task.users)} rows`);
+  if (task.ignored) parts.push(`${formatNumber(task.ignored)} ignored`);
+  if (task.finished_at && task.started_at) parts.push(formatDuration(measure(task)));
+  if (task.finished_at) parts.push(formatAgo(task.finished_at));
+  return el("li", { class: "task" },
+    el("span", { class: "name" }, task.bundle ?? "Rebuild"),
+    el("span", { class: `tag ${CLASSES[task.state] ?? "warn"}` }, task.state),
+    el("span", { class: "text", title: task.finished_at ? formatTime(task.finished_at) : null },
+      [task.error, ...parts].filter(Boolean).join(" · ")));
+}
+
+const buildSweep = (sweep) => el("li", { class: "task" },
+  el("span", { class: "name" }, "Sweep"), el("span", { class: "tag good" }, "done"),
+  el("span", { class: "text", title: formatTime(sweep.at) },
+    `${sweep.cause} · ${formatNumber(sweep.objects)} files, ${formatNumber(sweep.marked)} read again · ${formatAgo(sweep.at)}`));
