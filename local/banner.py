@@ -29,6 +29,7 @@ def render_banner(folder: Path, configuration: Configuration) -> str:
             "",
             "Rowdrop is ready.  Ctrl-C stops it; the data stays.",
             "",
+            f"  Page          {api_url}/",
             f"  API           {api_url}/data   (also /stats, /errors, /health/ready)",
             f"  S3            {values['MINIO_ENDPOINT']}   (drop into {bucket})",
             *optional_lines,

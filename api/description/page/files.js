@@ -70,7 +70,7 @@ export function buildFile(file, uploads) {
   return el("li", { class: "file" },
     el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
     el("span", { class: "quiet", title: formatTime(file.last_modified) }, `${formatBytes(file.size)} · ${formatAgo(file.last_modified)}`),
-    file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
     el("span", { class: "actions" }, button("Replace", () => uploads.replace(file.name)), remove),
+    file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
     status);
 }

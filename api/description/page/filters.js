@@ -80,7 +80,7 @@ export class Filters {
       const input = this.buildInput(name);
       this.inputs.set(name, input);
       const title = name === "q" ? "Search" : this.api.filters.find((each) => each.name === name).title;
-      return el("label", { class: name === "q" ? "wide" : null }, title, input);
+      return field(name, title, input, name === "q" ? "wide" : "");
     });
     const sort = el("select", { onchange: () => this.set({ sort: sort.value }) },
       el("option", { value: "" }, this.api.key.title),
@@ -95,7 +95,7 @@ export class Filters {
       setTimeout(() => setText(copy, "Copy as curl"), 2000);
     }, "");
     this.clearButton = button("Clear", () => this.clear(), "");
-    form.replaceChildren(...labels, el("label", { class: "only-narrow" }, "Order", sort),
+    form.replaceChildren(...labels, field("sort", "Order", sort, "only-narrow"),
       el("span", { class: "end" }, this.clearButton, copy));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -137,6 +137,11 @@ export class Filters {
     }
     this.clearButton.hidden = !this.isActive;
   }
+}
+
+function field(name, title, input, className) {
+  input.id = `filter-${name}`;
+  return el("div", { class: `field ${className}` }, el("label", { for: input.id }, title), input);
 }
 
 export async function copyText(text) {

@@ -1,0 +1,75 @@
+"""The page on other screens, and by the rules of accessibility."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, expect
+
+from tests.browser.chromium import RowdropPage
+from tests.browser.conftest import OpenPage
+from tests.browser.test_drops import ADA, HEADER
+
+NARROW = {"width": 360, "height": 740}
+WIDE = {"width": 1400, "height": 900}
+SERIOUS = {"serious", "critical"}
+
+
+def fill(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA), ("bad.csv", f"{HEADER}Ada,Lovelace,soon\n"))
+    expect(page.row("ada")).to_be_visible()
+    expect(page.problem("bad.csv")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_page_has_no_serious_fault_by_axe(
+    open_tab: OpenPage, scheme: str, size: dict[str, int]
+) -> None:
+    page = open_tab(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    for state in ("empty", "filled", "detail"):
+        if state == "filled":
+            fill(page)
+        if state == "detail":
+            page.row("ada").click()
+            expect(page.find("#detail .file")).to_have_count(1)
+        found = Axe().run(page.tab).response["violations"]
+        faults = [
+            f"{each['id']}: {node['html'][:200]} {node['any'][:1]}"
+            for each in found
+            if each["impact"] in SERIOUS
+            for node in each["nodes"]
+        ]
+        assert faults == [], f"{state}, {scheme}"
+
+
+def test_narrow_page_needs_no_sideways_scrolling(open_tab: OpenPage) -> None:
+    page = open_tab(viewport=NARROW)
+    fill(page)
+    assert page.tab.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
+    expect(page.tab.get_by_label("Order")).to_be_visible()
+    page.row("ada").click()
+    expect(page.find("#detail .fields")).to_be_visible()
+    assert page.tab.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
+
+
+def test_dark_page_is_dark(open_tab: OpenPage) -> None:
+    def measure_brightness(scheme: str) -> int:
+        page = open_tab(color_scheme=scheme)
+        colour = page.tab.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(","))
+
+    assert measure_brightness("dark") < 150
+    assert measure_brightness("light") > 600
+
+
+def test_page_without_scripts_shows_rows_and_filters(open_tab: OpenPage, browser: Browser) -> None:
+    page = open_tab()
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    plain = RowdropPage(browser, page.address, java_script_enabled=False)
+    plain.tab.goto(plain.address)
+    plain.tab.wait_for_url("**/data?format=html")
+    expect(plain.find("tbody tr")).to_contain_text("Lovelace")
+    plain.tab.get_by_label("To age").fill("1")
+    plain.tab.get_by_role("button", name="Show").click()
+    expect(plain.find("tbody tr")).to_have_count(0)
+    plain.close()

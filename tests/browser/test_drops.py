@@ -1,0 +1,113 @@
+"""What a person sees who drops files onto the page."""
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+from minio import Minio
+from playwright.sync_api import expect
+
+from tests.browser.chromium import RowdropPage
+from tests.browser.conftest import OpenPage
+
+HEADER = "first_name,last_name,birthts\n"
+ADA = f"{HEADER}Ada,Lovelace,-4857667200000\n"
+PNG = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f"
+    b"\x15\xc4\x89\x00\x00\x00\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99=\x1d"
+    b"\x00\x00\x00\x00IEND\xaeB`\x82"
+)
+FRESH = re.compile(r"\bfresh\b")
+
+
+def test_empty_page_shows_how_to_begin(page: RowdropPage) -> None:
+    expect(page.find("#drop-title")).to_have_text("Drop your first file here")
+    page.button("Drop this example").click()
+    expect(page.rows).to_have_count(1)
+    expect(page.find("#drop-title")).to_have_text("Drop files here")
+    expect(page.find("#first-steps")).to_be_hidden()
+
+
+def test_dropped_file_becomes_a_highlighted_row(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_have_class(FRESH)
+    expect(page.row("ada")).to_contain_text("Lovelace")
+    expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
+    expect(page.find("#upload-summary")).to_have_text("1 of 1 file")
+    expect(page.find("#numbers")).to_contain_text("1rows")
+    # The highlighting ends.
+    expect(page.row("ada")).not_to_have_class(FRESH)
+
+
+def test_broken_file_shows_its_reason_until_it_is_replaced(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,soon\n"))
+    upload = page.upload("ada.csv")
+    expect(upload).to_contain_text("rejected")
+    expect(upload).to_contain_text("line 2: birthts")
+    expect(page.problem("ada.csv")).to_contain_text("Ada,Lovelace,soon")  # the quoted line
+    page.choose_file(upload.get_by_role("button", name="Replace"), "corrected.csv", ADA)
+    expect(page.row("ada")).to_contain_text("Lovelace")
+    expect(page.problem("ada.csv")).to_have_count(0)
+    expect(page.find("#problem-count")).to_have_text("")
+
+
+def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace\n"))
+    expect(page.upload("ada.csv").first).to_contain_text("The last valid row stays")
+    expect(page.problem("ada.csv")).to_contain_text("old row stays")
+    expect(page.row("ada")).to_be_visible()
+
+
+def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:
+    page.drop(("notes.txt", "hello"), ("ada.csv", ADA), ("empty.csv", ""))
+    expect(page.upload("notes.txt")).to_contain_text("not uploaded")
+    expect(page.upload("empty.csv")).to_contain_text("the file is empty")
+    expect(page.find("#upload-summary")).to_have_text("3 of 3 files, 2 not uploaded")
+    assert [each.object_name for each in s3.list_objects("src-data")] == ["ada.csv"]
+
+
+def test_problem_is_deleted_after_a_second_click(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "nothing\n"))
+    problem = page.problem("ada.csv")
+    problem.get_by_role("button", name="Delete").click()
+    problem.get_by_role("button", name="Really delete?").click()
+    expect(page.problem("ada.csv")).to_have_count(0)
+
+
+def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    s3.put_object("src-data", "ada.png", io.BytesIO(PNG), len(PNG))  # by another client
+    expect(page.row("ada").locator("img")).to_be_visible()
+    page.row("ada").click()
+    expect(page.find("#detail img")).to_be_visible()
+    expect(page.find("#detail .file")).to_have_count(2)
+
+
+def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
+    bundle = tmp_path / "people.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        for number in range(5):
+            archive.writestr(f"person-{number}.csv", ADA)
+    page.find("#files-input").set_input_files(bundle)
+    expect(page.rows).to_have_count(5)
+    expect(page.upload("people.zip")).to_contain_text("5 of 5 rows")
+    expect(page.find("#task-list")).to_contain_text("people.zip")
+
+
+def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path) -> None:
+    for number in range(200):
+        file = tmp_path / "people" / f"{number % 10}" / f"{number:04}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(ADA)
+    (tmp_path / "people" / ".git").mkdir()
+    (tmp_path / "people" / ".git" / "x.csv").write_text(ADA)
+    page = open_tab()
+    page.find("#folder-input").set_input_files(tmp_path / "people")
+    expect(page.find("#upload-summary")).to_have_text(
+        "200 of 200 files, 1 hidden files skipped", timeout=60_000
+    )
+    expect(page.find("#row-count")).to_have_text("200")

@@ -1,0 +1,41 @@
+"""What changes on the page without a reload."""
+
+import json
+
+from minio import Minio
+from playwright.sync_api import expect
+
+from tests.browser.chromium import RowdropPage
+from tests.browser.conftest import OpenPage
+from tests.browser.test_drops import ADA
+from tests.system.running import RunShProcess, wait_until
+from tests.system.test_a_users_day import put
+
+
+def test_two_tabs_see_the_same(open_tab: OpenPage) -> None:
+    one = open_tab()
+    other = open_tab()
+    one.drop(("ada.csv", ADA))
+    expect(other.row("ada")).to_be_visible()
+    expect(other.find("#numbers")).to_contain_text("1rows")
+    other.drop(("bad.csv", "nothing\n"))
+    expect(one.problem("bad.csv")).to_be_visible()
+
+
+def test_rebuild_shows_its_progress_to_the_end(
+    open_tab: OpenPage, rowdrop: RunShProcess, s3: Minio
+) -> None:
+    for number in range(30):
+        put(s3, f"{number:04}.csv", ADA.encode())
+    wait_until(lambda: len(json.loads(rowdrop.get("/data")[1])) == 30)
+    page = open_tab()
+    page.button("Rebuild").click()
+    expect(page.find("#rebuild")).to_contain_text("Rebuilt 30 in")
+    expect(page.find("#rebuild progress")).to_have_js_property("value", 1)
+    expect(page.button("Rebuild")).to_be_enabled()
+
+
+def test_health_is_shown_in_words_and_colour(page: RowdropPage) -> None:
+    expect(page.find("#health")).to_have_text("Live and up to date")
+    expect(page.find("#health")).to_have_class("pill good")
+    expect(page.find("#freshness")).to_contain_text("Lost and repaired")
