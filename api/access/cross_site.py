@@ -82,6 +82,9 @@ class CrossSiteMiddleware:
         response.set_headers(SECURITY_HEADERS)
         if resource_policy:
             response.set_header("Content-Security-Policy", resource_policy)
+        elif response.status_code == 304:
+            # A browser replaces the headers of the page that it has by those of the 304.
+            response.delete_header("Content-Security-Policy")
         # The CORS headers depend on the origin, so shared caches need one copy per origin.
         if self._allowed_origins - {"*"}:
             response.append_header("Vary", "Origin")

@@ -3,13 +3,17 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from playwright.sync_api import Browser
 
+from local.servers import MinioServer, RedisServer, ServerUser
+from tests.api_process import ApiEnvironment
 from tests.browser.chromium import HOW_TO_GET_ONE, RowdropPage, find_chromium, launch_chromium
+from tests.conftest import create_bucket
 from tests.system.running import RunShProcess, clean_up_processes, find_free_port, wait_until
 
 OpenPage = Callable[..., RowdropPage]
@@ -86,3 +90,13 @@ def open_tab(browser: Browser, rowdrop: RunShProcess) -> Iterator[OpenPage]:
 def page(open_tab: OpenPage) -> RowdropPage:
     """Return a tab with the page."""
     return open_tab()
+
+
+@pytest.fixture
+def bare_api(
+    minio_server: MinioServer, minio_client: Minio, tmp_path: Path
+) -> Iterator[ApiEnvironment]:
+    """Return an API without workers, which a test starts after it has published rows."""
+    with RedisServer(tmp_path / "redis", find_free_port(), ServerUser("", "a-password")) as redis:
+        buckets = create_bucket(minio_client), create_bucket(minio_client)
+        yield ApiEnvironment(minio_server, buckets[0], redis, tmp_path / "api.log", buckets[1])

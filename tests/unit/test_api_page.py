@@ -82,6 +82,16 @@ def test_page_is_revalidated_and_compressed(service: Service) -> None:
     assert page.headers["cache-control"] == "no-cache"
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/data?format=html"])
+def test_page_keeps_its_policy_when_it_is_revalidated(service: Service, path: str) -> None:
+    """A browser replaces the headers of the page that it has by those of a 304."""
+    page = service.get(path, Accept=BROWSER)
+    again = service.get(path, Accept=BROWSER, If_None_Match=page.headers["etag"])
+    assert again.status_code == 304
+    policy = page.headers["content-security-policy"]
+    assert again.headers.get("content-security-policy", policy) == policy
+
+
 def test_page_files_are_immutable_by_version(service: Service) -> None:
     addresses = re.findall(r'(?:src|href)="(/page/[^"]+)"', service.get("/", Accept=BROWSER).text)
     assert len(addresses) > len(SCRIPTS)

@@ -137,7 +137,7 @@ function showHints(api, uploads) {
     el("pre", {}, el("code", {}, `${header}\n${record}`)),
     el("p", { class: "quiet" }, inFile.map((column) => `${column.name}: ${column.description}`).join("; ")),
     el("p", { class: "buttons" },
-      button("Drop this example", () => uploads.add([{ file: new File([`${header}\n${record}\n`], name), path: name }]), "primary"),
+      button("Drop this example", () => uploads.add([{ file: new File([`${header}\n${record}\n`], name), path: name }]), ""),
       button("Save it as a file", () => {
         const address = URL.createObjectURL(new Blob([`${header}\n${record}\n`], { type: "text/csv" }));
         el("a", { href: address, download: name }).click();

@@ -1,0 +1,84 @@
+"""The page with many rows, and with a token; the API runs without workers."""
+
+from playwright.sync_api import Browser, expect
+
+from shared.formats.output_csv import OUTPUT_HEADER
+from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
+from tests.browser.chromium import RowdropPage
+
+ROW_COUNT = 100_000
+MAX_FRAME_MS = 50
+"""Limit of the median time between two frames while the table is scrolled."""
+TOKEN = "a-token-of-the-tests"
+LARGE_TABLE = OUTPUT_HEADER + b"".join(b"%06d,Ann,Lee,0,\n" % number for number in range(ROW_COUNT))
+
+_SCROLL = """async () => {
+    const scroller = document.querySelector(".scroller");
+    const times = [];
+    let last = performance.now();
+    for (let step = 0; step < 120; step += 1) {
+        scroller.scrollTop += 700;
+        await new Promise(requestAnimationFrame);
+        const now = performance.now();
+        times.push(now - last);
+        last = now;
+    }
+    return times.sort((one, other) => one - other)[60];
+}"""
+
+
+def open_page(browser: Browser, environment: ApiEnvironment) -> RowdropPage:
+    return RowdropPage(browser, f"http://127.0.0.1:{environment.api.port}")
+
+
+def test_100_000_rows_scroll_smoothly(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", LARGE_TABLE)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api).open()
+        grid = page.tab.get_by_role("grid")
+        expect(grid).to_have_attribute("aria-rowcount", str(ROW_COUNT + 1))
+        assert page.tab.evaluate(_SCROLL) < MAX_FRAME_MS
+        # The rows arrive where the scrolling ends, and few elements show them.
+        expect(page.find(".body .row.loading:visible")).to_have_count(0)
+        grid.focus()
+        page.tab.keyboard.press("End")
+        expect(page.row("099999")).to_be_visible()
+        expect(page.row("099999")).to_have_attribute("aria-rowindex", str(ROW_COUNT + 1))
+        assert page.find(".body .row").count() < 100
+        page.tab.evaluate("() => { document.querySelector('.scroller').scrollTop = 44 * 50000; }")
+        expect(page.row("050000")).to_be_visible()
+        page.close()
+
+
+def test_token_is_asked_for_once_and_never_in_an_address(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    # Behind a published address the API takes no client for a local one.
+    bare_api.api.environment = {
+        **bare_api.api.environment,
+        "BIND_ADDRESS": "0.0.0.0",  # noqa: S104
+        "API_TOKEN": TOKEN,
+    }
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        addresses: list[str] = []
+        page.tab.on("request", lambda request: addresses.append(request.url))
+        page.tab.goto(page.address)
+        field = page.find("#token")
+        field.fill("a-wrong-token")
+        page.button("Use it").click()
+        expect(field).to_have_value("")  # it is asked for again
+        field.fill(TOKEN)
+        page.button("Use it").click()
+        expect(page.row("0001")).to_be_visible()
+        expect(page.find("#token-dialog")).to_be_hidden()
+        page.tab.reload()
+        expect(page.row("0001")).to_be_visible()
+        expect(page.find("#token-dialog")).to_be_hidden()
+        assert [address for address in addresses if "token" in address] == []
+        # The browser itself reports each 401.
+        page.complaints = [each for each in page.complaints if "401" not in each]
+        page.close()
