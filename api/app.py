@@ -120,7 +120,10 @@ def _add_routes(
     )
     app.add_route("/changes", ChangesResource(_make_change_feed(dependencies, clock)))
     app.add_route("/stats", StatsResource(answers))
-    app.add_route("/files", FilesResource(dependencies.source_transfers))
+    app.add_route(
+        "/files",
+        FilesResource(dependencies.source_transfers, dependencies.max_upload_bytes),
+    )
     app.add_route(
         "/files/{name:path}",
         FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),

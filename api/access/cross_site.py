@@ -22,7 +22,8 @@ from api.web.problems import Problem
 
 _TRUSTED_FETCH_SITES = frozenset({"same-origin", "none"})
 _EXPOSED_HEADERS = (
-    "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count"
+    "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count, "
+    "X-Table-Version"
 )
 _CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
 _CORS_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"

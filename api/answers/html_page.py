@@ -50,6 +50,12 @@ Nothing is loaded except the inline style, and linked sites cannot see the searc
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATA_FORMATS = (("json", "JSON"), ("ndjson", "NDJSON"), ("csv", "CSV"), ("parquet", "Parquet"))
 
+_UPLOAD_FORM = (
+    '<form action="/files" method="post" enctype="multipart/form-data">'
+    '<label>Add files<input name="file" type="file" multiple required></label>'
+    "<button>Upload</button></form>"
+)
+
 QueryParameters = Mapping[str, str | list[str]]
 
 
@@ -86,9 +92,20 @@ def render_rows_page(
         _render_page_links(query, total, non_empty),
         _render_table(page_rows, query, non_empty, columns),
         _render_page_links(query, total, non_empty),
+        _UPLOAD_FORM,
         _render_footer(non_empty),
     ]
     return render_page("Rowdrop", "\n".join(sections))
+
+
+def render_stored_page(names: Sequence[str]) -> bytes:
+    """Return the page that follows an upload of files by a form."""
+    entries = "".join(f"<li>{escape(name)}</li>" for name in names)
+    return render_page(
+        "Rowdrop",
+        f"<h1>Stored</h1><ul>{entries}</ul><p>What follows is shown in a moment: "
+        '<a href="/data?format=html">the rows</a>, or <a href="/errors">what is invalid</a>.</p>',
+    )
 
 
 def _render_form(parameters: QueryParameters, filters: Sequence[Filter]) -> str:

@@ -57,16 +57,22 @@ def build_rows_answer(table: SnapshotTable, request: Request, today: date) -> An
         body, total = _render_selection(table, request, query, format_name, today)
         if is_gzip:
             body = compress_gzip(body)
-    headers = _build_headers(request, query, format_name, is_gzip, total)
+    headers = _build_headers(table, request, query, format_name, is_gzip, total)
     return Answer(etag, headers, body, _VARY_HEADER)
 
 
 def _build_headers(
-    request: Request, query: RowQuery, format_name: str, is_gzip: bool, total: int
+    table: SnapshotTable,
+    request: Request,
+    query: RowQuery,
+    format_name: str,
+    is_gzip: bool,
+    total: int,
 ) -> HeaderPairs:
     headers = [
         ("content-type", formats.CONTENT_TYPES[format_name]),
         ("x-total-count", str(total)),
+        ("x-table-version", table.etag),
     ]
     if is_gzip:
         headers.append(("content-encoding", "gzip"))

@@ -3,16 +3,27 @@
 These endpoints mark no users. The bucket sends an event for each write, as for any other S3 client.
 """
 
+import asyncio
 from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
+from falcon.asgi.multipart import BodyPart
 
+from api.answers.formats import CONTENT_TYPES
+from api.answers.html_page import PAGE_HEADERS, render_stored_page
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
 from api.query.links import build_path, build_row_path
-from api.web.problems import Problem
-from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
+from api.web.problems import Problem, build_too_large_problem
+from api.web.transfers import (
+    ByteRange,
+    Transfers,
+    compute_body_timeout_s,
+    explain_body_errors,
+    format_content_disposition,
+    parse_range,
+)
 from shared.formats.source_keys import (
     Bundle,
     IgnoredFile,
@@ -24,6 +35,9 @@ from shared.formats.source_keys import (
 from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.times import format_time
 
+_FORM_TYPE = "multipart/form-data"
+_FORM_BYTES = 20_000
+"""Bytes that a form may have in addition to the largest file."""
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""
 
@@ -31,8 +45,9 @@ MAX_CSV_BYTES = 1_000_000
 class FilesResource:
     """Endpoint `/files`."""
 
-    def __init__(self, transfers: Transfers) -> None:
+    def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
         self._transfers = transfers
+        self._max_upload_bytes = max_upload_bytes
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Answer with one page of the bucket's objects, sorted by name."""
@@ -50,6 +65,35 @@ class FilesResource:
             response.set_header("Link", f'<{next_path}>; rel="next"')
 
     on_head = on_get
+
+    async def on_post(self, request: Request, response: Response) -> None:
+        """Store the files of a form, for browsers without scripts, and answer with a page.
+
+        Files before one that is refused are stored.
+        """
+        parse_single_values(request.params, ())
+        if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
+            detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
+            raise falcon.HTTPBadRequest(description=detail)
+        length = _require_length(request, self._max_upload_bytes + _FORM_BYTES)
+        names = []
+        with explain_body_errors():
+            async with asyncio.timeout(compute_body_timeout_s(length)):
+                async for part in await request.get_media():
+                    if part.filename:  # otherwise another field, or no file was chosen
+                        await self._store_part(part, length)
+                        names.append(part.filename)
+        if not names:
+            raise falcon.HTTPBadRequest(description="The form has no file.")
+        response.content_type = CONTENT_TYPES["html"]
+        response.set_headers(PAGE_HEADERS)
+        response.data = render_stored_page(names)
+
+    async def _store_part(self, part: BodyPart, form_bytes: int) -> None:
+        name = part.filename or ""
+        _check_name(name)
+        max_bytes = _limit_size(name, self._max_upload_bytes)
+        await self._transfers.store_part(part.stream, name, form_bytes, max_bytes)
 
 
 class FileResource:
@@ -94,33 +138,8 @@ class FileResource:
         The row follows asynchronously: the write triggers an event of the bucket.
         """
         parse_single_values(request.params, ())
-        refusal = explain_unusable_name(name)
-        # falcon decodes bytes that are not UTF-8 as U+FFFD.
-        if not refusal and "\ufffd" in name:
-            refusal = "its name is not UTF-8"
-        if refusal:
-            raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
-        length = request.content_length
-        if length is None:
-            raise falcon.HTTPLengthRequired(
-                description="Send Content-Length with the file; "
-                "chunked transfer coding is not supported."
-            )
-        # The store would accept an empty file, but an upload without a body is a mistake.
-        if not length:
-            raise falcon.HTTPBadRequest(
-                description="The body is empty (0 bytes). "
-                "Send a file that has content: curl -T FILE URL."
-            )
-        max_bytes = self._max_upload_bytes
-        if name.endswith(".csv"):
-            max_bytes = min(max_bytes, MAX_CSV_BYTES)
-        if length > max_bytes:
-            raise Problem(
-                "too-large",
-                f"The file has {length:,} bytes; the limit is {max_bytes:,}.",
-                most_bytes=max_bytes,
-            )
+        _check_name(name)
+        length = _require_length(request, _limit_size(name, self._max_upload_bytes))
         etag = await self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
 
@@ -133,6 +152,37 @@ class FileResource:
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
+
+
+def _check_name(name: str) -> None:
+    refusal = explain_unusable_name(name)
+    # falcon decodes bytes that are not UTF-8 as U+FFFD.
+    if not refusal and "\ufffd" in name:
+        refusal = "its name is not UTF-8"
+    if refusal:
+        raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
+
+
+def _limit_size(name: str, max_upload_bytes: int) -> int:
+    return min(max_upload_bytes, MAX_CSV_BYTES) if name.endswith(".csv") else max_upload_bytes
+
+
+def _require_length(request: Request, max_bytes: int) -> int:
+    length = request.content_length
+    if length is None:
+        raise falcon.HTTPLengthRequired(
+            description="Send Content-Length with the file; "
+            "chunked transfer coding is not supported."
+        )
+    # The store would accept an empty file, but an upload without a body is a mistake.
+    if not length:
+        raise falcon.HTTPBadRequest(
+            description="The body is empty (0 bytes). "
+            "Send a file that has content: curl -T FILE URL."
+        )
+    if length > max_bytes:
+        raise build_too_large_problem(length, max_bytes)
+    return length
 
 
 def _send_accepted(response: Response, name: str, fields: dict[str, Any]) -> None:

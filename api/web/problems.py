@@ -75,6 +75,12 @@ def build_unavailable_problem(detail: str) -> Problem:
     return Problem("unavailable", detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
+def build_too_large_problem(length: int, max_bytes: int) -> Problem:
+    """Return a 413 for a file of `length` bytes."""
+    detail = f"The file has {length:,} bytes; the limit is {max_bytes:,}."
+    return Problem("too-large", detail, most_bytes=max_bytes)
+
+
 def build_no_task_problem(task_id: str) -> Problem:
     """Return a 404: no task ever had this ID, or its record has expired."""
     return Problem(

@@ -7,17 +7,18 @@ client receives the piece, so no request to the store waits for a slow client.  
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import falcon
-from falcon.asgi import BoundedStream, Request, Response
+from falcon.asgi import Request, Response
 
 from api.web.conditional import apply_etag
-from api.web.problems import Problem, build_unavailable_problem
+from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
 from shared.object_store import (
     FileStore,
@@ -192,22 +193,31 @@ class Transfers:
         The write is atomic. Raises a 408 or 400 if the body is late or too short.
         """
         put = self._put_small if length <= SEGMENT_BYTES else self._put_large
-        try:
+        with explain_body_errors():
             return await put(_RequestBody(request.stream, length), key, length)
-        except TimeoutError:
-            detail = "The file did not arrive before the timeout; nothing was stored."
-            raise falcon.HTTPError(408, description=detail) from None
-        except EOFError:
-            detail = "The file ended before its Content-Length; nothing was stored."
-            raise falcon.HTTPBadRequest(description=detail) from None
 
-    async def _put_small(self, body: "_RequestBody", key: str, length: int) -> str:
+    async def store_part(
+        self, stream: AsyncIterable[bytes], key: str, form_bytes: int, max_bytes: int
+    ) -> None:
+        """Write a file of a form to the bucket, which is held in memory.
+
+        `form_bytes` is the length of the whole form. Raises a 408, a 413 above `max_bytes`, and a
+        400 for an empty file.
+        """
+        with explain_body_errors():
+            await self._put_small(_RequestBody(stream, form_bytes), key, 1, max_bytes)
+
+    async def _put_small(
+        self, body: "_RequestBody", key: str, length: int, max_bytes: int = SEGMENT_BYTES
+    ) -> str:
         buffered = bytearray()
         try:
             # The budget counts received bytes: an announced length costs nothing.
             while chunk := await body.read_chunk():
                 buffered += chunk
                 self._buffered_bytes += len(chunk)
+                if len(buffered) > max_bytes:
+                    raise build_too_large_problem(len(buffered), max_bytes)
                 if self._buffered_bytes > MAX_BUFFERED_BODY_BYTES:
                     detail = "This process already receives too many files; retry."
                     raise build_unavailable_problem(detail)
@@ -222,13 +232,31 @@ class Transfers:
         return await self._upload_pool.run(lambda: self._store.upload(key, reader, length))
 
 
-class _RequestBody:
-    """The body of a request, which must arrive at a minimum rate."""
+def compute_body_timeout_s(length: int) -> float:
+    """Return the seconds in which a body of `length` bytes must arrive."""
+    return BODY_S + length / MIN_BYTES_PER_S
 
-    def __init__(self, stream: BoundedStream, length: int) -> None:
-        self._chunks = stream.__aiter__()
+
+@contextmanager
+def explain_body_errors() -> Iterator[None]:
+    """Replace the errors of a body that is late or too short by a 408 or 400."""
+    try:
+        yield
+    except TimeoutError:
+        detail = "The file did not arrive before the timeout; nothing was stored."
+        raise falcon.HTTPError(408, description=detail) from None
+    except EOFError:
+        detail = "The file ended before its Content-Length; nothing was stored."
+        raise falcon.HTTPBadRequest(description=detail) from None
+
+
+class _RequestBody:
+    """The body of a request, or a part of it, which must arrive at a minimum rate."""
+
+    def __init__(self, stream: AsyncIterable[bytes], length: int) -> None:
+        self._chunks = aiter(stream)
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + BODY_S + length / MIN_BYTES_PER_S
+        self._deadline = self._loop.time() + compute_body_timeout_s(length)
 
     async def read_chunk(self) -> bytes:
         """Return the next bytes, or none at the end.

@@ -2,7 +2,7 @@
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, FilePayload, expect
 
 from tests.browser.chromium import RowdropPage
 from tests.browser.conftest import OpenPage
@@ -16,6 +16,7 @@ SERIOUS = {"serious", "critical"}
 def fill(page: RowdropPage) -> None:
     page.drop(("ada.csv", ADA), ("bad.csv", f"{HEADER}Ada,Lovelace,soon\n"))
     expect(page.row("ada")).to_be_visible()
+    page.find("#problems").scroll_into_view_if_needed()
     expect(page.problem("bad.csv")).to_be_visible()
 
 
@@ -72,4 +73,11 @@ def test_page_without_scripts_shows_rows_and_filters(open_tab: OpenPage, browser
     plain.tab.get_by_label("To age").fill("1")
     plain.tab.get_by_role("button", name="Show").click()
     expect(plain.find("tbody tr")).to_have_count(0)
+    # The form is a part of the page, too.
+    file: FilePayload = {"name": "bob.csv", "mimeType": "text/csv", "buffer": ADA.encode()}
+    plain.tab.goto(f"{plain.address}/data?format=html")
+    plain.tab.get_by_label("Add files").set_input_files([file])
+    plain.tab.get_by_role("button", name="Upload").click()
+    expect(plain.find("li")).to_have_text("bob.csv")
+    expect(page.row("bob")).to_be_visible()
     plain.close()

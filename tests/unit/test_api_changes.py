@@ -171,6 +171,14 @@ def test_changes_route_refuses_more_streams_than_fit(monkeypatch: pytest.MonkeyP
     service.redis.close()
 
 
+def test_rows_have_the_version_that_the_stream_sends() -> None:
+    assert VIEW.table is not None
+    service = Service()
+    for path in ("/data", "/data?limit=1", "/data?format=csv&min_age=1"):
+        assert service.get(path).headers["x-table-version"] == VIEW.table.etag
+    service.redis.close()
+
+
 def test_changes_route_is_an_event_stream() -> None:
     service = Service()
     for send in (service.client.simulate_get, service.client.simulate_head):

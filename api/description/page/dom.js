@@ -29,6 +29,7 @@ export function confirmButton(text, question, action) {
     clearTimeout(timer);
     timer = 0;
     setText(it, text);
+    delete it.dataset.asks;
   };
   const it = button(text, () => {
     if (timer) {
@@ -37,10 +38,21 @@ export function confirmButton(text, question, action) {
       return;
     }
     setText(it, question);
+    it.dataset.asks = "";
     timer = setTimeout(reset, 5000);
   }, "small danger");
   it.addEventListener("blur", reset);
   return it;
+}
+
+// Replace the elements of a list; the keyboard stays at its place. Return false, and replace
+// nothing, while a button of the list asks for confirmation.
+export function replaceEntries(list, ...entries) {
+  if (list.querySelector("[data-asks]")) return false;
+  const place = [...list.querySelectorAll("a, button")].indexOf(document.activeElement);
+  list.replaceChildren(...entries);
+  if (place >= 0) [...list.querySelectorAll("a, button")].slice(0, place + 1).at(-1)?.focus();
+  return true;
 }
 
 const numbers = new Intl.NumberFormat();
@@ -77,26 +89,25 @@ export function formatAgo(text) {
   return seconds < 2 ? "just now" : `${formatDuration(seconds)} ago`;
 }
 
-// Call `action` immediately, and at most once per interval; a call in between is made at its end.
+// Call `action` immediately, and at most once per interval; calls in between are one call at its
+// end. `action` must not throw.
 export function throttle(action, intervalMs) {
   let isWaiting = false;
   let isWanted = false;
-  return async function run() {
+  return function run() {
     if (isWaiting) {
       isWanted = true;
-      return;
+      return Promise.resolve();
     }
     isWaiting = true;
     const pause = new Promise((resolve) => setTimeout(resolve, intervalMs));
-    try {
-      await action();
-    } finally {
-      await pause;
+    const done = action();
+    Promise.allSettled([done, pause]).then(() => {
       isWaiting = false;
-      if (isWanted) {
-        isWanted = false;
-        run();
-      }
-    }
+      if (!isWanted) return;
+      isWanted = false;
+      run();
+    });
+    return done;
   };
 }

@@ -1,7 +1,7 @@
 // The files of the bucket, page by page.
 
 import { download, filePath, request } from "./api.js";
-import { button, confirmButton, el, find, formatAgo, formatBytes, formatTime, setText } from "./dom.js";
+import { button, confirmButton, el, find, formatAgo, formatBytes, formatTime, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 20;
 
@@ -44,10 +44,8 @@ export class Files {
       const files = await response.json();
       this.error.hidden = true;
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
-      if (!this.list.contains(document.activeElement)) {
-        this.list.replaceChildren(...(files.length ? files.map((file) => buildFile(file, this.uploads))
-          : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
-      }
+      replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, this.uploads))
+        : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
     } catch (error) {
       this.error.hidden = false;
       setText(this.error, error.message);

@@ -6,7 +6,8 @@ const RETRY_MS = 3000;
 const SILENCE_MS = 40000; // the API sends something every 15 s
 const POLL_MS = 3000;
 
-// Call `onTable` and `onStatus` after each change, and `onConnection` with true or false.
+// Call `onTable` and `onStatus` with the version after each change, and `onConnection` with true or
+// false.
 // A hidden tab has no stream: a browser has few connections to one server, for all tabs together.
 export function follow({ onTable, onStatus, onConnection }) {
   const handlers = { table: onTable, status: onStatus };
@@ -16,7 +17,7 @@ export function follow({ onTable, onStatus, onConnection }) {
   const note = (name, version) => {
     if (versions[name] === version) return;
     versions[name] = version;
-    handlers[name]?.();
+    handlers[name]?.(version);
   };
 
   async function readStream(signal) {
@@ -49,7 +50,7 @@ export function follow({ onTable, onStatus, onConnection }) {
   async function poll(signal) {
     const response = await send("/data?limit=0", { signal });
     onConnection(response.ok);
-    note("table", response.headers.get("ETag"));
+    note("table", response.headers.get("X-Table-Version"));
     note("status", String(Date.now()));
   }
 

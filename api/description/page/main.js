@@ -14,6 +14,7 @@ import { Tasks } from "./tasks.js";
 import { Uploads } from "./uploads.js";
 
 const CLOCK_MS = 5000;
+const SETTLE_MS = 2500;
 
 let health = null;
 let isConnected = false;
@@ -39,12 +40,13 @@ async function start() {
       if (error.name !== "AbortError") showNotice(error.message);
     }
   }, intervalMs);
-  const refreshNumbers = part(() => showNumbers(api, filters, health), 200);
-  const refreshHistogram = part(() => histogram.show(), 1000);
-  const refreshProblems = part(() => problems.show(), 500);
-  const refreshTasks = part(() => tasks.show(health), 500);
-  const refreshFiles = part(() => files.show(), 2000);
-  const refreshTable = part(() => table.refresh(), 50);
+  const refreshNumbers = part(() => showNumbers(api, filters, health), 300);
+  const refreshHistogram = whileVisible("histogram", part(() => histogram.show(), 1000));
+  const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
+  const refreshTasks = whileVisible("tasks", part(() => tasks.show(health), 500));
+  const refreshFiles = whileVisible("files", part(() => files.show(), 2000));
+  let tableVersion = null;
+  const refreshTable = part(() => table.refresh(tableVersion), 50);
   const refreshHealth = part(async () => {
     health = (await loadHealth()) ?? health;
     showHealth(health, isConnected);
@@ -85,28 +87,31 @@ async function start() {
   await Promise.all([table.restart(), refreshNumbers()]);
   document.documentElement.dataset.ready = "true";
   refreshHealth().then(refreshNumbers);
-  refreshHistogram();
-  refreshProblems();
-  refreshTasks();
-  refreshFiles();
-  let isFirstTable = true;
+  const refreshAll = () => {
+    refreshNumbers();
+    refreshHistogram();
+    refreshProblems();
+    refreshTasks();
+    refreshFiles();
+  };
+  // Later once more: other processes of the API follow within two seconds.
+  let settling = 0;
+  const refreshAllLater = () => {
+    clearTimeout(settling);
+    settling = setTimeout(() => refreshHealth().then(refreshAll), SETTLE_MS);
+  };
   follow({
-    onTable: () => {
-      if (isFirstTable) { // the page has just loaded this version
-        isFirstTable = false;
-        return;
-      }
+    onTable: (version) => {
+      tableVersion = version;
+      if (version === table.version) return;
       refreshTable();
-      refreshNumbers();
-      refreshHistogram();
-      refreshProblems();
-      refreshFiles();
+      refreshAll();
+      refreshAllLater();
     },
     onStatus: async () => {
       await refreshHealth();
-      refreshNumbers();
-      refreshProblems();
-      refreshTasks();
+      refreshAll();
+      refreshAllLater();
     },
     onConnection: (isNow) => {
       if (isNow && !isConnected) refreshHealth();
@@ -117,6 +122,25 @@ async function start() {
   setInterval(() => { // ages grow without an event
     if (!document.hidden) showHealth(health, isConnected);
   }, CLOCK_MS);
+}
+
+// Return an action that waits until the section can be seen.
+function whileVisible(id, action) {
+  let isVisible = false;
+  let isWanted = true;
+  const run = () => {
+    if (!isVisible) {
+      isWanted = true;
+      return;
+    }
+    isWanted = false;
+    action();
+  };
+  new IntersectionObserver(([entry]) => {
+    isVisible = entry.isIntersecting;
+    if (isVisible && isWanted) run();
+  }, { rootMargin: "300px" }).observe(find(id));
+  return run;
 }
 
 function showNotice(text) {

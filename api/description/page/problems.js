@@ -1,7 +1,7 @@
 // The files and events that are not rows, or only in part, with what can be done about them.
 
 import { filePath, getJson, request, rowPath } from "./api.js";
-import { button, confirmButton, el, find, formatAgo, formatNumber, formatTime, setText } from "./dom.js";
+import { button, confirmButton, el, find, formatAgo, formatNumber, formatTime, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 25;
 const KINDS = {
@@ -29,16 +29,15 @@ export class Problems {
     }
     setText(find("problem-count"), total ? formatNumber(total) : "");
     const list = find("problem-list");
-    // Do not replace an entry that the keyboard is in.
-    if (list.contains(document.activeElement) && this.shown === JSON.stringify(entries)) return;
-    this.shown = JSON.stringify(entries);
-    const isFocused = list.contains(document.activeElement);
-    list.replaceChildren(
+    // The outcome of an action stays visible while the entries are the same.
+    const version = JSON.stringify([entries, total, this.offset]);
+    if (this.shown === version) return;
+    const isReplaced = replaceEntries(list,
       entries.length
         ? el("ul", { class: "list" }, ...entries.map((entry) => this.build(entry)))
         : el("p", { class: "quiet" }, "None. Every file became a row, or a part of one."),
       ...(total > PAGE ? [this.buildPager(total)] : []));
-    if (isFocused) list.querySelector("button")?.focus();
+    if (isReplaced) this.shown = version;
   }
 
   build(entry) {

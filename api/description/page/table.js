@@ -9,6 +9,8 @@ const OVERSCAN = 8;
 const MAX_HEIGHT = 12e6; // browsers limit the height of an element
 const FRESH_MS = 4000;
 const IMAGE_DELAY_MS = 120;
+const RETRY_MS = 100;
+const MAX_RETRIES = 30;
 
 export class Table {
   // `filters` has the query, `onOpen` gets the row to show in detail, `onTotal` the number of rows.
@@ -96,7 +98,10 @@ export class Table {
   }
 
   // There is another version of the table: load what is visible again, the rest when it is needed.
-  async refresh() {
+  // `version` is the one that is expected, if it is known.
+  async refresh(version = null) {
+    this.wanted = version;
+    this.retries = 0;
     for (const page of this.pages.values()) page.isStale = true;
     const visible = this.visiblePages();
     await Promise.all((visible.length ? visible : [0]).map((number) => this.load(number)));
@@ -121,12 +126,23 @@ export class Table {
       const rows = await response.json();
       if (controller.signal.aborted) return;
       this.store(number, rows, Number(response.headers.get("X-Total-Count")));
+      this.version = response.headers.get("X-Table-Version");
+      this.retryIfOlder(number);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.showError(error);
     } finally {
       if (this.loading.get(number) === controller) this.loading.delete(number);
     }
+  }
+
+  // Another process of the API may serve the version before for a moment.
+  retryIfOlder(number) {
+    if (!this.wanted || this.version === this.wanted || this.retries >= MAX_RETRIES) return;
+    this.retries += 1;
+    setTimeout(() => {
+      if (this.version !== this.wanted) this.load(number);
+    }, RETRY_MS);
   }
 
   store(number, rows, total) {
