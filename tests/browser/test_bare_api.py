@@ -1,10 +1,12 @@
 """The page with many rows, and with a token; the API runs without workers."""
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
+from api.description.openapi import build_document
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.browser.chromium import RowdropPage
+from tests.unit.test_api_openapi import COLOUR_COLUMNS
 
 ROW_COUNT = 100_000
 MAX_FRAME_MS = 50
@@ -81,4 +83,53 @@ def test_token_is_asked_for_once_and_never_in_an_address(
         assert [address for address in addresses if "token" in address] == []
         # The browser itself reports each 401.
         page.complaints = [each for each in page.complaints if "401" not in each]
+        page.close()
+
+
+def test_page_polls_where_there_is_no_stream(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        page.tab.route("**/changes", lambda route: route.fulfill(status=503, body="{}"))
+        page.open()
+        expect(page.row("0001")).to_be_visible()
+        bare_api.publish_output(ONE_ROW_CSV + b"0002,Ann,Lee,0,\n")
+        expect(page.row("0002")).to_be_visible()
+        # The browser itself reports each 503.
+        page.complaints = [each for each in page.complaints if "503" not in each]
+        page.close()
+
+
+def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment) -> None:
+    """Nothing in the page names a column: this API describes others, and answers accordingly."""
+    rows = [
+        {"user_id": "1", "colour": "red", "weight": 5},
+        {"user_id": "2", "colour": None, "weight": 7},
+    ]
+
+    def answer(route: Route, body: object, **headers: str) -> None:
+        route.fulfill(json=body, headers={"X-Table-Version": "1", **headers})
+
+    with bare_api.api:
+        page = open_page(browser, bare_api)
+        page.tab.route(
+            "**/openapi.json", lambda route: answer(route, build_document(COLOUR_COLUMNS))
+        )
+        page.tab.route("**/data?*", lambda route: answer(route, rows, **{"X-Total-Count": "2"}))
+        page.tab.route(
+            "**/stats?*",
+            lambda route: answer(route, {"count": 2, "average_weight": 6, "filters": {}}),
+        )
+        page.tab.route("**/changes", lambda route: route.fulfill(status=200, body=""))
+        page.open()
+        headings = page.tab.get_by_role("columnheader")
+        expect(headings).to_have_text(["User id", "Paint", "Weight"])
+        expect(page.rows).to_have_text(["1red5", "27"])
+        expect(page.find("#numbers")).to_contain_text("6Average weight")
+        page.tab.get_by_label("From week").fill("3")
+        expect(page.find("#row-count")).to_have_text("2 match")
+        assert page.tab.url.endswith("/?min_weeks=3")
+        expect(page.find("#examples")).to_contain_text("/data?has_colour=true")
+        page.complaints = [each for each in page.complaints if "503" not in each]
         page.close()
