@@ -12,7 +12,7 @@ from tests.browser.chromium import RowdropPage
 from tests.browser.conftest import OpenPage
 
 HEADER = "first_name,last_name,birthts\n"
-ADA = f"{HEADER}Ada,Lovelace,-4857667200000\n"
+ADA = f"{HEADER}Ada,Lovelace,-4861728000000\n"
 PNG = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f"
     b"\x15\xc4\x89\x00\x00\x00\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99=\x1d"

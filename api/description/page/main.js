@@ -69,6 +69,8 @@ async function start() {
     const isFirst = isEmpty && !filters.isActive;
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
+    find("filters").hidden = isFirst;
+    find("histogram").hidden = isFirst || !histogram.ranges.length;
     setText(find("drop-title"), isFirst ? "Drop your first file here" : "Drop files here");
   }
 
