@@ -4,6 +4,7 @@ A process is live if it has a snapshot, so that GETs can be answered.  Rowdrop i
 pipeline keeps up and no loss of events or writes is known.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ NO_EVENTS_WARNING = (
     "no rule is known that sends the events of the source bucket: a sweep every 5 minutes finds "
     "changes without events; rowdrop init prints what to set"
 )
+_NUMBER = re.compile(r"\d+")
 
 
 class LiveResource:
@@ -113,12 +115,12 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
 def describe_lasting_status(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
     """Return the fields of /health/ready that do not change with each look: no ages.
 
-    Reasons contain ages, so they are counted.
+    Reasons contain ages, so they have no numbers here.
     """
     body = describe_readiness(view, sweep_interval_s, now)
     changing = ("snapshot_age_s", "redis_age_s", "oldest_dirty_age_s", "consistent_as_of")
     lasting = {name: value for name, value in body.items() if name not in changing}
-    return lasting | {"reasons": len(body["reasons"])}
+    return lasting | {"reasons": [_NUMBER.sub("", reason) for reason in body["reasons"]]}
 
 
 def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.resources.health import describe_readiness
+from api.resources.health import describe_lasting_status, describe_readiness
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from shared.formats.output_csv import OUTPUT_HEADER
@@ -165,3 +165,16 @@ def test_readiness_ignores_old_status_while_redis_is_down() -> None:
         ),
     )
     assert len(describe_readiness(view, HOUR, NOW)["reasons"]) == 1
+
+
+def test_lasting_status_changes_by_facts_and_not_by_ages() -> None:
+    """A stream sends an event for each change of it, so nothing in it may grow with the time."""
+    status = replace(PIPELINE_STATUS, oldest_event_mark_at=NOW - 70)
+    view = replace(VIEW, pipeline_status=status, consistent_as_of=NOW - 30)
+    before = describe_lasting_status(view, HOUR, NOW)
+    later = replace(view, consistent_as_of=NOW - 20)
+    assert describe_lasting_status(later, HOUR, NOW + 10) == before
+    assert before["reasons"] == ["the oldest change has not been published for  s"]
+    more_rejects = replace(view, rejects={**REJECTS, "4": REJECTS["3"]})
+    assert describe_lasting_status(more_rejects, HOUR, NOW) != before
+    assert describe_lasting_status(replace(view, redis_error="gone"), HOUR, NOW) != before

@@ -11,11 +11,9 @@ export async function showNumbers(api, filters, health) {
     const text = value === null ? "–" : formatValue(value, statistic.display === "text" ? "number" : statistic.display);
     tiles.push(tile(text, statistic.title));
   }
-  if (health) {
-    const count = health.rejected + health.held;
-    tiles.push(el("a", { href: "#problems", class: count ? "bad" : "" },
-      el("b", {}, formatNumber(count)), el("span", {}, count === 1 ? "invalid file" : "invalid files")));
-  }
+  const count = health ? health.rejected + health.held : null;
+  tiles.push(el("a", { href: "#problems", class: count ? "bad" : "" },
+    el("b", {}, count === null ? "–" : formatNumber(count)), el("span", {}, count === 1 ? "invalid file" : "invalid files")));
   find("numbers").replaceChildren(...tiles);
   return numbers;
 }
