@@ -1,7 +1,7 @@
 // The card of one row: its image, its values, and the files that it comes from.
 
-import { getJson, imageSource, request, rowPath } from "./api.js";
-import { button, el, find, formatValue, setText } from "./dom.js";
+import { filePath, getJson, imageSource, request, rowPath } from "./api.js";
+import { button, el, find, formatDuration, formatTime, formatValue, setText } from "./dom.js";
 import { buildFile } from "./files.js";
 
 export class Detail {
@@ -24,6 +24,7 @@ export class Detail {
       el("dd", { title: column.display === "date" ? String(row[column.name]) : null }, formatValue(row[column.name], column.display) || "–"),
     ]).flat();
     const files = el("ul", { class: "list" }, el("li", { class: "quiet" }, "Loading …"));
+    const story = el("div", {});
     const status = el("span", { class: "quiet", role: "status" });
     const readAgain = button("Read again", async () => {
       setText(status, "Reading …");
@@ -37,10 +38,32 @@ export class Detail {
     this.dialog.replaceChildren(
       el("div", { class: "heading" }, el("h2", { id: "detail-title" }, key), button("Close", () => this.dialog.close())),
       el("div", { class: "card-body" }, picture, el("dl", { class: "fields" }, ...fields)),
-      el("h3", {}, "Files"), files,
+      el("h3", {}, "Files"), files, story,
       el("p", { class: "buttons" }, readAgain, el("a", { class: "button small", href: rowPath(key) }, "As JSON"), status));
     if (!this.dialog.open) this.dialog.showModal();
-    await Promise.all([this.showImage(row, picture), this.showFiles(key, files)]);
+    await Promise.all([this.showImage(row, picture), this.showFiles(key, files), this.showStory(key, story)]);
+  }
+
+  // From which files the row was made, and when; then earlier versions of its CSV.
+  async showStory(key, place) {
+    if (!this.api.canExplain) return;
+    try {
+      const { explain } = await getJson(`${rowPath(key)}?explain=1`);
+      const facts = listTimes(explain);
+      const sources = [explain.csv, explain.image].filter(Boolean).join(", ");
+      if (sources) facts.unshift(["Made from", sources]);
+      if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
+      if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
+      if (facts.length) place.append(el("h3", {}, "How it came here"), buildFacts(facts));
+      if (!explain.csv || explain.csv.includes("/") || !this.api.hasReceipts) return;
+      const { history } = await getJson(`${filePath(explain.csv)}/receipt`);
+      const earlier = history.slice(1);
+      if (!earlier.length) return;
+      place.append(el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...earlier.map((entry) =>
+        el("li", {}, `${entry.published_at ? formatTime(entry.published_at) : "At an unknown time"}: ${entry.reason ?? "a valid row"}`))));
+    } catch (error) {
+      place.append(el("p", { class: "quiet" }, error.message));
+    }
   }
 
   async showImage(row, picture) {
@@ -62,3 +85,20 @@ export class Detail {
     }
   }
 }
+
+// The times of a result; each but the first as the time since the one before.
+function listTimes(result) {
+  const names = { event_at: "Event", read_at: "Read", published_at: "Published", visible_at: "Visible" };
+  const facts = [];
+  let before = null;
+  for (const [name, title] of Object.entries(names)) {
+    if (!result[name]) continue;
+    const time = new Date(result[name]);
+    facts.push([title, before ? `${formatDuration((time - before) / 1000)} later` : formatTime(result[name])]);
+    before = time;
+  }
+  return facts;
+}
+
+const buildFacts = (facts) => el("dl", { class: "fields" },
+  ...facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));

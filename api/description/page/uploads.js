@@ -7,6 +7,7 @@ const PARALLEL = 4; // a browser has six connections to one server
 const WAIT_S = 5;
 const MAX_RETRIES = 5;
 const MAX_SHOWN = 200;
+const MAX_LOOKS = 60;
 const JUNK_START = /^[.~#@$]/;
 const JUNK_FOLDERS = new Set(["__MACOSX", "__pycache__", "node_modules", "lost+found", "System Volume Information"]);
 
@@ -146,6 +147,7 @@ export class Uploads {
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
     if (body.look_at === "/tasks") return waitForBundle(name, body);
     if (status === 200) return body.row ? { row: body.row } : IMAGE_ALONE;
+    if (this.api.hasReceipts) return waitForReceipt(name, body);
     if (this.api.canWaitForUploads || !body.user_id) return STORED;
     // Without ?wait= of the upload: reading the files again ends after what was just stored.
     const read = await send(`${rowPath(body.user_id)}?wait=${WAIT_S}`, { method: "POST" });
@@ -251,6 +253,19 @@ function putOnce(path, file, onProgress) {
     upload.addEventListener("error", () => reject(new Error("The connection was closed, or the file cannot be read.")));
     upload.send(file);
   });
+}
+
+// Ask for the receipt of this version until it is no longer pending.
+async function waitForReceipt(name, { etag }) {
+  for (let number = 0; number < MAX_LOOKS; number += 1) {
+    const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
+    const { result, reason, row } = receipt;
+    if (result === "rejected") return receipt;
+    if (row && (result === "row" || result === "part")) return { row };
+    if (result !== "pending") return { className: "", tag: result, text: reason ?? "" };
+    await new Promise((resolve) => setTimeout(resolve, number < 10 ? 300 : 2000));
+  }
+  return STORED;
 }
 
 async function waitForBundle(name, { etag }) {
