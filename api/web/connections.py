@@ -200,11 +200,6 @@ class _Connection(asyncio.BufferedProtocol):
         """Whether the server has closed the connection; its last bytes may still be sent."""
         return self._closed_since is not None
 
-    def note_answered(self) -> None:
-        """Note that a request was answered, with or without the application."""
-        self._has_unserved_data = False
-        self.count_read(self._unread_bytes)
-
     @contextmanager
     def mark_busy(self) -> Iterator[None]:
         """Mark the connection as busy while the application answers a request."""
@@ -214,11 +209,12 @@ class _Connection(asyncio.BufferedProtocol):
             yield
         finally:
             self._request_count -= 1
-            self.count_read(self._unread_bytes)
+            self.count_read()
 
-    def count_read(self, count: int) -> None:
-        """Note that the application has read `count` bytes."""
-        self._unread_bytes = max(0, self._unread_bytes - count)
+    def count_read(self, count: int | None = None) -> None:
+        """Note that `count` bytes are read; without it all, because their request is answered."""
+        self._has_unserved_data = False
+        self._unread_bytes = 0 if count is None else max(0, self._unread_bytes - count)
         if self._is_reading_paused and self._unread_bytes < MAX_UNREAD_BYTES:
             self._is_reading_paused = False
             if not self._transport.is_closing():
@@ -356,7 +352,7 @@ class _Transport:
             if status_line:
                 connection.refuse(int(status_line[1]))
                 return
-            connection.note_answered()
+            connection.count_read()
         self._transport.write(data)
 
     def close(self) -> None:
