@@ -198,5 +198,5 @@ def _make_event(bucket: Any, key: Any, name: Any) -> Event:  # noqa: ANN401
     # JSON can contain a lone surrogate, which has no UTF-8 encoding: fail here, not later in Redis.
     f"{bucket}{name}".encode()
     if len(key.encode()) > MAX_KEY_BYTES:
-        raise InvalidEvent(f"a key is longer than {MAX_KEY_BYTES:,} bytes")
+        raise InvalidEvent(f"a notification with a key above {MAX_KEY_BYTES:,} bytes")
     return Event(bucket, key, name)
