@@ -35,6 +35,8 @@ MAX_ENTRY_BYTES = 1_000_000
 """Limit in bytes of one entry. A longer one is not decoded."""
 MAX_KEY_BYTES = 1024
 """S3's limit in UTF-8 bytes. No object has a longer key."""
+MAX_NAME_LENGTH = 100
+"""Limit of an event name. Those of S3 have about 50 characters."""
 FILER_BUCKETS = "/buckets/"
 """The folder of SeaweedFS's filer in which the buckets are."""
 _CREATED = "s3:ObjectCreated:Put"
@@ -193,6 +195,8 @@ def _make_event(bucket: Any, key: Any, name: Any) -> Event:  # noqa: ANN401
         raise TypeError
     # JSON can contain a lone surrogate, which has no UTF-8 encoding: fail here, not later in Redis.
     f"{bucket}{name}".encode()
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidEvent(f"an event name is longer than {MAX_NAME_LENGTH} characters")
     if len(key.encode()) > MAX_KEY_BYTES:
         raise InvalidEvent(f"a key is longer than {MAX_KEY_BYTES:,} bytes")
     return Event(bucket, key, name)

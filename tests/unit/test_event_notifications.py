@@ -121,6 +121,14 @@ def test_decode_notification_refuses_names_that_no_object_has() -> None:
             decode_notification(json.dumps(message).encode())
 
 
+def test_decode_notification_refuses_long_event_name() -> None:
+    """It would be stored with the event: the limit of waiting events is a number of entries."""
+    message = json.loads(read_example("aws"))
+    message["Records"][0]["eventName"] = "x" * 1_000_000
+    with pytest.raises(InvalidEvent, match="an event name is longer than 100 characters"):
+        decode_notification(json.dumps(message).encode())
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_encode_entry_is_read_back_as_same_event(key: str) -> None:
     event = Event("src-data", key, PUT)
