@@ -71,7 +71,7 @@ class AuthMiddleware:
 
     async def process_request(self, request: Request, response: Response) -> None:
         """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
-        # Falcon routes by the same decoded path, so another spelling cannot reach another route.
+        # Falcon routes by the same decoded path.
         if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
             return
         decision = self._decide(request)
@@ -178,7 +178,8 @@ def _build_events_problem(outcome: AccessOutcome) -> Problem:
 
 
 def _sends_events(request: Request) -> bool:
-    return request.method == "POST" and request.path == EVENTS_PATH
+    # Falcon's router ignores further slashes before a path, so `//events` is this route, too.
+    return request.method == "POST" and request.path.lstrip("/") == EVENTS_PATH.lstrip("/")
 
 
 def _format_request(request: Request) -> str:
