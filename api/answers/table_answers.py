@@ -20,7 +20,9 @@ from api.web.thread_pool import ThreadPool
 
 _REPEATED_PATHS = frozenset({"/data", "/stats"})
 _ENTRY_BYTES = 2_000
-"""The weight of a cached answer in addition to its body."""
+"""The weight of a cached answer in addition to its key and its body."""
+_HEADER_BYTES = 150
+"""The memory of a header in a key, in addition to its characters."""
 
 
 class Answer(NamedTuple):
@@ -69,7 +71,7 @@ class TableAnswers:
         answer: Answer | None = table.cache.get(key)
         if answer is None:
             answer = await self._compute_pool.run(build, table, request, compute_utc_date(now))
-            table.cache.put(key, answer, _weigh(table, answer.body))
+            table.cache.put(key, answer, _weigh(table, key, answer.body))
         if not apply_etag(request, response, answer.etag, answer.vary):
             response.set_headers(answer.headers)
             response.data = answer.body
@@ -121,7 +123,7 @@ def repeat_answers(
             table.cache.put(
                 key,
                 answer if len(body) <= SMALL_BODY_BYTES else limit_app(answer),
-                _weigh(table, body),
+                _weigh(table, key, body),
             )
 
     return repeating_app
@@ -135,6 +137,13 @@ def _make_answer(messages: Sequence[dict[str, Any]]) -> AsgiApp:
     return send_messages
 
 
-def _weigh(table: SnapshotTable, body: bytes) -> int:
+def _weigh(table: SnapshotTable, key: tuple[object, ...], body: bytes) -> int:
+    # A client chooses the key: up to 64 kB of headers for an answer of a few bytes.
+    key_bytes = 0
+    for part in key:
+        if isinstance(part, str | bytes):
+            key_bytes += len(part)
+        elif isinstance(part, tuple):
+            key_bytes += _HEADER_BYTES + sum(map(len, part))
     # The table holds its JSON in any case.
-    return _ENTRY_BYTES + (0 if body is table.json else len(body))
+    return _ENTRY_BYTES + key_bytes + (0 if body is table.json else len(body))

@@ -1,6 +1,8 @@
 """`api.answers.table_answers`: an equal head gets the same answer before the framework sees it."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.answers.table_answers import repeat_answers
 from api.query.filters import DAY_S
+from api.snapshot.caches import MAX_CACHE_BYTES
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from api.web.connections import SMALL_BODY_BYTES, AsgiApp
@@ -148,6 +151,42 @@ def test_repeat_answers_sends_large_bodies_within_limits(size: int, calls: int) 
         assert app.request() == app.body
     assert app.calls == 1
     assert app.limited_calls == calls
+
+
+def test_repeat_answers_counts_heads_in_limit_of_cache() -> None:
+    """Heads of 30 kB must not fill the memory, as far as the cache counts only answers."""
+    framework = CountingApp()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(3 * MAX_CACHE_BYTES // 30_000):
+            framework.request(headers=[(b"x", b"%d" % number + bytes(30_000))])
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used_bytes < 1.1 * MAX_CACHE_BYTES
+    # The newest ones are cached.
+    assert framework.request(headers=[(b"x", b"%d" % number + bytes(30_000))]) == b"%d" % (
+        number + 1
+    )
+
+
+def test_table_answers_count_queries_in_limit_of_cache() -> None:
+    service = Service()
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "e"))
+    client = ApiClient(service.client.api, headers={"Host": "localhost"})
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(800):
+            accept = f"application/json, x/{number}{'x' * 60_000}"
+            assert client.simulate_get("/stats", headers={"Accept": accept}).status_code == 200
+        gc.collect()
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    service.redis.close()
+    assert used_bytes < 1.2 * MAX_CACHE_BYTES
 
 
 def test_repeat_answers_keeps_access_rules() -> None:
