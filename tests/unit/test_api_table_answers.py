@@ -2,20 +2,25 @@
 
 import asyncio
 import gc
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any
 
 import pytest
+from falcon.asgi import Request, Response
+from falcon.testing import create_asgi_req
 
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
-from api.answers.table_answers import repeat_answers
+from api.answers.table_answers import Answer, TableAnswers, repeat_answers
 from api.query.filters import DAY_S
 from api.snapshot.caches import MAX_CACHE_BYTES
-from api.snapshot.table import EMPTY_TABLE
+from api.snapshot.table import EMPTY_TABLE, SnapshotTable
 from api.snapshot.view import View
 from api.web.connections import SMALL_BODY_BYTES, AsgiApp
+from api.web.thread_pool import ThreadPool
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient
@@ -141,6 +146,30 @@ def test_repeat_answers_forgets_with_version_and_day() -> None:
     assert framework.request() == b"3"
     framework.view = View()
     assert [framework.request(), framework.request()] == [b"4", b"5"]
+
+
+def test_table_answers_share_concurrent_computation() -> None:
+    table = EMPTY_TABLE.build_next_version(OUTPUT, "e")
+    built = list[str]()
+
+    def build(_: SnapshotTable, request: Request, today: date) -> Answer:
+        built.append(request.query_string)
+        time.sleep(0.01)
+        return Answer("etag", (), b"body")
+
+    async def run() -> None:
+        answers = TableAnswers(lambda: View(table), lambda: 0.0, ThreadPool("threads", 2, 5.0))
+        requests = [create_asgi_req(query_string=f"limit={each % 2}") for each in range(200)]
+        responses = [Response() for _ in requests]
+        pairs = zip(requests, responses, strict=True)
+        first, *others = [asyncio.create_task(answers.respond(*pair, build)) for pair in pairs]
+        await asyncio.sleep(0)
+        first.cancel()  # its client leaves
+        await asyncio.gather(*others)
+        assert {response.data for response in responses[1:]} == {b"body"}
+
+    asyncio.run(run())
+    assert sorted(built) == ["limit=0", "limit=1"]
 
 
 @pytest.mark.parametrize(("size", "calls"), [(SMALL_BODY_BYTES, 1), (SMALL_BODY_BYTES + 1, 3)])
