@@ -4,16 +4,12 @@ import hypothesis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES, InvalidUserCsv
+from shared.csv_reader.user_csv import REQUIRED_COLUMNS, parse_person
 from shared.formats import rejects_csv
 from shared.formats.manifest import Fact, Manifest
 from shared.formats.output_csv import OutputCsv, is_canonical, read_frame
 from shared.formats.records import CsvVersion, InvalidCsv, Person, ReadResult, Reject, Row, ValidCsv
-from shared.formats.user_csv import (
-    MAX_CSV_BYTES,
-    REQUIRED_COLUMNS,
-    InvalidUserCsv,
-    parse_person,
-)
 from tests.factories import ETAG, LAST_MODIFIED
 from tests.faults.case_form import CaseForm
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.source_keys import IgnoredFile, UserFile
-from shared.formats.user_csv import MAX_CSV_BYTES
 from tests.archives import (
     DIRECTORY_ENTRY,
     LOCAL_HEADER,

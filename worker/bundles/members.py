@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_member
-from shared.formats.user_csv import MAX_CSV_BYTES
 
 MAX_MEMBERS = 250_000
 """Maximum number of members of one archive."""

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.object_names import IMAGES_FOLDER, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import QUARANTINE_REASON, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.formats.source_keys import make_csv_key, parse_bundle_id
-from shared.formats.user_csv import MAX_CSV_BYTES
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files

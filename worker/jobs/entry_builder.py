@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
+from shared.csv_reader.decoding import excerpt
 from shared.formats.records import RULES_VERSION
 from shared.formats.source_keys import IgnoredFile, format_member_source
-from shared.formats.user_csv import excerpt
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
