@@ -44,7 +44,8 @@ class QuoteReader:
             async with asyncio.timeout(QUOTES_S):
                 # One after the other: the reads must not take all threads of other requests.
                 for entry in entries[:MAX_QUOTES]:
-                    reject = rejects.get(entry["user_id"] or "")
+                    # An entry without a line is not about a line of the file.
+                    reject = rejects.get(entry["user_id"] or "") if entry["line"] else None
                     if reject and (quote := await self._read_quote(reject)):
                         entry["quote"] = quote
         except (TimeoutError, StoreUnavailable, Problem):

@@ -26,6 +26,7 @@ from shared.formats.output_csv import (
     decode_row,
     read_table,
 )
+from shared.suspicious import CHECKED_COLUMNS, SuspiciousRows, find_suspicious_rows
 
 _MIN_BULK_LINES = 2000
 """From this number of lines on, parsing by column is faster than parsing line by line."""
@@ -131,6 +132,18 @@ class SnapshotTable:
     def csv(self) -> bytes:
         """The bytes of output.csv."""
         return self._output.body
+
+    @property
+    def suspicious_rows(self) -> SuspiciousRows:
+        """The rows that are probably wrong; found on first use, in a few ms, then cached."""
+        return self.derived.get_or_compute(
+            "suspicious", lambda: find_suspicious_rows(read_table(self.csv, CHECKED_COLUMNS))
+        )
+
+    @property
+    def has_found_suspicious_rows(self) -> bool:
+        """Whether `suspicious_rows` has been used before, so that it takes no time."""
+        return self.derived.get("suspicious") is not None
 
     @property
     def columns(self) -> pa.Table:
