@@ -150,6 +150,12 @@ def may_see_quotes(request: Request) -> bool:
     return decision is not None and decision.may_see_quotes
 
 
+def was_allowed_by_token(request: Request) -> bool:
+    """Return whether this request was allowed because of its token."""
+    decision: AccessDecision | None = getattr(request.context, "access", None)
+    return decision is not None and decision.is_by_token
+
+
 def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
         return Problem("access-refused", _READ_ONLY_CREDENTIALS)

@@ -37,7 +37,7 @@ SUSPICIOUS_WARNING = (
     "{:,} published values are valid and probably wrong, such as birth dates in seconds: "
     "GET /errors lists them with the kind suspicious"
 )
-MAX_COUNT_S = 0.25
+MAX_COUNT_S = 0.5
 """Seconds that a request may wait for the number of suspicious rows."""
 
 
