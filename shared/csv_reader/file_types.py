@@ -86,6 +86,10 @@ TEXT_TYPES = {
         FileType(Reason.WEB_PAGE, {})
     ),
     r"<\?xml|<[a-z][\w:.-]*[\s/>]": _other("XML"),
+    r"--[^\n]*\ncontent-disposition: form-data": FileType(Reason.FORM, {}),
+    r"[0-9a-f]{1,8};chunk-signature=|[0-9a-f]{1,8}\r\n.*^x-amz-checksum-": FileType(
+        Reason.UPLOAD_CHUNKS, {}
+    ),
     r"version https://git-lfs": FileType(Reason.LFS_POINTER, {}),
     r"<{7}( |$)": FileType(Reason.CONFLICT, {}),
     r"\{[^\n]*\}\s*\n\s*\{": _other("JSON Lines"),

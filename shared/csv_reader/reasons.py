@@ -21,6 +21,10 @@ class Reason(StrEnum):
     OTHER_FORMAT = "this is {kind}; save it as CSV"
     WEB_PAGE = "this is a web page, possibly for signing in; download the file again"
     S3_ERROR = "this is an error message of an object store; download the file again"
+    FORM = "this is a web form with a file in it; upload only the file (curl -T FILE ADDRESS)"
+    UPLOAD_CHUNKS = (
+        "this has the chunk headers of its upload, which a server stored; upload the file again"
+    )
     LFS_POINTER = "this is a Git LFS pointer; run 'git lfs pull' and drop the file again"
     CONFLICT = "this has conflict markers of version control; resolve the conflict"
     ZIP = "this is a zip archive; drop it under a name that ends in .zip"

@@ -46,6 +46,8 @@ _CASELESS_JUNK_NAMES = {
 macOS and Windows, which write the last ones, do not distinguish upper and lower case.
 """
 
+_SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
 # The object-store client cannot address a name that contains control characters. U+0085 and U+2028
 # are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
@@ -166,6 +168,8 @@ def explain_junk(path: str) -> str | None:
         name = part if part in _JUNK_NAMES else _CASELESS_JUNK_NAMES.get(part.lower())
         if name:
             return f"{name} is not a user's, but written by a program or the system"
+        if _SPARK_PART.match(part):
+            return "Spark wrote it as a part of a table; rename it to the user's ID"
     return None
 
 

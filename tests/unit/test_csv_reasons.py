@@ -557,6 +557,15 @@ OTHER_TYPE_CASES = [
     (b"<!doctype HTML><title>x", Reason.WEB_PAGE),
     (b"\n<html lang='en'>", Reason.WEB_PAGE),
     (b"<Error><Code>NoSuchKey</Code></Error>", Reason.S3_ERROR),
+    (
+        f"--x7\r\nContent-Disposition: form-data; name=f\r\n\r\n{HEADER}a,b,1\n--x7--".encode(),
+        Reason.FORM,
+    ),
+    (f"23;chunk-signature={'0' * 64}\r\n{HEADER}a,b,1\n\r\n".encode(), Reason.UPLOAD_CHUNKS),
+    (
+        f"23\r\n{HEADER}a,b,1\n\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n".encode(),
+        Reason.UPLOAD_CHUNKS,
+    ),
     (b"version https://git-lfs.github.com/spec/v1\n", Reason.LFS_POINTER),
     (f"<<<<<<< ours\n{HEADER}a,b,1\n".encode(), Reason.CONFLICT),
 ]

@@ -388,6 +388,8 @@ class _TarReader:
 
 
 def _not_a_tar_error(head: bytes) -> InvalidArchive:
+    if head.startswith(GZIP_MAGIC):
+        return InvalidArchive("it is packed by gzip twice; unpack it once (gunzip)")
     return unknown_format_error(
         head, "it is no tar archive, be it plain or packed by gzip; pack it again"
     )

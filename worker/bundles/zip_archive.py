@@ -58,6 +58,8 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s2xH18xH2x")
 """Signature, flags and length of the name in a local header, which is followed by the name."""
 _UNICODE_PATH_FIELD = 0x7075
+_VOLUME_IN_EXTRA_FIELD = 0xFFFF
+"""Instead of the number of a volume: zip64 has it in an extra field."""
 _BUFFER_BYTES = 1 << 16
 _STEP_BYTES = 1 << 20
 
@@ -150,7 +152,18 @@ def _open_zip(file: IO[bytes]) -> zipfile.ZipFile:
         raise InvalidArchive(
             "a name in its directory is marked as UTF-8 and is not; zip it with UTF-8 names"
         ) from None
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError, EOFError):
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        NotImplementedError,
+        ValueError,
+        OSError,
+        EOFError,
+    ) as error:
+        if "extra field" in str(error):
+            raise InvalidArchive(
+                "an extra field in its directory is damaged; pack it with another program"
+            ) from None
         file.seek(0)
         head = file.read(MAX_SIGNATURE_BYTES)
         reason = (
@@ -166,6 +179,10 @@ def _check_directory(
 ) -> Iterator[_ZipMember]:
     infos = archive.infolist()
     check_count(len(infos))
+    if any(info.volume not in {0, _VOLUME_IN_EXTRA_FIELD} for info in infos):
+        raise InvalidArchive(
+            "it is one part of a split zip; join all parts (zip -s 0 users.zip --out whole.zip)"
+        )
     check_size(sum(info.file_size for info in infos), packed_bytes)
     paths = _decode_paths(infos, zip_names)
     names = [MemberName(number, path) for number, path in enumerate(paths, 1)]
