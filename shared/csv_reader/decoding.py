@@ -24,12 +24,12 @@ def decode_csv(body: bytes) -> str:
 
     Raises `InvalidUserCsv`.
     """
+    if len(body) > MAX_CSV_BYTES:
+        _reject_other_type(body, was_gzip=False)
+        raise InvalidUserCsv(Reason.TOO_LARGE)
     was_gzip = body.startswith(GZIP_MAGIC)
     if was_gzip:
         body = _decompress(body)
-    if len(body) > MAX_CSV_BYTES:
-        _reject_other_type(body, was_gzip=was_gzip)
-        raise InvalidUserCsv(Reason.GZIP_TOO_LARGE if was_gzip else Reason.TOO_LARGE)
     if body.startswith(UTF16_MARKS):
         text = _decode_utf16(body)
     else:
@@ -57,6 +57,9 @@ def _decompress(body: bytes) -> bytes:
         raise InvalidUserCsv(Reason.GZIP_DAMAGED) from None
     if unpacked.startswith(GZIP_MAGIC):
         raise InvalidUserCsv(Reason.GZIP_TWICE)
+    if len(unpacked) > MAX_CSV_BYTES:
+        _reject_other_type(unpacked, was_gzip=True)
+        raise InvalidUserCsv(Reason.GZIP_TOO_LARGE)
     return unpacked
 
 

@@ -30,7 +30,7 @@ MAX_EXAMINED_LENGTH = 60
 """A longer value is not examined further."""
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
-_NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?")
 _ABSENT = re.compile(
     r"null|nan|none|n/?a|#n/?a( n/a)?|<na>|nil|\\n|nat|-+|\?+|\.+|undefined|unknown|missing|empty"
     r"|\(null\)|\(none\)|\(empty\)|n\.a\.?|not available|1\.#qnan|-?1\.#ind",

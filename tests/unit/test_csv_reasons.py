@@ -464,6 +464,7 @@ ENCODING_CASES: list[tuple[bytes, str, int | None]] = [
     (make_csv_body() + bytes(100), NUL_PADDING, 3),
     (make_csv_body() + bytes(7) + b"\r\n", NUL_PADDING, 3),
     (b" " * (MAX_CSV_BYTES + 1), "larger than 1,000,000 bytes", None),
+    (b"\x1f\x8b" * MAX_CSV_BYTES, "larger than 1,000,000 bytes", None),
     (
         gzip.compress(bytes(MAX_CSV_BYTES + 1)),
         "the gzip data unpacks to more than 1,000,000 bytes",

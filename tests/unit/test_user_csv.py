@@ -279,7 +279,7 @@ def check_parsing(body: bytes) -> None:
         raise AssertionError("a name cannot be encoded as UTF-8")
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.binary())
 @example(b"\xff\xfe\x00\xd8")
 @example(b"\xef\xbb\xbf\xef\xbb\xbf")
@@ -289,7 +289,7 @@ def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) ->
     check_parsing(body)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -314,7 +314,7 @@ def test_parse_person_handles_csv_pieces_in_any_order(pieces: list[str], encodin
     check_parsing("".join(pieces).encode(encoding))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_parse_person_handles_changed_bytes(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
