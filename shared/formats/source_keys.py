@@ -26,7 +26,7 @@ For a longer name MinIO returns another error than `NoSuchKey`.
 MAX_KEY_BYTES = 1024
 """Maximum length of an S3 key in bytes."""
 
-NOT_UTF8_REASON = "its name is not UTF-8"
+NOT_UTF8_REASON = "its name is not UTF-8; rename it"
 
 _COMPANION_FILES = {
     "._": "macOS writes such a file beside another one",

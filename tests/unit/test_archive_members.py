@@ -25,6 +25,7 @@ from worker.bundles.members import (
     IgnoredMembers,
     InvalidArchive,
     Member,
+    MemberName,
     SelectedMembers,
 )
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
@@ -161,7 +162,7 @@ def test_tar_archive_reads_legacy_name_only_by_setting(
     }  # fmt: skip
     assert read_users("u.tar", body, pool) == {"Zoë.csv": b"y", "2.csv": b"x"}
     assert read_ignored("u.tar", body, pool) == {
-        "Ren\ufffde.csv": "its name is not UTF-8; zip it with UTF-8 names, or set ZIP_NAMES"
+        "Ren\ufffde.csv": "its name is not UTF-8; pack it with UTF-8 names, or set ZIP_NAMES"
     }
 
 
@@ -403,20 +404,15 @@ def test_tar_archive_reports_second_archive(pool: ThreadPoolExecutor) -> None:
 
 
 # -- duplicates ------------------------------------------------------------------------------------
-def make_member(number: int, path: str) -> Member:
-    name, _, extension = path.rpartition("/")[2].rpartition(".")
-    return Member(number, path, UserFile(name, extension), b"x")
-
-
 def select(paths: Sequence[str]) -> tuple[dict[str, int], list[int]]:
     """Return the number of the selected member by file name, and those of the others."""
     selected = SelectedMembers()
     numbers: dict[str, int] = {}
     others = []
     for number, path in enumerate(paths, 1):
-        member = make_member(number, path)
-        duplicate = selected.add(member)
-        if duplicate is None or duplicate[0] is not member:
+        name = MemberName(number, path)
+        duplicate = selected.add(name)
+        if duplicate is None or duplicate[0] is not name:
             numbers[path.rpartition("/")[2]] = number
         if duplicate:
             others.append(duplicate[0].number)
@@ -445,8 +441,8 @@ def test_selected_members_prefer_top_then_first_by_path(
 def test_selected_members_keep_later_version_of_path_in_any_order() -> None:
     """Hard links are read last, although a later member may have the same path."""
     selected = SelectedMembers()
-    newer = make_member(7, "1.csv")
-    older = make_member(3, "1.csv")
+    newer = MemberName(7, "1.csv")
+    older = MemberName(3, "1.csv")
     assert selected.add(newer) is None
     duplicate = selected.add(older)
     assert duplicate is not None
@@ -456,9 +452,9 @@ def test_selected_members_keep_later_version_of_path_in_any_order() -> None:
 def test_ignored_members_name_twenty_with_junk_last() -> None:
     ignored = IgnoredMembers()
     for number in range(1, 31):
-        ignored.add(make_member(number, f"._{number}.csv"), IgnoredFile("junk", is_junk=True))
+        ignored.add(MemberName(number, f"._{number}.csv"), IgnoredFile("junk", is_junk=True))
     for number in range(31, 34):
-        ignored.add(make_member(number, "n" * 500 + ".txt"), IgnoredFile("other"))
+        ignored.add(MemberName(number, "n" * 500 + ".txt"), IgnoredFile("other"))
     named = ignored.list_named()
     assert (ignored.count, len(named)) == (33, MAX_NAMED_MEMBERS)
     assert [member.number for member in named[:4]] == [31, 32, 33, 1]

@@ -8,7 +8,7 @@ that user only.
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.csv_reader.decoding import excerpt
@@ -72,7 +72,6 @@ _OTHER_FORMATS = (
 """Files under the name of an archive: first bytes, what they are, and the remedy."""
 MAX_SIGNATURE_BYTES = 512
 
-_LEGACY_NAME_REMEDY = "zip it with UTF-8 names, or set ZIP_NAMES"
 MAX_NAMED_PATH_LENGTH = 200
 MAX_NAMED_MEMBERS = 20
 """Maximum number of ignored members that are named; further ones are only counted."""
@@ -117,45 +116,48 @@ class IgnoredMember(NamedTuple):
 class Member:
     """A file in an archive.
 
-    `number` is its position, as in `MemberName`. `body` is empty if the member is not a user file.
-    For a CSV above the size limit, `body` is cut to the first `MAX_CSV_BYTES` + 1 bytes.
+    `body` is empty if the member is not a user file. For a CSV above the size limit, `body` is cut
+    to the first `MAX_CSV_BYTES` + 1 bytes.
     """
 
-    number: int
-    path: str
+    name: MemberName
     file: UserFile | IgnoredFile
     body: bytes
+
+    @property
+    def path(self) -> str:
+        """Return the path, which can be encoded as UTF-8."""
+        return self.name.path
 
 
 class SelectedMembers:
     """Selects, of several members with the same file name, the one that counts."""
 
     def __init__(self) -> None:
-        self._selected: dict[str, tuple[tuple[int, str], Member]] = {}
+        self._selected: dict[str, MemberName] = {}
 
-    def add(self, member: Member) -> tuple[Member, IgnoredFile] | None:
+    def add(self, added: MemberName) -> tuple[MemberName, IgnoredFile] | None:
         """Add a user file. Return the member that does not count any more, and why.
 
         That may be the added member or an earlier one; None if there is no other. The member of the
         lowest `rank_path` counts. Of several with the same path it is the last one in the archive,
         because archivers append a newer version.
         """
-        rank = rank_path(member.path)
-        name = rank[1].rpartition("/")[2]
-        # The body is not needed, and images are large.
-        entry = rank, replace(member, body=b"")
-        selected_rank, selected = self._selected.setdefault(name, entry)
-        if selected.number == member.number:
+        file_name = added.path.rpartition("/")[2]
+        selected = self._selected.setdefault(file_name, added)
+        if selected is added:
             return None
-        if selected_rank == rank:
-            is_newer = member.number > selected.number
+        added_rank = rank_path(added.path)
+        selected_rank = rank_path(selected.path)
+        if added_rank == selected_rank:
+            is_better = added.number > selected.number
             reason = "a later member of the archive has the same path, and counts"
         else:
-            is_newer = rank < selected_rank
-            reason = explain_duplicate((member if is_newer else selected).path)
-        if is_newer:
-            self._selected[name] = entry
-        return (selected if is_newer else member), IgnoredFile(reason)
+            is_better = added_rank < selected_rank
+            reason = explain_duplicate((added if is_better else selected).path)
+        if is_better:
+            self._selected[file_name] = added
+        return (selected if is_better else added), IgnoredFile(reason)
 
 
 class IgnoredMembers:
@@ -165,13 +167,13 @@ class IgnoredMembers:
         self.count = 0
         self._named: tuple[list[IgnoredMember], list[IgnoredMember]] = [], []
 
-    def add(self, member: Member, file: IgnoredFile) -> None:
+    def add(self, name: MemberName, file: IgnoredFile) -> None:
         """Add a member that is not read."""
         self.count += 1
         named = self._named[file.is_junk]
         if len(named) < MAX_NAMED_MEMBERS:
-            path = excerpt(member.path, MAX_NAMED_PATH_LENGTH)
-            named.append(IgnoredMember(member.number, path, file.reason))
+            path = excerpt(name.path, MAX_NAMED_PATH_LENGTH)
+            named.append(IgnoredMember(name.number, path, file.reason))
 
     def list_named(self) -> list[IgnoredMember]:
         """Return the first `MAX_NAMED_MEMBERS` members; junk is last, because it is expected."""
@@ -191,7 +193,7 @@ def check_member_path(name: MemberName) -> UserFile | IgnoredFile:
     if isinstance(file, Bundle):
         raise name.error("is another archive; drop that one by itself")
     if file == IgnoredFile(NOT_UTF8_REASON):
-        return IgnoredFile(f"{NOT_UTF8_REASON}; {_LEGACY_NAME_REMEDY}")
+        return IgnoredFile("its name is not UTF-8; pack it with UTF-8 names, or set ZIP_NAMES")
     return file
 
 
@@ -202,6 +204,8 @@ def is_decoded(path: str) -> bool:
 
 def make_printable_path(path: str) -> str:
     """Replace the bytes of a path that could not be decoded, so that it can be stored as UTF-8."""
+    if is_decoded(path):
+        return path
     return path.encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -216,8 +220,8 @@ def legacy_name_error(name: MemberName, *, has_codec: bool) -> InvalidArchive:
             "zip it with UTF-8 names, or change ZIP_NAMES"
         )
     return name.error(
-        f"has a name in a legacy code page, which may be any: {_LEGACY_NAME_REMEDY} "
-        "(for example cp866)"
+        "has a name in a legacy code page, which may be any: zip it with UTF-8 names, or set "
+        "ZIP_NAMES (for example cp866)"
     )
 
 

@@ -136,8 +136,8 @@ class TarArchive:
         self._cpu = cpu or CpuBudget(file.size)
         self._zip_names = zip_names
         self._path_length = 0
-        # Number and size of the last regular file at each path, and the links to each number.
-        self._files: dict[str, tuple[int, int]] = {}
+        # Number of the last regular file at each path, and the links to each number.
+        self._files: dict[str, int] = {}
         self._links: dict[int, list[_HardLink]] = {}
 
     def members(self) -> Iterator[Member | None]:
@@ -154,7 +154,7 @@ class TarArchive:
                 "another archive begins after the end of this one, and is not read; "
                 "append with tar -A"
             )
-            yield Member(reader.count + 1, "", file, b"")
+            yield Member(MemberName(reader.count + 1, ""), file, b"")
         yield from self._read_links()
 
     def _read_member(self, entry: _Entry, reader: "_TarReader") -> Member | None:
@@ -172,13 +172,13 @@ class TarArchive:
             return None
         file = check_member_path(name)
         if entry.kind == tarfile.LNKTYPE:
-            return self._add_link(name, file, entry.link_target, reader)
+            return self._add_link(name, file, entry.link_target)
         if kind:
             if not isinstance(file, IgnoredFile):
                 raise special_file_error(name, kind)
             file = ignore_special_file(file, kind)
         else:
-            self._files[rank_path(name.path)[1]] = name.number, entry.size
+            self._files[rank_path(name.path)[1]] = name.number
         body = reader.read_body(entry.size, max_kept_bytes(name, file, entry.size))
         return _make_member(name, file, body)
 
@@ -187,12 +187,11 @@ class TarArchive:
         name: MemberName,
         file: UserFile | IgnoredFile,
         target_path: str,
-        reader: "_TarReader",
     ) -> Member | None:
         """Remember a hard link to a user's file; return the member if it is ignored."""
         path = rank_path(name.path)[1]
         target = self._files.get(rank_path(self._decode_path(target_path))[1])
-        if target:
+        if target is not None:
             self._files[path] = target  # later links may name this one
         if isinstance(file, IgnoredFile):
             return _make_member(name, file, b"")
@@ -200,10 +199,7 @@ class TarArchive:
             raise name.error(
                 "is a link to a file that is not in the archive before it; pack that file, too"
             )
-        number, size = target
-        reader.count_unpacked(size)
-        max_kept_bytes(name, file, size)  # reject a too large image before the second pass
-        self._links.setdefault(number, []).append(_HardLink(name, file))
+        self._links.setdefault(target, []).append(_HardLink(name, file))
         return None
 
     def _read_links(self) -> Iterator[Member | None]:
@@ -221,6 +217,7 @@ class TarArchive:
             body = reader.read_body(entry.size, max(kept, default=0))
             yield None
             for link, max_bytes in zip(links, kept, strict=True):
+                reader.count_unpacked(entry.size)
                 yield _make_member(link.name, link.file, body[:max_bytes])
             if entry.name.number == last_number:
                 return
@@ -237,7 +234,7 @@ class TarArchive:
 
 def _make_member(name: MemberName, file: UserFile | IgnoredFile, body: bytes) -> Member:
     check_image(name, file, body)
-    return Member(name.number, make_printable_path(name.path), file, body)
+    return Member(name._replace(path=make_printable_path(name.path)), file, body)
 
 
 class _TarReader:

@@ -102,8 +102,8 @@ class ZipArchive:
             self._cpu.check()
             body = b"" if isinstance(entry.file, IgnoredFile) else self._read(entry)
             check_image(entry.name, entry.file, body)
-            path = make_printable_path(entry.name.path)
-            yield Member(entry.name.number, path, entry.file, body)
+            name = entry.name._replace(path=make_printable_path(entry.name.path))
+            yield Member(name, entry.file, body)
 
     def _read(self, entry: _ZipMember) -> bytes:
         body = bytearray()

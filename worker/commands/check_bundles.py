@@ -108,8 +108,8 @@ def _read_archive(source: ObjectStore, info: ObjectInfo, zip_names: str) -> Bund
             for member in open_archive(info.key, file, zip_names).members():
                 if member is None or isinstance(member.file, IgnoredFile):
                     continue
-                duplicate = selected.add(member)
-                if duplicate is None or duplicate[0] is not member:
+                duplicate = selected.add(member.name)
+                if duplicate is None or duplicate[0] is not member.name:
                     _add_member(contents, info, member, member.file)
         except PreconditionFailed:
             raise StoreUnavailable(

@@ -112,12 +112,12 @@ class ArchiveUnpacker:
         with self._folders.open_writer(digest, self._pool, budget) as writer:
             for member in self._read_members(key, file, on_progress):
                 if isinstance(member.file, IgnoredFile):
-                    ignored.add(member, member.file)
+                    ignored.add(member.name, member.file)
                     continue
-                duplicate = selected.add(member)
+                duplicate = selected.add(member.name)
                 if duplicate:
                     ignored.add(*duplicate)
-                    if duplicate[0] is member:
+                    if duplicate[0] is member.name:
                         continue
                 if member.file.is_csv:
                     self._add_csv(index, key, info, member)
