@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REMEDIES = {
     "rejected": "correct the file and drop it again, or delete it",
     "held": "correct the file and drop it again; until then its last valid row stays published",
-    "suspicious": "replace the file if the row is wrong, or keep it if the row is right",
+    "suspicious": "check the row: replace or rename its file as the reason says, or keep it",
     "ignored": "give the file the name of a user file or a bundle, or delete it",
     "dead_letter": "none: the next sweep finds the change, and `rowdrop sweep` starts one",
 }

@@ -109,8 +109,8 @@ def test_rowdrop_publishes_user_from_creation_to_deletion(rowdrop: RunShProcess,
     assert "separated" in error["reason"]
     assert line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,"
 
-    put(s3, "0001.csv", b"first_name,last_name,birthts\nIvan,Petrov,-1\n")
-    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Petrov,-1,")
+    put(s3, "0001.csv", b"first_name,last_name,birthts\nIvan,Petrov,-946674000000\n")
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Petrov,-946674000000,")
     soon(lambda: errors_of(rowdrop, "0001") == [])
 
     s3.remove_object(SOURCE, "0001.csv")

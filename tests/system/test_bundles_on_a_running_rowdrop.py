@@ -28,7 +28,7 @@ from tests.archives import (
 )
 from tests.system.running import RunShProcess, wait_until
 
-CSV = b"first_name,last_name,birthts\nAda,Lovelace,1\n"
+CSV = b"first_name,last_name,birthts\nAda,Lovelace,599616000000\n"
 VALID_FILES = {"1.csv": CSV, "photos/1.png": b"image"}
 
 

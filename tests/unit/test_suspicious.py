@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.formats.output_csv import OUTPUT_HEADER, encode_row, read_table
@@ -60,12 +60,14 @@ def test_likely_births_are_not_suspicious(birthts: int) -> None:
     assert find_reason(birthts) == ""
 
 
+@settings(deadline=None)
 @given(st.dates(date(1900, 1, 1), date(2034, 12, 31)), st.integers(-48, 56))
 def test_no_date_in_any_time_zone_is_suspicious(day: date, quarter_hours: int) -> None:
     """A date without a time is midnight of its zone, also in the days around 1970-01-01."""
     assert find_reason(count_ms(day) - quarter_hours * 900_000) == ""
 
 
+@settings(deadline=None)
 @given(st.dates(date(1900, 1, 1), date(2034, 12, 31)))
 def test_dates_in_other_units_are_suspicious(day: date) -> None:
     milliseconds = count_ms(day)
