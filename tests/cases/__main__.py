@@ -26,10 +26,11 @@ def main() -> int:
     """Run what the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.cases", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER")
-    folder = parser.parse_args().folder
-    with CaseRunner() as runner:
-        if folder:
-            return _print_folder(runner, folder)
+    parser.add_argument("--zip-names", default="", metavar="CODEC", help="the setting ZIP_NAMES")
+    options = parser.parse_args()
+    with CaseRunner(options.zip_names) as runner:
+        if options.folder:
+            return _print_folder(runner, options.folder)
         return _print_declared(runner)
 
 

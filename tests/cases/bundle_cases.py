@@ -14,7 +14,7 @@ from tests.archives import (
     make_zip,
     mark_zip_encrypted,
 )
-from tests.cases.case import Case, bundle, bundle_reject
+from tests.cases.case import Case, Expected, Kind, bundle, bundle_reject
 from tests.cases.csv_cases import BORN, make_csv
 
 CSV = make_csv().encode()
@@ -46,6 +46,12 @@ def make_typed_tar(members: Iterable[tuple[str, bytes, bytes | str]]) -> bytes:
     return target.getvalue()
 
 
+def _named_by_codec(name: str, codec: str, user_id: str) -> Case:
+    archive = make_raw_zip([RawZipMember(f"{user_id}.csv".encode(codec), CSV)])
+    expected = Expected(rows=(make_row(user_id),))
+    return Case(Kind.BUNDLE, name, archive, expected, zip_names=codec)
+
+
 def _name_case(name: str, raw: bytes) -> Case:
     archive = make_raw_zip([RawZipMember(b"plain.csv", OTHER_CSV), RawZipMember(raw, CSV)])
     return bundle_reject(name, archive, "member 2 … ZIP_NAMES")
@@ -57,6 +63,9 @@ NAMES = [
     _name_case("names-cp850.zip", "Andr\u00e9.csv".encode("cp850")),
     _name_case("names-cp1252.zip", "Ren\u00e9e.csv".encode("cp1252")),
     _name_case("names-shift-jis.zip", "\u8868.csv".encode("shift_jis")),
+    _named_by_codec("zip-names-cp866.zip", "cp866", "\u0416\u0435\u043d\u044f"),
+    _named_by_codec("zip-names-cp850.zip", "cp850", "Andr\u00e9"),
+    _named_by_codec("zip-names-shift-jis.zip", "shift_jis", "\u8868"),
     bundle(
         "names-utf-8-flag.zip",
         make_raw_zip([RawZipMember("Ren\u00e9e.csv".encode(), CSV, UTF8_FLAG)]),

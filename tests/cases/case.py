@@ -76,7 +76,7 @@ class Case:
 
     `name` is the name of the file; the extension of a bundle selects the format. `source` is the
     public report that the input follows: project, number, and what happened to its author. `why`
-    says why the expected outcome is right.
+    says why the expected outcome is right. `zip_names` is the setting ZIP_NAMES.
     """
 
     kind: Kind
@@ -85,6 +85,7 @@ class Case:
     expected: Expected
     source: str = ""
     why: str = ""
+    zip_names: str = ""
 
 
 def format_row(user_id: str, person: Person, *, has_image: bool = False) -> str:

@@ -59,6 +59,12 @@ LOADED = [
         make_row("7", has_image=True),
     ),
     load(
+        "own-file-and-bundle",
+        {"u.zip": make_zip({"7.csv": OTHER_CSV, "8.csv": OTHER_CSV}), "7.csv": CSV},
+        make_row("7"),
+        make_row("8", "Ada"),
+    ),
+    load(
         "composed-and-decomposed",
         {"Jos\u00e9.csv": CSV, "Jose\u0301.csv": OTHER_CSV},
         make_row("Jose\u0301", "Ada"),

@@ -15,6 +15,7 @@ from shared.progress.leases import Lease
 from shared.suspicious import find_suspicious_rows
 from tests.cases.case import Case, Entry, Folder, Kind, Outcome, format_row
 from tests.fakes import FakeObjectStore
+from worker.bundles.catalog import BundleRules
 from worker.bundles.index import BundleIndex
 from worker.bundles.members import IgnoredMember, InvalidArchive
 from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES, DiskBudget, UnpackedFolders
@@ -37,10 +38,14 @@ class HeldLease(Lease):
 
 
 class CaseRunner:
-    """Runs inputs one after another. Use it in a `with` statement."""
+    """Runs inputs one after another. Use it in a `with` statement.
 
-    def __init__(self) -> None:
+    `zip_names` is the setting ZIP_NAMES, for inputs that declare none.
+    """
+
+    def __init__(self, zip_names: str = "") -> None:
         self._pool = ThreadPoolExecutor(2)
+        self._zip_names = zip_names
 
     def __enter__(self) -> "CaseRunner":
         return self
@@ -55,7 +60,7 @@ class CaseRunner:
                 write_folder(Path(folder), case.body)
                 return self.run_folder(Path(folder))
         key = f"{case.name}.csv" if case.kind is Kind.CSV else case.name
-        return self.run_object(key, case.body)
+        return self.run_object(key, case.body, case.zip_names)
 
     def run_file(self, kind: Kind, path: Path) -> Outcome:
         """Return what becomes of a file or folder on the disk."""
@@ -71,14 +76,18 @@ class CaseRunner:
         skipped = [Entry(str(path), reason) for path, reason in [*plan.skipped, *plan.junk]]
         return self._describe_bucket(source, skipped)
 
-    def run_object(self, key: str, body: bytes) -> Outcome:
+    def run_object(self, key: str, body: bytes, zip_names: str = "") -> Outcome:
         """Return what becomes of one object in the source bucket; its own lines have no name."""
         source = _create_store()
         source.put(key, body)
-        return self._describe_bucket(source, [], own_name=key)
+        return self._describe_bucket(source, [], zip_names, own_name=key)
 
     def _describe_bucket(
-        self, source: FakeObjectStore, skipped: Iterable[Entry], own_name: str = ""
+        self,
+        source: FakeObjectStore,
+        skipped: Iterable[Entry],
+        zip_names: str = "",
+        own_name: str = "",
     ) -> Outcome:
         """Describe what becomes of the objects; that with the key `own_name` has no name."""
         rejects: list[Entry] = []
@@ -95,7 +104,7 @@ class CaseRunner:
                     images.add(user_id)
                 case Bundle():
                     try:
-                        index, members = self._unpack(source, key)
+                        index, members = self._unpack(source, key, zip_names or self._zip_names)
                     except InvalidArchive as error:
                         rejects.append(Entry("" if key == own_name else key, error.reason))
                         continue
@@ -122,8 +131,10 @@ class CaseRunner:
         ]
         return Outcome(tuple(rows), tuple(rejects), tuple(ignored), tuple(suspicious))
 
-    def _unpack(self, source: FakeObjectStore, key: str) -> tuple[BundleIndex, list[IgnoredMember]]:
-        folders = UnpackedFolders(_create_store(), HeldLease())
+    def _unpack(
+        self, source: FakeObjectStore, key: str, zip_names: str
+    ) -> tuple[BundleIndex, list[IgnoredMember]]:
+        folders = UnpackedFolders(_create_store(), HeldLease(), rules=BundleRules(zip_names))
         info = source.get_info(key)
         assert info
         unpacker = ArchiveUnpacker(source, folders, self._pool)
