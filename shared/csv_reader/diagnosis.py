@@ -48,7 +48,7 @@ _EMPTY_FIELDS = TRIMMED + "".join(DELIMITERS) + '"'
 _BLANK_LINES = re.compile(
     rf"(?:{class_of(_EMPTY_FIELDS.translate({10: None, 13: None}))}*+(?:\r\n|\r|\n))*+"
 )
-_NUMBER_OR_DATE = re.compile(r"[+-]?[0-9]+([.,/: -]?[0-9]+)*")
+_NUMBER_OR_DATE = re.compile(r"[+-]?[0-9]++([.,/: -][0-9]++)*+")
 _LONG_NUMBER = re.compile(r"-?[0-9]{6,}")
 _IGNORED_IN_NAMES = re.compile(r"[\W_]+")
 _UTF7_SEQUENCE = re.compile(r"\+[A-Za-z0-9/]{2,}-")

@@ -607,6 +607,8 @@ def test_parse_person_accepts_header_that_begins_like_another_file() -> None:
         HEADER.encode() + b"a,b," + b"9" * 900_000,
         HEADER.encode() + b"a,b," + b"1 " * 60_000,
         HEADER.encode() + b"\n" * 900_000 + b"a;b;1",
+        b"9" * 60 + b"x,b,c\n",
+        b"1," + b"9-" * 60 + b"x\n",
         make_csv_body({"first_name": "x" * 900_000}),
         gzip.compress(b"") * 50_000,
         b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 900_000,
