@@ -1,5 +1,7 @@
 """Random changes of the inputs of `tests/cases`: each gives rows or reasons, never an exception.
 
+An independent reader agrees on which of the CSVs give a row.
+
 A reason consists of words of our source code and of counts, so it cannot quote a file.
 """
 
@@ -17,6 +19,7 @@ from tests.cases.__main__ import ALL_CASES
 from tests.cases.case import Entry, Kind
 from tests.cases.runner import CaseRunner
 from tests.faults.case_form import CaseForm
+from tests.faults.independent_reader import read_person
 
 ROOT = Path(__file__).parents[2]
 BODIES = [
@@ -89,6 +92,8 @@ def test_changed_cases_give_rows_or_reasons(form: CaseForm) -> None:
             outcome = runner.run_object(key, body)
             for entry in outcome.rejects:
                 check_reason(entry, len(body))
+            if key.endswith(".csv") and not outcome.ignored:
+                assert bool(outcome.rows) == (read_person(body) is not None)
 
         check_body()
 
