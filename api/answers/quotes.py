@@ -11,9 +11,9 @@ from typing import Any
 from api.snapshot.caches import LruCache
 from api.web.problems import Problem
 from api.web.transfers import Transfers
+from shared.csv_reader.decoding import quote_line
 from shared.formats.records import Reject
 from shared.formats.source_keys import make_csv_key
-from shared.formats.user_csv import quote_line
 from shared.object_store import StoreUnavailable
 
 MAX_QUOTED_BYTES = 64 << 10

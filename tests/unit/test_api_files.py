@@ -16,7 +16,7 @@ from api.resources.image import detect_raster_type
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from api.web.transfers import SEGMENT_BYTES
-from shared.formats import user_csv
+from shared.csv_reader import reasons
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
 from shared.tokens import Token, TokenKind
@@ -124,7 +124,7 @@ def test_explain_unusable_name_accepts_only_names_that_fit(name: str) -> None:
 
 
 def test_files_route_limits_equal_pipeline_limits() -> None:
-    assert files.MAX_CSV_BYTES == user_csv.MAX_CSV_BYTES
+    assert files.MAX_CSV_BYTES == reasons.MAX_CSV_BYTES
 
 
 @pytest.mark.parametrize(

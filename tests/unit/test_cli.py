@@ -236,12 +236,17 @@ def test_find_settings_leaves_an_incomplete_environment_to_validation(tmp_path: 
 
 
 def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
-    given = {"SOURCE_BUCKET": "it's mine", "IMAGES": "reference", "LOG_LEVEL": "INFO"}
+    given = {
+        "SOURCE_BUCKET": "it's mine",
+        "IMAGES": "reference",
+        "ZIP_NAMES": "cp866",
+        "LOG_LEVEL": "INFO",
+    }
     configuration = build_configuration(given, {}, lambda _: None)
     save_settings_of_run(configuration, checkout / "var" / "settings.env")
     settings = find_settings("worker", BOTH, {}, checkout)
     assert settings["SOURCE_BUCKET"] == "it's mine"
-    assert settings["IMAGES"] == "reference"
+    assert (settings["IMAGES"], settings["ZIP_NAMES"]) == ("reference", "cp866")
     assert settings["API_PORT"] == configuration.values["API_PORT"]
     assert "LOG_LEVEL" not in settings
 

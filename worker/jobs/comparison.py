@@ -18,7 +18,7 @@ from shared.formats.object_names import IMAGES_FOLDER
 from shared.formats.records import Buckets
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
 from shared.progress.pipeline_status import OperatorStatus
-from worker.bundles.catalog import BundleCatalog
+from worker.bundles.catalog import BundleCatalog, BundleRules
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.desired_state import build_desired_state
 from worker.jobs.drift import (
@@ -145,8 +145,11 @@ class BucketComparison:
         self._image_copies = image_copies
         self._event_pause = event_pause
 
-    def compare(self) -> Comparison:
-        """Compare once. Raises `StoreUnavailable`."""
+    def compare(self, bundle_rules: BundleRules) -> Comparison:
+        """Compare once. Bundles that were read by other rules are out of sync.
+
+        Raises `StoreUnavailable`.
+        """
         # A user that is published during the LIST is dirty only here.
         dirty_before = self._users.dirty_users()
         listing = self._lister.list_source()
@@ -171,7 +174,7 @@ class BucketComparison:
             catalog,
             published,
             dirty_users,
-            out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles),
+            out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles, bundle_rules),
             self._find_silent_drift(unexplained, published),
             find_unreferenced_copies(
                 desired.find_orphan_copies(existing_copies), published, self._lister.buckets

@@ -24,7 +24,7 @@ from shared.formats.source_keys import make_bundle_id
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.scripts import new_token
-from worker.bundles.catalog import BundleCatalog, make_version_digest
+from worker.bundles.catalog import BundleCatalog, BundleRules
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.comparison import BucketComparison, Comparison
@@ -137,7 +137,7 @@ class FindingsRecorder:
         self._ignored_keys = ignored_keys
         self._clock = clock
 
-    def grant_retries(self, comparison: Comparison) -> set[str]:
+    def grant_retries(self, comparison: Comparison, bundle_rules: BundleRules) -> set[str]:
         """Grant one more attempt to each quarantined user, and to a few bundles that were given up.
 
         A quarantine may be wrong, and an unchanged file is not read again. Returns the users and
@@ -147,12 +147,16 @@ class FindingsRecorder:
         quarantined = comparison.published.find_quarantined()
         self._attempts.grant_retry(quarantined)
         over_budget = comparison.catalog.find_over_budget()
-        return {*quarantined, *over_budget, *self._grant_bundle_retries(comparison.catalog)}
+        return {
+            *quarantined,
+            *over_budget,
+            *self._grant_bundle_retries(comparison.catalog, bundle_rules),
+        }
 
-    def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
+    def _grant_bundle_retries(self, catalog: BundleCatalog, rules: BundleRules) -> set[str]:
         due_keys = catalog.find_due_retries(self._clock())
         for key in due_keys:
-            digest = make_version_digest(key, catalog.entries[key].etag)
+            digest = rules.make_digest(key, catalog.entries[key].etag)
             self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
         return {make_bundle_id(key) for key in due_keys}
 
@@ -194,14 +198,14 @@ class Sweep:
 
     def _sweep_once(self, cause: str) -> int:
         start = self._session.begin(new_token(), cause)
-        difference = self._comparison.compare()
+        difference = self._comparison.compare(self._folders.rules)
         # Without the lease, another sweep may have compared later. From here to the commit nothing
         # verifies the lease, because users with deleted copies must be marked.
         self._session.renew_lease()
         user_ids = (
             difference.out_of_sync | difference.dirty_users | difference.published.find_unreadable()
         )
-        user_ids |= self._recorder.grant_retries(difference)
+        user_ids |= self._recorder.grant_retries(difference, self._folders.rules)
         user_ids |= self._comparison.delete_copies(difference.orphan_copies)
         to_mark = sorted(user_ids)
         self._recorder.mark(to_mark, difference.silent_drift)

@@ -112,8 +112,10 @@ def check(ctx: click.Context, as_json: bool) -> None:
 
     clients = open_clients("worker", "minio")
     progress = ProgressBar(0, sys.stderr, noun="CSV files")
-    copies_images = clients.settings.copy_images
-    differences = check_buckets(clients.source, clients.output, copies_images, progress)
+    settings = clients.settings
+    differences = check_buckets(
+        clients.source, clients.output, settings.copy_images, progress, settings.zip_names
+    )
     if as_json:
         print_json({"count": len(differences), "differences": differences})
     else:
