@@ -100,7 +100,7 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
         "last_sweep_at": pipeline.get("last_sweep_at"),
         "last_sweep": pipeline.get("last_sweep"),
         "events_waiting": pipeline.get("events_waiting"),
-        "rows": None if view.table is None else len(view.table),
+        "rows": None if view.table is None else view.table.row_count,
         "rejected": len(view.rejects) - held_count,
         "held": held_count,
         "ignored": pipeline.get("ignored"),
