@@ -11,7 +11,7 @@ No user file is read. The order of the requests matters:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.formats.object_names import IMAGES_FOLDER
@@ -29,7 +29,7 @@ from worker.jobs.drift import (
     find_unreferenced_copies,
 )
 from worker.publishing.published_files import PublishedFiles, read_published_files
-from worker.reading.image_copies import ImageCopies
+from worker.reading.image_copies import ImageCopies, read_source_etags
 from worker.source.ignored_keys import MAX_LISTED_IGNORED
 from worker.source.listing import Listing
 from worker.state.event_inbox import EventInbox
@@ -123,6 +123,12 @@ class BucketLister:
             copies.update((info.key, info) for info in page)
         return copies
 
+    def read_source_etags(
+        self, copies: Mapping[str, ObjectInfo], keys: Collection[str]
+    ) -> dict[str, ObjectInfo]:
+        """Return those of the listed copies with these keys, with the ETags of their sources."""
+        return read_source_etags(self._output, copies, keys, self.renew_lease)
+
     def delete_copies(self, keys: Sequence[str]) -> None:
         """Delete these image copies."""
         self._output.delete_many(keys)
@@ -162,6 +168,8 @@ class BucketComparison:
         published = self._lister.read_published()
         # A user with a reject and no held row needs no image copy: no row could name it.
         desired = desired.without_copies_of(find_rejects_without_row(published))
+        other_copies = desired.find_copies_with_other_etag(existing_copies)
+        existing_copies |= self._lister.read_source_etags(existing_copies, other_copies)
         out_of_sync = find_out_of_sync_users(desired, published)
         out_of_sync |= desired.find_users_missing_copy(existing_copies)
         catalog = self._bundle_lookup.catalog
