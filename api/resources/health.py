@@ -30,6 +30,12 @@ NO_EVENTS_WARNING = (
     "changes without events; rowdrop init prints what to set"
 )
 
+SILENT_CHANGES_WARNING = (
+    "files were changed without an event, for example by replication or a forced deletion: a sweep "
+    "every 5 minutes finds such changes, until 3 in a row have found none; let a webhook announce "
+    "them (POST /events), or wait"
+)
+
 
 class LiveResource:
     """GET /health/live."""
@@ -139,6 +145,8 @@ def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
         warnings.append(NO_METRICS_WARNING)
     if not pipeline_status.events_available:
         warnings.append(NO_EVENTS_WARNING)
+    elif pipeline_status.silent_countdown:
+        warnings.append(SILENT_CHANGES_WARNING)
     return warnings
 
 

@@ -63,11 +63,10 @@ class DesiredState(NamedTuple):
 
     def find_users_missing_copy(self, existing_copies: Mapping[str, ObjectInfo]) -> set[str]:
         """Return the users that lack their image copy or have one of another image. Pure."""
+        missing = self.copies.keys() - existing_copies.keys()
         return {
-            copy.user_id
-            for key, copy in self.copies.items()
-            if key not in existing_copies
-            or not is_copy(existing_copies[key], copy.etag, copy.last_modified)
+            self.copies[key].user_id
+            for key in missing | self.find_copies_with_other_etag(existing_copies)
         }
 
     def find_orphan_copies(self, existing_copies: Mapping[str, ObjectInfo]) -> dict[str, str]:
