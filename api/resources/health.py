@@ -40,6 +40,12 @@ SUSPICIOUS_WARNING = (
 MAX_COUNT_S = 0.5
 """Seconds that a request may wait for the number of suspicious rows."""
 
+SILENT_CHANGES_WARNING = (
+    "files were changed without an event, for example by replication or a forced deletion: a sweep "
+    "every 5 minutes finds such changes, until 3 in a row have found none; let a webhook announce "
+    "them (POST /events), or wait"
+)
+
 
 class LiveResource:
     """GET /health/live."""
@@ -130,7 +136,7 @@ def describe_readiness(
         "last_sweep_at": pipeline.get("last_sweep_at"),
         "last_sweep": pipeline.get("last_sweep"),
         "events_waiting": pipeline.get("events_waiting"),
-        "rows": None if view.table is None else len(view.table),
+        "rows": None if view.table is None else view.table.row_count,
         "rejected": len(view.rejects) - held_count,
         "held": held_count,
         "suspicious": suspicious_count,
@@ -174,6 +180,8 @@ def _list_warnings(
         warnings.append(NO_METRICS_WARNING)
     if pipeline_status and not pipeline_status.events_available:
         warnings.append(NO_EVENTS_WARNING)
+    elif pipeline_status and pipeline_status.silent_countdown:
+        warnings.append(SILENT_CHANGES_WARNING)
     if suspicious_count:
         warnings.append(SUSPICIOUS_WARNING.format(suspicious_count))
     return warnings

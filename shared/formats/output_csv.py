@@ -128,8 +128,9 @@ class OutputCsv:
                     lines[row.user_id] = encode_row(row)
         return cls(OUTPUT_HEADER + b"".join(lines[user_id] for user_id in sorted(lines)))
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
+    @property
+    def row_count(self) -> int:
+        """The number of rows."""
         if self._row_count is None:
             self._row_count = self.body.count(b"\n") - 1
         return self._row_count
@@ -159,7 +160,7 @@ class OutputCsv:
         """
         body_view = memoryview(self.body)
         pieces = list[bytes | memoryview]()
-        row_count = len(self)
+        row_count = self.row_count
         copied_until = 0
         position = len(OUTPUT_HEADER)
         for user_id, row in sorted(changes.items()):
@@ -200,7 +201,7 @@ class OutputCsv:
 
 def _build_with_row_count(body: bytes, row_count: int) -> OutputCsv:
     output = OutputCsv(body)
-    # The caller has counted the rows, so `__len__` need not scan the bytes.
+    # The caller has counted the rows, so `row_count` need not scan the bytes.
     output._row_count = row_count
     return output
 

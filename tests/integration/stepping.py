@@ -150,9 +150,8 @@ class RowdropHarness:
         source = source or self.source
         output = output or self.output
         bundles = BundleLookup(output, self.state.catalog_version, self.state.users)
-        return self._build_sweep(
-            source, output, bundles, ImageCopies(source, output, all_images=False), wait
-        )
+        copies = ImageCopies(source, output, all_images=self.services.clients.settings.copy_images)
+        return self._build_sweep(source, output, bundles, copies, wait)
 
     def _build_sweep(
         self,

@@ -215,3 +215,17 @@ def test_readiness_ignores_old_status_while_redis_is_down() -> None:
         ),
     )
     assert len(describe_readiness(view, HOUR, NOW)["reasons"]) == 1
+
+
+def test_readiness_warns_of_silent_changes() -> None:
+    silent = replace(PIPELINE_STATUS, silent_countdown=2)
+    answer = describe_readiness(replace(VIEW, pipeline_status=silent), HOUR, NOW)
+    assert answer["ready"]
+    (warning,) = answer["warnings"]
+    assert "every 5 minutes" in warning
+    assert "POST /events" in warning
+    # Where no event arrives at all, that is what has to be corrected.
+    without_events = replace(silent, events_available=False)
+    answer = describe_readiness(replace(VIEW, pipeline_status=without_events), HOUR, NOW)
+    assert len(answer["warnings"]) == 1
+    assert "rowdrop init" in answer["warnings"][0]

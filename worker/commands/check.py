@@ -19,7 +19,7 @@ from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files
 from worker.reading.csv_parsing import parse_csv
-from worker.reading.image_copies import is_copy
+from worker.reading.image_copies import is_copy, read_source_etags
 from worker.services.clients import READ_CONCURRENCY
 from worker.source.listing import Listing
 from worker.source.unreadable import format_unreadable_reason
@@ -236,14 +236,19 @@ def find_wrong_copies(
 ) -> Iterator[str]:
     """Yield one sentence for each image copy that is missing, wrong or orphaned."""
     folder = f"{output.bucket}/"
-    existing_copies = {
-        f"{folder}{info.key}": info
-        for page in output.list_objects(folder=IMAGES_FOLDER)
-        for info in page
-    }
+    copies = {info.key: info for page in output.list_objects(folder=IMAGES_FOLDER) for info in page}
     expected_copies = {
         image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES_FOLDER}/")
     }
+    # Where objects are encrypted, a copy has another ETag than its image.
+    other_keys = {
+        key
+        for key, info in copies.items()
+        if (image := expected_copies.get(f"{folder}{key}"))
+        and not is_copy(info, image.etag, image.last_modified)
+    }
+    copies |= read_source_etags(output, copies, other_keys, lambda: None)
+    existing_copies = {f"{folder}{key}": info for key, info in copies.items()}
     user_by_path = {
         row.img_path: row.user_id
         for row in rows.values()

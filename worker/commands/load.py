@@ -3,14 +3,15 @@
 Every user file and bundle in a folder and its subfolders is dropped under its file name. A zip is
 dropped as a zip. Other files are reported and skipped, by the same rules as in bundles. So are
 symbolic links, and what cannot be read. A file that is in the bucket with the same content is not
-loaded again, so an interrupted load is idempotent: run it again to resume.
+loaded again, so an interrupted load is idempotent: run it again to resume. An object of the same
+size is the file if its ETag is the MD5 of the file. If not, it is read: the ETag of a multipart
+upload, or of an object that the server encrypts, says nothing about the content.
 
 Small files are sent in batches of some hundreds by MinIO's tar auto-extract, which is faster than
 one request per file. A server without this feature stores the tar as an object: it is then deleted,
 and each file is written separately.
 """
 
-import hashlib
 import io
 import os
 import stat
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from minio import Minio
 from minio.commonconfig import SnowballObject
@@ -34,7 +36,14 @@ from shared.formats.source_keys import (
     explain_junk,
     rank_path,
 )
-from shared.object_store import ObjectStore
+from shared.object_store import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    PreconditionFailed,
+    md5_etag,
+)
 from worker.commands.sample import PREFIX
 
 MAX_SMALL_FILE_BYTES = 256 << 10
@@ -43,6 +52,8 @@ MAX_BATCH_BYTES = 8 << 20
 """Maximum size of a file that is sent in a batch, and maximum files and bytes of a batch."""
 MAX_SINGLE_PUT_BYTES = 64 << 20
 """Larger files are uploaded in parts."""
+COMPARED_BYTES = 8 << 20
+"""Size of the ranges in which an object is read to compare it with a file."""
 MAX_PARALLEL_TARS = 4
 MAX_PARALLEL_PUTS = 32
 """Number of concurrent requests, with and without tar auto-extract."""
@@ -200,7 +211,7 @@ class Loader:
         self._minio = minio
         self._on_progress = on_progress
         self._by_tar = by_tar
-        self._existing_etags: dict[str, str] = {}
+        self._existing: dict[str, ObjectInfo] = {}
         self._modified_at = datetime.now(UTC)
         self.loaded = self.unchanged = 0
         self.unreadable: list[tuple[Path, str]] = []
@@ -211,9 +222,7 @@ class Loader:
         Raises what an unreachable server raises. Some files may be loaded then.
         """
         # One LIST costs less than a request for each file.
-        self._existing_etags = {
-            info.key: info.etag for page in self._store.list_objects() for info in page
-        }
+        self._existing = {info.key: info for page in self._store.list_objects() for info in page}
         batches = plan.iterate_batches()
         if self._by_tar:
             self._send_first_batch(next(batches, []))
@@ -269,8 +278,27 @@ class Loader:
         return {
             key: body
             for key, body in bodies.items()
-            if self._existing_etags.get(key) != md5_etag(body)
+            if not self._exists(key, len(body), io.BytesIO(body))
         }
+
+    def _exists(self, key: str, size: int, content: BinaryIO) -> bool:
+        """Return whether the bucket has this content under the key."""
+        existing = self._existing.get(key)
+        if existing is None or existing.size != size:
+            return False
+        # The MD5 of a file that was uploaded in parts would only be read to differ.
+        if size <= MAX_SINGLE_PUT_BYTES:
+            if existing.etag == md5_etag(content.read()):
+                return True
+            content.seek(0)
+        try:
+            return all(
+                self._store.get_range(key, existing.etag, start, min(start + COMPARED_BYTES, size))
+                == content.read(COMPARED_BYTES)
+                for start in range(0, size, COMPARED_BYTES)
+            )
+        except (ObjectNotFound, ObjectUnreadable, PreconditionFailed):
+            return False
 
     def _send_tar(self, bodies: dict[str, bytes]) -> str:
         members = [
@@ -284,27 +312,24 @@ class Loader:
             self._store.put(key, body)
 
     def _send_large(self, file: PlannedFile) -> tuple[int, int]:
-        # The ETag of a multipart upload is not an MD5: an unchanged file cannot be detected.
+        is_readable = False
+        with self._report_unreadable(file), file.path.open("rb") as content:
+            content.read(1)
+            is_readable = True
+        if not is_readable:
+            return 0, 0
+        with file.path.open("rb") as content:
+            if self._exists(file.key, file.size, content):
+                return 0, 1
         if file.size > MAX_SINGLE_PUT_BYTES:
-            is_readable = False
-            with self._report_unreadable(file), file.path.open("rb") as stream:
-                stream.read(1)
-                is_readable = True
-            if is_readable:
-                self._minio.fput_object(self._store.bucket, file.key, str(file.path))
-            return int(is_readable), 0
+            self._minio.fput_object(self._store.bucket, file.key, str(file.path))
+            return 1, 0
         bodies = self._read_files([file])
-        changed = self._select_changed(bodies)
-        self._put_each(changed)
-        return len(changed), len(bodies) - len(changed)
+        self._put_each(bodies)
+        return len(bodies), 0
 
 
 def is_empty(store: ObjectStore) -> bool:
     """Return whether the bucket has no user file and no bundle; the sample is not counted."""
     keys = (info.key for page in store.list_objects() for info in page)
     return all(key.startswith(PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys)
-
-
-def md5_etag(body: bytes) -> str:
-    """Return the ETag that S3 gives an object that is written in one part."""
-    return hashlib.md5(body, usedforsecurity=False).hexdigest()

@@ -135,7 +135,7 @@ class StatusReader:
             "reasons": readiness.reasons,
             "warnings": readiness.warnings,
             "api": self._api.url,
-            "rows": None if output is None else len(output),
+            "rows": None if output is None else output.row_count,
             "rejected": len(self._tables.rejects) - held_count,
             "held": held_count,
             "suspicious": len(self._tables.suspicious_rows or ()),

@@ -74,6 +74,19 @@ def find_out_of_sync_bundles(
     return out_of_sync
 
 
+def find_changed_bundles(
+    catalog: BundleCatalog, listed_bundles: Mapping[str, ObjectInfo]
+) -> set[str]:
+    """Return the IDs of the bundles with another archive than that of their catalog entry. Pure."""
+    listed = {key: (info.etag, info.last_modified) for key, info in listed_bundles.items()}
+    known = {key: (entry.etag, entry.since) for key, entry in catalog.entries.items()}
+    return {
+        make_bundle_id(key)
+        for key in listed.keys() | known.keys()
+        if listed.get(key) != known.get(key)
+    }
+
+
 def find_unexplained_drift(
     out_of_sync: set[str], dirty: set[str], published: PublishedFiles
 ) -> set[str]:
