@@ -16,10 +16,12 @@ from api.answers.table_answers import TableAnswers
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
 from api.query.filters import parse_single_values
+from api.resources.files import build_wrapped_body_problem, describe_request_body
 from api.snapshot.changes import ChangeFeed, ViewVersions
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
 from api.web.problems import build_unavailable_problem
+from shared.formats.source_keys import make_csv_key
 
 
 class DataResource:
@@ -37,6 +39,7 @@ class DataResource:
 
     async def on_post(self, request: Request, response: Response) -> None:
         """Enqueue a rebuild; with the parameter `wait`, block until it is done."""
+        _refuse_form(request, "0001.csv")
         await self._controller.start_rebuild(request, response)
 
 
@@ -59,6 +62,7 @@ class UserResource:
 
     async def on_post(self, request: Request, response: Response, user_id: str) -> None:
         """Request a read of the user's files; with the parameter `wait`, block until it is done."""
+        _refuse_form(request, make_csv_key(user_id))
         await self._controller.start_refresh(request, response, user_id)
 
 
@@ -103,3 +107,18 @@ async def _format_events(
                 if seen.get(name) != version:
                     seen[name] = version
                     yield SSEvent(event=name, text=version)
+
+
+def _refuse_form(request: Request, name: str) -> None:
+    """Raise a 415 for a form: its sender expects that its file or its parameters have an effect.
+
+    `name` is that of the file in the example. Other bodies are ignored.
+    """
+    has_body = bool(request.content_length) or request.get_header("Transfer-Encoding") is not None
+    if has_body and (wrapping := describe_request_body(request)):
+        raise build_wrapped_body_problem(
+            f"No body is read here, and this one is {wrapping}; nothing was started. "
+            "Parameters such as wait belong in the query string.",
+            request,
+            name,
+        )

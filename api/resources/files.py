@@ -10,11 +10,13 @@ import falcon
 from falcon.asgi import Request, Response
 from falcon.asgi.multipart import BodyPart
 
+from api.access.auth import was_allowed_by_token
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_stored_page
+from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
-from api.query.links import build_path, build_row_path
+from api.query.links import build_file_path, build_path, build_row_path
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (
     ByteRange,
@@ -139,6 +141,12 @@ class FileResource:
         """
         parse_single_values(request.params, ())
         _check_name(name)
+        if wrapping := describe_request_body(request):
+            raise build_wrapped_body_problem(
+                f"The body must be the file itself, but it is {wrapping}; nothing was stored.",
+                request,
+                name,
+            )
         length = _require_length(request, _limit_size(name, self._max_upload_bytes))
         etag = await self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
@@ -183,6 +191,23 @@ def _require_length(request: Request, max_bytes: int) -> int:
     if length > max_bytes:
         raise build_too_large_problem(length, max_bytes)
     return length
+
+
+def describe_request_body(request: Request) -> str | None:
+    """Return how the body wraps a file, None if it does not."""
+    return describe_wrapped_body(request.content_type, request.get_header("Content-Encoding"))
+
+
+def build_wrapped_body_problem(
+    detail: str, request: Request, name: str
+) -> falcon.HTTPUnsupportedMediaType:
+    """Return a 415 with the command that uploads the file `name` to this API."""
+    url = f"{request.forwarded_prefix}{build_file_path(name)}"
+    command = format_upload_command(url, name, needs_token=was_allowed_by_token(request))
+    return falcon.HTTPUnsupportedMediaType(
+        description=f"{detail} Send the file with: {command}",
+        headers={"Accept-Encoding": "identity"},
+    )
 
 
 def _send_accepted(response: Response, name: str, fields: dict[str, Any]) -> None:
