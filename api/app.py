@@ -17,6 +17,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.answers.quotes import QuoteReader
 from api.answers.table_answers import TableAnswers
+from api.controllers.drop_controller import DropController
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.refresh_controller import RefreshController
@@ -116,7 +117,11 @@ def _add_routes(
     app.add_route("/files", FilesResource(dependencies.source_transfers))
     app.add_route(
         "/files/{name:path}",
-        FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
+        FileResource(
+            dependencies.source_transfers,
+            DropController(get_view, dependencies.refresh_controller),
+            dependencies.max_upload_bytes,
+        ),
     )
     tasks = TasksResource(
         dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool

@@ -8,9 +8,11 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from api.controllers.drop_controller import DropController
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
 from api.query.links import build_path, build_row_path
+from api.query.wait_query import parse_wait
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
 from shared.formats.source_keys import (
@@ -55,8 +57,11 @@ class FilesResource:
 class FileResource:
     """Endpoint `/files/{name}`."""
 
-    def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
+    def __init__(
+        self, transfers: Transfers, controller: DropController, max_upload_bytes: int
+    ) -> None:
         self._transfers = transfers
+        self._controller = controller
         self._max_upload_bytes = max_upload_bytes
 
     async def on_get(self, request: Request, response: Response, name: str) -> None:
@@ -91,15 +96,17 @@ class FileResource:
     async def on_put(self, request: Request, response: Response, name: str) -> None:
         """Store the request's body under this name.
 
-        The row follows asynchronously: the write triggers an event of the bucket.
+        The row follows asynchronously: the write triggers an event of the bucket. With `?wait=`,
+        responds with the row of a user's file, or with a 422 and the reason, once it is published.
         """
-        parse_single_values(request.params, ())
+        wait_s = parse_wait(request)
         refusal = explain_unusable_name(name)
         # falcon decodes bytes that are not UTF-8 as U+FFFD.
         if not refusal and "\ufffd" in name:
             refusal = "its name is not UTF-8"
         if refusal:
-            raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
+            detail = f"{name[:80]!r} would be ignored: {refusal}."
+            raise Problem("wrong-parameter", detail, parameter="name")
         length = request.content_length
         if length is None:
             raise falcon.HTTPLengthRequired(
@@ -123,6 +130,9 @@ class FileResource:
             )
         etag = await self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
+        file = classify_key(name)
+        if wait_s and isinstance(file, UserFile):
+            await self._controller.await_result(response, file, name, etag, wait_s)
 
     async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
