@@ -20,6 +20,7 @@ from api.answers.table_answers import TableAnswers
 from api.controllers.drop_controller import DropController
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
+from api.controllers.receipt_controller import ReceiptController
 from api.controllers.refresh_controller import RefreshController
 from api.description.docs import DocsResource
 from api.description.index import IndexResource
@@ -45,6 +46,7 @@ from api.web.json_body import BodyReader, encode_json
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
+from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
 
 
@@ -63,6 +65,7 @@ class Dependencies(NamedTuple):
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
+    receipts: Receipts
     compute_pool: ThreadPool
     redis_pool: ThreadPool
     max_upload_bytes: int
@@ -108,7 +111,12 @@ def _add_routes(
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
-    app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
+    receipts = ReceiptController(
+        get_view, dependencies.source_transfers, dependencies.receipts, dependencies.redis_pool
+    )
+    app.add_route(
+        "/data/{user_id}", UserResource(get_view, dependencies.refresh_controller, receipts)
+    )
     app.add_route(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
@@ -120,6 +128,7 @@ def _add_routes(
         FileResource(
             dependencies.source_transfers,
             DropController(get_view, dependencies.refresh_controller),
+            receipts,
             dependencies.max_upload_bytes,
         ),
     )

@@ -50,7 +50,7 @@ class DropController:
     def _find_result(self, file: UserFile, name: str, etag: str) -> dict[str, Any]:
         view = self._get_view()
         reject = view.rejects.get(file.user_id)
-        row_number = view.table.find_row(file.user_id) if view.table else None
+        row_number = view.table.find_row(file.user_id) if view.table is not None else None
         if reject is not None and (reject.key, reject.etag) == (name, etag):
             is_held = row_number is not None
             position = "" if reject.line is None else f", line {reject.line}"

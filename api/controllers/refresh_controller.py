@@ -12,7 +12,7 @@ from api.query.wait_query import parse_wait
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
 from shared.formats.source_keys import explain_unusable_name, make_csv_key
-from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.rebuilds import RefreshRequests
 
 
 class RefreshController:

@@ -9,6 +9,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.controllers.drop_controller import DropController
+from api.controllers.receipt_controller import ReceiptController
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
 from api.query.links import build_path, build_row_path
@@ -28,6 +29,9 @@ from shared.times import format_time
 
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""
+
+
+RECEIPT_SUFFIX = "/receipt"
 
 
 class FilesResource:
@@ -58,17 +62,27 @@ class FileResource:
     """Endpoint `/files/{name}`."""
 
     def __init__(
-        self, transfers: Transfers, controller: DropController, max_upload_bytes: int
+        self,
+        transfers: Transfers,
+        drops: DropController,
+        receipts: ReceiptController,
+        max_upload_bytes: int,
     ) -> None:
         self._transfers = transfers
-        self._controller = controller
+        self._drops = drops
+        self._receipts = receipts
         self._max_upload_bytes = max_upload_bytes
 
     async def on_get(self, request: Request, response: Response, name: str) -> None:
         """Answer with the file, or with the bytes of `Range`, as a download.
 
-        A browser saves the file instead of showing it: its content is untrusted.
+        A browser saves the file instead of showing it: its content is untrusted. With `/receipt`
+        after the name, answers with what became of the file.
         """
+        # No file has such a name: an object cannot be in the folder of a file.
+        if name.endswith(RECEIPT_SUFFIX):
+            await self._receipts.respond(request, response, name.removesuffix(RECEIPT_SUFFIX))
+            return
         parse_single_values(request.params, ())
         # The store would answer such a key with an error, not with NoSuchKey.
         if not is_valid_key(name):
@@ -132,7 +146,7 @@ class FileResource:
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
         file = classify_key(name)
         if wait_s and isinstance(file, UserFile):
-            await self._controller.await_result(response, file, name, etag, wait_s)
+            await self._drops.await_result(response, file, name, etag, wait_s)
 
     async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
