@@ -17,8 +17,10 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.answers.quotes import QuoteReader
 from api.answers.table_answers import TableAnswers
+from api.controllers.drop_controller import DropController
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
+from api.controllers.receipt_controller import ReceiptController
 from api.controllers.refresh_controller import RefreshController
 from api.description.docs import DocsResource
 from api.description.index import IndexResource
@@ -46,6 +48,7 @@ from api.web.json_body import BodyReader, encode_json
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
+from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
 
 
@@ -65,6 +68,7 @@ class Dependencies(NamedTuple):
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
+    receipts: Receipts
     compute_pool: ThreadPool
     redis_pool: ThreadPool
     max_upload_bytes: int
@@ -113,7 +117,12 @@ def _add_routes(
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
-    app.add_route("/data/{user_id}", UserResource(get_view, dependencies.refresh_controller))
+    receipts = ReceiptController(
+        get_view, dependencies.source_transfers, dependencies.receipts, dependencies.redis_pool
+    )
+    app.add_route(
+        "/data/{user_id}", UserResource(get_view, dependencies.refresh_controller, receipts)
+    )
     app.add_route(
         "/data/{user_id}/image",
         ImageResource(get_view, dependencies.source_transfers, dependencies.copy_transfers),
@@ -126,7 +135,12 @@ def _add_routes(
     )
     app.add_route(
         "/files/{name:path}",
-        FileResource(dependencies.source_transfers, dependencies.max_upload_bytes),
+        FileResource(
+            dependencies.source_transfers,
+            DropController(get_view, dependencies.refresh_controller),
+            receipts,
+            dependencies.max_upload_bytes,
+        ),
     )
     tasks = TasksResource(
         dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool

@@ -35,8 +35,8 @@ from api.web.thread_pool import (
 from api.web.transfers import Transfers
 from shared import logs
 from shared.arrow import avoid_pandas
-from shared.progress.rebuilds import Rebuilds
-from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.rebuilds import Rebuilds, RefreshRequests
+from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
 from shared.s3.files import open_file_store
 from shared.s3.objects import open_store
@@ -97,6 +97,7 @@ dependencies = Dependencies(
         store_pool,
     ),
     unpacks=Unpacks(redis_client),
+    receipts=Receipts(redis_client),
     compute_pool=compute_pool,
     redis_pool=redis_pool,
     max_upload_bytes=settings.max_upload_mb * 1_000_000,

@@ -143,6 +143,13 @@ watchdog."""
 REFRESH_REQUEST_PREFIX = "rowdrop:refresh_request:"
 """String per request, 900 s: the requested user is marked. Written by workers, read by the API."""
 
+RECEIPTS = "rowdrop:receipts"
+"""Hash: user -> its newest receipts, as JSON. Written by the publisher, read by the API."""
+RECEIPT_TIMES = "rowdrop:receipt_times"
+"""Sorted set: user -> time of its newest receipt (Unix seconds). Publisher only."""
+READ_TIMES = "rowdrop:read_times"
+"""Hash: user -> when its pending result was read (Unix seconds). Workers and publisher only."""
+
 # -- the operator's view ---------------------------------------------------------------------------
 COUNTERS = "rowdrop:counters"
 """Hash: counters for the operator; `since` is when counting began. Pipeline; the API reads it."""

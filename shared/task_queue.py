@@ -120,7 +120,7 @@ class TaskQueue:
     def refresh_requested(self, user_id: str, request_id: str) -> None:
         """Enqueue marking and reading a user on request of a client.
 
-        See `shared.progress.refresh_requests`.
+        See `shared.progress.rebuilds`.
         """
         self._send(EVENTS_QUEUE, REFRESH_REQUESTED, user_id, request_id)
 

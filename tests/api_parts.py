@@ -19,8 +19,8 @@ from api.snapshot.view import View
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import FileStore
-from shared.progress.rebuilds import Rebuilds
-from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.rebuilds import Rebuilds, RefreshRequests
+from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
 from shared.redis_keys import CAUSES
 from shared.task_queue import TaskQueue
@@ -101,6 +101,7 @@ def make_dependencies(
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),
+        receipts=Receipts(redis),
         compute_pool=compute_pool,
         redis_pool=redis_pool,
         max_upload_bytes=MAX_UPLOAD_BYTES,

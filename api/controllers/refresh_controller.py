@@ -12,7 +12,7 @@ from api.query.wait_query import parse_wait
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
 from shared.formats.source_keys import explain_unusable_name, make_csv_key
-from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.rebuilds import RefreshRequests
 
 
 class RefreshController:
@@ -44,30 +44,37 @@ class RefreshController:
         wait_s = parse_wait(request)
         refusal = explain_unusable_name(make_csv_key(user_id))
         if refusal:
-            raise Problem("wrong-name", f"This cannot be a user ID: {refusal}.")
-        request_id = self._requests.new_id()
-        await self._redis_pool.run(self._enqueue, user_id, request_id)
+            detail = f"This cannot be a user ID: {refusal}."
+            raise Problem("wrong-parameter", detail, parameter="user_id")
+        unfinished = await self.refresh(user_id, wait_s)
         response.set_header("Location", build_row_path(user_id))
-        # The response unless the result becomes visible during the wait.
+        if unfinished is None:
+            response.media = {"user_id": user_id, "status": "updated"}
+            return
         response.status = falcon.HTTP_202
         response.media = {"user_id": user_id, "status": "queued"}
-        if wait_s:
-            deadline = time.monotonic() + wait_s
-            await self._wait_until_published(request_id, user_id, deadline, response)
+        if unfinished:
+            response.media |= {"message": unfinished}
 
-    async def _wait_until_published(
-        self, request_id: str, user_id: str, deadline: float, response: Response
-    ) -> None:
+    async def refresh(self, user_id: str, wait_s: float) -> str | None:
+        """Enqueue a read of the user's files, and wait for its result.
+
+        Returns None once every API process serves the result. Otherwise returns why the result is
+        not certain to be visible yet, which is empty if the time is over.
+        """
+        request_id = self._requests.new_id()
+        await self._redis_pool.run(self._enqueue, user_id, request_id)
+        if not wait_s:
+            return ""
+        deadline = time.monotonic() + wait_s
         with self._waiter.hold_slot() as has_slot:
             if not has_slot:
-                response.media |= {"message": TOO_MANY_WAITING}
-                return
+                return TOO_MANY_WAITING
             is_published = await self._waiter.wait_until(
                 lambda: self._redis_pool.run(self._requests.is_published, request_id, user_id),
                 deadline,
             )
-            if is_published and await self._waiter.wait_until_visible(deadline):
-                response.status = falcon.HTTP_200
-                response.media = {"user_id": user_id, "status": "updated"}
-            elif is_published:
-                response.media |= {"message": NOT_YET_VISIBLE}
+            if not is_published:
+                return ""
+            is_visible = await self._waiter.wait_until_visible(deadline)
+        return None if is_visible else NOT_YET_VISIBLE

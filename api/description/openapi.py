@@ -66,6 +66,8 @@ def _insert_columns(components: Document, columns: Sequence[Column]) -> None:
     names = [column.name for column in columns]
     fields = {column.name: _describe_column(column) for column in columns}
     schemas["User"] |= {"properties": fields, "required": names}
+    schemas["ExplainedUser"]["properties"] |= fields
+    schemas["ExplainedUser"]["required"] += names
     schemas["SomeFields"]["properties"] = fields
     statistics = {
         each.name: {

@@ -1,8 +1,9 @@
-"""The parameters of GET /files."""
+"""The parameters of GET /files and of receipts."""
 
+import re
 from collections.abc import Mapping
 
-from api.query.filters import InvalidParameter
+from api.query.filters import InvalidParameter, parse_single_values
 from shared.formats.source_keys import MAX_KEY_BYTES, is_listable_prefix
 
 MAX_LISTED_FILES = 1000
@@ -13,6 +14,16 @@ ALLOWED_KEY = (
     f"a name or the beginning of one, at most {MAX_KEY_BYTES} characters; "
     "no part between slashes is . or .. or empty"
 )
+
+ALLOWED_ETAG = "an ETag as an upload returns it, at most 64 letters, digits and hyphens"
+
+
+def parse_etag(parameters: Mapping[str, str | list[str]]) -> str | None:
+    """Return the parameter `etag`, None without one. Raises `InvalidParameter`."""
+    text = parse_single_values(parameters, ("etag",)).get("etag")
+    if text is not None and not re.fullmatch(r"[0-9A-Za-z-]{1,64}", text):
+        raise InvalidParameter("etag", f"{text[:40]!r} is not an ETag", ALLOWED_ETAG)
+    return text
 
 
 def parse_file_limit(parameters: Mapping[str, str]) -> int:

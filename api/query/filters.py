@@ -150,6 +150,11 @@ def _encode_date(day: date) -> int:
     return day.year * _YEAR_STEP + day.month * 32 + day.day
 
 
+def parse_explain(parameters: Mapping[str, str | list[str]]) -> bool:
+    """Return the parameter `explain`, False by default. Raises `InvalidParameter`."""
+    return bool(_parse_boolean(parse_single_values(parameters, ("explain",)), "explain"))
+
+
 def _parse_boolean(values: Mapping[str, str], name: str) -> bool | None:
     if name not in values:
         return None

@@ -4,6 +4,7 @@ GET returns the published rows, or the row of one user. POST requests a rebuild 
 refresh of one. GET of `/changes` says when to look again.
 """
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -14,8 +15,9 @@ from api.answers.lookup import require_row
 from api.answers.responses import build_rows_answer
 from api.answers.table_answers import TableAnswers
 from api.controllers.rebuild_controller import RebuildController
+from api.controllers.receipt_controller import ReceiptController
 from api.controllers.refresh_controller import RefreshController
-from api.query.filters import parse_single_values
+from api.query.filters import parse_explain, parse_single_values
 from api.resources.files import build_wrapped_body_problem, describe_request_body
 from api.snapshot.changes import ChangeFeed, ViewVersions
 from api.snapshot.view import ViewProvider
@@ -46,14 +48,25 @@ class DataResource:
 class UserResource:
     """Endpoint `/data/{user_id}`."""
 
-    def __init__(self, get_view: ViewProvider, controller: RefreshController) -> None:
+    def __init__(
+        self, get_view: ViewProvider, controller: RefreshController, receipts: ReceiptController
+    ) -> None:
         self._get_view = get_view
         self._controller = controller
+        self._receipts = receipts
 
     async def on_get(self, request: Request, response: Response, user_id: str) -> None:
-        """Answer with the row of one user: the same JSON object as in the array of `/data`."""
-        parse_single_values(request.params, ())
+        """Answer with the row of one user: the same JSON object as in the array of `/data`.
+
+        With `?explain=1` it has one more field: from which files the row was made, and when.
+        """
+        should_explain = parse_explain(request.params)
         row = require_row(self._get_view(), user_id)
+        if should_explain:
+            explanation = await self._receipts.explain(user_id)
+            response.media = {**json.loads(row), "explain": explanation}
+            response.set_header("Cache-Control", "no-store")
+            return
         if not apply_etag(request, response, compute_etag("row", row)):
             response.content_type = falcon.MEDIA_JSON
             response.data = row

@@ -13,10 +13,13 @@ from falcon.asgi.multipart import BodyPart
 from api.access.auth import was_allowed_by_token
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_stored_page
+from api.controllers.drop_controller import DropController
+from api.controllers.receipt_controller import ReceiptController
 from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
 from api.query.links import build_file_path, build_path, build_row_path
+from api.query.wait_query import parse_wait
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (
     ByteRange,
@@ -42,6 +45,9 @@ _FORM_BYTES = 20_000
 """Bytes that a form may have in addition to the largest file."""
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""
+
+
+RECEIPT_SUFFIX = "/receipt"
 
 
 class FilesResource:
@@ -101,15 +107,28 @@ class FilesResource:
 class FileResource:
     """Endpoint `/files/{name}`."""
 
-    def __init__(self, transfers: Transfers, max_upload_bytes: int) -> None:
+    def __init__(
+        self,
+        transfers: Transfers,
+        drops: DropController,
+        receipts: ReceiptController,
+        max_upload_bytes: int,
+    ) -> None:
         self._transfers = transfers
+        self._drops = drops
+        self._receipts = receipts
         self._max_upload_bytes = max_upload_bytes
 
     async def on_get(self, request: Request, response: Response, name: str) -> None:
         """Answer with the file, or with the bytes of `Range`, as a download.
 
-        A browser saves the file instead of showing it: its content is untrusted.
+        A browser saves the file instead of showing it: its content is untrusted. With `/receipt`
+        after the name, answers with what became of the file.
         """
+        # No file has such a name: an object cannot be in the folder of a file.
+        if name.endswith(RECEIPT_SUFFIX):
+            await self._receipts.respond(request, response, name.removesuffix(RECEIPT_SUFFIX))
+            return
         parse_single_values(request.params, ())
         # The store would answer such a key with an error, not with NoSuchKey.
         if not is_valid_key(name):
@@ -137,9 +156,10 @@ class FileResource:
     async def on_put(self, request: Request, response: Response, name: str) -> None:
         """Store the request's body under this name.
 
-        The row follows asynchronously: the write triggers an event of the bucket.
+        The row follows asynchronously: the write triggers an event of the bucket. With `?wait=`,
+        responds with the row of a user's file, or with a 422 and the reason, once it is published.
         """
-        parse_single_values(request.params, ())
+        wait_s = parse_wait(request)
         _check_name(name)
         if wrapping := describe_request_body(request):
             raise build_wrapped_body_problem(
@@ -150,6 +170,9 @@ class FileResource:
         length = _require_length(request, _limit_size(name, self._max_upload_bytes))
         etag = await self._transfers.store_upload(request, name, length)
         _send_accepted(response, name, {"status": "stored", "size": length, "etag": etag})
+        file = classify_key(name)
+        if wait_s and isinstance(file, UserFile):
+            await self._drops.await_result(response, file, name, etag, wait_s)
 
     async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
@@ -168,7 +191,8 @@ def _check_name(name: str) -> None:
     if not refusal and "\ufffd" in name:
         refusal = "its name is not UTF-8"
     if refusal:
-        raise Problem("wrong-name", f"{name[:80]!r} would be ignored: {refusal}.")
+        detail = f"{name[:80]!r} would be ignored: {refusal}."
+        raise Problem("wrong-parameter", detail, parameter="name")
 
 
 def _limit_size(name: str, max_upload_bytes: int) -> int:

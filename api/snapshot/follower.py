@@ -34,6 +34,8 @@ POLL_INTERVAL_S = 2.0
 """Seconds after which a round begins without a notification."""
 RECONNECT_DELAY_S = 1.0
 """Seconds between two attempts to connect to Redis."""
+MAX_VISIBLE_VERSIONS = 200
+"""Versions of output.csv of which a process knows since when it serves them, the newest."""
 POLL_TIME_FRACTION = 0.25
 """The thread works for at most this share of the time.
 
@@ -186,7 +188,9 @@ class SnapshotPoller:
         table = EMPTY_TABLE if self.view.table is None else self.view.table
         with suppress(NotModified):
             stored = self._store.get(OUTPUT_KEY, if_none_match=table.etag or None)
-            self._update_view(table=table.build_next_version(stored.body, stored.etag))
+            newer = table.build_next_version(stored.body, stored.etag)
+            times = [*self.view.visible_since.items(), (stored.etag, self._clock())]
+            self._update_view(table=newer, visible_since=dict(times[-MAX_VISIBLE_VERSIONS:]))
 
     def _load_rejects(self) -> None:
         with suppress(NotModified, ObjectNotFound):

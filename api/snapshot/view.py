@@ -57,6 +57,7 @@ class View:
     when this process first read that events or writes may be lost.  `events_stalled_since`: since
     when the same event has been at the head of its list.  `consistent_as_of` is explained in
     `api.snapshot.consistency`.  The errors are those of the last attempt, None if it succeeded.
+    `visible_since` has the times when this process began to serve its newest versions, by ETag.
     `reject_list` follows from `rejects` and `table`.
     """
 
@@ -70,6 +71,7 @@ class View:
     suspect_since: float | None = None
     events_stalled_since: float | None = None
     consistent_as_of: float | None = None
+    visible_since: Mapping[str, float] = field(default_factory=dict)
     reject_list: RejectList = field(default_factory=lambda: RejectList({}, None))
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class ViewUpdate(TypedDict, total=False):
     suspect_since: float | None
     events_stalled_since: float | None
     consistent_as_of: float | None
+    visible_since: Mapping[str, float]
 
 
 ViewProvider = Callable[[], View]

@@ -22,13 +22,9 @@ PROBLEM_KINDS = {
     "wrong-parameter": ProblemKind(
         400,
         "Invalid parameter",
-        "A parameter of the query string is unknown, given twice, or has an invalid value.  "
-        "`parameter` is its name, `allowed` describes what is allowed.",
-    ),
-    "wrong-name": ProblemKind(
-        400,
-        "Unsupported file name",
-        "Rowdrop would ignore a file with this name; the detail gives the reason.",
+        "A parameter of the query string is unknown, given twice, or has an invalid value; or the "
+        "path has the name of a file that Rowdrop would ignore.  `parameter` is its name, "
+        "`allowed` describes what is allowed.",
     ),
     "token": ProblemKind(
         401,
@@ -70,6 +66,12 @@ PROBLEM_KINDS = {
         413,
         "Body too large",
         "The body is larger than the limit, `most_bytes` in bytes, or has too many events.",
+    ),
+    "rejected": ProblemKind(
+        422,
+        "The file is rejected",
+        "The file is stored, but it is not valid, so it makes no row.  `reason` and `line` say why "
+        "and where.  `held`: the row of the last valid version stays until the file is fixed.",
     ),
     "rebuild-failed": ProblemKind(
         500,

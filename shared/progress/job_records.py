@@ -5,8 +5,7 @@ from typing import NamedTuple
 from redis import Redis
 
 from shared.progress.leases import Lease
-from shared.progress.rebuilds import Rebuilds
-from shared.progress.refresh_requests import RefreshRequests
+from shared.progress.rebuilds import Rebuilds, RefreshRequests
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import PreviousVersions, Unpacks
 from shared.redis_keys import UNPACK_LEASE

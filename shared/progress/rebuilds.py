@@ -1,6 +1,8 @@
-"""Records of full rebuilds in Redis. At most one rebuild runs and one is queued.
+"""Records in Redis of what the API requests: rebuilds, and refreshes of single users.
 
-The worker writes the records. The API requests rebuilds and reports their progress.
+At most one rebuild runs and one is queued. The worker writes the records, and the API reports the
+progress of rebuilds. For a refresh (`POST /data/{user_id}`) the worker records that the user is
+marked. From then on the API polls until the user is published.
 """
 
 import secrets
@@ -11,16 +13,20 @@ from redis import Redis
 
 from shared.progress.leases import Lease
 from shared.redis_keys import (
+    CHANGE_VERSIONS,
     DIRTY_SINCE,
     REBUILD_LEASE,
     REBUILD_PREFIX,
     REBUILD_QUEUED,
     REBUILD_RUNNING,
+    REFRESH_REQUEST_PREFIX,
 )
 from shared.scripts import Scripts
 
 REBUILD_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of a rebuild is kept."""
+REFRESH_REQUEST_TTL_S = 900
+"""Seconds for which the record of a refresh is kept: longer than any client waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +157,30 @@ def parse_time(value: str | None) -> float | None:
 def decode_optional(value: bytes | str | None) -> str | None:
     """Return the text, or None if there is no value."""
     return None if value is None else decode_text(value)
+
+
+class RefreshRequests:
+    """The records of refresh requests.
+
+    Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
+    """
+
+    def __init__(self, client: "Redis") -> None:
+        self._redis: Any = client
+
+    @staticmethod
+    def new_id() -> str:
+        """Return a new random request ID."""
+        return secrets.token_hex(8)
+
+    def record_marked(self, request_id: str) -> None:
+        """Record that the user is marked: everything dropped before now will be read."""
+        self._redis.set(REFRESH_REQUEST_PREFIX + request_id, 1, ex=REFRESH_REQUEST_TTL_S)
+
+    def is_published(self, request_id: str, user_id: str) -> bool:
+        """Return whether the user was marked for this request and is no longer dirty."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.exists(REFRESH_REQUEST_PREFIX + request_id)
+            pipe.hexists(CHANGE_VERSIONS, user_id)
+            is_marked, is_dirty = pipe.execute()
+        return bool(is_marked) and not is_dirty

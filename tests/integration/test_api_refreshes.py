@@ -1,6 +1,7 @@
-"""POST /data/{user_id} on a real Redis and MinIO, step by step from the request to the row."""
+"""POST /data/{user_id} and PUT /files/{name}?wait= on a real Redis and MinIO, step by step."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,9 +13,12 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.snapshot.process_registry import ProcessRegistry
+from api.controllers.drop_controller import REDIS_UNAVAILABLE
+from api.snapshot.follower import FollowerConnections, SnapshotPoller
+from local.ports import find_free_port
+from shared.s3.files import open_file_store
 from shared.settings import Settings
-from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED
+from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED, TaskQueue, create_celery
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
@@ -22,17 +26,21 @@ from worker.tasks import create_app as create_celery_app
 
 
 class ApiWithWorker:
-    """The application, the worker's task, and a second registered API process."""
+    """The application, the worker's task, and the follower of the only registered API process."""
 
     def __init__(self, rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> None:
         self._rowdrop = rowdrop
         self._redis = redis
         self._celery = create_celery_app(settings, lambda: rowdrop.services)
-        app = create_app(
-            make_dependencies(redis), CrossSiteMiddleware(), AuthMiddleware(AccessRules())
+        self.poller = SnapshotPoller(FollowerConnections(rowdrop.output, redis), time.time)
+        self.poller.poll_once()
+        parts = make_dependencies(
+            redis,
+            lambda: self.poller.view,
+            open_file_store(settings, settings.source_bucket),
         )
+        app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         self.client = ApiClient(app, headers={"Host": "localhost"})
-        self.other = ProcessRegistry(redis)
         self.threads = ThreadPoolExecutor(4)
 
     def close(self) -> None:
@@ -49,16 +57,25 @@ class ApiWithWorker:
         wait_until(lambda: self._redis.llen(EVENTS_QUEUE))
         return answer
 
+    def put(self, name: str, body: bytes, wait: int) -> Result:
+        return self.client.simulate_put(f"/files/{name}", body=body, params={"wait": wait})
+
+    def put_and_process(self, name: str, body: bytes, rowdrop: RowdropHarness) -> Result:
+        """Upload a file and wait; run its task, publish and follow in the meantime."""
+        answer = self.threads.submit(self.put, name, body, 60)
+        wait_until(lambda: self._redis.llen(EVENTS_QUEUE))
+        self.work()
+        rowdrop.publish_pending()
+        assert not answer.done()
+        wait_until(evaluate_after(self.poller.poll_once, answer.done))
+        return answer.result()
+
     def work(self) -> None:
         """Run the next enqueued task, as a worker would."""
         message: bytes = self._redis.rpop(EVENTS_QUEUE)  # type: ignore[assignment]
         task, arguments = json.loads(message)
         assert task == REFRESH_REQUESTED
         self._celery.tasks[task](*arguments)
-
-    def record_poll(self) -> None:
-        """Record that the other process has just completed a check of output.csv."""
-        self.other.send_heartbeat(self.other.read_clock())
 
 
 @pytest.fixture
@@ -93,7 +110,7 @@ def test_post_user_with_wait_answers_after_publish(
     api.work()
     assert not answer.done()
     rowdrop.publish_pending()
-    wait_until(evaluate_after(api.record_poll, answer.done))
+    wait_until(evaluate_after(api.poller.poll_once, answer.done))
     assert (answer.result().status_code, answer.result().json["status"]) == (200, "updated")
 
 
@@ -140,9 +157,66 @@ def test_post_user_reads_isolated_user_alone(
 
 @pytest.mark.parametrize("user_id", ["x" * 252, "a%09b"])
 def test_post_user_refuses_invalid_user_id(api: ApiWithWorker, user_id: str) -> None:
-    assert api.post(user_id).json["type"] == "/docs#wrong-name"
+    assert api.post(user_id).json["type"] == "/docs#wrong-parameter"
 
 
 @pytest.mark.parametrize("wait", [-1, 601])
 def test_post_user_refuses_invalid_wait(api: ApiWithWorker, wait: int) -> None:
     assert api.post("0001", wait).status_code == 400
+
+
+def test_put_with_wait_answers_with_row(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    result = api.put_and_process("ü.csv", make_csv("Ann"), rowdrop)
+    assert (result.status_code, result.json["status"]) == (200, "published")
+    assert result.json["etag"] == rowdrop.source.get_etag("ü.csv")
+    row = api.client.simulate_get("/data/ü").json
+    assert (result.json["row"], row["first_name"]) == (row, "Ann")
+
+
+def test_put_with_wait_answers_with_row_of_image(
+    api: ApiWithWorker, rowdrop: RowdropHarness, settings: Settings
+) -> None:
+    result = api.put_and_process("0001.png", b"image", rowdrop)
+    assert (result.status_code, result.json["row"]) == (200, None)
+    rowdrop.put_files("0001")
+    result = api.put_and_process("0001.png", b"another", rowdrop)
+    assert result.json["row"]["img_path"] == f"{settings.source_bucket}/0001.png"
+
+
+def test_put_with_wait_answers_with_reason_of_reject(
+    api: ApiWithWorker, rowdrop: RowdropHarness
+) -> None:
+    invalid = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
+    for is_held in (False, True):
+        result = api.put_and_process("0001.csv", invalid, rowdrop)
+        assert (result.status_code, result.json["type"]) == (422, "/docs#rejected")
+        assert result.json["reason"].startswith("birthts: ")
+        assert result.json["reason"] in result.json["detail"]
+        assert (result.json["line"], result.json["held"]) == (2, is_held)
+        assert result.json["etag"] == rowdrop.source.get_etag("0001.csv")
+        api.put_and_process("0001.csv", make_csv("Ann"), rowdrop)
+
+
+def test_put_with_wait_times_out_as_stored(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    result = api.put("0001.csv", make_csv("Ann"), 1)
+    assert (result.status_code, result.json["status"]) == (202, "stored")
+    assert rowdrop.source.get_etag("0001.csv") == result.json["etag"]
+
+
+def test_put_with_invalid_wait_stores_nothing(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    assert api.put("0001.csv", make_csv("Ann"), 601).status_code == 400
+    assert rowdrop.source.get_etag("0001.csv") is None
+
+
+def test_put_with_wait_succeeds_without_redis(rowdrop: RowdropHarness, settings: Settings) -> None:
+    url = f"redis://127.0.0.1:{find_free_port()}"
+    parts = make_dependencies(
+        Redis.from_url(url, socket_connect_timeout=1),
+        files=open_file_store(settings, settings.source_bucket),
+        queue=TaskQueue(create_celery(url, 1)),
+    )
+    app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+    client = ApiClient(app, headers={"Host": "localhost"})
+    result = client.simulate_put("/files/0001.csv", body=make_csv("Ann"), params={"wait": 5})
+    assert (result.status_code, result.json["message"]) == (202, REDIS_UNAVAILABLE)
+    assert rowdrop.source.get_etag("0001.csv") == result.json["etag"]

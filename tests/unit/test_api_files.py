@@ -112,7 +112,7 @@ def test_files_route_refuses_ignored_name_with_reason(
     service: Service, name: str, reason: str
 ) -> None:
     result = put(service, name)
-    assert (result.status_code, kind(result)) == (400, "wrong-name")
+    assert (result.status_code, kind(result)) == (400, "wrong-parameter")
     assert reason in result.json["detail"]
     assert service.files.objects == {}
 

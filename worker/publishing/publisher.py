@@ -90,7 +90,7 @@ class Publisher:
             return 0
         results = {user: result.result for user, result in pending.items()}
         changes = self._writer.merge_results(table, results)
-        changed_users = find_changed_users(table, changes) if has_silent_drift else ()
+        changed_users = find_changed_users(table, changes)
         self._copies.collect(table, changes, results)
         table = self._writer.write_table(table, changes, renew_lease)
         self._table = table
@@ -106,6 +106,7 @@ class Publisher:
             table.output.row_count,
             pending,
             self._clock(),
+            changed_users,
         )
         self._manifest.add_facts(changes.facts)
         self._log_publish(pending, table)

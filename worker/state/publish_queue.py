@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from shared.formats.records import QUARANTINE_REASON, InvalidCsv, ReadResult
+from shared.progress.receipts import Receipts
 from shared.redis_keys import (
     CHANGE_VERSIONS,
     COUNTERS,
@@ -75,6 +76,7 @@ class PublishQueue:
 
     def __init__(self, client: "Redis", scripts: Scripts, loss_signals: LossSignals) -> None:
         self._redis: Any = client
+        self._receipts = Receipts(client)
         self._acquire_writer = scripts["acquire_writer"]
         self._read_pending = scripts["read_pending"]
         self._commit_publish = scripts["commit_publish"]
@@ -150,9 +152,11 @@ class PublishQueue:
         row_count: int,
         published: Mapping[str, PendingResult],
         now: float,
+        changed_users: Collection[str] = (),
     ) -> int:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
+        Then writes the receipts. `changed_users` have a row or reject that this publish changed.
         Returns the number of results that are still pending, and releases the lease. Raises
         `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
@@ -172,6 +176,7 @@ class PublishQueue:
         # An empty batch still records the ETags.
         chunks = list(split_into_chunks(list(published.items()))) or [[]]
         still_pending = 0
+        times = self._receipts.read_times(list(published))
         for number, chunk in enumerate(chunks, 1):
             arguments: list[Any] = [
                 token,
@@ -192,6 +197,8 @@ class PublishQueue:
             still_pending = self._commit_publish([*keys, *DIRTY_SINCE.values()], arguments)
             if still_pending < 0:
                 raise LeaseLost
+        results = {user: pending.result for user, pending in published.items()}
+        self._receipts.write(results, changed_users, times, output_etag, now)
         return still_pending
 
     def count_silent_repairs(

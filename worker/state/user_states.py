@@ -13,6 +13,7 @@ from redis.commands.core import Script
 
 from shared.formats.events import MAX_ENTRY_BYTES
 from shared.formats.records import ReadResult
+from shared.progress.receipts import Receipts
 from shared.redis_keys import (
     ACTIVE_READS,
     CATALOG_VERSION,
@@ -69,6 +70,7 @@ class UserStates:
 
     def __init__(self, client: "Redis", scripts: Scripts) -> None:
         self._redis: Any = client
+        self._receipts = Receipts(client)
         self._mark = scripts["mark"]
         self._begin_read = scripts["begin_read"]
         self._submit_results = scripts["submit_results"]
@@ -137,6 +139,7 @@ class UserStates:
         since theirs were read.
         """
         refused = []
+        self._receipts.record_reads([result.user_id for _, result in results])
         # Without results, one call still ends the read.
         chunks = list(split_into_chunks(results)) or [[]]
         for number, chunk in enumerate(chunks, 1):

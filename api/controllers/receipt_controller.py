@@ -1,0 +1,234 @@
+"""GET /files/{name}/receipt: what became of a file, and when."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from falcon.asgi import Request, Response
+
+from api.query.file_query import parse_etag
+from api.snapshot.view import View, ViewProvider
+from api.web.problems import Problem, build_not_ready_problem
+from api.web.thread_pool import ThreadPool
+from api.web.transfers import Transfers
+from shared.formats.source_keys import (
+    Bundle,
+    IgnoredFile,
+    UserFile,
+    classify_key,
+    is_valid_key,
+    make_bundle_id,
+)
+from shared.object_store import ObjectInfo
+from shared.progress.receipts import Receipt, Receipts
+from shared.times import format_time
+
+ANOTHER_IMAGE = "another image of the user is newer"
+NO_ROW = "the user has no valid CSV yet"
+NOT_READ = "not read yet; if no event names it, the next sweep does"
+
+
+@dataclass(slots=True)
+class _Result:
+    """What became of a file. `fields` are more fields of the response."""
+
+    name: str
+    reason: str | None = None
+    line: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class ReceiptController:
+    """Builds receipts from the bucket, the served table and what Redis keeps for a week."""
+
+    def __init__(
+        self,
+        get_view: ViewProvider,
+        transfers: Transfers,
+        receipts: Receipts,
+        redis_pool: ThreadPool,
+    ) -> None:
+        self._get_view = get_view
+        self._transfers = transfers
+        self._receipts = receipts
+        self._redis_pool = redis_pool
+
+    async def respond(self, request: Request, response: Response, name: str) -> None:
+        """Respond with the receipt of a file, or of its version `?etag=`.
+
+        Raises a 404 `Problem` if there is no such file and no receipt of one, a 503 before the
+        first publish, and `redis.exceptions.RedisError`.
+        """
+        etag = parse_etag(request.params)
+        source_key = classify_key(name)
+        user_id = _find_user_id(source_key)
+        receipts: list[Receipt] = []
+        is_dirty = False
+        if user_id is not None:
+            receipts, is_dirty = await self._redis_pool.run(self._receipts.read_user, user_id)
+        # After the receipts: a version that is newer than them is pending.
+        info = await self._find_object(name)
+        view = self._get_view()
+        if view.table is None:
+            raise build_not_ready_problem()
+        own = [receipt for receipt in receipts if name in (receipt.csv_source, receipt.image)]
+        if info is None and not own:
+            raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
+        wanted_etag = etag or (info.etag if info else None)
+        result = _Result("removed")
+        if info is not None:
+            file = _File(name, info, wanted_etag, source_key)
+            result = file.find_result(view, receipts, is_dirty=is_dirty)
+        receipt = _select_receipt(own, name, wanted_etag, is_csv=name.endswith(".csv"))
+        response.media = {
+            "name": name,
+            "user_id": source_key.user_id if isinstance(source_key, UserFile) else None,
+            "etag": wanted_etag,
+            "result": result.name,
+            "reason": result.reason,
+            "line": result.line,
+            **_describe_times(receipt, view),
+            **result.fields,
+            "history": [_describe_history(each, view) for each in own],
+        }
+        response.set_header("Cache-Control", "no-store")
+
+    async def explain(self, user_id: str) -> dict[str, Any]:
+        """Return from which files the row of a user was made, and when; null where unknown."""
+        receipts, is_dirty = await self._redis_pool.run(self._receipts.read_user, user_id)
+        view = self._get_view()
+        newest = receipts[0] if receipts else None
+        return {
+            "csv": newest.csv_source if newest else None,
+            "csv_etag": newest.csv_etag if newest else None,
+            "image": newest.image if newest else None,
+            "reason": newest.reason if newest else None,
+            "line": newest.line if newest else None,
+            "is_changing": is_dirty,
+            **_describe_times(newest, view),
+        }
+
+    async def _find_object(self, name: str) -> ObjectInfo | None:
+        if not is_valid_key(name):
+            return None
+        # The first object with this prefix is the object itself, if it exists.
+        listed = await self._transfers.list_page(name, "", 1)
+        return listed[0] if listed and listed[0].key == name else None
+
+
+class _File:
+    """An object of the source bucket, and the version that is asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        info: ObjectInfo,
+        etag: str | None,
+        source_key: UserFile | Bundle | IgnoredFile,
+    ) -> None:
+        self._name = name
+        self._info = info
+        self._etag = etag
+        self._source_key = source_key
+
+    def find_result(self, view: View, receipts: Sequence[Receipt], *, is_dirty: bool) -> _Result:
+        """Return what became of it."""
+        if self._etag != self._info.etag:
+            return _Result("superseded", "a newer version of the file was dropped")
+        if isinstance(self._source_key, IgnoredFile):
+            return _Result("ignored", self._source_key.reason)
+        if isinstance(self._source_key, Bundle):
+            return self._find_bundle_result(view, is_dirty=is_dirty)
+        reject = view.rejects.get(self._source_key.user_id)
+        row_number = (
+            view.table.find_row(self._source_key.user_id) if view.table is not None else None
+        )
+        row = None
+        if view.table is not None and row_number is not None:
+            row = json.loads(view.table.get_row_json(row_number))
+        if not self._source_key.is_csv:
+            return self._find_image_result(row, is_dirty=is_dirty)
+        if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
+            fields = {"held": row is not None, "row": row}
+            return _Result("rejected", reject.reason, reject.line, fields)
+        newest = receipts[0] if receipts else None
+        if newest is None:
+            is_published = row is not None and not is_dirty
+        else:
+            is_read = (newest.csv_source, newest.csv_etag) == (self._name, self._etag)
+            is_published = is_read and _find_visible_time(newest, view) is not None
+        if is_published and row is not None:
+            return _Result("row", fields={"row": row})
+        return _Result("pending", NOT_READ)
+
+    def _find_bundle_result(self, view: View, *, is_dirty: bool) -> _Result:
+        reject = view.rejects.get(make_bundle_id(self._name))
+        if reject is not None and reject.etag == self._etag:
+            return _Result("rejected", reject.reason, reject.line)
+        if is_dirty:
+            return _Result("pending", "/tasks has the progress")
+        return _Result("unpacked")
+
+    def _find_image_result(self, row: dict[str, Any] | None, *, is_dirty: bool) -> _Result:
+        if is_dirty:
+            return _Result("pending", NOT_READ)
+        if row is None:
+            return _Result("part", NO_ROW, fields={"row": None})
+        # An image copy has the name of the image.
+        if str(row["img_path"]).rpartition("/")[2] != self._name:
+            return _Result("superseded", ANOTHER_IMAGE, fields={"row": row})
+        return _Result("part", fields={"row": row})
+
+
+def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:
+    match source_key:
+        case UserFile(user_id, _):
+            return user_id
+        case Bundle(key):
+            return make_bundle_id(key)
+        case _:
+            return None
+
+
+def _select_receipt(
+    own: Sequence[Receipt], name: str, etag: str | None, *, is_csv: bool
+) -> Receipt | None:
+    """Return the receipt of this version; an image has no version in receipts, so the newest."""
+    if is_csv:
+        return next(
+            (each for each in own if (each.csv_source, each.csv_etag) == (name, etag)), None
+        )
+    return own[0] if own else None
+
+
+def _find_visible_time(receipt: Receipt, view: View) -> float | None:
+    """Return since when this process serves the receipt's version; None if it does not yet."""
+    known_at = view.visible_since.get(receipt.output_etag)
+    if known_at is not None:
+        return max(known_at, receipt.published_at)
+    # Published before this process started, or with the same rows as before.
+    polled_at = view.store_polled_at
+    return polled_at if polled_at is not None and polled_at >= receipt.published_at else None
+
+
+def _describe_times(receipt: Receipt | None, view: View) -> dict[str, Any]:
+    if receipt is None:
+        return dict.fromkeys(("event_at", "read_at", "published_at", "visible_at", "version"))
+    return {
+        "event_at": format_time(receipt.marked_at),
+        "read_at": format_time(receipt.read_at),
+        "published_at": format_time(receipt.published_at),
+        "visible_at": format_time(_find_visible_time(receipt, view)),
+        "version": receipt.output_etag,
+    }
+
+
+def _describe_history(receipt: Receipt, view: View) -> dict[str, Any]:
+    return {
+        "etag": receipt.csv_etag,
+        "image": receipt.image,
+        "reason": receipt.reason,
+        "line": receipt.line,
+        **_describe_times(receipt, view),
+    }

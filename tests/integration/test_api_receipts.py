@@ -1,0 +1,233 @@
+"""Receipts on a real Redis and MinIO: written by the publisher, answered by the API."""
+
+import time
+from typing import Any
+
+import pytest
+from falcon.testing import Result
+from redis import Redis
+
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
+from api.app import create_app
+from api.snapshot.follower import FollowerConnections, SnapshotPoller
+from shared.formats.records import ReadResult
+from shared.progress import receipts as limits
+from shared.progress.receipts import RECEIPT_TTL_S, PublishTimes, Receipts
+from shared.redis_keys import READ_TIMES, RECEIPT_TIMES, RECEIPTS
+from shared.s3.files import open_file_store
+from shared.settings import Settings
+from shared.times import format_time
+from tests.api_parts import ApiClient, make_dependencies
+from tests.integration.stepping import RowdropHarness, make_csv
+
+INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
+TIMES = ("event_at", "read_at", "published_at", "visible_at")
+
+
+class Api:
+    """The application with a follower that the test moves."""
+
+    def __init__(self, rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> None:
+        self._rowdrop = rowdrop
+        self._poller = SnapshotPoller(FollowerConnections(rowdrop.output, redis), time.time)
+        parts = make_dependencies(
+            redis, lambda: self._poller.view, open_file_store(settings, settings.source_bucket)
+        )
+        app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+        self._client = ApiClient(app, headers={"Host": "localhost"})
+
+    def follow(self) -> None:
+        self._poller.poll_once()
+
+    def process(self, *users: str) -> None:
+        """Read and publish these users as after an event, and follow."""
+        self._rowdrop.process_users(*users)
+        self.follow()
+
+    def get(self, path: str, **parameters: str) -> Result:
+        return self._client.simulate_get(path, params=parameters)
+
+    def get_receipt(self, name: str, **parameters: str) -> Any:  # noqa: ANN401
+        answer = self.get(f"/files/{name}/receipt", **parameters)
+        assert answer.status_code == 200, answer.text
+        return answer.json
+
+
+@pytest.fixture
+def api(rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> Api:
+    return Api(rowdrop, settings, redis)
+
+
+def test_receipt_of_row_has_times_in_order(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    before = format_time(time.time()) or ""
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["reason"], receipt["line"]) == ("row", None, None)
+    assert receipt["row"] == api.get("/data/0001").json
+    assert receipt["etag"] == rowdrop.source.get_etag("0001.csv")
+    assert receipt["version"] == rowdrop.output.get_etag("output.csv")
+    times = [receipt[name] for name in TIMES]
+    assert [before, *times] == sorted([before, *times])
+    assert [each["etag"] for each in receipt["history"]] == [receipt["etag"]]
+
+
+def test_receipt_is_pending_until_process_serves_it(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0000", make_csv("Zoe"))
+    api.process("0000")
+    rowdrop.put_files("0001", make_csv("Ann"))
+    assert api.get_receipt("0001.csv")["result"] == "pending"
+    rowdrop.read_users("0001")
+    assert api.get_receipt("0001.csv")["result"] == "pending"
+    rowdrop.publish_pending()
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["visible_at"]) == ("pending", None)
+    assert receipt["published_at"]
+    api.follow()
+    assert api.get_receipt("0001.csv")["result"] == "row"
+
+
+def test_receipt_of_reject_has_reason_and_line(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    valid_etag = rowdrop.source.get_etag("0001.csv")
+    rowdrop.put_files("0001", INVALID)
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["line"], receipt["held"]) == ("rejected", 2, True)
+    assert receipt["reason"].startswith("birthts: ")
+    assert receipt["row"]["first_name"] == "Ann"
+    assert [each["etag"] for each in receipt["history"]] == [receipt["etag"], valid_etag]
+    older = api.get_receipt("0001.csv", etag=valid_etag or "")
+    assert (older["result"], older["etag"]) == ("superseded", valid_etag)
+    assert older["published_at"] < receipt["published_at"]
+
+
+def test_receipt_of_removed_file_stays(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.source.delete("0001.csv")
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["etag"]) == ("removed", None)
+    assert api.get("/files/0002.csv/receipt").status_code == 404
+    assert api.get("/files/..%2F0002.csv/receipt").status_code == 404
+
+
+def test_receipt_of_image_is_part_of_row(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.source.put("0001.png", b"image")
+    api.process("0001")
+    receipt = api.get_receipt("0001.png")
+    assert (receipt["result"], receipt["row"]) == ("part", None)
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    receipt = api.get_receipt("0001.png")
+    assert (receipt["result"], receipt["row"]["first_name"]) == ("part", "Ann")
+    rowdrop.source.put("0001.jpg", b"older")
+    api.process("0001")
+    # Of equally old images png has precedence; otherwise the newer one counts.
+    results = {name: api.get_receipt(name)["result"] for name in ("0001.png", "0001.jpg")}
+    assert sorted(results.values()) == ["part", "superseded"]
+
+
+def test_receipt_of_ignored_key_has_reason(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.source.put("1.CSV", b"x")
+    receipt = api.get_receipt("1.CSV")
+    assert (receipt["result"], receipt["user_id"]) == ("ignored", None)
+    assert "1.csv" in receipt["reason"]
+
+
+def test_receipt_needs_no_times_for_result(
+    api: Api, rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    redis.delete(RECEIPTS, RECEIPT_TIMES)
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["row"]["first_name"]) == ("row", "Ann")
+    assert [receipt[name] for name in TIMES] == [None] * 4
+    assert receipt["history"] == []
+
+
+def test_explain_names_files_of_row(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"), images=["png"])
+    api.process("0001")
+    row = api.get("/data/0001").json
+    explained = api.get("/data/0001", explain="1").json
+    assert {name: explained[name] for name in row} == row
+    explanation = explained["explain"]
+    assert (explanation["csv"], explanation["image"]) == ("0001.csv", "0001.png")
+    assert explanation["csv_etag"] == rowdrop.source.get_etag("0001.csv")
+    assert explanation["is_changing"] is False
+    assert all(explanation[name] for name in TIMES)
+    assert "explain" not in api.get("/data/0001", explain="0").json
+
+
+def test_rebuild_writes_receipts_only_of_changed_users(
+    api: Api, rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    rowdrop.put_files("0002", make_csv("Bob"))
+    rowdrop.mark_users("0001", "0002", cause="rebuild")
+    rowdrop.services.refresher.refresh(["0001", "0002"])
+    rowdrop.publish_pending()
+    api.follow()
+    assert api.get_receipt("0001.csv") == receipt
+    repaired = api.get_receipt("0002.csv")
+    assert (repaired["result"], repaired["event_at"]) == ("row", None)
+    assert redis.hlen(READ_TIMES) == 0
+
+
+def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -> None:
+    for number in range(limits.MAX_USER_RECEIPTS + 2):
+        rowdrop.put_files("0001", make_csv(f"Ann{number}"))
+        api.process("0001")
+    history = api.get_receipt("0001.csv")["history"]
+    assert len(history) == limits.MAX_USER_RECEIPTS
+    assert history[0]["etag"] == rowdrop.source.get_etag("0001.csv")
+    times = [each["published_at"] for each in history]
+    assert times == sorted(times, reverse=True)
+
+
+def write_receipts(receipts: Receipts, users: list[str], now: float) -> None:
+    results = {user: ReadResult(user, None, None) for user in users}
+    receipts.write(results, users, PublishTimes({}, {}), "etag", now)
+
+
+def test_receipts_expire_after_a_week(redis: "Redis") -> None:
+    receipts = Receipts(redis)
+    write_receipts(receipts, ["old"], 0.0)
+    write_receipts(receipts, ["new"], RECEIPT_TTL_S - 1.0)
+    assert receipts.read_user("old")[0]
+    write_receipts(receipts, ["newest"], RECEIPT_TTL_S + 1.0)
+    assert receipts.read_user("old") == ([], False)
+    assert receipts.read_user("new")[0]
+    assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 2
+
+
+def test_receipts_stay_within_limit(redis: "Redis", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECEIPT_USERS", 10)
+    receipts = Receipts(redis)
+    for number in range(4):
+        write_receipts(receipts, [f"{number}{place}" for place in range(4)], float(number))
+    assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 10
+    assert receipts.read_user("33")[0]
+    assert not receipts.read_user("00")[0]
+
+
+def test_publish_succeeds_without_receipts(
+    api: Api, rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
+    """A key of another type makes each command fail, as a Redis without memory would."""
+    for key in (RECEIPTS, RECEIPT_TIMES, READ_TIMES):
+        redis.set(key, "not a hash")
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    assert api.get("/data/0001").json["first_name"] == "Ann"
+    assert rowdrop.state.users.begin_read(["0001"]) == {}
