@@ -48,7 +48,7 @@ def test_narrow_page_needs_no_sideways_scrolling(open_tab: OpenPage) -> None:
     assert page.tab.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
     expect(page.tab.get_by_label("Order")).to_be_visible()
     page.row("ada").click()
-    expect(page.find("#detail .fields")).to_be_visible()
+    expect(page.find("#detail .card-body .fields")).to_be_visible()
     assert page.tab.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
 
 

@@ -109,7 +109,7 @@ def test_table_is_used_by_keyboard_alone(page: RowdropPage) -> None:
     page.tab.keyboard.press("ArrowDown")
     page.tab.keyboard.press("Enter")
     expect(page.find("#detail-title")).to_have_text("bert")
-    expect(page.find("#detail .fields")).to_contain_text("Middle")
+    expect(page.find("#detail .card-body .fields")).to_contain_text("Middle")
     page.tab.keyboard.press("Escape")
     expect(page.find("#detail")).to_be_hidden()
     expect(page.tab.get_by_role("grid")).to_be_focused()
