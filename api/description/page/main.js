@@ -88,6 +88,7 @@ async function start() {
   showExamples(api, filters);
   await Promise.all([table.restart(), refreshNumbers()]);
   document.documentElement.dataset.ready = "true";
+  performance.mark("ready");
   refreshHealth().then(refreshNumbers);
   const refreshAll = () => {
     refreshNumbers();
