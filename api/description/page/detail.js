@@ -57,7 +57,9 @@ export class Detail {
       if (facts.length) place.append(el("h3", {}, "How it came here"), buildFacts(facts));
       if (!explain.csv || explain.csv.includes("/") || !this.api.hasReceipts) return;
       const { history } = await getJson(`${filePath(explain.csv)}/receipt`);
-      const earlier = history.slice(1);
+      // The same version may have been read and published several times.
+      const isSame = (one, other) => one.etag === other.etag && one.image === other.image;
+      const earlier = history.filter((entry, place) => place > 0 && history.findIndex((each) => isSame(each, entry)) === place);
       if (!earlier.length) return;
       place.append(el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...earlier.map((entry) =>
         el("li", {}, `${entry.published_at ? formatTime(entry.published_at) : "At an unknown time"}: ${entry.reason ?? "a valid row"}`))));
