@@ -60,7 +60,8 @@ def routes_used(script: str) -> set[str]:
     for line in script.splitlines():
         method = "PUT" if " -T " in line else next(iter(re.findall(r"-X (\w+)", line)), "GET")
         for path in re.findall(r'"\$api(/[^"?]*)', line):
-            routes.add(f"{method} {re.sub(r'(?<=/)(?:[0-9]{4}[.a-z]*|style.css|[$]task)', '{}', path)}")
+            variable = r"(?<=/)(?:[0-9]{4}[.a-z]*|style\.css|[$]task)"
+            routes.add(f"{method} {re.sub(variable, '{}', path)}")
     return routes
 
 
