@@ -147,5 +147,5 @@ def _add_routes(
     app.add_route("/health/live", LiveResource(get_view))
     app.add_route(
         "/health/ready",
-        ReadyResource(get_view, dependencies.sweep_interval_s, clock),
+        ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool),
     )

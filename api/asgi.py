@@ -82,7 +82,9 @@ dependencies = Dependencies(
     refresh_controller=RefreshController(
         RefreshRequests(redis_client), task_queue.refresh_requested, waiter, redis_pool
     ),
-    event_controller=EventController(redis_client, settings.source_bucket, redis_pool),
+    event_controller=EventController(
+        redis_client, settings.source_bucket, compute_pool, redis_pool
+    ),
     source_transfers=Transfers(
         settings.source_bucket,
         lambda: open_file_store(settings, settings.source_bucket),

@@ -51,7 +51,7 @@ _NEVER_RESTORED = (*DEFAULT_PORTS, *TOKEN_SETTINGS, "FLOWER_USER")
 """The settings that the kept file shows to people, and that must be given at every start."""
 _RUN_SETTINGS = (
     "MINIO_REGION", "SOURCE_BUCKET", "OUTPUT_BUCKET", "SWEEP_INTERVAL_S", "IMAGES", "PUBLIC_OUTPUT",
-    "MINIO_API_ROOT_ACCESS", "API_PORT",
+    "ZIP_NAMES", "MINIO_API_ROOT_ACCESS", "API_PORT",
 )  # fmt: skip
 """The settings that `rowdrop` must use as the running processes do."""
 # Also keeps credentials of other applications (AWS_SECRET_ACCESS_KEY, …) from Rowdrop's processes.

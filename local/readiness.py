@@ -66,6 +66,7 @@ def wait_for_ports(ports: Iterable[int]) -> None:
     while free_ports := {port for port in free_ports if is_port_free(port)}:
         if time.monotonic() > deadline:
             return
+        raise_if_stop_requested()
         time.sleep(_POLL_S)
 
 

@@ -73,12 +73,17 @@ class StoredObject(NamedTuple):
 
 
 class ObjectInfo(NamedTuple):
-    """The metadata of an object, as in `StoredObject`; `size` is in bytes."""
+    """The metadata of an object, as in `StoredObject`; `size` is in bytes.
+
+    `source_etag` is the ETag of the object that it was copied from, empty if `copy_from` did not
+    record it. A LIST shows it only on request.
+    """
 
     key: str
     etag: str
     last_modified: int
     size: int
+    source_etag: str = ""
 
 
 class Segment(NamedTuple):
@@ -142,9 +147,10 @@ class ObjectStore(Protocol):
         """Return the object's ETag without quotes, or None if there is no such key."""
 
     def get_info(self, key: str) -> ObjectInfo | None:
-        """Return the metadata that LIST would return, by HEAD; None if there is no such key.
+        """Return the metadata of an object by HEAD; None if there is no such key.
 
-        Unlike `get_list_entry`, raises `ObjectUnreadable` for an unreadable object.
+        It includes `source_etag`. Unlike `get_list_entry`, raises `ObjectUnreadable` for an
+        unreadable object.
         """
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
@@ -165,10 +171,22 @@ class ObjectStore(Protocol):
         unknown: the write may have happened, or may still happen later.
         """
 
-    def copy_from(self, bucket: str, key: str, target_key: str) -> None:
+    def copy_from(
+        self,
+        bucket: str,
+        key: str,
+        target_key: str,
+        source_etag: str = "",
+        *,
+        if_match: bool = False,
+    ) -> str:
         """Copy an object of `bucket` to the key `target_key` of this bucket, on the server.
 
-        Raises `ObjectNotFound`. `ObjectUnreadable` may concern either of the two objects.
+        With `source_etag`, that is recorded in the metadata of the copy, and the ETag of the copy
+        is returned: where objects are encrypted, it is not that of the source. Without, the copy is
+        faster, and the result is empty. With `if_match`, raises `PreconditionFailed` if the source
+        has another ETag than `source_etag` now. Raises `ObjectNotFound`. `ObjectUnreadable` may
+        concern either of the two objects.
         """
 
     def delete(self, key: str) -> None:
@@ -177,11 +195,14 @@ class ObjectStore(Protocol):
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects in as few requests as possible. Missing objects are no error."""
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         """List all objects with a key greater than `after`, in batches of about 1,000.
 
         Keys are in ascending order of their UTF-8 bytes. If `folder` is given (without the trailing
         slash), only the objects in it are listed; their keys still include the folder.
+        `with_source_etags`: show `source_etag`, which only MinIO does, and more slowly.
         """
 
     def list_folders(self, folder: str) -> list[str]:

@@ -5,10 +5,10 @@ listener, the workers and the publisher: these may access every key. The ACL rul
 other processes are built from these constants (`worker.commands.provisioning.server_users`). The
 scripts in `shared/lua/` receive every key as an argument.
 
-All keys but the event list, and two of release 0.2, begin with `rowdrop:`, so that a Redis can be
-shared with other applications. The keys of the pipeline's state depend on each other. They begin
-with the version of the whole set: processes of two releases run side by side during an upgrade, and
-must not read each other's values. If another key changes its form, it gets a new name.
+All keys but the event list, and two of earlier releases, begin with `rowdrop:`, so that a Redis
+can be shared with other applications. The keys of the pipeline's state depend on each other. They
+begin with the version of the whole set: processes of two releases run side by side during an
+upgrade, and must not read each other's values. If another key changes its form, it gets a new name.
 
 No script takes a value apart: each version token, ETag or time is a field of its own.
 
@@ -33,7 +33,7 @@ MAX_DEAD_LETTERS = 1000
 FAST_EVENTS = "events:fast"
 """List: events that MinIO sent and no listener has processed. MinIO's setting names it."""
 SAFE_EVENTS_OF_VERSION_1 = "events:safe"
-"""List: second copies of events, by a MinIO with the two targets of release 0.2. The watchdog moves
+"""List: second copies of events, by a MinIO with the two targets of release 0.3. The watchdog moves
 them to the other list."""
 DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""

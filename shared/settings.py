@@ -3,10 +3,12 @@
 Each variable may also be given as `<NAME>_FILE`, the path of a file that holds the value.
 """
 
+import codecs
 import os
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -73,6 +75,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     copy_images: bool = False
     public_output: bool = False
+    zip_names: str = ""
 
     @classmethod
     def from_environment(cls, *, minio: bool = True, redis: bool = True) -> "Settings":
@@ -166,6 +169,7 @@ class Settings:
             "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
             "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
             "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",
+            "zip_names": _normalize_codec(env.str("ZIP_NAMES", "", validate=_check_codec)),
             "public_output": _is_true(env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean)),
         }
 
@@ -260,6 +264,23 @@ def _check_redis_url(value: str) -> None:
 def _check_images_mode(value: str) -> None:
     if value not in {"reference", "copy"}:
         raise ValidationError("must be reference or copy")
+
+
+def _check_codec(value: str) -> None:
+    try:
+        # Fails for codecs that are not for text, too, such as base64.
+        b"1.csv".decode(value or "utf-8")
+    except (LookupError, UnicodeError, ValueError):
+        raise ValidationError(
+            "must be the name of a Python codec for text, such as cp866, cp850 or shift_jis"
+        ) from None
+
+
+def _normalize_codec(value: str | None) -> str:
+    # Other spellings of the same codec must not invalidate what is cached.
+    with suppress(LookupError):  # an invalid value is reported by `_check_codec`
+        return codecs.lookup(value).name if value else ""
+    return ""
 
 
 _TRUE_WORDS = {"true", "True", "TRUE", "1", "yes", "on"}

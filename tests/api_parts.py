@@ -83,6 +83,7 @@ def make_dependencies(
     The defaults of `files` and `copies` are empty in-memory buckets. The default of `queue` is a
     fake queue, which no Celery worker reads.
     """
+    compute_pool = ThreadPool("computation", 2, 5.0)
     redis_pool = ThreadPool("Redis", 8, 5.0)
     waiter = CompletionWaiter(ProcessRegistry(redis), 2, redis_pool)
     tasks = queue or FakeTaskQueue(redis)
@@ -96,12 +97,12 @@ def make_dependencies(
         refresh_controller=RefreshController(
             RefreshRequests(redis), tasks.refresh_requested, waiter, redis_pool
         ),
-        event_controller=EventController(redis, store.bucket, redis_pool),
+        event_controller=EventController(redis, store.bucket, compute_pool, redis_pool),
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),
         receipts=Receipts(redis),
-        compute_pool=ThreadPool("computation", 2, 5.0),
+        compute_pool=compute_pool,
         redis_pool=redis_pool,
         max_upload_bytes=MAX_UPLOAD_BYTES,
         sweep_interval_s=3600,

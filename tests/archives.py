@@ -5,7 +5,9 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,69 @@ def make_zip(files: ArchiveFiles, method: int = zipfile.ZIP_DEFLATED) -> bytes:
         for path, body in files.items():
             archive.writestr(path, body)
     return target.getvalue()
+
+
+@dataclass(frozen=True)
+class RawZipMember:
+    """A member of a zip as any program may write it: name and header fields as they are.
+
+    `mode` is the Unix mode, and `packed` replaces the data of methods that are not deflate.
+    """
+
+    name: bytes
+    body: bytes = b""
+    flags: int = 0
+    method: int = zipfile.ZIP_DEFLATED
+    mode: int = 0
+    extra: bytes = b""
+    packed: bytes = b"not deflated"
+
+
+def make_raw_zip(members: Sequence[RawZipMember]) -> bytes:
+    """Return a zip with these members, in this order."""
+    content = bytearray()
+    directory = bytearray()
+    for member in members:
+        packed = member.packed
+        if member.method == zipfile.ZIP_DEFLATED:
+            packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            packed = packer.compress(member.body) + packer.flush()
+        lengths = len(member.name), len(member.extra)
+        sizes = zlib.crc32(member.body), len(packed), len(member.body)
+        fields = 20, member.flags, member.method, 0, 0x21, *sizes, *lengths
+        offset = len(content)
+        content += LOCAL_HEADER + struct.pack("<5H3L2H", *fields)
+        content += member.name + member.extra + packed
+        directory += DIRECTORY_ENTRY + struct.pack("<H5H3L2H", 20, *fields)
+        directory += struct.pack("<3H2L", 0, 0, 0, member.mode << 16, offset)
+        directory += member.name + member.extra
+    count = len(members)
+    end = struct.pack("<4H2LH", 0, 0, count, count, len(directory), len(content), 0)
+    return bytes(content + directory) + b"PK\x05\x06" + end
+
+
+def make_unicode_path_field(raw_name: bytes, name: str) -> bytes:
+    """Return Info-ZIP's extra field 0x7075, which has the name in UTF-8."""
+    encoded = name.encode()
+    return struct.pack("<HHBL", 0x7075, 5 + len(encoded), 1, zlib.crc32(raw_name)) + encoded
+
+
+def make_tar_of(infos: Sequence[tuple[tarfile.TarInfo, bytes]], tar_format: int) -> bytes:
+    """Return a tar with these headers and bodies, in this order."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tar_format) as archive:
+        for info, body in infos:
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    return target.getvalue()
+
+
+def make_link(path: str, target: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarInfo:
+    """Return the header of a hard link, or of another kind of link."""
+    info = tarfile.TarInfo(path)
+    info.type = kind
+    info.linkname = target
+    return info
 
 
 def make_tar(files: ArchiveFiles, tar_format: int = tarfile.PAX_FORMAT) -> bytes:

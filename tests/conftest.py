@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import settings
 from minio import Minio
 from redis import Redis
 
@@ -18,6 +19,10 @@ from tests.unreadable import replace_by_unreadable, write_unreadable_object
 
 MINIO_USER = "rowdrop-tests"
 MINIO_PASSWORD = "a-password-of-the-tests"
+
+# The default deadline of 0.2 s per example fails on a busy machine.
+settings.register_profile("rowdrop", deadline=None)
+settings.load_profile("rowdrop")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ class FakeObjectStore(ObjectStore):
     other_buckets: dict[str, "FakeObjectStore"] = field(default_factory=dict)
     """Other buckets of the same server, by name: the sources of copies into this one."""
     unreadable_keys: set[str] = field(default_factory=set)
+    source_etags: dict[str, str] = field(default_factory=dict)
+    """The ETags of the sources of copies, by key of the copy."""
 
     def make_unreadable(self, key: str) -> None:
         """Write an object under this key that cannot be read."""
@@ -78,12 +80,14 @@ class FakeObjectStore(ObjectStore):
         return self._read_object(key).last_modified
 
     def get_etag(self, key: str) -> str | None:
-        info = self.get_info(key)
+        self._check_readable(key)
+        info = self.get_list_entry(key)
         return info and info.etag
 
     def get_info(self, key: str) -> ObjectInfo | None:
         self._check_readable(key)
-        return self.get_list_entry(key)
+        info = self.get_list_entry(key)
+        return info and info._replace(source_etag=self.source_etags.get(key, ""))
 
     def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         stored = self._read_object(key)
@@ -99,6 +103,7 @@ class FakeObjectStore(ObjectStore):
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         self._get_objects()[key] = StoredObject(body, etag, int(modified))
         self.unreadable_keys.discard(key)
+        self.source_etags.pop(key, None)
         return etag
 
     def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
@@ -106,11 +111,18 @@ class FakeObjectStore(ObjectStore):
             raise PreconditionFailed(key)
         return self.put(key, body)
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
+    def copy_from(
+        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+    ) -> str:
         source_bucket = self if bucket == self.bucket else self.other_buckets.get(bucket)
         if source_bucket is None:
             raise StoreUnavailable(f"{bucket}: no such bucket")
-        self.put(to, source_bucket._read_object(key).body)
+        source = source_bucket._read_object(key)
+        if if_match and source.etag != source_etag:
+            raise PreconditionFailed(key)
+        etag = self.put(to, source.body)
+        self.source_etags[to] = source_etag
+        return etag if source_etag else ""
 
     def delete(self, key: str) -> None:
         self._get_objects().pop(key, None)
@@ -119,12 +131,20 @@ class FakeObjectStore(ObjectStore):
         for key in keys:
             self.delete(key)
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         # This listing is a snapshot. MinIO's listing may change between two pages.
         keys = [key for key in self._get_objects() if not folder or key.startswith(f"{folder}/")]
         keys_after = sorted((key for key in keys if key.encode() > after.encode()), key=str.encode)
         listed = [
-            ObjectInfo(key, stored.etag, stored.last_modified, len(stored.body))
+            ObjectInfo(
+                key,
+                stored.etag,
+                stored.last_modified,
+                len(stored.body),
+                self.source_etags.get(key, "") if with_source_etags else "",
+            )
             for key, stored in self._iterate_objects(keys_after)
         ]
         return (

@@ -55,12 +55,14 @@ class AccessOutcome(Enum):
 
 ANYONE = "anyone"
 """The actor of a read that is only allowed because of `PUBLIC_READ`."""
+LOCAL = "local"
+"""The actor of a request that needs no token because it is local."""
 
 
 class AccessDecision(NamedTuple):
     """An outcome and the client that it applies to.
 
-    `actor` is the name of the token that was sent, `local`, or `ANYONE`. Empty if unknown.
+    `actor` is the name of the token that was sent, `LOCAL`, or `ANYONE`. Empty if unknown.
     """
 
     outcome: AccessOutcome
@@ -70,6 +72,11 @@ class AccessDecision(NamedTuple):
     def may_see_quotes(self) -> bool:
         """Whether answers may quote files. What everyone can read quotes nothing."""
         return self.outcome is AccessOutcome.ALLOWED and self.actor != ANYONE
+
+    @property
+    def is_by_token(self) -> bool:
+        """Whether the request was allowed because of its token."""
+        return self.outcome is AccessOutcome.ALLOWED and self.actor not in {ANYONE, LOCAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class AccessRules:
     def _decide_without_token(self, is_write: bool, is_local: bool) -> AccessDecision:
         # A token of the operator protects local writes as well, the generated one does not.
         if is_local and not (is_write and self._has_operator_token()):
-            return AccessDecision(AccessOutcome.ALLOWED, "local")
+            return AccessDecision(AccessOutcome.ALLOWED, LOCAL)
         if not is_write and self.public_read:
             return AccessDecision(AccessOutcome.ALLOWED, ANYONE)
         if self._has_token(for_write=is_write):

@@ -71,7 +71,7 @@ class AuthMiddleware:
 
     async def process_request(self, request: Request, response: Response) -> None:
         """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
-        # Falcon routes by the same decoded path, so another spelling cannot reach another route.
+        # Falcon routes by the same decoded path.
         if request.method in _PUBLIC_METHODS and request.path == PUBLIC_PATH:
             return
         decision = self._decide(request)
@@ -150,6 +150,12 @@ def may_see_quotes(request: Request) -> bool:
     return decision is not None and decision.may_see_quotes
 
 
+def was_allowed_by_token(request: Request) -> bool:
+    """Return whether this request was allowed because of its token."""
+    decision: AccessDecision | None = getattr(request.context, "access", None)
+    return decision is not None and decision.is_by_token
+
+
 def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
         return Problem("access-refused", _READ_ONLY_CREDENTIALS)
@@ -172,7 +178,8 @@ def _build_events_problem(outcome: AccessOutcome) -> Problem:
 
 
 def _sends_events(request: Request) -> bool:
-    return request.method == "POST" and request.path == EVENTS_PATH
+    # Falcon's router ignores further slashes before a path, so `//events` is this route, too.
+    return request.method == "POST" and request.path.lstrip("/") == EVENTS_PATH.lstrip("/")
 
 
 def _format_request(request: Request) -> str:

@@ -34,7 +34,7 @@ _CLOSE_BRACE = 2 * len(OUTPUT_COLUMNS)
 
 def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
     """Return the rows as a JSON array, one row per line; only these `fields`, or all if empty."""
-    if not len(rows):
+    if not rows.row_count:
         return b"[]\n"
     if fields:
         return b"".join([b"[", _join_pieces(rows, fields, is_array=True)[:-2], b"]\n"])
@@ -42,7 +42,7 @@ def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
     start = int(rows.row_starts[0])
     end = int(rows.row_starts[-1]) - 2
     # The table's last row ends with "]".  If other rows follow it here, it needs a comma instead.
-    if 0 <= rows.array_end_row < len(rows) - 1:
+    if 0 <= rows.array_end_row < rows.row_count - 1:
         last_row_end = int(rows.row_starts[rows.array_end_row + 1])
         before = text[start : last_row_end - 2]
         after = text[last_row_end:end]
@@ -52,7 +52,7 @@ def encode_json_array(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
 
 def encode_ndjson(rows: JsonRows, fields: Sequence[str] = ()) -> bytes:
     """Return the rows as NDJSON: one JSON object per line; only these `fields`, or all if empty."""
-    return bytes(_join_pieces(rows, fields, is_array=False)) if len(rows) else b""
+    return bytes(_join_pieces(rows, fields, is_array=False)) if rows.row_count else b""
 
 
 def encode_csv(
@@ -119,10 +119,10 @@ def _join_pieces(rows: JsonRows, fields: Sequence[str], *, is_array: bool) -> me
     if is_array:
         pattern.append(comma_piece)
     pattern.append(newline_piece)
-    piece_numbers = np.arange(len(rows))[:, None] * pieces_per_row + np.array(pattern)
+    piece_numbers = np.arange(rows.row_count)[:, None] * pieces_per_row + np.array(pattern)
     # The table's last row is followed by "]", not by a comma: take the comma of another row.
-    if is_array and rows.array_end_row >= 0 and len(rows) > 1:
-        other_row = (rows.array_end_row + 1) % len(rows)
+    if is_array and rows.array_end_row >= 0 and rows.row_count > 1:
+        other_row = (rows.array_end_row + 1) % rows.row_count
         piece_numbers[rows.array_end_row, -2] = other_row * pieces_per_row + comma_piece
     offsets = np.append(pieces.ravel(), rows.row_starts[-1])
     column = pa.Array.from_buffers(
@@ -153,7 +153,7 @@ def _split_fields(rows: JsonRows) -> NDArray[np.int64]:
     row_ends = rows.row_starts[1:]
     column = pa.Array.from_buffers(
         pa.large_binary(),
-        len(rows),
+        rows.row_count,
         [None, pa.py_buffer(np.ascontiguousarray(rows.row_starts)), pa.py_buffer(rows.text)],
     )
     pieces = [row_starts, row_starts + 1]

@@ -11,9 +11,9 @@ from typing import Any
 from api.snapshot.caches import LruCache
 from api.web.problems import Problem
 from api.web.transfers import Transfers
+from shared.csv_reader.decoding import quote_line
 from shared.formats.records import Reject
 from shared.formats.source_keys import make_csv_key
-from shared.formats.user_csv import quote_line
 from shared.object_store import StoreUnavailable
 
 MAX_QUOTED_BYTES = 64 << 10
@@ -44,7 +44,8 @@ class QuoteReader:
             async with asyncio.timeout(QUOTES_S):
                 # One after the other: the reads must not take all threads of other requests.
                 for entry in entries[:MAX_QUOTES]:
-                    reject = rejects.get(entry["user_id"] or "")
+                    # An entry without a line is not about a line of the file.
+                    reject = rejects.get(entry["user_id"] or "") if entry["line"] else None
                     if reject and (quote := await self._read_quote(reject)):
                         entry["quote"] = quote
         except (TimeoutError, StoreUnavailable, Problem):

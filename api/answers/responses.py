@@ -50,7 +50,7 @@ def build_rows_answer(table: SnapshotTable, request: Request, today: date) -> An
         "data", table.etag, query.selection_key, format_name, is_gzip, day, html_parameters
     )
     if query.is_unrestricted and format_name != "html":
-        total = len(table)
+        total = table.row_count
         render_table = _compress_table_as if is_gzip else _render_table_as
         body = render_table(table, format_name)
     else:

@@ -38,7 +38,7 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
         rows = sorted_rows if mask is None else sorted_rows[mask[sorted_rows]]
     else:
         rows = None if mask is None else mask.nonzero()[0]
-    total = len(table) if rows is None else len(rows)
+    total = table.row_count if rows is None else len(rows)
     if query.paging.limit is None and not query.paging.offset:
         return Selection(rows, total)
     if rows is None:
@@ -59,7 +59,7 @@ def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArr
 def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
     """Return a mask of the rows with names that contain every word of the search, in any case."""
     names = table.derived.get_or_compute("names", lambda: _lowercase_names(table.columns))
-    mask = np.ones(len(table), np.bool_)
+    mask = np.ones(table.row_count, np.bool_)
     for word in search.split():
         # The same function as for the names: Python's lower() differs for some characters.
         lower_word = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()

@@ -4,6 +4,7 @@ A version of the table keeps them.  The first request with a head goes through t
 next one with the same head gets the same bytes before the framework sees it.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
@@ -20,7 +21,11 @@ from api.web.thread_pool import ThreadPool
 
 _REPEATED_PATHS = frozenset({"/data", "/stats"})
 _ENTRY_BYTES = 2_000
-"""The weight of a cached answer in addition to its body."""
+"""The weight of a cached answer in addition to its key and its body."""
+_HEADER_BYTES = 150
+"""The memory of a header in a key, in addition to its characters."""
+
+_Key = tuple[object, ...]
 
 
 class Answer(NamedTuple):
@@ -44,6 +49,7 @@ class TableAnswers:
         self._get_view = get_view
         self._clock = clock
         self._compute_pool = compute_pool
+        self._tasks = dict[tuple[SnapshotTable, _Key], asyncio.Task[Answer]]()
 
     async def respond(
         self,
@@ -68,11 +74,36 @@ class TableAnswers:
         )
         answer: Answer | None = table.cache.get(key)
         if answer is None:
-            answer = await self._compute_pool.run(build, table, request, compute_utc_date(now))
-            table.cache.put(key, answer, _weigh(table, answer.body))
+            answer = await self._compute_once(key, table, request, build, compute_utc_date(now))
         if not apply_etag(request, response, answer.etag, answer.vary):
             response.set_headers(answer.headers)
             response.data = answer.body
+
+    async def _compute_once(
+        self,
+        key: _Key,
+        table: SnapshotTable,
+        request: Request,
+        build: Callable[[SnapshotTable, Request, date], Answer],
+        today: date,
+    ) -> Answer:
+        """Compute and cache an answer; concurrent requests with the same key share the computation.
+
+        After a publish, many clients send the same request.
+        """
+
+        async def compute() -> Answer:
+            answer = await self._compute_pool.run(build, table, request, today)
+            table.cache.put(key, answer, _weigh(table, key, answer.body))
+            return answer
+
+        task = self._tasks.get((table, key))
+        if task is None:
+            task = asyncio.create_task(compute())
+            self._tasks[table, key] = task
+            task.add_done_callback(lambda _: self._tasks.pop((table, key)))
+        # The task continues when one of its clients leaves.
+        return await asyncio.shield(task)
 
 
 def repeat_answers(
@@ -121,7 +152,7 @@ def repeat_answers(
             table.cache.put(
                 key,
                 answer if len(body) <= SMALL_BODY_BYTES else limit_app(answer),
-                _weigh(table, body),
+                _weigh(table, key, body),
             )
 
     return repeating_app
@@ -135,6 +166,13 @@ def _make_answer(messages: Sequence[dict[str, Any]]) -> AsgiApp:
     return send_messages
 
 
-def _weigh(table: SnapshotTable, body: bytes) -> int:
+def _weigh(table: SnapshotTable, key: _Key, body: bytes) -> int:
+    # A client chooses the key: up to 64 kB of headers for an answer of a few bytes.
+    key_bytes = 0
+    for part in key:
+        if isinstance(part, str | bytes):
+            key_bytes += len(part)
+        elif isinstance(part, tuple):
+            key_bytes += _HEADER_BYTES + sum(map(len, part))
     # The table holds its JSON in any case.
-    return _ENTRY_BYTES + (0 if body is table.json else len(body))
+    return _ENTRY_BYTES + key_bytes + (0 if body is table.json else len(body))

@@ -36,12 +36,19 @@ class ReceivedEvents(NamedTuple):
 class EventController:
     """Receives events. An event is only a hint, so it is neither verified nor compared.
 
-    `redis_pool` runs what waits for Redis.
+    `compute_pool` decodes the bodies, `redis_pool` runs what waits for Redis.
     """
 
-    def __init__(self, redis: "Redis", source_bucket: str, redis_pool: ThreadPool) -> None:
+    def __init__(
+        self,
+        redis: "Redis",
+        source_bucket: str,
+        compute_pool: ThreadPool,
+        redis_pool: ThreadPool,
+    ) -> None:
         self._redis: Any = redis
         self._source_bucket = source_bucket
+        self._compute_pool = compute_pool
         self._redis_pool = redis_pool
 
     async def receive(self, body: bytes) -> ReceivedEvents:
@@ -50,9 +57,12 @@ class EventController:
         Raises a 400, 413 or 503, and `redis.exceptions.RedisError` if Redis is
         unavailable. Then the sender must repeat the request.
         """
-        return await self._redis_pool.run(self._receive, body)
+        received, entries = await self._compute_pool.run(self._decode, body)
+        if entries:
+            await self._redis_pool.run(self._append_entries, entries)
+        return received
 
-    def _receive(self, body: bytes) -> ReceivedEvents:
+    def _decode(self, body: bytes) -> tuple[ReceivedEvents, list[bytes]]:
         try:
             notification = decode_notification(body)
         except InvalidEvent as error:
@@ -67,10 +77,8 @@ class EventController:
             for event in notification.events
             if event.bucket == self._source_bucket
         ]
-        if entries:
-            self._append_entries(entries)
         other_buckets = len(notification.events) - len(entries)
-        return ReceivedEvents(len(entries), notification.ignored_count + other_buckets)
+        return ReceivedEvents(len(entries), notification.ignored_count + other_buckets), entries
 
     def _append_entries(self, entries: list[bytes]) -> None:
         # Concurrent requests may exceed the limit by their own events.

@@ -15,6 +15,8 @@ from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
 from shared.times import format_time
 
+NO_USERS = "no file in this bundle is a user's: it makes no rows"
+
 
 class RebuildController:
     """Requests rebuilds, and waits for their results.
@@ -115,9 +117,12 @@ def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
     return body | ({"error": status.error} if status.error else {})
 
 
-def describe_unpack(status: UnpackStatus) -> dict[str, Any]:
-    """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC."""
-    body = {
+def describe_unpack(status: UnpackStatus, *, names_members: bool) -> dict[str, Any]:
+    """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC.
+
+    `names_members`: with paths and reasons of ignored members, which not everyone may see.
+    """
+    body: dict[str, Any] = {
         "task_id": status.task_id,
         "bundle": status.bundle,
         "state": status.state,
@@ -129,4 +134,13 @@ def describe_unpack(status: UnpackStatus) -> dict[str, Any]:
         "started_at": format_time(status.started_at),
         "finished_at": format_time(status.finished_at),
     }
-    return body | ({"error": status.error} if status.error else {})
+    if status.error:
+        body["error"] = status.error
+    if status.has_no_users:
+        body["message"] = NO_USERS
+    if names_members:
+        body["ignored_members"] = [
+            {"member": number, "path": path, "reason": reason}
+            for number, path, reason in status.ignored_members
+        ]
+    return body

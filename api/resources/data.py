@@ -16,8 +16,10 @@ from api.controllers.rebuild_controller import RebuildController
 from api.controllers.receipt_controller import ReceiptController
 from api.controllers.refresh_controller import RefreshController
 from api.query.filters import parse_explain
+from api.resources.files import build_wrapped_body_problem, describe_request_body
 from api.snapshot.view import ViewProvider
 from api.web.conditional import apply_etag, compute_etag
+from shared.formats.source_keys import make_csv_key
 
 
 class DataResource:
@@ -35,6 +37,7 @@ class DataResource:
 
     async def on_post(self, request: Request, response: Response) -> None:
         """Enqueue a rebuild; with the parameter `wait`, block until it is done."""
+        _refuse_form(request, "0001.csv")
         await self._controller.start_rebuild(request, response)
 
 
@@ -68,4 +71,20 @@ class UserResource:
 
     async def on_post(self, request: Request, response: Response, user_id: str) -> None:
         """Request a read of the user's files; with the parameter `wait`, block until it is done."""
+        _refuse_form(request, make_csv_key(user_id))
         await self._controller.start_refresh(request, response, user_id)
+
+
+def _refuse_form(request: Request, name: str) -> None:
+    """Raise a 415 for a form: its sender expects that its file or its parameters have an effect.
+
+    `name` is that of the file in the example. Other bodies are ignored.
+    """
+    has_body = bool(request.content_length) or request.get_header("Transfer-Encoding") is not None
+    if has_body and (wrapping := describe_request_body(request)):
+        raise build_wrapped_body_problem(
+            f"No body is read here, and this one is {wrapping}; nothing was started. "
+            "Parameters such as wait belong in the query string.",
+            request,
+            name,
+        )

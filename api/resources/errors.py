@@ -1,10 +1,11 @@
-"""Endpoint `/errors`: files and events that are not in the table, or only in part, with reasons.
+"""Endpoint `/errors`: what needs attention, with reasons: files, suspicious rows and events.
 
 `shared.progress.pipeline_errors` lists them. The first hundred ignored keys are listed, and the
 header `X-Ignored-Count` has the number of all.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import falcon
@@ -13,11 +14,13 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_see_quotes
 from api.answers.quotes import QuoteReader
 from api.query.filters import parse_single_values
-from api.query.links import build_link_header
+from api.query.links import build_file_path, build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
+from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import build_not_ready_problem
 from api.web.thread_pool import ThreadPool
+from shared.formats.source_keys import make_csv_key
 from shared.progress.pipeline_errors import count_errors, list_errors
 
 MAX_LISTED_ERRORS = 1000
@@ -47,9 +50,8 @@ class ErrorsResource:
         if requested.limit is not None:
             limit = min(requested.limit, limit)
         paging = Paging(limit, requested.offset)
-        total = count_errors(len(view.rejects), view.pipeline_status)
         response.content_type = falcon.MEDIA_JSON
-        entries = await self._compute_pool.run(_select_page, view, paging)
+        entries, total = await self._compute_pool.run(_select_page, view, view.table, paging)
         if may_see_quotes(request) and view.store_error is None:
             await self._quotes.add_quotes(entries, view.rejects)
         response.data = await self._compute_pool.run(_encode_entries, entries)
@@ -64,11 +66,28 @@ class ErrorsResource:
     on_head = on_get
 
 
-def _select_page(view: View, paging: Paging) -> list[dict[str, Any]]:
-    """Return one page of the errors."""
+def _select_page(
+    view: View, table: SnapshotTable, paging: Paging
+) -> tuple[list[dict[str, Any]], int]:
+    """Return one page of the errors, and the number of all."""
     rejects = view.reject_list
     is_held = rejects.held_user_ids.__contains__
-    return list(list_errors(rejects.entries, is_held, view.pipeline_status, paging.as_slice))
+    suspicious_rows = table.suspicious_rows
+    status = view.pipeline_status
+    entries = list(list_errors(rejects.entries, is_held, suspicious_rows, status, paging.as_slice))
+    for entry in entries:
+        entry["file"] = _find_file_path(entry)
+    return entries, count_errors(len(rejects.entries), len(suspicious_rows), status)
+
+
+def _find_file_path(entry: Mapping[str, Any]) -> str | None:
+    """Return the address of the entry's file; None if it is about no object, or about a member."""
+    key = entry["key"]
+    user_id = entry["user_id"]
+    if key is None or entry["kind"] == "dead_letter":
+        return None
+    # A bundle and an ignored key have no user.
+    return build_file_path(key) if user_id is None or key == make_csv_key(user_id) else None
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:

@@ -8,11 +8,13 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from api.access.auth import was_allowed_by_token
 from api.controllers.drop_controller import DropController
 from api.controllers.receipt_controller import ReceiptController
+from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
-from api.query.links import build_path, build_row_path
+from api.query.links import build_file_path, build_path, build_row_path
 from api.query.wait_query import parse_wait
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition, parse_range
@@ -121,6 +123,12 @@ class FileResource:
         if refusal:
             detail = f"{name[:80]!r} would be ignored: {refusal}."
             raise Problem("wrong-parameter", detail, parameter="name")
+        if wrapping := describe_request_body(request):
+            raise build_wrapped_body_problem(
+                f"The body must be the file itself, but it is {wrapping}; nothing was stored.",
+                request,
+                name,
+            )
         length = request.content_length
         if length is None:
             raise falcon.HTTPLengthRequired(
@@ -157,6 +165,23 @@ class FileResource:
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
+
+
+def describe_request_body(request: Request) -> str | None:
+    """Return how the body wraps a file, None if it does not."""
+    return describe_wrapped_body(request.content_type, request.get_header("Content-Encoding"))
+
+
+def build_wrapped_body_problem(
+    detail: str, request: Request, name: str
+) -> falcon.HTTPUnsupportedMediaType:
+    """Return a 415 with the command that uploads the file `name` to this API."""
+    url = f"{request.forwarded_prefix}{build_file_path(name)}"
+    command = format_upload_command(url, name, needs_token=was_allowed_by_token(request))
+    return falcon.HTTPUnsupportedMediaType(
+        description=f"{detail} Send the file with: {command}",
+        headers={"Accept-Encoding": "identity"},
+    )
 
 
 def _send_accepted(response: Response, name: str, fields: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ A process is live if it has a snapshot, so that GETs can be answered.  Rowdrop i
 pipeline keeps up and no loss of events or writes is known.
 """
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import falcon
@@ -12,6 +14,8 @@ from falcon.asgi import Request, Response
 
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider
+from api.web.problems import Problem
+from api.web.thread_pool import ThreadPool
 from shared.progress.pipeline_status import PipelineStatus
 from shared.times import format_time
 
@@ -28,6 +32,18 @@ NO_METRICS_WARNING = (
 NO_EVENTS_WARNING = (
     "no rule is known that sends the events of the source bucket: a sweep every 5 minutes finds "
     "changes without events; rowdrop init prints what to set"
+)
+SUSPICIOUS_WARNING = (
+    "{:,} published values are valid and probably wrong, such as birth dates in seconds: "
+    "GET /errors lists them with the kind suspicious"
+)
+MAX_COUNT_S = 0.5
+"""Seconds that a request may wait for the number of suspicious rows."""
+
+SILENT_CHANGES_WARNING = (
+    "files were changed without an event, for example by replication or a forced deletion: a sweep "
+    "every 5 minutes finds such changes, until 3 in a row have found none; let a webhook announce "
+    "them (POST /events), or wait"
 )
 
 
@@ -51,7 +67,7 @@ class LiveResource:
 class ReadyResource:
     """GET /health/ready.
 
-    `clock` returns Unix seconds.
+    `clock` returns Unix seconds. `compute_pool` counts the suspicious rows of each new table.
     """
 
     def __init__(
@@ -59,23 +75,43 @@ class ReadyResource:
         get_view: ViewProvider,
         sweep_interval_s: float,
         clock: Callable[[], float],
+        compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._sweep_interval_s = sweep_interval_s
         self._clock = clock
+        self._compute_pool = compute_pool
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
         parse_single_values(request.params, ())
-        body = describe_readiness(self._get_view(), self._sweep_interval_s, self._clock())
+        view = self._get_view()
+        suspicious_count = await self._count_suspicious_rows(view)
+        body = describe_readiness(view, self._sweep_interval_s, self._clock(), suspicious_count)
         response.media = body
         response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
 
+    async def _count_suspicious_rows(self, view: View) -> int | None:
+        """Return the number of suspicious rows, None if it is not known soon."""
+        table = view.table
+        if table is None:
+            return None
+        if table.has_found_suspicious_rows:
+            return len(table.suspicious_rows)
+        # Readiness must not wait for requests that compute much: a later request has the number.
+        with suppress(TimeoutError, Problem):
+            async with asyncio.timeout(MAX_COUNT_S):
+                rows = await self._compute_pool.run(lambda: table.suspicious_rows)
+                return len(rows)
+        return None
 
-def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
+
+def describe_readiness(
+    view: View, sweep_interval_s: float, now: float, suspicious_count: int | None = None
+) -> dict[str, Any]:
     """Return the body of /health/ready.
 
     `now` is in Unix seconds.  Ages are in seconds, times in ISO 8601 and UTC.  Unknown values
@@ -90,7 +126,7 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
     return {
         "ready": not reasons,
         "reasons": reasons,
-        "warnings": _list_warnings(view.pipeline_status),
+        "warnings": _list_warnings(view.pipeline_status, suspicious_count),
         "snapshot_age_s": _compute_age(view.store_polled_at, now),
         "redis_age_s": _compute_age(view.redis_answered_at, now),
         "dirty_users": pipeline.get("dirty_users"),
@@ -100,9 +136,10 @@ def describe_readiness(view: View, sweep_interval_s: float, now: float) -> dict[
         "last_sweep_at": pipeline.get("last_sweep_at"),
         "last_sweep": pipeline.get("last_sweep"),
         "events_waiting": pipeline.get("events_waiting"),
-        "rows": None if view.table is None else len(view.table),
+        "rows": None if view.table is None else view.table.row_count,
         "rejected": len(view.rejects) - held_count,
         "held": held_count,
+        "suspicious": suspicious_count,
         "ignored": pipeline.get("ignored"),
         "dead_letters": pipeline.get("dead_letters"),
         "lost_and_healed": pipeline.get("lost_and_healed"),
@@ -130,15 +167,23 @@ def _describe_pipeline(status: PipelineStatus | None, now: float) -> dict[str, A
     }
 
 
-def _list_warnings(pipeline_status: PipelineStatus | None) -> list[str]:
-    """Return what delays results but does not make them wrong, so that Rowdrop is still ready."""
-    if pipeline_status is None:
-        return []
+def _list_warnings(
+    pipeline_status: PipelineStatus | None, suspicious_count: int | None
+) -> list[str]:
+    """Return what an operator should know although Rowdrop is ready.
+
+    That is what delays results but does not make them wrong, and rows that are probably wrong in
+    their files.
+    """
     warnings = []
-    if not pipeline_status.detects_losses:
+    if pipeline_status and not pipeline_status.detects_losses:
         warnings.append(NO_METRICS_WARNING)
-    if not pipeline_status.events_available:
+    if pipeline_status and not pipeline_status.events_available:
         warnings.append(NO_EVENTS_WARNING)
+    elif pipeline_status and pipeline_status.silent_countdown:
+        warnings.append(SILENT_CHANGES_WARNING)
+    if suspicious_count:
+        warnings.append(SUSPICIOUS_WARNING.format(suspicious_count))
     return warnings
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from api.access.auth import may_see_quotes
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
 from api.query.filters import parse_single_values
 from api.web.problems import build_no_task_problem
@@ -32,33 +33,35 @@ class TasksResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
         parse_single_values(request.params, ())
-        response.media = await self._redis_pool.run(self._list_tasks)
+        response.media = await self._redis_pool.run(self._list_tasks, may_see_quotes(request))
         response.set_header("Cache-Control", "no-store")
 
     async def on_get_task(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""
         parse_single_values(request.params, ())
-        response.media = await self._redis_pool.run(self._find_task, task_id)
+        response.media = await self._redis_pool.run(
+            self._find_task, task_id, may_see_quotes(request)
+        )
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
     on_head_task = on_get_task
 
-    def _list_tasks(self) -> list[dict[str, Any]]:
+    def _list_tasks(self, names_members: bool) -> list[dict[str, Any]]:
         rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
         newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
         active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
         waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
-        unpacks = [describe_unpack(status) for status in newest]
+        unpacks = [describe_unpack(status, names_members=names_members) for status in newest]
         return [*rebuilds, *waiting, *unpacks]
 
-    def _find_task(self, task_id: str) -> dict[str, Any]:
+    def _find_task(self, task_id: str, names_members: bool) -> dict[str, Any]:
         rebuild = self._controller.get_status(task_id)
         if rebuild is not None:
             return describe_rebuild(rebuild)
         unpack = self._unpacks.status(task_id)
         if unpack is None:
             raise build_no_task_problem(task_id)
-        return describe_unpack(unpack)
+        return describe_unpack(unpack, names_members=names_members)

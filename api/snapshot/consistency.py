@@ -25,7 +25,8 @@ those of dirty users. So `consistent_as_of` is the earlier of two moments:
 
 Sometimes losses cannot be detected: no events arrive, MinIO's metrics are missing, or MinIO cannot
 deliver its queued events. Then only a sweep proves consistency, and its start replaces the first
-moment.
+moment. The same is true after a sweep that found silent changes, which have no event, because more
+of them are to be expected. Then its start replaces a later value, too, because that was wrong.
 """
 
 from shared.progress.pipeline_status import PipelineStatus
@@ -49,6 +50,7 @@ class ConsistencyTracker:
         self._inbox_empty_at: float | None = None
         self._redis_was_unavailable = False
         self._trusted_from = 0.0
+        self._had_silent_changes = False
 
     def record_redis_outage(self) -> None:
         """Record that Redis did not answer.
@@ -73,6 +75,10 @@ class ConsistencyTracker:
             self._inbox_empty_at = None
         if not pipeline_status.waiting_events:
             self._inbox_empty_at = requested_at
+        has_silent_changes = pipeline_status.silent_countdown > 0
+        if has_silent_changes and not self._had_silent_changes:
+            self.as_of = None
+        self._had_silent_changes = has_silent_changes
         if not pipeline_status.no_known_loss or pipeline_status.dirty_counts["sweep"]:
             self.as_of = None
         elif pipeline_status.dirty_counts["bundle"] or pipeline_status.dirty_counts["unpack"]:
@@ -85,7 +91,7 @@ class ConsistencyTracker:
 
     def _compute_moment(self, pipeline_status: PipelineStatus) -> float | None:
         moment = pipeline_status.last_sweep_at
-        if pipeline_status.events_available and pipeline_status.detects_losses:
+        if pipeline_status.announces_all_changes:
             inbox_empty_at = self._inbox_empty_at
             moment = None if inbox_empty_at is None else inbox_empty_at - MARGIN_S
         if moment is None or pipeline_status.oldest_event_mark_at is None:

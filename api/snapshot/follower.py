@@ -185,7 +185,7 @@ class SnapshotPoller:
             self._update_view(store_error=None, store_polled_at=self._clock())
 
     def _load_table(self) -> None:
-        table = self.view.table or EMPTY_TABLE
+        table = EMPTY_TABLE if self.view.table is None else self.view.table
         with suppress(NotModified):
             stored = self._store.get(OUTPUT_KEY, if_none_match=table.etag or None)
             newer = table.build_next_version(stored.body, stored.etag)
@@ -219,7 +219,8 @@ class SnapshotPoller:
         now = self._clock()
         table = self.view.table
         if self.view.store_error is None:
-            self._consistency.update(pipeline_status, table.etag if table else None, requested_at)
+            served_etag = None if table is None else table.etag
+            self._consistency.update(pipeline_status, served_etag, requested_at)
         self._update_view(
             pipeline_status=pipeline_status,
             redis_answered_at=now,

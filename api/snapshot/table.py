@@ -26,6 +26,7 @@ from shared.formats.output_csv import (
     decode_row,
     read_table,
 )
+from shared.suspicious import CHECKED_COLUMNS, SuspiciousRows, find_suspicious_rows
 
 _MIN_BULK_LINES = 2000
 """From this number of lines on, parsing by column is faster than parsing line by line."""
@@ -68,8 +69,9 @@ class JsonRows:
     row_starts: NDArray[np.int64]
     array_end_row: int
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
+    @property
+    def row_count(self) -> int:
+        """The number of rows."""
         return len(self.row_starts) - 1
 
 
@@ -106,8 +108,9 @@ class SnapshotTable:
         self.json = _join_array([fragment.json for fragment in fragments])
         self._row_starts = _compute_row_starts(fragments, len(self.json))
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
+    @property
+    def row_count(self) -> int:
+        """The number of rows."""
         return len(self.birthts)
 
     def build_next_version(self, body: bytes, etag: str) -> "SnapshotTable":
@@ -118,8 +121,8 @@ class SnapshotTable:
         output = OutputCsv(body)
         changes = list(diff_lines(self._output.body, body, len(OUTPUT_HEADER)))
         # With too many pieces, parsing the whole file is faster.
-        if len(changes) * _FRAGMENT_COST_LINES > len(output):
-            changes = [body[len(OUTPUT_HEADER) :]] if len(output) else []
+        if len(changes) * _FRAGMENT_COST_LINES > output.row_count:
+            changes = [body[len(OUTPUT_HEADER) :]] if output.row_count else []
         fragments = [self._build_fragment(change) for change in changes]
         return SnapshotTable(output, etag, fragments, self.gzip_blocks)
 
@@ -131,6 +134,18 @@ class SnapshotTable:
     def csv(self) -> bytes:
         """The bytes of output.csv."""
         return self._output.body
+
+    @property
+    def suspicious_rows(self) -> SuspiciousRows:
+        """The rows that are probably wrong; found on first use, in a few ms, then cached."""
+        return self.derived.get_or_compute(
+            "suspicious", lambda: find_suspicious_rows(read_table(self.csv, CHECKED_COLUMNS))
+        )
+
+    @property
+    def has_found_suspicious_rows(self) -> bool:
+        """Whether `suspicious_rows` has been used before, so that it takes no time."""
+        return self.derived.get("suspicious") is not None
 
     @property
     def columns(self) -> pa.Table:
@@ -160,20 +175,20 @@ class SnapshotTable:
             case "csv":
                 return self._line_starts
             case "ndjson":  # unlike JSON: no "[" before the first row, and no comma between rows
-                return self._row_starts - 1 - np.arange(len(self) + 1)
+                return self._row_starts - 1 - np.arange(self.row_count + 1)
             case _:
                 return self._row_starts
 
     def select_json(self, rows: NDArray[np.int64] | None) -> JsonRows:
         """Return the JSON of the rows with these numbers, in this order; of all rows if None."""
         if rows is None:
-            return JsonRows(self.json, self._row_starts, len(self) - 1)
+            return JsonRows(self.json, self._row_starts, self.row_count - 1)
         column = self.derived.get_or_compute(
             "json", lambda: _view_as_column(self.json, self._row_starts)
         )
         text, starts = _take_rows(column, rows)
         # Find the row that ends with "]" instead of a comma.  Most often it is last here, too.
-        last = len(self) - 1
+        last = self.row_count - 1
         if len(rows) and rows[-1] == last:
             return JsonRows(text, starts, len(rows) - 1)
         array_ends = (rows == last).nonzero()[0]

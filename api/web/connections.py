@@ -42,12 +42,18 @@ SEND_S = 20.0
 """Timeout in seconds of a client that does not read."""
 LINGER_S = 2.0
 """Seconds in which the input of a closed connection is discarded."""
+HALF_CLOSED_S = 10.0
+"""Seconds in which a request is answered after its client has ended its side of the connection.
+
+Most such clients have left. Without a limit they would hold what a request waits for.
+"""
 CHECK_INTERVAL_S = 0.25
 SMALL_BODY_BYTES = 65_536
 """Bodies up to this size do not count as unsent: the server buffers as much in any case."""
 MAX_UNSENT_BYTES = 64 << 20
-"""Bytes of the bodies that one process is sending. A body that several clients get counts once.
+"""Bytes of the bodies that one process is sending, without the largest one.
 
+A body that several clients get counts once.
 Above it, the transfer that has made no progress for the longest time is aborted.
 """
 
@@ -118,11 +124,17 @@ class Connections:
                 # before its body arrives, and without 100 (Continue).
                 if first_events:
                     return first_events.pop()
-                event = await receive()
-                connection.count_read(len(event.get("body", b"")))
+                connection.receiving_since = time.monotonic()
+                try:
+                    event = await receive()
+                finally:
+                    connection.receiving_since = math.inf
+                size = len(event.get("body", b""))
+                connection.count_read(size + _count_framing_bytes(scope, size))
                 return event
 
             async def send_counted(message: _Message) -> None:
+                connection.is_answering = True
                 body = message.get("body", b"")
                 if len(body) <= SMALL_BODY_BYTES:
                     await send(message)
@@ -156,8 +168,11 @@ class Connections:
         token = object()
         self._unsent[token] = connection, body
         try:
-            while self._count_unsent_bytes() > MAX_UNSENT_BYTES and len(self._unsent) > 1:
-                others = [each for each in self._unsent if each is not token]
+            while self._count_unsent_bytes() > MAX_UNSENT_BYTES:
+                # Aborting a transfer of the same body would free nothing.
+                others = [each for each, sent in self._unsent.items() if sent[1] is not body]
+                if not others:
+                    break
                 slowest = min(others, key=lambda each: self._unsent[each][0].paused_since)
                 self._unsent.pop(slowest)[0].abort()
             yield
@@ -166,7 +181,9 @@ class Connections:
 
     def _count_unsent_bytes(self) -> int:
         distinct = {id(body): len(body) for _, body in self._unsent.values()}
-        return sum(distinct.values())
+        # The largest is most often all rows, which are in memory in any case. They alone may exceed
+        # the budget.
+        return sum(distinct.values()) - max(distinct.values())
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -189,6 +206,12 @@ class _Connection(asyncio.BufferedProtocol):
         self.paused_since = math.inf
         """Since when the client has not read, by the monotonic clock; infinity if it reads."""
         self._closed_since: float | None = None
+        self._eof_at = math.inf
+        self._idle_since = self._opened_at
+        self.receiving_since = math.inf
+        """Since when the application has waited for bytes, by the monotonic clock."""
+        self.is_answering = False
+        """Whether the application has sent something of the current answer."""
 
     @property
     def is_busy(self) -> bool:
@@ -205,10 +228,12 @@ class _Connection(asyncio.BufferedProtocol):
         """Mark the connection as busy while the application answers a request."""
         self._request_count += 1
         self._has_unserved_data = False
+        self.is_answering = False
         try:
             yield
         finally:
             self._request_count -= 1
+            self._idle_since = time.monotonic()
             self.count_read()
 
     def count_read(self, count: int | None = None) -> None:
@@ -263,13 +288,16 @@ class _Connection(asyncio.BufferedProtocol):
         """Return whether the first head, to which `data` belongs, is not too large."""
         # Later heads have no timeout of their own: the server's keepalive timeout applies to them.
         self._head += data
-        self._is_head_complete = b"\r\n\r\n" in self._head
+        end = self._head.find(b"\r\n\r\n")
+        size = len(self._head) if end < 0 else end
+        self._is_head_complete = end >= 0
         if self._is_head_complete:
             self._head = b""
-        return len(self._head) <= MAX_HEAD_BYTES
+        return size <= MAX_HEAD_BYTES
 
     def eof_received(self) -> bool:
         """Return True to keep the connection open until the answer is sent."""
+        self._eof_at = time.monotonic()
         is_request_pending = self._has_unserved_data and self._is_head_complete
         return (self.is_busy or is_request_pending) and not self.is_closed
 
@@ -303,6 +331,8 @@ class _Connection(asyncio.BufferedProtocol):
                 self.paused_since = now
             elif now - self.paused_since > SEND_S:
                 self.abort()
+        elif self._eof_at < math.inf:
+            self._check_half_closed(now)
         elif is_stopping:
             if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:
                 self.abort()
@@ -311,6 +341,18 @@ class _Connection(asyncio.BufferedProtocol):
                 self.refuse(408)
             else:
                 self.abort()
+
+    def _check_half_closed(self, now: float) -> None:
+        """Close the connection if nothing more can happen on it, or nothing happens for long."""
+        if not self.is_busy:
+            if now - max(self._idle_since, self._received_at) > CHECK_INTERVAL_S:
+                self._transport.close()
+            return
+        # The body that the application waits for cannot arrive any more.
+        is_starved = now - self.receiving_since > CHECK_INTERVAL_S
+        is_late = not self.is_answering and now - self._eof_at > HALF_CLOSED_S
+        if is_starved or is_late:
+            self.abort()
 
     def close(self) -> None:
         """Discard input until the client closes the connection, or until a deadline."""
@@ -373,6 +415,13 @@ def build_raw_response(status: int) -> bytes:
         f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def _count_framing_bytes(scope: dict[str, Any], size: int) -> int:
+    """Return the received bytes around `size` bytes of a body, if it is chunked (RFC 9112, 7.1)."""
+    if not any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+        return 0
+    return len(f"{size:x}") + 4
 
 
 def _expects_unknown(scope: dict[str, Any]) -> bool:

@@ -96,6 +96,8 @@ STATUS_EXPLANATIONS = {
     408: "The client did not send the whole request before the timeout.",
     411: "An upload needs `Content-Length`; chunked uploads are refused.",
     414: "Path and query string may have at most 8 kB.",
+    415: "The body of an upload must be the file itself: no form, and no `Content-Encoding`.  The "
+    "detail has the command that works.",
     416: "The file does not have the bytes that `Range` requests.",
     417: "`Expect` may only be `100-continue`.",
     421: "`Host` is neither an IP address, nor a loopback name, nor one of `ALLOWED_HOSTS`.",

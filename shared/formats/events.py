@@ -35,6 +35,8 @@ MAX_ENTRY_BYTES = 1_000_000
 """Limit in bytes of one entry. A longer one is not decoded."""
 MAX_KEY_BYTES = 1024
 """S3's limit in UTF-8 bytes. No object has a longer key."""
+MAX_NAME_LENGTH = 100
+"""Limit in characters of the event name in a request, which gets into the entry of the list."""
 FILER_BUCKETS = "/buckets/"
 """The folder of SeaweedFS's filer in which the buckets are."""
 _CREATED = "s3:ObjectCreated:Put"
@@ -148,6 +150,8 @@ def _parse_record(event_record: dict[str, Any]) -> Event:
         event = _make_event(s3["bucket"]["name"], s3["object"]["key"], event_record["eventName"])
     else:
         event = _parse_event(event_record)
+    if len(event.name) > MAX_NAME_LENGTH:
+        raise InvalidEvent(f"a notification with an event name above {MAX_NAME_LENGTH} characters")
     # AWS and Ceph omit the prefix.
     has_prefix = event.name.startswith("s3:")
     return event if has_prefix else Event(event.bucket, event.key, f"s3:{event.name}")
@@ -194,5 +198,5 @@ def _make_event(bucket: Any, key: Any, name: Any) -> Event:  # noqa: ANN401
     # JSON can contain a lone surrogate, which has no UTF-8 encoding: fail here, not later in Redis.
     f"{bucket}{name}".encode()
     if len(key.encode()) > MAX_KEY_BYTES:
-        raise InvalidEvent(f"a key is longer than {MAX_KEY_BYTES:,} bytes")
+        raise InvalidEvent(f"a notification with a key above {MAX_KEY_BYTES:,} bytes")
     return Event(bucket, key, name)

@@ -108,8 +108,9 @@ class Manifest:
         )
         return bytes(buffer.getvalue().to_pybytes())
 
-    def __len__(self) -> int:
-        """Return the number of facts."""
+    @property
+    def fact_count(self) -> int:
+        """The number of facts."""
         return int(self._table.num_rows)
 
     def with_changes(self, changes: Mapping[str, Fact | None]) -> "Manifest":

@@ -8,7 +8,7 @@ million rows need no more memory than the file itself.
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -128,8 +128,9 @@ class OutputCsv:
                     lines[row.user_id] = encode_row(row)
         return cls(OUTPUT_HEADER + b"".join(lines[user_id] for user_id in sorted(lines)))
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
+    @property
+    def row_count(self) -> int:
+        """The number of rows."""
         if self._row_count is None:
             self._row_count = self.body.count(b"\n") - 1
         return self._row_count
@@ -159,7 +160,7 @@ class OutputCsv:
         """
         body_view = memoryview(self.body)
         pieces = list[bytes | memoryview]()
-        row_count = len(self)
+        row_count = self.row_count
         copied_until = 0
         position = len(OUTPUT_HEADER)
         for user_id, row in sorted(changes.items()):
@@ -200,7 +201,7 @@ class OutputCsv:
 
 def _build_with_row_count(body: bytes, row_count: int) -> OutputCsv:
     output = OutputCsv(body)
-    # The caller has counted the rows, so `__len__` need not scan the bytes.
+    # The caller has counted the rows, so `row_count` need not scan the bytes.
     output._row_count = row_count
     return output
 
@@ -220,16 +221,16 @@ def _decode_or_none(line: bytes) -> Row | None:
     return row if isinstance(classify_key(make_csv_key(row.user_id)), UserFile) else None
 
 
-def read_table(body: bytes) -> pa.Table:
+def read_table(body: bytes, names: Sequence[str] = OUTPUT_COLUMNS) -> pa.Table:
     """Parse an output.csv into Arrow columns: text unchanged ("0001", "NA"), `birthts` as int64.
 
-    Raises `InvalidOutputCsv` unless every line is a row.
+    `names` are the columns of the table. Raises `InvalidOutputCsv` unless every line is a row.
     """
     OutputCsv(body)  # raises for a wrong header or an unfinished last line
     # pyarrow refuses a file without rows.
     if len(body) == len(OUTPUT_HEADER):
-        return pa.schema(_COLUMN_TYPES).empty_table()
-    options = _build_reader_options(use_threads=True)
+        return pa.schema(_COLUMN_TYPES).empty_table().select(list(names))
+    options = _build_reader_options(use_threads=True, names=names)
     try:
         return pa_csv.read_csv(pa.BufferReader(body), **options)
     except pa.ArrowInvalid:  # its message quotes the line, and names must not be logged
@@ -273,7 +274,9 @@ def is_canonical(body: bytes) -> bool:
     return bool(position == buffer.size)
 
 
-def _build_reader_options(*, use_threads: bool) -> dict[str, Any]:
+def _build_reader_options(
+    *, use_threads: bool, names: Sequence[str] = OUTPUT_COLUMNS
+) -> dict[str, Any]:
     return {
         "read_options": pa_csv.ReadOptions(
             column_names=OUTPUT_COLUMNS,
@@ -283,7 +286,10 @@ def _build_reader_options(*, use_threads: bool) -> dict[str, Any]:
         ),
         # "NA" and the empty string are valid text, not missing values.
         "convert_options": pa_csv.ConvertOptions(
-            column_types=_COLUMN_TYPES, null_values=[], strings_can_be_null=False
+            column_types=_COLUMN_TYPES,
+            null_values=[],
+            strings_can_be_null=False,
+            include_columns=list(names),
         ),
     }
 

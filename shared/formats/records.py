@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Version of the cleaning rules and of the reasons, stored with rejects and in the manifest.
 
 Bumping it invalidates all cached results: the next sweep reads every file again.
@@ -68,10 +68,33 @@ class Statistic:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlikelyRange:
+    """Numbers from `first` to `last` that are valid and probably wrong.
+
+    Multiples of `except_multiples_of` are excepted. `reason` says what such a number may be, and
+    what to do. `{date}` in it stands for the date of the number, in ms since 1970 UTC.
+    """
+
+    first: int
+    last: int
+    reason: str
+    except_multiples_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookAlikes:
+    """Texts that differ only by Unicode normalization to this form, so they look the same."""
+
+    form: Literal["NFC"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """A column of output.csv, and a field of a row in the API.
 
     `constraints` are keywords of JSON Schema. `is_nullable`: an empty value is null in JSON.
+    `suspicions`: which values are valid and probably wrong; the first one that applies counts.
     """
 
     name: str
@@ -82,7 +105,62 @@ class Column:
     constraints: Mapping[str, int] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    suspicions: tuple[UnlikelyRange | LookAlikes, ...] = ()
 
+
+# The oldest verified age is 122 years (Jeanne Calment, 1875 to 1997), so a person who is alive was
+# born from 1900 on. The end leaves some years for the use of a release.
+_FIRST_BIRTH_YEAR = 1900
+_LAST_BIRTH_YEAR = 2034
+_FIRST_BIRTH_S = -2_208_988_800
+_LAST_BIRTH_S = 2_051_222_399
+# Excel and LibreOffice count the days since 1899-12-30, R and pandas those since 1970-01-01: the
+# first number is 1900-01-01 in the second count, the last one 2034-12-31 in the first.
+_FIRST_BIRTH_DAY = -25_567
+_LAST_BIRTH_DAY = 49_309
+# As milliseconds, all these numbers are dates within 26 days of 1970-01-01. A person who was born
+# then has midnight of a time zone as birth date. The offsets of time zones (tz database) have been
+# whole quarters of an hour since 1972. One of 125 midnights in seconds is one as well, and is
+# missed.
+_QUARTER_HOUR_MS = 900_000
+# No person who is alive was born outside of these years. A valid date outside of them may be a date
+# from 1968 to 1978 in microseconds, or a limit of a data type, such as 9999-12-31.
+_YEAR_1_MS = -62_135_596_800_000
+_YEAR_1800_MS = -5_364_662_400_000
+_YEAR_2101_MS = 4_133_980_800_000
+_YEAR_9999_END_MS = 253_402_300_799_999
+_REPLACE_OR_KEEP = "If so, replace the file by one with milliseconds since 1970; if not, keep it"
+_MICROSECONDS = (
+    "born {date}: are these microseconds, or does the date stand for an unknown one? "
+    + _REPLACE_OR_KEEP
+)
+_UNLIKELY_BIRTHS = (
+    UnlikelyRange(
+        _FIRST_BIRTH_YEAR,
+        _LAST_BIRTH_YEAR,
+        f"born {{date}}: is this only a year? {_REPLACE_OR_KEEP}",
+    ),
+    UnlikelyRange(
+        _FIRST_BIRTH_DAY,
+        _LAST_BIRTH_DAY,
+        f"born {{date}}: are these days, as spreadsheets count them? {_REPLACE_OR_KEEP}",
+        _QUARTER_HOUR_MS,
+    ),
+    UnlikelyRange(
+        _FIRST_BIRTH_YEAR * 10_000 + 101,
+        _LAST_BIRTH_YEAR * 10_000 + 1231,
+        f"born {{date}}: is this a date such as 19991231? {_REPLACE_OR_KEEP}",
+        _QUARTER_HOUR_MS,
+    ),
+    UnlikelyRange(
+        _FIRST_BIRTH_S,
+        _LAST_BIRTH_S,
+        f"born {{date}}: are these seconds? {_REPLACE_OR_KEEP}",
+        _QUARTER_HOUR_MS,
+    ),
+    UnlikelyRange(_YEAR_2101_MS, _YEAR_9999_END_MS, _MICROSECONDS),
+    UnlikelyRange(_YEAR_1_MS, _YEAR_1800_MS - 1, _MICROSECONDS),
+)
 
 COLUMNS = (
     Column(
@@ -91,6 +169,13 @@ COLUMNS = (
         "the file's name without its extension",
         example="0001",
         constraints={"minLength": 1},
+        suspicions=(
+            LookAlikes(
+                "NFC",
+                "looks the same as another user ID (different Unicode form); "
+                "rename one, or keep both if these are two users",
+            ),
+        ),
     ),
     Column("first_name", "string", "the first name, trimmed", example="Ivan"),
     Column("last_name", "string", "the last name, trimmed", example="Ivanov"),
@@ -110,6 +195,7 @@ COLUMNS = (
                 "mean of the birth dates in milliseconds since 1970 UTC",
             ),
         ),
+        suspicions=_UNLIKELY_BIRTHS,
     ),
     Column(
         "img_path",

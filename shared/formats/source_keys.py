@@ -23,11 +23,30 @@ MAX_FILE_NAME_BYTES = 255
 For a longer name MinIO returns another error than `NoSuchKey`.
 """
 
-_FILE_MANAGER_FILES = frozenset({".DS_Store", "Thumbs.db"})
-"""Names of files that file managers create beside the user's files."""
-
 MAX_KEY_BYTES = 1024
 """Maximum length of an S3 key in bytes."""
+
+NOT_UTF8_REASON = "its name is not UTF-8; rename it"
+
+_COMPANION_FILES = {
+    "._": "macOS writes such a file beside another one",
+    "~$": "Office writes such a file while a document is open",
+    ".~lock": "LibreOffice writes such a file while a document is open",
+}
+"""Files that programs write beside a user's file, by the beginning of the name."""
+_COMPANION_PREFIXES = tuple(_COMPANION_FILES)
+
+_JUNK_PREFIXES = (".", "~", "#", "@", "$")
+_JUNK_NAMES = frozenset({"lost+found", "__pycache__", "node_modules"})
+_CASELESS_JUNK_NAMES = {
+    name.lower(): name for name in ("System Volume Information", "__MACOSX", "Thumbs.db")
+}
+"""Names in archives and folders that hold no users' files.
+
+macOS and Windows, which write the last ones, do not distinguish upper and lower case.
+"""
+
+_SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 # The object-store client cannot address a name that contains control characters. U+0085 and U+2028
 # are allowed in a user ID: RFC 4180 does not treat them as line breaks.
@@ -60,15 +79,19 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class IgnoredFile:
-    """A key that is not read. `reason` is shown to the person who dropped the file."""
+    """A key or member that is not read. `reason` is shown to the person who dropped the file.
+
+    `is_junk`: a program or the system wrote it, so it is not meant to be read.
+    """
 
     reason: str
+    is_junk: bool = False
 
 
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if not _CONTROL_CHARACTER_OR_SLASH.search(key):
+    if not _CONTROL_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
         if user_id and extension in USER_FILE_EXTENSIONS:
             return UserFile(user_id, extension)
         if _has_bundle_extension(key):
@@ -111,21 +134,62 @@ def is_listable_prefix(prefix: str) -> bool:
     return "\0" not in prefix and "//" not in prefix and not {".", ".."}.intersection(parts)
 
 
-def classify_member(path: str) -> UserFile | Bundle | IgnoredFile | None:
-    """Classify a member of an archive by the last component of its path.
+def classify_member(path: str) -> UserFile | Bundle | IgnoredFile:
+    """Classify a file of an archive or of a folder by its path.
 
-    Returns None for files that file managers add on their own, such as `__MACOSX/` or `Thumbs.db`.
+    Its name counts, unless a component of the path is junk. Surrogate escapes stand for bytes of
+    the name that could not be decoded.
     """
-    *folders, name = path.split("/")
-    if "__MACOSX" in folders or name.startswith("._") or name in _FILE_MANAGER_FILES:
-        return None
+    reason = explain_junk(path)
+    if reason:
+        return IgnoredFile(reason, is_junk=True)
+    name = path.rpartition("/")[2]
     try:
         is_too_long = len(name.encode()) > MAX_FILE_NAME_BYTES
-    except UnicodeEncodeError:  # surrogate escapes stand for bytes that are not UTF-8
-        return IgnoredFile("its name is not UTF-8")
+    except UnicodeEncodeError:
+        return IgnoredFile(NOT_UTF8_REASON)
     if is_too_long:
         return IgnoredFile(f"its name is longer than {MAX_FILE_NAME_BYTES} bytes")
     return classify_key(name)
+
+
+def explain_junk(path: str) -> str | None:
+    """Return why a file or folder at this path holds no users' files, or None.
+
+    This concerns paths in archives and in folders that are loaded, and no keys of the bucket. The
+    path may be absolute.
+    """
+    for part in split_path(path):
+        if part.startswith(_JUNK_PREFIXES):
+            return (
+                f"its name or that of its folder begins with {part[0]!r}, like those of hidden "
+                "files, trash and snapshots"
+            )
+        name = part if part in _JUNK_NAMES else _CASELESS_JUNK_NAMES.get(part.lower())
+        if name:
+            return f"{name} is not a user's, but written by a program or the system"
+        if _SPARK_PART.match(part):
+            return "Spark wrote it as a part of a table; rename it to the user's ID"
+    return None
+
+
+def split_path(path: str) -> list[str]:
+    """Return the components of a path, without those that change nothing: "", and "."."""
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
+def rank_path(path: str) -> tuple[int, str]:
+    """Return the rank of a path among those with the same file name: the lowest one counts.
+
+    The file that is nearest to the top counts, then the first by path (by code points).
+    """
+    parts = split_path(path)
+    return len(parts), "/".join(parts)
+
+
+def explain_duplicate(path: str) -> str:
+    """Return why a file is not read if the one at `path` has the same name and counts."""
+    return f"it is a duplicate of {path}, which is nearer to the top or the first by path"
 
 
 def _has_bundle_extension(key: str) -> bool:
@@ -140,6 +204,12 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
         return "its name contains a control character, such as a tab or a line break"
     if "/" in key:
         return "it is in a folder; only files at the top level of the bucket are read"
+    for prefix, origin in _COMPANION_FILES.items():
+        if key.startswith(prefix):
+            return f"its name begins with {prefix}: {origin}; delete it"
+    for word, stripped in (("blank", key.rstrip()), ("dot", key.rstrip("."))):
+        if stripped != key and not isinstance(classify_key(stripped), IgnoredFile):
+            return f"its name ends with a {word}; rename it to {stripped}"
     if key != key.lower() and _has_bundle_extension(key.lower()):
         return f"extensions are written in lower case; rename it to {_lowercase_extension(key)}"
     if "." not in key or extension.lower() not in USER_FILE_EXTENSIONS:

@@ -1,57 +1,96 @@
-"""The list of what is not published, or only in part: for the API's /errors and the command line.
+"""The list of what needs attention: for the API's /errors and the command line.
 
 - `rejected`: a CSV or bundle that is not valid.
 - `held`: a CSV that is not valid, while the user's last valid row stays published (the held row).
+- `suspicious`: a row that is valid, so it is published, and probably wrong.
 - `ignored`: a key that is neither a user file nor a bundle.
 - `dead_letter`: an event that could not be decoded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.formats.records import Reject
-from shared.formats.source_keys import parse_bundle_id
+from shared.formats.source_keys import make_csv_key, parse_bundle_id
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from shared.times import format_time
+
+if TYPE_CHECKING:
+    from shared.suspicious import SuspiciousRow, SuspiciousRows
+
+REMEDIES = {
+    "rejected": "correct the file and drop it again, or delete it",
+    "held": "correct the file and drop it again; until then its last valid row stays published",
+    "suspicious": "check the row: replace or rename its file as the reason says, or keep it",
+    "ignored": "give the file the name of a user file or a bundle, or delete it",
+    "dead_letter": "none: the next sweep finds the change, and `rowdrop sweep` starts one",
+}
+"""What to do about an error, by kind."""
 
 
 def list_errors(
     rejects: Sequence[Reject],
     has_row: Callable[[str], bool],
+    suspicious_rows: "SuspiciousRows | None",
     status: PipelineStatus | None,
     page: slice = slice(None),
 ) -> Iterator[dict[str, Any]]:
-    """Yield the JSON fields of each error: rejects by user, then ignored keys, then dead letters.
+    """Yield the JSON fields of each error, with its remedy.
 
-    `has_row` returns whether a user has a row in the table. Without a status only the rejects are
-    listed. Only the errors on the page are read; its start must not be negative.
+    Rejects by user are followed by suspicious rows by user, ignored keys and dead letters; without
+    a status only the first two are listed. `has_row` returns whether a user has a row in the table.
+    Only the errors on the page are read; its start must not be negative.
     """
-    start, stop, _ = page.indices(count_errors(len(rejects), status))
-    for reject in rejects[start:stop]:
+    suspicious_count = len(suspicious_rows) if suspicious_rows else 0
+    page = slice(*page.indices(count_errors(len(rejects), suspicious_count, status)))
+    for reject in rejects[page]:
         yield _describe_reject(reject, is_held=has_row(reject.user_id))
+    page = _skip_entries(page, len(rejects))
+    if suspicious_rows:
+        yield from map(_describe_row, suspicious_rows.list_entries(page))
+    page = _skip_entries(page, suspicious_count)
     if status:
         issues = [("ignored", issue) for issue in status.ignored_keys]
         issues += [("dead_letter", issue) for issue in status.dead_letters]
-        for kind, issue in issues[max(0, start - len(rejects)) : max(0, stop - len(rejects))]:
+        for kind, issue in issues[page]:
             yield _describe_issue(kind, issue)
 
 
-def count_errors(reject_count: int, status: PipelineStatus | None) -> int:
+def count_errors(reject_count: int, suspicious_count: int, status: PipelineStatus | None) -> int:
     """Return the number of errors that `list_errors` yields."""
-    if status is None:
-        return reject_count
-    return reject_count + len(status.ignored_keys) + len(status.dead_letters)
+    count = reject_count + suspicious_count
+    return count + len(status.ignored_keys) + len(status.dead_letters) if status else count
+
+
+def _skip_entries(page: slice, count: int) -> slice:
+    """Return the page of a list that lacks the first `count` entries."""
+    return slice(max(0, page.start - count), max(0, page.stop - count))
 
 
 def _describe_reject(reject: Reject, *, is_held: bool) -> dict[str, Any]:
+    kind = "held" if is_held else "rejected"
     return {
         "key": reject.key,
         # A bundle has an ID among the users, which is no user ID.
         "user_id": None if parse_bundle_id(reject.user_id) else reject.user_id,
-        "kind": "held" if is_held else "rejected",
+        "kind": kind,
         "reason": reject.reason,
         "line": reject.line,
         "since": format_time(reject.since),
+        "remedy": REMEDIES[kind],
+    }
+
+
+def _describe_row(row: "SuspiciousRow") -> dict[str, Any]:
+    return {
+        # The user's own file replaces the row, also if the row is from a bundle.
+        "key": make_csv_key(row.key),
+        "user_id": row.key,
+        "kind": "suspicious",
+        "reason": row.reason,
+        "line": None,
+        "since": None,
+        "remedy": REMEDIES["suspicious"],
     }
 
 
@@ -63,4 +102,5 @@ def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
         "reason": issue.reason,
         "line": None,
         "since": format_time(issue.since),
+        "remedy": REMEDIES[kind],
     }

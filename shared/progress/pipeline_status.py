@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
+from shared.progress.sweep_record import parse_silent_changes
 from shared.redis_keys import (
     CAUSES,
     COUNTERS,
@@ -104,7 +105,14 @@ class PipelineStatus:
     """The number of loss signals by kind, since `counters_since`."""
     silent_repairs: int = 0
     """The number of silent repairs, since `counters_since`."""
+    silent_countdown: int = 0
+    """How many sweeps must still find no silent change; 0 if none was found lately."""
     counters_since: float | None = None
+
+    @property
+    def announces_all_changes(self) -> bool:
+        """Whether each change has an event, or else the loss of the event is detected."""
+        return self.events_available and self.detects_losses and not self.silent_countdown
 
 
 def read_pipeline_status(client: "Redis") -> PipelineStatus:
@@ -144,6 +152,7 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     ) = replies
     fields = {_decode_text(name): _decode_text(value) for name, value in sweep_record.items()}
     counter_values = {_decode_text(name): _decode_text(value) for name, value in counters.items()}
+    silent_changes = parse_silent_changes(fields, int(counter_values.get("silent_repairs", 0)))
     return PipelineStatus(
         ignored_keys=tuple(
             _parse_issue(entry, _decode_text(key)) for key, entry in sorted(ignored.items())
@@ -165,7 +174,8 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         inbox_head=_decode_text(event_count_and_head[1]),
         published_etag=_decode_text(published[1]) if published[1] else None,
         loss_signals=_parse_loss_signals(counter_values),
-        silent_repairs=int(counter_values.get("silent_repairs", 0)),
+        silent_repairs=silent_changes.repair_count,
+        silent_countdown=silent_changes.countdown,
         counters_since=_parse_seconds(counter_values.get("since")),
     )
 

@@ -1,22 +1,64 @@
 """State of sweeps in Redis: the last one, the running one, and the enqueued one.
 
 The record of the last sweep has the fields at (Unix seconds), cause, objects, marked and metrics
-(MinIO's metrics before its LIST).
+(MinIO's metrics before its LIST), and for silent changes: silent_repairs (their counter before its
+LIST), expects_drift ("1" if it verified a loss signal or a start, else empty) and silent_countdown.
+
+A silent change is one that no event announced, such as a forced deletion. Such changes come in
+series. So after a sweep that finds one, sweeps are more frequent until `CLEAN_SWEEPS` in a row find
+none. What a sweep finds is known for sure when it is published: then the counter of silent repairs
+grows. Bundles and image copies are known earlier, and set the countdown.
 
 Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
 from shared.progress.leases import Lease
-from shared.redis_keys import LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
+from shared.redis_keys import COUNTERS, LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.task_queue import TaskQueue
 
 SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
+
+CLEAN_SWEEPS = 3
+"""Sweeps in a row that must find no silent change before the regular interval applies again."""
+
+
+class SilentChanges(NamedTuple):
+    """What is known about silent changes: `repair_count`, the counter of silent repairs.
+
+    `countdown`: how many sweeps must still find none; 0 if none was found lately.
+    """
+
+    repair_count: int
+    countdown: int
+
+    def count_down(self, *, found: bool, expects_drift: bool) -> int:
+        """Return the countdown after one more sweep. Pure.
+
+        `found`: it found a silent change for sure. `expects_drift`: what it finds has a known
+        cause, so it proves nothing.
+        """
+        if expects_drift:
+            return self.countdown
+        return CLEAN_SWEEPS if found else max(0, self.countdown - 1)
+
+
+def parse_silent_changes(record: Mapping[str, str], repair_count: int) -> SilentChanges:
+    """Return what the record of the last sweep says about silent changes. Pure.
+
+    `repair_count`: the counter of silent repairs now. Its growth since the sweep is what the sweep
+    found, unless that was expected.
+    """
+    known_count = int(record.get("silent_repairs", repair_count))
+    if repair_count > known_count and not record.get("expects_drift"):
+        return SilentChanges(repair_count, CLEAN_SWEEPS)
+    return SilentChanges(repair_count, int(record.get("silent_countdown", 0)))
 
 
 class SweepRecord:
@@ -33,6 +75,15 @@ class SweepRecord:
         """Return a field of the last sweep, None if it is missing."""
         value = self._redis.hget(LAST_SWEEP, field)
         return None if value is None else value.decode()
+
+    def read_silent_changes(self) -> SilentChanges:
+        """Return what is known about silent changes."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(LAST_SWEEP)
+            pipeline.hget(COUNTERS, "silent_repairs")
+            record, repair_count = pipeline.execute()
+        fields = {name.decode(): value.decode() for name, value in record.items()}
+        return parse_silent_changes(fields, int(repair_count or 0))
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
         """Enqueue a sweep, unless one is already enqueued.

@@ -6,7 +6,7 @@ The ID identifies a version of a bundle: the same archive under the same key has
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ class UnpackStatus:
     - rejected or failed, with an `error`.
     - removed: the archive was deleted.
 
-    `ignored` counts the members that are not user files. A time stays None until the event happens.
+    `ignored` counts the members that are not read, and `ignored_members` has position, path and
+    reason of some of them. A time stays None until the event happens.
     """
 
     task_id: str
@@ -57,6 +58,12 @@ class UnpackStatus:
     started_at: float | None
     finished_at: float | None
     error: str | None
+    ignored_members: tuple[tuple[int, str, str], ...] = ()
+
+    @property
+    def has_no_users(self) -> bool:
+        """Whether the bundle is unpacked and has no file of a user."""
+        return self.state in {"publishing", "done"} and not self.users
 
 
 class Unpacks:
@@ -106,6 +113,10 @@ class Unpacks:
         if total is not None:
             fields["total"] = total
         self._update(task_id, fields)
+
+    def set_ignored_members(self, task_id: str, members: Sequence[tuple[int, str, str]]) -> None:
+        """Record position, path and reason of some members that are not read."""
+        self._update(task_id, {"ignored_members": json.dumps(members)})
 
     def set_publishing(self, task_id: str, users: int, ignored: int, now: float) -> None:
         """Record that the members are visible and their users are marked."""
@@ -171,6 +182,10 @@ class Unpacks:
             started_at=parse_time(fields.get("started_at")),
             finished_at=parse_time(fields.get("finished_at")),
             error=fields.get("error"),
+            ignored_members=tuple(
+                (int(number), str(path), str(reason))
+                for number, path, reason in json.loads(fields.get("ignored_members", "[]"))
+            ),
         )
 
     def list_newest(self, limit: int) -> list[UnpackStatus]:

@@ -24,6 +24,9 @@ _RETRY_CONFIG: "obstore.store.RetryConfig" = {
     },
 }
 
+_MAX_CONNECTIONS = 32
+"""Connections that `http` keeps open: as many as a worker uses."""
+
 
 class S3Connection:
     """The clients of one bucket: obstore, minio-py, and a pool of HTTP connections.
@@ -57,8 +60,11 @@ class S3Connection:
                 source_bucket, bucket_endpoint, endpoint_names_bucket=True
             )
         )
-        self._minio_arguments = (endpoint, access_key, secret_key, region)
-        self.http = PoolManager(timeout=Timeout(connect=2, read=15))
+        self.endpoint = endpoint
+        self.region = region
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self.http = PoolManager(maxsize=_MAX_CONNECTIONS, timeout=Timeout(connect=2, read=15))
 
     @classmethod
     def from_settings(cls, settings: Settings, bucket: str) -> "S3Connection":
@@ -80,10 +86,11 @@ class S3Connection:
         """
         from minio import Minio  # noqa: PLC0415
 
-        endpoint, access_key, secret_key, region = self._minio_arguments
-        url = urlsplit(endpoint)
+        url = urlsplit(self.endpoint)
         is_secure = url.scheme == "https"
-        return Minio(url.netloc, access_key, secret_key, secure=is_secure, region=region)
+        return Minio(
+            url.netloc, self.access_key, self.secret_key, secure=is_secure, region=self.region
+        )
 
     def open_copy_store(self, source_bucket: str) -> S3Store:
         """Return the store that copies objects of `source_bucket` to this bucket."""

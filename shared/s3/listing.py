@@ -13,7 +13,7 @@ from shared.formats.source_keys import BUNDLE_EXTENSIONS, USER_FILE_EXTENSIONS
 from shared.object_store import LIST_PAGE_SIZE, ObjectInfo, ObjectUnreadable, StoreUnavailable
 from shared.s3 import errors
 from shared.s3.connection import S3Connection
-from shared.s3.metadata import make_object_info, strip_quotes, to_unix_seconds
+from shared.s3.metadata import SOURCE_ETAG, make_object_info, strip_quotes, to_unix_seconds
 
 if TYPE_CHECKING:
     from minio.datatypes import Object
@@ -25,6 +25,7 @@ def _convert_entry(entry: "Object") -> ObjectInfo:
         strip_quotes(entry.etag),
         to_unix_seconds(entry.last_modified),
         entry.size or 0,
+        (entry.metadata or {}).get(f"X-Amz-Meta-{SOURCE_ETAG.title()}", ""),
     )
 
 
@@ -39,8 +40,14 @@ class S3Lister:
         self._connection = connection
         self._object_exists = object_exists
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
+        prefix = f"{folder}/" if folder else ""
+        if with_source_etags:  # obstore cannot request metadata
+            yield from self._list_by_minio(after, prefix, with_metadata=True)
+            return
         try:
             pages = self._connection.store.list(
                 folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE
@@ -55,7 +62,7 @@ class S3Lister:
                 raise StoreUnavailable(f"{self.bucket}: {errors.format_error(error)}") from error
         # obstore's listing may have ended too early. If MinIO cannot decrypt an object, it may send
         # a 206 with an error body. obstore reads that as an empty page, minio-py raises an error.
-        yield from self._list_by_minio(after, f"{folder}/" if folder else "")
+        yield from self._list_by_minio(after, prefix)
 
     def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
         """Implement `FileStore.list_page` by a LIST."""
@@ -82,7 +89,9 @@ class S3Lister:
             return ObjectInfo(key, "", 0, 0)
         return page[0] if page and page[0].key == key else None
 
-    def _list_by_minio(self, after: str, prefix: str) -> Iterator[list[ObjectInfo]]:
+    def _list_by_minio(
+        self, after: str, prefix: str, *, with_metadata: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         """Continue the listing with minio-py.
 
         It handles any key, and pages around objects that make a whole LIST request fail.
@@ -90,7 +99,9 @@ class S3Lister:
         page_size = LIST_PAGE_SIZE
         while True:
             try:
-                page = self._list_page_by_minio(prefix, after, page_size)
+                page = self._list_page_by_minio(
+                    prefix, after, page_size, with_metadata=with_metadata
+                )
             except ObjectUnreadable:
                 if page_size > 1:
                     page_size = max(1, page_size // 4)
@@ -103,7 +114,13 @@ class S3Lister:
             page_size = LIST_PAGE_SIZE
 
     def _list_page_by_minio(
-        self, prefix: str, after: str, limit: int, delimiter: str = ""
+        self,
+        prefix: str,
+        after: str,
+        limit: int,
+        delimiter: str = "",
+        *,
+        with_metadata: bool = False,
     ) -> list[ObjectInfo]:
         from minio.error import MinioException  # noqa: PLC0415
 
@@ -113,6 +130,7 @@ class S3Lister:
                 self.bucket,
                 delimiter=delimiter,
                 encoding_type="url",
+                include_user_meta=with_metadata,
                 max_keys=min(limit, LIST_PAGE_SIZE),
                 prefix=prefix,
                 start_after=after or None,

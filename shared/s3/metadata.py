@@ -6,14 +6,18 @@ import obstore
 
 from shared.object_store import ObjectInfo
 
+SOURCE_ETAG = "rowdrop-source-etag"
+"""Name, in the metadata of a copy, of the ETag that its source had."""
 
-def make_object_info(meta: "obstore.ObjectMeta") -> ObjectInfo:
+
+def make_object_info(meta: "obstore.ObjectMeta", source_etag: str = "") -> ObjectInfo:
     """Return the port's metadata of an object."""
     return ObjectInfo(
         meta["path"],
         strip_quotes(meta["e_tag"]),
         to_unix_seconds(meta["last_modified"]),
         meta["size"],
+        source_etag,
     )
 
 

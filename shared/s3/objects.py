@@ -17,8 +17,9 @@ from shared.object_store import (
 )
 from shared.s3 import errors
 from shared.s3.connection import S3Connection
+from shared.s3.copying import copy_object
 from shared.s3.listing import S3Lister
-from shared.s3.metadata import make_object_info, strip_quotes, to_unix_seconds
+from shared.s3.metadata import SOURCE_ETAG, make_object_info, strip_quotes, to_unix_seconds
 from shared.settings import Settings
 
 
@@ -85,18 +86,19 @@ class S3ObjectStore:
 
     def get_last_modified(self, key: str) -> int:
         """Implement `ObjectStore.get_last_modified` by HEAD."""
-        return to_unix_seconds(self._head(key)["last_modified"])
+        return to_unix_seconds(self._head(key).meta["last_modified"])
 
     def get_etag(self, key: str) -> str | None:
         """Implement `ObjectStore.get_etag` by HEAD."""
         try:
-            return strip_quotes(self._head(key)["e_tag"])
+            return strip_quotes(self._head(key).meta["e_tag"])
         except ObjectNotFound:
             return None
 
-    def _head(self, key: str) -> "obstore.ObjectMeta":
+    def _head(self, key: str) -> "obstore.GetResult":
         try:
-            return obstore.head(self.connection.store, key)
+            # Unlike `obstore.head`, this returns the metadata that users set.
+            return obstore.get(self.connection.store, key, options={"head": True})
         except FileNotFoundError:
             self._require_object(key)
             # The object was created between HEAD and GET: let the caller retry.
@@ -110,7 +112,8 @@ class S3ObjectStore:
     def get_info(self, key: str) -> ObjectInfo | None:
         """Implement `ObjectStore.get_info` by HEAD."""
         try:
-            return make_object_info(self._head(key))
+            head = self._head(key)
+            return make_object_info(head.meta, head.attributes.get(SOURCE_ETAG, ""))
         except ObjectNotFound:
             return None
 
@@ -151,12 +154,24 @@ class S3ObjectStore:
                 translated = StoreUnavailable(str(translated))
             raise translated from error
 
-    def copy_from(self, bucket: str, key: str, target_key: str) -> None:
+    def copy_from(
+        self,
+        bucket: str,
+        key: str,
+        target_key: str,
+        source_etag: str = "",
+        *,
+        if_match: bool = False,
+    ) -> str:
         """Implement `ObjectStore.copy_from` by a server-side copy."""
+        if source_etag:
+            source = bucket, key
+            return copy_object(self.connection, source, target_key, source_etag, if_match=if_match)
         try:
             obstore.copy(self.connection.open_copy_store(bucket), key, target_key)
         except (BaseError, FileNotFoundError) as error:
             raise errors.translate_error(self.bucket, key, error) from error
+        return ""
 
     def delete(self, key: str) -> None:
         """Implement `ObjectStore.delete` by one DELETE."""
@@ -175,9 +190,11 @@ class S3ObjectStore:
         except (BaseError, FileNotFoundError) as error:
             raise StoreUnavailable(f"{self.bucket}: {errors.format_error(error)}") from error
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         """Implement `ObjectStore.list_objects`: LIST by obstore, then by minio-py."""
-        return self._lister.list_objects(after, folder)
+        return self._lister.list_objects(after, folder, with_source_etags=with_source_etags)
 
     def list_folders(self, folder: str) -> list[str]:
         """Implement `ObjectStore.list_folders` by a LIST with a delimiter."""

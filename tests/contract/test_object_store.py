@@ -299,6 +299,54 @@ def test_store_copy_from_copies_object_of_another_bucket(
         other_store.copy_from("no-such-bucket", "a.png", "images/a.png")
 
 
+def test_store_copy_from_records_etag_of_source(
+    store: S3ObjectStore, other_store: S3ObjectStore
+) -> None:
+    for key in MINIO_KEYS:
+        etag = store.put(key, key.encode())
+        copied = f"images/{key}"
+        assert other_store.copy_from(store.bucket, key, copied, etag, if_match=True) == etag
+        info = other_store.get_info(copied)
+        assert info is not None
+        assert (info.etag, info.source_etag) == (etag, etag)
+        assert other_store.get(copied).body == key.encode()
+    listed = {info.key: info for page in other_store.list_objects() for info in page}
+    pages = other_store.list_objects(folder="images", with_source_etags=True)
+    shown = {info.key: info for page in pages for info in page}
+    assert len(shown) == len(MINIO_KEYS)
+    assert shown == {key: info._replace(source_etag=info.etag) for key, info in listed.items()}
+    other_store.put("images/a b.csv", b"no copy")
+    replaced = other_store.get_info("images/a b.csv")
+    assert replaced is not None
+    assert replaced.source_etag == ""
+
+
+def test_store_copy_from_with_source_etag_fails_like_without(
+    store: S3ObjectStore, other_store: S3ObjectStore, missing_bucket_store: S3ObjectStore
+) -> None:
+    etag = store.put("a.png", b"x")
+    store.put("a.png", b"newer")
+    with pytest.raises(PreconditionFailed):
+        other_store.copy_from(store.bucket, "a.png", "images/a.png", etag, if_match=True)
+    assert not other_store.exists("images/a.png")
+    assert other_store.copy_from(store.bucket, "a.png", "images/a.png", "another")
+    with pytest.raises(ObjectNotFound):
+        other_store.copy_from(store.bucket, "nobody.png", "images/nobody.png", etag)
+    with pytest.raises(StoreUnavailable):
+        other_store.copy_from("no-such-bucket", "a.png", "images/a.png", etag)
+    with pytest.raises(StoreUnavailable):
+        missing_bucket_store.copy_from(store.bucket, "a.png", "images/a.png", etag)
+
+
+def test_store_copy_from_reports_outage_as_unavailable(
+    unreachable_store: S3ObjectStore, unauthorized_store: S3ObjectStore
+) -> None:
+    for outage in (unreachable_store, unauthorized_store):
+        with pytest.raises(StoreUnavailable) as failed:
+            outage.copy_from("any", "a.png", "b.png", "etag")
+        assert not isinstance(failed.value, ObjectUnreadable)
+
+
 def test_store_copy_from_copies_object_within_bucket(store: S3ObjectStore) -> None:
     etag = store.put("a/b.png", b"x")
     store.copy_from(store.bucket, "a/b.png", "c/d.png")
@@ -381,6 +429,7 @@ def test_store_raises_object_unreadable_for_unreadable_object(
         lambda: store.put_if_unchanged("a.csv", b"x", None),
         lambda: store.put_if_unchanged("a.csv", b"x", etag),
         lambda: other_store.copy_from(store.bucket, "a.csv", "b.csv"),
+        lambda: other_store.copy_from(store.bucket, "a.csv", "b.csv", etag, if_match=True),
     ]
     for call in calls:
         with pytest.raises(ObjectUnreadable) as refused:

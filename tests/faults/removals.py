@@ -90,8 +90,10 @@ class DelegatingStore(ObjectStore):
     def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
         return self.store.put_if_unchanged(key, body, expected)
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
-        self.store.copy_from(bucket, key, to)
+    def copy_from(
+        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+    ) -> str:
+        return self.store.copy_from(bucket, key, to, source_etag, if_match=if_match)
 
     def delete(self, key: str) -> None:
         self.store.delete(key)
@@ -99,8 +101,10 @@ class DelegatingStore(ObjectStore):
     def delete_many(self, keys: Sequence[str]) -> None:
         self.store.delete_many(keys)
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        return self.store.list_objects(after, folder)
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
+        return self.store.list_objects(after, folder, with_source_etags=with_source_etags)
 
     def list_folders(self, folder: str) -> list[str]:
         return self.store.list_folders(folder)

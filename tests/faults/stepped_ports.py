@@ -148,10 +148,12 @@ class SteppedStore(ObjectStore):
             f"{self.name} PUT {key}", write_and_report, _make_store_error, self._defer
         )
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
-        perform_request(
+    def copy_from(
+        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+    ) -> str:
+        return perform_request(
             f"{self.name} COPY {to}",
-            lambda: self._get_inner().copy_from(bucket, key, to),
+            lambda: self._get_inner().copy_from(bucket, key, to, source_etag, if_match=if_match),
             _make_store_error,
             self._defer,
         )
@@ -168,10 +170,13 @@ class SteppedStore(ObjectStore):
             _make_store_error,
         )
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         def listed() -> list[list[ObjectInfo]]:
             self._on_list()
-            return list(self._get_inner().list_objects(after, folder))
+            store = self._get_inner()
+            return list(store.list_objects(after, folder, with_source_etags=with_source_etags))
 
         yield from perform_request(f"{self.name} LIST {folder}".rstrip(), listed, _make_store_error)
 

@@ -15,6 +15,7 @@ from shared.progress.job_records import build_records
 from shared.progress.sweep_record import SweepRecord
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
+from worker.bundles.catalog import BundleRules
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES
 from worker.commands.check import check_buckets
@@ -132,6 +133,7 @@ class RowdropHarness:
             services.clients.read_pool,
             csv_parser=csv_parser,
             max_unpacked_bytes=max_unpacked_bytes,
+            bundle_rules=BundleRules(services.clients.settings.zip_names),
         )
 
     def create_sweep(
@@ -148,9 +150,8 @@ class RowdropHarness:
         source = source or self.source
         output = output or self.output
         bundles = BundleLookup(output, self.state.catalog_version, self.state.users)
-        return self._build_sweep(
-            source, output, bundles, ImageCopies(source, output, all_images=False), wait
-        )
+        copies = ImageCopies(source, output, all_images=self.services.clients.settings.copy_images)
+        return self._build_sweep(source, output, bundles, copies, wait)
 
     def _build_sweep(
         self,
@@ -171,6 +172,7 @@ class RowdropHarness:
             bundles,
             copies,
             wait=wait,
+            bundle_rules=BundleRules(self.services.clients.settings.zip_names),
         )
 
     def create_checks(
@@ -280,4 +282,7 @@ class RowdropHarness:
         return read_published_files(self.output).rejects
 
     def find_differences(self) -> list[str]:
-        return check_buckets(self.source, self.output, self.services.clients.settings.copy_images)
+        settings = self.services.clients.settings
+        return check_buckets(
+            self.source, self.output, settings.copy_images, zip_names=settings.zip_names
+        )

@@ -1,9 +1,12 @@
 """Large, aborted, slow and concurrent file transfers with real API processes and a real bucket."""
 
+import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -76,6 +79,38 @@ def test_files_route_answers_expect_continue(api_environment: ApiEnvironment) ->
         client.sendall(b"body")
         assert client.recv(100).startswith(b"HTTP/1.1 202 ")
     assert api_environment.source.get("1.png").body == b"body"
+
+
+def run_curl(command: str, folder: Path) -> str:
+    """Run a command line of a person in a folder; return what curl prints."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "-X PUT -d @Mary.csv",
+        "-X PUT --data-binary @Mary.csv",
+        "-X PUT -F file=@Mary.csv",
+        "-T Mary.csv -H 'Content-Encoding: gzip'",
+    ],
+)
+def test_files_route_names_command_that_works(
+    api_environment: ApiEnvironment, tmp_path: Path, wrong: str
+) -> None:
+    (tmp_path / "Mary.csv").write_bytes(b"first_name,last_name,birthts\nMary,Ray,1\n")
+    url = f"http://127.0.0.1:{api_environment.api.port}/files/Mary.csv"
+    answer = json.loads(run_curl(f"curl -s {wrong} {url}", tmp_path))
+    assert answer["status"] == 415
+    with pytest.raises(ObjectNotFound):
+        api_environment.source.get("Mary.csv")
+    command = answer["detail"].partition("Send the file with: ")[2]
+    assert command == f"curl --upload-file Mary.csv {url}"
+    assert json.loads(run_curl(command, tmp_path))["status"] == "stored"
+    assert api_environment.source.get("Mary.csv").body == (tmp_path / "Mary.csv").read_bytes()
 
 
 @pytest.mark.parametrize("size", [1000, 5 * MEGABYTE])

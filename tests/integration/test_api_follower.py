@@ -80,10 +80,11 @@ def test_poller_shows_publish_at_next_poll(poller: SnapshotPoller, store: S3Obje
     assert poller.view.store_error is None
 
 
+@pytest.mark.parametrize("body", [ONE, OUTPUT_HEADER])
 def test_poller_keeps_same_table_when_unchanged(
-    poller: SnapshotPoller, store: S3ObjectStore
+    poller: SnapshotPoller, store: S3ObjectStore, body: bytes
 ) -> None:
-    store.put(OUTPUT_KEY, ONE)
+    store.put(OUTPUT_KEY, body)
     poller.poll_once()
     table = poller.view.table
     poller.poll_once()
@@ -268,12 +269,13 @@ def test_pipeline_status_distinguishes_hourly_sweep_from_loss_sweep(redis: "Redi
     assert read_pipeline_status(redis).no_known_loss
 
 
+@pytest.mark.parametrize("body", [ONE, OUTPUT_HEADER])
 def test_poller_reports_consistency_time_of_complete_table(
-    store: S3ObjectStore, redis: "Redis"
+    store: S3ObjectStore, redis: "Redis", body: bytes
 ) -> None:
     now = 1000.0
     poller = SnapshotPoller(FollowerConnections(store, redis), lambda: now)
-    etag = store.put(OUTPUT_KEY, ONE)
+    etag = store.put(OUTPUT_KEY, body)
     redis.hset(LAST_PUBLISH, "output_etag", etag)
     poller.poll_once()
     assert poller.view.consistent_as_of is None  # no sweep has completed yet
@@ -380,7 +382,7 @@ def follower(store: S3ObjectStore, redis_server: RedisServer, redis: "Redis") ->
 
 
 def shows(follower: Follower, count: int) -> bool:
-    return follower.view.table is not None and len(follower.view.table) == count
+    return follower.view.table is not None and follower.view.table.row_count == count
 
 
 def test_follower_polls_on_publish_message(

@@ -200,3 +200,24 @@ def test_tasks_route_lists_open_rebuilds_and_recent_bundles(
     assert (tasks[1]["bundle"], tasks[1]["state"]) == ("new.zip", "unpacking")
     assert "error" not in tasks[1]
     assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")
+
+
+@pytest.mark.parametrize(("is_public", "names_members"), [(False, True), (True, False)])
+def test_tasks_route_hides_ignored_members_from_the_public(
+    redis: "Redis", is_public: bool, names_members: bool
+) -> None:
+    """Paths in an archive may be of another system, as lines of a CSV may be."""
+    unpacks = Unpacks(redis)
+    unpacks.begin_attempt("id", "u.zip", 1.0)
+    unpacks.set_ignored_members("id", [(7, "secret-project/1.CSV", "rename it to 1.csv")])
+    unpacks.set_publishing("id", 0, 1, 2.0)
+    host = "rowdrop.example.org" if is_public else "localhost"
+    rules = AccessRules(public_read=is_public, allowed_hosts=(host,) if is_public else ())
+    middleware = CrossSiteMiddleware(rules.allowed_hosts), AuthMiddleware(rules)
+    client = ApiClient(create_app(make_dependencies(redis), *middleware), headers={"Host": host})
+    (task,) = client.simulate_get("/tasks").json
+    assert task == client.simulate_get("/tasks/id").json
+    assert (task["ignored"], task["users"]) == (1, 0)
+    assert task["message"] == "no file in this bundle is a user's: it makes no rows"
+    expected = [{"member": 7, "path": "secret-project/1.CSV", "reason": "rename it to 1.csv"}]
+    assert task.get("ignored_members") == (expected if names_members else None)

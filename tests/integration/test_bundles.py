@@ -1,5 +1,8 @@
 """Bundles, on a real MinIO and Redis: visibility, precedence, rejects, retries and loss."""
 
+import gzip
+import logging
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,17 +17,28 @@ from shared.formats.rejects_csv import encode_rejects
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
 from shared.progress.leases import Lease
+from shared.progress.unpacks import UnpackStatus
 from shared.redis_keys import CATALOG_VERSION, UNPACK_ATTEMPTS, UNPACK_LEASE
+from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
-from tests.archives import make_tar, make_tar_gz, make_zip, mark_zip_encrypted
+from tests.archives import (
+    RawZipMember,
+    make_link,
+    make_raw_zip,
+    make_tar,
+    make_tar_gz,
+    make_tar_of,
+    make_zip,
+    mark_zip_encrypted,
+)
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
+    DEFAULT_RULES,
     MAX_RETRIES_PER_SWEEP,
     PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
-    make_version_digest,
     read_catalog,
 )
 from worker.bundles.index import make_index_key
@@ -100,18 +114,88 @@ def test_unpacker_publishes_members_as_rows(rowdrop: RowdropHarness, key: str) -
     assert rowdrop.run_sweep() == 0
 
 
-def test_unpacker_skips_file_manager_files_and_counts_others(rowdrop: RowdropHarness) -> None:
+def find_task(rowdrop: RowdropHarness, key: str) -> UnpackStatus:
+    """Return the record of the last unpack of this bundle."""
+    records = rowdrop.services.records.unpacks.list_newest(100)
+    return next(record for record in records if record.bundle == key)
+
+
+def test_unpacker_names_ignored_members(
+    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     files = {
         "u/1.csv": make_csv(),
         "__MACOSX/u/._1.csv": b"x",
-        "u/._1.csv": b"x",
         "u/.DS_Store": b"x",
-        "Thumbs.db": b"x",
+        "#recycle/2.csv": make_csv("Deleted"),
+        "u/old/1.csv": make_csv("Old"),
+        "notes.txt": b"x",
     }
-    put_and_process(rowdrop, "u.zip", {**files, "notes.txt": b"x"})
-    assert list(rowdrop.read_rows()) == ["1"]
+    put_and_process(rowdrop, "u.zip", files)
+    assert names(rowdrop) == {"1": "Ivan"}
     assert rowdrop.read_rejects() == {}
-    assert read_catalog(rowdrop.output)[0].entries["u.zip"].ignored == 1
+    assert read_catalog(rowdrop.output)[0].entries["u.zip"].ignored == 5
+    task = find_task(rowdrop, "u.zip")
+    assert (task.users, task.ignored, task.has_no_users) == (1, 5, False)
+    assert [member[:2] for member in task.ignored_members] == [
+        (5, "u/old/1.csv"),
+        (6, "notes.txt"),
+        (2, "__MACOSX/u/._1.csv"),
+        (3, "u/.DS_Store"),
+        (4, "#recycle/2.csv"),
+    ]
+    assert task.ignored_members[0][2] == (
+        "it is a duplicate of u/1.csv, which is nearer to the top or the first by path"
+    )
+    message = "bundle u.zip unpacked: users=1, 5 members ignored; member 5 (u/old/1.csv): it is a"
+    assert message in caplog.text
+    assert rowdrop.find_differences() == []
+
+
+def test_unpacker_reports_bundle_without_users(
+    rowdrop: RowdropHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_and_process(rowdrop, "empty.zip", {})
+    put_and_process(rowdrop, "other.tar", {"1.CSV": make_csv()})
+    assert find_task(rowdrop, "empty.zip").has_no_users
+    assert find_task(rowdrop, "other.tar").ignored_members == (
+        (1, "1.CSV", "extensions are written in lower case; rename it to 1.csv"),
+    )
+    assert find_task(rowdrop, "other.tar").has_no_users
+    assert "bundle empty.zip unpacked: it has no users, 0 members ignored" in caplog.text
+    rowdrop.source.put("zero.zip", b"")
+    rowdrop.process_bundles("zero.zip")
+    assert "0 bytes and no users" in rowdrop.read_rejects()["/zero.zip"].reason
+
+
+@pytest.mark.parametrize("zip_names", ["cp866", "cp1251"])
+def test_change_of_zip_names_reads_bundles_again(
+    rowdrop: RowdropHarness, settings: Settings, zip_names: str
+) -> None:
+    """Rejects and unpacked versions are read again, and no other user is left."""
+    raw = "Юлия.csv".encode("cp866")
+    rowdrop.source.put("u.zip", make_raw_zip([RawZipMember(raw, make_csv("Yulia"))]))
+    put_and_process(rowdrop, "ok.zip", {"1.csv": make_csv("One")})
+    rowdrop.process_bundles("u.zip")
+    reason = rowdrop.read_rejects()["/u.zip"].reason
+    assert "zip it with UTF-8 names, or set ZIP_NAMES" in reason
+    assert names(rowdrop) == {"1": "One"}
+
+    with_codec = RowdropHarness(replace(settings, zip_names=zip_names))
+    with_codec.run_sweep()
+    assert names(with_codec) == {"1": "One", raw.decode(zip_names)[:-4]: "Yulia"}
+    assert with_codec.read_rejects() == {}
+    assert with_codec.find_differences() == []
+    with_codec.publisher.write_manifest()
+    assert with_codec.run_sweep() == 0
+    with_codec.close()
+
+    other = RowdropHarness(replace(settings, zip_names="cp866"))
+    other.run_sweep()
+    assert names(other) == {"1": "One", "Юлия": "Yulia"}
+    assert other.find_differences() == []
+    other.close()
 
 
 def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> None:
@@ -123,15 +207,44 @@ def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> N
     assert rowdrop.run_sweep() == 0
 
 
-def test_unpacker_uses_later_of_two_member_csvs(rowdrop: RowdropHarness) -> None:
-    put_and_process(
-        rowdrop,
-        "u.tar",
-        {"a/1.csv": make_csv("First"), "b/1.csv": make_csv("Second"), "1.jpg": b"x", "1.png": b"y"},
-    )
-    assert names(rowdrop) == {"1": "Second"}
-    assert rowdrop.read_rows()["1"].img_path.endswith("/images/1.png")
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_unpacker_uses_duplicate_nearest_to_top(rowdrop: RowdropHarness, is_reversed: bool) -> None:
+    files = [
+        ("b/1.csv", make_csv("Second")),
+        ("a/1.csv", make_csv("First")),
+        ("z/2.csv", make_csv("Near")),
+        ("a/b/2.csv", b"broken"),
+        ("a/1.jpg", b"jpg"),
+        ("a/old/1.png", b"old"),
+        ("z/1.png", b"near"),
+    ]
+    put_and_process(rowdrop, "u.tar", dict(reversed(files) if is_reversed else files))
+    assert names(rowdrop) == {"1": "First", "2": "Near"}
+    assert rowdrop.read_rejects() == {}
+    assert rowdrop.output.get("images/1.png").body == b"near"
+    assert find_task(rowdrop, "u.tar").ignored == 3
     assert rowdrop.find_differences() == []
+
+
+def test_unpacker_uses_newer_version_of_path_and_links(rowdrop: RowdropHarness) -> None:
+    """`tar -r` appends newer versions; a hard link has the content of its target."""
+    infos = [
+        (tarfile.TarInfo("1.csv"), make_csv("Old")),
+        (make_link("2.csv", "1.csv"), b""),
+        (tarfile.TarInfo("1.csv"), make_csv("New")),
+        (tarfile.TarInfo("1.png"), b"image"),
+        (make_link("2.png", "1.png"), b""),
+    ]
+    for key, packed in (("u.tar", False), ("u.tgz", True)):
+        body = make_tar_of(infos, tarfile.GNU_FORMAT)
+        rowdrop.source.put(key, gzip.compress(body) if packed else body)
+        rowdrop.process_bundles(key)
+        assert names(rowdrop) == {"1": "New", "2": "Old"}
+        assert rowdrop.output.get("images/2.png").body == b"image"
+        assert rowdrop.find_differences() == []
+        rowdrop.source.delete(key)
+        rowdrop.process_bundles(key)
+        assert rowdrop.read_rows() == {}
 
 
 # -- precedence ------------------------------------------------------------------------------------
@@ -317,7 +430,7 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
 ) -> None:
     """A poison bundle is given up after its last attempt; each sweep grants one more attempt."""
     drop(rowdrop, "u.zip", {"1.csv": make_csv()})
-    digest = make_version_digest("u.zip", rowdrop.source.get_etag("u.zip") or "")
+    digest = DEFAULT_RULES.make_digest("u.zip", rowdrop.source.get_etag("u.zip") or "")
     for _ in range(MAX_UNPACK_ATTEMPTS):  # attempts that are killed before they end
         rowdrop.services.records.unpacks.begin_attempt(digest, "u.zip", time.time())
     rowdrop.process_bundles("u.zip")

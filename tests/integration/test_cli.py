@@ -236,14 +236,34 @@ def test_load_command_without_loadable_file_exits_with_1(
     assert list(rowdrop.source.list_objects()) == []
 
 
-def test_load_command_with_unreadable_file_exits_with_6(
+def test_load_command_lists_unreadable_file_and_loads_the_rest(
     rowdrop: RowdropHarness, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "1.csv").symlink_to("/proc/self/mem")  # reading it is an OSError, even for root
-    loaded = run(environment, "load", str(tmp_path))
-    assert loaded.exit_code == 6
-    assert "loading failed: " in loaded.error
+    unreadable = tmp_path / "1.csv"
+    unreadable.symlink_to("/proc/self/mem")  # reading it is an OSError, even for root
+    folder = tmp_path / "users"
+    folder.mkdir()
+    (folder / "2.csv").write_bytes(make_csv())
+    loaded = run(environment, "load", str(unreadable), str(folder))
+    assert loaded.exit_code == 1
+    assert "1 file loaded into " in loaded.output
+    assert f"1 file was not loaded:\n  {unreadable}: it cannot be read: " in loaded.output
     assert rowdrop.source.get_info("1.csv") is None
+    assert rowdrop.source.get("2.csv").body == make_csv()
+
+
+def test_load_command_lists_junk_and_needs_no_attention(
+    rowdrop: RowdropHarness, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "1.csv").write_bytes(make_csv())
+    (tmp_path / "#recycle").mkdir()
+    (tmp_path / "#recycle" / "2.csv").write_bytes(make_csv())
+    loaded = run(environment, "load", str(tmp_path))
+    assert loaded.exit_code == 0
+    assert "1 was skipped as junk:\n  #recycle: its name or that of its folder" in loaded.output
+    loaded = run(environment, "load", "--json", str(tmp_path))
+    assert [file["path"] for file in loaded.json["junk"]] == ["#recycle"]
+    assert rowdrop.source.get_info("2.csv") is None
 
 
 def test_load_command_if_empty_leaves_a_bucket_in_use(

@@ -37,7 +37,7 @@ def test_event_inbox_two_listeners_lose_nothing(redis: "Redis", state: StatePart
 
 
 def test_event_inbox_moves_copies_of_version_1(redis: "Redis", state: StateParts) -> None:
-    """A MinIO with the settings of release 0.2 still sends to the second list."""
+    """A MinIO with the settings of release 0.3 still sends to the second list."""
     push_entries(redis, FAST_EVENTS, b"1")
     push_entries(redis, SAFE_EVENTS_OF_VERSION_1, *(b"%d" % number for number in range(2, 1003)))
     check = EventsOfVersion1(state.inbox)

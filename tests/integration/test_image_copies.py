@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,11 @@ class SlowOutput:
     def __getattr__(self, name: str) -> object:
         return getattr(self._output, name)
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
+    def copy_from(
+        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+    ) -> str:
         existing = self._output.get(to) if self._output.exists(to) else None
-        self._output.copy_from(bucket, key, to)
+        etag = self._output.copy_from(bucket, key, to, source_etag, if_match=if_match)
         old = self._output.get(to).body
         while self._changes:
             change = self._changes.pop()
@@ -66,6 +69,7 @@ class SlowOutput:
             change()
             self._output.put(to, old)  # the delayed copy takes effect now
         assert existing is None or existing.body
+        return etag
 
 
 def test_image_copies_follow_source_image(copying: RowdropHarness) -> None:
@@ -184,6 +188,28 @@ def test_image_copies_are_not_repeated_when_current(copying: RowdropHarness) -> 
         for info in page
     }
     assert after == before
+
+
+def test_sweep_of_equal_etags_sends_no_further_request(copying: RowdropHarness) -> None:
+    users = [f"u{number:02}" for number in range(5)]
+    for user in users:
+        copying.put_files(user, images=["png"])
+    copying.process_users(*users)
+    copying.publisher.write_manifest()
+    requests = list[str]()
+
+    class Output:
+        def __init__(self) -> None:
+            self.bucket = copying.output.bucket
+
+        def __getattr__(self, name: str) -> object:
+            requests.append(name)
+            return getattr(copying.output, name)
+
+    output: Any = Output()
+    assert copying.create_sweep(output=output).run("test") == 0
+    # Nothing is deleted. The catalog is read twice, and each published file once.
+    assert sorted(requests) == ["delete_many", *["get"] * 5, "list_folders", "list_objects"]
 
 
 def test_image_copies_of_multipart_upload_are_made_once(copying: RowdropHarness) -> None:
@@ -342,8 +368,10 @@ class OutputWithoutResponse:
     def __getattr__(self, name: str) -> object:
         return getattr(self._output, name)
 
-    def copy_from(self, bucket: str, key: str, to: str) -> None:
-        self._output.copy_from(bucket, key, to)
+    def copy_from(
+        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+    ) -> str:
+        self._output.copy_from(bucket, key, to, source_etag, if_match=if_match)
         raise StoreUnavailable("no answer")
 
 

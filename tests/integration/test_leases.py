@@ -68,6 +68,25 @@ class InterruptedStore:
         return self._store.list_objects(after, folder)
 
 
+class SlowStore:
+    """A bucket of which each page of a LIST takes two thirds of the TTL of the lease `key`."""
+
+    def __init__(self, store: ObjectStore, redis: "Redis", key: str) -> None:
+        self._store = store
+        self._redis = redis
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates everything else
+        return getattr(self._store, name)
+
+    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+        for page in self._store.list_objects(after, folder):
+            for info in page:
+                left_ms = self._redis.pttl(self._key) - LEASE_TTL_S * 1000 * 2 // 3
+                self._redis.pexpire(self._key, max(left_ms, 0))
+                yield [info]
+
+
 def test_lease_excludes_other_holders_until_its_release(redis: "Redis") -> None:
     first = Lease(redis, "lease")
     second = Lease(redis, "lease")
@@ -143,6 +162,21 @@ def test_sweep_without_its_lease_is_not_committed(rowdrop: RowdropHarness) -> No
     check_other_holder(rowdrop.redis, SWEEP_LEASE)
     assert rowdrop.services.records.sweeps.get_field("at") is None
     assert rowdrop.state.users.dirty_users() == set()
+
+
+def test_bulk_reads_renew_lease_during_long_list(rowdrop: RowdropHarness) -> None:
+    """A LIST of two million objects takes a minute, and may be for less than a page of users."""
+    for user_id in "abcd":
+        rowdrop.put_files(user_id)
+    lease = rowdrop.services.records.sweeps.lease
+    source: Any = SlowStore(rowdrop.source, rowdrop.redis, SWEEP_LEASE)
+    services = rowdrop.services
+    bulk_reads = build_bulk_reads(source, rowdrop.state, services.refresher, services.clients.tasks)
+    rowdrop.state.users.mark(["d"], "sweep", time.time())
+    with lease.hold():
+        bulk_reads.enqueue(["d"], lease.renew, list_bucket=True)
+        assert lease.is_held()
+    assert rowdrop.state.work_queues.count_pages() == 1
 
 
 def start_interrupted_rebuild(rowdrop: RowdropHarness) -> str:

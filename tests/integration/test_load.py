@@ -2,7 +2,9 @@
 
 import io
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,21 @@ def test_loader_puts_user_files_and_plan_has_others(
     files = {
         "1.csv": make_csv(),
         "photos/1.png": b"x",
-        "old/2.csv": make_csv("Two"),
+        "more/2.csv": make_csv("Two"),
         "more/u.zip": bundle,
     }
-    others = {"notes.txt": b"x", "1.CSV": b"x", ".DS_Store": b"x", "z/2.csv": make_csv("Another")}
-    plan = make_plan(write(tmp_path, {**files, **others}))
+    others = {"notes.txt": b"x", "1.CSV": b"x", "z/2.csv": make_csv("Another")}
+    junk = {".DS_Store": b"x", "a/._1.csv": b"x", "#recycle/9.csv": make_csv("Deleted")}
+    plan = make_plan(write(tmp_path, {**files, **others, **junk}))
     create_loader(rowdrop).load(plan)
     assert read_bucket(rowdrop) == {Path(name).name: body for name, body in files.items()}
     skipped = {str(path): reason for path, reason in plan.skipped}
-    assert skipped.keys() == others.keys() - {".DS_Store"}
+    assert skipped.keys() == others.keys()
+    assert [str(path) for path, _ in plan.junk] == ["#recycle", ".DS_Store", "a/._1.csv"]
     assert skipped["1.CSV"] == "extensions are written in lower case; rename it to 1.csv"
-    assert skipped["z/2.csv"] == "old/2.csv has the same name, and is loaded"
+    assert skipped["z/2.csv"] == (
+        "it is a duplicate of more/2.csv, which is nearer to the top or the first by path"
+    )
 
 
 def test_make_plan_combines_files_and_folders(tmp_path: Path) -> None:
@@ -116,7 +122,85 @@ def test_loader_puts_single_files_without_tar_support(
     assert read_bucket(rowdrop) == files
 
 
-def test_make_plan_fails_for_unreadable_folder(tmp_path: Path) -> None:
+def test_make_plan_prefers_top_then_first_by_path(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        {"a/1.csv": b"x", "1.csv": b"y", "z/2.csv": b"x", "a/b/2.csv": b"y", "a-b/3.csv": b"x",
+         "a/3.csv": b"y"},
+    )  # fmt: skip
+    plan = make_plan(folder)
+    assert [str(file.path.relative_to(folder)) for file in plan.files] == [
+        "1.csv", "z/2.csv", "a-b/3.csv",
+    ]  # fmt: skip
+    assert [str(path) for path, _ in plan.skipped] == ["a/1.csv", "a/3.csv", "a/b/2.csv"]
+
+
+def test_make_plan_lists_links_and_special_files(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", {"1.csv": b"x"})
+    outside = write(tmp_path / "out", {"3.csv": b"x"})
+    (folder / "2.csv").symlink_to("1.csv")
+    (folder / "more").symlink_to(outside)
+    (folder / "gone.csv").symlink_to("missing.csv")
+    os.mkfifo(folder / "4.csv")
+    plan = make_plan(folder)
+    assert [file.key for file in plan.files] == ["1.csv"]
+    link = "it is a link and not a file; load the file that it names"
+    assert [(str(path), reason) for path, reason in plan.skipped] == [
+        ("2.csv", link),
+        ("4.csv", "it is a device, a pipe or a socket and not a file"),
+        ("gone.csv", link),
+        ("more", link),
+    ]
+
+
+@contextmanager
+def without_root_rights() -> Iterator[None]:
+    """Run the block as a user that may not read everything, as root may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_loader_continues_past_what_it_cannot_read(
+    rowdrop: RowdropHarness, open_folder: Path
+) -> None:
+    files = {"1.csv": make_csv(), "2.csv": make_csv(), "3.png": os.urandom(400_000), "z.csv": b"z"}
+    files |= {"closed/4.csv": make_csv(), "lost+found/5.csv": make_csv(), "blind/6.csv": make_csv()}
+    write(open_folder, files)
+    for name in ("2.csv", "3.png", "closed", "lost+found"):
+        (open_folder / name).chmod(0)
+    (open_folder / "blind").chmod(0o644)  # its names are visible, and nothing else
+    loader = create_loader(rowdrop)
+    with without_root_rights():
+        plan = make_plan(open_folder)
+        loader.load(plan)
+    assert read_bucket(rowdrop) == {"1.csv": make_csv(), "z.csv": b"z"}
+    assert (loader.loaded, loader.unchanged) == (2, 0)
+    assert [(str(path), reason) for path, reason in plan.skipped] == [
+        ("blind/6.csv", "it cannot be read: Permission denied"),
+        ("closed", "it cannot be read: Permission denied"),
+        ("lost+found", "it cannot be read"),
+    ]
+    assert sorted((path.name, reason) for path, reason in loader.unreadable) == [
+        ("2.csv", "it cannot be read: Permission denied"),
+        ("3.png", "it cannot be read: Permission denied"),
+    ]
+
+
+def test_make_plan_fails_for_missing_argument(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         make_plan(tmp_path / "gone")
 

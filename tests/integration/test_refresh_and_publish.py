@@ -1,8 +1,11 @@
 """Tests the way from a user's files to output.csv, on a real MinIO and Redis."""
 
+import gzip
+import io
 import time
 
 import pytest
+from minio import Minio
 
 from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Row
@@ -25,6 +28,22 @@ def test_publisher_writes_row_of_csv(rowdrop: RowdropHarness) -> None:
         rowdrop.read_output()
         == b"user_id,first_name,last_name,birthts,img_path\n0001,Ivan,Ivanov,946674000000,\n"
     )
+
+
+def test_publisher_writes_row_of_gzip_with_content_encoding(
+    rowdrop: RowdropHarness, minio_client: Minio
+) -> None:
+    """Clients decompress such an object without being asked; the store's client must not."""
+    body = gzip.compress(make_csv("Zoe"))
+    minio_client.put_object(
+        rowdrop.source.bucket,
+        "0001.csv",
+        io.BytesIO(body),
+        len(body),
+        metadata={"Content-Encoding": "gzip"},
+    )
+    rowdrop.process_users("0001")
+    assert rowdrop.read_rows()["0001"].first_name == "Zoe"
 
 
 def test_refresher_follows_added_and_removed_image(rowdrop: RowdropHarness) -> None:

@@ -42,6 +42,7 @@ from shared.redis_keys import (
     UNPACK_LEASE,
     WRITER_LEASE,
 )
+from shared.s3.objects import open_store
 from shared.settings import Settings
 from tests.forged import UploadForger, send_unsigned, upload_with_unsigned_trailer
 from worker.commands.init import Initializer
@@ -197,6 +198,21 @@ def test_minio_policies_allow_signed_uploads(servers: SecuredServers, role: str)
     client.put_object(BUCKETS.source, f"by-{role}.csv", io.BytesIO(CSV), len(CSV))
     assert client.get_object(BUCKETS.source, f"by-{role}.csv").read() == CSV
     client.remove_object(BUCKETS.source, f"by-{role}.csv")
+
+
+def test_minio_policies_allow_recorded_image_copies(servers: SecuredServers) -> None:
+    servers.client("drop").put_object(BUCKETS.source, "copied.png", io.BytesIO(b"x"), 1)
+    settings = servers.settings("worker")
+    image = open_store(settings, BUCKETS.source).get_info("copied.png")
+    assert image is not None
+    output = open_store(settings, BUCKETS.output)
+    key = "images/copied.png"
+    output.copy_from(BUCKETS.source, "copied.png", key, image.etag, if_match=True)
+    ((listed,),) = output.list_objects(folder="images", with_source_etags=True)
+    assert listed == output.get_info(key)
+    assert listed.source_etag == image.etag
+    output.delete(key)
+    servers.client("drop").remove_object(BUCKETS.source, "copied.png")
 
 
 def test_minio_server_answers_no_foreign_origin(servers: SecuredServers) -> None:

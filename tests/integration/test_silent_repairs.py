@@ -236,9 +236,11 @@ class SourceWithChanges:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
         return getattr(self._source, name)
 
-    def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
+    def list_objects(
+        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
         self._change()
-        yield from self._source.list_objects(after, folder)
+        yield from self._source.list_objects(after, folder, with_source_etags=with_source_etags)
 
 
 def sweep_during(rowdrop: RowdropHarness, change: Callable[[], None]) -> int:

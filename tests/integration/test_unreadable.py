@@ -36,7 +36,7 @@ from shared.formats.object_names import (
 )
 from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
-from shared.object_store import ObjectUnreadable, StoreUnavailable
+from shared.object_store import ObjectInfo, ObjectUnreadable, StoreUnavailable
 from shared.redis_keys import SOURCE_FAILURE
 from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
@@ -248,7 +248,9 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
         def __getattr__(self, name: str) -> object:
             return getattr(copying.output, name)
 
-        def copy_from(self, bucket: str, key: str, to: str) -> None:
+        def copy_from(
+            self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
+        ) -> str:
             raise ObjectUnreadable(
                 copying.output.bucket, to, "QuotaExceeded", "Bucket quota exceeded"
             )
@@ -555,7 +557,7 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
             == [info for info in listed if info.key >= "9"][:3]
         )
         for key in unlistable:
-            assert store.get_list_entry(key) == (key, "", 0, 0)
+            assert store.get_list_entry(key) == ObjectInfo(key, "", 0, 0)
             store.delete(key)
         store.put("notes.txt", b"x")
         assert [info.key for page in store.list_objects() for info in page] == sorted(

@@ -414,7 +414,7 @@ def test_upgrade_repairs_late_write_of_old_publisher(
 
 
 class MinioServerOfVersion1(MinioServer):
-    """A MinIO with the two event targets that release 0.2 needed."""
+    """A MinIO with the two event targets that release 0.3 needed."""
 
     def build_environment(self) -> dict[str, str]:
         environment = super().build_environment()
@@ -434,7 +434,7 @@ class MinioServerOfVersion1(MinioServer):
 def test_upgrade_loses_no_event_of_minio_with_two_targets(
     tmp_path: Path, redis_server: RedisServer, redis: "Redis", minio_server: MinioServer
 ) -> None:
-    """First MinIO keeps the settings of release 0.2, then it is started with those of this one."""
+    """First MinIO keeps the settings of release 0.3, then it is started with those of this one."""
     client: Any = redis
     ports = MinioPorts(find_free_port(), find_free_port())
     root = ServerUser(MINIO_USER, MINIO_PASSWORD)

@@ -102,15 +102,15 @@ def test_rowdrop_publishes_user_from_creation_to_deletion(rowdrop: RunShProcess,
     soon(lambda: line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,")
     soon(lambda: row_of(rowdrop, "0001") == row)
 
-    put(s3, "0001.csv", b"first_name;last_name;birthts\nIvan;Ivanov;1\n")
+    put(s3, "0001.csv", b"first_name:last_name:birthts\nIvan:Ivanov:1\n")
     soon(lambda: errors_of(rowdrop, "0001"))
     (error,) = errors_of(rowdrop, "0001")
     assert (error["kind"], error["key"], error["line"]) == ("held", "0001.csv", 1)
     assert "separated" in error["reason"]
     assert line_of(s3, "0001") == "0001,Ivan,Ivanov,946674000000,"
 
-    put(s3, "0001.csv", b"first_name,last_name,birthts\nIvan,Petrov,-1\n")
-    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Petrov,-1,")
+    put(s3, "0001.csv", b"first_name,last_name,birthts\nIvan,Petrov,-946674000000\n")
+    soon(lambda: line_of(s3, "0001") == "0001,Ivan,Petrov,-946674000000,")
     soon(lambda: errors_of(rowdrop, "0001") == [])
 
     s3.remove_object(SOURCE, "0001.csv")

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,6 +105,7 @@ async def exchange(port: int, sends: bytes) -> bytes:
         (b"what is this\r\n\r\n", 400),
         (HEAD + b"X-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (HEAD + (b"X-Long: " + b"x" * 8000 + b"\r\n") * 6, 431),
+        (HEAD + (b"X-Long: " + b"x" * 8000 + b"\r\n") * 6 + b"\r\n", 431),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
         (HEAD + b"Expect: money\r\n\r\n", 417),
         (HEAD + b"Transfer-Encoding: zip\r\n\r\n", 501),
@@ -198,7 +200,7 @@ def test_connections_read_on_after_answered_requests(is_limited: bool) -> None:
 
 
 def test_connections_abort_oldest_transfer_above_budget() -> None:
-    """A body of the whole table is shared; other bodies are counted each."""
+    """A body of the whole table is shared, and the largest body is not counted."""
     half = limits.MAX_UNSENT_BYTES // 2
 
     async def run(make_body: Callable[[], bytes], expected_aborted: list[bool]) -> None:
@@ -225,14 +227,17 @@ def test_connections_abort_oldest_transfer_above_budget() -> None:
                 transport.abort()
         assert aborted == expected_aborted
 
-    shared = bytes(half + 1)
-    uvloop.run(run(lambda: shared, [False, False, False]))
-    uvloop.run(run(lambda: bytes(half + 1), [True, True, False]))
+    for shared in (bytes(half + 1), bytes(limits.MAX_UNSENT_BYTES + 1)):
+        make_shared = partial(bytes, shared)  # which is the same object
+        uvloop.run(run(make_shared, [False, False, False]))
+    uvloop.run(run(lambda: bytes(half + 1), [True, False, False]))
+    sizes = iter([limits.MAX_UNSENT_BYTES + 1, half, half])
+    uvloop.run(run(lambda: bytes(next(sizes)), [False, False, False]))
 
 
 def test_connections_abort_client_that_does_not_read() -> None:
     """The oldest transfer is not aborted if its client reads."""
-    size = limits.MAX_UNSENT_BYTES // 2 - 1000
+    size = limits.MAX_UNSENT_BYTES // 2 + 1000
 
     async def run() -> None:
         app = App(lambda: bytes(size))
@@ -290,6 +295,24 @@ def test_connections_receive_no_body_that_is_not_read() -> None:
     uvloop.run(run())
 
 
+def test_connections_receive_body_of_small_chunks() -> None:
+    """What surrounds a chunk is received as well, but the application does not read it."""
+
+    async def read_all(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    async def run() -> None:
+        async with serve(read_all) as (port, _):
+            chunks = b"1\r\nx\r\n" * limits.MAX_UNREAD_BYTES + b"0\r\n\r\n"
+            sends = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+            assert b"answer" in await exchange(port, sends)
+
+    uvloop.run(run())
+
+
 def test_connections_wait_in_a_long_queue() -> None:
     """With a queue of 100, as asyncio sets it, a burst of clients waits for retransmissions."""
     somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
@@ -331,6 +354,55 @@ def test_connections_end_with_the_client() -> None:
             writer.write_eof()
             assert await asyncio.wait_for(reader.read(), 1) == b""
             writer.close()
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("sends", [HEAD + b"\r\n", (HEAD + b"\r\n") * 5])
+def test_connections_end_after_answers_to_half_closed_client(sends: bytes) -> None:
+    """Not only after the keepalive timeout."""
+
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sends)
+            writer.write_eof()
+            received = await asyncio.wait_for(reader.read(), 1.5)
+            assert received.count(b"answer") == sends.count(b"GET")
+            writer.close()
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("has_body", [True, False])
+def test_connections_cancel_request_of_client_that_left(
+    monkeypatch: pytest.MonkeyPatch, has_body: bool
+) -> None:
+    """Its end of file may be that of a client that still reads, so it has some time."""
+    monkeypatch.setattr(limits, "HALF_CLOSED_S", 0.5)
+
+    async def wait_endlessly(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
+        is_running.set()
+        try:
+            while has_body and (await receive())["type"] == "http.request":
+                pass
+            if not has_body:
+                await asyncio.Event().wait()
+        finally:
+            has_ended.set()
+
+    is_running = asyncio.Event()
+    has_ended = asyncio.Event()
+
+    async def run() -> None:
+        async with serve(wait_endlessly) as (port, _):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            length = b"Content-Length: 10\r\n" if has_body else b""
+            writer.write(HEAD + length + b"\r\n")
+            await is_running.wait()
+            writer.close()
+            # gunicorn cancels the request 3 s after the connection was lost.
+            await asyncio.wait_for(has_ended.wait(), 8)
 
     uvloop.run(run())
 

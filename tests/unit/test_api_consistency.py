@@ -122,3 +122,30 @@ def test_consistency_tracker_waits_after_redis_outage() -> None:
         assert consistency.as_of == NOW - MARGIN_S
     consistency.update(PIPELINE_STATUS, "e", NOW + 60 + MARGIN_S)
     assert consistency.as_of == NOW + 60
+
+
+def test_consistency_tracker_withdraws_to_last_sweep_after_silent_changes() -> None:
+    """Events have proved a later moment, and then a sweep found changes without an event."""
+    consistency = ConsistencyTracker()
+    consistency.update(PIPELINE_STATUS, "e", NOW)
+    silent = replace(PIPELINE_STATUS, silent_countdown=3, last_sweep_at=NOW - 60)
+    consistency.update(silent, "e", NOW + 10)
+    assert consistency.as_of == NOW - 60
+    consistency.update(silent, "e", NOW + 200)
+    assert consistency.as_of == NOW - 60
+    later = replace(silent, silent_countdown=1, last_sweep_at=NOW + 240)
+    consistency.update(replace(later, last_sweep_at=NOW - 60), "e", NOW + 230)
+    consistency.update(later, "e", NOW + 250)
+    assert consistency.as_of == NOW + 240
+    consistency.update(replace(later, silent_countdown=0), "e", NOW + 600)
+    assert consistency.as_of == NOW + 600 - MARGIN_S
+
+
+def test_consistency_tracker_withdraws_while_silent_changes_are_unpublished() -> None:
+    consistency = ConsistencyTracker()
+    consistency.update(PIPELINE_STATUS, "e", NOW)
+    silent = replace(PIPELINE_STATUS, silent_countdown=3)
+    consistency.update(replace(silent, dirty_counts=make_dirty_counts(unpack=1)), "e", NOW + 10)
+    assert consistency.as_of is None
+    consistency.update(silent, "e", NOW + 20)
+    assert consistency.as_of == NOW - 1800

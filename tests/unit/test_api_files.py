@@ -1,5 +1,6 @@
 """The endpoints for files and images with an in-memory bucket: names, sizes, types and ranges."""
 
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -7,14 +8,18 @@ from falcon.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.access.access_rules import AccessRules
+from api.access.auth import AuthMiddleware
+from api.access.cross_site import CrossSiteMiddleware
 from api.resources import files
 from api.resources.image import detect_raster_type
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from api.web.transfers import SEGMENT_BYTES
-from shared.formats import user_csv
+from shared.csv_reader import reasons
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
+from shared.tokens import Token, TokenKind
 from tests.api_parts import MAX_UPLOAD_BYTES
 from tests.unit.test_api_routes import Service
 
@@ -119,7 +124,7 @@ def test_explain_unusable_name_accepts_only_names_that_fit(name: str) -> None:
 
 
 def test_files_route_limits_equal_pipeline_limits() -> None:
-    assert files.MAX_CSV_BYTES == user_csv.MAX_CSV_BYTES
+    assert files.MAX_CSV_BYTES == reasons.MAX_CSV_BYTES
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,92 @@ def test_files_route_discards_incomplete_upload(service: Service, size: int) -> 
     result = put(service, "1.png", b"x" * (size - 5), **{"Content-Length": str(size)})
     assert (result.status_code, kind(result)) == (400, "about:blank")
     assert service.files.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "words"),
+    [
+        ("Content-Type", "multipart/form-data; boundary=x", "a form (multipart/form-data, which"),
+        ("Content-Type", "Multipart/Mixed", "a form (multipart/mixed, which"),
+        ("Content-Type", "application/x-www-form-urlencoded", "curl -d and --data-binary send"),
+        ("Content-Type", "APPLICATION/X-WWW-Form-Urlencoded ; charset=utf-8", "a form (applica"),
+        ("Content-Encoding", "gzip", "encoded (Content-Encoding: gzip)"),
+        ("Content-Encoding", "identity, br", "encoded (Content-Encoding: identity, br)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["1.csv", "1.png", "1.zip"])
+def test_files_route_refuses_wrapped_body(
+    service: Service, header: str, value: str, words: str, name: str
+) -> None:
+    result = put(service, name, b"x", **{header: value})
+    assert (result.status_code, kind(result)) == (415, "about:blank")
+    assert words in result.json["detail"]
+    command = f" nothing was stored. Send the file with: curl --upload-file {name} "
+    assert result.json["detail"].endswith(f"{command}http://localhost/files/{name}")
+    assert result.headers["accept-encoding"] == "identity"
+    assert service.files.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-Type", "text/csv; charset=utf-8"),
+        ("Content-Type", "application/octet-stream"),
+        ("Content-Type", "nonsense"),
+        ("Content-Encoding", "Identity"),
+        ("Content-Encoding", ""),
+    ],
+)
+def test_files_route_accepts_every_other_type(service: Service, header: str, value: str) -> None:
+    assert put(service, "1.csv", b"x", **{header: value}).status_code == 202
+
+
+def test_upload_command_is_quoted_for_the_shell(service: Service) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    detail = put(service, "it's%20$HOME%20[1].csv", b"x", **form).json["detail"]
+    words = shlex.split(detail.partition("Send the file with: ")[2])
+    assert words == [
+        "curl",
+        "--globoff",
+        "--upload-file",
+        "it's $HOME [1].csv",
+        "http://localhost/files/it%27s%20%24HOME%20%5B1%5D.csv",
+    ]
+
+
+def test_upload_command_has_token_and_public_address() -> None:
+    """The token is not in the detail, only the variable that may have it."""
+    token = Token("someone", "a-token-of-more-than-20-characters", TokenKind.WRITE)
+    rules = AccessRules(allowed_hosts=("drop.example",), tokens=(token,))
+    service = Service(AuthMiddleware(rules), CrossSiteMiddleware(["drop.example"]))
+    headers = {
+        "Host": "drop.example",
+        "X-Forwarded-Proto": "https",
+        "Authorization": f"Bearer {token.value}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    detail = service.client.simulate_put("/files/1.csv", body=b"x", headers=headers).json["detail"]
+    service.redis.close()
+    assert detail.endswith(
+        'Send the file with: curl -H "Authorization: Bearer $API_TOKEN" --upload-file 1.csv '
+        "https://drop.example/files/1.csv"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/data", "0001.csv"), ("/data/z%C3%AB", "z%C3%AB.csv")]
+)
+def test_post_data_refuses_form(service: Service, path: str, name: str) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    result = service.client.simulate_post(path, body=b"wait=60", headers=form)
+    assert (result.status_code, kind(result)) == (415, "about:blank")
+    assert "Parameters such as wait belong in the query string." in result.json["detail"]
+    assert result.json["detail"].endswith(f"http://localhost/files/{name}")
+    # Without Redis a request that is accepted gets a 503.
+    empty = form | {"Content-Length": "0"}
+    assert service.client.simulate_post(path, headers=empty).status_code == 503
+    json_body = {"Content-Type": "application/json"}
+    assert service.client.simulate_post(path, body=b"{}", headers=json_body).status_code == 503
 
 
 # -- download --------------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
 """Readiness: when the service is ready, and the reasons if it is not."""
 
+import asyncio
+import threading
 from dataclasses import replace
 
+import falcon.asgi
 import pytest
+from falcon.testing import ASGIConductor
 
-from api.resources.health import describe_readiness
+from api.resources.health import MAX_COUNT_S, ReadyResource, describe_readiness
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
+from api.web.thread_pool import ThreadPool
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
 from shared.progress.pipeline_status import LastSweep, PipelineStatus
@@ -156,6 +161,51 @@ def test_readiness_warns_when_minio_hides_losses() -> None:
     assert "every 5 minutes" in answer["warnings"][0]
 
 
+@pytest.mark.parametrize(
+    ("count", "warnings"),
+    [
+        (None, []),
+        (0, []),
+        (
+            1234,
+            [
+                "1,234 published values are valid and probably wrong, such as birth dates in "
+                "seconds: GET /errors lists them with the kind suspicious"
+            ],
+        ),
+    ],
+)
+def test_readiness_counts_suspicious_rows_and_warns(count: int | None, warnings: list[str]) -> None:
+    answer = describe_readiness(VIEW, HOUR, NOW, count)
+    assert (answer["ready"], answer["suspicious"], answer["warnings"]) == (True, count, warnings)
+
+
+def test_readiness_does_not_wait_for_other_computations() -> None:
+    """While all threads compute, the number of suspicious rows is unknown, and then known."""
+    table = EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"1,A,B,946684800,\n", "e")
+    released = threading.Event()
+
+    async def run() -> None:
+        pool = ThreadPool("computation", 1, 60.0)
+        app = falcon.asgi.App()
+        resource = ReadyResource(lambda: replace(VIEW, table=table), HOUR, lambda: NOW, pool)
+        app.add_route("/health/ready", resource)
+        async with ASGIConductor(app) as client:
+            computation = asyncio.create_task(pool.run(released.wait))
+            await asyncio.sleep(0)
+            started_at = asyncio.get_running_loop().time()
+            early = await client.simulate_get("/health/ready")
+            waited_s = asyncio.get_running_loop().time() - started_at
+            released.set()
+            await computation
+            late = await client.simulate_get("/health/ready")
+        assert (early.status_code, early.json["suspicious"]) == (200, None)
+        assert waited_s < 10 * MAX_COUNT_S
+        assert (late.status_code, late.json["suspicious"]) == (200, 1)
+
+    asyncio.run(run())
+
+
 def test_readiness_ignores_old_status_while_redis_is_down() -> None:
     view = replace(
         VIEW,
@@ -165,3 +215,17 @@ def test_readiness_ignores_old_status_while_redis_is_down() -> None:
         ),
     )
     assert len(describe_readiness(view, HOUR, NOW)["reasons"]) == 1
+
+
+def test_readiness_warns_of_silent_changes() -> None:
+    silent = replace(PIPELINE_STATUS, silent_countdown=2)
+    answer = describe_readiness(replace(VIEW, pipeline_status=silent), HOUR, NOW)
+    assert answer["ready"]
+    (warning,) = answer["warnings"]
+    assert "every 5 minutes" in warning
+    assert "POST /events" in warning
+    # Where no event arrives at all, that is what has to be corrected.
+    without_events = replace(silent, events_available=False)
+    answer = describe_readiness(replace(VIEW, pipeline_status=without_events), HOUR, NOW)
+    assert len(answer["warnings"]) == 1
+    assert "rowdrop init" in answer["warnings"][0]

@@ -305,7 +305,8 @@ def test_openapi_route_serves_cacheable_json(service: Service) -> None:
     "name",
     [
         "1.csv", "é.png", "a b.jpg", "1.jpeg", ".csv", "1.CSV", "a/1.csv", "1.txt", "1", "a\t.csv",
-        "1.zip", "1.tar", "1.tar.gz", "1.tgz", "1.gif",
+        "1.zip", "1.tar", "1.tar.gz", "1.tgz", "1.gif", "._1.csv", "~$1.csv", ".~lock.1.csv",
+        "~1.csv", "#1.csv", ".1.csv", "1.csv ",
     ],
 )  # fmt: skip
 def test_openapi_file_name_pattern_matches_rules(name: str) -> None:

@@ -23,6 +23,7 @@ from api.snapshot.view import View
 from local.ports import find_free_port
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
+from shared.progress.pipeline_errors import REMEDIES
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from tests.api_parts import ApiClient, make_dependencies
 from tests.fakes import FakeObjectStore
@@ -285,21 +286,48 @@ def test_data_route_of_empty_output_is_empty_array(service: Service) -> None:
 
 def test_errors_route_lists_all_kinds_of_errors(service: Service) -> None:
     result = service.get("/errors")
+    errors = [dict(error) for error in result.json]
+    assert [error.pop("remedy") for error in errors] == [
+        REMEDIES[error["kind"]] for error in errors
+    ]
     reject: dict[str, Any] = {
         "reason": "birthts: not a number",
         "line": 2,
         "since": "2026-01-01T00:00:00Z",
     }
     other: dict[str, Any] = {"user_id": None, "line": None}
-    assert result.json == [
-        {"key": "0003.csv", "user_id": "0003", "kind": "held"} | reject,
-        {"key": "0009.csv", "user_id": "0009", "kind": "rejected"} | reject,
-        {"key": "1.CSV", "kind": "ignored", "reason": "rename it", "since": "1970-01-01T00:00:00Z"}
+    assert errors == [
+        {"key": "0003.csv", "user_id": "0003", "kind": "held", "file": "/files/0003.csv"} | reject,
+        {"key": "0009.csv", "user_id": "0009", "kind": "rejected", "file": "/files/0009.csv"}
+        | reject,
+        {
+            "key": "0003.csv",
+            "user_id": "0003",
+            "kind": "suspicious",
+            "reason": "born 1969-12-31: are these days, as spreadsheets count them? If so, "
+            "replace the file by one with milliseconds since 1970; if not, keep it",
+            "line": None,
+            "since": None,
+            "file": "/files/0003.csv",
+        },
+        {
+            "key": "1.CSV",
+            "kind": "ignored",
+            "reason": "rename it",
+            "since": "1970-01-01T00:00:00Z",
+            "file": "/files/1.CSV",
+        }
         | other,
-        {"key": None, "kind": "dead_letter", "reason": "not JSON", "since": "1970-01-01T00:01:00Z"}
+        {
+            "key": None,
+            "kind": "dead_letter",
+            "reason": "not JSON",
+            "since": "1970-01-01T00:01:00Z",
+            "file": None,
+        }
         | other,
     ]
-    assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("4", "300")
+    assert (result.headers["x-total-count"], result.headers["x-ignored-count"]) == ("5", "300")
 
 
 def test_errors_route_lists_rejected_bundle_without_user(service: Service) -> None:
@@ -362,7 +390,7 @@ def test_data_route_problem_of_rejected_user_has_no_quote(service: Service) -> N
 def test_errors_route_returns_pages(service: Service) -> None:
     result = service.get("/errors?limit=1&offset=1")
     assert [error["key"] for error in result.json] == ["0009.csv"]
-    assert result.headers["x-total-count"] == "4"
+    assert result.headers["x-total-count"] == "5"
     assert '</errors?limit=1&offset=2>; rel="next"' in result.headers["link"]
 
 
@@ -400,7 +428,7 @@ def test_rejects_are_compared_once_per_version(service: Service) -> None:
     assert service.get("/health/ready").json["held"] == 1
     result = service.get("/errors?limit=2&offset=99999")
     assert [error["user_id"] for error in result.json] == ["x099998", "x099999"]
-    assert result.headers["x-total-count"] == "100003"
+    assert result.headers["x-total-count"] == "100004"
     assert rejects.read_count == 0
     # Another version of the table is compared again.
     service.view = replace(service.view, table=EMPTY_TABLE)
@@ -420,8 +448,65 @@ def test_errors_route_limits_page_without_limit(service: Service) -> None:
         assert len(result.json) == MAX_LISTED_ERRORS
         assert f"offset={MAX_LISTED_ERRORS}" in result.headers["link"]
     result = service.get(f"/errors?offset={MAX_LISTED_ERRORS}")
-    assert [error["kind"] for error in result.json[6:]] == ["rejected", "ignored", "dead_letter"]
+    kinds = [error["kind"] for error in result.json[6:]]
+    assert kinds == ["rejected", "suspicious", "ignored", "dead_letter"]
     assert service.get("/errors?limit=0").json == []
+
+
+def test_suspicious_rows_are_found_once_on_demand(service: Service) -> None:
+    """Health and errors cost the same if every one of 100,000 rows is suspicious."""
+    count = 100_000
+    lines = [f"{number:06},A,B,{946_684_801 + number},\n" for number in range(count)]
+    table = EMPTY_TABLE.build_next_version(OUTPUT_HEADER + "".join(lines).encode(), "etag-2")
+    service.view = replace(VIEW, table=table, rejects={})
+    # A drop makes a new table each time: other requests do not pay for it.
+    assert [service.get(path).status_code for path in ("/data?limit=1", "/stats")] == [200, 200]
+    assert not table.has_found_suspicious_rows
+    health = service.get("/health/ready").json
+    assert (health["suspicious"], len(health["warnings"])) == (count, 1)
+    found = table.suspicious_rows
+    result = service.get(f"/errors?limit=2&offset={count - 1}")
+    assert [error["kind"] for error in result.json] == ["suspicious", "ignored"]
+    assert result.json[0]["file"] == "/files/099999.csv"
+    assert result.headers["x-total-count"] == str(count + 2)
+    # Each poll replaces the view, and keeps the table.
+    service.view = replace(service.view, store_polled_at=NOON)
+    assert service.get("/health/ready").json["suspicious"] == count
+    assert service.view.table is table
+    assert table.suspicious_rows is found
+    service.view = replace(service.view, table=EMPTY_TABLE)
+    health = service.get("/health/ready").json
+    assert (health["suspicious"], health["warnings"]) == (0, [])
+
+
+def test_errors_route_links_look_alikes_by_their_bytes(service: Service) -> None:
+    lines = "Jose\u0301,A,B,0,\nJos\u00e9,A,B,0,\n".encode()
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT_HEADER + lines, "e"))
+    errors = service.get("/errors").json
+    assert [(error["kind"], error["file"]) for error in errors] == [
+        ("suspicious", "/files/Jose%CC%81.csv"),
+        ("suspicious", "/files/Jos%C3%A9.csv"),
+    ]
+    assert all("different Unicode form" in error["reason"] for error in errors)
+
+
+def test_errors_route_links_no_file_of_bundle_member(service: Service) -> None:
+    rejects = {
+        "7": Reject("u.zip#a/7.csv", "7", "why", 1, 0, "e"),
+        "/v.zip": Reject("v.zip", "/v.zip", "why", None, 0, "e"),
+    }
+    service.view = View(EMPTY_TABLE, rejects)
+    assert [error["file"] for error in service.get("/errors").json] == [None, "/files/v.zip"]
+
+
+def test_errors_route_quotes_no_line_for_suspicious_row(service: Service) -> None:
+    """A held row may be suspicious: the quoted line is that of the reject."""
+    reject_payroll(service)
+    table = EMPTY_TABLE.build_next_version(OUTPUT_HEADER + b"payroll,A,B,1999,\n", "e")
+    service.view = replace(service.view, table=table)
+    held, suspicious = service.get("/errors?limit=2").json
+    assert (held["kind"], held["quote"]) == ("held", "IBAN;Salary")
+    assert (suspicious["kind"], "quote" in suspicious) == ("suspicious", False)
 
 
 @pytest.mark.parametrize("count", [10, 2000])

@@ -1,18 +1,26 @@
 """`api.answers.table_answers`: an equal head gets the same answer before the framework sees it."""
 
 import asyncio
+import gc
+import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any
 
 import pytest
+from falcon.asgi import Request, Response
+from falcon.testing import create_asgi_req
 
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
-from api.answers.table_answers import repeat_answers
+from api.answers.table_answers import Answer, TableAnswers, repeat_answers
 from api.query.filters import DAY_S
-from api.snapshot.table import EMPTY_TABLE
+from api.snapshot.caches import MAX_CACHE_BYTES
+from api.snapshot.table import EMPTY_TABLE, SnapshotTable
 from api.snapshot.view import View
 from api.web.connections import SMALL_BODY_BYTES, AsgiApp
+from api.web.thread_pool import ThreadPool
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.tokens import Token, TokenKind
 from tests.api_parts import ApiClient
@@ -140,6 +148,30 @@ def test_repeat_answers_forgets_with_version_and_day() -> None:
     assert [framework.request(), framework.request()] == [b"4", b"5"]
 
 
+def test_table_answers_share_concurrent_computation() -> None:
+    table = EMPTY_TABLE.build_next_version(OUTPUT, "e")
+    built = list[str]()
+
+    def build(_: SnapshotTable, request: Request, today: date) -> Answer:
+        built.append(request.query_string)
+        time.sleep(0.01)
+        return Answer("etag", (), b"body")
+
+    async def run() -> None:
+        answers = TableAnswers(lambda: View(table), lambda: 0.0, ThreadPool("threads", 2, 5.0))
+        requests = [create_asgi_req(query_string=f"limit={each % 2}") for each in range(200)]
+        responses = [Response() for _ in requests]
+        pairs = zip(requests, responses, strict=True)
+        first, *others = [asyncio.create_task(answers.respond(*pair, build)) for pair in pairs]
+        await asyncio.sleep(0)
+        first.cancel()  # its client leaves
+        await asyncio.gather(*others)
+        assert {response.data for response in responses[1:]} == {b"body"}
+
+    asyncio.run(run())
+    assert sorted(built) == ["limit=0", "limit=1"]
+
+
 @pytest.mark.parametrize(("size", "calls"), [(SMALL_BODY_BYTES, 1), (SMALL_BODY_BYTES + 1, 3)])
 def test_repeat_answers_sends_large_bodies_within_limits(size: int, calls: int) -> None:
     app = CountingApp()
@@ -148,6 +180,42 @@ def test_repeat_answers_sends_large_bodies_within_limits(size: int, calls: int) 
         assert app.request() == app.body
     assert app.calls == 1
     assert app.limited_calls == calls
+
+
+def test_repeat_answers_counts_heads_in_limit_of_cache() -> None:
+    """Heads of 30 kB must not fill the memory, as far as the cache counts only answers."""
+    framework = CountingApp()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(3 * MAX_CACHE_BYTES // 30_000):
+            framework.request(headers=[(b"x", b"%d" % number + bytes(30_000))])
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used_bytes < 1.1 * MAX_CACHE_BYTES
+    # The newest ones are cached.
+    assert framework.request(headers=[(b"x", b"%d" % number + bytes(30_000))]) == b"%d" % (
+        number + 1
+    )
+
+
+def test_table_answers_count_queries_in_limit_of_cache() -> None:
+    service = Service()
+    service.view = View(EMPTY_TABLE.build_next_version(OUTPUT, "e"))
+    client = ApiClient(service.client.api, headers={"Host": "localhost"})
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(800):
+            accept = f"application/json, x/{number}{'x' * 60_000}"
+            assert client.simulate_get("/stats", headers={"Accept": accept}).status_code == 200
+        gc.collect()
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    service.redis.close()
+    assert used_bytes < 1.2 * MAX_CACHE_BYTES
 
 
 def test_repeat_answers_keeps_access_rules() -> None:

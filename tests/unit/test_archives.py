@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.source_keys import IgnoredFile, UserFile
-from shared.formats.user_csv import MAX_CSV_BYTES
 from tests.archives import (
     DIRECTORY_ENTRY,
     LOCAL_HEADER,
@@ -70,8 +70,9 @@ def ranged_file(body: bytes, pool: ThreadPoolExecutor) -> RangedFile:
     return RangedFile(lambda start, end: body[start:end], len(body), pool, MAX_DIRECTORY_BYTES)
 
 
-def members(key: str, body: bytes, pool: ThreadPoolExecutor) -> list[Member]:
-    return list(open_archive(key, ranged_file(body, pool)).members())
+def members(key: str, body: bytes, pool: ThreadPoolExecutor, zip_names: str = "") -> list[Member]:
+    steps = open_archive(key, ranged_file(body, pool), zip_names).members()
+    return [member for member in steps if member]
 
 
 def paths(key: str, body: bytes, pool: ThreadPoolExecutor) -> list[str]:
@@ -153,7 +154,9 @@ def test_archive_returns_any_names_and_bytes(files: dict[str, bytes]) -> None:
                 if isinstance(member.file, UserFile)
             }
             assert bodies == {
-                path: body for path, body in files.items() if not path.endswith("/.csv")
+                path: body
+                for path, body in files.items()
+                if not any(part[:1] == "." and part != "." for part in path.split("/"))
             }
 
 
@@ -189,7 +192,6 @@ def test_tar_archive_reads_extended_header_name(pool: ThreadPoolExecutor) -> Non
 @pytest.mark.parametrize(
     ("raw", "path"),
     [
-        (b"\x82.csv", "é.csv"),  # CP437, written by zip on DOS
         ("é.csv".encode(), "é.csv"),  # UTF-8 without its flag, written by macOS
         (b"a\\1.csv", "a/1.csv"),  # backslashes, written by old versions of .NET
     ],
@@ -244,7 +246,7 @@ def test_archive_returns_start_of_oversized_csv(pool: ThreadPoolExecutor) -> Non
 def test_archive_refuses_other_file_formats(
     key: str, body: bytes, pool: ThreadPoolExecutor
 ) -> None:
-    assert refusal(key, body, pool).startswith("it is ")
+    assert refusal(key, body, pool).startswith(("it is ", "this is "))
 
 
 @pytest.mark.parametrize("key", ["u.zip", "u.tar", "u.tar.gz"])
@@ -313,7 +315,7 @@ def test_zip_archive_refuses_encrypted_members(pool: ThreadPoolExecutor) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["../1.csv", "a/../../1.csv", "/etc/1.csv", "C:/1.csv", "a/..", "..\\1.csv"]
+    "path", ["../1.csv", "a/../../1.csv", "/../1.csv", "a/..", "..\\1.csv", "../notes.txt"]
 )
 def test_archive_refuses_path_outside_root(path: str, pool: ThreadPoolExecutor) -> None:
     assert "leads out" in refusal("u.zip", make_zip({"0.csv": b"", path: b"x"}), pool)
@@ -425,7 +427,7 @@ def test_archive_refuses_more_than_its_cpu_budget(kind: str, pool: ThreadPoolExe
     files = {f"{number}.csv": b"x" for number in range(1000)}
     folders = make_tar_member("x", b"", tarfile.DIRTYPE) * 1000 + make_tar(files)
     clock = itertools.count().__next__
-    read: list[Member] = []
+    read: list[Member | None] = []
     with pytest.raises(InvalidArchive, match="than 60 seconds of processor time; split"):
         match kind:
             case "zip":

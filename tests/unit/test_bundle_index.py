@@ -13,11 +13,11 @@ from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_k
 from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
+    DEFAULT_RULES,
     PREVIOUS_VERSION_KEPT,
     BundleCatalog,
+    BundleRules,
     CatalogEntry,
-    is_up_to_date,
-    make_version_digest,
     schedule_retry,
 )
 from worker.bundles.index import (
@@ -78,7 +78,7 @@ def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -
     }
 
 
-def test_index_builder_selects_later_csv_and_preferred_image() -> None:
+def test_index_builder_keeps_last_csv_and_preferred_image() -> None:
     builder = IndexBuilder()
     for name in ("First", "Second"):
         builder.add_csv("1", f"{name}.csv", ValidCsv(CsvVersion("", name, 0), make_person(name)))
@@ -112,7 +112,7 @@ def test_bundle_index_of_earlier_release_hides_reasons() -> None:
 
 # -- the bundle catalog ----------------------------------------------------------------------------
 def make_entry(since: int, *, reason: str = "", key: str = "u.zip") -> CatalogEntry:
-    return CatalogEntry("etag", since, make_version_digest(key, "etag"), since, reason=reason)
+    return CatalogEntry("etag", since, DEFAULT_RULES.make_digest(key, "etag"), since, reason=reason)
 
 
 def test_bundle_catalog_orders_bundles_by_time_then_name() -> None:
@@ -178,12 +178,27 @@ def test_bundle_catalog_decodes_entry_of_earlier_release() -> None:
 
 
 def test_is_up_to_date_compares_archive_version() -> None:
-    assert is_up_to_date("u.zip", make_entry(7), ("etag", 7))
-    assert is_up_to_date("u.zip", None, None)
-    assert is_up_to_date("u.zip", CatalogEntry("etag", 7, "", reason="broken"), ("etag", 7))
+    assert DEFAULT_RULES.is_up_to_date("u.zip", make_entry(7), ("etag", 7))
+    assert DEFAULT_RULES.is_up_to_date("u.zip", None, None)
+    assert DEFAULT_RULES.is_up_to_date(
+        "u.zip", CatalogEntry("etag", 7, "", reason="broken"), ("etag", 7)
+    )
     by_old_rules = CatalogEntry("etag", 7, "", reason="broken", rules="1")
-    assert not is_up_to_date("u.zip", by_old_rules, ("etag", 7))
+    assert not DEFAULT_RULES.is_up_to_date("u.zip", by_old_rules, ("etag", 7))
     for other in (None, ("etag", 8), ("another", 7)):
-        assert not is_up_to_date("u.zip", make_entry(7), other)
-    assert not is_up_to_date("u.zip", None, ("etag", 7))
-    assert not is_up_to_date("u.zip", make_entry(7, key="made by other rules"), ("etag", 7))
+        assert not DEFAULT_RULES.is_up_to_date("u.zip", make_entry(7), other)
+    assert not DEFAULT_RULES.is_up_to_date("u.zip", None, ("etag", 7))
+    assert not DEFAULT_RULES.is_up_to_date(
+        "u.zip", make_entry(7, key="made by other rules"), ("etag", 7)
+    )
+
+
+def test_bundle_rules_depend_on_codec_of_names() -> None:
+    """Another value of ZIP_NAMES reads bundles and rejects again."""
+    rules = BundleRules("cp866")
+    unpacked = CatalogEntry("etag", 7, rules.make_digest("u.zip", "etag"), 7)
+    rejected = CatalogEntry("etag", 7, "", reason="broken", rules=rules.version)
+    for entry in (unpacked, rejected):
+        assert rules.is_up_to_date("u.zip", entry, ("etag", 7))
+        for other in (DEFAULT_RULES, BundleRules("cp850")):
+            assert not other.is_up_to_date("u.zip", entry, ("etag", 7))

@@ -116,6 +116,16 @@ def test_classes_stay_within_limits() -> None:
     assert [size for size in SIZES if size.exceeds_a_limit] == []
 
 
+def test_classes_have_no_length() -> None:
+    """An empty table with a length is false, so `if table` would take it for a missing one."""
+    assert [
+        node.name
+        for _, node in CLASSES
+        for item in list_methods(node)
+        if item.name in {"__len__", "__bool__"}
+    ] == []
+
+
 def test_packages_have_four_to_nine_files() -> None:
     counts = dict(list_packages())
     assert len(counts) > 15

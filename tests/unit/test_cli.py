@@ -236,12 +236,17 @@ def test_find_settings_leaves_an_incomplete_environment_to_validation(tmp_path: 
 
 
 def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
-    given = {"SOURCE_BUCKET": "it's mine", "IMAGES": "reference", "LOG_LEVEL": "INFO"}
+    given = {
+        "SOURCE_BUCKET": "it's mine",
+        "IMAGES": "reference",
+        "ZIP_NAMES": "cp866",
+        "LOG_LEVEL": "INFO",
+    }
     configuration = build_configuration(given, {}, lambda _: None)
     save_settings_of_run(configuration, checkout / "var" / "settings.env")
     settings = find_settings("worker", BOTH, {}, checkout)
     assert settings["SOURCE_BUCKET"] == "it's mine"
-    assert settings["IMAGES"] == "reference"
+    assert (settings["IMAGES"], settings["ZIP_NAMES"]) == ("reference", "cp866")
     assert settings["API_PORT"] == configuration.values["API_PORT"]
     assert "LOG_LEVEL" not in settings
 
@@ -450,6 +455,7 @@ def make_status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
         "rows": 20,
         "rejected": 0,
         "held": 0,
+        "suspicious": 0,
         "ignored": 0,
         "dead_letters": 0,
         "events_waiting": 0,
@@ -479,10 +485,12 @@ def test_format_status_hides_lines_that_are_zero() -> None:
 
 def test_format_status_shows_everything_that_waits_or_is_wrong() -> None:
     counts = {"rejected": 7, "held": 1, "ignored": 1, "dead_letters": 2, "events_waiting": 1}
+    counts["suspicious"] = 2
     work = {"dirty_users": {"event": 3}, "queues": {"bulk": 4}}
     lines = format_status(make_status(**counts, **work))
-    assert lines[2:8] == [
+    assert lines[2:9] == [
         "rejects       8 invalid files: 7 without a row, 1 with its last valid row (held)",
+        "suspicious    2 valid values that are probably wrong",
         "ignored       1 other file",
         "dead letters  2 unreadable events",
         "pending       event 3",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared.formats.events import (
     MAX_KEY_BYTES,
+    MAX_NAME_LENGTH,
     Event,
     InvalidEvent,
     Notification,
@@ -115,10 +116,29 @@ def test_decode_notification_refuses_unknown_form(body: bytes) -> None:
 
 def test_decode_notification_refuses_names_that_no_object_has() -> None:
     message = json.loads(read_example("ceph"))
-    for key, reason in (("x" * (MAX_KEY_BYTES + 1), "longer than 1,024"), ("\ud800", "not UTF-8")):
+    for key, reason in (("x" * (MAX_KEY_BYTES + 1), "above 1,024 bytes"), ("\ud800", "not UTF-8")):
         message["Records"][0]["s3"]["object"]["key"] = key
         with pytest.raises(InvalidEvent, match=reason):
             decode_notification(json.dumps(message).encode())
+
+
+@pytest.mark.parametrize("store", ["minio", "ceph", "sns"])
+def test_decode_notification_limits_size_of_entries(store: str) -> None:
+    """An entry has the event name of the request; the listener must be able to decode it."""
+    message = json.loads(read_example(store))
+    records = json.loads(message["Message"]) if "Message" in message else message
+    event_record = records["Records"][0]
+    event_record["s3"]["object"]["key"] = "é" * (MAX_KEY_BYTES // 2)
+
+    def decode(name: str) -> Notification:
+        event_record["eventName"] = name
+        body = message | {"Message": json.dumps(records)} if "Message" in message else records
+        return decode_notification(json.dumps(body).encode())
+
+    (event,) = decode("é" * MAX_NAME_LENGTH).events
+    assert len(encode_entry(event)) < 5_000
+    with pytest.raises(InvalidEvent, match="event name above 100 characters"):
+        decode("x" * (MAX_NAME_LENGTH + 1))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300))

@@ -100,10 +100,13 @@ def test_decode_entry_returns_all_events() -> None:
         (b"\x00" * 100, "not JSON"),
         (make_notification().replace(b'"1.csv"', b"1" * 5_000), "not JSON"),
         (make_notification().replace(b'"1.csv"', b"1e999999"), "not a notification"),
-        (make_notification("x" * MAX_KEY_BYTES + ".csv"), "a key is longer than 1,024 bytes"),
+        (
+            make_notification("x" * MAX_KEY_BYTES + ".csv"),
+            "a notification with a key above 1,024 bytes",
+        ),
         (
             make_notification("é" * (MAX_KEY_BYTES // 2) + ".csv"),
-            "a key is longer than 1,024 bytes",
+            "a notification with a key above 1,024 bytes",
         ),
     ],
 )

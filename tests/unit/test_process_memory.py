@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -70,11 +71,14 @@ FORKED = """
 import os, sys, time
 from pathlib import Path
 from worker.services import forked_processes
-forked_processes.RESTART_DELAY_S = 0.01
+forked_processes.CHECK_EVERY_S = 0.01
 folder = Path(sys.argv[1])
 
 def run(name):
-    (folder / f"{name}.{os.getpid()}").touch()
+    pool_process = os.fork()  # holds copies of all pipes
+    if pool_process:
+        (folder / f"pool.{pool_process}").touch()
+        (folder / f"{name}.{os.getpid()}").touch()
     time.sleep(600)
 
 functions = {name: (lambda name=name: run(name)) for name in ("one", "two")}
@@ -90,7 +94,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Forked:
-    """A parent of the processes `one` and `two`."""
+    """A parent of the processes `one` and `two`, each of which has a process that outlives it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,8 +117,14 @@ class Forked:
 
 
 @pytest.fixture
-def forked(tmp_path: Path) -> Forked:
-    return Forked(tmp_path)
+def forked(tmp_path: Path) -> Iterator[Forked]:
+    forked = Forked(tmp_path)
+    yield forked
+    forked.parent.kill()
+    forked.parent.wait()
+    for pid in forked.list_started("pool"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_forked_processes_start_a_dead_one_again(forked: Forked) -> None:

@@ -137,6 +137,32 @@ def test_settings_refuse_invalid_hosts_and_origins(
         Settings.from_environment()
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("", ""),
+        ("cp866", "cp866"),
+        ("CP866", "cp866"),
+        ("866", "cp866"),
+        ("Shift-JIS", "shift_jis"),
+    ],
+)
+def test_settings_normalize_codec_of_zip_names(
+    monkeypatch: pytest.MonkeyPatch, value: str, name: str
+) -> None:
+    monkeypatch.setenv("ZIP_NAMES", value)
+    assert Settings.from_environment().zip_names == name
+
+
+@pytest.mark.parametrize("value", ["russian", "base64", "rot13", "undefined", "cp866,cp850"])
+def test_settings_refuse_unknown_codec_of_zip_names(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ZIP_NAMES", value)
+    with pytest.raises(InvalidSettings, match="ZIP_NAMES: must be the name of a Python codec"):
+        Settings.from_environment()
+
+
 # -- tokens of the API ---------------------------------------------------------------------------
 VALID_TOKEN = "token-0123456789-abcdefg"
 OTHER = "token-9876543210-zyxwvut"

@@ -11,10 +11,12 @@ from shared.formats.source_keys import (
     UserFile,
     classify_key,
     classify_member,
+    explain_junk,
     make_bundle_id,
     make_csv_key,
     make_image_key,
     parse_bundle_id,
+    rank_path,
     select_newest_image,
 )
 
@@ -38,6 +40,11 @@ from shared.formats.source_keys import (
         ("Zoe\u0308.csv", "Zoe\u0308", "csv"),
         ("a\u2028b\u0085.csv", "a\u2028b\u0085", "csv"),
         ("a\\b.csv", "a\\b", "csv"),
+        (".1.csv", ".1", "csv"),
+        ("~1.csv", "~1", "csv"),
+        ("#1.csv", "#1", "csv"),
+        ("@1.csv", "@1", "csv"),
+        ("$1.csv", "$1", "csv"),
     ],
 )
 def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, extension: str) -> None:
@@ -62,7 +69,16 @@ def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, exte
         (".zip", "neither a .csv nor an image"),
         ("in/u.zip", "in a folder"),
         ("csv", "neither a .csv nor an image"),
-        ("1.csv ", "neither a .csv nor an image"),
+        ("1.csv ", "its name ends with a blank; rename it to 1.csv"),
+        ("1.png\u00a0 ", "its name ends with a blank; rename it to 1.png"),
+        ("u.zip.", "its name ends with a dot; rename it to u.zip"),
+        ("1.txt ", "neither a .csv nor an image"),
+        ("._1.csv", "macOS writes such a file"),
+        ("._1.png", "macOS writes such a file"),
+        ("._u.zip", "macOS writes such a file"),
+        ("~$1.csv", "Office writes such a file"),
+        (".~lock.1.csv", "LibreOffice writes such a file"),
+        (".~lock.1.csv#", "LibreOffice writes such a file"),
         ("1.", "neither a .csv nor an image"),
         ("", "neither a .csv nor an image"),
         ("1\n.csv", "control character"),
@@ -122,13 +138,13 @@ def test_make_bundle_id_is_never_a_user_id(key: str) -> None:
         ("a/b/0001.jpeg", UserFile("0001", "jpeg")),
         ("./1.png", UserFile("1", "png")),
         ("in/u.zip", Bundle("u.zip")),
-        ("__MACOSX/a/._1.csv", None),
-        ("a/._1.csv", None),
-        (".DS_Store", None),
-        ("a/Thumbs.db", None),
+        ("/share/1.csv", UserFile("1", "csv")),
+        ("a:1.csv", UserFile("a:1", "csv")),
+        ("C:/1.csv", UserFile("1", "csv")),
+        ("a-#1/b@c/x~1.csv", UserFile("x~1", "csv")),
     ],
 )
-def test_classify_member_uses_last_path_part(path: str, file: UserFile | Bundle | None) -> None:
+def test_classify_member_uses_last_path_part(path: str, file: UserFile | Bundle) -> None:
     assert classify_member(path) == file
 
 
@@ -159,3 +175,33 @@ def test_select_newest_image_returns_last_modified() -> None:
 def test_select_newest_image_prefers_png_then_jpg_then_jpeg() -> None:
     assert select_newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 7)]) == "1.png"
     assert select_newest_image([("1.jpeg", 7), ("1.jpg", 7), ("1.png", 6)]) == "1.jpg"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".snapshot/1.csv", "a/.AppleDouble/b/1.csv", "~old/1.csv", "#recycle/1.csv", "@eaDir/1.csv",
+        "$RECYCLE.BIN/1.csv", "lost+found/1.csv", "System Volume Information/1.csv",
+        "system volume information/1.csv", "__MACOSX/1.csv", "__macosx/1.csv", "__pycache__/1.csv",
+        "a/node_modules/1.csv", "._1.csv", "a/.1.csv", "~$1.csv", "#1.csv", "@1.csv", "$1.csv",
+        ".DS_Store", "a/THUMBS.DB", "/#recycle/1.csv", "./.git/1.csv", "#recycle/u.zip",
+    ],
+)  # fmt: skip
+def test_classify_member_ignores_junk(path: str) -> None:
+    ignored = classify_member(path)
+    assert isinstance(ignored, IgnoredFile)
+    assert ignored.is_junk
+    assert explain_junk(path) == ignored.reason
+
+
+@pytest.mark.parametrize("path", ["Lost+Found/1.csv", "Node_Modules/1.csv", "__PYCACHE__/1.csv"])
+def test_classify_member_compares_names_as_their_systems_do(path: str) -> None:
+    assert classify_member(path) == UserFile("1", "csv")
+
+
+def test_rank_path_prefers_top_then_first_by_path() -> None:
+    paths = ["b/1.csv", "a/z/1.csv", "./1.csv", "a-b/1.csv", "a/1.csv", "a//b/1.csv"]
+    assert sorted(paths, key=rank_path) == [
+        "./1.csv", "a-b/1.csv", "a/1.csv", "b/1.csv", "a//b/1.csv", "a/z/1.csv",
+    ]  # fmt: skip
+    assert rank_path("/a//./1.csv") == rank_path("a/1.csv")

@@ -12,16 +12,18 @@ REJECT = Reject("1.csv", "1", "broken", 2, since=0, etag="etag")
 
 def test_published_tables_forget_missing_files() -> None:
     store = FakeObjectStore("processed-data", lambda: 0.0)
-    store.put(OUTPUT_KEY, OUTPUT_HEADER + b"1,Ann,Lee,0,\n")
+    store.put(OUTPUT_KEY, OUTPUT_HEADER + b"1,Ann,Lee,1986,\n")
     store.put(REJECTS_KEY, encode_rejects([REJECT]))
     tables = PublishedTables()
     tables.refresh(store)
     assert tables.has_row("1")
     assert list(tables.rejects) == ["1"]
+    assert len(tables.suspicious_rows or ()) == 1
     store.delete_many([OUTPUT_KEY, REJECTS_KEY])
     tables.refresh(store)
     assert not tables.has_row("1")
     assert tables.rejects == {}
+    assert tables.suspicious_rows is None
 
 
 def test_published_tables_keep_rejects_while_file_is_invalid() -> None:

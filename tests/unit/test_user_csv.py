@@ -1,39 +1,24 @@
-"""Tests the parser of one user's CSV: a person, or a reason for the author of the file."""
+"""Tests which CSVs of a user are read, and as what. `test_csv_reasons` tests the others."""
 
 import contextlib
+import gzip
 import re
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared.csv_reader.decoding import quote_line
+from shared.csv_reader.milliseconds import MAX_DATE, MIN_DATE
+from shared.csv_reader.reasons import MAX_CSV_BYTES, InvalidUserCsv
+from shared.csv_reader.user_csv import parse_person
 from shared.formats.records import Person
-from shared.formats.user_csv import (
-    MAX_BIRTHTS,
-    MAX_CSV_BYTES,
-    MIN_BIRTHTS,
-    InvalidUserCsv,
-    parse_person,
-    quote_line,
-)
 from tests.factories import CSV_COLUMNS, make_csv_body, make_csv_text, make_person
 
 HEADER = "first_name,last_name,birthts\n"
 
 
-def refusal(body: bytes | str) -> InvalidUserCsv:
-    with pytest.raises(InvalidUserCsv) as raised:
-        parse_person(body.encode() if isinstance(body, str) else body)
-    assert str(raised.value) == raised.value.reason
-    return raised.value
-
-
-# -- valid files -----------------------------------------------------------------------------------
-def test_parse_person_accepts_blanks_after_commas() -> None:
-    body = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
-    assert parse_person(body) == make_person()
-
-
+# -- encodings and line ends -----------------------------------------------------------------------
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_parse_person_accepts_all_marked_encodings_and_line_ends(encoding: str, end: str) -> None:
@@ -42,6 +27,88 @@ def test_parse_person_accepts_all_marked_encodings_and_line_ends(encoding: str, 
     assert parse_person((mark + text).encode(encoding)) == make_person("Иван", "Ünal 😀")
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_parse_person_ignores_second_byte_order_mark(quote: str) -> None:
+    text = f"\ufeff\ufeff{quote}first_name{quote},last_name,birthts\n\ufeffIvan,Ivanov,946674000000"
+    assert parse_person(text.encode()) == make_person()
+
+
+@pytest.mark.parametrize("end", ["\x1a", "\n\x1a", "\r\n\r\n\x1a\r\n", "\x1a\x1a\x1a"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_parse_person_ignores_end_mark(end: str, encoding: str) -> None:
+    text = f"{HEADER}Ivan,Ivanov,946674000000{end}"
+    assert parse_person(text.encode(encoding)) == make_person()
+
+
+def test_parse_person_ignores_end_mark_of_one_byte_in_utf16() -> None:
+    assert parse_person(make_csv_body(encoding="utf-16") + b"\x1a") == make_person()
+
+
+def test_parse_person_keeps_end_mark_inside_name() -> None:
+    assert parse_person(make_csv_body({"first_name": "a\x1ab"})).first_name == "a\x1ab"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_parse_person_unpacks_gzip(encoding: str) -> None:
+    body = make_csv_body({"first_name": "Zoë"}, encoding=encoding)
+    assert parse_person(gzip.compress(body)) == make_person("Zoë")
+    # Tools may write several members.
+    assert parse_person(gzip.compress(body[:10]) + gzip.compress(body[10:])) == make_person("Zoë")
+
+
+# -- delimiters ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", " ; "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_parse_person_accepts_other_delimiters(delimiter: str, encoding: str) -> None:
+    text = make_csv_text({"last_name": "Ivanov, Jr"}, separator=delimiter)
+    assert parse_person(text.encode(encoding)) == make_person("Ivan", "Ivanov, Jr")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_parse_person_accepts_quotes_beside_other_delimiters(delimiter: str) -> None:
+    fields = {"first_name": f'"I{delimiter}v"', "last_name": '\u00a0"a ""b"""', "birthts": '"1" '}
+    columns = [f'"{name}"' for name in CSV_COLUMNS]
+    body = f"{delimiter.join(columns)}\n{delimiter.join(fields.values())}\n".encode()
+    assert parse_person(body) == Person(f"I{delimiter}v", 'a "b"', 1)
+
+
+def test_parse_person_prefers_comma_to_other_delimiters() -> None:
+    body = b"first_name,last_name,birthts,first_name;last_name;birthts\nIvan,Ivanov,7,a;b;8\n"
+    assert parse_person(body) == make_person(birthts=7)
+
+
+def test_parse_person_skips_lines_with_only_other_delimiters() -> None:
+    body = b";;\nfirst_name;last_name;birthts\n;;;\nIvan;Ivanov;946674000000\n;;\n"
+    assert parse_person(body) == make_person()
+
+
+@pytest.mark.parametrize(
+    ("line", "delimiter"),
+    [
+        ("sep=;", ";"),
+        ("SEP=,", ","),
+        ('"sep=|"', "|"),
+        ("sep=\t", "\t"),
+        ("sep=\\t", "\t"),
+        ("sep=^", "^"),
+        ("sep=:", ":"),
+        ("sep=;;;", ";"),
+        ("\ufeffsep=; ", ";"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_parse_person_obeys_sep_line(line: str, delimiter: str, end: str) -> None:
+    body = f"{line}{end}{make_csv_text(separator=delimiter, line_end=end)}".encode()
+    assert parse_person(body) == make_person()
+
+
+def test_parse_person_counts_sep_line() -> None:
+    with pytest.raises(InvalidUserCsv) as raised:
+        parse_person(f"sep=,\n{HEADER}a,b,\n".encode())
+    assert raised.value.line == 3
+
+
+# -- the header ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "header",
     [
@@ -50,6 +117,9 @@ def test_parse_person_accepts_all_marked_encodings_and_line_ends(encoding: str, 
         "first name,Last-Name, birthts ",
         '"first_name", "last_name" ,\t"birthts"',
         "\tFirst Name\t,last name,BIRTHTS",
+        "first\u00a0name,last\u202fname,birthts",
+        "\u200bfirst_name\u200b,\u200elast_name,birth\u00adts\u2060",
+        "first\u2011name,la\u200dst_name,\ufeffbirthts",
     ],
 )
 def test_parse_person_header_ignores_case_blanks_and_hyphens(header: str) -> None:
@@ -59,6 +129,20 @@ def test_parse_person_header_ignores_case_blanks_and_hyphens(header: str) -> Non
 def test_parse_person_accepts_any_column_order() -> None:
     body = b"id,birthts,,last_name,note,first_name\n7,946674000000,x,Ivanov,,Ivan\n"
     assert parse_person(body) == make_person()
+
+
+# -- the record ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("header_end", ["", ",", ",,,", ", ,\u200b"])
+@pytest.mark.parametrize("record_end", ["", ",", ',"",', ", , ,,,"])
+def test_parse_person_accepts_surplus_empty_fields(header_end: str, record_end: str) -> None:
+    body = f"{HEADER[:-1]}{header_end}\nIvan,Ivanov,946674000000{record_end}\n"
+    assert parse_person(body.encode()) == make_person()
+
+
+@pytest.mark.parametrize("record", ["Ivan,Ivanov,946674000000", "Ivan,Ivanov,946674000000,x"])
+def test_parse_person_accepts_missing_unused_fields(record: str) -> None:
+    body = f"{HEADER[:-1]},Note,Phone\n{record}\n"
+    assert parse_person(body.encode()) == make_person()
 
 
 def test_parse_person_accepts_line_break_in_other_column() -> None:
@@ -73,12 +157,18 @@ def test_parse_person_accepts_line_break_in_other_column() -> None:
         ('"Ivan", "Ivanov", "946674000000"', make_person()),
         ('"Ivan" ,"Ivanov"\t,"946674000000" ', make_person()),
         ('" Ivan ","Ivanov\n",946674000000', make_person()),
+        ('\u200e"Ivan"\u200e,\ufeff"Ivanov",\u00a0"946674000000"\u202c', make_person()),
+        ("\u202dIvan\u202c,\u200bIvanov\u00ad,\u2060946674000000\u200f", make_person()),
         (",,946674000000", make_person("", "")),
         ('"","",946674000000', make_person("", "")),
+        ("\u200b,\ufeff,946674000000", make_person("", "")),
         ('"a ""b"" , c","a,b",1', Person('a "b" , c', "a,b", 1)),
         ('5" disk,O"Brien,1', Person('5" disk', 'O"Brien', 1)),
+        ('5" disk, "O""Brien" ,1', Person('5" disk', 'O"Brien', 1)),
         ("NA,null,1", Person("NA", "null", 1)),
         ("Anna Maria,van  den Berg,1", Person("Anna Maria", "van  den Berg", 1)),
+        ("a\u200bb,van\u00a0der\u00adBerg,1", Person("a\u200bb", "van\u00a0der\u00adBerg", 1)),
+        ("\u0d28\u0d4d\u200d,x\u200c,1", Person("\u0d28\u0d4d\u200d", "x\u200c", 1)),
         ("a\u2028b,c\x85d,1", Person("a\u2028b", "c\x85d", 1)),
     ],
 )
@@ -86,12 +176,13 @@ def test_parse_person_trims_fields_only(line: str, expected: Person) -> None:
     assert parse_person(f"{HEADER}{line}\n".encode()) == expected
 
 
-@pytest.mark.parametrize("blank", ["", "  ", "\t", ",,", ' , "" ,', ",,,,"])
+@pytest.mark.parametrize("blank", ["", "  ", "\t", ",,", ' , "" ,', ",,,,", "\u200b,\u00a0,"])
 def test_parse_person_ignores_blank_lines(blank: str) -> None:
     body = f"{blank}\n{HEADER}{blank}\nIvan,Ivanov,946674000000\n{blank}\n\n".encode()
     assert parse_person(body) == make_person()
 
 
+# -- the number ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("written", "birthts"),
     [
@@ -99,224 +190,54 @@ def test_parse_person_ignores_blank_lines(blank: str) -> None:
         ("-0", 0),
         ("007", 7),
         ("-007", -7),
-        (str(MIN_BIRTHTS), MIN_BIRTHTS),
-        (str(MAX_BIRTHTS), MAX_BIRTHTS),
+        (str(MIN_DATE), MIN_DATE),
+        (str(MAX_DATE), MAX_DATE),
         ("000000000000001", 1),
+        ("0000000000000000000000000001", 1),
+        ("+7", 7),
+        ("7.", 7),
+        ("7.0", 7),
+        ("-320457600000.000", -320457600000),
+        ("+320457600000.0", 320457600000),
+        ("320457600000E0", 320457600000),
+        ("3.20457600000E+11", 320457600000),
+        ("3.2045760000000e11", 320457600000),
+        ("320457600000000e-3", 320457600000),
+        ("0.0", 0),
+        ("0.00E+00", 0),
+        ("0E-5", 0),
     ],
 )
-def test_parse_person_accepts_birth_dates_until_year_9999(written: str, birthts: int) -> None:
+def test_parse_person_accepts_exact_numbers_until_year_9999(written: str, birthts: int) -> None:
     assert parse_person(make_csv_body({"birthts": written})) == make_person(birthts=birthts)
 
 
 @given(
-    st.text(st.characters(exclude_categories=["Cs", "Cc"])),
-    st.text(st.characters(exclude_categories=["Cs", "Cc"])),
-    st.integers(MIN_BIRTHTS, MAX_BIRTHTS),
+    st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Z"])),
+    st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Z"])),
+    st.sampled_from(["", " ", "\u00a0", "\u200b \ufeff"]),
+    st.integers(MIN_DATE, MAX_DATE),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
 def test_parse_person_returns_any_names_unchanged(
-    first: str, last: str, birthts: int, encoding: str
+    first: str, last: str, around: str, birthts: int, encoding: str
 ) -> None:
     quoted = {
-        "first_name": '"' + first.replace('"', '""') + '"',
-        "last_name": '"' + last.replace('"', '""') + '"',
-        "birthts": str(birthts),
+        "first_name": f'{around}"{around}' + first.replace('"', '""') + f'"{around}',
+        "last_name": '"' + last.replace('"', '""') + f'{around}"',
+        "birthts": f"{around}{birthts}",
     }
     body = make_csv_body(quoted, encoding=encoding)
-    assert parse_person(body) == Person(first.strip(), last.strip(), birthts)
-
-
-# -- invalid files ---------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("body", "reason", "line"),
-    [
-        ("", "the file is empty", None),
-        ("\ufeff\r\n \n,,\n", "the file is empty", None),
-        (HEADER, "only a header, no record", 1),
-        (f"\n{HEADER},,\n", "only a header, no record", 2),
-        (f"{HEADER}a,b,1\n\nc,d,2\n", "2 records instead of one", 4),
-        (f"{HEADER}a,b,1\n" + "c,d,2\n" * 99, "100 records instead of one", 3),
-        (f"{HEADER}a,b,1\n" + "c,d,2\n" * 100, "more than 100 records instead of one", 3),
-        (
-            "FirstName,last_name,birthts\na,b,1\n",
-            "missing column first_name; the header has last_name and birthts and 1 other column",
-            1,
-        ),
-        (
-            "Ivan,Ivanov,1\n",
-            "missing columns first_name, last_name, birthts; the header has 3 other columns",
-            1,
-        ),
-        (make_csv_text(separator=";"), "looks ';'-separated; separate the fields by commas", 1),
-        (make_csv_text(separator=" ; "), "looks ';'-separated; separate the fields by commas", 1),
-        (make_csv_text(separator="\t"), "looks tab-separated; separate the fields by commas", 1),
-        (make_csv_text(separator="|"), "looks '|'-separated; separate the fields by commas", 1),
-        (
-            "birthts,First Name,first-name,last_name\n1,a,b,c",
-            "column first_name appears 2 times",
-            1,
-        ),
-        (f"{HEADER}a,b,1,2\n", "4 fields, but the header has 3 columns", 2),
-        (f"{HEADER}a,b,1,\n", "4 fields, but the header has 3 columns", 2),
-        (f"{HEADER}a,b\n", "missing value for birthts, column 3 of 3", 2),
-        (f"{HEADER[:-1]},My Note\na,b,1\n", "missing value for column 4 of 4", 2),
-        (f"{HEADER[:-1]},\na,b,1\n", "missing value for column 4 of 4", 2),
-        (f"{HEADER}a,b, \n", "birthts: empty", 2),
-        (
-            f"{HEADER}a,b,abc\n",
-            "birthts: not a whole number of milliseconds (at most 15 digits)",
-            2,
-        ),
-        (f'{HEADER}"a\nb",c,1\n', "first_name: a line break inside the field", 2),
-        (f'{HEADER}a,"b\rc",1\n', "last_name: a line break inside the field", 2),
-        (f'{HEADER}a,b,"1\r\n2"\n', "birthts: a line break inside the field", 2),
-        (f'{HEADER}\n"a,b,1\n', "a quote is not closed", 3),
-        (f'{HEADER}"a"b,c,1\n', "a quoted field is followed by something else than a comma", 2),
-    ],
-)
-def test_parse_person_reason_states_problem_and_line(
-    body: str, reason: str, line: int | None
-) -> None:
-    refused = refusal(body)
-    assert (refused.reason, refused.line) == (reason, line)
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        "1.0",
-        "9.46674E+11",
-        "+1",
-        "1_000",
-        "0x1",
-        "٣",
-        "１",
-        "--1",
-        "- 1",
-        "1 000",
-        "9" * 16,
-        "9" * 5000,
-        "²",
-    ],
-)
-def test_parse_person_refuses_other_birth_date_forms(written: str) -> None:
-    assert refusal(make_csv_text({"birthts": written})).reason.startswith(
-        "birthts: not a whole number"
-    )
-
-
-@pytest.mark.parametrize(
-    "written", [str(MIN_BIRTHTS - 1), str(MAX_BIRTHTS + 1), "9" * 15, "-" + "9" * 15]
-)
-def test_parse_person_refuses_birth_date_outside_years(written: str) -> None:
-    refused = refusal(make_csv_text({"birthts": written}))
-    assert refused.reason == "birthts: not in the years 1 to 9999"
-
-
-def test_parse_person_refuses_other_encoding_with_position() -> None:
-    refused = refusal(make_csv_body({"first_name": "Иван"}, encoding="cp1251"))
-    assert refused.reason == f"not UTF-8 at byte {len(HEADER) + 1}; save it as UTF-8"
-    assert refused.line == 2
-
-
-def test_parse_person_refuses_truncated_utf16() -> None:
-    assert refusal(make_csv_body(encoding="utf-16")[:-1]).reason.startswith("not UTF-16 at byte ")
-
-
-@pytest.mark.parametrize(
-    "body", [make_csv_text({"last_name": "a\0b"}), HEADER + "a,b,1\n\0\n", "\0" + make_csv_text()]
-)
-def test_parse_person_refuses_nul_characters(body: str) -> None:
-    refused = refusal(body)
-    assert refused.reason.startswith("a NUL character")
-    assert refused.line == body[: body.index("\0")].count("\n") + 1
-
-
-def test_parse_person_refuses_utf16_without_bom() -> None:
-    assert "save it as UTF-8" in refusal(make_csv_text().encode("utf-16-le")).reason
+    assert parse_person(body) == Person(first, last, birthts)
 
 
 def test_parse_person_limits_size_to_million_bytes() -> None:
     body = make_csv_body()
     assert parse_person(body + b"\n" * (MAX_CSV_BYTES - len(body))) == make_person()
-    too_large = body + b"\n" * (MAX_CSV_BYTES + 1 - len(body))
-    assert refusal(too_large).reason == "larger than 1,000,000 bytes"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"," * MAX_CSV_BYTES,
-        b'"' * MAX_CSV_BYTES,
-        b'"' * (MAX_CSV_BYTES - 1),
-        b'" ' * (MAX_CSV_BYTES // 2),
-        b'" ,' * (MAX_CSV_BYTES // 3),
-        b'"\n' * (MAX_CSV_BYTES // 2),
-        b"a," * (MAX_CSV_BYTES // 2),
-        b"a\n" * (MAX_CSV_BYTES // 2),
-        HEADER.encode() + b"a,b,1\n" * 100_000,
-        HEADER.encode() + b"a,b," + b"9" * 900_000,
-        make_csv_body({"first_name": "x" * 900_000}),
-    ],
-    ids=lambda body: repr(body[:12]),
-)
-def test_parse_person_refuses_hostile_files(body: bytes) -> None:
-    assert len(refusal(body).reason) < 200
+    assert parse_person(gzip.compress(body + b"\n" * (MAX_CSV_BYTES - len(body)))) == make_person()
 
 
 # -- quotes ----------------------------------------------------------------------------------------
-OWN_WORDS = """
-the file is empty; only a header, no record; more than 100 records instead of one
-larger than 1,000,000 bytes; not UTF-8 at byte; not UTF-16 at byte; save it as UTF-8
-a NUL character; if it is UTF-16 without a byte order mark, save it as UTF-8
-a field is longer than 131,072 characters, or a quote is not closed
-a quoted field is followed by something else than a comma
-looks ';'-separated; looks tab-separated; looks '|'-separated; separate the fields by commas
-missing column ; missing columns ; the header has ; and 1 other column; and 2 other columns
-missing value for , column 2 of 2; fields, but the header has 2 columns; column  appears 2 times
-: a line break inside the field; : empty
-: not a whole number of milliseconds (at most 15 digits); : not in the years 1 to 9999
-"""
-"""The fixed wording of all reasons, without names of columns."""
-foreign_texts = st.text(st.sampled_from("abCDeéЖ漢 0123456789-@.:/\"';|\t\r\n\0"), max_size=20)
-foreign_files = st.lists(
-    st.lists(st.one_of(foreign_texts, st.sampled_from(CSV_COLUMNS)), max_size=6).map(",".join),
-    max_size=6,
-).map("\n".join)
-
-
-def list_pieces(text: str, length: int = 4) -> set[str]:
-    return {text[start : start + length] for start in range(len(text) - length + 1)}
-
-
-def list_foreign_pieces(text: str, reason: str) -> set[str]:
-    """Return the pieces of a reason that a file has as well, and that are not of our wording."""
-    fragments = re.split("|".join(CSV_COLUMNS), reason)
-    pieces = set().union(*map(list_pieces, fragments))
-    return (pieces & list_pieces(text)) - list_pieces(OWN_WORDS)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(
-    st.one_of(
-        foreign_files,
-        foreign_texts.map(lambda birthts: make_csv_text({"birthts": birthts})),
-        st.lists(foreign_texts, max_size=5).map(lambda fields: HEADER + ",".join(fields)),
-    ),
-    st.sampled_from(["utf-8", "utf-16", "utf-16-le", "cp1251"]),
-)
-@example("IBAN DE89370400440532013000,secret: hunter2\n1,2\n", "utf-8")
-@example(f"{HEADER[:-1]},Salary in EUR\na,b,1\n", "utf-8")
-@example(HEADER + "a,b,7.3.1985\n", "utf-8")
-def test_parse_person_reason_has_no_piece_of_file(text: str, encoding: str) -> None:
-    """Any piece of four characters that both have is of our wording."""
-    with contextlib.suppress(InvalidUserCsv):
-        parse_person(text.encode(encoding, errors="replace"))
-        return
-    reason = refusal(text.encode(encoding, errors="replace")).reason
-    assert list_foreign_pieces(text, reason) == set()
-
-
 @pytest.mark.parametrize(
     ("line", "expected"), [(1, "Ivan\tЖ,7"), (2, ""), (3, "ü" * 199 + "…"), (4, "last"), (5, "")]
 )
@@ -324,11 +245,21 @@ def test_parse_person_reason_has_no_piece_of_file(text: str, encoding: str) -> N
 def test_quote_line_returns_beginning_of_line(line: int, expected: str, encoding: str) -> None:
     body = f"Ivan\tЖ,7\r\n\r{'ü' * 500}\nlast".encode(encoding)
     assert quote_line(body, line) == expected.replace("\t", "?")
+    assert quote_line(gzip.compress(body), line) == expected.replace("\t", "?")
+
+
+def test_quote_line_unpacks_beginning_of_gzip() -> None:
+    """The caller may read only the beginning of a file; what it unpacks to is bounded."""
+    text = "".join(f"line {number}\n" for number in range(1, 20_000)).encode()
+    assert quote_line(gzip.compress(text)[:5000], 7) == "line 7"
+    assert quote_line(gzip.compress(b"x\n" + bytes(50_000_000))[:65536], 1) == "x"
+    assert quote_line(b"\x1f\x8bdamaged", 1) == ""
 
 
 @given(st.binary(max_size=300), st.integers(1, 10))
 def test_quote_line_is_printable_for_any_bytes(body: bytes, line: int) -> None:
     assert quote_line(body, line).isprintable()
+    assert quote_line(b"\x1f\x8b" + body, line).isprintable()
 
 
 # -- arbitrary bytes -------------------------------------------------------------------------------
@@ -341,37 +272,38 @@ def check_parsing(body: bytes) -> None:
     else:
         names = person.first_name + person.last_name
         assert not re.search(r"[\0\r\n]", names)
-        assert MIN_BIRTHTS <= person.birthts <= MAX_BIRTHTS
+        assert MIN_DATE <= person.birthts <= MAX_DATE
         with contextlib.suppress(UnicodeEncodeError):
             names.encode()
             return
         raise AssertionError("a name cannot be encoded as UTF-8")
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.binary())
 @example(b"\xff\xfe\x00\xd8")
 @example(b"\xef\xbb\xbf\xef\xbb\xbf")
+@example(b"\x1f\x8b")
+@example(gzip.compress(b"")[:-3])
 def test_parse_person_raises_only_documented_error_for_any_bytes(body: bytes) -> None:
     check_parsing(body)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
             [
                 *CSV_COLUMNS,
-                *'",;\t\n\r \0',
-                "\ufeff",
-                "é",
-                "\ud7ff",
-                "1",
-                "-",
+                *"\",;\t|\n\r \0:\ufeff\u200b\u00a0\x1a\u20281-+.'éa\ud7ff",
                 "\r\n",
-                "a",
                 HEADER,
+                HEADER.replace(",", ";"),
                 "a,b,1",
+                "a;b;1",
+                "sep=",
+                "E+11",
+                '{"',
             ]
         ),
         max_size=30,
@@ -382,11 +314,13 @@ def test_parse_person_handles_csv_pieces_in_any_order(pieces: list[str], encodin
     check_parsing("".join(pieces).encode(encoding))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_parse_person_handles_changed_bytes(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
     body = bytearray(make_csv_body({"first_name": '"Zoë, ""x"""'}, encoding=form, line_end="\r\n"))
+    if data.draw(st.booleans()):
+        body = bytearray(gzip.compress(body, mtime=0))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(body)))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))

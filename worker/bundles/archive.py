@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from worker.bundles.members import Member
+from worker.bundles.members import InvalidArchive, Member
 from worker.bundles.tar_archive import TarArchive
 from worker.bundles.zip_archive import ZipArchive
 from worker.source.ranged_file import RangedFile
@@ -15,16 +15,24 @@ class Archive(Protocol):
     member_count: int | None
     """Number of members; None if it is unknown before the end of the archive."""
 
-    def members(self) -> Iterator[Member]:
-        """Yield the files, without folders and without metadata files of file managers.
+    def members(self) -> Iterator[Member | None]:
+        """Yield the files, without folders.
 
-        Raises `InvalidArchive` at any member.
+        None is a step without a file, so that a caller can limit the time of each step. Raises
+        `InvalidArchive` at any member.
         """
 
 
-def open_archive(key: str, file: RangedFile) -> Archive:
+def open_archive(key: str, file: RangedFile, zip_names: str = "") -> Archive:
     """Open the archive that has this key; the extension selects the format.
 
-    Raises `InvalidArchive`, and what reading the file raises.
+    `zip_names` is the codec of names that are not UTF-8; empty for no codec. Raises
+    `InvalidArchive`, and what reading the file raises.
     """
-    return ZipArchive(file) if key.endswith(".zip") else TarArchive(file)
+    if file.size == 0:
+        raise InvalidArchive(
+            "it is empty: it has 0 bytes and no users; its upload may have failed, so repeat it"
+        )
+    if key.endswith(".zip"):
+        return ZipArchive(file, zip_names=zip_names)
+    return TarArchive(file, zip_names=zip_names)

@@ -44,8 +44,48 @@ OVER_BUDGET_REASON = "it unpacks to more than there is space for"
 """The beginning of the reject reason of a bundle that exceeds the disk budget."""
 INDEPENDENT_REASONS = (ATTEMPTS_EXHAUSTED_REASON, OVER_BUDGET_REASON)
 """Beginnings of reasons that do not follow from the bytes of the archive alone."""
+BUNDLE_RULES_VERSION = "2"
+"""The version of the rules for archives; a change of it unpacks every bundle again."""
 PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
 """Appended to a reject reason while the previous version of the bundle is still visible."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRules:
+    """The rules by which archives are read; `zip_names` is the codec of ZIP_NAMES, or empty."""
+
+    zip_names: str = ""
+
+    @property
+    def version(self) -> str:
+        """Return the version of these rules, which includes that of the rules for CSVs."""
+        return " ".join((RULES_VERSION, BUNDLE_RULES_VERSION, self.zip_names)).rstrip()
+
+    def make_digest(self, key: str, etag: str) -> str:
+        """Return the folder name to which a version of a bundle is unpacked: 32 hex digits.
+
+        It depends on the version of the rules, so a change of them unpacks every bundle again.
+        """
+        return hashlib.sha256("\0".join((self.version, key, etag)).encode()).hexdigest()[:32]
+
+    def is_up_to_date(
+        self, key: str, entry: "CatalogEntry | None", archive_version: tuple[str, int] | None
+    ) -> bool:
+        """Return whether the catalog entry matches this archive (ETag, LastModified).
+
+        Both may be None: no entry, no archive. A bundle that was unpacked or rejected by other
+        rules is out of date.
+        """
+        if entry is None or archive_version is None:
+            return entry is None and archive_version is None
+        if entry.reason:
+            is_current = entry.rules == self.version
+        else:
+            is_current = entry.digest == self.make_digest(key, entry.etag)
+        return (entry.etag, entry.since) == archive_version and is_current
+
+
+DEFAULT_RULES = BundleRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +97,7 @@ class CatalogEntry:
     the archive is valid. `digest` names the folder of the visible version; it is empty if no
     version is visible. `visible_since` is the LastModified of the visible version, the last valid
     archive. `users` and `ignored` count the users and the ignored members of the visible version.
-    `rules` is the version of the rules by which the archive was rejected. `stored_bytes` is the
+    `rules` is the `BundleRules.version` by which the archive was rejected. `stored_bytes` is the
     disk space of the visible version. `needed_bytes` is the space that an archive needs at least
     that was rejected because of the disk budget. `retries` counts the failed attempts since the
     bundle was given up, and `retry_at` is the time in Unix seconds before which no sweep grants
@@ -71,7 +111,7 @@ class CatalogEntry:
     users: int = 0
     ignored: int = 0
     reason: str = ""
-    rules: str = RULES_VERSION
+    rules: str = DEFAULT_RULES.version
     stored_bytes: int = 0
     needed_bytes: int = 0
     retries: int = 0
@@ -187,14 +227,6 @@ class CatalogVersion:
         return decode_optional(self._redis.hget(CATALOG_VERSION, "etag"))
 
 
-def make_version_digest(key: str, etag: str) -> str:
-    """Return the folder name to which a version of a bundle is unpacked: 32 hex digits.
-
-    It depends on `RULES_VERSION`, so a change of the rules unpacks every bundle again.
-    """
-    return hashlib.sha256("\0".join((RULES_VERSION, key, etag)).encode()).hexdigest()[:32]
-
-
 def schedule_retry(
     given_up: CatalogEntry, previous: CatalogEntry | None, now: float
 ) -> CatalogEntry:
@@ -212,23 +244,6 @@ def schedule_retry(
     # The exponent is limited because the number of retries is not.
     delay_s = min(FIRST_RETRY_DELAY_S * 2 ** min(retries - 1, 10), MAX_RETRY_DELAY_S)
     return replace(given_up, retries=retries, retry_at=int(now + delay_s) if retries else 0)
-
-
-def is_up_to_date(
-    key: str, entry: CatalogEntry | None, archive_version: tuple[str, int] | None
-) -> bool:
-    """Return whether the catalog entry matches this archive (ETag, LastModified). Pure.
-
-    Both may be None: no entry, no archive. A bundle that was unpacked or rejected under another
-    `RULES_VERSION` is out of date.
-    """
-    if entry is None or archive_version is None:
-        return entry is None and archive_version is None
-    if entry.reason:
-        is_current = entry.rules == RULES_VERSION
-    else:
-        is_current = entry.digest == make_version_digest(key, entry.etag)
-    return (entry.etag, entry.since) == archive_version and is_current
 
 
 def read_catalog(output: ObjectStore) -> tuple[BundleCatalog, str | None]:

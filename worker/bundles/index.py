@@ -131,8 +131,8 @@ class BundleIndex:
 class IndexBuilder:
     """Collects the lines of an index.
 
-    If a user has several CSVs in the bundle, the last one wins. If it has several images, the first
-    extension in `IMAGE_EXTENSIONS` wins, and among images with the same extension the last one.
+    Of several files with the same name, the last one wins: see `members.SelectedMembers`. If a user
+    has images with several extensions, the first one in `IMAGE_EXTENSIONS` wins.
     """
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ def locate_unpacked_image(
 ) -> UnpackedImage:
     """Return where an image of a bundle is: its unpacked key, and its source for people.
 
-    `digest` identifies the version of the bundle, see `catalog.make_version_digest`. Makes no
+    `digest` identifies the version of the bundle, see `catalog.BundleRules`. Makes no
     request.
     """
     key = make_unpacked_image_key(digest, user_id, image)

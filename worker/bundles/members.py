@@ -1,7 +1,8 @@
 """Member types, limits and the rejection error that all archive formats share. No I/O.
 
 An archive is accepted or rejected as a whole: a single unsafe member rejects all of it. A member
-that is not a user file is ignored. An invalid CSV is a reject of that user only.
+that is not a user file is ignored, of any type and compression. An invalid CSV is a reject of
+that user only.
 """
 
 import re
@@ -10,8 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.formats.source_keys import Bundle, IgnoredFile, UserFile, classify_member
-from shared.formats.user_csv import MAX_CSV_BYTES
+from shared.csv_reader.decoding import excerpt
+from shared.csv_reader.reasons import MAX_CSV_BYTES
+from shared.formats.source_keys import (
+    NOT_UTF8_REASON,
+    Bundle,
+    IgnoredFile,
+    UserFile,
+    classify_member,
+    explain_duplicate,
+    rank_path,
+)
 
 MAX_MEMBERS = 250_000
 """Maximum number of members of one archive."""
@@ -41,7 +51,30 @@ Each megabyte of 1,000,000 bytes of the archive adds `CPU_S_PER_PACKED_MB`.
 _IMAGE_SIGNATURE = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp", re.DOTALL
 )
-_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PACK_AS_ZIP = "pack the files as a zip"
+_OTHER_FORMATS = (
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _PACK_AS_ZIP),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", _PACK_AS_ZIP),
+    (re.compile(rb"\xfd7zXZ\0"), "packed by xz", "pack it by gzip (.tar.gz)"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "packed by bzip2", "pack it by gzip (.tar.gz)"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "packed by zstd", "pack it by gzip (.tar.gz)"),
+    (re.compile(rb"\x1f\x8b"), "packed by gzip", "if it is a tar, rename it to .tar.gz"),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", "rename it to .tar"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive", "rename it to .zip, if it is complete"),
+    (re.compile(rb"MSCF"), "a cabinet archive", _PACK_AS_ZIP),
+    (
+        re.compile(rb"\s*<(?:!doctype\s+)?html", re.IGNORECASE),
+        "a web page (HTML), such as a sign-in page or an error",
+        "download the archive again",
+    ),
+)
+"""Files under the name of an archive: first bytes, what they are, and the remedy."""
+MAX_SIGNATURE_BYTES = 512
+
+MAX_NAMED_PATH_LENGTH = 200
+MAX_NAMED_MEMBERS = 20
+"""Maximum number of ignored members that are named; further ones are only counted."""
 
 
 class InvalidArchive(Exception):
@@ -71,6 +104,14 @@ class MemberName(NamedTuple):
         return InvalidArchive(f"member {self.number} {problem}", self.path)
 
 
+class IgnoredMember(NamedTuple):
+    """A member that is not read, for the record of the unpack; `path` is shortened."""
+
+    number: int
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A file in an archive.
@@ -79,24 +120,120 @@ class Member:
     to the first `MAX_CSV_BYTES` + 1 bytes.
     """
 
-    path: str
+    name: MemberName
     file: UserFile | IgnoredFile
     body: bytes
 
+    @property
+    def path(self) -> str:
+        """Return the path, which can be encoded as UTF-8."""
+        return self.name.path
 
-def check_member_path(name: MemberName) -> UserFile | IgnoredFile | None:
-    """Return what kind of file the member at this path is; None for a member to skip.
+
+class SelectedMembers:
+    """Selects, of several members with the same file name, the one that counts."""
+
+    def __init__(self) -> None:
+        self._selected: dict[str, MemberName] = {}
+
+    def add(self, added: MemberName) -> tuple[MemberName, IgnoredFile] | None:
+        """Add a user file. Return the member that does not count any more, and why.
+
+        That may be the added member or an earlier one; None if there is no other. The member of the
+        lowest `rank_path` counts. Of several with the same path it is the last one in the archive,
+        because archivers append a newer version.
+        """
+        file_name = added.path.rpartition("/")[2]
+        selected = self._selected.setdefault(file_name, added)
+        if selected is added:
+            return None
+        added_rank = rank_path(added.path)
+        selected_rank = rank_path(selected.path)
+        if added_rank == selected_rank:
+            is_better = added.number > selected.number
+            reason = "a later member of the archive has the same path, and counts"
+        else:
+            is_better = added_rank < selected_rank
+            reason = explain_duplicate((added if is_better else selected).path)
+        if is_better:
+            self._selected[file_name] = added
+        return (selected if is_better else added), IgnoredFile(reason)
+
+
+class IgnoredMembers:
+    """The ignored members of an archive: `count` of them, some with their reasons."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._named: tuple[list[IgnoredMember], list[IgnoredMember]] = [], []
+
+    def add(self, name: MemberName, file: IgnoredFile) -> None:
+        """Add a member that is not read."""
+        self.count += 1
+        named = self._named[file.is_junk]
+        if len(named) < MAX_NAMED_MEMBERS:
+            path = excerpt(name.path, MAX_NAMED_PATH_LENGTH)
+            named.append(IgnoredMember(name.number, path, file.reason))
+
+    def list_named(self) -> list[IgnoredMember]:
+        """Return the first `MAX_NAMED_MEMBERS` members; junk is last, because it is expected."""
+        others, junk = self._named
+        return [*others, *junk][:MAX_NAMED_MEMBERS]
+
+
+def check_member_path(name: MemberName) -> UserFile | IgnoredFile:
+    """Return what kind of file the member at this path is. An absolute path is one in the archive.
 
     Raises `InvalidArchive` if the path leads out of the archive, or if the member is an archive
     itself.
     """
-    path = name.path
-    if path.startswith("/") or _WINDOWS_DRIVE.match(path) or ".." in path.split("/"):
+    if ".." in name.path.split("/"):
         raise name.error("has a path that leads out of the archive")
-    file = classify_member(path)
+    file = classify_member(name.path)
     if isinstance(file, Bundle):
         raise name.error("is another archive; drop that one by itself")
+    if file == IgnoredFile(NOT_UTF8_REASON):
+        return IgnoredFile("its name is not UTF-8; pack it with UTF-8 names, or set ZIP_NAMES")
     return file
+
+
+def is_decoded(path: str) -> bool:
+    """Return whether the path has no surrogate escapes, which stand for undecodable bytes."""
+    return path.isascii() or not _SURROGATE.search(path)
+
+
+def make_printable_path(path: str) -> str:
+    """Replace the bytes of a path that could not be decoded, so that it can be stored as UTF-8."""
+    if is_decoded(path):
+        return path
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def legacy_name_error(name: MemberName, *, has_codec: bool) -> InvalidArchive:
+    """Return the error for a user's file with a name that is not UTF-8.
+
+    `has_codec`: the codec of ZIP_NAMES cannot decode it either.
+    """
+    if has_codec:
+        return name.error(
+            "has a name that is neither UTF-8 nor in the code page of ZIP_NAMES; "
+            "zip it with UTF-8 names, or change ZIP_NAMES"
+        )
+    return name.error(
+        "has a name in a legacy code page, which may be any: zip it with UTF-8 names, or set "
+        "ZIP_NAMES (for example cp866)"
+    )
+
+
+def unknown_format_error(head: bytes, reason: str) -> InvalidArchive:
+    """Return the error for a file that is not what its name says.
+
+    `head` has its first `MAX_SIGNATURE_BYTES`. `reason` is used if they are of no known format.
+    """
+    for signature, description, remedy in _OTHER_FORMATS:
+        if signature.match(head):
+            return InvalidArchive(f"this is {description}; {remedy}")
+    return InvalidArchive(reason)
 
 
 def max_kept_bytes(name: MemberName, file: UserFile | IgnoredFile, size: int) -> int:
@@ -163,11 +300,16 @@ class CpuBudget:
 
 
 def special_file_error(name: MemberName, kind: str) -> InvalidArchive:
-    """Return the error for a member that is a link, a device, a pipe or a socket.
+    """Return the error for a user's file that is a link, a device, a pipe or a socket.
 
-    `kind` names it in the reason. Such a member is unsafe and has no use in a bundle.
+    `kind` names it in the reason.
     """
-    return name.error(f"is a {kind} and not a file")
+    return name.error(f"is a {kind} and not a file; pack the file itself, or leave it out")
+
+
+def ignore_special_file(file: IgnoredFile, kind: str) -> IgnoredFile:
+    """Return why a link, a device, a pipe or a socket is ignored that is no user's file."""
+    return file if file.is_junk else IgnoredFile(f"it is a {kind} and not a file")
 
 
 def truncated_error() -> InvalidArchive:

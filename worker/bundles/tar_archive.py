@@ -10,8 +10,10 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+from shared.formats.source_keys import IgnoredFile, UserFile, rank_path
 from worker.bundles.members import (
     CpuBudget,
     InvalidArchive,
@@ -21,9 +23,13 @@ from worker.bundles.members import (
     check_image,
     check_member_path,
     check_size,
+    ignore_special_file,
+    is_decoded,
+    make_printable_path,
     max_kept_bytes,
     special_file_error,
     truncated_error,
+    unknown_format_error,
 )
 from worker.source.ranged_file import RangedFile
 
@@ -48,16 +54,34 @@ _MAX_SIZE_DIGITS = 20
 _TAR_BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAX_STEP_BYTES = 1 << 20
 _SLICE_BYTES = 1 << 16
-_EXTENDED_HEADER_TYPES = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME}
+_EXTENDED_HEADER_TYPES = {
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
+_MULTIVOLUME_TYPE = b"M"
 _SPECIAL_FILE_TYPES = {
     tarfile.SYMTYPE: "link",
-    tarfile.LNKTYPE: "link",
     tarfile.CHRTYPE: "device",
     tarfile.BLKTYPE: "device",
     tarfile.FIFOTYPE: "pipe",
     tarfile.GNUTYPE_SPARSE: "file with holes",
+    _MULTIVOLUME_TYPE: "part of a file in another volume",
 }
+_TYPES_WITHOUT_DATA = {
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+}
+# GNU tar continues the map of a sparse file in blocks between header and data. These bytes of the
+# header, and of each such block, say whether another one follows.
+_SPARSE_HEADER_FLAG = 482
+_SPARSE_BLOCK_FLAG = 504
 
 
 @dataclass(slots=True)
@@ -66,51 +90,209 @@ class _ExtendedHeader:
 
     count: int = 0
     path: str | None = None
+    link_target: str | None = None
     size: int | None = None
+    is_sparse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A member; its data of `size` bytes is next in the stream."""
+
+    name: MemberName
+    kind: bytes
+    size: int
+    link_target: str
+    is_sparse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _HardLink:
+    """A user's file that has the content of an earlier member."""
+
+    name: MemberName
+    file: UserFile
 
 
 class TarArchive:
     """The tar in `file`. The number of members is unknown until its end.
 
-    Its extended headers may have `max_records` records together.
+    Its extended headers may have `max_records` records together. `zip_names` is the codec of names
+    that are not UTF-8; if it is empty, such members are ignored.
     """
 
     member_count: int | None = None
 
     def __init__(
-        self, file: RangedFile, max_records: int = MAX_RECORDS, cpu: CpuBudget | None = None
+        self,
+        file: RangedFile,
+        max_records: int = MAX_RECORDS,
+        cpu: CpuBudget | None = None,
+        *,
+        zip_names: str = "",
     ) -> None:
-        self._packed_bytes = file.size
+        self._file = file
+        self._max_records = max_records
         self._cpu = cpu or CpuBudget(file.size)
-        self._stream = _ByteStream(_open_content(file, self._cpu))
+        self._zip_names = zip_names
+        self._path_length = 0
+        # Number of the last regular file at each path, and the links to each number.
+        self._files: dict[str, int] = {}
+        self._links: dict[int, list[_HardLink]] = {}
+
+    def members(self) -> Iterator[Member | None]:
+        """Yield the members, as `worker.bundles.archive.Archive` describes.
+
+        Hard links are last: the content that they name is read again. The rest of the stream is
+        read after the last member, so that damage and size limits are detected there as well.
+        """
+        reader = _TarReader(self._file, self._cpu, self._max_records)
+        for entry in reader.entries():
+            yield self._read_member(entry, reader)
+        if reader.find_second_archive():
+            file = IgnoredFile(
+                "another archive begins after the end of this one, and is not read; "
+                "append with tar -A"
+            )
+            yield Member(MemberName(reader.count + 1, ""), file, b"")
+        yield from self._read_links()
+
+    def _read_member(self, entry: _Entry, reader: "_TarReader") -> Member | None:
+        name = MemberName(entry.name.number, self._decode_path(entry.name.path))
+        self._path_length += len(name.path)
+        if self._path_length > MAX_PATH_LENGTH:
+            raise InvalidArchive(
+                f"the paths of its members have more than {MAX_PATH_LENGTH:,} characters"
+            )
+        kind = _SPECIAL_FILE_TYPES.get(entry.kind)
+        if entry.is_sparse:
+            kind = _SPECIAL_FILE_TYPES[tarfile.GNUTYPE_SPARSE]
+        if kind is None and entry.kind not in {*_FILE_TYPES, tarfile.LNKTYPE}:
+            reader.read_body(entry.size, 0)  # a folder, a volume label, the list of a folder
+            return None
+        file = check_member_path(name)
+        if entry.kind == tarfile.LNKTYPE:
+            return self._add_link(name, file, entry.link_target)
+        if kind:
+            if not isinstance(file, IgnoredFile):
+                raise special_file_error(name, kind)
+            file = ignore_special_file(file, kind)
+        else:
+            self._files[rank_path(name.path)[1]] = name.number
+        body = reader.read_body(entry.size, max_kept_bytes(name, file, entry.size))
+        return _make_member(name, file, body)
+
+    def _add_link(
+        self,
+        name: MemberName,
+        file: UserFile | IgnoredFile,
+        target_path: str,
+    ) -> Member | None:
+        """Remember a hard link to a user's file; return the member if it is ignored."""
+        path = rank_path(name.path)[1]
+        target = self._files.get(rank_path(self._decode_path(target_path))[1])
+        if target is not None:
+            self._files[path] = target  # later links may name this one
+        if isinstance(file, IgnoredFile):
+            return _make_member(name, file, b"")
+        if target is None:
+            raise name.error(
+                "is a link to a file that is not in the archive before it; pack that file, too"
+            )
+        self._links.setdefault(target, []).append(_HardLink(name, file))
+        return None
+
+    def _read_links(self) -> Iterator[Member | None]:
+        """Read the archive once more, and yield the hard links with the content of their targets.
+
+        Content is not kept in the first pass, because any member may be linked later.
+        """
+        if not self._links:
+            return
+        last_number = max(self._links)
+        reader = _TarReader(self._file, self._cpu, self._max_records)
+        for entry in reader.entries():
+            links = self._links.get(entry.name.number, [])
+            kept = [max_kept_bytes(link.name, link.file, entry.size) for link in links]
+            body = reader.read_body(entry.size, max(kept, default=0))
+            yield None
+            for link, max_bytes in zip(links, kept, strict=True):
+                reader.count_unpacked(entry.size)
+                yield _make_member(link.name, link.file, body[:max_bytes])
+            if entry.name.number == last_number:
+                return
+
+    def _decode_path(self, path: str) -> str:
+        """Decode a path that is not UTF-8 by the codec of ZIP_NAMES, if there is one."""
+        if self._zip_names:
+            raw = path.encode(errors="surrogateescape")
+            with suppress(UnicodeError):
+                decoded = path if is_decoded(path) else raw.decode(self._zip_names)
+                return decoded if is_decoded(decoded) else path
+        return path
+
+
+def _make_member(name: MemberName, file: UserFile | IgnoredFile, body: bytes) -> Member:
+    check_image(name, file, body)
+    return Member(name._replace(path=make_printable_path(name.path)), file, body)
+
+
+class _TarReader:
+    """Reads the headers of the tar in `file`, plain or compressed. `count` members were read."""
+
+    def __init__(self, file: RangedFile, cpu: CpuBudget, max_records: int) -> None:
+        self.count = 0
+        self._packed_bytes = file.size
+        self._cpu = cpu
+        self._stream = _ByteStream(_open_content(file, cpu))
         self._unpacked_bytes = 0
         self._max_records = max_records
         self._record_count = 0
-        self._path_length = 0
 
-    def members(self) -> Iterator[Member]:
-        """Yield the members, as `worker.bundles.members.Archive` describes.
-
-        The rest of the stream is read after the last member, so that damage and size limits are
-        detected there as well.
-        """
+    def entries(self) -> Iterator[_Entry]:
+        """Yield the members up to the end of the archive; the caller reads the data of each."""
         extended = _ExtendedHeader()
-        count = 0
         while (header := self._read_header()) is not None:
             if header.type in _EXTENDED_HEADER_TYPES:
-                self._read_extended_header(extended, header, count + 1)
+                self._read_extended_header(extended, header)
                 continue
-            count += 1
-            check_count(count)
-            name = MemberName(count, extended.path or header.name)
             size = header.size if extended.size is None else extended.size
-            # POSIX: the size in the header of a folder is a limit, and no data follows.
-            size = 0 if header.type == tarfile.DIRTYPE else size
+            # Such a member has no data. Its size may be that of the link's target, or a
+            # limit.
+            size = 0 if header.type in _TYPES_WITHOUT_DATA else size
+            self.count_unpacked(size)
+            if header.type == tarfile.XGLTYPE:  # it declares nothing that is used, and is no member
+                self.read_body(size, 0)
+                continue
+            self.count += 1
+            check_count(self.count)
+            yield _Entry(
+                MemberName(self.count, extended.path or header.name),
+                header.type,
+                size,
+                extended.link_target or header.linkname,
+                extended.is_sparse,
+            )
             extended = _ExtendedHeader()
-            member = self._read_member(name, size, header.type)
-            if member:
-                yield member
+
+    def count_unpacked(self, size: int) -> None:
+        """Count unpacked bytes. Raises `InvalidArchive` if they exceed a limit."""
+        self._unpacked_bytes += size
+        check_size(self._unpacked_bytes, self._packed_bytes)
+
+    def find_second_archive(self) -> bool:
+        """Read the rest of the stream; return whether another archive begins in it."""
+        is_found = False
+        while len(block := self._stream.read(_TAR_BLOCK_BYTES)) == _TAR_BLOCK_BYTES:
+            self._cpu.check()
+            if block.count(0) == _TAR_BLOCK_BYTES:
+                continue
+            with suppress(tarfile.HeaderError, ValueError):
+                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                is_found = True
+            break
         self._stream.drain()
+        return is_found
 
     def _read_header(self) -> tarfile.TarInfo | None:
         """Return the next header; None at the end of the archive."""
@@ -118,7 +300,7 @@ class TarArchive:
         block = self._stream.read(_TAR_BLOCK_BYTES)
         if len(block) < _TAR_BLOCK_BYTES:
             # Without any valid header before, the file is not a tar at all.
-            raise truncated_error() if self._unpacked_bytes else _not_a_tar_error()
+            raise truncated_error() if self._unpacked_bytes else _not_a_tar_error(block)
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -127,31 +309,24 @@ class TarArchive:
             raise (
                 InvalidArchive("it is damaged: a header is none")
                 if self._unpacked_bytes
-                else _not_a_tar_error()
+                else _not_a_tar_error(block)
             ) from None
         self._unpacked_bytes += _TAR_BLOCK_BYTES
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            self._skip_sparse_map(block)
         return header
 
-    def _read_member(self, name: MemberName, size: int, kind: bytes) -> Member | None:
-        path = name.path
-        self._unpacked_bytes += size
-        check_size(self._unpacked_bytes, self._packed_bytes)
-        if kind in _SPECIAL_FILE_TYPES:
-            raise special_file_error(name, _SPECIAL_FILE_TYPES[kind])
-        self._path_length += len(path)
-        if self._path_length > MAX_PATH_LENGTH:
-            raise InvalidArchive(
-                f"the paths of its members have more than {MAX_PATH_LENGTH:,} characters"
-            )
-        file = check_member_path(name) if kind in _FILE_TYPES else None
-        body = self._read_body(size, max_kept_bytes(name, file, size) if file else 0)
-        if file is None:
-            return None
-        check_image(name, file, body)
-        # Undecodable bytes of the path are replaced, so that it can be stored as UTF-8.
-        return Member(path.encode(errors="surrogateescape").decode(errors="replace"), file, body)
+    def _skip_sparse_map(self, header: bytes) -> None:
+        is_continued = header[_SPARSE_HEADER_FLAG]
+        while is_continued:
+            self._cpu.check()
+            block = self._stream.read(_TAR_BLOCK_BYTES)
+            if len(block) < _TAR_BLOCK_BYTES:
+                raise truncated_error()
+            is_continued = block[_SPARSE_BLOCK_FLAG]
 
-    def _read_body(self, size: int, max_bytes: int) -> bytes:
+    def read_body(self, size: int, max_bytes: int) -> bytes:
+        """Return the first `max_bytes` of the next data, and skip the rest of its `size` bytes."""
         if size < 0:
             raise InvalidArchive("it is damaged: a header is none")
         body = self._stream.read(min(size, max_bytes))
@@ -161,9 +336,7 @@ class TarArchive:
             raise truncated_error()
         return body
 
-    def _read_extended_header(
-        self, extended: _ExtendedHeader, header: tarfile.TarInfo, member_number: int
-    ) -> None:
+    def _read_extended_header(self, extended: _ExtendedHeader, header: tarfile.TarInfo) -> None:
         extended.count += 1
         if extended.count > MAX_EXTENDED_HEADERS:
             raise InvalidArchive(f"a member has more than {MAX_EXTENDED_HEADERS} extended headers")
@@ -171,14 +344,21 @@ class TarArchive:
             raise InvalidArchive(
                 f"an extended header is larger than {MAX_EXTENDED_HEADER_BYTES:,} bytes"
             )
-        body = self._read_body(header.size, header.size)
-        if header.type == tarfile.GNUTYPE_LONGNAME:
-            extended.path = body.partition(b"\0")[0].decode(errors="surrogateescape")
+        body = self.read_body(header.size, header.size)
+        if header.type in {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}:
+            text = body.partition(b"\0")[0].decode(errors="surrogateescape")
+            if header.type == tarfile.GNUTYPE_LONGNAME:
+                extended.path = text
+            else:
+                extended.link_target = text
             return
+        sparse_path = None
         for number, (key, value) in enumerate(parse_records(body), 1):
             self._count_record(number)
             if key == b"path":
                 extended.path = value.decode(errors="surrogateescape")
+            elif key == b"linkpath":
+                extended.link_target = value.decode(errors="surrogateescape")
             elif key == b"size":
                 if not value.isdigit() or len(value) > _MAX_SIZE_DIGITS:
                     raise InvalidArchive(
@@ -186,10 +366,12 @@ class TarArchive:
                         f"{_MAX_SIZE_DIGITS} digits"
                     )
                 extended.size = int(value)
-            # In pax format a sparse file has the type of a regular file.
+            # In pax format a sparse file has the type of a regular file, and another name.
             elif key.startswith(b"GNU.sparse"):
-                name = MemberName(member_number, extended.path or header.name)
-                raise special_file_error(name, "file with holes")
+                extended.is_sparse = True
+                if key == b"GNU.sparse.name":
+                    sparse_path = value.decode(errors="surrogateescape")
+        extended.path = sparse_path or extended.path
 
     def _count_record(self, number: int) -> None:
         """Count a record, which is the record `number` of its header."""
@@ -202,8 +384,12 @@ class TarArchive:
             )
 
 
-def _not_a_tar_error() -> InvalidArchive:
-    return InvalidArchive("it is no tar archive, be it plain or packed by gzip")
+def _not_a_tar_error(head: bytes) -> InvalidArchive:
+    if head.startswith(GZIP_MAGIC):
+        return InvalidArchive("it is packed by gzip twice; unpack it once (gunzip)")
+    return unknown_format_error(
+        head, "it is no tar archive, be it plain or packed by gzip; pack it again"
+    )
 
 
 def _damaged_extended_header_error() -> InvalidArchive:
@@ -302,6 +488,10 @@ class _GzipDecoder:
             if not self.is_in_stream:
                 if not bytes(packed).strip(b"\0"):
                     return
+                if self._stream_count and packed[0] != GZIP_MAGIC[0]:
+                    raise InvalidArchive(
+                        "something else follows after the archive; pack or upload it again"
+                    )
                 # Empty streams unpack to nothing, so no size limit bounds their number.
                 self._stream_count += 1
                 check_count(self._stream_count)

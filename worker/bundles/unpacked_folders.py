@@ -10,7 +10,13 @@ from typing import Self
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from shared.progress.leases import Lease
-from worker.bundles.catalog import OVER_BUDGET_REASON, BundleCatalog, read_catalog
+from worker.bundles.catalog import (
+    DEFAULT_RULES,
+    OVER_BUDGET_REASON,
+    BundleCatalog,
+    BundleRules,
+    read_catalog,
+)
 from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,
@@ -130,15 +136,21 @@ class ObjectWriter:
 class UnpackedFolders:
     """The folders of unpacked versions in `output`, by the digest of the version.
 
-    All of them may take `max_bytes` on the disk, with the image copies that rows name.
+    `rules` are those by which bundles are unpacked now; the digest depends on them. All folders may
+    take `max_bytes` on the disk, with the image copies that rows name.
 
     Methods that send a request per page renew the unpack lease with each one, and raise
     `redis.exceptions.LockNotOwnedError` if it was lost. Every method may raise `StoreUnavailable`.
     """
 
     def __init__(
-        self, output: ObjectStore, lease: Lease, max_bytes: int = DEFAULT_MAX_BYTES
+        self,
+        output: ObjectStore,
+        lease: Lease,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        rules: BundleRules = DEFAULT_RULES,
     ) -> None:
+        self.rules = rules
         self._output = output
         self._lease = lease
         self._max_bytes = max_bytes
@@ -174,10 +186,12 @@ class UnpackedFolders:
         index = self.read_index(digest)
         if index is None:
             return False
-        etags = self.list_etags(digest)
+        # Their ETags say nothing: where objects are encrypted, they are no MD5s. An object of this
+        # folder is never replaced by another image.
+        existing_keys = self.list_etags(digest).keys()
         images = ((user_id, image) for user_id, _, image in index.iterate_users() if image)
         return all(
-            etags.get(make_unpacked_image_key(digest, user_id, image)) == image.etag
+            make_unpacked_image_key(digest, user_id, image) in existing_keys
             for user_id, image in images
         )
 

@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.object_names import IMAGES_FOLDER, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import QUARANTINE_REASON, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.formats.source_keys import make_csv_key, parse_bundle_id
-from shared.formats.user_csv import MAX_CSV_BYTES
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from worker.commands.check_bundles import BundleContents, read_bundle_contents
 from worker.publishing.published_files import read_published_files
 from worker.reading.csv_parsing import parse_csv
-from worker.reading.image_copies import is_copy
+from worker.reading.image_copies import is_copy, read_source_etags
 from worker.services.clients import READ_CONCURRENCY
 from worker.source.listing import Listing
 from worker.source.unreadable import format_unreadable_reason
@@ -96,6 +96,7 @@ def compute_expected(
     quarantined: Mapping[str, str],
     copies_images: bool,
     on_progress: ProgressCallback = ignore_progress,
+    zip_names: str = "",
 ) -> tuple[ExpectedRows, list[ExpectedImage]]:
     """Return the expected CSV and `img_path` of every user with a CSV, and these users' images.
 
@@ -108,7 +109,7 @@ def compute_expected(
         user_id: _expected_own_image(listing, user_id, (source, output), copies_images)
         for user_id in listing.images
     }
-    for contents in read_bundle_contents(source, output, listing.bundles):
+    for contents in read_bundle_contents(source, output, listing.bundles, zip_names):
         # In a union the right operand wins: own files, then bundles of higher rank.
         csvs = contents.csvs | csvs
         images = _expected_bundle_images(contents, output) | images
@@ -210,12 +211,16 @@ def check_buckets(
     output: ObjectStore,
     copies_images: bool = False,
     on_progress: ProgressCallback = ignore_progress,
+    zip_names: str = "",
 ) -> list[str]:
-    """Return the differences between the two buckets. Raises `StoreUnavailable`."""
+    """Return the differences between the two buckets; `zip_names` is the codec of ZIP_NAMES.
+
+    Raises `StoreUnavailable`.
+    """
     published = read_published_files(output)
     quarantined = published.find_quarantined()
     expected_rows, images = compute_expected(
-        source, output, quarantined, copies_images, on_progress
+        source, output, quarantined, copies_images, on_progress, zip_names
     )
     differences = [] if published.output_etag else [f"there is no {OUTPUT_KEY}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).iterate_rows()}
@@ -231,14 +236,19 @@ def find_wrong_copies(
 ) -> Iterator[str]:
     """Yield one sentence for each image copy that is missing, wrong or orphaned."""
     folder = f"{output.bucket}/"
-    existing_copies = {
-        f"{folder}{info.key}": info
-        for page in output.list_objects(folder=IMAGES_FOLDER)
-        for info in page
-    }
+    copies = {info.key: info for page in output.list_objects(folder=IMAGES_FOLDER) for info in page}
     expected_copies = {
         image.path: image for image in images if image.path.startswith(f"{folder}{IMAGES_FOLDER}/")
     }
+    # Where objects are encrypted, a copy has another ETag than its image.
+    other_keys = {
+        key
+        for key, info in copies.items()
+        if (image := expected_copies.get(f"{folder}{key}"))
+        and not is_copy(info, image.etag, image.last_modified)
+    }
+    copies |= read_source_etags(output, copies, other_keys, lambda: None)
+    existing_copies = {f"{folder}{key}": info for key, info in copies.items()}
     user_by_path = {
         row.img_path: row.user_id
         for row in rows.values()

@@ -25,7 +25,7 @@ from shared.object_store import (
 from worker.bundles.archive import open_archive
 from worker.bundles.catalog import INDEPENDENT_REASONS, CatalogEntry, read_catalog
 from worker.bundles.index import BundleIndex, make_index_key
-from worker.bundles.members import InvalidArchive, Member
+from worker.bundles.members import InvalidArchive, Member, SelectedMembers
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
 from worker.reading.csv_parsing import parse_csv
 from worker.source.ranged_file import RangedFile
@@ -45,9 +45,12 @@ class BundleContents:
 
 
 def read_bundle_contents(
-    source: ObjectStore, output: ObjectStore, bundles: Mapping[str, ObjectInfo]
+    source: ObjectStore,
+    output: ObjectStore,
+    bundles: Mapping[str, ObjectInfo],
+    zip_names: str = "",
 ) -> Iterator[BundleContents]:
-    """Yield the content of each bundle, by rank.
+    """Yield the content of each bundle, by rank; `zip_names` is the codec of ZIP_NAMES.
 
     A rejected archive yields the previous version that is still visible. A bundle that was given up
     is not read, because it may kill this process, and neither is one that exceeds the disk budget.
@@ -66,7 +69,7 @@ def read_bundle_contents(
             yield _read_rejected_bundle(bundles[key], entry, entry.reason, output)
             continue
         try:
-            yield _read_archive(source, bundles[key])
+            yield _read_archive(source, bundles[key], zip_names)
         except InvalidArchive as error:
             yield _read_rejected_bundle(bundles[key], entry, error.reason, output)
         except ObjectUnreadable as error:
@@ -94,17 +97,19 @@ def _read_rejected_bundle(
     return contents
 
 
-def _read_archive(source: ObjectStore, info: ObjectInfo) -> BundleContents:
+def _read_archive(source: ObjectStore, info: ObjectInfo, zip_names: str) -> BundleContents:
     contents = BundleContents()
     source.check_readable(info.key)
     with ThreadPoolExecutor(2) as pool:
         read_range = partial(source.get_range, info.key, info.etag)
         try:
-            archive = open_archive(
-                info.key, RangedFile(read_range, info.size, pool, MAX_DIRECTORY_BYTES)
-            )
-            for member in archive.members():
-                if not isinstance(member.file, IgnoredFile):
+            file = RangedFile(read_range, info.size, pool, MAX_DIRECTORY_BYTES)
+            selected = SelectedMembers()
+            for member in open_archive(info.key, file, zip_names).members():
+                if member is None or isinstance(member.file, IgnoredFile):
+                    continue
+                duplicate = selected.add(member.name)
+                if duplicate is None or duplicate[0] is not member.name:
                     _add_member(contents, info, member, member.file)
         except PreconditionFailed:
             raise StoreUnavailable(
@@ -120,7 +125,7 @@ def _add_member(contents: BundleContents, info: ObjectInfo, member: Member, file
         contents.csvs[file.user_id] = parse_csv(format_member_source(info.key, member.path), stored)
         return
     known_image = contents.images.get(file.user_id)
-    # Among images with the same extension the last one wins, as in `IndexBuilder`.
+    # Among images with the same extension the last selected one wins, as in `IndexBuilder`.
     if known_image is None or IMAGE_EXTENSIONS.index(file.extension) <= IMAGE_EXTENSIONS.index(
         known_image[0]
     ):

@@ -22,14 +22,7 @@ from worker.services.server_errors import describe_cause
 
 if TYPE_CHECKING:
     from shared.formats.output_csv import OutputCsv
-
-REMEDIES = {
-    "rejected": "correct the file and drop it again, or delete it",
-    "held": "correct the file and drop it again; until then its last valid row stays published",
-    "ignored": "give the file the name of a user file or a bundle, or delete it",
-    "dead_letter": "run `rowdrop sweep`, which finds the change; no file has to be corrected",
-}
-"""What to do about an error, by kind."""
+    from shared.suspicious import SuspiciousRows
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,7 @@ class PublishedTables:
     rejects: Mapping[str, Reject] = field(default_factory=dict)
     output_etag: str | None = None
     rejects_etag: str | None = None
+    suspicious_rows: "SuspiciousRows | None" = None
 
     def refresh(self, store: ObjectStore) -> None:
         """Read the files that have changed, or are missing now. Raises `StoreUnavailable`.
@@ -88,15 +82,20 @@ class PublishedTables:
         """
         try:
             stored = store.get(OUTPUT_KEY, if_none_match=self.output_etag)
-            from shared.formats.output_csv import OutputCsv  # noqa: PLC0415  pandas: slow
+            from shared.formats.output_csv import OutputCsv, read_table  # noqa: PLC0415  slow
+            from shared.suspicious import CHECKED_COLUMNS, find_suspicious_rows  # noqa: PLC0415
 
             self.output = OutputCsv.repair(stored.body)
             self.output_etag = stored.etag
+            self.suspicious_rows = find_suspicious_rows(
+                read_table(self.output.body, CHECKED_COLUMNS)
+            )
         except NotModified:
             pass
         except ObjectNotFound:
             self.output = None
             self.output_etag = None
+            self.suspicious_rows = None
         try:
             stored = store.get(REJECTS_KEY, if_none_match=self.rejects_etag)
             self.rejects = rejects_csv.decode_rejects(stored.body)
@@ -136,9 +135,10 @@ class StatusReader:
             "reasons": readiness.reasons,
             "warnings": readiness.warnings,
             "api": self._api.url,
-            "rows": None if output is None else len(output),
+            "rows": None if output is None else output.row_count,
             "rejected": len(self._tables.rejects) - held_count,
             "held": held_count,
+            "suspicious": len(self._tables.suspicious_rows or ()),
             "ignored": pipeline.ignored_count,
             "dead_letters": len(pipeline.dead_letters),
             "events_waiting": pipeline.waiting_events,
@@ -153,11 +153,11 @@ class StatusReader:
     def list_errors(self) -> tuple[list[dict[str, Any]], int]:
         """Return one entry per error, and the number of ignored keys, which may be more.
 
-        The entries are those of the API's route /errors, each with its remedy.
+        The entries are those of the API's route /errors.
         """
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
         rejects = list(self._tables.rejects.values())
-        errors = list_errors(rejects, self._tables.has_row, pipeline)
-        entries = [error | {"remedy": REMEDIES[error["kind"]]} for error in errors]
-        return entries, pipeline.ignored_count
+        suspicious_rows = self._tables.suspicious_rows
+        errors = list_errors(rejects, self._tables.has_row, suspicious_rows, pipeline)
+        return list(errors), pipeline.ignored_count

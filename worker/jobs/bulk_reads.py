@@ -43,12 +43,13 @@ class PageBuilder:
             yield Page(user_ids=chunk)
 
     def build_listed_pages(
-        self, user_ids: Sequence[str], unmarked_ids: list[str]
+        self, user_ids: Sequence[str], unmarked_ids: list[str], renew_lease: Callable[[], None]
     ) -> Iterator[Page]:
         """Yield pages of these users with what a LIST shows of them.
 
         IDs that the LIST shows and that are not marked are added to `unmarked_ids`: users with a
-        CSV, and bundles. Raises `StoreUnavailable`.
+        CSV, and bundles. `renew_lease` is called for every page of the LIST, because a large bucket
+        may have many for one page of users. Raises `StoreUnavailable`.
         """
         # Before the LIST: a change after it gives the user another version.
         version_tokens = self._users.begin_read(user_ids)
@@ -56,6 +57,7 @@ class PageBuilder:
         listed_users = list[ListedUser]()
         seen = set[str]()
         for objects in self._source.list_objects():
+            renew_lease()
             listing.add_objects(objects)
             _collect_complete_users(
                 listing, objects[-1].key, version_tokens, listed_users, unmarked_ids
@@ -119,7 +121,7 @@ class BulkReads:
         user_ids = [user_id for user_id in user_ids if user_id not in isolated]
         unmarked_ids: list[str] = []
         if list_bucket or len(user_ids) >= MIN_USERS_FOR_LIST:
-            pages = self._page_builder.build_listed_pages(user_ids, unmarked_ids)
+            pages = self._page_builder.build_listed_pages(user_ids, unmarked_ids, renew_lease)
         else:
             pages = self._page_builder.build_pages(user_ids)
         for page in pages:

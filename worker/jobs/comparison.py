@@ -6,8 +6,9 @@ No user file is read. The order of the requests matters:
 2. Read the dirty users. They are marked again, because their pending results may be older than the
    LIST.
 3. Read the published files.
-4. Only if a user is out of sync without a known cause: wait for events on their way, and read the
-   dirty users and the published files again. What is still unexplained is silent drift.
+4. Only if a user, a bundle or an image copy is out of sync without a known cause: wait for events
+   on their way, and read the dirty users and what differed again. What is still unexplained has
+   changed without an event.
 """
 
 import time
@@ -16,12 +17,14 @@ from typing import NamedTuple
 
 from shared.formats.object_names import IMAGES_FOLDER
 from shared.formats.records import Buckets
+from shared.formats.source_keys import parse_bundle_id
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
 from shared.progress.pipeline_status import OperatorStatus
-from worker.bundles.catalog import BundleCatalog
+from worker.bundles.catalog import BundleCatalog, BundleRules, read_catalog
 from worker.bundles.lookup import BundleLookup
-from worker.jobs.desired_state import build_desired_state
+from worker.jobs.desired_state import DesiredState, build_desired_state
 from worker.jobs.drift import (
+    find_changed_bundles,
     find_out_of_sync_bundles,
     find_out_of_sync_users,
     find_rejects_without_row,
@@ -29,7 +32,7 @@ from worker.jobs.drift import (
     find_unreferenced_copies,
 )
 from worker.publishing.published_files import PublishedFiles, read_published_files
-from worker.reading.image_copies import ImageCopies
+from worker.reading.image_copies import ImageCopies, read_source_etags
 from worker.source.ignored_keys import MAX_LISTED_IGNORED
 from worker.source.listing import Listing
 from worker.state.event_inbox import EventInbox
@@ -45,8 +48,9 @@ PAUSE_STEP_S = 0.1
 class Comparison(NamedTuple):
     """What one comparison found.
 
-    `out_of_sync`: users and bundle IDs that are out of sync. `silent_drift`: those among them that
-    no known cause explains. `dirty_users`: the users that were dirty after the LIST.
+    `out_of_sync`: users and bundle IDs that are out of sync. `silent_drift`: those users among them
+    that no known cause explains. `has_silent_changes`: a bundle, or an image that is copied, has
+    changed without an event. `dirty_users`: the users that were dirty after the LIST.
     `orphan_copies`: key to user ID of each image copy that is not needed and that no row names.
     """
 
@@ -56,6 +60,7 @@ class Comparison(NamedTuple):
     dirty_users: set[str]
     out_of_sync: set[str]
     silent_drift: set[str]
+    has_silent_changes: bool
     orphan_copies: dict[str, str]
 
 
@@ -123,6 +128,17 @@ class BucketLister:
             copies.update((info.key, info) for info in page)
         return copies
 
+    def add_source_etags(
+        self, desired: DesiredState, copies: Mapping[str, ObjectInfo]
+    ) -> dict[str, ObjectInfo]:
+        """Return the listed copies, with the ETag of the source where their own is not desired."""
+        keys = desired.find_copies_with_other_etag(copies)
+        return {**copies, **read_source_etags(self._output, copies, keys, self.renew_lease)}
+
+    def read_catalog(self) -> BundleCatalog:
+        """Read the bundle catalog."""
+        return read_catalog(self._output)[0]
+
     def delete_copies(self, keys: Sequence[str]) -> None:
         """Delete these image copies."""
         self._output.delete_many(keys)
@@ -145,8 +161,11 @@ class BucketComparison:
         self._image_copies = image_copies
         self._event_pause = event_pause
 
-    def compare(self) -> Comparison:
-        """Compare once. Raises `StoreUnavailable`."""
+    def compare(self, bundle_rules: BundleRules) -> Comparison:
+        """Compare once. Bundles that were read by other rules are out of sync.
+
+        Raises `StoreUnavailable`.
+        """
         # A user that is published during the LIST is dirty only here.
         dirty_before = self._users.dirty_users()
         listing = self._lister.list_source()
@@ -162,29 +181,56 @@ class BucketComparison:
         published = self._lister.read_published()
         # A user with a reject and no held row needs no image copy: no row could name it.
         desired = desired.without_copies_of(find_rejects_without_row(published))
+        existing_copies = self._lister.add_source_etags(desired, existing_copies)
         out_of_sync = find_out_of_sync_users(desired, published)
         out_of_sync |= desired.find_users_missing_copy(existing_copies)
         catalog = self._bundle_lookup.catalog
-        unexplained = find_unexplained_drift(out_of_sync, dirty_users | dirty_before, published)
+        all_dirty = dirty_users | dirty_before
+        unexplained = find_unexplained_drift(out_of_sync, all_dirty, published)
+        changed = _find_changed(desired, listing, catalog, existing_copies) - all_dirty
+        if any(map(parse_bundle_id, all_dirty)):  # its users may not be marked yet
+            changed = set(filter(parse_bundle_id, changed))
+        silent_drift = set[str]()
+        has_silent_changes = False
+        # Before the first publish, everything is out of sync.
+        if (
+            published.output_etag
+            and (unexplained or changed)
+            and self._event_pause.wait_for_marks()
+        ):
+            # In this order: a user that is clean by then was published before, so the files show
+            # it.
+            dirty_after = self._users.dirty_users()
+            silent_drift = self._find_silent_drift(unexplained - dirty_after, published)
+            has_silent_changes = self._are_still_changed(changed - dirty_after, desired, listing)
         return Comparison(
             listing,
             catalog,
             published,
             dirty_users,
-            out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles),
-            self._find_silent_drift(unexplained, published),
+            out_of_sync | find_out_of_sync_bundles(catalog, listing.bundles, bundle_rules),
+            silent_drift,
+            has_silent_changes,
             find_unreferenced_copies(
                 desired.find_orphan_copies(existing_copies), published, self._lister.buckets
             ),
         )
 
     def _find_silent_drift(self, unexplained: set[str], published: PublishedFiles) -> set[str]:
-        """Return the users of `unexplained` that no event has named after a pause."""
-        if not unexplained or not self._event_pause.wait_for_marks():
+        """Return the users of `unexplained` that were not published since."""
+        if not unexplained:
             return set()
-        # In this order: a user that is clean by then was published before, so the files show it.
-        still_clean = unexplained - self._users.dirty_users()
-        return published.find_unchanged_users(still_clean, self._lister.read_published())
+        return published.find_unchanged_users(unexplained, self._lister.read_published())
+
+    def _are_still_changed(
+        self, changed: set[str], desired: DesiredState, listing: Listing
+    ) -> bool:
+        """Return whether a user or bundle of `changed` was not processed since."""
+        if not changed:
+            return False
+        catalog = self._lister.read_catalog()
+        copies = self._lister.add_source_etags(desired, self._lister.list_copies())
+        return not changed.isdisjoint(_find_changed(desired, listing, catalog, copies))
 
     def delete_copies(self, copies: Mapping[str, str]) -> set[str]:
         """Delete these image copies (key to user ID), and return their users.
@@ -194,3 +240,16 @@ class BucketComparison:
         """
         self._lister.delete_copies(list(copies))
         return set(copies.values())
+
+
+def _find_changed(
+    desired: DesiredState,
+    listing: Listing,
+    catalog: BundleCatalog,
+    copies: Mapping[str, ObjectInfo],
+) -> set[str]:
+    """Return the IDs of bundles that were changed, and the users with a copy of another image."""
+    other_copies = desired.find_copies_with_other_etag(copies)
+    return find_changed_bundles(catalog, listing.bundles) | {
+        desired.copies[key].user_id for key in other_copies
+    }

@@ -48,13 +48,25 @@ class DesiredState(NamedTuple):
             copies={key: copy for key, copy in self.copies.items() if copy.user_id not in user_ids}
         )
 
+    def find_copies_with_other_etag(self, existing_copies: Mapping[str, ObjectInfo]) -> set[str]:
+        """Return the keys of the copies of which the LIST does not show what they are. Pure.
+
+        They have another ETag than their image, either because they are copies of another one, or
+        because the server encrypts them.
+        """
+        return {
+            key
+            for key, copy in self.copies.items()
+            if key in existing_copies
+            and not is_copy(existing_copies[key], copy.etag, copy.last_modified)
+        }
+
     def find_users_missing_copy(self, existing_copies: Mapping[str, ObjectInfo]) -> set[str]:
         """Return the users that lack their image copy or have one of another image. Pure."""
+        missing = self.copies.keys() - existing_copies.keys()
         return {
-            copy.user_id
-            for key, copy in self.copies.items()
-            if key not in existing_copies
-            or not is_copy(existing_copies[key], copy.etag, copy.last_modified)
+            self.copies[key].user_id
+            for key in missing | self.find_copies_with_other_etag(existing_copies)
         }
 
     def find_orphan_copies(self, existing_copies: Mapping[str, ObjectInfo]) -> dict[str, str]:

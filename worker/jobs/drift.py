@@ -8,7 +8,7 @@ from shared.formats.output_csv import OutputCsv, read_frame
 from shared.formats.records import RULES_VERSION, Buckets, Reject
 from shared.formats.source_keys import make_bundle_id, make_csv_key, parse_bundle_id
 from shared.object_store import ObjectInfo
-from worker.bundles.catalog import BundleCatalog, is_up_to_date
+from worker.bundles.catalog import BundleCatalog, BundleRules
 from worker.jobs.desired_state import DesiredState
 from worker.publishing.published_files import PublishedFiles
 
@@ -62,16 +62,29 @@ def find_rejects_without_row(published: PublishedFiles) -> set[str]:
 
 
 def find_out_of_sync_bundles(
-    catalog: BundleCatalog, listed_bundles: Mapping[str, ObjectInfo]
+    catalog: BundleCatalog, listed_bundles: Mapping[str, ObjectInfo], rules: BundleRules
 ) -> set[str]:
     """Return the IDs of the bundles that do not match their catalog entry. Pure."""
     out_of_sync = set()
     for key in catalog.entries.keys() | listed_bundles.keys():
         info = listed_bundles.get(key)
         version = (info.etag, info.last_modified) if info else None
-        if not is_up_to_date(key, catalog.entries.get(key), version):
+        if not rules.is_up_to_date(key, catalog.entries.get(key), version):
             out_of_sync.add(make_bundle_id(key))
     return out_of_sync
+
+
+def find_changed_bundles(
+    catalog: BundleCatalog, listed_bundles: Mapping[str, ObjectInfo]
+) -> set[str]:
+    """Return the IDs of the bundles with another archive than that of their catalog entry. Pure."""
+    listed = {key: (info.etag, info.last_modified) for key, info in listed_bundles.items()}
+    known = {key: (entry.etag, entry.since) for key, entry in catalog.entries.items()}
+    return {
+        make_bundle_id(key)
+        for key in listed.keys() | known.keys()
+        if listed.get(key) != known.get(key)
+    }
 
 
 def find_unexplained_drift(

@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
-from shared.formats.records import RULES_VERSION
+from shared.csv_reader.decoding import excerpt
 from shared.formats.source_keys import IgnoredFile, format_member_source
-from shared.formats.user_csv import excerpt
 from shared.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -34,11 +33,10 @@ from worker.bundles.catalog import (
     PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
-    make_version_digest,
     schedule_retry,
 )
 from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
-from worker.bundles.members import InvalidArchive, Member
+from worker.bundles.members import IgnoredMembers, InvalidArchive, Member, SelectedMembers
 from worker.bundles.unpacked_folders import (
     DiskBudget,
     ObjectWriter,
@@ -91,8 +89,10 @@ class ArchiveUnpacker:
         digest: str,
         budget: DiskBudget,
         on_progress: ProgressCallback,
-    ) -> CatalogEntry:
-        """Unpack an archive into the folder of its digest and return its catalog entry.
+    ) -> tuple[CatalogEntry, IgnoredMembers]:
+        """Unpack an archive into the folder of its digest.
+
+        Returns its catalog entry, and the members that were ignored.
 
         Raises `InvalidArchive`, also if it exceeds the budget; `ObjectUnreadable`;
         `StoreUnavailable`; and `PreconditionFailed` or `ObjectNotFound` if the archive is replaced
@@ -107,12 +107,19 @@ class ArchiveUnpacker:
         retry_unreadable(partial(self._source.check_readable, key))
         file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
         index = IndexBuilder()
-        ignored_count = 0
+        selected = SelectedMembers()
+        ignored = IgnoredMembers()
         with self._folders.open_writer(digest, self._pool, budget) as writer:
             for member in self._read_members(key, file, on_progress):
                 if isinstance(member.file, IgnoredFile):
-                    ignored_count += 1
-                elif member.file.is_csv:
+                    ignored.add(member.name, member.file)
+                    continue
+                duplicate = selected.add(member.name)
+                if duplicate:
+                    ignored.add(*duplicate)
+                    if duplicate[0] is member.name:
+                        continue
+                if member.file.is_csv:
                     self._add_csv(index, key, info, member)
                 else:
                     _add_image(index, writer, digest, member)
@@ -121,21 +128,23 @@ class ArchiveUnpacker:
             writer.reserve(len(index_body))
         self._folders.write_index(digest, index_body)
         since = info.last_modified
-        return CatalogEntry(
+        entry = CatalogEntry(
             info.etag,
             since,
             digest,
             since,
             len(index.user_ids()),
-            ignored_count,
+            ignored.count,
+            rules=self._folders.rules.version,
             stored_bytes=writer.stored_bytes,
         )
+        return entry, ignored
 
     def _read_members(
         self, key: str, file: RangedFile, on_progress: ProgressCallback
     ) -> Iterator[Member]:
         with self._deadline, _convert_faults():
-            archive = open_archive(key, file)
+            archive = open_archive(key, file, self._folders.rules.zip_names)
         members = _convert_member_faults(archive)
         done = 0
         reported_at = 0.0
@@ -146,11 +155,13 @@ class ArchiveUnpacker:
                 on_progress(done, archive.member_count)
             # The deadline includes the caller's work on the member, which runs during `yield`.
             with self._deadline:
-                member = next(members, None)
-                if member is None:
+                try:
+                    member = next(members)
+                except StopIteration:
                     break
-                yield member
-            done += 1
+                if member:
+                    yield member
+                    done += 1
         on_progress(done, done)
 
     def _add_csv(self, index: IndexBuilder, key: str, info: ObjectInfo, member: Member) -> None:
@@ -186,7 +197,7 @@ def _convert_faults() -> Iterator[None]:
         ) from error
 
 
-def _convert_member_faults(archive: Archive) -> Iterator[Member]:
+def _convert_member_faults(archive: Archive) -> Iterator[Member | None]:
     with _convert_faults():
         yield from archive.members()
 
@@ -204,6 +215,7 @@ class EntryBuilder:
     ) -> None:
         self._source = source
         self._folders = folders
+        self._rules = folders.rules
         self._archives = archives
         self._unpacks = unpacks
         self._clock = clock
@@ -232,7 +244,7 @@ class EntryBuilder:
         archive_version = info.etag, info.last_modified
         if built and not built.reason and (built.etag, built.since) == archive_version:
             return built
-        digest = make_version_digest(key, info.etag)
+        digest = self._rules.make_digest(key, info.etag)
         if previous and previous.etag == info.etag and self._is_current(digest, previous, budget):
             return self._reuse_entry(info, previous)
         if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:
@@ -243,7 +255,7 @@ class EntryBuilder:
             return schedule_retry(entry, previous, self._clock())
         report_progress = partial(self._unpacks.set_progress, digest)
         try:
-            return self._archives.unpack_archive(info, digest, budget, report_progress)
+            entry, ignored = self._archives.unpack_archive(info, digest, budget, report_progress)
         except OverBudget as error:
             self._folders.remove_folder(digest)
             entry = self._reject_archive(digest, info, previous, error)
@@ -258,10 +270,27 @@ class EntryBuilder:
         finally:
             # The worker survived, so this attempt must not count against the bundle.
             self._unpacks.end_attempt(digest)
+        self._record_ignored(key, entry, ignored)
+        return entry
+
+    def _record_ignored(self, key: str, entry: CatalogEntry, ignored: IgnoredMembers) -> None:
+        self._unpacks.set_ignored_members(entry.digest, ignored.list_named())
+        if ignored.count or not entry.users:
+            named = ignored.list_named()
+            logger.log(
+                logging.INFO if entry.users else logging.WARNING,
+                "bundle %s unpacked: %s, %d members ignored%s",
+                key,
+                f"users={entry.users}" if entry.users else "it has no users",
+                ignored.count,
+                "".join(
+                    f"; member {member.number} ({member.path}): {member.reason}" for member in named
+                ),
+            )
 
     def _is_current(self, digest: str, previous: CatalogEntry, budget: DiskBudget) -> bool:
         """Return whether the entry of this unchanged archive can be reused."""
-        if previous.reason and previous.rules != RULES_VERSION:
+        if previous.reason and previous.rules != self._rules.version:
             return False  # another version of the rules may accept it, or give another reason
         if is_unreadable_reason(previous.reason):
             return False  # retried by each check
@@ -303,7 +332,7 @@ class EntryBuilder:
         info = self._source.get_list_entry(key)
         if info is None:
             raise ObjectNotFound(key)
-        digest = make_version_digest(key, info.etag)
+        digest = self._rules.make_digest(key, info.etag)
         reject = InvalidArchive(format_unreadable_reason(error))
         return self._reject_archive(digest, info, previous, reject)
 
@@ -321,13 +350,14 @@ class EntryBuilder:
         self._unpacks.set_final_state(digest, "rejected", self._clock(), reason)
         # The previous version stays visible, unless it is this very archive.
         if previous is None or previous.digest in {"", digest}:
-            return CatalogEntry(info.etag, info.last_modified, "", reason=reason)
+            rules = self._rules.version
+            return CatalogEntry(info.etag, info.last_modified, "", reason=reason, rules=rules)
         return replace(
             previous,
             etag=info.etag,
             since=info.last_modified,
             reason=reason + PREVIOUS_VERSION_KEPT,
-            rules=RULES_VERSION,
+            rules=self._rules.version,
             needed_bytes=0,
             retries=0,
             retry_at=0,

@@ -11,7 +11,7 @@ The order of the steps matters:
 4. Commit.
 
 A user that is out of sync without an event is silent drift. The sweep records it, and the publisher
-counts it if its row or reject changes.
+counts it if its row or reject changes. See `shared.progress.sweep_record` for what follows.
 """
 
 import logging
@@ -21,10 +21,10 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from shared.formats.source_keys import make_bundle_id
-from shared.progress.sweep_record import SweepRecord
+from shared.progress.sweep_record import SilentChanges, SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.scripts import new_token
-from worker.bundles.catalog import BundleCatalog, make_version_digest
+from worker.bundles.catalog import BundleCatalog, BundleRules
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.comparison import BucketComparison, Comparison
@@ -33,7 +33,7 @@ from worker.publishing.published_files import PublishedFiles
 from worker.source.ignored_keys import IgnoredKeys
 from worker.source.listing import Listing
 from worker.source.metrics import MinioMetrics
-from worker.state.loss_signals import FIRST_START, LossSignals
+from worker.state.loss_signals import FIRST_START, START_CAUSE, UNFINISHED_CAUSE, LossSignals
 from worker.state.publish_queue import PublishQueue
 from worker.state.read_attempts import ReadAttempts
 from worker.state.user_states import UserStates
@@ -45,6 +45,7 @@ class SweepStart(NamedTuple):
     """What was true before the LIST of a sweep.
 
     `token` is the sweep's. `run_id` is Redis's, `last_writer` the token of the last publisher.
+    `expects_drift`: an interruption or a loss signal explains what the sweep finds.
     """
 
     token: str
@@ -53,6 +54,8 @@ class SweepStart(NamedTuple):
     metrics: str | None
     run_id: str
     last_writer: str | None
+    silent_changes: SilentChanges
+    expects_drift: bool
 
 
 class SweepSession:
@@ -87,23 +90,32 @@ class SweepSession:
         metrics = self._metrics.read()
         run_id = self._loss_signals.run_id()
         last_writer = self._publish_queue.last_publish().writer_token
-        signals = self._loss_signals.begin_sweep(token) - {FIRST_START}
-        cause = ", ".join(sorted(signals)) or cause
-        return SweepStart(token, started_at, cause, metrics, run_id, last_writer)
+        silent_changes = self._record.read_silent_changes()
+        signals = self._loss_signals.begin_sweep(token)
+        expects_drift = bool(signals) or cause in {START_CAUSE, UNFINISHED_CAUSE}
+        cause = ", ".join(sorted(signals - {FIRST_START})) or cause
+        return SweepStart(
+            token, started_at, cause, metrics, run_id, last_writer, silent_changes, expects_drift
+        )
 
-    def commit(
-        self, start: SweepStart, published: PublishedFiles, object_count: int, marked_count: int
-    ) -> bool:
+    def commit(self, start: SweepStart, comparison: Comparison, marked_count: int) -> bool:
         """Commit the sweep: all its users are marked.
 
         Returns False if there was a loss signal since it began.
         """
+        published = comparison.published
+        countdown = start.silent_changes.count_down(
+            found=comparison.has_silent_changes, expects_drift=start.expects_drift
+        )
         summary = {
             "at": start.started_at,
             "cause": start.cause,
-            "objects": object_count,
+            "objects": comparison.listing.object_count,
             "marked": marked_count,
             "metrics": start.metrics or "",
+            "silent_repairs": start.silent_changes.repair_count,
+            "silent_countdown": countdown,
+            "expects_drift": "1" if start.expects_drift else "",
         }
         etags = published.output_etag, published.rejects_etag
         return self._loss_signals.commit_sweep(
@@ -137,7 +149,7 @@ class FindingsRecorder:
         self._ignored_keys = ignored_keys
         self._clock = clock
 
-    def grant_retries(self, comparison: Comparison) -> set[str]:
+    def grant_retries(self, comparison: Comparison, bundle_rules: BundleRules) -> set[str]:
         """Grant one more attempt to each quarantined user, and to a few bundles that were given up.
 
         A quarantine may be wrong, and an unchanged file is not read again. Returns the users and
@@ -147,12 +159,16 @@ class FindingsRecorder:
         quarantined = comparison.published.find_quarantined()
         self._attempts.grant_retry(quarantined)
         over_budget = comparison.catalog.find_over_budget()
-        return {*quarantined, *over_budget, *self._grant_bundle_retries(comparison.catalog)}
+        return {
+            *quarantined,
+            *over_budget,
+            *self._grant_bundle_retries(comparison.catalog, bundle_rules),
+        }
 
-    def _grant_bundle_retries(self, catalog: BundleCatalog) -> set[str]:
+    def _grant_bundle_retries(self, catalog: BundleCatalog, rules: BundleRules) -> set[str]:
         due_keys = catalog.find_due_retries(self._clock())
         for key in due_keys:
-            digest = make_version_digest(key, catalog.entries[key].etag)
+            digest = rules.make_digest(key, catalog.entries[key].etag)
             self._unpacks.grant_retry(digest, MAX_UNPACK_ATTEMPTS - 1)
         return {make_bundle_id(key) for key in due_keys}
 
@@ -194,20 +210,19 @@ class Sweep:
 
     def _sweep_once(self, cause: str) -> int:
         start = self._session.begin(new_token(), cause)
-        difference = self._comparison.compare()
+        difference = self._comparison.compare(self._folders.rules)
         # Without the lease, another sweep may have compared later. From here to the commit nothing
         # verifies the lease, because users with deleted copies must be marked.
         self._session.renew_lease()
         user_ids = (
             difference.out_of_sync | difference.dirty_users | difference.published.find_unreadable()
         )
-        user_ids |= self._recorder.grant_retries(difference)
+        user_ids |= self._recorder.grant_retries(difference, self._folders.rules)
         user_ids |= self._comparison.delete_copies(difference.orphan_copies)
         to_mark = sorted(user_ids)
         self._recorder.mark(to_mark, difference.silent_drift)
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
-        object_count = difference.listing.object_count
-        is_verified = self._session.commit(start, difference.published, object_count, len(to_mark))
+        is_verified = self._session.commit(start, difference, len(to_mark))
         self._recorder.replace_ignored_keys(difference.listing)
         self._bulk_reads.enqueue(to_mark, self._session.renew_lease)
         self._folders.remove_invisible()
@@ -215,7 +230,7 @@ class Sweep:
         logger.info(
             "sweep finished (%s) objects=%d marked=%d whole=%s",
             start.cause,
-            object_count,
+            difference.listing.object_count,
             len(to_mark),
             is_verified,
         )

@@ -15,7 +15,7 @@ from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, PreconditionFailed
 from shared.progress.leases import Lease
 from shared.progress.unpacks import Unpacks
-from worker.bundles.catalog import CatalogEntry, CatalogWriter, make_version_digest
+from worker.bundles.catalog import CatalogEntry, CatalogWriter
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.entry_builder import EntryBuilder
@@ -69,7 +69,7 @@ class MemberMarker:
 
     def record_removed(self, key: str, entry: CatalogEntry) -> None:
         """Record that the archive of this entry was deleted."""
-        digest = make_version_digest(key, entry.etag)
+        digest = self._folders.rules.make_digest(key, entry.etag)
         self._unpacks.set_final_state(digest, "removed", self._clock())
 
     def finish_published(self) -> None:

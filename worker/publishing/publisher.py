@@ -103,7 +103,7 @@ class Publisher:
             writer_token,
             table.output_etag or "",
             table.rejects_etag or "",
-            len(table.output),
+            table.output.row_count,
             pending,
             self._clock(),
             changed_users,
@@ -129,7 +129,7 @@ class Publisher:
             "published users: %s and %d more, rows=%d rejects=%d",
             first_user,
             max(0, len(pending) - 1),
-            len(table.output),
+            table.output.row_count,
             len(table.rejects),
         )
 

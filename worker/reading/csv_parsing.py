@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable
 
+from shared.csv_reader.reasons import MAX_CSV_BYTES, InvalidUserCsv
+from shared.csv_reader.user_csv import parse_person
 from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, ValidCsv
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, make_csv_key
-from shared.formats.user_csv import MAX_CSV_BYTES, InvalidUserCsv, parse_person
 from shared.object_store import (
     ObjectNotFound,
     ObjectStore,

@@ -15,7 +15,7 @@ from shared.object_store import ObjectStore
 from shared.progress.job_records import JobRecords
 from shared.progress.leases import Lease
 from shared.task_queue import TaskQueue
-from worker.bundles.catalog import CatalogWriter
+from worker.bundles.catalog import DEFAULT_RULES, BundleRules, CatalogWriter
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import DEFAULT_MAX_BYTES, UnpackedFolders
 from worker.jobs.bulk_reads import MAX_PAGE_USERS, BulkReads, PageBuilder
@@ -80,6 +80,7 @@ def build_sweep(
     image_copies: ImageCopies,
     clock: Callable[[], float] = time.time,
     wait: Callable[[float], None] = time.sleep,
+    bundle_rules: BundleRules = DEFAULT_RULES,
 ) -> "Sweep":
     """Return a sweep of these parts. `wait` sleeps for a number of seconds."""
     from worker.jobs.comparison import (  # noqa: PLC0415
@@ -97,7 +98,7 @@ def build_sweep(
         ),
         FindingsRecorder(state.users, state.attempts, records.unpacks, ignored_keys, clock),
         bulk_reads,
-        UnpackedFolders(output, records.unpack_lease),
+        UnpackedFolders(output, records.unpack_lease, rules=bundle_rules),
     )
 
 
@@ -128,6 +129,7 @@ def build_unpacker(
     csv_parser: CsvParser = parse_csv,
     clock: Callable[[], float] = time.time,
     max_unpacked_bytes: int = DEFAULT_MAX_BYTES,
+    bundle_rules: BundleRules = DEFAULT_RULES,
 ) -> "Unpacker":
     """Return an unpacker of these parts."""
     from worker.jobs.entry_builder import ArchiveUnpacker, EntryBuilder  # noqa: PLC0415
@@ -135,7 +137,7 @@ def build_unpacker(
 
     users = state.users
     unpacks = records.unpacks
-    folders = UnpackedFolders(output, records.unpack_lease, max_unpacked_bytes)
+    folders = UnpackedFolders(output, records.unpack_lease, max_unpacked_bytes, bundle_rules)
     archives = ArchiveUnpacker(source, folders, pool, deadline, csv_parser)
     catalog_writer = CatalogWriter(
         output, users, state.catalog_version, state.loss_signals, records.previous_versions

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib3 import PoolManager, Timeout
 
 from shared.progress.job_records import JobRecords, build_records
+from worker.bundles.catalog import BundleRules
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.bulk_reads import BulkReads
 from worker.reading.csv_parsing import CsvParser, parse_csv
@@ -147,6 +148,7 @@ class Services:
             self.minio_metrics,
             self.bundles,
             self.image_copies,
+            bundle_rules=BundleRules(self.clients.settings.zip_names),
         )
 
     @cached_property
@@ -173,6 +175,7 @@ class Services:
             self.clients.read_pool,
             self._deadline,
             max_unpacked_bytes=self.clients.settings.max_unpacked_mb * 1_000_000,
+            bundle_rules=BundleRules(self.clients.settings.zip_names),
         )
 
     @cached_property

@@ -6,11 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-RESTART_DELAY_S = 1.0
-"""Seconds before a process that has ended is started again."""
+CHECK_EVERY_S = 1.0
+"""Seconds between two checks whether a process has ended: one of the forked ones, or the parent.
+
+Checked by PID. A pipe to a process may stay open after its end, because a process that was forked
+later holds a copy.
+"""
 _FORK = multiprocessing.get_context("fork")
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
@@ -34,9 +37,7 @@ class ForkedProcesses:
         for name in self._functions:
             self._start(name)
         while not self._is_stopping:
-            # A stop signal ends the processes, and so this wait.
-            wait([process.sentinel for process in self._processes.values()])
-            time.sleep(RESTART_DELAY_S)
+            time.sleep(CHECK_EVERY_S)
             for name, process in self._processes.items():
                 if not process.is_alive():
                     self._start(name)
@@ -47,7 +48,8 @@ class ForkedProcesses:
         # A signal waits until the process is listed, so that no process misses it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         if not self._is_stopping:
-            process = _FORK.Process(target=_run_child, name=name, args=(self._functions[name],))
+            arguments = self._functions[name], os.getpid()
+            process = _FORK.Process(target=_run_child, name=name, args=arguments)
             process.start()
             self._processes[name] = process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
@@ -59,17 +61,17 @@ class ForkedProcesses:
                 process.terminate()
 
 
-def _run_child(function: Callable[[], object]) -> None:
+def _run_child(function: Callable[[], object], parent_id: int) -> None:
     for signal_number in _STOP_SIGNALS:
         signal.signal(signal_number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    arguments = (parent_id,)
+    threading.Thread(target=_end_with_parent, args=arguments, name="parent", daemon=True).start()
     function()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent_id: int) -> None:
     """Kill this process when its parent has ended: the supervisor then starts all again."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
+    while os.getppid() == parent_id:
+        time.sleep(CHECK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 EVENT_TARGET_ARN = f"arn:minio:sqs::{EVENT_TARGET}:redis"
 RULE_ID = "rowdrop-fast"
 RULE_ID_OF_VERSION_1 = "rowdrop-safe"
-"""The rule of release 0.2 for a second target, of which MinIO keeps a queue on its disk."""
+"""The rule of release 0.3 for a second target, of which MinIO keeps a queue on its disk."""
 
 
 class RuleState(Enum):
@@ -40,7 +40,7 @@ class NotificationRules:
     def ensure_rules(self) -> RuleState:
         """Add Rowdrop's rule if it is missing, and keep the rules of other applications.
 
-        Removes the rule of release 0.2 for a second target. Raises `minio.error.MinioException`
+        Removes the rule of release 0.3 for a second target. Raises `minio.error.MinioException`
         or `urllib3.exceptions.HTTPError`.
         """
         config = self._minio.get_bucket_notification(self._bucket)

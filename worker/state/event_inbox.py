@@ -88,7 +88,7 @@ class EventInbox:
         return run_mark(self._mark, FAST_EVENTS, "event", arguments, now)
 
     def move_copies_of_version_1(self) -> int:
-        """Move the entries of the second list of release 0.2 to the list; return their number.
+        """Move the entries of the second list of release 0.3 to the list; return their number.
 
         Their users are marked once more. Each call moves at most `CHUNK_SIZE` entries.
         """

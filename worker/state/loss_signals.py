@@ -37,6 +37,9 @@ LOSS_SIGNAL_KINDS = {
 """The kinds of loss signals. Each has the same effect: the watchdog requests a sweep."""
 FIRST_START = "first_start"
 """Reason of a sweep that finds neither a trust state nor a loss signal: the first sweep of all."""
+START_CAUSE = "start"
+UNFINISHED_CAUSE = "the last sweep did not finish"
+"""Causes of sweeps that, like those after a loss signal, find what an interruption has left."""
 
 
 class TrustState(NamedTuple):

@@ -114,7 +114,7 @@ class ServerLossCheck:
 
 
 class EventsOfVersion1:
-    """Moves events that a MinIO with the settings of release 0.2 sends to a second list."""
+    """Moves events that a MinIO with the settings of release 0.3 sends to a second list."""
 
     def __init__(self, inbox: EventInbox) -> None:
         self._inbox = inbox

@@ -17,6 +17,7 @@ from shared.object_store import StoreUnavailable
 from shared.progress.pipeline_status import OperatorStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.task_queue import TaskQueue
+from worker.state.loss_signals import START_CAUSE
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Watchdog:
     def start(self) -> None:
         """Upgrade the keys in Redis if those of an earlier release exist, and request a sweep."""
         self._upgrade()
-        self._sweeps.request(self._tasks, "start")
+        self._sweeps.request(self._tasks, START_CAUSE)
 
     def tick(self) -> None:
         """Run all checks once.

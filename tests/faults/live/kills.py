@@ -21,6 +21,20 @@ UNPACK_POINTS = (
     "worker-bulk before clear_digests",
 )
 """Points that are reached only with bundles."""
+SWEEP_POINTS = (
+    "worker-bulk after begin_sweep",
+    "worker-bulk before mark",
+    "worker-bulk after mark",
+    "worker-bulk before commit_sweep",
+    "worker-bulk after commit_sweep",
+)
+"""Points that a sweep reaches."""
+REBUILD_POINTS = (
+    "worker-bulk after start",
+    "worker-bulk before mark_enqueued",
+    "worker-bulk after take_page",
+)
+"""Points that a rebuild reaches."""
 KILL_POINTS = (
     "listener after peek",
     "listener before mark_and_pop",
@@ -41,14 +55,8 @@ KILL_POINTS = (
     "publisher after commit_publish",
     f"publisher before put {MANIFEST_KEY}",
     f"publisher after put {MANIFEST_KEY}",
-    "worker-bulk after begin_sweep",
-    "worker-bulk before mark",
-    "worker-bulk after mark",
-    "worker-bulk before commit_sweep",
-    "worker-bulk after commit_sweep",
-    "worker-bulk after start",
-    "worker-bulk before mark_enqueued",
-    "worker-bulk after take_page",
+    *SWEEP_POINTS,
+    *REBUILD_POINTS,
     *UNPACK_POINTS,
 )
 SHORT_POINTS = (
@@ -84,11 +92,10 @@ def _kill_at(run: ScenarioRun, live: LiveRowdrop, point: str) -> float:
     with run.start_traffic(live, users=60, per_second=30) as (traffic, _):
         time.sleep(1)
         live.give_order("kill", point)
-        if "worker-bulk" in point and point not in UNPACK_POINTS:
-            if "sweep" in point or "mark" in point:
-                live.request_sweep()
-            else:
-                measure_post(live)
+        if point in SWEEP_POINTS:
+            live.request_sweep()
+        elif point in REBUILD_POINTS:
+            measure_post(live)
         try:
             # A rebuild may wait for another.
             wait_until(lambda: live.was_obeyed, 180, f"a process is killed at {point}")

@@ -112,8 +112,10 @@ def check(ctx: click.Context, as_json: bool) -> None:
 
     clients = open_clients("worker", "minio")
     progress = ProgressBar(0, sys.stderr, noun="CSV files")
-    copies_images = clients.settings.copy_images
-    differences = check_buckets(clients.source, clients.output, copies_images, progress)
+    settings = clients.settings
+    differences = check_buckets(
+        clients.source, clients.output, settings.copy_images, progress, settings.zip_names
+    )
     if as_json:
         print_json({"count": len(differences), "differences": differences})
     else:
@@ -125,9 +127,10 @@ def check(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def list_errors(ctx: click.Context, as_json: bool) -> None:
-    """List rejects, held rows, ignored keys and dead letters.
+    """List rejects, suspicious rows, ignored keys and dead letters.
 
-    Each has its reason and what to do. The exit code is 1 if there are some.
+    Each has its reason and what to do. The exit code is 1 if there are some, except suspicious
+    rows: they are valid, and only probably wrong.
     """
     errors, ignored_count = _open_reader(None).list_errors()
     listed_ignored = sum(error["kind"] == "ignored" for error in errors)
@@ -140,7 +143,7 @@ def list_errors(ctx: click.Context, as_json: bool) -> None:
             words = ("more ignored key is not listed", "more ignored keys are not listed")
             click.echo(format_count(ignored_count - listed_ignored, *words))
         click.echo(format_count(len(errors), "error"))
-    exit_with_attention(ctx, is_needed=bool(errors))
+    exit_with_attention(ctx, is_needed=any(error["kind"] != "suspicious" for error in errors))
 
 
 def format_status(status: dict[str, Any]) -> list[str]:
@@ -151,6 +154,11 @@ def format_status(status: dict[str, Any]) -> list[str]:
         "ready": "yes" if status["ready"] else "no",
         "rows": "nothing is published yet" if rows is None else f"{rows:,}",
         "rejects": _format_rejects(status["rejected"], status["held"]),
+        "suspicious": _format_if_any(
+            status["suspicious"],
+            "valid value that is probably wrong",
+            "valid values that are probably wrong",
+        ),
         "ignored": _format_if_any(status["ignored"], "other file"),
         "dead letters": _format_if_any(status["dead_letters"], "unreadable event"),
         "pending": _format_counts(status["dirty_users"]) or "nothing",
@@ -189,8 +197,8 @@ def _format_trust_state(state: str, sweep: dict[str, Any] | None) -> str:
     return "not known: drops may have been missed, and the next sweep repairs that"
 
 
-def _format_if_any(count: int, noun: str) -> str:
-    return format_count(count, noun) if count else ""
+def _format_if_any(count: int, singular: str, plural: str = "") -> str:
+    return format_count(count, singular, plural) if count else ""
 
 
 def _format_counts(counts: dict[str, int]) -> str:
@@ -201,7 +209,7 @@ def _format_counts(counts: dict[str, int]) -> str:
 def _format_changes(previous: dict[str, Any] | None, status: dict[str, Any]) -> list[str]:
     if previous is None:
         return []
-    names = ("rows", "rejected", "held", "ignored")
+    names = ("rows", "rejected", "held", "suspicious", "ignored")
     changes = {name: (status[name] or 0) - (previous[name] or 0) for name in names}
     parts = [f"{name} {change:+,}" for name, change in changes.items() if change]
     return [f"last second   {', '.join(parts) or 'no change'}"]
@@ -209,8 +217,9 @@ def _format_changes(previous: dict[str, Any] | None, status: dict[str, Any]) -> 
 
 def _format_error(error: dict[str, Any]) -> list[str]:
     line = f", line {error['line']}" if error["line"] else ""
+    since = f" since {error['since']}" if error["since"] else ""
     return [
-        f"{error['key'] or '(unknown key)'}{line}: {error['kind']} since {error['since']}",
+        f"{error['key'] or '(unknown key)'}{line}: {error['kind']}{since}",
         f"  {error['reason']}",
         f"  {error['remedy']}",
     ]

@@ -10,6 +10,7 @@ import click
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.times import format_time
+from worker.bundles.members import make_printable_path
 from worker.commands.bulk_work import (
     RecordLost,
     read_rebuild,
@@ -122,8 +123,9 @@ def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: b
 
     Sub-folders are read, too. Each user file and bundle is uploaded by its file name, without the
     name of its folder. What is in the bucket with the same content is skipped, so an interrupted
-    load can be run again. Other files are listed, and the exit code is then 1, as it is if there is
-    nothing to load.
+    load can be run again. Other files are listed, and so are links, duplicates and what cannot be
+    read. The exit code is then 1, as it is if there is nothing to load. What programs and the
+    system write, such as a trash, is listed, too, but needs no attention.
     """
     clients = open_clients("loader", "minio")
     bucket = clients.source.bucket
@@ -135,6 +137,7 @@ def load(ctx: click.Context, paths: tuple[Path, ...], if_empty: bool, as_json: b
         progress = ProgressBar(len(plan.files), sys.stderr)
         loader = Loader(clients.source, clients.create_minio_client(), progress)
         loader.load(plan)
+        plan.skipped += loader.unreadable
     except OSError as error:
         message = f"loading failed: {error}\nRun the command again: loaded files are skipped."
         raise CommandFailed(message, EXIT_FAILED) from error
@@ -152,8 +155,13 @@ def _describe_load(bucket: str, loader: Loader, plan: LoadPlan) -> dict[str, Any
         "bucket": bucket,
         "loaded": loader.loaded,
         "unchanged": loader.unchanged,
-        "skipped": [{"path": str(path), "reason": reason} for path, reason in plan.skipped],
+        "skipped": _describe_files(plan.skipped),
+        "junk": _describe_files(plan.junk),
     }
+
+
+def _describe_files(files: list[tuple[Path, str]]) -> list[dict[str, str]]:
+    return [{"path": make_printable_path(str(path)), "reason": reason} for path, reason in files]
 
 
 def _format_load(bucket: str, loader: Loader, plan: LoadPlan, paths: tuple[Path, ...]) -> list[str]:
@@ -162,12 +170,16 @@ def _format_load(bucket: str, loader: Loader, plan: LoadPlan, paths: tuple[Path,
     lines = [f"{summary}, {unchanged}"]
     if not plan.files:
         lines = [f"{path} has no CSV, image or bundle" for path in paths if path.is_dir()]
-    if plan.skipped:
-        count = len(plan.skipped)
-        lines.append(f"{format_count(count, 'file was not loaded', 'files were not loaded')}:")
-        lines += [f"  {path}: {reason}" for path, reason in plan.skipped[:MAX_REPORTED]]
-    if len(plan.skipped) > MAX_REPORTED:
-        lines.append(f"  and {len(plan.skipped) - MAX_REPORTED:,} more")
+    lines += _list_files(plan.skipped, ("file was not loaded", "files were not loaded"))
+    return lines + _list_files(plan.junk, ("was skipped as junk", "were skipped as junk"))
+
+
+def _list_files(files: list[tuple[Path, str]], words: tuple[str, str]) -> list[str]:
+    lines = [f"{format_count(len(files), *words)}:"] if files else []
+    for path, reason in files[:MAX_REPORTED]:
+        lines.append(f"  {make_printable_path(str(path))}: {reason}")
+    if len(files) > MAX_REPORTED:
+        lines.append(f"  and {len(files) - MAX_REPORTED:,} more")
     return lines
 
 

@@ -216,7 +216,7 @@ REDIS_RULES: Mapping[str, str] = {
     "listener": _PIPELINE_RULES,
     "worker": _PIPELINE_RULES,
     "publisher": _PIPELINE_RULES,
-    # The second list: a MinIO that you run yourself may still have the settings of release 0.2.
+    # The second list: a MinIO that you run yourself may still have the settings of release 0.3.
     "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS_OF_VERSION_1} +ping +type +rpush +client|setname",
     "api": " ".join(
         [
