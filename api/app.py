@@ -118,7 +118,11 @@ def _add_routes(
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
     receipts = ReceiptController(
-        get_view, dependencies.source_transfers, dependencies.receipts, dependencies.redis_pool
+        get_view,
+        dependencies.source_transfers,
+        dependencies.receipts,
+        dependencies.redis_pool,
+        dependencies.compute_pool,
     )
     app.add_route(
         "/data/{user_id}", UserResource(get_view, dependencies.refresh_controller, receipts)

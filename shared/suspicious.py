@@ -49,9 +49,16 @@ class SuspiciousRows:
         self._rules = rules
         self._rule_numbers = rule_numbers
 
-    def __len__(self) -> int:
-        """Return the number of entries."""
+    @property
+    def entry_count(self) -> int:
+        """The number of entries."""
         return len(self._rule_numbers)
+
+    def find_reason(self, key: str) -> str | None:
+        """Return the reason of the first entry of this row, None without one."""
+        keys = self._rows.column(0)
+        index = pc.index(keys, key).as_py()
+        return None if index < 0 else self.list_entries(slice(index, index + 1))[0].reason
 
     def list_entries(self, page: slice = slice(None)) -> list[SuspiciousRow]:
         """Return the entries on a page."""

@@ -8,6 +8,7 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from api.query.file_query import parse_etag
+from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem, build_not_ready_problem
 from api.web.thread_pool import ThreadPool
@@ -48,11 +49,13 @@ class ReceiptController:
         transfers: Transfers,
         receipts: Receipts,
         redis_pool: ThreadPool,
+        compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._transfers = transfers
         self._receipts = receipts
         self._redis_pool = redis_pool
+        self._compute_pool = compute_pool
 
     async def respond(self, request: Request, response: Response, name: str) -> None:
         """Respond with the receipt of a file, or of its version `?etag=`.
@@ -80,6 +83,11 @@ class ReceiptController:
         if info is not None:
             file = _File(name, info, wanted_etag, source_key)
             result = file.find_result(view, receipts, is_dirty=is_dirty)
+            if result.name == "row" and user_id is not None:
+                # Finding all suspicious rows of a table takes some ms, once per version.
+                suspicion = await self._compute_pool.run(_find_suspicion, view.table, user_id)
+                if suspicion:
+                    result = _Result("suspicious", suspicion, fields=result.fields)
         receipt = _select_receipt(own, name, wanted_etag, is_csv=name.endswith(".csv"))
         response.media = {
             "name": name,
@@ -179,6 +187,10 @@ class _File:
         if str(row["img_path"]).rpartition("/")[2] != self._name:
             return _Result("superseded", ANOTHER_IMAGE, fields={"row": row})
         return _Result("part", fields={"row": row})
+
+
+def _find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+    return table.suspicious_rows.find_reason(user_id)
 
 
 def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:

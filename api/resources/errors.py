@@ -77,7 +77,7 @@ def _select_page(
     entries = list(list_errors(rejects.entries, is_held, suspicious_rows, status, paging.as_slice))
     for entry in entries:
         entry["file"] = _find_file_path(entry)
-    return entries, count_errors(len(rejects.entries), len(suspicious_rows), status)
+    return entries, count_errors(len(rejects.entries), suspicious_rows.entry_count, status)
 
 
 def _find_file_path(entry: Mapping[str, Any]) -> str | None:

@@ -102,12 +102,12 @@ class ReadyResource:
         if table is None:
             return None
         if table.has_found_suspicious_rows:
-            return len(table.suspicious_rows)
+            return table.suspicious_rows.entry_count
         # Readiness must not wait for requests that compute much: a later request has the number.
         with suppress(TimeoutError, Problem):
             async with asyncio.timeout(MAX_COUNT_S):
                 rows = await self._compute_pool.run(lambda: table.suspicious_rows)
-                return len(rows)
+                return rows.entry_count
         return None
 
 

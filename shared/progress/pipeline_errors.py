@@ -41,12 +41,12 @@ def list_errors(
     a status only the first two are listed. `has_row` returns whether a user has a row in the table.
     Only the errors on the page are read; its start must not be negative.
     """
-    suspicious_count = len(suspicious_rows) if suspicious_rows else 0
+    suspicious_count = 0 if suspicious_rows is None else suspicious_rows.entry_count
     page = slice(*page.indices(count_errors(len(rejects), suspicious_count, status)))
     for reject in rejects[page]:
         yield _describe_reject(reject, is_held=has_row(reject.user_id))
     page = _skip_entries(page, len(rejects))
-    if suspicious_rows:
+    if suspicious_rows is not None:
         yield from map(_describe_row, suspicious_rows.list_entries(page))
     page = _skip_entries(page, suspicious_count)
     if status:

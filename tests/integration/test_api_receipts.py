@@ -231,3 +231,11 @@ def test_publish_succeeds_without_receipts(
     api.process("0001")
     assert api.get("/data/0001").json["first_name"] == "Ann"
     assert rowdrop.state.users.begin_read(["0001"]) == {}
+
+
+def test_receipt_of_suspicious_row_has_reason(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", b"first_name,last_name,birthts\nAnn,Lee,946674001\n")
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["row"]["birthts"]) == ("suspicious", 946674001)
+    assert "seconds" in receipt["reason"]

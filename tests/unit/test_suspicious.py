@@ -113,8 +113,10 @@ def test_look_alikes_without_a_composed_one_are_listed() -> None:
 def test_suspicious_rows_are_listed_by_page_in_table_order() -> None:
     users = [(f"{number:03}", (0, 1999)[number % 2]) for number in range(100)]
     rows = find(*users, (ZOE, 1986), (unicodedata.normalize("NFC", ZOE), 0))
+    assert rows.find_reason("001") == rows.list_entries(slice(0, 1))[0].reason
+    assert rows.find_reason("000") is None
     entries = rows.list_entries()
-    assert len(entries) == len(rows) == 53
+    assert len(entries) == rows.entry_count == 53
     assert [entry.key for entry in entries[:50]] == [f"{number:03}" for number in range(1, 100, 2)]
     # One row has two suspicions: it is listed for each.
     assert [entry.key for entry in entries[50:52]] == [ZOE, ZOE]
@@ -123,7 +125,7 @@ def test_suspicious_rows_are_listed_by_page_in_table_order() -> None:
 
 
 def test_empty_table_has_no_suspicious_rows() -> None:
-    assert (len(find()), find().list_entries()) == (0, [])
+    assert (find().entry_count, find().list_entries()) == (0, [])
 
 
 def test_suspicions_follow_another_table_of_columns() -> None:

@@ -129,6 +129,7 @@ class StatusReader:
         pipeline = read_pipeline_status(self._redis)
         readiness = request_readiness(self._api)
         output = self._tables.output
+        suspicious_rows = self._tables.suspicious_rows
         held_count = sum(map(self._tables.has_row, self._tables.rejects))
         return {
             "ready": readiness.ready,
@@ -138,7 +139,7 @@ class StatusReader:
             "rows": None if output is None else output.row_count,
             "rejected": len(self._tables.rejects) - held_count,
             "held": held_count,
-            "suspicious": len(self._tables.suspicious_rows or ()),
+            "suspicious": suspicious_rows.entry_count if suspicious_rows is not None else 0,
             "ignored": pipeline.ignored_count,
             "dead_letters": len(pipeline.dead_letters),
             "events_waiting": pipeline.waiting_events,
