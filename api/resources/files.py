@@ -115,6 +115,7 @@ class FileResource:
         The row follows asynchronously: the write triggers an event of the bucket. With `?wait=`,
         responds with the row of a user's file, or with a 422 and the reason, once it is published.
         """
+        _refuse_receipt(name)
         wait_s = parse_wait(request)
         refusal = explain_unusable_name(name)
         # falcon decodes bytes that are not UTF-8 as U+FFFD.
@@ -161,10 +162,16 @@ class FileResource:
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
+        _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
+
+
+def _refuse_receipt(name: str) -> None:
+    if name.endswith(RECEIPT_SUFFIX):
+        raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
 
 
 def describe_request_body(request: Request) -> str | None:
