@@ -157,6 +157,12 @@ class FileResource:
         if wait_s and isinstance(file, UserFile):
             await self._drops.await_result(response, file, name, etag, wait_s)
 
+    async def on_options(self, request: Request, response: Response, name: str) -> None:
+        """Answer with the methods: a receipt can only be read."""
+        is_receipt = name.endswith(RECEIPT_SUFFIX)
+        response.set_header("Allow", "GET, HEAD" if is_receipt else "DELETE, GET, HEAD, PUT")
+        response.set_header("Content-Length", "0")
+
     async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
 
