@@ -62,8 +62,8 @@ def _render_example(configuration: Configuration) -> list[str]:
     token_line = ["  TOKEN=...  # ./rowdrop credentials --show prints the tokens"]
     return [
         *(token_line if needs_token else []),
-        f"  {_PRINT_FILE} |",
-        f"      curl -X PUT {token_option}--data-binary @- {api_url}/files/0001.csv",
+        f"  {_PRINT_FILE} > 0001.csv",
+        f"  curl {token_option}-T 0001.csv {api_url}/files/0001.csv",
         f"  curl {token_option}'{api_url}/data?q=ivan'",
     ]
 

@@ -156,31 +156,46 @@ class _File:
         if view.table is not None and row_number is not None:
             row = json.loads(view.table.get_row_json(row_number))
         if not self._source_key.is_csv:
-            return self._find_image_result(row, is_dirty=is_dirty)
+            is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
+            if not (is_read or self._is_read_before(view, is_dirty=is_dirty)):
+                return _Result("pending", NOT_READ)
+            return self._find_image_result(row)
         if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
             fields = {"held": row is not None, "row": row}
             return _Result("rejected", reject.reason, reject.line, fields)
         newest = receipts[0] if receipts else None
-        if newest is None:
-            is_published = row is not None and not is_dirty
+        if newest and (newest.csv_source, newest.csv_etag) == (self._name, self._etag):
+            is_published = _is_visible(newest, view)
         else:
-            is_read = (newest.csv_source, newest.csv_etag) == (self._name, self._etag)
-            is_published = is_read and _find_visible_time(newest, view) is not None
+            is_published = self._is_read_before(view, is_dirty=is_dirty)
         if is_published and row is not None:
             return _Result("row", fields={"row": row})
         return _Result("pending", NOT_READ)
+
+    def _was_read_by(self, receipt: Receipt) -> bool:
+        """Return whether the image existed when the result of this receipt was read."""
+        # LastModified is in whole seconds. A result with this image may be read in the same second.
+        margin_s = 0 if receipt.image == self._name else 1
+        return (receipt.read_at or 0) > self._info.last_modified + margin_s
+
+    def _is_read_before(self, view: View, *, is_dirty: bool) -> bool:
+        """Return whether the table has this version although no receipt shows it any more.
+
+        That a user is not dirty proves nothing: its event may be on the way. Everything that was
+        dropped before `consistent_as_of` is published. LastModified is in whole seconds.
+        """
+        as_of = view.consistent_as_of
+        return not is_dirty and as_of is not None and self._info.last_modified + 1 < as_of
 
     def _find_bundle_result(self, view: View, *, is_dirty: bool) -> _Result:
         reject = view.rejects.get(make_bundle_id(self._name))
         if reject is not None and reject.etag == self._etag:
             return _Result("rejected", reject.reason, reject.line)
-        if is_dirty:
+        if not self._is_read_before(view, is_dirty=is_dirty):
             return _Result("pending", "/tasks has the progress")
         return _Result("unpacked")
 
-    def _find_image_result(self, row: dict[str, Any] | None, *, is_dirty: bool) -> _Result:
-        if is_dirty:
-            return _Result("pending", NOT_READ)
+    def _find_image_result(self, row: dict[str, Any] | None) -> _Result:
         if row is None:
             return _Result("part", NO_ROW, fields={"row": None})
         # An image copy has the name of the image.
@@ -217,11 +232,15 @@ def _select_receipt(
 def _find_visible_time(receipt: Receipt, view: View) -> float | None:
     """Return since when this process serves the receipt's version; None if it does not yet."""
     known_at = view.visible_since.get(receipt.output_etag)
-    if known_at is not None:
-        return max(known_at, receipt.published_at)
-    # Published before this process started, or with the same rows as before.
+    return None if known_at is None else max(known_at, receipt.published_at)
+
+
+def _is_visible(receipt: Receipt, view: View) -> bool:
+    """Return whether this process serves the receipt's version, or a newer one."""
     polled_at = view.store_polled_at
-    return polled_at if polled_at is not None and polled_at >= receipt.published_at else None
+    return receipt.output_etag in view.visible_since or (
+        polled_at is not None and polled_at >= receipt.published_at
+    )
 
 
 def _describe_times(receipt: Receipt | None, view: View) -> dict[str, Any]:

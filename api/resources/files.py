@@ -159,6 +159,7 @@ class FileResource:
         The row follows asynchronously: the write triggers an event of the bucket. With `?wait=`,
         responds with the row of a user's file, or with a 422 and the reason, once it is published.
         """
+        _refuse_receipt(name)
         wait_s = parse_wait(request)
         _check_name(name)
         if wrapping := describe_request_body(request):
@@ -174,11 +175,18 @@ class FileResource:
         if wait_s and isinstance(file, UserFile):
             await self._drops.await_result(response, file, name, etag, wait_s)
 
+    async def on_options(self, request: Request, response: Response, name: str) -> None:
+        """Answer with the methods: a receipt can only be read."""
+        is_receipt = name.endswith(RECEIPT_SUFFIX)
+        response.set_header("Allow", "GET, HEAD" if is_receipt else "DELETE, GET, HEAD, PUT")
+        response.set_header("Content-Length", "0")
+
     async def on_delete(self, request: Request, response: Response, name: str) -> None:
         """Delete the file.
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
+        _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             raise _build_no_file_problem(name)

@@ -117,9 +117,13 @@ class Receipts:
         try:
             for chunk in split_into_chunks(list(receipts)):
                 self._add(chunk, receipts, now)
+        except (RedisError, ValueError) as error:
+            logger.info("the receipts of a publish are lost: %s", error)
+        # Also if Redis has no memory left for new ones.
+        try:
             self._remove_oldest(results, now)
         except RedisError as error:
-            logger.info("the receipts of a publish are lost: %s", error)
+            logger.info("old receipts are not removed: %s", error)
 
     def _add(self, user_ids: Sequence[str], receipts: Mapping[str, Receipt], now: float) -> None:
         previous = self._redis.hmget(RECEIPTS, user_ids)

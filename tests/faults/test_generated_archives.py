@@ -238,7 +238,7 @@ def unpack(key: str, body: bytes, zip_names: str, pool: ThreadPoolExecutor) -> C
     lease = cast("Lease", StubLease())
     folders = UnpackedFolders(output, lease, rules=BundleRules(zip_names))
     digest = folders.rules.make_digest(key, info.etag)
-    budget = folders.get_budget(BundleCatalog(), key)
+    budget = folders.get_budget(BundleCatalog(), key, "")
     unpacker = ArchiveUnpacker(source, folders, pool)
     entry, ignored = unpacker.unpack_archive(info, digest, budget, lambda _done, _total: None)
     assert folders.is_complete(digest)

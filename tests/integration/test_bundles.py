@@ -593,6 +593,21 @@ def test_unpacker_rejects_bundles_above_disk_budget(rowdrop: RowdropHarness) -> 
     assert (len(rowdrop.read_rows()), rowdrop.read_rejects()) == (19, {})
 
 
+def test_unpacker_counts_invisible_folders_in_disk_budget(rowdrop: RowdropHarness) -> None:
+    """An attempt that killed its worker leaves one behind, until a sweep deletes it."""
+    image = b"\x89PNG\r\n\x1a\n" + bytes(1_000_000)
+    drop(rowdrop, "u.zip", {"1.csv": make_csv(), "1.png": image})
+    rowdrop.output.put(f"{UNPACKED_FOLDER}/{'0' * 32}/9.png", image)
+    run_unpacks(rowdrop, ["u.zip"], 3_000_000)
+    reason = rowdrop.read_rejects()["/u.zip"].reason
+    assert "of the 3 MB of MAX_UNPACKED_MB are free" in reason
+    rowdrop.sweep.run("test")
+    assert rowdrop.output.list_folders(UNPACKED_FOLDER) == []
+    rowdrop.sweep.run("test")
+    run_unpacks(rowdrop, ["u.zip"], 3_000_000)
+    assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
+
+
 def test_unpacker_replaces_bundle_that_takes_most_of_disk_budget(rowdrop: RowdropHarness) -> None:
     """The previous version is not counted: it is deleted after the new one is visible."""
     image = b"\x89PNG\r\n\x1a\n" + bytes(1_000_000)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -15,10 +16,14 @@ from shared.object_store import ObjectInfo, ObjectStore
 from shared.progress.job_records import build_records
 from shared.progress.leases import LEASE_TTL_S, Lease
 from shared.redis_keys import REBUILD_LEASE, SWEEP_LEASE, UNPACK_LEASE
+from tests.archives import make_tar
 from tests.fakes import FakeObjectStore
-from tests.integration.stepping import RowdropHarness
+from tests.integration.stepping import RowdropHarness, make_csv
+from worker.bundles.catalog import BundleCatalog
 from worker.bundles.unpacked_folders import UnpackedFolders
+from worker.jobs.entry_builder import ArchiveUnpacker
 from worker.services.builders import build_bulk_reads, build_rebuild
+from worker.source.ranged_file import BLOCK_BYTES
 
 OTHER_TOKEN = b"another process"
 OTHER_TTL_MS = 30_000
@@ -210,3 +215,31 @@ def test_rebuild_without_its_lease_is_not_enqueued(rowdrop: RowdropHarness) -> N
     assert rebuilds.is_enqueued(task_id)
     rowdrop.run_bulk_work()
     assert list(rowdrop.read_rows()) == ["u"]
+
+
+class CountingLease(Lease):
+    """A lease that counts its renewals."""
+
+    renewal_count = 0
+
+    def renew(self) -> None:
+        super().renew()
+        self.renewal_count += 1
+
+
+def test_unpacker_renews_lease_while_it_reads_one_member(redis: "Redis") -> None:
+    """On a slow link, a large member that is ignored takes longer than the lease."""
+    source = FakeObjectStore("src-data", time.time)
+    output = FakeObjectStore("processed-data", time.time)
+    source.put("u.tar", make_tar({"notes.txt": bytes(5 * BLOCK_BYTES), "1.csv": make_csv()}))
+    info = source.get_info("u.tar")
+    assert info is not None
+    lease = CountingLease(redis, UNPACK_LEASE)
+    folders = UnpackedFolders(output, lease)
+    with lease.hold(), ThreadPoolExecutor(2) as pool:
+        budget = folders.get_budget(BundleCatalog(), "u.tar", "digest")
+        lease.renewal_count = 0
+        unpacker = ArchiveUnpacker(source, folders, pool)
+        entry, _ = unpacker.unpack_archive(info, "digest", budget, lambda _done, _total: None)
+    assert (entry.users, entry.ignored) == (1, 1)
+    assert lease.renewal_count > 5

@@ -499,3 +499,13 @@ def test_files_route_is_503_without_store_and_rows_remain(
     assert "object store" in result.json["detail"]
     assert int(result.headers["retry-after"]) > 0
     assert service.get("/data").status_code == 200
+
+
+def test_receipt_route_only_reads(service: Service) -> None:
+    path = "/files/1.csv/receipt"
+    for method in ("PUT", "DELETE"):
+        result = service.client.simulate_request(method, path, body="x")
+        assert (result.status_code, result.headers["allow"]) == (405, "GET, HEAD")
+    assert service.client.simulate_options(path).headers["allow"] == "GET, HEAD"
+    allowed = service.client.simulate_options("/files/1.csv").headers["allow"]
+    assert allowed == "DELETE, GET, HEAD, PUT"

@@ -224,7 +224,7 @@ def routes() -> Iterator[set[str]]:
                 f"{method.method} {route.path.replace(':path', '')}"
                 for route in falcon.inspect.inspect_routes(app)
                 for method in route.methods
-                if not method.internal and method.method != "HEAD"
+                if not method.internal and method.method not in {"HEAD", "OPTIONS"}
             ),
         }
 

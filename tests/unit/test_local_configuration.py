@@ -311,7 +311,9 @@ README = Path(__file__).parents[2] / "README.md"
 def test_banner_begins_with_the_example_of_the_readme(tmp_path: Path) -> None:
     configuration = build_configuration({}, {}, silent)
     banner = render_banner(tmp_path, configuration)
-    (example,) = re.findall(r"(?m)^ +(printf .* \|\n +curl -X PUT .*)$", README.read_text("utf-8"))
+    (example,) = re.findall(
+        r"(?m)^ +(printf .* > 0001\.csv\n +curl -T .*)$", README.read_text("utf-8")
+    )
     expected = example.replace(":8080", f":{configuration.values['API_PORT']}").split()
     first_example = banner.partition("Drop a file, get a row:\n\n")[2]
     assert first_example.split()[: len(expected)] == expected

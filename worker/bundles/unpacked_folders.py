@@ -155,12 +155,20 @@ class UnpackedFolders:
         self._lease = lease
         self._max_bytes = max_bytes
 
-    def get_budget(self, catalog: BundleCatalog, key: str) -> DiskBudget:
-        """Return the budget for a bundle, beside all other bundles of the catalog.
+    def get_budget(self, catalog: BundleCatalog, key: str, digest: str) -> DiskBudget:
+        """Return the budget for a version of a bundle, beside all that is unpacked.
 
-        Its own previous version is not counted: it is deleted after the new one is visible.
+        That includes what is not visible: attempts of other bundles that killed their worker. The
+        previous version of the bundle is not counted: it is deleted after the new one is visible.
         """
-        return DiskBudget(self._max_bytes, self._max_bytes - catalog.count_stored_bytes(key))
+        known = {entry.digest for entry in catalog.entries.values()} | {digest}
+        invisible_bytes = 0
+        for folder in set(self._output.list_folders(UNPACKED_FOLDER)) - known:
+            for page in self._output.list_objects(folder=f"{UNPACKED_FOLDER}/{folder}"):
+                invisible_bytes += sum(info.size for info in page)
+                self._lease.renew()
+        stored_bytes = catalog.count_stored_bytes(key) + invisible_bytes
+        return DiskBudget(self._max_bytes, self._max_bytes - stored_bytes)
 
     def renew_lease(self) -> None:
         """Renew the unpack lease."""

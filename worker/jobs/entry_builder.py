@@ -105,7 +105,10 @@ class ArchiveUnpacker:
 
         # LIST reports size 0 for an object that the server cannot read.
         retry_unreadable(partial(self._source.check_readable, key))
-        file = RangedFile(read_range, info.size, self._pool, MAX_DIRECTORY_BYTES)
+        # A large member that is ignored takes longer than the lease on a slow link.
+        file = RangedFile(
+            read_range, info.size, self._pool, MAX_DIRECTORY_BYTES, self._folders.renew_lease
+        )
         index = IndexBuilder()
         selected = SelectedMembers()
         ignored = IgnoredMembers()
@@ -240,11 +243,11 @@ class EntryBuilder:
         """
         key = info.key
         previous = catalog.entries.get(key)
-        budget = self._folders.get_budget(catalog, key)
         archive_version = info.etag, info.last_modified
         if built and not built.reason and (built.etag, built.since) == archive_version:
             return built
         digest = self._rules.make_digest(key, info.etag)
+        budget = self._folders.get_budget(catalog, key, digest)
         if previous and previous.etag == info.etag and self._is_current(digest, previous, budget):
             return self._reuse_entry(info, previous)
         if self._unpacks.begin_attempt(digest, key, self._clock()) > MAX_UNPACK_ATTEMPTS:

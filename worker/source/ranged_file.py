@@ -22,7 +22,8 @@ class RangedFile(io.RawIOBase):
     """A read-only file of `size` bytes over `read_range(start, end)`, which excludes `end`.
 
     `read_range` runs in threads of `pool`. Any method here may raise what it raises. A single read
-    of more than `max_read_bytes` bytes raises `MemoryError`.
+    of more than `max_read_bytes` bytes raises `MemoryError`. `before_fetch` is called in the thread
+    of the reader before each request.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class RangedFile(io.RawIOBase):
         size: int,
         pool: Executor,
         max_read_bytes: int,
+        before_fetch: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
+        self._before_fetch = before_fetch
         self._read_range = read_range
         self.size = size
         self._pool = pool
@@ -92,6 +95,7 @@ class RangedFile(io.RawIOBase):
 
     def _start_fetch(self, number: int) -> "Future[bytes]":
         if number not in self._blocks:
+            self._before_fetch()
             start = number * BLOCK_BYTES
             self._blocks[number] = self._pool.submit(
                 self._read_range, start, min(start + BLOCK_BYTES, self.size)
