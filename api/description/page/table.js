@@ -154,7 +154,7 @@ export class Table {
     if (total !== this.total) {
       this.total = total;
       this.active = Math.max(0, Math.min(this.active, total - 1));
-          this.layOut();
+      this.layOut();
     }
     this.onTotal(total);
     this.render();
