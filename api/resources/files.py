@@ -193,6 +193,11 @@ class FileResource:
         _send_accepted(response, name, {"status": "deleted"})
 
 
+def _refuse_receipt(name: str) -> None:
+    if name.endswith(RECEIPT_SUFFIX):
+        raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
+
+
 def _check_name(name: str) -> None:
     refusal = explain_unusable_name(name)
     # falcon decodes bytes that are not UTF-8 as U+FFFD.
