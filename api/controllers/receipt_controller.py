@@ -157,14 +157,17 @@ class _File:
             row = json.loads(view.table.get_row_json(row_number))
         if not self._source_key.is_csv:
             is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
-            if not (is_read or self._is_read_before(view, is_dirty=is_dirty)):
+            is_served = is_read and _is_visible(receipts[0], view)
+            if not (is_served or self._is_read_before(view, is_dirty=is_dirty)):
                 return _Result("pending", NOT_READ)
             return self._find_image_result(row)
         if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
             fields = {"held": row is not None, "row": row}
             return _Result("rejected", reject.reason, reject.line, fields)
         newest = receipts[0] if receipts else None
-        if newest and (newest.csv_source, newest.csv_etag) == (self._name, self._etag):
+        # A reject need not change output.csv: this process serves it if the view has it, see above.
+        valid_version = (self._name, self._etag, None)
+        if newest and (newest.csv_source, newest.csv_etag, newest.reason) == valid_version:
             is_published = _is_visible(newest, view)
         else:
             is_published = self._is_read_before(view, is_dirty=is_dirty)

@@ -52,11 +52,12 @@ class RejectList:
 class View:
     """The snapshot, and what this process last read about the pipeline.
 
-    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: the last
-    complete check of MinIO.  `redis_answered_at`: the last response of Redis.  `suspect_since`:
-    when this process first read that events or writes may be lost.  `events_stalled_since`: since
-    when the same event has been at the head of its list.  `consistent_as_of` is explained in
-    `api.snapshot.consistency`.  The errors are those of the last attempt, None if it succeeded.
+    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: when the
+    last complete check of MinIO began, so the view has what was published before.
+    `redis_answered_at`: the last response of Redis.  `suspect_since`: when this process first read
+    that events or writes may be lost.  `events_stalled_since`: since when the same event has been
+    at the head of its list.  `consistent_as_of` is explained in `api.snapshot.consistency`.  The
+    errors are those of the last attempt, None if it succeeded.
     `visible_since` has the times when this process began to serve its newest versions, by ETag.
     `reject_list` follows from `rejects` and `table`.
     """

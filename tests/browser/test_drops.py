@@ -98,6 +98,34 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     expect(page.find("#task-list")).to_contain_text("people.zip")
 
 
+def test_member_of_bundle_is_replaced_by_a_file_of_its_own(
+    page: RowdropPage, s3: Minio, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "people.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr("ada.csv", "nothing\n")
+        archive.writestr("bob.csv", ADA)
+    page.find("#files-input").set_input_files(bundle)
+    problem = page.problem("people.zip#ada.csv")
+    expect(problem.get_by_role("button", name="Read again")).to_be_visible()
+    expect(problem.get_by_role("button", name="Delete")).to_have_count(0)
+    replace = problem.get_by_role("button", name="Replace the file")
+    page.choose_file(replace, "corrected.csv", ADA)
+    expect(page.row("ada")).to_be_visible()
+    expect(page.problem("people.zip")).to_have_count(0)
+    names = [each.object_name for each in s3.list_objects("src-data")]
+    assert names == ["ada.csv", "people.zip"]
+    page.row("bob").click()
+    expect(page.find("#detail")).to_contain_text("people.zip#bob.csv")
+    expect(page.find("#detail")).not_to_contain_text("has no file")
+
+
+def test_suspicious_row_is_a_problem_without_a_time(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,946674001\n"))
+    expect(page.problem("ada.csv")).to_contain_text("are these seconds?")
+    expect(page.problem("ada.csv")).not_to_contain_text(" ago")
+
+
 def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path) -> None:
     for number in range(200):
         file = tmp_path / "people" / f"{number % 10}" / f"{number:04}.csv"

@@ -112,6 +112,20 @@ def test_receipt_of_reject_has_reason_and_line(api: Api, rowdrop: RowdropHarness
     assert older["published_at"] < receipt["published_at"]
 
 
+def test_receipt_of_reject_is_pending_until_process_serves_it(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    """A reject changes no row, so the version of output.csv does not show it."""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.put_files("0001", INVALID)
+    rowdrop.process_users("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["history"][0]["line"]) == ("pending", 2)
+    api.follow()
+    assert api.get_receipt("0001.csv")["result"] == "rejected"
+
+
 def test_receipt_of_removed_file_stays(api: Api, rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("0001", make_csv("Ann"))
     api.process("0001")
@@ -142,6 +156,19 @@ def test_receipt_of_image_is_part_of_row(api: Api, rowdrop: RowdropHarness) -> N
         return results == {"part", "superseded"}
 
     wait_until(is_read)
+
+
+def test_receipt_of_image_is_pending_until_process_serves_it(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    """Until then its row has no image, or an earlier one."""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.source.put("0001.png", b"image")
+    rowdrop.process_users("0001")
+    assert api.get_receipt("0001.png")["result"] == "pending"
+    api.follow()
+    assert api.get_receipt("0001.png")["result"] == "part"
 
 
 def test_receipt_of_new_version_without_receipt_is_pending(

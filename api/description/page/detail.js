@@ -55,7 +55,7 @@ export class Detail {
       if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
       if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
       if (facts.length) place.append(el("h3", {}, "How it came here"), buildFacts(facts));
-      if (!explain.csv || explain.csv.includes("/") || !this.api.hasReceipts) return;
+      if (explain.csv !== `${key}.csv` || !this.api.hasReceipts) return; // members of bundles have none
       const { history } = await getJson(`${filePath(explain.csv)}/receipt`);
       // The same version may have been read and published several times.
       const isSame = (one, other) => one.etag === other.etag && one.image === other.image;
@@ -78,7 +78,7 @@ export class Detail {
 
   async showFiles(key, list) {
     try {
-      const found = await getJson(`/files?limit=100&prefix=${encodeURIComponent(key)}`);
+      const found = await getJson(`/files?limit=100&prefix=${encodeURIComponent(`${key}.`)}`);
       const own = found.filter((file) => file.user_id === key);
       list.replaceChildren(...(own.length ? own.map((file) => buildFile(file, this.uploads))
         : [el("li", { class: "quiet" }, "None of its own: it comes from a bundle.")]));

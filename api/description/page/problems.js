@@ -1,6 +1,6 @@
 // The files and events that are not rows, or only in part, with what can be done about them.
 
-import { filePath, getJson, request, rowPath } from "./api.js";
+import { request, rowPath } from "./api.js";
 import { button, confirmButton, el, find, formatAgo, formatNumber, formatTime, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 25;
@@ -43,11 +43,12 @@ export class Problems {
   build(entry) {
     const [className, kind] = KINDS[entry.kind] ?? ["", entry.kind];
     const place = entry.line ? `line ${entry.line}: ` : "";
+    const { since } = entry; // a suspicious row has none
     const status = el("span", { class: "text", role: "status" });
     return el("li", { class: "problem" },
       el("span", { class: "name" }, entry.key ?? "an event"),
-      el("span", { class: `tag ${className}`, title: formatTime(entry.since) }, kind),
-      el("span", { class: "text" }, `${place}${entry.reason} · ${formatAgo(entry.since)}`),
+      el("span", { class: `tag ${className}`, title: since ? formatTime(since) : null }, kind),
+      el("span", { class: "text" }, `${place}${entry.reason}${since ? ` · ${formatAgo(since)}` : ""}`),
       entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
       el("span", { class: "actions" }, ...this.buildActions(entry, status)),
       status);
@@ -63,14 +64,14 @@ export class Problems {
         setText(status, error.message);
       }
     };
-    const isMember = entry.key.includes("/");
     const actions = [];
-    if (entry.user_id || !isMember) {
+    // An ignored key needs another name.
+    if (entry.user_id || (entry.file && entry.kind !== "ignored")) {
       actions.push(button("Replace the file", () => this.uploads.replace(nameToReplace(entry))));
     }
-    if (!isMember) {
+    if (entry.file) {
       actions.push(confirmButton("Delete", "Really delete?",
-        () => attempt(() => request(filePath(entry.key), { method: "DELETE" }), "Deleted.")));
+        () => attempt(() => request(entry.file, { method: "DELETE" }), "Deleted.")));
     }
     if (entry.user_id) {
       actions.push(button("Read again", () => {
@@ -97,6 +98,6 @@ export class Problems {
 
 // A member of a bundle is replaced by a file of its own, which has precedence.
 function nameToReplace(entry) {
-  if (!entry.key.includes("/")) return entry.key;
+  if (entry.file) return entry.key;
   return entry.user_id + entry.key.slice(entry.key.lastIndexOf("."));
 }
