@@ -141,7 +141,7 @@ def _add_routes(
         "/files/{name:path}",
         FileResource(
             dependencies.source_transfers,
-            DropController(get_view, dependencies.refresh_controller),
+            DropController(get_view, dependencies.refresh_controller, dependencies.compute_pool),
             receipts,
             dependencies.max_upload_bytes,
         ),

@@ -1,7 +1,7 @@
 """GET /files/{name}/receipt: what became of a file, and when."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ class ReceiptController:
             result = file.find_result(view, receipts, is_dirty=is_dirty)
             if result.name == "row" and user_id is not None:
                 # Finding all suspicious rows of a table takes some ms, once per version.
-                suspicion = await self._compute_pool.run(_find_suspicion, view.table, user_id)
+                suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
                 if suspicion:
                     result = _Result("suspicious", suspicion, fields=result.fields)
         receipt = _select_receipt(own, name, wanted_etag, is_csv=name.endswith(".csv"))
@@ -159,7 +159,8 @@ class _File:
             is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
             if not (is_read or self._is_read_before(view, is_dirty=is_dirty)):
                 return _Result("pending", NOT_READ)
-            return self._find_image_result(row)
+            result, reason = find_image_result(self._name, row)
+            return _Result(result, reason, fields={"row": row})
         if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
             fields = {"held": row is not None, "row": row}
             return _Result("rejected", reject.reason, reject.line, fields)
@@ -195,16 +196,19 @@ class _File:
             return _Result("pending", "/tasks has the progress")
         return _Result("unpacked")
 
-    def _find_image_result(self, row: dict[str, Any] | None) -> _Result:
-        if row is None:
-            return _Result("part", NO_ROW, fields={"row": None})
-        # An image copy has the name of the image.
-        if str(row["img_path"]).rpartition("/")[2] != self._name:
-            return _Result("superseded", ANOTHER_IMAGE, fields={"row": row})
-        return _Result("part", fields={"row": row})
+
+def find_image_result(name: str, row: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """Return the result of an image that was read, and the reason; `row` is that of its user."""
+    if row is None:
+        return "part", NO_ROW
+    # An image copy has the name of the image.
+    if str(row["img_path"]).rpartition("/")[2] != name:
+        return "superseded", ANOTHER_IMAGE
+    return "part", None
 
 
-def _find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+def find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+    """Return why the row of a user is probably wrong, or None."""
     return table.suspicious_rows.find_reason(user_id)
 
 

@@ -61,6 +61,14 @@ def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> Non
     expect(page.row("ada")).to_be_visible()
 
 
+def test_suspicious_file_shows_its_row_and_why(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,946674001\n"))
+    expect(page.row("ada")).to_be_visible()
+    expect(page.upload("ada.csv")).to_contain_text("suspicious")
+    expect(page.upload("ada.csv")).to_contain_text("are these seconds?")
+    expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
+
+
 def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:
     page.drop(("notes.txt", "hello"), ("ada.csv", ADA), ("empty.csv", ""))
     expect(page.upload("notes.txt")).to_contain_text("not uploaded")

@@ -122,7 +122,8 @@ export class Uploads {
       this.showReject(item, entry, result);
     } else if (result.row) {
       this.counts.rows += 1;
-      entry.finish("good", "row", "");
+      if (result.warning) entry.finish("warn", "suspicious", result.warning);
+      else entry.finish("good", "row", "");
       entry.showValues(this.api, result.row, () => this.onOpen(result.row));
       this.onRow(result.row, this.isSingle);
     } else {
@@ -141,12 +142,12 @@ export class Uploads {
       }));
   }
 
-  // Return what became of an upload: `row`, or `reason`, `line` and `held`, or `tag` and `text`.
+  // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`, or `tag` and `text`.
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
     if (body.look_at === "/tasks") return waitForBundle(name, body);
-    if (status === 200) return body.row ? { row: body.row } : IMAGE_ALONE;
+    if (status === 200) return body.row ? { row: body.row, warning: findWarning(body) } : IMAGE_ALONE;
     if (this.api.hasReceipts) return waitForReceipt(name, body);
     if (this.api.canWaitForUploads || !body.user_id) return STORED;
     // Without ?wait= of the upload: reading the files again ends after what was just stored.
@@ -177,6 +178,7 @@ export class Uploads {
 }
 
 const STORED = { className: "", tag: "stored", text: "It is in the bucket; its row follows." };
+const findWarning = ({ result, reason }) => (result === "suspicious" ? reason : null);
 const IMAGE_ALONE = { className: "good", tag: "stored", text: "It becomes visible with the row of its CSV." };
 
 class Entry {
@@ -261,7 +263,7 @@ async function waitForReceipt(name, { etag }) {
     const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
     const { result, reason, row } = receipt;
     if (result === "rejected") return receipt;
-    if (row && (result === "row" || result === "part")) return { row };
+    if (row && ["row", "suspicious", "part"].includes(result)) return { row, warning: findWarning(receipt) };
     if (result !== "pending") return { className: "", tag: result, text: reason ?? "" };
     await new Promise((resolve) => setTimeout(resolve, number < 10 ? 300 : 2000));
   }
