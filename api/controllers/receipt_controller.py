@@ -80,6 +80,7 @@ class ReceiptController:
             raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
         wanted_etag = etag or (info.etag if info else None)
         result = _Result("removed")
+        file = None
         if info is not None:
             file = _File(name, info, wanted_etag, source_key)
             result = file.find_result(view, receipts, is_dirty=is_dirty)
@@ -88,7 +89,10 @@ class ReceiptController:
                 suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
                 if suspicion:
                     result = _Result("suspicious", suspicion, fields=result.fields)
-        receipt = _select_receipt(own, name, wanted_etag, is_csv=name.endswith(".csv"))
+        if isinstance(source_key, UserFile) and not source_key.is_csv:
+            receipt = file.select_image_receipt(own) if file is not None else None
+        else:
+            receipt = _select_receipt(own, name, wanted_etag)
         response.media = {
             "name": name,
             "user_id": source_key.user_id if isinstance(source_key, UserFile) else None,
@@ -173,6 +177,15 @@ class _File:
             return _Result("row", fields={"row": row})
         return _Result("pending", NOT_READ)
 
+    def select_image_receipt(self, own: Sequence[Receipt]) -> Receipt | None:
+        """Return the newest receipt that has this version of an image; None if none is known.
+
+        Receipts have no ETag of an image, so the time of the read decides.
+        """
+        if self._etag != self._info.etag:
+            return None
+        return next(filter(self._was_read_by, own), None)
+
     def _was_read_by(self, receipt: Receipt) -> bool:
         """Return whether the image existed when the result of this receipt was read."""
         # LastModified is in whole seconds. A result with this image may be read in the same second.
@@ -222,15 +235,12 @@ def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:
             return None
 
 
-def _select_receipt(
-    own: Sequence[Receipt], name: str, etag: str | None, *, is_csv: bool
-) -> Receipt | None:
-    """Return the receipt of this version; an image has no version in receipts, so the newest."""
-    if is_csv:
-        return next(
-            (each for each in own if (each.csv_source, each.csv_etag) == (name, etag)), None
-        )
-    return own[0] if own else None
+def _select_receipt(own: Sequence[Receipt], name: str, etag: str | None) -> Receipt | None:
+    """Return the newest receipt of this version of a CSV or a bundle; None if none is known.
+
+    A bundle has receipts only of its rejects.
+    """
+    return next((each for each in own if (each.csv_source, each.csv_etag) == (name, etag)), None)
 
 
 def _find_visible_time(receipt: Receipt, view: View) -> float | None:
