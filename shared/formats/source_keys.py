@@ -245,6 +245,16 @@ def format_member_source(key: str, path: str) -> str:
     return f"{key}#{path}"
 
 
+def parse_member_bundle(source: str) -> str | None:
+    """Return the bundle of a member with this name, see `format_member_source`; None for a file.
+
+    A key may contain a number sign, too: the shortest beginning that names a bundle counts.
+    """
+    parts = source.split("#")
+    beginnings = ("#".join(parts[:count]) for count in range(1, len(parts)))
+    return next(filter(_has_bundle_extension, beginnings), None)
+
+
 def make_csv_key(user_id: str) -> str:
     """Return the key of a user's own CSV."""
     return f"{user_id}.csv"

@@ -100,10 +100,13 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     with zipfile.ZipFile(bundle, "w") as archive:
         for number in range(5):
             archive.writestr(f"person-{number}.csv", ADA)
+        archive.writestr("broken.csv", "nothing")
+        archive.writestr("notes.txt", "nothing")
     page.find("#files-input").set_input_files(bundle)
     expect(page.rows).to_have_count(5)
-    expect(page.upload("people.zip")).to_contain_text("5 of 5 rows")
+    expect(page.upload("people.zip")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
     expect(page.find("#task-list")).to_contain_text("people.zip")
+    expect(page.find("#task-list")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
 
 
 def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path) -> None:

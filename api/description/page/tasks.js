@@ -74,13 +74,20 @@ export class Tasks {
   }
 }
 
+// What became of the users of a bundle.
+export function formatUsers({ published, users, rejected, ignored }) {
+  const parts = [`${formatNumber(published)} of ${formatNumber(users)} ${users === 1 ? "user" : "users"}`];
+  if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
+  if (ignored) parts.push(`${formatNumber(ignored)} ignored`);
+  return parts.join(", ");
+}
+
 const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
 
 function buildTask(task) {
   const parts = [];
   if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
-  if (task.users !== undefined) parts.push(`${formatNumber(task.published)} of ${formatNumber(task.users)} rows`);
-  if (task.ignored) parts.push(`${formatNumber(task.ignored)} ignored`);
+  if (task.users !== undefined) parts.push(formatUsers(task));
   if (task.finished_at && task.started_at) parts.push(formatDuration(measure(task)));
   if (task.finished_at) parts.push(formatAgo(task.finished_at));
   return el("li", { class: "task" },

@@ -2,6 +2,7 @@
 
 import { askForToken, authorization, filePath, getJson, getToken, request, rowPath, send } from "./api.js";
 import { button, confirmButton, el, find, formatBytes, formatNumber, formatValue, setText } from "./dom.js";
+import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
 const WAIT_S = 5;
@@ -19,7 +20,7 @@ export class Uploads {
     this.onOpen = onOpen;
     this.queue = [];
     this.running = 0;
-    this.counts = { total: 0, done: 0, rows: 0, rejected: 0, failed: 0, skipped: 0 };
+    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
     this.listen();
   }
 
@@ -121,13 +122,11 @@ export class Uploads {
     if (result.reason) {
       this.showReject(item, entry, result);
     } else if (result.row) {
-      this.counts.rows += 1;
       if (result.warning) entry.finish("warn", "suspicious", result.warning);
       else entry.finish("good", "row", "");
       entry.showValues(this.api, result.row, () => this.onOpen(result.row));
       this.onRow(result.row, this.isSingle);
     } else {
-      this.counts.rows += result.rows ?? 0;
       entry.finish(result.className ?? "good", result.tag, result.text);
     }
   }
@@ -172,7 +171,7 @@ export class Uploads {
   clear() {
     for (const item of [...find("upload-list").children]) if (item.dataset.ended) item.remove();
     if (this.queue.length || this.running) return;
-    this.counts = { total: 0, done: 0, rows: 0, rejected: 0, failed: 0, skipped: 0 };
+    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
     find("uploads").hidden = true;
   }
 }
@@ -280,8 +279,8 @@ async function waitForBundle(name, { etag }) {
     // An earlier version of the bundle may be listed while this one waits.
     if (isWaiting || !task || !task.finished_at || number < 5) continue;
     if (task.state === "rejected" || task.state === "failed") return { reason: task.error ?? task.state, line: null, held: false };
-    const text = `${formatNumber(task.published)} of ${formatNumber(task.users)} rows${task.ignored ? `, ${formatNumber(task.ignored)} ignored` : ""}`;
-    return { tag: task.state, text, rows: task.published, etag };
+    const className = task.rejected || !task.users ? "warn" : "good";
+    return { className, tag: task.state, text: formatUsers(task), etag };
   }
   return STORED;
 }
