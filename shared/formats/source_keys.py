@@ -7,6 +7,7 @@ under an ID that no user can have because it contains a slash: see `make_bundle_
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 """Accepted image extensions, in lower case, in order of precedence.
@@ -253,6 +254,11 @@ def parse_member_bundle(source: str) -> str | None:
     parts = source.split("#")
     beginnings = ("#".join(parts[:count]) for count in range(1, len(parts)))
     return next(filter(_has_bundle_extension, beginnings), None)
+
+
+def make_file_path(key: str) -> str:
+    """Return the address of a file of the source bucket in the API."""
+    return f"/files/{quote(key)}"
 
 
 def make_csv_key(user_id: str) -> str:

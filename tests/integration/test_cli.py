@@ -16,6 +16,7 @@ from shared.redis_keys import FAST_EVENTS
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ROOT, ApiEnvironment, ApiProcess, wait_until
+from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.status import ApiAddress, request_readiness
 from worker.state.event_inbox import DecodedEntry
@@ -294,6 +295,8 @@ def test_errors_command_lists_every_kind_with_a_remedy(
     rowdrop.process_users("held")
     rowdrop.put_files("held", b"broken")
     rowdrop.put_files("never", b"broken")
+    rowdrop.put_files("ü", b"first_name,last_name,birthts\nAnn,Lee,so\x1bon\n")
+    rowdrop.source.put("u.zip", make_zip({"a/7.csv": b"broken"}))
     rowdrop.source.put("1.CSV", b"x")
     rowdrop.source.put("broken.zip", b"x")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"?")
@@ -304,17 +307,33 @@ def test_errors_command_lists_every_kind_with_a_remedy(
     errors = listed.json["errors"]
     assert [(error["kind"], error["key"], error["user_id"]) for error in errors] == [
         ("rejected", "broken.zip", None),
+        ("rejected", "u.zip#a/7.csv", "7"),
         ("held", "held.csv", "held"),
         ("rejected", "never.csv", "never"),
+        ("rejected", "ü.csv", "ü"),
         ("ignored", "1.CSV", None),
         ("dead_letter", None, None),
     ]
-    assert (listed.json["count"], listed.json["ignored"]) == (5, 1)
+    assert (listed.json["count"], listed.json["ignored"]) == (7, 1)
+    files = {error["key"]: (error["file"], error.get("quote")) for error in errors}
+    assert files == {
+        "broken.zip": ("/files/broken.zip", None),
+        "held.csv": ("/files/held.csv", "broken"),
+        "never.csv": ("/files/never.csv", "broken"),
+        "u.zip#a/7.csv": (None, None),
+        "ü.csv": ("/files/%C3%BC.csv", "Ann,Lee,so?on"),
+        "1.CSV": ("/files/1.CSV", None),
+        None: (None, None),
+    }
     assert all(error["remedy"] and error["reason"] for error in errors)
     text = run(environment, "errors").output
     assert "never.csv, line 1: rejected since " in text
     assert "(unknown key): dead_letter since 1970-01-01T00:00:01Z\n  it is not JSON\n" in text
-    assert text.endswith("5 errors\n")
+    assert "\n  the line is: Ann,Lee,so?on\n" in text
+    assert "\n  the file in the API: /files/%C3%BC.csv\n" in text
+    assert text.endswith("7 errors\n")
+    rowdrop.put_files("ü", b"first_name,last_name,birthts\nBob,Lee,soon\n")  # not read yet
+    assert "the line is: Bob" not in run(environment, "errors").output
 
 
 # -- status ----------------------------------------------------------------------------------------

@@ -8,11 +8,18 @@ from redis import Redis
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from shared.csv_reader.decoding import quote_line
 from shared.formats import rejects_csv
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Reject
-from shared.object_store import NotModified, ObjectNotFound, ObjectStore
-from shared.progress.pipeline_errors import list_errors
+from shared.object_store import (
+    NotModified,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    StoreUnavailable,
+)
+from shared.progress.pipeline_errors import MAX_QUOTED_BYTES, list_errors, select_quotable
 from shared.progress.pipeline_status import (
     read_pipeline_status,
 )
@@ -117,7 +124,10 @@ class StatusReader:
     Every method raises `StoreUnavailable` or `RedisError` if a server is unavailable.
     """
 
-    def __init__(self, output: ObjectStore, client: Redis, api: ApiAddress) -> None:
+    def __init__(
+        self, source: ObjectStore, output: ObjectStore, client: Redis, api: ApiAddress
+    ) -> None:
+        self._source = source
         self._output = output
         self._redis: Any = client
         self._api = api
@@ -154,11 +164,23 @@ class StatusReader:
     def list_errors(self) -> tuple[list[dict[str, Any]], int]:
         """Return one entry per error, and the number of ignored keys, which may be more.
 
-        The entries are those of the API's route /errors.
+        The entries are those of the API's route /errors, with quotes.
         """
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
         rejects = list(self._tables.rejects.values())
         suspicious_rows = self._tables.suspicious_rows
-        errors = list_errors(rejects, self._tables.has_row, suspicious_rows, pipeline)
-        return list(errors), pipeline.ignored_count
+        errors = list(list_errors(rejects, self._tables.has_row, suspicious_rows, pipeline))
+        for entry, reject in select_quotable(errors, self._tables.rejects):
+            if quote := self._read_quote(reject):
+                entry["quote"] = quote
+        return errors, pipeline.ignored_count
+
+    def _read_quote(self, reject: Reject) -> str:
+        """Return the beginning of the rejected line; "" if the file is not available."""
+        try:
+            stored = self._source.get(reject.key, max_bytes=MAX_QUOTED_BYTES)
+        # The rest of the list is complete without quotes.
+        except (ObjectNotFound, ObjectUnreadable, StoreUnavailable):
+            return ""
+        return quote_line(stored.body, reject.line or 1) if stored.etag == reject.etag else ""

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from shared.csv_reader.decoding import excerpt
+from shared.formats.source_keys import MAX_KEY_BYTES
 from worker.commands.cli.exit_codes import (
     exit_with_attention,
     format_count,
@@ -32,7 +34,7 @@ def _open_reader(api_url: str | None) -> StatusReader:
     process = "worker" if is_container() else "api"
     clients = open_clients(process, "minio", "redis")
     api = find_api(clients.settings, api_url)
-    return StatusReader(clients.output, clients.redis, api)
+    return StatusReader(clients.source, clients.output, clients.redis, api)
 
 
 def _check_url(_ctx: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
@@ -129,7 +131,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
 def list_errors(ctx: click.Context, as_json: bool) -> None:
     """List rejects, suspicious rows, ignored keys and dead letters.
 
-    Each has its reason and what to do. The exit code is 1 if there are some, except suspicious
+    Each has its reason and what to do, and the first ones the beginning of the line that is
+    rejected. The exit code is 1 if there are some, except suspicious
     rows: they are valid, and only probably wrong.
     """
     errors, ignored_count = _open_reader(None).list_errors()
@@ -218,8 +221,12 @@ def _format_changes(previous: dict[str, Any] | None, status: dict[str, Any]) -> 
 def _format_error(error: dict[str, Any]) -> list[str]:
     line = f", line {error['line']}" if error["line"] else ""
     since = f" since {error['since']}" if error["since"] else ""
-    return [
-        f"{error['key'] or '(unknown key)'}{line}: {error['kind']}{since}",
-        f"  {error['reason']}",
-        f"  {error['remedy']}",
-    ]
+    # A key may contain control characters, which must not reach the terminal.
+    key = excerpt(error["key"], MAX_KEY_BYTES) if error["key"] else "(unknown key)"
+    lines = [f"{key}{line}: {error['kind']}{since}", f"  {error['reason']}"]
+    if quote := error.get("quote"):
+        lines.append(f"  the line is: {quote}")
+    lines.append(f"  {error['remedy']}")
+    if error["file"]:
+        lines.append(f"  the file in the API: {error['file']}")
+    return lines
