@@ -73,11 +73,16 @@ def environment(settings: Settings) -> dict[str, str]:
 def test_check_command_without_differences_exits_with_0(
     rowdrop: RowdropHarness, environment: dict[str, str]
 ) -> None:
-    rowdrop.put_files("a")
-    rowdrop.process_users("a")
+    rowdrop.put_files("a", images=["png"])
+    rowdrop.put_files("b", b"broken")
+    rowdrop.source.put("u.zip", make_zip({"b/7.csv": make_csv(), "8.csv": make_csv()}))
+    rowdrop.source.put("broken.zip", b"x")
+    rowdrop.source.put("notes.txt", b"x")
+    rowdrop.run_sweep()
     del environment["REDIS_URL"]  # it needs only MinIO
     checked = run(environment, "check")
-    assert (checked.exit_code, checked.output) == (0, "0 differences\n"), checked.error
+    text = "4 users with a CSV, in 3 files and 2 bundles, compared with 3 rows and 2 rejects\n"
+    assert (checked.exit_code, checked.output) == (0, f"{text}0 differences\n"), checked.error
 
 
 def test_check_command_lists_differences_and_exits_with_1(
@@ -87,10 +92,19 @@ def test_check_command_lists_differences_and_exits_with_1(
     rowdrop.process_users("a")
     rowdrop.put_files("a", make_csv("Changed"))
     checked = run(environment, "check")
-    assert (checked.exit_code, checked.output) == (1, "a: differs in first_name\n1 difference\n")
+    assert (checked.exit_code, checked.output) == (
+        1,
+        "a: differs in first_name\n"
+        "1 user with a CSV, in 1 file and 0 bundles, compared with 1 row and 0 rejects\n"
+        "1 difference\n",
+    )
     checked = run(environment, "check", "--json")
     assert checked.exit_code == 1
-    assert checked.json == {"count": 1, "differences": ["a: differs in first_name"]}
+    assert checked.json == {
+        "count": 1,
+        "differences": ["a: differs in first_name"],
+        "compared": {"files": 1, "bundles": 0, "users": 1, "rows": 1, "rejects": 0},
+    }
 
 
 # -- errors of the servers -------------------------------------------------------------------------

@@ -195,13 +195,17 @@ def test_check_command_reports_manual_edits(rowdrop: RunShProcess, s3: Minio) ->
     put(s3, "b.csv", b"broken")
     soon(lambda: errors_of(rowdrop, "b") and line_of(s3, "a"))
     result = rowdrop.run_command("check")
-    assert (result.returncode, result.stdout) == (0, "0 differences\n")
+    counts = "2 users with a CSV, in 2 files and 0 bundles, compared with 1 row and 1 reject\n"
+    assert (result.returncode, result.stdout) == (0, f"{counts}0 differences\n")
     edited = output(s3).replace(b"Ivanov", b"Edited")
     rowdrop.open_client_as("publisher").put_object(
         OUTPUT, "output.csv", io.BytesIO(edited), len(edited)
     )
     result = rowdrop.run_command("check")
-    assert (result.returncode, result.stdout) == (1, "a: differs in last_name\n1 difference\n")
+    assert (result.returncode, result.stdout) == (
+        1,
+        f"a: differs in last_name\n{counts}1 difference\n",
+    )
     wait_until(lambda: line_of(s3, "a") == "a,Ivan,Ivanov,946674000000,")  # by watchdog and sweep
 
 

@@ -115,13 +115,21 @@ def check(ctx: click.Context, as_json: bool) -> None:
     clients = open_clients("worker", "minio")
     progress = ProgressBar(0, sys.stderr, noun="CSV files")
     settings = clients.settings
-    differences = check_buckets(
+    differences, compared = check_buckets(
         clients.source, clients.output, settings.copy_images, progress, settings.zip_names
     )
+    count = len(differences)
     if as_json:
-        print_json({"count": len(differences), "differences": differences})
+        fields = {"count": count, "differences": differences, "compared": compared._asdict()}
+        print_json(fields)
     else:
-        click.echo("\n".join([*differences, format_count(len(differences), "difference")]))
+        summary = (
+            f"{format_count(compared.users, 'user')} with a CSV, in "
+            f"{format_count(compared.files, 'file')} and {format_count(compared.bundles, 'bundle')}"
+            f", compared with {format_count(compared.rows, 'row')} and "
+            f"{format_count(compared.rejects, 'reject')}"
+        )
+        click.echo("\n".join([*differences, summary, format_count(count, "difference")]))
     exit_with_attention(ctx, is_needed=bool(differences))
 
 
