@@ -1,7 +1,7 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
 import { askForToken, authorization, filePath, getJson, getToken, request, rowPath, send } from "./api.js";
-import { button, confirmButton, el, find, formatBytes, formatNumber, formatValue, setText } from "./dom.js";
+import { button, confirmButton, el, find, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
 import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
@@ -161,10 +161,10 @@ export class Uploads {
 
   showSummary() {
     const { total, done, rejected, failed, skipped } = this.counts;
-    const parts = [total === 0 ? "Nothing to upload" : `${formatNumber(done)} of ${formatNumber(total)} ${total === 1 ? "file" : "files"}`];
+    const parts = [total === 0 ? "Nothing to upload" : `${formatNumber(done)} of ${formatCount(total, "file")}`];
     if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
     if (failed) parts.push(`${formatNumber(failed)} not uploaded`);
-    if (skipped) parts.push(`${formatNumber(skipped)} hidden files skipped`);
+    if (skipped) parts.push(`${formatCount(skipped, "hidden file")} skipped`);
     setText(find("upload-summary"), parts.join(", "));
   }
 

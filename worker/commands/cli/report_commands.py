@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from shared.counts import format_count
 from shared.csv_reader.decoding import excerpt
 from shared.formats.source_keys import MAX_KEY_BYTES
 from worker.commands.cli.exit_codes import (
     exit_with_attention,
-    format_count,
     json_option,
     print_json,
 )
@@ -113,7 +113,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
     from worker.commands.check import check_buckets  # noqa: PLC0415  pandas: slow
 
     clients = open_clients("worker", "minio")
-    progress = ProgressBar(0, sys.stderr, noun="CSV files")
+    progress = ProgressBar(0, sys.stderr, noun="CSV file")
     settings = clients.settings
     differences, compared = check_buckets(
         clients.source, clients.output, settings.copy_images, progress, settings.zip_names
