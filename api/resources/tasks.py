@@ -14,13 +14,12 @@ from api.query.filters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.unpacks import Unpacks, UnpackStatus
+from shared.progress.unpacks import Unpacks, UnpackStatus, select_visible
 
 MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
 
 _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
-_VISIBLE_STATES = frozenset({"publishing", "done"})
 
 
 class TasksResource:
@@ -89,10 +88,5 @@ def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapp
 
     A reject names the bundle, and not its version.
     """
-    counts: dict[str, int] = {}
-    seen_bundles: set[str] = set()
-    for status in newest:
-        if status.state in _VISIBLE_STATES and status.bundle not in seen_bundles:
-            seen_bundles.add(status.bundle)
-            counts[status.task_id] = rejects.member_counts.get(status.bundle, 0)
-    return counts
+    counts = rejects.member_counts
+    return {status.task_id: counts.get(status.bundle, 0) for status in select_visible(newest)}

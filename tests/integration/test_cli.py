@@ -370,6 +370,25 @@ def test_status_command_without_api_shows_figures_and_says_so(
     assert "does not answer" in run(environment, "status", "--api", api).output
 
 
+def test_status_command_counts_ignored_members_of_visible_bundles(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
+    for body in (
+        {"1.csv": make_csv(), "notes.txt": b"x"},
+        {"1.csv": make_csv(), "notes.txt": b"x", "more.txt": b"x"},
+    ):
+        rowdrop.source.put("u.zip", make_zip(body))
+        rowdrop.source.put("v.zip", make_zip(body))
+        rowdrop.process_bundles("u.zip", "v.zip")
+    rowdrop.source.put("u.zip", b"broken: the version before it stays visible")
+    rowdrop.source.delete("v.zip")
+    rowdrop.process_bundles("u.zip", "v.zip")
+    assert run(environment, "status", "--json").json["ignored_members"] == 2
+    assert (
+        "members       2 members of bundles are not read: GET" in run(environment, "status").output
+    )
+
+
 def test_status_command_agrees_with_the_api(api_environment: ApiEnvironment) -> None:
     api = api_environment.api
     body = api.get("/health/ready").json

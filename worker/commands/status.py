@@ -23,6 +23,7 @@ from shared.progress.pipeline_errors import MAX_QUOTED_BYTES, list_errors, selec
 from shared.progress.pipeline_status import (
     read_pipeline_status,
 )
+from shared.progress.unpacks import Unpacks, select_visible
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from shared.times import format_time
 from worker.services.server_errors import describe_cause
@@ -30,6 +31,10 @@ from worker.services.server_errors import describe_cause
 if TYPE_CHECKING:
     from shared.formats.output_csv import OutputCsv
     from shared.suspicious import SuspiciousRows
+
+
+MAX_COUNTED_BUNDLES = 100
+"""Records of bundles from which ignored members are counted: as many as GET /tasks lists."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ class StatusReader:
             "held": held_count,
             "suspicious": suspicious_rows.entry_count if suspicious_rows is not None else 0,
             "ignored": pipeline.ignored_count,
+            "ignored_members": self._count_ignored_members(),
             "dead_letters": len(pipeline.dead_letters),
             "events_waiting": pipeline.waiting_events,
             "dirty_users": dict(pipeline.dirty_counts),
@@ -160,6 +166,10 @@ class StatusReader:
             "trust_state": pipeline.trust_state,
             "loss_signals": dict(pipeline.loss_signals),
         }
+
+    def _count_ignored_members(self) -> int:
+        newest = Unpacks(self._redis).list_newest(MAX_COUNTED_BUNDLES)
+        return sum(status.ignored for status in select_visible(newest))
 
     def list_errors(self) -> tuple[list[dict[str, Any]], int]:
         """Return one entry per error, and the number of ignored keys, which may be more.

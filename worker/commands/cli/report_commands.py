@@ -171,6 +171,7 @@ def format_status(status: dict[str, Any]) -> list[str]:
             "valid values that are probably wrong",
         ),
         "ignored": _format_if_any(status["ignored"], "other file"),
+        "members": _format_ignored_members(status["ignored_members"]),
         "dead letters": _format_if_any(status["dead_letters"], "unreadable event"),
         "pending": _format_counts(status["dirty_users"]) or "nothing",
         "events": _format_if_any(status["events_waiting"], "unprocessed event"),
@@ -206,6 +207,11 @@ def _format_trust_state(state: str, sweep: dict[str, Any] | None) -> str:
         case "verifying":
             return "not known yet: a sweep is running"
     return "not known: drops may have been missed, and the next sweep repairs that"
+
+
+def _format_ignored_members(count: int) -> str:
+    words = ("member of a bundle is not read", "members of bundles are not read")
+    return f"{format_count(count, *words)}: GET /tasks says why" if count else ""
 
 
 def _format_if_any(count: int, singular: str, plural: str = "") -> str:
