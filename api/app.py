@@ -141,13 +141,13 @@ def _add_routes(
         "/files/{name:path}",
         FileResource(
             dependencies.source_transfers,
-            DropController(get_view, dependencies.refresh_controller),
+            DropController(get_view, dependencies.refresh_controller, dependencies.compute_pool),
             receipts,
             dependencies.max_upload_bytes,
         ),
     )
     tasks = TasksResource(
-        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool, get_view
     )
     app.add_route("/tasks", tasks)
     app.add_route("/tasks/{task_id}", tasks, suffix="task")

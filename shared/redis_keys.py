@@ -38,8 +38,8 @@ them to the other list."""
 DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
 EVENTS_AVAILABLE = "rowdrop:events_available"
-"""String: "no" if MinIO's events do not reach this Redis. Written by init, read by watchdog and
-API."""
+"""String: "no" if MinIO's events do not reach this Redis. Set by init and watchdog, deleted only by
+init, read by watchdog and API."""
 PROBE = "rowdrop:probe"
 """String, 60 s: the last probe key that arrived as an event. Written by the listener, read by
 init."""

@@ -117,9 +117,12 @@ def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
     return body | ({"error": status.error} if status.error else {})
 
 
-def describe_unpack(status: UnpackStatus, *, names_members: bool) -> dict[str, Any]:
+def describe_unpack(
+    status: UnpackStatus, rejected: int | None, *, names_members: bool
+) -> dict[str, Any]:
     """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC.
 
+    `rejected`: the number of its members that are rejects, None if it is not known.
     `names_members`: with paths and reasons of ignored members, which not everyone may see.
     """
     body: dict[str, Any] = {
@@ -130,6 +133,7 @@ def describe_unpack(status: UnpackStatus, *, names_members: bool) -> dict[str, A
         "total": status.total,
         "users": status.users,
         "published": status.published,
+        "rejected": rejected,
         "ignored": status.ignored,
         "started_at": format_time(status.started_at),
         "finished_at": format_time(status.finished_at),

@@ -18,7 +18,7 @@ from api.controllers.receipt_controller import ReceiptController
 from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
-from api.query.links import build_file_path, build_path, build_row_path
+from api.query.links import build_path, build_row_path
 from api.query.wait_query import parse_wait
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (
@@ -36,6 +36,7 @@ from shared.formats.source_keys import (
     classify_key,
     explain_unusable_name,
     is_valid_key,
+    make_file_path,
 )
 from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.times import format_time
@@ -239,7 +240,7 @@ def build_wrapped_body_problem(
     detail: str, request: Request, name: str
 ) -> falcon.HTTPUnsupportedMediaType:
     """Return a 415 with the command that uploads the file `name` to this API."""
-    url = f"{request.forwarded_prefix}{build_file_path(name)}"
+    url = f"{request.forwarded_prefix}{make_file_path(name)}"
     command = format_upload_command(url, name, needs_token=was_allowed_by_token(request))
     return falcon.HTTPUnsupportedMediaType(
         description=f"{detail} Send the file with: {command}",

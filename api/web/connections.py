@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import quote
 
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
@@ -63,6 +64,11 @@ _Send = Callable[[_Message], Awaitable[None]]
 AsgiApp = Callable[[dict[str, Any], _Receive, _Send], Awaitable[None]]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([45]\d\d) ")
+_REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^\r\n]*) HTTP/1\.[01]\r\n")
+_RAW_CHARACTER = re.compile(rb"[^!-~]")
+_ASCII_OF_ADDRESSES = "".join(map(chr, range(0x21, 0x7F)))
+_MAX_SHOWN_ADDRESS = 200
+"""Characters of a refused address that the answer shows in the form that works."""
 _connection_of_task: "ContextVar[_Connection | None]" = ContextVar("connection", default=None)
 
 
@@ -205,6 +211,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._is_head_complete = False
         self._has_unserved_data = False
         self._head = b""
+        self._served_bytes = b""
         self._opened_at = time.monotonic()
         self._received_at = self._opened_at
         self._unread_bytes = 0
@@ -275,6 +282,8 @@ class _Connection(asyncio.BufferedProtocol):
         data = bytes(self._receive_buffer[:nbytes])
         self._received_at = time.monotonic()
         self._has_unserved_data = not self._request_count
+        # Only to explain an error: a request line may arrive in parts.
+        self._served_bytes = self._head + data
         if self._is_head_complete:
             self._count_unread(nbytes)
         elif not self._accepts_head(data):
@@ -284,6 +293,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._protocol.data_received(data)
         except ValueError:  # a Content-Length of more digits than Python converts
             self.refuse(400)
+        self._served_bytes = b""
 
     def _count_unread(self, count: int) -> None:
         self._unread_bytes += count
@@ -375,7 +385,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def refuse(self, status: int) -> None:
         """Answer with a problem document and close the connection."""
-        self._transport.write(build_raw_response(status))
+        detail = _explain_address(self._served_bytes) if status == HTTPStatus.BAD_REQUEST else None
+        self._transport.write(build_raw_response(status, detail))
         self._transport.write_eof()
         self.close()
 
@@ -413,15 +424,31 @@ class _Transport:
         return self._connection.is_closed or self._transport.is_closing()
 
 
-def build_raw_response(status: int) -> bytes:
+def build_raw_response(status: int, detail: str | None = None) -> bytes:
     """Return the complete HTTP response to a request that does not reach the application."""
-    body = encode_json(build_plain_body(status)).encode()
+    body = encode_json(build_plain_body(status, detail)).encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
         f"Content-Type: {PROBLEM_MEDIA_TYPE}\r\nCache-Control: no-store\r\n"
         f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def _explain_address(request: bytes) -> str | None:
+    """Return how to write the address of a request; None if its characters are not the fault."""
+    line = _REQUEST_LINE.match(request)
+    if line is None or not _RAW_CHARACTER.search(line[1]):
+        return None
+    try:
+        address = line[1].decode()
+    except UnicodeDecodeError:
+        address = line[1].decode("latin-1")
+    encoded = quote(address[:_MAX_SHOWN_ADDRESS], safe=_ASCII_OF_ADDRESSES)
+    return (
+        "The address has blanks or characters that are not ASCII.  Percent-encode them as UTF-8: "
+        f"{encoded}  curl does so for a parameter with -G --data-urlencode 'name=value'."
+    )
 
 
 def _count_framing_bytes(scope: dict[str, Any], size: int) -> int:

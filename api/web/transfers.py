@@ -20,6 +20,7 @@ from falcon.asgi import Request, Response
 from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
+from shared.counts import format_count
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -308,7 +309,9 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     start = first if first >= 0 else max(0, size + first)
     stop = size if last < 0 else min(last + 1, size)
     if start >= stop:
-        raise falcon.HTTPRangeNotSatisfiable(size, description=f"The file has {size:,} bytes.")
+        raise falcon.HTTPRangeNotSatisfiable(
+            size, description=f"The file has {format_count(size, 'byte')}."
+        )
     return ByteRange(start, stop)
 
 

@@ -7,6 +7,7 @@ under an ID that no user can have because it contains a slash: see `make_bundle_
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 """Accepted image extensions, in lower case, in order of precedence.
@@ -243,6 +244,21 @@ def parse_bundle_id(user_id: str) -> str | None:
 def format_member_source(key: str, path: str) -> str:
     """Return the name of a bundle's member as shown in rejects and in the manifest."""
     return f"{key}#{path}"
+
+
+def parse_member_bundle(source: str) -> str | None:
+    """Return the bundle of a member with this name, see `format_member_source`; None for a file.
+
+    A key may contain a number sign, too: the shortest beginning that names a bundle counts.
+    """
+    parts = source.split("#")
+    beginnings = ("#".join(parts[:count]) for count in range(1, len(parts)))
+    return next(filter(_has_bundle_extension, beginnings), None)
+
+
+def make_file_path(key: str) -> str:
+    """Return the address of a file of the source bucket in the API."""
+    return f"/files/{quote(key)}"
 
 
 def make_csv_key(user_id: str) -> str:

@@ -14,7 +14,9 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.snapshot.process_registry import ProcessRegistry
+from api.snapshot.view import View
 from local.servers import RedisServer
+from shared.formats.records import Reject
 from shared.formats.source_keys import make_bundle_id
 from shared.progress.rebuilds import Rebuilds
 from shared.progress.unpacks import Unpacks
@@ -34,7 +36,8 @@ class ApiWithRebuilds:
         self._celery = create_celery(url)
         self.other = ProcessRegistry(redis)
         self.record_poll()
-        parts = make_dependencies(redis, queue=TaskQueue(self._celery))
+        self.view = View()
+        parts = make_dependencies(redis, lambda: self.view, queue=TaskQueue(self._celery))
         app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         self.client = ApiClient(app, headers={"Host": "localhost"})
         self._threads = ThreadPoolExecutor(4)
@@ -200,6 +203,33 @@ def test_tasks_route_lists_open_rebuilds_and_recent_bundles(
     assert (tasks[1]["bundle"], tasks[1]["state"]) == ("new.zip", "unpacking")
     assert "error" not in tasks[1]
     assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")
+
+
+def test_tasks_route_counts_rejects_of_visible_version(
+    api: ApiWithRebuilds, redis: "Redis"
+) -> None:
+    """A user with a rejected CSV counts as published: its result is."""
+    unpacks = Unpacks(redis)
+    for number, bundle in enumerate(("u.zip", "u.zip", "v.zip", "w.zip"), 1):
+        unpacks.begin_attempt(str(number), bundle, float(number))
+    for task_id in ("1", "2", "3"):
+        unpacks.set_publishing(task_id, 3, 0, 10.0)
+    own = {"v.zip#8": Reject("v.zip#8.csv", "v.zip#8", "why", 1, 0, "e")}  # the key of a user
+    members = {user: Reject(f"u.zip#a/{user}.csv", user, "why", 1, 0, "e") for user in "67"}
+    api.view = View(rejects={**own, **members})
+    tasks = api.client.simulate_get("/tasks").json
+    assert [(task["task_id"], task["rejected"]) for task in tasks] == [
+        ("4", None),  # not visible yet
+        ("3", 0),
+        ("2", 2),
+        ("1", None),  # replaced
+    ]
+    assert [task["published"] for task in tasks] == [0, 3, 3, 3]
+    assert [api.client.simulate_get(f"/tasks/{number}").json["rejected"] for number in "123"] == [
+        None,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(("is_public", "names_members"), [(False, True), (True, False)])

@@ -22,6 +22,7 @@ from shared.settings import Settings
 from shared.times import format_time
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
+from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 
 INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
@@ -169,6 +170,53 @@ def test_receipt_of_image_is_pending_until_process_serves_it(
     assert api.get_receipt("0001.png")["result"] == "pending"
     api.follow()
     assert api.get_receipt("0001.png")["result"] == "part"
+
+
+def test_receipt_of_bundle_has_no_times_of_an_older_reject(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    rejected_etag = rowdrop.source.put("u.zip", b"PK is not enough")
+    rowdrop.process_bundles("u.zip")
+    api.follow()
+    rejected = api.get_receipt("u.zip")
+    assert (rejected["result"], rejected["etag"]) == ("rejected", rejected_etag)
+    assert rejected["published_at"]
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ann")}))
+    receipt = api.get_receipt("u.zip")
+    assert (receipt["result"], [receipt[name] for name in TIMES]) == ("pending", [None] * 4)
+    rowdrop.process_bundles("u.zip")
+    api.follow_until_consistent(time.time() + 2)
+    receipt = api.get_receipt("u.zip")
+    assert (receipt["result"], receipt["version"]) == ("unpacked", None)
+    assert [receipt[name] for name in TIMES] == [None] * 4
+    assert [each["etag"] for each in receipt["history"]] == [rejected_etag]
+    older = api.get_receipt("u.zip", etag=rejected_etag)
+    assert (older["result"], older["published_at"]) == ("superseded", rejected["published_at"])
+
+
+def test_receipt_of_image_has_no_times_of_an_older_version(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    rowdrop.put_files("0001")
+    older_etag = rowdrop.source.put("0001.png", b"image")
+
+    def is_read() -> bool:
+        api.process("0001")
+        return bool(api.get_receipt("0001.png")["result"] == "part")
+
+    wait_until(is_read)
+    assert all(api.get_receipt("0001.png")[name] for name in TIMES)
+
+    def is_replaced_later() -> bool:
+        """Replace the image in a later second than that of the last read."""
+        rowdrop.source.put("0001.png", b"another")
+        return bool(api.get_receipt("0001.png")["result"] == "pending")
+
+    wait_until(is_replaced_later)
+    receipt = api.get_receipt("0001.png")
+    assert [receipt[name] for name in TIMES] == [None] * 4
+    superseded = api.get_receipt("0001.png", etag=older_etag)
+    assert (superseded["result"], superseded["published_at"]) == ("superseded", None)
 
 
 def test_receipt_of_new_version_without_receipt_is_pending(

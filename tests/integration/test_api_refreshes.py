@@ -14,6 +14,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.controllers.drop_controller import REDIS_UNAVAILABLE
+from api.controllers.receipt_controller import NO_ROW
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from local.ports import find_free_port
 from shared.s3.files import open_file_store
@@ -171,6 +172,17 @@ def test_put_with_wait_answers_with_row(api: ApiWithWorker, rowdrop: RowdropHarn
     assert result.json["etag"] == rowdrop.source.get_etag("ü.csv")
     row = api.client.simulate_get("/data/ü").json
     assert (result.json["row"], row["first_name"]) == (row, "Ann")
+    assert (result.json["result"], result.json["reason"]) == ("row", None)
+
+
+def test_put_with_wait_answers_with_suspicion(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    body = b"first_name,last_name,birthts\nAnn,Lee,946674001\n"
+    result = api.put_and_process("0001.csv", body, rowdrop)
+    assert (result.status_code, result.json["row"]["birthts"]) == (200, 946674001)
+    receipt = api.client.simulate_get("/files/0001.csv/receipt").json
+    assert result.json["result"] == receipt["result"] == "suspicious"
+    assert result.json["reason"] == receipt["reason"]
+    assert "seconds" in result.json["reason"]
 
 
 def test_put_with_wait_answers_with_row_of_image(
@@ -178,9 +190,11 @@ def test_put_with_wait_answers_with_row_of_image(
 ) -> None:
     result = api.put_and_process("0001.png", b"image", rowdrop)
     assert (result.status_code, result.json["row"]) == (200, None)
+    assert (result.json["result"], result.json["reason"]) == ("part", NO_ROW)
     rowdrop.put_files("0001")
     result = api.put_and_process("0001.png", b"another", rowdrop)
     assert result.json["row"]["img_path"] == f"{settings.source_bucket}/0001.png"
+    assert (result.json["result"], result.json["reason"]) == ("part", None)
 
 
 def test_put_with_wait_answers_with_reason_of_reject(

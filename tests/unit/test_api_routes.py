@@ -15,7 +15,6 @@ from redis.retry import Retry
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
-from api.answers.quotes import MAX_QUOTES
 from api.app import create_app
 from api.resources.errors import MAX_LISTED_ERRORS
 from api.snapshot.table import EMPTY_TABLE
@@ -23,7 +22,7 @@ from api.snapshot.view import View
 from local.ports import find_free_port
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
-from shared.progress.pipeline_errors import REMEDIES
+from shared.progress.pipeline_errors import MAX_QUOTES, REMEDIES
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from tests.api_parts import ApiClient, make_dependencies
 from tests.fakes import FakeObjectStore

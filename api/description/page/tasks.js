@@ -1,7 +1,7 @@
 // Rebuilds and bundles: what runs, what is done, and the button for a rebuild.
 
 import { getJson, request } from "./api.js";
-import { button, el, find, formatAgo, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
+import { button, el, find, formatAgo, formatCount, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
@@ -74,13 +74,20 @@ export class Tasks {
   }
 }
 
+// What became of the users of a bundle.
+export function formatUsers({ published, users, rejected, ignored }) {
+  const parts = [`${formatNumber(published)} of ${formatCount(users, "user")}`];
+  if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
+  if (ignored) parts.push(`${formatNumber(ignored)} ignored`);
+  return parts.join(", ");
+}
+
 const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
 
 function buildTask(task) {
   const parts = [];
   if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
-  if (task.users !== undefined) parts.push(`${formatNumber(task.published)} of ${formatNumber(task.users)} rows`);
-  if (task.ignored) parts.push(`${formatNumber(task.ignored)} ignored`);
+  if (task.users !== undefined) parts.push(formatUsers(task));
   if (task.finished_at && task.started_at) parts.push(formatDuration(measure(task)));
   if (task.finished_at) parts.push(formatAgo(task.finished_at));
   return el("li", { class: "task" },
@@ -93,4 +100,4 @@ function buildTask(task) {
 const buildSweep = (sweep) => el("li", { class: "task" },
   el("span", { class: "name" }, "Sweep"), el("span", { class: "tag good" }, "done"),
   el("span", { class: "text", title: formatTime(sweep.at) },
-    `${sweep.cause} · ${formatNumber(sweep.objects)} files, ${formatNumber(sweep.marked)} read again · ${formatAgo(sweep.at)}`));
+    `${sweep.cause} · ${formatCount(sweep.objects, "file")}, ${formatNumber(sweep.marked)} read again · ${formatAgo(sweep.at)}`));
