@@ -13,7 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shared.formats.source_keys import IgnoredFile, UserFile, rank_path
+from shared.formats.source_keys import (
+    IgnoredFile,
+    UserFile,
+    make_printable_path,
+    rank_path,
+)
 from worker.bundles.members import (
     CpuBudget,
     InvalidArchive,
@@ -25,7 +30,6 @@ from worker.bundles.members import (
     check_size,
     ignore_special_file,
     is_decoded,
-    make_printable_path,
     max_kept_bytes,
     special_file_error,
     truncated_error,
