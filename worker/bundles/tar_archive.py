@@ -221,6 +221,7 @@ class TarArchive:
             body = reader.read_body(entry.size, max(kept, default=0))
             yield None
             for link, max_bytes in zip(links, kept, strict=True):
+                self._cpu.check()
                 reader.count_unpacked(entry.size)
                 yield _make_member(link.name, link.file, body[:max_bytes])
             if entry.name.number == last_number:
