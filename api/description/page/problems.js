@@ -43,11 +43,12 @@ export class Problems {
   build(entry) {
     const [className, kind] = KINDS[entry.kind] ?? ["", entry.kind];
     const place = entry.line ? `line ${entry.line}: ` : "";
+    const age = entry.since ? ` · ${formatAgo(entry.since)}` : "";
     const status = el("span", { class: "text", role: "status" });
     return el("li", { class: "problem" },
       el("span", { class: "name" }, entry.key ?? "an event"),
-      el("span", { class: `tag ${className}`, title: formatTime(entry.since) }, kind),
-      el("span", { class: "text" }, `${place}${entry.reason} · ${formatAgo(entry.since)}`),
+      el("span", { class: `tag ${className}`, title: entry.since && formatTime(entry.since) }, kind),
+      el("span", { class: "text" }, `${place}${entry.reason}${age}`),
       entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
       el("span", { class: "actions" }, ...this.buildActions(entry, status)),
       status);
