@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import falcon
 import falcon.asgi
-from falcon.media import JSONHandler
+from falcon.media import JSONHandler, MultipartFormHandler
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -51,6 +51,9 @@ from shared.object_store import StoreUnavailable
 from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
 
+MAX_FORM_FILES = 1_000
+"""Files and fields that a form may have."""
+
 
 class Dependencies(NamedTuple):
     """The dependencies of the routes.
@@ -88,6 +91,9 @@ def create_app(
     app.add_middleware(cross_site)
     app.add_middleware(auth)
     app.req_options.strip_url_path_trailing_slash = True
+    form_handler = MultipartFormHandler()
+    form_handler.parse_options.max_body_part_count = MAX_FORM_FILES
+    app.req_options.media_handlers[falcon.MEDIA_MULTIPART] = form_handler
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = JSONHandler(dumps=encode_json)
     _add_error_handlers(app)
     _add_routes(app, dependencies, clock)

@@ -47,8 +47,9 @@ class DropController:
         """
         try:
             unfinished = await self._refreshes.refresh(file.user_id, wait_s)
-        except (RedisError, OperationalError) as error:
+        except (RedisError, OperationalError, Problem) as error:
             # The file is stored and its event is on the way, so this is not an error of the upload.
+            # A `Problem` means that too many requests wait for Redis.
             logger.warning("cannot wait for the result of %.80r: %s", name, error)
             unfinished = REDIS_UNAVAILABLE
         if unfinished is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from api.access.auth import may_see_quotes
 from api.query.file_query import parse_etag
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
@@ -60,6 +61,9 @@ class ReceiptController:
     async def respond(self, request: Request, response: Response, name: str) -> None:
         """Respond with the receipt of a file, or of its version `?etag=`.
 
+        A client that only reads because of `PUBLIC_READ` learns what `/files` shows it, and nothing
+        of removed files and earlier versions: their ETags are digests of what they contained.
+
         Raises a 404 `Problem` if there is no such file and no receipt of one, a 503 before the
         first publish, and `redis.exceptions.RedisError`.
         """
@@ -76,6 +80,9 @@ class ReceiptController:
         if view.table is None:
             raise build_not_ready_problem()
         own = [receipt for receipt in receipts if name in (receipt.csv_source, receipt.image)]
+        may_see_past = may_see_quotes(request)
+        if not may_see_past and (info is None or etag not in {None, info.etag}):
+            own = []
         if info is None and not own:
             raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
         wanted_etag = etag or (info.etag if info else None)
@@ -102,7 +109,7 @@ class ReceiptController:
             "line": result.line,
             **_describe_times(receipt, view),
             **result.fields,
-            "history": [_describe_history(each, view) for each in own],
+            "history": [_describe_history(each, view) for each in own] if may_see_past else [],
         }
         response.set_header("Cache-Control", "no-store")
 

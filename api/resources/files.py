@@ -3,7 +3,7 @@
 These endpoints mark no users. The bucket sends an event for each write, as for any other S3 client.
 """
 
-import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import falcon
@@ -23,9 +23,8 @@ from api.query.wait_query import parse_wait
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (
     ByteRange,
+    FormFile,
     Transfers,
-    compute_body_timeout_s,
-    explain_body_errors,
     format_content_disposition,
     parse_range,
 )
@@ -78,31 +77,26 @@ class FilesResource:
     async def on_post(self, request: Request, response: Response) -> None:
         """Store the files of a form, for browsers without scripts, and answer with a page.
 
-        Files before one that is refused are stored.
+        If the form or one of its files is refused, none of them is stored.
         """
         parse_single_values(request.params, ())
         if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
             detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
             raise falcon.HTTPBadRequest(description=detail)
         length = _require_length(request, self._max_upload_bytes + _FORM_BYTES)
-        names = []
-        with explain_body_errors():
-            async with asyncio.timeout(compute_body_timeout_s(length)):
-                async for part in await request.get_media():
-                    if part.filename:  # otherwise another field, or no file was chosen
-                        await self._store_part(part, length)
-                        names.append(part.filename)
+        names = await self._transfers.store_form(self._list_files(request), length)
         if not names:
             raise falcon.HTTPBadRequest(description="The form has no file.")
         response.content_type = CONTENT_TYPES["html"]
         response.set_headers(PAGE_HEADERS)
         response.data = render_stored_page(names)
 
-    async def _store_part(self, part: BodyPart, form_bytes: int) -> None:
-        name = part.filename or ""
-        _check_name(name)
-        max_bytes = _limit_size(name, self._max_upload_bytes)
-        await self._transfers.store_part(part.stream, name, form_bytes, max_bytes)
+    async def _list_files(self, request: Request) -> AsyncIterator[FormFile]:
+        async for part in await request.get_media():
+            name = _read_file_name(part)
+            if name:  # otherwise another field, or no file was chosen
+                _check_name(name)
+                yield FormFile(name, part.stream, _limit_size(name, self._max_upload_bytes))
 
 
 class FileResource:
@@ -197,6 +191,17 @@ class FileResource:
 def _refuse_receipt(name: str) -> None:
     if name.endswith(RECEIPT_SUFFIX):
         raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
+
+
+def _read_file_name(part: BodyPart) -> str | None:
+    """Return the name of a file in a form, None for another field. Raises a 400 for no UTF-8."""
+    try:
+        name = part.filename
+        (name or "").encode()  # `filename*` may have a charset that gives lone surrogates
+    except UnicodeError:
+        detail = "The form has a file with a name that is not UTF-8."
+        raise Problem("wrong-parameter", detail, parameter="name") from None
+    return name
 
 
 def _check_name(name: str) -> None:

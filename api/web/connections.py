@@ -8,6 +8,7 @@
 - A closed connection discards input for a moment, so that the client gets the answer (RFC 9112,
   9.6).
 - The answers of the server itself are problem documents, too.
+- A request target in absolute form is that of the same request in origin form (RFC 9112, 3.2.2).
 
 Only public interfaces are used: a `_Connection` is an asyncio protocol around the protocol of the
 server, which gets a `_Transport` around the transport of the event loop.
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
@@ -69,6 +70,7 @@ _RAW_CHARACTER = re.compile(rb"[^!-~]")
 _ASCII_OF_ADDRESSES = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_SHOWN_ADDRESS = 200
 """Characters of a refused address that the answer shows in the form that works."""
+_ABSOLUTE_TARGET = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _connection_of_task: "ContextVar[_Connection | None]" = ContextVar("connection", default=None)
 
 
@@ -159,6 +161,7 @@ class Connections:
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
+            scope = _use_origin_form(scope)
             with connection.mark_busy():
                 await app(scope, receive_late, send_counted)
 
@@ -456,6 +459,25 @@ def _count_framing_bytes(scope: dict[str, Any], size: int) -> int:
     if not any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         return 0
     return len(f"{size:x}") + 4
+
+
+def _use_origin_form(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return the scope of the same request with a path as its target.
+
+    The host in an absolute form replaces the header `Host`, so the access rules see the host that
+    the client means.
+    """
+    target = _ABSOLUTE_TARGET.fullmatch(scope["raw_path"])
+    if target is None:
+        return scope
+    host, raw_path = target.groups()
+    raw_path = raw_path or b"/"
+    headers = [(name, host if name == b"host" else text) for name, text in scope["headers"]]
+    return scope | {
+        "path": unquote_to_bytes(raw_path).decode(errors="replace"),
+        "raw_path": raw_path,
+        "headers": headers,
+    }
 
 
 def _expects_unknown(scope: dict[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
-import { askForToken, authorization, filePath, getJson, getToken, request, rowPath, send } from "./api.js";
+import {
+  askForToken, authorization, filePath, getJson, getToken, needsToken, request, rowPath, send,
+} from "./api.js";
 import { button, confirmButton, el, find, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
 import { formatUsers } from "./tasks.js";
 
@@ -229,7 +231,7 @@ async function put(path, file, onProgress) {
   for (let attempt = 0; ; attempt += 1) {
     const used = getToken();
     const answer = await putOnce(path, file, onProgress);
-    const isDenied = answer.status === 401 || answer.body.type === "/docs#access-refused";
+    const isDenied = needsToken(answer.status, answer.body);
     if (isDenied && (await askForToken(answer.body.detail, used))) continue;
     if (answer.status !== 503 || attempt >= MAX_RETRIES) return answer;
     await new Promise((resolve) => setTimeout(resolve, 1000 * (answer.retryAfter || 1)));
