@@ -147,7 +147,7 @@ def _add_routes(
         ),
     )
     tasks = TasksResource(
-        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        get_view, dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
     )
     app.add_route("/tasks", tasks)
     app.add_route("/tasks/{task_id}", tasks, suffix="task")

@@ -1,6 +1,7 @@
 """What changes on the page without a reload."""
 
 import json
+import re
 
 from minio import Minio
 from playwright.sync_api import expect
@@ -33,6 +34,10 @@ def test_rebuild_shows_its_progress_to_the_end(
     expect(page.find("#rebuild")).to_contain_text("Rebuilt 30 in")
     expect(page.find("#rebuild progress")).to_have_js_property("value", 1)
     expect(page.button("Rebuild")).to_be_enabled()
+    task = page.find("#task-list li").first
+    expect(task).to_contain_text("Requested rebuild")
+    expect(task).to_contain_text(re.compile("done30 of 30 · took .+(ago|just now)"))
+    expect(page.find("#task-list li").filter(has_text="Sweep")).to_contain_text("start")
 
 
 def test_health_is_shown_in_words_and_colour(page: RowdropPage) -> None:

@@ -43,7 +43,7 @@ async function start() {
   const refreshNumbers = part(() => showNumbers(api, filters, health), 300);
   const refreshHistogram = whileVisible("histogram", part(() => histogram.show(), 1000));
   const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
-  const refreshTasks = whileVisible("tasks", part(() => tasks.show(health), 500));
+  const refreshTasks = whileVisible("tasks", part(() => tasks.show(), 500));
   const refreshFiles = whileVisible("files", part(() => files.show(), 2000));
   let tableVersion = null;
   const refreshTable = part(() => table.refresh(tableVersion), 50);
