@@ -126,7 +126,7 @@ def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
                 operation["parameters"] = parameters + operation["parameters"]
                 sample = operation["x-codeSamples"][0]
                 sample["source"] = sample["source"].format(filter=example, column=columns[1].name)
-    document["components"]["schemas"]["Statistics"]["properties"]["filters"]["properties"] = {
+    document["components"]["schemas"]["Statistics"]["properties"]["filters"]["properties"] |= {
         each.name: kinds[each.kind]["value"] for each in filters
     }
 

@@ -277,7 +277,7 @@ def test_openapi_follows_another_table_of_columns() -> None:
     assert statistics["properties"]["average_weight"]["type"] == ["number", "null"]
     assert statistics["properties"]["average_weight"]["title"] == "Average weight"
     filters = {"has_colour": {"type": "boolean"}, "min_weeks": {"type": "integer"}}
-    assert statistics["properties"]["filters"]["properties"] == filters
+    assert statistics["properties"]["filters"]["properties"] == {"q": {"type": "string"}} | filters
 
     rows = {each["name"]: each for each in document["paths"]["/data"]["get"]["parameters"]}
     assert [*rows][:3] == ["has_colour", "min_weeks", "q"]
@@ -291,7 +291,7 @@ def test_openapi_follows_another_table_of_columns() -> None:
         "user_id", "-user_id", "colour", "-colour", "weight", "-weight",
     ]  # fmt: skip
     stats = document["paths"]["/stats"]["get"]
-    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks"]
+    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks", "q"]
     assert "has_colour=true" in stats["x-codeSamples"][0]["source"]
     # Nothing is left of the columns of this release.
     text = json.dumps(document)
