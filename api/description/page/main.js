@@ -199,7 +199,8 @@ function showExamples(api, filters) {
     return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, el("code", {}, `/data?${query}`)));
   }));
   const links = [["/docs", "The API, with examples"], ["/openapi.json", "Its description for programs (OpenAPI)"],
-    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"]];
+    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"],
+    ...api.links.map(({ title, address }) => [address, title])];
   find("links").replaceChildren(...links.map(([href, text]) => el("li", {}, el("a", { href }, text))));
 }
 
