@@ -284,6 +284,7 @@ def _build_environment(configuration: Configuration, folder: Path) -> dict[str, 
         "FLOWER_ADDRESS": "127.0.0.1",
         # Overrides a value for docker compose: here nothing listens on other addresses.
         "BIND_ADDRESS": "127.0.0.1",
+        "PAGE_LINKS": config.list_page_links(configuration.values),
     }
 
 

@@ -137,6 +137,9 @@ REBUILD_QUEUED = "rowdrop:rebuild_queued"
 """String: ID of the queued rebuild. Written by API and rebuild, read by the watchdog."""
 REBUILD_RUNNING = "rowdrop:rebuild_running"
 """String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
+REBUILD_IDS = "rowdrop:rebuild_ids"
+"""Sorted set: ID -> request time (Unix seconds) of the newest fifty. Written by API and command
+line, read by the API."""
 REBUILD_LEASE = "rowdrop:rebuild_lease"
 """String, 60 s: token of the process that enqueues a rebuild's users. Written by it, read by the
 watchdog."""

@@ -61,11 +61,9 @@ class RebuildController:
         """Return the progress of a rebuild; None if no rebuild has this ID."""
         return self._rebuilds.status(task_id)
 
-    def list_unfinished(self) -> list[RebuildStatus]:
-        """Return the running and the queued rebuild, as far as they exist."""
-        task_ids = (self._rebuilds.get_running_id(), self._rebuilds.get_queued_id())
-        statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
-        return [status for status in statuses if status is not None]
+    def list_newest(self) -> list[RebuildStatus]:
+        """Return the running, the queued and the latest rebuilds, the unfinished ones first."""
+        return self._rebuilds.list_newest()
 
     async def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
         with self._waiter.hold_slot() as has_slot:

@@ -1,6 +1,6 @@
-"""Rebuilds and bundles that are being unpacked, as clients see them.
+"""Rebuilds, bundles that are unpacked, and the last sweep, as clients see them.
 
-POST /data requests a rebuild.  GET /tasks and GET /tasks/{id} show the progress of both.
+POST /data requests a rebuild.  GET /tasks lists all, GET /tasks/{id} shows the progress of one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,9 @@ from api.query.filters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
+from shared.progress.pipeline_status import LastSweep
 from shared.progress.unpacks import Unpacks, UnpackStatus, select_visible
+from shared.times import format_time
 
 MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
@@ -27,18 +29,18 @@ class TasksResource:
 
     def __init__(
         self,
+        get_view: ViewProvider,
         controller: RebuildController,
         unpacks: Unpacks,
         redis_pool: ThreadPool,
-        get_view: ViewProvider,
     ) -> None:
+        self._get_view = get_view
         self._controller = controller
         self._unpacks = unpacks
         self._redis_pool = redis_pool
-        self._get_view = get_view
 
     async def on_get(self, request: Request, response: Response) -> None:
-        """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
+        """Respond with what is unfinished, and with the latest of what has ended."""
         parse_single_values(request.params, ())
         names_members = may_see_quotes(request)
         rejects = self._get_view().reject_list
@@ -59,18 +61,29 @@ class TasksResource:
     on_head_task = on_get_task
 
     def _list_tasks(self, rejects: RejectList, names_members: bool) -> list[dict[str, Any]]:
-        rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
+        rebuilds = self._controller.list_newest()
+        ended = [status for status in rebuilds if status.finished_at is not None]
+        unfinished = [describe_rebuild(status) for status in rebuilds if status not in ended]
         newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
         active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
         waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
         rejected = _count_rejected(newest, rejects)
-        unpacks = [
-            describe_unpack(status, rejected.get(status.task_id), names_members=names_members)
+        begun = [
+            (
+                status.started_at,
+                describe_unpack(status, rejected.get(status.task_id), names_members=names_members),
+            )
             for status in newest
         ]
-        return [*rebuilds, *waiting, *unpacks]
+        begun += [(status.started_at, describe_rebuild(status)) for status in ended]
+        pipeline_status = self._get_view().pipeline_status
+        if pipeline_status is not None and pipeline_status.last_sweep is not None:
+            sweep = pipeline_status.last_sweep
+            begun.append((sweep.started_at, _describe_sweep(sweep)))
+        begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
+        return [*unfinished, *waiting, *(task for _, task in begun)]
 
     def _find_task(self, task_id: str, rejects: RejectList, names_members: bool) -> dict[str, Any]:
         rebuild = self._controller.get_status(task_id)
@@ -90,3 +103,13 @@ def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapp
     """
     counts = rejects.member_counts
     return {status.task_id: counts.get(status.bundle, 0) for status in select_visible(newest)}
+
+
+def _describe_sweep(sweep: LastSweep) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "cause": sweep.cause,
+        "objects": sweep.object_count,
+        "marked": sweep.marked_count,
+        "started_at": format_time(sweep.started_at),
+    }

@@ -18,9 +18,15 @@ from api.snapshot.view import View
 from local.servers import RedisServer
 from shared.formats.records import Reject
 from shared.formats.source_keys import make_bundle_id
-from shared.progress.rebuilds import Rebuilds
+from shared.progress.pipeline_status import LastSweep, PipelineStatus
+from shared.progress.rebuilds import MAX_REBUILD_RECORDS, Rebuilds
 from shared.progress.unpacks import Unpacks
-from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
+from shared.redis_keys import (
+    DIRTY_SINCE,
+    PUBLISH_DONE_CHANNEL,
+    REBUILD_IDS,
+    REBUILD_PREFIX,
+)
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
@@ -180,6 +186,50 @@ def test_post_data_limits_waiting_requests_per_process(api: ApiWithRebuilds) -> 
     api.finish_rebuild(task_id)
     wait_until(lambda: api.record_poll() and all(answer.done() for answer in answers))
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]
+
+
+def test_tasks_route_lists_ended_rebuilds_newest_first(api: ApiWithRebuilds) -> None:
+    task_ids = []
+    for _ in range(3):
+        task_ids.append(api.post().json["task_id"])
+        api.finish_rebuild(task_ids[-1])
+    failed = api.post().json["task_id"]
+    api.rebuilds.start(failed, time.time())
+    api.rebuilds.fail(failed, "src-data: access denied", time.time())
+    queued = api.post().json["task_id"]
+    api.redis.delete(REBUILD_PREFIX + task_ids[0])  # expired
+    tasks = api.client.simulate_get("/tasks").json
+    assert [task["task_id"] for task in tasks] == [queued, failed, *task_ids[:0:-1]]
+    assert [task["state"] for task in tasks] == ["queued", "failed", "done", "done"]
+    assert tasks[1]["error"] == "src-data: access denied"
+
+
+def test_tasks_route_lists_at_most_fifty_rebuilds(api: ApiWithRebuilds) -> None:
+    for number in range(MAX_REBUILD_RECORDS + 5):
+        task_id, _ = api.rebuilds.request(number)
+        api.finish_rebuild(task_id)
+    tasks = api.client.simulate_get("/tasks").json
+    assert len(tasks) == api.redis.zcard(REBUILD_IDS) == MAX_REBUILD_RECORDS
+    assert tasks[0]["task_id"] == task_id
+
+
+def test_tasks_route_lists_last_sweep_with_its_cause(redis: "Redis") -> None:
+    sweep = LastSweep(500.0, "redis_emptied", 70_000, 3)
+    status = PipelineStatus((), 0, (), {}, None, None, 500.0, True, last_sweep=sweep)
+    unpacks = Unpacks(redis)
+    unpacks.begin_attempt("before", "u.zip", 400.0)
+    unpacks.begin_attempt("after", "u.zip", 600.0)
+    parts = make_dependencies(redis, lambda: View(pipeline_status=status))
+    app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+    tasks = ApiClient(app, headers={"Host": "localhost"}).simulate_get("/tasks").json
+    assert [task.get("task_id") for task in tasks] == ["after", None, "before"]
+    assert tasks[1] == {
+        "state": "done",
+        "cause": "redis_emptied",
+        "objects": 70_000,
+        "marked": 3,
+        "started_at": "1970-01-01T00:08:20Z",
+    }
 
 
 def test_tasks_route_lists_open_rebuilds_and_recent_bundles(

@@ -158,6 +158,17 @@ def test_stats_route_names_filters_and_rounds(service: Service) -> None:
     assert service.get("/stats").json["average_age"] == 33.67
 
 
+def test_stats_route_searches_as_data_does(service: Service) -> None:
+    for search in ("lee", "LEE ann", "nobody"):
+        for query in (f"q={search}", f"q={search}&min_age=20", f"q={search}&is_image_exists=true"):
+            stats = service.get(f"/stats?{query}").json
+            assert stats["count"] == len(service.get(f"/data?{query}").json)
+            assert stats["filters"]["q"] == search
+    assert service.get("/stats?q=lee").json["count"] not in {0, 3}
+    etags = {service.get(f"/stats{query}").headers["etag"] for query in ("", "?q=a", "?q=b")}
+    assert len(etags) == 3
+
+
 def test_stats_route_of_no_rows_has_nulls_and_message(service: Service) -> None:
     assert service.get("/stats?min_age=200").json == {
         "count": 0,
@@ -248,6 +259,8 @@ def test_etags_change_with_date_only_for_ages(service: Service) -> None:
         ("/data?min_age=1&min_age=2", "min_age"),
         ("/stats?max_age=", "max_age"),
         ("/stats?is_image_exists=yes", "is_image_exists"),
+        ("/stats?q=", "q"),
+        ("/stats?sort=user_id", "sort"),
         ("/errors?kind=held", "kind"),
         ("/tasks/1?wait=1", "wait"),
     ],
