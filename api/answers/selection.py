@@ -30,7 +30,7 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
 
     Ages are those on the date `today` in UTC.
     """
-    mask = _build_row_mask(table, query, today)
+    mask = build_row_mask(table, query, today)
     rows: NDArray[np.int64] | None
     if query.sort:
         # The order of all rows is cached, so it is filtered instead of sorting the selected rows.
@@ -46,7 +46,8 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
     return Selection(rows[query.paging.as_slice], total)
 
 
-def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+def build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+    """Return which rows pass the filters and the search; None if there are neither."""
     mask = None
     if query.filters.is_active:
         mask = query.filters.build_mask(table.has_image, table.birthday, today)

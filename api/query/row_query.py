@@ -1,4 +1,7 @@
-"""The query of GET /data: filters, search, order, page, fields and format.  Pure."""
+"""The query of GET /data: filters, search, order, page, fields and format.  Pure.
+
+GET /stats has the filters and the search of it.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +12,8 @@ from shared.formats.output_csv import OUTPUT_COLUMNS
 
 FORMATS = ("json", "ndjson", "csv", "parquet", "html")
 PAGING_PARAMETERS = ("limit", "offset")
-ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
+SELECTING_PARAMETERS = (*FILTER_PARAMETERS, "q")
+ROW_PARAMETERS = (*SELECTING_PARAMETERS, "sort", "fields", *PAGING_PARAMETERS, "format")
 
 MAX_SEARCH_LENGTH = 200
 """Characters of the parameter `q`."""
@@ -103,6 +107,12 @@ class RowQuery:
             Paging.from_values(values),
             _parse_format(values),
         )
+
+    @classmethod
+    def parse_selection(cls, parameters: Mapping[str, str | list[str]]) -> "RowQuery":
+        """Parse the filters and the search, or raise `InvalidParameter`."""
+        values = parse_single_values(parameters, SELECTING_PARAMETERS)
+        return cls(Filters.from_values(values), _parse_search(values))
 
     @property
     def selection_key(self) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """The state of one API process, as one immutable value that its follower replaces."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from api.snapshot.table import SnapshotTable
 from shared.formats.records import Reject
+from shared.formats.source_keys import make_csv_key, parse_member_bundle
 from shared.progress.pipeline_status import PipelineStatus
 
 _MIN_BULK_REJECTS = 1000
@@ -19,7 +21,7 @@ _MIN_BULK_REJECTS = 1000
 class RejectList:
     """The rejects of one version of rejects.csv, compared with one version of the table.
 
-    Both results are computed once. So a page or a count costs the same for any number of rejects.
+    Each result is computed once. So a page or a count costs the same for any number of rejects.
     """
 
     def __init__(self, rejects: Mapping[str, Reject], table: SnapshotTable | None) -> None:
@@ -46,6 +48,13 @@ class RejectList:
         user_ids = pa.array(list(self._rejects), pa.large_string())
         has_row = pc.is_in(user_ids, value_set=table.columns["user_id"])
         return frozenset(user_ids.filter(has_row).to_pylist())
+
+    @cached_property
+    def member_counts(self) -> Mapping[str, int]:
+        """The number of rejected members by bundle."""
+        rejects = self._rejects.values()
+        keys = (each.key for each in rejects if each.key != make_csv_key(each.user_id))
+        return Counter(filter(None, map(parse_member_bundle, keys)))
 
 
 @dataclass(frozen=True, slots=True)

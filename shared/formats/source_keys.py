@@ -7,6 +7,7 @@ under an ID that no user can have because it contains a slash: see `make_bundle_
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 """Accepted image extensions, in lower case, in order of precedence.
@@ -52,6 +53,10 @@ _SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\
 # are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_CHARACTER_OR_SLASH = re.compile(r"[\x00-\x1f\x7f/]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+MAX_SHOWN_PATH_LENGTH = 1_000
+"""Maximum characters of a path in rejects and reasons: that of a member may have a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +192,27 @@ def rank_path(path: str) -> tuple[int, str]:
     return len(parts), "/".join(parts)
 
 
+def make_printable_path(path: str) -> str:
+    """Return a path on one line that can be encoded as UTF-8.
+
+    It replaces control characters, which names of folders may contain, and surrogate escapes, which
+    stand for bytes that could not be decoded.
+    """
+    return path if path.isprintable() else _UNPRINTABLE.sub("\ufffd", path)
+
+
+def _shorten_path(path: str) -> str:
+    """Return a printable path of at most `MAX_SHOWN_PATH_LENGTH` characters; the end is kept."""
+    shown = make_printable_path(path)
+    if len(shown) <= MAX_SHOWN_PATH_LENGTH:
+        return shown
+    return f"…{shown[1 - MAX_SHOWN_PATH_LENGTH :]}"
+
+
 def explain_duplicate(path: str) -> str:
     """Return why a file is not read if the one at `path` has the same name and counts."""
-    return f"it is a duplicate of {path}, which is nearer to the top or the first by path"
+    shown = _shorten_path(path)
+    return f"it is a duplicate of {shown}, which is nearer to the top or the first by path"
 
 
 def _has_bundle_extension(key: str) -> bool:
@@ -242,7 +265,22 @@ def parse_bundle_id(user_id: str) -> str | None:
 
 def format_member_source(key: str, path: str) -> str:
     """Return the name of a bundle's member as shown in rejects and in the manifest."""
-    return f"{key}#{path}"
+    return f"{key}#{_shorten_path(path)}"
+
+
+def parse_member_bundle(source: str) -> str | None:
+    """Return the bundle of a member with this name, see `format_member_source`; None for a file.
+
+    A key may contain a number sign, too: the shortest beginning that names a bundle counts.
+    """
+    parts = source.split("#")
+    beginnings = ("#".join(parts[:count]) for count in range(1, len(parts)))
+    return next(filter(_has_bundle_extension, beginnings), None)
+
+
+def make_file_path(key: str) -> str:
+    """Return the address of a file of the source bucket in the API."""
+    return f"/files/{quote(key)}"
 
 
 def make_csv_key(user_id: str) -> str:

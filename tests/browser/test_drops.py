@@ -35,7 +35,7 @@ def test_dropped_file_becomes_a_highlighted_row(page: RowdropPage) -> None:
     expect(page.row("ada")).to_contain_text("Lovelace")
     expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
     expect(page.find("#upload-summary")).to_have_text("1 of 1 file")
-    expect(page.find("#numbers")).to_contain_text("1rows")
+    expect(page.find("#numbers")).to_contain_text(re.compile(r"1row(?!s)"))
     # The highlighting ends.
     expect(page.row("ada")).not_to_have_class(FRESH)
 
@@ -59,6 +59,14 @@ def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> Non
     expect(page.upload("ada.csv").first).to_contain_text("The last valid row stays")
     expect(page.problem("ada.csv")).to_contain_text("old row stays")
     expect(page.row("ada")).to_be_visible()
+
+
+def test_suspicious_file_shows_its_row_and_why(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,946674001\n"))
+    expect(page.row("ada")).to_be_visible()
+    expect(page.upload("ada.csv")).to_contain_text("suspicious")
+    expect(page.upload("ada.csv")).to_contain_text("are these seconds?")
+    expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
 
 
 def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:
@@ -92,10 +100,13 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     with zipfile.ZipFile(bundle, "w") as archive:
         for number in range(5):
             archive.writestr(f"person-{number}.csv", ADA)
+        archive.writestr("broken.csv", "nothing")
+        archive.writestr("notes.txt", "nothing")
     page.find("#files-input").set_input_files(bundle)
     expect(page.rows).to_have_count(5)
-    expect(page.upload("people.zip")).to_contain_text("5 of 5 rows")
+    expect(page.upload("people.zip")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
     expect(page.find("#task-list")).to_contain_text("people.zip")
+    expect(page.find("#task-list")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
 
 
 def test_member_of_bundle_is_replaced_by_a_file_of_its_own(
@@ -136,6 +147,6 @@ def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path
     page = open_tab()
     page.find("#folder-input").set_input_files(tmp_path / "people")
     expect(page.find("#upload-summary")).to_have_text(
-        "200 of 200 files, 1 hidden files skipped", timeout=60_000
+        "200 of 200 files, 1 hidden file skipped", timeout=60_000
     )
     expect(page.find("#row-count")).to_have_text("200")

@@ -14,6 +14,7 @@ import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.csv_reader.characters import DELIMITERS
 from shared.csv_reader.reasons import MAX_CSV_BYTES
 from tests.cases.__main__ import ALL_CASES
 from tests.cases.case import Entry, Kind
@@ -60,6 +61,7 @@ _SOURCES = [
 ]
 _STRINGS = [text for path in _SOURCES for text in _iterate_strings(path)]
 OUR_WORDS = {word for text in _STRINGS for word in WORD.findall(text)}
+OUR_WORDS |= {f"{word}s" for name in DELIMITERS.values() for word in WORD.findall(name)}
 OUR_NUMBERS = {number.strip(",") for text in _STRINGS for number in NUMBER.findall(text)}
 
 

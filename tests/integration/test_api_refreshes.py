@@ -1,6 +1,7 @@
 """POST /data/{user_id} and PUT /files/{name}?wait= on a real Redis and MinIO, step by step."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,15 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
+from api.controllers.completion_waiter import CompletionWaiter
 from api.controllers.drop_controller import REDIS_UNAVAILABLE
+from api.controllers.receipt_controller import NO_ROW
+from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
+from api.snapshot.process_registry import ProcessRegistry
+from api.web.thread_pool import ThreadPool
 from local.ports import find_free_port
+from shared.progress.rebuilds import RefreshRequests
 from shared.s3.files import open_file_store
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED, TaskQueue, create_celery
@@ -171,6 +178,17 @@ def test_put_with_wait_answers_with_row(api: ApiWithWorker, rowdrop: RowdropHarn
     assert result.json["etag"] == rowdrop.source.get_etag("ü.csv")
     row = api.client.simulate_get("/data/ü").json
     assert (result.json["row"], row["first_name"]) == (row, "Ann")
+    assert (result.json["result"], result.json["reason"]) == ("row", None)
+
+
+def test_put_with_wait_answers_with_suspicion(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    body = b"first_name,last_name,birthts\nAnn,Lee,946674001\n"
+    result = api.put_and_process("0001.csv", body, rowdrop)
+    assert (result.status_code, result.json["row"]["birthts"]) == (200, 946674001)
+    receipt = api.client.simulate_get("/files/0001.csv/receipt").json
+    assert result.json["result"] == receipt["result"] == "suspicious"
+    assert result.json["reason"] == receipt["reason"]
+    assert "seconds" in result.json["reason"]
 
 
 def test_put_with_wait_answers_with_row_of_image(
@@ -178,9 +196,11 @@ def test_put_with_wait_answers_with_row_of_image(
 ) -> None:
     result = api.put_and_process("0001.png", b"image", rowdrop)
     assert (result.status_code, result.json["row"]) == (200, None)
+    assert (result.json["result"], result.json["reason"]) == ("part", NO_ROW)
     rowdrop.put_files("0001")
     result = api.put_and_process("0001.png", b"another", rowdrop)
     assert result.json["row"]["img_path"] == f"{settings.source_bucket}/0001.png"
+    assert (result.json["result"], result.json["reason"]) == ("part", None)
 
 
 def test_put_with_wait_answers_with_reason_of_reject(
@@ -220,3 +240,39 @@ def test_put_with_wait_succeeds_without_redis(rowdrop: RowdropHarness, settings:
     result = client.simulate_put("/files/0001.csv", body=make_csv("Ann"), params={"wait": 5})
     assert (result.status_code, result.json["message"]) == (202, REDIS_UNAVAILABLE)
     assert rowdrop.source.get_etag("0001.csv") == result.json["etag"]
+
+
+def test_put_with_wait_succeeds_while_too_many_wait_for_redis(
+    rowdrop: RowdropHarness, settings: Settings, redis: "Redis"
+) -> None:
+    """The file is stored, so a 503 would make its client upload it again."""
+    pool = ThreadPool("Redis", 1, 5.0, max_queued=0)
+    is_busy = threading.Event()
+    released = threading.Event()
+
+    def enqueue(user_id: str, request_id: str) -> None:
+        is_busy.set()
+        released.wait()
+
+    refreshes = RefreshController(
+        RefreshRequests(redis), enqueue, CompletionWaiter(ProcessRegistry(redis), 2, pool), pool
+    )
+    parts = make_dependencies(redis, files=open_file_store(settings, settings.source_bucket))
+    app = create_app(
+        parts._replace(refresh_controller=refreshes),
+        CrossSiteMiddleware(),
+        AuthMiddleware(AccessRules()),
+    )
+    client = ApiClient(app, headers={"Host": "localhost"})
+
+    def put(name: str) -> Result:
+        return client.simulate_put(f"/files/{name}", body=make_csv("Ann"), params={"wait": 1})
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(put, "0001.csv")
+        is_busy.wait()
+        second = put("0002.csv")
+        released.set()
+        assert first.result().status_code == 202
+    assert (second.status_code, second.json["message"]) == (202, REDIS_UNAVAILABLE)
+    assert rowdrop.source.get_etag("0002.csv") == second.json["etag"]

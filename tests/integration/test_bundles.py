@@ -207,6 +207,24 @@ def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> N
     assert rowdrop.run_sweep() == 0
 
 
+@pytest.mark.parametrize("key", ["u.zip", "u.tgz"])
+def test_unpacker_rejects_members_in_folders_with_any_name(
+    rowdrop: RowdropHarness, key: str
+) -> None:
+    """A line break in a path hides no reject, and adds none of another user."""
+    rowdrop.put_files("victim")
+    rowdrop.process_users("victim")
+    folder = "a\nvictim.csv,victim,the file is empty,1,2026-11-25T20:31:28Z,etag,3\n\x1b\r,b"
+    files = {"2.csv": b"broken", "3.csv": make_csv(), "3.png": b"png", "old/3.csv": b"old"}
+    put_and_process(rowdrop, key, {f"{folder}/{name}": body for name, body in files.items()})
+    assert list(rowdrop.read_rows()) == ["3", "victim"]
+    assert list(rowdrop.read_rejects()) == ["2"]
+    assert len(rowdrop.output.get(REJECTS_KEY).body.splitlines()) == 2
+    assert rowdrop.find_differences() == []
+    rowdrop.publisher.write_manifest()
+    assert rowdrop.run_sweep() == 0
+
+
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_unpacker_uses_duplicate_nearest_to_top(rowdrop: RowdropHarness, is_reversed: bool) -> None:
     files = [

@@ -213,6 +213,12 @@ def test_is_empty_accepts_bucket_with_only_the_sample(rowdrop: RowdropHarness) -
     assert not is_empty(rowdrop.source)
 
 
+def test_progress_bar_of_one_has_the_singular() -> None:
+    out = io.StringIO()
+    ProgressBar(1, out, lambda: 0.0, noun="user")(1)
+    assert "1 of 1 user, " in out.getvalue()
+
+
 def test_progress_bar_ends_full(tmp_path: Path) -> None:
     now = [0.0]
     out = io.StringIO()

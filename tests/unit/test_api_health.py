@@ -121,6 +121,14 @@ def test_readiness_without_redis_reports_unknown_values() -> None:
             ),
             "7 events queued, none processed",
         ),
+        (
+            replace(
+                VIEW,
+                pipeline_status=replace(PIPELINE_STATUS, waiting_events=1),
+                events_stalled_since=NOW - 61,
+            ),
+            "1 event queued, none processed",
+        ),
     ],
 )
 def test_readiness_names_each_problem(view: View, reason: str) -> None:
@@ -175,7 +183,14 @@ def test_readiness_warns_when_minio_hides_losses() -> None:
             1234,
             [
                 "1,234 published values are valid and probably wrong, such as birth dates in "
-                "seconds: GET /errors lists them with the kind suspicious"
+                "seconds: see the kind suspicious in GET /errors"
+            ],
+        ),
+        (
+            1,
+            [
+                "1 published value is valid and probably wrong, such as birth dates in "
+                "seconds: see the kind suspicious in GET /errors"
             ],
         ),
     ],

@@ -449,6 +449,23 @@ def test_selected_members_keep_later_version_of_path_in_any_order() -> None:
     assert duplicate[0] is older
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["a\nERROR all is lost", "\x1b[2J", "\udcff", "a/" * 50_000],
+    ids=lambda folder: ascii(folder[:12]),
+)
+def test_selected_members_explain_duplicate_on_one_short_line(folder: str) -> None:
+    """The reason is logged, stored in Redis, and printed by the loader."""
+    selected = SelectedMembers()
+    assert selected.add(MemberName(1, f"{folder}/1.csv")) is None
+    duplicate = selected.add(MemberName(2, f"{folder}/z/1.csv"))
+    assert duplicate is not None
+    reason = duplicate[1].reason
+    assert (len(reason.splitlines()), len(reason) < 1100) == (1, True)
+    assert "\x1b" not in reason
+    reason.encode()
+
+
 def test_ignored_members_name_twenty_with_junk_last() -> None:
     ignored = IgnoredMembers()
     for number in range(1, 31):

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, ValidCsv
-from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
+from shared.formats.source_keys import (
+    IMAGE_EXTENSIONS,
+    IgnoredFile,
+    classify_key,
+    format_member_source,
+    make_csv_key,
+)
 from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
@@ -65,7 +71,8 @@ def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -
     assert list(index.user_ids()) == sorted(existing_ids)
     for user_id in {*files, other_id}:
         csv, image = files.get(user_id, (None, None))
-        version = CsvVersion(f"u.zip#in/{user_id}.csv", "etag", LAST_MODIFIED)
+        source = format_member_source("u.zip", f"in/{user_id}.csv")
+        version = CsvVersion(source, "etag", LAST_MODIFIED)
         expected: CsvResult = None
         if isinstance(csv, Person):
             expected = ValidCsv(version, csv)

@@ -42,6 +42,8 @@ LIMITS = [
     ("docs/api.md", "MAX_DEAD_LETTERS", 1, "the newest {:,.0f}"),
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),
     ("docs/configuration.md", "MAX_PUBLISH_INTERVAL_S", 1, "at most {:g}: for a million rows"),
+    ("docs/operations.md", "PROBE_TIMEOUT_S", 1, "does not arrive within {:g} seconds"),
+    ("docs/operations.md", "TICK_S", 1, "looks every {:g} seconds"),
     ("docs/protocol.md", "CHUNK_SIZE", 1, "A call names at most {:g} users"),
     ("docs/protocol.md", "MAX_ENTRY_BYTES", 1, "an entry above {:,.0f} bytes"),
     ("docs/protocol.md", "MAX_PEEK_BYTES", 1 << 20, "ends after {:g} MiB"),

@@ -13,7 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shared.formats.source_keys import IgnoredFile, UserFile, rank_path
+from shared.formats.source_keys import (
+    IgnoredFile,
+    UserFile,
+    make_printable_path,
+    rank_path,
+)
 from worker.bundles.members import (
     CpuBudget,
     InvalidArchive,
@@ -25,7 +30,6 @@ from worker.bundles.members import (
     check_size,
     ignore_special_file,
     is_decoded,
-    make_printable_path,
     max_kept_bytes,
     special_file_error,
     truncated_error,
@@ -217,6 +221,7 @@ class TarArchive:
             body = reader.read_body(entry.size, max(kept, default=0))
             yield None
             for link, max_bytes in zip(links, kept, strict=True):
+                self._cpu.check()
                 reader.count_unpacked(entry.size)
                 yield _make_member(link.name, link.file, body[:max_bytes])
             if entry.name.number == last_number:

@@ -1,7 +1,10 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
-import { askForToken, authorization, filePath, getJson, getToken, request, rowPath, send } from "./api.js";
-import { button, confirmButton, el, find, formatBytes, formatNumber, formatValue, setText } from "./dom.js";
+import {
+  askForToken, authorization, filePath, getJson, getToken, needsToken, request, rowPath, send,
+} from "./api.js";
+import { button, confirmButton, el, find, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
+import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
 const WAIT_S = 5;
@@ -19,7 +22,7 @@ export class Uploads {
     this.onOpen = onOpen;
     this.queue = [];
     this.running = 0;
-    this.counts = { total: 0, done: 0, rows: 0, rejected: 0, failed: 0, skipped: 0 };
+    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
     this.listen();
   }
 
@@ -121,12 +124,11 @@ export class Uploads {
     if (result.reason) {
       this.showReject(item, entry, result);
     } else if (result.row) {
-      this.counts.rows += 1;
-      entry.finish("good", "row", "");
+      if (result.warning) entry.finish("warn", "suspicious", result.warning);
+      else entry.finish("good", "row", "");
       entry.showValues(this.api, result.row, () => this.onOpen(result.row));
       this.onRow(result.row, this.isSingle);
     } else {
-      this.counts.rows += result.rows ?? 0;
       entry.finish(result.className ?? "good", result.tag, result.text);
     }
   }
@@ -141,12 +143,12 @@ export class Uploads {
       }));
   }
 
-  // Return what became of an upload: `row`, or `reason`, `line` and `held`, or `tag` and `text`.
+  // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`, or `tag` and `text`.
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
     if (body.look_at === "/tasks") return waitForBundle(name, body);
-    if (status === 200) return body.row ? { row: body.row } : IMAGE_ALONE;
+    if (status === 200) return body.row ? { row: body.row, warning: findWarning(body) } : IMAGE_ALONE;
     if (this.api.hasReceipts) return waitForReceipt(name, body);
     if (this.api.canWaitForUploads || !body.user_id) return STORED;
     // Without ?wait= of the upload: reading the files again ends after what was just stored.
@@ -161,22 +163,23 @@ export class Uploads {
 
   showSummary() {
     const { total, done, rejected, failed, skipped } = this.counts;
-    const parts = [total === 0 ? "Nothing to upload" : `${formatNumber(done)} of ${formatNumber(total)} ${total === 1 ? "file" : "files"}`];
+    const parts = [total === 0 ? "Nothing to upload" : `${formatNumber(done)} of ${formatCount(total, "file")}`];
     if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
     if (failed) parts.push(`${formatNumber(failed)} not uploaded`);
-    if (skipped) parts.push(`${formatNumber(skipped)} hidden files skipped`);
+    if (skipped) parts.push(`${formatCount(skipped, "hidden file")} skipped`);
     setText(find("upload-summary"), parts.join(", "));
   }
 
   clear() {
     for (const item of [...find("upload-list").children]) if (item.dataset.ended) item.remove();
     if (this.queue.length || this.running) return;
-    this.counts = { total: 0, done: 0, rows: 0, rejected: 0, failed: 0, skipped: 0 };
+    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
     find("uploads").hidden = true;
   }
 }
 
 const STORED = { className: "", tag: "stored", text: "It is in the bucket; its row follows." };
+const findWarning = ({ result, reason }) => (result === "suspicious" ? reason : null);
 const IMAGE_ALONE = { className: "good", tag: "stored", text: "It becomes visible with the row of its CSV." };
 
 class Entry {
@@ -228,7 +231,7 @@ async function put(path, file, onProgress) {
   for (let attempt = 0; ; attempt += 1) {
     const used = getToken();
     const answer = await putOnce(path, file, onProgress);
-    const isDenied = answer.status === 401 || answer.body.type === "/docs#access-refused";
+    const isDenied = needsToken(answer.status, answer.body);
     if (isDenied && (await askForToken(answer.body.detail, used))) continue;
     if (answer.status !== 503 || attempt >= MAX_RETRIES) return answer;
     await new Promise((resolve) => setTimeout(resolve, 1000 * (answer.retryAfter || 1)));
@@ -261,7 +264,7 @@ async function waitForReceipt(name, { etag }) {
     const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
     const { result, reason, row } = receipt;
     if (result === "rejected") return receipt;
-    if (row && (result === "row" || result === "part")) return { row };
+    if (row && ["row", "suspicious", "part"].includes(result)) return { row, warning: findWarning(receipt) };
     if (result !== "pending") return { className: "", tag: result, text: reason ?? "" };
     await new Promise((resolve) => setTimeout(resolve, number < 10 ? 300 : 2000));
   }
@@ -278,8 +281,8 @@ async function waitForBundle(name, { etag }) {
     // An earlier version of the bundle may be listed while this one waits.
     if (isWaiting || !task || !task.finished_at || number < 5) continue;
     if (task.state === "rejected" || task.state === "failed") return { reason: task.error ?? task.state, line: null, held: false };
-    const text = `${formatNumber(task.published)} of ${formatNumber(task.users)} rows${task.ignored ? `, ${formatNumber(task.ignored)} ignored` : ""}`;
-    return { tag: task.state, text, rows: task.published, etag };
+    const className = task.rejected || !task.users ? "warn" : "good";
+    return { className, tag: task.state, text: formatUsers(task), etag };
   }
   return STORED;
 }
