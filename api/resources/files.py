@@ -40,14 +40,14 @@ from shared.formats.source_keys import (
 from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.times import format_time
 
+MAX_CSV_BYTES = 1_000_000
+"""Limit of `PUT`. The pipeline would reject a larger CSV."""
+RECEIPT_SUFFIX = "/receipt"
+"""The end of the address of a receipt. No user file or bundle has such a name, which is that of an
+object in a folder."""
 _FORM_TYPE = "multipart/form-data"
 _FORM_BYTES = 20_000
 """Bytes that a form may have in addition to the largest file."""
-MAX_CSV_BYTES = 1_000_000
-"""Limit of `PUT`. The pipeline would reject a larger CSV."""
-
-
-RECEIPT_SUFFIX = "/receipt"
 
 
 class FilesResource:
@@ -120,7 +120,6 @@ class FileResource:
         A browser saves the file instead of showing it: its content is untrusted. With `/receipt`
         after the name, answers with what became of the file.
         """
-        # No file has such a name: an object cannot be in the folder of a file.
         if name.endswith(RECEIPT_SUFFIX):
             await self._receipts.respond(request, response, name.removesuffix(RECEIPT_SUFFIX))
             return

@@ -27,6 +27,8 @@ MAX_PUBLISH_DELAY_S = 60.0
 """Seconds that events or changes may wait."""
 MAX_SUSPECT_S = 60.0
 """Seconds that a possible loss may wait for the sweep that verifies it."""
+MAX_COUNT_S = 0.5
+"""Seconds that a request may wait for the number of suspicious rows."""
 NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
@@ -35,19 +37,16 @@ NO_EVENTS_WARNING = (
     "no rule is known that sends the events of the source bucket: a sweep every 5 minutes finds "
     "changes without events; rowdrop init prints what to set"
 )
-_NUMBER = re.compile(r"\d+")
 SUSPICIOUS_WARNING = (
     "{} valid and probably wrong, such as birth dates in seconds: "
     "see the kind suspicious in GET /errors"
 )
-MAX_COUNT_S = 0.5
-"""Seconds that a request may wait for the number of suspicious rows."""
-
 SILENT_CHANGES_WARNING = (
     "files were changed without an event, for example by replication or a forced deletion: a sweep "
     "every 5 minutes finds such changes, until 3 in a row have found none; let a webhook announce "
     "them (POST /events), or wait"
 )
+_NUMBER = re.compile(r"\d+")
 
 
 class LiveResource:

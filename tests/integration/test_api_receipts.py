@@ -15,8 +15,14 @@ from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
-from shared.progress import receipts as limits
-from shared.progress.receipts import RECEIPT_TTL_S, PublishTimes, Receipts
+from shared.progress.receipts import (
+    MAX_RECEIPT_USERS,
+    MAX_USER_BYTES,
+    MAX_USER_RECEIPTS,
+    RECEIPT_TTL_S,
+    PublishTimes,
+    Receipts,
+)
 from shared.redis_keys import CHANGE_VERSIONS, READ_TIMES, RECEIPT_TIMES, RECEIPTS
 from shared.s3.files import open_file_store
 from shared.settings import Settings
@@ -321,11 +327,11 @@ def test_rebuild_writes_receipts_only_of_changed_users(
 
 
 def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -> None:
-    for number in range(limits.MAX_USER_RECEIPTS + 2):
+    for number in range(MAX_USER_RECEIPTS + 2):
         rowdrop.put_files("0001", make_csv(f"Ann{number}"))
         api.process("0001")
     history = api.get_receipt("0001.csv")["history"]
-    assert len(history) == limits.MAX_USER_RECEIPTS
+    assert len(history) == MAX_USER_RECEIPTS
     assert history[0]["etag"] == rowdrop.source.get_etag("0001.csv")
     times = [each["published_at"] for each in history]
     assert times == sorted(times, reverse=True)
@@ -333,7 +339,7 @@ def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -
 
 def write_receipts(receipts: Receipts, users: list[str], now: float) -> None:
     results = {user: ReadResult(user, None, None) for user in users}
-    receipts.write(results, users, PublishTimes({}, {}), "etag", now)
+    receipts.write(results, results.keys(), PublishTimes({}, {}), "etag", now)
 
 
 def test_receipts_expire_after_a_week(redis: "Redis") -> None:
@@ -347,17 +353,16 @@ def test_receipts_expire_after_a_week(redis: "Redis") -> None:
     assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 2
 
 
-def test_receipts_stay_within_limit(redis: "Redis", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_RECEIPT_USERS", 10)
+def test_receipts_stay_within_limit(redis: "Redis") -> None:
     receipts = Receipts(redis)
-    for number in range(4):
-        write_receipts(receipts, [f"{number}{place}" for place in range(4)], float(number))
-    assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 10
-    assert receipts.read_user("33")[0]
-    assert not receipts.read_user("00")[0]
+    redis.zadd(RECEIPT_TIMES, {str(number): 2.0 for number in range(MAX_RECEIPT_USERS - 1)})
+    write_receipts(receipts, ["oldest", "older"], 0.0)
+    write_receipts(receipts, ["kept"], 1.0)
+    assert redis.zcard(RECEIPT_TIMES) == MAX_RECEIPT_USERS
+    assert redis.hkeys(RECEIPTS) == [b"kept"]
 
 
-LONG_PATH = "bundle.zip#" + "a" * limits.MAX_USER_BYTES
+LONG_PATH = "bundle.zip#" + "a" * MAX_USER_BYTES
 """The source of a member: a path in a bundle may be long."""
 
 
@@ -370,7 +375,7 @@ def write_source(receipts: Receipts, user: str, source: str, now: float) -> None
 def test_receipts_of_user_stay_within_bytes(redis: "Redis", length: int, count: int) -> None:
     receipts = Receipts(redis)
     user = "ü" * (length // 2) + "u"
-    for number in range(limits.MAX_USER_RECEIPTS):
+    for number in range(MAX_USER_RECEIPTS):
         write_source(receipts, user, f"{user}.csv", float(number))
     kept, _ = receipts.read_user(user)
     assert [each.published_at for each in kept] == [4.0, 3.0, 2.0, 1.0, 0.0][:count]
@@ -415,12 +420,9 @@ def test_time_of_a_read_stays_for_the_receipt_of_its_result(redis: "Redis") -> N
     assert redis.hlen(READ_TIMES) == 0
 
 
-def test_times_of_refused_results_are_removed(
-    redis: "Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "MAX_RECEIPT_USERS", 10)
+def test_times_of_refused_results_are_removed(redis: "Redis") -> None:
     receipts = Receipts(redis)
-    receipts.record_reads([str(number) for number in range(12)])
+    receipts.record_reads([str(number) for number in range(MAX_RECEIPT_USERS + 2)])
     write_receipts(receipts, ["0"], 0.0)
     assert redis.hlen(READ_TIMES) == 0
 

@@ -475,6 +475,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
     """The event loop logs a warning for each write to a lost connection, from the fifth one on."""
     is_started = asyncio.Event()
     has_left = asyncio.Event()
+    has_sent = asyncio.Event()
 
     async def send_much(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
         is_started.set()
@@ -484,6 +485,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
         for _ in range(20):
             await send({"type": "http.response.body", "body": b"answer", "more_body": True})
         await send({"type": "http.response.body", "body": b"answer"})
+        has_sent.set()
 
     async def run() -> None:
         async with serve(send_much) as (port, _):
@@ -493,7 +495,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
             await is_started.wait()
             client.close()  # with a reset
             has_left.set()
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(has_sent.wait(), 10)
 
     uvloop.run(run())
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
