@@ -42,7 +42,7 @@ from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.times import format_time
 
 _FORM_TYPE = "multipart/form-data"
-_FORM_BYTES = 20_000
+FORM_BYTES = 20_000
 """Bytes that a form may have in addition to the largest file."""
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""
@@ -84,7 +84,7 @@ class FilesResource:
         if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
             detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
             raise falcon.HTTPBadRequest(description=detail)
-        length = _require_length(request, self._max_upload_bytes + _FORM_BYTES)
+        length = _require_length(request, self._max_upload_bytes + FORM_BYTES)
         names = []
         with explain_body_errors():
             async with asyncio.timeout(compute_body_timeout_s(length)):
