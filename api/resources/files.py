@@ -180,9 +180,10 @@ class FileResource:
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
-        _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
+            # An ignored key in a folder may have the name of a receipt: it can be deleted.
+            _refuse_receipt(name)
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 
