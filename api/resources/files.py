@@ -180,6 +180,8 @@ class FileResource:
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
+        if request.params:  # those of a receipt, which has no DELETE, are not unknown there
+            _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
             # An ignored key in a folder may have the name of a receipt: it can be deleted.
