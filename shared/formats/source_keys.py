@@ -49,10 +49,13 @@ macOS and Windows, which write the last ones, do not distinguish upper and lower
 
 _SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
-# The object-store client cannot address a name that contains control characters. U+0085 and U+2028
-# are allowed in a user ID: RFC 4180 does not treat them as line breaks.
+# The object-store client cannot address a name that contains control characters. XML cannot contain
+# the noncharacters, so S3 can neither list nor delete such a name together with others. U+0085 and
+# U+2028 are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROL_CHARACTER_OR_SLASH = re.compile(r"[\x00-\x1f\x7f/]")
+_NONCHARACTER = re.compile("[\ufffe\uffff]")
+_UNUSABLE_CHARACTER = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
+_UNUSABLE_CHARACTER_OR_SLASH = re.compile("[\x00-\x1f\x7f\ufffe\uffff/]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 MAX_SHOWN_PATH_LENGTH = 1_000
@@ -96,7 +99,7 @@ class IgnoredFile:
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if not _CONTROL_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
+    if not _UNUSABLE_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
         if user_id and extension in USER_FILE_EXTENSIONS:
             return UserFile(user_id, extension)
         if _has_bundle_extension(key):
@@ -121,7 +124,7 @@ def is_valid_key(key: str) -> bool:
     A request with any other key fails with an error that is not `NoSuchKey`, and would look like an
     outage. Not every valid key is read: see `classify_key`.
     """
-    if len(key.encode()) > MAX_KEY_BYTES or _CONTROL_CHARACTER.search(key):
+    if len(key.encode()) > MAX_KEY_BYTES or _UNUSABLE_CHARACTER.search(key):
         return False
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
@@ -225,6 +228,8 @@ def _has_bundle_extension(key: str) -> bool:
 def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
     if _CONTROL_CHARACTER.search(key):
         return "its name contains a control character, such as a tab or a line break"
+    if _NONCHARACTER.search(key):
+        return "its name contains U+FFFE or U+FFFF, which are no characters; rename it"
     if "/" in key:
         return "it is in a folder; only files at the top level of the bucket are read"
     for prefix, origin in _COMPANION_FILES.items():

@@ -267,6 +267,21 @@ def test_unpacker_uses_newer_version_of_path_and_links(rowdrop: RowdropHarness) 
         assert rowdrop.read_rows() == {}
 
 
+def test_sweep_continues_after_member_that_xml_cannot_name(rowdrop: RowdropHarness) -> None:
+    """S3 refuses a list of keys to delete with such a name, so nothing may be stored under it."""
+    files = {"1.csv": make_csv(), "\ufffe.csv": make_csv(), "\uffff.png": b"png"}
+    put_and_process(rowdrop, "u.zip", {**files, "\ufffe.png": b"png"})
+    assert list(rowdrop.read_rows()) == ["1"]
+    rowdrop.source.delete("u.zip")
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.run_sweep() == 0
+    assert list_copies(rowdrop) == set()
+    for key in ("\ufffe.csv", "\uffff.csv"):
+        rowdrop.source.put(key, make_csv())
+    assert rowdrop.run_sweep() == 0
+    assert rowdrop.find_differences() == []
+
+
 # -- precedence ------------------------------------------------------------------------------------
 def test_refresher_prefers_own_files_over_bundle_members(rowdrop: RowdropHarness) -> None:
     put_and_process(rowdrop, "u.zip", {"1.csv": make_csv("Bundle"), "1.png": b"bundle"})

@@ -86,6 +86,8 @@ def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, exte
         ("1\x00.csv", "control character"),
         ("1\x7f.png", "control character"),
         ("folder/1\t.csv", "control character"),
+        ("1\ufffe.csv", "contains U+FFFE or U+FFFF"),
+        ("\uffff.zip", "contains U+FFFE or U+FFFF"),
     ],
 )
 def test_classify_key_explains_ignored_keys(key: str, reason: str) -> None:
