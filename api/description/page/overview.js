@@ -47,11 +47,11 @@ export function showHealth(health, isConnected) {
   const lost = health.lost_and_healed;
   place.replaceChildren(
     fact("Last change", health.last_publish_at ? formatAgo(health.last_publish_at) : "none yet", health.last_publish_at),
-    fact("Lag", health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"),
     fact("Waiting", dirty + (health.events_waiting ?? 0) ? `${formatNumber(dirty + (health.events_waiting ?? 0))} to read` : "nothing"),
+    fact("Lag", health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"),
+    fact("Lost and repaired", lost ? formatNumber(lost.count) : "not known", lost?.since),
     fact("Last sweep", sweep ? `${formatAgo(sweep.at)}, ${formatCount(sweep.objects, "file")}` : "none yet", sweep?.at),
     fact("Complete up to", health.consistent_as_of ? formatAgo(health.consistent_as_of) : "not known now", health.consistent_as_of),
-    fact("Lost and repaired", lost ? formatNumber(lost.count) : "not known", lost?.since),
     ...health.reasons.map((reason) => el("p", { class: "reason" }, reason)),
     ...health.warnings.map((warning) => el("p", { class: "warning" }, warning)));
 }

@@ -87,7 +87,7 @@ const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at
 function buildTask(task) {
   const parts = [];
   if (task.error || task.message) parts.push(task.error ?? task.message);
-  if (task.cause !== undefined) parts.push(task.cause, `${formatCount(task.objects, "file")}, ${formatNumber(task.marked)} read again`);
+  if (task.cause !== undefined) parts.push(`${formatCount(task.objects, "file")}, ${formatNumber(task.marked)} read again`);
   if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
   if (task.users !== undefined) parts.push(formatUsers(task));
   if (task.finished_at) parts.push(`took ${formatDuration(measure(task))}`);
@@ -102,5 +102,5 @@ function buildTask(task) {
 // A bundle is unpacked because it was dropped, a rebuild runs because someone requested it.
 function nameTask(task) {
   if (task.bundle) return `Unpack ${task.bundle}`;
-  return task.cause === undefined ? "Requested rebuild" : "Sweep";
+  return task.cause === undefined ? "Requested rebuild" : `Sweep: ${task.cause}`;
 }
