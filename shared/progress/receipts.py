@@ -5,6 +5,7 @@ If Redis loses them, only the times and the history are lost: the result of a fi
 source bucket and the published files.
 """
 
+import itertools
 import json
 import logging
 import time
@@ -152,6 +153,13 @@ class Receipts:
     def _remove_oldest(self, results: Collection[str], now: float) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for chunk in split_into_chunks(list(results)):
+                pipe.hmget(CHANGE_VERSIONS, chunk)
+            versions = itertools.chain.from_iterable(pipe.execute())
+        # A user that is dirty again may have been read again: then the time is that of its next
+        # receipt.
+        clean = [user for user, version in zip(results, versions, strict=True) if not version]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in split_into_chunks(clean):
                 pipe.hdel(READ_TIMES, *chunk)
             pipe.hlen(READ_TIMES)
             pipe.zcard(RECEIPT_TIMES)

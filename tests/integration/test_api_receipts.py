@@ -23,7 +23,7 @@ from shared.progress.receipts import (
     PublishTimes,
     Receipts,
 )
-from shared.redis_keys import READ_TIMES, RECEIPT_TIMES, RECEIPTS
+from shared.redis_keys import CHANGE_VERSIONS, READ_TIMES, RECEIPT_TIMES, RECEIPTS
 from shared.s3.files import open_file_store
 from shared.settings import Settings
 from shared.times import format_time
@@ -406,6 +406,18 @@ def test_receipts_show_names_without_encoding(redis: "Redis") -> None:
     receipts = Receipts(redis)
     write_source(receipts, "1", "bundle.zip#\udcff/1.csv", 1.0)
     assert [each.csv_source for each in receipts.read_user("1")[0]] == ["bundle.zip#?/1.csv"]
+
+
+def test_time_of_a_read_stays_for_the_receipt_of_its_result(redis: "Redis") -> None:
+    """A file that is dropped while a publish is running is read before that publish ends."""
+    receipts = Receipts(redis)
+    receipts.record_reads(["0001", "0002"])
+    redis.hset(CHANGE_VERSIONS, "0001", 2)
+    write_receipts(receipts, ["0001", "0002"], time.time())
+    assert [*receipts.read_times(["0001", "0002"]).read_at] == ["0001"]
+    redis.hdel(CHANGE_VERSIONS, "0001")
+    write_receipts(receipts, ["0001"], time.time())
+    assert redis.hlen(READ_TIMES) == 0
 
 
 def test_times_of_refused_results_are_removed(redis: "Redis") -> None:
