@@ -95,6 +95,13 @@ def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> N
     expect(page.find("#detail .file")).to_have_count(2)
 
 
+def test_image_without_a_csv_says_what_is_missing(page: RowdropPage, tmp_path: Path) -> None:
+    image = tmp_path / "ada.png"
+    image.write_bytes(PNG)
+    page.find("#files-input").set_input_files(image)
+    expect(page.upload("ada.png")).to_contain_text("the user has no valid CSV yet")
+
+
 def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     bundle = tmp_path / "people.zip"
     with zipfile.ZipFile(bundle, "w") as archive:
