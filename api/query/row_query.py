@@ -18,7 +18,7 @@ ROW_PARAMETERS = (*SELECTING_PARAMETERS, "sort", "fields", *PAGING_PARAMETERS, "
 MAX_SEARCH_LENGTH = 200
 """Characters of the parameter `q`."""
 MAX_SEARCH_WORDS = 10
-"""Words of the parameter `q`: each of them is searched in all names."""
+"""Words of the parameter `q`: each of them is searched in all texts of a row."""
 DEFAULT_HTML_ROWS = 100
 """Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
@@ -26,7 +26,7 @@ MAX_HTML_ROWS = 1000
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
-    f"1 to {MAX_SEARCH_WORDS} words that all occur in a user's names, in any case; "
+    f"1 to {MAX_SEARCH_WORDS} words that all occur in a user's ID or names, in any case; "
     f"at most {MAX_SEARCH_LENGTH} characters"
 )
 _COLUMN_LIST = ", ".join(OUTPUT_COLUMNS)

@@ -46,7 +46,7 @@ RECEIPT_SUFFIX = "/receipt"
 """The end of the address of a receipt. No user file or bundle has such a name, which is that of an
 object in a folder."""
 _FORM_TYPE = "multipart/form-data"
-_FORM_BYTES = 20_000
+FORM_BYTES = 20_000
 """Bytes that a form may have in addition to the largest file."""
 
 
@@ -83,7 +83,7 @@ class FilesResource:
         if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
             detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
             raise falcon.HTTPBadRequest(description=detail)
-        length = _require_length(request, self._max_upload_bytes + _FORM_BYTES)
+        length = _require_length(request, self._max_upload_bytes + FORM_BYTES)
         names = await self._transfers.store_form(self._list_files(request), length)
         if not names:
             raise falcon.HTTPBadRequest(description="The form has no file.")
@@ -180,9 +180,10 @@ class FileResource:
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
-        _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
+            # An ignored key in a folder may have the name of a receipt: it can be deleted.
+            _refuse_receipt(name)
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 

@@ -53,7 +53,7 @@ _SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\
 # are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_CHARACTER_OR_SLASH = re.compile(r"[\x00-\x1f\x7f/]")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 MAX_SHOWN_PATH_LENGTH = 1_000
 """Maximum characters of a path in rejects and reasons: that of a member may have a million."""

@@ -58,6 +58,29 @@ def test_100_000_rows_scroll_smoothly(browser: Browser, bare_api: ApiEnvironment
         page.close()
 
 
+def test_images_of_rows_out_of_view_are_not_loaded(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    rows = b"".join(b"%04d,Ann,Lee,0,src-data/%04d.png\n" % (each, each) for each in range(1000))
+    bare_api.store.put("output.csv", OUTPUT_HEADER + rows)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        asked: list[str] = []
+        page.tab.route("**/image", lambda route: asked.append(route.request.url))
+        with page.tab.expect_request("**/data/0000/image"):
+            page.open()
+        with (
+            page.tab.expect_event("requestfailed") as dropped,
+            page.tab.expect_request("**/data/0999/image"),
+        ):
+            page.tab.evaluate("() => { document.querySelector('.scroller').scrollTop = 1e6; }")
+        assert dropped.value.url in asked
+        assert "ERR_ABORTED" in (dropped.value.failure or "")
+        assert len(asked) < 100
+        page.close()
+
+
 def test_token_is_asked_for_once_and_never_in_an_address(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
@@ -85,6 +108,9 @@ def test_token_is_asked_for_once_and_never_in_an_address(
         page.tab.reload()
         expect(page.row("0001")).to_be_visible()
         expect(page.find("#token-dialog")).to_be_hidden()
+        with page.tab.expect_download() as download:
+            page.tab.get_by_role("link", name="CSV", exact=True).click()
+        assert download.value.path().read_bytes() == ONE_ROW_CSV
         assert [address for address in addresses if "token" in address] == []
         # The browser itself reports each 401.
         page.complaints = [each for each in page.complaints if "401" not in each]

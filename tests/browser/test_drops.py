@@ -5,8 +5,9 @@ import re
 import zipfile
 from pathlib import Path
 
+import pytest
 from minio import Minio
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 
 from tests.browser.chromium import RowdropPage
 from tests.browser.conftest import OpenPage
@@ -18,6 +19,12 @@ PNG = (
     b"\x15\xc4\x89\x00\x00\x00\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99=\x1d"
     b"\x00\x00\x00\x00IEND\xaeB`\x82"
 )
+MAX_THUMBNAIL_BYTES = 4_000_000
+_FOCUSED_NAME = """() => {
+    const it = document.activeElement;
+    const label = it.labels?.[0] ?? document.getElementById(it.getAttribute("aria-labelledby"));
+    return (label ?? it).textContent.trim();
+}"""
 FRESH = re.compile(r"\bfresh\b")
 
 
@@ -89,17 +96,103 @@ def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> N
     page.drop(("ada.csv", ADA))
     expect(page.row("ada")).to_be_visible()
     s3.put_object("src-data", "ada.png", io.BytesIO(PNG), len(PNG))  # by another client
-    expect(page.row("ada").locator("img")).to_be_visible()
+    expect(page.row("ada").locator("canvas")).to_be_visible()
     page.row("ada").click()
     expect(page.find("#detail img")).to_be_visible()
     expect(page.find("#detail .file")).to_have_count(2)
 
 
-def test_image_without_a_csv_says_what_is_missing(page: RowdropPage, tmp_path: Path) -> None:
-    image = tmp_path / "ada.png"
-    image.write_bytes(PNG)
-    page.find("#files-input").set_input_files(image)
+def choose_image(page: RowdropPage, name: str, content: bytes) -> None:
+    file: FilePayload = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.find("#files-input").set_input_files([file])
+
+
+def test_image_without_a_csv_says_what_is_missing(page: RowdropPage) -> None:
+    choose_image(page, "ada.png", PNG)
     expect(page.upload("ada.png")).to_contain_text("the user has no valid CSV yet")
+
+
+def test_dropped_image_replaces_one_of_the_same_name(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    choose_image(page, "ada.png", PNG)
+    expect(page.row("ada").locator("canvas")).to_be_visible()
+    with page.tab.expect_response("**/data/ada/image"):
+        choose_image(page, "ada.png", PNG + b"another version")
+    expect(page.row("ada").locator("canvas")).to_be_visible()
+
+
+def test_large_image_is_only_shown_in_detail(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    with page.tab.expect_response("**/data/ada/image"):
+        choose_image(page, "ada.png", PNG + bytes(MAX_THUMBNAIL_BYTES))
+    page.row("ada").click()
+    expect(page.find("#detail img")).to_be_visible()
+    expect(page.row("ada").locator("canvas")).to_have_count(0)
+
+
+def test_detail_shows_history_and_changes_the_file(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_contain_text("Lovelace")
+    page.drop(("ada.csv", ADA.replace("Lovelace", "Byron")))
+    expect(page.row("ada")).to_contain_text("Byron")
+    page.row("ada").click()
+    detail = page.find("#detail")
+    expect(detail).to_contain_text("Made fromada.csv")
+    expect(detail).to_contain_text(re.compile("Published.+ later"))
+    expect(detail).to_contain_text(re.compile("Earlier versions.+: a valid row"))
+    page.button("Read again").click()
+    expect(detail.get_by_role("status").filter(has_text="Read again.")).to_be_visible()
+    replace = detail.locator(".file").get_by_role("button", name="Replace")
+    page.choose_file(replace, "other.csv", ADA.replace("Lovelace", "King"))
+    expect(detail).to_be_hidden()
+    expect(page.row("ada")).to_contain_text("King")
+    page.row("ada").click()
+    detail.get_by_role("button", name="Delete").click()
+    detail.get_by_role("button", name="Really delete?").click()
+    expect(page.row("ada")).to_have_count(0)
+
+
+def test_problem_is_read_again(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "nothing\n"))
+    problem = page.problem("ada.csv")
+    problem.get_by_role("button", name="Read again").click()
+    expect(problem).to_contain_text("Read again: it is still the same.")
+
+
+def test_file_is_fixed_and_found_by_keyboard_alone(page: RowdropPage) -> None:
+    def move_to(name: str) -> None:
+        for _ in range(60):
+            page.tab.keyboard.press("Tab")
+            if page.tab.evaluate(_FOCUSED_NAME) == name:
+                return
+        pytest.fail(f"no way to {name}")
+
+    def choose(name: str, text: str) -> None:
+        with page.tab.expect_file_chooser() as chooser:
+            page.tab.keyboard.press("Enter")
+        file: FilePayload = {"name": name, "mimeType": "text/csv", "buffer": text.encode()}
+        chooser.value.set_files([file])
+
+    move_to("Skip to the rows")
+    move_to("Choose files")
+    choose("ada.csv", f"{HEADER}Ada,Lovelace,soon\n")
+    expect(page.upload("ada.csv")).to_contain_text("line 2")
+    move_to("Replace the file")
+    choose("corrected.csv", ADA)
+    expect(page.row("ada")).to_be_visible()
+    move_to("Search")
+    page.tab.keyboard.type("lovelace")
+    expect(page.find("#row-count")).to_have_text("1 match")
+    move_to("Rows 1 match")
+    page.tab.keyboard.press("Enter")
+    expect(page.find("#detail-title")).to_have_text("ada")
+    page.tab.keyboard.press("Escape")
+    expect(page.find("#detail")).to_be_hidden()
+    move_to("Rebuild")
+    page.tab.keyboard.press("Enter")
+    expect(page.find("#rebuild")).to_contain_text("Rebuilt 1 in")
 
 
 def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:

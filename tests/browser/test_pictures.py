@@ -54,7 +54,7 @@ def test_picture_is_made(
         show_broken_file(page)
     if state != "empty":
         expect(page.find("#histogram h2")).to_be_visible()
-        expect(page.find(".body img:visible").first).to_be_visible()
+        expect(page.find(".body canvas:visible").first).to_be_visible()
     picture = folder / f"page-{state}.png"
     page.tab.screenshot(path=picture)
     assert 10_000 < picture.stat().st_size < MAX_BYTES

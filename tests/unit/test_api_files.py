@@ -501,6 +501,14 @@ def test_files_route_is_503_without_store_and_rows_remain(
     assert service.get("/data").status_code == 200
 
 
+def test_delete_removes_ignored_key_with_name_of_receipt(service: Service) -> None:
+    service.files.put("folder/receipt", b"x")
+    deleted = service.client.simulate_delete("/files/folder/receipt", headers={"Host": "localhost"})
+    assert (deleted.status_code, deleted.json["look_at"]) == (202, "/errors")
+    again = service.client.simulate_delete("/files/folder/receipt", headers={"Host": "localhost"})
+    assert again.status_code == 405
+
+
 def test_receipt_route_only_reads(service: Service) -> None:
     path = "/files/1.csv/receipt"
     for method in ("PUT", "DELETE"):

@@ -34,6 +34,7 @@ from worker.bundles.index import (
     BundleIndex,
     IndexBuilder,
     InvalidIndex,
+    UserFilter,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -83,6 +84,15 @@ def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -
     assert {user_id: (csv, image) for user_id, csv, image in index.iterate_users()} == {
         user_id: (index.find_csv(user_id), index.find_image(user_id)) for user_id in existing_ids
     }
+
+
+@given(st.dictionaries(USER_IDS, st.tuples(CSVS, IMAGES)), USER_IDS)
+def test_user_filter_knows_who_has_csv_and_image(files: Files, other_id: str) -> None:
+    user_filter = UserFilter(index_of(files))
+    for user_id in {*files, other_id}:
+        csv, image = files.get(user_id, (None, None))
+        assert user_filter.may_have_csv(user_id) == (csv is not None)
+        assert user_filter.may_have_image(user_id) == (image is not None)
 
 
 def test_index_builder_keeps_last_csv_and_preferred_image() -> None:

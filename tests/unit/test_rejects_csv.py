@@ -88,7 +88,7 @@ def test_rejects_csv_decodes_encoded_rejects(rejects: list[Reject]) -> None:
         "a\nvictim.csv,victim,the file is empty,1,2026-11-25T20:31:28Z,etag,3\nb",
         "a\rb",
         "a\0b",
-        "\x1b[2J\x9b2J",
+        "\x1b[2J",
         '","',
         "\udcff",
         "long" * 100_000,

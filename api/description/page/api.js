@@ -128,25 +128,6 @@ const DOTS = new Set([".", ".."]);
 export const rowPath = (key) => `/data/${DOTS.has(key) ? "%2F" : ""}${encodeURIComponent(key)}`;
 export const filePath = (name) => `/files/${encodeURIComponent(name)}`;
 
-// Images. With a token they are fetched, because an address must not contain it.
-const images = new Map();
-const MAX_IMAGES = 300;
-
-export async function imageSource(key, version) {
-  const path = `${rowPath(key)}/image`;
-  if (!getToken()) return path;
-  const id = `${key} ${version}`;
-  if (!images.has(id)) {
-    images.set(id, send(path).then(async (response) => (response.ok ? URL.createObjectURL(await response.blob()) : "")));
-    if (images.size > MAX_IMAGES) {
-      const [oldest, source] = images.entries().next().value;
-      images.delete(oldest);
-      source.then((address) => address && URL.revokeObjectURL(address));
-    }
-  }
-  return images.get(id);
-}
-
 // Save an answer as a file. Without a token the browser follows the link itself.
 export async function download(event, path, name) {
   if (!getToken()) return;

@@ -1,8 +1,9 @@
 // The card of one row: its image, its values, and the files that it comes from.
 
-import { filePath, getJson, imageSource, request, rowPath } from "./api.js";
+import { filePath, getJson, request, rowPath } from "./api.js";
 import { button, el, find, formatDuration, formatTime, formatValue, setText } from "./dom.js";
 import { buildFile } from "./files.js";
+import { showImage } from "./images.js";
 
 export class Detail {
   constructor(api, uploads) {
@@ -68,18 +69,20 @@ export class Detail {
   }
 
   async showImage(row, picture) {
-    const column = this.api.columns.find((each) => each.display === "image" && row[each.name]);
-    if (!column) return;
-    picture.addEventListener("load", () => (picture.hidden = false));
-    const source = await imageSource(row[this.api.key.name], row[column.name]);
-    if (source) picture.src = source;
+    if (!this.api.columns.some((each) => each.display === "image" && row[each.name])) return;
+    await showImage(picture, row[this.api.key.name]).catch(() => {}); // it may be no image
   }
 
   async showFiles(key, list) {
     try {
       const found = await getJson(`/files?limit=100&prefix=${encodeURIComponent(`${key}.`)}`);
       const own = found.filter((file) => file.user_id === key);
-      list.replaceChildren(...(own.length ? own.map((file) => buildFile(file, this.uploads))
+      // What becomes of a file that replaces one is shown on the page, not on the card.
+      const replace = (name) => {
+        this.dialog.close();
+        this.uploads.replace(name);
+      };
+      list.replaceChildren(...(own.length ? own.map((file) => buildFile(file, replace))
         : [el("li", { class: "quiet" }, "None of its own: it comes from a bundle.")]));
     } catch (error) {
       list.replaceChildren(el("li", { class: "error" }, error.message));

@@ -44,7 +44,7 @@ export class Files {
       const files = await response.json();
       this.error.hidden = true;
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
-      replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, this.uploads))
+      replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, (name) => this.uploads.replace(name)))
         : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
     } catch (error) {
       this.error.hidden = false;
@@ -55,7 +55,7 @@ export class Files {
   }
 }
 
-export function buildFile(file, uploads) {
+export function buildFile(file, replace) {
   const status = el("span", { class: "text", role: "status" });
   const remove = confirmButton("Delete", "Really delete?", async () => {
     try {
@@ -68,7 +68,7 @@ export function buildFile(file, uploads) {
   return el("li", { class: "file" },
     el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
     el("span", { class: "quiet", title: formatTime(file.last_modified) }, `${formatBytes(file.size)} · ${formatAgo(file.last_modified)}`),
-    el("span", { class: "actions" }, button("Replace", () => uploads.replace(file.name)), remove),
+    el("span", { class: "actions" }, button("Replace", () => replace(file.name)), remove),
     file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
     status);
 }

@@ -92,6 +92,7 @@ export class Uploads {
     this.queue.push(...items);
     this.showSummary();
     for (let number = this.running; number < PARALLEL; number += 1) this.work();
+    find("uploads").scrollIntoView({ block: "nearest" });
   }
 
   async work() {
