@@ -67,7 +67,10 @@ class DropController:
     ) -> tuple[str, str | None]:
         if not file.is_csv:
             return find_image_result(name, row)
-        if row is None or view.table is None:
+        reject = view.rejects.get(file.user_id)
+        # A reject of the same file is that of a newer version: see `_raise_reject`.
+        is_replaced = reject is not None and reject.key == name
+        if row is None or view.table is None or is_replaced:
             return "superseded", REPLACED
         # The file is stored: that other requests compute much must not make it an error.
         with suppress(Problem):

@@ -107,6 +107,11 @@ def choose_image(page: RowdropPage, name: str, content: bytes) -> None:
     page.find("#files-input").set_input_files([file])
 
 
+def test_image_without_a_csv_says_what_is_missing(page: RowdropPage) -> None:
+    choose_image(page, "ada.png", PNG)
+    expect(page.upload("ada.png")).to_contain_text("the user has no valid CSV yet")
+
+
 def test_dropped_image_replaces_one_of_the_same_name(page: RowdropPage) -> None:
     page.drop(("ada.csv", ADA))
     expect(page.row("ada")).to_be_visible()

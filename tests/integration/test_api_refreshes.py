@@ -15,7 +15,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.controllers.completion_waiter import CompletionWaiter
-from api.controllers.drop_controller import REDIS_UNAVAILABLE
+from api.controllers.drop_controller import REDIS_UNAVAILABLE, REPLACED
 from api.controllers.receipt_controller import NO_ROW
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
@@ -30,6 +30,8 @@ from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.tasks import create_app as create_celery_app
+
+INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
 
 
 class ApiWithWorker:
@@ -67,10 +69,14 @@ class ApiWithWorker:
     def put(self, name: str, body: bytes, wait: int) -> Result:
         return self.client.simulate_put(f"/files/{name}", body=body, params={"wait": wait})
 
-    def put_and_process(self, name: str, body: bytes, rowdrop: RowdropHarness) -> Result:
-        """Upload a file and wait; run its task, publish and follow in the meantime."""
+    def put_in_thread(self, name: str, body: bytes) -> "Future[Result]":
         answer = self.threads.submit(self.put, name, body, 60)
         wait_until(lambda: self._redis.llen(EVENTS_QUEUE))
+        return answer
+
+    def put_and_process(self, name: str, body: bytes, rowdrop: RowdropHarness) -> Result:
+        """Upload a file and wait; run its task, publish and follow in the meantime."""
+        answer = self.put_in_thread(name, body)
         self.work()
         rowdrop.publish_pending()
         assert not answer.done()
@@ -206,15 +212,29 @@ def test_put_with_wait_answers_with_row_of_image(
 def test_put_with_wait_answers_with_reason_of_reject(
     api: ApiWithWorker, rowdrop: RowdropHarness
 ) -> None:
-    invalid = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
     for is_held in (False, True):
-        result = api.put_and_process("0001.csv", invalid, rowdrop)
+        result = api.put_and_process("0001.csv", INVALID, rowdrop)
         assert (result.status_code, result.json["type"]) == (422, "/docs#rejected")
         assert result.json["reason"].startswith("birthts: ")
         assert result.json["reason"] in result.json["detail"]
         assert (result.json["line"], result.json["held"]) == (2, is_held)
         assert result.json["etag"] == rowdrop.source.get_etag("0001.csv")
         api.put_and_process("0001.csv", make_csv("Ann"), rowdrop)
+
+
+def test_put_with_wait_reports_rejected_replacement_as_superseded(
+    api: ApiWithWorker, rowdrop: RowdropHarness
+) -> None:
+    """The row is that of an earlier version, and not of the one that was uploaded."""
+    api.put_and_process("0001.csv", make_csv("Ann"), rowdrop)
+    answer = api.put_in_thread("0001.csv", make_csv("Bob"))
+    rowdrop.put_files("0001", INVALID)
+    api.work()
+    rowdrop.publish_pending()
+    wait_until(evaluate_after(api.poller.poll_once, answer.done))
+    result = answer.result()
+    assert (result.status_code, result.json["row"]["first_name"]) == (200, "Ann")
+    assert (result.json["result"], result.json["reason"]) == ("superseded", REPLACED)
 
 
 def test_put_with_wait_times_out_as_stored(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:

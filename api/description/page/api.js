@@ -118,10 +118,7 @@ export async function describeApi() {
     searchHint: parameters.find((each) => each.name === "q")?.description ?? "",
     formats: parameters.find((each) => each.name === "format").schema.enum,
     fileName: new RegExp(upload.parameters.find((each) => each.in === "path").schema.pattern, "u"),
-    canWaitForUploads: upload.parameters.some((each) => each.name === "wait"),
     links: document["x-links"] ?? [],
-    hasReceipts: "/files/{name}/receipt" in document.paths,
-    canExplain: document.paths["/data/{user_id}"].get.parameters.some((each) => each.name === "explain"),
   };
 }
 

@@ -47,7 +47,6 @@ export class Detail {
 
   // From which files the row was made, and when; then earlier versions of its CSV.
   async showStory(key, place) {
-    if (!this.api.canExplain) return;
     try {
       const { explain } = await getJson(`${rowPath(key)}?explain=1`);
       const facts = listTimes(explain);
@@ -56,7 +55,7 @@ export class Detail {
       if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
       if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
       if (facts.length) place.append(el("h3", {}, "How it came here"), buildFacts(facts));
-      if (explain.csv !== `${key}.csv` || !this.api.hasReceipts) return; // members of bundles have none
+      if (explain.csv !== `${key}.csv`) return; // members of bundles have none
       const { history } = await getJson(`${filePath(explain.csv)}/receipt`);
       // The same version may have been read and published several times.
       const isSame = (one, other) => one.etag === other.etag && one.image === other.image;

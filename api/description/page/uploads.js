@@ -1,7 +1,7 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
 import {
-  askForToken, authorization, filePath, getJson, getToken, needsToken, request, rowPath, send,
+  askForToken, authorization, filePath, getJson, getToken, needsToken, request,
 } from "./api.js";
 import { button, confirmButton, el, find, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
 import { formatUsers } from "./tasks.js";
@@ -118,8 +118,7 @@ export class Uploads {
   }
 
   async upload(item, entry) {
-    const query = this.api.canWaitForUploads ? `?wait=${WAIT_S}` : "";
-    const answer = await put(filePath(item.name) + query, item.file, (share) => entry.showProgress(share));
+    const answer = await put(`${filePath(item.name)}?wait=${WAIT_S}`, item.file, (share) => entry.showProgress(share));
     entry.showProgress(null);
     const result = await this.waitForResult(item.name, answer);
     if (result.reason) {
@@ -144,22 +143,13 @@ export class Uploads {
       }));
   }
 
-  // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`, or `tag` and `text`.
+  // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`,
+  // or `tag` and `text`.
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
     if (body.look_at === "/tasks") return waitForBundle(name, body);
-    if (status === 200) return body.row ? { row: body.row, warning: findWarning(body) } : IMAGE_ALONE;
-    if (this.api.hasReceipts) return waitForReceipt(name, body);
-    if (this.api.canWaitForUploads || !body.user_id) return STORED;
-    // Without ?wait= of the upload: reading the files again ends after what was just stored.
-    const read = await send(`${rowPath(body.user_id)}?wait=${WAIT_S}`, { method: "POST" });
-    if (read.status !== 200) return STORED;
-    const errors = await getJson("/errors?limit=1000");
-    const reject = errors.find((each) => each.key === name && each.reason);
-    if (reject) return { reason: reject.reason, line: reject.line, held: reject.kind === "held" };
-    const row = await send(rowPath(body.user_id));
-    return row.ok ? { row: await row.json() } : IMAGE_ALONE;
+    return status === 200 ? describeResult(body) : waitForReceipt(name, body);
   }
 
   showSummary() {
@@ -180,8 +170,12 @@ export class Uploads {
 }
 
 const STORED = { className: "", tag: "stored", text: "It is in the bucket; its row follows." };
-const findWarning = ({ result, reason }) => (result === "suspicious" ? reason : null);
-const IMAGE_ALONE = { className: "good", tag: "stored", text: "It becomes visible with the row of its CSV." };
+
+// What an answer or a receipt says about a version that is published.
+function describeResult({ result, reason, row }) {
+  if (!row || !["row", "suspicious", "part"].includes(result)) return { className: "", tag: result, text: reason ?? "" };
+  return { row, warning: result === "suspicious" ? reason : null };
+}
 
 class Entry {
   constructor({ name, file }) {
@@ -263,10 +257,8 @@ function putOnce(path, file, onProgress) {
 async function waitForReceipt(name, { etag }) {
   for (let number = 0; number < MAX_LOOKS; number += 1) {
     const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
-    const { result, reason, row } = receipt;
-    if (result === "rejected") return receipt;
-    if (row && ["row", "suspicious", "part"].includes(result)) return { row, warning: findWarning(receipt) };
-    if (result !== "pending") return { className: "", tag: result, text: reason ?? "" };
+    if (receipt.result === "rejected") return receipt;
+    if (receipt.result !== "pending") return describeResult(receipt);
     await new Promise((resolve) => setTimeout(resolve, number < 10 ? 300 : 2000));
   }
   return STORED;
