@@ -379,6 +379,7 @@ def test_tar_archive_limits_content_of_links(pool: ThreadPoolExecutor) -> None:
         ("u.zip", make_tar({"1.csv": b"x"}), "this is a tar archive; rename it to .tar"),
         ("u.zip", gzip.compress(b"x"), "this is packed by gzip; if it is a tar, rename it"),
         ("u.zip", b"\n<!DOCTYPE html><p>", "this is a web page (HTML), such as a sign-in page"),
+        ("u.tar", b"x" + make_tar({"1.csv": b"x"})[1:], "it is damaged: a header"),
         ("u.zip", b"", "it is empty: it has 0 bytes and no users"),
         ("u.tar", b"", "it is empty: it has 0 bytes and no users"),
         ("u.zip", make_zip({"1.csv": b"x"})[:-9], "it is no zip archive, or it is cut off"),

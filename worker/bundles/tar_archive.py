@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from shared.csv_reader.file_types import TAR_MAGIC_OFFSET
 from shared.formats.source_keys import (
     IgnoredFile,
     UserFile,
@@ -392,6 +393,8 @@ class _TarReader:
 def _not_a_tar_error(head: bytes) -> InvalidArchive:
     if head.startswith(GZIP_MAGIC):
         return InvalidArchive("it is packed by gzip twice; unpack it once (gunzip)")
+    if head.startswith(b"ustar", TAR_MAGIC_OFFSET):
+        return InvalidArchive("it is damaged: a header is none")
     return unknown_format_error(
         head, "it is no tar archive, be it plain or packed by gzip; pack it again"
     )
