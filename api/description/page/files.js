@@ -1,7 +1,7 @@
 // The files of the bucket, page by page.
 
 import { download, filePath, request } from "./api.js";
-import { button, confirmButton, el, find, formatAgo, formatBytes, formatTime, replaceEntries, setText } from "./dom.js";
+import { ago, button, confirmButton, el, find, formatBytes, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 20;
 
@@ -67,7 +67,7 @@ export function buildFile(file, replace) {
   });
   return el("li", { class: "file" },
     el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
-    el("span", { class: "quiet", title: formatTime(file.last_modified) }, `${formatBytes(file.size)} · ${formatAgo(file.last_modified)}`),
+    el("span", { class: "quiet" }, `${formatBytes(file.size)} · `, ago(file.last_modified)),
     el("span", { class: "actions" }, button("Replace", () => replace(file.name)), remove),
     file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
     status);
