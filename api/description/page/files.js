@@ -14,6 +14,7 @@ export class Files {
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.previous = button("Previous", () => this.move(-1));
     this.next = button("Next", () => this.move(1));
+    this.range = el("span", { class: "quiet" });
     const input = el("input", { type: "search", placeholder: "Name begins with …", "aria-label": "Name begins with" });
     let timer = 0;
     input.addEventListener("input", () => {
@@ -25,7 +26,7 @@ export class Files {
       }, 250);
     });
     find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list,
-      el("p", { class: "pager" }, this.previous, this.next));
+      el("p", { class: "pager" }, this.previous, this.next, this.range));
   }
 
   move(step) {
@@ -43,6 +44,7 @@ export class Files {
       const response = await request(`/files?${parameters}`);
       const files = await response.json();
       this.error.hidden = true;
+      setText(this.range, files.length ? `${files[0].name} to ${files.at(-1).name}` : "");
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
       replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, (name) => this.uploads.replace(name)))
         : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));

@@ -3,7 +3,7 @@
 import { request, rowPath } from "./api.js";
 import { ago, button, confirmButton, el, find, formatNumber, replaceEntries, setText } from "./dom.js";
 
-const PAGE = 25;
+const PAGE = 10;
 const KINDS = {
   rejected: ["bad", "rejected"],
   held: ["warn", "old row stays"],
