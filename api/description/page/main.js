@@ -31,6 +31,7 @@ async function start() {
   const tasks = new Tasks();
   const files = new Files(uploads);
   showHints(api, uploads);
+  showDropTitle(false);
 
   // Each part shows its own failure or keeps what it has; the notice is for what concerns all.
   const part = (action, intervalMs) => throttle(async () => {
@@ -66,13 +67,13 @@ async function start() {
     find("table").hidden = isEmpty;
     const text = find("table-empty");
     text.hidden = !isEmpty;
-    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first drop makes the first row.");
+    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first file makes the first row.");
     const isFirst = isEmpty && !filters.isActive;
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
     find("filters").hidden = isFirst;
     find("histogram").hidden = isFirst || !histogram.ranges.length;
-    setText(find("drop-title"), isFirst ? "Drop your first file here" : "Drop files here");
+    showDropTitle(isFirst);
   }
 
   async function onRow(row, isSingle) {
@@ -150,6 +151,13 @@ function showNotice(text) {
   const notice = find("notice");
   notice.hidden = !text;
   setText(notice, text);
+}
+
+// Without a mouse nothing can be dropped.
+function showDropTitle(isFirst) {
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  const texts = isTouch ? ["Add files", "Add your first file"] : ["Drop files here", "Drop your first file here"];
+  setText(find("drop-title"), texts[Number(isFirst)]);
 }
 
 // -- texts that follow from the description ------------------------------------------------------
