@@ -92,6 +92,13 @@ export function formatAgo(text) {
   return seconds < 2 ? "just now" : `${formatDuration(seconds)} ago`;
 }
 
+// An element that says how long ago a time is; refreshTimes() updates all of them.
+export const ago = (text) => el("time", { class: "ago", datetime: text, title: formatTime(text) }, formatAgo(text));
+
+export function refreshTimes() {
+  for (const time of document.querySelectorAll("time.ago")) setText(time, formatAgo(time.dateTime));
+}
+
 // Call `action` immediately, and at most once per interval; calls in between are one call at its
 // end. `action` must not throw.
 export function throttle(action, intervalMs) {

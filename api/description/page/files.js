@@ -1,7 +1,7 @@
 // The files of the bucket, page by page.
 
 import { download, filePath, request } from "./api.js";
-import { button, confirmButton, el, find, formatAgo, formatBytes, formatTime, replaceEntries, setText } from "./dom.js";
+import { ago, button, confirmButton, el, find, formatBytes, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 20;
 
@@ -14,6 +14,7 @@ export class Files {
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.previous = button("Previous", () => this.move(-1));
     this.next = button("Next", () => this.move(1));
+    this.range = el("span", { class: "quiet" });
     const input = el("input", { type: "search", placeholder: "Name begins with …", "aria-label": "Name begins with" });
     let timer = 0;
     input.addEventListener("input", () => {
@@ -25,7 +26,7 @@ export class Files {
       }, 250);
     });
     find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list,
-      el("p", { class: "pager" }, this.previous, this.next));
+      el("p", { class: "pager" }, this.previous, this.next, this.range));
   }
 
   move(step) {
@@ -43,6 +44,7 @@ export class Files {
       const response = await request(`/files?${parameters}`);
       const files = await response.json();
       this.error.hidden = true;
+      setText(this.range, files.length ? `${files[0].name} to ${files.at(-1).name}` : "");
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
       replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, (name) => this.uploads.replace(name)))
         : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
@@ -67,7 +69,7 @@ export function buildFile(file, replace) {
   });
   return el("li", { class: "file" },
     el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
-    el("span", { class: "quiet", title: formatTime(file.last_modified) }, `${formatBytes(file.size)} · ${formatAgo(file.last_modified)}`),
+    el("span", { class: "quiet" }, `${formatBytes(file.size)} · `, ago(file.last_modified)),
     el("span", { class: "actions" }, button("Replace", () => replace(file.name)), remove),
     file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
     status);

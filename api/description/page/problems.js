@@ -1,9 +1,9 @@
 // The files and events that are not rows, or only in part, with what can be done about them.
 
 import { request, rowPath } from "./api.js";
-import { button, confirmButton, el, find, formatAgo, formatNumber, formatTime, replaceEntries, setText } from "./dom.js";
+import { ago, button, confirmButton, el, find, formatNumber, replaceEntries, setText } from "./dom.js";
 
-const PAGE = 25;
+const PAGE = 10;
 const KINDS = {
   rejected: ["bad", "rejected"],
   held: ["warn", "old row stays"],
@@ -47,8 +47,8 @@ export class Problems {
     const status = el("span", { class: "text", role: "status" });
     return el("li", { class: "problem" },
       el("span", { class: "name" }, entry.key ?? "an event"),
-      el("span", { class: `tag ${className}`, title: since ? formatTime(since) : null }, kind),
-      el("span", { class: "text" }, `${place}${entry.reason}${since ? ` · ${formatAgo(since)}` : ""}`),
+      el("span", { class: `tag ${className}` }, kind),
+      el("span", { class: "text" }, `${place}${entry.reason}`, ...(since ? [" · ", ago(since)] : [])),
       entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
       el("span", { class: "actions" }, ...this.buildActions(entry, status)),
       status);
