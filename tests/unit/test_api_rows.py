@@ -282,7 +282,8 @@ def evaluate_query(rows: list[Row], parameters: dict[str, str]) -> list[dict[str
     matching_rows = [
         row
         for row in rows
-        if query.search is None or query.search in f"{row.first_name} {row.last_name}".lower()
+        if query.search is None
+        or query.search in f"{row.user_id} {row.first_name} {row.last_name}".lower()
     ]
     filters = query.filters
     if filters.is_image_exists is not None:
