@@ -464,19 +464,19 @@ def _count_framing_bytes(scope: dict[str, Any], size: int) -> int:
 def _use_origin_form(scope: dict[str, Any]) -> dict[str, Any]:
     """Return the scope of the same request with a path as its target.
 
-    The host in an absolute form replaces the header `Host`, so the access rules see the host that
-    the client means.
+    The host of the target and the header `Host` must be the same (RFC 9112, 3.2). Otherwise the
+    target stays as it is, which is no route, and the access rules see the header.
     """
     target = _ABSOLUTE_TARGET.fullmatch(scope["raw_path"])
     if target is None:
         return scope
     host, raw_path = target.groups()
+    if any(text.lower() != host.lower() for name, text in scope["headers"] if name == b"host"):
+        return scope
     raw_path = raw_path or b"/"
-    headers = [(name, host if name == b"host" else text) for name, text in scope["headers"]]
     return scope | {
         "path": unquote_to_bytes(raw_path).decode(errors="replace"),
         "raw_path": raw_path,
-        "headers": headers,
     }
 
 
