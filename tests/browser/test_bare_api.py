@@ -132,4 +132,5 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
         assert page.tab.url.endswith("/?min_weeks=3")
         expect(page.find("#examples")).to_contain_text("/data?has_colour=true")
         page.complaints = [each for each in page.complaints if "503" not in each]
+        expect(page.find("#drop-example")).to_contain_text("1.csv:colour,weight ↵ red,5")
         page.close()

@@ -70,6 +70,7 @@ async function start() {
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
     find("filters").hidden = isFirst;
+    find("drop-example").hidden = isFirst;
     find("histogram").hidden = isFirst || !histogram.ranges.length;
     setText(find("drop-title"), isFirst ? "Drop your first file here" : "Drop files here");
   }
@@ -160,16 +161,20 @@ function showHints(api, uploads) {
   const name = `${api.key.example}.csv`;
   setText(find("drop-hint"), `A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.`);
   find("first-steps").replaceChildren(el("div", { class: "steps" },
+  const content = `${header}\n${record}\n`;
+  const save = () => button("Save an example", () => {
+    const address = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    el("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+  });
     el("p", {}, "A file has one record, and its name is the key of its row. For example ", el("code", {}, name), ":"),
+  find("drop-example").replaceChildren(el("span", {}, "The file's name is the key, for example ", el("code", {}, name), ":"),
+    el("code", {}, `${header} ↵ ${record}`), save());
     el("pre", {}, el("code", {}, `${header}\n${record}`)),
     el("p", { class: "quiet" }, inFile.map((column) => `${column.name}: ${column.description}`).join("; ")),
     el("p", { class: "buttons" },
-      button("Drop this example", () => uploads.add([{ file: new File([`${header}\n${record}\n`], name), path: name }]), ""),
-      button("Save it as a file", () => {
-        const address = URL.createObjectURL(new Blob([`${header}\n${record}\n`], { type: "text/csv" }));
-        el("a", { href: address, download: name }).click();
-        setTimeout(() => URL.revokeObjectURL(address), 60000);
-      }, ""))));
+      button("Drop this example", () => uploads.add([{ file: new File([content], name), path: name }]), ""),
+      save())));
 }
 
 function showDownloads(api, filters) {
