@@ -121,6 +121,7 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
             "**/stats?*",
             lambda route: answer(route, {"count": 2, "average_weight": 6, "filters": {}}),
         )
+        page.tab.route("**/data/1?*", lambda route: answer(route, rows[0]))
         page.tab.route("**/changes", lambda route: route.fulfill(status=200, body=""))
         page.open()
         headings = page.tab.get_by_role("columnheader")
@@ -131,6 +132,10 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
         expect(page.find("#row-count")).to_have_text("2 match")
         assert page.tab.url.endswith("/?min_weeks=3")
         expect(page.find("#examples")).to_contain_text("/data?has_colour=true")
-        page.complaints = [each for each in page.complaints if "503" not in each]
         expect(page.find("#drop-example")).to_contain_text("1.csv:colour,weight ↵ red,5")
+        page.rows.first.click()
+        expect(page.find("#detail")).to_contain_text("Paint")
+        expect(page.button("Delete this row")).to_be_visible()
+        expect(page.button("Add picture")).to_be_hidden()
+        page.complaints = [each for each in page.complaints if "503" not in each]
         page.close()
