@@ -10,6 +10,7 @@ export class Detail {
     this.api = api;
     this.uploads = uploads;
     this.key = null;
+    this.turn = 0; // the newest refresh counts
     this.imageColumn = api.columns.find((each) => each.display === "image");
     this.dialog = find("detail");
     this.dialog.addEventListener("click", (event) => {
@@ -35,7 +36,7 @@ export class Detail {
     this.noFiles = el("p", { class: "quiet" });
     this.story = el("div", {});
     this.error = el("p", { class: "error", role: "alert", hidden: true });
-    this.status = el("span", { class: "quiet", role: "status" });
+    this.status = el("span", {});
     this.changePicture = button("", () => this.uploadPicture());
     this.asJson = el("a", { class: "button small" }, "As JSON");
     this.actions = el("span", { class: "buttons" }, this.changePicture,
@@ -51,7 +52,10 @@ export class Detail {
   async show(row) {
     this.key = row[this.api.key.name];
     setText(this.title, this.key);
-    setText(this.status, "");
+    // What was begun for another row does not end here.
+    const status = el("span", { class: "quiet", role: "status" });
+    this.status.replaceWith(status);
+    this.status = status;
     setText(this.noFiles, "Loading …");
     this.noFiles.hidden = false;
     this.list.replaceChildren();
@@ -70,7 +74,7 @@ export class Detail {
   async refresh() {
     const { key } = this;
     if (key === null) return;
-    this.turn = {};
+    this.turn += 1;
     const { turn } = this;
     const isCurrent = () => this.key === key && this.turn === turn;
     try {
@@ -107,7 +111,9 @@ export class Detail {
     if (!this.imageColumn) return;
     const hasImage = Boolean(row[this.imageColumn.name]);
     setText(this.changePicture, hasImage ? "Replace picture" : "Add picture");
-    if (!hasImage) this.picture.hidden = true;
+    if (hasImage) return;
+    this.picture.hidden = true;
+    this.pictureVersion = null;
   }
 
   showGone(receipt) {

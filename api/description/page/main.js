@@ -168,7 +168,7 @@ function showHints(api, uploads) {
     setTimeout(() => URL.revokeObjectURL(address), 60000);
   });
   setText(find("drop-hint"), `A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.`);
-  find("drop-example").replaceChildren(el("span", {}, "The file's name is the key, for example ", el("code", {}, name), ":"),
+  find("drop-example").replaceChildren(el("span", {}, "The file's name is the key: ", el("code", {}, name)),
     el("code", {}, `${header} ↵ ${record}`), save());
   find("first-steps").replaceChildren(el("div", { class: "steps" },
     el("p", {}, "A file has one record, and its name is the key of its row. For example ", el("code", {}, name), ":"),
